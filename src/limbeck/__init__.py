@@ -1,0 +1,1 @@
+"""limbeck distils large models into small ones that ship."""

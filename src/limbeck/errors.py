@@ -1,0 +1,65 @@
+"""What goes wrong, said so that it can be mended: what was given, what is allowed, and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what was given, what is allowed, and the fix.
+
+    Example:
+        >>> print(Problem("stages.distill.epochs", given=-1, allowed="a whole number of at least 1"))
+        stages.distill.epochs: got -1; allowed: a whole number of at least 1
+    """
+
+    where: str
+    given: object
+    allowed: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        given = repr(self.given)
+        if len(given) > 120:
+            given = given[:117] + "..."
+        text = f"{self.where}: got {given}; allowed: {self.allowed}"
+        return f"{text}. {self.fix}" if self.fix else text
+
+
+class LimbeckError(Exception):
+    """Something that limbeck can explain: shown without a traceback, exit code 1."""
+
+    exit_code = 1
+
+
+class InputError(LimbeckError):
+    """What the user gave cannot be used: every problem at once, exit code 2.
+
+    Example:
+        >>> raise InputError(Problem("data.source", "sql", "csv or parquet", 'did you mean "csv"?'))
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: data.source: got 'sql'; allowed: csv or parquet. did you mean "csv"?
+    """
+
+    exit_code = 2
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def did_you_mean(given: object, allowed: Iterable[str]) -> str:
+    """Name the allowed words nearest to what was given; empty when none is near.
+
+    Example:
+        >>> did_you_mean("hinton", ["hinton_kd", "fitnets"])
+        'did you mean "hinton_kd"?'
+        >>> did_you_mean("xyz", ["hinton_kd"])
+        ''
+    """
+    near = difflib.get_close_matches(str(given), list(allowed), n=3, cutoff=0.5)
+    return "did you mean " + " or ".join(f'"{word}"' for word in near) + "?" if near else ""

@@ -1,0 +1,86 @@
+"""How sure a number is: intervals for a share of a test set and for a mean over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+
+class Result(BaseModel):
+    """A measurement: typed, frozen, and the same after a trip through JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Interval(Result):
+    """A range that holds the true value with the stated confidence."""
+
+    low: float
+    high: float
+    level: float = 0.95
+    method: str
+
+    def __str__(self) -> str:
+        return f"[{self.low:.4f}, {self.high:.4f}]"
+
+
+class Summary(Result):
+    """A number measured once a seed: every value, their mean, and Student's interval of the mean.
+
+    With one seed there is no interval: one run says nothing about another.
+    """
+
+    mean: float
+    interval: Interval | None
+    values: tuple[float, ...]
+
+
+def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
+    r"""Wilson's score interval of a share.
+
+    $$\frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}$$
+
+    Args:
+        successes: How many of the trials succeeded.
+        total: How many trials there were, at least one.
+        level: The confidence, between 0 and 1.
+
+    Example:
+        >>> print(wilson(98, 100))
+        [0.9300, 0.9945]
+
+    Source: Wilson, JASA 1927.
+    """
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return Interval(
+        low=max(0.0, (centre - half) / scale),
+        high=min(1.0, (centre + half) / scale),
+        level=level,
+        method="Wilson score",
+    )
+
+
+def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
+    r"""Summarise one value a seed: the mean, and Student's interval $\bar x \pm t_{n-1}\, s/\sqrt n$.
+
+    Example:
+        >>> summarize([0.97, 0.98, 0.99]).mean
+        0.98
+        >>> summarize([0.97]).interval is None
+        True
+    """
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Summary(mean=mean, interval=None, values=tuple(map(float, values)))
+    half = float(stats.t.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
+    interval = Interval(low=mean - half, high=mean + half, level=level, method="Student t over seeds")
+    return Summary(mean=mean, interval=interval, values=tuple(map(float, values)))
