@@ -1,1 +1,1 @@
-""""""
+"""Questions asked of what ships: one file a question, typed answers."""

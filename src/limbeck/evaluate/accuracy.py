@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from limbeck.evaluate.interval import Interval, Result, wilson
+
+if TYPE_CHECKING:
+    from limbeck.export.predictor import Answers
 
 
 class Accuracy(Result):
@@ -15,3 +19,37 @@ class Accuracy(Result):
     interval: Interval
     correct: int
     total: int
+
+
+def accuracy(answers: Answers) -> Accuracy:
+    """Count the samples whose top answer is the label.
+
+    Args:
+        answers: Logits `[n, classes]` and labels `[n]`, with n at least one.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+        >>> accuracy(Answers(logits, np.array([0, 1, 1, 1]))).value
+        0.75
+    """
+    correct = int((answers.logits.argmax(axis=1) == answers.labels).sum())
+    total = len(answers)
+    return Accuracy(
+        value=correct / total, interval=wilson(correct, total), correct=correct, total=total
+    )
+
+
+def confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
+    """Count, for each label (row), how often each class (column) was the top answer.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
+        >>> confusion(Answers(logits, np.array([0, 1, 1])))
+        ((1, 0), (1, 1))
+    """
+    classes = answers.logits.shape[1]
+    cells = answers.labels * classes + answers.logits.argmax(axis=1)
+    counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    return tuple(tuple(int(count) for count in row) for row in counts)

@@ -1,12 +1,21 @@
-"""How faithfully does the student follow the teacher, and the exported file the model it came from?"""
+"""How faithfully does the student follow the teacher, and the exported file its model?"""
 
 from __future__ import annotations
 
-from limbeck.evaluate.interval import Interval, Result
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special
+
+from limbeck.errors import LimbeckError
+from limbeck.evaluate.interval import Interval, Result, wilson
+
+if TYPE_CHECKING:
+    from limbeck.export.predictor import Answers
 
 
 class Fidelity(Result):
-    """Student beside teacher: the share of equal top answers, and the mean KL(teacher || student) in nats."""
+    """Student beside teacher: the share of equal top answers, and mean KL(teacher || student) in nats."""
 
     agreement: float
     interval: Interval
@@ -14,7 +23,7 @@ class Fidelity(Result):
 
 
 class Parity(Result):
-    """Two runtimes on the same model: how far their answers lie apart, and whether within the tolerance."""
+    """Two runtimes on one model: how far their answers lie apart, and whether within tolerance."""
 
     max_abs_difference: float
     mean_abs_difference: float
@@ -22,3 +31,72 @@ class Parity(Result):
     tolerance: float
     within: bool
     samples: int
+
+
+def fidelity(student: Answers, teacher: Answers) -> Fidelity:
+    r"""Compare the student's answers with the teacher's, sample by sample.
+
+    $$\mathrm{KL} = \frac1n \sum_i \sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$
+
+    with p the teacher's probabilities and q the student's, both at temperature 1, computed in
+    float64.
+
+    Raises:
+        LimbeckError: The two did not answer the same samples over the same classes.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> one = Answers(np.array([[2.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> two = Answers(np.array([[3.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> round(fidelity(two, one).kl, 4)
+        0.0826
+    """
+    _same_samples(student, teacher)
+    log_p = special.log_softmax(teacher.logits.astype(np.float64), axis=1)
+    log_q = special.log_softmax(student.logits.astype(np.float64), axis=1)
+    # A class that the teacher rules out adds nothing, whatever the student says: 0 log 0 = 0.
+    possible = np.isfinite(log_p)
+    gap = np.subtract(log_p, log_q, out=np.zeros_like(log_p), where=possible)
+    divergence = (np.exp(log_p) * gap).sum(axis=1)
+    same = int((student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).sum())
+    return Fidelity(
+        agreement=same / len(student),
+        interval=wilson(same, len(student)),
+        kl=max(0.0, float(divergence.mean())),
+    )
+
+
+def parity(reference: Answers, exported: Answers, *, tolerance: float) -> Parity:
+    """Compare two runtimes on one model: absolute differences of logits.
+
+    Args:
+        reference: What torch answered.
+        exported: What the exported file answered to the same samples.
+        tolerance: The largest absolute difference allowed.
+
+    Raises:
+        LimbeckError: The two did not answer the same samples over the same classes.
+    """
+    _same_samples(exported, reference)
+    difference = np.abs(reference.logits.astype(np.float64) - exported.logits.astype(np.float64))
+    # Where both rule a class out, minus infinity on both sides is no difference.
+    difference[reference.logits == exported.logits] = 0.0
+    largest = float(difference.max())
+    same = reference.logits.argmax(axis=1) == exported.logits.argmax(axis=1)
+    return Parity(
+        max_abs_difference=largest,
+        mean_abs_difference=float(difference.mean()),
+        agreement=float(same.mean()),
+        tolerance=tolerance,
+        within=largest <= tolerance,
+        samples=len(exported),
+    )
+
+
+def _same_samples(one: Answers, other: Answers) -> None:
+    if one.logits.shape != other.logits.shape or not np.array_equal(one.labels, other.labels):
+        raise LimbeckError(
+            f"two sets of answers cannot be compared: {one.logits.shape} beside "
+            f"{other.logits.shape} [samples, classes], or different labels. Both have to answer "
+            "the same split in the same order."
+        )

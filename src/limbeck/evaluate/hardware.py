@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+from pathlib import Path
+
 from limbeck.evaluate.interval import Result
+
+CPUINFO = Path("/proc/cpuinfo")
+
+MATTERS = (
+    *(
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512bw",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+    ),
+    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme", "neon"),
+)
+"""Instruction sets that change how fast, or how, a network is computed; on Arm, `asimd` is Neon."""
 
 
 class Hardware(Result):
@@ -14,3 +38,85 @@ class Hardware(Result):
     memory_bytes: int
     accelerator: str | None
     system: str
+
+
+def describe() -> Hardware:
+    """Describe this machine, as far as the system tells.
+
+    Cores are those that this process may use. Memory is 0 where the system does not say.
+
+    Example:
+        >>> describe().cores >= 1
+        True
+    """
+    info = _cpuinfo()
+    return Hardware(
+        processor=_processor(info),
+        flags=_flags(info),
+        cores=_cores(),
+        memory_bytes=_memory(),
+        accelerator=_accelerator(),
+        system=f"{platform.system()} {platform.release()} ({platform.machine()})",
+    )
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Read what Linux says of the first processor; empty elsewhere."""
+    try:
+        text = CPUINFO.read_text()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _processor(info: dict[str, str]) -> str:
+    named = info.get("model name") or info.get("Model") or info.get("Hardware")
+    if named:
+        detail = [info[key] for key in ("cpu family", "model") if key in info]
+        return f"{named} (family {detail[0]}, model {detail[1]})" if len(detail) == 2 else named
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+
+
+def _flags(info: dict[str, str]) -> tuple[str, ...]:
+    # "flags" on x86, "Features" on Arm; on a Mac sysctl lists them in capitals.
+    listed = info.get("flags") or info.get("Features")
+    if listed is None:
+        listed = " ".join(
+            _sysctl(f"machdep.cpu.{name}").lower() for name in ("features", "leaf7_features")
+        )
+    have = set(listed.replace("avx1.0", "avx").split())
+    return tuple(flag for flag in MATTERS if flag in have)
+
+
+def _sysctl(name: str) -> str:
+    if platform.system() != "Darwin":
+        return ""
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def _accelerator() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        name = torch.cuda.get_device_name(0)
+        return f"{count} x {name}" if count > 1 else name
+    return "Apple GPU (Metal)" if torch.backends.mps.is_available() else None

@@ -81,6 +81,10 @@ def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
     mean = float(array.mean())
     if len(array) < 2:
         return Summary(mean=mean, interval=None, values=tuple(map(float, values)))
-    half = float(stats.t.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
-    interval = Interval(low=mean - half, high=mean + half, level=level, method="Student t over seeds")
+    half = float(
+        stats.t.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
+    )
+    interval = Interval(
+        low=mean - half, high=mean + half, level=level, method="Student t over seeds"
+    )
     return Summary(mean=mean, interval=interval, values=tuple(map(float, values)))

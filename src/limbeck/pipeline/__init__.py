@@ -1,1 +1,1 @@
-""""""
+"""From a recipe to a student that ships."""

@@ -11,6 +11,8 @@ from limbeck.evaluate.fidelity import Fidelity, Parity
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.interval import Result, Summary
 
+Role = Literal["teacher", "student", "baseline"]
+
 
 class DataFacts(Result):
     """Which data a run saw, and how it was divided."""
@@ -46,7 +48,7 @@ class Link(Result):
 
     stage: str
     label: str
-    role: Literal["teacher", "student", "baseline"]
+    role: Role
     what: str
     seconds: Summary
     measured: tuple[Measured, ...]
@@ -73,9 +75,11 @@ class BudgetCheck(Result):
 
 
 class Curve(Result):
-    """One training: an epoch a row (epoch, seconds, train/…, validation/…)."""
+    """One training: an epoch a row (epoch, seconds, train/…, validation/…), of whom, and with which seed."""
 
     label: str
+    role: Role = "student"
+    seed: int | None = None
     rows: tuple[dict[str, float], ...]
 
 

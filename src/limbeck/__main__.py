@@ -1,0 +1,5 @@
+"""`python -m limbeck`."""
+
+from limbeck.cli import main
+
+main()

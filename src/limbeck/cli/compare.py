@@ -1,0 +1,27 @@
+"""`limbeck compare`: several runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with the same table.")] = None,
+) -> None:
+    """Show several runs side by side."""
+    from limbeck.atomic import write_text
+    from limbeck.errors import InputError, Problem
+    from limbeck.report.compare import render_comparison, render_comparison_page
+    from limbeck.report.load import load_run
+
+    if len(runs) < 2:
+        raise InputError(Problem("RUN", [str(run) for run in runs], "two run folders or more"))
+    results = [load_run(run) for run in runs]
+    typer.echo(render_comparison(results))
+    if html is not None:
+        write_text(html, render_comparison_page(results))
+        typer.echo(f"Page: {html}")

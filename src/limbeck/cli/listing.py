@@ -1,0 +1,90 @@
+"""`limbeck list`: what there is, by name, with one line each."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    losses = "losses"
+    methods = "methods"
+    tasks = "tasks"
+    stages = "stages"
+    recipes = "recipes"
+    studies = "studies"
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: name to one line.")] = False,
+) -> None:
+    """List losses, methods, tasks, stages, recipes or studies."""
+    found = _LISTS[kind]()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    width = max((len(name) for name in found), default=0)
+    for name, line in found.items():
+        typer.echo(f"{name:<{width}}  {line}".rstrip())
+    if not found:
+        typer.echo(f"There are no {kind.value} yet.")
+
+
+def _line(thing: Any) -> str:
+    """Take the first line of what something says of itself."""
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0]
+
+
+def _losses() -> dict[str, str]:
+    from limbeck import losses
+
+    return {name: _line(getattr(losses, name)) for name in sorted(losses.__all__) if name != "find"}
+
+
+def _methods() -> dict[str, str]:
+    from limbeck import methods
+
+    return {name: _line(getattr(methods, name)) for name in sorted(methods.__all__)}
+
+
+def _tasks() -> dict[str, str]:
+    from limbeck.tasks import TASKS
+
+    return {name: _line(TASKS.load(name)) for name in TASKS.names()}
+
+
+def _stages() -> dict[str, str]:
+    from limbeck.pipeline.stages import STAGES
+
+    return {name: _line(STAGES.load(name)) for name in STAGES.names()}
+
+
+def _recipes() -> dict[str, str]:
+    from limbeck.pipeline.resolve import read, shipped_recipes
+
+    return {name: str(read(path).get("description", "")) for name, path in shipped_recipes().items()}
+
+
+def _studies() -> dict[str, str]:
+    from limbeck.registry import Registry
+
+    studies = Registry("limbeck.studies", kind="study", attribute="study")
+    return {name: _line(studies.load(name)) for name in studies.names()}
+
+
+_LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
+    Kind.losses: _losses,
+    Kind.methods: _methods,
+    Kind.tasks: _tasks,
+    Kind.stages: _stages,
+    Kind.recipes: _recipes,
+    Kind.studies: _studies,
+}

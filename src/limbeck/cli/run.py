@@ -1,0 +1,40 @@
+"""`limbeck run`: from a recipe to a student that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe, such as digits.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, such as stages.distill.epochs=5."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
+) -> None:
+    """Run a recipe: teach, distil, quantise, export, measure, report."""
+    from limbeck.cli._terminal import watch
+    from limbeck.pipeline.resolve import resolve
+
+    resolved = resolve(recipe, set_ or [])
+    folder = out if out is not None else Path("runs") / resolved.name
+    with watch() as watching:
+        from limbeck.pipeline.runner import run as run_recipe
+
+        result = run_recipe(resolved, out=folder, resume=resume, watch=watching)
+    if is_first_process():
+        from limbeck.report.terminal import verdict_lines
+
+        typer.echo("\n".join(verdict_lines(result, report=folder / "report.html")))
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the one of several processes that speaks."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"

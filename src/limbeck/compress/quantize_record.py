@@ -1,0 +1,117 @@
+"""What quantising changed: bytes, operators, and what was left alone and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.atomic import write_bytes
+from limbeck.errors import LimbeckError
+from limbeck.evaluate.interval import Result
+from limbeck.export import slim
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Attention", "LSTM"})
+"""The operators that hold a model's weights."""
+
+
+class QuantizeError(LimbeckError):
+    """There was nothing to quantise, or ONNX Runtime could not do it."""
+
+
+class Skipped(Result):
+    """Operators of one kind that stay in floating point, and why."""
+
+    operator: str
+    count: int
+    reason: str
+
+
+class QuantizeRecord(Result):
+    """What quantising a file did.
+
+    Attributes:
+        method: The name of the quantiser.
+        bytes_before: Size of the float file.
+        bytes_after: Size of the quantised file.
+        quantized: How many operators of each kind now compute in (or read weights from) int8.
+        skipped: What stays in floating point, and why.
+        calibration_samples: Samples from which the ranges of activations were taken; 0 if none were
+            needed.
+        settings: The settings used.
+        note: Why the file did not shrink much, when it did not; empty otherwise.
+    """
+
+    method: str
+    bytes_before: int
+    bytes_after: int
+    quantized: dict[str, int]
+    skipped: tuple[Skipped, ...]
+    calibration_samples: int
+    settings: dict[str, str | int | float | bool]
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller the file is."""
+        return self.bytes_before / self.bytes_after
+
+
+def sort(
+    before: ModelProto, is_quantized: Callable[[NodeProto], bool], reasons: Mapping[str, str]
+) -> tuple[dict[str, int], tuple[Skipped, ...]]:
+    """Sort a graph's computing operators into quantised and skipped.
+
+    Args:
+        before: The graph as it went into the quantiser, with node names.
+        is_quantized: Tells whether a node of it was quantised.
+        reasons: Why an operator of a kind stays in floating point; the key `""` is for every other
+            kind.
+
+    Raises:
+        QuantizeError: Nothing was quantised; the message names what was found.
+    """
+    done: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    for node in before.graph.node:
+        (done if is_quantized(node) else left)[node.op_type] += 1
+    if not done.keys() & WEIGHTED:
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items())) or "nothing"
+        raise QuantizeError(
+            f"nothing could be quantised: the graph holds {found}; int8 is for operators with "
+            "weights (Conv, Gemm, MatMul). Leave the quantize stage out, or use another method."
+        )
+    skipped = tuple(
+        Skipped(operator=kind, count=count, reason=reasons.get(kind, reasons[""]))
+        for kind, count in sorted(left.items())
+    )
+    return dict(sorted(done.items())), skipped
+
+
+def write(before: ModelProto, after: ModelProto, target: Path) -> str:
+    """Make a quantised graph small and write it, whole or not at all.
+
+    Args:
+        before: The float graph.
+        after: The quantised graph; it is made small in place.
+        target: Where it goes.
+
+    Returns:
+        Why the file shrank by less than two, if so; empty otherwise.
+    """
+    slim.strip(after)
+    slim.shorten(after)
+    write_bytes(target, after.SerializeToString())
+    size, was = after.ByteSize(), before.ByteSize()
+    if was >= 2 * size:
+        return ""
+    verb = "did not shrink" if size >= was else f"shrank only {was / size:.1f} times"
+    return (
+        f"the file {verb}: the graph dominates, weights were {slim.weight_bytes(before)} "
+        f"of {was} bytes before and are {slim.weight_bytes(after)} of {size} after."
+    )

@@ -1,0 +1,86 @@
+"""What a report says about the data, and the name that the same data always gets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck import fingerprint
+
+if TYPE_CHECKING:
+    import datasets
+
+    from limbeck.data.loaded import Loaded
+    from limbeck.data.spec import DataSpec
+
+CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Which data a run saw, and how it was divided.
+
+    Attributes:
+        source: Where it came from.
+        name: The data set's name.
+        licence: Its licence, or "not stated".
+        fingerprint: A hash of the data's bytes and of all that decides what becomes of them, apart
+            from augmentation: same data, same name, wherever the files lie.
+        classes: The classes' names.
+        train: How many rows train.
+        validation: How many rows choose.
+        test: How many rows are kept for the end.
+        notes: How the splits were made, and what else a reader should know.
+    """
+
+    source: str
+    name: str
+    licence: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    train: int
+    validation: int
+    test: int
+    notes: tuple[str, ...] = ()
+
+
+def name_of(spec: DataSpec, loaded: Loaded) -> str:
+    """Give the data's name: as the recipe has it, else that of the folder it lies in."""
+    if spec.name:
+        return spec.name
+    path = loaded.files["train"][0]
+    return (path.parent if path.is_file() else path).resolve().name
+
+
+def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: tuple[str, str]) -> str:
+    """Hash the source's files, or its columns in use if there are none, and the spec."""
+    content: dict[str, object] = {
+        split: [_files(path) for path in paths] for split, paths in loaded.files.items()
+    }
+    if not content:
+        content = {split: _rows(data, columns) for split, data in loaded.splits.items()}
+    return fingerprint.of_json({"content": content, "spec": spec.identity()})
+
+
+def _files(path: Path) -> object:
+    if path.is_file():
+        return fingerprint.of_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [(file.relative_to(path).as_posix(), fingerprint.of_file(file)) for file in files]
+
+
+def _rows(dataset: datasets.Dataset, columns: tuple[str, str]) -> list[str]:
+    """Hash columns in chunks of fixed size, so that how they are stored is of no account."""
+    import pyarrow  # type: ignore[import-untyped]
+
+    table = dataset.select_columns(list(columns)).with_format("arrow")
+    hashes = []
+    for start in range(0, len(table), CHUNK):
+        chunk = table[start : start + CHUNK].combine_chunks().replace_schema_metadata(None)
+        stream = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(stream, chunk.schema) as writer:
+            writer.write_table(chunk)
+        hashes.append(hashlib.sha256(stream.getvalue()).hexdigest())
+    return hashes

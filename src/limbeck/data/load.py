@@ -1,0 +1,101 @@
+"""From what a recipe says about its data to three splits of batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.data import checks, prepare
+from limbeck.data.divide import divide
+from limbeck.data.facts import Facts, fingerprint_of, name_of
+from limbeck.data.files import stated_licence
+from limbeck.data.labels import read_labels
+from limbeck.data.preprocess import Preprocess
+from limbeck.data.spec import SOURCES, DataSpec
+from limbeck.data.split import Split
+
+if TYPE_CHECKING:
+    from limbeck.data.loaded import Loaded
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, divided and ready.
+
+    Attributes:
+        train: The rows that teach; the only ones that are augmented.
+        validation: The rows that choose.
+        test: The rows that are touched once, at the end.
+        classes: The classes' names, in the order of the labels.
+        preprocess: How a picture or text becomes what a model takes; `save` it with the student.
+        facts: What to report.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    facts: Facts
+
+
+def load(spec: DataSpec, *, workdir: Path) -> Data:
+    """Load data, check it, divide it and make it ready for batches.
+
+    Args:
+        spec: The `data` part of a recipe.
+        workdir: Where a tokenizer that is trained is kept.
+
+    Raises:
+        InputError: A file or column is missing, labels or values are wrong, or a split is empty.
+
+    Example:
+        >>> data = load(DataSpec(source="sklearn", name="digits"), workdir=Path())
+        >>> len(data.train), len(data.validation), len(data.test)
+        (1294, 144, 359)
+        >>> data.train.__getitems__([0, 1])["image"].shape
+        torch.Size([2, 1, 8, 8])
+    """
+    loaded: Loaded = SOURCES.load(spec.source)(spec)
+    textual = _is_text(spec, loaded)
+    column = spec.columns.text if textual else spec.columns.image
+    columns = (column, spec.columns.label)
+    checks.columns_are_there(loaded.splits, columns)
+    checks.rows_are_there(loaded.splits)
+    labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
+    rows, notes = divide(labels.rows, spec)
+    checks.rows_are_there({name: numbers for name, (_, numbers) in rows.items()})
+    division = prepare.Division(rows, labels.rows)
+    splits: dict[str, Split]
+    preprocess: Preprocess
+    if textual:
+        checks.texts_are_there(loaded.splits, column)
+        splits, preprocess = prepare.texts(spec, loaded, division, workdir=workdir)
+    else:
+        splits, preprocess, more = prepare.images(spec, loaded, division)
+        notes += more
+    facts = Facts(
+        source=spec.source,
+        name=name_of(spec, loaded),
+        licence=_licence(spec, loaded),
+        fingerprint=fingerprint_of(spec, loaded, columns),
+        classes=labels.classes,
+        train=len(splits["train"]),
+        validation=len(splits["validation"]),
+        test=len(splits["test"]),
+        notes=labels.notes + notes,
+    )
+    return Data(**splits, classes=labels.classes, preprocess=preprocess, facts=facts)
+
+
+def _is_text(spec: DataSpec, loaded: Loaded) -> bool:
+    """Tell texts from images: by what the recipe says, else by which column there is."""
+    if spec.text or spec.image:
+        return spec.text is not None
+    columns = loaded.splits["train"].column_names
+    return spec.columns.text in columns and spec.columns.image not in columns
+
+
+def _licence(spec: DataSpec, loaded: Loaded) -> str:
+    return spec.licence or loaded.licence or stated_licence(loaded.files) or "not stated"

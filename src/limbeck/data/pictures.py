@@ -1,0 +1,157 @@
+"""A column of pictures, whatever form they are stored in: encoded bytes, files, or arrays."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    import datasets
+    from numpy.typing import NDArray
+    from PIL import Image
+
+GREY = {"1", "L", "LA"}
+COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+CHUNK = 1000
+
+
+class Pictures:
+    """The pictures of one split, opened one by one or read as one array.
+
+    Args:
+        dataset: One of the source's splits.
+        rows: Which of its rows these are.
+        column: The column that holds the pictures.
+        folder: Where paths in the column are relative to.
+        where: The place in the recipe, for messages.
+        size: The height and width that every picture must have; None if they may differ.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        rows: NDArray[np.int64],
+        column: str,
+        *,
+        folder: Path | None = None,
+        where: str = "data",
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        import datasets
+
+        if isinstance(dataset.features[column], datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        self._dataset = dataset.select_columns([column]).with_format(None).select(rows)
+        self._rows = rows
+        self._column = column
+        self._folder = folder or Path()
+        self._where = where
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def cell(self, row: int) -> Image.Image | NDArray[Any]:
+        """Open one picture: as PIL has it if it is encoded, else as a checked array `[c, h, w]`."""
+        return self._open(row, self._dataset[row][self._column])
+
+    def cells(self, rows: Sequence[int] | None = None) -> Iterator[Image.Image | NDArray[Any]]:
+        """Open pictures one after the other, reading them from the data set in chunks.
+
+        Raises:
+            InputError: One cannot be opened, or has NaN or values out of range.
+        """
+        dataset = self._dataset if rows is None else self._dataset.select(rows)
+        for start in range(0, len(dataset), CHUNK):
+            for offset, cell in enumerate(dataset[start : start + CHUNK][self._column]):
+                row = start + offset if rows is None else rows[start + offset]
+                yield self._open(row, cell)
+
+    def _open(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
+        picture = self._read(row, cell)
+        if self._size is not None and size_of(picture) != self._size:
+            (height, width), (wanted_height, wanted_width) = size_of(picture), self._size
+            allowed = f"{wanted_height}x{wanted_width} like the first row of train"
+            fix = "To resize all pictures, set data.image.size."
+            raise self.wrong(row, f"a picture of {height}x{width}", allowed, fix)
+        return picture
+
+    def _read(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
+        content = cell
+        if isinstance(cell, dict):
+            content = cell["bytes"] if cell["bytes"] is not None else cell["path"]
+        if content is None:
+            raise self.wrong(row, "no picture", "a picture in every row")
+        if isinstance(content, bytes | str):
+            return self._decode(row, content)
+        return self._array(row, content)
+
+    def _decode(self, row: int, content: bytes | str) -> Image.Image:
+        from PIL import Image, UnidentifiedImageError
+
+        file = io.BytesIO(content) if isinstance(content, bytes) else self._folder / content
+        shown = "bytes" if isinstance(content, bytes) else content
+        try:
+            picture = Image.open(file)
+            # Only now are the pixels read: a file cut short is found out here.
+            picture.load()
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            allowed = "a picture that PIL can open"
+            raise self.wrong(row, f"{shown} ({error})", allowed) from error
+        if picture.mode not in GREY | COLOUR:
+            raise self.wrong(row, f"pixels of mode {picture.mode}", "8 bits a channel")
+        return picture
+
+    def _array(self, row: int, content: Any) -> NDArray[Any]:
+        try:
+            array = np.asarray(content)
+        except ValueError as error:
+            raise self.wrong(row, f"nested lists ({error})", "lists of one length") from error
+        if array.dtype.kind not in "iuf":
+            raise self.wrong(row, f"values of {array.dtype}", "numbers")
+        if array.dtype.kind in "iu" and array.size and (array.min() < 0 or array.max() > 255):
+            given = f"values from {array.min()} to {array.max()}"
+            raise self.wrong(row, given, "whole numbers in 0..255, or floats")
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.uint8)
+        if array.ndim == 2:
+            return array[None]
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            return array
+        if array.ndim == 3 and array.shape[2] in (1, 3):
+            return array.transpose(2, 0, 1)
+        allowed = "[h, w], [c, h, w] or [h, w, c] with 1 or 3 channels"
+        raise self.wrong(row, f"an array of shape {array.shape}", allowed)
+
+    def wrong(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
+        """Say what is wrong with the picture in a row, by the row's number in the source."""
+        return InputError(Problem(f"{self._where}, row {self._rows[row]}", given, allowed, fix))
+
+
+def channels_of(cell: Image.Image | NDArray[Any]) -> int:
+    """Count the channels that a picture has: 1 if it is grey, 3 if it has colours.
+
+    Example:
+        >>> channels_of(np.zeros((3, 8, 8)))
+        3
+    """
+    if isinstance(cell, np.ndarray):
+        return int(cell.shape[0])
+    return 1 if cell.mode in GREY else 3
+
+
+def size_of(cell: Image.Image | NDArray[Any]) -> tuple[int, int]:
+    """Give a picture's height and width.
+
+    Example:
+        >>> size_of(np.zeros((3, 8, 6)))
+        (8, 6)
+    """
+    if isinstance(cell, np.ndarray):
+        return int(cell.shape[1]), int(cell.shape[2])
+    return cell.height, cell.width

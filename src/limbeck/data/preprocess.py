@@ -1,0 +1,210 @@
+"""How pictures and texts become tensors, in a form that travels with the student.
+
+`preprocess.json` is all that somebody without limbeck needs, with numpy and PIL, or with the
+tokenizer.json beside it and the `tokenizers` library:
+
+- images: open with PIL, `convert(mode)`, `resize((size[1], size[0]), resample)` if the size is
+  another; then as float32 `(pixels / divide_by - mean) / std` for each channel, channels first;
+- texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` cuts and pads as in training.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from limbeck import atomic, fingerprint
+from limbeck.errors import InputError, Problem
+from limbeck.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+FILE, TOKENIZER, VERSION = "preprocess.json", "tokenizer.json", 1
+CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class ImagePreprocess:
+    """From a picture to the numbers that a model takes.
+
+    Attributes:
+        size: Height and width.
+        channels: 1 for grey, 3 for colour.
+        divide_by: What pixels are divided by to lie in [0, 1].
+        mean: What is then subtracted, one number a channel.
+        std: What is then divided by, one number a channel.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    divide_by: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kind: Literal["image"] = "image"
+    resample: str = "bilinear"
+
+    def model_inputs(self) -> dict[str, int]:
+        """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
+        return {"channels": self.channels}
+
+    def pixels(self, picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
+        """Turn a picture into pixels `[channels, height, width]`, not yet scaled.
+
+        Raises:
+            ValueError: An array has colours where grey is wanted.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
+            >>> prepare.pixels(np.zeros((1, 8, 8), dtype=np.uint8)).shape
+            (3, 4, 4)
+        """
+        if isinstance(picture, np.ndarray):
+            return self._array(picture)
+        picture = picture.convert("L" if self.channels == 1 else "RGB")
+        array = np.asarray(self._resize(picture))
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+    def _array(self, array: NDArray[Any]) -> NDArray[Any]:
+        from PIL import Image
+
+        if len(array) == 3 and self.channels == 1:
+            raise ValueError("the array has 3 channels; data.image.channels allows 1")
+        if array.shape[1:] != self.size:
+            planes = [self._resize(Image.fromarray(np.ascontiguousarray(plane))) for plane in array]
+            array = np.stack([np.asarray(plane) for plane in planes])
+        return np.repeat(array, self.channels, axis=0) if len(array) < self.channels else array
+
+    def _resize(self, picture: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        height, width = self.size
+        if picture.size == (width, height):
+            return picture
+        return picture.resize((width, height), Image.Resampling[self.resample.upper()])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Scale pixels `[n, channels, height, width]` to what a model takes, in float32.
+
+        Example:
+            >>> prepare = ImagePreprocess((1, 1), 1, 16.0, (0.25,), (0.5,))
+            >>> prepare.normalise(torch.full((1, 1, 1, 1), 8, dtype=torch.uint8)).item()
+            0.5
+        """
+        mean = torch.tensor(self.mean, dtype=torch.float32)[:, None, None]
+        std = torch.tensor(self.std, dtype=torch.float32)[:, None, None]
+        scale = torch.tensor(self.divide_by, dtype=torch.float32)
+        # A tensor of its own, so that the steps after it may work in place.
+        return pixels.to(torch.float32, copy=True).div_(scale).sub_(mean).div_(std)
+
+    def black(self) -> Tensor:
+        """Give what a black pixel becomes, `[channels]`: what is drawn in from beyond an edge."""
+        return self.normalise(torch.zeros(1, self.channels, 1, 1)).reshape(-1)
+
+    def __call__(self, pictures: Sequence[Image.Image | NDArray[Any]]) -> dict[str, Tensor]:
+        """Prepare pictures as a model takes them: `{"image": [n, channels, height, width]}`."""
+        pixels = np.stack([self.pixels(picture) for picture in pictures])
+        return {"image": self.normalise(torch.from_numpy(pixels))}
+
+    @property
+    def fingerprint(self) -> str:
+        """Name what is done: the same tensors, the same name."""
+        return fingerprint.of_json(asdict(self))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write preprocess.json; give the paths written."""
+        mode = "L" if self.channels == 1 else "RGB"
+        content = {**asdict(self), "version": VERSION, "mode": mode, "layout": "NCHW"}
+        atomic.write_json(folder / FILE, content)
+        return [folder / FILE]
+
+
+@dataclass(frozen=True)
+class TextPreprocess:
+    """From a text to the token numbers that a model takes.
+
+    Attributes:
+        tokenizer: The whole tokenizer.json, with its cutting and padding.
+        max_length: Texts are cut to this many tokens.
+        pad: The number of the padding token.
+        vocab_size: How many tokens there are.
+    """
+
+    tokenizer: str
+    max_length: int
+    pad: int
+    vocab_size: int
+    kind: Literal["text"] = "text"
+
+    def model_inputs(self) -> dict[str, int]:
+        """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
+        return {"vocab_size": self.vocab_size}
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Prepare texts as a model takes them: `input_ids` and `attention_mask`, `[n, longest]`."""
+        encodings = self._encoder.encode_batch(list(texts))
+        return {
+            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
+            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
+        }
+
+    def tokens(self, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+        """Give each text's token numbers, cut but not padded."""
+        encoder = require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
+        encoder.no_padding()
+        for start in range(0, len(texts), CHUNK):
+            for encoding in encoder.encode_batch_fast(list(texts[start : start + CHUNK])):
+                yield np.asarray(encoding.ids, dtype=np.int32)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name what is done: the same tensors, the same name."""
+        return fingerprint.of_json(asdict(self))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write preprocess.json and tokenizer.json; give the paths written."""
+        content = {**asdict(self), "version": VERSION, "tokenizer": TOKENIZER}
+        atomic.write_text(folder / TOKENIZER, self.tokenizer)
+        atomic.write_json(folder / FILE, content)
+        return [folder / FILE, folder / TOKENIZER]
+
+
+Preprocess = ImagePreprocess | TextPreprocess
+
+
+def load(folder: Path) -> Preprocess:
+    """Read back what `save` wrote.
+
+    Raises:
+        InputError: There is no preprocess.json, or one of another version.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise InputError(Problem(str(path), "no such file", "a folder that holds preprocess.json"))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    version = content.get("version")
+    if version != VERSION:
+        fix = "It was written by another version of limbeck."
+        raise InputError(Problem(str(path), f"version {version}", f"version {VERSION}", fix))
+    if content["kind"] == "text":
+        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
+        return TextPreprocess(
+            tokenizer, content["max_length"], content["pad"], content["vocab_size"]
+        )
+    size, mean, std = (tuple(content[key]) for key in ("size", "mean", "std"))
+    scale, resample = content["divide_by"], content["resample"]
+    return ImagePreprocess(size, content["channels"], scale, mean, std, resample=resample)

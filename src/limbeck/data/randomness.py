@@ -1,0 +1,54 @@
+"""Random numbers that are a function of what they are for, not of when they are drawn.
+
+A generator's numbers depend on everything drawn before. Here number k of sample i in view v is a
+hash of (seed, v, k, i): the same in any batch, order, process and resumed run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MASK = 2**64 - 1
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits one to one: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
+    """Draw 64 random bits for each sample.
+
+    Args:
+        words: What the numbers are for: a seed, a view, the number of the draw.
+        index: The samples' numbers, `[n]`.
+
+    Example:
+        >>> all_at_once = random_bits(0, 7, index=[3, 4, 5])
+        >>> bool(all_at_once[2] == random_bits(0, 7, index=[5])[0])
+        True
+    """
+    state = np.zeros(1, dtype=np.uint64)
+    for word in words:
+        state = _mix((state ^ np.uint64(word & MASK)) + GOLDEN)
+    samples = np.asarray(index, dtype=np.uint64)
+    return _mix((state ^ samples) + GOLDEN)
+
+
+def below(bound: int, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Turn random bits into whole numbers in [0, bound).
+
+    Example:
+        >>> below(3, random_bits(1, index=range(8))).max() <= 2
+        np.True_
+    """
+    # The upper half of the bits times the bound, shifted down: even to one in 2**32.
+    return (((bits >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)

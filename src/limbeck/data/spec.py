@@ -1,0 +1,182 @@
+"""What a recipe says about its data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+
+from limbeck.errors import did_you_mean
+from limbeck.registry import Registry
+
+SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+SplitName = Literal["train", "validation", "test"]
+
+
+def _known_source(name: str) -> str:
+    allowed = SOURCES.names()
+    if name not in allowed:
+        raise ValueError(f"allowed: {', '.join(allowed)}. {did_you_mean(name, allowed)}".strip())
+    return name
+
+
+class _Settings(BaseModel):
+    """Settings that refuse unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(_Settings):
+    """What the columns are called in the source."""
+
+    image: str = "image"
+    text: str = "text"
+    label: str = "label"
+
+
+class ImageSpec(_Settings):
+    """How pictures become tensors.
+
+    Attributes:
+        size: Height and width after resizing; as they are if not given (then all must be alike).
+        channels: 1 for grey, 3 for colour; as the pictures are if not given.
+        mean: What to subtract from each channel, in [0, 1]; measured on the training rows if not
+            given.
+        std: What to divide each channel by; measured on the training rows if not given.
+    """
+
+    size: PositiveInt | None = None
+    channels: Literal[1, 3] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_number_a_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in (
+                {self.channels} if self.channels else {1, 3}
+            ):
+                raise ValueError(f"{name} has {len(values)} numbers; allowed: one a channel")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise ValueError("mean and std differ in length; allowed: one number a channel in both")
+        return self
+
+
+class WordPieceSpec(_Settings):
+    """A tokenizer to be trained on the training texts."""
+
+    vocab_size: Annotated[int, Field(ge=8)] = 8000
+
+
+class TrainTokenizer(_Settings):
+    """The form `{train: {vocab_size: 8000}}` of `text.tokenizer`."""
+
+    train: WordPieceSpec = WordPieceSpec()
+
+
+class TextSpec(_Settings):
+    """How texts become tensors.
+
+    Attributes:
+        tokenizer: A local tokenizer.json or the folder that holds one, a name on the Hugging Face
+            hub, or `{train: {vocab_size: 8000}}` for a WordPiece tokenizer trained in the run.
+        max_length: Texts are cut to this many tokens, special ones counted.
+    """
+
+    tokenizer: str | TrainTokenizer = TrainTokenizer()
+    max_length: Annotated[int, Field(ge=4)] = 64
+
+
+class AugmentSpec(_Settings):
+    """How training pictures are varied, each by its own random numbers.
+
+    Attributes:
+        crop: Pad with this many black pixels on each side, then cut out the old size at random.
+        flip: Mirror half of the pictures left to right.
+        shift: Move by up to this many pixels in each direction, filling with black.
+        views: How many variants of a picture there are; epochs go round them. Without it every
+            epoch is new, and a teacher's answers cannot be recorded.
+    """
+
+    crop: NonNegativeInt = 0
+    flip: bool = False
+    shift: NonNegativeInt = 0
+    views: PositiveInt | None = None
+
+
+class DataSpec(_Settings):
+    """The `data` part of a recipe.
+
+    Attributes:
+        source: Where the data comes from: a file in `limbeck/data/sources`.
+        name: The data set's name: in scikit-learn, on the hub, or `module:function` for `python`.
+        config: The hub data set's configuration.
+        revision: The hub data set's commit, tag or branch.
+        files: The files of each split; relative ones lie in the folder LIMBECK_DATA. For `hub`,
+            the names of its splits.
+        columns: What the columns are called.
+        validation: The share of the training rows kept for validation, if `files` names none.
+        test: The share of all rows kept for the test, if the source has no test split.
+        split_seed: Which rows these are; it does not depend on the run's seed.
+        image: How pictures become tensors.
+        text: How texts become tensors; giving it makes the data text.
+        augment: How training pictures are varied.
+        limit: Use only so many rows of a split, with the classes in their proportions.
+        classes: The classes' names, in the order of the labels.
+        licence: The data's licence; taken from the SOURCE.txt beside the files if not given.
+
+    Example:
+        >>> DataSpec(source="sklearn", name="digits").validation
+        0.1
+    """
+
+    source: Annotated[str, AfterValidator(_known_source)]
+    name: str = ""
+    config: str | None = None
+    revision: str | None = None
+    files: dict[SplitName, str | tuple[str, ...]] = {}
+    columns: Columns = Columns()
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+    split_seed: NonNegativeInt = 0
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    augment: AugmentSpec | None = None
+    limit: dict[SplitName, PositiveInt] = {}
+    classes: tuple[str, ...] | None = None
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.image and self.text:
+            raise ValueError("both image and text are given; allowed: one of them")
+        if self.text and self.augment:
+            raise ValueError("augment is given for texts; allowed: for images. Remove it")
+        if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
+            raise ValueError(
+                f"files.train is missing; {self.source} needs it: files: {{train: PATH}}"
+            )
+        if self.source in {"sklearn", "hub", "python"} and not self.name:
+            raise ValueError(f"name is missing; {self.source} needs it")
+        if self.source != "hub" and (self.config or self.revision):
+            raise ValueError("config and revision are given; allowed: with source: hub only")
+        if self.classes and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names the same class twice")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Give what decides which rows and tensors come out, apart from the files and augmentation.
+
+        Where the files lie and under which licence does not change them.
+        """
+        return self.model_dump(mode="json", exclude={"files", "licence", "augment", "name"})

@@ -1,0 +1,112 @@
+"""One split of the data: batches by row numbers, labels, and rows to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from limbeck.data.augment import vary
+
+if TYPE_CHECKING:
+    from limbeck.data.samples import Samples
+    from limbeck.data.spec import AugmentSpec
+
+Batch = dict[str, Tensor]
+
+
+class Split:
+    """Rows that are asked for by number; order and sharding are the loop's business.
+
+    Args:
+        samples: The rows' inputs.
+        labels: The rows' classes, int64 `[rows]`.
+        augment: How pictures are varied; None leaves them as they are.
+        black: What comes in from beyond an edge, `[channels]`; needed with `augment`.
+
+    Attributes:
+        labels: The rows' classes, int64 `[rows]`.
+        augment: How pictures are varied.
+        seed: The seed of the variation; see `set_seed`.
+        epoch: The epoch that batches are of; see `set_epoch`.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        labels: Tensor,
+        *,
+        augment: AugmentSpec | None = None,
+        black: Tensor | None = None,
+    ) -> None:
+        self._samples = samples
+        self._black = torch.zeros(1) if black is None else black
+        self.labels = labels
+        self.augment = augment
+        self.seed = 0
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def views(self) -> int | None:
+        """How many variants of each row there are: 1 without augmentation, None if without end."""
+        return self.augment.views if self.augment else 1
+
+    @property
+    def view(self) -> int:
+        """Which variant this epoch's batches are of: the epoch modulo the views."""
+        return self.epoch if self.views is None else self.epoch % self.views
+
+    def set_seed(self, seed: int) -> None:
+        """Set the seed of the variation: the run's own. What a row looks like depends on it."""
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next batches are of."""
+        self.epoch = epoch
+
+    def __getitem__(self, row: int) -> Batch:
+        """Give one row, as a batch of one."""
+        return self.__getitems__([row])
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Give some rows as a batch: torch's DataLoader asks so, with `collate_fn` the identity.
+
+        Returns:
+            `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
+            `[n, longest]`; and `label`, `index`, `view`, int64 `[n]`.
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        batch = self._samples.batch(index)
+        view = self.view
+        if self.augment is not None:
+            batch["image"] = vary(
+                batch["image"],
+                index,
+                seed=self.seed,
+                view=view,
+                spec=self.augment,
+                black=self._black,
+            )
+        batch["label"] = self.labels.index_select(0, index)
+        batch["index"] = index
+        batch["view"] = torch.full_like(index, view)
+        return batch
+
+    def for_evaluation(self) -> Split:
+        """Give the same rows without variation; nothing is copied."""
+        return Split(self._samples, self.labels)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Go through all rows once, in order and without variation."""
+        plain = self.for_evaluation()
+        for start in range(0, len(self), size):
+            yield plain.__getitems__(torch.arange(start, min(start + size, len(self))))
+
+    def raw(self, index: int) -> dict[str, Any]:
+        """Give one row as it was stored: `{"picture": PIL image}` or `{"text": str}`."""
+        return self._samples.raw(index)

@@ -1,0 +1,84 @@
+"""How many operations does one answer take?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from limbeck.export.runnable import Runnable
+
+
+def parameters(model: nn.Module) -> int:
+    """Count a model's parameters; a weight that is shared counts once.
+
+    Example:
+        >>> from torch import nn
+        >>> parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> int:
+    """Count the operations of one sample's forward pass, a multiply-add as two.
+
+    Convolutions, matrix products, attention and recurrent layers are counted; elementwise work,
+    pooling and normalisation are not, as is the custom. torch's fused kernels hide their products
+    from the counter, so the sample is run through the plain ones.
+
+    Args:
+        model: Any module that the task can run.
+        task: Names the inputs and runs the model.
+        example: A batch; its first sample is used, so for texts the figure is for that sample's
+            length.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from limbeck.tasks.image_classification import ImageClassification
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+        >>> task = ImageClassification(classes=("a",) * 10)
+        >>> flops(model, task, {"image": torch.zeros(5, 1, 4, 4)})
+        320
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    sample = {name: example[name][:1].to(device) for name in task.inputs}
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), _plain_kernels(), torch.no_grad(), counter:
+        task.outputs(model, sample)
+    return int(counter.get_total_flops())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode for the block, and each back in its own mode after."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Run attention, transformer and recurrent layers as the matrix products they are made of."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # oneDNN runs a whole LSTM as one operator, which the counter does not know.
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

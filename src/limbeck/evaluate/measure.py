@@ -1,0 +1,110 @@
+"""All that artefacts cost, measured side by side on the files that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evaluate.cost import Cost, Energy, Latency
+from limbeck.evaluate.energy import Method, energy
+from limbeck.evaluate.hardware import describe
+from limbeck.evaluate.memory import peak_memory
+from limbeck.evaluate.timing import latencies, throughput
+from limbeck.export.predictor import OnnxPredictor
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file to measure, with what only the model that it came from can tell.
+
+    Attributes:
+        path: The ONNX file.
+        parameters: `flops.parameters` of the model.
+        flops: `flops.flops` of the model for one sample.
+    """
+
+    path: Path
+    parameters: int
+    flops: int
+
+
+def measure(
+    artefacts: Mapping[str, Artefact],
+    example: Mapping[str, Any],
+    *,
+    seconds: float = 2.0,
+    throughput_batch: int = 64,
+    energy_method: Method = "auto",
+) -> dict[str, Cost]:
+    """Measure every artefact's cost, latencies interleaved.
+
+    Latency is at batch 1, with one thread and then with every core; throughput with every core;
+    memory and energy with one thread at batch 1.
+
+    Args:
+        artefacts: The files, by name.
+        example: A batch of at least one sample with the inputs of every artefact; other entries are
+            ignored.
+        seconds: Time for the latencies of all artefacts together, for each number of threads.
+        throughput_batch: Samples in the batch that throughput is measured with.
+        energy_method: See `energy.energy`.
+    """
+    one = _samples(example, 1)
+    many = _samples(example, throughput_batch)
+    threads = sorted({1, describe().cores})
+    times = {count: _latencies(artefacts, one, count, seconds) for count in threads}
+    joules = _energy(artefacts, one, energy_method)
+    return {
+        name: Cost(
+            size_bytes=artefact.path.stat().st_size,
+            parameters=artefact.parameters,
+            flops=artefact.flops,
+            latency=tuple(times[count][name] for count in threads),
+            throughput=_throughput(artefact.path, many, throughput_batch),
+            throughput_batch=throughput_batch,
+            peak_memory_bytes=_memory(artefact.path, one),
+            energy=joules[name],
+        )
+        for name, artefact in artefacts.items()
+    }
+
+
+def _samples(example: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
+    """Take or repeat samples until there are `count`."""
+    arrays = {name: np.asarray(value) for name, value in example.items()}
+    return {
+        name: np.take(array, range(count), axis=0, mode="wrap") for name, array in arrays.items()
+    }
+
+
+def _latencies(
+    artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]], threads: int, seconds: float
+) -> dict[str, Latency]:
+    calls = {name: _call(artefact.path, one, threads) for name, artefact in artefacts.items()}
+    return latencies(calls, threads=threads, seconds=seconds)
+
+
+def _call(path: Path, batch: dict[str, NDArray[Any]], threads: int | None) -> partial[Any]:
+    predictor = OnnxPredictor(path, threads=threads)
+    return partial(predictor.predict, predictor.feeds(batch))
+
+
+def _energy(
+    artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]], method: Method
+) -> dict[str, Energy | None]:
+    calls = {name: _call(artefact.path, one, 1) for name, artefact in artefacts.items()}
+    return energy(calls, method=method)
+
+
+def _throughput(path: Path, many: dict[str, NDArray[Any]], batch: int) -> float:
+    return throughput(_call(path, many, None), batch=batch)
+
+
+def _memory(path: Path, one: dict[str, NDArray[Any]]) -> int:
+    return peak_memory(path, OnnxPredictor(path, threads=1).feeds(one))

@@ -1,0 +1,102 @@
+"""A model's weights as one safetensors file: no pickle, nothing that can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from limbeck.atomic import replacing
+from limbeck.errors import LimbeckError, did_you_mean
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's parameters and buffers, whole or not at all.
+
+    A tensor that two names share (tied embeddings) is written once, under the first name; which
+    names share it is noted in the file's header.
+
+    Args:
+        model: The module, on any device.
+        path: Where to write.
+
+    Raises:
+        WriteError: The target cannot be written to.
+    """
+    from safetensors.torch import save_file
+
+    state = model.state_dict()
+    tied = _tied(state)
+    tensors = {
+        # A view of a larger tensor would carry all of it along, so every tensor is made its own.
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in state.items()
+        if name not in tied
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **tied})
+
+
+def _tied(state: dict[str, Tensor]) -> dict[str, str]:
+    """Map each name whose tensor stands under an earlier name already to that name."""
+    first: dict[tuple[object, ...], str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in state.items():
+        if tensor.numel() == 0 or tensor.device.type == "meta":
+            continue
+        memory = (
+            tensor.device,
+            tensor.data_ptr(),
+            tensor.dtype,
+            tuple(tensor.shape),
+            tensor.stride(),
+        )
+        if memory in first:
+            tied[name] = first[memory]
+        else:
+            first[memory] = name
+    return tied
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model with the weights of a file, in place; names and shapes have to agree.
+
+    Args:
+        model: A module of the architecture that was saved.
+        path: What `save_weights` wrote.
+
+    Raises:
+        LimbeckError: The file is missing or damaged, or holds weights of another architecture.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise LimbeckError(f"{path}: there is no such file of weights.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tied = {name: of for name, of in (file.metadata() or {}).items() if name != "format"}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise LimbeckError(f"{path}: damaged or no safetensors file ({error}).") from error
+    tensors |= {name: tensors[of] for name, of in tied.items() if of in tensors}
+    _check(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors)
+
+
+def _check(expected: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
+    wrong = [f"{name} is missing" for name in expected if name not in given]
+    wrong += [
+        f"{name} is not in the model {did_you_mean(name, expected)}".rstrip()
+        for name in given
+        if name not in expected
+    ]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)}, the model has {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise LimbeckError(
+            f"{path}: the weights do not fit the model: {'; '.join(wrong[:5])}{more}."
+        )

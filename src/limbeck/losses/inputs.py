@@ -1,0 +1,124 @@
+"""What every loss asks of its inputs, and the precision it computes in.
+
+The checks read shapes and types only, so that none of them waits for a device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Take half precision to float32; leave the rest as it is.
+
+    Example:
+        >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def check_floating(tensor: Tensor, *, where: str) -> None:
+    """Refuse whole numbers where logits or features are asked for.
+
+    Raises:
+        InputError: The tensor does not hold floating-point numbers.
+    """
+    if not tensor.is_floating_point():
+        raise InputError(
+            Problem(
+                where, str(tensor.dtype), "a floating-point tensor", "Convert it with .float()."
+            )
+        )
+
+
+def check_logits(logits: Tensor, *, where: str) -> None:
+    """Refuse what is not one row of logits a unit.
+
+    Raises:
+        InputError: The tensor is not `[units, classes]` or does not hold floating-point numbers.
+    """
+    check_floating(logits, where=where)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise InputError(
+            Problem(
+                where,
+                tuple(logits.shape),
+                "a tensor [units, classes] with at least one class",
+                "Flatten to one row a unit: logits.flatten(0, -2).",
+            )
+        )
+
+
+def check_same_shape(student: Tensor, teacher: Tensor, *, where: str) -> None:
+    """Refuse a student and a teacher that do not lie on each other.
+
+    Raises:
+        InputError: The shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise InputError(
+            Problem(
+                where,
+                f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}",
+                "two tensors of one shape",
+                "Features are joined by a connector; logits must be over the same units and classes.",
+            )
+        )
+
+
+def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
+    """Refuse labels that are not one whole number a unit; on a CPU also those out of range.
+
+    Elsewhere the range is left to the device, since a look at the numbers would wait for it.
+
+    Raises:
+        InputError: The shape, the type or, on a CPU, a value is wrong.
+    """
+    units, classes = logits.shape
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(
+            Problem(where, str(labels.dtype), "whole numbers", "Convert them with .long().")
+        )
+    if labels.shape != (units,):
+        raise InputError(Problem(where, tuple(labels.shape), f"one label a unit, shape ({units},)"))
+    if units and labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(end) for end in labels.aminmax())
+        if low < 0 or high >= classes:
+            raise InputError(
+                Problem(
+                    where,
+                    low if low < 0 else high,
+                    f"labels from 0 to {classes - 1}",
+                    "A unit without a label is left out by a weight of 0, with any label in range.",
+                )
+            )
+
+
+def check_temperature(temperature: float, *, where: str) -> None:
+    """Refuse a temperature that is not a positive finite number.
+
+    Raises:
+        InputError: The temperature is zero, negative, infinite or no number.
+    """
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if not (number and 0 < temperature < math.inf):
+        raise InputError(Problem(where, temperature, "a finite number above 0", "Try 4.0."))
+
+
+def check_fraction(fraction: float, *, where: str, fix: str = "") -> None:
+    """Refuse what does not lie strictly between 0 and 1.
+
+    Raises:
+        InputError: The number is outside of (0, 1), or no number.
+    """
+    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    if not (number and 0 < fraction < 1):
+        raise InputError(Problem(where, fraction, "a number above 0 and below 1", fix))

@@ -1,0 +1,169 @@
+"""Losses over what a model answers: hard labels and the teacher's logits, one value a unit."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.losses.divergence import forward_kl
+from limbeck.losses.inputs import (
+    check_labels,
+    check_logits,
+    check_same_shape,
+    check_temperature,
+    precise,
+)
+
+_RULED_OUT = (
+    -1e9
+)  # stands for -inf, so that a label on a class ruled out costs much and not infinitely
+
+
+def cross_entropy(
+    student: Float[Tensor, "units classes"], labels: Integer[Tensor, " units"]
+) -> Float[Tensor, " units"]:
+    r"""Measure how unlikely the student finds the right class.
+
+    $$-\log \mathrm{softmax}(z)_y$$
+
+    Args:
+        student: Logits z, `[units, classes]`.
+        labels: The right classes y, `[units]`. There is no label for "ignore": that is a weight of 0.
+
+    Returns:
+        One value a unit in nats, `[units]`; float32 for half-precision logits.
+
+    Raises:
+        InputError: A wrong shape, integer logits, or labels out of range (seen on a CPU).
+
+    Example:
+        >>> import torch
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([1.3863, 1.3863])
+    """
+    check_logits(student, where="cross_entropy.student")
+    check_labels(labels, student, where="cross_entropy.labels")
+    value = F.cross_entropy(
+        precise(student), labels.long(), reduction="none", ignore_index=_NO_LABEL
+    )
+    return value.clamp_max(-_RULED_OUT)
+
+
+def label_smoothing(
+    student: Float[Tensor, "units classes"],
+    labels: Integer[Tensor, " units"],
+    *,
+    smoothing: float,
+) -> Float[Tensor, " units"]:
+    r"""Cross-entropy with labels that leave a little probability to every class.
+
+    $$-(1-\varepsilon) \log \mathrm{softmax}(z)_y - \frac{\varepsilon}{C} \sum_i \log \mathrm{softmax}(z)_i$$
+
+    Classes that the student rules out (logits of -inf) get no share of ε.
+
+    Args:
+        student: Logits z, `[units, classes]`.
+        labels: The right classes y, `[units]`.
+        smoothing: ε, at least 0 and below 1; 0 is plain cross-entropy.
+
+    Returns:
+        One value a unit in nats, `[units]`; float32 for half-precision logits.
+
+    Raises:
+        InputError: As `cross_entropy`, or a smoothing outside of [0, 1).
+
+    Example:
+        >>> import torch
+        >>> label_smoothing(torch.tensor([[4.0, 0.0]]), torch.tensor([0]), smoothing=0.1)
+        tensor([0.2181])
+
+    Source: Szegedy et al. 2016.
+    """
+    check_logits(student, where="label_smoothing.student")
+    check_labels(labels, student, where="label_smoothing.labels")
+    if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+        raise InputError(
+            Problem("label_smoothing.smoothing", smoothing, "a number in [0, 1)", "Try 0.1.")
+        )
+    logits = precise(student)
+    possible = logits != -float("inf")
+    surprise = -F.log_softmax(logits.clamp_min(_RULED_OUT), dim=-1)
+    hard = surprise.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
+    spread = surprise.masked_fill(~possible, 0).sum(-1) / possible.sum(-1).clamp_min(1)
+    return (1 - smoothing) * hard + smoothing * spread
+
+
+def soft_target_kl(
+    student: Float[Tensor, "units classes"],
+    teacher: Float[Tensor, "units classes"],
+    *,
+    temperature: float,
+) -> Float[Tensor, " units"]:
+    r"""Measure how far the student's softened distribution is from the teacher's.
+
+    $$T^2 \, KL\left(\mathrm{softmax}(t/T) \,\|\, \mathrm{softmax}(z/T)\right)$$
+
+    The same maths as `divergence(kind="forward_kl")`. T² is part of value and gradient: without it the
+    gradient would fall with 1/T², and each temperature would need a weight of its own.
+
+    Args:
+        student: Logits z, `[units, classes]`.
+        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+        temperature: T, above 0.
+
+    Returns:
+        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits.
+
+    Raises:
+        InputError: A wrong shape, integer logits, or a temperature not above 0.
+
+    Example:
+        >>> import torch
+        >>> soft_target_kl(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), temperature=4.0)
+        tensor([0.4848])
+
+    Source: Hinton, Vinyals and Dean 2015.
+    """
+    check_logits(student, where="soft_target_kl.student")
+    check_logits(teacher, where="soft_target_kl.teacher")
+    check_same_shape(student, teacher, where="soft_target_kl.teacher")
+    check_temperature(temperature, where="soft_target_kl.temperature")
+    return forward_kl(precise(student), precise(teacher.detach()), temperature)
+
+
+def logit_mse(
+    student: Float[Tensor, "units classes"], teacher: Float[Tensor, "units classes"]
+) -> Float[Tensor, " units"]:
+    r"""Measure the mean squared difference of the logits themselves.
+
+    $$\frac1C \sum_i (z_i - t_i)^2$$
+
+    Unlike a divergence it asks for the teacher's offset, too. Classes that either side rules out (logits of
+    -inf) are left out of the mean.
+
+    Args:
+        student: Logits z, `[units, classes]`.
+        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+
+    Returns:
+        One value a unit, `[units]`; float32 for half-precision logits.
+
+    Raises:
+        InputError: A wrong shape, or integer logits.
+
+    Example:
+        >>> import torch
+        >>> logit_mse(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]))
+        tensor([2.])
+
+    Source: Bucilă, Caruana and Niculescu-Mizil 2006; Ba and Caruana 2014.
+    """
+    check_logits(student, where="logit_mse.student")
+    check_logits(teacher, where="logit_mse.teacher")
+    check_same_shape(student, teacher, where="logit_mse.teacher")
+    z, t = precise(student), precise(teacher.detach())
+    left_out = (z == -float("inf")) | (t == -float("inf"))
+    squares = (z.masked_fill(left_out, 0) - t.masked_fill(left_out, 0)).square()
+    return squares.sum(-1) / (~left_out).sum(-1).clamp_min(1)

@@ -1,0 +1,52 @@
+"""From what a recipe says about a model to a module, and to the text that makes it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from limbeck.models.source import Fit, Source
+from limbeck.models.spec import SOURCES, ModelSpec
+from limbeck.models.weights import load_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(
+    spec: ModelSpec, *, classes: int, channels: int | None = None, vocab_size: int | None = None
+) -> nn.Module:
+    """Build a model and load its weights, if the recipe names any.
+
+    Fresh weights come from torch's global generator: the caller seeds it.
+
+    Args:
+        spec: The `teacher` or `student` part of a recipe.
+        classes: How many logits it gives.
+        channels: How many channels its pictures have, if the data is pictures.
+        vocab_size: How many tokens there are, if the data is texts.
+
+    Raises:
+        InputError: The name or an argument is unknown, or the weights do not fit.
+
+    Example:
+        >>> model = build(ModelSpec(source="limbeck", name="digits_cnn"), classes=10, channels=1)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        6274
+    """
+    source: Source = SOURCES.load(spec.source)
+    model = source.build(spec, Fit(classes, channels, vocab_size))
+    if spec.weights is not None:
+        load_weights(model, spec.weights, classes=classes)
+    return model
+
+
+def architecture(
+    spec: ModelSpec, *, classes: int, channels: int | None = None, vocab_size: int | None = None
+) -> str:
+    """Write the text of an architecture.py whose `build()` makes the module without limbeck.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    source: Source = SOURCES.load(spec.source)
+    return source.architecture(spec, Fit(classes, channels, vocab_size))

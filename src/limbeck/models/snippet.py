@@ -1,0 +1,38 @@
+"""The text of an architecture.py: what a student's folder needs to make its module again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def with_build(text: str, callee: str, arguments: Mapping[str, Any], *positional: Any) -> str:
+    """Add `build()`, which calls something that the text defines or imports.
+
+    The callee is kept under another name first, so that it may itself be called `build`.
+
+    Example:
+        >>> print(with_build("from torch import nn", "nn.Linear", {"bias": False}, 2, 1))
+        from torch import nn
+        <BLANKLINE>
+        <BLANKLINE>
+        _builder = nn.Linear
+        <BLANKLINE>
+        <BLANKLINE>
+        def build():
+            "Make the module as it was trained; its weights are in model.safetensors."
+            return _builder(2, 1, bias=False)
+        <BLANKLINE>
+    """
+    parts = [repr(value) for value in positional]
+    parts += [f"{name}={value!r}" for name, value in arguments.items()]
+    return f"""{text.rstrip()}
+
+
+_builder = {callee}
+
+
+def build():
+    "Make the module as it was trained; its weights are in model.safetensors."
+    return _builder({", ".join(parts)})
+"""

@@ -1,0 +1,67 @@
+"""The reference nets: `{source: limbeck, name: resnet20}`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.models import nets
+from limbeck.models.arguments import call, check
+from limbeck.models.snippet import with_build
+from limbeck.models.source import Fit, Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.models.spec import ModelSpec
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """Find the file of each net: the names in its `__all__`, read without importing torch."""
+    found: dict[str, Path] = {}
+    for path in sorted(Path(nets.__path__[0]).glob("[!_]*.py")):
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+                found.update(dict.fromkeys(ast.literal_eval(statement.value), path))
+    return found
+
+
+def names() -> list[str]:
+    """List the nets."""
+    return sorted(_files())
+
+
+def _file(name: str) -> Path:
+    if name not in _files():
+        raise InputError(
+            Problem("model.name", name, ", ".join(names()), did_you_mean(name, names()))
+        )
+    return _files()[name]
+
+
+def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
+    known = {"classes": fit.classes, **({"channels": fit.channels} if fit.channels else {})}
+    return {**known, **spec.arguments}
+
+
+def build(spec: ModelSpec, fit: Fit) -> nn.Module:
+    """Build a net by its name."""
+    module = importlib.import_module(f"limbeck.models.nets.{_file(spec.name).stem}")
+    builder = getattr(module, spec.name)
+    check(builder, spec.arguments, where=f"model ({spec.name})")
+    model: nn.Module = call(builder, _arguments(spec, fit), where=f"model ({spec.name})")
+    return model
+
+
+def architecture(spec: ModelSpec, fit: Fit) -> str:
+    """Write the net's own file, with `build()` at its end."""
+    text = _file(spec.name).read_text(encoding="utf-8")
+    return with_build(text, spec.name, _arguments(spec, fit))
+
+
+source = Source(build=build, architecture=architecture, names=names)

@@ -1,0 +1,60 @@
+"""The user's own models: `{source: python, name: "nets/mine.py:build"}`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from limbeck.data.callables import file_of, find
+from limbeck.errors import InputError, Problem
+from limbeck.models.arguments import call, check
+from limbeck.models.snippet import with_build
+from limbeck.models.source import Fit, Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.models.spec import ModelSpec
+
+
+def names() -> list[str]:
+    """List nothing: the models are the user's."""
+    return []
+
+
+def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[str, Any]:
+    """Join the recipe's arguments with what follows from the data, as far as it is taken."""
+    parameters = inspect.signature(builder).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = {name: value for name, value in fit.given().items() if anything or name in parameters}
+    return {**known, **spec.arguments}
+
+
+def build(spec: ModelSpec, fit: Fit) -> nn.Module:
+    """Call the user's callable; it may take `classes`, `channels` and `vocab_size` by name.
+
+    Raises:
+        InputError: There is no such callable, it refuses its arguments, or it gives no module.
+    """
+    from torch import nn
+
+    builder = find(spec.name, where="model.name")
+    check(builder, spec.arguments, where=f"model ({spec.name})")
+    model = call(builder, _arguments(builder, spec, fit), where=f"model ({spec.name})")
+    if not isinstance(model, nn.Module):
+        given = f"{type(model).__name__} from {spec.name}"
+        raise InputError(Problem("model.name", given, "a callable that returns a torch.nn.Module"))
+    return model
+
+
+def architecture(spec: ModelSpec, fit: Fit) -> str:
+    """Write the user's file, or the import of the user's module, with `build()` at its end."""
+    builder = find(spec.name, where="model.name")
+    module, _, attribute = spec.name.rpartition(":")
+    path = file_of(spec.name)
+    text = path.read_text(encoding="utf-8") if path else f"from {module} import {attribute}"
+    return with_build(text, attribute, _arguments(builder, spec, fit))
+
+
+source = Source(build=build, architecture=architecture, names=names)

@@ -1,0 +1,178 @@
+"""The passport as a document: its one written form, the hash of its content, and reading it back.
+
+What is read may come from anywhere: whatever is wrong with it ends in one `InputError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from limbeck.errors import InputError, Problem
+
+PASSPORT = "passport.json"
+"""The passport's file name in a student folder."""
+
+CONTENT = "limbeck:content-sha256"
+"""The property that holds the hash of the passport's own content."""
+
+_LARGEST = 64 * 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+
+
+def canonical(content: Any) -> str:
+    r"""Write plain data in one way only: sorted keys, no spaces, ASCII.
+
+    Example:
+        >>> canonical({"b": "é", "a": 1})
+        '{"a":1,"b":"\\u00e9"}'
+    """
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def sha256(text: str) -> str:
+    """Hash a text; half of a surrogate pair, which JSON can hold, is no obstacle."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def render(passport: Mapping[str, Any]) -> str:
+    """Write the passport as it stands in its file.
+
+    `verify` takes any other way of writing the same content for an edit.
+
+    Example:
+        >>> print(render({"specVersion": "1.6", "bomFormat": "CycloneDX"}), end="")
+        {
+          "bomFormat": "CycloneDX",
+          "specVersion": "1.6"
+        }
+    """
+    return json.dumps(passport, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def content_sha256(passport: Mapping[str, Any]) -> str:
+    """Hash the passport's content, apart from the property that states this hash.
+
+    This is a checksum, not a signature: it shows that the passport was edited by somebody who did
+    not write the hash anew, and nothing about who wrote it.
+    """
+    others = [item for item in passport.get("properties", []) if item.get("name") != CONTENT]
+    return sha256(canonical({**passport, "properties": others}))
+
+
+def read(path: Path) -> tuple[dict[str, Any], bool]:
+    """Read a passport's file: the document, and whether it is written as `render` writes it.
+
+    Raises:
+        InputError: There is no such file, or it is not a JSON object that could be a passport.
+    """
+    raw = _bytes(path)
+    try:
+        document = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+        as_written = render(document).encode("ascii") == raw
+    except RecursionError:
+        refuse(str(path), "too many levels of nesting", "a CycloneDX document")
+    except ValueError as error:
+        refuse(str(path), str(error), "a CycloneDX document in JSON and UTF-8")
+    if not isinstance(document, dict):
+        refuse(str(path), f"a {type(document).__name__}", "a JSON object")
+    for key, allowed in (("bomFormat", "CycloneDX"), ("specVersion", "1.6")):
+        if document.get(key) != allowed:
+            refuse(key, document.get(key), f'"{allowed}"')
+    return document, as_written
+
+
+def refuse(where: str, given: object, allowed: str) -> NoReturn:
+    """Say what is wrong with a passport.
+
+    Raises:
+        InputError: Always.
+    """
+    # The place may hold a name from elsewhere, which must not steer a terminal.
+    place = where if where.isprintable() else ascii(where)
+    raise InputError(Problem(place, given, allowed, "This is not a passport written by limbeck."))
+
+
+def member(parent: Any, key: str, kind: type, where: str) -> Any:
+    """Take `parent[key]`, of the stated kind.
+
+    Raises:
+        InputError: It is missing, or of another kind.
+
+    Example:
+        >>> member({"name": "digits"}, "name", str, "metadata")
+        'digits'
+    """
+    if not isinstance(parent, dict) or key not in parent:
+        refuse(f"{where}.{key}", None, _KINDS[kind])
+    value = parent[key]
+    if not isinstance(value, kind):
+        refuse(f"{where}.{key}", value, _KINDS[kind])
+    return value
+
+
+def properties_of(parent: Any, where: str) -> dict[str, str]:
+    """Read a component's properties, each name once.
+
+    Raises:
+        InputError: They are not a list of names and values, or a name stands twice.
+    """
+    found: dict[str, str] = {}
+    if not isinstance(parent, dict) or "properties" not in parent:
+        return found
+    for number, item in enumerate(member(parent, "properties", list, where)):
+        name = member(item, "name", str, f"{where}.properties[{number}]")
+        if name in found:
+            refuse(f"{where}.properties[{number}].name", name, "a name that stands once")
+        found[name] = member(item, "value", str, f"{where}.properties[{number}]")
+    return found
+
+
+def sha256_of(component: Any, where: str) -> str:
+    """Read the one SHA-256 of a component.
+
+    Raises:
+        InputError: It has none, or several.
+    """
+    hashes = [
+        member(item, "content", str, f"{where}.hashes")
+        for item in member(component, "hashes", list, where)
+        if member(item, "alg", str, f"{where}.hashes") == "SHA-256"
+    ]
+    if len(hashes) != 1 or not _SHA256.fullmatch(hashes[0]):
+        refuse(f"{where}.hashes", hashes, "one SHA-256, of 64 hexadecimal digits in lower case")
+    return str(hashes[0])
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise InputError(
+                Problem(str(path), "no such file", "the passport.json of a student folder")
+            )
+        if path.stat().st_size > _LARGEST:
+            refuse(str(path), f"{path.stat().st_size:,} bytes", "at most 64 MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            Problem(str(path), error.strerror or str(error), "a passport that can be read")
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of a key that stands twice, one reader takes the first value and another the last.
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,113 @@
+"""What lies in a student folder: every file with its hash, and whatever is not a plain file of it.
+
+Paths come from walking the folder, never from a passport: a passport from elsewhere cannot name a
+file that we would then read outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class FileHash:
+    """A file's contents in two figures."""
+
+    sha256: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.size:,} bytes with sha256 {self.sha256}"
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """Something in the folder that cannot be hashed as a file of it.
+
+    Attributes:
+        what: What it is.
+        escapes: Whether it leads out of the folder.
+    """
+
+    what: str
+    escapes: bool = False
+
+
+@dataclass
+class Listing:
+    """The files of a folder, by their path in it, and what is odd there."""
+
+    files: dict[str, FileHash] = field(default_factory=dict)
+    oddities: dict[str, Oddity] = field(default_factory=dict)
+
+
+def survey(folder: Path, *, apart: str) -> Listing:
+    """Hash every file of a folder, except the one called `apart` at its top.
+
+    Links are followed to plain files inside the folder only. Nothing is opened but plain files.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "README.md").write_text("a student")
+        >>> (folder / "out").symlink_to("/etc/hostname")
+        >>> listing = survey(folder, apart="passport.json")
+        >>> listing.files["README.md"].size, listing.oddities["out"].escapes
+        (9, True)
+    """
+    root = Path(os.path.realpath(folder))
+    listing = Listing()
+    for name, entry in _walk(root, listing):
+        if name == apart:
+            continue
+        try:
+            oddity = _oddity(entry, root, apart)
+            if oddity is None:
+                listing.files[name] = hash_file(Path(entry.path))
+        except OSError as error:
+            oddity = Oddity(f"cannot be read ({error.strerror or error})")
+        if oddity is not None:
+            listing.oddities[name] = oddity
+    return listing
+
+
+def hash_file(path: Path) -> FileHash:
+    """Hash a file's bytes without reading it whole into memory."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileHash(digest, file.tell())
+
+
+def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    pending = [(root, "")]
+    while pending:
+        folder, prefix = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            where = prefix or "."
+            listing.oddities[where] = Oddity(f"cannot be listed ({error.strerror or error})")
+            continue
+        for entry in found:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                pending.append((folder / entry.name, name + "/"))
+            else:
+                yield name, entry
+
+
+def _oddity(entry: os.DirEntry[str], root: Path, apart: str) -> Oddity | None:
+    if entry.is_symlink():
+        target = Path(os.path.realpath(entry.path))
+        if not target.is_relative_to(root):
+            return Oddity(f"a link to {str(target)!r}, outside the folder", escapes=True)
+        if not target.is_file() or target == root / apart:
+            return Oddity("a link to what is not a listed file of the folder")
+        return None
+    # Opening a pipe would wait for ever, and a device is nobody's student.
+    return None if entry.is_file(follow_symlinks=False) else Oddity("neither a file nor a folder")

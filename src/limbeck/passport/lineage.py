@@ -1,0 +1,206 @@
+"""Generations: the models behind a student, eldest first, and a student that itself teaches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from limbeck.passport.document import (
+    CONTENT,
+    content_sha256,
+    member,
+    properties_of,
+    read,
+    refuse,
+    sha256_of,
+)
+from limbeck.passport.facts import DatasetFacts, MetricFacts, ModelFacts
+
+STUDENT = "student"
+"""The reference of the student in its own passport."""
+
+
+def eldest_first(models: Iterable[ModelFacts]) -> list[ModelFacts]:
+    """Order models and all their ancestors so that each comes after those it descends from.
+
+    Example:
+        >>> grandparent = ModelFacts("large")
+        >>> parent = ModelFacts("base", ancestors=(grandparent,))
+        >>> [model.name for model in eldest_first([parent, grandparent])]
+        ['large', 'base']
+    """
+    found: dict[int, ModelFacts] = {}
+    pending = list(models)
+    while pending:
+        model = pending.pop()
+        if id(model) not in found:
+            found[id(model)] = model
+            pending.extend(model.ancestors)
+    graph = {key: [id(ancestor) for ancestor in model.ancestors] for key, model in found.items()}
+    return [found[key] for key in TopologicalSorter(graph).static_order()]
+
+
+def as_teacher(passport: Path) -> ModelFacts:
+    """Read a student's passport as a teacher's facts, with every generation behind it.
+
+    The files beside it are not looked at (`verify` does that).
+
+    Args:
+        passport: The `passport.json` of a student that now teaches.
+
+    Raises:
+        InputError: It is not a passport, or it was edited after it was written.
+    """
+    document, _ = read(passport)
+    stated = properties_of(document, "passport").get(CONTENT)
+    found = content_sha256(document)
+    if stated != found:
+        refuse(f"{passport}: {CONTENT}", stated, f"the hash of its content, {found}")
+    components = _by_reference(document)
+    data = {
+        reference: _dataset(item, reference)
+        for reference, item in components.items()
+        if item.get("type") == "data"
+    }
+    models: dict[str, ModelFacts] = {}
+    for reference in _order(components):
+        models[reference] = _model(components[reference], reference, models, data)
+    return models[STUDENT]
+
+
+def _by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    student = member(member(document, "metadata", dict, "passport"), "component", dict, "metadata")
+    found = {STUDENT: student}
+    for number, item in enumerate(member(document, "components", list, "passport")):
+        reference = member(item, "bom-ref", str, f"components[{number}]")
+        if reference in found:
+            refuse(f"components[{number}].bom-ref", reference, "a reference that stands once")
+        found[reference] = item
+    return found
+
+
+def _order(components: Mapping[str, dict[str, Any]]) -> list[str]:
+    graph = {
+        reference: _ancestors(item, reference)
+        for reference, item in components.items()
+        if item.get("type") == "machine-learning-model"
+    }
+    for reference, ancestors in graph.items():
+        for ancestor in ancestors:
+            if ancestor not in graph:
+                refuse(f"{reference}: limbeck:ancestors", ancestor, "a model of this passport")
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        refuse(
+            "limbeck:ancestors", error.args[1], "a lineage in which no model descends from itself"
+        )
+    if STUDENT not in graph:
+        refuse("metadata.component.type", None, "machine-learning-model")
+    return order
+
+
+def _ancestors(component: Mapping[str, Any], where: str) -> list[str]:
+    text = properties_of(component, where).get("limbeck:ancestors", "[]")
+    return [str(item) for item in _json(text, list, f"{where}: limbeck:ancestors")]
+
+
+def _model(
+    component: dict[str, Any],
+    where: str,
+    models: Mapping[str, ModelFacts],
+    data: Mapping[str, DatasetFacts],
+) -> ModelFacts:
+    stated = properties_of(component, where)
+    card = _part(component, "modelCard", where)
+    parameters = _part(card, "modelParameters", where)
+    analysis = _part(card, "quantitativeAnalysis", where)
+    references = [member(item, "ref", str, where) for item in _list(parameters, "datasets", where)]
+    for reference in references:
+        if reference not in data:
+            refuse(f"{where}.datasets", reference, "data of this passport")
+    return ModelFacts(
+        name=member(component, "name", str, where),
+        source=stated.get("limbeck:source", ""),
+        digest=stated.get("limbeck:digest", "") or sha256_of(component, where),
+        version=_text(component, "version", where),
+        licence=_licence(component, where),
+        architecture=_text(parameters, "modelArchitecture", where),
+        metrics=tuple(
+            _metric(item, where) for item in _list(analysis, "performanceMetrics", where)
+        ),
+        data=tuple(data[reference] for reference in references),
+        ancestors=tuple(models[reference] for reference in _ancestors(component, where)),
+    )
+
+
+def _dataset(component: dict[str, Any], where: str) -> DatasetFacts:
+    stated = properties_of(component, where)
+    classes = _json(stated.get("limbeck:classes", "[]"), list, f"{where}: limbeck:classes")
+    counts = _json(stated.get("limbeck:counts", "{}"), dict, f"{where}: limbeck:counts")
+    return DatasetFacts(
+        name=member(component, "name", str, where),
+        source=stated.get("limbeck:source", ""),
+        fingerprint=stated.get("limbeck:fingerprint", ""),
+        licence=_licence(component, where),
+        classes=tuple(str(item) for item in classes),
+        counts={key: member(counts, key, int, where) for key in counts},
+    )
+
+
+def _metric(item: Any, where: str) -> MetricFacts:
+    # The unit stays in the name, where it was put: written again, it reads the same.
+    interval = _part(item, "confidenceInterval", where)
+    return MetricFacts(
+        name=member(item, "type", str, where),
+        value=_number(member(item, "value", str, where), where),
+        low=_number(interval["lowerBound"], where) if "lowerBound" in interval else None,
+        high=_number(interval["upperBound"], where) if "upperBound" in interval else None,
+        slice=_text(item, "slice", where),
+    )
+
+
+def _licence(component: dict[str, Any], where: str) -> str:
+    stated = _list(component, "licenses", where)
+    if not stated:
+        return ""
+    licence = member(stated[0], "license", dict, f"{where}.licenses[0]")
+    return str(member(licence, "id" if "id" in licence else "name", str, f"{where}.licenses[0]"))
+
+
+def _part(parent: Any, key: str, where: str) -> dict[str, Any]:
+    return (
+        dict(member(parent, key, dict, where)) if isinstance(parent, dict) and key in parent else {}
+    )
+
+
+def _list(parent: Any, key: str, where: str) -> list[Any]:
+    return (
+        list(member(parent, key, list, where)) if isinstance(parent, dict) and key in parent else []
+    )
+
+
+def _text(parent: Any, key: str, where: str) -> str:
+    return (
+        str(member(parent, key, str, where)) if isinstance(parent, dict) and key in parent else ""
+    )
+
+
+def _number(text: Any, where: str) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        refuse(where, text, "a number, written as text")
+
+
+def _json(text: str, kind: type, where: str) -> Any:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        refuse(where, text, f"a {kind.__name__} in JSON")
+    if not isinstance(content, kind):
+        refuse(where, text, f"a {kind.__name__} in JSON")
+    return content

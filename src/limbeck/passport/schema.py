@@ -1,0 +1,49 @@
+"""Holding a passport against the schema of CycloneDX 1.6, where the library for that is installed.
+
+limbeck writes and verifies passports without it; the tests validate every kind of passport with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+
+def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Validate a passport with cyclonedx-python-lib, strictly.
+
+    Args:
+        passport: The document.
+
+    Returns:
+        Every place where the document departs from the schema, none of them for a valid one;
+        `None` if the library is not installed.
+
+    Example:
+        >>> validate({"bomFormat": "CycloneDX", "specVersion": "1.6"}) in ((), None)
+        True
+    """
+    validator = _validator()
+    if validator is None:
+        return None
+    errors = validator.validate_str(json.dumps(passport), all_errors=True) or ()
+    # The library wraps jsonschema's error, whose own text quotes the whole schema.
+    return tuple(f"{error.data.json_path}: {error.data.message[:200]}" for error in errors)
+
+
+@cache
+def _validator() -> Any:
+    try:
+        from cyclonedx.exception import MissingOptionalDependencyException
+        from cyclonedx.schema import SchemaVersion
+        from cyclonedx.validation.json import JsonStrictValidator
+    except ImportError:
+        return None
+    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    try:
+        validator.validate_str("{}")
+    except MissingOptionalDependencyException:
+        return None
+    return validator

@@ -1,0 +1,144 @@
+"""From what every seed found to one result."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from limbeck.evaluate.hardware import describe
+from limbeck.evaluate.interval import summarize
+from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.examine import SIMILARITY_TEMPERATURE, Examination
+from limbeck.pipeline.versions import git_commit, versions
+from limbeck.report.result import (
+    BudgetCheck,
+    Comparison,
+    Curve,
+    DataFacts,
+    Environment,
+    Link,
+    Measured,
+    RunResult,
+)
+
+if TYPE_CHECKING:
+    from limbeck.data.load import Data
+    from limbeck.pipeline.recipe import Budget, Recipe
+
+
+def assemble(
+    *,
+    recipe: Recipe,
+    data: Data,
+    lineages: list[Candidate],
+    examinations: list[Examination],
+    started: datetime,
+    seconds: float,
+    command: str,
+) -> RunResult:
+    """Put the seeds' figures together: means, intervals, the verdict on the budget."""
+    links = list(_links(lineages, examinations))
+    chain = tuple(link for link in links if link.role != "baseline")
+    baseline = next((link for link in links if link.role == "baseline"), None)
+    first = examinations[0]
+    return RunResult(
+        name=recipe.name,
+        task=recipe.task,
+        recipe=recipe.model_dump(mode="json"),
+        seeds=tuple(recipe.seeds),
+        data=DataFacts.model_validate(data.facts, from_attributes=True),
+        chain=chain,
+        baseline=baseline,
+        comparison=_comparison(chain, baseline),
+        budget=tuple(_budget(recipe.budget, chain)),
+        curves=tuple(_curves(lineages[0])),
+        class_similarity=first.class_similarity,
+        similarity_temperature=SIMILARITY_TEMPERATURE,
+        disagreements=first.disagreements,
+        disagreement_count=first.disagreement_count,
+        environment=Environment(
+            hardware=describe(),
+            versions=versions(),
+            git_commit=git_commit(),
+            command=command,
+            started=started.isoformat(timespec="seconds"),
+            seconds=seconds,
+        ),
+        notes=tuple(_notes(recipe, data)),
+    )
+
+
+def _links(lineages: list[Candidate], examinations: list[Examination]) -> Iterator[Link]:
+    for number, link in enumerate(lineages[0].lineage):
+        for artefact in link.record.artefacts:
+            measured = tuple(examined.find(number, artefact.role) for examined in examinations)
+            yield Link(
+                stage=link.record.stage,
+                label=artefact.label,
+                role=artefact.role,
+                what="labels alone" if artefact.role == "baseline" else link.record.what,
+                seconds=summarize([lineage.lineage[number].record.seconds for lineage in lineages]),
+                measured=measured,
+                accuracy=summarize([one.accuracy.value for one in measured]),
+                notes=link.record.notes,
+            )
+
+
+def _comparison(chain: tuple[Link, ...], baseline: Link | None) -> Comparison | None:
+    """Compare the student with its label-only twin, as both left the same stage."""
+    if baseline is None:
+        return None
+    twin = next(link for link in chain if link.role == "student" and link.stage == baseline.stage)
+    pairs = zip(twin.accuracy.values, baseline.accuracy.values, strict=True)
+    return Comparison(
+        student=twin.accuracy,
+        baseline=baseline.accuracy,
+        difference=summarize([ours - theirs for ours, theirs in pairs]),
+    )
+
+
+def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
+    """Hold every line of the budget against the mean over seeds of what was measured."""
+    shipped = chain[-1]
+    teacher = next((link for link in chain if link.role == "teacher"), None)
+    drop = None if teacher is None else teacher.accuracy.mean - shipped.accuracy.mean
+    ceilings = {
+        "size_kb": (_mean(shipped, lambda one: one.cost.size_bytes / 1000), "kB"),
+        "latency_ms": (_mean(shipped, _one_thread), "ms"),
+        "accuracy_drop": (drop, ""),
+        "parameters": (_mean(shipped, lambda one: one.cost.parameters), ""),
+        "flops": (_mean(shipped, lambda one: one.cost.flops), ""),
+        "memory_mb": (_mean(shipped, lambda one: one.cost.peak_memory_bytes / 1e6), "MB"),
+    }
+    for name, (measured, unit) in ceilings.items():
+        allowed = getattr(budget, name)
+        if allowed is not None and measured is not None:
+            yield BudgetCheck(name=name, allowed=allowed, measured=measured, unit=unit, met=measured <= allowed)
+    if budget.accuracy is not None:
+        reached = shipped.accuracy.mean
+        yield BudgetCheck(
+            name="accuracy", allowed=budget.accuracy, measured=reached, unit="", met=reached >= budget.accuracy
+        )
+
+
+def _mean(link: Link, figure: Callable[[Measured], float]) -> float:
+    return statistics.fmean(figure(one) for one in link.measured)
+
+
+def _one_thread(one: Measured) -> float:
+    return next(latency.p50 for latency in one.cost.latency if latency.threads == 1)
+
+
+def _curves(lineage: Candidate) -> Iterator[Curve]:
+    for link in lineage.lineage:
+        yield from link.record.curves
+
+
+def _notes(recipe: Recipe, data: Data) -> Iterator[str]:
+    if len(recipe.seeds) == 1:
+        yield "One seed: no interval over seeds can be given. Set `seeds: [0, 1, 2]` for one."
+    if recipe.profile != "default":
+        yield f"The profile {recipe.profile!r} was applied; figures of the whole recipe may differ."
+    yield from data.facts.notes

@@ -1,0 +1,112 @@
+"""What flows between stages: files in folders, and the record of how each came to be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from limbeck import fingerprint
+from limbeck.atomic import write_json
+from limbeck.evaluate.fidelity import Parity
+from limbeck.report.result import Curve
+
+Role = Literal["teacher", "student", "baseline"]
+
+
+class Artefact(BaseModel):
+    """One thing that a stage made, as it could ship: an ONNX file, and the weights it came from.
+
+    Paths are relative to the stage's folder, so that a run can be moved.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    label: str
+    file: str
+    weights: tuple[str, ...]
+    parity: Parity | None
+    validation_accuracy: float
+
+
+class Record(BaseModel):
+    """What a stage did: its settings, what it started from, what it made, and what it noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    key: str
+    seed: int
+    settings: dict[str, Any]
+    what: str
+    artefacts: tuple[Artefact, ...]
+    files: dict[str, str]
+    curves: tuple[Curve, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """A record and the folder in which it lies."""
+
+    folder: Path
+    record: Record
+
+    def artefact(self, role: Role) -> Artefact | None:
+        """Find what the stage made in a role."""
+        return next((one for one in self.record.artefacts if one.role == role), None)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A teacher and a student on their way: the lineage so far, one link a stage."""
+
+    lineage: tuple[Link, ...] = ()
+
+    def then(self, folder: Path, record: Record) -> Candidate:
+        """Add a link."""
+        return Candidate((*self.lineage, Link(folder, record)))
+
+    def newest(self, role: Role) -> tuple[Path, Artefact] | None:
+        """Find the newest artefact in a role, and the folder in which it lies."""
+        for link in reversed(self.lineage):
+            artefact = link.artefact(role)
+            if artefact is not None:
+                return link.folder, artefact
+        return None
+
+    def weights(self, role: Role) -> list[Path]:
+        """List the safetensors files of the newest artefact in a role: one a member."""
+        found = self.newest(role)
+        return [] if found is None else [found[0] / name for name in found[1].weights]
+
+    @property
+    def key(self) -> str:
+        """Name what the next stage starts from."""
+        return fingerprint.of_json([[link.record.key, link.record.files] for link in self.lineage])
+
+
+def hashes(folder: Path, names: list[str]) -> dict[str, str]:
+    """Hash files of a folder, by relative name."""
+    return {name: fingerprint.of_file(folder / name) for name in sorted(set(names))}
+
+
+def save(folder: Path, record: Record) -> None:
+    """Write a record; only then is a stage done."""
+    write_json(folder / "record.json", record.model_dump(mode="json"))
+
+
+def load(folder: Path, *, key: str) -> Record | None:
+    """Read the record of a finished stage whose inputs were the same and whose files are still as they were."""
+    try:
+        record = Record.model_validate(json.loads((folder / "record.json").read_text()))
+        if record.key == key and hashes(folder, list(record.files)) == record.files:
+            return record
+    except (OSError, ValueError, ValidationError):
+        pass  # no record, half a folder, or one of another version: the stage is done anew
+    return None

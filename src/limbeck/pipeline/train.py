@@ -1,0 +1,59 @@
+"""Train one model inside a stage, save its weights, and describe how it went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from limbeck.pipeline.context import Context
+from limbeck.report.result import Curve
+from limbeck.schemes import Offline
+from limbeck.training import Training, fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.objective import Objective
+    from limbeck.teachers import Teacher
+
+
+def train(
+    context: Context,
+    model: nn.Module,
+    *,
+    objective: Objective,
+    settings: Training,
+    label: str,
+    teacher: Teacher | None = None,
+    weights: str = "model.safetensors",
+) -> Curve:
+    """Train a model on the run's data and save it as `weights` in the context's folder.
+
+    Returns:
+        The curve of the training, an epoch a row.
+    """
+    from limbeck.export.weights import save_weights
+
+    device = context.accelerator.device
+    probe = {name: tensor.to(device) for name, tensor in context.data.train.__getitems__([0, 1]).items()}
+    scheme = Offline(model.to(device), context.task, objective, teacher=teacher, probe=probe)
+    context.data.train.set_seed(context.seed)
+    history = fit(
+        scheme,
+        train=context.data.train,
+        validate=context.validate,
+        settings=settings,
+        folder=(context.folder / weights).parent,
+        seed=context.seed,
+        accelerator=context.accelerator,
+        resume=context.resume,
+        ticker=context.ticker(label),
+    )
+    if context.main:
+        save_weights(model.cpu(), context.folder / weights)
+    context.accelerator.wait_for_everyone()
+    return Curve(label=label, rows=history.rows)
+
+
+def training_of(settings: Training) -> Training:
+    """Take the training's part out of a stage's settings."""
+    return Training(**{name: getattr(settings, name) for name in Training.model_fields})

@@ -1,0 +1,34 @@
+"""With what was a run made: packages and the commit of the working tree."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+
+PACKAGES = (
+    "limbeck", "torch", "numpy", "safetensors", "datasets", "accelerate", "torchmetrics", "onnx", "onnxscript",
+    "onnxruntime", "scikit-learn", "torchvision", "timm", "transformers", "tokenizers", "codecarbon",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """List Python and the packages that take part, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Name the commit of the working tree that the command was given in; None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

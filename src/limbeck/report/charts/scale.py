@@ -1,0 +1,89 @@
+"""Scales: from a number to a place on the page, and the round numbers to write along an axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A map from numbers between `low` and `high` to places between `start` and `end`, linear or logarithmic.
+
+    Example:
+        >>> scale = Scale(1, 100, start=0, end=200, log=True)
+        >>> scale(10), scale.ticks()
+        (100.0, (1.0, 10.0, 100.0))
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The place of a number; what lies outside is put on the edge."""
+        value = min(max(value, self.low), self.high)
+        if self.log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, count: int = 4) -> tuple[float, ...]:
+        """Round numbers within the scale, about as many as asked for."""
+        return _decades(self.low, self.high) if self.log else _steps(self.low, self.high, count)
+
+
+def _steps(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    rough = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * unit for unit in (1, 2, 2.5, 5, 10) if power * unit >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(round(step * i, 12) for i in range(first, last + 1))
+
+
+def _decades(low: float, high: float) -> tuple[float, ...]:
+    """Powers of ten; between them, where there are fewer than three, the twos and fives as well."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for units in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
+        marks = (unit * 10.0**exponent for exponent in exponents for unit in units)
+        within = tuple(mark for mark in marks if low * 0.999 <= mark <= high * 1.001)
+        if len(within) >= 3:
+            return within[:: math.ceil(len(within) / 6)]
+    return within
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Leave out what cannot be drawn."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def zoomed(
+    values: Iterable[float | None], *, margin: float = 0.12, least: float = 1e-9
+) -> tuple[float, float]:
+    """The range that holds all values with some air around; never empty.
+
+    Example:
+        >>> zoomed([0.90, 0.98], margin=0.25)
+        (0.88, 1.0)
+    """
+    known = finite(values) or [0.0, 1.0]
+    low, high = min(known), max(known)
+    air = max((high - low) * margin, least, 1e-3 * abs(high) if high == low else 0.0)
+    return round(low - air, 12), round(high + air, 12)
+
+
+def from_zero(values: Iterable[float | None], *, margin: float = 0.06) -> tuple[float, float]:
+    """The range from zero to somewhat above the largest value."""
+    top = max(finite(values), default=1.0)
+    return 0.0, top * (1 + margin) if top > 0 else 1.0
+
+
+def decades(values: Iterable[float | None], *, margin: float = 1.35) -> tuple[float, float]:
+    """The range for a logarithmic scale: from below the smallest positive value to above the largest."""
+    known = [value for value in finite(values) if value > 0] or [1.0, 10.0]
+    return min(known) / margin, max(known) * margin

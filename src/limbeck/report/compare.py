@@ -1,0 +1,83 @@
+"""Several runs side by side: a Markdown table, and the same as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.report import format as fmt
+from limbeck.report import verdict
+from limbeck.report.figures import figures
+from limbeck.report.markdown import plain, table
+from limbeck.report.result import RunResult
+from limbeck.report.template import render
+
+HEAD = (
+    "run", "size", "compression", "parameters", "accuracy", "95 % interval", "retained",
+    "latency p50", "over labels alone", "budget",
+)  # fmt: skip
+
+
+def comparison_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
+    """One row a run, in the order given, each figure as written; the columns are `HEAD`."""
+    return [_row(result) for result in results]
+
+
+def render_comparison(results: Sequence[RunResult]) -> str:
+    """Write the runs as a Markdown table, with what stands in the way of comparing them below it."""
+    parts = [table(HEAD, comparison_rows(results)), *map(plain, differences(results))]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_comparison_page(results: Sequence[RunResult]) -> str:
+    """Draw the runs as one self-contained HTML page."""
+    return render(
+        "compare.html.jinja",
+        head=HEAD,
+        rows=comparison_rows(results),
+        differences=differences(results),
+        names=[result.name for result in results],
+    )
+
+
+def differences(results: Sequence[RunResult]) -> list[str]:
+    """Say what else differs between the runs, so that nobody takes it for the effect of a recipe."""
+    asked = {
+        "tasks": {result.task for result in results},
+        "data": {result.data.fingerprint for result in results},
+        "processors": {result.environment.hardware.processor for result in results},
+        "seeds": {result.seeds for result in results},
+    }
+    differ = [name for name, values in asked.items() if len(values) > 1]
+    if not differ:
+        return []
+    return [f"The runs differ in their {fmt.listing(differ)}: compare with care."]
+
+
+def _row(result: RunResult) -> tuple[str, ...]:
+    found = figures(result)
+    interval = found.accuracy.interval or found.shipped_interval
+    method = f" ({interval.method})" if interval else ""
+    gain = result.comparison.difference if result.comparison else None
+    return (
+        result.name,
+        fmt.size(found.size),
+        fmt.ratio(found.compression),
+        fmt.integer(found.parameters),
+        fmt.percent(found.accuracy.mean),
+        f"{fmt.percent_interval(interval)}{method}",
+        fmt.percent(found.retained, 1),
+        fmt.milliseconds(found.latency),
+        _gain(gain.mean, fmt.points_interval(gain.interval)) if gain else fmt.MISSING,
+        _budget(result),
+    )
+
+
+def _gain(mean: float, interval: str) -> str:
+    return fmt.points(mean) if interval == fmt.MISSING else f"{fmt.points(mean)} ({interval})"
+
+
+def _budget(result: RunResult) -> str:
+    if not result.budget:
+        return "none set"
+    missed = [verdict.budget_name(check) for check in result.budget if not check.met]
+    return f"missed: {fmt.listing(missed)}" if missed else "met"

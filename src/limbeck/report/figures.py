@@ -1,0 +1,101 @@
+"""The figures that a verdict rests on, taken from a result in one place for page, card and terminal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from limbeck.evaluate.cost import Latency
+from limbeck.evaluate.interval import Interval, Summary
+from limbeck.report.result import Link, Measured, RunResult
+
+
+def first(link: Link | None) -> Measured | None:
+    """What the first seed's artefact of a link measured: the one that ships, if the link ships."""
+    return link.measured[0] if link is not None and link.measured else None
+
+
+def one_thread(measured: Measured | None) -> Latency | None:
+    """The latency at one thread, or none if it was not measured."""
+    timed = measured.cost.latency if measured else ()
+    return next((latency for latency in timed if latency.threads == 1), None)
+
+
+def all_threads(measured: Measured | None) -> Latency | None:
+    """The latency at the largest number of threads above one, or none if it was not measured."""
+    timed = [
+        latency for latency in (measured.cost.latency if measured else ()) if latency.threads > 1
+    ]
+    return max(timed, key=lambda latency: latency.threads, default=None)
+
+
+def p50(measured: Measured | None) -> float | None:
+    """The median latency at one thread in milliseconds."""
+    latency = one_thread(measured)
+    return latency.p50 if latency else None
+
+
+def quotient(above: float | None, below: float | None) -> float | None:
+    """Divide, or say nothing where a part is missing or the divisor is zero.
+
+    Example:
+        >>> quotient(6, 3), quotient(6, None), quotient(6, 0)
+        (2.0, None, None)
+    """
+    if above is None or not below:
+        return None
+    value = above / below
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the verdict is made of; none where the run did not measure it.
+
+    `compression`, `fewer_parameters` and `speedup` are teacher / student (above 1 is better for the student);
+    `retained` is the student's mean accuracy over seeds divided by the teacher's.
+    """
+
+    size: int | None
+    parameters: int | None
+    latency: float | None
+    accuracy: Summary
+    shipped_interval: Interval | None
+    shipped_accuracy: float | None
+    test_samples: int | None
+    teacher_size: int | None
+    teacher_parameters: int | None
+    teacher_latency: float | None
+    teacher_accuracy: Summary | None
+    compression: float | None
+    fewer_parameters: float | None
+    speedup: float | None
+    retained: float | None
+    missed: tuple[str, ...]
+
+
+def figures(result: RunResult) -> Figures:
+    """Take the verdict's figures from a result."""
+    shipped, taught = first(result.shipped), first(result.teacher)
+    size, teacher_size = (m.cost.size_bytes if m else None for m in (shipped, taught))
+    parameters, teacher_parameters = (m.cost.parameters if m else None for m in (shipped, taught))
+    accuracy = result.shipped.accuracy
+    teacher_accuracy = result.teacher.accuracy if result.teacher else None
+    return Figures(
+        size=size,
+        parameters=parameters,
+        latency=p50(shipped),
+        accuracy=accuracy,
+        shipped_interval=shipped.accuracy.interval if shipped else None,
+        shipped_accuracy=shipped.accuracy.value if shipped else None,
+        test_samples=shipped.accuracy.total if shipped else None,
+        teacher_size=teacher_size,
+        teacher_parameters=teacher_parameters,
+        teacher_latency=p50(taught),
+        teacher_accuracy=teacher_accuracy,
+        compression=quotient(teacher_size, size),
+        fewer_parameters=quotient(teacher_parameters, parameters),
+        speedup=quotient(p50(taught), p50(shipped)),
+        retained=quotient(accuracy.mean, teacher_accuracy.mean if teacher_accuracy else None),
+        missed=tuple(check.name for check in result.budget if not check.met),
+    )

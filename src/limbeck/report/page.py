@@ -1,0 +1,119 @@
+"""One self-contained HTML page for a run: the verdict first, then the pictures, then every number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+from limbeck.report import format as fmt
+from limbeck.report import tables, verdict
+from limbeck.report.panels.calibration import calibration
+from limbeck.report.panels.chain import chain
+from limbeck.report.panels.classes import closest, confusion, similarity
+from limbeck.report.panels.labels_alone import in_words, labels_alone
+from limbeck.report.panels.samples import samples
+from limbeck.report.panels.training import other_seeds, training
+from limbeck.report.result import BudgetCheck, RunResult
+from limbeck.report.template import render
+
+
+@dataclass(frozen=True)
+class BudgetLine:
+    """A line of the budget as written, and how full it is (0 to 100, for the bar)."""
+
+    name: str
+    measured: str
+    allowed: str
+    met: bool
+    full: float
+
+
+def render_page(result: RunResult) -> str:
+    """Draw the page of a run.
+
+    The page needs no network, no font and no script; the same result gives the same bytes.
+    """
+    shared = {"result": result, "sentence": verdict.sentence(result), "notes": notes(result)}
+    return render(
+        "page.html.jinja",
+        **shared,
+        numbers=verdict.numbers(result),
+        budget=[_budget_line(check) for check in result.budget],
+        chain=chain(result),
+        labels_alone=labels_alone(result),
+        gain=in_words(result),
+        training=training(result),
+        other_seeds=other_seeds(result),
+        calibration=calibration(result),
+        confusion=confusion(result),
+        similarity=similarity(result),
+        alike=closest(result),
+        samples=samples(result),
+        tables={
+            "quality": tables.quality(result),
+            "cost": tables.cost(result),
+            "parity": tables.parity(result),
+            "seeds": tables.seeds(result),
+        },
+        facts=_data_facts(result),
+        environment=_environment(result),
+        recipe=recipe_text(result),
+    )
+
+
+def notes(result: RunResult) -> list[tuple[str, str]]:
+    """What a reader must know to judge the numbers: of whom, and what."""
+    linked = [(link.label, note) for link in tables.links(result) for note in link.notes]
+    return [*(("The run", note) for note in result.notes), *linked]
+
+
+def recipe_text(result: RunResult) -> str:
+    """The resolved recipe as YAML, in the order in which it is read."""
+    plain = result.model_dump(mode="json")["recipe"]
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88))
+
+
+def _budget_line(check: BudgetCheck) -> BudgetLine:
+    share = check.measured / check.allowed if check.allowed > 0 else float(not check.met)
+    return BudgetLine(
+        verdict.budget_name(check),
+        verdict.amount(check.measured, check),
+        verdict.amount(check.allowed, check),
+        check.met,
+        100 * min(max(share, 0.0), 1.0),
+    )
+
+
+def _data_facts(result: RunResult) -> list[tuple[str, str]]:
+    data = result.data
+    classes = ", ".join(data.classes[:30]) + (" …" if len(data.classes) > 30 else "")
+    return [
+        ("Name", data.name),
+        ("Source", data.source),
+        ("Licence", data.licence or "not stated"),
+        (
+            "Train / validation / test",
+            f"{data.train:,} / {data.validation:,} / {data.test:,} samples",
+        ),
+        ("Classes", f"{len(data.classes)}: {classes}"),
+        ("Fingerprint", data.fingerprint),
+        *(("Note", note) for note in data.notes),
+    ]
+
+
+def _environment(result: RunResult) -> list[tuple[str, str]]:
+    made, machine = result.environment, result.environment.hardware
+    return [
+        ("Command", made.command),
+        ("Started", fmt.moment(made.started)),
+        ("Took", fmt.duration(made.seconds)),
+        ("Seeds", ", ".join(map(str, result.seeds))),
+        ("Processor", f"{machine.processor}, {fmt.plural(machine.cores, 'core')}"),
+        ("Instructions", " ".join(machine.flags) or "none that matter"),
+        ("Memory", fmt.size(machine.memory_bytes)),
+        ("Accelerator", machine.accelerator or "none"),
+        ("System", machine.system),
+        ("Git commit", made.git_commit or "not in a git checkout"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
+    ]

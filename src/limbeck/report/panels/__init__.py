@@ -1,0 +1,1 @@
+"""From a result to titled, captioned charts: one file for each part of the page."""

@@ -1,0 +1,138 @@
+"""Classes: what each is taken for, and which of them the teacher finds alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.report import format as fmt
+from limbeck.report.charts.matrix import busiest, largest, matrix, needed_width
+from limbeck.report.charts.svg import WIDTH
+from limbeck.report.figures import first
+from limbeck.report.panels.panel import Panel
+from limbeck.report.result import Link, RunResult
+
+_LIMIT = 25
+_FAINT = 5.0
+
+
+def confusion(result: RunResult) -> list[Panel]:
+    """Draw the confusions of teacher and shipped student over the same classes."""
+    taught, shipped = result.teacher, result.shipped
+    both = [shipped] if taught is None or taught is shipped else [taught, shipped]
+    links = [link for link in both if _confusion(link)]
+    if not links:
+        return []
+    classes = busiest(_confusion(links[-1]), _LIMIT)
+    # One scale for both, and one that does not paint a single error in the darkest shade.
+    most = max(_FAINT, *(largest(_confusion(link)) for link in links))
+    return [_confused(link, classes, most, result) for link in links]
+
+
+def similarity(result: RunResult) -> Panel | None:
+    """Draw which classes the teacher finds alike; none if there was no teacher to ask."""
+    values = result.class_similarity
+    if not values:
+        return None
+    classes = busiest(values, _LIMIT)
+    names = _names(result, len(values))
+    title = "Which classes the teacher finds alike"
+    labels = [names[i] for i in classes]
+    return Panel(
+        title,
+        f"Mean probability in per cent that the teacher gives to each class, by true class, at "
+        f"temperature {result.similarity_temperature:g}; the shades are relative to the largest off the diagonal.{_left_out(classes, len(values))}",
+        matrix(
+            [[values[i][j] for j in classes] for i in classes],
+            labels,
+            "teacher",
+            written=_per_cent,
+            tip=lambda i, j: (
+                f"{labels[i]} looks like {labels[j]}: {fmt.percent(values[classes[i]][classes[j]])}"
+            ),
+            most=largest(values),
+            rows="true class",
+            columns="probability given to",
+            title=title,
+            description="; ".join(f"{p.truth} looks like {p.other}" for p in closest(result)),
+        ),
+        least_width=_least_width(labels),
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two classes of which the teacher gives the second so much probability when the first is true."""
+
+    truth: str
+    other: str
+    share: float
+
+
+def closest(result: RunResult, count: int = 6) -> list[Pair]:
+    """The pairs of classes that the teacher finds most alike, the most alike first."""
+    values = result.class_similarity or ()
+    names = _names(result, len(values))
+    pairs = [(row[j], i, j) for i, row in enumerate(values) for j in range(len(row)) if i != j]
+    pairs = sorted((pair for pair in pairs if pair[0] > 0), key=lambda pair: (-pair[0], *pair[1:]))
+    return [Pair(names[i], names[j], share) for share, i, j in pairs[:count]]
+
+
+def _confused(link: Link, classes: Sequence[int], most: float, result: RunResult) -> Panel:
+    values = _confusion(link)
+    names = _names(result, len(values))
+    labels = [names[i] for i in classes]
+    wrong = sum(v for i, row in enumerate(values) for j, v in enumerate(row) if i != j)
+    total = sum(map(sum, values))
+    seed = f" of seed {result.seeds[0]}" if len(result.seeds) > 1 else ""
+    title = f"Confusion of the {link.role}: {link.label}"
+    said = f"{fmt.integer(wrong)} of {fmt.integer(total)} test samples answered wrongly."
+    return Panel(
+        title,
+        f"{said} Counts from the exported file{seed}; right answers are outlined, errors shaded."
+        f"{_left_out(classes, len(values))}",
+        matrix(
+            [[values[i][j] for j in classes] for i in classes],
+            labels,
+            link.role,
+            written=lambda value: f"{value:.0f}" if value else "",
+            tip=lambda i, j: (
+                f"true {labels[i]}, answered {labels[j]}: {values[classes[i]][classes[j]]}"
+            ),
+            most=most,
+            rows="true class",
+            columns="answer",
+            title=title,
+            description=said,
+        ),
+        least_width=_least_width(labels),
+    )
+
+
+def _confusion(link: Link) -> Sequence[Sequence[int]]:
+    measured = first(link)
+    return measured.confusion if measured else ()
+
+
+def _names(result: RunResult, count: int) -> list[str]:
+    """The classes' names; numbers where there are not as many names as classes."""
+    classes = result.data.classes
+    return list(classes) if len(classes) == count else [str(index) for index in range(count)]
+
+
+def _per_cent(share: float) -> str:
+    """As short as fits into a cell; nothing below half of what could be written."""
+    value = share * 100
+    return "" if not value >= 0.05 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def _left_out(classes: Sequence[int], count: int) -> str:
+    """Say so if not all classes are drawn."""
+    if len(classes) == count:
+        return ""
+    return f" Drawn are the {len(classes)} of {count} classes with most off the diagonal."
+
+
+def _least_width(labels: Sequence[str]) -> float | None:
+    width = needed_width(labels)
+    return width if width > WIDTH else None

@@ -1,0 +1,54 @@
+"""The test samples on which teacher and student disagree, ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.report.charts.scale import finite
+from limbeck.report.result import Disagreement, Role, RunResult
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one of the two said: to which class, how sure, and whether that is right."""
+
+    role: Role
+    name: str
+    share: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample with its true class and both replies; a picture in base64, a sentence, or neither."""
+
+    index: int
+    truth: str
+    picture: str | None
+    text: str | None
+    replies: tuple[Reply, ...]
+
+
+def samples(result: RunResult) -> list[Sample]:
+    """Make the samples ready, in the order in which the result holds them."""
+    return [_sample(one, result.data.classes) for one in result.disagreements]
+
+
+def _sample(one: Disagreement, classes: Sequence[str]) -> Sample:
+    replies = (
+        _reply("teacher", one.teacher, one.label, classes),
+        _reply("student", one.student, one.label, classes),
+    )
+    return Sample(one.index, _name(one.label, classes), one.picture, one.text, replies)
+
+
+def _reply(role: Role, shares: Sequence[float], label: int, classes: Sequence[str]) -> Reply:
+    """The class with the largest share; a share that is no number counts as none."""
+    known = [share if finite([share]) else 0.0 for share in shares] or [0.0]
+    top = max(range(len(known)), key=known.__getitem__)
+    return Reply(role, _name(top, classes), known[top], top == label)
+
+
+def _name(index: int, classes: Sequence[str]) -> str:
+    return classes[index] if 0 <= index < len(classes) else str(index)

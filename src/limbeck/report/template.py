@@ -1,0 +1,28 @@
+"""The templates of the pages, with everything that they show escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jinja2
+
+from limbeck.report import format as fmt
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The one environment: escaping on, and a name that a template does not know is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("limbeck.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["fmt"] = fmt
+    return made
+
+
+def render(name: str, **context: object) -> str:
+    """Fill a template."""
+    return environment().get_template(name).render(**context)

@@ -1,0 +1,41 @@
+"""The verdict on a terminal: what `limbeck run` prints last."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+from limbeck.report import verdict
+from limbeck.report.result import RunResult
+
+
+def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = None) -> list[str]:
+    """Write the verdict as lines of plain text.
+
+    Args:
+        result: What the run found.
+        report: Where the page lies, if it was written; it becomes the last line.
+    """
+    lines = [verdict.sentence(result), ""]
+    shown = verdict.numbers(result)
+    width = max(len(number.name) for number in shown)
+    for number in shown:
+        lines.append(f"  {number.name:<{width}}  {number.value}")
+        lines += [f"  {'':<{width}}  {detail}" for detail in number.details]
+    lines += ["", *_budget(result, width)]
+    if result.notes:
+        lines += ["", *(f"  Note: {note}" for note in result.notes)]
+    if report is not None:
+        lines += ["", f"  {'Report':<{width}}  {report}"]
+    return lines
+
+
+def _budget(result: RunResult, width: int) -> list[str]:
+    """One line for each line of the budget, in words rather than colours."""
+    if not result.budget:
+        return [f"  {'Budget':<{width}}  none was set"]
+    return [
+        f"  {'Budget: ' + verdict.budget_name(check):<{width}}  {'met' if check.met else 'MISSED'}: "
+        f"{verdict.amount(check.measured, check)} of "
+        f"{verdict.amount(check.allowed, check)} allowed"
+        for check in result.budget
+    ]

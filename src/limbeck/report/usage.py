@@ -1,0 +1,97 @@
+"""How to use a student without limbeck: the snippets of the model card."""
+
+from __future__ import annotations
+
+_IMAGES = """
+**From the ONNX file**, with numpy, Pillow and onnxruntime (no torch, no limbeck), in this folder:
+
+```python
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+prepare = json.load(open("preprocess.json"))
+session = onnxruntime.InferenceSession("model.onnx")
+
+picture = Image.open("picture.png").convert(prepare["mode"])
+height, width = prepare["size"]
+if picture.size != (width, height):
+    picture = picture.resize((width, height), Image.Resampling[prepare["resample"].upper()])
+pixels = np.asarray(picture, dtype=np.float32).reshape(height, width, prepare["channels"])
+pixels = pixels / np.float32(prepare["divide_by"])
+pixels = (pixels - np.float32(prepare["mean"])) / np.float32(prepare["std"])
+image = pixels.transpose(2, 0, 1)[None]
+
+(logits,) = session.run(["logits"], {session.get_inputs()[0].name: image})
+print("class", int(logits[0].argmax()))
+```
+"""
+
+_IMAGES_TORCH = """
+**From the weights**, with torch and safetensors, in this folder:
+
+```python
+import torch
+from safetensors.torch import load_file
+
+from architecture import build
+
+model = build()
+model.load_state_dict(load_file("model.safetensors"))
+model.eval()
+with torch.no_grad():
+    logits = model(torch.from_numpy(image))  # `image` as above
+```
+"""
+
+_TEXTS = """
+**From the ONNX file**, with numpy, tokenizers and onnxruntime (no torch, no limbeck), in this folder:
+
+```python
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("tokenizer.json")
+session = onnxruntime.InferenceSession("model.onnx")
+
+encoded = tokenizer.encode_batch(["a warm and funny film", "two hours that I will not get back"])
+inputs = {
+    "input_ids": np.array([one.ids for one in encoded], dtype=np.int64),
+    "attention_mask": np.array([one.attention_mask for one in encoded], dtype=np.int64),
+}
+
+(logits,) = session.run(["logits"], inputs)
+print("classes", logits.argmax(axis=-1))
+```
+"""
+
+_TEXTS_TORCH = """
+**From the weights**, with torch and safetensors, in this folder:
+
+```python
+import torch
+from safetensors.torch import load_file
+
+from architecture import build
+
+model = build()
+model.load_state_dict(load_file("model.safetensors"))
+model.eval()
+with torch.no_grad():
+    outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})  # as above
+```
+"""
+
+
+def usage(task: str) -> str:
+    """The two snippets that fit a task, as Markdown.
+
+    Example:
+        >>> "tokenizer.json" in usage("text_classification")
+        True
+    """
+    parts = (_TEXTS, _TEXTS_TORCH) if task.startswith("text") else (_IMAGES, _IMAGES_TORCH)
+    return "\n\n".join(part.strip() for part in parts)

@@ -1,0 +1,173 @@
+"""The verdict: one sentence in plain words, the big numbers, and the budget line by line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from limbeck.report import format as fmt
+from limbeck.report.figures import Figures, figures
+from limbeck.report.result import BudgetCheck, RunResult
+
+_BUDGET_NAMES = {
+    "size_kb": "size",
+    "size_mb": "size",
+    "latency_ms": "latency",
+    "accuracy_drop": "accuracy drop",
+    "accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A big number: what it is, its value as written, and the lines that put it into proportion."""
+
+    name: str
+    value: str
+    details: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> bool:
+        """Whether the run did not measure it."""
+        return self.value == fmt.MISSING
+
+
+def budget_name(check: BudgetCheck) -> str:
+    """The name of a budget line in plain words.
+
+    Example:
+        >>> budget_name(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
+        'size'
+    """
+    return _BUDGET_NAMES.get(check.name, check.name.replace("_", " "))
+
+
+def amount(value: float, check: BudgetCheck) -> str:
+    """Write one side of a budget line in its own unit; a share that bears none, in points.
+
+    Example:
+        >>> drop = BudgetCheck(name="accuracy_drop", allowed=0.01, measured=0.02, unit="", met=False)
+        >>> amount(drop.allowed, drop)
+        '1 points'
+    """
+    if not check.unit and check.name.startswith("accuracy"):
+        return f"{fmt.trim(fmt.number(100 * value))} points"
+    return f"{fmt.trim(fmt.number(value))} {check.unit}".rstrip()
+
+
+def sentence(result: RunResult) -> str:
+    """Say in one sentence what came out: how much smaller, how much was kept, whether it fits."""
+    found = figures(result)
+    budget = _budget_clause(result)
+    if found.compression is None and found.retained is None:
+        size = f"takes {fmt.size(found.size)} and " if found.size else ""
+        share = fmt.percent(found.accuracy.mean, 1)
+        said = f"{size}answers {share} of the test samples correctly"
+        return f"The student {said}; the run had no teacher to compare it with{budget}."
+    kept = [part for part in (_smaller(found), _kept(found)) if part]
+    return f"The student {' and '.join(kept)}{budget}."
+
+
+def _smaller(found: Figures) -> str:
+    """How the sizes compare, in words."""
+    if found.compression is None:
+        return ""
+    if found.compression < 1.05:
+        return f"is no smaller than its teacher ({fmt.ratio(1 / found.compression)} its size)"
+    times = found.compression
+    return f"is {fmt.trim(f'{times:.1f}') if times < 10 else f'{times:,.0f}'} times smaller than its teacher"
+
+
+def _kept(found: Figures) -> str:
+    """How much of the teacher's accuracy is left, in words."""
+    if found.retained is None:
+        return ""
+    share = fmt.percent(found.retained, 1)
+    if found.retained >= 1:
+        return f"matches its accuracy ({share} of it)"
+    return f"keeps {share} of its accuracy"
+
+
+def _budget_clause(result: RunResult) -> str:
+    """The end of the sentence: what became of the budget; without one nothing needs saying here."""
+    if not result.budget:
+        return ""
+    if result.within_budget:
+        return ", within its budget"
+    missed = dict.fromkeys(budget_name(check) for check in result.budget if not check.met)
+    return f", but misses its budget for {fmt.listing(list(missed))}"
+
+
+def numbers(result: RunResult) -> tuple[Number, ...]:
+    """The big numbers of the verdict, in the order in which they are asked for."""
+    found = figures(result)
+    return (
+        _size(found),
+        _compression(found),
+        _accuracy(result, found),
+        _retained(found),
+        _latency(found),
+        _labels_alone(result),
+    )
+
+
+def _size(found: Figures) -> Number:
+    details = (f"teacher {fmt.size(found.teacher_size)}",) if found.teacher_size else ()
+    return Number("Size on disk", fmt.size(found.size), details)
+
+
+def _compression(found: Figures) -> Number:
+    parameters = f"{fmt.integer(found.parameters)} parameters"
+    if found.teacher_parameters:
+        parameters += f", teacher {fmt.integer(found.teacher_parameters)}"
+    fewer = f"{fmt.ratio(found.fewer_parameters)} fewer" if found.fewer_parameters else ""
+    return Number(
+        "Compression",
+        fmt.ratio(found.compression),
+        tuple(part for part in (parameters, fewer) if part),
+    )
+
+
+def _accuracy(result: RunResult, found: Figures) -> Number:
+    """Mean over seeds with Student's interval; the file that ships with Wilson's interval beside it."""
+    seeds = len(found.accuracy.values)
+    details = []
+    if found.accuracy.interval:
+        interval = fmt.percent_interval(found.accuracy.interval)
+        details.append(f"mean of {fmt.plural(seeds, 'seed')}, 95 % interval {interval}")
+    if found.shipped_interval is not None and found.shipped_accuracy is not None:
+        shipped = fmt.percent(found.shipped_accuracy)
+        file = "the file that ships" if seeds > 1 else "95 % interval"
+        value = f" {shipped}, 95 % interval" if seeds > 1 else ""
+        interval = fmt.percent_interval(found.shipped_interval)
+        details.append(
+            f"{file}{value} {interval} on {fmt.integer(found.test_samples)} test samples"
+        )
+    return Number("Accuracy", fmt.percent(found.accuracy.mean), tuple(details))
+
+
+def _retained(found: Figures) -> Number:
+    taught = found.teacher_accuracy
+    details = (f"of the teacher's {fmt.percent(taught.mean)}",) if taught else ()
+    return Number("Retained accuracy", fmt.percent(found.retained, 1), details)
+
+
+def _latency(found: Figures) -> Number:
+    details = ["median at batch 1, one thread"] if found.latency is not None else []
+    if found.teacher_latency is not None:
+        faster = f", {fmt.ratio(found.speedup)} as fast" if found.speedup else ""
+        details.append(f"teacher {fmt.milliseconds(found.teacher_latency)}{faster}")
+    return Number("Latency", fmt.milliseconds(found.latency), tuple(details))
+
+
+def _labels_alone(result: RunResult) -> Number:
+    if result.comparison is None:
+        return Number(
+            "Gain over labels alone", fmt.MISSING, ("no student was trained on labels alone",)
+        )
+    difference = result.comparison.difference
+    if difference.interval is None:
+        detail = "one seed: no interval is possible"
+    else:
+        interval = fmt.points_interval(difference.interval)
+        detail = f"mean of {fmt.plural(len(difference.values), 'seed')}, 95 % interval {interval}"
+    return Number("Gain over labels alone", fmt.points(difference.mean), (detail,))

@@ -1,0 +1,46 @@
+"""A teacher's answers, saved once and looked up ever after."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from limbeck.tasks import Batch
+from limbeck.targets import DenseTargets
+from limbeck.teachers.teacher import Answer
+
+
+class Record(Protocol):
+    """Where answers lie, one row for each sample and view."""
+
+    def lookup(self, index: Tensor, view: Tensor) -> Tensor:
+        """Give the logits of samples `index [n]` as seen in views `view [n]`."""
+        ...
+
+
+class RecordedTeacher:
+    """What a frozen teacher said about each sample, without the teacher.
+
+    Answers are keyed by sample and view, never by position in an epoch: a shuffled batch, or one whose pictures were
+    augmented, gets the answer to exactly what the student sees.
+
+    Args:
+        record: Where the answers lie.
+        fingerprint: The fingerprint of the teacher who gave them.
+    """
+
+    def __init__(self, record: Record, *, fingerprint: str) -> None:
+        self._record = record
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the teacher who answered."""
+        return self._fingerprint
+
+    def answer(self, batch: Batch) -> Answer:
+        """Look the answers up; the teacher costs nothing here."""
+        index = batch["index"]
+        logits = self._record.lookup(index.cpu(), batch["view"].cpu())
+        return Answer(DenseTargets(logits.to(index.device)))

@@ -1,0 +1,316 @@
+"""What was changed is found, what was not is not blamed, and nothing outside is read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.passport import as_teacher, content_sha256, render, verify
+from limbeck.passport import folder as folder_module
+
+Tamper = Callable[[Path, random.Random], None]
+
+
+def kinds(student: Path) -> list[str]:
+    return [finding.kind for finding in verify(student / "passport.json").findings]
+
+
+def files(student: Path) -> list[Path]:
+    return sorted(path for path in student.rglob("*") if path.is_file())
+
+
+def leaves(part: Any) -> list[tuple[Any, Any]]:
+    """Every place in a document as (its parent, its key)."""
+    keys = list(part) if isinstance(part, dict) else range(len(part))
+    found: list[tuple[Any, Any]] = []
+    for key in keys:
+        found.append((part, key))
+        if isinstance(part[key], dict | list):
+            found += leaves(part[key])
+    return found
+
+
+def flip(student: Path, draw: random.Random) -> None:
+    path = draw.choice([*files(student), student / "passport.json"])
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= draw.randrange(1, 256)
+    path.write_bytes(content)
+
+
+def flip_passport(student: Path, draw: random.Random) -> None:
+    path = student / "passport.json"
+    content = bytearray(path.read_bytes())
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+
+
+def delete(student: Path, draw: random.Random) -> None:
+    draw.choice([path for path in files(student) if path.name != "passport.json"]).unlink()
+
+
+def add(student: Path, draw: random.Random) -> None:
+    name = draw.choice(
+        ["extra.py", "tokenizer/extra", ".hidden", "new/deep/file", "tokenizer/passport.json"]
+    )
+    (student / name).parent.mkdir(parents=True, exist_ok=True)
+    (student / name).write_bytes(draw.randbytes(draw.randrange(4)))
+
+
+def rename(student: Path, draw: random.Random) -> None:
+    path = draw.choice([path for path in files(student) if path.name != "passport.json"])
+    path.rename(path.with_name(draw.choice([path.name + "x", path.name.upper() + "_", "other"])))
+
+
+def edit(student: Path, draw: random.Random) -> None:
+    path = student / "passport.json"
+    passport = json.loads(path.read_text(encoding="utf-8"))
+    parent, key = draw.choice(leaves(passport))
+    before = json.dumps(parent[key])
+    while json.dumps(parent[key]) == before:
+        parent[key] = draw.choice([None, 0, "", "x", [], {}, [{}], draw.random()])
+    path.write_text(draw.choice([render, json.dumps])(passport), encoding="utf-8")
+
+
+def reformat(student: Path, draw: random.Random) -> None:
+    path = student / "passport.json"
+    text = path.read_text(encoding="utf-8")
+    change = draw.choice([lambda text: " " + text, lambda text: text.replace(": ", ":", 1)])
+    path.write_text(change(text), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "tamper", [flip, flip_passport, delete, add, rename, edit, reformat], ids=lambda t: t.__name__
+)
+def test_no_tampering_goes_unnoticed(student: Path, tmp_path: Path, tamper: Tamper) -> None:
+    for seed in range(200):
+        copy = tmp_path / f"copy-{seed}"
+        shutil.copytree(student, copy)
+        assert verify(copy).ok
+        tamper(copy, random.Random(seed))
+        verification = verify(copy)
+        assert not verification.ok, seed
+        for finding in verification.findings:
+            assert finding.listed
+            assert finding.found
+            assert str(finding).isprintable()
+        shutil.rmtree(copy)
+
+
+def test_an_untouched_folder_passes_wherever_it_lies(student: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "another place" / "renamed"
+    moved.parent.mkdir()
+    student.rename(moved)
+    link = tmp_path / "link"
+    link.symlink_to(moved)
+    for path in (moved, moved / "passport.json", link, link / "passport.json"):
+        verification = verify(path)
+        assert verification.ok
+        assert (verification.student, verification.files) == ("digits", 3)
+
+
+def test_the_passport_is_found_from_within_its_folder(
+    student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(student)
+    assert verify(Path("passport.json")).ok
+    assert verify(Path(".")).ok
+
+
+def test_each_finding_says_what_was_listed_and_what_was_found(student: Path) -> None:
+    (student / "model.onnx").write_bytes(b"other")
+    (student / "README.md").rename(student / "readme")
+    said = [str(finding) for finding in verify(student).findings]
+    assert len(said) == 3
+    assert said[0].startswith("missing: 'README.md': listed 9 bytes with sha256 ")
+    assert said[0].endswith("; found no such file")
+    assert said[1].startswith("changed: 'model.onnx': listed 512 bytes with sha256 ")
+    assert "; found 5 bytes with sha256 d9298a10d1b0735837dc4bd85dac641b" in said[1]
+    assert said[2].startswith("added: 'readme': listed no such file; found 9 bytes")
+
+
+def test_a_recipe_that_is_not_its_hash_is_found_even_in_a_forged_passport(student: Path) -> None:
+    forge(student, lambda passport: set_property(passport, "limbeck:recipe", '{"name":"other"}'))
+    assert kinds(student) == ["recipe"]
+
+
+def test_the_hash_of_the_content_is_no_signature(student: Path) -> None:
+    def rename_student(passport: dict[str, Any]) -> None:
+        passport["metadata"]["component"]["name"] = "another"
+
+    forge(student, rename_student)
+    assert verify(student).ok
+
+
+def set_property(passport: dict[str, Any], name: str, value: str) -> None:
+    for item in passport["metadata"]["properties"]:
+        if item["name"] == name:
+            item["value"] = value
+
+
+def forge(student: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a passport and write its hash anew."""
+    path = student / "passport.json"
+    passport = json.loads(path.read_text(encoding="utf-8"))
+    change(passport)
+    with contextlib.suppress(AttributeError, KeyError, TypeError):
+        digest = content_sha256(passport)
+        for item in passport["properties"]:
+            if item["name"] == "limbeck:content-sha256":
+                item["value"] = digest
+    path.write_text(render(passport), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "tokenizer/../../secret",
+        "/etc/hostname",
+        "C:\\secret",
+        "..\\secret",
+        "\\\\host\\s",
+    ],
+)
+def test_a_name_that_leads_out_is_a_finding_and_is_not_followed(
+    student: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (student.parent / "secret").write_text("do not read", encoding="utf-8")
+    read: list[Path] = []
+    hash_file = folder_module.hash_file
+    monkeypatch.setattr(
+        folder_module, "hash_file", lambda path: read.append(path) or hash_file(path)
+    )
+
+    def lead_out(passport: dict[str, Any]) -> None:
+        for item in passport["components"]:
+            if item["name"] == "README.md":
+                item["name"] = name
+
+    forge(student, lead_out)
+    assert sorted(kinds(student)) == ["added", "escape"]
+    assert len(read) == 3
+    assert all(path.is_relative_to(student.resolve()) for path in read)
+
+
+def test_links_out_of_the_folder_and_what_is_no_file_are_findings(student: Path) -> None:
+    (student / "README.md").unlink()
+    (student / "README.md").symlink_to("/etc/hostname")
+    (student / "etc").symlink_to("/etc")
+    (student / "up").symlink_to("..")
+    (student / "same").symlink_to("tokenizer")
+    (student / "loop").symlink_to("loop")
+    os.mkfifo(student / "pipe")
+    found = {finding.where: finding for finding in verify(student).findings}
+    assert {name: finding.kind for name, finding in found.items()} == {
+        "README.md": "escape",
+        "etc": "escape",
+        "up": "escape",
+        "same": "odd",
+        "loop": "odd",
+        "pipe": "odd",
+    }
+    assert "outside the folder" in found["README.md"].found
+    assert found["README.md"].listed.startswith("9 bytes")
+
+
+def test_a_passport_that_is_a_link_out_is_not_read(student: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    (student / "passport.json").rename(outside)
+    (student / "passport.json").symlink_to(outside)
+    assert kinds(student) == ["escape"]
+
+
+MALFORMED: dict[str, bytes] = {
+    "empty": b"",
+    "not JSON": b"passport",
+    "not UTF-8": b"\xff\xfe",
+    "a list": b"[]",
+    "a number": b"1",
+    "nothing in it": b"{}",
+    "another format": b'{"bomFormat": "SPDX"}',
+    "no metadata": b'{"bomFormat": "CycloneDX", "specVersion": "1.6"}',
+    "nested lists": b"[" * 1_000_000,
+    "nested and closed": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "nested within the reader's means": b'{"a":' * 900 + b"1" + b"}" * 900,
+    "a huge number": b"1" * 10_000,
+    "not a number": b'{"a": NaN}',
+    "infinite": b'{"a": 1e999}',
+    "a key twice": b'{"bomFormat": "CycloneDX", "bomFormat": "CycloneDX"}',
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
+def test_what_is_no_passport_is_one_clear_finding(student: Path, content: bytes) -> None:
+    path = student / "passport.json"
+    path.write_bytes(content)
+    (finding,) = verify(path).findings
+    assert finding.kind == "malformed"
+    assert "This is not a passport written by limbeck." in finding.found
+    assert len(finding.found) < 500
+    with pytest.raises(InputError):
+        as_teacher(path)
+
+
+def test_a_key_that_stands_twice_is_refused_in_an_otherwise_good_passport(student: Path) -> None:
+    path = student / "passport.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("{", '{"version": 2,', 1), encoding="utf-8")
+    assert kinds(student) == ["malformed"]
+    with pytest.raises(InputError, match="a key stands twice"):
+        as_teacher(path)
+
+
+def test_no_forged_passport_ends_in_a_traceback(student: Path) -> None:
+    original = (student / "passport.json").read_bytes()
+    values = [
+        None,
+        0,
+        -1,
+        True,
+        1.5,
+        "",
+        "x",
+        "\ud800",
+        [],
+        {},
+        [None],
+        [[]],
+        [{}],
+        {"a": {}},
+        "[[1]]",
+    ]
+    seen: Counter[str] = Counter()
+    for seed in range(600):
+        draw = random.Random(seed)
+
+        def change(passport: dict[str, Any], draw: random.Random = draw) -> None:
+            parent, key = draw.choice(leaves(passport))
+            if draw.random() < 0.3:
+                del parent[key]
+            else:
+                parent[key] = draw.choice(values)
+
+        forge(student, change)
+        seen.update(kinds(student))
+        with contextlib.suppress(InputError):
+            as_teacher(student / "passport.json")
+        (student / "passport.json").write_bytes(original)
+    assert seen["malformed"] > 50
+
+
+def test_a_passport_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "passport.json", tmp_path, Path("\0"), Path("x" * 5000)):
+        with pytest.raises(InputError, match="no such file"):
+            verify(path)
+        with pytest.raises(InputError):
+            as_teacher(path)
