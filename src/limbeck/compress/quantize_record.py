@@ -25,10 +25,9 @@ class QuantizeError(LimbeckError):
 
 
 class Skipped(Result):
-    """Operators of one kind that stay in floating point, and why."""
+    """Operators that stay in floating point for one reason: how many of each kind."""
 
-    operator: str
-    count: int
+    operators: dict[str, int]
     reason: str
 
 
@@ -86,11 +85,11 @@ def sort(
             f"nothing could be quantised: the graph holds {found}; int8 is for operators with "
             "weights (Conv, Gemm, MatMul). Leave the quantize stage out, or use another method."
         )
-    skipped = tuple(
-        Skipped(operator=kind, count=count, reason=reasons.get(kind, reasons[""]))
-        for kind, count in sorted(left.items())
-    )
-    return dict(sorted(done.items())), skipped
+    by_reason: dict[str, dict[str, int]] = {}
+    for kind, count in sorted(left.items()):
+        by_reason.setdefault(reasons.get(kind, reasons[""]), {})[kind] = count
+    skipped = (Skipped(operators=kinds, reason=why) for why, kinds in sorted(by_reason.items()))
+    return dict(sorted(done.items())), tuple(skipped)
 
 
 def write(before: ModelProto, after: ModelProto, target: Path) -> str:
@@ -111,6 +110,9 @@ def write(before: ModelProto, after: ModelProto, target: Path) -> str:
     if was >= 2 * size:
         return ""
     verb = "did not shrink" if size >= was else f"shrank only {was / size:.1f} times"
+    left = slim.float_bytes(after)
+    if left > size / 2:
+        return f"the file {verb}: {left} of its {size} bytes are weights that stay float."
     return (
         f"the file {verb}: the graph dominates, weights were {slim.weight_bytes(before)} "
         f"of {was} bytes before and are {slim.weight_bytes(after)} of {size} after."

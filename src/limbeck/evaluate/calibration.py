@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Bin(Result):
-    """Samples whose confidence lies between `low` and `high`: how many, how sure, how often right."""
+    """Samples of confidence between `low` and `high`: how many, how sure, how often right."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Bin(Result):
 
 
 class Calibration(Result):
-    """Expected calibration error over equal bins of top confidence, log-likelihood, and the bins."""
+    """Expected calibration error over bins of top confidence, log-likelihood, and the bins."""
 
     ece: float
     nll: float

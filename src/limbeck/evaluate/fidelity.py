@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fidelity(Result):
-    """Student beside teacher: the share of equal top answers, and mean KL(teacher || student) in nats."""
+    """Student beside teacher: share of equal top answers, mean KL(teacher || student) in nats."""
 
     agreement: float
     interval: Interval

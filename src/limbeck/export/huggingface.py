@@ -19,8 +19,8 @@ from limbeck.optional import require
 def to_folder(model: nn.Module, path: Path, *, tokenizer: Any = None) -> None:
     """Write a transformers model as a Hugging Face folder.
 
-    The folder holds `config.json`, `model.safetensors` and the tokenizer's files if there is one. It
-    is made beside its place first and moved there when it is complete.
+    The folder holds `config.json`, `model.safetensors` and, if there is one, the tokenizer. It is
+    made beside its place first and moved there when it is complete.
 
     Args:
         model: A transformers model.

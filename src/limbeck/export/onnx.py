@@ -223,5 +223,5 @@ def _compare(name: str, reference: NDArray[Any], value: NDArray[Any]) -> None:
     if not np.allclose(reference, value, rtol=0.0, atol=1e-2 * scale, equal_nan=True):
         raise ExportError(
             f'the exported file answers "{name}" otherwise than the model: the largest difference '
-            f"is {np.abs(reference - value).max():.3g}. Random numbers in the forward pass cause that."
+            f"is {np.abs(reference - value).max():.3g}. Does the forward pass draw random numbers?"
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, TensorProto
 
 
 def graphs(model: ModelProto) -> Iterator[GraphProto]:
@@ -87,10 +87,19 @@ def shorten(model: ModelProto) -> None:
 
 def weight_bytes(model: ModelProto) -> int:
     """Count the bytes of a model's weights: initializers and the tensors inside constants."""
-    return sum(weight.ByteSize() for graph in graphs(model) for weight in graph.initializer) + sum(
-        _constant_bytes(node) for graph in graphs(model) for node in graph.node
-    )
+    return sum(tensor.ByteSize() for tensor in _tensors(model))
 
 
-def _constant_bytes(node: NodeProto) -> int:
-    return sum(attribute.t.ByteSize() for attribute in node.attribute if attribute.HasField("t"))
+def float_bytes(model: ModelProto) -> int:
+    """Count the bytes of those weights that are in floating point."""
+    from onnx import TensorProto
+
+    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    return sum(tensor.ByteSize() for tensor in _tensors(model) if tensor.data_type in floats)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    for graph in graphs(model):
+        yield from graph.initializer
+        for node in graph.node:
+            yield from (made.t for made in node.attribute if made.HasField("t"))

@@ -75,31 +75,38 @@ def check_same_shape(student: Tensor, teacher: Tensor, *, where: str) -> None:
 
 
 def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
-    """Refuse labels that are not one whole number a unit; on a CPU also those out of range.
-
-    Elsewhere the range is left to the device, since a look at the numbers would wait for it.
+    """Refuse labels that are not one whole number a unit.
 
     Raises:
-        InputError: The shape, the type or, on a CPU, a value is wrong.
+        InputError: The shape or the type is wrong.
     """
-    units, classes = logits.shape
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(
             Problem(where, str(labels.dtype), "whole numbers", "Convert them with .long().")
         )
-    if labels.shape != (units,):
-        raise InputError(Problem(where, tuple(labels.shape), f"one label a unit, shape ({units},)"))
-    if units and labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(end) for end in labels.aminmax())
-        if low < 0 or high >= classes:
-            raise InputError(
-                Problem(
-                    where,
-                    low if low < 0 else high,
-                    f"labels from 0 to {classes - 1}",
-                    "A unit without a label is left out by a weight of 0, with any label in range.",
-                )
+    if labels.shape != logits.shape[:1]:
+        allowed = f"one label a unit, shape {tuple(logits.shape[:1])}"
+        raise InputError(Problem(where, tuple(labels.shape), allowed))
+
+
+def check_label_range(labels: Tensor, logits: Tensor, *, where: str) -> None:
+    """Refuse labels out of range, on a CPU; elsewhere a look at the numbers would wait for the device.
+
+    Raises:
+        InputError: A label is negative, or not below the number of classes.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or not len(labels):
+        return
+    low, high = (int(end) for end in labels.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        raise InputError(
+            Problem(
+                where,
+                given=low if low < 0 else high,
+                allowed=f"labels from 0 to {logits.shape[1] - 1}",
+                fix="A unit without a label is left out by a weight of 0, with any label in range.",
             )
+        )
 
 
 def check_temperature(temperature: float, *, where: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from limbeck.errors import InputError, Problem
 from limbeck.losses.divergence import forward_kl
 from limbeck.losses.inputs import (
+    check_label_range,
     check_labels,
     check_logits,
     check_same_shape,
@@ -16,9 +17,8 @@ from limbeck.losses.inputs import (
     precise,
 )
 
-_RULED_OUT = (
-    -1e9
-)  # stands for -inf, so that a label on a class ruled out costs much and not infinitely
+_RULED_OUT = -1e9  # stands for -inf: a label on a class ruled out costs much, but not infinitely
+_NO_LABEL = -(2**63)  # torch passes over labels of -100 unless told otherwise; here they are wrong
 
 
 def cross_entropy(
@@ -45,9 +45,12 @@ def cross_entropy(
     """
     check_logits(student, where="cross_entropy.student")
     check_labels(labels, student, where="cross_entropy.labels")
-    value = F.cross_entropy(
-        precise(student), labels.long(), reduction="none", ignore_index=_NO_LABEL
-    )
+    logits, right = precise(student), labels.long()
+    try:
+        value = F.cross_entropy(logits, right, reduction="none", ignore_index=_NO_LABEL)
+    except IndexError:  # a CPU looks at the labels anyway; looking before would be a second time
+        check_label_range(labels, student, where="cross_entropy.labels")
+        raise
     return value.clamp_max(-_RULED_OUT)
 
 
@@ -83,6 +86,7 @@ def label_smoothing(
     """
     check_logits(student, where="label_smoothing.student")
     check_labels(labels, student, where="label_smoothing.labels")
+    check_label_range(labels, student, where="label_smoothing.labels")
     if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
         raise InputError(
             Problem("label_smoothing.smoothing", smoothing, "a number in [0, 1)", "Try 0.1.")

@@ -41,7 +41,7 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
 
 def differences(results: Sequence[RunResult]) -> list[str]:
     """Say what else differs between the runs, so that nobody takes it for the effect of a recipe."""
-    asked = {
+    asked: dict[str, set[object]] = {
         "tasks": {result.task for result in results},
         "data": {result.data.fingerprint for result in results},
         "processors": {result.environment.hardware.processor for result in results},

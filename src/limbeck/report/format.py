@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
 from limbeck.evaluate.interval import Interval
 
 MISSING = "not measured"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]?FLOP|m?s|min|h|points|[µmk]?[Jg])(?!\w))")
 
 
 def _finite(value: float | None) -> str | None:
@@ -45,7 +48,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
     Example:
         >>> number(0.0421), number(2.5e-7), number(None), number(float("inf"))
-        ('0.0421', '2.5 × 10^−7', 'not measured', 'infinite')
+        ('0.0421', '2.5 × 10⁻⁷', 'not measured', 'infinite')
     """
     instead = _finite(value)
     if value is None or instead is not None:
@@ -53,7 +56,8 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0 or 1e-4 <= abs(value) < 1e9:
         return significant(value, digits)
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{minus(mantissa.rstrip('0').rstrip('.'))} × 10^{minus(str(int(exponent)))}"
+    power = str(int(exponent)).translate(_RAISED)
+    return f"{minus(mantissa.rstrip('0').rstrip('.'))} × 10{power}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -261,3 +265,13 @@ def trim(text: str) -> str:
     value, _, unit = text.partition(" ")
     short = value.rstrip("0").rstrip(".") if "." in value else value
     return f"{short} {unit}".rstrip()
+
+
+def tight(text: str) -> str:
+    """Keep a number and its unit on one line.
+
+    Example:
+        >>> tight("keeps 99.0 % of it").replace(chr(160), "_")
+        'keeps 99.0_% of it'
+    """
+    return _UNIT.sub("\N{NO-BREAK SPACE}", text)

@@ -165,7 +165,7 @@ def parity(result: RunResult) -> Table:
     rows = [
         _parity("Largest difference", shown, lambda p: fmt.number(p.max_abs_difference)),
         _parity("Mean difference", shown, lambda p: fmt.number(p.mean_abs_difference)),
-        _parity("Tolerance", shown, lambda p: fmt.number(p.tolerance)),
+        _parity("Tolerance", shown, lambda p: fmt.trim(fmt.number(p.tolerance))),
         _parity("Within the tolerance", shown, lambda p: "yes" if p.within else "NO"),
         _parity("Same top answer", shown, lambda p: fmt.percent(p.agreement)),
         _parity("Samples", shown, lambda p: fmt.integer(p.samples)),

@@ -20,6 +20,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals["fmt"] = fmt
+    made.filters["tight"] = fmt.tight
     return made
 
 

@@ -54,7 +54,7 @@ def _decades(low: float, high: float) -> tuple[float, ...]:
         within = tuple(mark for mark in marks if low * 0.999 <= mark <= high * 1.001)
         if len(within) >= 3:
             return within[:: math.ceil(len(within) / 6)]
-    return within
+    return within if len(within) > 1 else _steps(low, high, 3)
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
@@ -86,4 +86,6 @@ def from_zero(values: Iterable[float | None], *, margin: float = 0.06) -> tuple[
 def decades(values: Iterable[float | None], *, margin: float = 1.35) -> tuple[float, float]:
     """The range for a logarithmic scale: from below the smallest positive value to above the largest."""
     known = [value for value in finite(values) if value > 0] or [1.0, 10.0]
-    return min(known) / margin, max(known) * margin
+    # A change of a few per cent must not look like one of many times: the axis spans a factor of 4.
+    widen = max(1.0, (4.0 / (margin**2 * max(known) / min(known))) ** 0.5)
+    return min(known) / margin / widen, max(known) * margin * widen

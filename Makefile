@@ -1,0 +1,48 @@
+# Two commands: `make demo` runs the main job, `make test` every check. Both set everything up first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Tiny networks run several times faster on one thread; the tests run in two processes instead.
+ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test check format lock clean
+
+demo: $(VENV)/.core
+	$(BIN)/limbeck run digits
+
+test: check
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --doctest-modules
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Exact versions for every supported Python and system, without the address of any index.
+lock:
+	uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-header --no-annotate --upgrade -o constraints.txt
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .hypothesis
+
+# uv, since it takes builds of torch and torchvision that fit together; pip brings it where it is absent.
+$(VENV)/.venv:
+	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV); \
+	else python3 -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; fi
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.venv pyproject.toml constraints.txt
+	@uv=$$(command -v uv || echo $(BIN)/uv); \
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
+	@uv=$$(command -v uv || echo $(BIN)/uv); \
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[vision,text,energy,dev]'
+	@touch $@ $(VENV)/.core

@@ -1,0 +1,198 @@
+"""The exported file answers as the model does, at any batch size, and is small; what cannot be says why."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck import fingerprint
+from limbeck.atomic import WriteError
+from limbeck.errors import InputError
+from limbeck.export.onnx import ExportError, to_onnx
+from limbeck.export.predictor import OnnxPredictor, TorchPredictor
+from limbeck.tasks.image_classification import ImageClassification
+
+TASK = ImageClassification(tuple("abcde"))
+KINDS = ("cnn", "mlp", "bert")
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_agree_at_any_batch_size(exported, kind, count):
+    one = exported[kind]
+    batch = one.draw(count)
+    expected = TorchPredictor(one.model, one.task).predict(batch)["logits"]
+    answered = OnnxPredictor(one.path).predict(batch)["logits"]
+    assert answered.shape == (count, 5)
+    assert np.abs(expected).max() > 0.05  # or agreeing would be easy
+    np.testing.assert_allclose(answered, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 31, 48])
+def test_any_number_of_tokens(exported, tokens):
+    one = exported["bert"]
+    batch = {"input_ids": torch.full((3, tokens), 7), "attention_mask": torch.ones(3, tokens)}
+    batch["attention_mask"] = batch["attention_mask"].long()
+    expected = TorchPredictor(one.model, one.task).predict(batch)["logits"]
+    np.testing.assert_allclose(OnnxPredictor(one.path).predict(batch)["logits"], expected, atol=2e-5)
+
+
+def test_padding_does_not_change_an_answer(exported):
+    one = exported["bert"]
+    short = {"input_ids": torch.full((1, 4), 9), "attention_mask": torch.ones(1, 4).long()}
+    padded = {name: torch.nn.functional.pad(value, (0, 20)) for name, value in short.items()}
+    predictor = OnnxPredictor(one.path)
+    np.testing.assert_allclose(
+        predictor.predict(short)["logits"], predictor.predict(padded)["logits"], atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_axes(exported, kind):
+    one = exported[kind]
+    graph = onnx.load(one.path).graph
+    assert [value.name for value in graph.input] == list(one.task.inputs)
+    assert [value.name for value in graph.output] == ["logits"]
+    axes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    expected = {"logits": ["batch", 5]}
+    if kind == "bert":
+        expected |= {name: ["batch", "tokens"] for name in one.task.inputs}
+    else:
+        expected["image"] = ["batch", *one.draw(1)["image"].shape[1:]]
+    assert axes == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_is_whole_valid_and_bare(exported, kind):
+    one = exported[kind]
+    model = onnx.load(one.path, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert sorted(p.name for p in one.path.parent.iterdir()) == ["bert.onnx", "cnn.onnx", "mlp.onnx"]
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    weights = sum(p.numel() * 4 for p in one.model.state_dict().values())
+    assert one.path.stat().st_size < weights + 2000 + 250 * len(model.graph.node)
+
+
+def test_weights_keep_the_models_names(exported):
+    one = exported["cnn"]
+    names = {tensor.name for tensor in onnx.load(one.path).graph.initializer}
+    assert {"0.weight", "4.depthwise.weight", "9.weight", "9.bias"} <= names
+
+
+def test_batch_norms_are_folded(exported):
+    kinds = [node.op_type for node in onnx.load(exported["cnn"].path).graph.node]
+    assert kinds.count("Conv") == 5
+    assert "BatchNormalization" not in kinds
+
+
+def test_the_model_is_left_as_it_was(cnn, tmp_path):
+    cnn.train()
+    cnn[0].eval()  # a mixture of modes, which a plain model.train() afterwards would lose
+    modes = [module.training for module in cnn.modules()]
+    before = fingerprint.of_tensors(cnn.state_dict())
+    to_onnx(cnn, TASK, {"image": torch.randn(1, 3, 12, 12)}, tmp_path / "m.onnx")
+    assert [module.training for module in cnn.modules()] == modes
+    assert fingerprint.of_tensors(cnn.state_dict()) == before
+    assert all(parameter.requires_grad for parameter in cnn.parameters())
+    cnn.train()
+
+
+def test_an_export_is_quiet(mlp, tmp_path, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_onnx(mlp, TASK, {"image": torch.randn(2, 3, 3, 3)}, tmp_path / "m.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+class Flat(nn.Module):
+    """What the broken models below share: pictures to five numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(27, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class Branching(Flat):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(x)
+        return y if y.sum() > 0 else -y
+
+
+class FixedBatch(Flat):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.reshape(2, 3, 3, 3))
+
+
+class Random(Flat):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) + torch.randn(x.shape[0], 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        (nn.Sequential(Flat(), Bessel()), ['"prims.bessel_j0"', "called in 1 (Bessel)", "no ONNX form"]),
+        (Branching(), ["branches on a tensor's values", "torch.where", "test_onnx.py"]),
+        (FixedBatch(), ["size of the batch"]),
+        (Random(), ["random numbers"]),
+    ],
+    ids=["operator", "branch", "batch", "random"],
+)
+def test_what_cannot_be_exported_says_why_once(model, parts, tmp_path):
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"what stood here")
+    with pytest.raises(ExportError) as caught:
+        to_onnx(model, TASK, {"image": torch.randn(2, 3, 3, 3)}, target)
+    message = str(caught.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+    assert target.read_bytes() == b"what stood here"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_unwritable_target(mlp, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(WriteError, match="could not be written"):
+        to_onnx(mlp, TASK, {"image": torch.randn(2, 3, 3, 3)}, tmp_path / "file" / "m.onnx")
+
+
+def test_an_example_without_the_input(mlp, tmp_path):
+    with pytest.raises(InputError, match="a batch with image"):
+        to_onnx(mlp, TASK, {"picture": torch.randn(2, 3, 3, 3)}, tmp_path / "m.onnx")
+
+
+def test_the_file_needs_neither_torch_nor_limbeck(exported, tmp_path):
+    import subprocess
+    import sys
+
+    one = exported["cnn"]
+    batch = one.draw(5)
+    np.save(tmp_path / "x.npy", batch["image"].numpy())
+    program = (
+        "import sys, numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1])\n"
+        "numpy.save(sys.argv[3], session.run(None, {'image': numpy.load(sys.argv[2])})[0])\n"
+        "assert not {'torch', 'limbeck'} & set(sys.modules)\n"
+    )
+    paths = [str(p) for p in (one.path, tmp_path / "x.npy", tmp_path / "y.npy")]
+    subprocess.run([sys.executable, "-I", "-c", program, *paths], check=True)
+    expected = TorchPredictor(one.model, one.task).predict(batch)["logits"]
+    np.testing.assert_allclose(np.load(Path(paths[2])), expected, atol=2e-5)
