@@ -1,4 +1,4 @@
-"""What joins a student's feature to a teacher's: built from the shapes of one probe, trained with the student."""
+"""What joins a student's feature to a teacher's: built from one probe, trained with the student."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from limbeck.errors import InputError, Problem
 class Connector(nn.Module):
     """Bring features to another number of channels and, for maps, to another size.
 
-    Maps `[n, channels, height, width]` are averaged down or interpolated up, and their channels mixed by a
-    1×1 convolution; the channels of `[n, d]` and `[n, tokens, d]` are mixed by a linear layer.
+    Maps `[n, channels, height, width]` are averaged down or interpolated up, and their channels
+    mixed by a 1×1 convolution; the channels of `[n, d]` and `[n, tokens, d]` are mixed by a linear
+    layer.
 
     Args:
         project: The layer that mixes channels, or the identity.
@@ -26,7 +27,7 @@ class Connector(nn.Module):
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
-        """Bring the student's features to the teacher's shape; half precision is computed in float32."""
+        """Bring features to the teacher's shape; half precision is computed in float32."""
         if features.dtype in (torch.float16, torch.bfloat16):
             features = features.float()
         if self.size is None:
@@ -35,7 +36,7 @@ class Connector(nn.Module):
         smaller = (min(height, self.size[0]), min(width, self.size[1]))
         if smaller != (height, width):
             features = F.adaptive_avg_pool2d(features, smaller)
-        # Channels are mixed where the map is smallest: mixing commutes with averaging and interpolating.
+        # Channels are mixed where the map is smallest; averaging and interpolating commute with it.
         features = self.project(features)
         if smaller == self.size:
             return features
@@ -49,10 +50,12 @@ class Connector(nn.Module):
 def connect(student: Tensor, teacher: Tensor) -> nn.Module:
     """Build what brings a student's feature to the shape of a teacher's.
 
-    Weights are drawn from torch's global generator, so that a seed decides them; they lie on the student's device.
+    Weights are drawn from torch's global generator, so that a seed decides them; they lie on the
+    student's device.
 
     Args:
-        student: The student's feature for one probe batch: `[n, c, h, w]`, `[n, tokens, d]` or `[n, d]`.
+        student: The student's feature for one probe batch: `[n, c, h, w]`, `[n, tokens, d]` or
+            `[n, d]`.
         teacher: The teacher's feature for the same batch.
 
     Returns:

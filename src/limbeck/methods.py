@@ -42,9 +42,9 @@ def fitnets(student: str, teacher: str, *, weight: Spec = 100.0) -> list[Term]:
 
     $$L_{task} + w \, \frac1D \|r(f) - g\|^2$$
 
-    with r the connector that brings the student's feature f to the shape of the teacher's g. The paper trains on
-    hints first and on answers afterwards: `fitnets(...)` in one stage and `hinton()` in the next, or a
-    weight that steps to 0.
+    with r the connector that brings the student's feature f to the shape of the teacher's g. The
+    paper trains on hints first and on answers afterwards: `fitnets(...)` in one stage and
+    `hinton()` in the next, or a weight that steps to 0.
 
     Args:
         student: The path of a module of the student.

@@ -1,6 +1,7 @@
 """What a student is trained on: weighted terms, averaged over units in one place.
 
-Losses answer with one value a unit and know no weights; only the `Objective` weights, masks and averages.
+Losses answer with one value a unit and know no weights; only the `Objective` weights, masks and
+averages.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from limbeck.terms import Ready, Term, prepare, read
 __all__ = ["Answers", "Losses", "Objective", "Responds", "Term", "TermLoss"]
 
 
+@runtime_checkable
 class Responds(Protocol):
     """What the objective reads of a student's response (`limbeck.tasks.Response`)."""
 
@@ -46,6 +48,7 @@ class Responds(Protocol):
         """Features by path, `[samples, ...]`."""
 
 
+@runtime_checkable
 class Answers(Protocol):
     """What the objective reads of a teacher's answer (`limbeck.teachers.Answer`)."""
 
@@ -59,7 +62,7 @@ class Answers(Protocol):
 
 
 class TermLoss(NamedTuple):
-    """A term's mean over units, as it is and times its weight; both for the log, without gradient."""
+    """A term's mean over units, raw and times its weight; for the log, without gradient."""
 
     raw: Tensor
     weighted: Tensor
@@ -96,24 +99,26 @@ class Losses:
         bad = {name: value for name, value in values.items() if not math.isfinite(value)} or values
         named = ", ".join(f"{name} = {value}" for name, value in bad.items())
         raise LimbeckError(
-            f"the loss is not finite: {named}. Lower the learning rate, clip gradients, or look for "
-            "such numbers in the data."
+            f"the loss is not finite: {named}. Lower the learning rate, clip gradients, "
+            "or look for such numbers in the data."
         )
 
 
 class Objective:
     """A sum of weighted terms, each a mean over the units that count.
 
-    A term of one value a unit is averaged as sum(weight · value) / sum(weight) with the response's weights. A term over
-    features has one value a sample, and a sample weighs what its units weigh together. A scalar is taken as it is. Units
-    of weight 0 are left out, and a batch without weight gives 0 with a gradient of 0.
+    A term of one value a unit is averaged as sum(weight · value) / sum(weight) with the response's
+    weights. A term over features has one value a sample, and a sample weighs what its units weigh
+    together. A scalar is taken as it is. Units of weight 0 are left out, and a batch without
+    weight gives 0 with a gradient of 0.
 
     Args:
         terms: At least one.
         outputs: The names of the task's outputs; any other name in a term is the path of a module.
 
     Attributes:
-        connectors: What joins the student's features to the teacher's, by the name of the term. Trains with the student.
+        connectors: What joins the student's features to the teacher's, by the name of the term.
+            Trains with the student.
 
     Raises:
         InputError: Every problem of every term at once.
@@ -123,11 +128,15 @@ class Objective:
         >>> from limbeck.targets import DenseTargets
         >>> index, logits = torch.arange(2), torch.zeros(2, 2)
         >>> response = SimpleNamespace(
-        ...     outputs={"logits": logits}, labels=index, weights=torch.ones(2), sample_of=index, taps={}
+        ...     outputs={"logits": logits},
+        ...     labels=index,
+        ...     weights=torch.ones(2),
+        ...     sample_of=index,
+        ...     taps={},
         ... )
         >>> answer = SimpleNamespace(targets=DenseTargets(torch.eye(2)), taps={})
         >>> objective = Objective(
-        ...     [Term("cross_entropy", weight=0.1), Term("soft_target_kl", temperature=4.0, weight=0.9)]
+        ...     [Term("cross_entropy"), Term("soft_target_kl", temperature=4.0, weight=0.9)]
         ... )
         >>> losses = objective(response, answer)
         >>> {name: round(term.raw.item(), 4) for name, term in losses.terms.items()}
@@ -160,10 +169,11 @@ class Objective:
             InputError: Every problem of every entry at once.
 
         Example:
-            >>> Objective.from_recipe([{"task": {"weight": 0.1}}, {"soft_target_kl": {"temprature": 4.0}}])
+            >>> Objective.from_recipe([{"task": {}}, {"soft_target_kl": {"temprature": 4.0}}])
             Traceback (most recent call last):
             ...
-            limbeck.errors.InputError: objective.1.soft_target_kl.temprature: got 4.0; ... did you mean "temperature"?
+            limbeck.errors.InputError: objective.1.soft_target_kl.temprature: got 4.0; ... did
+            you mean "temperature"?
             objective.1.soft_target_kl.temperature: got 'nothing'; allowed: a value; it is required
         """
         if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:

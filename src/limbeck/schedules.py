@@ -123,7 +123,7 @@ _FORMS = "a number, or one of " + ", ".join(
 )
 
 
-def parse(spec: Spec, *, where: str = "schedule") -> Schedule:
+def parse(spec: object, *, where: str = "schedule") -> Schedule:
     """Make a schedule of what a recipe says.
 
     Args:
@@ -131,7 +131,8 @@ def parse(spec: Spec, *, where: str = "schedule") -> Schedule:
         where: What to call the place in a message.
 
     Raises:
-        InputError: Every problem at once: an unknown kind, a key that is missing or unknown, a wrong value.
+        InputError: Every problem at once: an unknown kind, a key that is missing or unknown, a
+            wrong value.
 
     Example:
         >>> parse(0.9)

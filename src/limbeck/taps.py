@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from limbeck.errors import InputError, Problem, did_you_mean
 class Taps:
     """Capture the outputs of some submodules while a `with` block lasts.
 
-    A module that runs more than once keeps its last output. Of a tuple, a list or a mapping (as transformers
-    return them) the first tensor is kept. Hooks exist only inside the block, and nothing is held after it.
+    A module that runs more than once keeps its last output. Of a tuple, a list or a mapping (as
+    transformers return them) the first tensor is kept. Hooks exist only inside the block, and
+    nothing is held after it.
 
     Args:
         module: The module to listen to.
@@ -38,7 +39,7 @@ class Taps:
         >>> Taps(nn.ModuleDict({"stem": nn.ReLU()}), ["sten"])
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: tap: got 'sten'; allowed: the path of a submodule. did you mean "stem"?
+        limbeck.errors.InputError: tap: got 'sten'; ... did you mean "stem"?
     """
 
     def __init__(self, module: nn.Module, paths: Iterable[str]) -> None:
@@ -47,7 +48,7 @@ class Taps:
         self._captured: dict[str, tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Taps:
         for path, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._hook(path)))
         return self
@@ -64,10 +65,11 @@ class Taps:
         self._captured.clear()
 
     def take(self) -> dict[str, Tensor]:
-        """Give what was captured since the last time, by path in the order asked for, and let go of it.
+        """Give what was captured since the last time, in the order asked for, and let go of it.
 
         Raises:
-            InputError: A module did not run, or its output was changed in place after it put it out.
+            InputError: A module did not run, or its output was changed in place after it put it
+                out.
         """
         captured, self._captured = self._captured, {}
         problems = [
@@ -108,7 +110,8 @@ def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[La
         run: Calls the module once, on an example.
 
     Returns:
-        One `Layer` a submodule in the order of definition; its shape is None if it did not run or put out no tensor.
+        One `Layer` a submodule in the order of definition; its shape is None if it did not run or
+        put out no tensor.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())

@@ -1,6 +1,7 @@
 """The forms that a teacher's soft answer takes.
 
-A form says what was kept of the teacher's distribution; `limbeck.losses.divergence` takes any of them.
+A form says what was kept of the teacher's distribution; `limbeck.losses.divergence` takes any of
+them.
 """
 
 from __future__ import annotations

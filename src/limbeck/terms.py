@@ -1,4 +1,4 @@
-"""One term of an objective: what a recipe or a program says, and the same with every name looked up."""
+"""One term of an objective: what a recipe or a program says, and that with every name looked up."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Term:
     """One comparison, its weight and its settings: plain data until an `Objective` takes it.
 
     Args:
-        loss: `"task"`, a name in `limbeck.losses`, or a function (student, teacher, **arguments) that
-            answers with one value a unit, or with a scalar. If its second parameter is called `labels`
-            it is given the labels; if `targets`, the teacher's `Targets`; otherwise a tensor.
+        loss: `"task"`, a name in `limbeck.losses`, or a function (student, teacher, **arguments)
+            that answers with one value a unit, or with a scalar. If its second parameter is called
+            `labels` it is given the labels; if `targets`, the teacher's `Targets`; otherwise a
+            tensor.
         student: An output of the task, or the path of a module of the student.
         teacher: `"logits"`, `"labels"`, or the path of a module of the teacher.
         weight: A number or a schedule.
@@ -122,7 +123,7 @@ class Ready:
         """Give the loss's arguments at this progress."""
         if not self.moving:
             return self.fixed
-        return {**self.fixed, **{key: moving(progress) for key, moving in self.moving.items()}}
+        return {**self.fixed, **_at(self.moving, progress)}
 
 
 def prepare(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> list[Ready]:
@@ -136,9 +137,10 @@ def prepare(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
         InputError: Every problem of every term at once.
 
     Example:
-        >>> [ready] = prepare([("objective.0", Term("soft_target_kl", temperature=4))], outputs=["logits"])
+        >>> term = Term("soft_target_kl", temperature=4)
+        >>> [ready] = prepare([("objective.0", term)], outputs=["logits"])
         >>> ready.name, ready.source, ready.weight, dict(ready.fixed)
-        ('soft_target_kl', 'logits', Constant(value=1.0), {'temperature': 4})
+        ('soft_target_kl', 'logits', Constant(value=1.0), {'temperature': 4.0})
     """
     ready: list[Ready] = []
     problems: list[Problem] = []
@@ -157,18 +159,12 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Ready
     loss = _find(term.loss, where)
     parameters = {} if loss is None else _parameters(loss)
     second = [*parameters, "", ""][1]
-    problems = [
-        *_settings_problems(term, where),
-        *_argument_problems(term, loss, parameters, where),
-    ]
-    weight, more = _parsed(term.weight, f"{where}.weight")
-    moving: dict[str, Schedule] = {}
-    for key, value in term.arguments.items():
-        if isinstance(value, Mapping | Schedule):
-            moving[key], extra = _parsed(value, f"{where}.{key}")
-            more += extra
-    problems += more
-    fixed = {key: value for key, value in term.arguments.items() if key not in moving}
+    hints = _hints(loss)
+    weight, problems = _parsed(term.weight, f"{where}.weight")
+    fixed, moving, of_schedules = _sorted_arguments(term, hints, where)
+    problems += _settings_problems(term, where)
+    problems += _argument_problems(term, loss, parameters, hints, where)
+    problems += of_schedules
     if not problems and isinstance(term.loss, str) and loss is not None:
         problems += _probe(loss, second, fixed, moving, where)
     if problems:
@@ -187,6 +183,23 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Ready
         fixed=fixed,
         moving=moving,
     )
+
+
+def _sorted_arguments(
+    term: Term, hints: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Schedule], list[Problem]]:
+    """Tell the arguments that stay from those that follow a schedule."""
+    fixed: dict[str, Any] = {}
+    moving: dict[str, Schedule] = {}
+    problems: list[Problem] = []
+    for key, value in term.arguments.items():
+        if isinstance(value, Mapping | Schedule):
+            moving[key], found = _parsed(value, f"{where}.{key}")
+            problems += found
+        else:
+            whole_for_real = type(value) is int and _real(hints.get(key))
+            fixed[key] = float(value) if whole_for_real else value
+    return fixed, moving, problems
 
 
 def _base_name(loss: str | Loss) -> str:
@@ -231,7 +244,7 @@ def _source(term: Term, second: str) -> Source:
     return "targets" if second == "targets" else "logits"
 
 
-def _parsed(spec: Spec, where: str) -> tuple[Schedule, list[Problem]]:
+def _parsed(spec: object, where: str) -> tuple[Schedule, list[Problem]]:
     try:
         return parse(spec, where=where), []
     except InputError as error:
@@ -251,17 +264,17 @@ def _settings_problems(term: Term, where: str) -> list[Problem]:
 
 
 def _argument_problems(
-    term: Term, loss: Loss | None, parameters: Mapping[str, inspect.Parameter], where: str
+    term: Term,
+    loss: Loss | None,
+    parameters: Mapping[str, inspect.Parameter],
+    hints: Mapping[str, Any],
+    where: str,
 ) -> list[Problem]:
     """Compare the arguments with the loss's signature: unknown, missing, of a wrong type."""
-    if loss is None:
-        rest = {}
-    else:
-        rest = dict(list(parameters.items())[2:])
+    rest = dict(list(parameters.items())[2:])  # nothing for the task's own loss
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in rest.values()):
         return []
     names = [*rest, *(("weight",) if loss is None else _SETTINGS)]
-    hints = _hints(loss)
     problems = []
     for key, value in term.arguments.items():
         if key not in rest:
@@ -281,6 +294,14 @@ def _argument_problems(
     return problems
 
 
+def _at(moving: Mapping[str, Schedule], progress: float) -> dict[str, float]:
+    return {key: float(schedule(progress)) for key, schedule in moving.items()}
+
+
+def _real(hint: Any) -> bool:
+    return hint is float or float in get_args(hint)
+
+
 def _hints(loss: Loss | None) -> Mapping[str, Any]:
     try:
         return {} if loss is None else get_type_hints(loss)
@@ -289,7 +310,7 @@ def _hints(loss: Loss | None) -> Mapping[str, Any]:
 
 
 def _misfit(hint: Any, value: object) -> str:
-    """Say what an annotation allows if the value is nothing of it; empty if it fits or is unknown."""
+    """Say what an annotation allows if the value is not that; empty if it fits or is unknown."""
     if NoneType in get_args(hint):
         if value is None:
             return ""
@@ -314,13 +335,14 @@ def _probe(
 ) -> list[Problem]:
     """Let the loss itself say what it thinks of its arguments, before hours of training go by.
 
-    Only what it says about an argument counts: the tensors here are not of the shape that every loss asks for.
+    Only what it says about an argument counts: the tensors here are not of the shape that every
+    loss asks for.
     """
     logits = torch.zeros(1, 2)
     other = {"labels": torch.zeros(1, dtype=torch.long), "targets": DenseTargets(logits)}
     found: dict[str, Problem] = {}
     for progress in (0.0, 0.5, 1.0) if moving else (0.0,):
-        now = {key: schedule(progress) for key, schedule in moving.items()}
+        now = _at(moving, progress)
         try:
             loss(logits, other.get(second, logits), **fixed, **now)
         except InputError as error:

@@ -1,7 +1,8 @@
 """Hold a loss to the laws: limbeck's own, or one that you wrote.
 
-The laws are numbered as in the design; law 0 is the contract of shapes and types. Laws 10 and 11 (fused and
-sparse forms) and 13 (the ends of `jsd`) are about one function each and are tested beside it.
+The laws are numbered as in the design; law 0 is the contract of shapes and types. Laws 10 and 11
+(fused and sparse forms) and 13 (the ends of `jsd`) are about one function each and are tested
+beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _UNITS, _CLASSES = 6, 5
 _FLAT = 4.0  # how far gradients at temperatures of 1 to 16 may lie apart
 
 
-class LawBroken(AssertionError):
+class BrokenLawError(AssertionError):
     """A law that does not hold, with its number.
 
     Attributes:
@@ -51,10 +52,11 @@ def check_loss(
     """Hold a loss to every law that applies to its kind.
 
     Args:
-        loss: A function (student, second, *, temperature if it has one); bind what else it needs with
-            `functools.partial`. A second parameter called `targets` is given `DenseTargets`.
-        kind: What the loss compares: `divergence` and `response` take logits `[units, classes]` twice, `feature`
-            takes features `[samples, ...]` twice, `hard_label` takes logits and labels `[units]`.
+        loss: A function (student, second, *, temperature if it has one); bind what else it needs
+            with `functools.partial`. A second parameter called `targets` is given `DenseTargets`.
+        kind: What the loss compares: `divergence` and `response` take logits `[units, classes]`
+            twice, `feature` takes features `[samples, ...]` twice, `hard_label` takes logits and
+            labels `[units]`.
         reference: The same in numpy and float64, written from the formula, for law 4. Without it
             law 4 holds the gradient to differences of the loss's own values.
         without: Laws that are known not to apply.
@@ -64,7 +66,7 @@ def check_loss(
         The numbers of the laws that were tried, all of which hold.
 
     Raises:
-        LawBroken: The first law that does not hold.
+        BrokenLawError: The first law that does not hold.
 
     Example:
         >>> from limbeck.losses import logit_mse
@@ -73,7 +75,8 @@ def check_loss(
         >>> check_loss(lambda student, teacher: (student - teacher).mean(1), kind="response")
         Traceback (most recent call last):
         ...
-        limbeck.testing.LawBroken: law 0: half precision is to be computed in float32, not in torch.bfloat16
+        limbeck.testing.BrokenLawError: law 0: half precision is to be computed in float32, not in
+        torch.bfloat16
     """
     subject = _Subject(loss, kind, reference, seed)
     tried = [law for law in _LAWS if law not in set(without) and subject.is_under(law)]
@@ -138,7 +141,7 @@ class _Subject:
 
 def _hold(law: int, holds: bool | Tensor, what: str) -> None:
     if not bool(holds):
-        raise LawBroken(law, what)
+        raise BrokenLawError(law, what)
 
 
 def _close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-9) -> bool:

@@ -1,7 +1,9 @@
-"""The exported file answers as the model does, at any batch size, and is small; what cannot be says why."""
+"""The exported file answers as the model does, at any batch size; what cannot be, says why."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -40,7 +42,9 @@ def test_any_number_of_tokens(exported, tokens):
     batch = {"input_ids": torch.full((3, tokens), 7), "attention_mask": torch.ones(3, tokens)}
     batch["attention_mask"] = batch["attention_mask"].long()
     expected = TorchPredictor(one.model, one.task).predict(batch)["logits"]
-    np.testing.assert_allclose(OnnxPredictor(one.path).predict(batch)["logits"], expected, atol=2e-5)
+    np.testing.assert_allclose(
+        OnnxPredictor(one.path).predict(batch)["logits"], expected, atol=2e-5
+    )
 
 
 def test_padding_does_not_change_an_answer(exported):
@@ -76,7 +80,11 @@ def test_the_file_is_whole_valid_and_bare(exported, kind):
     one = exported[kind]
     model = onnx.load(one.path, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
-    assert sorted(p.name for p in one.path.parent.iterdir()) == ["bert.onnx", "cnn.onnx", "mlp.onnx"]
+    assert sorted(p.name for p in one.path.parent.iterdir()) == [
+        "bert.onnx",
+        "cnn.onnx",
+        "mlp.onnx",
+    ]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     weights = sum(p.numel() * 4 for p in one.model.state_dict().values())
@@ -149,7 +157,10 @@ class Random(Flat):
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        (nn.Sequential(Flat(), Bessel()), ['"prims.bessel_j0"', "called in 1 (Bessel)", "no ONNX form"]),
+        (
+            nn.Sequential(Flat(), Bessel()),
+            ['"prims.bessel_j0"', "called in 1 (Bessel)", "no ONNX form"],
+        ),
         (Branching(), ["branches on a tensor's values", "torch.where", "test_onnx.py"]),
         (FixedBatch(), ["size of the batch"]),
         (Random(), ["random numbers"]),
@@ -180,9 +191,6 @@ def test_an_example_without_the_input(mlp, tmp_path):
 
 
 def test_the_file_needs_neither_torch_nor_limbeck(exported, tmp_path):
-    import subprocess
-    import sys
-
     one = exported["cnn"]
     batch = one.draw(5)
     np.save(tmp_path / "x.npy", batch["image"].numpy())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from limbeck.data.randomness import below, random_bits
+from limbeck.data.randomness import S32, below, random_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from limbeck.data.spec import AugmentSpec
 
 # The numbers of the draws: changing one would give every recorded answer another picture.
-DOWN, RIGHT, MIRROR = 1, 2, 3
+CROP, SHIFT, MIRROR = 1, 2, 3
 
 
 def vary(
@@ -24,8 +24,8 @@ def vary(
 ) -> Tensor:
     """Move and mirror pictures, each by random numbers of its own.
 
-    A crop of a picture padded by p pixels is the picture moved by up to p pixels, so crop and shift
-    are one movement, by up to `crop + shift` pixels down and right, drawn evenly for each.
+    Cutting a window out of a picture padded by p pixels moves the picture by up to p pixels, so
+    crop and shift are one movement, each part of it drawn evenly.
 
     Args:
         images: `[n, c, h, w]`.
@@ -35,40 +35,44 @@ def vary(
         spec: What may be done.
         black: What comes in from beyond an edge, `[c]`.
     """
-    rows = index.numpy()
-    images = _move(images, _offsets(rows, seed, view, spec), black, spec.crop + spec.shift)
+    rows, border = index.numpy(), spec.crop + spec.shift
+    # In numpy, which copies a window or a mirrored half several times as fast as torch does.
+    pixels = images.numpy()
+    if border:
+        pixels = _windows(pixels, *_corner(rows, seed, view, spec), black.numpy(), border)
     if spec.flip:
         mirrored = random_bits(seed, view, MIRROR, index=rows) >> np.uint64(63) == 1
-        chosen = torch.from_numpy(mirrored)[:, None, None, None]
-        images = torch.where(chosen, images.flip(-1), images)
-    return images
+        pixels = pixels if border else pixels.copy()
+        pixels[mirrored] = pixels[mirrored][..., ::-1]
+    return torch.from_numpy(pixels)
 
 
-def _offsets(
+def _corner(
     rows: NDArray[np.int64], seed: int, view: int, spec: AugmentSpec
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw where each picture's new corner lies in the padded picture."""
-    down, right = (random_bits(seed, view, draw, index=rows) for draw in (DOWN, RIGHT))
-    low = np.uint64(2**32 - 1)
-    # Crop uses the upper half of the bits and shift the lower one, so each is even on its own.
-    return tuple(  # type: ignore[return-value]
-        below(2 * spec.crop + 1, bits) + below(2 * spec.shift + 1, (bits & low) << np.uint64(32))
-        for bits in (down, right)
-    )
+    """Draw where each picture's upper left corner lies in the padded picture."""
+    down = right = np.zeros(len(rows), dtype=np.int64)
+    for draw, reach in ((CROP, spec.crop), (SHIFT, spec.shift)):
+        if reach:
+            # The upper half of the bits says how far down, the lower half how far right.
+            bits = random_bits(seed, view, draw, index=rows)
+            down = down + below(2 * reach + 1, bits)
+            right = right + below(2 * reach + 1, bits << S32)
+    return down, right
 
 
-def _move(
-    images: Tensor,
-    offsets: tuple[NDArray[np.int64], NDArray[np.int64]],
-    black: Tensor,
+def _windows(
+    images: NDArray[np.float32],
+    down: NDArray[np.int64],
+    right: NDArray[np.int64],
+    black: NDArray[np.float32],
     border: int,
-) -> Tensor:
-    if border == 0:
-        return images
-    count, _, height, width = images.shape
-    padded = black.view(1, -1, 1, 1).repeat(count, 1, height + 2 * border, width + 2 * border)
+) -> NDArray[np.float32]:
+    count, channels, height, width = images.shape
+    shape = (count, channels, height + 2 * border, width + 2 * border)
+    padded = np.empty(shape, dtype=np.float32)
+    padded[:] = black[:, None, None]
     padded[:, :, border : border + height, border : border + width] = images
-    # Every window of every picture as a view; numpy then copies one window a picture, row by row.
-    windows = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
-    down, right = offsets
-    return torch.from_numpy(windows[np.arange(count), :, down, right])
+    # Every window of every picture as a view, of which one a picture is copied.
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    return windows[np.arange(count), :, down, right]

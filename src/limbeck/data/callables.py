@@ -33,7 +33,7 @@ def find(name: str, *, where: str) -> Callable[..., Any]:
         >>> find("math:sqroot", where="model.name")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: model.name: got 'math:sqroot'; allowed: ... did you mean "sqrt" or "isqrt"?
+        limbeck.errors.InputError: model.name: got 'math:sqroot'; allowed: ... "sqrt" ...
     """
     module_name, colon, attribute = name.rpartition(":")
     if not colon or not module_name or not attribute:

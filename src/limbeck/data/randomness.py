@@ -1,11 +1,13 @@
 """Random numbers that are a function of what they are for, not of when they are drawn.
 
-A generator's numbers depend on everything drawn before. Here number k of sample i in view v is a
-hash of (seed, v, k, i): the same in any batch, order, process and resumed run.
+A generator's numbers depend on everything drawn before. Here the bits of sample i, for a purpose
+that words such as a seed and a view name, are a hash of both: the same in any batch, order, process
+and resumed run.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +16,25 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+S27, S30, S31, S32 = (np.uint64(shift) for shift in (27, 30, 31, 32))
 MASK = 2**64 - 1
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64 bits one to one: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    bits = (bits ^ (bits >> S30)) * FIRST
+    bits = (bits ^ (bits >> S27)) * SECOND
+    return bits ^ (bits >> S31)
+
+
+# All batches of an epoch share their words.
+@lru_cache(maxsize=64)
+def _state(words: tuple[int, ...]) -> NDArray[np.uint64]:
+    state = np.zeros(1, dtype=np.uint64)
+    for word in words:
+        state = _mix((state ^ np.uint64(word & MASK)) + GOLDEN)
+    return state
 
 
 def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
@@ -36,19 +49,15 @@ def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
         >>> bool(all_at_once[2] == random_bits(0, 7, index=[5])[0])
         True
     """
-    state = np.zeros(1, dtype=np.uint64)
-    for word in words:
-        state = _mix((state ^ np.uint64(word & MASK)) + GOLDEN)
     samples = np.asarray(index, dtype=np.uint64)
-    return _mix((state ^ samples) + GOLDEN)
+    return _mix((_state(words) ^ samples) + GOLDEN)
 
 
 def below(bound: int, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Turn random bits into whole numbers in [0, bound).
+    """Turn the upper 32 random bits into whole numbers in [0, bound), even to one in 2**32.
 
     Example:
-        >>> below(3, random_bits(1, index=range(8))).max() <= 2
-        np.True_
+        >>> bool(below(3, random_bits(1, index=range(8))).max() <= 2)
+        True
     """
-    # The upper half of the bits times the bound, shifted down: even to one in 2**32.
-    return (((bits >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
+    return (((bits >> S32) * np.uint64(bound)) >> S32).astype(np.int64)

@@ -78,7 +78,8 @@ def parity(reference: Answers, exported: Answers, *, tolerance: float) -> Parity
         LimbeckError: The two did not answer the same samples over the same classes.
     """
     _same_samples(exported, reference)
-    difference = np.abs(reference.logits.astype(np.float64) - exported.logits.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(reference.logits.astype(np.float64) - exported.logits)
     # Where both rule a class out, minus infinity on both sides is no difference.
     difference[reference.logits == exported.logits] = 0.0
     largest = float(difference.max())

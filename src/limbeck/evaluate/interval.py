@@ -61,15 +61,18 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return Interval(
-        low=max(0.0, (centre - half) / scale),
-        high=min(1.0, (centre + half) / scale),
+        # At the ends the formula gives 0 and 1; rounding would leave the share just outside.
+        low=(centre - half) / scale if successes > 0 else 0.0,
+        high=(centre + half) / scale if successes < total else 1.0,
         level=level,
         method="Wilson score",
     )
 
 
 def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
-    r"""Summarise one value a seed: the mean, and Student's interval $\bar x \pm t_{n-1}\, s/\sqrt n$.
+    r"""Summarise one value a seed: the mean, and Student's interval of it.
+
+    $$\bar x \pm t_{n-1}\, s/\sqrt n$$
 
     Example:
         >>> summarize([0.97, 0.98, 0.99]).mean

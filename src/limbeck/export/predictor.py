@@ -69,6 +69,7 @@ class OnnxPredictor:
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self._path = path
         self._session = _session(path, threads)
         self._inputs = {value.name: _numpy_type(value.type) for value in self._session.get_inputs()}
         self.outputs = tuple(value.name for value in self._session.get_outputs())
@@ -79,8 +80,18 @@ class OnnxPredictor:
         return tuple(self._inputs)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Answer a batch, `[n, ...]` an output, in the types that the graph declares."""
-        values = self._session.run(None, self.feeds(batch))
+        """Answer a batch, `[n, ...]` an output, in the types that the graph declares.
+
+        Raises:
+            InputError: An input of the graph is not in the batch.
+            LimbeckError: The graph cannot answer the batch, since its shape does not fit.
+        """
+        feeds = self.feeds(batch)
+        try:
+            values = self._session.run(None, feeds)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            reason = " ".join(str(error).split())
+            raise LimbeckError(f"{self._path}: ONNX Runtime cannot answer: {reason}") from error
         return dict(zip(self.outputs, values, strict=True))
 
     def feeds(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

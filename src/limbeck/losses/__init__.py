@@ -1,8 +1,9 @@
 """Pure functions that compare a student's answer with a teacher's or with labels.
 
-`__all__` names the losses and nothing else: it is what a recipe may name and what the contract suite walks. Every
-loss takes the student first and the teacher, targets or labels second; all else is keyword-only. None reduces,
-weights or masks: it answers with one value a unit, and the `Objective` alone averages.
+`__all__` names the losses and nothing else: it is what a recipe may name and what the contract
+suite walks. Every loss takes the student first and the teacher, targets or labels second; all else
+is keyword-only. None reduces, weights or masks: it answers with one value a unit, and the
+`Objective` alone averages.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:
         >>> find("soft_taget_kl")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: loss: got 'soft_taget_kl'; allowed: ... did you mean "soft_target_kl"?
+        limbeck.errors.InputError: loss: got 'soft_taget_kl'; ... did you mean "soft_target_kl"?
     """
     if name not in __all__:
         raise InputError(Problem(where, name, ", ".join(__all__), did_you_mean(name, __all__)))

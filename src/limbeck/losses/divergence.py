@@ -1,9 +1,10 @@
 """How far a student's distribution is from its teacher's, one value a unit.
 
-Two rules keep every kind finite when logits are -inf, which rules a class out. Where the definition is
-finite (the teacher rules out a class in `forward_kl`), the definition holds. Where it would be infinite (the
-student rules out a class that the teacher does not), the teacher is conditioned on what the student can say,
-so that a vocabulary padded with -inf gives what the common part gives; `reverse_kl` is the mirror image.
+Two rules keep every kind finite when logits are -inf, which rules a class out. Where the
+definition is finite (the teacher rules out a class in `forward_kl`), the definition holds. Where
+it would be infinite (the student rules out a class that the teacher does not), the teacher is
+conditioned on what the student can say, so that a vocabulary padded with -inf gives what the
+common part gives; `reverse_kl` is the mirror image.
 """
 
 from __future__ import annotations
@@ -48,23 +49,26 @@ def divergence(
     \end{aligned}
     $$
 
-    T² keeps the gradient's size through a change of temperature for the first three; that of `tvd` falls with
-    1/T only, and so grows with T. If one vocabulary is padded wider than the other, only the classes that
-    both have are compared.
+    T² keeps the gradient's size through a change of temperature for the first three; that of `tvd`
+    falls with 1/T only, and so grows with T. If one vocabulary is padded wider than the other,
+    only the classes that both have are compared.
 
     Args:
         student: Logits, `[units, student classes]`.
         targets: The teacher's answer to the same units. No gradient reaches it.
-        kind: `forward_kl` (mean-seeking), `reverse_kl` (mode-seeking), `jsd` (between them) or `tvd` (bounded).
+        kind: `forward_kl` (mean-seeking), `reverse_kl` (mode-seeking), `jsd` (between them) or
+            `tvd` (bounded).
         temperature: T, above 0.
         beta: The weight of p in m, in (0, 1); 0.5 if not given. Only for `jsd`.
-        normalized: Divide by β(1−β): continuous up to `forward_kl` as β → 0 and `reverse_kl` as β → 1. Only for `jsd`.
+        normalized: Divide by β(1−β): continuous up to `forward_kl` as β → 0 and `reverse_kl` as β
+            → 1. Only for `jsd`.
 
     Returns:
         One value a unit in nats, `[units]`, never negative; float32 for half-precision logits.
 
     Raises:
-        InputError: A wrong shape, integer logits, a temperature not above 0, an unknown kind, or a wrong beta.
+        InputError: A wrong shape, integer logits, a temperature not above 0, an unknown kind, or a
+            wrong beta.
 
     Example:
         >>> import torch
@@ -75,7 +79,8 @@ def divergence(
         >>> divergence(torch.zeros(1, 2), targets, kind="jsd", temperature=0.0)
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: divergence.temperature: got 0.0; allowed: a finite number above 0. Try 4.0.
+        limbeck.errors.InputError: divergence.temperature: got 0.0; allowed: a finite
+        number above 0. Try 4.0.
 
     Source: Kim and Rush 2016; Agarwal et al. 2024 (GKD); Gu et al. 2024 (MiniLLM).
     """
@@ -110,16 +115,15 @@ def jensen_shannon(
 ) -> Tensor:
     """T²·JSD of checked logits of one shape, exact also where β is close to 0 or 1.
 
-    log(m/q) is formed as log1p(β·expm1(log p/q)): the difference of two logarithms would cancel there.
+    log(m/q) is formed as log1p(β·expm1(log p/q)): the difference of two logarithms would cancel
+    there.
     """
     p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
     difference = p - q
     to_p = -p.exp() * _log1p_expm1(-difference, 1 - beta)  # p·log(p/m)
     to_q = -q.exp() * _log1p_expm1(difference, beta)  # q·log(q/m)
-    if normalized:
-        value = to_p / (1 - beta) + to_q / beta
-    else:
-        value = beta * to_p + (1 - beta) * to_q
+    weights = (1 / (1 - beta), 1 / beta) if normalized else (beta, 1 - beta)
+    value = weights[0] * to_p + weights[1] * to_q
     return _not_negative(value.sum(-1)) * temperature**2
 
 
@@ -140,7 +144,7 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _log1p_expm1(difference: Tensor, share: float) -> Tensor:
-    """log(1 − share + share·exp(difference)); a difference that would overflow meets a weight of exp(−60)."""
+    """log(1 − share + share·exp(difference)); what would overflow weighs less than exp(−60)."""
     inside = share * difference.clamp_max(_SATURATED).expm1()
     return inside.clamp_min(
         -1 + 1e-7
@@ -148,12 +152,12 @@ def _log1p_expm1(difference: Tensor, share: float) -> Tensor:
 
 
 def _not_negative(value: Tensor) -> Tensor:
-    """Lift what rounding pushed below zero, and leave the gradient whole (a plain clamp would cut it)."""
+    """Lift what rounding pushed below zero; a plain clamp would cut the gradient there."""
     return value - value.detach().clamp_max(0)
 
 
 def _common(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut both to the classes that both have, in a precision to compute in, the teacher without gradient."""
+    """Cut both to the classes that both have; the teacher loses its gradient."""
     if student.shape[0] != teacher.shape[0]:
         raise InputError(
             Problem(
@@ -166,7 +170,7 @@ def _common(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return precise(student[:, :classes]), precise(teacher.detach()[:, :classes])
 
 
-def _check_kind(kind: str, beta: float | None, normalized: bool) -> None:
+def _check_kind(kind: object, beta: object, normalized: object) -> None:
     kinds = get_args(Kind)
     if kind not in kinds:
         raise InputError(

@@ -16,18 +16,20 @@ def fitnet_hint(
 
     $$\frac1D \sum_i (f_i - g_i)^2$$
 
-    The mean, not the sum, over the D features: it does not grow with the layer's size, and the weight
-    published with the CIFAR-100 benchmark (100) applies as it is.
+    The mean, not the sum, over the D features: it does not grow with the layer's size, and the
+    weight published with the CIFAR-100 benchmark (100) applies as it is.
 
     Args:
-        student: Features f, `[samples, ...]`, already brought to the teacher's shape by a connector.
+        student: Features f, `[samples, ...]`, already brought to the teacher's shape by a
+            connector.
         teacher: Features g, `[samples, ...]`. No gradient reaches them.
 
     Returns:
         One value a sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Shapes that differ, features without an axis beside the samples', or whole numbers.
+        InputError: Shapes that differ, features without an axis beside the samples', or whole
+            numbers.
 
     Example:
         >>> import torch

@@ -6,6 +6,7 @@ The checks read shapes and types only, so that none of them waits for a device.
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def check_same_shape(student: Tensor, teacher: Tensor, *, where: str) -> None:
                 where,
                 f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}",
                 "two tensors of one shape",
-                "Features are joined by a connector; logits must be over the same units and classes.",
+                "A connector joins features; logits must be over the same units and classes.",
             )
         )
 
@@ -90,7 +91,7 @@ def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
 
 
 def check_label_range(labels: Tensor, logits: Tensor, *, where: str) -> None:
-    """Refuse labels out of range, on a CPU; elsewhere a look at the numbers would wait for the device.
+    """Refuse labels out of range on a CPU; elsewhere a look at them would wait for the device.
 
     Raises:
         InputError: A label is negative, or not below the number of classes.
@@ -109,23 +110,25 @@ def check_label_range(labels: Tensor, logits: Tensor, *, where: str) -> None:
         )
 
 
-def check_temperature(temperature: float, *, where: str) -> None:
+def check_temperature(temperature: object, *, where: str) -> None:
     """Refuse a temperature that is not a positive finite number.
 
     Raises:
         InputError: The temperature is zero, negative, infinite or no number.
     """
-    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not (number and 0 < temperature < math.inf):
+    if not (_is_number(temperature) and 0 < temperature < math.inf):
         raise InputError(Problem(where, temperature, "a finite number above 0", "Try 4.0."))
 
 
-def check_fraction(fraction: float, *, where: str, fix: str = "") -> None:
+def check_fraction(fraction: object, *, where: str, fix: str = "") -> None:
     """Refuse what does not lie strictly between 0 and 1.
 
     Raises:
         InputError: The number is outside of (0, 1), or no number.
     """
-    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    if not (number and 0 < fraction < 1):
+    if not (_is_number(fraction) and 0 < fraction < 1):
         raise InputError(Problem(where, fraction, "a number above 0 and below 1", fix))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -30,7 +30,8 @@ def cross_entropy(
 
     Args:
         student: Logits z, `[units, classes]`.
-        labels: The right classes y, `[units]`. There is no label for "ignore": that is a weight of 0.
+        labels: The right classes y, `[units]`. There is no label for "ignore": that is a weight of
+            0.
 
     Returns:
         One value a unit in nats, `[units]`; float32 for half-precision logits.
@@ -62,7 +63,7 @@ def label_smoothing(
 ) -> Float[Tensor, " units"]:
     r"""Cross-entropy with labels that leave a little probability to every class.
 
-    $$-(1-\varepsilon) \log \mathrm{softmax}(z)_y - \frac{\varepsilon}{C} \sum_i \log \mathrm{softmax}(z)_i$$
+    $$-(1-\varepsilon) \log q_y - \frac{\varepsilon}{C} \sum_i \log q_i, \; q = \text{softmax}(z)$$
 
     Classes that the student rules out (logits of -inf) get no share of ε.
 
@@ -109,8 +110,8 @@ def soft_target_kl(
 
     $$T^2 \, KL\left(\mathrm{softmax}(t/T) \,\|\, \mathrm{softmax}(z/T)\right)$$
 
-    The same maths as `divergence(kind="forward_kl")`. T² is part of value and gradient: without it the
-    gradient would fall with 1/T², and each temperature would need a weight of its own.
+    The same maths as `divergence(kind="forward_kl")`. T² is part of value and gradient: without it
+    the gradient would fall with 1/T², and each temperature would need a weight of its own.
 
     Args:
         student: Logits z, `[units, classes]`.
@@ -144,7 +145,8 @@ def logit_mse(
 
     $$\frac1C \sum_i (z_i - t_i)^2$$
 
-    Unlike a divergence it asks for the teacher's offset, too. Classes that either side rules out (logits of
+    Unlike a divergence it asks for the teacher's offset, too. Classes that either side rules out
+    (logits of
     -inf) are left out of the mean.
 
     Args:

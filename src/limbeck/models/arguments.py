@@ -3,59 +3,78 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 
-FITTED = {"classes", "channels", "vocab_size"}
+# What follows from the data, so that a recipe does not give it: our names and the libraries'.
+FITTED = {"classes", "channels", "vocab_size", "num_classes", "in_chans", "num_labels"}
 
 
-def check(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> None:
-    """Refuse arguments that a builder does not take, and name those that it needs.
+def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
+    """Refuse arguments that follow from the data, or that are not in a list.
 
-    A builder that takes `**anything` is not held to a list.
+    Args:
+        given: The recipe's arguments.
+        allowed: The names that there are; None if any other name will do.
+        where: The place in the recipe, for messages.
 
     Raises:
-        InputError: Some are unknown or missing; all are named.
+        InputError: Some are refused; all are named, with the nearest that are allowed.
 
     Example:
-        >>> def net(classes: int, *, width: int = 8): ...
-        >>> check(net, {"widht": 4}, where="student")
+        >>> check_names({"widht": 4}, ["width"], where="student")
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: student.widht: got 4; allowed: width. did you mean "width"?
     """
-    parameters = inspect.signature(builder).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    allowed = [name for name in parameters if name not in FITTED]
-    unknown = [name for name in arguments if name not in allowed]
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        unknown = [name for name in unknown if name in FITTED]
-    problems = [_unknown(where, name, arguments[name], allowed) for name in unknown]
-    problems += [
-        Problem(f"{where}.{name}", "nothing", "a value: the model needs one")
-        for name, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
-        and name not in {*FITTED, *arguments}
-    ]
+    problems = []
+    for name, value in given.items():
+        if name in FITTED:
+            fix = "Remove it: it follows from the data."
+            problems.append(Problem(f"{where}.{name}", value, "nothing", fix))
+        elif allowed is not None and name not in allowed:
+            names = sorted(set(allowed) - FITTED)
+            takes = ", ".join(names) or "no arguments"
+            problems.append(Problem(f"{where}.{name}", value, takes, did_you_mean(name, names)))
     if problems:
         raise InputError(*problems)
 
 
-def _unknown(where: str, name: str, value: object, allowed: list[str]) -> Problem:
-    if name in FITTED:
-        return Problem(f"{where}.{name}", value, "nothing: it follows from the data", "Remove it.")
-    takes = ", ".join(allowed) or "no arguments"
-    return Problem(f"{where}.{name}", value, takes, did_you_mean(name, allowed))
+def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
+    """Hold arguments against a builder's signature; `**anything` takes any name.
+
+    Raises:
+        InputError: Some are unknown, follow from the data, or are missing; all are named.
+
+    Example:
+        >>> def net(classes: int, *, width: int): ...
+        >>> check(net, {}, where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student.width: got 'nothing'; allowed: a value: the model ...
+    """
+    parameters = inspect.signature(builder).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    check_names(given, None if anything else parameters, where=where)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
+        and name not in FITTED | set(given)
+    ]
+    if missing:
+        allowed = "a value: the model needs one"
+        raise InputError(*(Problem(f"{where}.{name}", "nothing", allowed) for name in missing))
 
 
 def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:
-    """Call a builder; what it refuses becomes a message about the model.
+    """Call a builder; what it raises becomes a message about the model.
 
     Raises:
-        InputError: The builder raises one of the errors by which a callable refuses arguments.
+        InputError: The builder raises anything.
 
     Example:
         >>> call(int, {"x": 1}, where="student")
@@ -65,8 +84,8 @@ def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: st
     """
     try:
         return builder(**arguments)
-    # AssertionError too: timm and torchvision check their arguments so.
-    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+    # Builders are other people's code: each refuses its arguments by an error of its own.
+    except Exception as error:
         fix = f"{type(error).__name__}: {error}"
         problem = Problem(where, dict(arguments), "arguments that the model takes", fix)
         raise InputError(problem) from error

@@ -89,20 +89,22 @@ def _budget(result: RunResult) -> str:
         (
             verdict.budget_name(check),
             verdict.amount(check.measured, check),
-            verdict.amount(check.allowed, check),
-            "met" if check.met else "**missed**",
+            verdict.asked(check),
+            "met" if check.met else "missed",
         )
         for check in result.budget
     ]
-    return table(("", "measured", "allowed", ""), rows)
+    return table(("", "measured", "asked for", ""), rows)
 
 
 def _links(result: RunResult) -> str:
-    """Quality and cost of every link, the same rows as on the page."""
-    shown = tables.links(result)
-    head = ("", *(f"{link.label} ({link.role})" for link in shown))
-    both = (*tables.quality(result).rows, *tables.cost(result).rows, *tables.parity(result).rows)
-    return table(head, [(row.name, *row.cells) for row in both])
+    """What each link knows and costs, and torch against ONNX Runtime, as on the page."""
+    head = ("", *(f"{link.label} ({link.role})" for link in tables.links(result)))
+    return "\n\n".join(
+        f"### {one.title}\n\n{table(head, [(row.name, *row.cells) for row in one.rows])}\n\n"
+        f"{plain(one.caption)}"
+        for one in (tables.quality(result), tables.cost(result), tables.parity(result))
+    )
 
 
 def _limits(result: RunResult) -> list[str]:
@@ -116,10 +118,10 @@ def _limits(result: RunResult) -> list[str]:
         limits.append("One seed: how much a training varies from seed to seed was not measured.")
     if found.retained is not None and result.disagreement_count:
         limits.append(
-            f"On {fmt.integer(result.disagreement_count)} of them it answers differently from its teacher."
+            f"On {fmt.integer(result.disagreement_count)} of them it answers unlike its teacher."
         )
     limits.append(
-        "It inherits what its teacher and the data got wrong; no audit of fairness was made here."
+        "It inherits what its teacher and the data got wrong; no audit of fairness was made."
     )
     return [*limits, *(f"{of}: {note}" for of, note in notes(result))]
 
@@ -131,7 +133,7 @@ def _data(result: RunResult, licence: str) -> list[str]:
         f"{data.validation:,} to choose, {data.test:,} to test, the last used once.",
         f"Licence of the data: {data.licence or 'not stated'}.",
         f"Licence of the student: {licence if licence != 'other' else 'not stated'}.",
-        *data.notes,
+        *(note for note in data.notes if note not in result.notes),
     ]
 
 

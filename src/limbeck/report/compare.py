@@ -12,9 +12,21 @@ from limbeck.report.result import RunResult
 from limbeck.report.template import render
 
 HEAD = (
-    "run", "size", "compression", "parameters", "accuracy", "95 % interval", "retained",
-    "latency p50", "over labels alone", "budget",
-)  # fmt: skip
+    "run",
+    "size",
+    "compression",
+    "parameters",
+    "accuracy",
+    "95 % interval",
+    "retained",
+    "latency p50",
+    "over labels alone",
+    "budget",
+)
+MEANING = (
+    "Each run's shipped student, from its exported file, on its own test split. Intervals are over "
+    "seeds where a run has several, else over test samples."
+)
 
 
 def comparison_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
@@ -23,8 +35,8 @@ def comparison_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
 
 
 def render_comparison(results: Sequence[RunResult]) -> str:
-    """Write the runs as a Markdown table, with what stands in the way of comparing them below it."""
-    parts = [table(HEAD, comparison_rows(results)), *map(plain, differences(results))]
+    """Write the runs as a Markdown table; below it, what stands in the way of comparing them."""
+    parts = [table(HEAD, comparison_rows(results)), MEANING, *map(plain, differences(results))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -33,6 +45,7 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
     return render(
         "compare.html.jinja",
         head=HEAD,
+        meaning=MEANING,
         rows=comparison_rows(results),
         differences=differences(results),
         names=[result.name for result in results],
@@ -40,7 +53,7 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
 
 
 def differences(results: Sequence[RunResult]) -> list[str]:
-    """Say what else differs between the runs, so that nobody takes it for the effect of a recipe."""
+    """Say what else differs between the runs, lest it be taken for the effect of a recipe."""
     asked: dict[str, set[object]] = {
         "tasks": {result.task for result in results},
         "data": {result.data.fingerprint for result in results},
@@ -56,7 +69,6 @@ def differences(results: Sequence[RunResult]) -> list[str]:
 def _row(result: RunResult) -> tuple[str, ...]:
     found = figures(result)
     interval = found.accuracy.interval or found.shipped_interval
-    method = f" ({interval.method})" if interval else ""
     gain = result.comparison.difference if result.comparison else None
     return (
         result.name,
@@ -64,7 +76,7 @@ def _row(result: RunResult) -> tuple[str, ...]:
         fmt.ratio(found.compression),
         fmt.integer(found.parameters),
         fmt.percent(found.accuracy.mean),
-        f"{fmt.percent_interval(interval)}{method}",
+        fmt.percent_interval(interval),
         fmt.percent(found.retained, 1),
         fmt.milliseconds(found.latency),
         _gain(gain.mean, fmt.points_interval(gain.interval)) if gain else fmt.MISSING,
@@ -73,7 +85,9 @@ def _row(result: RunResult) -> tuple[str, ...]:
 
 
 def _gain(mean: float, interval: str) -> str:
-    return fmt.points(mean) if interval == fmt.MISSING else f"{fmt.points(mean)} ({interval})"
+    if interval == fmt.MISSING:
+        return fmt.points(mean)
+    return f"{fmt.points(mean)} ({interval.removesuffix(' points')})"
 
 
 def _budget(result: RunResult) -> str:

@@ -1,4 +1,4 @@
-"""The figures that a verdict rests on, taken from a result in one place for page, card and terminal."""
+"""The figures that a verdict rests on, the same for page, card and terminal."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def quotient(above: float | None, below: float | None) -> float | None:
 class Figures:
     """What the verdict is made of; none where the run did not measure it.
 
-    `compression`, `fewer_parameters` and `speedup` are teacher / student (above 1 is better for the student);
-    `retained` is the student's mean accuracy over seeds divided by the teacher's.
+    `compression`, `fewer_parameters` and `speedup` are teacher / student: above 1, the student is
+    better; `retained` is the student's mean accuracy over seeds divided by the teacher's.
     """
 
     size: int | None

@@ -18,7 +18,7 @@ def load_run(path: str | Path) -> RunResult:
         path: A run folder or a `run.json`.
 
     Raises:
-        InputError: There is no such file, it is not JSON, or it does not hold a run; every problem at once.
+        InputError: There is no such file, it is not JSON, or it does not hold a run.
     """
     file = Path(path)
     file = file / "run.json" if file.is_dir() else file

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a run: the verdict first, then the pictures, then every number."""
+"""One self-contained HTML page for a run: the verdict, then pictures, then every number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BudgetLine:
 
     name: str
     measured: str
-    allowed: str
+    asked: str
     met: bool
     full: float
 
@@ -79,7 +79,7 @@ def _budget_line(check: BudgetCheck) -> BudgetLine:
     return BudgetLine(
         verdict.budget_name(check),
         verdict.amount(check.measured, check),
-        verdict.amount(check.allowed, check),
+        verdict.asked(check),
         check.met,
         100 * min(max(share, 0.0), 1.0),
     )
@@ -98,7 +98,7 @@ def _data_facts(result: RunResult) -> list[tuple[str, str]]:
         ),
         ("Classes", f"{len(data.classes)}: {classes}"),
         ("Fingerprint", data.fingerprint),
-        *(("Note", note) for note in data.notes),
+        *(("Note", note) for note in data.notes if note not in result.notes),
     ]
 
 

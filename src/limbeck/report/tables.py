@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from limbeck.evaluate.cost import Latency
-from limbeck.evaluate.fidelity import Parity
+from limbeck.evaluate.fidelity import Fidelity, Parity
 from limbeck.report import format as fmt
 from limbeck.report.figures import all_threads, first, one_thread
 from limbeck.report.result import Link, Measured, Role, RunResult
@@ -66,15 +66,14 @@ def quality(result: RunResult) -> Table:
     shown = links(result)
     rows = [
         _row("Test accuracy", shown, lambda m: fmt.percent(m.accuracy.value)),
-        _row("95 % interval (Wilson)", shown, lambda m: fmt.percent_interval(m.accuracy.interval)),
+        _row(
+            "… 95 % interval (Wilson)", shown, lambda m: fmt.percent_interval(m.accuracy.interval)
+        ),
         _row("Right answers", shown, lambda m: f"{m.accuracy.correct:,} of {m.accuracy.total:,}"),
         _row("Validation accuracy", shown, lambda m: fmt.percent(m.validation_accuracy)),
-        _row("Same answer as the teacher", shown, _agreement),
-        _row(
-            "KL(teacher ‖ it), nats",
-            shown,
-            lambda m: fmt.number(m.fidelity.kl if m.fidelity else None),
-        ),
+        _fidelity("Same answer as the teacher", shown, lambda f: fmt.percent(f.agreement)),
+        _fidelity("… 95 % interval (Wilson)", shown, lambda f: fmt.percent_interval(f.interval)),
+        _fidelity("KL(teacher ‖ it), nats", shown, lambda f: fmt.number(f.kl)),
         _row("Calibration error (ECE)", shown, lambda m: fmt.percent(m.calibration.ece)),
         _row("Negative log-likelihood", shown, lambda m: fmt.number(m.calibration.nll)),
     ]
@@ -82,11 +81,8 @@ def quality(result: RunResult) -> Table:
     return _table("What each artefact knows", caption, shown, rows)
 
 
-def _agreement(measured: Measured) -> str:
-    if measured.fidelity is None:
-        return fmt.MISSING
-    interval = fmt.percent_interval(measured.fidelity.interval)
-    return f"{fmt.percent(measured.fidelity.agreement)} ({interval})"
+def _fidelity(name: str, shown: Sequence[Link], cell: Callable[[Fidelity], str]) -> Row:
+    return _row(name, shown, lambda m: cell(m.fidelity) if m.fidelity else fmt.MISSING)
 
 
 def cost(result: RunResult) -> Table:
@@ -201,5 +197,5 @@ def _nth(values: Sequence[float], index: int) -> str:
 
 def _over_seeds(link: Link) -> str:
     if len(link.accuracy.values) < 2:
-        return "not possible with one seed"
+        return "none: one seed"
     return fmt.percent_interval(link.accuracy.interval)

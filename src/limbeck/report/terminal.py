@@ -22,8 +22,10 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
         lines.append(f"  {number.name:<{width}}  {number.value}")
         lines += [f"  {'':<{width}}  {detail}" for detail in number.details]
     lines += ["", *_budget(result, width)]
-    if result.notes:
-        lines += ["", *(f"  Note: {note}" for note in result.notes)]
+    # How the data were divided is for the page; here it would bury what must be read.
+    notes = [note for note in result.notes if note not in result.data.notes]
+    if notes:
+        lines += ["", *(f"  Note: {note}" for note in notes)]
     if report is not None:
         lines += ["", f"  {'Report':<{width}}  {report}"]
     return lines
@@ -34,8 +36,8 @@ def _budget(result: RunResult, width: int) -> list[str]:
     if not result.budget:
         return [f"  {'Budget':<{width}}  none was set"]
     return [
-        f"  {'Budget: ' + verdict.budget_name(check):<{width}}  {'met' if check.met else 'MISSED'}: "
-        f"{verdict.amount(check.measured, check)} of "
-        f"{verdict.amount(check.allowed, check)} allowed"
+        f"  {'Budget: ' + verdict.budget_name(check):<{width}}  "
+        f"{'met' if check.met else 'MISSED'}: "
+        f"{verdict.amount(check.measured, check)} {verdict.asked(check)}"
         for check in result.budget
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _IMAGES = """
-**From the ONNX file**, with numpy, Pillow and onnxruntime (no torch, no limbeck), in this folder:
+**From the ONNX file**, with numpy, Pillow and onnxruntime (no torch, no limbeck), here:
 
 ```python
 import json
@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-prepare = json.load(open("preprocess.json"))
+with open("preprocess.json") as file:
+    prepare = json.load(file)
 session = onnxruntime.InferenceSession("model.onnx")
 
 picture = Image.open("picture.png").convert(prepare["mode"])
@@ -30,7 +31,7 @@ print("class", int(logits[0].argmax()))
 """
 
 _IMAGES_TORCH = """
-**From the weights**, with torch and safetensors, in this folder:
+**From the weights**, in float as they were before any quantisation, with torch and safetensors:
 
 ```python
 import torch
@@ -47,7 +48,7 @@ with torch.no_grad():
 """
 
 _TEXTS = """
-**From the ONNX file**, with numpy, tokenizers and onnxruntime (no torch, no limbeck), in this folder:
+**From the ONNX file**, with numpy, tokenizers and onnxruntime (no torch, no limbeck), here:
 
 ```python
 import numpy as np
@@ -69,7 +70,7 @@ print("classes", logits.argmax(axis=-1))
 """
 
 _TEXTS_TORCH = """
-**From the weights**, with torch and safetensors, in this folder:
+**From the weights**, in float as they were before any quantisation, with torch and safetensors:
 
 ```python
 import torch

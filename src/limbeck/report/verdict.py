@@ -13,7 +13,8 @@ _BUDGET_NAMES = {
     "size_mb": "size",
     "latency_ms": "latency",
     "accuracy_drop": "accuracy drop",
-    "accuracy": "accuracy",
+    "memory_mb": "peak memory",
+    "flops": "operations",
 }
 
 
@@ -42,16 +43,33 @@ def budget_name(check: BudgetCheck) -> str:
 
 
 def amount(value: float, check: BudgetCheck) -> str:
-    """Write one side of a budget line in its own unit; a share that bears none, in points.
+    """Write one side of a budget line in its own unit; shares bear none and are written as such.
 
     Example:
-        >>> drop = BudgetCheck(name="accuracy_drop", allowed=0.01, measured=0.02, unit="", met=False)
-        >>> amount(drop.allowed, drop)
-        '1 points'
+        >>> check = BudgetCheck(name="accuracy_drop", allowed=0, measured=0.02, unit="", met=False)
+        >>> amount(check.measured, check)
+        '2 points'
     """
-    if not check.unit and check.name.startswith("accuracy"):
+    if check.name == "accuracy_drop" and not check.unit:
         return f"{fmt.trim(fmt.number(100 * value))} points"
+    if check.name == "accuracy" and not check.unit:
+        return fmt.percent(value)
+    if value == int(value) and not check.unit:
+        return fmt.integer(int(value))
     return f"{fmt.trim(fmt.number(value))} {check.unit}".rstrip()
+
+
+def asked(check: BudgetCheck) -> str:
+    """Write what a budget line asks for.
+
+    Example:
+        >>> asked(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
+        'of 40 kB allowed'
+        >>> asked(BudgetCheck(name="accuracy", allowed=0.9, measured=0.95, unit="", met=True))
+        'of at least 90.00 %'
+    """
+    written = amount(check.allowed, check)
+    return f"of at least {written}" if check.name == "accuracy" else f"of {written} allowed"
 
 
 def sentence(result: RunResult) -> str:
@@ -74,7 +92,8 @@ def _smaller(found: Figures) -> str:
     if found.compression < 1.05:
         return f"is no smaller than its teacher ({fmt.ratio(1 / found.compression)} its size)"
     times = found.compression
-    return f"is {fmt.trim(f'{times:.1f}') if times < 10 else f'{times:,.0f}'} times smaller than its teacher"
+    written = fmt.trim(f"{times:.1f}") if times < 10 else f"{times:,.0f}"
+    return f"is {written} times smaller than its teacher"
 
 
 def _kept(found: Figures) -> str:
@@ -83,7 +102,8 @@ def _kept(found: Figures) -> str:
         return ""
     share = fmt.percent(found.retained, 1)
     if found.retained >= 1:
-        return f"matches its accuracy ({share} of it)"
+        verb = "exceeds" if found.retained > 1.0005 else "matches"
+        return f"{verb} its accuracy ({share} of it)"
     return f"keeps {share} of its accuracy"
 
 
@@ -128,7 +148,7 @@ def _compression(found: Figures) -> Number:
 
 
 def _accuracy(result: RunResult, found: Figures) -> Number:
-    """Mean over seeds with Student's interval; the file that ships with Wilson's interval beside it."""
+    """Mean over seeds with Student's interval; beside it what ships, with Wilson's."""
     seeds = len(found.accuracy.values)
     details = []
     if found.accuracy.interval:

@@ -27,12 +27,12 @@ class Training(BaseModel):
         int, Field(ge=1, description="Micro-batches an optimiser step; gradients add up exactly.")
     ] = 1
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3
     momentum: Annotated[float, Field(ge=0, lt=1, description="For sgd; Nesterov's form.")] = 0.9
     weight_decay: Annotated[
         float, Field(ge=0, description="On matrices and kernels; never on biases or norms.")
     ] = 0.0
-    warmup: Annotated[Share, Field(description="Share of the steps over which the rate rises from 0.")] = 0.0
+    warmup: Annotated[Share, Field(description="Share of the steps over which the rate rises from 0.")] = 0.1
     decay: Annotated[
         Literal["cosine", "linear", "constant"], Field(description="How the rate falls to 0 after warm-up.")
     ] = "cosine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.models.arguments import FITTED, call
+from limbeck.models.arguments import call, check_names
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
 from limbeck.optional import require
@@ -23,22 +23,20 @@ def names() -> list[str]:
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    follows = {*FITTED, "num_classes", "in_chans"} & set(spec.arguments)
-    if follows:
-        raise InputError(
-            *(
-                Problem(f"model.{name}", spec.arguments[name], "nothing: it follows from the data")
-                for name in sorted(follows)
-            )
-        )
+    # timm's builders take `**kwargs`: what none of them knows is refused when the model is built.
+    check_names(spec.arguments, None, where="model")
     return {"num_classes": fit.classes, "in_chans": fit.channels or 3, **spec.arguments}
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by timm's own `create_model`."""
+    """Build a model by timm's own `create_model`.
+
+    Raises:
+        InputError: timm has no such model, or refuses an argument.
+    """
     timm = require("timm", extra="vision")
     if not timm.is_model(spec.name):
-        allowed = "a name that `limbeck list models --source timm` shows"
+        allowed = f"one of timm's {len(names())} models"
         raise InputError(
             Problem("model.name", spec.name, allowed, did_you_mean(spec.name, names()))
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.models.arguments import FITTED, call
+from limbeck.models.arguments import call, check_names
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
 from limbeck.optional import require
@@ -24,20 +24,19 @@ def names() -> list[str]:
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    problems = [
-        Problem(f"model.{name}", spec.arguments[name], "nothing: it follows from the data")
-        for name in sorted({*FITTED, "num_classes"} & set(spec.arguments))
-    ]
+    check_names(spec.arguments, None, where="model")
     if fit.channels not in {None, 3}:
         fix = "Set data.image.channels: 3, or take the model from timm."
-        problems.append(Problem("model.source", f"{fit.channels} channel", "colour pictures", fix))
-    if problems:
-        raise InputError(*problems)
+        raise InputError(Problem("model.source", f"{fit.channels} channel", "3 channels", fix))
     return {"num_classes": fit.classes, **spec.arguments}
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by torchvision's own `get_model`."""
+    """Build a model by torchvision's own `get_model`.
+
+    Raises:
+        InputError: torchvision has no such model, refuses an argument, or the pictures are grey.
+    """
     models = require("torchvision.models", extra="vision")
     if spec.name not in names():
         fix = did_you_mean(spec.name, names())

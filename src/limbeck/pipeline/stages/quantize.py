@@ -53,7 +53,11 @@ class Quantize(Stage):
             parity=None,
             weights=(),
         )
-        notes = [f"{skipped.count} {skipped.operator} left in float32: {skipped.reason}" for skipped in done.skipped]
+        notes = [
+            ", ".join(f"{count} {operator}" for operator, count in skipped.operators.items())
+            + f" left in float32: {skipped.reason}"
+            for skipped in done.skipped
+        ]
         return Record(
             stage="quantize",
             key=context.key,

@@ -1,4 +1,4 @@
-"""Lines over epochs, told apart by dash and end mark as well as by colour, with the legend below."""
+"""Lines over epochs, told apart by dash and end mark as well as by colour; a legend below."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEGEND_TOP, _LEGEND_ROW = _BOTTOM + 48.0, 18.0
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its points (epoch, value), how it is drawn, its name in the legend (none: not named).
+    """One line: its points (epoch, value), its name in the legend (or none), how it is drawn.
 
     `tone` is `role` for the colour of the role, `ink` for the grey of the text.
     """
@@ -41,9 +41,14 @@ class Series:
 
 
 def lines(
-    series: Sequence[Series], *, axis: Callable[[float], str], title: str, description: str,
-    across: str = "epoch", log: bool = False,
-) -> Markup:  # fmt: skip
+    series: Sequence[Series],
+    *,
+    axis: Callable[[float], str],
+    title: str,
+    description: str,
+    across: str = "epoch",
+    log: bool = False,
+) -> Markup:
     """Draw the lines.
 
     Args:

@@ -25,7 +25,7 @@ class Layout:
 
 
 def busiest(matrix: Sequence[Sequence[float]], limit: int) -> tuple[int, ...]:
-    """The classes with most off the diagonal, in their own order: what to show when all are too many.
+    """The classes with most off the diagonal, in their own order, when all are too many to show.
 
     Example:
         >>> busiest([[9, 0, 1], [0, 9, 0], [2, 0, 7]], limit=2)
@@ -42,9 +42,18 @@ def busiest(matrix: Sequence[Sequence[float]], limit: int) -> tuple[int, ...]:
 
 
 def matrix(
-    values: Sequence[Sequence[float]], labels: Sequence[str], role: Role, *, written: Callable[[float], str],
-    tip: Callable[[int, int], str], most: float, rows: str, columns: str, title: str, description: str,
-) -> Markup:  # fmt: skip
+    values: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    role: Role,
+    *,
+    written: Callable[[float], str],
+    tip: Callable[[int, int], str],
+    most: float,
+    rows: str,
+    columns: str,
+    title: str,
+    description: str,
+) -> Markup:
     """Draw the cells: the diagonal outlined, the others shaded relative to `most`.
 
     Args:
@@ -87,7 +96,7 @@ def largest(values: Sequence[Sequence[float]]) -> float:
 
 
 def needed_width(labels: Sequence[str]) -> float:
-    """How many pixels wide the picture must be for its text to be read; wider ones scroll in their box."""
+    """How many pixels wide the picture must be for its text to be read."""
     return _layout(labels).width
 
 
@@ -102,7 +111,7 @@ def _layout(labels: Sequence[str]) -> Layout:
 
 
 def _frame(layout: Layout, labels: Sequence[str], rows: str, columns: str) -> Markup:
-    """What rows and columns are, and the names of the classes; those that are too long for a cell stand upright."""
+    """What rows and columns are, and the classes; names too long for a cell stand upright."""
     upright = layout.top > _TITLE_ROOM + 16
     end = layout.top + layout.side * len(labels)
     middle = (layout.top + end) / 2
@@ -144,7 +153,7 @@ def _cell(
         inset = {"x": x + 0.75, "y": y + 0.75, "width": side - 1.5, "height": side - 1.5}
         parts.append(element("rect", element("title", tip), rx=2, class_="diagonal", **inset))
     elif value > 0 and most > 0:
-        # Text stays dark on the tint: more than 0.55 would take it below the contrast that reading needs.
+        # A shade above 0.55 would take the text on it below the contrast that reading needs.
         shade = 0.08 + 0.47 * min(1.0, value / most) ** 0.6
         parts.append(
             element(

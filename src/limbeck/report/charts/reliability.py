@@ -1,4 +1,4 @@
-"""The reliability diagram: how often an answer is right, for each confidence with which it is given."""
+"""The reliability diagram: how often an answer is right, for each confidence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def reliability(bins: Sequence[Bin], role: Role, *, title: str, description: str) -> Markup:
-    """Draw one model's bins: share of right answers over confidence, and below it how many samples each bin has."""
+    """Draw one model's bins: share of right answers over confidence; below, how many samples."""
     filled = [
         one for one in bins if one.count > 0 and len(finite([one.confidence, one.accuracy])) == 2
     ]
@@ -48,7 +48,6 @@ def _axes(across: Scale, up: Scale) -> Markup:
             text(across(tick), _BOTTOM + 17, f"{tick * 100:g} %", anchor=anchor, kind="axis")
         )
     parts.append(text(_LEFT + 8, _TOP + 14, "share of right answers", kind="axis"))
-    parts.append(text(_LEFT, _COUNTS_TOP - 5, "samples at each confidence", kind="axis"))
     parts.append(line(_LEFT, _COUNTS_BOTTOM, _RIGHT, _COUNTS_BOTTOM, kind="rule"))
     return join(parts)
 
@@ -66,25 +65,27 @@ def _bar(one: Bin, across: Scale, up: Scale) -> Markup:
 
 
 def _mark(one: Bin, role: Role, across: Scale, up: Scale) -> Markup:
-    tip = f"{one.count} samples answered with {one.confidence:.1%} confidence, {one.accuracy:.1%} right"
+    tip = f"{one.count} samples, confidence {one.confidence:.1%}, {one.accuracy:.1%} right"
     return marker(role, across(one.confidence), up(one.accuracy), radius=4, tip=tip)
 
 
 def _counts(bins: Sequence[Bin], across: Scale) -> Markup:
-    """Bars of equal width, the fullest bin as high as there is room; its count is written above it."""
+    """Bars of equal width, the fullest as high as there is room."""
     most = max((one.count for one in bins), default=1)
-    parts = []
+    said = f"samples at each confidence, at most {most:,}"
+    parts = [text(_LEFT, _COUNTS_TOP - 5, said, kind="axis")]
     for one in bins:
         left, right = across(one.low), across(one.high)
         height = max(1.0, (_COUNTS_BOTTOM - _COUNTS_TOP) * one.count / most)
         parts.append(
             element(
-                "rect", element("title", f"{one.count} samples"), x=left + 0.75, y=_COUNTS_BOTTOM - height,
-                width=max(0.5, right - left - 1.5), height=height, class_="count",
+                "rect",
+                element("title", f"{one.count} samples"),
+                x=left + 0.75,
+                y=_COUNTS_BOTTOM - height,
+                width=max(0.5, right - left - 1.5),
+                height=height,
+                class_="count",
             )
-        )  # fmt: skip
-        if one.count == most:
-            anchor = "end" if right > _RIGHT - 20 else "middle"
-            x = right if anchor == "end" else (left + right) / 2
-            parts.append(text(x, _COUNTS_TOP - 5, f"{one.count:,}", anchor=anchor, kind="axis"))
+        )
     return join(parts)

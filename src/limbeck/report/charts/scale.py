@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """A map from numbers between `low` and `high` to places between `start` and `end`, linear or logarithmic.
+    """A map from numbers (`low` to `high`) to places (`start` to `end`), linear or logarithmic.
 
     Example:
         >>> scale = Scale(1, 100, start=0, end=200, log=True)
@@ -43,6 +43,8 @@ def _steps(low: float, high: float, count: int) -> tuple[float, ...]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * unit for unit in (1, 2, 2.5, 5, 10) if power * unit >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if last <= first and count < 64:
+        return _steps(low, high, count * 2)
     return tuple(round(step * i, 12) for i in range(first, last + 1))
 
 
@@ -73,7 +75,7 @@ def zoomed(
     """
     known = finite(values) or [0.0, 1.0]
     low, high = min(known), max(known)
-    air = max((high - low) * margin, least, 1e-3 * abs(high) if high == low else 0.0)
+    air = max((high - low) * margin, least, 0.05 * abs(high) if high == low else 0.0)
     return round(low - air, 12), round(high + air, 12)
 
 
@@ -84,7 +86,7 @@ def from_zero(values: Iterable[float | None], *, margin: float = 0.06) -> tuple[
 
 
 def decades(values: Iterable[float | None], *, margin: float = 1.35) -> tuple[float, float]:
-    """The range for a logarithmic scale: from below the smallest positive value to above the largest."""
+    """The range for a logarithmic scale: from below the smallest value to above the largest."""
     known = [value for value in finite(values) if value > 0] or [1.0, 10.0]
     # A change of a few per cent must not look like one of many times: the axis spans a factor of 4.
     widen = max(1.0, (4.0 / (margin**2 * max(known) / min(known))) ** 0.5)

@@ -1,4 +1,4 @@
-"""Every seed as a dot: one row a group, its mean and interval, lines between the dots of one seed."""
+"""Every seed as a dot: one row a group, its mean and interval, lines between a seed's dots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EDGE, _DOT = 1.0, 5.0
 
 @dataclass(frozen=True)
 class Group:
-    """A row of dots: who, every seed's value in the order of the seeds, the mean as written, the interval."""
+    """A row of dots: who, the value of every seed in order, the mean as written, the interval."""
 
     label: str
     role: Role
@@ -37,9 +37,14 @@ class Group:
 
 
 def strip(
-    groups: Sequence[Group], seeds: Sequence[int], *, axis: Callable[[float], str], title: str,
-    description: str, zero: bool = False,
-) -> Markup:  # fmt: skip
+    groups: Sequence[Group],
+    seeds: Sequence[int],
+    *,
+    axis: Callable[[float], str],
+    title: str,
+    description: str,
+    zero: bool = False,
+) -> Markup:
     """Draw the groups below one another on one axis.
 
     Args:

@@ -18,7 +18,7 @@ DASHES: dict[Role, str | None] = {"teacher": "7 4", "student": None, "baseline":
 def element(name: str, *children: str, **attributes: Attribute) -> Markup:
     """Write one element; text and attributes are escaped, markup is not escaped twice.
 
-    Attribute names take `_` for `-`, and a trailing `_` where Python has the word; none is left out.
+    Attribute names take `_` for `-`, and a trailing `_` where Python has the word.
 
     Example:
         >>> print(element("text", "<script>", class_="t", x=1.50, stroke_width=2, fill=None))
@@ -35,11 +35,7 @@ def element(name: str, *children: str, **attributes: Attribute) -> Markup:
 
 def _attribute(value: str | float) -> str:
     """Write numbers short: two decimals are finer than a pixel."""
-    return (
-        value
-        if isinstance(value, str)
-        else f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "-0")
-    )
+    return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def join(parts: Iterable[Markup]) -> Markup:
@@ -50,7 +46,7 @@ def join(parts: Iterable[Markup]) -> Markup:
 def picture(
     *parts: Markup, height: float, title: str, description: str, width: float = WIDTH
 ) -> Markup:
-    """Wrap parts as a picture that scales, with the name and the description that a screen reader says."""
+    """Wrap parts as a picture that scales, with what a screen reader says of it."""
     return element(
         "svg",
         element("title", title),
@@ -77,20 +73,27 @@ def line(
 def marker(
     role: Role, x: float, y: float, *, radius: float = 5.5, kind: str = "mark", tip: str = ""
 ) -> Markup:
-    """The mark of a role: a square for the teacher, a circle for the student, a diamond for the baseline."""
+    """The mark of a role: teacher square, student circle, baseline diamond."""
     children = (element("title", tip),) if tip else ()
     if role == "student":
         return element("circle", *children, cx=x, cy=y, r=radius, class_=kind)
     half = radius * (0.92 if role == "teacher" else 0.95)
     turn = f"rotate(45 {_attribute(x)} {_attribute(y)})" if role == "baseline" else None
     return element(
-        "rect", *children, x=x - half, y=y - half, width=2 * half, height=2 * half,
-        rx=1.0, transform=turn, class_=kind,
-    )  # fmt: skip
+        "rect",
+        *children,
+        x=x - half,
+        y=y - half,
+        width=2 * half,
+        height=2 * half,
+        rx=1.0,
+        transform=turn,
+        class_=kind,
+    )
 
 
 def shorten(content: str, room: float, size: float = 12.0) -> str:
-    """Cut a label to what fits into so many units; the width of a letter is a good guess, not a measurement.
+    """Cut a label to what fits into so many units, by a good guess of a letter's width.
 
     Example:
         >>> shorten("quantised to int8 by ONNX Runtime", 90)

@@ -1,4 +1,4 @@
-"""One quantity along the chain: a row a stage, and a bar from what it was to what the stage made of it."""
+"""One quantity along the chain: a row a stage, and a bar from what it was to what it became."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EDGE = 1.0
 
 @dataclass(frozen=True)
 class Step:
-    """One row: who, how much, how it is written, what else to say, the interval, and every seed's value."""
+    """One row: who, how much, as written, what changed, the interval, and every seed's value."""
 
     label: str
     role: Role
@@ -39,9 +39,14 @@ class Step:
 
 
 def waterfall(
-    steps: Sequence[Step], scale: tuple[float, float], *, log: bool = False, axis: Callable[[float], str],
-    title: str, description: str,
-) -> Markup:  # fmt: skip
+    steps: Sequence[Step],
+    scale: tuple[float, float],
+    *,
+    log: bool = False,
+    axis: Callable[[float], str],
+    title: str,
+    description: str,
+) -> Markup:
     """Draw the chain for one quantity.
 
     Args:
@@ -60,9 +65,12 @@ def waterfall(
         rows.append(_row(step, before, place, _TOP + index * _ROW, last=index == len(steps) - 1))
         before = step.value if _drawn(step.value, place) else before
     return picture(
-        _axis(place, bottom, axis), *rows,
-        height=bottom + _FOOT, title=title, description=description,
-    )  # fmt: skip
+        _axis(place, bottom, axis),
+        *rows,
+        height=bottom + _FOOT,
+        title=title,
+        description=description,
+    )
 
 
 def _drawn(value: float | None, place: Scale) -> bool:

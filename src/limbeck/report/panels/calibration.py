@@ -21,7 +21,7 @@ def _panel(link: Link) -> Panel | None:
     if measured is None or not any(one.count for one in measured.calibration.bins):
         return None
     found = measured.calibration
-    title = f"Reliability of the {link.role}: {link.label}"
+    title = f"Reliability: {link.label}"
     said = f"Expected calibration error {fmt.percent(found.ece)}, "
     said += f"negative log-likelihood {fmt.number(found.nll)} nats."
     return Panel(

@@ -70,8 +70,8 @@ def _accuracy(result: RunResult) -> Panel:
     title = "Accuracy after each stage"
     return Panel(
         title,
-        f"Share of right answers on {fmt.integer(result.data.test)} test samples. {_whiskers(result)} "
-        "The scale does not begin at zero.",
+        f"Share of right answers on {fmt.integer(result.data.test)} test samples. "
+        f"{_whiskers(result)} The scale does not begin at zero.",
         waterfall(
             steps,
             (max(low, 0.0), min(high, 1.004)),

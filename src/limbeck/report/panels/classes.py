@@ -40,8 +40,10 @@ def similarity(result: RunResult) -> Panel | None:
     labels = [names[i] for i in classes]
     return Panel(
         title,
-        f"Mean probability in per cent that the teacher gives to each class, by true class, at "
-        f"temperature {result.similarity_temperature:g}; the shades are relative to the largest off the diagonal.{_left_out(classes, len(values))}",
+        "Mean probability in per cent that the teacher gives to each class, by true class, on the "
+        f"validation split at "
+        f"temperature {result.similarity_temperature:g}; the shades are relative to the largest "
+        f"off the diagonal.{_left_out(classes, len(values))}",
         matrix(
             [[values[i][j] for j in classes] for i in classes],
             labels,
@@ -62,7 +64,7 @@ def similarity(result: RunResult) -> Panel | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two classes of which the teacher gives the second so much probability when the first is true."""
+    """When the first class is true, the teacher gives the second so much probability."""
 
     truth: str
     other: str
@@ -85,7 +87,7 @@ def _confused(link: Link, classes: Sequence[int], most: float, result: RunResult
     wrong = sum(v for i, row in enumerate(values) for j, v in enumerate(row) if i != j)
     total = sum(map(sum, values))
     seed = f" of seed {result.seeds[0]}" if len(result.seeds) > 1 else ""
-    title = f"Confusion of the {link.role}: {link.label}"
+    title = f"Confusion: {link.label}"
     said = f"{fmt.integer(wrong)} of {fmt.integer(total)} test samples answered wrongly."
     return Panel(
         title,

@@ -21,7 +21,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample with its true class and both replies; a picture in base64, a sentence, or neither."""
+    """A sample: its true class, a picture in base64 or a sentence or neither, both replies."""
 
     index: int
     truth: str

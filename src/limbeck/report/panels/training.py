@@ -1,15 +1,16 @@
-"""Training curves: validation accuracy of everybody in one figure, each training's losses in their own."""
+"""Training curves: the accuracy of all in one figure, each training's losses in its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from limbeck.report import format as fmt
 from limbeck.report.charts.lines import Series, lines
 from limbeck.report.charts.scale import finite
 from limbeck.report.charts.svg import DASHES
 from limbeck.report.panels.panel import Panel, percent_tick
-from limbeck.report.result import Curve, RunResult
+from limbeck.report.result import Curve, Role, RunResult
+from limbeck.report.tables import links
 
 _ACCURACY = "validation/accuracy"
 _TOTAL = "train/loss"
@@ -20,16 +21,20 @@ _NOT_LOSSES = ("rate", "norm", "lr", "accuracy", "temperature", "weight", "sampl
 
 def training(result: RunResult) -> list[Panel]:
     """Draw the accuracy of all trainings, then the losses of those of the first seed."""
-    accuracy = _accuracy(result.curves)
+    accuracy = _accuracy(result)
     return ([accuracy] if accuracy else []) + [
-        panel for curve in _of_first_seed(result) if (panel := _losses(curve))
+        panel for curve in _of_first_seed(result) if (panel := _losses(curve, _role(curve, result)))
     ]
 
 
 def other_seeds(result: RunResult) -> list[Panel]:
     """Draw the losses of the other seeds' trainings."""
     first = _of_first_seed(result)
-    return [panel for curve in result.curves if curve not in first and (panel := _losses(curve))]
+    return [
+        panel
+        for curve in result.curves
+        if curve not in first and (panel := _losses(curve, _role(curve, result)))
+    ]
 
 
 def _of_first_seed(result: RunResult) -> list[Curve]:
@@ -46,17 +51,20 @@ def _points(curve: Curve, key: str) -> tuple[tuple[float, float], ...]:
     )
 
 
-def _accuracy(curves: Sequence[Curve]) -> Panel | None:
+def _role(curve: Curve, result: RunResult) -> Role:
+    """Whose training it is: of the link that has its name, else as the curve says."""
+    return next((link.role for link in links(result) if link.label == curve.label), curve.role)
+
+
+def _accuracy(result: RunResult) -> Panel | None:
     series, named = [], set[str]()
-    for curve in curves:
+    for curve in result.curves:
         points = _points(curve, _ACCURACY)
         if finite(y for _, y in points):
             label = None if curve.label in named else curve.label
-            series.append(
-                Series(
-                    label, points, curve.role, dash=DASHES[curve.role], mark=True, faint=not label
-                )
-            )
+            role = _role(curve, result)
+            dash = DASHES[role]
+            series.append(Series(label, points, role, dash=dash, mark=True, faint=not label))
             named.add(curve.label)
     if not series:
         return None
@@ -69,14 +77,14 @@ def _accuracy(curves: Sequence[Curve]) -> Panel | None:
     )
 
 
-def _losses(curve: Curve) -> Panel | None:
+def _losses(curve: Curve, role: Role) -> Panel | None:
     """The total in the colour of the role, its terms in grey with a dash each."""
     keys = _loss_keys(curve)
     series = [
-        Series(_TOTAL.removeprefix("train/"), _points(curve, _TOTAL), curve.role)
+        Series(_TOTAL.removeprefix("train/"), _points(curve, _TOTAL), role)
         if key == _TOTAL
         else Series(
-            key.removeprefix("train/"),
+            key.removeprefix("train/").removesuffix("/weighted"),
             _points(curve, key),
             tone="ink",
             dash=_TERM_DASHES[number % len(_TERM_DASHES)],
@@ -88,10 +96,12 @@ def _losses(curve: Curve) -> Panel | None:
         return None
     seed = f", seed {curve.seed}" if curve.seed is not None else ""
     log = min(values) > 0 and max(values) / min(values) > 30
+    scale = ", on a logarithmic scale" if log else ""
+    terms = "; terms as weighted" if any("weighted" in key for key in keys) else ""
     title = f"Losses of {curve.label}{seed}"
     return Panel(
         title,
-        f"Mean over each epoch of the training split{', on a logarithmic scale' if log else ''}.",
+        f"Mean over each epoch of the training split{terms}{scale}.",
         lines(
             series,
             axis=lambda value: fmt.trim(fmt.number(value)),
@@ -103,13 +113,15 @@ def _losses(curve: Curve) -> Panel | None:
 
 
 def _loss_keys(curve: Curve) -> list[str]:
-    """The columns that are losses, the total first; of a term that is there twice, as it was weighted."""
+    """The columns that are losses, the total first; a term that is there twice, as weighted."""
     keys = list(dict.fromkeys(key for row in curve.rows for key in row if key.startswith("train/")))
     keys = [
         key for key in keys if not any(word in key for word in _NOT_LOSSES) or "weighted" in key
     ]
     if any(key.endswith("weighted") for key in keys):
         keys = [key for key in keys if not key.endswith("raw")]
+    if len(keys) == 2 and _TOTAL in keys:
+        return [_TOTAL]  # one term alone is the total
     return sorted(keys, key=lambda key: key != _TOTAL)
 
 

@@ -1,0 +1,160 @@
+"""The classifiers of transformers, from a configuration or a local folder.
+
+`{source: transformers, name: bert, num_hidden_layers: 4, hidden_size: 128}` has fresh weights;
+`{source: transformers, path: folder}` has the folder's, and a fresh head if it holds none.
+"""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.models.arguments import call, check_names
+from limbeck.models.snippet import with_build
+from limbeck.models.source import Fit, Source
+from limbeck.optional import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.models.spec import ModelSpec
+
+# What a configuration says of where and with what it was made, not of the model.
+CIRCUMSTANCES = {"transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype"}
+
+
+def names() -> list[str]:
+    """List the kinds of model that transformers can make a classifier of."""
+    transformers = require("transformers", extra="text")
+    kinds = transformers.CONFIG_MAPPING
+    return sorted(kind for kind in kinds if _classifier(kinds[kind]) is not None)
+
+
+def _classifier(config: type) -> str | None:
+    """Name the class that makes a classifier of a configuration: of texts, else of images."""
+    auto = require("transformers.models.auto.modeling_auto", extra="text")
+    if config in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return "AutoModelForSequenceClassification"
+    if config in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return "AutoModelForImageClassification"
+    return None
+
+
+def _config(spec: ModelSpec, fit: Fit) -> Any:
+    """Make the configuration, fitted to the data."""
+    if spec.path is not None:
+        return _config_of(spec.path, fit)
+    transformers = require("transformers", extra="text")
+    if spec.name not in transformers.CONFIG_MAPPING:
+        fix = did_you_mean(spec.name, transformers.CONFIG_MAPPING)
+        allowed = "a model type of transformers that makes a classifier"
+        raise InputError(Problem("model.name", spec.name, allowed, fix))
+    kind = transformers.CONFIG_MAPPING[spec.name]
+    if _classifier(kind) is None:
+        allowed = "a model type that transformers makes a classifier of"
+        raise InputError(Problem("model.name", spec.name, allowed))
+    known = {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES
+    where = f"model ({spec.name})"
+    check_names(spec.arguments, known, where=where)
+    fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
+    data = {key: value for key, value in fitted.items() if value is not None and key in known}
+    return call(kind, {"num_labels": fit.classes, **data, **spec.arguments}, where=where)
+
+
+def _config_of(path: str, fit: Fit) -> Any:
+    """Read a folder's configuration, and refuse one that does not fit the data."""
+    transformers = require("transformers", extra="text")
+    if not (Path(path) / "config.json").is_file():
+        fix = f"No such file: {(Path(path) / 'config.json').absolute()}"
+        raise InputError(Problem("model.path", path, "a folder that holds config.json", fix))
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    problems = []
+    if _classifier(type(config)) is None:
+        allowed = "a model type that transformers makes a classifier of"
+        problems.append(Problem("model.path", f"{path}: {config.model_type}", allowed))
+    has_head = any("Classification" in name for name in config.architectures or [])
+    if has_head and config.num_labels != fit.classes:
+        given = f"{path}: a model for {config.num_labels} classes"
+        problems.append(Problem("model.path", given, f"the {fit.classes} classes of the data"))
+    tokens = getattr(config, "vocab_size", None)
+    if fit.vocab_size and tokens and fit.vocab_size > tokens:
+        given = f"{path}: a model for {tokens} tokens"
+        fix = "Use the model's own tokenizer: data.text.tokenizer."
+        problems.append(Problem("model.path", given, f"the data's {fit.vocab_size} tokens", fix))
+    if problems:
+        raise InputError(*problems)
+    if not has_head:
+        config.num_labels = fit.classes
+    return config
+
+
+def build(spec: ModelSpec, fit: Fit) -> nn.Module:
+    """Build a classifier from a configuration, or load it from a local folder.
+
+    Raises:
+        InputError: There is no such model type, argument or folder, or it does not fit the data.
+    """
+    transformers = require("transformers", extra="text")
+    config = _config(spec, fit)
+    make = getattr(transformers, str(_classifier(type(config))))
+    if spec.path is None:
+        model: nn.Module = call(make.from_config, {"config": config}, where=f"model ({spec.name})")
+        return model
+    return _loaded(make, spec.path, config)
+
+
+def _loaded(make: Any, path: str, config: Any) -> nn.Module:
+    settings = {"config": config, "local_files_only": True, "output_loading_info": True}
+    arguments = {"pretrained_model_name_or_path": path, **settings}
+    with _quiet():
+        model, info = call(make.from_pretrained, arguments, where="model.path")
+    # A head may be new, and so may the pooler under it; a hole in the body is a wrong folder.
+    body = f"{model.base_model_prefix}."
+    holes = sorted(
+        name for name in info["missing_keys"] if name.startswith(body) and "pooler" not in name
+    )
+    if holes:
+        given = f"{path}: nothing for {', '.join(holes[:8])} ({len(holes)} in all)"
+        raise InputError(Problem("model.path", given, "every tensor of the model's body"))
+    module: nn.Module = model
+    return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's report and progress bar from the terminal: we say what matters."""
+    logging = require("transformers", extra="text").utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def architecture(spec: ModelSpec, fit: Fit) -> str:
+    """Write the configuration and the call that makes the model; transformers must be there."""
+    config = _config(spec, fit)
+    content = {key: value for key, value in config.to_dict().items() if key not in CIRCUMSTANCES}
+    kind = content.pop("model_type")
+    make = _classifier(type(config))
+    text = f'''"""As transformers builds it: pip install transformers."""
+
+from transformers import AutoConfig, {make}
+
+CONFIG = {pprint.pformat(content, width=100, sort_dicts=True)}
+
+
+def _classifier():
+    return {make}.from_config(AutoConfig.for_model({kind!r}, **CONFIG))'''
+    return with_build(text, "_classifier", {})
+
+
+source = Source(build=build, architecture=architecture, names=names)

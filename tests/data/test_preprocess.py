@@ -1,0 +1,103 @@
+"""What travels with the student can be applied with numpy, PIL and tokenizers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.data import samples
+from limbeck.data.load import Data
+from limbeck.data.preprocess import ImagePreprocess, load
+from limbeck.errors import InputError
+
+Read = Callable[..., Data]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, read: Read, png: Any) -> Data:
+    content = {"image": [png(row) for row in range(40)], "label": [0, 1] * 20}
+    datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
+    return read(source="parquet", files={"train": "a.parquet"}, image={"size": 7})
+
+
+def test_numpy_and_pil_alone_give_the_same_bits(tmp_path: Path, pictures: Data) -> None:
+    pictures.preprocess.save(tmp_path / "student")
+    told = json.loads((tmp_path / "student" / "preprocess.json").read_text())
+    for row, batch in enumerate(pictures.test.batches(1)):
+        picture = pictures.test.raw(row)["picture"].convert(told["mode"])
+        height, width = told["size"]
+        resample = Image.Resampling[told["resample"].upper()]
+        x = np.asarray(picture.resize((width, height), resample), dtype=np.float32)
+        x = x / np.float32(told["divide_by"]) - np.array(told["mean"], dtype=np.float32)
+        x = x / np.array(told["std"], dtype=np.float32)
+        assert np.array_equal(batch["image"][0].numpy(), x.transpose(2, 0, 1))
+
+
+def test_mean_and_deviation_are_those_of_the_training_rows(pictures: Data) -> None:
+    image = next(pictures.train.batches(1000))["image"]
+    assert torch.allclose(image.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(image.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-2)
+
+
+def test_save_and_load_are_inverse(tmp_path: Path, pictures: Data) -> None:
+    paths = pictures.preprocess.save(tmp_path)
+    assert all(path.is_file() for path in paths)
+    assert load(tmp_path) == pictures.preprocess
+    assert load(tmp_path).fingerprint == pictures.preprocess.fingerprint
+
+
+def test_a_folder_without_or_with_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"preprocess\.json"):
+        load(tmp_path)
+    (tmp_path / "preprocess.json").write_text('{"version": 99}')
+    with pytest.raises(InputError, match="version 99"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("ready", "pixels"), [(1, 2**31), (1, 1)])
+def test_held_or_decoded_each_time_the_bits_are_the_same(
+    pictures: Data,
+    read: Read,
+    monkeypatch: pytest.MonkeyPatch,
+    ready: int,
+    pixels: int,
+) -> None:
+    monkeypatch.setattr(samples, "READY_UNDER", ready)
+    monkeypatch.setattr("limbeck.data.prepare.PIXELS_UNDER", pixels)
+    again = read(source="parquet", files={"train": "a.parquet"}, image={"size": 7})
+    order = [3, 1, 2]
+    assert again.preprocess == pictures.preprocess
+    assert torch.equal(
+        again.train.__getitems__(order)["image"], pictures.train.__getitems__(order)["image"]
+    )
+
+
+def test_a_channel_without_contrast_is_not_divided_by_nothing(tmp_path: Path, read: Read) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import numpy as np\ndef f(): return np.ones((20, 4, 4)), np.arange(20) % 2\n")
+    data = read(source="python", name=f"{file}:f")
+    assert data.preprocess.std == (1.0,)
+
+
+def test_given_numbers_are_kept(tmp_path: Path, read: Read, pictures: Data) -> None:
+    image = {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.2, 0.3]}
+    data = read(source="parquet", files={"train": "a.parquet"}, image=image)
+    assert data.preprocess.mean == (0.5,) * 3
+    assert data.preprocess.std == (0.1, 0.2, 0.3)
+    assert data.preprocess.model_inputs() == {"channels": 3}
+
+
+def test_float_arrays_are_resized_without_rounding() -> None:
+    prepare = ImagePreprocess((2, 2), 1, 1.0, (0.0,), (1.0,))
+    pixels = prepare.pixels(np.linspace(0, 1, 16, dtype=np.float32).reshape(1, 4, 4))
+    assert pixels.dtype == np.float32
+    assert pixels.shape == (1, 2, 2)
+    assert pixels.mean() == pytest.approx(0.5)

@@ -1,0 +1,229 @@
+"""Every source, read from files that the test writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.data.load import Data
+from limbeck.errors import InputError
+
+Read = Callable[..., Data]
+Png = Callable[..., bytes]
+ROWS = 40
+
+
+def _write_parquet(path: Path, png: Png, rows: int = ROWS, first: int = 0) -> None:
+    pictures = [png(first + row) for row in range(rows)]
+    labels = [row % 2 for row in range(rows)]
+    datasets.Dataset.from_dict({"image": pictures, "label": labels}).to_parquet(path)
+
+
+def _pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_sklearn_digits_are_the_package_s_own(digits: Data) -> None:
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1294, 144, 359)
+    assert digits.classes == tuple("0123456789")
+    prepare = digits.preprocess
+    assert prepare.divide_by == 16
+    back = next(digits.train.batches(5000))["image"] * prepare.std[0] + prepare.mean[0]
+    original = {tuple(image.flatten().astype(int)) for image in images}
+    assert {tuple(row) for row in (back * 16).round().int().flatten(1).tolist()} <= original
+
+
+def test_parquet_pictures_come_back_pixel_by_pixel(tmp_path: Path, read: Read, png: Png) -> None:
+    _write_parquet(tmp_path / "a.parquet", png)
+    _write_parquet(tmp_path / "b.parquet", png, first=ROWS)
+    data = read(
+        source="parquet",
+        files={"train": ["a.parquet", "b.parquet"], "test": "b.parquet"},
+        image={"mean": [0, 0, 0], "std": [1, 1, 1]},
+    )
+    image = next(data.test.batches(ROWS))["image"]
+    expected = np.stack([_pixels(png(ROWS + row)) for row in range(ROWS)]).transpose(0, 3, 1, 2)
+    assert np.array_equal(image.numpy(), expected.astype(np.float32) / np.float32(255))
+    assert data.test.labels.tolist() == [0, 1] * (ROWS // 2)
+    assert len(data.train) + len(data.validation) == 2 * ROWS
+    assert data.test.raw(0)["picture"].size == (5, 6)
+
+
+def test_a_star_stands_for_all_files_that_match(tmp_path: Path, read: Read, png: Png) -> None:
+    for name in ("train_1", "train_2", "other"):
+        _write_parquet(tmp_path / f"{name}.parquet", png)
+    data = read(source="parquet", files={"train": "train_*.parquet"})
+    assert sum(len(split) for split in (data.train, data.validation, data.test)) == 2 * ROWS
+
+
+def test_nothing_is_written_beside_the_data(tmp_path: Path, read: Read, png: Png) -> None:
+    _write_parquet(tmp_path / "a.parquet", png)
+    before = sorted(tmp_path.rglob("*"))
+    read(source="parquet", files={"train": "a.parquet"})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_parquet_with_nested_lists(tmp_path: Path, read: Read) -> None:
+    arrays = np.random.default_rng(0).integers(0, 256, (ROWS, 3, 4))
+    content = {"image": arrays.tolist(), "label": [0, 1] * (ROWS // 2)}
+    datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
+    data = read(source="parquet", files={"train": "a.parquet"})
+    assert next(data.train.batches(2))["image"].shape == (2, 1, 3, 4)
+    assert data.preprocess.divide_by == 255
+
+
+def test_csv_of_texts_with_named_classes(tmp_path: Path, read: Read) -> None:
+    rows = [{"words": f"word{row} common", "kind": "ab"[row % 2]} for row in range(ROWS)]
+    datasets.Dataset.from_list(rows).to_csv(tmp_path / "a.csv")
+    data = read(
+        source="csv",
+        files={"train": "a.csv"},
+        columns={"text": "words", "label": "kind"},
+        classes=["b", "a"],
+        text={"tokenizer": {"train": {"vocab_size": 60}}, "max_length": 8},
+    )
+    assert data.classes == ("b", "a")
+    text, label = data.train.raw(0)["text"], int(data.train.labels[0])
+    assert data.classes[label] == "ab"[int(text.split()[0].removeprefix("word")) % 2]
+
+
+def test_csv_of_picture_paths(tmp_path: Path, read: Read, png: Png) -> None:
+    (tmp_path / "set" / "pictures").mkdir(parents=True)
+    with (tmp_path / "set" / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label"])
+        for row in range(ROWS):
+            (tmp_path / "set" / "pictures" / f"{row}.png").write_bytes(png(row))
+            writer.writerow([f"pictures/{row}.png", row % 2])
+    data = read(source="csv", files={"train": "set/a.csv"})
+    assert next(data.train.batches(2))["image"].shape == (2, 3, 6, 5)
+    assert data.facts.name == "set"
+
+
+def test_imagefolder_takes_classes_from_all_splits(tmp_path: Path, read: Read, png: Png) -> None:
+    for split, classes in (("train", ("cat", "dog", "owl")), ("test", ("dog", "owl"))):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            for row in range(10):
+                (tmp_path / split / name / f"{row}.png").write_bytes(png(row))
+    data = read(source="imagefolder", files={"train": "train", "test": "test"})
+    assert data.classes == ("cat", "dog", "owl")
+    assert sorted(set(data.test.labels.tolist())) == [1, 2]
+    assert next(data.test.batches(3))["image"].shape == (3, 3, 6, 5)
+
+
+def test_hub_reads_a_local_folder_laid_out_like_one(
+    tmp_path: Path, read: Read, png: Png, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    _write_parquet(folder / "train.parquet", png)
+    _write_parquet(folder / "test.parquet", png, rows=10)
+    data = read(source="hub", name=str(folder))
+    assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 10)
+    swapped = read(source="hub", name=str(folder), files={"train": "test", "test": "train"})
+    assert len(swapped.test) == ROWS
+    with pytest.raises(InputError, match="got 'tset'.*did you mean \"test\""):
+        read(source="hub", name=str(folder), files={"train": "train", "test": "tset"})
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "read_as"),
+    [
+        ((ROWS, 4, 5), "uint8", (1, 4, 5)),
+        ((ROWS, 3, 4, 5), "float32", (3, 4, 5)),
+        ((ROWS, 4, 5, 3), "float64", (3, 4, 5)),
+    ],
+)
+def test_python_arrays(
+    tmp_path: Path, read: Read, shape: tuple[int, ...], dtype: str, read_as: tuple[int, ...]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "def make():\n"
+        f"    images = np.random.default_rng(0).integers(0, 256, {shape}).astype({dtype!r})\n"
+        f"    return images, np.arange({ROWS}) % 2\n"
+    )
+    data = read(source="python", name=f"{file}:make")
+    assert tuple(next(data.train.batches(1))["image"].shape[1:]) == read_as
+    assert data.preprocess.divide_by == (255 if dtype == "uint8" else 1)
+
+
+def test_python_splits_of_a_module(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    images = np.zeros((10, 4, 4), dtype=np.uint8)
+    train = datasets.Dataset.from_dict({"text": ["a", "b"] * 10, "label": [0, 1] * 10})
+    module = types.ModuleType("a_module_of_mine")
+    module.texts = lambda: {"train": train, "test": train}  # type: ignore[attr-defined]
+    module.wrong = lambda: {"training": (images, range(10))}  # type: ignore[attr-defined]
+    module.broken = lambda: 1 / 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_module_of_mine", module)
+    assert len(read(source="python", name="a_module_of_mine:texts").test) == 20
+    for name, said in (
+        ("a_module_of_mine:wrong", "'training'"),
+        ("a_module_of_mine:broken", "ZeroDivisionError"),
+        ("a_module_of_mine:txts", 'did you mean "texts"'),
+        ("no_such_module:f", "ModuleNotFoundError"),
+        ("missing.py:f", "no such file"),
+        ("texts", "package.module:function"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read(source="python", name=name)
+
+
+def test_the_fingerprint_follows_the_content_not_the_place(
+    tmp_path: Path, read: Read, png: Png
+) -> None:
+    for name, first in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        _write_parquet(tmp_path / name / "x.parquet", png, first=first)
+    same, moved, other = (
+        read(source="parquet", files={"train": f"{name}/x.parquet"}).facts for name in "abc"
+    )
+    seeded = read(source="parquet", files={"train": "a/x.parquet"}, split_seed=1).facts
+    assert same.fingerprint == moved.fingerprint
+    assert len({same.fingerprint, other.fingerprint, seeded.fingerprint}) == 3
+    assert (same.name, moved.name) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("Some data.\nLicence as stated: MIT (mirror). Citation: Me 2020.\n", "MIT (mirror)"),
+        ("Source: x @ y. Licence: BSD-3.5. Citation: Me.", "BSD-3.5"),
+        ("Licence: CC0\nmore", "CC0"),
+        ("Nothing.", "not stated"),
+    ],
+)
+def test_the_licence_is_read_from_source_txt(
+    tmp_path: Path, read: Read, png: Png, text: str, licence: str
+) -> None:
+    _write_parquet(tmp_path / "a.parquet", png)
+    (tmp_path / "SOURCE.txt").write_text(text)
+    assert read(source="parquet", files={"train": "a.parquet"}).facts.licence == licence
+    stated = read(source="parquet", files={"train": "a.parquet"}, licence="mine").facts
+    assert stated.licence == "mine"
+
+
+def test_a_dataset_with_its_own_image_type(tmp_path: Path, read: Read, png: Png) -> None:
+    content = {"image": [png(row, channels=1) for row in range(ROWS)], "label": [0, 1] * 20}
+    dataset = datasets.Dataset.from_dict(content).cast_column("image", datasets.Image())
+    dataset.to_parquet(tmp_path / "a.parquet")
+    data = read(source="parquet", files={"train": "a.parquet"}, image={"size": 8})
+    assert next(data.train.batches(1))["image"].shape == (1, 1, 8, 8)
+    assert torch.isfinite(next(data.train.batches(100))["image"]).all()

@@ -1,0 +1,121 @@
+"""Texts: tokenizers trained or found, and batches padded to their longest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import tokenizers
+import torch
+
+from limbeck.data import tokenizer
+from limbeck.data.load import Data
+from limbeck.data.preprocess import load
+from limbeck.errors import InputError
+
+Read = Callable[..., Data]
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+TEXTS = [" ".join(WORDS[(row + step) % 8] for step in range(row % 7 + 1)) for row in range(60)]
+
+
+@pytest.fixture
+def texts(tmp_path: Path, read: Read) -> Data:
+    content = {"text": TEXTS, "label": [row % 3 for row in range(60)]}
+    datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
+    trained = {"train": {"vocab_size": 70}}
+    text = {"tokenizer": trained, "max_length": 6}
+    return read(source="parquet", files={"train": "a.parquet"}, text=text)
+
+
+def test_batches_are_what_the_tokenizer_alone_gives(texts: Data, tmp_path: Path) -> None:
+    texts.preprocess.save(tmp_path / "student")
+    alone = tokenizers.Tokenizer.from_file(str(tmp_path / "student" / "tokenizer.json"))
+    for split in (texts.train, texts.test):
+        rows = [5, 0, 3]
+        batch = split.__getitems__(rows)
+        encodings = alone.encode_batch([split.raw(row)["text"] for row in rows])
+        assert batch["input_ids"].tolist() == [encoding.ids for encoding in encodings]
+        mask = [encoding.attention_mask for encoding in encodings]
+        assert batch["attention_mask"].tolist() == mask
+        assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
+
+
+def test_each_text_begins_and_ends_as_bert_has_it_and_is_cut(texts: Data) -> None:
+    first, last = 2, 3
+    batch = next(texts.train.batches(1000))
+    lengths = batch["attention_mask"].sum(1)
+    assert lengths.max() == 6
+    assert (batch["input_ids"][:, 0] == first).all()
+    assert (batch["input_ids"].gather(1, lengths[:, None] - 1) == last).all()
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == texts.preprocess.pad).all()
+
+
+def test_a_batch_is_padded_to_its_own_longest(texts: Data) -> None:
+    lengths = next(texts.train.batches(1000))["attention_mask"].sum(1)
+    row = int(lengths.argmin())
+    assert texts.train.__getitems__([row])["input_ids"].shape == (1, lengths.min())
+
+
+def test_special_tokens_come_first(texts: Data) -> None:
+    content = json.loads(texts.preprocess.tokenizer)
+    assert [token["content"] for token in content["added_tokens"]] == list(tokenizer.SPECIAL)
+    assert texts.preprocess.vocab_size == len(content["model"]["vocab"]) <= 70
+    assert texts.preprocess.model_inputs() == {"vocab_size": texts.preprocess.vocab_size}
+
+
+def test_training_is_the_same_in_another_process_with_threads(texts: Data) -> None:
+    code = (
+        "import sys, json; from limbeck.data.tokenizer import train\n"
+        "print(train(json.loads(sys.argv[1]), 70).to_str())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(TEXTS)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"TOKENIZERS_PARALLELISM": "true", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert json.loads(result.stdout) == json.loads(tokenizer.train(TEXTS, 70).to_str())
+
+
+def test_a_trained_tokenizer_is_kept_by_its_texts(texts: Data, read: Read, tmp_path: Path) -> None:
+    kept = list((tmp_path / "work").glob("tokenizer-*.json"))
+    assert len(kept) == 1
+    trained = {"tokenizer": {"train": {"vocab_size": 70}}, "max_length": 6}
+    again = read(source="parquet", files={"train": "a.parquet"}, text=trained)
+    assert again.preprocess == texts.preprocess
+    assert list((tmp_path / "work").glob("tokenizer-*.json")) == kept
+
+
+@pytest.mark.parametrize("given", ["student", "student/tokenizer.json"])
+def test_a_local_tokenizer(texts: Data, read: Read, tmp_path: Path, given: str) -> None:
+    texts.preprocess.save(tmp_path / "student")
+    text = {"tokenizer": given, "max_length": 6}
+    data = read(source="parquet", files={"train": "a.parquet"}, text=text)
+    assert torch.equal(
+        next(data.test.batches(99))["input_ids"], next(texts.test.batches(99))["input_ids"]
+    )
+    assert load(tmp_path / "student") == texts.preprocess
+
+
+def test_tokenizers_that_cannot_be_used(texts: Data, read: Read, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{}")
+    without = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    without.save(str(tmp_path / "without.json"))
+    for name, said in (
+        ("broken.json", r"a tokenizer\.json of the tokenizers library"),
+        ("without.json", "a token for padding"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read(source="parquet", files={"train": "a.parquet"}, text={"tokenizer": name})
+
+
+def test_texts_are_known_by_their_column(texts: Data, read: Read) -> None:
+    data = read(source="parquet", files={"train": "a.parquet"})
+    assert data.preprocess.kind == "text"
+    assert data.train.raw(0)["text"] in TEXTS

@@ -1,0 +1,120 @@
+"""The page in a real browser: nothing overflows, nothing complains, text is large enough."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from limbeck.report.compare import render_comparison_page
+from limbeck.report.page import render_page
+from limbeck.report.result import RunResult
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None,
+    reason="no Chromium on PATH: the page was not opened in a browser (apt-get install chromium)",
+)
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--enable-logging=stderr",
+    "--hide-scrollbars", "--virtual-time-budget=2000", "--allow-file-access-from-files",
+)  # fmt: skip
+
+# A headless window cannot be made as narrow as a phone: the page lies in a frame that can.
+WRAPPER = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
+<iframe id="f" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
+<pre id="out"></pre>
+<script>
+document.getElementById("f").onload = function () {{
+  const inner = this.contentDocument, root = inner.documentElement;
+  const sizes = [...inner.querySelectorAll("svg.chart text")].map(t =>
+    parseFloat(inner.defaultView.getComputedStyle(t).fontSize) * t.getScreenCTM().a
+  ).filter(Boolean);
+  const wide = [...inner.querySelectorAll("body *")].filter(e =>
+    e.getBoundingClientRect().right > root.clientWidth + 1 && !e.closest(".box, nav, .unseen")
+  ).map(e => e.tagName + "." + e.getAttribute("class"));
+  document.getElementById("out").textContent = JSON.stringify({{
+    client: root.clientWidth, scroll: root.scrollWidth, wide: wide.slice(0, 5),
+    smallest: Math.min(...sizes), charts: inner.querySelectorAll("svg.chart").length,
+    dark: inner.defaultView.matchMedia("(prefers-color-scheme: dark)").matches,
+    ground: inner.defaultView.getComputedStyle(inner.body).backgroundColor,
+  }});
+}};
+</script>"""
+
+
+def opened(
+    page: str, folder: Path, *, width: int, dark: bool = False
+) -> tuple[dict[str, object], list[str]]:
+    """Open a page; give what was measured in it and what the console said."""
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    (folder / "wrapper.html").write_text(WRAPPER.format(width=width), encoding="utf-8")
+    mode = ("--blink-settings=preferredColorScheme=0",) if dark else ()
+    done = subprocess.run(
+        [str(BROWSER), *FLAGS, *mode, f"--user-data-dir={folder / 'profile'}",
+         "--window-size=1400,1000",
+         "--dump-dom", (folder / "wrapper.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.S)
+    assert found, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert found[1], done.stderr[-2000:]
+    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&")), console
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_opens_without_overflow_or_complaint(
+    digits: RunResult, tmp_path: Path, width: int, dark: bool
+) -> None:
+    seen, console = opened(render_page(digits), tmp_path, width=width, dark=dark)
+    assert console == []
+    assert seen["client"] == width
+    assert seen["scroll"] == width
+    assert seen["wide"] == []
+    assert seen["charts"]
+    assert seen["dark"] is dark
+    assert seen["ground"] == ("rgb(20, 21, 23)" if dark else "rgb(251, 250, 247)")
+
+
+def test_charts_keep_text_of_eleven_pixels_on_a_phone(digits: RunResult, tmp_path: Path) -> None:
+    seen, _ = opened(render_page(digits), tmp_path, width=390)
+    assert float(str(seen["smallest"])) >= 11
+
+
+def test_texts_and_the_least_of_runs_fit_a_phone(
+    texts: RunResult, minimal: RunResult, tmp_path: Path
+) -> None:
+    for result in (texts, minimal):
+        seen, console = opened(render_page(result), tmp_path, width=390)
+        assert (seen["scroll"], seen["wide"], console) == (390, [], [])
+
+
+def test_names_without_end_and_markup_in_names_do_no_harm(
+    digits: RunResult, tmp_path: Path
+) -> None:
+    name = "<script>alert(1)</script>" + "x" * 300
+    classes = tuple(f"{name}{i}" for i in range(10))
+    result = digits.model_copy(
+        update={
+            "name": name,
+            "notes": (name,),
+            "data": digits.data.model_copy(update={"classes": classes}),
+            "chain": tuple(link.model_copy(update={"label": name}) for link in digits.chain),
+        }
+    )
+    seen, console = opened(render_page(result), tmp_path, width=390)
+    assert (seen["scroll"], seen["wide"], console) == (390, [], [])
+
+
+def test_the_comparison_fits_a_phone(digits: RunResult, minimal: RunResult, tmp_path: Path) -> None:
+    seen, console = opened(render_comparison_page([digits, minimal]), tmp_path, width=390)
+    assert (seen["scroll"], seen["wide"], console) == (390, [], [])

@@ -1,0 +1,369 @@
+import math
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck import losses, methods
+from limbeck.errors import InputError, LimbeckError
+from limbeck.objective import Losses, Objective, Term, TermLoss
+from limbeck.schedules import Linear
+from limbeck.targets import DenseTargets
+
+
+@dataclass(frozen=True)
+class Response:
+    outputs: dict[str, Tensor]
+    labels: Tensor
+    weights: Tensor
+    sample_of: Tensor
+    taps: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    targets: DenseTargets
+    taps: dict[str, Tensor] = field(default_factory=dict)
+
+
+def task_loss(response):
+    return losses.cross_entropy(response.outputs["logits"], response.labels)
+
+
+@pytest.fixture
+def pair():
+    """Six units of three samples, two of them without weight; a map of features a sample."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    response = Response(
+        outputs={"logits": randn(6, 4).requires_grad_()},
+        labels=torch.tensor([0, 1, 2, 3, 0, 1]),
+        weights=torch.tensor([1.0, 0.0, 2.0, 1.0, 0.0, 0.5]),
+        sample_of=torch.tensor([0, 0, 1, 1, 2, 2]),
+        taps={"body": randn(3, 5, 2, 2).requires_grad_()},
+    )
+    return response, Answer(DenseTargets(randn(6, 4)), {"stem.0": randn(3, 5, 2, 2)})
+
+
+def hint(**settings):
+    return Term("fitnet_hint", student="body", teacher="stem.0", **settings)
+
+
+def test_terms_are_weighted_means_over_units(pair):
+    response, answer = pair
+    objective = Objective(methods.hinton(temperature=4.0, alpha=0.1))
+    said = objective(response, answer, task_loss=task_loss)
+    w, logits = response.weights, response.outputs["logits"]
+    task = (w * task_loss(response)).sum() / w.sum()
+    soft = losses.soft_target_kl(logits, answer.targets.logits, temperature=4.0)
+    soft = (w * soft).sum() / w.sum()
+    assert list(said.terms) == ["task", "soft_target_kl"]
+    torch.testing.assert_close(said.terms["task"].raw, task.detach())
+    torch.testing.assert_close(said.terms["soft_target_kl"].weighted, 0.9 * soft.detach())
+    torch.testing.assert_close(said.total, 0.1 * task + 0.9 * soft)
+
+
+def test_features_weigh_what_their_units_weigh_together(pair):
+    response, answer = pair
+    objective = Objective([hint()])
+    objective.connect(response, answer)
+    value = losses.fitnet_hint(response.taps["body"], answer.taps["stem.0"])
+    carried = torch.tensor([1.0, 3.0, 0.5])
+    expected = (carried * value).sum() / response.weights.sum()
+    torch.testing.assert_close(objective(response, answer).total, expected)
+
+
+def gradients(objective, response, answer, scale=1.0):
+    leaves = [response.outputs["logits"], response.taps["body"]]
+    total = objective(response, answer, task_loss=task_loss).total * scale
+    return torch.autograd.grad(total, leaves)
+
+
+def test_any_split_into_micro_batches_gives_the_same_gradient(pair):
+    response, answer = pair
+    objective = Objective([*methods.hinton(), hint(weight=3.0)])
+    objective.connect(response, answer)
+    whole = gradients(objective, response, answer)
+    mass = response.weights.sum()
+    summed = [torch.zeros_like(part) for part in whole]
+    for units, samples in ((slice(0, 2), slice(0, 1)), (slice(2, 6), slice(1, 3))):
+        part = Response(
+            outputs={"logits": response.outputs["logits"][units]},
+            labels=response.labels[units],
+            weights=response.weights[units],
+            sample_of=response.sample_of[units] - samples.start,
+            taps={"body": response.taps["body"][samples]},
+        )
+        said = Answer(
+            DenseTargets(answer.targets.logits[units]), {"stem.0": answer.taps["stem.0"][samples]}
+        )
+        total = objective(part, said, task_loss=task_loss).total * part.weights.sum() / mass
+        leaves = [response.outputs["logits"], response.taps["body"]]
+        for sum_, gradient in zip(summed, torch.autograd.grad(total, leaves), strict=True):
+            sum_ += gradient
+    for sum_, gradient in zip(summed, whole, strict=True):
+        torch.testing.assert_close(sum_, gradient)
+
+
+def test_masked_units_get_no_gradient_and_an_empty_batch_gives_zero(pair):
+    response, answer = pair
+    objective = Objective([*methods.hinton(), hint()])
+    objective.connect(response, answer)
+    logits, features = gradients(objective, response, answer)
+    assert not logits[response.weights == 0].any()
+    assert features.abs().sum(dim=(1, 2, 3)).all()
+    nothing = replace(response, weights=torch.zeros(6))
+    total = objective(nothing, answer, task_loss=task_loss).total
+    assert total.item() == 0
+    assert not any(gradient.any() for gradient in gradients(objective, nothing, answer))
+
+
+def test_scalars_are_taken_as_they_are(pair):
+    response, answer = pair
+
+    def batch_coupled(student, teacher):
+        return (student.mean() - teacher.mean()).square()
+
+    total = Objective([Term(batch_coupled, weight=2.0)])(response, answer).total
+    expected = 2 * batch_coupled(response.outputs["logits"], answer.targets.logits)
+    torch.testing.assert_close(total, expected)
+
+
+def test_weights_and_temperatures_follow_schedules(pair):
+    response, answer = pair
+    objective = Objective(
+        [
+            Term(
+                "soft_target_kl",
+                weight={"linear": {"start": 1, "end": 0}},
+                temperature=Linear(start=10, end=1),
+            )
+        ]
+    )
+    for progress, weight, temperature in ((0.0, 1, 10), (0.5, 0.5, 5.5), (1.0, 0, 1)):
+        plain = Objective([Term("soft_target_kl", temperature=temperature)])
+        said = objective(response, answer, progress=progress).terms["soft_target_kl"]
+        expected = plain(response, answer).total.detach()
+        torch.testing.assert_close(said.raw, expected)
+        torch.testing.assert_close(said.weighted, weight * expected)
+
+
+def test_the_second_argument_is_what_the_loss_asks_for(pair):
+    response, answer = pair
+    seen = {}
+
+    def on_labels(student, labels):
+        seen["labels"] = labels
+        return student.sum(1)
+
+    def on_targets(student, targets):
+        seen["targets"] = targets
+        return student.sum(1)
+
+    def on_teacher(student, teacher):
+        seen["teacher"] = teacher
+        return student.sum(1)
+
+    Objective([Term(on_labels), Term(on_targets), Term(on_teacher)])(response, answer)
+    assert seen["labels"] is response.labels
+    assert seen["targets"] is answer.targets
+    assert seen["teacher"] is answer.targets.logits
+    Objective([Term(on_teacher, teacher="labels")])(response, None)
+    assert seen["teacher"] is response.labels
+
+
+def test_names_are_unique_and_taps_are_listed(pair):
+    objective = Objective([hint(), hint(), Term("task"), Term("divergence", temperature=2.0)])
+    response, answer = pair
+    objective.connect(response, answer)
+    said = objective(response, answer, task_loss=task_loss)
+    assert list(said.terms) == ["fitnet_hint", "fitnet_hint_2", "task", "divergence"]
+    assert objective.student_taps == ["body"]
+    assert objective.teacher_taps == ["stem.0"]
+
+
+def test_label_only_objectives_need_no_teacher(pair):
+    response, _ = pair
+    objective = Objective([*methods.label_only(), Term("label_smoothing", smoothing=0.1)])
+    assert not objective.needs_teacher
+    assert Objective(methods.hinton()).needs_teacher
+    assert objective.student_taps == objective.teacher_taps == []
+    assert objective(response, None, task_loss=task_loss).total.isfinite()
+    with pytest.raises(InputError, match="a teacher"):
+        Objective(methods.hinton())(response, None, task_loss=task_loss)
+
+
+def test_connectors_train_with_the_student_and_are_built_once(pair):
+    response, answer = pair
+    wide = replace(answer, taps={"stem.0": torch.randn(3, 7, 4, 4)})
+    objective = Objective([hint()])
+    with pytest.raises(InputError, match=r"Call objective\.connect"):
+        objective(response, wide)
+    objective.connect(response, wide)
+    built = objective.connectors["fitnet_hint"]
+    objective(response, wide).total.backward()
+    assert all(parameter.grad is not None for parameter in objective.connectors.parameters())
+    objective.connect(response, wide)
+    assert objective.connectors["fitnet_hint"] is built
+
+
+def test_a_connector_can_be_given_or_left_out(pair):
+    response, answer = pair
+    given = nn.Conv2d(5, 5, 1)
+    objective = Objective([hint(connector=given), hint(connector="none")])
+    assert list(objective.connectors.values()) == [given]
+    assert objective(response, answer).total.isfinite()
+
+
+def test_features_that_cannot_be_joined_name_their_terms(pair):
+    response, answer = pair
+    objective = Objective([hint(), hint()])
+    with pytest.raises(InputError) as caught:
+        objective.connect(response, replace(answer, taps={"stem.0": torch.zeros(3, 5)}))
+    assert [problem.where for problem in caught.value.problems] == [
+        "fitnet_hint.connector",
+        "fitnet_hint_2.connector",
+    ]
+
+
+def test_only_the_total_carries_a_gradient(pair):
+    said = Objective(methods.hinton())(*pair, task_loss=task_loss)
+    assert said.total.requires_grad
+    assert not any(part.requires_grad for term in said.terms.values() for part in term)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_names_the_term(pair, bad):
+    response, answer = pair
+
+    def spoiled(student, teacher):
+        return student.sum(1) * bad
+
+    objective = Objective([Term("soft_target_kl", temperature=4.0), Term(spoiled, weight=0.0)])
+    with pytest.raises(LimbeckError, match="not finite: spoiled = nan") as caught:
+        objective(response, answer).check()
+    assert not isinstance(caught.value, InputError)
+    one = torch.tensor(1.0)
+    Losses(one, {"task": TermLoss(one, one)}).check()
+
+
+def test_a_loss_of_a_wrong_shape_is_named(pair):
+    def twice(student, teacher):
+        return torch.cat([student.sum(1)] * 2)
+
+    with pytest.raises(InputError, match=r"twice: got \(12,\)"):
+        Objective([Term(twice)])(*pair)
+
+
+PROBLEMS = [
+    ({"soft_target_kl": {"temprature": 4.0}}, "soft_target_kl.temprature", '"temperature"'),
+    ({"soft_target_kl": {}}, "soft_target_kl.temperature", ""),
+    ({"soft_target_kl": None}, "soft_target_kl.temperature", ""),
+    ({"soft_target_kl": {"temperature": -1}}, "soft_target_kl.temperature", ""),
+    ({"soft_target_kl": {"temperature": "hot"}}, "soft_target_kl.temperature", ""),
+    ({"soft_target_kl": {"temperature": None}}, "soft_target_kl.temperature", ""),
+    (
+        {"soft_target_kl": {"temperature": {"linear": {"start": 4, "end": 0}}}},
+        "soft_target_kl.temperature",
+        "",
+    ),
+    (
+        {"soft_target_kl": {"temperature": {"linear": {"start": 4, "ende": 1}}}},
+        "soft_target_kl.temperature.linear.ende",
+        '"end"',
+    ),
+    ({"soft_taget_kl": {"temperature": 1}}, "soft_taget_kl", '"soft_target_kl"'),
+    ({"taks": {}}, "taks", '"task"'),
+    ({"task": {"wieght": 1}}, "task.wieght", '"weight"'),
+    ({"task": {"temperature": 1}}, "task.temperature", ""),
+    ({"task": {"weight": "much"}}, "task.weight", ""),
+    ({"task": {"weight": None}}, "task.weight", ""),
+    ({"task": {"self": 1}}, "task.self", ""),
+    ({"task": {"loss": 1}}, "task.loss", ""),
+    ({"task": 3}, "task", ""),
+    ({"fitnet_hint": {"connector": "atuo"}}, "fitnet_hint.connector", '"auto"'),
+    ({"fitnet_hint": {"student": 3}}, "fitnet_hint.student", ""),
+    ({"divergence": {"kind": "forwardkl", "temperature": 1}}, "divergence.kind", '"forward_kl"'),
+    ({"divergence": {"kind": ["jsd"], "temperature": 1}}, "divergence.kind", ""),
+    ({"divergence": {"kind": "jsd", "beta": 1, "temperature": 1}}, "divergence.beta", ""),
+    ({"divergence": {"beta": 0.5, "temperature": 1}}, "divergence.beta", ""),
+    (
+        {"divergence": {"kind": "jsd", "normalized": "yes", "temperature": 1}},
+        "divergence.normalized",
+        "",
+    ),
+    ({"label_smoothing": {"smoothing": 1}}, "label_smoothing.smoothing", ""),
+]
+
+
+@pytest.mark.parametrize(("entry", "where", "fix"), PROBLEMS)
+def test_a_recipe_with_a_mistake_is_told_where(entry, where, fix):
+    with pytest.raises(InputError) as caught:
+        Objective.from_recipe([{"task": {}}, entry], where="stages.distill.objective")
+    problems = {problem.where: problem for problem in caught.value.problems}
+    place = f"stages.distill.objective.1.{where}"
+    assert place in problems
+    assert fix in problems[place].fix
+
+
+def test_every_mistake_is_listed_at_once():
+    entries = [entry for entry, _, _ in PROBLEMS]
+    with pytest.raises(InputError) as caught:
+        Objective.from_recipe(entries)
+    listed = [problem.where for problem in caught.value.problems]
+    assert all(f"objective.{i}.{where}" in listed for i, (_, where, _) in enumerate(PROBLEMS))
+
+
+@pytest.mark.parametrize(
+    "entries", [None, "task", {}, [], [3], [{}], [{"task": {}, "dkd": {}}], [{1: {}}]]
+)
+def test_what_is_no_list_of_terms_is_refused(entries):
+    with pytest.raises(InputError, match="objective"):
+        Objective.from_recipe(entries)
+
+
+def test_a_recipe_says_what_a_program_says():
+    recipe = Objective.from_recipe(
+        [
+            {"task": {"weight": 0.1}},
+            {"soft_target_kl": {"weight": 0.9, "temperature": 4.0}},
+            "task",
+            {"fitnet_hint": {"student": "a.b", "teacher": "c"}},
+        ]
+    )
+    assert recipe.terms == (
+        *methods.hinton(),
+        Term("task"),
+        Term("fitnet_hint", student="a.b", teacher="c"),
+    )
+    assert recipe.student_taps == ["a.b"]
+
+
+def test_programs_are_told_of_mistakes_too():
+    with pytest.raises(InputError, match="at least one term"):
+        Objective([])
+    with pytest.raises(InputError, match='did you mean "temperature"'):
+        Objective([Term("soft_target_kl", temprature=4.0)])
+    with pytest.raises(InputError, match="task_loss"):
+        Objective([Term("task")])(None_response(), None)
+
+
+def None_response():  # noqa: N802
+    one = torch.ones(1)
+    return Response({"logits": one}, one.long(), one, torch.zeros(1, dtype=torch.long))
+
+
+def test_methods_are_terms():
+    assert methods.fitnets("a", "b", weight=10) == [
+        Term("task"),
+        Term("fitnet_hint", student="a", teacher="b", weight=10),
+    ]
+    assert Objective(methods.fitnets("a", "b")).teacher_taps == ["b"]
+    assert methods.hinton(temperature=2.0, alpha=0.3) == [
+        Term("task", weight=0.3),
+        Term("soft_target_kl", temperature=2.0, weight=0.7),
+    ]
