@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import textwrap
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,51 +141,6 @@ def test_broken_off_anywhere_it_goes_on_to_the_same_bytes(
     assert 12 - after <= again <= 12 - after + 2
 
 
-def test_killed_by_the_system_it_goes_on(tmp_path: Path, split: Split) -> None:
-    code = f"""
-    import os, signal
-    from pathlib import Path
-    import torch
-    from limbeck.data import knowledge
-    from limbeck.data.samples import Samples
-    from limbeck.data.split import Split
-
-    class Rows:
-        def __len__(self): return 300
-        def batch(self, index): return {{"image": index.float()[:, None]}}
-        def raw(self, row): return {{}}
-
-    def answer(batch):
-        if int(batch["index"][0]) == 200:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return batch["image"].repeat(1, 2)
-
-    knowledge.NOTED_EVERY = 50
-    split = Split(Rows(), torch.zeros(300, dtype=torch.int64))
-    store = knowledge.KnowledgeStore(Path({str(tmp_path)!r}), key={{}}, rows=300, views=1, classes=2)
-    store.record(answer, split, batch_size=50)
-    """
-    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, check=False
-    )
-    assert result.returncode == -9
-    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 200
-    store = KnowledgeStore(tmp_path, key={}, rows=300, views=1, classes=2)
-    assert not store.complete
-    rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
-    starts: list[int] = []
-
-    def answer(batch: Batch) -> torch.Tensor:
-        starts.append(int(batch["index"][0]))
-        return batch["image"].repeat(1, 2)
-
-    store.record(answer, rows, batch_size=50)
-    assert starts == [200, 250]
-    zero = torch.zeros(300, dtype=torch.int64)
-    assert store.lookup(torch.arange(300), zero)[:, 1].tolist() == list(range(300))
-
-
 class _Rows:
     def __len__(self) -> int:
         return 300
@@ -197,6 +150,31 @@ class _Rows:
 
     def raw(self, row: int) -> dict[str, Any]:
         return {}
+
+
+def test_killed_by_the_system_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knowledge, "NOTED_EVERY", 50)
+    rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
+    starts: list[int] = []
+
+    def answer(batch: Batch) -> torch.Tensor:
+        starts.append(int(batch["index"][0]))
+        if child == 0 and starts[-1] == 200:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch["image"].repeat(1, 2)
+
+    child = os.fork()
+    store = KnowledgeStore(tmp_path, key={}, rows=300, views=1, classes=2)
+    if child == 0:
+        store.record(answer, rows, batch_size=50)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 200
+    assert not store.complete
+    store.record(answer, rows, batch_size=50)
+    assert starts == [200, 250]
+    zero = torch.zeros(300, dtype=torch.int64)
+    assert store.lookup(torch.arange(300), zero)[:, 1].tolist() == list(range(300))
 
 
 @pytest.mark.parametrize("change", ["batch_size", "key", "file"])

@@ -135,7 +135,7 @@ def test_hub_reads_a_local_folder_laid_out_like_one(
     assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 10)
     swapped = read(source="hub", name=str(folder), files={"train": "test", "test": "train"})
     assert len(swapped.test) == ROWS
-    with pytest.raises(InputError, match="got 'tset'.*did you mean \"test\""):
+    with pytest.raises(InputError, match="did you mean"):
         read(source="hub", name=str(folder), files={"train": "train", "test": "tset"})
 
 

@@ -78,7 +78,7 @@ def _numbers(
     elif raw.dtype.kind in "OUT" and all(isinstance(value, str) for value in raw):
         return _by_name(raw, classes, where, problems)
     else:
-        given = f"{raw.dtype} ({raw[0]!r} in row 0)" if len(raw) else str(raw.dtype)
+        given = f"{raw.dtype} ({raw[0]} in row 0)" if len(raw) else str(raw.dtype)
         problems.append(Problem(where, given, "whole numbers from 0, one a class"))
     return None
 

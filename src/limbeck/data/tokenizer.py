@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import atomic, fingerprint
+from limbeck.data import wordpiece
 from limbeck.data.files import data_folder
 from limbeck.data.preprocess import TextPreprocess
 from limbeck.errors import InputError, Problem
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
     from limbeck.data.spec import TextSpec
 
-PAD, UNKNOWN, FIRST, LAST = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-PADDING_NAMES = (PAD, "<pad>", "<|endoftext|>")
+PADDING_NAMES = (wordpiece.PAD, "<pad>", "<|endoftext|>")
 
 
 def make(spec: TextSpec, texts: Sequence[str], *, workdir: Path) -> TextPreprocess:
@@ -41,34 +41,12 @@ def make(spec: TextSpec, texts: Sequence[str], *, workdir: Path) -> TextPreproce
     return TextPreprocess(tokenizer.to_str(), spec.max_length, pad, tokenizer.get_vocab_size())
 
 
-def train(texts: Sequence[str], vocab_size: int) -> Any:
-    """Train a WordPiece tokenizer as BERT has it: lower case, `[CLS] text [SEP]`.
-
-    The same texts and size give the same tokenizer, whatever the machine's threads.
-    """
-    tokenizers = require("tokenizers", extra="text")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = tokenizers.decoders.WordPiece()
-    trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single=f"{FIRST} $A {LAST}",
-        pair=f"{FIRST} $A {LAST} $B:1 {LAST}:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (FIRST, LAST)],
-    )
-    return tokenizer
-
-
 def _trained(texts: Sequence[str], vocab_size: int, workdir: Path) -> Any:
     tokenizers = require("tokenizers", extra="text")
     name = fingerprint.of_json([vocab_size, tokenizers.__version__, list(texts)])[:16]
     path = workdir / f"tokenizer-{name}.json"
     if not path.is_file():
-        atomic.write_text(path, train(texts, vocab_size).to_str())
+        atomic.write_text(path, wordpiece.train(texts, vocab_size).to_str())
     return tokenizers.Tokenizer.from_file(str(path))
 
 

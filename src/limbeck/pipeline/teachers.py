@@ -108,6 +108,12 @@ def _recorded(context: Context, teacher: Teacher, taps: list[str]) -> RecordedTe
             logits: Tensor = teacher.answer(on_device).targets.logits
             return logits.float().cpu()
 
-        store.record(ask, train, batch_size=EVALUATION_BATCH, progress=context.ticker("recording the teacher").tick)
+        ticker = context.ticker("recording the teacher")
+        store.record(
+            ask,
+            train,
+            batch_size=EVALUATION_BATCH,
+            progress=lambda done, total: ticker.tick(done, total, "samples"),
+        )
     context.accelerator.wait_for_everyone()
     return RecordedTeacher(store, fingerprint=teacher.fingerprint)

@@ -54,7 +54,9 @@ def quantize(
 
     Weights are symmetric int8 with one scale a channel; activations are uint8 with one scale a
     tensor, taken from what the calibration samples produce. The graph's outputs stay float32:
-    rounding logits to 256 steps would cost calibration and break ties at random.
+    rounding logits to 256 steps would cost calibration and break ties at random. For
+    convolutional nets; in transformers the products of activations lose much, so that
+    `int8_dynamic` is the better choice there.
 
     Args:
         source: A float ONNX file, as `to_onnx` writes it.

@@ -24,13 +24,16 @@ def read(builder: str, spec: DataSpec) -> Loaded:
 
     Small files are read into memory by way of a temporary folder, large ones by way of the cache of
     `datasets` in the user's home; nothing is ever written beside the data.
+
+    Raises:
+        InputError: A file is missing, cannot be read, or has no rows.
     """
     files = resolve(spec.files)
     size = sum(_size(path) for paths in files.values() for path in paths)
     if size > IN_MEMORY:
-        return Loaded(_load(builder, files), files)
+        return Loaded(_load(builder, files, cache=None), files)
     with tempfile.TemporaryDirectory(prefix="limbeck-data-") as cache:
-        return Loaded(_load(builder, files, cache_dir=cache, keep_in_memory=True), files)
+        return Loaded(_load(builder, files, cache=cache), files)
 
 
 def _size(path: Path) -> int:
@@ -40,19 +43,15 @@ def _size(path: Path) -> int:
 
 
 def _load(
-    builder: str, files: dict[str, list[Path]], **settings: object
+    builder: str, files: dict[str, list[Path]], *, cache: str | None
 ) -> dict[str, datasets.Dataset]:
     import datasets
 
-    patterns = {
-        split: [
-            str(path.absolute() / "**") if path.is_dir() else str(path.absolute()) for path in paths
-        ]
-        for split, paths in files.items()
-    }
+    patterns = {split: [_pattern(path) for path in paths] for split, paths in files.items()}
     try:
         with quiet():
-            return dict(datasets.load_dataset(builder, data_files=patterns, **settings))
+            build = datasets.load_dataset_builder(builder, data_files=patterns, cache_dir=cache)
+            build.download_and_prepare()
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         # The cause underneath names what is broken; `datasets` itself only says that it failed.
         cause = error.__cause__ or error
@@ -61,3 +60,13 @@ def _load(
         raise InputError(
             Problem("data.files", shown, f"files that {builder} can read", fix)
         ) from error
+    empty = [split for split, info in build.info.splits.items() if info.num_examples == 0]
+    if empty:
+        problems = (Problem(f"data ({split})", "no rows", "at least one row") for split in empty)
+        raise InputError(*problems)
+    with quiet():
+        return dict(build.as_dataset(in_memory=cache is not None))
+
+
+def _pattern(path: Path) -> str:
+    return str(path.absolute() / "**") if path.is_dir() else str(path.absolute())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from limbeck.models.spec import ModelSpec
 
+ALLOWED = "a model type that transformers makes a classifier of"
 # What a configuration says of where and with what it was made, not of the model.
 CIRCUMSTANCES = {"transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype"}
 
@@ -49,14 +50,11 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
     if spec.path is not None:
         return _config_of(spec.path, fit)
     transformers = require("transformers", extra="text")
-    if spec.name not in transformers.CONFIG_MAPPING:
-        fix = did_you_mean(spec.name, transformers.CONFIG_MAPPING)
-        allowed = "a model type of transformers that makes a classifier"
-        raise InputError(Problem("model.name", spec.name, allowed, fix))
-    kind = transformers.CONFIG_MAPPING[spec.name]
-    if _classifier(kind) is None:
-        allowed = "a model type that transformers makes a classifier of"
-        raise InputError(Problem("model.name", spec.name, allowed))
+    kinds = transformers.CONFIG_MAPPING
+    if spec.name not in kinds or _classifier(kinds[spec.name]) is None:
+        fix = did_you_mean(spec.name, set(kinds) - {spec.name})
+        raise InputError(Problem("model.name", spec.name, ALLOWED, fix))
+    kind = kinds[spec.name]
     known = {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES
     where = f"model ({spec.name})"
     check_names(spec.arguments, known, where=where)
@@ -74,8 +72,7 @@ def _config_of(path: str, fit: Fit) -> Any:
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     problems = []
     if _classifier(type(config)) is None:
-        allowed = "a model type that transformers makes a classifier of"
-        problems.append(Problem("model.path", f"{path}: {config.model_type}", allowed))
+        problems.append(Problem("model.path", f"{path}: {config.model_type}", ALLOWED))
     has_head = any("Classification" in name for name in config.architectures or [])
     if has_head and config.num_labels != fit.classes:
         given = f"{path}: a model for {config.num_labels} classes"

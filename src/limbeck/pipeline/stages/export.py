@@ -70,14 +70,14 @@ class Export(Stage):
         )
 
     def _hugging_face(self, candidate: Candidate, context: Context, folder: Path) -> None:
-        from limbeck.export.huggingface import save_pretrained
+        from limbeck.export.huggingface import to_folder
 
         spec = context.recipe.student
         if spec is None or spec.source != "transformers":
             raise InputError(
                 Problem("export.format", "huggingface", "onnx or safetensors, for a model that is not of transformers")
             )
-        save_pretrained(context.build(spec, seed=context.seed, weights=_weights(candidate)), folder)
+        to_folder(context.build(spec, seed=context.seed, weights=_weights(candidate)), folder)
         context.data.preprocess.save(folder)
 
 

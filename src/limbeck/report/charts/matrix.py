@@ -10,7 +10,7 @@ from markupsafe import Markup
 from limbeck.report.charts.scale import finite
 from limbeck.report.charts.svg import WIDTH, Role, element, join, picture, shorten, text
 
-_LETTER, _CELL_LEAST, _GAP = 6.2, 27.0, 1.0
+_LETTER, _CELL_LEAST, _GAP = 6.2, 25.0, 1.0
 _TITLE_ROOM, _FOOT = 20.0, 6.0
 
 
@@ -101,7 +101,7 @@ def needed_width(labels: Sequence[str]) -> float:
 
 
 def _layout(labels: Sequence[str]) -> Layout:
-    """Square cells that fill the width, but never smaller than three digits need."""
+    """Square cells that fill the width, but never smaller than four digits need."""
     longest = min(max((len(label) for label in labels), default=1), 12) * _LETTER
     left = _TITLE_ROOM + longest + 6
     side = max((WIDTH - left - 2) / max(1, len(labels)), _CELL_LEAST)

@@ -1,0 +1,70 @@
+"""architecture.py makes the same module, bit for bit, where limbeck cannot be imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from limbeck.models.build import architecture, build
+from limbeck.models.spec import ModelSpec
+
+Alone = Callable[..., torch.Tensor]
+
+MINE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, classes, width):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, width)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, image):
+        return self.head(self.linear(image.flatten(1)))
+
+def build(classes, width):
+    return Net(classes, width)
+"""
+
+
+def _same(spec: ModelSpec, alone: Alone, size: int, channels: int) -> None:
+    fit = {"classes": 10, "channels": channels}
+    model = build(spec, **fit).eval()
+    image = torch.randn(2, channels, size, size)
+    with torch.inference_mode():
+        expected = model(image)
+    text = architecture(spec, **fit)
+    assert "limbeck" not in text
+    assert torch.equal(alone(model, text, {"image": image}), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size", "channels"),
+    [("digits_cnn", {"width": 16}, 8, 1), ("resnet8x4", {"shortcut": "pad"}, 32, 3)],
+)
+def test_nets_of_ours(
+    alone: Alone, name: str, arguments: dict[str, Any], size: int, channels: int
+) -> None:
+    _same(ModelSpec(source="limbeck", name=name, **arguments), alone, size, channels)
+
+
+def test_a_file_of_the_user_s_whose_callable_is_itself_called_build(
+    alone: Alone, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    spec = ModelSpec(source="python", name=f"{tmp_path}/mine.py:build", width=3)
+    _same(spec, alone, 8, 1)
+
+
+def test_a_module_of_the_user_s(alone: Alone) -> None:
+    spec = ModelSpec(
+        source="python", name="torch.nn:Conv2d", in_channels=1, out_channels=3, kernel_size=3
+    )
+    model = build(spec, classes=10, channels=1).eval()
+    inputs = torch.randn(1, 1, 4, 4)
+    text = architecture(spec, classes=10, channels=1)
+    assert torch.equal(alone(model, text, {"input": inputs}), model(inputs))
