@@ -1,7 +1,8 @@
 """Files that are there whole or not at all.
 
-Everything that limbeck writes goes to a temporary neighbour first, is flushed to the disk and then renamed over
-the target: a process killed at any moment leaves the old file or the new one, never half of one.
+Everything that limbeck writes goes to a temporary neighbour first, is flushed to the disk and then
+renamed over the target: a process killed at any moment leaves the old file or the new one, never
+half of one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from limbeck.errors import LimbeckError
 
 
 class WriteError(LimbeckError):
-    """A file could not be written: the disk is full, or the folder is not writable."""
+    """A file could not be written: the disk is full, or the folder is not writable.
+
+    The exit code is that of bad input, since the place to write is given by the user.
+    """
+
+    exit_code = 2
 
 
 @contextmanager
@@ -27,7 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends well, it takes the place of `path`.
 
     Raises:
-        WriteError: The disk is full, or the folder cannot be written to. What stood at `path` is unharmed.
+        WriteError: The disk is full, or the folder cannot be written to. What stood at `path` is
+            unharmed.
 
     Example:
         >>> import tempfile
@@ -49,7 +56,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise WriteError(f"{path}: could not be written ({error.strerror or error}). {_advice(path)}") from error
+        reason = error.strerror or error
+        raise WriteError(f"{path}: could not be written ({reason}). {_advice(path)}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -6,14 +6,17 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LONGEST = 120
+"""How much of what was given a message shows."""
+
 
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where, what was given, what is allowed, and the fix.
 
     Example:
-        >>> print(Problem("stages.distill.epochs", given=-1, allowed="a whole number of at least 1"))
-        stages.distill.epochs: got -1; allowed: a whole number of at least 1
+        >>> print(Problem("stages.distill.epochs", given=-1, allowed="a whole number above 0"))
+        stages.distill.epochs: got -1; allowed: a whole number above 0
     """
 
     where: str
@@ -22,11 +25,17 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        given = repr(self.given)
-        if len(given) > 120:
-            given = given[:117] + "..."
-        text = f"{self.where}: got {given}; allowed: {self.allowed}"
+        text = f"{self.where}: got {_shown(self.given)}; allowed: {self.allowed}"
         return f"{text}. {self.fix}" if self.fix else text
+
+
+def _shown(given: object) -> str:
+    try:
+        text = repr(given)
+    # A whole number of many thousand digits refuses to be written out.
+    except (ValueError, RecursionError):
+        return f"a {type(given).__name__} too large to show"
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 class LimbeckError(Exception):
@@ -42,7 +51,7 @@ class InputError(LimbeckError):
         >>> raise InputError(Problem("data.source", "sql", "csv or parquet", 'did you mean "csv"?'))
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: data.source: got 'sql'; allowed: csv or parquet. did you mean "csv"?
+        limbeck.errors.InputError: data.source: got 'sql'; ... did you mean "csv"?
     """
 
     exit_code = 2

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The rooms that show and certify results; they do not make them.
+SHOWING = {"cli", "report", "passport", "studies"}
+
+
 def of_json(content: Any) -> str:
     """Hash plain data; the order of keys does not matter.
 
@@ -51,12 +55,16 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def of_code() -> str:
-    """Hash limbeck's own source, so that work done by other code is not taken for this one's."""
+    """Hash limbeck's own source, so that work done by other code is not taken for this one's.
+
+    Example:
+        >>> of_code() == of_code()
+        True
+    """
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         room = path.relative_to(root).parts[0]
-        # The command line and the page show results; they do not make them.
-        if room not in {"cli", "report", "studies"}:
+        if room not in SHOWING:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

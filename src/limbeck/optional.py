@@ -16,7 +16,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         >>> require("no_such_module", extra="vision")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: no_such_module: got 'not installed'; allowed: ... pip install "limbeck[vision]"
+        limbeck.errors.InputError: no_such_module: ... Install it: pip install "limbeck[vision]"
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,7 @@
 """Names that come from recipes and the command line, each a file in one folder.
 
-A folder is the registry: adding `stages/prune.py` adds the stage `prune`, and nothing else has to be told.
-Files are listed without importing them, so a list of names costs nothing.
+A folder is the registry: adding `stages/prune.py` adds the stage `prune`, and nothing else has to
+be told. Files are listed without importing them, so a list of names costs nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Registry:
         package: The folder, as a module path.
         kind: What the things are called in a message ("stage", "task").
         attribute: What to take from a file: a fixed name, or a function of the file's name.
+        skip: Files of the folder that hold no such thing.
 
     Example:
         >>> tasks = Registry("limbeck.tasks", kind="task", attribute=camel_case)
@@ -47,11 +48,16 @@ class Registry:
         >>> tasks.load("image_clasification")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: task: got 'image_clasification'; allowed: ... did you mean "image_classification"?
+        limbeck.errors.InputError: task: got 'image_clasification'; ... "image_classification"?
     """
 
     def __init__(
-        self, package: str, *, kind: str, attribute: str | Callable[[str], str], skip: tuple[str, ...] = ()
+        self,
+        package: str,
+        *,
+        kind: str,
+        attribute: str | Callable[[str], str],
+        skip: tuple[str, ...] = (),
     ) -> None:
         self._package = package
         self._kind = kind
@@ -63,7 +69,11 @@ class Registry:
         return [name for name in _modules(self._package) if name not in self._skip]
 
     def load(self, name: str, *, where: str = "") -> Any:
-        """Import what a name stands for; an unknown name is an error with the nearest ones."""
+        """Import what a name stands for.
+
+        Raises:
+            InputError: There is no such name; the nearest ones are named.
+        """
         if name not in self.names():
             allowed = self.names()
             raise InputError(

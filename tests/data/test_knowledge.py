@@ -55,6 +55,13 @@ def test_every_row_of_every_view_is_looked_up(tmp_path: Path, split: Split) -> N
             assert torch.equal(found.lookup(batch["index"], batch["view"]), _answer(batch))
 
 
+def test_what_another_process_recorded_is_found(tmp_path: Path, split: Split) -> None:
+    waiting = _store(tmp_path)
+    _store(tmp_path).record(_answer, split, batch_size=100)
+    batch = split.__getitems__([1, 2])
+    assert torch.equal(waiting.lookup(batch["index"], batch["view"]), _answer(batch))
+
+
 def test_a_complete_store_does_not_ask_again(tmp_path: Path, split: Split) -> None:
     _store(tmp_path).record(_answer, split, batch_size=100)
     _store(tmp_path).record(_refuse, split, batch_size=100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,13 @@ from limbeck.errors import InputError
 Read = Callable[..., Data]
 Png = Callable[..., bytes]
 ROWS = 40
+SHARED = Path(os.environ.get("LIMBECK_DATA") or "../shared/data").resolve()
+
+
+def _needs(*names: str) -> pytest.MarkDecorator:
+    missing = [name for name in names if not (SHARED / name).is_file()]
+    reason = f"needs {', '.join(missing)} in {SHARED}: set LIMBECK_DATA to where the data is"
+    return pytest.mark.skipif(bool(missing), reason=reason)
 
 
 def _write_parquet(path: Path, png: Png, rows: int = ROWS, first: int = 0) -> None:
@@ -227,3 +235,34 @@ def test_a_dataset_with_its_own_image_type(tmp_path: Path, read: Read, png: Png)
     data = read(source="parquet", files={"train": "a.parquet"}, image={"size": 8})
     assert next(data.train.batches(1))["image"].shape == (1, 1, 8, 8)
     assert torch.isfinite(next(data.train.batches(100))["image"]).all()
+
+
+@_needs("fashion_mnist/train.parquet", "fashion_mnist/test.parquet")
+def test_fashion_mnist(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMBECK_DATA", str(SHARED))
+    files = {split: f"fashion_mnist/{split}.parquet" for split in ("train", "test")}
+    limit = {"train": 500, "validation": 100, "test": 200}
+    data = read(source="parquet", files=files, limit=limit)
+    assert (len(data.train), len(data.validation), len(data.test)) == (500, 100, 200)
+    assert torch.bincount(data.train.labels).tolist() == [50] * 10
+    assert data.facts.licence == "MIT"
+    assert next(data.test.batches(2))["image"].shape == (2, 1, 28, 28)
+    # The published mean and deviation of all pixels are .2860 and .3530.
+    assert data.preprocess.mean[0] == pytest.approx(0.286, abs=0.02)
+
+
+@_needs("sst2/train.parquet", "sst2/dev.parquet", "sst2/test_labeled.parquet")
+def test_sst2(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMBECK_DATA", str(SHARED))
+    names = {"train": "train", "validation": "dev", "test": "test_labeled"}
+    data = read(
+        source="parquet",
+        files={split: f"sst2/{name}.parquet" for split, name in names.items()},
+        columns={"text": "sentence"},
+        limit={"train": 1000},
+        text={"tokenizer": {"train": {"vocab_size": 2000}}, "max_length": 32},
+    )
+    assert (len(data.train), len(data.validation), len(data.test)) == (1000, 872, 1821)
+    batch = data.train.__getitems__(list(range(64)))
+    assert batch["input_ids"].shape[1] <= 32
+    assert int(batch["input_ids"].max()) < data.preprocess.vocab_size <= 2000

@@ -29,14 +29,25 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version)
-    verbs = (run.run, report.report, compare.compare, listing.list_, layers.layers, new.new, verify.verify, doctor.doctor)
+    verbs = (
+        run.run,
+        report.report,
+        compare.compare,
+        listing.list_,
+        layers.layers,
+        new.new,
+        verify.verify,
+        doctor.doctor,
+    )
     for verb in verbs:
         app.command(verb.__name__.rstrip("_"))(_guarded(verb))
     return app
 
 
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         from importlib.metadata import version as installed

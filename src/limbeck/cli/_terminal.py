@@ -22,9 +22,20 @@ def watch() -> Iterator[Watch]:
         yield Unwatched()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _Terminal(progress)
 
@@ -53,4 +64,6 @@ class _Bar:
         self._progress, self._task, self._what = progress, task, what
 
     def tick(self, done: int, total: int, note: str) -> None:
-        self._progress.update(self._task, completed=done, total=total, description=f"{self._what}, {note}")
+        self._progress.update(
+            self._task, completed=done, total=total, description=f"{self._what}, {note}"
+        )

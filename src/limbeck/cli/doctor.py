@@ -22,8 +22,22 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-CORE = ("torch", "numpy", "datasets", "accelerate", "onnx", "onnxscript", "onnxruntime", "torchmetrics", "scikit-learn")
-EXTRAS = {"vision": ("timm", "torchvision"), "text": ("transformers", "tokenizers"), "energy": ("codecarbon",)}
+CORE = (
+    "torch",
+    "numpy",
+    "datasets",
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "torchmetrics",
+    "scikit-learn",
+)
+EXTRAS = {
+    "vision": ("timm", "torchvision"),
+    "text": ("transformers", "tokenizers"),
+    "energy": ("codecarbon",),
+}
 
 
 def doctor() -> None:
@@ -48,7 +62,12 @@ def _python() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     for package in CORE:
         version = _version(package)
-        yield Finding(version is not None, package, version or "missing", "" if version else "pip install limbeck")
+        yield Finding(
+            version is not None,
+            package,
+            version or "missing",
+            "" if version else "pip install limbeck",
+        )
     for extra, packages in EXTRAS.items():
         for package in packages:
             version = _version(package)
@@ -70,16 +89,33 @@ def _machine() -> Iterator[Finding]:
     flags = ", ".join(hardware.flags) or "none that matter to inference"
     yield Finding(True, "processor", f"{hardware.processor}, {hardware.cores} cores ({flags})")
     fast = any("vnni" in flag or "amx" in flag or "dotprod" in flag for flag in hardware.flags)
-    yield Finding(fast, "int8", "fast" if fast else "no int8 instructions: int8 models are smaller, maybe not faster")
+    yield Finding(
+        fast,
+        "int8",
+        "fast" if fast else "no int8 instructions: int8 models are smaller, maybe not faster",
+    )
     yield Finding(True, "memory", f"{hardware.memory_bytes / 2**30:.1f} GiB")
-    yield Finding(hardware.accelerator is not None, "accelerator", hardware.accelerator or "none; training runs on the CPU")
+    yield Finding(
+        hardware.accelerator is not None,
+        "accelerator",
+        hardware.accelerator or "none; training runs on the CPU",
+    )
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield Finding(free > 1, "disk", f"{free:.1f} GiB free here", "" if free > 1 else "Free some space, or give --out.")
+    yield Finding(
+        free > 1,
+        "disk",
+        f"{free:.1f} GiB free here",
+        "" if free > 1 else "Free some space, or give --out.",
+    )
 
 
 def _data() -> Iterator[Finding]:
     place = Path(os.environ.get("LIMBECK_DATA", "../shared/data"))
-    found = str(place) if place.is_dir() else f"{place} is not there; recipes on sklearn's data run without it"
+    found = (
+        str(place)
+        if place.is_dir()
+        else f"{place} is not there; recipes on sklearn's data run without it"
+    )
     yield Finding(place.is_dir(), "LIMBECK_DATA", found)
 
 

@@ -23,17 +23,28 @@ class Which(StrEnum):
 
 
 def layers(
-    model: Annotated[str, typer.Argument(help="A recipe, or source:name such as limbeck:resnet20.")],
+    model: Annotated[
+        str, typer.Argument(help="A recipe, or source:name such as limbeck:resnet20.")
+    ],
     which: Annotated[Which, typer.Option("--of", help="Which model of a recipe.")] = Which.student,
     classes: Annotated[int, typer.Option(help="For source:name: how many classes.", min=2)] = 10,
-    shape: Annotated[str, typer.Option(help="For source:name: channels,height,width of a picture.")] = "3,32,32",
+    shape: Annotated[
+        str, typer.Option(help="For source:name: channels,height,width of a picture.")
+    ] = "3,32,32",
 ) -> None:
     """Show every module of a model by its path, with the shape of its output and its parameters."""
     from limbeck.taps import list_paths
 
     source, colon, name = model.partition(":")
-    built, run = _named(source, name, classes, shape) if colon and not source.endswith((".yaml", ".yml")) else _of_recipe(model, which)
-    rows = [(found.path, found.type, _shape(found.shape), f"{found.parameters:,}") for found in list_paths(built, run)]
+    built, run = (
+        _named(source, name, classes, shape)
+        if colon and not source.endswith((".yaml", ".yml"))
+        else _of_recipe(model, which)
+    )
+    rows = [
+        (found.path, found.type, _shape(found.shape), f"{found.parameters:,}")
+        for found in list_paths(built, run)
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for path, kind, size, count in rows:
         typer.echo(f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {size:<{widths[2]}}  {count:>12}")
@@ -55,7 +66,9 @@ def _named(
     try:
         channels, height, width = (int(size) for size in shape.split(","))
     except ValueError as error:
-        raise InputError(Problem("--shape", shape, "three whole numbers, such as 3,32,32")) from error
+        raise InputError(
+            Problem("--shape", shape, "three whole numbers, such as 3,32,32")
+        ) from error
     built = build(ModelSpec(source=source, name=name), classes=classes, channels=channels)
     return built.eval(), lambda module: module(torch.zeros(2, channels, height, width))
 
@@ -71,11 +84,15 @@ def _of_recipe(name: str, which: Which) -> tuple[nn.Module, Callable[[nn.Module]
     from limbeck.tasks import TASKS
 
     recipe = resolve(name)
-    specs: list[ModelSpec] = recipe.teachers if which is Which.teacher else [recipe.student] if recipe.student else []
+    specs: list[ModelSpec] = (
+        recipe.teachers if which is Which.teacher else [recipe.student] if recipe.student else []
+    )
     if not specs:
         raise InputError(Problem("--of", which.value, f"a model that {name} has"))
     with tempfile.TemporaryDirectory() as folder:
         data = load(recipe.data, workdir=Path(folder))
     task = TASKS.load(recipe.task)(classes=data.classes)
     batch: dict[str, Tensor] = data.validation.__getitems__([0, 1])
-    return build(specs[0], classes=len(data.classes), **data.preprocess.model_inputs()).eval(), lambda module: task.outputs(module, batch)
+    return build(
+        specs[0], classes=len(data.classes), **data.preprocess.model_inputs()
+    ).eval(), lambda module: task.outputs(module, batch)

@@ -70,7 +70,9 @@ def _stages() -> dict[str, str]:
 def _recipes() -> dict[str, str]:
     from limbeck.pipeline.resolve import read, shipped_recipes
 
-    return {name: str(read(path).get("description", "")) for name, path in shipped_recipes().items()}
+    return {
+        name: str(read(path).get("description", "")) for name, path in shipped_recipes().items()
+    }
 
 
 def _studies() -> dict[str, str]:

@@ -9,8 +9,12 @@ import typer
 
 
 def new(
-    path: Annotated[Path, typer.Argument(help="The file to write, such as recipe.yaml.")] = Path("recipe.yaml"),
-    source: Annotated[str, typer.Option("--from", help="The shipped recipe to begin with.")] = "vision/digits",
+    path: Annotated[Path, typer.Argument(help="The file to write, such as recipe.yaml.")] = Path(
+        "recipe.yaml"
+    ),
+    source: Annotated[
+        str, typer.Option("--from", help="The shipped recipe to begin with.")
+    ] = "vision/digits",
 ) -> None:
     """Write a recipe of your own, beginning with a shipped one."""
     from limbeck.atomic import write_text
@@ -27,4 +31,6 @@ def new(
     schema = Path(__file__).parent.parent / "recipes" / "schema.json"
     write_text(path, "\n".join([f"# yaml-language-server: $schema={schema}", *lines]) + "\n")
     resolve(str(path))
-    typer.echo(f"{path}: a copy of {source}. Change `data`, `teacher` and `student`, then: limbeck run {path}")
+    typer.echo(
+        f"{path}: a copy of {source}. Change `data`, `teacher` and `student`, then: limbeck run {path}"
+    )

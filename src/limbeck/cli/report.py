@@ -10,7 +10,10 @@ import typer
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; report.html in the run folder if not given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the page goes; report.html in the run folder if not given."),
+    ] = None,
 ) -> None:
     """Draw report.html from a run's run.json."""
     from limbeck.atomic import write_text

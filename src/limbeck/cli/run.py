@@ -9,13 +9,23 @@ import typer
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe, such as digits.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a shipped recipe, such as digits.")
+    ],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, such as stages.distill.epochs=5."),
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Override a setting, such as stages.distill.epochs=5.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/NAME if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
+    ] = False,
 ) -> None:
     """Run a recipe: teach, distil, quantise, export, measure, report."""
     from limbeck.cli._terminal import watch

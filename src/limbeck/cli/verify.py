@@ -9,7 +9,9 @@ import typer
 
 
 def verify(
-    passport: Annotated[Path, typer.Argument(help="A passport.json, or the student folder that holds one.")],
+    passport: Annotated[
+        Path, typer.Argument(help="A passport.json, or the student folder that holds one.")
+    ],
 ) -> None:
     """Recompute every hash that a passport lists, and say what was changed."""
     from limbeck.passport import PASSPORT

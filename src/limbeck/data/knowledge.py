@@ -107,12 +107,13 @@ class KnowledgeStore:
         # Through JSON and back, as it will be read: tuples become lists.
         self._key = json.loads(json.dumps({**key, **asdict(self.shape), "version": VERSION}))
         self._logits: np.ndarray[Any, Any] | None = None
-        if (manifest := self._read(MANIFEST)) is not None:
-            self._open(manifest)
+        self._open()
 
     @property
     def complete(self) -> bool:
-        """Whether every answer is there."""
+        """Whether every answer is there; another process may have recorded them meanwhile."""
+        if self._logits is None:
+            self._open()
         return self._logits is not None
 
     def lookup(self, index: Tensor, view: Tensor) -> Tensor:
@@ -125,6 +126,8 @@ class KnowledgeStore:
         Raises:
             LimbeckError: The store is not complete, or holds no such row or view.
         """
+        if self._logits is None:
+            self._open()
         if self._logits is None:
             raise LimbeckError(f"{self.folder}: no answers are recorded yet; call record first.")
         rows, views = index.numpy(), view.numpy()
@@ -265,7 +268,11 @@ class KnowledgeStore:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
 
-    def _open(self, manifest: dict[str, Any]) -> None:
+    def _open(self) -> None:
+        """Check and map the answers, if there is a manifest."""
+        manifest = self._read(MANIFEST)
+        if manifest is None:
+            return
         self._refuse_other_key(manifest["key"])
         path = self.folder / LOGITS
         size = path.stat().st_size if path.is_file() else 0

@@ -140,7 +140,9 @@ class DataSpec(_Settings):
         0.1
     """
 
-    source: Annotated[str, AfterValidator(_known_source)]
+    source: Annotated[
+        str, AfterValidator(_known_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+    ]
     name: str = ""
     config: str | None = None
     revision: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.errors import did_you_mean
 from limbeck.registry import Registry
@@ -35,7 +35,9 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    source: Annotated[str, AfterValidator(_known_source)]
+    source: Annotated[
+        str, AfterValidator(_known_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+    ]
     name: str = ""
     path: str | None = None
     weights: str | None = None

@@ -115,11 +115,17 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
     for name, (measured, unit) in ceilings.items():
         allowed = getattr(budget, name)
         if allowed is not None and measured is not None:
-            yield BudgetCheck(name=name, allowed=allowed, measured=measured, unit=unit, met=measured <= allowed)
+            yield BudgetCheck(
+                name=name, allowed=allowed, measured=measured, unit=unit, met=measured <= allowed
+            )
     if budget.accuracy is not None:
         reached = shipped.accuracy.mean
         yield BudgetCheck(
-            name="accuracy", allowed=budget.accuracy, measured=reached, unit="", met=reached >= budget.accuracy
+            name="accuracy",
+            allowed=budget.accuracy,
+            measured=reached,
+            unit="",
+            met=reached >= budget.accuracy,
         )
 
 

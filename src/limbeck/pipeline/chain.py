@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from limbeck.errors import Problem
 
 if TYPE_CHECKING:
+    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
+
+FIXES = {
+    "teacher": "Put a `teach` stage before it, or give `teacher.weights`.",
+    "student": "Put a `distill` stage before it.",
+    "float student": "Put a `distill` stage before it; a file is quantised once.",
+}
 
 
 def check_chain(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem]:
@@ -17,33 +25,68 @@ def check_chain(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem
     Returns:
         The problems, in the order of the stages.
     """
-    problems = []
-    made: set[str] = set()
-    if recipe.teachers and all(spec.weights for spec in recipe.teachers):
-        made.add("teacher")
+    return [
+        *_walk(recipe, stages),
+        *_models_named(recipe, stages),
+        *_teacher_comes_from(recipe, stages),
+        *_precisions(stages),
+        *_budget(recipe),
+    ]
+
+
+def loads_teacher(recipe: Recipe, stages: list[tuple[str, Stage]]) -> bool:
+    """Tell whether the teacher was taught elsewhere, and no stage of the recipe's takes it up."""
+    given = bool(recipe.teachers) and all(map(_has_weights, recipe.teachers))
+    return given and not any("teacher" in stage.makes for _, stage in stages)
+
+
+def _has_weights(spec: ModelSpec) -> bool:
+    return spec.weights is not None or spec.path is not None
+
+
+def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    made = {"teacher"} if loads_teacher(recipe, stages) else set[str]()
     for number, (name, stage) in enumerate(stages):
         where = f"stages.{number}.{name}"
-        problems += [
-            Problem(where, "no " + need, f"a stage before it that makes a {need}", _fix(need))
-            for need in stage.needed()
-            if need not in made
-        ]
-        problems += _models_named(recipe, stage, where)
-        made.update(stage.makes)
-    return problems
+        for need in stage.needed():
+            if need not in made:
+                allowed = f"a stage before it that makes a {need}"
+                yield Problem(where, f"no {need}", allowed, FIXES.get(need, ""))
+        yield from (
+            Problem(f"{where}.{problem.where}", problem.given, problem.allowed, problem.fix)
+            for problem in stage.misfits(recipe)
+        )
+        made = (made - set(stage.spends)) | set(stage.makes)
 
 
-def _models_named(recipe: Recipe, stage: Stage, where: str) -> list[Problem]:
-    missing = []
-    if "teacher" in stage.makes and not recipe.teachers:
-        missing.append("teacher")
-    if "student" in stage.makes and recipe.student is None:
-        missing.append("student")
-    return [Problem(model, "nothing", f"a model, since {where} makes one") for model in missing]
+def _models_named(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    makers = {what: name for name, stage in reversed(stages) for what in stage.makes}
+    if "teacher" in makers and not recipe.teachers:
+        yield Problem("teacher", "nothing", f"a model, since `{makers['teacher']}` makes one")
+    if "student" in makers and recipe.student is None:
+        yield Problem("student", "nothing", f"a model, since `{makers['student']}` makes one")
 
 
-def _fix(need: str) -> str:
-    return {
-        "teacher": "Put a `teach` stage before it, or give `teacher.weights`.",
-        "student": "Put a `distill` stage before it.",
-    }.get(need, "")
+def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Refuse a teacher that nothing would teach or load: it would be left out in silence."""
+    made = any("teacher" in stage.makes for _, stage in stages)
+    if recipe.teachers and not made and not loads_teacher(recipe, stages):
+        allowed = "a teacher that a stage makes, or one with weights"
+        fix = "Add a `teach` stage or `weights`; `load` takes it as its source builds it."
+        yield Problem("teacher", recipe.teachers[0].name or "given", allowed, fix)
+
+
+def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Refuse two half precisions: one Accelerator serves the whole run, and has but one."""
+    found = [(number, name, getattr(stage, "precision", "")) for number, (name, stage) in enumerate(stages)]
+    halves = {precision for _, _, precision in found if precision.endswith("float16")}
+    if len(halves) > 1:
+        number, name, precision = next(one for one in reversed(found) if one[2] in halves)
+        where = f"stages.{number}.{name}.precision"
+        yield Problem(where, precision, "the same half precision in all stages that use one")
+
+
+def _budget(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.budget.accuracy_drop is not None and not recipe.teachers:
+        given, fix = recipe.budget.accuracy_drop, "Give `budget.accuracy` instead."
+        yield Problem("budget.accuracy_drop", given, "nothing, without a teacher", fix)

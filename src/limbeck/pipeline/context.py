@@ -119,11 +119,15 @@ class Context:
         broadcast_object_list(results)
         return cast("T", results[0])
 
-    def publish(self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]) -> Artefact:
+    def publish(
+        self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]
+    ) -> Artefact:
         """Export a model to `model.onnx` in this folder, and measure that file on the validation samples."""
         return self.once(lambda: self._publish(model, role=role, label=label, weights=weights))
 
-    def _publish(self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]) -> Artefact:
+    def _publish(
+        self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]
+    ) -> Artefact:
         model = model.cpu().eval()
         example = self.data.validation.__getitems__([0, 1])
         to_onnx(model, self.task, example, self.folder / "model.onnx")

@@ -93,11 +93,22 @@ def _examine(candidate: Candidate, context: Context) -> Examination:
     ]
     digests = [fingerprint.of_file(path) for _, path, _ in artefacts]
     # What ships is often a copy of what the stage before made: the same bytes are asked once.
-    files = {digest: (path, artefact) for digest, (_, path, artefact) in zip(digests, artefacts, strict=True)}
+    files = {
+        digest: (path, artefact)
+        for digest, (_, path, artefact) in zip(digests, artefacts, strict=True)
+    }
     answered = _answer(files, context)
     costs = _costs(files, context)
-    teachers = [digest for digest, (place, _, _) in zip(digests, artefacts, strict=True) if place.role == "teacher"]
-    students = [digest for digest, (place, _, _) in zip(digests, artefacts, strict=True) if place.role == "student"]
+    teachers = [
+        digest
+        for digest, (place, _, _) in zip(digests, artefacts, strict=True)
+        if place.role == "teacher"
+    ]
+    students = [
+        digest
+        for digest, (place, _, _) in zip(digests, artefacts, strict=True)
+        if place.role == "student"
+    ]
     teacher = answered[teachers[-1]] if teachers else None
     measured = [
         _measured(artefact, path, digest, answered[digest], teacher, costs[digest], context)
@@ -130,10 +141,14 @@ def _answer(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[s
 def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Cost]:
     """Measure what every file costs, side by side."""
     example = context.data.validation.__getitems__([0])
-    counts = {role: _counts(role, context) for role in {artefact.role for _, artefact in files.values()}}
+    counts = {
+        role: _counts(role, context) for role in {artefact.role for _, artefact in files.values()}
+    }
     return measure(
         {
-            digest: Costed(path, parameters=counts[artefact.role][0], flops=counts[artefact.role][1])
+            digest: Costed(
+                path, parameters=counts[artefact.role][0], flops=counts[artefact.role][1]
+            )
             for digest, (path, artefact) in files.items()
         },
         example,
@@ -146,7 +161,9 @@ def _counts(role: str, context: Context) -> tuple[int, int]:
     specs = recipe.teachers if role == "teacher" else [recipe.student] if recipe.student else []
     example = context.data.validation.__getitems__([0])
     models = [context.build(spec.model_copy(update={"weights": None}), seed=0) for spec in specs]
-    return sum(map(parameters, models)), sum(flops(model, context.task, example) for model in models)
+    return sum(map(parameters, models)), sum(
+        flops(model, context.task, example) for model in models
+    )
 
 
 def _measured(
@@ -184,7 +201,9 @@ def _similarity(path: Path, context: Context) -> tuple[tuple[float, ...], ...]:
     given = context.answers(path)
     soft = _softmax(given.logits, SIMILARITY_TEMPERATURE)
     rows = [soft[given.labels == number] for number in range(len(context.task.classes))]
-    return tuple(tuple(row.mean(axis=0).tolist()) if len(row) else (0.0,) * soft.shape[1] for row in rows)
+    return tuple(
+        tuple(row.mean(axis=0).tolist()) if len(row) else (0.0,) * soft.shape[1] for row in rows
+    )
 
 
 def _apart(teacher: Answers, student: Answers) -> list[int]:

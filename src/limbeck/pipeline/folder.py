@@ -40,7 +40,9 @@ def check(run: Path) -> None:
     """
     if run.is_file() or (run.is_dir() and any(run.iterdir()) and not (run / MARK).exists()):
         raise InputError(
-            Problem("--out", str(run), "an empty folder, a new one, or one that holds a run of limbeck")
+            Problem(
+                "--out", str(run), "an empty folder, a new one, or one that holds a run of limbeck"
+            )
         )
 
 
@@ -66,12 +68,12 @@ def _lock(descriptor: int, run: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise BusyError(f"{run}: another process is working in this folder; wait, or choose another --out.") from error
+        raise BusyError(
+            f"{run}: another process is working in this folder; wait, or choose another --out."
+        ) from error
 
 
 def sweep(run: Path) -> None:
     """Remove what a killed process left half-written."""
     for leftover in run.rglob(".*.partial"):
         leftover.unlink(missing_ok=True)
-
-

@@ -26,10 +26,14 @@ def publish(result: RunResult, *, out: Path, lineage: Candidate, data: Data, tas
     if not student.is_dir():
         return  # the recipe exports nothing
     write_text(student / "README.md", render_card(result))
-    write_json(student / "passport.json", build_passport(_facts(result, student, lineage, data, task)))
+    write_json(
+        student / "passport.json", build_passport(_facts(result, student, lineage, data, task))
+    )
 
 
-def _facts(result: RunResult, student: Path, lineage: Candidate, data: Data, task: Task) -> PassportFacts:
+def _facts(
+    result: RunResult, student: Path, lineage: Candidate, data: Data, task: Task
+) -> PassportFacts:
     dataset = _dataset(result)
     spec = result.recipe["student"]
     example = data.validation.__getitems__([0])
@@ -65,7 +69,9 @@ def _form(tensor: object) -> str:
 
 
 def _architecture(spec: dict[str, object]) -> str:
-    settings = ", ".join(f"{name}={value}" for name, value in spec.items() if name not in {"source", "weights"})
+    settings = ", ".join(
+        f"{name}={value}" for name, value in spec.items() if name not in {"source", "weights"}
+    )
     return f"{spec['source']}: {settings}"
 
 
@@ -106,7 +112,9 @@ def _teachers(result: RunResult, lineage: Candidate, dataset: DatasetFacts) -> l
 
 def _accuracy(one: Measured) -> MetricFacts:
     interval = one.accuracy.interval
-    return MetricFacts("accuracy", one.accuracy.value, low=interval.low, high=interval.high, slice="test")
+    return MetricFacts(
+        "accuracy", one.accuracy.value, low=interval.low, high=interval.high, slice="test"
+    )
 
 
 def _metrics(shipped: Link, teacher: Link | None) -> list[MetricFacts]:
@@ -129,7 +137,13 @@ def _metrics(shipped: Link, teacher: Link | None) -> list[MetricFacts]:
     if one.fidelity is not None:
         interval = one.fidelity.interval
         metrics.append(
-            MetricFacts("agreement_with_teacher", one.fidelity.agreement, interval.low, interval.high, slice="test")
+            MetricFacts(
+                "agreement_with_teacher",
+                one.fidelity.agreement,
+                interval.low,
+                interval.high,
+                slice="test",
+            )
         )
     if teacher is not None:
         retained = one.accuracy.value / teacher.measured[0].accuracy.value

@@ -49,7 +49,9 @@ class _Job:
     code: str
 
 
-def run(recipe: Recipe, *, out: Path, resume: bool = False, watch: Watch | None = None) -> RunResult:
+def run(
+    recipe: Recipe, *, out: Path, resume: bool = False, watch: Watch | None = None
+) -> RunResult:
     """Run a recipe and write its folder.
 
     A stage whose settings, inputs and code are those of an earlier run in the same folder is taken from there; one
@@ -80,7 +82,9 @@ def run(recipe: Recipe, *, out: Path, resume: bool = False, watch: Watch | None 
         return _work(job, started, clock)
     with folders.held(out):
         folders.sweep(out)
-        write_text(out / folders.MARK, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        write_text(
+            out / folders.MARK, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        )
         return _work(job, started, clock)
 
 
@@ -138,8 +142,12 @@ def _seed(job: _Job, seed: int) -> tuple[Candidate, Examination]:
         place = folders.stage_folder(run_folder, number, name)
         context = _context(job, seed, run_folder, place, _key(job, seed, name, stage, candidate))
         candidate = _stage(name, stage, candidate, context, many=len(job.recipe.seeds) > 1)
-    _forget(run_folder, [link.folder for link in candidate.lineage], job.accelerator.is_main_process)
-    context = _context(job, seed, run_folder, run_folder, fingerprint.of_json([candidate.key, job.code]))
+    _forget(
+        run_folder, [link.folder for link in candidate.lineage], job.accelerator.is_main_process
+    )
+    context = _context(
+        job, seed, run_folder, run_folder, fingerprint.of_json([candidate.key, job.code])
+    )
     return candidate, context.once(lambda: examination(candidate, context))
 
 
@@ -168,8 +176,12 @@ def _key(job: _Job, seed: int, name: str, stage: Stage, candidate: Candidate) ->
         "seed": seed,
         "data": job.data.facts.fingerprint,
         "task": recipe.task,
-        "teacher": [spec.model_dump(mode="json") for spec in recipe.teachers] if name in {"teach", "load"} else None,
-        "student": recipe.student.model_dump(mode="json") if recipe.student and "student" in stage.makes else None,
+        "teacher": [spec.model_dump(mode="json") for spec in recipe.teachers]
+        if name in {"teach", "load"}
+        else None,
+        "student": recipe.student.model_dump(mode="json")
+        if recipe.student and "student" in stage.makes
+        else None,
         "before": candidate.key,
         "processes": job.accelerator.num_processes,
         "threads": recipe.threads,
@@ -182,10 +194,16 @@ def _key(job: _Job, seed: int, name: str, stage: Stage, candidate: Candidate) ->
 def _decisive(stage: Stage) -> dict[str, Any]:
     """Take the settings that decide what a stage makes; how often it saves and logs does not."""
     settings = stage.model_dump(mode="json")
-    return {name: value for name, value in settings.items() if name not in {"checkpoint_every", "log_every", "workers"}}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in {"checkpoint_every", "log_every", "workers"}
+    }
 
 
-def _stage(name: str, stage: Stage, candidate: Candidate, context: Context, *, many: bool) -> Candidate:
+def _stage(
+    name: str, stage: Stage, candidate: Candidate, context: Context, *, many: bool
+) -> Candidate:
     seed = f" (seed {context.seed})" if many else ""
     done = candidates.load(context.folder, key=context.key)
     if done is not None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from limbeck.errors import Problem
     from limbeck.pipeline.candidate import Candidate
     from limbeck.pipeline.context import Context
+    from limbeck.pipeline.recipe import Recipe
 
 
 class Stage(BaseModel):
@@ -18,18 +20,31 @@ class Stage(BaseModel):
     A stage is a file in `pipeline/stages/` with one class, named after the file.
 
     Attributes:
-        needs: What must have been made before: `teacher`, `student`.
+        needs: What must have been made before: `teacher`, `student`, `float student`.
         makes: What this stage makes.
+        spends: What is no longer there after it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
+    spends: ClassVar[tuple[str, ...]] = ()
 
     def needed(self) -> tuple[str, ...]:
         """Say what must have been made before, given the settings."""
         return self.needs
+
+    def misfits(self, recipe: Recipe) -> list[Problem]:
+        """Say what of the settings does not fit the rest of the recipe; places are within them."""
+        return []
+
+    def rehearse(self, context: Context) -> None:
+        """Find out in a second what would otherwise be found after hours, without training.
+
+        Raises:
+            InputError: The models cannot do what the stage will ask of them.
+        """
 
     @abstractmethod
     def run(self, candidate: Candidate, context: Context) -> Candidate:

@@ -43,17 +43,26 @@ def publish_teacher(context: Context, weights: list[Path]) -> Artefact:
     return context.publish(model, role="teacher", label=label, weights=())
 
 
-def teacher_of(context: Context, weights: list[Path], *, taps: list[str], recorded: bool) -> Teacher:
+def teacher_of(
+    context: Context, weights: list[Path], *, taps: list[str], recorded: bool
+) -> Teacher:
     """Make the teacher that answers during a distillation.
 
     Raises:
         InputError: Answers are to be recorded, but they would differ each epoch, or features are asked for.
     """
     models = [model.to(context.accelerator.device) for model in _models(context, weights)]
-    members = [FrozenTeacher(model, context.task, taps if len(models) == 1 else ()) for model in models]
+    members = [
+        FrozenTeacher(model, context.task, taps if len(models) == 1 else ()) for model in models
+    ]
     if taps and len(models) > 1:
         raise InputError(
-            Problem("objective", taps, "terms on answers only, with several teachers", "An ensemble has no one feature map.")
+            Problem(
+                "objective",
+                taps,
+                "terms on answers only, with several teachers",
+                "An ensemble has no one feature map.",
+            )
         )
     teacher: Teacher = members[0] if len(members) == 1 else EnsembleTeacher(members)
     return _recorded(context, teacher, taps) if recorded else teacher
@@ -73,7 +82,12 @@ def _recorded(context: Context, teacher: Teacher, taps: list[str]) -> RecordedTe
 
     if taps:
         raise InputError(
-            Problem("recorded", taps, "terms on answers only", "Features are not recorded; set `recorded: false`.")
+            Problem(
+                "recorded",
+                taps,
+                "terms on answers only",
+                "Features are not recorded; set `recorded: false`.",
+            )
         )
     train = context.data.train
     train.set_seed(context.seed)

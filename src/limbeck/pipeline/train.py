@@ -34,7 +34,9 @@ def train(
     from limbeck.export.weights import save_weights
 
     device = context.accelerator.device
-    probe = {name: tensor.to(device) for name, tensor in context.data.train.__getitems__([0, 1]).items()}
+    probe = {
+        name: tensor.to(device) for name, tensor in context.data.train.__getitems__([0, 1]).items()
+    }
     scheme = Offline(model.to(device), context.task, objective, teacher=teacher, probe=probe)
     context.data.train.set_seed(context.seed)
     history = fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +11,15 @@ from torch import Tensor, nn
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective
 from limbeck.taps import Taps
-from limbeck.tasks import Batch, Task
+from limbeck.tasks import Batch, Response, Task
 from limbeck.teachers import Teacher
 
 
 class Offline:
     """Train a student with an objective over its answers and a frozen teacher's.
 
-    Without a teacher this is ordinary training, provided that the objective asks for none.
+    Without a teacher this is ordinary training, provided that the objective asks for none. A
+    teacher that no term asks is never run.
 
     Args:
         student: The model that trains.
@@ -27,7 +29,8 @@ class Offline:
         probe: One batch, from which connectors between student and teacher features are built.
 
     Raises:
-        InputError: The teacher answers over other classes than the student.
+        InputError: A term asks for a teacher and there is none, the teacher answers over other
+            classes than the student, or a tap is no path of a module.
 
     Source: Hinton, Vinyals and Dean 2015; ledger C1.
     """
@@ -41,19 +44,19 @@ class Offline:
         teacher: Teacher | None = None,
         probe: Batch,
     ) -> None:
+        if objective.needs_teacher and teacher is None:
+            fix = "Give a teacher, or use terms on labels alone."
+            raise InputError(Problem("teacher", None, "a teacher, since a term asks for one", fix))
         self.student = student
         self._task = task
         self._objective = objective
-        self._teacher = teacher
+        self._teacher = teacher if objective.needs_teacher else None
         self._connect(probe)
 
     def _connect(self, probe: Batch) -> None:
-        """Look once at both answers: do they speak of the same classes, and what joins their features?"""
-        training = self.student.training
-        self.student.eval()  # a probe must not move the statistics of batch normalisation
-        with torch.no_grad(), Taps(self.student, self._objective.student_taps) as taps:
-            response = self._task.respond(self.student, probe, taps)
-        self.student.train(training)
+        """Look once at both answers: are their classes the same, and what joins their features?"""
+        with _evaluating(self.student), torch.no_grad():
+            response = self._respond(probe)
         if self._teacher is None:
             return
         answer = self._teacher.answer(probe)
@@ -68,6 +71,10 @@ class Offline:
                 )
             )
         self._objective.connect(response, answer)
+
+    def _respond(self, batch: Batch) -> Response:
+        with Taps(self.student, self._objective.student_taps) as taps:
+            return self._task.respond(self.student, batch, taps)
 
     def trainable(self) -> Iterator[nn.Parameter]:
         """Give the student's parameters and those of the connectors."""
@@ -84,7 +91,18 @@ class Offline:
 
     def step(self, batch: Batch, progress: float) -> Losses:
         """Let both answer, and compare."""
-        with Taps(self.student, self._objective.student_taps) as taps:
-            response = self._task.respond(self.student, batch, taps)
+        response = self._respond(batch)
         answer = None if self._teacher is None else self._teacher.answer(batch)
         return self._objective(response, answer, task_loss=self._task.loss, progress=progress)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode for a while: a look must not move batch statistics."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -29,7 +29,7 @@ class Scheme(Protocol):
         ...
 
     def mass(self, batch: Batch) -> Tensor:
-        """Say how much a micro-batch weighs: the sum of its units' weights, before any model has run."""
+        """Say how much a micro-batch weighs: the sum of its units' weights; no model has run."""
         ...
 
     def step(self, batch: Batch, progress: float) -> Losses:

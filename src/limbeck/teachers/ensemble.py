@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from limbeck import fingerprint
 from limbeck.errors import InputError, Problem
-from limbeck.tasks import Batch
 from limbeck.targets import DenseTargets
+from limbeck.tasks import Batch
 from limbeck.teachers.teacher import Answer, Teacher
 
 
@@ -18,11 +19,25 @@ class EnsembleTeacher:
 
     $$z_i = \log \frac1M \sum_m \mathrm{softmax}(z^{(m)})_i$$
 
-    The mean is returned as log-probabilities, which serve as logits: a softmax of them gives the mean back.
-    Taps are not averaged, since the members' features share no axes; an ensemble has none.
+    The mean is returned as log-probabilities, which serve as logits: a softmax of them gives the
+    mean back. Taps are not averaged, since the members' features share no axes; an ensemble has
+    none.
 
     Args:
         members: The teachers, at least one, all over the same classes.
+
+    Raises:
+        InputError: There is no member.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> rows = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
+        >>> members = [
+        ...     SimpleNamespace(answer=lambda batch, row=row: Answer(DenseTargets(row)))
+        ...     for row in rows
+        ... ]
+        >>> EnsembleTeacher(members).answer({}).targets.logits.softmax(-1)
+        tensor([[0.7000, 0.3000]])
 
     Source: Hinton, Vinyals and Dean 2015; ledger C11.
     """
@@ -38,8 +53,15 @@ class EnsembleTeacher:
         return fingerprint.of_json([member.fingerprint for member in self._members])
 
     def answer(self, batch: Batch) -> Answer:
-        """Average what the members say; one row of log-probabilities a unit."""
+        """Average what the members say; one row of log-probabilities a unit.
+
+        Raises:
+            InputError: The members answer over different classes.
+        """
         answers = [member.answer(batch).targets.logits.float() for member in self._members]
-        log_probabilities = torch.stack([answer.log_softmax(-1) for answer in answers])
-        mean = log_probabilities.logsumexp(0) - torch.tensor(float(len(answers))).log()
-        return Answer(DenseTargets(mean))
+        shapes = [tuple(logits.shape) for logits in answers]
+        if len(set(shapes)) > 1:
+            allowed = "teachers that answer over the same units and classes"
+            raise InputError(Problem("members", shapes, allowed))
+        log_probabilities = torch.stack([logits.log_softmax(-1) for logits in answers])
+        return Answer(DenseTargets(log_probabilities.logsumexp(0) - math.log(len(answers))))

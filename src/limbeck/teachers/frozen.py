@@ -18,13 +18,17 @@ from limbeck.teachers.teacher import Answer
 class FrozenTeacher:
     """A model that answers and never changes.
 
-    The model is put in evaluation mode and its parameters are frozen in place; each answer makes sure that every
-    submodule is still in evaluation mode, since a caller may hold the model too and call `train()` on it.
+    The model is put in evaluation mode and its parameters are frozen in place. Each answer makes
+    sure that every submodule is still in evaluation mode, since a caller may hold the model too and
+    call `train()` on it.
 
     Args:
         model: The model.
         task: What a batch means to it.
         taps: The paths of the modules whose outputs are wanted beside the answer.
+
+    Raises:
+        InputError: A path does not exist; the message names the nearest that do.
 
     Example:
         >>> from limbeck.tasks.image_classification import ImageClassification
@@ -38,8 +42,10 @@ class FrozenTeacher:
 
     def __init__(self, model: nn.Module, task: Task, taps: Iterable[str] = ()) -> None:
         self._model = model.eval().requires_grad_(False)
+        # Looked up once: walking the tree of modules would cost more than a small batch's losses.
+        self._parts = tuple(model.modules())
         self._task = task
-        self._taps = tuple(taps)
+        self._taps = Taps(model, taps)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -48,9 +54,9 @@ class FrozenTeacher:
 
     def answer(self, batch: Batch) -> Answer:
         """Run the model without gradient; one row of logits a unit."""
-        if any(module.training for module in self._model.modules()):
+        if any(part.training for part in self._parts):
             self._model.eval()
         # Not inference_mode: its tensors may not be saved for a student's backward pass.
-        with torch.no_grad(), Taps(self._model, self._taps) as taps:
+        with torch.no_grad(), self._taps as taps:
             response = self._task.respond(self._model, batch, taps)
         return Answer(DenseTargets(response.outputs["logits"]), response.taps)

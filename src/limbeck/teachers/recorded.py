@@ -6,13 +6,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-from limbeck.tasks import Batch
+from limbeck.errors import InputError, Problem
 from limbeck.targets import DenseTargets
+from limbeck.tasks import Batch
 from limbeck.teachers.teacher import Answer
 
 
 class Record(Protocol):
-    """Where answers lie, one row for each sample and view."""
+    """Where answers lie, one row for each sample and view (`limbeck.data.knowledge`)."""
 
     def lookup(self, index: Tensor, view: Tensor) -> Tensor:
         """Give the logits of samples `index [n]` as seen in views `view [n]`."""
@@ -22,8 +23,8 @@ class Record(Protocol):
 class RecordedTeacher:
     """What a frozen teacher said about each sample, without the teacher.
 
-    Answers are keyed by sample and view, never by position in an epoch: a shuffled batch, or one whose pictures were
-    augmented, gets the answer to exactly what the student sees.
+    Answers are keyed by sample and view, never by position in an epoch: a shuffled batch, or one
+    whose pictures were augmented, gets the answer to exactly what the student sees.
 
     Args:
         record: Where the answers lie.
@@ -40,7 +41,16 @@ class RecordedTeacher:
         return self._fingerprint
 
     def answer(self, batch: Batch) -> Answer:
-        """Look the answers up; the teacher costs nothing here."""
+        """Look the answers up; the teacher costs nothing here.
+
+        Raises:
+            InputError: The batch does not say which samples it holds, in which views.
+        """
+        missing = [name for name in ("index", "view") if name not in batch]
+        if missing:
+            fix = "Take batches from a limbeck.data split, or let the teacher itself answer."
+            allowed = f"{' and '.join(missing)}, int64 [n], beside the inputs"
+            raise InputError(Problem("batch", list(batch), allowed, fix))
         index = batch["index"]
         logits = self._record.lookup(index.cpu(), batch["view"].cpu())
         return Answer(DenseTargets(logits.to(index.device)))

@@ -1,7 +1,8 @@
 """The one loop: any scheme, one process or many, killed and resumed to the same bits."""
 
 from limbeck.training.checkpoint import CheckpointError
-from limbeck.training.loop import History, Silent, Ticker, fit
+from limbeck.training.loop import Silent, Ticker, fit
+from limbeck.training.record import History
 from limbeck.training.settings import Training
 
 __all__ = ["CheckpointError", "History", "Silent", "Ticker", "Training", "fit"]

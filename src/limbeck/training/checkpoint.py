@@ -1,11 +1,13 @@
 """Checkpoints: the whole state of a training in one file that is there whole or not at all.
 
-A checkpoint is one safetensors file: tensors under their names, everything else as JSON in the header, and a hash of the
-tensors, so that a damaged file is noticed before anything is loaded from it. The last two are kept.
+A checkpoint is one safetensors file: tensors under their names, everything else as JSON in the
+header, and a hash of both, so that a damaged file is noticed before anything is taken from it. The
+last two are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -28,33 +30,36 @@ class CheckpointError(LimbeckError):
 
 
 @dataclass(frozen=True)
-class State:
-    """The state of a training: named tensors, and plain data beside them."""
+class Content:
+    """What a checkpoint holds: named tensors, and plain data beside them."""
 
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
 
 
-def save(folder: Path, state: State, *, step: int) -> None:
+def save(folder: Path, content: Content, *, step: int) -> None:
     """Write a checkpoint, then drop all but the last two.
 
     Raises:
-        WriteError: The disk is full or the folder cannot be written to; older checkpoints are unharmed.
+        WriteError: The disk is full or the folder cannot be written to; older ones are unharmed.
     """
     # A copy a tensor: safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.tensors.items()}
-    header = {"plain": json.dumps(state.plain), "sha256": fingerprint.of_tensors(tensors)}
+    tensors = {
+        name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.tensors.items()
+    }
+    plain = json.dumps(content.plain)
+    header = {"plain": plain, "sha256": _hash(tensors, plain)}
     path = folder / f"{step:09d}.safetensors"
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=header)
         except SafetensorError as error:
             raise WriteError(f"{path}: could not be written ({error}).") from error
-    for old in _files(folder)[:-KEPT]:
-        old.unlink()
+    # Beside older checkpoints, what processes that were killed while they wrote left behind.
+    _remove([*_files(folder)[:-KEPT], *folder.glob(".*.partial")])
 
 
-def load(path: Path) -> State:
+def load(path: Path) -> Content:
     """Read a checkpoint and hold it against its hash.
 
     Raises:
@@ -63,16 +68,16 @@ def load(path: Path) -> State:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if header["sha256"] != fingerprint.of_tensors(tensors):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        if header["sha256"] != _hash(tensors, header["plain"]):
             raise CheckpointError(f"{path}: damaged; its contents do not match its hash.")
-        return State(tensors, json.loads(header["plain"]))
+        return Content(tensors, json.loads(header["plain"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: truncated or damaged ({error}).") from error
 
 
-def latest(folder: Path) -> State | None:
-    """Read the newest checkpoint that is sound; say which ones were not.
+def latest(folder: Path) -> Content | None:
+    """Read the newest checkpoint that is sound; warn of those that were not.
 
     Raises:
         CheckpointError: There are checkpoints and none is sound.
@@ -80,19 +85,40 @@ def latest(folder: Path) -> State | None:
     problems = []
     for path in reversed(_files(folder)):
         try:
-            state = load(path)
+            content = load(path)
         except CheckpointError as error:
             problems.append(str(error))
             continue
         if problems:
             lost = "\n".join(problems)
-            warnings.warn(f"{lost}\nGoing on from the checkpoint before it, {path.name}.", stacklevel=2)
-        return state
+            warnings.warn(f"{lost}\nGoing on from {path.name}, the one before it.", stacklevel=2)
+        return content
     if problems:
-        advice = f"Delete {folder} to train this stage from its beginning."
+        advice = f"Delete {folder} to train from the beginning."
         raise CheckpointError("\n".join([*problems, advice]))
     return None
 
 
+def clear(folder: Path) -> None:
+    """Remove every checkpoint: a training that begins anew must not take up an older one's later.
+
+    Raises:
+        WriteError: One cannot be removed.
+    """
+    _remove(_files(folder))
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise WriteError(f"{path}: could not be removed ({error.strerror}).") from error
+
+
+def _hash(tensors: dict[str, Tensor], plain: str) -> str:
+    return hashlib.sha256((fingerprint.of_tensors(tensors) + plain).encode()).hexdigest()

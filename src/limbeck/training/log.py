@@ -1,8 +1,10 @@
-"""The log of a training: one JSON object a line, and the same numbers to any tracker that Accelerate knows."""
+"""The log of a training: one JSON object a line, and the same numbers to any Accelerate tracker."""
 
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +16,34 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """Appends rows to `log.jsonl`; cut back to where a checkpoint stood, it has no row twice."""
+    """Appends rows to a file; cut back to where a checkpoint stood, it has no row twice.
+
+    Args:
+        path: The file.
+        accelerator: Whose trackers get the same numbers; its first process writes the file.
+    """
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
         self._path = path
         self._accelerator = accelerator
-        self.lines = 0
 
-    def truncate(self, lines: int) -> None:
-        """Keep the first lines only."""
-        self.lines = lines
+    def begin(self, size: int = 0) -> None:
+        """Keep the first bytes of what an earlier training wrote: in one call, whole lines or none.
+
+        Raises:
+            WriteError: The file cannot be written to.
+        """
         if not self._accelerator.is_main_process:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        kept = self._path.read_text().splitlines(keepends=True)[:lines] if self._path.exists() else []
-        self._path.write_text("".join(kept))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                there = file.tell()
+                file.truncate(min(size, there))
+        except OSError as error:
+            raise self._not_written(error) from error
+        if there < size:
+            warnings.warn(f"{self._path}: rows from before the checkpoint are gone.", stacklevel=2)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row.
@@ -36,11 +51,28 @@ class Log:
         Raises:
             WriteError: The disk is full or the file cannot be written to.
         """
-        self.lines += 1
         self._accelerator.log(dict(row), step=int(row["step"]))
         if self._accelerator.is_main_process:
             try:
-                with self._path.open("a") as file:
+                with self._path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
             except OSError as error:
-                raise WriteError(f"{self._path}: could not be written ({error.strerror}).") from error
+                raise self._not_written(error) from error
+
+    def settle(self) -> int:
+        """Wait until what was written is on the disk, and give the file's size; 0 elsewhere.
+
+        Raises:
+            WriteError: The disk is full or the file cannot be written to.
+        """
+        if not self._accelerator.is_main_process:
+            return 0
+        try:
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> WriteError:
+        return WriteError(f"{self._path}: could not be written ({error.strerror or error}).")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from limbeck.training import checkpoint, order, randomness
+from limbeck.errors import InputError, Problem
+from limbeck.tasks import Batch
+from limbeck.training import checkpoint, order, snapshot
+from limbeck.training.average import MovingAverage
+from limbeck.training.interrupt import Interrupts
+from limbeck.training.loader import Examples, load
 from limbeck.training.log import Log
-from limbeck.training.optimizer import build_optimizer, rate
-from limbeck.training.record import Progress, Tally
+from limbeck.training.optimizer import rate
+from limbeck.training.preparation import prepared
+from limbeck.training.record import History
 from limbeck.training.settings import Training
+from limbeck.training.step import Stepper
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,16 +31,6 @@ if TYPE_CHECKING:
     from limbeck.schemes import Scheme
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
-
-
-class Examples(Protocol):
-    """Samples that can be asked for by number; a batch is a mapping of tensors."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]: ...
-
-    def set_epoch(self, epoch: int) -> None: ...
 
 
 class Ticker(Protocol):
@@ -54,23 +48,6 @@ class Silent:
         """Say nothing."""
 
 
-@dataclass(frozen=True)
-class History:
-    """What a training was like.
-
-    Attributes:
-        rows: One row an epoch: losses by term, raw and weighted, and validation metrics.
-        best_epoch: The epoch, from 1, whose weights were kept.
-        steps: Optimiser steps taken.
-        stopped_early: Whether validation stopped getting better before the last epoch.
-    """
-
-    rows: tuple[dict[str, float], ...]
-    best_epoch: int
-    steps: int
-    stopped_early: bool
-
-
 def fit(
     scheme: Scheme,
     *,
@@ -85,32 +62,48 @@ def fit(
 ) -> History:
     """Train a scheme's student, and leave in it the weights that validation chose.
 
+    The student is left in evaluation mode, and every module on the device where it was.
+
     Args:
         scheme: What one step is.
         train: The training samples.
-        validate: Measures a model on the validation samples; its first number decides, higher is better.
+        validate: Measures a model on the validation samples; its first number decides, higher is
+            better. A number that is NaN is worse than any.
         settings: How to train.
         folder: Where `log.jsonl` and `checkpoint/` go.
         seed: Decides the order of samples; initial weights are the caller's.
-        accelerator: The device, the processes and the precision.
-        resume: Go on from the newest sound checkpoint in `folder`, to the same bits as if undisturbed.
+        accelerator: The device and the processes. The precision is the settings' own.
+        resume: Go on from the newest sound checkpoint in `folder`, to the same bits as if
+            undisturbed. Otherwise older checkpoints are removed.
         ticker: Hears of every step.
 
     Raises:
         KeyboardInterrupt: Somebody interrupted; a checkpoint was saved first.
+        InputError: There is nothing to train on, or nothing that trains.
+        CheckpointError: No checkpoint is sound, or they are of another training.
         LimbeckError: A term became NaN or infinite, or a checkpoint could not be written.
     """
-    loop = _Loop(scheme, train, validate, settings, folder, seed, accelerator, ticker or Silent())
-    state = checkpoint.latest(folder / "checkpoint") if resume else None
-    if state is None:
-        loop.log.truncate(0)
-    else:
-        loop.restore(state)
-    return loop.run()
+    _check(train, settings, accelerator)
+    with prepared(scheme, compiles=settings.compile, accelerator=accelerator):
+        loop = _Loop(scheme, train, validate, settings, folder, seed, accelerator, ticker)
+        loop.begin(resume=resume)
+        with Interrupts() as interrupts:
+            history = loop.run(interrupts)
+        loop.keep()
+    return history
+
+
+def _check(train: Examples, settings: Training, accelerator: Accelerator) -> None:
+    processes = accelerator.num_processes
+    wanted = f"at least {processes}, one for each process"
+    sizes = {"batch_size": settings.batch_size, "training samples": len(train)}
+    problems = [Problem(name, size, wanted) for name, size in sizes.items() if size < processes]
+    if problems:
+        raise InputError(*problems)
 
 
 class _Loop:
-    """A training under way: what `fit` was given, and all that changes from step to step."""
+    """A training under way: what `fit` was given, and the state that changes."""
 
     def __init__(
         self,
@@ -121,122 +114,121 @@ class _Loop:
         folder: Path,
         seed: int,
         accelerator: Accelerator,
-        ticker: Ticker,
+        ticker: Ticker | None,
     ) -> None:
         self.scheme, self.train, self.validate = scheme, train, validate
-        self.settings, self.folder, self.seed = settings, folder, seed
-        self.accelerator, self.ticker = accelerator, ticker
-        self.processes, self.rank = accelerator.num_processes, accelerator.process_index
-        for module in scheme.modules().values():
-            module.to(accelerator.device)
-        self._share_between_processes()
-        self.parameters = list(scheme.trainable())
-        self.optimizer = accelerator.prepare(build_optimizer(scheme.modules(), settings))
-        if settings.compile:
-            scheme.student.compile()
-        self.ema = self._moving_average()
-        self.best: dict[str, Tensor] = {}
-        self.progress = Progress()
-        self.tally = Tally(accelerator.device)
-        self.log = Log(folder / "log.jsonl", accelerator)
+        self.settings, self.seed, self.accelerator = settings, seed, accelerator
+        self.folder, self.ticker = folder / "checkpoint", ticker or Silent()
+        self.stepper = Stepper(scheme, settings, accelerator)
+        self.average = self._average()
+        self.model = scheme.student if self.average is None else self.average.module
+        self.training = snapshot.identity(
+            settings, seed=seed, samples=len(train), accelerator=accelerator
+        )
+        self.state = snapshot.Run(
+            modules=scheme.modules(),
+            optimizer=self.stepper.optimizer,
+            scaler=self.stepper.scaler,
+            average=self.average,
+            log=Log(folder / "log.jsonl", accelerator),
+        )
         self.steps_an_epoch = -(-len(self._batches(0)) // settings.accumulate)
         self.total = self.steps_an_epoch * settings.epochs
         self.saved_at = time.monotonic()
 
-    # -- what surrounds the steps ---------------------------------------------------------------------------------
+    def _average(self) -> MovingAverage | None:
+        decay = self.settings.ema
+        return None if decay is None else MovingAverage(self.scheme.student, decay=decay)
 
-    def run(self) -> History:
-        with _deferred_interrupt() as interrupted:
-            while self.progress.epoch < self.settings.epochs and not self._out_of_patience():
-                self._epoch(interrupted)
-        self._keep()
+    # -- from beginning to end --------------------------------------------------------------------
+
+    def begin(self, *, resume: bool) -> None:
+        content = checkpoint.latest(self.folder) if resume else None
+        # No process may write while another still reads.
+        self.accelerator.wait_for_everyone()
+        if content is not None:
+            snapshot.unpack(self.state, content, self.training, self.accelerator)
+            return
+        self.state.log.begin()
+        if self.accelerator.is_main_process:
+            checkpoint.clear(self.folder)
+
+    def run(self, interrupts: Interrupts) -> History:
+        progress, settings = self.state.progress, self.settings
+        while progress.epoch < settings.epochs and not self._out_of_patience():
+            self._epoch(interrupts)
         return History(
-            rows=tuple(self.progress.rows),
-            best_epoch=self.progress.best_epoch if self.settings.keep == "best" else self.progress.epoch,
-            steps=self.progress.step,
-            stopped_early=self.progress.epoch < self.settings.epochs,
+            rows=tuple(progress.rows),
+            best_epoch=progress.best_epoch if settings.keep == "best" else progress.epoch,
+            steps=progress.step,
+            stopped_early=progress.epoch < settings.epochs,
         )
 
-    def _epoch(self, interrupted: Callable[[], bool]) -> None:
-        started = time.monotonic()
-        self.train.set_epoch(self.progress.epoch)
+    def keep(self) -> None:
+        chosen = self.state.best if self.settings.keep == "best" else self.model.state_dict()
+        self.scheme.student.load_state_dict(chosen)
+        self.scheme.student.eval()
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.state.progress.since_better >= patience
+
+    # -- one epoch --------------------------------------------------------------------------------
+
+    def _epoch(self, interrupts: Interrupts) -> None:
+        started, progress = time.monotonic(), self.state.progress
+        self.train.set_epoch(progress.epoch)
         for module in self.scheme.modules().values():
             module.train()
-        for micro_batches in self._optimizer_steps():
+        for micro_batches in self._steps():
             self._step(micro_batches)
-            self.progress.step += 1
-            every = self.settings.log_every
-            if every and self.progress.step % every == 0:
-                self.log.write(self._row(self.tally.recent(self.accelerator)))
-            self.ticker.tick(self.progress.step, self.total, f"epoch {self.progress.epoch + 1}")
-            self._save_if_due(interrupted())
-        metrics = dict(self.validate(self._model()))
-        row = self._row(self.tally.epoch(self.accelerator)) | {
-            f"validation/{name}": value for name, value in metrics.items()
+            self.ticker.tick(progress.step, self.total, f"epoch {progress.epoch + 1}")
+            self._save_if_due(interrupts.heard)
+        metrics = self._validate()
+        row = self._row(self.state.epoch.take(self.accelerator)) | {
+            f"validation/{name}": value for name, value in metrics.items() if math.isfinite(value)
         }
-        self.progress.epoch += 1
-        self._choose(next(iter(metrics.values())))
-        self.progress.rows.append(row | {"seconds": time.monotonic() - started})
-        self.log.write(self.progress.rows[-1])
-        self._save_if_due(interrupted())
+        row["seconds"] = time.monotonic() - started
+        progress.epoch += 1
+        progress.rows.append(row)
+        if progress.choose(next(iter(metrics.values()), math.nan)) and self.settings.keep == "best":
+            weights = self.model.state_dict()
+            self.state.best = {name: value.clone() for name, value in weights.items()}
+        self.state.log.write(row)
+        self._save_if_due(interrupts.heard)
+
+    def _step(self, micro_batches: list[Batch]) -> None:
+        progress, every = self.state.progress, self.settings.log_every
+        losses = self.stepper.take(micro_batches, progress.step / self.total)
+        if self.average is not None:
+            self.average.update()
+        progress.step += 1
+        self.state.epoch.add(losses)
+        if every is not None:
+            self.state.recent.add(losses)
+            if progress.step % every == 0:
+                self.state.log.write(self._row(self.state.recent.take(self.accelerator)))
 
     def _row(self, losses: Mapping[str, float]) -> dict[str, float]:
-        epoch = self.progress.step / self.steps_an_epoch
-        learning_rate = rate(max(self.progress.step - 1, 0) / self.total, self.settings)
-        return {"epoch": epoch, "step": self.progress.step, "learning_rate": learning_rate, **losses}
+        step = self.state.progress.step
+        return {
+            "epoch": step / self.steps_an_epoch,
+            "step": step,
+            "learning_rate": rate((step - 1) / self.total, self.settings),
+            **losses,
+        }
 
-    # -- one optimiser step ----------------------------------------------------------------------------------------
+    def _validate(self) -> dict[str, float]:
+        metrics = {name: float(value) for name, value in self.validate(self.model).items()}
+        if self.accelerator.num_processes == 1:
+            return metrics
+        from accelerate.utils import broadcast_object_list
 
-    def _step(self, micro_batches: list[Mapping[str, Tensor]]) -> None:
-        progress = self.progress.step / self.total
-        shares = self._shares(micro_batches)
-        for batch, share in zip(micro_batches, shares, strict=True):
-            with self._autocast():
-                losses = self.scheme.step(batch, progress)
-            losses.check()
-            self.tally.add(losses, share)
-            total = losses.total if share is None else losses.total * share
-            self.accelerator.backward(total)
-        self._sum_gradients()
-        if self.settings.clip is not None:
-            self.accelerator.clip_grad_norm_(self.parameters, self.settings.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(progress, self.settings)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update_parameters(self.scheme.student)
+        # Every process must choose and stop alike, so the first one's numbers count.
+        first: list[dict[str, float]] = broadcast_object_list([metrics])
+        return first[0]
 
-    def _shares(self, micro_batches: list[Mapping[str, Tensor]]) -> list[Tensor | None]:
-        """Give each micro-batch its part in the whole step's mean, over all processes."""
-        if len(micro_batches) == 1 and self.processes == 1:
-            return [None]
-        masses = torch.stack([self.scheme.mass(batch) for batch in micro_batches])
-        total = self.accelerator.reduce(masses.sum(), reduction="sum").clamp(min=torch.finfo(masses.dtype).tiny)
-        return list(masses / total)
-
-    def _sum_gradients(self) -> None:
-        """Add the gradients up over all processes, once a step and in one message.
-
-        Not DistributedDataParallel: a scheme may run several modules, twice or in parts, through taps and
-        connectors, and every one of these is more than a wrapper around one `forward` can follow.
-        """
-        if self.processes == 1:
-            return
-        gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self.parameters
-        ]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        flat = self.accelerator.reduce(flat, reduction="sum")
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for parameter, part in zip(self.parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.settings.precision == "float32" else self.accelerator.autocast()
-
-    # -- data ------------------------------------------------------------------------------------------------------
+    # -- data and checkpoints ---------------------------------------------------------------------
 
     def _batches(self, epoch: int) -> list[list[int]]:
         return order.batches(
@@ -244,189 +236,35 @@ class _Loop:
             size=self.settings.batch_size,
             seed=self.seed,
             epoch=epoch,
-            processes=self.processes,
+            processes=self.accelerator.num_processes,
         )
 
-    def _optimizer_steps(self) -> Iterator[list[Mapping[str, Tensor]]]:
-        """Load the rest of the epoch, from where the training stands."""
-        done = self.progress.step - self.progress.epoch * self.steps_an_epoch
-        batches = self._batches(self.progress.epoch)[done * self.settings.accumulate :]
-        loader = DataLoader(
-            self.train,  # type: ignore[arg-type]  # torch asks __getitems__ for whole batches
-            batch_sampler=[order.share(batch, rank=self.rank, processes=self.processes) for batch in batches],
-            collate_fn=_as_is,
-            num_workers=self.settings.workers,
-            # A generator of its own: the loader draws a number at each start, and a resumed run starts more often.
-            generator=torch.Generator(),
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Load the rest of the epoch, one optimiser step after the other."""
+        progress, accumulate = self.state.progress, self.settings.accumulate
+        done = progress.step - progress.epoch * self.steps_an_epoch
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        rest = self._batches(progress.epoch)[done * accumulate :]
+        batches = load(
+            self.train,
+            [order.share(batch, rank=rank, processes=processes) for batch in rest],
+            workers=self.settings.workers,
+            device=self.accelerator.device,
         )
-        gathered: list[Mapping[str, Tensor]] = []
-        device = self.accelerator.device
-        for number, batch in enumerate(loader, start=1):
-            if device.type != "cpu":
-                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            gathered.append(batch)
-            if len(gathered) == self.settings.accumulate or number == len(batches):
-                yield gathered
-                gathered = []
-
-    # -- what is kept ----------------------------------------------------------------------------------------------
-
-    def _model(self) -> nn.Module:
-        return self.scheme.student if self.ema is None else self.ema.module
-
-    def _choose(self, score: float) -> None:
-        progress = self.progress
-        progress.since_better = 0 if score > progress.best_score else progress.since_better + 1
-        # At least as good counts: of equal epochs the later one has the smaller learning rate behind it.
-        if score >= progress.best_score:
-            progress.best_score, progress.best_epoch = score, progress.epoch
-            if self.settings.keep == "best":
-                self.best = {name: value.clone() for name, value in self._model().state_dict().items()}
-
-    def _out_of_patience(self) -> bool:
-        return self.settings.patience is not None and self.progress.since_better >= self.settings.patience
-
-    def _keep(self) -> None:
-        chosen = self.best if self.settings.keep == "best" else self._model().state_dict()
-        self.scheme.student.load_state_dict(chosen)
-        self.scheme.student.eval()
-
-    def _moving_average(self) -> Any:
-        if self.settings.ema is None:
-            return None
-        from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-        return AveragedModel(self.scheme.student, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema))
-
-    def _share_between_processes(self) -> None:
-        if self.processes == 1:
-            return
-        from accelerate.utils import broadcast
-
-        from limbeck.training.synchronized_norm import synchronize
-
-        for module in self.scheme.modules().values():
-            synchronize(module)
-            for tensor in module.state_dict().values():
-                broadcast(tensor)
-
-    # -- checkpoints -----------------------------------------------------------------------------------------------
+        for _ in range(done, self.steps_an_epoch):
+            yield list(islice(batches, accumulate))
 
     def _save_if_due(self, interrupted: bool) -> None:
         due = time.monotonic() - self.saved_at >= self.settings.checkpoint_every
-        if self.processes > 1:  # every process must decide alike; the first one's clock counts
-            flags = torch.tensor([due, interrupted], device=self.accelerator.device, dtype=torch.int32)
-            due, interrupted = (bool(flag) for flag in self.accelerator.reduce(flags, reduction="sum"))
+        if self.accelerator.num_processes > 1:
+            # Every process must decide alike: what one of them finds due is due for all.
+            flags = torch.tensor([due, interrupted], device=self.accelerator.device).int()
+            due, interrupted = self.accelerator.reduce(flags, reduction="sum").bool().tolist()
         if due or interrupted:
-            self._save()
+            content = snapshot.pack(self.state, self.training, self.accelerator)
+            if self.accelerator.is_main_process:
+                checkpoint.save(self.folder, content, step=self.state.progress.step)
+            self.saved_at = time.monotonic()
         if interrupted:
+            self.accelerator.wait_for_everyone()
             raise KeyboardInterrupt
-
-    def _save(self) -> None:
-        tensors, random_states = randomness.capture()
-        processes = _gather({"tensors": tensors, "plain": random_states}, self.accelerator)
-        self.tally.merge(self.accelerator)
-        if self.accelerator.is_main_process:
-            named = {f"random/{rank}/{name}": value for rank, one in enumerate(processes) for name, value in one["tensors"].items()}
-            named |= {f"{owner}/{name}": value for owner, state in self._stateful().items() for name, value in state.items()}
-            optimizer, described = _flatten(self.optimizer.state_dict())
-            plain = {
-                "progress": self.progress.as_dict(),
-                "random": [one["plain"] for one in processes],
-                "optimizer": described,
-                "log_lines": self.log.lines,
-                "tally": self.tally.names,
-                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            }
-            state = checkpoint.State(named | optimizer, plain)
-            checkpoint.save(self.folder / "checkpoint", state, step=self.progress.step)
-        self.accelerator.wait_for_everyone()
-        self.saved_at = time.monotonic()
-
-    def _stateful(self) -> dict[str, dict[str, Tensor]]:
-        states = {f"module/{name}": dict(module.state_dict()) for name, module in self.scheme.modules().items()}
-        states["best"] = self.best
-        states["tally"] = self.tally.state()
-        if self.ema is not None:
-            states["ema"] = dict(self.ema.state_dict())
-        return states
-
-    def restore(self, state: checkpoint.State) -> None:
-        """Take up a saved training where it stood."""
-        tensors, plain = state.tensors, state.plain
-        if len(plain["random"]) != self.processes:
-            raise checkpoint.CheckpointError(
-                f"{self.folder}: saved by {len(plain['random'])} processes, resumed by {self.processes}; "
-                "resume with as many, or start anew without --resume."
-            )
-        for name, module in self.scheme.modules().items():
-            module.load_state_dict(_under(tensors, f"module/{name}/"))
-        if self.ema is not None:
-            self.ema.load_state_dict(_under(tensors, "ema/"))
-        self.best = {name: value.to(self.accelerator.device) for name, value in _under(tensors, "best/").items()}
-        self.optimizer.load_state_dict(_unflatten(tensors, plain["optimizer"]))
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(plain["scaler"])
-        self.progress = Progress(**plain["progress"])
-        sums = _under(tensors, "tally/")
-        self.tally.restore(plain["tally"], sums, first=self.accelerator.is_main_process)
-        self.log.truncate(plain["log_lines"])
-        randomness.restore(_under(tensors, f"random/{self.rank}/"), plain["random"][self.rank])
-
-
-def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _gather(item: dict[str, Any], accelerator: Accelerator) -> list[dict[str, Any]]:
-    if accelerator.num_processes == 1:
-        return [item]
-    from accelerate.utils import gather_object
-
-    gathered: list[dict[str, Any]] = gather_object([item])
-    return gathered
-
-
-def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part an optimiser's state into named tensors and plain data."""
-    tensors, plain = {}, {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
-            else:
-                plain[f"{index}/{name}"] = value
-    return tensors, {"plain": plain, "param_groups": state["param_groups"]}
-
-
-def _unflatten(tensors: Mapping[str, Tensor], described: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in (_under(tensors, "optimizer/") | described["plain"]).items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": described["param_groups"]}
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let a first interrupt wait until the step is whole; a second one does not wait."""
-    heard: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def hear(number: int, frame: object) -> None:
-        if heard:
-            raise KeyboardInterrupt
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(heard)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

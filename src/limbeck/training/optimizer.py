@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from limbeck.training.settings import Training
 
+# Norms whose scale may have several axes; that of the others has one.
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
 
-def build_optimizer(modules: Mapping[str, nn.Module], settings: Training) -> torch.optim.Optimizer:
-    """Make the optimiser over all parameters that train.
 
-    Weight decay falls on matrices and kernels only: biases and the scales of norms (one axis) are left alone.
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], modules: Iterable[nn.Module], settings: Training
+) -> torch.optim.Optimizer:
+    """Make the optimiser.
+
+    Weight decay falls on matrices and kernels only: biases and the scales of norms are left alone.
+
+    Args:
+        parameters: What trains.
+        modules: Whose parameters these are; among them, norms are looked for.
+        settings: How to train.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+        >>> optimizer = build_optimizer(
+        ...     model.parameters(), [model], Training(epochs=1, weight_decay=0.1)
+        ... )
+        >>> [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
+        [(0.1, 1), (0.0, 3)]
     """
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    spared = {
+        parameter
+        for module in modules
+        for norm in module.modules()
+        if isinstance(norm, _NORMS)
+        for parameter in norm.parameters(recurse=False)
+    }
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for parameter in parameters:
+        (plain if parameter.dim() <= 1 or parameter in spared else decayed).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "sgd":
-        nesterov = settings.momentum > 0
-        return torch.optim.SGD(
-            groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov
-        )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.SGD(
+        groups,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+    )
 
 
 def rate(progress: float, settings: Training) -> float:

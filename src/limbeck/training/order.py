@@ -1,15 +1,17 @@
-"""In which order samples come: a pure function of seed and epoch, so that a position is two numbers."""
+"""In which order samples come: a pure function of seed and epoch, so a position is two numbers."""
 
 from __future__ import annotations
 
 import torch
 
 
-def batches(samples: int, *, size: int, seed: int, epoch: int, processes: int = 1) -> list[list[int]]:
+def batches(
+    samples: int, *, size: int, seed: int, epoch: int, processes: int = 1
+) -> list[list[int]]:
     """Shuffle the samples of one epoch into micro-batches, over all processes together.
 
-    A last batch too small to feed every process two samples joins the one before it: batch statistics of a single
-    sample are undefined.
+    A last batch too small to feed every process two samples joins the one before it: batch
+    statistics of a single sample are undefined.
 
     Args:
         samples: How many samples there are.

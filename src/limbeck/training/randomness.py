@@ -22,9 +22,13 @@ def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     version, keys, gauss = random.getstate()
     name, words, position, has_gauss, cached = np.random.get_state()
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.array(words, dtype=np.int64))}
-    for index, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []):
-        tensors[f"cuda{index}"] = state
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.array(words, dtype=np.int64)),
+    }
+    if torch.cuda.is_available():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"cuda{index:03d}"] = state
     plain = {
         "python": [version, list(keys), gauss],
         "numpy": [str(name), int(position), int(has_gauss), float(cached)],
@@ -41,4 +45,5 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     version, keys, gauss = plain["python"]
     random.setstate((version, tuple(keys), gauss))
     name, position, has_gauss, cached = plain["numpy"]
-    np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    words = tensors["numpy"].numpy().astype(np.uint32)
+    np.random.set_state((name, words, position, has_gauss, cached))

@@ -3,28 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from limbeck.objective import Losses
+
+@dataclass(frozen=True)
+class History:
+    """What a training was like.
+
+    Attributes:
+        rows: One row an epoch: losses by term, raw and weighted, and validation metrics. A metric
+            that is not finite in an epoch is left out of its row.
+        best_epoch: The epoch, from 1, whose weights were kept.
+        steps: Optimiser steps taken.
+        stopped_early: Whether validation stopped getting better before the last epoch.
+    """
+
+    rows: tuple[dict[str, float], ...]
+    best_epoch: int
+    steps: int
+    stopped_early: bool
 
 
 @dataclass
 class Progress:
-    """Where a training stands; with the seed, this is the sampler's position too."""
+    """Where a training stands; with the seed, this is the sampler's position too.
+
+    Attributes:
+        epoch: Epochs that are done.
+        step: Optimiser steps that are done.
+        best_score: The best validation score so far.
+        best_epoch: The epoch, from 1, that had it; the last one, if several did.
+        since_better: Epochs since validation got better.
+        rows: One row for each epoch that is done.
+    """
 
     epoch: int = 0
     step: int = 0
-    best_score: float = float("-inf")
+    best_score: float = -math.inf
     best_epoch: int = 0
     since_better: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
+
+    def choose(self, score: float) -> bool:
+        """Take in the score of the epoch just done; say whether its weights are the ones to keep.
+
+        At least as good is good enough: of equal epochs the later one has the smaller learning rate
+        behind it. Patience, though, asks for better. A score that is NaN is worse than any.
+
+        Example:
+            >>> progress = Progress(epoch=1)
+            >>> [progress.choose(score) for score in (float("nan"), 0.9, 0.8, 0.9)]
+            [True, True, False, True]
+            >>> progress.since_better
+            2
+        """
+        score = -math.inf if math.isnan(score) else score
+        self.since_better = 0 if score > self.best_score else self.since_better + 1
+        if score < self.best_score:
+            return False
+        self.best_score, self.best_epoch = score, self.epoch
+        return True
 
     def as_dict(self) -> dict[str, Any]:
         """Give it as plain data."""
@@ -32,62 +78,42 @@ class Progress:
 
 
 class Tally:
-    """Running sums of the losses by term, kept on the device so that no step waits for a number."""
+    """Running sums of the losses by term, of this process's part of each step.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.names: list[str] = []
-        self._epoch, self._recent = torch.zeros(0), torch.zeros(0)
+    Plain numbers, added in the order of the steps: a resumed training comes to the same bits.
 
-    def add(self, losses: Losses, share: Tensor | None) -> None:
-        """Add a micro-batch, which counts `share` of its optimiser step (all of it if None)."""
-        values = [losses.total.detach()]
-        for term in losses.terms.values():
-            values += [term.raw.detach(), term.weighted.detach()]
-        if not self.names:
-            self.names = ["train/loss"]
-            for name in losses.terms:
-                self.names += [f"train/{name}/raw", f"train/{name}/weighted"]
-            # The last place counts optimiser steps.
-            self._epoch = torch.zeros(len(values) + 1, device=self._device, dtype=torch.float64)
-            self._recent = self._epoch.clone()
-        whole = torch.ones((), device=self._device)
-        row = torch.stack([*(value.to(self._device, torch.float64) for value in values), whole.double()])
-        row = row if share is None else row * share
-        self._epoch += row
-        self._recent += row
+    Example:
+        >>> from types import SimpleNamespace
+        >>> tally = Tally()
+        >>> tally.add({"train/loss": 1.0})
+        >>> tally.add({"train/loss": 2.0})
+        >>> tally.take(SimpleNamespace(num_processes=1))
+        {'train/loss': 1.5}
+    """
 
-    def epoch(self, accelerator: Accelerator) -> dict[str, float]:
-        """Give the means since the epoch began, over all processes, and begin anew."""
-        means = self._means(self._epoch, accelerator)
-        self._epoch.zero_()
-        self._recent.zero_()
-        return means
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
 
-    def recent(self, accelerator: Accelerator) -> dict[str, float]:
-        """Give the means since this was last asked, over all processes."""
-        means = self._means(self._recent, accelerator)
-        self._recent.zero_()
-        return means
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Add an optimiser step."""
+        self._steps += 1
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def _means(self, sums: Tensor, accelerator: Accelerator) -> dict[str, float]:
-        sums = accelerator.reduce(sums.clone(), reduction="sum")
-        means = (sums[:-1] / sums[-1]).tolist()
-        return dict(zip(self.names, means, strict=True))
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """Give the means over the steps since this was last asked, over all processes."""
+        names, sums, steps = list(self._sums), list(self._sums.values()), self._steps
+        self._sums, self._steps = {}, 0
+        if accelerator.num_processes > 1 and names:
+            on_device = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
+            sums = accelerator.reduce(on_device, reduction="sum").tolist()
+        return {name: value / steps for name, value in zip(names, sums, strict=True)}
 
-    def merge(self, accelerator: Accelerator) -> None:
-        """Leave every process's sums with the first one, who saves them."""
-        if accelerator.num_processes > 1:
-            first = float(accelerator.is_main_process)
-            self._epoch = accelerator.reduce(self._epoch, reduction="sum") * first
-            self._recent = accelerator.reduce(self._recent, reduction="sum") * first
+    def state(self) -> dict[str, Any]:
+        """Give the sums as plain data."""
+        return {"sums": dict(self._sums), "steps": self._steps}
 
-    def state(self) -> dict[str, Tensor]:
-        """Give the sums as tensors."""
-        return {"epoch": self._epoch, "recent": self._recent}
-
-    def restore(self, names: list[str], state: dict[str, Tensor], *, first: bool) -> None:
-        """Put saved sums back, in the process that is the first."""
-        self.names = list(names)
-        self._epoch = state["epoch"].to(self._device) * float(first)
-        self._recent = state["recent"].to(self._device) * float(first)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put saved sums back."""
+        self._sums, self._steps = dict(state["sums"]), state["steps"]

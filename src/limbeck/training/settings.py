@@ -32,26 +32,38 @@ class Training(BaseModel):
     weight_decay: Annotated[
         float, Field(ge=0, description="On matrices and kernels; never on biases or norms.")
     ] = 0.0
-    warmup: Annotated[Share, Field(description="Share of the steps over which the rate rises from 0.")] = 0.1
+    warmup: Annotated[
+        Share, Field(description="Share of the steps over which the rate rises from 0.")
+    ] = 0.1
     decay: Annotated[
-        Literal["cosine", "linear", "constant"], Field(description="How the rate falls to 0 after warm-up.")
+        Literal["cosine", "linear", "constant"],
+        Field(description="How the rate falls to 0 after warm-up."),
     ] = "cosine"
-    clip: Annotated[float | None, Field(gt=0, description="Largest norm of the whole gradient.")] = None
+    clip: Annotated[
+        float | None, Field(gt=0, description="Largest norm of the whole gradient.")
+    ] = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: Annotated[bool, Field(description="Compile the student with torch.compile.")] = False
     ema: Annotated[
-        float | None, Field(gt=0, lt=1, description="Keep a moving average of the weights; it is what is kept.")
+        float | None,
+        Field(gt=0, lt=1, description="Keep a moving average of the weights; it is what is kept."),
     ] = None
     patience: Annotated[
-        int | None, Field(ge=1, description="Stop after so many epochs without a better validation.")
+        int | None,
+        Field(ge=1, description="Stop after so many epochs without a better validation."),
     ] = None
     keep: Annotated[
-        Literal["best", "last"], Field(description="Whose weights are kept: the best epoch's on validation, or the last's.")
+        Literal["best", "last"],
+        Field(description="Whose weights are kept: the best epoch's on validation, or the last's."),
     ] = "best"
-    workers: Annotated[int, Field(ge=0, description="Processes that load data; 0 loads in the loop.")] = 0
+    workers: Annotated[
+        int, Field(ge=0, description="Processes that load data; 0 loads in the loop.")
+    ] = 0
     log_every: Annotated[
-        int | None, Field(ge=1, description="Log every so many optimiser steps, besides every epoch.")
+        int | None,
+        Field(ge=1, description="Log every so many optimiser steps, besides every epoch."),
     ] = None
     checkpoint_every: Annotated[
-        float, Field(ge=0, description="Seconds between checkpoints; 0 saves after every optimiser step.")
+        float,
+        Field(ge=0, description="Seconds between checkpoints; 0 saves after every optimiser step."),
     ] = 10.0

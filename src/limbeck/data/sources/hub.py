@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.data.loaded import Loaded, quiet
 from limbeck.errors import InputError, Problem, did_you_mean
@@ -27,7 +27,7 @@ def load(spec: DataSpec) -> Loaded:
     except Exception as error:
         fix = f"It could not be loaded: {type(error).__name__}: {error}"
         raise InputError(Problem("data.name", where, "a data set on the hub", fix)) from error
-    wanted = {split: name for split, name in spec.files.items() if isinstance(name, str)}
+    wanted: dict[str, Any] = dict(spec.files.items())
     wanted = wanted or {split: split for split in ("train", "validation", "test") if split in found}
     problems = [
         Problem(f"data.files.{split}", name, ", ".join(found), did_you_mean(name, found))
@@ -38,7 +38,5 @@ def load(spec: DataSpec) -> Loaded:
         problems.append(Problem("data.files", wanted, f"a train split, one of {', '.join(found)}"))
     if problems:
         raise InputError(*problems)
-    train = found[wanted["train"]]
-    return Loaded(
-        {split: found[name] for split, name in wanted.items()}, licence=train.info.license
-    )
+    splits = {split: found[name] for split, name in wanted.items()}
+    return Loaded(splits, licence=splits["train"].info.license or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from limbeck.data.callables import find
+from limbeck.callables import find
 from limbeck.data.loaded import Loaded
 from limbeck.data.sources._arrays import from_arrays
 from limbeck.errors import InputError, Problem

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from limbeck.data.callables import file_of, find
+from limbeck.callables import file_of, find
 from limbeck.errors import InputError, Problem
 from limbeck.models.arguments import call, check
 from limbeck.models.snippet import with_build

@@ -32,12 +32,18 @@ class Distill(Training, Stage):
     makes: ClassVar[tuple[str, ...]] = ("student",)
 
     objective: Annotated[
-        list[dict[str, Any]], Field(min_length=1, description="Terms: `- name: {weight: 0.9, ...}`.")
+        list[dict[str, Any]],
+        Field(min_length=1, description="Terms: `- name: {weight: 0.9, ...}`."),
     ] = HINTON
     recorded: Annotated[
-        bool, Field(description="Save the teacher's answers once, and look them up for every student after.")
+        bool,
+        Field(
+            description="Save the teacher's answers once, and look them up for every student after."
+        ),
     ] = False
-    baseline: Annotated[bool, Field(description="Train the same student on labels alone beside it.")] = True
+    baseline: Annotated[
+        bool, Field(description="Train the same student on labels alone beside it.")
+    ] = True
 
     @field_validator("objective")
     @classmethod
@@ -87,15 +93,21 @@ class Distill(Training, Stage):
 
     def _label_only(self, context: Context) -> tuple[Artefact, Curve]:
         objective = Objective(methods.label_only())
-        artefact, curve = self._train(context, objective, label="label-only student", role="baseline")
+        artefact, curve = self._train(
+            context, objective, label="label-only student", role="baseline"
+        )
         inside = {"file": f"baseline/{artefact.file}", "weights": ("baseline/model.safetensors",)}
         return artefact.model_copy(update=inside), curve
 
-    def _train(self, context: Context, objective: Objective, *, label: str, **more: Any) -> tuple[Artefact, Curve]:
+    def _train(
+        self, context: Context, objective: Objective, *, label: str, **more: Any
+    ) -> tuple[Artefact, Curve]:
         role = more.pop("role", "student")
         if context.recipe.student is None:  # the recipe's own check has seen to it
             raise ValueError("a distill stage without a student")
         model = context.build(context.recipe.student, seed=context.seed)
-        curve = train(context, model, objective=objective, settings=training_of(self), label=label, **more)
+        curve = train(
+            context, model, objective=objective, settings=training_of(self), label=label, **more
+        )
         artefact = context.publish(model, role=role, label=label, weights=("model.safetensors",))
         return artefact, curve

@@ -28,7 +28,8 @@ class Export(Stage):
     needs: ClassVar[tuple[str, ...]] = ("student",)
 
     format: Annotated[
-        Format | list[Format], Field(description="What to write beside the ONNX file, which is always written.")
+        Format | list[Format],
+        Field(description="What to write beside the ONNX file, which is always written."),
     ] = ["onnx", "safetensors"]
 
     @field_validator("format")
@@ -40,7 +41,9 @@ class Export(Stage):
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Copy the artefact, and write what it needs beside it."""
-        return candidate.then(context.folder, context.once(lambda: self._export(candidate, context)))
+        return candidate.then(
+            context.folder, context.once(lambda: self._export(candidate, context))
+        )
 
     def _export(self, candidate: Candidate, context: Context) -> Record:
         found = candidate.newest("student")
@@ -65,7 +68,11 @@ class Export(Stage):
             seed=context.seed,
             settings=self.model_dump(mode="json"),
             what="ONNX, with weights, architecture and preprocessing beside it",
-            artefacts=(artefact.model_copy(update={"file": "model.onnx", "weights": (), "label": "shipped student"}),),
+            artefacts=(
+                artefact.model_copy(
+                    update={"file": "model.onnx", "weights": (), "label": "shipped student"}
+                ),
+            ),
             files=hashes(context.folder, ["model.onnx"]),
         )
 
@@ -75,7 +82,11 @@ class Export(Stage):
         spec = context.recipe.student
         if spec is None or spec.source != "transformers":
             raise InputError(
-                Problem("export.format", "huggingface", "onnx or safetensors, for a model that is not of transformers")
+                Problem(
+                    "export.format",
+                    "huggingface",
+                    "onnx or safetensors, for a model that is not of transformers",
+                )
             )
         to_folder(context.build(spec, seed=context.seed, weights=_weights(candidate)), folder)
         context.data.preprocess.save(folder)

@@ -21,7 +21,11 @@ class Load(Stage):
 
         names = []
         for number, spec in enumerate(context.recipe.teachers):
-            name = "model.safetensors" if len(context.recipe.teachers) == 1 else f"member-{number}/model.safetensors"
+            name = (
+                "model.safetensors"
+                if len(context.recipe.teachers) == 1
+                else f"member-{number}/model.safetensors"
+            )
             save_weights(context.build(spec, seed=context.seed), context.folder / name)
             names.append(name)
         artefact = publish_teacher(context, [context.folder / name for name in names])
@@ -30,7 +34,8 @@ class Load(Stage):
             key=context.key,
             seed=context.seed,
             settings={},
-            what="taught elsewhere: " + ", ".join(str(spec.weights) for spec in context.recipe.teachers),
+            what="taught elsewhere: "
+            + ", ".join(str(spec.weights) for spec in context.recipe.teachers),
             artefacts=(artefact.model_copy(update={"weights": tuple(names)}),),
             files=hashes(context.folder, [artefact.file, *names]),
         )

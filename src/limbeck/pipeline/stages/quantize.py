@@ -20,9 +20,12 @@ class Quantize(Stage):
 
     method: str = "int8_static"
     calibration: Annotated[
-        int, Field(ge=1, description="Training samples from which the ranges of activations are taken.")
+        int,
+        Field(ge=1, description="Training samples from which the ranges of activations are taken."),
     ] = 512
-    ranges: Annotated[str, Field(description="How a range is taken: minmax, entropy or percentile.")] = "minmax"
+    ranges: Annotated[
+        str, Field(description="How a range is taken: minmax, entropy or percentile.")
+    ] = "minmax"
 
     @field_validator("method")
     @classmethod
@@ -32,7 +35,9 @@ class Quantize(Stage):
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Quantise, and measure what came out on the validation samples."""
-        return candidate.then(context.folder, context.once(lambda: self._quantize(candidate, context)))
+        return candidate.then(
+            context.folder, context.once(lambda: self._quantize(candidate, context))
+        )
 
     def _quantize(self, candidate: Candidate, context: Context) -> Record:
         found = candidate.newest("student")

@@ -1,0 +1,286 @@
+"""What a training step of limbeck costs beside a loop written by hand that does the same arithmetic.
+
+Both train the same student beside the same frozen teacher on the same batches: cross-entropy and
+T² KL, AdamW, a cosine learning rate. Each block of limbeck's steps, from data to optimiser with all
+that `fit` does in between, is followed by a block of the other loop's, in one process, so that
+whatever else the machine does falls on both.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py [--size digits] [--blocks 200] [--json results.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from limbeck import methods
+from limbeck.data.load import load
+from limbeck.data.spec import DataSpec
+from limbeck.data.split import Split
+from limbeck.models.nets.cifar_resnet import resnet20, resnet56
+from limbeck.models.nets.digits_cnn import digits_cnn
+from limbeck.objective import Objective
+from limbeck.schemes import Offline
+from limbeck.tasks.image_classification import ImageClassification
+from limbeck.teachers import FrozenTeacher
+from limbeck.training import Training, fit
+
+TEMPERATURE, ALPHA, RATE, WARMUP = 4.0, 0.1, 3e-3, 0.1
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained, and how many of its steps make a block."""
+
+    what: str
+    split: Callable[[], Split]
+    student: Callable[[], nn.Module]
+    teacher: Callable[[], nn.Module]
+    batch: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Milliseconds a step, and how much more limbeck takes."""
+
+    size: str
+    what: str
+    threads: int
+    blocks: int
+    steps_a_block: int
+    limbeck_ms: float
+    by_hand_ms: float
+    ratio: float
+    ratio_of_totals: float
+    ratio_quartiles: tuple[float, float]
+
+
+class Held:
+    """Samples in memory, of random pixels: time does not depend on what they show."""
+
+    def __init__(self, count: int, *shape: int) -> None:
+        self.images = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        return {"image": self.images.index_select(0, index)}
+
+    def raw(self, row: int) -> dict[str, object]:
+        return {"picture": self.images[row]}
+
+
+def noise(count: int, *shape: int) -> Split:
+    labels = torch.randint(10, (count,), generator=torch.Generator().manual_seed(1))
+    return Split(Held(count, *shape), labels)
+
+
+def digits() -> Split:
+    return load(DataSpec(source="sklearn", name="digits"), workdir=Path()).train
+
+
+SIZES = {
+    "digits": Size(
+        "digits_cnn width 8, teacher width 64, 8x8, batch 64",
+        digits,
+        lambda: digits_cnn(10, width=8),
+        lambda: digits_cnn(10, width=64),
+        batch=64,
+        steps=20,
+    ),
+    "fashion": Size(
+        "digits_cnn width 32, teacher width 64, 28x28, batch 128",
+        lambda: noise(5120, 1, 28, 28),
+        lambda: digits_cnn(10, width=32),
+        lambda: digits_cnn(10, width=64),
+        batch=128,
+        steps=2,
+    ),
+    "cifar": Size(
+        "resnet20, teacher resnet56, 3x32x32, batch 64",
+        lambda: noise(2560, 3, 32, 32),
+        lambda: resnet20(10),
+        lambda: resnet56(10),
+        batch=64,
+        steps=1,
+    ),
+}
+
+
+def by_hand(
+    student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, batch: int, total: int
+) -> Iterator[float]:
+    """Train as one would without limbeck; gives the running loss at each step."""
+    parameters = list(student.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.01},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=RATE)
+    student.train()
+    teacher.eval().requires_grad_(False)
+    step, running = 0, 0.0
+    while True:
+        order = torch.randperm(len(labels))
+        for rows in order.split(batch):
+            if len(rows) < 2:
+                continue
+            picture, label = images[rows], labels[rows]
+            with torch.no_grad():
+                theirs = teacher(picture)
+            ours = student(picture)
+            soft = F.kl_div(
+                F.log_softmax(ours / TEMPERATURE, dim=1),
+                F.log_softmax(theirs / TEMPERATURE, dim=1),
+                log_target=True,
+                reduction="batchmean",
+            )
+            hard = F.cross_entropy(ours, label)
+            loss = ALPHA * hard + (1 - ALPHA) * TEMPERATURE**2 * soft
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = cosine(step / total)
+            optimizer.step()
+            optimizer.zero_grad()
+            running += loss.item()
+            step += 1
+            yield running
+
+
+def cosine(progress: float) -> float:
+    if progress < WARMUP:
+        return RATE * progress / WARMUP
+    return RATE * 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+class Enough(BaseException):
+    """Ends a training when there are enough blocks."""
+
+
+class Alternate:
+    """Hears of limbeck's every step; after each block of them it runs a block of the other loop."""
+
+    def __init__(self, other: Iterator[float], size: Size, blocks: int) -> None:
+        self.other, self.size, self.blocks = other, size, blocks
+        self.limbeck: list[float] = []
+        self.by_hand: list[float] = []
+        self.began = math.nan
+
+    def tick(self, done: int, total: int, note: str) -> None:
+        if done % self.size.steps:
+            return
+        now = time.perf_counter()
+        ours = now - self.began
+        for _ in range(self.size.steps):
+            next(self.other)
+        self.began = time.perf_counter()
+        if done > 2 * self.size.steps:  # the first blocks warm up
+            self.limbeck.append(ours)
+            self.by_hand.append(self.began - now)
+        if len(self.limbeck) == self.blocks:
+            raise Enough
+
+
+def measure(name: str, blocks: int) -> Result:
+    size = SIZES[name]
+    torch.manual_seed(0)
+    split, student, teacher = size.split(), size.student(), size.teacher()
+    everything = split.__getitems__(range(len(split)))
+    epochs = (blocks + 3) * size.steps // max(len(split) // size.batch, 1) + 1
+    total = epochs * (len(split) // size.batch)
+    other = by_hand(
+        copy.deepcopy(student),
+        copy.deepcopy(teacher),
+        everything["image"],
+        everything["label"],
+        size.batch,
+        total,
+    )
+    alternate = Alternate(other, size, blocks)
+    task = ImageClassification(classes=tuple(map(str, range(10))))
+    scheme = Offline(
+        student,
+        task,
+        Objective(methods.hinton(temperature=TEMPERATURE, alpha=ALPHA)),
+        teacher=FrozenTeacher(teacher, task),
+        probe=split.__getitems__([0, 1]),
+    )
+    settings = Training(
+        epochs=epochs, batch_size=size.batch, learning_rate=RATE, weight_decay=0.01, warmup=WARMUP
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            fit(
+                scheme,
+                train=split,
+                validate=lambda model: {"none": 0.0},
+                settings=settings,
+                folder=Path(folder),
+                seed=0,
+                accelerator=Accelerator(cpu=True),
+                ticker=alternate,
+            )
+        except Enough:
+            pass
+    return summarize(name, size, alternate)
+
+
+def summarize(name: str, size: Size, alternate: Alternate) -> Result:
+    pairs = zip(alternate.limbeck, alternate.by_hand, strict=True)
+    quarters = statistics.quantiles((ours / theirs for ours, theirs in pairs), n=4)
+    ours, theirs = (
+        1000 * statistics.median(times) / size.steps
+        for times in (alternate.limbeck, alternate.by_hand)
+    )
+    return Result(
+        size=name,
+        what=size.what,
+        threads=torch.get_num_threads(),
+        blocks=len(alternate.limbeck),
+        steps_a_block=size.steps,
+        limbeck_ms=ours,
+        by_hand_ms=theirs,
+        ratio=quarters[1],
+        ratio_of_totals=sum(alternate.limbeck) / sum(alternate.by_hand),
+        ratio_quartiles=(quarters[0], quarters[2]),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, action="append", help="all if not given")
+    parser.add_argument("--blocks", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="where the results go, besides the screen")
+    arguments = parser.parse_args()
+    results = []
+    for name in arguments.size or SIZES:
+        result = measure(name, arguments.blocks)
+        results.append(asdict(result))
+        low, high = result.ratio_quartiles
+        print(
+            f"{name}: {result.what}\n  limbeck {result.limbeck_ms:.3f} ms a step, by hand "
+            f"{result.by_hand_ms:.3f} ms; ratio {result.ratio:.3f} (quartiles {low:.3f} to "
+            f"{high:.3f}), of totals {result.ratio_of_totals:.3f}; {result.blocks} blocks of "
+            f"{result.steps_a_block} steps, {result.threads} thread(s)"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

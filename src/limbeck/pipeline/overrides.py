@@ -1,0 +1,134 @@
+"""Change plain data at dotted paths: what `--set` and a recipe's profiles do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.pipeline.reading import parse
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Take `path=value` apart; the value is YAML.
+
+    Raises:
+        InputError: There is no `=`, or a part of the path is empty.
+
+    Example:
+        >>> parse_override("stages.distill.epochs=5")
+        ('stages.distill.epochs', 5)
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not all(path.split(".")):
+        allowed = "path=value, such as stages.distill.epochs=5"
+        raise InputError(Problem("--set", text, allowed))
+    return path, parse(value, where=f"--set {path}")
+
+
+def apply_profile(content: Mapping[str, Any], profile: str) -> dict[str, Any]:
+    """Apply one of a recipe's own profiles, and note which.
+
+    What results holds no profiles any more: applied twice, one would undo later overrides.
+
+    Raises:
+        InputError: The recipe has no such profile, or a path in it leads nowhere.
+
+    Example:
+        >>> apply_profile({"seeds": [0, 1], "profiles": {"smoke": {"seeds": [0]}}}, "smoke")
+        {'seeds': [0], 'profile': 'smoke'}
+    """
+    changed = copy.deepcopy(dict(content))
+    profiles = changed.pop("profiles", None) or {}
+    changed["profile"] = profile
+    if profile == "default":
+        return changed
+    if not isinstance(profiles, dict) or profile not in profiles:
+        allowed = ["default", *(profiles if isinstance(profiles, dict) else ())]
+        fix = did_you_mean(profile, allowed)
+        raise InputError(Problem("profile", profile, ", ".join(allowed), fix))
+    settings = profiles[profile]
+    if not isinstance(settings, dict):
+        allowed = "a mapping of dotted paths to values"
+        raise InputError(Problem(f"profiles.{profile}", settings, allowed))
+    put_all(changed, settings, where=f"profiles.{profile}")
+    return changed
+
+
+def put_all(content: dict[str, Any], settings: Mapping[str, Any], *, where: str) -> None:
+    """Set the values at several dotted paths.
+
+    Raises:
+        InputError: Some paths lead nowhere: all of them.
+    """
+    problems: list[Problem] = []
+    for path, value in settings.items():
+        try:
+            put(content, path, copy.deepcopy(value), where=where)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+
+
+def put(content: dict[str, Any], path: str, value: Any, *, where: str = "--set") -> None:
+    """Set the value at a dotted path.
+
+    The entries of a list are found by number, or by name where an entry is one name with its
+    settings, as stages and terms are, and the name is there once.
+
+    Raises:
+        InputError: The path goes through something that has no parts, or names an entry that is not
+            there.
+
+    Example:
+        >>> recipe = {"stages": [{"teach": {"epochs": 20}}]}
+        >>> put(recipe, "stages.teach.epochs", 5)
+        >>> put(recipe, "stages.0.batch_size", 32)
+        >>> recipe
+        {'stages': [{'teach': {'epochs': 5, 'batch_size': 32}}]}
+    """
+    place = f"{where} {path}"
+    holder: Any = content
+    parts = path.split(".")
+    for part, following in zip(parts, parts[1:], strict=False):
+        holder, key = _located(holder, part, place)
+        if holder[key] is None:
+            holder[key] = {}
+        holder = holder[key]
+        if part.isdigit() and _is_entry(holder) and following not in holder:
+            holder = _settings(holder)
+    holder, key = _located(holder, parts[-1], place)
+    holder[key] = value
+
+
+def _located(holder: Any, part: str, place: str) -> tuple[Any, Any]:
+    """Say what holds a part, and under which key or number; a missing key is made."""
+    if isinstance(holder, dict):
+        holder.setdefault(part, None)
+        return holder, part
+    if not isinstance(holder, list):
+        raise InputError(Problem(place, holder, f"something with parts, before .{part}"))
+    if part.isdigit() and int(part) < len(holder):
+        return holder, int(part)
+    named = [item for item in holder if isinstance(item, dict) and part in item]
+    if len(named) == 1:
+        return named[0], part
+    names = [str(name) for item in holder if _is_entry(item) for name in item]
+    fix = "Give a number instead." if named else did_you_mean(part, names)
+    given = f"{part}, {len(named)} times" if named else part
+    raise InputError(Problem(place, given, ", ".join(names) or "a number", fix))
+
+
+def _is_entry(item: Any) -> bool:
+    return isinstance(item, dict) and len(item) == 1
+
+
+def _settings(entry: dict[str, Any]) -> Any:
+    """Step into an entry's settings, made if there are none."""
+    (name,) = entry
+    if entry[name] is None:
+        entry[name] = {}
+    return entry[name]

@@ -1,0 +1,138 @@
+"""What pydantic finds wrong, said in limbeck's own form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from limbeck.errors import InputError, Problem, did_you_mean
+
+# What pydantic puts into a location for the branch of a union, beside names like `list[str]`.
+BRANCHES = {"str", "int", "float", "bool", "one", "several", "constrained-str"}
+
+
+class Refused(ValueError):
+    """What a validator of ours found, each with its place in the part that it looked at.
+
+    Pydantic gathers errors of this kind with its own; an `InputError` would end the gathering.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__("; ".join(map(str, problems)))
+
+
+def of_validation(
+    error: ValidationError, model: type[BaseModel], prefix: str = ""
+) -> list[Problem]:
+    """Turn pydantic's errors into problems; those of a union's branches become one.
+
+    Example:
+        >>> from limbeck.data.spec import Columns
+        >>> try:
+        ...     Columns.model_validate({"lable": "y"})
+        ... except ValidationError as error:
+        ...     print(*of_validation(error, Columns, "data.columns"))
+        data.columns.lable: got 'y'; allowed: one of image, text, label. did you mean "label"?
+    """
+    found: list[Problem] = []
+    for details in error.errors(include_url=False):
+        found += _problems(details, model, prefix)
+    return _merged(found)
+
+
+def inside(error: InputError, where: str) -> list[Problem]:
+    """Give an error's problems with the place in the recipe before theirs."""
+    return [_placed(problem, where) for problem in error.problems]
+
+
+def _placed(problem: Problem, prefix: str) -> Problem:
+    where = _joined(prefix, problem.where)
+    return Problem(where, problem.given, problem.allowed, problem.fix)
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(filter(None, parts))
+
+
+def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> list[Problem]:
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, Refused):
+        return [_placed(problem, prefix) for problem in cause.problems]
+    parts, around = _place(model, details["loc"])
+    where, given = _joined(prefix, *parts) or "recipe", details["input"]
+    if details["type"] == "extra_forbidden":
+        names, key = list(around.model_fields), parts[-1]
+        allowed = "one of " + ", ".join(names) if names else "no settings"
+        return [Problem(where, given, allowed, did_you_mean(key, names))]
+    if details["type"] == "missing":
+        return [Problem(where, "nothing", "a value; it is required")]
+    if details["type"] == "value_error":
+        return [_of_message(where, given, str(cause))]
+    return [Problem(where, given, _allowed(details["msg"]))]
+
+
+def _of_message(where: str, given: object, text: str) -> Problem:
+    """Take a message of the form "what is wrong; allowed: what is. The fix" apart."""
+    head, marked, tail = text.partition("allowed: ")
+    if not marked:
+        return Problem(where, given, text)
+    wrong = head.rstrip("; ")
+    return Problem(where, wrong or given, tail)
+
+
+def _allowed(message: str) -> str:
+    shorter = message.removeprefix("Input should be ").removeprefix("a valid ")
+    return shorter or message
+
+
+def _place(
+    model: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[str], type[BaseModel]]:
+    """Give a location without the branches of unions, and the model in which its end lies."""
+    parts: list[str] = []
+    around, nested = model, [model]
+    for part in location:
+        name = str(part)
+        if isinstance(part, int):
+            parts.append(name)
+        elif (named := [kind for kind in nested if kind.__name__ == name]) or _is_branch(name):
+            nested = named or nested
+        else:
+            # A key after a union's branch belongs to the first model that has it.
+            holders = [kind for kind in nested if name in kind.model_fields]
+            around = (holders or nested or [around])[0]
+            nested = _models(around.model_fields[name].annotation) if holders else []
+            parts.append(name)
+    return parts, around
+
+
+def _is_branch(name: str) -> bool:
+    return name in BRANCHES or "[" in name
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """List the models that an annotation speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]
+
+
+def _merged(problems: list[Problem]) -> list[Problem]:
+    """Make one problem of those that say of one value that it fits no branch of a union."""
+    by_place: dict[tuple[str, int], list[Problem]] = {}
+    for problem in problems:
+        by_place.setdefault((problem.where, id(problem.given)), []).append(problem)
+    return [
+        one[0]
+        if len(one) == 1
+        else Problem(
+            one[0].where,
+            one[0].given,
+            ", or ".join(dict.fromkeys(problem.allowed for problem in one)),
+            " ".join(dict.fromkeys(filter(None, (problem.fix for problem in one)))),
+        )
+        for one in by_place.values()
+    ]

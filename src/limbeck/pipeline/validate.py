@@ -1,0 +1,107 @@
+"""Every problem of a recipe at once, before anything is read or computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from pydantic import ValidationError
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.pipeline.chain import check_chain
+from limbeck.pipeline.problems import inside, of_validation
+from limbeck.pipeline.recipe import Recipe
+from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.stages import STAGES
+from limbeck.tasks import TASKS
+
+ONE_STAGE = "one stage with its settings, such as `- teach: {epochs: 20}`"
+
+
+def validate(content: object) -> Recipe:
+    """Turn plain data into a recipe.
+
+    Raises:
+        InputError: Every problem of the recipe at once: where, what was given, what is allowed, and
+            the fix.
+
+    Example:
+        >>> validate({"name": "mine", "stages": [{"teech": {}}]})
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: task: got 'nothing'; allowed: a value; it is required
+        data: got 'nothing'; allowed: a value; it is required
+        stages.0: got 'teech'; allowed: ... did you mean "teach"?
+    """
+    if not isinstance(content, Mapping):
+        raise InputError(Problem("recipe", content, "a mapping, such as `name: digits`"))
+    problems = list(_not_finite(content))
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        # A stage that is no mapping is spoken of below, in better words.
+        problems += [one for one in of_validation(error, Recipe) if not _is_stage(one.where)]
+    stages, of_stages = _check_stages(content.get("stages"))
+    problems += [*_check_task(content.get("task")), *of_stages]
+    if recipe is not None:
+        problems += _check_seeds(recipe)
+        problems += check_chain(recipe, stages) if not of_stages else []
+    if problems or recipe is None:
+        raise InputError(*problems)
+    return recipe
+
+
+def _not_finite(content: object, where: str = "") -> Iterator[Problem]:
+    """Find infinities and NaN: no setting means anything by them, and JSON cannot hold them."""
+    if isinstance(content, float) and not math.isfinite(content):
+        yield Problem(where, content, "a finite number")
+    parts: Iterator[tuple[object, object]] = iter(())
+    if isinstance(content, Mapping):
+        parts = iter(content.items())
+    elif isinstance(content, list):
+        parts = enumerate(content)
+    for name, part in parts:
+        yield from _not_finite(part, f"{where}.{name}" if where else str(name))
+
+
+def _is_stage(where: str) -> bool:
+    return where.startswith("stages.")
+
+
+def _check_task(task: object) -> Iterator[Problem]:
+    allowed = TASKS.names()
+    if isinstance(task, str) and task not in allowed:
+        yield Problem("task", task, ", ".join(allowed), did_you_mean(task, allowed))
+
+
+def _check_seeds(recipe: Recipe) -> Iterator[Problem]:
+    if len(set(recipe.seeds)) < len(recipe.seeds):
+        yield Problem("seeds", recipe.seeds, "seeds that differ from one another")
+
+
+def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem]]:
+    """Type every stage's settings, and say what does not fit."""
+    parsed: list[tuple[str, Stage]] = []
+    problems: list[Problem] = []
+    for number, entry in enumerate(stages if isinstance(stages, list) else []):
+        where = f"stages.{number}"
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            problems.append(Problem(where, entry, ONE_STAGE))
+            continue
+        ((name, settings),) = entry.items()
+        try:
+            parsed.append((str(name), _stage(str(name), settings, where)))
+        except InputError as error:
+            problems += error.problems
+    return parsed, problems
+
+
+def _stage(name: str, settings: object, where: str) -> Stage:
+    kind: type[Stage] = STAGES.load(name, where=where)
+    try:
+        return kind.model_validate({} if settings is None else settings)
+    except ValidationError as error:
+        raise InputError(*of_validation(error, kind, f"{where}.{name}")) from error
+    except InputError as error:
+        raise InputError(*inside(error, f"{where}.{name}")) from error

@@ -1,0 +1,66 @@
+"""Batches for the loop: the asked-for samples, in the asked-for order, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from limbeck.tasks import Batch
+
+
+class Examples(Protocol):
+    """Samples that can be asked for by number; a batch is a mapping of tensors."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
+
+    def __getitems__(self, indices: list[int], /) -> dict[str, Tensor]:
+        """Give some samples as a batch."""
+        ...
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Hear which epoch the next batches are of; augmentation may depend on it."""
+        ...
+
+
+def load(
+    examples: Examples, batches: list[list[int]], *, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Load batches one after the other.
+
+    Args:
+        examples: The samples.
+        batches: The numbers of each batch's samples.
+        workers: Processes that load ahead; 0 loads here, when asked.
+        device: Where the batches go.
+    """
+    for batch in _loaded(examples, batches, workers):
+        if device.type == "cpu":
+            yield batch
+        else:
+            yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _loaded(examples: Examples, batches: list[list[int]], workers: int) -> Iterator[Batch]:
+    if workers == 0:  # torch's loader would only cost time here
+        return (examples.__getitems__(batch) for batch in batches)
+    return iter(
+        DataLoader(
+            examples,  # type: ignore[arg-type]  # torch asks __getitems__ for whole batches
+            batch_sampler=batches,
+            collate_fn=_as_is,
+            num_workers=workers,
+            # Of its own: the loader draws a number at each start, and a resumed run starts more
+            # often.
+            generator=torch.Generator(),
+        )
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,58 @@
+"""What is done to a scheme's modules before the first step, and undone after the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from limbeck.training.synchronized_norm import synchronized
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from limbeck.schemes import Scheme
+
+
+@contextmanager
+def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Iterator[None]:
+    """Put the modules on the device, the same in every process; afterwards as they were before.
+
+    Args:
+        scheme: Whose modules.
+        compiles: Whether the student is compiled.
+        accelerator: The device and the processes.
+    """
+    modules = list(scheme.modules().values())
+    with ExitStack() as undo:
+        for module in modules:
+            undo.callback(module.to, _device(module))
+            module.to(accelerator.device)
+        if accelerator.num_processes > 1:
+            _share(modules, accelerator)
+            for module in modules:
+                undo.enter_context(synchronized(module))
+        if compiles:
+            # Not torch.compile(): a module compiled in place keeps its class and its names.
+            scheme.student.compile()
+            undo.callback(setattr, scheme.student, "_compiled_call_impl", None)
+        yield
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensor = next(iter((*module.parameters(), *module.buffers())), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _share(modules: list[nn.Module], accelerator: Accelerator) -> None:
+    """Give every process the first one's weights, and random numbers of its own."""
+    from accelerate.utils import broadcast
+
+    for module in modules:
+        for tensor in module.state_dict().values():
+            broadcast(tensor)
+    # With one seed for all, dropout would leave out the same places in every process.
+    torch.manual_seed(torch.initial_seed() + accelerator.process_index)

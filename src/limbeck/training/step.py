@@ -1,0 +1,159 @@
+"""One optimiser step: micro-batches in, moved weights and the step's losses out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.tasks import Batch
+from limbeck.training.optimizer import build_optimizer, rate
+from limbeck.training.settings import Training
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from limbeck.objective import Losses
+    from limbeck.schemes import Scheme
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Stepper:
+    """Takes optimiser steps, in one process or together with others.
+
+    Args:
+        scheme: What one micro-batch means.
+        settings: How to train.
+        accelerator: The device and the processes.
+
+    Attributes:
+        optimizer: The optimiser; its learning rate is set at each step.
+        scaler: Scales the loss in float16, and does nothing otherwise.
+
+    Raises:
+        InputError: The scheme has nothing that trains.
+    """
+
+    def __init__(self, scheme: Scheme, settings: Training, accelerator: Accelerator) -> None:
+        self._scheme, self._settings, self._accelerator = scheme, settings, accelerator
+        self._parameters = list(dict.fromkeys(scheme.trainable()))
+        if not self._parameters:
+            fix = "Are the student's parameters frozen, or is the student its own teacher?"
+            raise InputError(Problem("student", "no parameters", "at least one that trains", fix))
+        self.optimizer = build_optimizer(self._parameters, scheme.modules().values(), settings)
+        # Not the accelerator's: that one lives on, with its scale, from training to training.
+        half = settings.precision == "float16"
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=half)
+
+    def take(self, micro_batches: Sequence[Batch], progress: float) -> dict[str, float]:
+        """Move the weights by the mean over all units of all micro-batches of all processes.
+
+        Args:
+            micro_batches: This process's micro-batches of the step.
+            progress: How much of the training lies behind, in [0, 1].
+
+        Returns:
+            The losses, raw and weighted by term: this process's part of the step's mean.
+
+        Raises:
+            LimbeckError: A loss is not finite; the weights have not moved.
+        """
+        shares = self._shares(micro_batches)
+        said = []
+        for batch, share in zip(micro_batches, shares, strict=True):
+            with self._autocast():
+                losses = self._scheme.step(batch, progress)
+            said.append(losses)
+            total = losses.total if share == 1 else losses.total * share
+            self.scaler.scale(total).backward()
+        row = _row(said, shares)
+        self._check(said, self._sum_over_processes(row["train/loss"]))
+        self._move(progress)
+        return row
+
+    def _shares(self, micro_batches: Sequence[Batch]) -> list[float]:
+        """Give each micro-batch its part in the whole step's mean, over all processes."""
+        if len(micro_batches) == 1 and self._alone:
+            return [1.0]
+        masses = torch.stack([self._scheme.mass(batch) for batch in micro_batches]).double()
+        total = masses.sum()
+        if not self._alone:
+            total = self._accelerator.reduce(total, reduction="sum")
+        shares: list[float] = (masses / total.clamp(min=torch.finfo(total.dtype).tiny)).tolist()
+        return shares
+
+    @property
+    def _alone(self) -> bool:
+        return bool(self._accelerator.num_processes == 1)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._settings.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._accelerator.device.type, _HALF[self._settings.precision])
+
+    def _sum_over_processes(self, loss: float) -> float:
+        """Add up gradients and loss over all processes, once a step and in one message.
+
+        Not DistributedDataParallel: a scheme may run several modules, twice or in parts, through
+        taps and connectors; each of these is more than a wrapper around one `forward` can follow.
+        """
+        if self._alone:
+            return loss
+        gradients = [parameter.grad for parameter in self._parameters]
+        head = [loss, *(float(gradient is not None) for gradient in gradients)]
+        parts = [torch.tensor(head, device=self._accelerator.device)]
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        sizes = [part.numel() for part in parts]
+        flat = torch.cat([part.detach().reshape(-1) for part in parts])
+        head_sum, *summed = self._accelerator.reduce(flat, reduction="sum").split(sizes)
+        total, *present = head_sum.tolist()
+        for parameter, part, there in zip(self._parameters, summed, present, strict=True):
+            # What no process has a gradient for stays without: zeros would move it by decay.
+            parameter.grad = part.view_as(parameter).to(parameter.dtype) if there else None
+        return total
+
+    def _check(self, said: Sequence[Losses], loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        for losses in said:
+            losses.check()
+        raise LimbeckError(
+            "the loss is not finite in another process; its own message names the term."
+        )
+
+    def _move(self, progress: float) -> None:
+        if self._settings.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(progress, self._settings)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+
+@torch.no_grad()
+def _row(said: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
+    """Weigh the losses of all micro-batches; waits for the device once, not for every number."""
+    names: list[str] = []
+    values: list[Tensor] = []
+    for losses in said:
+        names.append("train/loss")
+        values.append(losses.total)
+        for name, term in losses.terms.items():
+            names += [f"train/{name}/raw", f"train/{name}/weighted"]
+            values += term
+    row: dict[str, float] = {}
+    numbers = iter(zip(names, torch.stack(values).tolist(), strict=True))
+    for losses, share in zip(said, shares, strict=True):
+        for _ in range(1 + 2 * len(losses.terms)):
+            name, number = next(numbers)
+            row[name] = row.get(name, 0.0) + number * share
+    return row

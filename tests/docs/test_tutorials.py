@@ -1,0 +1,166 @@
+"""The tutorials are true: everything in them is done, in order, in an empty folder.
+
+In a page, a block with a title is a file that is written; a `python` block is executed, all of a
+page's blocks in one namespace; in a `console` block the lines that begin with `$ ` are run by bash.
+What is shown below a command is for the reader, unless the block is marked `checked`: then it is
+compared, with `...` standing for anything. A `text checked` block is what the block before it
+printed. Blocks of other kinds are not touched.
+"""
+
+import contextlib
+import doctest
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+EXTRAS = {"language-model.md": ("text", "transformers")}
+PAGES = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.md"))
+SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+class Session:
+    """A reader who does what a page says."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.page, self.folder = page, folder
+        self.namespace: dict[str, Any] = {"__name__": "__tutorial__"}
+        self.printed = ""
+
+    def follow(self, block: Any) -> None:
+        if block.title is not None:
+            path = self.folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        elif block.kind == "python":
+            self._python(block)
+        elif block.kind == "console":
+            for command, shown in commands(block.text):
+                self._console(command)
+                if block.checked:
+                    self._compare(shown, block)
+        elif block.kind == "text" and block.checked:
+            self._compare(block.text, block)
+
+    def _python(self, block: Any) -> None:
+        # Empty lines in front, so that a traceback names the line of the page.
+        code = compile("\n" * block.line + block.text, str(self.page), "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, self.namespace)
+        self.printed = printed.getvalue()
+
+    def _console(self, command: str) -> None:
+        places = (sysconfig.get_path("scripts"), str(Path(sys.executable).parent))
+        path = os.pathsep.join([*places, os.environ["PATH"]])
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        self.printed = done.stdout + done.stderr
+
+    def _compare(self, shown: str, block: Any) -> None:
+        same = doctest.OutputChecker().check_output(shown, self.printed, SAME)
+        assert same, f"{self.page}:{block.line} shows\n{shown}\nbut there came\n{self.printed}"
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Split a console block into commands and what is shown below each."""
+    joined = text.replace("\\\n", "")
+    parts = re.split(r"^\$ ", joined, flags=re.MULTILINE)
+    assert not parts[0].strip(), f"a console block begins with a command: {parts[0]!r}"
+    return [(command, shown) for command, _, shown in (part.partition("\n") for part in parts[1:])]
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """An empty folder, and torch as it was afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("LIMBECK_DATA", raising=False)
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def needed(page: Path) -> list[pytest.MarkDecorator]:
+    """Leave a page out whose libraries are not installed, and say so."""
+    if page.name not in EXTRAS:
+        return []
+    extra, library = EXTRAS[page.name]
+    missing = importlib.util.find_spec(library) is None
+    reason = f"{library} is not installed: {page.name} needs the extra `{extra}`"
+    return [pytest.mark.skipif(missing, reason=reason)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.stem, marks=needed(page)) for page in PAGES]
+)
+def test_a_tutorial_is_true(page, alone, blocks_of):
+    session = Session(page, alone)
+    for block in blocks_of(page):
+        session.follow(block)
+
+
+def test_there_is_one_for_each_of_the_four_users():
+    assert {page.stem for page in PAGES} == {"engineer", "researcher", "language-model", "auditor"}
+
+
+def test_the_readmes_python_runs(root, alone, blocks_of):
+    session = Session(root / "README.md", alone)
+    blocks = [block for block in blocks_of(root / "README.md") if block.kind == "python"]
+    assert blocks
+    for block in blocks:
+        session.follow(block)
+
+
+def test_the_readmes_recipe_is_one(root, alone, blocks_of):
+    import yaml
+
+    from limbeck.pipeline.recipe import validate
+
+    recipes = [block for block in blocks_of(root / "README.md") if block.kind == "yaml"]
+    assert recipes
+    for block in recipes:
+        validate(yaml.safe_load(block.text))
+
+
+def test_commands_are_told_from_output():
+    text = "$ echo one \\\n  two\none two\n$ true\n"
+    assert commands(text) == [("echo one   two", "one two\n"), ("true", "")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "shown"),
+    [("python", "print('seven and eight')", "seven ..."), ("console", "$ echo seven", "seven")],
+)
+def test_what_is_shown_is_compared(alone, kind, text, shown, tmp_path):
+    from types import SimpleNamespace
+
+    def block(kind, text):
+        return SimpleNamespace(kind=kind, title=None, checked=True, text=text, line=1)
+
+    session = Session(tmp_path / "page.md", alone)
+    session.follow(block(kind, text if kind == "python" else f"{text}\n{shown}\n"))
+    session.follow(block("text", shown))
+    with pytest.raises(AssertionError, match="but there came"):
+        session.follow(block("text", "nine"))
+
+
+def test_a_command_that_fails_is_a_failure(alone, tmp_path):
+    with pytest.raises(AssertionError, match="false"):
+        Session(tmp_path / "page.md", alone)._console("false")
