@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -251,13 +251,14 @@ class Objective:
         """
         mean = _Mean(response)
         terms: dict[str, TermLoss] = {}
-        parts: list[Tensor] = []
+        total: Tensor | None = None
         for ready in self._ready:
             raw = mean(self._value(ready, response, answer, task_loss, progress), ready)
-            weighted = raw * ready.weight(progress)
-            parts.append(weighted)
-            terms[ready.name] = TermLoss(raw.detach(), weighted.detach())
-        return Losses(functools.reduce(torch.add, parts), terms)
+            weight, value = ready.weight(progress), raw.detach()
+            # One operation a term: in a small student's step every one counts.
+            total = raw * weight if total is None else torch.add(total, raw, alpha=weight)
+            terms[ready.name] = TermLoss(value, value * weight)
+        return Losses(cast("Tensor", total), terms)  # there is at least one term
 
     def _value(
         self,
@@ -288,9 +289,9 @@ class _Mean:
 
     def __init__(self, response: Responds) -> None:
         self._response = response
-        mass = response.weights.sum()
-        # Each unit's share of the mean; in a batch without weight 0 / 1, not 0 / 0.
-        self._units = response.weights / mass.masked_fill(mass == 0, 1)
+        weights = response.weights
+        # Each unit's share of the mean; a batch without weight has shares of 0, not of 0 / 0.
+        self._units = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
         self._samples: dict[int, Tensor] = {}
 
     def __call__(self, value: Tensor, ready: Ready) -> Tensor:
@@ -301,7 +302,9 @@ class _Mean:
         if value.shape != shares.shape:
             expected = f"one value a unit, {tuple(shares.shape)}"
             raise InputError(Problem(ready.name, tuple(value.shape), expected))
-        return (value * shares).sum()
+        if value.dtype != shares.dtype:
+            return (value * shares).sum()
+        return value.dot(shares)
 
     def _per_sample(self, ready: Ready) -> Tensor:
         samples = self._response.taps[ready.student].shape[0]

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(?P<kind>\w*)[ \t]*(?P<rest>[^\n`]*)\n(?P<text>.*?)^```[ \t]*$", re.M | re.S)
+FENCE = re.compile(
+    r"^```(?P<kind>\w*)[ \t]*(?P<rest>[^\n`]*)\n(?P<text>.*?)^```[ \t]*$", re.M | re.S
+)
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from limbeck.cli import compare, doctor, layers, listing, new, report, run, verify
+from limbeck.cli._terminal import complain
 
 INTERRUPTED = 130
+BAD_INPUT = 2
+# What the system says of the place that was given to write to, not of a mistake of ours.
+OF_THE_PLACE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+}
+VERBS = (
+    run.run,
+    report.report,
+    compare.compare,
+    listing.list_,
+    layers.layers,
+    new.new,
+    verify.verify,
+    doctor.doctor,
+)
 
 
 def main() -> None:
-    """Run the command line: exit code 0, or 1 for a failure, 2 for bad input, 130 for an interrupt."""
+    """Run the command line.
+
+    The exit code is 0, or 1 for a failure, 2 for bad input, 130 for an interrupt.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no terminal fails for want of a letter
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _plainly
     _app()()
 
 
@@ -29,17 +63,7 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_version)
-    verbs = (
-        run.run,
-        report.report,
-        compare.compare,
-        listing.list_,
-        layers.layers,
-        new.new,
-        verify.verify,
-        doctor.doctor,
-    )
-    for verb in verbs:
+    for verb in VERBS:
         app.command(verb.__name__.rstrip("_"))(_guarded(verb))
     return app
 
@@ -56,6 +80,18 @@ def _version(
         raise typer.Exit
 
 
+def _plainly(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Say a warning without the line of code that it came from."""
+    complain(f"Warning: {message}")
+
+
 def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Turn what limbeck can explain into a message and an exit code, without a traceback."""
     from limbeck.errors import InputError, LimbeckError
@@ -66,18 +102,24 @@ def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
             return verb(*arguments, **options)
         except InputError as error:
             count = len(error.problems)
-            print(f"{count} problem{'s' if count != 1 else ''}:", file=sys.stderr)
+            complain(f"{count} problem{'s' if count != 1 else ''}:")
             for problem in error.problems:
-                print(f"  {problem}", file=sys.stderr)
+                complain(f"  {problem}")
             raise typer.Exit(error.exit_code) from error
         except LimbeckError as error:
-            print(error, file=sys.stderr)
+            complain(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            print("Interrupted; what was done is saved. Go on with --resume.", file=sys.stderr)
+            complain("Interrupted; what was done is saved. Go on with --resume.")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:  # whoever read our output has had enough
-            sys.stderr.close()
+            # The interpreter would complain once more when it closes the stream.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno not in OF_THE_PLACE:
+                raise
+            complain(f"{error.filename or 'a file'}: could not be written ({error.strerror}).")
+            raise typer.Exit(BAD_INPUT) from error
 
     return guarded

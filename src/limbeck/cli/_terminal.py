@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a run under way; a file or a pipe sees nothing."""
+"""What a person at a terminal sees; of a run under way, a file or a pipe sees nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from limbeck.pipeline.watch import Watch
+
+
+def show(text: str) -> None:
+    """Write to standard output what may hold other people's words."""
+    typer.echo(printable(text))
+
+
+def complain(text: str) -> None:
+    """Write to standard error what may hold other people's words."""
+    typer.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    r"""Write out what a terminal would obey: a recipe's name may not clear the screen.
+
+    Example:
+        >>> printable("digits\x1b[2J")
+        'digits\\x1b[2J'
+    """
+    return "".join(
+        letter if letter in "\n\t" or letter.isprintable() else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 @contextmanager
@@ -31,7 +56,7 @@ def watch() -> Iterator[Watch]:
     )
 
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -48,13 +73,13 @@ class _Terminal:
         self._task: TaskID | None = None
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
+        self._progress.console.print(printable(line), markup=False, highlight=False)
 
     def ticker(self, what: str) -> _Bar:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(what, total=None)
-        return _Bar(self._progress, self._task, what)
+        self._task = self._progress.add_task(printable(what), total=None)
+        return _Bar(self._progress, self._task, printable(what))
 
 
 class _Bar:
@@ -64,6 +89,5 @@ class _Bar:
         self._progress, self._task, self._what = progress, task, what
 
     def tick(self, done: int, total: int, note: str) -> None:
-        self._progress.update(
-            self._task, completed=done, total=total, description=f"{self._what}, {note}"
-        )
+        said = f"{self._what}, {note}"
+        self._progress.update(self._task, completed=done, total=total, description=said)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._terminal import show
+
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
@@ -21,7 +23,7 @@ def compare(
     if len(runs) < 2:
         raise InputError(Problem("RUN", [str(run) for run in runs], "two run folders or more"))
     results = [load_run(run) for run in runs]
-    typer.echo(render_comparison(results))
+    show(render_comparison(results))
     if html is not None:
         write_text(html, render_comparison_page(results))
-        typer.echo(f"Page: {html}")
+        show(f"Page: {html}")

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from limbeck.cli._terminal import show
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from limbeck.models.spec import ModelSpec
+
+    Run = Callable[[nn.Module], object]
+
+TOKENS = 16
+"""How many tokens a model of texts is shown."""
 
 
 class Which(StrEnum):
@@ -33,47 +40,65 @@ def layers(
     ] = "3,32,32",
 ) -> None:
     """Show every module of a model by its path, with the shape of its output and its parameters."""
+    from limbeck.errors import InputError, Problem
     from limbeck.taps import list_paths
 
     source, colon, name = model.partition(":")
-    built, run = (
-        _named(source, name, classes, shape)
-        if colon and not source.endswith((".yaml", ".yml"))
-        else _of_recipe(model, which)
-    )
-    rows = [
-        (found.path, found.type, _shape(found.shape), f"{found.parameters:,}")
-        for found in list_paths(built, run)
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    built, run = _named(source, name, classes, shape) if colon else _of_recipe(model, which)
+    try:
+        found = list_paths(built, run)
+    # The model is other people's code: each fails on what does not fit by an error of its own.
+    except Exception as error:
+        fix = f"It raised {type(error).__name__}: {error}"
+        allowed = "a model that takes such a picture: give --shape"
+        raise InputError(Problem("MODEL", f"{model} with {shape}", allowed, fix)) from error
+    rows = [(one.path, one.type, _shape(one.shape), f"{one.parameters:,}") for one in found]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for path, kind, size, count in rows:
-        typer.echo(f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {size:<{widths[2]}}  {count:>12}")
+        line = f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {size:<{widths[2]}}"
+        show(f"{line}  {count:>{widths[3]}}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "n" + "".join(f" x {size}" for size in shape[1:])
 
 
-def _named(
-    source: str, name: str, classes: int, shape: str
-) -> tuple[nn.Module, Callable[[nn.Module], object]]:
-    import torch
+def _named(source: str, name: str, classes: int, shape: str) -> tuple[nn.Module, Run]:
+    import inspect
 
-    from limbeck.errors import InputError, Problem
+    import torch
+    from pydantic import ValidationError
+
+    from limbeck.errors import InputError
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.problems import of_validation
+
+    channels, height, width = _sizes(shape)
+    try:
+        spec = ModelSpec(source=source, name=name)
+    except ValidationError as error:
+        raise InputError(*of_validation(error, ModelSpec, "MODEL")) from error
+    built = build(spec, classes=classes, channels=channels).eval()
+    if "input_ids" in inspect.signature(built.forward).parameters:
+        tokens = torch.zeros(2, TOKENS, dtype=torch.long)
+        return built, lambda module: module(input_ids=tokens)
+    return built, lambda module: module(torch.zeros(2, channels, height, width))
+
+
+def _sizes(shape: str) -> tuple[int, int, int]:
+    from limbeck.errors import InputError, Problem
 
     try:
         channels, height, width = (int(size) for size in shape.split(","))
-    except ValueError as error:
-        raise InputError(
-            Problem("--shape", shape, "three whole numbers, such as 3,32,32")
-        ) from error
-    built = build(ModelSpec(source=source, name=name), classes=classes, channels=channels)
-    return built.eval(), lambda module: module(torch.zeros(2, channels, height, width))
+    except ValueError:
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise InputError(Problem("--shape", shape, "three whole numbers, such as 3,32,32"))
+    return channels, height, width
 
 
-def _of_recipe(name: str, which: Which) -> tuple[nn.Module, Callable[[nn.Module], object]]:
+def _of_recipe(name: str, which: Which) -> tuple[nn.Module, Run]:
     import tempfile
     from pathlib import Path
 
@@ -84,15 +109,13 @@ def _of_recipe(name: str, which: Which) -> tuple[nn.Module, Callable[[nn.Module]
     from limbeck.tasks import TASKS
 
     recipe = resolve(name)
-    specs: list[ModelSpec] = (
-        recipe.teachers if which is Which.teacher else [recipe.student] if recipe.student else []
-    )
+    students: list[ModelSpec] = [recipe.student] if recipe.student else []
+    specs = recipe.teachers if which is Which.teacher else students
     if not specs:
         raise InputError(Problem("--of", which.value, f"a model that {name} has"))
     with tempfile.TemporaryDirectory() as folder:
         data = load(recipe.data, workdir=Path(folder))
     task = TASKS.load(recipe.task)(classes=data.classes)
-    batch: dict[str, Tensor] = data.validation.__getitems__([0, 1])
-    return build(
-        specs[0], classes=len(data.classes), **data.preprocess.model_inputs()
-    ).eval(), lambda module: task.outputs(module, batch)
+    batch = data.validation.__getitems__([0, 1])
+    fit = {"classes": len(data.classes), **data.preprocess.model_inputs()}
+    return build(specs[0], **fit).eval(), lambda module: task.outputs(module, batch)

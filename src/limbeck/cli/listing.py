@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limbeck.cli._terminal import show
+
 
 class Kind(StrEnum):
     """What can be listed."""
@@ -33,7 +35,7 @@ def list_(
         return
     width = max((len(name) for name in found), default=0)
     for name, line in found.items():
-        typer.echo(f"{name:<{width}}  {line}".rstrip())
+        show(f"{name:<{width}}  {line}".rstrip())
     if not found:
         typer.echo(f"There are no {kind.value} yet.")
 
@@ -46,13 +48,16 @@ def _line(thing: Any) -> str:
 def _losses() -> dict[str, str]:
     from limbeck import losses
 
-    return {name: _line(getattr(losses, name)) for name in sorted(losses.__all__) if name != "find"}
+    return {name: _line(losses.find(name)) for name in sorted(losses.__all__)}
 
 
 def _methods() -> dict[str, str]:
     from limbeck import methods
 
-    return {name: _line(getattr(methods, name)) for name in sorted(methods.__all__)}
+    found = inspect.getmembers(methods, inspect.isfunction)
+    # What the file imports is no method.
+    own = {name: thing for name, thing in found if thing.__module__ == methods.__name__}
+    return {name: _line(thing) for name, thing in own.items() if not name.startswith("_")}
 
 
 def _tasks() -> dict[str, str]:
@@ -68,7 +73,8 @@ def _stages() -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
-    from limbeck.pipeline.resolve import read, shipped_recipes
+    from limbeck.pipeline.reading import read
+    from limbeck.pipeline.resolve import shipped_recipes
 
     return {
         name: str(read(path).get("description", "")) for name, path in shipped_recipes().items()

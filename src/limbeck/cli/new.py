@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._terminal import show
+
 
 def new(
     path: Annotated[Path, typer.Argument(help="The file to write, such as recipe.yaml.")] = Path(
@@ -19,18 +21,27 @@ def new(
     """Write a recipe of your own, beginning with a shipped one."""
     from limbeck.atomic import write_text
     from limbeck.errors import InputError, Problem
-    from limbeck.pipeline.resolve import find, resolve
+    from limbeck.pipeline.resolve import SHIPPED, find, resolve
 
+    if path.suffix not in {".yaml", ".yml"}:
+        raise InputError(Problem("PATH", str(path), "a file whose name ends in .yaml"))
     if path.exists():
         raise InputError(Problem("PATH", str(path), "a file that does not exist yet"))
-    text = find(source).read_text(encoding="utf-8")
-    name = path.stem if path.stem[:1].isalnum() else "recipe"
-    lines = [f"name: {name}" if line.startswith("name:") else line for line in text.splitlines()]
-    # The schema's place is relative to the shipped file; a recipe elsewhere names the installed one.
-    lines = [line for line in lines if "$schema" not in line]
-    schema = Path(__file__).parent.parent / "recipes" / "schema.json"
-    write_text(path, "\n".join([f"# yaml-language-server: $schema={schema}", *lines]) + "\n")
-    resolve(str(path))
-    typer.echo(
-        f"{path}: a copy of {source}. Change `data`, `teacher` and `student`, then: limbeck run {path}"
+    resolve(source)
+    lines = find(source).read_text(encoding="utf-8").splitlines()
+    # The schema's place is relative to the shipped file; one elsewhere names the installed one.
+    begun = [f"# yaml-language-server: $schema={SHIPPED / 'schema.json'}"]
+    begun += [_named(line, path) for line in lines if "$schema" not in line]
+    write_text(path, "\n".join(begun) + "\n")
+    show(f"{path}: a copy of {source}. Change `data`, `teacher` and `student`, then:")
+    show(f"  limbeck run {path}")
+
+
+def _named(line: str, path: Path) -> str:
+    """Name the recipe after its file, as far as a name may hold what stands there."""
+    if not line.startswith("name:"):
+        return line
+    kept = "".join(
+        letter for letter in path.stem if (letter.isascii() and letter.isalnum()) or letter in "._-"
     )
+    return f"name: '{kept.lstrip('._-')[:100] or 'recipe'}'"

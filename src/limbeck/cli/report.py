@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._terminal import show
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the page goes; report.html in the run folder if not given."),
+        typer.Option(help="Where the page goes; report.html beside run.json if not given."),
     ] = None,
 ) -> None:
     """Draw report.html from a run's run.json."""
@@ -22,6 +24,7 @@ def report(
     from limbeck.report.terminal import verdict_lines
 
     result = load_run(run)
-    target = out if out is not None else run / "report.html"
+    folder = run if run.is_dir() else run.parent
+    target = out if out is not None else folder / "report.html"
     write_text(target, render_page(result))
-    typer.echo("\n".join(verdict_lines(result, report=target)))
+    show("\n".join(verdict_lines(result, report=target)))

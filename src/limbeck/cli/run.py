@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from limbeck.cli._terminal import show, watch
 
 
 def run(
@@ -28,7 +31,6 @@ def run(
     ] = False,
 ) -> None:
     """Run a recipe: teach, distil, quantise, export, measure, report."""
-    from limbeck.cli._terminal import watch
     from limbeck.pipeline.resolve import resolve
 
     resolved = resolve(recipe, set_ or [])
@@ -37,14 +39,12 @@ def run(
         from limbeck.pipeline.runner import run as run_recipe
 
         result = run_recipe(resolved, out=folder, resume=resume, watch=watching)
-    if is_first_process():
+    if _is_first_process():
         from limbeck.report.terminal import verdict_lines
 
-        typer.echo("\n".join(verdict_lines(result, report=folder / "report.html")))
+        show("\n".join(verdict_lines(result, report=folder / "report.html")))
 
 
-def is_first_process() -> bool:
+def _is_first_process() -> bool:
     """Tell whether this is the one of several processes that speaks."""
-    import os
-
     return os.environ.get("RANK", "0") == "0"

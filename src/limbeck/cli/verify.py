@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._terminal import show
+
 
 def verify(
     passport: Annotated[
@@ -19,7 +21,7 @@ def verify(
 
     found = check(passport / PASSPORT if passport.is_dir() else passport)
     for finding in found.findings:
-        typer.echo(str(finding))
+        show(str(finding))
     if found.findings:
         raise typer.Exit(1)
-    typer.echo(f"{passport}: nothing was changed; {found.files} files checked.")
+    show(f"{passport}: nothing was changed; {found.files} files checked.")

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -98,10 +99,32 @@ def divergence(
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T²·KL(teacher ‖ student) of checked logits of one shape; `soft_target_kl` is the same."""
-    teacher = teacher.masked_fill(student == -math.inf, -math.inf)
-    p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-    # The factor goes to the side without gradient, which spares the backward pass a step.
-    return _not_negative(((q - p) * (p.exp() * -(temperature**2))).sum(-1))
+    value: Tensor = _ForwardKL.apply(student, teacher, temperature)
+    return value
+
+
+class _ForwardKL(torch.autograd.Function):
+    """The loss of most distillations, with its gradient in closed form: T·(q − p).
+
+    Recorded operation by operation it takes three times as long, which a small student's step
+    feels. The backward pass is itself differentiable.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        teacher = teacher.masked_fill(student == -math.inf, -math.inf)
+        p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
+        probabilities = p.exp()
+        ctx.save_for_backward(student, probabilities)
+        ctx.temperature = temperature
+        value = (p.sub_(q).mul_(probabilities)).sum(-1).mul_(temperature**2)
+        return value.clamp_min_(0)  # rounding may push it below
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        student, p = ctx.saved_tensors
+        q = _log_softmax(student, ctx.temperature).exp()
+        return (q - p) * (gradient * ctx.temperature).unsqueeze(-1), None, None
 
 
 def _reverse_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -32,7 +32,7 @@ def load_weights(model: nn.Module, path: str, *, classes: int) -> None:
         InputError: There is no such file, it is not safetensors, or tensors are missing, unexpected
             or of another shape; all are named.
     """
-    file = _find(path)
+    file = find(path)
     given, wanted = _read(file), model.state_dict()
     problems = _differences(given, wanted, str(file), classes)
     if problems:
@@ -40,7 +40,12 @@ def load_weights(model: nn.Module, path: str, *, classes: int) -> None:
     model.load_state_dict(given, strict=False)
 
 
-def _find(path: str) -> Path:
+def find(path: str) -> Path:
+    """Find a file of weights: as given, or in the folder LIMBECK_DATA.
+
+    Raises:
+        InputError: There is no such file.
+    """
     data = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
     for place in (Path(path), data / path):
         file = place / FILE if place.is_dir() else place

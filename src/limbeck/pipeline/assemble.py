@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from limbeck.evaluate.hardware import describe
 from limbeck.evaluate.interval import summarize
+from limbeck.pipeline.apart import SIMILARITY_TEMPERATURE
 from limbeck.pipeline.candidate import Candidate
-from limbeck.pipeline.examine import SIMILARITY_TEMPERATURE, Examination
+from limbeck.pipeline.examine import Examination
 from limbeck.pipeline.versions import git_commit, versions
 from limbeck.report.result import (
     BudgetCheck,
@@ -41,7 +42,7 @@ def assemble(
     """Put the seeds' figures together: means, intervals, the verdict on the budget."""
     links = list(_links(lineages, examinations))
     chain = tuple(link for link in links if link.role != "baseline")
-    baseline = next((link for link in links if link.role == "baseline"), None)
+    baseline, twin = _pair(links)
     first = examinations[0]
     return RunResult(
         name=recipe.name,
@@ -51,9 +52,9 @@ def assemble(
         data=DataFacts.model_validate(data.facts, from_attributes=True),
         chain=chain,
         baseline=baseline,
-        comparison=_comparison(chain, baseline),
+        comparison=_comparison(twin, baseline),
         budget=tuple(_budget(recipe.budget, chain)),
-        curves=tuple(_curves(lineages[0])),
+        curves=tuple(_curves(lineages)),
         class_similarity=first.class_similarity,
         similarity_temperature=SIMILARITY_TEMPERATURE,
         disagreements=first.disagreements,
@@ -86,11 +87,19 @@ def _links(lineages: list[Candidate], examinations: list[Examination]) -> Iterat
             )
 
 
-def _comparison(chain: tuple[Link, ...], baseline: Link | None) -> Comparison | None:
+def _pair(links: list[Link]) -> tuple[Link | None, Link | None]:
+    """Find the newest label-only student, and the distilled one from the same stage before it."""
+    numbers = [number for number, link in enumerate(links) if link.role == "baseline"]
+    if not numbers:
+        return None, None
+    before = [link for link in links[: numbers[-1]] if link.role == "student"]
+    return links[numbers[-1]], before[-1]
+
+
+def _comparison(twin: Link | None, baseline: Link | None) -> Comparison | None:
     """Compare the student with its label-only twin, as both left the same stage."""
-    if baseline is None:
+    if baseline is None or twin is None:
         return None
-    twin = next(link for link in chain if link.role == "student" and link.stage == baseline.stage)
     pairs = zip(twin.accuracy.values, baseline.accuracy.values, strict=True)
     return Comparison(
         student=twin.accuracy,
@@ -137,9 +146,10 @@ def _one_thread(one: Measured) -> float:
     return next(latency.p50 for latency in one.cost.latency if latency.threads == 1)
 
 
-def _curves(lineage: Candidate) -> Iterator[Curve]:
-    for link in lineage.lineage:
-        yield from link.record.curves
+def _curves(lineages: list[Candidate]) -> Iterator[Curve]:
+    for lineage in lineages:
+        for link in lineage.lineage:
+            yield from link.record.curves
 
 
 def _notes(recipe: Recipe, data: Data) -> Iterator[str]:

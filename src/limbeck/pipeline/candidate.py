@@ -102,7 +102,7 @@ def save(folder: Path, record: Record) -> None:
 
 
 def load(folder: Path, *, key: str) -> Record | None:
-    """Read the record of a finished stage whose inputs were the same and whose files are still as they were."""
+    """Read a finished stage's record, if its inputs were the same and its files are unharmed."""
     try:
         record = Record.model_validate(json.loads((folder / "record.json").read_text()))
         if record.key == key and hashes(folder, list(record.files)) == record.files:

@@ -78,7 +78,10 @@ def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iter
 
 def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     """Refuse two half precisions: one Accelerator serves the whole run, and has but one."""
-    found = [(number, name, getattr(stage, "precision", "")) for number, (name, stage) in enumerate(stages)]
+    found = [
+        (number, name, getattr(stage, "precision", ""))
+        for number, (name, stage) in enumerate(stages)
+    ]
     halves = {precision for _, _, precision in found if precision.endswith("float16")}
     if len(halves) > 1:
         number, name, precision = next(one for one in reversed(found) if one[2] in halves)

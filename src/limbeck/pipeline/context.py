@@ -1,4 +1,4 @@
-"""What a stage works with: the recipe, the data, the task, a folder of its own, and somebody who watches."""
+"""What a stage works with: recipe, data, task, a folder of its own, somebody who watches."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Context:
         return split.batches(EVALUATION_BATCH)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Measure a model on the validation samples with the task's metrics; leaves it in evaluation mode."""
+        """Measure a model on the validation samples with the task's metrics, in evaluation mode."""
         import torch
 
         metrics = self.task.metrics().to(self.accelerator.device)
@@ -122,7 +122,7 @@ class Context:
     def publish(
         self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]
     ) -> Artefact:
-        """Export a model to `model.onnx` in this folder, and measure that file on the validation samples."""
+        """Export a model to `model.onnx` in this folder, and measure that file on validation."""
         return self.once(lambda: self._publish(model, role=role, label=label, weights=weights))
 
     def _publish(

@@ -1,19 +1,16 @@
 """The final examination: the one time that the test samples are looked at.
 
-Every artefact of the chain is asked the same questions on the file that ships, and their latencies are taken in turn, so
-that whatever else the machine does falls on all alike.
+Every artefact of the chain is asked the same questions on the file that ships, and their latencies
+are taken in turn, so that whatever else the machine does falls on all alike.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from limbeck import fingerprint
@@ -27,15 +24,12 @@ from limbeck.evaluate.interval import Result
 from limbeck.evaluate.measure import Artefact as Costed
 from limbeck.evaluate.measure import measure
 from limbeck.export.predictor import Answers, OnnxPredictor, answers
+from limbeck.pipeline.apart import SHOWN, apart, disagreement, similarity
 from limbeck.pipeline.candidate import Artefact, Candidate
 from limbeck.report.result import Disagreement, Measured
 
 if TYPE_CHECKING:
-    from limbeck.data.split import Split
     from limbeck.pipeline.context import Context
-
-SHOWN = 12
-SIMILARITY_TEMPERATURE = 4.0
 
 
 class Place(Result):
@@ -85,48 +79,61 @@ def examination(candidate: Candidate, context: Context) -> Examination:
     return examined
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One artefact, its file, and what that file says to the test samples."""
+
+    place: Place
+    artefact: Artefact
+    path: Path
+    digest: str
+    answers: Answers
+    cost: Cost
+
+
 def _examine(candidate: Candidate, context: Context) -> Examination:
+    asked = _ask(candidate, context)
+    teacher = _last(asked, "teacher")
+    student = _last(asked, "student")
+    rows = apart(teacher.answers, student.answers) if teacher and student else []
+    return Examination(
+        key=context.key,
+        places=tuple(one.place for one in asked),
+        measured=tuple(_measured(one, teacher, context) for one in asked),
+        class_similarity=None
+        if teacher is None
+        else similarity(context.answers(teacher.path), len(context.task.classes)),
+        disagreements=tuple(
+            disagreement(row, context.data.test, teacher.answers, student.answers)
+            for row in rows[:SHOWN]
+            if teacher and student
+        ),
+        disagreement_count=len(rows),
+    )
+
+
+def _ask(candidate: Candidate, context: Context) -> list[_Asked]:
+    """Ask every artefact; what ships is often a copy, and the same bytes are asked once."""
     artefacts = [
-        (Place(stage=number, role=artefact.role), link.folder / artefact.file, artefact)
+        (Place(stage=number, role=artefact.role), artefact, link.folder / artefact.file)
         for number, link in enumerate(candidate.lineage)
         for artefact in link.record.artefacts
     ]
-    digests = [fingerprint.of_file(path) for _, path, _ in artefacts]
-    # What ships is often a copy of what the stage before made: the same bytes are asked once.
+    digests = [fingerprint.of_file(path) for _, _, path in artefacts]
     files = {
         digest: (path, artefact)
-        for digest, (_, path, artefact) in zip(digests, artefacts, strict=True)
+        for digest, (_, artefact, path) in zip(digests, artefacts, strict=True)
     }
     answered = _answer(files, context)
     costs = _costs(files, context)
-    teachers = [
-        digest
-        for digest, (place, _, _) in zip(digests, artefacts, strict=True)
-        if place.role == "teacher"
+    return [
+        _Asked(place, artefact, path, digest, answered[digest], costs[digest])
+        for digest, (place, artefact, path) in zip(digests, artefacts, strict=True)
     ]
-    students = [
-        digest
-        for digest, (place, _, _) in zip(digests, artefacts, strict=True)
-        if place.role == "student"
-    ]
-    teacher = answered[teachers[-1]] if teachers else None
-    measured = [
-        _measured(artefact, path, digest, answered[digest], teacher, costs[digest], context)
-        for digest, (_, path, artefact) in zip(digests, artefacts, strict=True)
-    ]
-    apart = _apart(teacher, answered[students[-1]]) if teacher is not None and students else []
-    return Examination(
-        key=context.key,
-        places=tuple(place for place, _, _ in artefacts),
-        measured=tuple(measured),
-        class_similarity=_similarity(files[teachers[-1]][0], context) if teachers else None,
-        disagreements=tuple(
-            _disagreement(index, context.data.test, teacher, answered[students[-1]])
-            for index in apart[:SHOWN]
-            if teacher is not None
-        ),
-        disagreement_count=len(apart),
-    )
+
+
+def _last(asked: list[_Asked], role: str) -> _Asked | None:
+    return next((one for one in reversed(asked) if one.place.role == role), None)
 
 
 def _answer(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Answers]:
@@ -161,70 +168,21 @@ def _counts(role: str, context: Context) -> tuple[int, int]:
     specs = recipe.teachers if role == "teacher" else [recipe.student] if recipe.student else []
     example = context.data.validation.__getitems__([0])
     models = [context.build(spec.model_copy(update={"weights": None}), seed=0) for spec in specs]
-    return sum(map(parameters, models)), sum(
-        flops(model, context.task, example) for model in models
-    )
+    operations = sum(flops(model, context.task, example) for model in models)
+    return sum(map(parameters, models)), operations
 
 
-def _measured(
-    artefact: Artefact,
-    path: Path,
-    digest: str,
-    given: Answers,
-    teacher: Answers | None,
-    cost: Cost,
-    context: Context,
-) -> Measured:
-    follows = artefact.role != "teacher" and teacher is not None
+def _measured(one: _Asked, teacher: _Asked | None, context: Context) -> Measured:
+    follows = teacher is not None and one.artefact.role != "teacher"
     return Measured(
         seed=context.seed,
-        file=path.relative_to(context.run).as_posix(),
-        digest=digest,
-        validation_accuracy=artefact.validation_accuracy,
-        accuracy=accuracy(given),
-        fidelity=fidelity(given, teacher) if follows and teacher is not None else None,
-        calibration=calibration(given),
-        cost=cost,
-        parity=artefact.parity,
-        confusion=confusion(given),
-    )
-
-
-def _softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
-    scaled = logits.astype(np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def _similarity(path: Path, context: Context) -> tuple[tuple[float, ...], ...]:
-    """Average the teacher's softened answers over the validation samples of each class."""
-    given = context.answers(path)
-    soft = _softmax(given.logits, SIMILARITY_TEMPERATURE)
-    rows = [soft[given.labels == number] for number in range(len(context.task.classes))]
-    return tuple(
-        tuple(row.mean(axis=0).tolist()) if len(row) else (0.0,) * soft.shape[1] for row in rows
-    )
-
-
-def _apart(teacher: Answers, student: Answers) -> list[int]:
-    """List the samples with different top answers, those first on which the student is surest."""
-    rows = np.flatnonzero(teacher.logits.argmax(1) != student.logits.argmax(1))
-    sureness = _softmax(student.logits)[rows].max(axis=1)
-    return [int(row) for row in rows[np.argsort(-sureness, kind="stable")]]
-
-
-def _disagreement(index: int, test: Split, teacher: Answers, student: Answers) -> Disagreement:
-    raw = test.raw(index)
-    picture = None
-    if "picture" in raw:
-        buffer = io.BytesIO()
-        raw["picture"].save(buffer, format="PNG")
-        picture = base64.b64encode(buffer.getvalue()).decode()
-    return Disagreement(
-        index=index,
-        label=int(teacher.labels[index]),
-        teacher=tuple(_softmax(teacher.logits[index : index + 1])[0].tolist()),
-        student=tuple(_softmax(student.logits[index : index + 1])[0].tolist()),
-        picture=picture,
-        text=raw.get("text"),
+        file=one.path.relative_to(context.run).as_posix(),
+        digest=one.digest,
+        validation_accuracy=one.artefact.validation_accuracy,
+        accuracy=accuracy(one.answers),
+        fidelity=fidelity(one.answers, teacher.answers) if follows and teacher else None,
+        calibration=calibration(one.answers),
+        cost=one.cost,
+        parity=one.artefact.parity,
+        confusion=confusion(one.answers),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,8 +52,8 @@ def apply_profile(content: Mapping[str, Any], profile: str) -> dict[str, Any]:
         raise InputError(Problem("profile", profile, ", ".join(allowed), fix))
     settings = profiles[profile]
     if not isinstance(settings, dict):
-        allowed = "a mapping of dotted paths to values"
-        raise InputError(Problem(f"profiles.{profile}", settings, allowed))
+        needed = "a mapping of dotted paths to values"
+        raise InputError(Problem(f"profiles.{profile}", settings, needed))
     put_all(changed, settings, where=f"profiles.{profile}")
     return changed
 
@@ -93,7 +94,7 @@ def put(content: dict[str, Any], path: str, value: Any, *, where: str = "--set")
     place = f"{where} {path}"
     holder: Any = content
     parts = path.split(".")
-    for part, following in zip(parts, parts[1:], strict=False):
+    for part, following in itertools.pairwise(parts):
         holder, key = _located(holder, part, place)
         if holder[key] is None:
             holder[key] = {}

@@ -13,7 +13,7 @@ from limbeck.errors import InputError, Problem, did_you_mean
 BRANCHES = {"str", "int", "float", "bool", "one", "several", "constrained-str"}
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """What a validator of ours found, each with its place in the part that it looked at.
 
     Pydantic gathers errors of this kind with its own; an `InputError` would end the gathering.
@@ -48,6 +48,18 @@ def inside(error: InputError, where: str) -> list[Problem]:
     return [_placed(problem, where) for problem in error.problems]
 
 
+def of_model(problem: Problem, where: str) -> Problem:
+    """Say `student` or `teacher` where a model's source can only say `model`.
+
+    Example:
+        >>> print(of_model(Problem("model.name", "resnet21", "resnet20"), "student"))
+        student.name: got 'resnet21'; allowed: resnet20
+    """
+    said = problem.where.removeprefix("model")
+    place = where + said if problem.where.startswith("model") else problem.where
+    return Problem(place, problem.given, problem.allowed, problem.fix)
+
+
 def _placed(problem: Problem, prefix: str) -> Problem:
     where = _joined(prefix, problem.where)
     return Problem(where, problem.given, problem.allowed, problem.fix)
@@ -59,19 +71,27 @@ def _joined(*parts: str) -> str:
 
 def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> list[Problem]:
     cause = details.get("ctx", {}).get("error")
-    if isinstance(cause, Refused):
+    if isinstance(cause, RefusedError):
         return [_placed(problem, prefix) for problem in cause.problems]
-    parts, around = _place(model, details["loc"])
-    where, given = _joined(prefix, *parts) or "recipe", details["input"]
+    location = details["loc"]
     if details["type"] == "extra_forbidden":
-        names, key = list(around.model_fields), parts[-1]
-        allowed = "one of " + ", ".join(names) if names else "no settings"
-        return [Problem(where, given, allowed, did_you_mean(key, names))]
+        # The key is the user's own and may look like anything, a union's branch included.
+        parts, around = _place(model, (*location[:-1], "it"))
+        return [_unknown(_joined(prefix, *parts[:-1]), str(location[-1]), details["input"], around)]
+    parts, _ = _place(model, location)
+    where, given = _joined(prefix, *parts) or "recipe", details["input"]
     if details["type"] == "missing":
         return [Problem(where, "nothing", "a value; it is required")]
     if details["type"] == "value_error":
         return [_of_message(where, given, str(cause))]
     return [Problem(where, given, _allowed(details["msg"]))]
+
+
+def _unknown(where: str, key: str, given: object, around: type[BaseModel]) -> Problem:
+    names = list(around.model_fields)
+    allowed = "one of " + ", ".join(names) if names else "no settings"
+    shown = key if key.strip() else repr(key)
+    return Problem(_joined(where, shown), given, allowed, did_you_mean(key, names))
 
 
 def _of_message(where: str, given: object, text: str) -> Problem:

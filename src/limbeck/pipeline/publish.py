@@ -1,153 +1,84 @@
-"""Write what a run found: `run.json`, the page, the model card and the passport."""
+"""Write what a run found: `run.json`, the page, and the student folders."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.atomic import write_json, write_text
-from limbeck.passport import DatasetFacts, MetricFacts, ModelFacts, PassportFacts, build_passport
-from limbeck.pipeline.candidate import Candidate
+from limbeck.atomic import WriteError, write_json, write_text
+from limbeck.passport import PASSPORT, build_passport
+from limbeck.pipeline import folder as folders
+from limbeck.pipeline.candidate import Candidate, Link
+from limbeck.pipeline.facts import passport_facts
 from limbeck.report.card import render_card
 from limbeck.report.page import render_page
-from limbeck.report.result import Link, Measured, RunResult
+from limbeck.report.result import RunResult
 
 if TYPE_CHECKING:
     from limbeck.data.load import Data
     from limbeck.tasks import Task
 
 
-def publish(result: RunResult, *, out: Path, lineage: Candidate, data: Data, task: Task) -> None:
-    """Write everything that is read rather than run; the passport last, since it hashes the rest."""
+def publish(
+    result: RunResult, *, out: Path, lineages: Sequence[Candidate], data: Data, task: Task
+) -> None:
+    """Write everything that is read rather than run, and a student folder for every seed.
+
+    Args:
+        result: What the run found.
+        out: The run folder.
+        lineages: How each seed's student came to be, in the order of the seeds.
+        data: What they were trained on.
+        task: What a batch means.
+    """
     write_json(out / "run.json", result.model_dump(mode="json"))
     write_text(out / "report.html", render_page(result))
-    student = out / "student"
-    if not student.is_dir():
-        return  # the recipe exports nothing
-    write_text(student / "README.md", render_card(result))
-    write_json(
-        student / "passport.json", build_passport(_facts(result, student, lineage, data, task))
-    )
+    for seed, lineage in zip(result.seeds, lineages, strict=True):
+        place = folders.seed_folder(out, result.seeds, seed) / folders.STUDENT
+        export = _export(lineage)
+        if export is None:
+            shutil.rmtree(place, ignore_errors=True)  # nothing of an older recipe is shipped
+            continue
+        with _made_anew(place) as made:
+            _copy(export, made)
+            if seed == result.seeds[0]:  # whose figures the card and the passport state
+                write_text(made / "README.md", render_card(result))
+                facts = passport_facts(result, folder=made, lineage=lineage, data=data, task=task)
+                write_json(made / PASSPORT, build_passport(facts))
 
 
-def _facts(
-    result: RunResult, student: Path, lineage: Candidate, data: Data, task: Task
-) -> PassportFacts:
-    dataset = _dataset(result)
-    spec = result.recipe["student"]
-    example = data.validation.__getitems__([0])
-    return PassportFacts(
-        name=f"{result.name}-student",
-        task=result.task,
-        folder=student,
-        model_file="model.onnx",
-        timestamp=datetime.fromisoformat(result.environment.started),
-        architecture=_architecture(spec),
-        inputs=tuple(f"{name} {_form(example[name])}" for name in task.inputs),
-        outputs=(f"logits float32 [n, {len(task.classes)}]",),
-        teachers=tuple(_teachers(result, lineage, dataset)),
-        data=(dataset,),
-        recipe=result.recipe,
-        metrics=tuple(_metrics(result.shipped, result.teacher)),
-        versions=result.environment.versions,
-        seeds=result.seeds,
-        git_commit=result.environment.git_commit,
-        hardware=result.environment.hardware.processor,
-        limits=(*result.notes, *result.shipped.notes),
-        tradeoffs=tuple(
-            f"{check.name}: {check.measured:.6g} {check.unit} of {check.allowed:.6g} allowed, "
-            f"{'met' if check.met else 'missed'}"
-            for check in result.budget
-        ),
-    )
+def _export(lineage: Candidate) -> Link | None:
+    """Find the newest link that gathered what ships."""
+    exports = (link for link in reversed(lineage.lineage) if link.record.stage == "export")
+    return next(exports, None)
 
 
-def _form(tensor: object) -> str:
-    shape = ", ".join(["n", *(str(size) for size in tensor.shape[1:])])  # type: ignore[attr-defined]
-    return f"{str(tensor.dtype).removeprefix('torch.')} [{shape}]"  # type: ignore[attr-defined]
+def _copy(export: Link, target: Path) -> None:
+    for name in export.record.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(export.folder / name, target / name)
 
 
-def _architecture(spec: dict[str, object]) -> str:
-    settings = ", ".join(
-        f"{name}={value}" for name, value in spec.items() if name not in {"source", "weights"}
-    )
-    return f"{spec['source']}: {settings}"
-
-
-def _dataset(result: RunResult) -> DatasetFacts:
-    facts = result.data
-    return DatasetFacts(
-        name=facts.name or facts.source,
-        source=facts.source,
-        fingerprint=facts.fingerprint,
-        licence=facts.licence,
-        classes=facts.classes,
-        counts={"train": facts.train, "validation": facts.validation, "test": facts.test},
-    )
-
-
-def _teachers(result: RunResult, lineage: Candidate, dataset: DatasetFacts) -> list[ModelFacts]:
-    """Describe each member that taught, by the hash of its own weights."""
-    found = lineage.newest("teacher")
-    link = result.teacher
-    if found is None or link is None:
-        return []
-    folder, artefact = found
-    record = next(one.record for one in lineage.lineage if one.folder == folder)
-    spec = result.recipe["teacher"]
-    specs = spec if isinstance(spec, list) else [spec]
-    return [
-        ModelFacts(
-            name=str(one.get("name") or one["source"]),
-            source="taught in this run" if record.stage == "teach" else str(one.get("weights")),
-            digest=record.files[name],
-            architecture=_architecture(one),
-            metrics=(_accuracy(link.measured[0]),) if len(specs) == 1 else (),
-            data=(dataset,) if record.stage == "teach" else (),
-        )
-        for one, name in zip(specs, artefact.weights, strict=True)
-    ]
-
-
-def _accuracy(one: Measured) -> MetricFacts:
-    interval = one.accuracy.interval
-    return MetricFacts(
-        "accuracy", one.accuracy.value, low=interval.low, high=interval.high, slice="test"
-    )
-
-
-def _metrics(shipped: Link, teacher: Link | None) -> list[MetricFacts]:
-    """Take the shipped file's own figures: those of the first seed, since that is the file."""
-    one = shipped.measured[0]
-    metrics = [
-        _accuracy(one),
-        MetricFacts("expected_calibration_error", one.calibration.ece, slice="test"),
-        MetricFacts("size", one.cost.size_bytes, unit="bytes"),
-        MetricFacts("parameters", one.cost.parameters),
-        MetricFacts("flops", one.cost.flops),
-        MetricFacts("peak_memory", one.cost.peak_memory_bytes, unit="bytes"),
-        MetricFacts("throughput", one.cost.throughput, unit="samples/s"),
-    ]
-    metrics += [
-        MetricFacts(f"latency_{name}_{latency.threads}_threads", getattr(latency, name), unit="ms")
-        for latency in one.cost.latency
-        for name in ("p50", "p90", "p99")
-    ]
-    if one.fidelity is not None:
-        interval = one.fidelity.interval
-        metrics.append(
-            MetricFacts(
-                "agreement_with_teacher",
-                one.fidelity.agreement,
-                interval.low,
-                interval.high,
-                slice="test",
-            )
-        )
-    if teacher is not None:
-        retained = one.accuracy.value / teacher.measured[0].accuracy.value
-        metrics.append(MetricFacts("retained_share", retained, slice="test"))
-    if one.cost.energy is not None:
-        metrics.append(MetricFacts("energy_estimated", one.cost.energy.joules, unit="J"))
-    return metrics
+@contextmanager
+def _made_anew(place: Path) -> Iterator[Path]:
+    """Give an empty folder; when the block ends well, it takes the place of the old one."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        near = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+        try:
+            made = near / "new"
+            made.mkdir()
+            yield made
+            if place.exists():
+                # A folder cannot replace a filled one in one step: the old one steps aside.
+                os.replace(place, near / "old")
+            os.replace(made, place)
+        finally:
+            shutil.rmtree(near, ignore_errors=True)
+    except OSError as error:
+        raise WriteError(f"{place}: could not be written ({error.strerror or error}).") from error

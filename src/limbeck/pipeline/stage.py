@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.candidate import Candidate
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.recipe import Recipe
+    from limbeck.pipeline.rehearsal import Rehearsal
 
 
 class Stage(BaseModel):
@@ -39,8 +40,12 @@ class Stage(BaseModel):
         """Say what of the settings does not fit the rest of the recipe; places are within them."""
         return []
 
-    def rehearse(self, context: Context) -> None:
+    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
         """Find out in a second what would otherwise be found after hours, without training.
+
+        Args:
+            rehearsal: The recipe's models, built for the data.
+            where: The stage's place in the recipe, for messages.
 
         Raises:
             InputError: The models cannot do what the stage will ask of them.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from limbeck import fingerprint
-from limbeck.errors import InputError, Problem
 from limbeck.pipeline.candidate import Artefact
 from limbeck.pipeline.context import EVALUATION_BATCH, Context
 from limbeck.teachers import EnsembleTeacher, FrozenTeacher, RecordedTeacher, Teacher
@@ -17,9 +17,16 @@ from limbeck.teachers import EnsembleTeacher, FrozenTeacher, RecordedTeacher, Te
 if TYPE_CHECKING:
     from limbeck.tasks import Batch, Task
 
+FILE = "model.safetensors"
+
 
 class Committee(nn.Module):
-    """Several models as one: the mean of their probabilities, so that an ensemble can be exported and measured."""
+    """Several models as one, so that an ensemble can be exported and measured.
+
+    Args:
+        members: The models, all over the same classes.
+        task: Runs them.
+    """
 
     def __init__(self, members: Iterable[nn.Module], task: Task) -> None:
         super().__init__()
@@ -30,12 +37,22 @@ class Committee(nn.Module):
         """Answer with the logarithm of the members' mean probability."""
         batch: Batch = dict(zip(self._task.inputs, inputs, strict=False)) | named
         logits = [self._task.outputs(member, batch)["logits"] for member in self.members]
-        probabilities = sum(one.softmax(-1) for one in logits) / len(logits)
+        mean = torch.stack([one.softmax(-1) for one in logits]).mean(0)
         # Far below float32's resolution of a probability, far above where its logarithm overflows.
-        return probabilities.clamp(min=1e-30).log()
+        return mean.clamp(min=1e-30).log()
 
 
-def publish_teacher(context: Context, weights: list[Path]) -> Artefact:
+def member_files(count: int) -> tuple[str, ...]:
+    """Name the weights of so many teachers within a stage's folder.
+
+    Example:
+        >>> member_files(2)
+        ('member-0/model.safetensors', 'member-1/model.safetensors')
+    """
+    return (FILE,) if count == 1 else tuple(f"member-{number}/{FILE}" for number in range(count))
+
+
+def publish_teacher(context: Context, weights: Sequence[Path]) -> Artefact:
     """Export what the teachers say together, and measure it on validation."""
     models = _models(context, weights)
     model = models[0] if len(models) == 1 else Committee(models, context.task)
@@ -43,91 +60,70 @@ def publish_teacher(context: Context, weights: list[Path]) -> Artefact:
     return context.publish(model, role="teacher", label=label, weights=())
 
 
-def teacher_of(
-    context: Context, weights: list[Path], *, taps: list[str], recorded: bool
-) -> Teacher:
-    """Make the teacher that answers during a distillation.
-
-    Raises:
-        InputError: Answers are to be recorded, but they would differ each epoch, or features are asked for.
-    """
+def teacher_of(context: Context, weights: Sequence[Path], *, taps: Sequence[str]) -> Teacher:
+    """Make the teacher that answers during a distillation."""
     models = [model.to(context.accelerator.device) for model in _models(context, weights)]
-    members = [
-        FrozenTeacher(model, context.task, taps if len(models) == 1 else ()) for model in models
-    ]
-    if taps and len(models) > 1:
-        raise InputError(
-            Problem(
-                "objective",
-                taps,
-                "terms on answers only, with several teachers",
-                "An ensemble has no one feature map.",
-            )
-        )
-    teacher: Teacher = members[0] if len(members) == 1 else EnsembleTeacher(members)
-    return _recorded(context, teacher, taps) if recorded else teacher
+    return members_as_one(context, models, taps=taps)
 
 
-def _models(context: Context, weights: list[Path]) -> list[nn.Module]:
-    specs = context.recipe.teachers
+def members_as_one(
+    context: Context, models: Sequence[nn.Module], *, taps: Sequence[str]
+) -> Teacher:
+    """Make one teacher of one model or several; several have no features to tap."""
+    if len(models) == 1:
+        return FrozenTeacher(models[0], context.task, taps)
+    return EnsembleTeacher([FrozenTeacher(model, context.task) for model in models])
+
+
+def _models(context: Context, weights: Sequence[Path]) -> list[nn.Module]:
+    """Build the teachers as they came out of their stage, whatever they began from."""
     return [
         context.build(spec.model_copy(update={"weights": None}), seed=0, weights=path)
-        for spec, path in zip(specs, weights, strict=True)
+        for spec, path in zip(context.recipe.teachers, weights, strict=True)
     ]
 
 
-def _recorded(context: Context, teacher: Teacher, taps: list[str]) -> RecordedTeacher:
-    """Open the record of this teacher's answers, and fill it if nobody has yet."""
-    from limbeck.data.knowledge import KnowledgeStore
+def check_recordable(context: Context) -> None:
+    """Refuse to record answers to pictures that are new in every epoch.
 
-    if taps:
-        raise InputError(
-            Problem(
-                "recorded",
-                taps,
-                "terms on answers only",
-                "Features are not recorded; set `recorded: false`.",
-            )
-        )
+    Raises:
+        InputError: Augmentation has no stated number of views.
+    """
+    from limbeck.data.knowledge import key_of
+
+    key_of(context.data, teacher="")
+
+
+def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
+    """Open the record of this teacher's answers, and fill it if nobody has yet."""
+    from limbeck.data.knowledge import KnowledgeStore, key_of
+
     train = context.data.train
     train.set_seed(context.seed)
-    if train.views is None:
-        raise InputError(
-            Problem(
-                "recorded",
-                "augmentation that never repeats",
-                "a stated number of views, since an answer belongs to one picture as it was augmented",
-                "Give `data.augment.views: 4`, or set `recorded: false`.",
-            )
-        )
-    key = {
-        "teacher": teacher.fingerprint,
-        "data": context.data.facts.fingerprint,
-        "augment": None if train.augment is None else train.augment.model_dump(mode="json"),
-        # What a view looks like depends on the seed; without augmentation there is but one, whatever the seed.
-        "seed": None if train.augment is None else context.seed,
-    }
+    key = key_of(context.data, teacher=teacher.fingerprint)
     store = KnowledgeStore(
         context.knowledge / fingerprint.of_json(key)[:16],
         key=key,
         rows=len(train),
-        views=train.views,
+        views=train.views or 1,
         classes=len(context.task.classes),
     )
     if context.main and not store.complete:
-        device = context.accelerator.device
-
-        def ask(batch: Batch) -> Tensor:
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            logits: Tensor = teacher.answer(on_device).targets.logits
-            return logits.float().cpu()
-
         ticker = context.ticker("recording the teacher")
         store.record(
-            ask,
+            lambda batch: _logits(context, teacher, batch),
             train,
             batch_size=EVALUATION_BATCH,
             progress=lambda done, total: ticker.tick(done, total, "samples"),
         )
     context.accelerator.wait_for_everyone()
+    if not store.complete:  # another process filled it
+        return recorded_of(context, teacher)
     return RecordedTeacher(store, fingerprint=teacher.fingerprint)
+
+
+def _logits(context: Context, teacher: Teacher, batch: Batch) -> Tensor:
+    device = context.accelerator.device
+    on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+    logits: Tensor = teacher.answer(on_device).targets.logits
+    return logits.float().cpu()

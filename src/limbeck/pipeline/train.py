@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from limbeck.pipeline.candidate import Role
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.rehearsal import probe
 from limbeck.report.result import Curve
 from limbeck.schemes import Offline
 from limbeck.training import Training, fit
@@ -23,6 +25,7 @@ def train(
     objective: Objective,
     settings: Training,
     label: str,
+    role: Role,
     teacher: Teacher | None = None,
     weights: str = "model.safetensors",
 ) -> Curve:
@@ -33,11 +36,8 @@ def train(
     """
     from limbeck.export.weights import save_weights
 
-    device = context.accelerator.device
-    probe = {
-        name: tensor.to(device) for name, tensor in context.data.train.__getitems__([0, 1]).items()
-    }
-    scheme = Offline(model.to(device), context.task, objective, teacher=teacher, probe=probe)
+    model = model.to(context.accelerator.device)
+    scheme = Offline(model, context.task, objective, teacher=teacher, probe=probe(context))
     context.data.train.set_seed(context.seed)
     history = fit(
         scheme,
@@ -53,7 +53,7 @@ def train(
     if context.main:
         save_weights(model.cpu(), context.folder / weights)
     context.accelerator.wait_for_everyone()
-    return Curve(label=label, rows=history.rows)
+    return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
 
 
 def training_of(settings: Training) -> Training:

@@ -7,9 +7,10 @@ import subprocess
 from importlib import metadata
 
 PACKAGES = (
-    "limbeck", "torch", "numpy", "safetensors", "datasets", "accelerate", "torchmetrics", "onnx", "onnxscript",
-    "onnxruntime", "scikit-learn", "torchvision", "timm", "transformers", "tokenizers", "codecarbon",
-)  # fmt: skip
+    *("limbeck", "torch", "numpy", "safetensors", "datasets", "accelerate", "torchmetrics"),
+    *("onnx", "onnxscript", "onnxruntime", "scikit-learn", "torchvision", "timm"),
+    *("transformers", "tokenizers", "codecarbon"),
+)
 
 
 def versions() -> dict[str, str]:

@@ -10,8 +10,8 @@ def batches(
 ) -> list[list[int]]:
     """Shuffle the samples of one epoch into micro-batches, over all processes together.
 
-    A last batch too small to feed every process two samples joins the one before it: batch
-    statistics of a single sample are undefined.
+    A last batch joins the one before it if it is too small to feed every process, or a single
+    sample, whose batch statistics are undefined. So two processes train on the batches of one.
 
     Args:
         samples: How many samples there are.
@@ -29,7 +29,7 @@ def batches(
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order = torch.randperm(samples, generator=generator).tolist()
     parts = [order[start : start + size] for start in range(0, samples, size)]
-    if len(parts) > 1 and len(parts[-1]) < 2 * processes:
+    if len(parts) > 1 and len(parts[-1]) < max(2, processes):
         last = parts.pop()
         parts[-1] = parts[-1] + last
     return parts

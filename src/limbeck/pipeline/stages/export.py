@@ -1,43 +1,63 @@
-"""Write the student folder: what ships, and all that is needed to use it without limbeck."""
+"""Gather what ships, and all that is needed to use it without limbeck."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from limbeck.atomic import replacing, write_text
-from limbeck.errors import InputError, Problem
+from limbeck.errors import Problem
 from limbeck.models.build import architecture
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.problems import RefusedError
 from limbeck.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.recipe import Recipe
 
 Format = Literal["onnx", "safetensors", "huggingface"]
 
 
 class Export(Stage):
-    """Write `student/`: the newest artefact as `model.onnx`, the float weights, the architecture, the preprocessing.
+    """Gather what `student/` will hold: the newest file, the float weights, the preprocessing.
 
-    `onnx` is what is measured and what the verdict is about; `safetensors` adds the float weights with a file that
-    builds the network for them; `huggingface` adds a folder that transformers loads.
+    `model.onnx` is what is measured and what the verdict is about, and is always there, with the
+    float weights and a file that builds the network for them. `huggingface` adds a folder that
+    transformers loads.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("student",)
 
     format: Annotated[
         Format | list[Format],
-        Field(description="What to write beside the ONNX file, which is always written."),
-    ] = ["onnx", "safetensors"]
+        Field(description="ONNX and safetensors are always written; huggingface adds a folder."),
+    ] = "onnx"
 
     @field_validator("format")
     @classmethod
     def _once_each(cls, formats: Format | list[Format]) -> Format | list[Format]:
         if isinstance(formats, list) and (not formats or len(set(formats)) < len(formats)):
-            raise InputError(Problem("format", formats, "one to three different formats"))
+            raise RefusedError(Problem("format", formats, "one to three different formats"))
         return formats
+
+    @property
+    def formats(self) -> list[Format]:
+        """The formats as a list."""
+        return self.format if isinstance(self.format, list) else [self.format]
+
+    def misfits(self, recipe: Recipe) -> list[Problem]:
+        """Refuse the Hugging Face folder of a model that transformers does not know."""
+        if "huggingface" not in self.formats or recipe.student is None:
+            return []
+        if recipe.student.source == "transformers":
+            return []
+        allowed = "onnx or safetensors, for a model that is not of transformers"
+        return [Problem("format", "huggingface", allowed)]
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Copy the artefact, and write what it needs beside it."""
@@ -46,50 +66,33 @@ class Export(Stage):
         )
 
     def _export(self, candidate: Candidate, context: Context) -> Record:
-        found = candidate.newest("student")
-        spec = context.recipe.student
+        found, spec = candidate.newest("student"), context.recipe.student
         if found is None or spec is None:  # the chain was checked before anything ran
             raise ValueError("an export stage without a student")
-        folder, artefact = found
-        student = context.run / "student"
-        if student.exists():
-            shutil.rmtree(student)  # nothing of an older export may ship with this one
-        _copy(folder / artefact.file, context.folder / "model.onnx")
-        _copy(folder / artefact.file, student / "model.onnx")
-        _copy(_weights(candidate), student / "model.safetensors")
-        write_text(student / "architecture.py", architecture(spec, **context.fit))
-        context.data.preprocess.save(student)
-        formats = [self.format] if isinstance(self.format, str) else self.format
-        if "huggingface" in formats:
-            self._hugging_face(candidate, context, student / "huggingface")
+        source, artefact = found
+        _copy(source / artefact.file, context.folder / "model.onnx")
+        _copy(_weights(candidate), context.folder / "model.safetensors")
+        write_text(context.folder / "architecture.py", architecture(spec, **context.fit))
+        context.data.preprocess.save(context.folder)
+        if "huggingface" in self.formats:
+            self._hugging_face(candidate, spec, context)
+        shipped = {"file": "model.onnx", "weights": (), "label": "shipped student"}
         return Record(
             stage="export",
             key=context.key,
             seed=context.seed,
             settings=self.model_dump(mode="json"),
             what="ONNX, with weights, architecture and preprocessing beside it",
-            artefacts=(
-                artefact.model_copy(
-                    update={"file": "model.onnx", "weights": (), "label": "shipped student"}
-                ),
-            ),
-            files=hashes(context.folder, ["model.onnx"]),
+            artefacts=(artefact.model_copy(update=shipped),),
+            files=hashes(context.folder, _listed(context.folder)),
         )
 
-    def _hugging_face(self, candidate: Candidate, context: Context, folder: Path) -> None:
+    def _hugging_face(self, candidate: Candidate, spec: ModelSpec, context: Context) -> None:
         from limbeck.export.huggingface import to_folder
 
-        spec = context.recipe.student
-        if spec is None or spec.source != "transformers":
-            raise InputError(
-                Problem(
-                    "export.format",
-                    "huggingface",
-                    "onnx or safetensors, for a model that is not of transformers",
-                )
-            )
-        to_folder(context.build(spec, seed=context.seed, weights=_weights(candidate)), folder)
-        context.data.preprocess.save(folder)
+        model = context.build(spec, seed=context.seed, weights=_weights(candidate))
+        to_folder(model, context.folder / "huggingface")
+        context.data.preprocess.save(context.folder / "huggingface")
 
 
 def _weights(candidate: Candidate) -> Path:
@@ -99,6 +102,12 @@ def _weights(candidate: Candidate) -> Path:
         if artefact is not None and artefact.weights:
             return link.folder / artefact.weights[0]
     raise ValueError("a student without weights")
+
+
+def _listed(folder: Path) -> list[str]:
+    """List what ships: all files but the note of what was started."""
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in files if name != "started"]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,37 +6,42 @@ from typing import ClassVar
 
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
-from limbeck.pipeline.teachers import publish_teacher
+from limbeck.pipeline.teachers import member_files, publish_teacher
 
 
 class Load(Stage):
-    """Load the teacher's weights from where the recipe says; put before the others when the recipe teaches none."""
+    """Load the teacher's weights; put before the others when the recipe's teacher has weights.
+
+    Given as a stage, it takes the teacher as its source builds it, with the source's own weights.
+    """
 
     makes: ClassVar[tuple[str, ...]] = ("teacher",)
 
-    def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Copy the weights into the run, so that it holds all that it was made from, and publish them."""
-        from limbeck.export.weights import save_weights
+    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Load every member, and let it answer once."""
+        _ = rehearsal.teachers
 
-        names = []
-        for number, spec in enumerate(context.recipe.teachers):
-            name = (
-                "model.safetensors"
-                if len(context.recipe.teachers) == 1
-                else f"member-{number}/model.safetensors"
-            )
-            save_weights(context.build(spec, seed=context.seed), context.folder / name)
-            names.append(name)
+    def run(self, candidate: Candidate, context: Context) -> Candidate:
+        """Copy the weights into the run, so that it holds all it was made from; publish them."""
+        specs = context.recipe.teachers
+        names = member_files(len(specs))
+        context.once(lambda: self._copy(context, names))
         artefact = publish_teacher(context, [context.folder / name for name in names])
         record = Record(
             stage="load",
             key=context.key,
             seed=context.seed,
             settings={},
-            what="taught elsewhere: "
-            + ", ".join(str(spec.weights) for spec in context.recipe.teachers),
-            artefacts=(artefact.model_copy(update={"weights": tuple(names)}),),
+            what="taught elsewhere: " + ", ".join(spec.weights or spec.name for spec in specs),
+            artefacts=(artefact.model_copy(update={"weights": names}),),
             files=hashes(context.folder, [artefact.file, *names]),
         )
         return candidate.then(context.folder, record)
+
+    def _copy(self, context: Context, names: tuple[str, ...]) -> None:
+        from limbeck.export.weights import save_weights
+
+        for spec, name in zip(context.recipe.teachers, names, strict=True):
+            save_weights(context.build(spec, seed=context.seed), context.folder / name)

@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from limbeck.compress.quantizers import QUANTIZERS
+from limbeck.errors import InputError, Problem
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.problems import RefusedError
 from limbeck.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from limbeck.compress.quantize_record import QuantizeRecord
+
+STATIC = "int8_static"
 
 
 class Quantize(Stage):
     """Turn the student's weights, and with `int8_static` its activations, into eight bits."""
 
-    needs: ClassVar[tuple[str, ...]] = ("student",)
+    needs: ClassVar[tuple[str, ...]] = ("student", "float student")
+    spends: ClassVar[tuple[str, ...]] = ("float student",)
 
-    method: str = "int8_static"
+    method: str = STATIC
     calibration: Annotated[
-        int,
-        Field(ge=1, description="Training samples from which the ranges of activations are taken."),
+        int, Field(ge=1, description="Training samples from which activations' ranges are taken.")
     ] = 512
     ranges: Annotated[
-        str, Field(description="How a range is taken: minmax, entropy or percentile.")
+        Literal["minmax", "entropy", "percentile"],
+        Field(description="How a range is taken from what was seen; for int8_static."),
     ] = "minmax"
 
     @field_validator("method")
     @classmethod
     def _known(cls, method: str) -> str:
-        QUANTIZERS.load(method, where="method")
+        try:
+            QUANTIZERS.load(method, where="method")
+        except InputError as error:
+            raise RefusedError(*error.problems) from error
         return method
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Quantize:
+        ignored = self.model_fields_set & {"calibration", "ranges"}
+        if self.method != STATIC and ignored:
+            allowed = f"nothing, with {self.method}: it takes no ranges beforehand"
+            raise RefusedError(
+                *(Problem(name, getattr(self, name), allowed) for name in sorted(ignored))
+            )
+        return self
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Quantise, and measure what came out on the validation samples."""
@@ -45,24 +66,17 @@ class Quantize(Stage):
             raise ValueError("a quantize stage without a student")
         folder, student = found
         target = context.folder / "model.onnx"
-        settings = {"ranges": self.ranges} if self.method == "int8_static" else {}
-        done = QUANTIZERS.load(self.method)(
+        settings = {"ranges": self.ranges} if self.method == STATIC else {}
+        done: QuantizeRecord = QUANTIZERS.load(self.method)(
             folder / student.file, target, calibration=self._samples(context), **settings
         )
-        label = f"{self.method.split('_')[0]} student"
-        exported = context.answers(target)
         artefact = context.artefact(
             role="student",
-            label=label,
-            exported=exported,
+            label=f"{self.method.split('_')[0]} student",
+            exported=context.answers(target),
             parity=None,
             weights=(),
         )
-        notes = [
-            ", ".join(f"{count} {operator}" for operator, count in skipped.operators.items())
-            + f" left in float32: {skipped.reason}"
-            for skipped in done.skipped
-        ]
         return Record(
             stage="quantize",
             key=context.key,
@@ -71,7 +85,7 @@ class Quantize(Stage):
             what=f"{self.method}, {done.bytes_before:,} to {done.bytes_after:,} bytes",
             artefacts=(artefact,),
             files=hashes(context.folder, [artefact.file]),
-            notes=tuple(notes) + ((done.note,) if done.note else ()),
+            notes=tuple(_notes(done)),
         )
 
     def _samples(self, context: Context) -> Iterator[dict[str, Any]]:
@@ -82,3 +96,11 @@ class Quantize(Stage):
             left -= len(batch["label"])
             if left <= 0:
                 return
+
+
+def _notes(done: QuantizeRecord) -> Iterator[str]:
+    for skipped in done.skipped:
+        what = ", ".join(f"{count} {operator}" for operator, count in skipped.operators.items())
+        yield f"{what} left in float32: {skipped.reason}"
+    if done.note:
+        yield done.note

@@ -2,53 +2,61 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from limbeck import methods
 from limbeck.objective import Objective
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
-from limbeck.pipeline.teachers import publish_teacher
+from limbeck.pipeline.teachers import member_files, publish_teacher
 from limbeck.pipeline.train import train, training_of
 from limbeck.training import Training
 
+# Far apart, so that no member of one seed is a member of the next.
+MEMBER_SEEDS = 1_000_003
+
 
 class Teach(Training, Stage):
-    """Train the teacher on the labels; an ensemble's members one after another, each from a seed of its own."""
+    """Train the teacher on the labels; an ensemble's members one after another, by seeds apart."""
 
     makes: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Build every member, and let it answer once."""
+        _ = rehearsal.teachers
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train every member, and publish what they say together."""
         specs = context.recipe.teachers
-        weights, curves = [], []
-        for number, spec in enumerate(specs):
-            name = "model.safetensors" if len(specs) == 1 else f"member-{number}/model.safetensors"
+        names = member_files(len(specs))
+        before: list[Path | None] = [*candidate.weights("teacher")] or [None] * len(specs)
+        curves = []
+        for number, (spec, name, weights) in enumerate(zip(specs, names, before, strict=True)):
             label = "teacher" if len(specs) == 1 else f"teacher {number + 1} of {len(specs)}"
-            # Far apart, so that no member of one seed is a member of the next.
-            model = context.build(spec, seed=context.seed + 1_000_003 * number)
-            objective = Objective(methods.label_only())
+            seed = context.seed + MEMBER_SEEDS * number
             curves.append(
                 train(
                     context,
-                    model,
-                    objective=objective,
+                    context.build(spec, seed=seed, weights=weights),
+                    objective=Objective(methods.label_only()),
                     settings=training_of(self),
                     label=label,
+                    role="teacher",
                     weights=name,
                 )
             )
-            weights.append(name)
-        artefact = publish_teacher(context, [context.folder / name for name in weights])
+        artefact = publish_teacher(context, [context.folder / name for name in names])
         record = Record(
             stage="teach",
             key=context.key,
             seed=context.seed,
             settings=self.model_dump(mode="json"),
             what="trained on the labels" + (f", {len(specs)} members" if len(specs) > 1 else ""),
-            artefacts=(artefact.model_copy(update={"weights": tuple(weights)}),),
-            files=hashes(context.folder, [artefact.file, *weights]),
+            artefacts=(artefact.model_copy(update={"weights": names}),),
+            files=hashes(context.folder, [artefact.file, *names]),
             curves=tuple(curves),
         )
         return candidate.then(context.folder, record)

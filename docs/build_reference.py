@@ -1,0 +1,229 @@
+"""Write the reference in docs/recipes.md from the models that check a recipe.
+
+`python docs/build_reference.py` brings the page up to date; a test holds it so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+PAGE = Path(__file__).parent / "recipes.md"
+BEGIN, END = "<!-- reference: written by build_reference.py -->", "<!-- end of reference -->"
+
+# What the models themselves say nothing of, by class and field.
+MEANINGS = {
+    "Recipe.description": "One line, for `limbeck list recipes`.",
+    "Recipe.data": "Where the samples come from, see [data](#data).",
+    "Recipe.student": "The model that ships, see [models](#teacher-and-student).",
+    "Recipe.budget": "What the student may cost, see [budget](#budget).",
+    "Recipe.seeds": "One run for each; the verdict has their mean and its interval. The student of "
+    "the first ships.",
+    "Recipe.device": "`auto` takes an accelerator if there is one.",
+    "Recipe.trackers": "Where Accelerate also sends what `log.jsonl` holds.",
+    "Budget.parameters": "The most parameters.",
+    "Columns.image": "The column of pictures.",
+    "Columns.text": "The column of texts.",
+    "Columns.label": "The column of labels.",
+    "WordPieceSpec.vocab_size": "How many tokens there may be, special ones counted.",
+    "Training.optimizer": "Which optimiser.",
+    "Training.learning_rate": "The highest rate, after warm-up.",
+    "Training.precision": "What is computed in; losses are in float32 in any case.",
+    "Quantize.method": "`int8_static` for convolutions, with calibration; `int8_dynamic` for "
+    "transformers, without.",
+}
+
+# What takes so many forms that the schema does not say it in few words.
+TAKES = {"Recipe.teacher": "mapping or list of mappings"}
+
+
+def reference() -> str:
+    """Write every table."""
+    from limbeck.data import spec as data
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.recipe import Budget, Recipe
+    from limbeck.pipeline.stages import STAGES
+    from limbeck.training import Training
+
+    parts = ["### The recipe", _table(Recipe)]
+    parts += ["### data", _table(data.DataSpec)]
+    for name, model in (
+        ("columns", data.Columns),
+        ("image", data.ImageSpec),
+        ("text", data.TextSpec),
+        ("text.tokenizer.train", data.WordPieceSpec),
+        ("augment", data.AugmentSpec),
+    ):
+        parts += [f"#### data.{name}", _table(model)]
+    parts += ["### teacher and student", _table(ModelSpec)]
+    parts += ["Any other key is an argument of the model: `width: 64`.", _model_names()]
+    parts += ["### budget", _table(Budget), "### stages", "A stage is `- name: {settings}`."]
+    trained = set(Training.model_fields)
+    for name in STAGES.names():
+        stage = STAGES.load(name)
+        parts += [f"#### {name}", _first_line(stage)]
+        own = set(stage.model_fields) - trained
+        if own:
+            parts.append(_table(stage, own))
+        if trained <= set(stage.model_fields):
+            parts.append("And the settings of [training](#training).")
+        elif not own:
+            parts.append("It has no settings.")
+    parts += ["#### training", "Of `teach` and `distill`.", _table(Training)]
+    parts += ["### objective", _objective(), "### schedules", _schedules()]
+    return "\n\n".join(parts)
+
+
+def _table(model: type[BaseModel], only: set[str] | None = None) -> str:
+    schema = model.model_json_schema()
+    rows = ["| key | what it takes | if not given | meaning |", "|-|-|-|-|"]
+    for name, field in schema["properties"].items():
+        if only is not None and name not in only:
+            continue
+        absent = "has to be given" if name in schema.get("required", ()) else _default(field)
+        takes = TAKES.get(f"{model.__name__}.{name}") or _takes(field, schema)
+        rows.append(f"| `{name}` | {takes} | {absent} | {meaning(model, name)} |")
+    return "\n".join(rows)
+
+
+def meaning(model: type[BaseModel], name: str) -> str:
+    """Say what a field is for: in its own words, those of the docstring, or ours.
+
+    Raises:
+        KeyError: Nobody says.
+    """
+    for kind in model.__mro__:
+        described = model.model_fields[name].description
+        found = described or _attributes(kind).get(name) or MEANINGS.get(f"{kind.__name__}.{name}")
+        if found:
+            return found.replace("|", "\\|")
+    raise KeyError(f"{model.__name__}.{name}: describe it there, or in MEANINGS")
+
+
+def _attributes(model: type) -> dict[str, str]:
+    """Read the Attributes section of a docstring."""
+    section = re.search(r"\nAttributes:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(model) or "", re.DOTALL)
+    if section is None:
+        return {}
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1], re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _default(field: dict[str, Any]) -> str:
+    value = field.get("default")
+    if value in (None, "", [], {}) or isinstance(value, dict):
+        return "-"
+    return f"`{yaml.safe_dump(value, default_flow_style=True, width=200).splitlines()[0]}`"
+
+
+def _takes(field: dict[str, Any], schema: dict[str, Any]) -> str:
+    """Put a JSON schema into words."""
+    if "$ref" in field:
+        return _takes(schema["$defs"][field["$ref"].split("/")[-1]], schema)
+    if "anyOf" in field:
+        kinds = [_takes(one, schema) for one in field["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in field:
+        return ", ".join(f"`{choice}`" for choice in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    kind = field.get("type")
+    if kind == "array":
+        return f"list of {_many(_takes(field['items'], schema))}" if field.get("items") else "list"
+    if kind == "object":
+        return "mapping"
+    names = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "yes or no",
+    }
+    return names.get(str(kind), "anything") + _bounds(field)
+
+
+def _many(what: str) -> str:
+    return re.sub(r"^(whole number|number|text|mapping)", r"\1s", what)
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    words = {
+        "minimum": "from",
+        "exclusiveMinimum": "above",
+        "maximum": "to",
+        "exclusiveMaximum": "below",
+    }
+    found = [f"{word} {field[key]:,.12g}" for key, word in words.items() if key in field]
+    return f" {' '.join(found)}" if found else ""
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n\n", 1)[0].replace("\n", " ")
+
+
+def _model_names() -> str:
+    from limbeck.models.catalog import names
+
+    known = ", ".join(f"`{name}`" for name in names("limbeck"))
+    return (
+        f"Names of `limbeck`: {known}. `timm`, `torchvision` and `transformers` know their own; "
+        "`python` takes `file.py:function` or `package.module:function`, which is given `classes`, "
+        "`channels` and `vocab_size` as far as it takes them."
+    )
+
+
+def _objective() -> str:
+    from limbeck import losses
+    from limbeck.terms import Term
+
+    described = _arguments(Term)
+    settings = ["| setting of any term | meaning |", "|-|-|"]
+    settings += [
+        f"| `{name}` | {described[name]} |"
+        for name in inspect.signature(Term).parameters
+        if name in described and name != "loss"
+    ]
+    rows = ["| loss | its own settings | what it is |", "|-|-|-|"]
+    rows.append("| `task` | - | The task's own loss, on the labels. |")
+    for name in sorted(losses.__all__):
+        loss = getattr(losses, name)
+        own = ", ".join(f"`{key}`" for key in list(inspect.signature(loss).parameters)[2:]) or "-"
+        rows.append(f"| `{name}` | {own} | {_first_line(loss)} |")
+    return "\n".join(settings) + "\n\n" + "\n".join(rows)
+
+
+def _arguments(thing: Any) -> dict[str, str]:
+    section = re.search(r"\nArgs:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(thing) or "", re.DOTALL)
+    found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.M)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _schedules() -> str:
+    from dataclasses import fields
+
+    from limbeck.schedules import KINDS
+
+    def rows() -> Iterator[str]:
+        yield "| schedule | what it does |"
+        yield "|-|-|"
+        for name, kind in KINDS.items():
+            form = ", ".join(f"{field.name}: ..." for field in fields(kind))
+            yield f"| `{{{name}: {{{form}}}}}` | {_first_line(kind)} |"
+
+    return "\n".join(rows())
+
+
+def updated(page: str) -> str:
+    """Put the reference into a page, between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

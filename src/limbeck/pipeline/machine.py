@@ -1,0 +1,77 @@
+"""The device, the processes, the precision and the trackers of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.errors import InputError, Problem
+from limbeck.optional import available
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from limbeck.pipeline.recipe import Recipe
+
+# Which package serves which tracker, where the names differ.
+PACKAGES = {"comet_ml": "comet_ml", "aim": "aim", "mlflow": "mlflow", "wandb": "wandb"}
+BOARDS = ("tensorboard", "tensorboardX")
+MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many threads while the block lasts; None leaves it as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
+    """Make what knows the device and the other processes.
+
+    Raises:
+        InputError: A tracker is not installed, or the device cannot do the precision.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    _check_trackers(recipe)
+    precision = _precision(recipe)
+    # Accelerate keeps its state for the whole process; a second run may have another precision.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=recipe.device == "cpu",
+        mixed_precision=MIXED[precision],
+        log_with=list(recipe.trackers) or None,
+        project_dir=str(out),
+    )
+    if precision == "float16" and accelerator.device.type == "cpu":
+        # It would run, many times slower than float32 and without the scaling that it needs.
+        raise InputError(Problem("precision", precision, "float32 or bfloat16, on a CPU"))
+    return accelerator
+
+
+def _precision(recipe: Recipe) -> str:
+    """Find the half precision that some stage asks for; there is one at most."""
+    asked = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
+    return next(iter(sorted(asked - {"float32"})), "float32")
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    """Accelerate leaves a tracker that is not installed out without a word."""
+    problems = []
+    for number, tracker in enumerate(recipe.trackers):
+        packages = BOARDS if tracker == "tensorboard" else (PACKAGES[tracker],)
+        if not any(map(available, packages)):
+            allowed, fix = "a tracker that is installed", f"Install it: pip install {packages[0]}"
+            problems.append(Problem(f"trackers.{number}", tracker, allowed, fix))
+    if problems:
+        raise InputError(*problems)

@@ -1,0 +1,174 @@
+"""Before hours of training: do the models fit the data, each other, and the export?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.pipeline.chain import loads_teacher
+from limbeck.pipeline.problems import of_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.context import Context
+    from limbeck.pipeline.stage import Stage
+    from limbeck.tasks import Batch
+
+T = TypeVar("T")
+
+
+class Rehearsal:
+    """The models of a recipe, built once and asked once; every stage may look at them.
+
+    Args:
+        context: What the first seed's stages work with.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Two training samples, on the device of the run."""
+        return probe(self.context)
+
+    @cached_property
+    def student(self) -> nn.Module:
+        """The student.
+
+        Raises:
+            InputError: It cannot be built, does not fit the data, or cannot be exported.
+        """
+        spec = self.context.recipe.student
+        if spec is None:  # the recipe's own check has seen to it
+            raise ValueError("a stage that makes a student, without one")
+        return self._model(spec, "student")
+
+    @cached_property
+    def teachers(self) -> list[nn.Module]:
+        """The teachers, with the weights that the recipe names.
+
+        Raises:
+            InputError: Some cannot be built, do not fit the data, or cannot be exported.
+        """
+        specs = self.context.recipe.teachers
+        places = ["teacher"] if len(specs) == 1 else [f"teacher.{n}" for n in range(len(specs))]
+        pairs = zip(specs, places, strict=True)
+        return gathered([partial(self._model, spec, place) for spec, place in pairs])
+
+    def _model(self, spec: ModelSpec, where: str) -> nn.Module:
+        context = self.context
+        try:
+            model = context.build(spec, seed=context.seed).eval()
+        except InputError as error:
+            raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
+        _answers(context, model, where)
+        # The models of libraries are known to export; the user's own are tried, for seconds.
+        if spec.source == "python":
+            _exports(context, model, where)
+        return model.to(context.accelerator.device)
+
+
+def rehearse(context: Context) -> None:
+    """Let every stage of a recipe find out what would fail, without training anything.
+
+    Raises:
+        InputError: Some would: every problem of every stage at once.
+    """
+    problems = _batch_fits(context)
+    rehearsal = Rehearsal(context)
+    for where, stage in _stages(context) if not problems else ():
+        try:
+            stage.rehearse(rehearsal, where=where)
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise InputError(*problems)
+
+
+def _stages(context: Context) -> Iterator[tuple[str, Stage]]:
+    from limbeck.pipeline.stages.load import Load
+
+    stages = context.recipe.parsed_stages()
+    if loads_teacher(context.recipe, stages):
+        yield "teacher", Load()
+    for number, (name, stage) in enumerate(stages):
+        yield f"stages.{number}.{name}", stage
+
+
+def probe(context: Context) -> Batch:
+    """Take two training samples, on the device of the run."""
+    batch: Batch = context.data.train.__getitems__([0, 1])
+    return {name: tensor.to(context.accelerator.device) for name, tensor in batch.items()}
+
+
+def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
+    """Do several things, and raise what any of them found wrong at the end, together.
+
+    Example:
+        >>> gathered([lambda: 1, lambda: 2])
+        [1, 2]
+    """
+    results: list[T] = []
+    problems: list[Problem] = []
+    for work in works:
+        try:
+            results.append(work())
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    return results
+
+
+def _batch_fits(context: Context) -> list[Problem]:
+    """Hold the data against the task: texts are no pictures."""
+    given = sorted(context.data.train.__getitems__([0]).keys() - {"label", "index", "view"})
+    wanted = context.task.inputs
+    if all(name in given for name in wanted):
+        return []
+    allowed = f"a task for data that gives {', '.join(given)}"
+    fix = f"The task takes {', '.join(wanted)}: choose another, or other `data`."
+    return [Problem("task", context.recipe.task, allowed, fix)]
+
+
+def _answers(context: Context, model: nn.Module, where: str) -> None:
+    import torch
+
+    batch = {name: tensor.cpu() for name, tensor in probe(context).items()}
+    try:
+        with torch.no_grad():
+            logits = context.task.outputs(model.cpu(), batch)["logits"]
+            shape = tuple(logits.shape)
+    # The model is other people's code: each fails on what does not fit by an error of its own.
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1] or [""]
+        shapes = {name: tuple(batch[name].shape) for name in context.task.inputs}
+        fix = f"It raised {type(error).__name__}: {first[0]}"
+        raise InputError(
+            Problem(where, shapes, "a batch that the model can answer", fix)
+        ) from error
+    expected = (2, len(context.task.classes))
+    if shape != expected:
+        given = f"answers of shape {shape} to two samples"
+        classes = f"{expected}: the data has {expected[1]} classes"
+        raise InputError(Problem(where, given, classes, "Change the model, or `data.classes`."))
+
+
+def _exports(context: Context, model: nn.Module, where: str) -> None:
+    from limbeck.export.onnx import to_onnx
+
+    example = context.data.validation.__getitems__([0])
+    context.watch.say(f"{where}: trying the export")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            to_onnx(model, context.task, example, Path(folder) / "model.onnx")
+        except LimbeckError as error:
+            allowed = "a model that can be written as ONNX"
+            raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error

@@ -1,0 +1,120 @@
+"""The JSON schema of a recipe, for editors: `python -m limbeck.pipeline.schema` writes it anew."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from limbeck import losses
+from limbeck.atomic import write_json
+from limbeck.compress.quantizers import QUANTIZERS
+from limbeck.data.spec import SOURCES as DATA_SOURCES
+from limbeck.models.spec import SOURCES as MODEL_SOURCES
+from limbeck.pipeline.recipe import Recipe
+from limbeck.pipeline.resolve import SHIPPED
+from limbeck.pipeline.stages import STAGES
+from limbeck.tasks import TASKS
+
+FILE = SHIPPED / "schema.json"
+NUMBER = {"type": "number"}
+# A schedule: a mapping of its kind to its settings.
+SCHEDULE = {"type": "object", "minProperties": 1, "maxProperties": 1}
+NUMBER_OR_SCHEDULE = {"anyOf": [NUMBER, SCHEDULE]}
+SIMPLE = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Describe what a recipe may hold: its own keys, every stage, every term, every source.
+
+    It says what can be said of one value at a time; what is between values, the order of the stages
+    say, is the recipe's own check's.
+
+    Example:
+        >>> recipe_schema()["title"]
+        'A limbeck recipe'
+    """
+    schema = Recipe.model_json_schema()
+    definitions, keys = schema["$defs"], schema["properties"]
+    keys["task"]["enum"] = TASKS.names()
+    _enumerate(definitions["DataSpec"], "source", DATA_SOURCES.names())
+    _enumerate(definitions["ModelSpec"], "source", MODEL_SOURCES.names())
+    stages = [_stage(name, definitions) for name in STAGES.names()]
+    keys["stages"]["items"] = {"oneOf": stages}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "A limbeck recipe",
+        "description": "What `limbeck run` takes.",
+    }
+
+
+def _enumerate(definition: dict[str, Any], key: str, names: list[str]) -> None:
+    definition["properties"][key]["enum"] = names
+
+
+def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Describe one stage: its name with its settings; without any where it needs none."""
+    settings = STAGES.load(name).model_json_schema()
+    definitions.update(settings.pop("$defs", {}))
+    if name == "quantize":
+        _enumerate(settings, "method", QUANTIZERS.names())
+    if name == "distill":
+        settings["properties"]["objective"]["items"] = {"oneOf": _terms()}
+    definitions[f"stage_{name}"] = settings
+    reference: dict[str, Any] = {"$ref": f"#/$defs/stage_{name}"}
+    allowed = reference if settings.get("required") else {"anyOf": [reference, {"type": "null"}]}
+    return _one(name, allowed, str(settings.get("description", "")))
+
+
+def _terms() -> list[dict[str, Any]]:
+    """Describe every term: the loss by name, with what any term has and what the loss takes."""
+    common = {
+        "student": {"type": "string", "description": "An output, or the path of a layer."},
+        "teacher": {"type": "string", "description": "logits, labels, or the path of a layer."},
+        "connector": {"enum": ["auto", "none"]},
+        "weight": NUMBER_OR_SCHEDULE,
+    }
+    task = _settings({"weight": NUMBER_OR_SCHEDULE}, [])
+    terms = [
+        _one("task", {"anyOf": [task, {"type": "null"}]}, "The task's own loss."),
+        {"const": "task"},
+    ]
+    for name in losses.__all__:
+        loss = losses.find(name)
+        rest = list(inspect.signature(loss).parameters.values())[2:]
+        taken = {one.name: _argument(one) for one in rest}
+        required = [one.name for one in rest if one.default is one.empty]
+        first = (inspect.getdoc(loss) or "").split("\n", 1)[0]
+        settings = _settings({**common, **taken}, required)
+        terms.append(
+            _one(name, settings if required else {"anyOf": [settings, {"type": "null"}]}, first)
+        )
+        if not required:
+            terms.append({"const": name})
+    return terms
+
+
+def _argument(parameter: inspect.Parameter) -> dict[str, Any]:
+    """Describe a loss's argument by its annotation, which is a text."""
+    annotation = str(parameter.annotation)
+    if "float" in annotation:
+        return NUMBER_OR_SCHEDULE
+    kind = SIMPLE.get(annotation.split(" |")[0])
+    return {} if kind is None else {"type": [kind, "null"] if "None" in annotation else kind}
+
+
+def _settings(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    settings = {"type": "object", "properties": properties, "additionalProperties": False}
+    return settings | ({"required": required} if required else {})
+
+
+def _one(name: str, settings: dict[str, Any], description: str) -> dict[str, Any]:
+    """Describe a mapping with this one key."""
+    return {
+        **_settings({name: settings}, [name]),
+        "description": description.split("\n", 1)[0],
+    }
+
+
+if __name__ == "__main__":
+    write_json(FILE, recipe_schema())

@@ -1,0 +1,199 @@
+"""Five hundred recipes with something wrong: each is refused with every problem, or is a recipe."""
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from limbeck.errors import InputError
+from limbeck.pipeline.reading import read
+from limbeck.pipeline.recipe import Recipe
+from limbeck.pipeline.resolve import resolve, shipped_recipes
+
+TEXTS = {name: path.read_text() for name, path in shipped_recipes().items()}
+CONTENTS = {name: read(path) for name, path in shipped_recipes().items()}
+EXAMPLES = settings(
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+NUMBERS = st.sampled_from([0, -1, 1, 10**30, 10**400, -(2**63), 0.5, 1e308, math.inf, math.nan])
+WORDS = st.sampled_from(
+    ["", " ", "epochs", "digits", "\x1b[2J", "λ😀", "a" * 5000, "null", "[red]", "\u202e", "/", "..", "~"]
+)
+PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=8))
+JUNK = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=5,
+)
+PIECES = st.sampled_from(
+    [
+        "&a [*a]",
+        "&b {c: *b}",
+        "[" * 400 + "]" * 400,
+        "2024-02-31",
+        "2001-01-01 10:00:00",
+        "!!python/object:os.system {}",
+        "!!binary aGk=",
+        "!!timestamp no",
+        "!!bool no idea",
+        "!!int x",
+        "0x" + "f" * 5000,
+        "9" * 5000,
+        "? [a, b] : c",
+        "<<: 5",
+        "name: twice",
+        "\t",
+        "\x00",
+        "---",
+        "- ",
+        ": ",
+        "{",
+        "'",
+        "*nowhere",
+        "%TAG",
+        ".inf",
+        ".nan",
+        "1e999",
+        "🙂",
+    ]
+)
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """List the paths of all parts."""
+    if path:
+        yield path
+    parts = content.items() if isinstance(content, dict) else []
+    for key, part in enumerate(content) if isinstance(content, list) else parts:
+        yield from places(part, (*path, key))
+
+
+@st.composite
+def changed_contents(draw: st.DrawFn) -> Any:
+    """Take a shipped recipe and spoil one to three of its parts."""
+    content: Any = copy.deepcopy(CONTENTS[draw(st.sampled_from(sorted(CONTENTS)))])
+    for _ in range(draw(st.integers(1, 3))):
+        found = list(places(content))
+        if not found:
+            break
+        path = draw(st.sampled_from(found))
+        holder = content
+        for key in path[:-1]:
+            holder = holder[key]
+        spoil(draw, holder, path[-1])
+    return content
+
+
+def spoil(draw: st.DrawFn, holder: Any, key: Any) -> None:
+    how = draw(st.sampled_from(["replace", "delete", "rename", "repeat", "reverse", "wrap", "deepen"]))
+    value = holder[key]
+    if how == "replace":
+        holder[key] = draw(JUNK)
+    elif how == "delete":
+        del holder[key]
+    elif how == "rename" and isinstance(holder, dict):
+        holder[draw(WORDS)] = holder.pop(key)
+    elif how == "repeat" and isinstance(holder, list):
+        holder.append(copy.deepcopy(value))
+    elif how == "reverse" and isinstance(value, list):
+        value.reverse()
+    elif how == "wrap":
+        holder[key] = draw(st.sampled_from([[value], {"train": value}, [], {}]))
+    else:
+        for _ in range(60):
+            value = [value]
+        holder[key] = value
+
+
+@st.composite
+def changed_texts(draw: st.DrawFn) -> str:
+    """Take the text of a shipped recipe and put or cut something anywhere."""
+    text = TEXTS[draw(st.sampled_from(sorted(TEXTS)))]
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(text)))
+        length = draw(st.integers(0, 30))
+        text = text[:start] + draw(PIECES | st.text(max_size=5)) + text[start + length :]
+    return text
+
+
+def refused_or_valid(path: Path, overrides: list[str] | None = None) -> None:
+    try:
+        recipe = resolve(str(path), overrides or [])
+    except InputError as error:
+        assert error.problems
+        for problem in error.problems:
+            assert problem.where
+            assert problem.allowed
+            assert "got" in str(problem)
+            assert len(str(problem)) < 20_000
+    else:
+        assert isinstance(recipe, Recipe)
+        recipe.parsed_stages()
+        yaml.safe_dump(recipe.model_dump(mode="json"))
+
+
+@EXAMPLES
+@given(content=changed_contents())
+def test_a_recipe_with_spoilt_parts_is_refused_or_valid(content, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "spoilt.yaml"
+    try:
+        text = yaml.safe_dump(content, allow_unicode=True)
+    except ValueError:  # a number that is too long to be written: as hexadecimal it can be
+        text = "seeds: [0x" + "f" * 5000 + "]"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    refused_or_valid(path)
+
+
+@EXAMPLES
+@given(text=changed_texts())
+def test_a_recipe_with_spoilt_text_is_refused_or_valid(text, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "spoilt.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    refused_or_valid(path)
+
+
+@settings(EXAMPLES, max_examples=150)
+@given(
+    where=st.sampled_from(
+        ["stages", "stages.0", "stages.9", "stages.teach", "stages.teach.epochs.x", "seeds.0", "name.x"]
+        + ["teacher.width", "data.limit.train", "profile", "profiles.smoke", "", ".", "a..b", "budget"]
+        + ["stages.distill.objective.soft_target_kl.temperature", "stages.distill.objective.0.weight"]
+    ),
+    value=PIECES | st.sampled_from(["5", "smoke", "[1, 2]", "{a: 1}", "null", ""]),
+)
+def test_an_override_is_refused_or_valid(where, value):
+    with_equals = f"{where}={value}"
+    try:
+        recipe = resolve("digits", [with_equals])
+    except InputError as error:
+        assert error.problems
+    else:
+        assert isinstance(recipe, Recipe)
+
+
+def test_most_mutations_are_refused():
+    # Otherwise the mutations would change nothing that matters.
+    refused = 0
+    for name in TEXTS:
+        for path in places(CONTENTS[name]):
+            content = copy.deepcopy(CONTENTS[name])
+            holder = content
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = {"nonsense": [math.inf]}
+            with pytest.raises(InputError):
+                from limbeck.pipeline.validate import validate
+
+                validate(content)
+            refused += 1
+    assert refused > 50

@@ -1,0 +1,153 @@
+"""What is wrong with a recipe is said at once, with place, value, what is allowed and the fix."""
+
+import copy
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.pipeline.reading import read
+from limbeck.pipeline.resolve import resolve, shipped_recipes
+from limbeck.pipeline.validate import validate
+
+DIGITS = read(shipped_recipes()["vision/digits"])
+
+
+def problems(**changes):
+    """Say what is wrong with the digits recipe after changes; None takes a key away."""
+    content = copy.deepcopy(DIGITS)
+    for key, value in changes.items():
+        if value is None:
+            del content[key]
+        else:
+            content[key] = value
+    with pytest.raises(InputError) as caught:
+        validate(content)
+    return {problem.where: problem for problem in caught.value.problems}
+
+
+def test_every_problem_is_listed_at_once():
+    found = problems(
+        task="image_clasification",
+        data={"source": "sql", "name": "digits"},
+        student={"source": "limbek", "name": "digits_cnn"},
+        budget={"sise_kb": 4, "accuracy": 2},
+        seeds=[0, -1],
+        stages=[
+            {"teach": {"epoks": 3}},
+            {"distill": {"epochs": 0, "objective": [{"soft_target_kl": {"temprature": 4}}]}},
+            {"quantise": {}},
+            5,
+        ],
+    )
+    assert set(found) == {
+        "task",
+        "data.source",
+        "student.source",
+        "budget.sise_kb",
+        "budget.accuracy",
+        "seeds.1",
+        "stages.0.teach.epochs",
+        "stages.0.teach.epoks",
+        "stages.1.distill.epochs",
+        "stages.1.distill.objective.0.soft_target_kl.temprature",
+        "stages.1.distill.objective.0.soft_target_kl.temperature",
+        "stages.2",
+        "stages.3",
+    }
+    assert '"image_classification"' in found["task"].fix
+    assert found["budget.sise_kb"].fix == 'did you mean "size_kb"?'
+    assert '"epochs"' in found["stages.0.teach.epoks"].fix
+    assert '"limbeck"' in str(found["student.source"])
+    assert '"quantize"' in found["stages.2"].fix
+
+
+@pytest.mark.parametrize(
+    ("stages", "where", "word"),
+    [
+        ([{"distill": {"epochs": 1}}], "stages.0.distill", "teach"),
+        ([{"quantize": {}}], "stages.0.quantize", "distill"),
+        ([{"export": {}}], "stages.0.export", "distill"),
+        (
+            [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}, {"quantize": {}}, {"quantize": {}}],
+            "stages.3.quantize",
+            "once",
+        ),
+    ],
+)
+def test_stages_in_a_wrong_order_are_refused(stages, where, word):
+    assert word in problems(stages=stages)[where].fix
+
+
+def test_a_stage_that_needs_a_model_asks_for_it():
+    assert "distill" in str(problems(student=None)["student"])
+    assert "teach" in str(problems(teacher=None)["teacher"])
+
+
+def test_a_teacher_that_nothing_teaches_or_loads_is_refused():
+    found = problems(stages=[{"distill": {"epochs": 1, "objective": ["task"]}}])
+    assert "weights" in found["teacher"].fix
+
+
+def test_a_teacher_with_weights_needs_no_teach_stage():
+    content = {**DIGITS, "teacher": {**DIGITS["teacher"], "weights": "teacher.safetensors"}}
+    validate({**content, "stages": DIGITS["stages"][1:]})
+
+
+def test_settings_that_the_method_ignores_are_refused():
+    stages = [*DIGITS["stages"][:2], {"quantize": {"method": "int8_dynamic", "ranges": "entropy"}}]
+    assert "stages.2.quantize.ranges" in problems(stages=stages)
+
+
+def test_the_hugging_face_folder_is_for_transformers_alone():
+    stages = [*DIGITS["stages"][:2], {"export": {"format": ["onnx", "huggingface"]}}]
+    assert "stages.2.export.format" in problems(stages=stages)
+
+
+def test_an_accuracy_drop_needs_a_teacher():
+    stages = [{"distill": {"epochs": 1, "objective": ["task"]}}]
+    assert "budget.accuracy_drop" in problems(stages=stages, teacher=None)
+
+
+def test_an_ensemble_has_no_features_to_tap():
+    term = {"fitnet_hint": {"student": "features", "teacher": "features"}}
+    stages = [DIGITS["stages"][0], {"distill": {"epochs": 1, "objective": [term]}}]
+    found = problems(stages=stages, teacher=[DIGITS["teacher"], DIGITS["teacher"]])
+    assert "stages.1.distill.objective" in found
+
+
+def test_recorded_answers_hold_no_features():
+    term = {"fitnet_hint": {"student": "features", "teacher": "features"}}
+    stages = [DIGITS["stages"][0], {"distill": {"epochs": 1, "objective": [term], "recorded": True}}]
+    assert "stages.1.distill.recorded" in problems(stages=stages)
+
+
+def test_two_half_precisions_are_refused():
+    stages = [
+        {"teach": {"epochs": 1, "precision": "float16"}},
+        {"distill": {"epochs": 1, "precision": "bfloat16"}},
+    ]
+    assert "stages.1.distill.precision" in problems(stages=stages)
+
+
+def test_infinities_are_refused_wherever_they_are():
+    stages = [{"teach": {"epochs": 1, "checkpoint_every": float("inf")}}, *DIGITS["stages"][1:]]
+    assert "stages.0.teach.checkpoint_every" in problems(stages=stages)
+    assert "teacher.width" in problems(teacher={**DIGITS["teacher"], "width": float("nan")})
+
+
+def test_an_empty_ensemble_and_no_stages_are_refused():
+    assert "teacher" in problems(teacher=[])
+    assert "stages" in problems(stages=[])
+
+
+def test_same_seed_twice_is_refused():
+    assert "seeds" in problems(seeds=[1, 1])
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_are_valid_in_every_profile(name):
+    recipe = read(shipped_recipes()[name])
+    for profile in ("default", *recipe.get("profiles", {})):
+        resolved = resolve(name, [f"profile={profile}"])
+        assert resolved.profile == profile
+        assert resolved.profiles == {}

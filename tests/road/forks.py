@@ -1,0 +1,137 @@
+"""Run the command line many times for the price of one import: a warm process that forks.
+
+Reads one JSON object a line (argv, cwd, env, kill, signal, largest, quick, out, err) and answers
+with one (code, seconds). Every child runs the real `limbeck.cli.main`. Imported only: nothing has
+started a thread before a fork.
+"""
+
+import functools
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def warm() -> None:
+    """Import all that a run needs."""
+    import accelerate.utils
+    import datasets
+    import onnxruntime.quantization
+    import sklearn.datasets
+    import torchmetrics.classification
+
+    import limbeck.cli
+    import limbeck.data.load
+    import limbeck.pipeline.runner
+    import limbeck.pipeline.stages.distill
+    import limbeck.pipeline.stages.export
+    import limbeck.pipeline.stages.quantize
+    import limbeck.pipeline.stages.teach
+    import limbeck.report.terminal  # noqa: F401
+
+
+def quicken() -> None:
+    """Leave out what takes long and makes no bit of a student: a second exporter, measuring."""
+    import limbeck.evaluate.measure as measure
+    import limbeck.pipeline.context as context
+    import limbeck.pipeline.examine as examine
+
+    context.to_onnx = quick_onnx
+    examine.measure = functools.partial(measure.measure, seconds=0.01, energy_method="off")
+    measure.throughput = functools.partial(measure.throughput, seconds=0.01)
+    measure.peak_memory = lambda path, feeds: 1_000_000
+
+
+def quick_onnx(model: Any, task: Any, example: Any, path: Path) -> None:
+    """Export by torch's older exporter, which takes a tenth of the time."""
+    import warnings
+
+    import torch
+
+    from limbeck.atomic import replacing
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            batch = dict(zip(task.inputs, tensors, strict=True))
+            return task.outputs(self.model, batch)["logits"]
+
+    names = list(task.inputs)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Positional().eval(),
+            tuple(example[name] for name in names),
+            str(temporary),
+            dynamo=False,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch"} for name in [*names, "logits"]},
+        )
+
+
+def child(order: dict[str, Any]) -> None:
+    """Be the command line."""
+    import limbeck.cli
+
+    os.chdir(order["cwd"])
+    os.environ.update(order.get("env", {}))
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    if largest := order.get("largest"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if order.get("quick"):
+        quicken()
+    sys.argv = ["limbeck", *order["argv"]]
+    code = 0
+    try:
+        limbeck.cli.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def serve(order: dict[str, Any]) -> dict[str, Any]:
+    """Fork, wait, and send the signal when its moment has come."""
+    started = time.monotonic()
+    number = os.fork()
+    if number == 0:
+        child(order)
+    moment = order.get("kill")
+    while True:
+        done, status = os.waitpid(number, os.WNOHANG)
+        seconds = time.monotonic() - started
+        if done:
+            return {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
+        if moment is not None and seconds >= moment:
+            os.kill(number, order.get("signal", signal.SIGKILL))
+            moment = None
+        if seconds > 60:
+            os.kill(number, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    warm()
+    # In the pipe, not on standard output: children would share it.
+    answers = os.fdopen(os.dup(1), "w")
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), file=answers, flush=True)

@@ -1,0 +1,119 @@
+"""Every task that there is keeps the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import limbeck.tasks
+from limbeck.errors import InputError
+from limbeck.taps import Taps
+from limbeck.tasks import TASKS
+
+
+class Words(nn.Module):
+    """A transformers model, as far as a task sees it: named inputs, an answer with `logits`."""
+
+    def __init__(self, bare=False):
+        super().__init__()
+        self.embed, self.head, self.bare = nn.Embedding(9, 4), nn.Linear(4, 3), bare
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        logits = self.head((self.embed(input_ids) * mask).sum(1) / mask.sum(1))
+        return logits if self.bare else SimpleNamespace(logits=logits)
+
+
+LABELS = {"label": torch.tensor([0, 2, 1, 2])}
+EXAMPLES = {
+    "image_classification": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
+        {"image": torch.randn(4, 1, 2, 2), **LABELS},
+    ),
+    "text_classification": (
+        Words,
+        {
+            "input_ids": torch.tensor([[1, 2, 0], [3, 0, 0], [4, 5, 6], [7, 8, 0]]),
+            "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]),
+            **LABELS,
+        },
+    ),
+}
+
+
+def test_every_task_has_an_example_here():
+    folder = Path(limbeck.tasks.__file__).parent
+    files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - {"task"}
+    assert set(TASKS.names()) == files == set(EXAMPLES)
+
+
+@pytest.fixture(params=EXAMPLES)
+def example(request):
+    make, batch = EXAMPLES[request.param]
+    torch.manual_seed(0)
+    return TASKS.load(request.param)(classes=("a", "b", "c")), make(), batch
+
+
+def test_a_response_has_one_row_a_unit(example):
+    task, model, batch = example
+    response = task.respond(model, batch)
+    units = len(response.labels)
+    assert response.outputs["logits"].shape == (units, 3)
+    assert response.weights.shape == response.sample_of.shape == (units,)
+    assert torch.equal(response.weights, task.weights(batch))
+    assert task.loss(response).shape == (units,)
+    assert task.name in EXAMPLES
+    assert set(task.inputs) <= set(batch)
+    assert response.taps == {}
+    assert torch.equal(task.outputs(model, batch)["logits"], response.outputs["logits"])
+
+
+def test_the_loss_is_cross_entropy_with_the_labels(example):
+    task, model, batch = example
+    response = task.respond(model, batch)
+    expected = F.cross_entropy(response.outputs["logits"], batch["label"], reduction="none")
+    torch.testing.assert_close(task.loss(response), expected)
+
+
+def test_units_are_samples_in_order(example):
+    task, model, batch = example
+    whole = task.respond(model, batch)
+    assert whole.sample_of.tolist() == [0, 1, 2, 3]
+    for row in range(4):
+        alone = task.respond(model, {name: tensor[row : row + 1] for name, tensor in batch.items()})
+        torch.testing.assert_close(
+            alone.outputs["logits"][0], whole.outputs["logits"][row], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_taps_come_with_the_response(example):
+    task, model, batch = example
+    path = next(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    with Taps(model, [path]) as taps:
+        response = task.respond(model, batch, taps)
+    assert torch.equal(response.taps[path], response.outputs["logits"])
+
+
+def test_the_first_metric_is_accuracy_over_all_samples(example):
+    task, _, batch = example
+    metrics = task.metrics()
+    logits = F.one_hot(torch.tensor([0, 2, 2, 2]), 3).float()
+    metrics.update(logits[:3], batch["label"][:3])
+    metrics.update(logits[3:], batch["label"][3:])
+    assert next(iter(metrics.compute().values())) == 0.75
+
+
+def test_a_text_model_may_answer_with_a_bare_tensor():
+    _, batch = EXAMPLES["text_classification"]
+    task = TASKS.load("text_classification")(classes=("a", "b", "c"))
+    assert task.respond(Words(bare=True), batch).outputs["logits"].shape == (4, 3)
+
+
+def test_an_unknown_task_is_told_the_nearest():
+    with pytest.raises(InputError, match='did you mean "image_classification"'):
+        TASKS.load("image_clasification")

@@ -1,0 +1,104 @@
+"""A record gives the answer to exactly the picture that the student sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limbeck import methods
+from limbeck.data.knowledge import KnowledgeStore, key_of
+from limbeck.data.load import load
+from limbeck.data.spec import AugmentSpec, DataSpec
+from limbeck.errors import InputError, LimbeckError
+from limbeck.objective import Objective
+from limbeck.schemes import Offline
+from limbeck.teachers import FrozenTeacher, RecordedTeacher
+from limbeck.training import Training, fit
+
+
+@pytest.fixture
+def asked(digits, task, net, tmp_path):
+    """Record a teacher; gives how to open the record, the teacher, and its calls."""
+    model, calls = net(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    frozen = FrozenTeacher(model, task)
+    digits.train.set_seed(7)
+
+    def open_record():
+        store = KnowledgeStore(
+            tmp_path / "store",
+            key=key_of(digits, teacher=frozen.fingerprint),
+            rows=len(digits.train),
+            views=digits.train.views,
+            classes=10,
+        )
+
+        def ask(batch):
+            return frozen.answer(batch).targets.logits
+
+        store.record(ask, digits.train, batch_size=64)
+        return RecordedTeacher(store, fingerprint=frozen.fingerprint)
+
+    return open_record, frozen, calls
+
+
+def test_shuffled_and_augmented_batches_get_their_own_answer(digits, asked):
+    open_record, frozen, _ = asked
+    recorded = open_record()
+    assert recorded.fingerprint == frozen.fingerprint
+    for epoch in (0, 1, 2, 4, 0):
+        digits.train.set_epoch(epoch)
+        rows = torch.randperm(len(digits.train), generator=torch.Generator().manual_seed(epoch))
+        batch = digits.train.__getitems__(rows[:40])
+        answer = recorded.answer(batch).targets.logits
+        torch.testing.assert_close(answer, frozen.answer(batch).targets.logits)
+        digits.train.set_epoch(epoch + 1)
+        other = frozen.answer(digits.train.__getitems__(rows[:40])).targets.logits
+        assert not torch.allclose(answer, other)
+
+
+def test_a_second_student_costs_no_teacher_call(digits, task, net, asked, accelerator, tmp_path):
+    open_record, _, calls = asked
+    for number in range(2):
+        before = len(calls)
+        teacher = open_record()
+        assert len(calls) - before == (0 if number else 3 * -(-len(digits.train) // 64))
+        before = len(calls)
+        student = net(number)
+        scheme = Offline(
+            student,
+            task,
+            Objective(methods.hinton()),
+            teacher=teacher,
+            probe=digits.train.__getitems__([0, 1]),
+        )
+        fit(
+            scheme,
+            train=digits.train,
+            validate=lambda model: {},
+            settings=Training(epochs=4),
+            folder=tmp_path / str(number),
+            seed=7,
+            accelerator=accelerator,
+        )
+        assert len(calls) == before
+
+
+def test_augmentation_without_end_is_refused(digits, task, net, tmp_path, asked):
+    spec = DataSpec(
+        source="sklearn", name="digits", limit={"train": 300}, augment=AugmentSpec(shift=2)
+    )
+    endless = load(spec, workdir=tmp_path)
+    with pytest.raises(InputError, match=r"data\.augment\.views: got None.*Set data\.augment\."):
+        key_of(endless, teacher="any")
+    open_record, _, _ = asked
+    recorded = open_record()
+    endless.train.set_epoch(3)
+    with pytest.raises(LimbeckError, match="no answer for row 0 in view 3"):
+        recorded.answer(endless.train.__getitems__([0]))
+
+
+def test_a_batch_of_nobody_knows_which_samples_is_refused(asked):
+    open_record, _, _ = asked
+    with pytest.raises(InputError, match=r"batch: got \['image'\]; allowed: index and view"):
+        open_record().answer({"image": torch.zeros(1, 1, 8, 8)})

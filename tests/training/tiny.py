@@ -1,0 +1,140 @@
+"""A training of a few milliseconds a step, with everything in it that has a state.
+
+Of its own file, so that other processes can run it too; it needs no data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from limbeck import methods
+from limbeck.objective import Objective, Term
+from limbeck.schemes import Offline
+from limbeck.tasks import Batch, Response
+from limbeck.tasks.image_classification import ImageClassification
+from limbeck.teachers import FrozenTeacher
+from limbeck.training import History, Training, fit
+
+
+class Pictures:
+    """Random pictures; each epoch shows each of them with other noise, a function of its number."""
+
+    def __init__(self, count: int = 22, *, noise: float = 0.1) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.images = torch.randn(count, 1, 6, 6, generator=generator)
+        self.labels = torch.randint(3, (count,), generator=generator)
+        self.weights = torch.rand(count, generator=generator) * 2
+        self.noise, self.epoch = noise, 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int, /) -> None:
+        self.epoch = epoch
+
+    def __getitems__(self, indices: list[int], /) -> dict[str, Tensor]:
+        images = self.images[indices].clone()
+        for place, index in enumerate(indices if self.noise else ()):
+            generator = torch.Generator().manual_seed(1000 * self.epoch + index)
+            images[place] += self.noise * torch.randn(1, 6, 6, generator=generator)
+        return {"image": images, "label": self.labels[indices], "weight": self.weights[indices]}
+
+
+class Weighed(ImageClassification):
+    """Pictures that count for more or less."""
+
+    def weights(self, batch: Batch) -> Tensor:
+        return batch["weight"]
+
+    def respond(self, model: nn.Module, batch: Batch, taps: Any = None) -> Response:
+        return dataclasses.replace(super().respond(model, batch, taps), weights=batch["weight"])
+
+
+def net(width: int = 4, dropout: float = 0.2, norm: bool = True) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, bias=not norm),
+        nn.BatchNorm2d(width) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * width, 3),
+    )
+
+
+def score(model: nn.Module) -> dict[str, float]:
+    """A number that goes up and down from epoch to epoch, and depends on every weight."""
+    model.eval()
+    total = sum(float(value.double().sum()) for value in model.state_dict().values())
+    return {"wobble": (total * 100) % 1, "total": total}
+
+
+class Killed(BaseException):
+    """Ends a training where no `except Exception` sees it."""
+
+
+class KillAt:
+    """Ends a training after so many steps, before what they did is saved."""
+
+    def __init__(self, step: int, *, number: int | None = None) -> None:
+        self.step, self.number = step, number
+
+    def tick(self, done: int, total: int, note: str) -> None:
+        if done == self.step and self.number is not None:
+            os.kill(os.getpid(), self.number)
+        elif done == self.step:
+            raise Killed
+
+
+def scheme(*, hint: bool = False, dropout: float = 0.2, width: int = 4, **more: Any) -> Offline:
+    torch.manual_seed(11)
+    task = Weighed(classes=("a", "b", "c"))
+    terms = methods.hinton()
+    if hint:
+        terms.append(Term("fitnet_hint", student="2", teacher="2", weight=2.0))
+    teacher = FrozenTeacher(net(6, 0.5), task, taps=["2"] if hint else [])
+    student = net(width, dropout, **more)
+    probe = Pictures().__getitems__([0, 1])
+    return Offline(student, task, Objective(terms), teacher=teacher, probe=probe)
+
+
+def train(
+    folder: Path,
+    *,
+    subject: Offline | None = None,
+    train: Any = None,
+    validate: Any = score,
+    ticker: Any = None,
+    resume: bool = True,
+    seed: int = 3,
+    accelerator: Any = None,
+    **settings: Any,
+) -> tuple[Offline, History]:
+    subject = subject or scheme()
+    chosen = {
+        "epochs": 3,
+        "batch_size": 4,
+        "accumulate": 2,
+        "learning_rate": 0.01,
+        "checkpoint_every": 0,
+        **settings,
+    }
+    history = fit(
+        subject,
+        train=Pictures() if train is None else train,
+        validate=validate,
+        settings=Training(**chosen),
+        folder=folder,
+        seed=seed,
+        accelerator=accelerator or Accelerator(cpu=True),
+        resume=resume,
+        ticker=ticker,
+    )
+    return subject, history
