@@ -236,18 +236,17 @@ def measure(name: str, blocks: int) -> Result:
     settings = Training(
         epochs=epochs, batch_size=size.batch, learning_rate=RATE, weight_decay=0.01, warmup=WARMUP
     )
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.suppress(Enough):
-            fit(
-                scheme,
-                train=split,
-                validate=lambda model: {"none": 0.0},
-                settings=settings,
-                folder=Path(folder),
-                seed=0,
-                accelerator=Accelerator(cpu=True),
-                ticker=alternate,
-            )
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
+        fit(
+            scheme,
+            train=split,
+            validate=lambda model: {"none": 0.0},
+            settings=settings,
+            folder=Path(folder),
+            seed=0,
+            accelerator=Accelerator(cpu=True),
+            ticker=alternate,
+        )
     return summarize(name, size, alternate)
 
 

@@ -27,7 +27,21 @@ EXAMPLES = settings(
 
 NUMBERS = st.sampled_from([0, -1, 1, 10**30, 10**400, -(2**63), 0.5, 1e308, math.inf, math.nan])
 WORDS = st.sampled_from(
-    ["", " ", "epochs", "digits", "\x1b[2J", "λ😀", "a" * 5000, "null", "[red]", "\u202e", "/", "..", "~"]
+    [
+        "",
+        " ",
+        "epochs",
+        "digits",
+        "\x1b[2J",
+        "λ😀",
+        "a" * 5000,
+        "null",
+        "[red]",
+        "\u202e",
+        "/",
+        "..",
+        "~",
+    ]
 )
 PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=8))
 JUNK = st.recursive(
@@ -95,7 +109,9 @@ def changed_contents(draw: st.DrawFn) -> Any:
 
 
 def spoil(draw: st.DrawFn, holder: Any, key: Any) -> None:
-    how = draw(st.sampled_from(["replace", "delete", "rename", "repeat", "reverse", "wrap", "deepen"]))
+    how = draw(
+        st.sampled_from(["replace", "delete", "rename", "repeat", "reverse", "wrap", "deepen"])
+    )
     value = holder[key]
     if how == "replace":
         holder[key] = draw(JUNK)
@@ -165,9 +181,29 @@ def test_a_recipe_with_spoilt_text_is_refused_or_valid(text, tmp_path_factory):
 @settings(EXAMPLES, max_examples=150)
 @given(
     where=st.sampled_from(
-        ["stages", "stages.0", "stages.9", "stages.teach", "stages.teach.epochs.x", "seeds.0", "name.x"]
-        + ["teacher.width", "data.limit.train", "profile", "profiles.smoke", "", ".", "a..b", "budget"]
-        + ["stages.distill.objective.soft_target_kl.temperature", "stages.distill.objective.0.weight"]
+        [
+            "stages",
+            "stages.0",
+            "stages.9",
+            "stages.teach",
+            "stages.teach.epochs.x",
+            "seeds.0",
+            "name.x",
+        ]
+        + [
+            "teacher.width",
+            "data.limit.train",
+            "profile",
+            "profiles.smoke",
+            "",
+            ".",
+            "a..b",
+            "budget",
+        ]
+        + [
+            "stages.distill.objective.soft_target_kl.temperature",
+            "stages.distill.objective.0.weight",
+        ]
     ),
     value=PIECES | st.sampled_from(["5", "smoke", "[1, 2]", "{a: 1}", "null", ""]),
 )

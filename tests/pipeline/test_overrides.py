@@ -43,7 +43,9 @@ def test_a_stage_without_settings_gets_some():
 
 def test_a_term_is_found_by_name():
     changed = after("stages.distill.objective.soft_target_kl.temperature", 2.0)
-    assert changed["stages"][1]["distill"]["objective"][1] == {"soft_target_kl": {"temperature": 2.0}}
+    assert changed["stages"][1]["distill"]["objective"][1] == {
+        "soft_target_kl": {"temperature": 2.0}
+    }
 
 
 def test_items_of_plain_lists_are_found_by_number():
@@ -89,7 +91,9 @@ def test_an_override_without_path_or_value_is_refused(text):
 
 def test_all_bad_overrides_are_named_at_once():
     with pytest.raises(InputError) as caught:
-        resolve("digits", ["stages.tech.epochs=5", "nonsense", "profile=smok", "seeds=[", "name.x=1"])
+        resolve(
+            "digits", ["stages.tech.epochs=5", "nonsense", "profile=smok", "seeds=[", "name.x=1"]
+        )
     assert len(caught.value.problems) == 5
     assert 'did you mean "smoke"?' in str(caught.value)
 

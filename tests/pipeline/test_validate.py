@@ -68,7 +68,12 @@ def test_every_problem_is_listed_at_once():
         ([{"quantize": {}}], "stages.0.quantize", "distill"),
         ([{"export": {}}], "stages.0.export", "distill"),
         (
-            [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}, {"quantize": {}}, {"quantize": {}}],
+            [
+                {"teach": {"epochs": 1}},
+                {"distill": {"epochs": 1}},
+                {"quantize": {}},
+                {"quantize": {}},
+            ],
             "stages.3.quantize",
             "once",
         ),
@@ -117,7 +122,10 @@ def test_an_ensemble_has_no_features_to_tap():
 
 def test_recorded_answers_hold_no_features():
     term = {"fitnet_hint": {"student": "features", "teacher": "features"}}
-    stages = [DIGITS["stages"][0], {"distill": {"epochs": 1, "objective": [term], "recorded": True}}]
+    stages = [
+        DIGITS["stages"][0],
+        {"distill": {"epochs": 1, "objective": [term], "recorded": True}},
+    ]
     assert "stages.1.distill.recorded" in problems(stages=stages)
 
 

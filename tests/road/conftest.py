@@ -122,9 +122,7 @@ def quick_measuring() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tiny: Path, tmp_path_factory: pytest.TempPathFactory, quick_measuring: None
-) -> Path:
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory, quick_measuring: None) -> Path:
     """The folder of one whole run of the small recipe; look, do not touch."""
     from limbeck.pipeline.resolve import resolve
     from limbeck.pipeline.runner import run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MODELS = '''
+MODELS = """
 import torch
 from torch import nn
 
@@ -42,7 +42,7 @@ class Own(torch.autograd.Function):
 
 def net(classes, wrong=None):
     return Net(classes, wrong)
-'''
+"""
 
 
 def refused(ended, *words: str) -> None:

@@ -140,7 +140,9 @@ def test_an_ensemble_recorded_answers_and_a_second_distillation(forks, tiny, tmp
     assert list((tmp_path / "knowledge").rglob("*.json"))
     # The second distillation went on from what the first one made.
     stages = tmp_path / "run/stages"
-    weights = [(stages / name / "model.safetensors").read_bytes() for name in ("02-distill", "03-distill")]
+    weights = [
+        (stages / name / "model.safetensors").read_bytes() for name in ("02-distill", "03-distill")
+    ]
     assert weights[0] != weights[1]
     changed = forks(
         "run", tiny, "--out", "other", *more, "--set", "student.width=3", cwd=tmp_path, quick=True

@@ -121,7 +121,7 @@ class _ForwardKL(torch.autograd.Function):
         return value.clamp_min_(0)  # rounding may push it below
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         student, p = ctx.saved_tensors
         q = _log_softmax(student, ctx.temperature).exp()
         return (q - p) * (gradient * ctx.temperature).unsqueeze(-1), None, None

@@ -91,8 +91,10 @@ class Offline:
 
     def step(self, batch: Batch, progress: float) -> Losses:
         """Let both answer, and compare."""
-        response = self._respond(batch)
+        # The teacher first: what it leaves in the caches would push out what the student's backward
+        # pass is about to read.
         answer = None if self._teacher is None else self._teacher.answer(batch)
+        response = self._respond(batch)
         return self._objective(response, answer, task_loss=self._task.loss, progress=progress)
 
 

@@ -1,0 +1,63 @@
+"""The JSON schema says what the recipe's own check says, as far as it can."""
+
+import copy
+import json
+
+import jsonschema
+import pytest
+
+from limbeck import losses
+from limbeck.pipeline import recipe_schema
+from limbeck.pipeline.reading import read
+from limbeck.pipeline.resolve import resolve, shipped_recipes
+from limbeck.pipeline.schema import FILE
+from limbeck.pipeline.stages import STAGES
+
+SCHEMA = recipe_schema()
+CHECK = jsonschema.Draft202012Validator(SCHEMA)
+DIGITS = read(shipped_recipes()["vision/digits"])
+
+
+def test_the_committed_schema_is_current():
+    # Otherwise: python -m limbeck.pipeline.schema
+    assert json.loads(FILE.read_text()) == SCHEMA
+
+
+def test_it_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_fit_it_as_written_and_resolved(name):
+    CHECK.validate(read(shipped_recipes()[name]))
+    CHECK.validate(resolve(name, ["profile=smoke"]).model_dump(mode="json"))
+
+
+def test_every_stage_and_loss_is_in_it():
+    text = json.dumps(SCHEMA)
+    for name in [*STAGES.names(), *losses.__all__]:
+        assert f'"{name}"' in text
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("task",), "image_clasification"),
+        (("stages", 0), {"teech": {"epochs": 1}}),
+        (("stages", 0, "teach", "epochs"), 0),
+        (("stages", 0, "teach", "epoks"), 1),
+        (("stages", 1, "distill", "objective", 1), {"soft_target_kl": {"temprature": 4}}),
+        (("stages", 1, "distill", "objective", 1), {"soft_target_kl": {}}),
+        (("stages", 2, "quantize", "method"), "int4"),
+        (("data", "source"), "sql"),
+        (("student", "source"), "limbek"),
+        (("budget", "sise_kb"), 1),
+    ],
+)
+def test_it_refuses_what_the_recipe_refuses(place, value):
+    content = copy.deepcopy(DIGITS)
+    holder = content
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    assert not CHECK.is_valid(content)

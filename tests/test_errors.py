@@ -1,0 +1,35 @@
+"""A problem says where, what was given, what is allowed, and the fix."""
+
+import pytest
+
+from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
+
+
+def test_a_problem_shows_the_beginning_of_a_long_value():
+    text = str(Problem("seeds", list(range(1000)), "fewer"))
+    assert text.startswith("seeds: got [0, 1, 2")
+    assert len(text) < 200
+
+
+def test_a_number_too_long_to_be_written_out_is_named():
+    assert "int too large to show" in str(Problem("seeds", 10**5000, "fewer digits"))
+
+
+def test_a_value_that_holds_itself_is_shown():
+    loop = []
+    loop.append(loop)
+    assert "[[...]]" in str(Problem("seeds", loop, "numbers"))
+
+
+def test_an_input_error_has_every_problem_on_its_line():
+    error = InputError(Problem("a", 1, "2"), Problem("b", 3, "4", "Say 4."))
+    assert str(error).splitlines() == ["a: got 1; allowed: 2", "b: got 3; allowed: 4. Say 4."]
+    assert (error.exit_code, LimbeckError.exit_code) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("epoks", 'did you mean "epochs"?'), ("zzz", ""), (5, ""), (None, ""), ("", "")],
+)
+def test_did_you_mean(given, expected):
+    assert did_you_mean(given, ["epochs", "batch_size"]) == expected

@@ -1,0 +1,55 @@
+"""Importing is free, and the public names are there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import limbeck
+
+HEAVY = {
+    "accelerate", "datasets", "numpy", "onnx", "onnxruntime", "onnxscript", "pandas", "pydantic",
+    "rich", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision", "transformers", "yaml",
+}  # fmt: skip
+
+
+def loaded_by(script: str) -> set[str]:
+    """List the packages that a script loads in a process of its own."""
+    text = f"import json, sys\n{script}\nprint(json.dumps(sorted(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(ended.stdout.splitlines()[-1])}
+
+
+def test_import_loads_nothing_heavy():
+    loaded = loaded_by("import limbeck")
+    assert not loaded & HEAVY
+    assert "typer" not in loaded
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "from limbeck.cli import _app\n"
+        "for argv in (['--help'], ['run', '--help']):\n"
+        "    _app()(argv, standalone_mode=False)"
+    )
+    assert not loaded_by(script) & HEAVY
+
+
+@pytest.mark.parametrize("name", limbeck.__all__)
+def test_public_names_are_there(name):
+    assert getattr(limbeck, name) is not None
+    assert name in dir(limbeck)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = limbeck.no_such_name
+
+
+def test_the_types_seen_by_a_checker_are_the_names_that_there_are():
+    text = (Path(limbeck.__file__)).read_text()
+    declared = text.split("if TYPE_CHECKING:")[1].split("_MODULES")[0]
+    for name in limbeck.__all__:
+        assert name in declared
