@@ -6,6 +6,7 @@ started a thread before a fork.
 """
 
 import functools
+import importlib
 import json
 import os
 import resource
@@ -18,20 +19,16 @@ from typing import Any
 
 def warm() -> None:
     """Import all that a run needs."""
-    import accelerate.utils
-    import datasets
-    import onnxruntime.quantization
-    import sklearn.datasets
-    import torchmetrics.classification
-
-    import limbeck.cli
-    import limbeck.data.load
-    import limbeck.pipeline.runner
-    import limbeck.pipeline.stages.distill
-    import limbeck.pipeline.stages.export
-    import limbeck.pipeline.stages.quantize
-    import limbeck.pipeline.stages.teach
-    import limbeck.report.terminal  # noqa: F401
+    others = "accelerate.utils datasets onnxruntime.quantization sklearn.datasets"
+    ours = "cli data.load pipeline.runner pipeline.resolve pipeline.validate report.terminal"
+    stages = "distill export load quantize teach"
+    for name in [
+        *others.split(),
+        "torchmetrics.classification",
+        *(f"limbeck.{name}" for name in ours.split()),
+        *(f"limbeck.pipeline.stages.{name}" for name in stages.split()),
+    ]:
+        importlib.import_module(name)
 
 
 def quicken() -> None:

@@ -68,16 +68,24 @@ def _app() -> typer.Typer:
     return app
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"limbeck {version('limbeck')}")
+        raise typer.Exit
+
+
 def _version(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)
+        bool,
+        # A callback, since without a verb nothing else would run.
+        typer.Option(
+            "--version", help="Show the version and stop.", is_eager=True, callback=_show_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"limbeck {installed('limbeck')}")
-        raise typer.Exit
+    """Take the options that stand before any verb."""
 
 
 def _plainly(

@@ -69,10 +69,20 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
     )
 
 
-def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
+def summarize(
+    values: Sequence[float],
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Summary:
     r"""Summarise one value a seed: the mean, and Student's interval of it.
 
     $$\bar x \pm t_{n-1}\, s/\sqrt n$$
+
+    Args:
+        values: One value a seed, at least one.
+        level: The confidence, between 0 and 1.
+        bounds: Where values can lie at all; the interval is cut there. A share lies in (0, 1).
 
     Example:
         >>> summarize([0.97, 0.98, 0.99]).mean
@@ -88,6 +98,9 @@ def summarize(values: Sequence[float], *, level: float = 0.95) -> Summary:
         stats.t.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
     )
     interval = Interval(
-        low=mean - half, high=mean + half, level=level, method="Student t over seeds"
+        low=max(bounds[0], mean - half),
+        high=min(bounds[1], mean + half),
+        level=level,
+        method="Student t over seeds",
     )
     return Summary(mean=mean, interval=interval, values=tuple(map(float, values)))

@@ -62,14 +62,13 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key_node, yaml.ScalarNode):
-                if key_node.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None,
-                        None,
-                        f"the key {key_node.value!r} is given twice",
-                        key_node.start_mark,
-                    )
-                seen.add(key_node.value)
+                # As Python compares them: 1 and true are one key.
+                is_merge = key_node.tag == "tag:yaml.org,2002:merge"
+                key = key_node.value if is_merge else self.construct_object(key_node)
+                if key in seen:
+                    reason = f"the key {key_node.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 

@@ -29,7 +29,7 @@ class DataFacts(Result):
 
 
 class Measured(Result):
-    """One artefact of one seed, measured as it ships; accuracy and what follows from it on the test set."""
+    """One artefact of one seed, measured as it ships; accuracy is that on the test set."""
 
     seed: int
     file: str
@@ -44,7 +44,7 @@ class Measured(Result):
 
 
 class Link(Result):
-    """One link of the chain from teacher to shipped student: a stage, what it made, and every seed's figures."""
+    """One link of the chain from teacher to shipped student: a stage, and every seed's figures."""
 
     stage: str
     label: str
@@ -57,7 +57,7 @@ class Link(Result):
 
 
 class Comparison(Result):
-    """The student against the same student on labels alone, seed by seed; the difference is student - baseline."""
+    """The student against its twin on labels alone, seed by seed: student less baseline."""
 
     student: Summary
     baseline: Summary
@@ -75,7 +75,7 @@ class BudgetCheck(Result):
 
 
 class Curve(Result):
-    """One training: an epoch a row (epoch, seconds, train/…, validation/…), of whom, and with which seed."""
+    """One training: an epoch a row (epoch, train/…, validation/…); whose, and which seed."""
 
     label: str
     role: Role = "student"
@@ -111,8 +111,8 @@ class Environment(Result):
 class RunResult(Result):
     """Everything a run found.
 
-    The last link of `chain` is what ships. `chain[0]` is the teacher when the run has one. Lists that hold one
-    entry a seed follow the order of `seeds`; the shipped student is that of the first seed.
+    The last link of `chain` is what ships. `chain[0]` is the teacher when the run has one. Lists
+    that hold one entry a seed follow the order of `seeds`; what ships is the first seed's student.
     """
 
     schema_version: Literal[1] = 1

@@ -1,1 +1,1 @@
-""""""
+"""The field's claims, each an experiment: one file a study."""
