@@ -122,11 +122,11 @@ def quick_measuring() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory, quick_measuring: None) -> Path:
-    """The folder of one whole run of the small recipe; look, do not touch."""
+def finished(tmp_path_factory: pytest.TempPathFactory, quick_measuring: None) -> Path:
+    """The folder of one whole run, the smoke profile of digits; look, do not touch."""
     from limbeck.pipeline.resolve import resolve
     from limbeck.pipeline.runner import run
 
-    out = tmp_path_factory.mktemp("finished") / "tiny"
-    run(resolve(str(tiny)), out=out)
+    out = tmp_path_factory.mktemp("finished") / "digits"
+    run(resolve("vision/digits", ["profile=smoke"]), out=out)
     return out

@@ -1,14 +1,15 @@
 """Every shipped recipe runs in its smallest form."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from limbeck.data.files import data_folder
+from limbeck.passport import PASSPORT, verify
 from limbeck.pipeline.reading import read
 from limbeck.pipeline.resolve import resolve, shipped_recipes
 from limbeck.pipeline.runner import run
+from limbeck.report.load import load_run
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,12 +27,27 @@ def with_reason(name: str):
     return pytest.param(name, marks=pytest.mark.skipif(missing, reason=reason))
 
 
-@pytest.mark.parametrize("name", [with_reason(name) for name in sorted(shipped_recipes())])
+DIGITS = "vision/digits"
+OTHERS = [with_reason(name) for name in sorted(shipped_recipes()) if name != DIGITS]
+
+
+def check(folder: Path) -> None:
+    """Look at what every run leaves: figures, a page, and a student that is what it says."""
+    result = load_run(folder)
+    assert result.recipe["profile"] == "smoke"
+    assert len(result.budget) == sum(line is not None for line in result.recipe["budget"].values())
+    assert (folder / "report.html").is_file()
+    assert verify(folder / "student" / PASSPORT).findings == ()
+    assert not list(folder.rglob("checkpoint"))
+
+
+def test_digits_runs_in_its_smoke_profile(finished):
+    check(finished)
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_shipped_recipe_runs_in_its_smoke_profile(name, tmp_path, monkeypatch, quick_measuring):
     monkeypatch.chdir(REPOSITORY)
-    recipe = resolve(name, ["profile=smoke"])
-    result = run(recipe, out=tmp_path / "runs" / "smoke")
-    assert result.recipe["profile"] == "smoke"
-    assert (tmp_path / "runs/smoke/student/passport.json").is_file()
-    assert result.shipped.accuracy.mean > 0.2
-    assert "LIMBECK_DATA" not in os.environ or data_folder().is_dir()
+    folder = tmp_path / "runs" / "smoke"
+    run(resolve(name, ["profile=smoke"]), out=folder)
+    check(folder)

@@ -7,6 +7,9 @@ from types import ModuleType
 
 import pytest
 
+# Programs for processes of their own, not modules to look for doctests in.
+collect_ignore = ["tiny.py", "together.py"]
+
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
