@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LONGEST = 120
+LONGEST = 300
 """How much of what was given a message shows."""
 
 

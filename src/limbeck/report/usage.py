@@ -21,7 +21,7 @@ height, width = prepare["size"]
 if picture.size != (width, height):
     picture = picture.resize((width, height), Image.Resampling[prepare["resample"].upper()])
 pixels = np.asarray(picture, dtype=np.float32).reshape(height, width, prepare["channels"])
-pixels = pixels / np.float32(prepare["divide_by"])
+pixels = pixels / np.float32(255)  # a file has 256 levels
 pixels = (pixels - np.float32(prepare["mean"])) / np.float32(prepare["std"])
 image = pixels.transpose(2, 0, 1)[None]
 
