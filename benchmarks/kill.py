@@ -46,6 +46,47 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
 
 
+def marked(folder: Path, running: subprocess.Popen[bytes]) -> float:
+    """Wait for the run folder to be made: imports are over then, and kills begin to matter."""
+    clock = time.monotonic()
+    while not (folder / "run" / "recipe.yaml").exists() and running.poll() is None:
+        time.sleep(0.01)
+    return time.monotonic() - clock
+
+
+def undisturbed(folder: Path) -> tuple[dict[str, str], float]:
+    """Run once, and give the hashes and the seconds from the folder's making to the end."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(RECIPE)
+    running = start(folder)
+    before = marked(folder, running)
+    clock = time.monotonic()
+    if running.wait() != 0:
+        raise SystemExit("the undisturbed run failed")
+    seconds = time.monotonic() - clock
+    expected = contents(folder / "run")
+    print(
+        f"undisturbed: {before:.1f} + {seconds:.1f} s, {len(expected)} files compared", flush=True
+    )
+    return expected, seconds
+
+
+def killed(folder: Path, moment: float) -> str:
+    """Run until a moment after the folder's making, kill, and say what was there."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(RECIPE)
+    running = start(folder)
+    marked(folder, running)
+    try:
+        running.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    done = [path.parent.name for path in sorted(folder.glob("run/stages/*/record.json"))]
+    steps = [path.stem.lstrip("0") for path in sorted(folder.rglob("checkpoint/*.safetensors"))]
+    return f"done: {', '.join(done) or '-'}; checkpoints: {', '.join(steps) or '-'}"
+
+
 def main() -> None:
     """Kill, resume, compare; say what was met."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,39 +94,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
+    same = 0
     with tempfile.TemporaryDirectory() as place:
-        whole = Path(place) / "whole"
-        whole.mkdir()
-        (whole / "recipe.yaml").write_text(RECIPE)
-        clock = time.monotonic()
-        if start(whole).wait() != 0:
-            raise SystemExit("the undisturbed run failed")
-        seconds = time.monotonic() - clock
-        expected = contents(whole / "run")
-        print(f"undisturbed: {seconds:.1f} s, {len(expected)} files compared")
-        same = 0
+        expected, seconds = undisturbed(Path(place) / "whole")
         for number in range(options.kills):
-            here = Path(place) / str(number)
-            here.mkdir()
-            (here / "recipe.yaml").write_text(RECIPE)
-            moment = draw.uniform(0.0, 1.0) * seconds
-            running = start(here)
-            try:
-                code = running.wait(timeout=moment)
-            except subprocess.TimeoutExpired:
-                running.send_signal(signal.SIGKILL)
-                code = running.wait()
-            stages = [path.parent.name for path in sorted(here.glob("run/stages/*/record.json"))]
+            here, moment = Path(place) / str(number), draw.uniform(0.0, 1.0) * seconds
+            there = killed(here, moment)
             resumed = start(here, "--resume").wait()
-            equal = contents(here / "run") == expected
-            same += equal and resumed == 0
-            print(
-                f"{number:3d}  at {moment:5.1f} s  exit {code}  done: {', '.join(stages) or 'none'}"
-                f"  resumed: exit {resumed}, {'the same bits' if equal else 'OTHER BITS'}",
-                flush=True,
-            )
-        print(f"{same} of {options.kills} runs ended with the same bits")
-        raise SystemExit(0 if same == options.kills else 1)
+            equal = resumed == 0 and contents(here / "run") == expected
+            same += equal
+            verdict = "the same bits" if equal else f"OTHER BITS, exit {resumed}"
+            print(f"{number + 1:3d}  killed at {moment:5.1f} s; {there}; {verdict}", flush=True)
+    print(f"{same} of {options.kills} runs ended with the same bits")
+    raise SystemExit(0 if same == options.kills else 1)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Registry:
         >>> tasks.load("image_clasification")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: task: got 'image_clasification'; ... "image_classification"?
+        limbeck.errors.InputError: task: got 'image_clasification'; ... did you mean ...
     """
 
     def __init__(
