@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/limbeck run digits
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --doctest-modules
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
