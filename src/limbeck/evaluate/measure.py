@@ -39,6 +39,7 @@ def measure(
     example: Mapping[str, Any],
     *,
     seconds: float = 2.0,
+    throughput_seconds: float = 0.5,
     throughput_batch: int = 64,
     energy_method: Method = "auto",
 ) -> dict[str, Cost]:
@@ -52,6 +53,7 @@ def measure(
         example: A batch of at least one sample with the inputs of every artefact; other entries are
             ignored.
         seconds: Time for the latencies of all artefacts together, for each number of threads.
+        throughput_seconds: Time for the throughput of each artefact.
         throughput_batch: Samples in the batch that throughput is measured with.
         energy_method: See `energy.energy`.
     """
@@ -66,7 +68,7 @@ def measure(
             parameters=artefact.parameters,
             flops=artefact.flops,
             latency=tuple(times[count][name] for count in threads),
-            throughput=_throughput(artefact.path, many, throughput_batch),
+            throughput=_throughput(artefact.path, many, throughput_batch, throughput_seconds),
             throughput_batch=throughput_batch,
             peak_memory_bytes=_memory(artefact.path, one),
             energy=joules[name],
@@ -102,8 +104,8 @@ def _energy(
     return energy(calls, method=method)
 
 
-def _throughput(path: Path, many: dict[str, NDArray[Any]], batch: int) -> float:
-    return throughput(_call(path, many, None), batch=batch)
+def _throughput(path: Path, many: dict[str, NDArray[Any]], batch: int, seconds: float) -> float:
+    return throughput(_call(path, many, None), batch=batch, seconds=seconds)
 
 
 def _memory(path: Path, one: dict[str, NDArray[Any]]) -> int:
