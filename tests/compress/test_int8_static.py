@@ -14,6 +14,7 @@ from limbeck.compress.quantize_record import QuantizeError, QuantizeRecord
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.compress.quantizers.int8_static import quantize
 from limbeck.errors import InputError
+from limbeck.evaluate import hardware
 from limbeck.evaluate.accuracy import accuracy
 from limbeck.evaluate.fidelity import fidelity
 from limbeck.export.onnx import to_onnx
@@ -28,9 +29,17 @@ def test_methods_are_found_by_name():
         QUANTIZERS.load("int8_statik")
 
 
+def adds_exactly() -> bool:
+    """Whether eight-bit products are summed in 32 bits here, so that they cannot overflow."""
+    exact = ("vnni", "amx_int8", "asimddp", "i8mm")
+    return any(name in flag for flag in hardware.describe().flags for name in exact)
+
+
 @pytest.mark.parametrize("reduce_range", [True, False])
 @pytest.mark.parametrize("ranges", ["minmax", "entropy", "percentile"])
 def test_accuracy_on_real_digits_holds(digits, tmp_path, ranges, reduce_range):
+    # Without such instructions weights of eight bits do overflow: that is why seven are the default.
+    slack = 1 if reduce_range or adds_exactly() else 3
     quantize(
         digits.path,
         tmp_path / "q.onnx",
@@ -41,9 +50,9 @@ def test_accuracy_on_real_digits_holds(digits, tmp_path, ranges, reduce_range):
     before = answers(OnnxPredictor(digits.path), digits.test)
     after = answers(OnnxPredictor(tmp_path / "q.onnx"), digits.test)
     assert accuracy(before).value > 0.95
-    assert accuracy(before).value - accuracy(after).value < 0.005
-    assert fidelity(after, before).agreement > 0.985
-    assert fidelity(after, before).kl < 0.01
+    assert accuracy(before).value - accuracy(after).value < 0.005 * slack
+    assert fidelity(after, before).agreement > 1 - 0.015 * slack
+    assert fidelity(after, before).kl < 0.01 * slack
 
 
 def test_the_file_shrinks(digits, tmp_path):
