@@ -1,0 +1,85 @@
+"""List the submodules that can be tapped, with what each puts out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from limbeck.taps.paths import named
+from limbeck.taps.record import first_tensor
+
+
+class Layer(NamedTuple):
+    """One submodule: its path, its type, the shape of what it puts out, and its parameters."""
+
+    path: str
+    type: str
+    shape: tuple[int, ...] | None
+    parameters: int
+
+
+def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[Layer]:
+    """List the submodules that can be tapped, with what each puts out.
+
+    Runs in evaluation mode and without gradient, and leaves the module as it was.
+
+    Args:
+        module: The module to look at.
+        run: Calls the module once, on an example.
+
+    Returns:
+        One `Layer` a submodule in the order of definition; its shape is None if it did not run or
+        put out no tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+        >>> for layer in list_paths(net, lambda net: net(torch.zeros(5, 4))):
+        ...     print(*layer)
+        0 Linear (5, 3) 15
+        1 ReLU (5, 3) 0
+    """
+    modules = [(path, part) for path, part in named(module) if path]
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(part: nn.Module, inputs: object, output: object) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            shapes[part] = tuple(tensor.shape)
+
+    handles = [part.register_forward_hook(note) for part in {part for _, part in modules}]
+    try:
+        with _evaluating(module), torch.no_grad(), _uncompiled():
+            run(module)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [
+        Layer(path, type(part).__name__, shapes.get(part), _count(part)) for path, part in modules
+    ]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Run what is compiled as it was before, since a finished graph does not notice hooks."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,194 @@
+"""Paths of submodules: what they name, what patterns match, and what was probably meant.
+
+A path is what `named_modules` writes. Parallel, compiled and checkpointed wrappers do not show in
+it: `layer1` is the same module before and after `torch.compile` or DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, TypeAlias
+
+from torch import nn
+
+from limbeck.errors import InputError, Problem, did_you_mean
+
+Side: TypeAlias = Literal["input", "output"]
+
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_SUFFIX = re.compile(r"(?P<path>.*?)(?:@(?P<call>\d+))?(?::(?P<side>input|output))?", re.DOTALL)
+_WILD = "*?["
+
+
+class Tap(NamedTuple):
+    """One thing to listen to.
+
+    Attributes:
+        name: The path as it was asked for.
+        way: The modules from the root down to the one that is meant.
+        side: What it puts out, or what it takes in.
+        call: Which of its calls, from 0; None is the last one.
+    """
+
+    name: str
+    way: tuple[nn.Module, ...]
+    side: Side
+    call: int | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that is meant."""
+        return self.way[-1]
+
+
+def expand(module: nn.Module, pattern: str) -> list[str]:
+    """List the paths that a pattern matches.
+
+    `*` and `?` stand for any characters within a name, `[abc]` for one of them, and `**` for
+    any path: `layer*` is layer1 and layer2, `layer*.**` everything inside them, and
+    `**.attention` every attention at any depth. What follows a path stays: `layer*:input`.
+
+    Args:
+        module: The module to look through.
+        pattern: A pattern, or a path, which stands for itself.
+
+    Returns:
+        The paths, in the order of definition.
+
+    Raises:
+        InputError: Nothing matches; the message names the nearest paths.
+
+    Example:
+        >>> net = nn.ModuleDict({"layer1": nn.Sequential(nn.ReLU()), "layer2": nn.ReLU()})
+        >>> expand(net, "layer*")
+        ['layer1', 'layer2']
+        >>> expand(net, "**.0:input")
+        ['layer1.0:input']
+    """
+    if _way(module, pattern) is not None:
+        return [pattern]
+    # `[a:b]` is a set of characters, so that only what stands after the last bracket is a suffix.
+    head, bracket, tail = pattern.rpartition("]")
+    match = _SUFFIX.fullmatch(tail)
+    path = match["path"] if match else tail
+    wanted = _regular(head + bracket + path)
+    found = [name for name, _ in named(module) if name and wanted.fullmatch(name)]
+    if not found:
+        raise InputError(_unknown(module, pattern, "a pattern that matches a submodule's path"))
+    return [name + tail[len(path) :] for name in found]
+
+
+def resolve(module: nn.Module, paths: Iterable[str]) -> list[Tap]:
+    """Look paths and patterns up.
+
+    Raises:
+        InputError: A path does not exist; all such paths at once, each with the nearest that do.
+
+    Example:
+        >>> [tap] = resolve(nn.Sequential(nn.ReLU()), ["0@1:input"])
+        >>> tap.module, tap.side, tap.call
+        (ReLU(), 'input', 1)
+    """
+    taps: dict[str, Tap] = {}
+    problems: list[Problem] = []
+    for asked in paths:
+        try:
+            found = _found(module, asked)
+        except InputError as error:
+            problems += error.problems
+        else:
+            taps.update((tap.name, tap) for tap in found)
+    if problems:
+        raise InputError(*problems)
+    return list(taps.values())
+
+
+def named(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Give every submodule by its path, the module itself first, in the order of definition.
+
+    A module that stands in two places comes twice. Of a wrapper and what it wraps, the wrapper
+    comes.
+    """
+    yield "", module
+    for name, child in _children(module):
+        for path, part in named(child):
+            yield (f"{name}.{path}" if path else name), part
+
+
+def _found(module: nn.Module, asked: str) -> list[Tap]:
+    tap = _tap(module, asked)
+    if tap is not None:
+        return [tap]
+    if any(mark in asked for mark in _WILD):
+        expanded = (_tap(module, path) for path in expand(module, asked))
+        return [tap for tap in expanded if tap is not None]
+    raise InputError(_unknown(module, asked, "the path of a submodule"))
+
+
+def _tap(module: nn.Module, asked: str) -> Tap | None:
+    """Look a path up as it stands, and if there is none, without its suffix."""
+    way = _way(module, asked)
+    if way is not None:
+        return Tap(asked, way, "output", None)
+    match = _SUFFIX.fullmatch(asked)
+    way = _way(module, match["path"]) if match and match["path"] != asked else None
+    if match is None or way is None:
+        return None
+    call = match["call"]
+    side: Side = "input" if match["side"] == "input" else "output"
+    return Tap(asked, way, side, None if call is None else int(call))
+
+
+def _way(module: nn.Module, path: str) -> tuple[nn.Module, ...] | None:
+    """Go down from a module along a path; None if it leads nowhere.
+
+    Looks at no more modules than the path has names: this runs in every training step.
+    """
+    way = [module]
+    for name in path.split(".") if path else ():
+        while name not in way[-1]._modules and (inner := _inner(way[-1])) is not None:
+            way.append(inner)
+        child = way[-1]._modules.get(name)
+        if child is None:
+            return None
+        way.append(child)
+    return tuple(way)
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    while (inner := _inner(module)) is not None:
+        module = inner
+    return ((name, child) for name, child in module._modules.items() if child is not None)
+
+
+def _inner(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return module._modules["module"]
+    return next((module._modules[name] for name in _WRAPPED if name in module._modules), None)
+
+
+def _regular(pattern: str) -> re.Pattern[str]:
+    """Write a pattern as a regular expression; `fnmatch` would let `*` go across dots."""
+    tokens = re.findall(r"\*\*\.?|\*|\?|\[!?[^\]]+\]|.", pattern, re.DOTALL)
+    return re.compile("".join(_PARTS.get(token) or _one(token) for token in tokens))
+
+
+_PARTS = {"**.": r"(?:.+\.)?", "**": ".+", "*": r"[^.]*", "?": r"[^.]"}
+
+
+def _one(token: str) -> str:
+    if len(token) == 1:
+        return re.escape(token)
+    out = token.startswith("[!")
+    inside = token[2 if out else 1 : -1].replace("\\", r"\\").replace("^", r"\^")
+    return f"[{'^.' if out else ''}{inside}]"
+
+
+def _unknown(module: nn.Module, asked: str, allowed: str) -> Problem:
+    base, colon, side = asked.rpartition(":")
+    if colon and _way(module, base.rpartition("@")[0] or base) is not None:
+        fix = did_you_mean(side, ("input", "output"))
+        return Problem("tap", asked, f"{base}:input or {base}:output", fix)
+    names = [name for name, _ in named(module) if name]
+    return Problem("tap", asked, allowed, did_you_mean(asked, names))
