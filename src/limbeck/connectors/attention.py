@@ -1,0 +1,88 @@
+"""Attention from its queries and keys: works whatever kernel the model itself computes it with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.connectors.joint import Joined, Joint
+from limbeck.errors import InputError, Problem
+
+_LEFT_OUT = -1e4  # what transformers adds to the score of padding
+
+
+class Scores(Joint):
+    r"""Attention scores of both sides, of queries and keys `[samples, tokens, width]`.
+
+    $$\frac{Q K^\top}{\sqrt{d}} \text{ for each head}$$
+
+    Scores of padded keys are -1e4, as transformers masks them. Nothing here is learned.
+
+    Args:
+        student_heads: How many heads the student has.
+        teacher_heads: How many the teacher has.
+        softmax: Give probabilities instead of scores.
+    """
+
+    def __init__(self, student_heads: int, teacher_heads: int, *, softmax: bool) -> None:
+        super().__init__()
+        self._heads = (student_heads, teacher_heads)
+        self._softmax = softmax
+
+    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
+        """Give scores `[samples, heads, tokens, tokens]` on either side."""
+        sides = zip((student, teacher), self._heads, strict=True)
+        ours, theirs = (
+            _scores(query, key, heads, inputs.get("mask")) for (query, key), heads in sides
+        )
+        if self._softmax:
+            ours, theirs = ours.softmax(-1), theirs.softmax(-1)
+        return Joined(ours, theirs)
+
+
+def build_scores(
+    student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
+) -> Joint:
+    """Build what `attention_mse` needs; see `Scores`."""
+    return _build("attention_mse", student, teacher, settings, softmax=False)
+
+
+def build_probabilities(
+    student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
+) -> Joint:
+    """Build what `attention_kl` needs; see `Scores`."""
+    return _build("attention_kl", student, teacher, settings, softmax=True)
+
+
+def _build(
+    loss: str, student: Any, teacher: Any, settings: Mapping[str, Any], *, softmax: bool
+) -> Joint:
+    sides = {"student": student, "teacher": teacher}
+    problems = []
+    for side, given in sides.items():
+        heads = settings.get(f"{side}_heads")
+        if not isinstance(given, Sequence) or len(given) != 2:
+            allowed = "two layers: the one that gives queries, and the one that gives keys"
+            problems.append(Problem(side, type(given).__name__, allowed))
+        elif not isinstance(heads, int) or heads < 1 or given[0].shape[-1] % heads:
+            allowed = f"a number of heads that divides the width {given[0].shape[-1]}"
+            problems.append(Problem(f"connector.{side}_heads", heads, allowed))
+    if problems:
+        raise InputError(*problems)
+    return Scores(settings["student_heads"], settings["teacher_heads"], softmax=softmax)
+
+
+def _scores(query: Tensor, key: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    def split(tensor: Tensor) -> Tensor:
+        precise = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        return precise.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    query, key = split(query), split(key)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask[:, None, None, :], _LEFT_OUT)

@@ -1,0 +1,78 @@
+"""What `overhaul` needs: the student's responses in the teacher's channels, and the margins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.connectors.blocks import Normalize, channels, check_pair, mix, one_size
+from limbeck.connectors.joint import Joined, Joint
+
+_RARE = 1e-3  # the published bound, below which a mean of negative responses is not trusted
+
+
+class Margins(Joint):
+    """Bring the student's responses to the teacher's channels; hold the teacher's margins.
+
+    Of two maps, the larger is averaged down to the size of the smaller.
+
+    Args:
+        ours: The student's channels.
+        margin: The teacher's mean negative response, `[channels]`.
+        maps: Whether features have a height and a width.
+
+    Attributes:
+        project: A 1×1 convolution or a linear layer, normalised.
+        margin: As given; it is not learned.
+    """
+
+    margin: Tensor
+
+    def __init__(self, ours: int, margin: Tensor, *, maps: bool) -> None:
+        super().__init__()
+        theirs = len(margin)
+        mixing = mix(ours, theirs, maps=maps, bias=False)
+        self.project = nn.Sequential(mixing, Normalize(theirs, maps=maps))
+        self.register_buffer("margin", margin)
+
+    def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
+        """Give the student's responses, the teacher's, and the margin as an argument."""
+        features, teacher = one_size(student.to(self.margin.dtype), teacher)
+        return Joined(self.project(features), teacher, {"margin": self.margin})
+
+
+def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
+    """Build the parts from one probe, with weights from torch's generator, on its device.
+
+    The margins are the probe's mean negative responses, which the authors estimate from the
+    teacher's batch normalisation instead (`limbeck.losses.activation.batch_norm_margin`): a probe
+    serves for any teacher. A channel that is negative less than once in a thousand times has a
+    margin of three standard deviations below 0, as published.
+
+    Args:
+        student: The student's responses before the ReLU: `[n, channels, height, width]`,
+            `[n, tokens, d]` or `[n, d]`.
+        teacher: The teacher's, of the same kind.
+        samples: How many samples there are to train on; makes no difference here.
+
+    Raises:
+        InputError: The two cannot be joined; the message says why.
+
+    Example:
+        >>> student, teacher = torch.zeros(2, 1), torch.tensor([[-3.0, 1.0], [-1.0, 1.0]])
+        >>> build(student, teacher)(student, teacher, {}).arguments["margin"]
+        tensor([-2., -0.])
+
+    Source: Heo et al. 2019b.
+    """
+    check_pair(student, teacher, where="margins")
+    maps = teacher.ndim == 4
+    responses = teacher.detach().float().movedim(1 if maps else -1, 0).flatten(1)
+    negative = responses < 0
+    mean = responses.clamp_max(0).sum(1) / negative.sum(1).clamp_min(1)
+    often = negative.float().mean(1) > _RARE
+    margin = torch.where(often, mean, -3 * responses.std(1, unbiased=False))
+    return Margins(channels(student), margin, maps=maps).to(student.device)

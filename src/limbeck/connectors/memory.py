@@ -1,0 +1,186 @@
+"""A memory bank: what a training set's samples looked like when they were last seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.connectors.class_order import ClassOrder
+from limbeck.errors import InputError, Problem
+
+_FIRST = 2**14  # how many cosines of the first batch are kept, for each side
+
+
+class MemoryBank(nn.Module):
+    """Hold an embedding of every sample for either side, and draw negatives from them.
+
+    Negatives are drawn by index, with equal chances and with replacement, from torch's generator:
+    a step costs the same for a thousand samples as for a million. A sample is never its own
+    negative. Where the batch has a label for each sample, neither is one of its class; then the
+    bank draws among the samples whose class it has seen.
+
+    While it is in training mode, each forward pass ends with the batch's places taking up its
+    embeddings, without gradient, as a running mean that is scaled to length one. Several processes
+    have a bank each, of which a checkpoint holds the first's.
+
+    Args:
+        samples: How many samples there are to train on; each has a place.
+        dimension: The length of an embedding.
+        negatives: How many to draw for each sample.
+        momentum: How much of the old stays when a sample is seen, at least 0 and below 1.
+
+    Attributes:
+        student: `[samples, dimension]`, of length one; random at first.
+        teacher: The same of the teacher.
+        first_cosines: `[2, 16384]`, the first training batch's cosines of the student's embeddings
+            with what the bank held of the teachers, and of the teacher's with the students.
+        begun: Whether there are such.
+        order: Which samples are of which class.
+
+    Raises:
+        InputError: Fewer than two samples, no negatives, or a momentum out of range.
+
+    Source: Wu et al. 2018; Tian, Krishnan and Isola 2020.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    first_cosines: Tensor
+    begun: Tensor
+
+    def __init__(
+        self, samples: int, dimension: int, *, negatives: int = 4096, momentum: float = 0.5
+    ) -> None:
+        super().__init__()
+        _check(samples, negatives, momentum)
+        self.negatives = negatives
+        self.momentum = momentum
+        self.register_buffer("student", unit_length(torch.randn(samples, dimension)))
+        self.register_buffer("teacher", unit_length(torch.randn(samples, dimension)))
+        self.register_buffer("first_cosines", torch.zeros(2, _FIRST))
+        self.register_buffer("begun", torch.tensor(False))
+        self.order = ClassOrder(samples)
+        self._has_begun: bool | None = None  # what `begun` says, to be known without a wait
+        self.register_load_state_dict_post_hook(_forget)
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """Give what the loss compares this batch with, and then remember the batch.
+
+        Args:
+            student: Embeddings, `[samples, dimension]`, of length one.
+            teacher: The same of the teacher.
+            inputs: `index`, `[samples]`: which of the training set's samples these are; `labels`
+                if there are any.
+
+        Returns:
+            The arguments of `limbeck.losses.crd` that are a bank's.
+
+        Raises:
+            InputError: There is no index, it is not one number a sample, or (seen on a CPU) it is
+                out of range.
+        """
+        student, teacher = student.detach(), teacher.detach()
+        index = self._index(inputs, len(student))
+        with torch.no_grad():
+            drawn = self.draw(index, inputs.get("labels"))
+            held = {
+                "positives": self.teacher[index],
+                "negatives": self.teacher[drawn],
+                "student_positives": self.student[index],
+                "student_negatives": self.student[drawn],
+            }
+            if self.training and len(index):
+                self._begin(student, teacher, held)
+                self._remember(self.student, index, student)
+                self._remember(self.teacher, index, teacher)
+        return held | ({"first_cosines": self.first_cosines} if self._started() else {})
+
+    def draw(self, index: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Draw negatives for each of some samples, `[len(index), negatives]`.
+
+        Args:
+            index: Which samples.
+            labels: Their classes. Anything but a whole number a sample is no class.
+        """
+        if labels is None or labels.shape != index.shape or labels.is_floating_point():
+            return self._uniform(index)
+        if not (self.training or self.order.has_classes()):
+            return self._uniform(index)
+        labels = labels.long().contiguous()
+        if self.training:
+            self.order.see(index, labels)
+        return self.order.draw(labels, self.negatives)
+
+    def _uniform(self, index: Tensor) -> Tensor:
+        others = torch.randint(
+            len(self.student) - 1, (len(index), self.negatives), device=index.device
+        )
+        return others + (others >= index.unsqueeze(1))  # steps over the sample itself
+
+    def _begin(self, student: Tensor, teacher: Tensor, held: Mapping[str, Tensor]) -> None:
+        """Keep the first batch's cosines, evenly chosen: the loss takes its constants of them."""
+        if self._started():
+            return
+        for row, anchors, side in ((0, student, ""), (1, teacher, "student_")):
+            bank = torch.cat([held[f"{side}positives"].unsqueeze(1), held[f"{side}negatives"]], 1)
+            cosines = (bank @ anchors.to(bank.dtype).unsqueeze(-1)).flatten()
+            chosen = torch.arange(_FIRST, device=cosines.device) * len(cosines) // _FIRST
+            self.first_cosines[row] = cosines[chosen]
+        self.begun.fill_(True)
+        self._has_begun = True
+
+    def _remember(self, bank: Tensor, index: Tensor, embeddings: Tensor) -> None:
+        new = embeddings.to(bank.dtype)
+        bank[index] = unit_length(bank[index].lerp(new, 1 - self.momentum))
+
+    def _started(self) -> bool:
+        if self._has_begun is None:
+            self._has_begun = bool(self.begun)
+        return self._has_begun
+
+    def _index(self, inputs: Mapping[str, Tensor], samples: int) -> Tensor:
+        index, held = inputs.get("index"), len(self.student)
+        allowed = f"a whole number for each of {samples} samples, from 0 to {held - 1}"
+        if index is None or index.shape != (samples,) or index.is_floating_point():
+            given = "nothing" if index is None else f"{tuple(index.shape)} of {index.dtype}"
+            fix = "Without a number for each sample, take negatives from the batch: negatives=0."
+            raise InputError(Problem("index", given, allowed, fix))
+        if index.device.type == "cpu" and samples:
+            low, high = (int(end) for end in index.aminmax())
+            if low < 0 or high >= held:
+                raise InputError(Problem("index", low if low < 0 else high, allowed))
+        return index.long()
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Scale vectors to length one; a vector of zeros stays, and gets no gradient.
+
+    Example:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / torch.where(lengths == 0, torch.inf, lengths)
+
+
+def _forget(bank: Any, keys: object) -> None:
+    bank._has_begun = None
+
+
+def _check(samples: int, negatives: int, momentum: float) -> None:
+    problems = []
+    if samples < 2:
+        fix = "Take negatives from the batch: negatives=0."
+        problems.append(Problem("samples", samples, "at least two samples", fix))
+    if negatives < 1:
+        problems.append(Problem("negatives", negatives, "a whole number, at least 1", "Try 4096."))
+    if not 0 <= momentum < 1:
+        problems.append(Problem("momentum", momentum, "at least 0 and below 1", "Try 0.5."))
+    if problems:
+        raise InputError(*problems)

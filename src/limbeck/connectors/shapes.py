@@ -1,0 +1,157 @@
+"""Bring a student's feature to the shape of a teacher's: channels, space, tokens, lengths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limbeck.connectors.blocks import mix
+from limbeck.connectors.layouts import Layout, Size, pair
+from limbeck.errors import InputError, Problem
+
+
+class Connector(nn.Module):
+    """Bring features to another number of channels, another size and another kind.
+
+    Maps, and tokens that are a grid, are averaged down or interpolated up; so are sequences, along
+    their tokens. Channels are mixed by a 1×1 convolution or a linear layer. Tokens before the grid,
+    such as a class token, are dropped where the teacher has none. Where the student has too few,
+    they come out of a linear layer of its first one or, if it has none, of the mean over its
+    places.
+
+    Parameters are float32 (float64 for features in float64), and half precision is computed so,
+    under autocast as well.
+
+    Args:
+        ours: The layout of the student's feature.
+        theirs: The layout of the teacher's.
+        size: Whether to bring places to the teacher's size, too.
+    """
+
+    def __init__(self, ours: Layout, theirs: Layout, *, size: bool = True) -> None:
+        super().__init__()
+        self.size = size
+        self.ours = ours
+        self.theirs = theirs
+        widths = (ours.channels, theirs.channels)
+        maps = ours.kind == "map" and not ours.channels_last
+        self.project = nn.Identity() if widths[0] == widths[1] else mix(*widths, maps=maps)
+        self.leading: nn.Linear | None = None
+        if theirs.lead > ours.lead:
+            self.leading = nn.Linear(ours.channels, theirs.lead * theirs.channels)
+
+    def forward(self, features: Tensor, like: Tensor | None = None) -> Tensor:
+        """Bring features to the teacher's shape.
+
+        Args:
+            features: The student's.
+            like: The teacher's for the same batch, if sizes or lengths may differ from the
+                probe's. Without it they are the probe's, or are left alone if they were equal.
+
+        Raises:
+            InputError: A feature is not of the probe's kind.
+        """
+        ours = self.ours.of(features)
+        theirs = self._target(ours, like)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            places = ours.places(features)
+            leading = self._lead(features, places) if theirs.lead else None
+            return theirs.feature(leading, self._resize(places, theirs.grid))
+
+    def _target(self, ours: Layout, like: Tensor | None) -> Layout:
+        if like is not None and self.size:
+            return self.theirs.of(like)
+        leave = not self.size or self.ours.grid == self.theirs.grid
+        return replace(self.theirs, grid=ours.grid) if leave else self.theirs
+
+    def _resize(self, places: Tensor, size: Size) -> Tensor:
+        height, width = places.shape[2:]
+        smaller = (min(height, size[0]), min(width, size[1]))
+        if smaller != (height, width):
+            places = F.adaptive_avg_pool2d(places, smaller)
+        # Channels are mixed where there are fewest places; averaging and interpolating commute
+        # with it.
+        places = self._mix(places)
+        if smaller == size:
+            return places
+        return F.interpolate(places, size=size, mode="bilinear", align_corners=False)
+
+    def _mix(self, places: Tensor) -> Tensor:
+        if isinstance(self.project, nn.Linear):
+            return self.project(places.movedim(1, -1)).movedim(-1, 1)
+        mixed: Tensor = self.project(places)
+        return mixed
+
+    def _lead(self, features: Tensor, places: Tensor) -> Tensor:
+        """Make what stands before the teacher's grid."""
+        if self.leading is None:
+            leading: Tensor = self.project(features[:, : self.theirs.lead])
+            return leading
+        summary = features[:, 0] if self.ours.lead else places.mean((2, 3))
+        made: Tensor = self.leading(summary).unflatten(1, (self.theirs.lead, -1))
+        return made
+
+    def extra_repr(self) -> str:
+        """Show both layouts in a print of the module."""
+        sides = (self.ours, self.theirs)
+        return " to ".join(f"{side.kind} {side.grid[0]}×{side.grid[1]}" for side in sides)
+
+
+def connect(student: Tensor, teacher: Tensor, *, size: bool = True) -> nn.Module:
+    """Build what brings a student's feature to the shape of a teacher's.
+
+    Vectors go to vectors, maps to maps, sequences to sequences. Tokens of a picture go to maps and
+    back: they are a grid of the map's form or a square, perhaps after a class token (or a few
+    tokens more, as DeiT and DINOv2 have). Sequences of different lengths that are both such a
+    square, from 3×3 on, are resized as pictures, others along their tokens. A map goes to a vector
+    by its mean.
+
+    Weights are drawn from torch's global generator, so that a seed decides them; they lie on the
+    student's device.
+
+    Args:
+        student: The student's feature for one probe batch: `[n, c, h, w]` (or `[n, h, w, c]`, if
+            it is square), `[n, tokens, d]` or `[n, d]`.
+        teacher: The teacher's feature for the same batch.
+        size: Whether to bring maps and sequences to the teacher's size, too.
+
+    Returns:
+        The identity if there is nothing to do, a `Connector` otherwise.
+
+    Raises:
+        InputError: The two cannot be joined; the message says why.
+
+    Example:
+        >>> join = connect(torch.zeros(2, 8, 4, 4), torch.zeros(2, 64, 8, 8))
+        >>> join(torch.zeros(5, 8, 4, 4)).shape
+        torch.Size([5, 64, 8, 8])
+        >>> join = connect(torch.zeros(2, 197, 192), torch.zeros(2, 512, 7, 7))
+        >>> join(torch.zeros(5, 197, 192)).shape
+        torch.Size([5, 512, 7, 7])
+        >>> connect(torch.zeros(2, 8), torch.zeros(2, 64, 8, 8))
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: connector: ... a vector has no places, so that nothing could be
+        learned about the teacher's; tap the student before its pooling
+
+    Source: Romero et al. 2015 (regressors); ledger A24.
+    """
+    layouts = _read(student, teacher)
+    if isinstance(layouts, str):
+        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        raise InputError(Problem("connector", given, "features that can be joined", layouts))
+    ours, theirs = layouts
+    if student.shape == teacher.shape or (not size and ours == replace(theirs, grid=ours.grid)):
+        return nn.Identity()
+    connector = Connector(ours, theirs, size=size)
+    return connector.to(student.device, torch.promote_types(student.dtype, torch.float32))
+
+
+def _read(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        return "features must be floating-point numbers"
+    return pair(student, teacher)
