@@ -1,13 +1,15 @@
 """What is peculiar to the kinds of divergence: their ends, their bounds, unequal vocabularies."""
 
+import inspect
 import math
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 
 from limbeck.errors import InputError
 from limbeck.losses import divergence, soft_target_kl
-from limbeck.targets import DenseTargets
+from limbeck.targets import DenseTargets, HeadTargets
 
 torch.manual_seed(0)
 STUDENT, TEACHER = torch.randn(2, 50, 8) * 2
@@ -94,3 +96,127 @@ def test_settings_that_mean_nothing_are_refused(settings, place):
     with pytest.raises(InputError) as caught:
         divergence(STUDENT, TARGETS, **({"temperature": 1.0} | settings))
     assert [problem.where for problem in caught.value.problems] == [place]
+
+
+# The rows are gone through in blocks, and gradients are written out.
+
+KINDS = [
+    {"kind": "forward_kl"},
+    {"kind": "reverse_kl"},
+    {"kind": "jsd"},
+    {"kind": "jsd", "beta": 0.2, "normalized": True},
+    {"kind": "tvd"},
+]
+
+
+def drawn(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(2, *shape, generator=generator, dtype=torch.float64) * 2).to(dtype)
+
+
+@pytest.fixture(params=["whole", "blocks"])
+def blocks(request, monkeypatch):
+    if request.param == "blocks":
+        monkeypatch.setattr("limbeck.losses.blocks._CACHED", (20, 20))
+        monkeypatch.setattr("limbeck.losses.blocks._SMALL", 0)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("classes", [(5, 5), (7, 5), (5, 7)])
+def test_gradients_of_both_orders_are_those_of_the_value(settings, classes):
+    student, teacher = drawn(9, 7)
+    student, teacher = student[:, : classes[0]].clone().requires_grad_(), teacher[:, : classes[1]]
+
+    def value(logits):
+        return divergence(logits, DenseTargets(teacher), temperature=2.0, **settings)
+
+    assert gradcheck(value, (student,))
+    assert gradgradcheck(value, (student,))
+
+
+@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_give_the_same_as_the_whole(settings, dtype, monkeypatch):
+    student, teacher = drawn(23, 11, dtype=dtype)
+    found = []
+    for small, size in ((2**18, 2**18), (0, 2**18), (0, 1), (0, 22), (0, 100)):
+        monkeypatch.setattr("limbeck.losses.blocks._CACHED", (size, size))
+        monkeypatch.setattr("limbeck.losses.blocks._SMALL", small)
+        leaf = student.clone().requires_grad_()
+        value = divergence(leaf, DenseTargets(teacher), temperature=3.0, **settings)
+        value.square().sum().backward()
+        assert value.dtype == torch.float32
+        assert leaf.grad.dtype == dtype
+        found.append((value, leaf.grad))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_of_the_size_of_the_logits_is_kept(settings, dtype):
+    student, teacher = drawn(80, 4096, dtype=dtype)
+    student.requires_grad_()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        divergence(student, DenseTargets(teacher), temperature=2.0, **settings)
+    for given in (student, teacher):
+        kept.pop(given.untyped_storage().data_ptr(), None)
+    assert sum(kept.values()) <= 16 * len(student)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("settings", KINDS)
+def test_a_teachers_head_gives_what_its_logits_give(settings):
+    hidden, weight = drawn(6, 4)[0], drawn(8, 4, seed=1)[0]
+    targets = HeadTargets(hidden.requires_grad_(), weight.requires_grad_(), weight[:, 0], 3.0)
+    logits = 3 * torch.tanh((hidden @ weight.T + weight[:, 0]) / 3)
+    for classes in (5, 8, 9):
+        found = []
+        for form in (targets, DenseTargets(logits.detach())):
+            student = drawn(6, classes, seed=2)[0].requires_grad_()
+            value = divergence(student, form, temperature=2.0, **settings)
+            value.sum().backward()
+            found.append((value, student.grad))
+        torch.testing.assert_close(*found)
+    assert hidden.grad is None
+    assert weight.grad is None
+
+
+def test_a_teachers_head_is_the_same_under_autocast():
+    student, hidden = drawn(6, 4, dtype=torch.float32)
+    weight, found = drawn(4, 4, seed=1)[0].float(), []
+    for enabled in (False, True):
+        leaf = student.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            value = divergence(leaf, HeadTargets(hidden, weight), temperature=2.0)
+        value.sum().backward()
+        found.append((value, leaf.grad))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_a_view_is_no_obstacle():
+    student = drawn(1, 5)[0].requires_grad_()
+    value = divergence(student.expand(4, 5), DenseTargets(drawn(4, 5)[1]), temperature=1.0)
+    value.sum().backward()
+    assert student.grad.isfinite().all()
+
+
+def test_what_is_kept_may_not_change_meanwhile():
+    student, teacher = drawn(3, 5)
+    value = divergence(student.requires_grad_(), DenseTargets(teacher), temperature=1.0)
+    teacher.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.sum().backward()
+
+
+@pytest.mark.parametrize("targets", [TEACHER, None, "teacher"])
+def test_other_targets_are_refused(targets):
+    with pytest.raises(InputError, match="DenseTargets, TopKTargets"):
+        inspect.unwrap(divergence)(STUDENT, targets, temperature=1.0)

@@ -1,5 +1,6 @@
 """Wrong input gives one clear error: what was given, what is allowed, the fix."""
 
+import contextlib
 import inspect
 
 import pytest
@@ -10,6 +11,31 @@ from limbeck.errors import InputError
 from limbeck.targets import DenseTargets
 
 LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
+STATES, SCORES = torch.zeros(2, 3, 4), torch.zeros(2, 2, 3, 3)
+MASK = torch.ones(2, 3, dtype=torch.bool)
+
+# What each loss over logits needs beside them.
+PAIRED = {
+    "dist": {},
+    "dkd": {"labels": LABELS},
+    "logit_mse": {},
+    "multi_level": {},
+    "soft_target_kl": {"temperature": 1.0},
+    "standardized_kl": {},
+    "ttm": {"temperature": 1.0},
+    "wttm": {"temperature": 1.0},
+}
+HARD = {"cross_entropy": {}, "label_smoothing": {"smoothing": 0.1}}
+WITH_TEMPERATURE = ["dist", "divergence", "dkd", "soft_target_kl", "standardized_kl", "ttm", "wttm"]
+# Losses over what a transformer holds: an input that fits, and what they need beside it.
+INSIDE = {
+    "attention_kl": (SCORES.softmax(-1), {}),
+    "attention_mse": (SCORES, {}),
+    "embedding_mse": (STATES, {}),
+    "hidden_cosine": (STATES, {}),
+    "hidden_mse": (STATES, {}),
+    "minilm_relation": (STATES, {"heads": 2}),
+}
 
 
 def call(name, *args, **kwargs):
@@ -17,20 +43,73 @@ def call(name, *args, **kwargs):
     return inspect.unwrap(losses.find(name))(*args, **kwargs)
 
 
+@pytest.fixture(params=["plain", "autocast"])
+def precision(request):
+    lowered = torch.autocast("cpu", dtype=torch.bfloat16)
+    with lowered if request.param == "autocast" else contextlib.nullcontext():
+        yield
+
+
+def refused(place, allowed, name, *args, **kwargs):
+    """Hold a call to one error, about that argument, which says that."""
+    with pytest.raises(InputError) as caught:
+        call(name, *args, **kwargs)
+    [problem] = caught.value.problems
+    assert problem.where == f"{name}.{place}"
+    assert allowed in problem.allowed
+    assert str(problem.given) in str(caught.value)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("name", PAIRED)
+def test_two_answers_that_do_not_fit_are_refused(name):
+    more = PAIRED[name]
+    refused("student", "floating-point", name, LOGITS.long(), LOGITS, **more)
+    refused("teacher", "floating-point", name, LOGITS, LOGITS.long(), **more)
+    refused("teacher", "one shape", name, LOGITS, torch.zeros(2, 4), **more)
+    refused("teacher", "one shape", name, LOGITS, torch.zeros(3, 3), **more)
+    refused("student", "units", name, torch.zeros(3), torch.zeros(3), **more)
+    refused("student", "units", name, torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), **more)
+    refused("student", "one class", name, LOGITS[:, :0], LOGITS[:, :0], **more)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("name", [*HARD, "dkd"])
+def test_labels_that_do_not_fit_are_refused(name):
+    def with_labels(labels, logits=LOGITS):
+        if name == "dkd":
+            return (name, logits, logits), {"labels": labels}
+        return (name, logits, labels), HARD[name]
+
+    for labels, allowed in (
+        (torch.tensor([0, 3]), "from 0 to 2"),
+        (torch.tensor([0, -100]), "from 0 to 2"),
+        (torch.tensor([5, 0]), "from 0 to 2"),
+        (LABELS.float(), "whole numbers"),
+        (LABELS.bool(), "whole numbers"),
+        (torch.tensor([0]), "one label a unit"),
+        (LABELS[:, None], "one label a unit"),
+    ):
+        args, more = with_labels(labels)
+        refused("labels", allowed, *args, **more)
+    args, more = with_labels(LABELS, LOGITS.long())
+    refused("student", "floating-point", *args, **more)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("name", INSIDE)
+def test_states_and_attention_that_do_not_fit_are_refused(name):
+    fits, more = INSIDE[name]
+    refused("student", "floating-point", name, fits.long(), fits, **more)
+    refused("teacher", "floating-point", name, fits, fits.long(), **more)
+    refused("student", "a tensor", name, fits[0, 0, ..., 0], fits[0, 0, ..., 0], **more)
+    others = "samples" if name == "minilm_relation" else "one shape"
+    refused("teacher", others, name, fits, fits[:1], **more)
+    refused("mask", "real", name, fits, fits, mask=MASK.long(), **more)
+    refused("mask", "[samples, tokens]", name, fits, fits, mask=MASK[:, :2], **more)
+
+
 WRONG = [
-    ("soft_target_kl", LOGITS.long(), LOGITS, {"temperature": 1.0}, "student", "floating-point"),
-    ("soft_target_kl", LOGITS, LOGITS.long(), {"temperature": 1.0}, "teacher", "floating-point"),
-    ("soft_target_kl", LOGITS, torch.zeros(2, 4), {"temperature": 1.0}, "teacher", "one shape"),
-    ("soft_target_kl", torch.zeros(3), torch.zeros(3), {"temperature": 1.0}, "student", "units"),
-    ("soft_target_kl", LOGITS[:, :0], LOGITS[:, :0], {"temperature": 1.0}, "student", "one class"),
-    ("logit_mse", LOGITS, torch.zeros(3, 3), {}, "teacher", "one shape"),
-    ("cross_entropy", LOGITS, torch.tensor([0, 3]), {}, "labels", "from 0 to 2"),
-    ("cross_entropy", LOGITS, torch.tensor([0, -100]), {}, "labels", "from 0 to 2"),
-    ("cross_entropy", LOGITS, LABELS.float(), {}, "labels", "whole numbers"),
-    ("cross_entropy", LOGITS, torch.tensor([0]), {}, "labels", "one label a unit"),
-    ("cross_entropy", LOGITS.long(), LABELS, {}, "student", "floating-point"),
-    ("label_smoothing", LOGITS, torch.tensor([5, 0]), {"smoothing": 0.1}, "labels", "from 0 to 2"),
-    ("label_smoothing", LOGITS, LABELS, {"smoothing": 1.0}, "smoothing", "a number in"),
     ("fitnet_hint", torch.zeros(2, 3), torch.zeros(2, 4), {}, "teacher", "one shape"),
     ("fitnet_hint", torch.zeros(2), torch.zeros(2), {}, "student", "samples"),
     (
@@ -41,24 +120,53 @@ WRONG = [
         "targets",
         "2 units",
     ),
+    ("minilm_relation", STATES, STATES, {"heads": 3}, "heads", "student's 4 features"),
+    ("minilm_relation", STATES, torch.zeros(2, 3, 6), {"heads": 4}, "heads", "teacher's 6"),
+    ("minilm_relation", STATES, STATES, {"heads": 0}, "heads", "whole number"),
+    ("minilm_relation", STATES, STATES, {"heads": 2.0}, "heads", "whole number"),
+    ("minilm_relation", STATES, STATES, {"heads": 12}, "heads", "whole number"),
+    ("minilm_relation", STATES[0], STATES[0], {"heads": 2}, "student", "features"),
+    ("attention_kl", SCORES, SCORES, {"heads": "meen"}, "heads", "match, mean"),
+    ("attention_kl", SCORES, torch.zeros(2, 4, 3, 3), {}, "teacher", "one shape"),
+    ("attention_mse", SCORES[..., :2], SCORES[..., :2], {"mask": MASK}, "mask", "(2, 2)"),
+    ("attention_mse", SCORES[0], SCORES[0], {}, "student", "heads"),
+    ("label_smoothing", LOGITS, LABELS, {"smoothing": 1.0}, "smoothing", "a number in"),
+    ("standardized_kl", LOGITS, LOGITS, {"correction": 2}, "correction", "0 or 1"),
+    ("multi_level", LOGITS, LOGITS, {"temperatures": []}, "temperatures", "above 0"),
+    ("multi_level", LOGITS, LOGITS, {"temperatures": 4.0}, "temperatures", "a list"),
+    ("multi_level", LOGITS, LOGITS, {"temperatures": [2, 0]}, "temperatures[1]", "above 0"),
 ]
 
 
 @pytest.mark.parametrize(("name", "student", "second", "settings", "place", "allowed"), WRONG)
-def test_wrong_tensors_are_refused(name, student, second, settings, place, allowed):
-    with pytest.raises(InputError) as caught:
-        call(name, student, second, **settings)
-    [problem] = caught.value.problems
-    assert problem.where == f"{name}.{place}"
-    assert allowed in problem.allowed
+def test_other_wrong_input_is_refused(name, student, second, settings, place, allowed):
+    refused(place, allowed, name, student, second, **settings)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan"), float("inf"), "4", None, True])
-@pytest.mark.parametrize("name", ["soft_target_kl", "divergence"])
+@pytest.mark.parametrize("name", WITH_TEMPERATURE)
 def test_wrong_temperatures_are_refused(name, temperature):
     second = DenseTargets(LOGITS) if name == "divergence" else LOGITS
-    with pytest.raises(InputError, match="a finite number above 0"):
-        call(name, LOGITS, second, temperature=temperature)
+    more = PAIRED.get(name, {}) | {"temperature": temperature}
+    refused("temperature", "a finite number above 0", name, LOGITS, second, **more)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize(
+    ("name", "weighs"),
+    [
+        ("dist", "beta"),
+        ("dist", "gamma"),
+        ("dkd", "alpha"),
+        ("dkd", "beta"),
+        ("multi_level", "batch"),
+        ("multi_level", "classes"),
+        ("multi_level", "instance"),
+    ],
+)
+def test_wrong_weights_are_refused(name, weighs, weight):
+    more = PAIRED[name] | {weighs: weight}
+    refused(weighs, "at least 0", name, LOGITS, LOGITS, **more)
 
 
 @pytest.mark.parametrize("given", ["forwardkl", None, 3])
@@ -67,23 +175,64 @@ def test_unknown_kinds_are_refused(given):
         call("divergence", LOGITS, DenseTargets(LOGITS), kind=given, temperature=1.0)
 
 
+def test_every_loss_over_logits_and_transformers_is_tried_here():
+    files = (
+        "response",
+        "decoupled",
+        "prediction",
+        "prediction_relations",
+        "attention",
+        "transformer",
+    )
+    ours = {name for name in losses.__all__ if losses.find(name).__module__.endswith(files)}
+    assert ours == {*PAIRED, *HARD, *INSIDE}
+
+
 def test_labels_of_any_whole_type_serve():
-    expected = losses.cross_entropy(LOGITS, LABELS)
+    logits, teacher = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = losses.cross_entropy(logits, LABELS), losses.dkd(logits, teacher, labels=LABELS)
     for dtype in (torch.int32, torch.uint8, torch.int8):
-        assert torch.equal(losses.cross_entropy(LOGITS, LABELS.to(dtype)), expected)
+        labels = LABELS.to(dtype)
+        assert torch.equal(losses.cross_entropy(logits, labels), expected[0])
+        assert torch.equal(losses.dkd(logits, teacher, labels=labels), expected[1])
 
 
+@pytest.mark.usefixtures("precision")
 def test_no_units_give_no_values():
     empty, none = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
     assert losses.cross_entropy(empty, none).shape == (0,)
     assert losses.label_smoothing(empty, none, smoothing=0.1).shape == (0,)
-    assert losses.soft_target_kl(empty, empty, temperature=4.0).shape == (0,)
     assert losses.divergence(empty, DenseTargets(empty), temperature=4.0).shape == (0,)
-    assert losses.logit_mse(empty, empty).shape == (0,)
+    for name, more in PAIRED.items():
+        leaf = empty.clone().requires_grad_()
+        value = losses.find(name)(
+            leaf, empty, **more | ({"labels": none} if "labels" in more else {})
+        )
+        value.sum().backward()
+        assert value.shape == (() if name in ("dist", "multi_level") else (0,))
+        assert value.sum() == 0
+        assert leaf.grad.shape == (0, 3)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("name", [*PAIRED, *INSIDE])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast_are_computed_in_float32(name, dtype):
+    fits, more = INSIDE[name] if name in INSIDE else (LOGITS, PAIRED[name])
+    student, teacher = torch.randn(2, *fits.shape, generator=torch.Generator().manual_seed(0))
+    student, teacher = (x.softmax(-1).to(dtype) for x in (student, teacher))
+    with torch.autocast("cpu", enabled=False):
+        expected = losses.find(name)(student.float(), teacher.float(), **more)
+    value = losses.find(name)(student, teacher, **more)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, expected)
 
 
 def test_nan_is_not_hidden():
     bad = torch.tensor([[float("nan"), 0.0, 0.0]])
-    assert losses.soft_target_kl(bad, LOGITS[:1], temperature=1.0).isnan().all()
     assert losses.cross_entropy(bad, LABELS[:1]).isnan().all()
-    assert losses.logit_mse(bad, LOGITS[:1]).isnan().all()
+    for name, more in PAIRED.items():
+        given = more | ({"labels": LABELS[:1]} if "labels" in more else {})
+        assert losses.find(name)(bad, LOGITS[:1], **given).isnan().all(), name
+    for name, (fits, more) in INSIDE.items():
+        assert losses.find(name)(fits * float("nan"), fits + 1, **more).isnan().all(), name

@@ -1,41 +1,40 @@
-"""The laws catch what they are made to catch: each bug here is one that a library has shipped."""
+"""The laws catch what they are made to catch: each bug here is one that libraries ship.
 
+Every wrong loss stands with exactly the laws that it breaks, so that no law raises false alarms.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from limbeck.losses import cross_entropy, soft_target_kl
-from limbeck.testing import BrokenLawError, check_loss
+from limbeck.errors import InputError
+from limbeck.losses import (
+    cross_entropy,
+    divergence,
+    fitnet_hint,
+    fused_divergence,
+    logit_mse,
+    soft_target_kl,
+)
+from limbeck.losses.inputs import precise, without_autocast
+from limbeck.targets import DenseTargets, TopKTargets
+from limbeck.testing import BrokenLawError, audit_loss, check_loss
 
 
-def kl(student, teacher, temperature):
-    s, t = student.float() / temperature, teacher.detach().float() / temperature
-    if student.dtype == torch.float64:
-        s, t = student / temperature, teacher.detach() / temperature
-    return F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="none", log_target=True).sum(1)
+def broken(loss, kind, **settings):
+    verdicts = audit_loss(loss, kind=kind, **settings)
+    return {law for law, message in verdicts.items() if message is not None}
 
 
-def reduced(student, teacher, *, temperature):
+# Divergences.
+
+
+def mean_over_the_batch(student, teacher, *, temperature):
     return soft_target_kl(student, teacher, temperature=temperature).mean()
-
-
-def cross_entropy_called_kl(student, teacher, *, temperature):
-    q = (student.float() if student.element_size() == 2 else student).log_softmax(1)
-    return -(teacher.detach().to(q.dtype).softmax(1) * q).sum(1)
-
-
-def without_square(student, teacher, *, temperature):
-    return soft_target_kl(student, teacher, temperature=temperature) / temperature**2
-
-
-def into_teacher(student, teacher, *, temperature):
-    value = soft_target_kl(student, teacher, temperature=temperature)
-    return value + 0 * teacher.sum(1).to(value.dtype)
-
-
-def square_on_value_only(student, teacher, *, temperature):
-    value = soft_target_kl(student, teacher, temperature=temperature)
-    return value.detach() + (value - value.detach()) / temperature**2
 
 
 def over_the_batch(student, teacher, *, temperature):
@@ -43,40 +42,494 @@ def over_the_batch(student, teacher, *, temperature):
     return value / len(value)
 
 
-def not_finite(student, teacher, *, temperature):
-    return temperature**2 * kl(student, teacher, temperature).clamp_min(0)
+def over_the_vocabulary(student, teacher, *, temperature):
+    return soft_target_kl(student, teacher, temperature=temperature) / student.shape[1]
+
+
+def cross_entropy_called_kl(student, teacher, *, temperature):
+    q = (precise(student) / temperature).log_softmax(1).clamp_min(-1e9)
+    p = (precise(teacher.detach()) / temperature).softmax(1)
+    return -(p * q).sum(1) * temperature**2
+
+
+def in_half_precision(student, teacher, *, temperature):
+    q, p = ((x / temperature).log_softmax(1) for x in (student, teacher.detach()))
+    return precise(F.kl_div(q, p, reduction="none", log_target=True).sum(1)) * temperature**2
+
+
+def in_single_precision(student, teacher, *, temperature):
+    return soft_target_kl(student.float(), teacher.float(), temperature=temperature)
+
+
+def without_square(student, teacher, *, temperature):
+    return soft_target_kl(student, teacher, temperature=temperature) / temperature**2
+
+
+def square_on_value_only(student, teacher, *, temperature):
+    value = soft_target_kl(student, teacher, temperature=temperature)
+    return value.detach() + (value - value.detach()) / temperature**2
+
+
+def into_teacher(student, teacher, *, temperature):
+    value = soft_target_kl(student, teacher, temperature=temperature)
+    seen = precise(teacher).clamp_min(-1e9)
+    return value + (seen - seen.detach()).sum(1)
+
+
+def wrong_way_round(student, teacher, *, temperature):
+    targets = DenseTargets(teacher)
+    return divergence(student, targets, kind="reverse_kl", temperature=temperature)
+
+
+def not_finite_where_classes_are_ruled_out(student, teacher, *, temperature):
+    q, p = ((precise(x) / temperature).log_softmax(1) for x in (student, teacher.detach()))
+    return (p.exp() * (p - q)).sum(1).clamp_min(0) * temperature**2
+
+
+def logits_as_they_are(student, teacher, *, temperature):
+    return logit_mse(student, teacher) * temperature**0
+
+
+def padding_kept(student, targets, *, temperature):
+    """What fails to cut one vocabulary to the other: here it is filled up."""
+    theirs = targets.logits if isinstance(targets, DenseTargets) else None
+    if theirs is None or theirs.shape == student.shape:
+        return divergence(student, targets, temperature=temperature)
+    classes = max(student.shape[1], theirs.shape[1])
+    ours, theirs = (F.pad(x, (0, classes - x.shape[1])) for x in (student, theirs))
+    return soft_target_kl(ours, theirs, temperature=temperature)
+
+
+def top_k_at_temperature_1(student, targets, *, temperature):
+    if isinstance(targets, TopKTargets):
+        return divergence(student, targets, temperature=1.0) * temperature**2
+    return divergence(student, targets, temperature=temperature)
+
+
+def sampled_but_not_weighed(student, targets, *, temperature):
+    if getattr(targets, "log_proposal", None) is not None:
+        targets = replace(targets, log_proposal=None)
+    return divergence(student, targets, temperature=temperature)
+
+
+def any_beta(student, targets, *, temperature, beta=0.5, normalized=False):
+    clamped = min(max(beta, 0.01), 0.99) if beta == beta else 0.5
+    settings = {"kind": "jsd", "beta": clamped, "normalized": normalized}
+    return divergence(student, targets, temperature=temperature, **settings)
+
+
+def beta_of_the_student(student, targets, *, temperature, beta=0.5, normalized=False):
+    settings = {"kind": "jsd", "beta": 1 - beta, "normalized": normalized}
+    return divergence(student, targets, temperature=temperature, **settings)
+
+
+def mixed(student, teacher, temperature, share):
+    """Both sides' distances to a mixture of them."""
+    z, t = (precise(x).clamp_min(-1e9) / temperature for x in (student, teacher.detach()))
+    p, q = t.softmax(1), z.softmax(1)
+    m = (share * p + (1 - share) * q).clamp_min(1e-30)
+    to_p, to_q = ((x * (x.clamp_min(1e-30) / m).log()).sum(1) for x in (p, q))
+    return to_p.clamp_min(0) * temperature**2, to_q.clamp_min(0) * temperature**2
+
+
+def within(beta, says="use a KL"):
+    if not 0 < beta < 1:
+        raise ValueError(says)
+
+
+def mixture_of_halves(student, teacher, *, temperature, beta=0.5, says="use a KL"):
+    within(beta, says)
+    to_p, to_q = mixed(student, teacher, temperature, 0.5)
+    return beta * to_p + (1 - beta) * to_q
+
+
+def half_of_jsd(student, teacher, *, temperature, beta=0.5):
+    within(beta)
+    return beta * mixed(student, teacher, temperature, beta)[0]
+
+
+def only_where_far(student, teacher, *, temperature):
+    return (soft_target_kl(student, teacher, temperature=temperature) - 0.5).clamp_min(0)
+
+
+# Losses over logits in other ways.
+
+
+def favours_class_0(student, labels):
+    return cross_entropy(student, labels) * (1 + (labels == 0))
+
+
+def of_probabilities(student, labels):
+    q = precise(student).softmax(1)
+    return -q.gather(1, labels.unsqueeze(1)).squeeze(1).log()
+
+
+def ranks_by_place(student, teacher):
+    weights = torch.arange(1.0, 1 + student.shape[1]).to(precise(student))
+    z, t = (precise(x).clamp(-1e5, 1e5) for x in (student, teacher.detach()))
+    return ((z - t).square() * weights).sum(1)
+
+
+# Losses over features.
+
+
+def spreads_over_the_batch(student, teacher):
+    """Features brought to one scale by the batch's own numbers: masked samples have a say."""
+    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    scale = theirs.square().mean() + 1 if len(theirs) else 1
+    return (ours - theirs).square().mean(1) / scale
+
+
+def batch_norms(student, teacher):
+    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    scale = ours.detach().square().mean() + 1 if len(ours) else 1
+    return (ours - theirs).square().mean(1) / scale
+
+
+def distance(student, teacher):
+    return (precise(student) - precise(teacher.detach())).flatten(1).square().sum(1).sqrt()
+
+
+def pushed_off(student, teacher):
+    """A gradient that does not vanish where the value is least."""
+    value = fitnet_hint(student, teacher)
+    slope = precise(student).flatten(1).sum(1)
+    return value + (slope - slope.detach())
+
+
+def changes_its_input(student, teacher):
+    theirs = teacher.detach().mul_(1)
+    theirs += 1e-3
+    return fitnet_hint(student, theirs)
+
+
+def drops_out(student, teacher):
+    return fitnet_hint(F.dropout(precise(student)), precise(teacher))
+
+
+def under_autocast(student, teacher):
+    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    mix = torch.eye(ours.shape[1]).to(ours)
+    return precise(((ours @ mix) - (theirs @ mix)).square().mean(1))
+
+
+def in_the_inputs_type(student, teacher):
+    return (student - teacher.detach()).square().flatten(1).mean(1)
+
+
+def lowered_by_autocast(student, teacher):
+    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    return ((ours - theirs) @ torch.eye(ours.shape[1]).to(ours)).square().mean(1)
+
+
+def nothing_over_nothing(student, teacher, *, mask=None):
+    squares = (precise(student) - precise(teacher.detach())).square().mean(2)
+    kept = torch.ones_like(squares) if mask is None else mask.to(squares)
+    return (squares * kept).sum(1) / kept.sum(1)
+
+
+def past_the_mask(student, teacher, *, mask=None):
+    return fitnet_hint(student, teacher)
+
+
+def tokens(generator, scale):
+    return tuple(
+        torch.randn(4, 5, 3, generator=generator, dtype=torch.float64) * scale for _ in range(2)
+    )
+
+
+# Losses over the batch as a whole.
+
+
+def similarities(student, teacher, *, wrong=""):
+    with without_autocast(student):
+        ours, theirs = (
+            precise(x).flatten(1) / precise(x).flatten(1).abs().amax(1, keepdim=True).clamp_min(1)
+            for x in (student, teacher.detach())
+        )
+        difference = ours @ ours.T - (0.5 if wrong == "apart" else 1) * (theirs @ theirs.T)
+    if wrong == "order":
+        difference = difference * torch.arange(len(ours)).to(difference)
+    if wrong == "empty":
+        return difference.square().mean()
+    return difference.square().sum() / max(len(ours) ** 2, 1)
+
+
+def similarities_by_unit(student, teacher):
+    return similarities(student, teacher).expand(len(student))
+
+
+# Fused forms.
+
+
+def fused_without_the_last_block(hidden, weight, targets, *, temperature, block_bytes=10**9):
+    rows = max(1, block_bytes // (8 * weight.shape[0]))
+    whole = len(hidden) if rows >= len(hidden) else len(hidden) // rows * rows
+    value = fused_divergence(
+        hidden[:whole], weight, targets.take(slice(0, whole)), temperature=temperature
+    )
+    return value * whole / max(len(hidden), 1)
+
+
+def fused_mean_of_means(hidden, weight, targets, *, temperature, block_bytes=10**9):
+    rows = max(1, block_bytes // (8 * weight.shape[0]))
+    starts = range(0, max(len(hidden), 1), rows)
+    blocks = [slice(start, start + rows) for start in starts]
+    values = [
+        fused_divergence(hidden[block], weight, targets.take(block), temperature=temperature)
+        for block in blocks
+    ]
+    return torch.stack(values).mean()
+
+
+def fused_without_weights(hidden, weight, targets, *, temperature, weights=None):
+    return fused_divergence(hidden, weight, targets, temperature=temperature)
+
+
+def fused_over_all_weights(hidden, weight, targets, *, temperature, weights=None):
+    settings = {"temperature": temperature, "weights": weights, "reduction": "sum"}
+    total = fused_divergence(hidden, weight, targets, **settings)
+    return total / (max(len(hidden), 1) if weights is None else weights.sum())
+
+
+def fused_over_no_units(hidden, weight, targets, *, temperature):
+    settings = {"temperature": temperature, "reduction": "sum"}
+    total = fused_divergence(hidden, weight, targets, **settings)
+    return total / torch.tensor(float(len(hidden)))
+
+
+def fused_without_upstream_gradient(hidden, weight, targets, *, temperature):
+    value = fused_divergence(hidden, weight, targets, temperature=temperature)
+    for leaf in (hidden, weight):
+        if value.requires_grad and leaf.requires_grad:
+            value.register_hook(torch.ones_like)
+    return value
+
+
+BROKEN = [
+    (mean_over_the_batch, "divergence", {0, 6, 9}),
+    (over_the_batch, "divergence", {6, 7}),
+    (over_the_vocabulary, "divergence", {12}),
+    (cross_entropy_called_kl, "divergence", {1, 5}),
+    (in_half_precision, "divergence", {0, 2, 9, 12}),
+    (in_single_precision, "divergence", {0, 4, 5, 8, 12}),
+    (without_square, "divergence", {5}),
+    (square_on_value_only, "divergence", {4, 5}),
+    (into_teacher, "divergence", {3}),
+    (not_finite_where_classes_are_ruled_out, "divergence", {9, 12}),
+    (logits_as_they_are, "divergence", {5, 8}),
+    (padding_kept, "divergence", {12}),
+    (top_k_at_temperature_1, "divergence", {11, 12}),
+    (sampled_but_not_weighed, "divergence", {11}),
+    (any_beta, "divergence", {13}),
+    (beta_of_the_student, "divergence", {13}),
+    (mixture_of_halves, "divergence", {13}),
+    (partial(mixture_of_halves, says="out of range"), "divergence", {13}),
+    (half_of_jsd, "divergence", {13}),
+    (only_where_far, "divergence", {1, 5}),
+    (favours_class_0, "hard_label", {8}),
+    (of_probabilities, "hard_label", {7, 9}),
+    (ranks_by_place, "response", {8}),
+    (spreads_over_the_batch, "feature", {6, 7}),
+    (batch_norms, "feature", {4, 6, 7}),
+    (distance, "feature", {1, 9}),
+    (pushed_off, "feature", {1, 4}),
+    (changes_its_input, "feature", {0, 4, 6, 7}),
+    (drops_out, "feature", {0, 1, 4, 6, 7}),
+    (under_autocast, "feature", {0}),
+    (lowered_by_autocast, "feature", {0}),
+    (in_the_inputs_type, "feature", {0}),
+    (partial(similarities, wrong="order"), "relation", {8}),
+    (partial(similarities, wrong="empty"), "relation", {9}),
+    (partial(similarities, wrong="apart"), "relation", {1}),
+    (similarities_by_unit, "feature", {6, 7}),
+    (fused_without_the_last_block, "fused", {10}),
+    (fused_mean_of_means, "fused", {10}),
+    (fused_over_all_weights, "fused", {7}),
+    (fused_over_no_units, "fused", {10}),
+    (fused_without_weights, "fused", {7, 10}),
+    (fused_without_upstream_gradient, "fused", {10}),
+]
+
+
+def named(value):
+    return getattr(value, "__name__", None) or "-".join(map(str, getattr(value, "keywords", {})))
+
+
+@pytest.mark.parametrize(("loss", "kind", "laws"), BROKEN, ids=named)
+def test_a_broken_loss_breaks_its_laws_and_no_other(loss, kind, laws):
+    assert broken(loss, kind) == laws
+
+
+@pytest.mark.parametrize(("loss", "kind", "laws"), BROKEN, ids=named)
+def test_the_check_stops_at_the_first(loss, kind, laws):
+    with pytest.raises(BrokenLawError, match=f"^law {min(laws)}: ") as caught:
+        check_loss(loss, kind=kind)
+    assert caught.value.law == min(laws)
+
+
+def test_every_law_can_fail():
+    assert set.union(*(laws for _, _, laws in BROKEN)) == set(range(14))
+
+
+def test_a_mask_that_is_ignored_is_caught():
+    assert broken(past_the_mask, "feature", draw=tokens) == {7}
+    with pytest.raises(BrokenLawError, match="law 7: a token that is masked changes the value"):
+        check_loss(past_the_mask, kind="feature", draw=tokens)
+
+
+def test_a_mean_over_no_tokens_is_caught():
+    assert broken(nothing_over_nothing, "feature", draw=tokens) == {7}
+
+
+def test_a_layer_that_learns_nothing_is_caught():
+    def of_the_first(student, teacher):
+        second = fitnet_hint(student[1].detach(), teacher[1])
+        return fitnet_hint(student[0], teacher[0]) + second
+
+    assert audit_loss(of_the_first, kind="feature", draw=two_layers)[3] == (
+        "the student gets no gradient"
+    )
+
+
+def test_a_value_that_is_not_the_definitions_is_caught():
+    def forward(student, teacher, temperature):
+        p, q = (np.exp(x / temperature) for x in (teacher, student))
+        p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+        return temperature**2 * (p * np.log(p / q)).sum(1)
+
+    assert broken(soft_target_kl, "divergence", reference=forward) == set()
+    assert broken(wrong_way_round, "divergence", reference=forward) == {4}
+    with pytest.raises(BrokenLawError, match=r"law 4: the value .* off by .* of its size, \["):
+        check_loss(wrong_way_round, kind="divergence", reference=forward)
+
+
+# No false alarm on what is right.
+
+
+def hellinger(student, teacher, *, temperature):
+    ours, theirs = (
+        ((precise(x) / temperature).log_softmax(1) / 2).exp() for x in (student, teacher.detach())
+    )
+    return temperature**2 * (ours - theirs).square().sum(1) / 2
+
+
+def huber(student, teacher):
+    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    return F.smooth_l1_loss(ours, theirs, reduction="none").mean(1)
+
+
+def kinked(student, teacher):
+    apart = precise(student) - precise(teacher.detach())
+    noise = 1e-16 * torch.arange(-5.0, apart.shape[1:].numel() - 5).reshape(apart.shape[1:])
+    return (apart + noise.to(apart)).abs().flatten(1).mean(1)
+
+
+def masked_mean(student, teacher, *, mask=None):
+    squares = (precise(student) - precise(teacher.detach())).square().mean(2)
+    kept = torch.ones_like(squares) if mask is None else mask.to(squares)
+    return (squares * kept).sum(1) / kept.sum(1).clamp_min(1)
+
+
+def of_two_layers(student, teacher):
+    return sum(fitnet_hint(ours, theirs) for ours, theirs in zip(student, teacher, strict=True))
+
+
+def two_layers(generator, scale):
+    shapes = ((6, 3), (6, 2, 4))
+    return tuple(
+        tuple(torch.randn(s, generator=generator, dtype=torch.float64) * scale for s in shapes)
+        for _ in range(2)
+    )
+
+
+def weighed_by_label(student, teacher, *, labels, temperature):
+    value = soft_target_kl(student, teacher, temperature=temperature)
+    right = precise(teacher.detach()).clamp_min(-1e9).softmax(1).gather(1, labels.unsqueeze(1))
+    return value * right.squeeze(1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_is_right_passes(seed):
+    common = {0, 3, 4, 7, 9}
+    laws = {
+        hellinger: ("divergence", {1, 2, 5, 6, 8, 12}),
+        weighed_by_label: ("response", {1, 5, 6, 8}),
+        huber: ("feature", {1, 6}),
+        kinked: ("feature", {1, 6}),
+        similarities: ("relation", {1, 8}),
+    }
+    for loss, (kind, more) in laws.items():
+        assert check_loss(loss, kind=kind, seed=seed) == sorted(common | more)
+    assert check_loss(of_two_layers, kind="feature", draw=two_layers, seed=seed)
+    assert check_loss(masked_mean, kind="feature", draw=tokens, seed=seed)
+    assert check_loss(fused_divergence, kind="fused", seed=seed) == [*range(6), *range(7, 13)]
+
+
+def test_a_reference_is_given_what_the_loss_is_given():
+    def reference(student, teacher, **keywords):
+        assert sorted(keywords) == ["labels", "temperature"]
+        labels, temperature = keywords["labels"], keywords["temperature"]
+        p, q = (np.exp(x / temperature) for x in (teacher, student))
+        p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+        sure = np.exp(teacher) / np.exp(teacher).sum(1, keepdims=True)
+        value = temperature**2 * (p * np.log(p / q)).sum(1)
+        return value * sure[np.arange(len(labels)), labels]
+
+    assert 4 in check_loss(weighed_by_label, kind="response", reference=reference)
+
+
+# What is asked of the caller.
+
+
+def test_laws_can_be_left_out():
+    assert check_loss(without_square, kind="divergence", without=[5]) == [
+        *range(5),
+        *range(6, 10),
+        12,
+    ]
 
 
 @pytest.mark.parametrize(
-    ("loss", "law"),
+    ("given", "message"),
     [
-        (reduced, 0),
-        (cross_entropy_called_kl, 1),
-        (into_teacher, 3),
-        (square_on_value_only, 4),
-        (without_square, 5),
-        (over_the_batch, 6),
-        (not_finite, 9),
+        ({"kind": "divergance"}, 'kind: got .*did you mean "divergence"'),
+        ({"kind": None}, "kind: got None; allowed: divergence, response"),
+        ({"kind": "response", "without": [14]}, "without: got 14; allowed: numbers of laws"),
+        ({"kind": "response", "loss": 3}, "loss: got 3; allowed: a function"),
     ],
 )
-def test_a_broken_divergence_is_caught(loss, law):
-    with pytest.raises(BrokenLawError) as caught:
-        check_loss(loss, kind="divergence")
-    assert caught.value.law == law
+@pytest.mark.parametrize("tool", [check_loss, audit_loss])
+def test_wrong_requests_are_refused(tool, given, message):
+    with pytest.raises(InputError, match=message):
+        tool(**{"loss": logit_mse, **given})
 
 
-def test_a_loss_with_an_opinion_about_classes_is_caught():
-    def favours_class_0(student, labels):
-        return cross_entropy(student, labels) * (1 + (labels == 0))
+def test_a_setting_that_nobody_gives_is_named():
+    def scaled(student, teacher, *, scale):
+        return logit_mse(student, teacher) * scale
 
-    with pytest.raises(BrokenLawError) as caught:
-        check_loss(favours_class_0, kind="hard_label")
-    assert caught.value.law == 8
+    with pytest.raises(InputError, match=r"loss\.scale.*functools\.partial\(loss, scale="):
+        check_loss(scaled, kind="response")
+    assert check_loss(partial(scaled, scale=2.0), kind="response")
 
 
-def test_a_wrong_definition_is_caught():
-    def half(student, teacher, temperature):
-        return 0 * student[:, 0]
+def test_what_a_loss_raises_is_what_was_seen():
+    def of_many(student, teacher):
+        if len(student) == 1:
+            raise ValueError("one unit is not enough")
+        return logit_mse(student, teacher)
 
-    with pytest.raises(BrokenLawError, match="law 4: the value"):
-        check_loss(soft_target_kl, kind="divergence", reference=half)
+    verdicts = audit_loss(of_many, kind="response")
+    assert verdicts[9] == "the loss raises ValueError: one unit is not enough"
+    assert broken(of_many, "response") == {6, 9}
+    with pytest.raises(BrokenLawError, match="law 6: the loss raises ValueError: one unit") as seen:
+        check_loss(of_many, kind="response")
+    assert isinstance(seen.value.__cause__, ValueError)
+
+
+def test_an_audit_tells_of_every_law():
+    verdicts = audit_loss(mean_over_the_batch, kind="divergence")
+    assert sorted(verdicts) == [*range(10), 12]
+    assert verdicts[0] == "one value a unit is (6,), not ()"
+    assert verdicts[1] is None

@@ -13,18 +13,88 @@ from collections.abc import Callable
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.losses.activation import activation_boundary, overhaul
+from limbeck.losses.attention import attention_kl, attention_mse, minilm_relation
+from limbeck.losses.attention_maps import (
+    attention_transfer,
+    factor_transfer,
+    neuron_selectivity,
+)
+from limbeck.losses.contrastive import crd, info_nce
+from limbeck.losses.decoupled import dkd
 from limbeck.losses.divergence import divergence
-from limbeck.losses.feature import fitnet_hint
+from limbeck.losses.feature import fitnet_hint, gram, variational_information
+from limbeck.losses.fused import fused_divergence
+from limbeck.losses.prediction import standardized_kl, ttm, wttm
+from limbeck.losses.prediction_relations import dist, multi_level
+from limbeck.losses.pyramid import review
+from limbeck.losses.relation import (
+    correlation_congruence,
+    probabilistic_transfer,
+    similarity_preserving,
+)
 from limbeck.losses.response import cross_entropy, label_smoothing, logit_mse, soft_target_kl
+from limbeck.losses.rkd import rkd_angle, rkd_distance
+from limbeck.losses.spatial import flow, spatial_correlation
+from limbeck.losses.transformer import embedding_mse, hidden_cosine, hidden_mse
 
 __all__ = [
+    "activation_boundary",
+    "attention_kl",
+    "attention_mse",
+    "attention_transfer",
+    "correlation_congruence",
+    "crd",
     "cross_entropy",
+    "dist",
     "divergence",
+    "dkd",
+    "embedding_mse",
+    "factor_transfer",
     "fitnet_hint",
+    "flow",
+    "fused_divergence",
+    "gram",
+    "hidden_cosine",
+    "hidden_mse",
+    "info_nce",
     "label_smoothing",
     "logit_mse",
+    "minilm_relation",
+    "multi_level",
+    "neuron_selectivity",
+    "overhaul",
+    "probabilistic_transfer",
+    "review",
+    "rkd_angle",
+    "rkd_distance",
+    "similarity_preserving",
     "soft_target_kl",
+    "spatial_correlation",
+    "standardized_kl",
+    "ttm",
+    "variational_information",
+    "wttm",
 ]
+
+
+OVER_THE_BATCH = frozenset(
+    {
+        "correlation_congruence",
+        "crd",
+        "dist",
+        "flow",
+        "fused_divergence",
+        "info_nce",
+        "multi_level",
+        "probabilistic_transfer",
+        "rkd_angle",
+        "rkd_distance",
+        "similarity_preserving",
+        "spatial_correlation",
+    }
+)
+"""The losses that answer with one scalar: a batch, not a unit, is what they compare."""
 
 
 def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:

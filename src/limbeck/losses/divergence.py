@@ -1,31 +1,21 @@
 """How far a student's distribution is from its teacher's, one value a unit.
 
-Two rules keep every kind finite when logits are -inf, which rules a class out. Where the
-definition is finite (the teacher rules out a class in `forward_kl`), the definition holds. Where
-it would be infinite (the student rules out a class that the teacher does not), the teacher is
-conditioned on what the student can say, so that a vocabulary padded with -inf gives what the
-common part gives; `reverse_kl` is the mirror image.
+What a kind is, and what logits of -inf mean, is said in `kinds`; `blocks` has the whole
+distribution, `sparse` parts of it, and `fused` forms the logits, too.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.inputs import check_fraction, check_logits, check_temperature, precise
-from limbeck.targets import Targets
-
-Kind: TypeAlias = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
-
-_RULED_OUT = -1e9  # stands for -inf: no probability in any float type, yet 0 * it is 0 and not NaN
-_SATURATED = 60.0  # beyond this difference of log-probabilities a term weighs less than exp(-60)
+from limbeck.errors import InputError, Problem
+from limbeck.losses.blocks import dense
+from limbeck.losses.inputs import check_logits
+from limbeck.losses.kinds import Kind, Measure
+from limbeck.losses.sparse import sampled, top_k
+from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
 
 def divergence(
@@ -50,13 +40,18 @@ def divergence(
     \end{aligned}
     $$
 
+    The likeliest classes are compared with as many of the student's and, as `tail` says, all others
+    as one more class at temperature 1, or without them. Of classes drawn by chance, value and
+    gradient are right on average: `SampledTargets` of a teacher that rules no class out.
+
     T² keeps the gradient's size through a change of temperature for the first three; that of `tvd`
     falls with 1/T only, and so grows with T. If one vocabulary is padded wider than the other,
     only the classes that both have are compared.
 
     Args:
         student: Logits, `[units, student classes]`.
-        targets: The teacher's answer to the same units. No gradient reaches it.
+        targets: The teacher's answer to the same units: all logits, the likeliest classes, classes
+            drawn by chance, or what the logits are made of. No gradient reaches it.
         kind: `forward_kl` (mean-seeking), `reverse_kl` (mode-seeking), `jsd` (between them) or
             `tvd` (bounded).
         temperature: T, above 0.
@@ -65,11 +60,13 @@ def divergence(
             → 1. Only for `jsd`.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits.
+        One value a unit in nats, `[units]`, never negative (`forward_kl` of sampled classes: on
+        average); float32 for half-precision logits. For the way back nothing is kept beyond the
+        inputs and a few numbers a unit.
 
     Raises:
-        InputError: A wrong shape, integer logits, a temperature not above 0, an unknown kind, or a
-            wrong beta.
+        InputError: A wrong shape, integer logits, a temperature not above 0 or not that of sampled
+            targets, an unknown kind, or a wrong beta.
 
     Example:
         >>> import torch
@@ -83,129 +80,57 @@ def divergence(
         limbeck.errors.InputError: divergence.temperature: got 0.0; allowed: a finite
         number above 0. Try 4.0.
 
-    Source: Kim and Rush 2016; Agarwal et al. 2024 (GKD); Gu et al. 2024 (MiniLLM).
+    Source: Kim and Rush 2016; Agarwal et al. 2024 (GKD); Gu et al. 2024 (MiniLLM); for sampled
+    classes Anshumann et al. 2025.
     """
     check_logits(student, where="divergence.student")
-    check_logits(targets.logits, where="divergence.targets")
-    check_temperature(temperature, where="divergence.temperature")
-    _check_kind(kind, beta, normalized)
-    student, teacher = _common(student, targets.logits)
-    if kind == "jsd":
-        return jensen_shannon(
-            student, teacher, temperature, 0.5 if beta is None else beta, normalized
-        )
-    return _PLAIN[kind](student, teacher, temperature)
+    measure = Measure.of("divergence", kind, temperature, beta, normalized)
+    check_targets(targets, units=len(student), measure=measure, where="divergence.targets")
+    if isinstance(targets, TopKTargets):
+        return top_k(student, targets, measure)
+    if isinstance(targets, SampledTargets):
+        return sampled(student, targets, measure)
+    return dense(student, targets, measure)
 
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T²·KL(teacher ‖ student) of checked logits of one shape; `soft_target_kl` is the same."""
-    value: Tensor = _ForwardKL.apply(student, teacher, temperature)
-    return value
+    return dense(student, DenseTargets(teacher), Measure("forward_kl", float(temperature)))
 
 
-class _ForwardKL(torch.autograd.Function):
-    """The loss of most distillations, with its gradient in closed form: T·(q − p).
+def check_targets(targets: object, *, units: int, measure: Measure, where: str) -> None:
+    """Refuse targets of another kind, of other units, or sampled at another temperature.
 
-    Recorded operation by operation it takes three times as long, which a small student's step
-    feels. The backward pass is itself differentiable.
+    Raises:
+        InputError: As said.
     """
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        teacher = teacher.masked_fill(student == -math.inf, -math.inf)
-        p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-        probabilities = p.exp()
-        ctx.save_for_backward(student, probabilities)
-        ctx.temperature = temperature
-        value = (p.sub_(q).mul_(probabilities)).sum(-1).mul_(temperature**2)
-        return value.clamp_min_(0)  # rounding may push it below
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        student, p = ctx.saved_tensors
-        q = _log_softmax(student, ctx.temperature).exp()
-        return (q - p) * (gradient * ctx.temperature).unsqueeze(-1), None, None
-
-
-def _reverse_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    student = student.masked_fill(teacher == -math.inf, -math.inf)
-    p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-    return _not_negative((q.exp() * (q - p)).sum(-1)) * temperature**2
-
-
-def jensen_shannon(
-    student: Tensor, teacher: Tensor, temperature: float, beta: float, normalized: bool
-) -> Tensor:
-    """T²·JSD of checked logits of one shape, exact also where β is close to 0 or 1.
-
-    log(m/q) is formed as log1p(β·expm1(log p/q)): the difference of two logarithms would cancel
-    there.
-    """
-    p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-    difference = p - q
-    to_p = -p.exp() * _log1p_expm1(-difference, 1 - beta)  # p·log(p/m)
-    to_q = -q.exp() * _log1p_expm1(difference, beta)  # q·log(q/m)
-    weights = (1 / (1 - beta), 1 / beta) if normalized else (beta, 1 - beta)
-    value = weights[0] * to_p + weights[1] * to_q
-    return _not_negative(value.sum(-1)) * temperature**2
-
-
-def _total_variation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    p, q = _log_softmax(teacher, temperature), _log_softmax(student, temperature)
-    return (p.exp() - q.exp()).abs().sum(-1) * (temperature**2 / 2)
-
-
-_PLAIN: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": _reverse_kl,
-    "tvd": _total_variation,
-}
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return F.log_softmax(logits.clamp_min(_RULED_OUT) / temperature, dim=-1)
-
-
-def _log1p_expm1(difference: Tensor, share: float) -> Tensor:
-    """log(1 − share + share·exp(difference)); what would overflow weighs less than exp(−60)."""
-    inside = share * difference.clamp_max(_SATURATED).expm1()
-    return inside.clamp_min(
-        -1 + 1e-7
-    ).log1p()  # the clamp: share rounds to 1 in float32 near the ends
-
-
-def _not_negative(value: Tensor) -> Tensor:
-    """Lift what rounding pushed below zero; a plain clamp would cut the gradient there."""
-    return value - value.detach().clamp_max(0)
-
-
-def _common(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut both to the classes that both have; the teacher loses its gradient."""
-    if student.shape[0] != teacher.shape[0]:
+    if not isinstance(targets, DenseTargets | TopKTargets | SampledTargets | HeadTargets):
+        allowed = "DenseTargets, TopKTargets, SampledTargets or HeadTargets"
+        fix = "Wrap logits: DenseTargets(logits)." if isinstance(targets, Tensor) else ""
+        raise InputError(Problem(where, type(targets).__name__, allowed, fix))
+    if isinstance(targets, DenseTargets):
+        check_logits(targets.logits, where=where)
+    if targets.units != units:
+        allowed = f"{units} units, as the student has"
+        raise InputError(Problem(where, f"{targets.units} units", allowed))
+    if isinstance(targets, SampledTargets) and targets.temperature != measure.temperature:
         raise InputError(
             Problem(
-                "divergence.targets",
-                f"{teacher.shape[0]} units",
-                f"{student.shape[0]} units, as the student has",
+                f"{where}.temperature",
+                targets.temperature,
+                f"{measure.temperature}, the temperature of the divergence",
+                f"Draw at that one: SampledTargets.draw(..., temperature={measure.temperature}).",
             )
         )
-    classes = min(student.shape[1], teacher.shape[1])
-    return precise(student[:, :classes]), precise(teacher.detach()[:, :classes])
+    if isinstance(targets, SampledTargets | TopKTargets):
+        _check_ids(targets.ids, targets.classes, where=f"{where}.ids")
 
 
-def _check_kind(kind: object, beta: object, normalized: object) -> None:
-    kinds = get_args(Kind)
-    if kind not in kinds:
-        raise InputError(
-            Problem("divergence.kind", kind, ", ".join(kinds), did_you_mean(kind, kinds))
-        )
-    if kind == "jsd":
-        if beta is not None:
-            check_fraction(
-                beta, where="divergence.beta", fix='At the ends use "forward_kl" or "reverse_kl".'
-            )
-    elif beta is not None or normalized:
-        name, given = ("normalized", normalized) if beta is None else ("beta", beta)
-        raise InputError(
-            Problem(f"divergence.{name}", given, 'only with kind="jsd"', "Leave it out.")
-        )
+def _check_ids(ids: Tensor, classes: int | None, *, where: str) -> None:
+    """Refuse classes out of range on a CPU; elsewhere a look at them would wait for the device."""
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not len(ids):
+        return
+    low, high = (int(end) for end in ids.aminmax())
+    if low < 0 or (classes is not None and high >= classes):
+        known = "" if classes is None else f" to {classes - 1}"
+        raise InputError(Problem(where, low if low < 0 else high, f"classes from 0{known}"))

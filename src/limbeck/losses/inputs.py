@@ -6,6 +6,7 @@ The checks read shapes and types only, so that none of them waits for a device.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeGuard
 
 import torch
@@ -24,6 +25,45 @@ def precise(tensor: Tensor) -> Tensor:
         torch.float32
     """
     return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Keep matrix products in the precision of their inputs, which autocast would lower.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(torch.ones(1)):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def not_negative(value: Tensor) -> Tensor:
+    """Lift what rounding pushed below zero; a plain clamp would cut the gradient there.
+
+    Example:
+        >>> not_negative(torch.tensor([-1e-9, 2.0]))
+        tensor([0., 2.])
+    """
+    return value - value.detach().clamp_max(0)
+
+
+def logit_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
+    """Check two answers to the same units, and give both in the precision to compute in.
+
+    The teacher's has lost its gradient.
+
+    Raises:
+        InputError: Either is not `[units, classes]` of floating-point numbers, or the shapes
+            differ.
+    """
+    check_logits(student, where=f"{where}.student")
+    check_logits(teacher, where=f"{where}.teacher")
+    check_same_shape(student, teacher, where=f"{where}.teacher")
+    return precise(student), precise(teacher.detach())
 
 
 def check_floating(tensor: Tensor, *, where: str) -> None:
@@ -128,6 +168,32 @@ def check_fraction(fraction: object, *, where: str, fix: str = "") -> None:
     """
     if not (_is_number(fraction) and 0 < fraction < 1):
         raise InputError(Problem(where, fraction, "a number above 0 and below 1", fix))
+
+
+def check_weight(weight: object, *, where: str) -> None:
+    """Refuse a weight inside a loss that is negative, infinite or no number.
+
+    Raises:
+        InputError: The weight is not a finite number of at least 0.
+    """
+    if not (_is_number(weight) and 0 <= weight < math.inf):
+        raise InputError(Problem(where, weight, "a finite number, at least 0"))
+
+
+def check_mask(mask: Tensor, shape: tuple[int, ...], *, where: str) -> None:
+    """Refuse a mask that does not say of every token whether it is real.
+
+    Raises:
+        InputError: The shape differs, or the mask does not hold true and false.
+    """
+    if mask.dtype != torch.bool:
+        raise InputError(
+            Problem(where, str(mask.dtype), "true where a token is real", "Convert it with .bool()")
+        )
+    if mask.shape != shape:
+        raise InputError(
+            Problem(where, tuple(mask.shape), f"a mask [samples, tokens], here {shape}")
+        )
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -12,8 +12,8 @@ from limbeck.losses.inputs import (
     check_label_range,
     check_labels,
     check_logits,
-    check_same_shape,
     check_temperature,
+    logit_pair,
     precise,
 )
 
@@ -131,11 +131,9 @@ def soft_target_kl(
 
     Source: Hinton, Vinyals and Dean 2015.
     """
-    check_logits(student, where="soft_target_kl.student")
-    check_logits(teacher, where="soft_target_kl.teacher")
-    check_same_shape(student, teacher, where="soft_target_kl.teacher")
+    z, t = logit_pair(student, teacher, where="soft_target_kl")
     check_temperature(temperature, where="soft_target_kl.temperature")
-    return forward_kl(precise(student), precise(teacher.detach()), temperature)
+    return forward_kl(z, t, temperature)
 
 
 def logit_mse(
@@ -146,8 +144,7 @@ def logit_mse(
     $$\frac1C \sum_i (z_i - t_i)^2$$
 
     Unlike a divergence it asks for the teacher's offset, too. Classes that either side rules out
-    (logits of
-    -inf) are left out of the mean.
+    (logits of -inf) are left out of the mean.
 
     Args:
         student: Logits z, `[units, classes]`.
@@ -166,10 +163,7 @@ def logit_mse(
 
     Source: Bucilă, Caruana and Niculescu-Mizil 2006; Ba and Caruana 2014.
     """
-    check_logits(student, where="logit_mse.student")
-    check_logits(teacher, where="logit_mse.teacher")
-    check_same_shape(student, teacher, where="logit_mse.teacher")
-    z, t = precise(student), precise(teacher.detach())
+    z, t = logit_pair(student, teacher, where="logit_mse")
     left_out = (z == -float("inf")) | (t == -float("inf"))
     squares = (z.masked_fill(left_out, 0) - t.masked_fill(left_out, 0)).square()
     return squares.sum(-1) / (~left_out).sum(-1).clamp_min(1)

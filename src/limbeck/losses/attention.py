@@ -1,0 +1,229 @@
+"""Losses over a transformer's attention and the relations of its tokens: one value a sample.
+
+It is the mean over heads, queries and keys. A `mask` says which tokens are real; padding is then
+left out of the mean, whatever stands there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.losses.divergence import forward_kl
+from limbeck.losses.inputs import (
+    check_floating,
+    check_mask,
+    check_same_shape,
+    not_negative,
+    precise,
+    without_autocast,
+)
+from limbeck.losses.transformer import check_axes, mean_over_tokens, without_padding
+
+_MASKED_SCORE = -1e2  # at or below it, TinyBERT's code takes a score for that of a padded key
+
+
+def attention_kl(
+    student: Float[Tensor, "units student_heads *queries keys"],
+    teacher: Float[Tensor, "units teacher_heads *queries keys"],
+    *,
+    heads: Literal["match", "mean"] = "match",
+    mask: Bool[Tensor, "samples tokens"] | None = None,
+) -> Float[Tensor, " units"]:
+    r"""Measure how far the student's attention is from the teacher's.
+
+    With a row of probabilities over the keys for each head h and query i:
+
+    $$\frac1{H\,n} \sum_{h,i} KL(A^t_{hi} \| A^s_{hi})$$
+
+    Keys of probability 0 on both sides (padding) count nothing. Where only the student's is 0, the
+    teacher is conditioned on the keys that the student can see, as in `divergence`.
+
+    Args:
+        student: Attention probabilities, `[samples, heads, queries, keys]` or `[units, heads,
+            keys]`; the last axis sums to 1.
+        teacher: The same of the teacher. No gradient reaches them.
+        heads: `match` compares head with head and asks for as many on either side; `mean` compares
+            the mean of all heads, whatever their numbers.
+        mask: True where a token is real, `[samples, queries]`: the mean is over real queries.
+            `[units, heads, keys]` has no queries to leave out.
+
+    Returns:
+        One value a sample in nats, `[samples]`, never negative; float32 for half precision. Its
+        published weight is 1.
+
+    Raises:
+        InputError: Shapes that differ, too few axes, whole numbers, an unknown `heads`, or a mask
+            of another shape.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]])
+        >>> attention_kl(student, teacher)
+        tensor([0.6931])
+
+    Source: Wang et al. 2020 (MiniLM).
+    """
+    allowed = "[samples, heads, queries, keys] or [units, heads, keys]"
+    check_axes(student, 3, where="attention_kl.student", allowed=allowed)
+    check_axes(teacher, 3, where="attention_kl.teacher", allowed=allowed)
+    ours, theirs = precise(student), precise(teacher.detach())
+    if heads == "mean":
+        ours, theirs = ours.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
+    elif heads != "match":
+        fix = did_you_mean(heads, ["match", "mean"])
+        raise InputError(Problem("attention_kl.heads", heads, "match, mean", fix))
+    check_same_shape(ours, theirs, where="attention_kl.teacher")
+    ours, theirs = (
+        without_padding(x.movedim(1, -2), mask, rest=2, where="attention_kl.mask")
+        for x in (ours, theirs)
+    )
+    return mean_over_tokens(_divergence_of_probabilities(ours, theirs).mean(-1), mask)
+
+
+def _divergence_of_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of each row; what the student cannot say is taken from the teacher."""
+    numbers = torch.finfo(student.dtype)
+    impossible = student < numbers.tiny / numbers.eps  # 1/q, the gradient, would all but overflow
+    heard = teacher.masked_fill(impossible, 0)
+    total, kept = teacher.sum(-1, keepdim=True), heard.sum(-1, keepdim=True)
+    heard = heard * (total / kept.masked_fill(kept == 0, 1))
+    surprise = student.masked_fill(impossible, 1).log()
+    return not_negative((heard * (heard.masked_fill(heard == 0, 1).log() - surprise)).sum(-1))
+
+
+def attention_mse(
+    student: Float[Tensor, "samples heads queries keys"],
+    teacher: Float[Tensor, "samples heads queries keys"],
+    *,
+    mask: Bool[Tensor, "samples tokens"] | None = None,
+) -> Float[Tensor, " samples"]:
+    r"""Measure the mean squared difference of attention scores, before their softmax.
+
+    With scores a for each of H heads, n queries and m keys:
+
+    $$\frac1{H\,n\,m} \sum_{h,i,j} (a^t_{hij} - a^s_{hij})^2$$
+
+    A score at or below −100, -inf among them, is taken for that of a padded key and counts as 0 on
+    either side, as in the published code. Without a mask the mean is over all keys and queries,
+    those of padding too, as there.
+
+    Args:
+        student: Scores, `[samples, heads, queries, keys]`.
+        teacher: Scores, the same shape. No gradient reaches them.
+        mask: True where a token is real, `[samples, tokens]`, for the attention of tokens to each
+            other: the mean is over real queries and keys.
+
+    Returns:
+        One value a sample, `[samples]`; float32 for half-precision scores. Its published weight is
+        1.
+
+    Raises:
+        InputError: Shapes that differ, too few axes, whole numbers, or a mask of another shape.
+
+    Example:
+        >>> import torch
+        >>> student = torch.zeros(1, 1, 2, 2)
+        >>> attention_mse(student, torch.tensor([[[[1.0, -1e4], [3.0, -1e4]]]]))
+        tensor([2.5000])
+
+    Source: Jiao et al. 2020 (TinyBERT).
+    """
+    allowed = "[samples, heads, queries, keys]"
+    check_axes(student, 4, where="attention_mse.student", allowed=allowed)
+    check_floating(teacher, where="attention_mse.teacher")
+    check_same_shape(student, teacher, where="attention_mse.teacher")
+    if mask is not None:
+        for axis in (2, 3):
+            check_mask(mask, (student.shape[0], student.shape[axis]), where="attention_mse.mask")
+        mask = (mask.unsqueeze(1) & mask.unsqueeze(2)).flatten(1)
+    ours, theirs = (_real_scores(precise(x), mask) for x in (student, teacher.detach()))
+    return mean_over_tokens((ours - theirs).square().mean(-1), mask)
+
+
+def _real_scores(scores: Tensor, pairs: Tensor | None) -> Tensor:
+    """Give `[samples, pairs of tokens, heads]`, with 0 for what is masked in either way."""
+    scores = scores.masked_fill(scores <= _MASKED_SCORE, 0)
+    flat = scores.movedim(1, -1).flatten(1, 2)
+    return without_padding(flat, pairs, rest=1, where="attention_mse.mask")
+
+
+def minilm_relation(
+    student: Float[Tensor, "samples tokens student_features"],
+    teacher: Float[Tensor, "samples tokens teacher_features"],
+    *,
+    heads: int = 12,
+    mask: Bool[Tensor, "samples tokens"] | None = None,
+) -> Float[Tensor, " samples"]:
+    r"""Ask tokens to relate to each other as in the teacher, for queries, keys or values.
+
+    The features of A (all queries, all keys, or all values of a layer) are divided into H relation
+    heads of d features. For each head and token i:
+
+    $$R = \mathrm{softmax}\left(\frac{A_h A_h^\top}{\sqrt d}\right), \quad
+    \frac1{H\,n} \sum_{h,i} KL(R^t_{hi} \| R^s_{hi})$$
+
+    The widths of student and teacher need not be the same, nor their numbers of attention heads.
+
+    Args:
+        student: Queries, keys or values, `[samples, tokens, features]`, all heads side by side.
+        teacher: The same kind of the teacher, with features of its own number. No gradient reaches
+            them.
+        heads: H, which divides the features of both. The paper has 48 for a teacher of BERT-base's
+            size and 64 for a large one.
+        mask: True where a token is real, `[samples, tokens]`: padding is neither related to nor
+            related; a sample without a real token is 0.
+
+    Returns:
+        One value a sample in nats, `[samples]`, never negative; float32 for half precision. The
+        paper adds up queries, keys and values with a weight of 1 each.
+
+    Raises:
+        InputError: Other samples or tokens, too few axes, whole numbers, heads that do not divide
+            the features, or a mask of another shape.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 2, 4), torch.eye(2).reshape(1, 2, 2)
+        >>> minilm_relation(student, teacher, heads=2)
+        tensor([0.0555])
+
+    Source: Wang et al. 2021 (MiniLMv2).
+    """
+    _check_related(student, teacher, heads)
+    if student.shape[1] == 0:
+        return precise(student).sum((1, 2))
+    ours, theirs = (_scores(precise(x), heads, mask) for x in (student, teacher.detach()))
+    rows = forward_kl(ours.flatten(0, 2), theirs.flatten(0, 2), 1.0).unflatten(0, ours.shape[:3])
+    return mean_over_tokens(rows.mean(1), mask)
+
+
+def _scores(states: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """Give the products of tokens, `[samples, heads, tokens, tokens]`; padded keys are -inf."""
+    states = without_padding(states, mask, rest=1, where="minilm_relation.mask")
+    split = states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    with without_autocast(split):
+        scores = split @ split.transpose(-1, -2) / math.sqrt(split.shape[-1])
+    return scores if mask is None else scores.masked_fill(~mask[:, None, None, :], -math.inf)
+
+
+def _check_related(student: Tensor, teacher: Tensor, heads: object) -> None:
+    name = "minilm_relation"
+    for side, states in (("student", student), ("teacher", teacher)):
+        where = f"{name}.{side}"
+        check_floating(states, where=where)
+        if states.ndim != 3:
+            allowed = "a tensor [samples, tokens, features]"
+            raise InputError(Problem(where, tuple(states.shape), allowed))
+        features = states.shape[2]
+        if type(heads) is not int or not 0 < heads <= features or features % heads:
+            allowed = f"a whole number that divides the {side}'s {features} features"
+            raise InputError(Problem(f"{name}.heads", heads, allowed))
+    if student.shape[:2] != teacher.shape[:2]:
+        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        raise InputError(Problem(f"{name}.teacher", given, "the same samples and tokens"))

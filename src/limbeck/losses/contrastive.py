@@ -1,0 +1,252 @@
+"""Losses that tell a sample's teacher from other samples' teachers: one scalar."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.losses.inputs import check_labels, check_temperature, precise, without_autocast
+from limbeck.losses.samples import length, unit_length, vector_pair
+
+
+def info_nce(
+    student: Float[Tensor, "samples ..."],
+    teacher: Float[Tensor, "samples ..."],
+    *,
+    temperature: float = 0.1,
+    symmetric: bool = False,
+    labels: Integer[Tensor, " samples"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Ask that a sample be nearer to its own teacher's embedding than to those of the others.
+
+    With c the cosine of two embeddings, for N samples:
+
+    $$-\frac1N \sum_i \log \frac{\exp(c(s_i, t_i)/\tau)}
+    {\exp(c(s_i, t_i)/\tau) + \sum_{k \ne i} \exp(c(s_i, t_k)/\tau)}$$
+
+    With `symmetric` it is the mean of this and of the same with s and t exchanged. With `labels`
+    the sum leaves out every k of the class of i. No T²: the temperature belongs to the method.
+
+    Args:
+        student: Embeddings s, `[samples, ...]`.
+        teacher: Embeddings t of the same length. No gradient reaches them.
+        temperature: τ, above 0.
+        symmetric: Ask it of the teacher's embeddings, too.
+        labels: Classes, `[samples]`; the other samples of a class are then not held against it.
+
+    Returns:
+        A scalar in nats, at least 0, at most log N where nothing can be told apart; float32 for
+        half-precision embeddings; 0 for no samples or one.
+
+    Raises:
+        InputError: Embeddings without an axis beside the samples' or of different lengths, whole
+            numbers, sides of different numbers of samples, labels of a wrong shape or type, or a
+            temperature not above 0.
+
+    Example:
+        >>> import torch
+        >>> info_nce(torch.eye(4), torch.ones(4, 4))
+        tensor(1.3863)
+
+    Source: van den Oord et al. 2018; ledger B5, after Tian et al. 2020.
+    """
+    ours, theirs = _directions(student, teacher, temperature, labels, where="info_nce")
+    if not len(ours):
+        return ours.sum()
+    with without_autocast(ours):
+        scores = ours @ theirs.T / temperature
+    if labels is not None:
+        scores = scores.masked_fill(~(_others(labels) | _itself(ours)), -torch.inf)
+    itself = torch.arange(len(ours), device=ours.device)
+    value = F.cross_entropy(scores, itself)
+    return (value + F.cross_entropy(scores.T, itself)) / 2 if symmetric else value
+
+
+def crd(
+    student: Float[Tensor, "samples ..."],
+    teacher: Float[Tensor, "samples ..."],
+    *,
+    temperature: float = 0.07,
+    labels: Integer[Tensor, " samples"] | None = None,
+    positives: Float[Tensor, "samples width"] | None = None,
+    negatives: Float[Tensor, "*each negatives width"] | None = None,
+    student_positives: Float[Tensor, "samples width"] | None = None,
+    student_negatives: Float[Tensor, "*each_too others width"] | None = None,
+    first_cosines: Float[Tensor, "2 cosines"] | None = None,
+    trained_teacher: Float[Tensor, "samples ..."] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Ask that a classifier can tell pairs of one sample from pairs of two.
+
+    With c the cosine of two embeddings, an anchor a is compared with one positive p and m
+    negatives n₁ … nₘ, by noise-contrastive estimation:
+
+    $$\ell(a) = -\log \frac{w(a, p)}{w(a, p) + m} - \sum_{k=1}^m \log \frac{m}{w(a, n_k) + m},
+    \quad w(a, b) = \frac{\exp(c(a, b)/\tau)}{z}$$
+
+    The value is the mean of ℓ over the student's embeddings as anchors, plus the mean over the
+    teacher's: two directions.
+
+    *In the batch* (no `negatives`): sample i's positive is the other side's i, its negatives are
+    the other side's j ≠ i, m of them; with `labels`, only those j of another class, so that m
+    differs from sample to sample. *With a memory bank* (`negatives` and `student_negatives`): the
+    student's anchors meet the bank's teachers, `positives` and `negatives`, and the teacher's
+    anchors meet the bank's students, `student_positives` and `student_negatives`; where no
+    positives are given they are the other side's of this batch. `labels` then say nothing: the
+    negatives are drawn already.
+
+    z is the mean of exp(c/τ) over a row of `first_cosines`, 1 without: the student's anchors take
+    row 0, the teacher's row 1. This is the published estimator: the noise is uniform over N
+    samples, m·Pₙ = m/N, and Z = N·z, estimated once and then constant; N cancels. Not added is the
+    published code's 1e-7 in each denominator, which is a constant of about 2·N·1e-7. The weight
+    published with the CIFAR-100 benchmark (0.8) applies as it is to the memory bank of 16384.
+
+    Args:
+        student: Embeddings, `[samples, ...]`.
+        teacher: Embeddings of the same length d. No gradient reaches them.
+        temperature: τ, above 0.
+        labels: Classes, `[samples]`.
+        positives: What a bank holds of the same samples' teachers, `[samples, d]`. No gradient
+            reaches this and the other parts of a bank.
+        negatives: What it holds of other samples' teachers, `[samples, m, d]`, or `[m, d]` for all.
+        student_positives: As `positives`, of its students.
+        student_negatives: As `negatives`, of its students.
+        first_cosines: `[2, any number]`, see above; in the batch, too.
+        trained_teacher: The teacher's embeddings once more, where a layer that makes them is to
+            learn: their gradient is kept.
+
+    Returns:
+        A scalar in nats, above 0; float32 for half-precision embeddings; 0 for no samples. A sample
+        without negatives in its batch adds nothing.
+
+    Raises:
+        InputError: As `info_nce`; one side's negatives without the other's, positives without
+            negatives, or parts of a bank of a wrong shape.
+
+    Example:
+        >>> import torch
+        >>> crd(torch.eye(4), torch.ones(4, 4), temperature=0.5)
+        tensor(5.3577)
+
+    Source: Tian, Krishnan and Isola 2020.
+    """
+    ours, theirs = _directions(student, teacher, temperature, labels, where="crd")
+    if trained_teacher is not None:
+        theirs = unit_length(precise(trained_teacher).flatten(1)).to(ours.dtype)
+    _check_bank(ours, positives, negatives, "")
+    _check_bank(ours, student_positives, student_negatives, "student_")
+    logs = _log_means(first_cosines, temperature, ours)
+    if (negatives is None) != (student_negatives is None):
+        allowed = "both negatives and student_negatives, or neither"
+        raise InputError(Problem("crd.negatives", "those of one side", allowed))
+    if not len(ours):
+        return ours.sum()
+    if negatives is None or student_negatives is None:
+        return _in_batch(ours, theirs, labels, temperature, logs)
+    return _with_bank(ours, theirs, positives, negatives, temperature, logs[0]) + _with_bank(
+        theirs, ours, student_positives, student_negatives, temperature, logs[1]
+    )
+
+
+def _in_batch(
+    ours: Tensor, theirs: Tensor, labels: Tensor | None, temperature: float, logs: Tensor
+) -> Tensor:
+    others = ~_itself(ours) if labels is None else _others(labels)
+    with without_autocast(ours):
+        scores = ours @ theirs.T / temperature
+    near = scores.diagonal()
+    return _estimate(near - logs[0], scores - logs[0], others) + _estimate(
+        near - logs[1], scores.T - logs[1], others
+    )
+
+
+def _with_bank(
+    anchors: Tensor,
+    others: Tensor,
+    positives: Tensor | None,
+    negatives: Tensor,
+    temperature: float,
+    log: Tensor,
+) -> Tensor:
+    if positives is not None:
+        others = unit_length(positives.detach().to(anchors.dtype))
+    near = (anchors * others).sum(-1) / temperature
+    far = _cosines(anchors, negatives.detach().to(anchors.dtype)) / temperature
+    return _estimate(near - log, far - log, torch.ones_like(far, dtype=torch.bool))
+
+
+def _cosines(anchors: Tensor, negatives: Tensor) -> Tensor:
+    """Give the cosines of directions with vectors of any length, `[samples, negatives]`."""
+    lengths = length(negatives).squeeze(-1)
+    with without_autocast(anchors):
+        if negatives.ndim == 2:
+            return anchors @ negatives.T / lengths
+        return (negatives @ anchors.unsqueeze(-1)).squeeze(-1) / lengths
+
+
+def _estimate(near: Tensor, far: Tensor, others: Tensor) -> Tensor:
+    """Give the mean of ℓ, of log w of the positives and of what may be negatives."""
+    count = others.sum(1, keepdim=True)
+    log = count.to(far.dtype).log()
+    surprise = F.softplus(log.squeeze(1) - near)
+    return (surprise + F.softplus(far - log).masked_fill(~others, 0).sum(1)).mean()
+
+
+def _directions(
+    student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None, *, where: str
+) -> tuple[Tensor, Tensor]:
+    """Check what both losses are given, and scale either side's embeddings to length one."""
+    ours, theirs = vector_pair(student, teacher, where=where)
+    if ours.shape != theirs.shape:
+        raise InputError(
+            Problem(
+                f"{where}.teacher",
+                f"student {tuple(ours.shape)}, teacher {tuple(theirs.shape)}",
+                "embeddings of one length",
+                "A connector joins features of different lengths.",
+            )
+        )
+    check_temperature(temperature, where=f"{where}.temperature")
+    if labels is not None:
+        check_labels(labels, ours, where=f"{where}.labels")
+    return unit_length(ours), unit_length(theirs).to(ours.dtype)
+
+
+def _check_bank(
+    ours: Tensor, positives: Tensor | None, negatives: Tensor | None, side: str
+) -> None:
+    samples, width = ours.shape
+    if positives is not None and (negatives is None or positives.shape != ours.shape):
+        given = "no negatives" if negatives is None else tuple(positives.shape)
+        allowed = f"a tensor {(samples, width)}, beside negatives"
+        raise InputError(Problem(f"crd.{side}positives", given, allowed))
+    if negatives is None:
+        return
+    shape = tuple(negatives.shape)
+    if shape[:-2] not in ((), (samples,)) or shape[-1:] != (width,) or 0 in shape[-2:-1]:
+        allowed = f"a tensor [{samples}, negatives, {width}] or [negatives, {width}]"
+        raise InputError(Problem(f"crd.{side}negatives", shape, allowed))
+
+
+def _log_means(first_cosines: Tensor | None, temperature: float, like: Tensor) -> Tensor:
+    """Give log z for the student's anchors and for the teacher's."""
+    if first_cosines is None:
+        return like.new_zeros(2)
+    shape = tuple(first_cosines.shape)
+    if len(shape) != 2 or shape[0] != 2 or not shape[1]:
+        allowed = "a tensor [2, any number], of the student's anchors and of the teacher's"
+        raise InputError(Problem("crd.first_cosines", shape, allowed))
+    scores = first_cosines.detach().to(like.dtype) / temperature
+    return scores.logsumexp(1) - math.log(shape[1])
+
+
+def _others(labels: Tensor) -> Tensor:
+    return labels.unsqueeze(1) != labels.unsqueeze(0)
+
+
+def _itself(rows: Tensor) -> Tensor:
+    return torch.eye(len(rows), dtype=torch.bool, device=rows.device)

@@ -1,0 +1,185 @@
+"""What losses over features share: which axis holds the channels, equal sizes, and directions.
+
+Axes are read as connectors read them: `[samples, d]` are vectors, `[samples, tokens, d]` sequences,
+`[samples, channels, height, width]` maps. Everything else has its channels on the second axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.losses.inputs import check_floating, check_same_shape, precise, without_autocast
+
+Alike: TypeAlias = Literal["samples", "channels", "shape"]
+
+_AXES = {
+    2: "[samples, d]",
+    3: "[samples, tokens, d]",
+    4: "[samples, channels, height, width]",
+}
+
+
+def check_choice(given: object, allowed: Sequence[str], *, where: str) -> None:
+    """Refuse a word that is not one of those allowed.
+
+    Raises:
+        InputError: It is another; the message names the nearest.
+    """
+    if given not in allowed:
+        raise InputError(Problem(where, given, ", ".join(allowed), did_you_mean(given, allowed)))
+
+
+def check_features(student: Tensor, teacher: Tensor, *, where: str) -> None:
+    """Refuse features that cannot be compared number by number.
+
+    Raises:
+        InputError: Whole numbers, shapes that differ, or no axis beside the samples'.
+    """
+    check_floating(student, where=f"{where}.student")
+    check_floating(teacher, where=f"{where}.teacher")
+    check_same_shape(student, teacher, where=f"{where}.teacher")
+    _check_filled(student, "a tensor [samples, ...] with at least one feature", f"{where}.student")
+
+
+def check_maps(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    where: str,
+    alike: Alike = "samples",
+    axes: Sequence[int] = (3, 4),
+) -> None:
+    """Refuse what is not a pair of maps or sequences that agree as far as a loss asks.
+
+    Raises:
+        InputError: Whole numbers, a wrong number of axes, an axis without entries, another number
+            of samples or, if asked for, of channels.
+    """
+    allowed = "features " + " or ".join(_AXES[count] for count in axes)
+    for features, place in ((student, f"{where}.student"), (teacher, f"{where}.teacher")):
+        check_floating(features, where=place)
+        if features.ndim not in axes:
+            raise InputError(Problem(place, tuple(features.shape), allowed))
+        _check_filled(features, allowed + " with no axis of 0 but the samples'", place)
+    if alike == "shape":
+        check_same_shape(student, teacher, where=f"{where}.teacher")
+        return
+    given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+    if student.ndim != teacher.ndim or len(student) != len(teacher):
+        allowed = "features of one kind, of the same samples"
+        raise InputError(Problem(f"{where}.teacher", given, allowed))
+    axis = channel_axis(student)
+    if alike == "channels" and student.shape[axis] != teacher.shape[axis]:
+        fix = "A connector joins features of different channels."
+        raise InputError(Problem(f"{where}.teacher", given, "as many channels on both sides", fix))
+
+
+def _check_filled(features: Tensor, allowed: str, where: str) -> None:
+    if features.ndim < 2 or 0 in features.shape[1:]:
+        raise InputError(Problem(where, tuple(features.shape), allowed))
+
+
+def channel_axis(features: Tensor) -> int:
+    """Say which axis holds the channels.
+
+    Example:
+        >>> channel_axis(torch.zeros(8, 16, 4, 4)), channel_axis(torch.zeros(8, 12, 16))
+        (1, 2)
+    """
+    return 2 if features.ndim == 3 else 1
+
+
+def per_channel(values: Tensor, features: Tensor, *, where: str) -> Tensor:
+    """Lay one number a channel over features; other tensors have to fit as they are.
+
+    Raises:
+        InputError: They do not fit.
+
+    Example:
+        >>> per_channel(torch.ones(16), torch.zeros(8, 16, 4, 4), where="margin").shape
+        torch.Size([16, 1, 1])
+    """
+    channels = features.shape[channel_axis(features)]
+    allowed = f"one number a channel, shape ({channels},), or a shape that broadcasts to "
+    problem = Problem(where, tuple(values.shape), f"{allowed}{tuple(features.shape)}")
+    if values.ndim == 1 and len(values) != 1:
+        if len(values) != channels:
+            raise InputError(problem)
+        return values if features.ndim == 3 else values.reshape(-1, *[1] * (features.ndim - 2))
+    try:
+        fits = torch.broadcast_shapes(values.shape, features.shape) == features.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(problem)
+    return values
+
+
+def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Put channels second, and average the larger of two maps down to the size of the smaller.
+
+    Each axis by itself: of [8, 4] and [4, 8], both become [4, 4]. The teacher is detached, and half
+    precision becomes float32.
+
+    Example:
+        >>> ours, theirs = aligned(torch.zeros(2, 8, 4, 4), torch.zeros(2, 16, 8, 8))
+        >>> ours.shape, theirs.shape
+        (torch.Size([2, 8, 4, 4]), torch.Size([2, 16, 4, 4]))
+    """
+    ours, theirs = (
+        precise(features).transpose(1, 2) if features.ndim == 3 else precise(features)
+        for features in (student, teacher.detach())
+    )
+    size = [min(pair) for pair in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
+    return pooled(ours, size), pooled(theirs, size)
+
+
+def pooled(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Average features `[samples, channels, *space]` down to a size."""
+    if list(features.shape[2:]) == list(size):
+        return features
+    if len(size) == 1:
+        return F.adaptive_avg_pool1d(features, size[0])
+    return F.adaptive_avg_pool2d(features, (size[0], size[1]))
+
+
+def mean_of_each(features: Tensor) -> Tensor:
+    """Average each sample's numbers, `[samples]`.
+
+    The sum is divided, not each number: backwards, that goes over the features once less.
+
+    Example:
+        >>> mean_of_each(torch.ones(2, 3, 4, 4))
+        tensor([1., 1.])
+    """
+    rows = features.flatten(1)
+    return rows.sum(1) / rows.shape[1]
+
+
+def directions(vectors: Tensor) -> Tensor:
+    """Divide vectors on the last axis by their lengths; one of zeros stays, without a gradient.
+
+    Example:
+        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / lengths.masked_fill(lengths == 0, torch.inf)
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply rows with rows, in the precision that they have.
+
+    Example:
+        >>> products(torch.ones(1, 2, 3), torch.ones(1, 4, 3)).shape
+        torch.Size([1, 2, 4])
+    """
+    with without_autocast(left):
+        return left @ right.mT

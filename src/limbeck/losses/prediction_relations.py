@@ -1,0 +1,216 @@
+"""Losses over how the predictions of one batch relate to each other: one scalar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.losses.divergence import forward_kl
+from limbeck.losses.inputs import (
+    check_temperature,
+    check_weight,
+    logit_pair,
+    without_autocast,
+)
+
+_RULED_OUT = -1e9  # stands for -inf: no probability in any float type, and no NaN
+_ROUNDING = 32  # so many units in the last place may a row vary and still count as constant
+_FLOOR = 1e-8  # the least that a correlation is divided by; the published code adds as much
+
+
+def dist(
+    student: Float[Tensor, "units classes"],
+    teacher: Float[Tensor, "units classes"],
+    *,
+    beta: float = 2.0,
+    gamma: float = 2.0,
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    r"""Ask the student's predictions to correlate with the teacher's, within and across units.
+
+    With P and Q the softmax of teacher and student at temperature T, a row a unit, and ρ Pearson's
+    correlation:
+
+    $$T^2 \Big[\beta \Big(1 - \frac1B \sum_u \rho(P_{u\cdot}, Q_{u\cdot})\Big) +
+    \gamma \Big(1 - \frac1C \sum_c \rho(P_{\cdot c}, Q_{\cdot c})\Big)\Big]$$
+
+    A row or a column that is constant on either side has no correlation: it counts as ρ = 0,
+    without a gradient. So the second part of a batch of one unit is γ·T², whatever the student
+    says. Where the product of the two sizes is below 1e-8, as for a class that nobody expects
+    anywhere in the batch, ρ is divided by 1e-8 instead, and fades.
+
+    T² is that of the published code. It does not keep the gradient's size through a change of
+    temperature as it does for a divergence, since ρ does not see the scale of what it compares.
+
+    Args:
+        student: Logits, `[units, classes]`.
+        teacher: Logits, `[units, classes]`. No gradient reaches them.
+        beta: The weight of the rows (relations between classes), at least 0.
+        gamma: The weight of the columns (relations within a class), at least 0.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar between 0 and 2·T²(β + γ); float32 for half-precision logits; 0 for no units.
+        β = γ = 2 are the published weights, beside a cross-entropy of weight 1.
+
+    Raises:
+        InputError: A wrong shape, integer logits, a negative weight, or a temperature not above 0.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> dist(teacher, teacher).abs() < 1e-6
+        tensor(True)
+
+    Source: Huang et al. 2022.
+    """
+    z, t = logit_pair(student, teacher, where="dist")
+    check_weight(beta, where="dist.beta")
+    check_weight(gamma, where="dist.gamma")
+    check_temperature(temperature, where="dist.temperature")
+    if not len(z):
+        return z.sum()
+    value: Tensor = _Relations.apply(z, t, (beta, gamma), temperature)
+    return value
+
+
+class _Relations(torch.autograd.Function):
+    """Both parts, with their gradient in closed form, which is faster than operation by operation.
+
+    It is formed beside the value. The backward pass is itself differentiable.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, weights: tuple[float, float], temperature: float
+    ) -> Tensor:
+        value, slope = _relations(student, teacher, weights, temperature)
+        ctx.save_for_backward(student, teacher, slope)
+        ctx.settings = weights, temperature
+        return value.clamp_min(0)  # rounding may push it below
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        student, teacher, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody asks for the gradient of the gradient
+            slope = _relations(student, teacher, *ctx.settings)[1]
+        return gradient * slope, None, None, None
+
+
+def _relations(
+    student: Tensor, teacher: Tensor, weights: tuple[float, float], temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Give the value, and its gradient for the student's logits."""
+    q, p = _softmax(student, temperature), _softmax(teacher, temperature)
+    between, along_rows = _correlation(q, p)
+    within, along_columns = _correlation(q.T, p.T)
+    shares = [weight * temperature**2 / len(x) for weight, x in zip(weights, (q, q.T), strict=True)]
+    value = temperature**2 * sum(weights) - shares[0] * between.sum() - shares[1] * within.sum()
+    slope = (-shares[0] * along_rows - shares[1] * along_columns.T) * q
+    return value, (slope - q * slope.sum(-1, keepdim=True)) / temperature
+
+
+def _correlation(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Give Pearson's correlation of each row, and its gradient for our side."""
+    (x, x_size, x_flat), (y, y_size, y_flat) = _centred(ours), _centred(theirs)
+    product, flat = x_size * y_size, x_flat | y_flat
+    y = (y / product.clamp_min(_FLOOR)).masked_fill(flat, 0)
+    correlation = (x * y).sum(-1, keepdim=True)
+    lean = (correlation / x_size.square()).masked_fill(flat | (product < _FLOOR), 0)
+    return correlation, y - lean * x
+
+
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the mean off rows of probabilities; give their sizes, and which are but rounding."""
+    mean = rows.mean(-1, keepdim=True)
+    rest = rows - mean
+    size = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
+    noise = _ROUNDING * torch.finfo(rows.dtype).eps * math.sqrt(rows.shape[-1])
+    return rest, size, size <= noise * mean
+
+
+def multi_level(
+    student: Float[Tensor, "units classes"],
+    teacher: Float[Tensor, "units classes"],
+    *,
+    temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+    instance: float = 1.0,
+    batch: float = 1.0,
+    classes: float = 1.0,
+) -> Float[Tensor, ""]:
+    r"""Compare predictions one by one, unit with unit, and class with class.
+
+    With P and Q the softmax of teacher and student at temperature T, a row for each of B units:
+
+    $$\sum_T \left[ \frac{T^2}{B} \sum_u KL(P_u \| Q_u)
+    + \frac1B \left\| P P^\top - Q Q^\top \right\|^2_F
+    + \frac1C \left\| P^\top P - Q^\top Q \right\|^2_F \right]$$
+
+    The three parts are times `instance`, `batch` and `classes`. It is a sum over temperatures, in
+    the paper and in the published code alike. Left out is what the published code adds for two
+    views of each image, a weak and a strong one: the masks by confidence, which it multiplies onto
+    values that are scalars already, so that they scale the part by their share (about a half).
+
+    Args:
+        student: Logits, `[units, classes]`.
+        teacher: Logits, `[units, classes]`. No gradient reaches them.
+        temperatures: Every T, above 0; at least one.
+        instance: The weight of the units one by one, at least 0.
+        batch: The weight of the units' products with each other, at least 0.
+        classes: The weight of the classes' products with each other, at least 0.
+
+    Returns:
+        A scalar, never negative; float32 for half-precision logits; 0 for no units. On CIFAR-100
+        the published code gives every part a weight of 9.
+
+    Raises:
+        InputError: A wrong shape, integer logits, no temperature or one not above 0, or a negative
+            weight.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> multi_level(torch.zeros(2, 2), teacher, temperatures=[1.0])
+        tensor(0.3992)
+
+    Source: Jin, Wang and Lin 2023.
+    """
+    z, t = logit_pair(student, teacher, where="multi_level")
+    _check_temperatures(temperatures)
+    check_weight(instance, where="multi_level.instance")
+    check_weight(batch, where="multi_level.batch")
+    check_weight(classes, where="multi_level.classes")
+    if not len(z):
+        return z.sum()
+    value = z.new_zeros(())
+    for temperature in temperatures:
+        ones, units, columns = _levels(z, t, temperature)
+        value = value + instance * ones + batch * units + classes * columns
+    return value
+
+
+def _levels(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the three parts at one temperature."""
+    q, p = _softmax(student, temperature), _softmax(teacher, temperature)
+    with without_autocast(q):
+        units = (p @ p.T - q @ q.T).square().sum() / p.shape[0]
+        columns = (p.T @ p - q.T @ q).square().sum() / p.shape[1]
+    return forward_kl(student, teacher, temperature).mean(), units, columns
+
+
+def _softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.clamp_min(_RULED_OUT) / temperature).softmax(-1)
+
+
+def _check_temperatures(temperatures: object) -> None:
+    where = "multi_level.temperatures"
+    if not isinstance(temperatures, list | tuple) or not temperatures:
+        raise InputError(Problem(where, temperatures, "a list of numbers above 0", "Try [4.0]."))
+    for place, temperature in enumerate(temperatures):
+        check_temperature(temperature, where=f"{where}[{place}]")

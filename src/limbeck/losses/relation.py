@@ -1,0 +1,196 @@
+"""Losses over how the samples of one batch relate to each other: one scalar.
+
+Only relations are compared, `[samples, samples]`, so that student and teacher may differ in the
+length of their features, and no connector is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.losses.inputs import without_autocast
+from limbeck.losses.samples import length, unit_length, vector_pair
+
+Kernel: TypeAlias = Literal["gaussian", "bilinear"]
+
+_TINY = 1e-7  # what the published code of `probabilistic_transfer` adds to sizes and probabilities
+
+
+def similarity_preserving(
+    student: Float[Tensor, "samples ..."], teacher: Float[Tensor, "samples ..."]
+) -> Float[Tensor, ""]:
+    r"""Ask that samples which are similar for the teacher be similar for the student.
+
+    With F a row of features a sample, and each row of F Fᵀ scaled to length one:
+
+    $$\frac1{N^2} \left\| G_S - G_T \right\|^2_F, \quad
+    G_{i\cdot} = \frac{(F F^\top)_{i\cdot}}{\| (F F^\top)_{i\cdot} \|_2}$$
+
+    The weight published with the CIFAR-100 benchmark (3000) applies as it is.
+
+    Args:
+        student: Features, `[samples, ...]`.
+        teacher: Features, `[samples, ...]`, of any size. No gradient reaches them.
+
+    Returns:
+        A scalar, at least 0; float32 for half-precision features; 0 for no samples.
+
+    Raises:
+        InputError: Features without an axis beside the samples', whole numbers, or sides of
+            different numbers of samples.
+
+    Example:
+        >>> import torch
+        >>> similarity_preserving(torch.eye(2), torch.ones(2, 3))
+        tensor(0.2929)
+
+    Source: Tung and Mori 2019.
+    """
+    ours, theirs = vector_pair(student, teacher, where="similarity_preserving")
+    if not len(ours):
+        return ours.sum()
+    with without_autocast(ours):
+        return F.mse_loss(unit_length(ours @ ours.T), unit_length(theirs @ theirs.T))
+
+
+def correlation_congruence(
+    student: Float[Tensor, "samples ..."],
+    teacher: Float[Tensor, "samples ..."],
+    *,
+    kernel: Kernel = "gaussian",
+    gamma: float = 0.4,
+    order: int = 2,
+) -> Float[Tensor, ""]:
+    r"""Ask that samples correlate for the student as they do for the teacher.
+
+    With f the features of a sample, scaled to length one, and P the order:
+
+    $$
+    \begin{aligned}
+    & \frac1{N^2} \left\| C_S - C_T \right\|^2_F, \\
+    & C_{ij} = \sum_{p=0}^{P} e^{-2\gamma} \frac{(2\gamma)^p}{p!} \langle f_i, f_j \rangle^p
+    \text{ (gaussian)}, \quad C_{ij} = \langle f_i, f_j \rangle \text{ (bilinear)}
+    \end{aligned}
+    $$
+
+    The sum is the Taylor expansion of exp(−γ‖fᵢ − fⱼ‖²). This is the reading of the paper, across
+    the samples of a batch; `spatial_correlation` is the other reading, across the places of one
+    sample. The weight of the CIFAR-100 benchmark's "CC" (0.02) belongs to another formula and does
+    not apply.
+
+    Args:
+        student: Features, `[samples, ...]`.
+        teacher: Features, `[samples, ...]`, of any size. No gradient reaches them.
+        kernel: `gaussian` or `bilinear`.
+        gamma: γ, above 0. Only for `gaussian`.
+        order: P, at least 1. Only for `gaussian`.
+
+    Returns:
+        A scalar, at least 0; float32 for half-precision features; 0 for no samples.
+
+    Raises:
+        InputError: As `similarity_preserving`; an unknown kernel, a gamma not above 0, or an order
+            below 1.
+
+    Example:
+        >>> import torch
+        >>> correlation_congruence(torch.eye(2), torch.ones(2, 3), kernel="bilinear")
+        tensor(0.5000)
+
+    Source: Peng et al. 2019 (CCKD).
+    """
+    ours, theirs = vector_pair(student, teacher, where="correlation_congruence")
+    _check_kernel(kernel, gamma, order)
+    if not len(ours):
+        return ours.sum()
+    return F.mse_loss(
+        _correlations(ours, kernel, gamma, order), _correlations(theirs, kernel, gamma, order)
+    )
+
+
+def _correlations(features: Tensor, kernel: Kernel, gamma: float, order: int) -> Tensor:
+    products = _cosines(features)
+    if kernel == "bilinear":
+        return products
+    shares = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
+    result = torch.full_like(products, shares[-1])
+    for share in reversed(shares[:-1]):
+        result = result * products + share
+    return result
+
+
+def _cosines(features: Tensor) -> Tensor:
+    with without_autocast(features):
+        directions = unit_length(features)
+        return directions @ directions.T
+
+
+def _check_kernel(kernel: object, gamma: object, order: object) -> None:
+    if kernel not in ("gaussian", "bilinear"):
+        fix = did_you_mean(kernel, ["gaussian", "bilinear"])
+        raise InputError(
+            Problem("correlation_congruence.kernel", kernel, "gaussian, bilinear", fix)
+        )
+    if not (isinstance(gamma, int | float) and 0 < gamma < math.inf):
+        raise InputError(
+            Problem("correlation_congruence.gamma", gamma, "a finite number above 0", "Try 0.4.")
+        )
+    if not isinstance(order, int) or isinstance(order, bool) or order < 1:
+        raise InputError(
+            Problem("correlation_congruence.order", order, "a whole number, at least 1", "Try 2.")
+        )
+
+
+def probabilistic_transfer(
+    student: Float[Tensor, "samples ..."], teacher: Float[Tensor, "samples ..."]
+) -> Float[Tensor, ""]:
+    r"""Ask that each sample find the others as near as the teacher finds them.
+
+    With cosines cᵢⱼ between samples, made into probabilities row by row, and ε = 1e-7:
+
+    $$\frac1{N^2} \sum_{ij} p^T_{ij} \log\frac{p^T_{ij} + \varepsilon}{p^S_{ij} + \varepsilon},
+    \quad p_{ij} = \frac{(c_{ij} + 1)/2}{\sum_k (c_{ik} + 1)/2}, \quad
+    c_{ij} = \Big\langle \frac{f_i}{\|f_i\| + \varepsilon},
+    \frac{f_j}{\|f_j\| + \varepsilon} \Big\rangle$$
+
+    It is the mean over all N² entries, not over the N rows: with the published ε and the weight
+    published with the CIFAR-100 benchmark (30000), which applies as it is.
+
+    Args:
+        student: Features, `[samples, ...]`.
+        teacher: Features, `[samples, ...]`, of any size. No gradient reaches them.
+
+    Returns:
+        A scalar, 0 at student = teacher and negative at most by rounding; float32 for
+        half-precision features; 0 for no samples.
+
+    Raises:
+        InputError: As `similarity_preserving`.
+
+    Example:
+        >>> import torch
+        >>> probabilistic_transfer(torch.eye(2), torch.ones(2, 3))
+        tensor(0.0294)
+
+    Source: Passalis and Tefas 2018 (PKT).
+    """
+    ours, theirs = vector_pair(student, teacher, where="probabilistic_transfer")
+    if not len(ours):
+        return ours.sum()
+    q, p = _neighbours(ours), _neighbours(theirs)
+    return (p * ((p + _TINY) / (q + _TINY)).log()).mean()
+
+
+def _neighbours(features: Tensor) -> Tensor:
+    with without_autocast(features):
+        directions = features / (length(features) + _TINY)
+        # Rounding may take a cosine of opposite directions below -1.
+        nearness = (directions @ directions.T + 1).clamp_min(0) / 2
+    return nearness / nearness.sum(1, keepdim=True)

@@ -1,0 +1,67 @@
+"""Features of a batch as one vector a sample: what relations between samples are taken of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.losses.inputs import check_floating, precise
+
+
+def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
+    """Check two sides' features of the same samples, and give a row a sample of either.
+
+    The rows may differ in length. The teacher's have lost their gradient.
+
+    Raises:
+        InputError: Either is not `[samples, ...]` of floating-point numbers, or their samples
+            differ in number.
+
+    Example:
+        >>> ours, theirs = vector_pair(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5), where="loss")
+        >>> ours.shape, theirs.shape
+        (torch.Size([2, 48]), torch.Size([2, 5]))
+    """
+    for side, features in (("student", student), ("teacher", teacher)):
+        check_floating(features, where=f"{where}.{side}")
+        if features.ndim < 2 or 0 in features.shape[1:]:
+            allowed = "a tensor [samples, ...] with at least one number a sample"
+            raise InputError(Problem(f"{where}.{side}", tuple(features.shape), allowed))
+    check_same_samples(student, teacher, where=f"{where}.teacher")
+    return precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+
+
+def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
+    """Refuse two sides that are not of the same batch.
+
+    Raises:
+        InputError: The numbers of samples differ.
+    """
+    if len(student) != len(teacher):
+        raise InputError(
+            Problem(
+                where,
+                f"{len(teacher)} samples, and {len(student)} of the student",
+                "as many samples as the student has",
+                "Give both sides the same batch.",
+            )
+        )
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Scale vectors to length one; a vector of zeros stays, and gets no gradient.
+
+    Example:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    # Times the inverse: the gradient of a quotient takes more passes over the vectors.
+    return vectors * length(vectors).reciprocal()
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Give the lengths of vectors as a last axis of one; infinite for zeros, to divide by."""
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return torch.where(lengths < torch.finfo(lengths.dtype).tiny, torch.inf, lengths)

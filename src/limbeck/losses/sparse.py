@@ -1,0 +1,196 @@
+"""Divergence from some of a teacher's classes: the likeliest, or some drawn by chance.
+
+Both need few of the student's logits as they are (`picked`) and of all others one number only
+(`rest`, the logarithm of a sum). What has the size of the vocabulary is formed a block of rows at
+a time, and again on the way back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.losses.blocks import dense, row_blocks, widened
+from limbeck.losses.inputs import not_negative, precise
+from limbeck.losses.kinds import RULED_OUT, Measure, closed_form, log_mixture
+from limbeck.targets import DenseTargets, SampledTargets, TopKTargets
+
+_SATURATED = 60.0  # what the student finds exp(60) times likelier than the teacher is not drawn
+
+
+def top_k(student: Tensor, targets: TopKTargets, measure: Measure) -> Tensor:
+    """Divergence over the teacher's likeliest classes, the others as one class or not at all."""
+    classes = min(student.shape[1], targets.classes)
+    ours = _pick(student, targets.ids, classes, 1.0, _mode(targets))
+    return dense(ours, DenseTargets(_likeliest(targets, classes)), measure)
+
+
+def sampled(student: Tensor, targets: SampledTargets, measure: Measure) -> Tensor:
+    """Unbiased estimate of the divergence from classes drawn by chance."""
+    classes = min(student.shape[1], targets.classes or student.shape[1])
+    logs = _pick(student, targets.ids, classes, measure.temperature, "all")
+    return estimate(logs, targets, measure)
+
+
+def rows_of_top_k(student: Tensor, targets: TopKTargets, measure: Measure) -> tuple[Tensor, Tensor]:
+    """Value and gradient of a few rows in full precision."""
+    ids, mode = targets.ids.long(), _mode(targets)
+    ours = _picked(student, ids, 1.0, mode)
+    theirs = _likeliest(targets, student.shape[1]).to(ours.dtype)
+    value, slope = closed_form(ours, theirs, measure, slope=True)
+    assert slope is not None
+    return value, _spread(student, ids, ours, slope, 1.0, mode)
+
+
+def rows_of_sample(
+    student: Tensor, targets: SampledTargets, measure: Measure
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient of a few rows in full precision."""
+    ids = targets.ids.long()
+    logs = _picked(student, ids, measure.temperature, "all")
+    with torch.enable_grad():
+        leaf = logs.detach().requires_grad_()
+        value = estimate(leaf, targets, measure)
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), _spread(student, ids, logs, slope, measure.temperature, "all")
+
+
+def estimate(picked: Tensor, targets: SampledTargets, measure: Measure) -> Tensor:
+    """Give T²·Σ p̂·f(q/p) from the student's logits of the drawn classes and their normaliser.
+
+    Every kind is the mean, over the teacher's distribution, of an f of the ratio r = q/p. For
+    `jsd` and `tvd` f is never negative; for `reverse_kl` it is r·log r − r + 1, where r − 1 is 0 on
+    average and takes most of the noise away. `forward_kl` is −log r alone, though adding r − 1
+    would do the same: its gradient is then T·(q − p̂), which is bounded, while that of r is
+    not where the student finds a class likelier than the teacher by far; and it stays unbiased
+    for a teacher that rules classes out, of which a sample says nothing.
+    """
+    log_q = picked[:, :-1] - picked[:, -1:].clamp_min(RULED_OUT)
+    log_p = precise(targets.log_probabilities.detach()).to(log_q.dtype)
+    counts = targets.counts.to(log_q.dtype)
+    share = counts / counts.sum(-1, keepdim=True).clamp_min(1)
+    if targets.log_proposal is not None:
+        proposal = precise(targets.log_proposal.detach()).to(log_q.dtype)
+        share = share * (log_p - proposal).masked_fill(counts == 0, 0).exp()
+    ratio = log_q - log_p
+    # What the student cannot say is left out, as are the classes that fill rows up.
+    unheard = (ratio.abs() == math.inf) | (counts == 0)
+    ratio, share = ratio.masked_fill(unheard, 0), share.masked_fill(unheard, 0)
+    return (share * _excess(ratio, measure)).sum(-1) * measure.temperature**2
+
+
+def _excess(ratio: Tensor, measure: Measure) -> Tensor:
+    """F of q/p, given the ratio's logarithm."""
+    if measure.kind == "forward_kl":
+        return -ratio
+    near = ratio.clamp_max(_SATURATED)
+    if measure.kind == "reverse_kl":
+        return not_negative(near * near.exp() - near.expm1())
+    if measure.kind == "tvd":
+        return near.expm1().abs() / 2
+    beta = measure.beta
+    to_p, to_q = -log_mixture(near, 1 - beta), -log_mixture(-near, beta)
+    scale = beta * (1 - beta) if measure.normalized else 1.0
+    return not_negative((beta * to_p + (1 - beta) * near.exp() * to_q) / scale)
+
+
+def _mode(targets: TopKTargets) -> str:
+    """What is needed of the classes that were not kept: `others` as one class, or `none`."""
+    tail = targets.tail == "bucket" and targets.ids.shape[1] < targets.classes
+    return "others" if tail else "none"
+
+
+def _likeliest(targets: TopKTargets, classes: int) -> Tensor:
+    """The teacher's log-probabilities; those of classes that the student lacks ruled out."""
+    logs = precise(targets.log_probabilities.detach())
+    kept = logs.masked_fill(targets.ids >= classes, -math.inf)
+    if _mode(targets) == "none":
+        return kept
+    if targets.log_tail is not None:
+        tail = targets.log_tail.detach().to(logs.dtype)
+    else:  # less than rounding leaves visible is not nothing: the other classes are there
+        missing = -logs.logsumexp(-1).clamp_max(0).expm1()
+        tail = missing.clamp_min(torch.finfo(logs.dtype).eps).log()
+    return torch.cat([kept, tail.unsqueeze(1)], dim=1)
+
+
+def _pick(student: Tensor, ids: Tensor, classes: int, temperature: float, mode: str) -> Tensor:
+    logits: Tensor = _Pick.apply(student, ids.long(), classes, temperature, mode)
+    return logits
+
+
+class _Pick(torch.autograd.Function):
+    """Logits of some classes, and in one more column the logarithm of a sum over the rest.
+
+    The backward pass is itself differentiable.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, ids: Tensor, classes: int, temperature: float, mode: str
+    ) -> Tensor:
+        blocks = row_blocks(len(student), classes, student.device) or [slice(0, 0)]
+        common = student[:, :classes]
+        picked = torch.cat(
+            [_picked(precise(common[rows]), ids[rows], temperature, mode) for rows in blocks]
+        )
+        ctx.save_for_backward(student, ids, picked)
+        ctx.blocks, ctx.classes, ctx.settings = blocks, classes, (temperature, mode)
+        return picked
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        student, ids, picked = ctx.saved_tensors
+        common, others = student[:, : ctx.classes], (None,) * 4
+        if torch.is_grad_enabled():  # the gradient will be differentiated: record it
+            whole = _spread(precise(common), ids, picked, gradient, *ctx.settings)
+            return widened(whole, student.shape[1]).to(student.dtype), *others
+        result = student.new_empty(student.shape)
+        result[:, ctx.classes :] = 0
+        for rows in ctx.blocks:
+            ours = precise(common[rows])
+            whole = _spread(ours, ids[rows], picked[rows], gradient[rows], *ctx.settings)
+            result[rows, : ctx.classes] = whole
+        return result, *others
+
+
+def _picked(logits: Tensor, ids: Tensor, temperature: float, mode: str) -> Tensor:
+    """`[rows, k]`, or `[rows, k + 1]` with the log of a sum over `all` or the `others`."""
+    lacking = ids >= logits.shape[1]
+    chosen = logits.gather(1, ids.masked_fill(lacking, 0)) / temperature
+    chosen = chosen.masked_fill(lacking, -math.inf)
+    if mode == "none":
+        return chosen
+    summed = logits if temperature == 1 else logits / temperature
+    if mode == "others":
+        summed = summed.masked_fill(_listed(logits, ids), -math.inf)
+    return torch.cat([chosen, summed.logsumexp(-1, keepdim=True)], dim=1)
+
+
+def _spread(
+    logits: Tensor, ids: Tensor, picked: Tensor, gradient: Tensor, temperature: float, mode: str
+) -> Tensor:
+    """Take a gradient for what was picked to one for all logits."""
+    lacking = ids >= logits.shape[1]
+    direct = gradient[:, : ids.shape[1]].masked_fill(lacking, 0)
+    if mode == "none":
+        whole = torch.zeros_like(logits)
+    else:
+        rest = picked[:, -1:]
+        rest = rest.masked_fill(rest == -math.inf, 0)
+        scaled = logits if temperature == 1 else logits / temperature
+        whole = (scaled - rest).exp() * gradient[:, -1:]
+        if mode == "others":
+            whole = whole.masked_fill(_listed(logits, ids), 0)
+    whole = whole.scatter_add(1, ids.masked_fill(lacking, 0), direct)
+    return whole if temperature == 1 else whole / temperature
+
+
+def _listed(logits: Tensor, ids: Tensor) -> Tensor:
+    """Which classes of `[rows, classes]` the ids name; ids beyond the classes name none."""
+    classes = logits.shape[1]
+    marked = torch.zeros(len(ids), classes + 1, dtype=torch.bool, device=ids.device)
+    return marked.scatter_(1, ids.clamp_max(classes), True)[:, :classes]

@@ -1,0 +1,43 @@
+"""Hard labels, and the teacher's logits as they are."""
+
+from functools import partial
+
+import numpy as np
+from scipy import special
+
+from limbeck import losses
+from limbeck.testing import check_loss
+
+
+def cross_entropy(student, labels):
+    return -special.log_softmax(student, axis=1)[np.arange(len(labels)), labels]
+
+
+def label_smoothing(student, labels):
+    targets = 0.9 * np.eye(student.shape[1])[labels] + 0.1 / student.shape[1]
+    return -(targets * special.log_softmax(student, axis=1)).sum(1)
+
+
+def logit_mse(student, teacher):
+    return ((student - teacher) ** 2).mean(1)
+
+
+def soft_target_kl(student, teacher, temperature):
+    p, q = (special.softmax(x / temperature, axis=1) for x in (teacher, student))
+    return temperature**2 * special.rel_entr(p, q).sum(1)
+
+
+smoothed = partial(losses.label_smoothing, smoothing=0.1)
+
+TRIALS = {
+    "cross_entropy": [
+        partial(check_loss, losses.cross_entropy, kind="hard_label", reference=cross_entropy)
+    ],
+    "label_smoothing": [
+        partial(check_loss, smoothed, kind="hard_label", reference=label_smoothing)
+    ],
+    "logit_mse": [partial(check_loss, losses.logit_mse, kind="response", reference=logit_mse)],
+    "soft_target_kl": [
+        partial(check_loss, losses.soft_target_kl, kind="divergence", reference=soft_target_kl)
+    ],
+}
