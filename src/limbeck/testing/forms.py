@@ -1,0 +1,147 @@
+"""Laws 11 to 13: forms of targets, padded vocabularies, and the ends of `jsd`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck.errors import InputError
+from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
+from limbeck.testing.distance import apart, farthest, largest
+from limbeck.testing.subject import TEMPERATURE, Inputs, Subject, parts
+
+_EXACT = 1e-9
+_PADDING, _PAD_LOGIT = 3, 7.0  # more classes on a side, with logits that would matter
+
+
+def padding(subject: Subject) -> Iterator[str]:
+    """12: a vocabulary that is padded gives what the common part gives."""
+    inputs = subject.draw()
+    value, [slope] = subject(inputs), subject.gradient(inputs)
+    classes = slope.shape[1]
+    cases = {}
+    if subject.kind != "fused":  # its logits are a product, in which -inf is not a number
+        cases["classes of -inf on both sides"] = _padded(inputs, -math.inf)
+    if subject.takes_targets:
+        both = _padded(inputs, _PAD_LOGIT)
+        cases["the student's padding"] = inputs.but(student=both.student)
+        cases["the teacher's padding"] = inputs.but(second=both.second)
+        for form, targets in all_forms(parts(both.second)[0]).items():
+            cases[f"the teacher's padding, of {form}"] = inputs.but(targets=targets)
+    for case, padded in cases.items():
+        if not (off := apart(subject(padded), value)) < _EXACT:
+            yield f"padding matters: {case} changes the value by {off:.1e} of its size"
+        [wide] = subject.gradient(padded)
+        if not (off := apart(wide[:, :classes], slope)) < _EXACT:
+            yield f"padding matters: {case} changes the gradient by {off:.1e} of its size"
+        if reached := largest([wide[:, classes:]]):
+            yield f"padding matters: {case} gets a gradient of {reached:.1e}"
+
+
+def _padded(inputs: Inputs, logit: float) -> Inputs:
+    def pad(logits: Any) -> Any:
+        return F.pad(logits, (0, _PADDING), value=logit) if logits.is_floating_point() else logits
+
+    return inputs.but(student=pad(inputs.student), second=pad(inputs.second))
+
+
+def all_forms(logits: Tensor) -> dict[str, Targets]:
+    """Give every form that says all that logits say."""
+    classes = logits.shape[1]
+    return {
+        "DenseTargets": DenseTargets(logits),
+        "TopKTargets, tail in a bucket": TopKTargets.of(logits, classes, tail="bucket"),
+        "TopKTargets, renormalized": TopKTargets.of(logits, classes, tail="renormalize"),
+        "HeadTargets": HeadTargets(logits, torch.eye(classes).to(logits)),
+    }
+
+
+def sparse(subject: Subject) -> Iterator[str]:
+    """11: top-k of all classes is dense; what is sampled is right on average."""
+    inputs = subject.draw()
+    value, slopes = subject(inputs), subject.gradient(inputs)
+    for form, targets in all_forms(parts(inputs.second)[0]).items():
+        given = inputs.but(targets=targets)
+        if not (off := apart(subject(given), value)) < _EXACT:
+            yield f"{form} of all classes is off the dense value by {off:.1e}"
+        if not (off := farthest(subject.gradient(given), slopes)) < _EXACT:
+            yield f"{form} of all classes is off the dense gradient by {off:.1e}"
+    yield from _sampled(subject, inputs)
+
+
+def _sampled(subject: Subject, inputs: Inputs, classes: int = 3, draws: int = 2) -> Iterator[str]:
+    """Weigh every sample that could be drawn by its probability: their mean is exact."""
+    student, teacher = (parts(side)[0][:1, :classes] for side in (inputs.student, inputs.second))
+    drawn = torch.tensor(list(product(range(classes), repeat=draws)))
+    counts = F.one_hot(drawn, classes).sum(1)
+    dense = Inputs(student, teacher)
+    many = dense.rows(torch.zeros(len(drawn), dtype=torch.long))
+    value, [slope] = subject(dense), subject.gradient(dense)
+    degree = subject.settings(dense).get("temperature", 1.0)
+    log_p = (teacher / degree).log_softmax(1).expand(len(drawn), -1)
+    flat = torch.full_like(log_p, -math.log(classes))
+    for case, proposal in (("the teacher's own", None), ("equal", flat)):
+        ids = torch.arange(classes).expand(len(drawn), -1)
+        targets = SampledTargets(ids, counts, log_p, proposal, degree, classes)
+        likely = ((log_p if proposal is None else flat) * counts).sum(1).exp()
+        given = many.but(targets=targets)
+        try:
+            values, [slopes] = subject(given), subject.gradient(given)
+        except InputError:
+            if subject.bound("kind").get("kind", "forward_kl") == "forward_kl":
+                raise
+            return  # other kinds are no mean under the teacher, and may say so
+        if not (off := apart((likely * values).sum(), value.sum())) < _EXACT:
+            yield f"sampled targets, drawn with {case} odds, bias the value by {off:.1e}"
+        if not (off := apart(likely @ slopes, slope[0])) < _EXACT:
+            yield f"sampled targets, drawn with {case} odds, bias the gradient by {off:.1e}"
+
+
+def ends(subject: Subject) -> Iterator[str]:
+    """13: `jsd` takes 0 < beta < 1, and tends to what it should at the ends."""
+    inputs = subject.draw()
+    plain = {"normalized": False} if subject.has("normalized") else {}
+    for beta in (0.0, 1.0, -0.1, 1.5, math.nan):
+        yield from _refused(subject, inputs, beta)
+    middle = subject(inputs, beta=0.5, **plain)
+    swapped = Inputs(parts(inputs.second)[0], inputs.student)
+    for beta in (0.1, 0.3, 0.9):
+        value, mirrored = (
+            subject(inputs, beta=beta, **plain),
+            subject(swapped, beta=1 - beta, **plain),
+        )
+        if not (off := apart(value, mirrored)) < _EXACT:
+            yield f"jsd with beta = {beta} is not that of 1 - beta, sides exchanged: {off:.1e} off"
+    for beta in (1e-6, 1 - 1e-6):
+        value = subject(inputs, beta=beta, **plain)
+        if not (value < 1e-3 * middle).all():
+            yield f"jsd tends to 0 at the ends; with beta = {beta} it is {value.max():.3g}"
+    if subject.has("normalized"):
+        yield from _continuous(subject, inputs)
+
+
+def _refused(subject: Subject, inputs: Inputs, beta: float) -> Iterator[str]:
+    try:
+        value = subject(inputs, beta=beta)
+    except Exception as error:  # whatever a loss of somebody's own raises
+        if "kl" not in str(error).lower():
+            yield f"the error for beta = {beta} does not point to the KL kinds: {error}"
+    else:
+        yield f"beta = {beta} is not refused; it gives {value[0].item():.3g}"
+
+
+def _continuous(subject: Subject, inputs: Inputs) -> Iterator[str]:
+    degree = TEMPERATURE if subject.has("temperature") else 1.0
+    q, p = ((parts(side)[0] / degree).log_softmax(1) for side in (inputs.student, inputs.second))
+    limits = {1e-6: (p.exp() * (p - q)).sum(1), 1 - 1e-6: (q.exp() * (q - p)).sum(1)}
+    for beta, limit in limits.items():
+        value = subject(inputs, beta=beta, normalized=True)
+        if not (off := apart(value, limit * degree**2)) < 1e-4:
+            name = "forward_kl" if beta < 0.5 else "reverse_kl"
+            yield f"normalized jsd with beta = {beta} is not {name}: off by {off:.1e} of its size"

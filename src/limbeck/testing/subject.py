@@ -1,0 +1,197 @@
+"""A loss under trial: how it is called, and the inputs that it is tried on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from limbeck.targets import DenseTargets, Targets
+
+Kind: TypeAlias = Literal[
+    "divergence", "response", "hard_label", "feature", "relation", "batch", "fused"
+]
+Reference: TypeAlias = Callable[..., Any]
+Features: TypeAlias = Tensor | Sequence[Tensor]
+Draw: TypeAlias = Callable[[torch.Generator, float], tuple[Features, Features]]
+
+UNITS, CLASSES, TEMPERATURE = 6, 5, 2.0
+OF_LOGITS = frozenset({"divergence", "response", "hard_label", "batch", "fused"})
+SCALAR = frozenset({"relation", "batch"})
+FILLED = ("temperature", "labels", "index", "mask")  # what a trial gives to a loss by itself
+
+
+def parts(features: Features) -> tuple[Tensor, ...]:
+    """Give the tensors of one layer or of several."""
+    return (features,) if isinstance(features, Tensor) else tuple(features)
+
+
+def each(change: Callable[[Tensor], Tensor], features: Features) -> Features:
+    """Change one tensor or every one of several."""
+    if isinstance(features, Tensor):
+        return change(features)
+    return tuple(map(change, features))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a loss is called with.
+
+    Attributes:
+        student: What the student says: one row a unit or sample, of one layer or of several.
+        second: What that is compared with: the teacher's side, or labels.
+        labels: The labels of a loss that takes them beside the teacher.
+        targets: A form of the teacher's answer, where the loss takes forms; dense if not given.
+    """
+
+    student: Features
+    second: Features
+    labels: Tensor | None = None
+    targets: Targets | None = None
+
+    def rows(self, which: slice | Tensor) -> Inputs:
+        """Take some of the units, in that order."""
+        return Inputs(
+            each(lambda tensor: tensor[which], self.student),
+            each(lambda tensor: tensor[which], self.second),
+            None if self.labels is None else self.labels[which],
+            None if self.targets is None else self.targets.take(which),
+        )
+
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """Take what is not a whole number to another type."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+        return self.but(student=each(convert, self.student), second=each(convert, self.second))
+
+    def but(self, **changed: Any) -> Inputs:
+        """Exchange a side."""
+        return replace(self, **changed)
+
+    def agreed(self) -> Inputs:
+        """Let the student say what the teacher says."""
+        return self.but(student=self.second)
+
+    @property
+    def units(self) -> int:
+        """How many units or samples there are."""
+        return len(parts(self.student)[0])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loss under trial, and the inputs that it is tried on."""
+
+    loss: Callable[..., Tensor]
+    kind: Kind
+    reference: Reference | None
+    seed: int
+    draw_pair: Draw | None = None
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """All that the loss takes."""
+        try:
+            return dict(inspect.signature(self.loss).parameters)
+        except ValueError:  # some of torch's own functions do not say what they take
+            return {}
+
+    @cached_property
+    def keywords(self) -> Mapping[str, inspect.Parameter]:
+        """What the loss takes beside the tensors that it compares."""
+        return dict(list(self.parameters.items())[3 if self.kind == "fused" else 2 :])
+
+    @cached_property
+    def takes_targets(self) -> bool:
+        """Whether the teacher's answer comes in one of its forms, and not as a tensor."""
+        return self.kind == "fused" or [*self.parameters, "", ""][1] == "targets"
+
+    def has(self, *names: str) -> bool:
+        """Tell whether the loss takes all of these keywords."""
+        return all(name in self.keywords for name in names)
+
+    def bound(self, *names: str) -> dict[str, Any]:
+        """Give the values that the caller bound to these keywords, or their defaults."""
+        taken = {name: self.keywords[name].default for name in names if name in self.keywords}
+        return {
+            name: value for name, value in taken.items() if value is not inspect.Parameter.empty
+        }
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The same random numbers for every law."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def draw(self, scale: float = 1.0) -> Inputs:
+        """Draw what the student says and what the loss compares it with, in float64."""
+        generator = self.generator
+        student, second = (self.draw_pair or self._draw_pair)(generator, scale)
+        labels = None
+        if self.has("labels") and self.kind != "fused":
+            first = parts(student)[0]
+            classes = first.shape[1] if self.kind in OF_LOGITS else CLASSES
+            labels = torch.randint(classes, (len(first),), generator=generator)
+        return Inputs(student, second, labels)
+
+    def _draw_pair(self, generator: torch.Generator, scale: float) -> tuple[Tensor, Tensor]:
+        shape = (UNITS, CLASSES) if self.kind in OF_LOGITS else (UNITS, 3, 2, 2)
+        student, teacher = (
+            torch.randn(shape, generator=generator, dtype=torch.float64) * scale for _ in range(2)
+        )
+        if self.kind == "hard_label":
+            return student, torch.randint(CLASSES, (UNITS,), generator=generator)
+        return student, teacher
+
+    def settings(self, inputs: Inputs) -> dict[str, Any]:
+        """Give the keywords that a trial fills; a mask or an index only where there must be one."""
+        first, given = parts(inputs.student)[0], dict[str, Any]()
+        if "temperature" in self.keywords and _is_real(self.keywords["temperature"].default):
+            given["temperature"] = TEMPERATURE
+        if inputs.labels is not None:
+            given["labels"] = inputs.labels
+        if self._needs("index"):
+            given["index"] = torch.arange(len(first))
+        if self._needs("mask"):
+            given["mask"] = torch.ones(len(first), first.shape[-2], dtype=torch.bool)
+        return given
+
+    def _needs(self, name: str) -> bool:
+        return name in self.keywords and self.keywords[name].default is inspect.Parameter.empty
+
+    def __call__(self, inputs: Inputs, **changed: Any) -> Tensor:
+        """Call the loss."""
+        if self.kind == "fused":
+            return self._by_unit(inputs, changed)
+        second: Any = inputs.second
+        if self.takes_targets:
+            second = inputs.targets or DenseTargets(second)
+        return self.loss(inputs.student, second, **self.settings(inputs) | changed)
+
+    def _by_unit(self, inputs: Inputs, changed: dict[str, Any]) -> Tensor:
+        """Call a fused form for each unit, with a head that leaves hidden states as they are."""
+        values = []
+        for unit in range(inputs.units):
+            row = inputs.rows(slice(unit, unit + 1))
+            hidden, teacher = parts(row.student)[0], parts(row.second)[0]
+            head = torch.eye(hidden.shape[1]).to(hidden)
+            targets = row.targets or DenseTargets(teacher)
+            values.append(self.loss(hidden, head, targets, **self.settings(row) | changed))
+        # Without units there is no call, but a path for the gradient.
+        return torch.stack(values) if values else parts(inputs.student)[0].float().sum(1)
+
+    def gradient(self, inputs: Inputs, **changed: Any) -> list[Tensor]:
+        """Give the gradient of the sum over units, for each of the student's tensors."""
+        leaf = each(lambda tensor: tensor.detach().clone().requires_grad_(), inputs.student)
+        value = self(inputs.but(student=leaf), **changed).sum()
+        return list(torch.autograd.grad(value, parts(leaf)))
+
+
+def _is_real(value: object) -> bool:
+    return value is inspect.Parameter.empty or value is None or isinstance(value, int | float)
