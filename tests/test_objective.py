@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from limbeck import losses, methods
 from limbeck.errors import InputError, LimbeckError
-from limbeck.objective import Losses, Objective, Term, TermLoss
+from limbeck.objective import Losses, Objective, Term, TermLoss, TrainingSet
 from limbeck.schedules import Linear
 from limbeck.targets import DenseTargets
 
@@ -122,15 +123,167 @@ def test_masked_units_get_no_gradient_and_an_empty_batch_gives_zero(pair):
     assert not any(gradient.any() for gradient in gradients(objective, nothing, answer))
 
 
-def test_scalars_are_taken_as_they_are(pair):
+def batch_coupled(student, teacher):
+    return (student.mean() - teacher.mean()).square()
+
+
+def test_scalars_are_taken_as_they_are_over_what_counts(pair):
+    response, answer = pair
+    counts = response.weights > 0
+    objective = Objective([Term(batch_coupled, weight=2.0)])
+    expected = 2 * batch_coupled(response.outputs["logits"][counts], answer.targets.logits[counts])
+    for _ in range(2):  # the second time it is known beforehand that the answer is a scalar
+        torch.testing.assert_close(objective(response, answer).total, expected)
+    everything = replace(response, weights=torch.ones(6))
+    expected = 2 * batch_coupled(response.outputs["logits"], answer.targets.logits)
+    torch.testing.assert_close(objective(everything, answer).total, expected)
+
+
+def test_scalars_of_a_batch_without_weight_are_zero(pair):
+    response, answer = pair
+    objective = Objective([Term(batch_coupled)])
+    total = objective(replace(response, weights=torch.zeros(6)), answer).total
+    assert total.item() == 0
+    total.backward()
+    assert not response.outputs["logits"].grad.any()
+
+
+def test_a_scalar_over_features_leaves_out_whole_samples(pair):
+    response, answer = pair
+    quiet = replace(response, weights=torch.tensor([1.0, 0, 0, 0, 0, 2.0]))
+    term = Term(batch_coupled, student="body", teacher="stem.0", connector="none")
+    kept = torch.tensor([0, 2])
+    expected = batch_coupled(response.taps["body"][kept], answer.taps["stem.0"][kept])
+    torch.testing.assert_close(Objective([term])(quiet, answer).total, expected)
+
+
+def test_a_loss_gets_what_it_names_from_the_batch(pair):
+    response, answer = pair
+    seen = {}
+
+    def curious(student, teacher, *, labels, index=None, mask=None):
+        seen.update(labels=labels, index=index, mask=mask)
+        return student.sum(1)
+
+    Objective([Term(curious)])(response, answer)
+    assert seen == {"labels": response.labels, "index": None, "mask": None}
+
+    def content(student, teacher, *, labels=None, mask=None):
+        seen.update(labels=labels, mask=mask)
+        return student.sum(1)
+
+    padded = SimpleNamespace(**vars(response), mask=torch.ones(3, 2).bool())
+    Objective([Term(content)])(padded, answer)
+    assert seen["mask"] is padded.mask
+    assert seen["labels"] is None  # it can do without
+
+    def demanding(student, teacher, *, index):
+        return student.sum(1)
+
+    with pytest.raises(InputError, match="demanding: got 'a response without index'"):
+        Objective([Term(demanding)])(response, answer)
+
+
+def test_a_loss_over_hidden_states_weighs_units_itself(pair):
+    response, answer = pair
+    head = nn.Linear(7, 4)
+    hidden = torch.randn(6, 7, requires_grad=True)
+    large = SimpleNamespace(**vars(response) | {"outputs": {}}, hidden=hidden, head=head)
+    said = Objective([Term("fused_divergence", temperature=2.0)])(large, answer).total
+    small = replace(response, outputs={"logits": head(hidden)})
+    plain = Objective([Term("divergence", temperature=2.0)])(small, answer).total
+    torch.testing.assert_close(said, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(said, [hidden, head.weight, head.bias]),
+        torch.autograd.grad(plain, [hidden, head.weight, head.bias]),
+    )
+    with_labels = Term("fused_divergence", temperature=2.0, label_weight=0.5)
+    both = Objective([with_labels])(large, answer).total
+    hard = Objective([Term("cross_entropy", weight=0.5)])(small, answer).total
+    torch.testing.assert_close(both, plain + hard)
+    with pytest.raises(InputError, match="logits only"):
+        Objective([with_labels])(response, answer)
+
+
+def test_a_loss_over_several_layers_gets_all_of_them(pair):
     response, answer = pair
 
-    def batch_coupled(student, teacher):
-        return (student.mean() - teacher.mean()).square()
+    def flow_like(student, teacher):
+        assert [one.shape for one in student] == [one.shape for one in teacher]
+        return (student[0] - teacher[1]).flatten(1).square().sum(1)
 
-    total = Objective([Term(batch_coupled, weight=2.0)])(response, answer).total
-    expected = 2 * batch_coupled(response.outputs["logits"], answer.targets.logits)
-    torch.testing.assert_close(total, expected)
+    term = Term(flow_like, student=["body", "body"], teacher=["stem.0", "stem.0"], connector="none")
+    objective = Objective([term])
+    assert (objective.student_taps, objective.teacher_taps) == (["body"], ["stem.0"])
+    assert objective(response, answer).total.isfinite()
+
+
+def test_weights_and_temperatures_differ_by_unit(pair):
+    response, answer = pair
+    logits, teacher = response.outputs["logits"], answer.targets.logits
+    term = Term(
+        "soft_target_kl",
+        weight={"teacher_confidence": {"low": 0.0, "high": 1.0}},
+        temperature={"logit_spread": {"scale": 2.0}},
+    )
+    said = Objective([term])(response, answer).total
+    temperature = 2 * teacher.std(1, correction=0)
+    each = torch.stack(
+        [
+            losses.soft_target_kl(logits[n : n + 1], teacher[n : n + 1], temperature=t)[0]
+            for n, t in enumerate(temperature.tolist())
+        ]
+    )
+    weights = response.weights * teacher.softmax(1).amax(1)
+    torch.testing.assert_close(said, (weights * each).sum() / response.weights.sum())
+    divergence = Term("divergence", temperature={"logit_spread": {"scale": 2.0}})
+    expected = (response.weights * each).sum() / response.weights.sum()
+    torch.testing.assert_close(Objective([divergence])(response, answer).total, expected)
+
+
+def test_only_some_arguments_differ_by_unit():
+    spread = {"logit_spread": {}}
+    for term in (Term("label_smoothing", smoothing=spread), Term("ttm", temperature=spread)):
+        with pytest.raises(InputError, match="differ by unit"):
+            Objective([term])
+    with pytest.raises(InputError, match="low"):
+        Objective([Term("task", weight={"teacher_entropy": {"high": 1}})])
+
+
+def test_a_weight_by_the_teacher_needs_one():
+    weighed = Term("task", weight={"teacher_entropy": {"low": 0, "high": 1}})
+    assert Objective([weighed]).needs_teacher
+    assert not Objective([Term("task", weight={"class_balanced": {}})]).needs_teacher
+
+
+def test_rare_classes_can_weigh_more(pair):
+    response, _ = pair
+    objective = Objective([Term("task", weight={"class_balanced": {"beta": 0.99}})])
+    with pytest.raises(InputError, match="no counts"):
+        objective(response, None, task_loss=task_loss)
+    objective.connect(response, None, TrainingSet(100, (70, 20, 9, 1)))
+    by_class = torch.tensor([(1 - 0.99) / (1 - 0.99**n) for n in (70, 20, 9, 1)])
+    by_class *= 100 / (by_class * torch.tensor([70, 20, 9, 1])).sum()
+    w = response.weights
+    expected = (w * by_class[response.labels] * task_loss(response)).sum() / w.sum()
+    torch.testing.assert_close(objective(response, None, task_loss=task_loss).total, expected)
+
+
+def test_a_loss_of_ones_own_is_named_by_its_file(pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "def squared(student, teacher, *, scale=1.0):\n"
+        "    return scale * (student - teacher.detach()).square().mean(1)\n"
+    )
+    objective = Objective.from_recipe([{"python:mine.py:squared": {"scale": 2.0}}])
+    said = objective(*pair)
+    assert list(said.terms) == ["squared"]
+    plain = Objective([Term("logit_mse")])(*pair)
+    torch.testing.assert_close(said.total, 2 * plain.total)
+    with pytest.raises(InputError, match='did you mean "scale"'):
+        Objective.from_recipe([{"python:mine.py:squared": {"sclae": 2.0}}])
+    with pytest.raises(InputError, match="no such file"):
+        Objective.from_recipe([{"python:other.py:squared": {}}])
 
 
 def test_weights_and_temperatures_follow_schedules(pair):
@@ -215,7 +368,7 @@ def test_a_connector_can_be_given_or_left_out(pair):
     response, answer = pair
     given = nn.Conv2d(5, 5, 1)
     objective = Objective([hint(connector=given), hint(connector="none")])
-    assert list(objective.connectors.values()) == [given]
+    assert list(objective.connectors.parameters()) == list(given.parameters())
     assert objective(response, answer).total.isfinite()
 
 
@@ -223,7 +376,7 @@ def test_features_that_cannot_be_joined_name_their_terms(pair):
     response, answer = pair
     objective = Objective([hint(), hint()])
     with pytest.raises(InputError) as caught:
-        objective.connect(response, replace(answer, taps={"stem.0": torch.zeros(3, 5)}))
+        objective.connect(response, replace(answer, taps={"stem.0": torch.zeros(3, 5, 2, 2, 2)}))
     assert [problem.where for problem in caught.value.problems] == [
         "fitnet_hint.connector",
         "fitnet_hint_2.connector",
@@ -282,6 +435,7 @@ PROBLEMS = [
     ({"task": {"temperature": 1}}, "task.temperature", ""),
     ({"task": {"weight": "much"}}, "task.weight", ""),
     ({"task": {"weight": None}}, "task.weight", ""),
+    ({"task": {"weight": "atuo"}}, "task.weight", ""),
     ({"task": {"self": 1}}, "task.self", ""),
     ({"task": {"loss": 1}}, "task.loss", ""),
     ({"task": 3}, "task", ""),
@@ -319,7 +473,7 @@ def test_every_mistake_is_listed_at_once():
 
 
 @pytest.mark.parametrize(
-    "entries", [None, "task", {}, [], [3], [{}], [{"task": {}, "dkd": {}}], [{1: {}}]]
+    "entries", [None, "task", {}, [], [3], [{}], [{"task": {}, "dkd": {}}], [{1: {}}], {"task": {}}]
 )
 def test_what_is_no_list_of_terms_is_refused(entries):
     with pytest.raises(InputError, match="objective"):

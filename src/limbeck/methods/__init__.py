@@ -1,0 +1,116 @@
+"""Named methods: short compositions of terms, to take whole or to change.
+
+`__all__` names the methods and nothing else: it is what a recipe may name and what `limbeck list
+methods` shows. Where a method says nothing else, its weights are those of the CIFAR-100 benchmark
+of Tian, Krishnan and Isola 2020. Layers are given as paths, one or several on each side; several
+are taken pair by pair.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.methods.answers import (
+    dist,
+    dkd,
+    hinton,
+    label_only,
+    logit_standardization,
+    mlkd,
+    ttm,
+    wttm,
+)
+from limbeck.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, vid
+from limbeck.methods.relations import cc, crd, fsp, pkt, rkd, sp
+from limbeck.methods.transformers import distilbert, minilm, tinybert
+from limbeck.terms import Term
+
+__all__ = [
+    "ab",
+    "at",
+    "cc",
+    "crd",
+    "dist",
+    "distilbert",
+    "dkd",
+    "fitnets",
+    "fsp",
+    "ft",
+    "hinton",
+    "label_only",
+    "logit_standardization",
+    "minilm",
+    "mlkd",
+    "nst",
+    "ofd",
+    "pkt",
+    "review_kd",
+    "rkd",
+    "sp",
+    "tinybert",
+    "ttm",
+    "vid",
+    "wttm",
+]
+
+
+def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
+    """Give the method of that name; an unknown name is an error with the nearest ones.
+
+    Example:
+        >>> find("hinton") is hinton
+        True
+        >>> find("hintn")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: method: got 'hintn'; ... did you mean "hinton"?
+    """
+    if name not in __all__:
+        raise InputError(Problem(where, name, ", ".join(__all__), did_you_mean(name, __all__)))
+    method: Callable[..., list[Term]] = globals()[name]
+    return method
+
+
+def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
+    """Make terms of what a recipe says, `{method: {settings}}`.
+
+    Raises:
+        InputError: An unknown method, or settings that it does not take or that are missing; all
+            of them at once.
+
+    Example:
+        >>> read({"hinton": {"temperature": 2.0}}, where="objective")
+        [Term('task', weight=0.1), Term('soft_target_kl', weight=0.9, temperature=2.0)]
+    """
+    if len(entry) != 1:
+        raise InputError(Problem(where, dict(entry), "one method with its settings"))
+    ((name, given),) = entry.items()
+    method = find(name, where=where)
+    settings = {} if given is None else given
+    if not isinstance(settings, Mapping):
+        raise InputError(Problem(f"{where}.{name}", settings, "a mapping of settings"))
+    known = inspect.signature(method).parameters
+    problems = [
+        Problem(f"{where}.{name}.{key}", value, ", ".join(known), did_you_mean(key, known))
+        for key, value in settings.items()
+        if key not in known
+    ]
+    problems += [
+        Problem(f"{where}.{name}.{key}", "nothing", "a value; it is required")
+        for key, parameter in known.items()
+        if parameter.default is parameter.empty and key not in settings
+    ]
+    if problems:
+        raise InputError(*problems)
+    try:
+        return method(**settings)
+    except InputError as error:
+        raise InputError(
+            *(
+                Problem(f"{where}.{name}.{one.where}", one.given, one.allowed, one.fix)
+                for one in error.problems
+            )
+        ) from error

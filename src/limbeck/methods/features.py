@@ -1,0 +1,167 @@
+"""Methods that look at what layers hold."""
+
+from __future__ import annotations
+
+from limbeck.methods.pairs import beside, pairs, several
+from limbeck.schedules import Spec
+from limbeck.terms import Term
+from limbeck.terms.term import Paths
+
+
+def fitnets(student: Paths, teacher: Paths, *, weight: Spec = 100.0) -> list[Term]:
+    r"""Learn from labels, and to hold what the teacher holds at one layer.
+
+    $$L_{task} + w \, \frac1D \|r(f) - g\|^2$$
+
+    with r the connector that brings the student's feature f to the shape of the teacher's g. The
+    paper trains on hints first and on answers afterwards: `fitnets(...)` in one stage and
+    `hinton()` in the next, or a weight that steps to 0.
+
+    Args:
+        student: The path of a module of the student.
+        teacher: The path of a module of the teacher.
+        weight: w; a number or a schedule. The CIFAR-100 benchmark takes 100.
+
+    Example:
+        >>> fitnets("layer2", "layer2")
+        [Term('task'), Term('fitnet_hint', student='layer2', teacher='layer2', weight=100.0)]
+
+    Source: Romero et al. 2015; weight of Tian, Krishnan and Isola 2020.
+    """
+    return beside("fitnet_hint", student, teacher, weight)
+
+
+def at(student: Paths, teacher: Paths, *, weight: Spec = 1000.0) -> list[Term]:
+    r"""Learn where the teacher looks: the mean square over channels, at several depths.
+
+    Args:
+        student: Paths of modules that put out maps.
+        teacher: As many of the teacher.
+        weight: The weight of each pair; the CIFAR-100 benchmark takes 1000.
+
+    Example:
+        >>> at("body", "body")
+        [Term('task'), Term('attention_transfer', student='body', teacher='body', weight=1000.0)]
+
+    Source: Zagoruyko and Komodakis 2017.
+    """
+    return beside("attention_transfer", student, teacher, weight)
+
+
+def nst(student: Paths, teacher: Paths, *, weight: Spec = 50.0) -> list[Term]:
+    r"""Learn the distribution of what neurons respond to.
+
+    Args:
+        student: Paths of modules that put out maps.
+        teacher: As many of the teacher.
+        weight: The weight of each pair; the CIFAR-100 benchmark takes 50.
+
+    Example:
+        >>> [term.loss for term in nst(["layer1", "layer2"], ["layer1", "layer2"])]
+        ['task', 'neuron_selectivity', 'neuron_selectivity']
+
+    Source: Huang and Wang 2017.
+    """
+    return beside("neuron_selectivity", student, teacher, weight)
+
+
+def ab(student: Paths, teacher: Paths, *, weight: Spec = 1.0, margin: float = 1.0) -> list[Term]:
+    r"""Learn on which side of zero the teacher's neurons lie.
+
+    The paper trains on this alone first, and on answers afterwards. Tap what goes into the
+    activation, not what comes out of it.
+
+    Args:
+        student: Paths of modules before their activation.
+        teacher: As many of the teacher.
+        weight: The weight of each pair.
+        margin: How far on that side is far enough.
+
+    Example:
+        >>> ab("bn2", "bn2")[1].loss
+        'activation_boundary'
+
+    Source: Heo et al. 2019.
+    """
+    return beside("activation_boundary", student, teacher, weight, margin=margin)
+
+
+def ft(student: Paths, teacher: Paths, *, weight: Spec = 500.0) -> list[Term]:
+    r"""Learn the teacher's factors: its feature as a small network of its own tells it again.
+
+    Args:
+        student: Paths of modules that put out maps.
+        teacher: As many of the teacher.
+        weight: The weight of each pair; the CIFAR-100 benchmark takes 500.
+
+    Example:
+        >>> ft("layer3", "layer3")[1].loss
+        'factor_transfer'
+
+    Source: Kim, Park and Kwak 2018.
+    """
+    return beside("factor_transfer", student, teacher, weight)
+
+
+def vid(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
+    r"""Learn what predicts the teacher's features, as far as they can be predicted.
+
+    Args:
+        student: Paths of modules that put out maps.
+        teacher: As many of the teacher.
+        weight: The weight of each pair; the CIFAR-100 benchmark takes 1.
+
+    Example:
+        >>> vid("layer3", "layer3")[1].loss
+        'variational_information'
+
+    Source: Ahn et al. 2019.
+    """
+    return beside("variational_information", student, teacher, weight)
+
+
+def ofd(student: Paths, teacher: Paths, *, weight: float = 1e-3) -> list[Term]:
+    r"""Learn the teacher's features where they matter: before the activation, above a margin.
+
+    A pair counts twice as much as the one before it, as in the paper.
+
+    Args:
+        student: Paths of modules before their activation, shallow to deep.
+        teacher: As many of the teacher.
+        weight: The weight of the deepest pair; 0.001 in the paper.
+
+    Example:
+        >>> [term.weight for term in ofd(["bn1", "bn2"], ["bn1", "bn2"])]
+        [1.0, 0.0005, 0.001]
+
+    Source: Heo et al. 2019 (a comprehensive overhaul).
+    """
+    found = pairs(student, teacher)
+    return [
+        Term("task"),
+        *(
+            Term("overhaul", student=ours, teacher=theirs, weight=weight / 2 ** (len(found) - n))
+            for n, (ours, theirs) in enumerate(found, start=1)
+        ),
+    ]
+
+
+def review_kd(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
+    r"""Learn the teacher's features at all depths, each from all deeper ones of the student.
+
+    Args:
+        student: Paths of modules that put out maps, shallow to deep.
+        teacher: As many of the teacher.
+        weight: The weight; 0.6 to 8 in the paper, by pair of nets.
+
+    Example:
+        >>> review_kd(["layer1", "layer2"], ["layer1", "layer2"], weight=5.0)[1].student
+        ['layer1', 'layer2']
+
+    Source: Chen et al. 2021.
+    """
+    pairs(student, teacher)  # as many on either side
+    return [
+        Term("task"),
+        Term("review", student=several(student), teacher=several(teacher), weight=weight),
+    ]

@@ -1,0 +1,53 @@
+"""Layers of a student beside layers of a teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.errors import InputError, Problem
+from limbeck.schedules import Spec
+from limbeck.terms import Term
+from limbeck.terms.term import Paths
+
+
+def several(paths: Paths) -> list[str]:
+    """Take one path as a list of one.
+
+    Example:
+        >>> several("layer2"), several(["layer1", "layer2"])
+        (['layer2'], ['layer1', 'layer2'])
+    """
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def pairs(student: Paths, teacher: Paths) -> list[tuple[str, str]]:
+    """Put each layer of the student beside one of the teacher.
+
+    Raises:
+        InputError: There are not as many on the one side as on the other.
+
+    Example:
+        >>> pairs(["layer1", "layer2"], ["layer2", "layer4"])
+        [('layer1', 'layer2'), ('layer2', 'layer4')]
+    """
+    ours, theirs = several(student), several(teacher)
+    if not ours or len(ours) != len(theirs):
+        allowed = f"{len(ours) or 'some'} layers, as many as of the student"
+        raise InputError(Problem("teacher", f"{len(theirs)} layers", allowed))
+    return list(zip(ours, theirs, strict=True))
+
+
+def beside(loss: str, student: Paths, teacher: Paths, weight: Spec, **arguments: Any) -> list[Term]:
+    """Give the task's own loss, and a term for each pair of layers.
+
+    Example:
+        >>> beside("attention_transfer", "layer1", "layer3", 1000.0)[1].teacher
+        'layer3'
+    """
+    return [
+        Term("task"),
+        *(
+            Term(loss, student=ours, teacher=theirs, weight=weight, **arguments)
+            for ours, theirs in pairs(student, teacher)
+        ),
+    ]

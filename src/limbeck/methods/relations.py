@@ -1,0 +1,156 @@
+"""Methods that look at how samples, or layers, relate to each other."""
+
+from __future__ import annotations
+
+from limbeck.errors import InputError, Problem
+from limbeck.methods.pairs import beside, pairs, several
+from limbeck.schedules import Spec
+from limbeck.terms import Term
+from limbeck.terms.term import Paths
+
+
+def sp(student: Paths, teacher: Paths, *, weight: Spec = 3000.0) -> list[Term]:
+    r"""Learn which samples of a batch are alike.
+
+    Args:
+        student: Paths of modules of the student.
+        teacher: As many of the teacher.
+        weight: The weight of each pair; the CIFAR-100 benchmark takes 3000.
+
+    Example:
+        >>> sp("layer3", "layer3")[1].loss
+        'similarity_preserving'
+
+    Source: Tung and Mori 2019.
+    """
+    return beside("similarity_preserving", student, teacher, weight)
+
+
+def cc(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
+    r"""Learn how samples of a batch correlate.
+
+    Args:
+        student: Paths of modules of the student.
+        teacher: As many of the teacher.
+        weight: The weight of each pair.
+
+    Example:
+        >>> cc("pool", "pool")[1].loss
+        'correlation_congruence'
+
+    Source: Peng et al. 2019.
+    """
+    return beside("correlation_congruence", student, teacher, weight)
+
+
+def pkt(student: Paths, teacher: Paths, *, weight: Spec = 30000.0) -> list[Term]:
+    r"""Learn how likely each sample is a neighbour of each other.
+
+    Args:
+        student: Paths of modules of the student.
+        teacher: As many of the teacher.
+        weight: The weight of each pair; the CIFAR-100 benchmark takes 30000.
+
+    Example:
+        >>> pkt("pool", "pool")[1].loss
+        'probabilistic_transfer'
+
+    Source: Passalis and Tefas 2018.
+    """
+    return beside("probabilistic_transfer", student, teacher, weight)
+
+
+def rkd(
+    student: str,
+    teacher: str,
+    *,
+    weight: float = 1.0,
+    distance: float = 25.0,
+    angle: float = 50.0,
+) -> list[Term]:
+    r"""Learn the distances between samples, and the angles between three of them.
+
+    Args:
+        student: The path of a module of the student.
+        teacher: The path of a module of the teacher.
+        weight: The weight of both.
+        distance: The weight of distances; 25 in the paper.
+        angle: The weight of angles; 50 in the paper.
+
+    Example:
+        >>> [(term.loss, term.weight) for term in rkd("pool", "pool")]
+        [('task', 1.0), ('rkd_distance', 25.0), ('rkd_angle', 50.0)]
+
+    Source: Park et al. 2019.
+    """
+    layers = {"student": student, "teacher": teacher}
+    return [
+        Term("task"),
+        Term("rkd_distance", weight=weight * distance, **layers),
+        Term("rkd_angle", weight=weight * angle, **layers),
+    ]
+
+
+def crd(
+    student: str,
+    teacher: str,
+    *,
+    weight: Spec = 0.8,
+    negatives: int = 4096,
+    temperature: float = 0.07,
+) -> list[Term]:
+    r"""Learn to tell the teacher's view of the same sample from its views of others.
+
+    Args:
+        student: The path of a module of the student.
+        teacher: The path of a module of the teacher.
+        weight: The weight; the CIFAR-100 benchmark takes 0.8.
+        negatives: How many others are drawn from the memory at each step; 16384 in the paper. 0
+            takes the others of the batch.
+        temperature: τ, above 0.
+
+    Example:
+        >>> crd("pool", "pool")[1].connector
+        {'negatives': 4096}
+
+    Source: Tian, Krishnan and Isola 2020.
+    """
+    settings = {"negatives": negatives}
+    return [
+        Term("task"),
+        Term(
+            "crd",
+            student=student,
+            teacher=teacher,
+            weight=weight,
+            connector=settings,
+            temperature=temperature,
+        ),
+    ]
+
+
+def fsp(student: Paths, teacher: Paths, *, weight: Spec = 50.0) -> list[Term]:
+    r"""Learn how one layer follows from another: the flow between each layer and the next.
+
+    Args:
+        student: At least two paths of modules that put out maps, shallow to deep.
+        teacher: As many of the teacher, with the same numbers of channels.
+        weight: The weight of each step; the CIFAR-100 benchmark takes 50.
+
+    Example:
+        >>> fsp(["layer1", "layer2"], ["layer1", "layer2"])[1].student
+        ['layer1', 'layer2']
+
+    Source: Yim et al. 2017.
+    """
+    found = pairs(student, teacher)
+    if len(found) < 2:
+        raise InputError(Problem("student", several(student), "at least two layers"))
+    ours, theirs = several(student), several(teacher)
+    return [
+        Term("task"),
+        *(
+            Term("flow", student=ours[n : n + 2], teacher=theirs[n : n + 2], weight=weight)
+            for n in range(len(found) - 1)
+        ),
+    ]

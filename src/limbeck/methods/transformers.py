@@ -1,0 +1,142 @@
+"""Methods for transformers: embeddings, hidden states, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from limbeck.layer_maps import EMBEDDINGS, layer_map, paths
+from limbeck.schedules import Spec
+from limbeck.terms import Term
+
+_BERT = "bert.encoder.layer.{}"
+_QUERY_KEY = ("attention.self.query", "attention.self.key")
+Map = str | Sequence[Sequence[int]] | Mapping[int, int]
+
+
+def distilbert(
+    student: str,
+    teacher: str,
+    *,
+    temperature: Spec = 2.0,
+    soft: Spec = 5.0,
+    task: Spec = 2.0,
+    cosine: Spec = 1.0,
+) -> list[Term]:
+    r"""Learn the teacher's answers, and the direction of its last hidden states.
+
+    $$2 \, L_{task} + 5 \, T^2 KL + 1 \, (1 - \cos)$$
+
+    Args:
+        student: The path of the student's last layer.
+        teacher: The path of the teacher's last layer, of the same width or joined to it.
+        temperature: T, above 0; 2 in the paper.
+        soft: The weight of the answers.
+        task: The weight of the task, which is masked language modelling in the paper.
+        cosine: The weight of the hidden states.
+
+    Example:
+        >>> [term.loss for term in distilbert("encoder", "encoder")]
+        ['task', 'soft_target_kl', 'hidden_cosine']
+
+    Source: Sanh et al. 2019; weights of its published code.
+    """
+    return [
+        Term("task", weight=task),
+        Term("soft_target_kl", weight=soft, temperature=temperature),
+        Term("hidden_cosine", student=student, teacher=teacher, weight=cosine),
+    ]
+
+
+def tinybert(
+    student_layers: int,
+    teacher_layers: int,
+    *,
+    student_heads: int,
+    teacher_heads: int,
+    layers: Map = "tinybert",
+    student: str = _BERT,
+    teacher: str = _BERT,
+    embeddings: str = "bert.embeddings",
+    prediction: Spec = 1.0,
+    intermediate: Spec = 1.0,
+) -> list[Term]:
+    r"""Learn embeddings, hidden states, attention and answers, layer by layer.
+
+    The paper first trains on the inside alone and then on answers alone: two stages, with
+    `prediction` and then `intermediate` at 0; or one with schedules.
+
+    Args:
+        student_layers: How many layers the student has.
+        teacher_layers: How many the teacher has.
+        student_heads: How many heads of attention the student has.
+        teacher_heads: How many the teacher has; the same number, since head is compared with head.
+        layers: Which layer learns from which: a strategy of `limbeck.layer_maps`, or pairs.
+        student: The path of the student's layer n.
+        teacher: The path of the teacher's layer n.
+        embeddings: The path of the embeddings on either side.
+        prediction: The weight of the answers, at temperature 1.
+        intermediate: The weight of all the rest.
+
+    Example:
+        >>> terms = tinybert(2, 4, student_heads=2, teacher_heads=2)
+        >>> [(term.loss, term.student) for term in terms[2:]]
+        [('embedding_mse', 'bert.embeddings'), ('hidden_mse', 'bert.encoder.layer.0'), ...]
+
+    Source: Jiao et al. 2020; ledger E2, P14.
+    """
+    mapped = layer_map(student_layers, teacher_layers, layers)
+    # Embeddings have a term of their own.
+    found = paths([pair for pair in mapped if EMBEDDINGS not in pair], student, teacher)
+    terms = [
+        Term("task", weight=0.0),
+        Term("soft_target_kl", weight=prediction, temperature=1.0),
+        Term("embedding_mse", student=embeddings, teacher=embeddings, weight=intermediate),
+    ]
+    heads = {"student_heads": student_heads, "teacher_heads": teacher_heads}
+    for ours, theirs in found:
+        terms += [
+            Term("hidden_mse", student=ours, teacher=theirs, weight=intermediate),
+            Term(
+                "attention_mse",
+                student=[f"{ours}.{part}" for part in _QUERY_KEY],
+                teacher=[f"{theirs}.{part}" for part in _QUERY_KEY],
+                weight=intermediate,
+                connector=heads,
+            ),
+        ]
+    return terms
+
+
+def minilm(
+    student: str, teacher: str, *, heads: int = 12, weight: Spec = 1.0, task: Spec = 0.0
+) -> list[Term]:
+    r"""Learn how tokens relate within queries, keys and values of one layer.
+
+    Widths may differ, and so need the layers' numbers not match.
+
+    Args:
+        student: The path of the student's attention, whose parts are query, key and value; its
+            last layer's in the paper.
+        teacher: The path of the teacher's; the last layer's for base models.
+        heads: How many relation heads either side is divided into; both widths are multiples.
+        weight: The weight of each of the three.
+        task: The weight of the task; the paper trains without one.
+
+    Example:
+        >>> [term.student for term in minilm("attention.self", "attention.self")[1:]]
+        ['attention.self.query', 'attention.self.key', 'attention.self.value']
+
+    Source: Wang et al. 2021 (MiniLMv2).
+    """
+    parts = ("query", "key", "value")
+    relations = [
+        Term(
+            "minilm_relation",
+            student=f"{student}.{part}",
+            teacher=f"{teacher}.{part}",
+            weight=weight,
+            heads=heads,
+        )
+        for part in parts
+    ]
+    return [Term("task", weight=task), *relations]

@@ -1,0 +1,182 @@
+"""One batch as terms see it: who said what, and how much each unit counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from limbeck.connectors import Joined
+from limbeck.errors import InputError, Problem
+from limbeck.objective.result import Answers, Responds
+from limbeck.per_unit import PerUnit, Seen
+from limbeck.targets import DenseTargets
+from limbeck.terms import Ready
+
+
+class Batch:
+    """What one batch was answered with, and the shares by which its means are taken."""
+
+    def __init__(
+        self,
+        response: Responds,
+        answer: Answers | None,
+        class_counts: tuple[int, ...] | None,
+    ) -> None:
+        self.response, self.answer = response, answer
+        self._class_counts = class_counts
+        weights = response.weights
+        # Each unit's share of the mean; a batch without weight has shares of 0, not of 0 / 0.
+        self._units = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+        self._samples: dict[int, Tensor] = {}
+
+    def mean(self, value: Tensor, ready: Ready) -> Tensor:
+        """Average a term's values; a scalar is an average already."""
+        if value.ndim == 0:
+            return value
+        shares = self._shares(ready)
+        if value.shape != shares.shape:
+            expected = f"one value a unit, {tuple(shares.shape)}"
+            raise InputError(Problem(ready.name, tuple(value.shape), expected))
+        if ready.unit_weight is not None:
+            shares = shares * self.by_unit(ready.unit_weight).to(shares.dtype)
+        if value.dtype != shares.dtype:
+            return (value * shares).sum()
+        return value.dot(shares)
+
+    def fused(self, ready: Ready, arguments: Mapping[str, Any]) -> Tensor:
+        """Average a loss that takes hidden states and a head, and weighs units itself.
+
+        Raises:
+            InputError: The task gives no hidden states and head.
+        """
+        hidden = getattr(self.response, "hidden", None)
+        head = getattr(self.response, "head", None)
+        if hidden is None or head is None:
+            allowed = "a task that gives hidden states and a head"
+            fix = "Take divergence, on logits."
+            raise InputError(Problem(ready.name, "logits only", allowed, fix))
+        targets = teacher_of(ready, self.response, self.answer)
+        factor = 1.0 if ready.unit_weight is None else self.by_unit(ready.unit_weight)
+        labels = self.response.labels if "label_weight" in arguments else None
+        value: Tensor = cast("Any", ready.loss)(
+            hidden,
+            head.weight,
+            targets,
+            bias=head.bias,
+            labels=labels,
+            weights=self._units * factor,
+            reduction="sum",
+            **arguments,
+        )
+        return value
+
+    def kept(self, ready: Ready) -> Tensor | None:
+        """Tell which rows count, `[rows]`; None if all do."""
+        counts = self._shares(ready) != 0
+        return None if bool(counts.all()) else counts
+
+    def by_unit(self, number: PerUnit) -> Tensor:
+        """Ask a number that differs from unit to unit."""
+        targets = None if self.answer is None else self.answer.targets
+        logits = targets.logits if isinstance(targets, DenseTargets) else None
+        return number(Seen(logits, self.response.labels, self._class_counts))
+
+    def inputs(self, ready: Ready) -> dict[str, Tensor]:
+        """Give what the loss, or what is learned beside it, may ask the batch for.
+
+        Raises:
+            InputError: The loss needs what the batch does not have.
+        """
+        if not (ready.inputs or ready.joined):
+            return {}
+        given = {
+            "labels": self.response.labels,
+            # A response of somebody's own need not know of these.
+            "index": getattr(self.response, "index", None),
+            "mask": getattr(self.response, "mask", None),
+        }
+        found = {name: tensor for name, tensor in given.items() if tensor is not None}
+        missing = [name for name in ready.needed if name not in found]
+        if missing:
+            allowed = f"{' and '.join(missing)}, since the loss asks for it"
+            raise InputError(Problem(ready.name, f"a response without {missing[0]}", allowed))
+        return found
+
+    def _shares(self, ready: Ready) -> Tensor:
+        return self._per_sample(ready) if ready.student_is_tap else self._units
+
+    def _per_sample(self, ready: Ready) -> Tensor:
+        samples = self.response.taps[ready.student[0]].shape[0]
+        if samples not in self._samples:
+            nothing = self._units.new_zeros(samples)
+            self._samples[samples] = nothing.index_add(0, self.response.sample_of, self._units)
+        return self._samples[samples]
+
+
+def tempered(
+    ready: Ready, joined: Joined, temperature: Tensor, arguments: Mapping[str, Any]
+) -> Tensor:
+    """Compare at a temperature a unit: divided logits at T = 1, times T²."""
+    column = temperature.unsqueeze(-1)
+    theirs = joined.teacher
+    if isinstance(theirs, DenseTargets):
+        theirs = DenseTargets(theirs.logits / column)
+    elif isinstance(theirs, Tensor):
+        theirs = theirs / column
+    else:
+        allowed = "all of the teacher's logits, for a temperature that differs by unit"
+        raise InputError(Problem(ready.name, type(theirs).__name__, allowed))
+    value: Tensor = cast("Any", ready.loss)(joined.student / column, theirs, **arguments)
+    return value * temperature.square()
+
+
+def rows(given: Any, kept: Tensor) -> Any:
+    """Take some rows of a tensor, of several, or of dense targets."""
+    if isinstance(given, Tensor):
+        return given[kept]
+    if isinstance(given, DenseTargets):
+        return DenseTargets(given.logits[kept])
+    return tuple(one[kept] for one in given)
+
+
+def nothing(student: Any) -> Tensor:
+    """Give 0, with a gradient of 0."""
+    tensors = (student,) if isinstance(student, Tensor) else student
+    nothing: Tensor = sum((one[:0].sum() for one in tensors), start=tensors[0].new_zeros(()))
+    return nothing
+
+
+def student_of(ready: Ready, response: Responds) -> Any:
+    """Take what a term looks at of the student's."""
+    from_model = response.taps if ready.student_is_tap else response.outputs
+    return _taken(ready, "student", ready.student, from_model)
+
+
+def teacher_of(ready: Ready, response: Responds, answer: Answers | None) -> Any:
+    """Take what a term looks at of the teacher's, or the labels."""
+    if ready.source == "labels":
+        return response.labels
+    if answer is None:
+        raise InputError(
+            Problem(ready.name, "no teacher", "a teacher, since this term asks for one")
+        )
+    if ready.source in ("targets", "head"):
+        return answer.targets
+    if ready.source == "logits":
+        if isinstance(answer.targets, DenseTargets):
+            return answer.targets.logits
+        fix = "Compare with divergence, which takes any form of answer."
+        given = type(answer.targets).__name__
+        raise InputError(Problem(ready.name, given, "all of the teacher's logits", fix))
+    return _taken(ready, "teacher", ready.teacher, answer.taps)
+
+
+def _taken(ready: Ready, side: str, names: tuple[str, ...], given: Mapping[str, Tensor]) -> Any:
+    for name in names:
+        if name not in given:
+            allowed = f"one of {', '.join(given) or 'none'}"
+            raise InputError(Problem(f"{ready.name}.{side}", name, allowed))
+    return tuple(given[name] for name in names) if ready.several else given[names[0]]

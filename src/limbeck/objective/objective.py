@@ -1,0 +1,308 @@
+"""Weighted terms, averaged over units in one place."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import connectors, losses, methods
+from limbeck.balance import Balance, gradient_norms
+from limbeck.connectors import Joined
+from limbeck.errors import InputError, Problem
+from limbeck.objective.batch import Batch, nothing, rows, student_of, teacher_of, tempered
+from limbeck.objective.result import Answers, Losses, Responds, TermLoss, TrainingSet
+from limbeck.terms import Ready, Term, prepare, read
+
+_NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class Objective:
+    """A sum of weighted terms, each a mean over the units that count.
+
+    A term of one value a unit is averaged as sum(weight · value) / sum(weight) with the response's
+    weights. A term over features has one value a sample, and a sample weighs what its units weigh
+    together. A scalar is taken as it is, over the samples whose weight is not 0: they count alike.
+    Units of weight 0 are left out, and a batch without weight gives 0 with a gradient of 0.
+
+    Args:
+        terms: At least one.
+        outputs: The names of the task's outputs; any other name in a term is the path of a module.
+        measure_every: Measure each term's gradient norm every so many optimiser steps; 0 does not,
+            unless a term's weight is `"auto"`.
+
+    Attributes:
+        connectors: What is learned beside the student, by the name of the term: what joins
+            features of different shapes, and the parts of losses that have some.
+        balance: What finds the weights of terms that ask for `"auto"`.
+
+    Raises:
+        InputError: Every problem of every term at once.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from limbeck.targets import DenseTargets
+        >>> index, logits = torch.arange(2), torch.zeros(2, 2)
+        >>> response = SimpleNamespace(
+        ...     outputs={"logits": logits},
+        ...     labels=index,
+        ...     weights=torch.ones(2),
+        ...     sample_of=index,
+        ...     taps={},
+        ... )
+        >>> answer = SimpleNamespace(targets=DenseTargets(torch.eye(2)), taps={})
+        >>> objective = Objective(
+        ...     [Term("cross_entropy"), Term("soft_target_kl", temperature=4.0, weight=0.9)]
+        ... )
+        >>> losses = objective(response, answer)
+        >>> {name: round(term.raw.item(), 4) for name, term in losses.terms.items()}
+        {'cross_entropy': 0.6931, 'soft_target_kl': 0.124}
+    """
+
+    def __init__(
+        self,
+        terms: Iterable[Term],
+        *,
+        outputs: Sequence[str] = ("logits",),
+        measure_every: int = 0,
+    ) -> None:
+        self.terms = tuple(terms)
+        self.connectors = nn.ModuleDict()
+        self._class_counts: tuple[int, ...] | None = None
+        if not self.terms:
+            raise InputError(Problem("objective", "no terms", "at least one term"))
+        placed = [(f"objective.{place}", term) for place, term in enumerate(self.terms)]
+        self._ready = prepare(placed, outputs=outputs)
+        for ready, term in zip(self._ready, self.terms, strict=True):
+            if isinstance(term.connector, nn.Module):
+                self.connectors[ready.name] = _joint(term.connector)
+        self._scalars = {
+            ready.name for ready in self._ready if ready.of_catalogue in losses.OVER_THE_BATCH
+        }
+        self._settings = {
+            ready.name: term.connector if isinstance(term.connector, Mapping) else {}
+            for ready, term in zip(self._ready, self.terms, strict=True)
+        }
+        self.balance = Balance([r.name for r in self._ready if r.auto], every=measure_every)
+
+    @classmethod
+    def from_recipe(
+        cls,
+        entries: object,
+        *,
+        where: str = "objective",
+        outputs: Sequence[str] = ("logits",),
+        measure_every: int = 0,
+    ) -> Objective:
+        """Make an objective of what a recipe says.
+
+        Args:
+            entries: A list of `{name of a loss: {settings}}`, or a method, `{name: {settings}}`.
+            where: What to call the place in a message.
+            outputs: The names of the task's outputs.
+            measure_every: As for the class.
+
+        Raises:
+            InputError: Every problem of every entry at once.
+
+        Example:
+            >>> Objective.from_recipe([{"task": {}}, {"soft_target_kl": {"temprature": 4.0}}])
+            Traceback (most recent call last):
+            ...
+            limbeck.errors.InputError: objective.1.soft_target_kl.temprature: got 4.0; ... did
+            you mean "temperature"?
+            objective.1.soft_target_kl.temperature: got 'nothing'; allowed: a value; it is required
+        """
+        if isinstance(entries, Mapping) and entries:
+            terms = methods.read(entries, where=where)
+            prepare([(where, term) for term in terms], outputs=outputs)
+            return cls(terms, outputs=outputs, measure_every=measure_every)
+        if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+            allowed = "a list of {loss: {setting: value}}, or {method: {setting: value}}"
+            raise InputError(Problem(where, entries, allowed))
+        problems: list[Problem] = []
+        terms = []
+        for position, entry in enumerate(entries):
+            place = f"{where}.{position}"
+            try:
+                terms.append(read(entry, where=place))
+                prepare([(place, terms[-1])], outputs=outputs)
+            except InputError as error:
+                problems += error.problems
+        if problems:
+            raise InputError(*problems)
+        return cls(terms, outputs=outputs, measure_every=measure_every)
+
+    @functools.cached_property
+    def student_taps(self) -> list[str]:
+        """The paths of the student's modules that terms look at."""
+        paths = [path for t in self._ready if t.student_is_tap for path in t.student]
+        return list(dict.fromkeys(paths))
+
+    @functools.cached_property
+    def teacher_taps(self) -> list[str]:
+        """The paths of the teacher's modules that terms look at."""
+        asked = [t for t in self._ready if t.loss and t.source == "tap"]
+        return list(dict.fromkeys(path for t in asked for path in t.teacher))
+
+    @functools.cached_property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at a teacher."""
+        return any(term.needs_teacher for term in self._ready)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Name what is learned or kept beside the student; none of it is in the student's file."""
+        kept: dict[str, nn.Module] = {"connectors": self.connectors}
+        return {**kept, "balance": self.balance} if self.balance.names else kept
+
+    def connect(
+        self, response: Responds, answer: Answers | None, training_set: TrainingSet | None = None
+    ) -> None:
+        """Build the connectors that are still missing, from one probe.
+
+        Args:
+            response: The student's response to any batch.
+            answer: The teacher's answer to the same batch; None if no term asks for one.
+            training_set: What is trained on, for terms that want to know.
+
+        Raises:
+            InputError: Features that cannot be joined; all such terms at once.
+        """
+        self._class_counts = (training_set.class_counts or None) if training_set else None
+        samples = training_set.samples if training_set else None
+        problems: list[Problem] = []
+        for ready in self._ready:
+            if not ready.joined or ready.name in self.connectors:
+                continue
+            ours, theirs = student_of(ready, response), teacher_of(ready, response, answer)
+            try:
+                self.connectors[ready.name] = connectors.join(
+                    ready.of_catalogue, ours, theirs, samples=samples, **self._settings[ready.name]
+                )
+            except InputError as error:
+                problems += [replace(p, where=f"{ready.name}.{p.where}") for p in error.problems]
+        if problems:
+            raise InputError(*problems)
+
+    def __call__(
+        self,
+        response: Responds,
+        answer: Answers | None,
+        *,
+        task_loss: Callable[[Any], Tensor] | None = None,
+        progress: float = 0.0,
+        parameters: Sequence[nn.Parameter] = (),
+    ) -> Losses:
+        """Compare a student's response with a teacher's answer.
+
+        Args:
+            response: What the student said.
+            answer: What the teacher said; None if no term asks for a teacher.
+            task_loss: The task's own loss of a response, one value a unit, for the term `task`.
+            progress: How much of the training lies behind, in [0, 1].
+            parameters: What gradient norms are measured over, when they are.
+
+        Raises:
+            InputError: What a term needs is absent, or a loss answers in a wrong shape.
+        """
+        # First, since it lets the weights that the last step's gradients asked for take effect.
+        measured = bool(parameters) and self.balance.is_due(progress)
+        batch = Batch(response, answer, self._class_counts)
+        terms: dict[str, TermLoss] = {}
+        raws: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for ready in self._ready:
+            raw, own = self._raw(ready, batch, task_loss, progress)
+            weight = self.balance.weight(ready.name) if ready.auto else ready.weight(progress)
+            value = raw.detach()
+            # One operation a term: in a small student's step every one counts.
+            total = raw * weight if total is None else torch.add(total, raw, alpha=weight)
+            terms[ready.name], raws[ready.name] = TermLoss(value, value * weight), raw
+            if own is not None:
+                total = total + own
+                terms[f"{ready.name}_own"] = TermLoss(own.detach(), own.detach())
+        norms = self._measured(raws, progress, parameters) if measured else _NO_NORMS
+        return Losses(cast("Tensor", total), terms, norms)  # there is at least one term
+
+    def _measured(
+        self,
+        raws: Mapping[str, Tensor],
+        progress: float,
+        parameters: Sequence[nn.Parameter],
+    ) -> Mapping[str, Tensor]:
+        """Measure each term's gradient, and let the weights follow."""
+        norms = gradient_norms(raws, parameters)
+        weights = {ready.name: ready.weight(progress) for ready in self._ready if not ready.auto}
+        self.balance.follow(norms, weights)
+        return norms
+
+    def _raw(
+        self,
+        ready: Ready,
+        batch: Batch,
+        task_loss: Callable[[Any], Tensor] | None,
+        progress: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give a term's mean, and what its learned parts learn from by themselves."""
+        if ready.loss is None:
+            if task_loss is None:
+                raise InputError(
+                    Problem("task_loss", None, "the task's loss, since a term asks for it")
+                )
+            return batch.mean(task_loss(batch.response), ready), None
+        if ready.source == "head":
+            return batch.fused(ready, ready.arguments(progress)), None
+        kept = batch.kept(ready) if ready.name in self._scalars else None
+        value, own = self._value(ready, batch, progress, kept)
+        if value.ndim == 0 and ready.name not in self._scalars:
+            # Only its answer tells that a loss is over the batch as a whole: then what does not
+            # count must not have been in it.
+            self._scalars.add(ready.name)
+            kept = batch.kept(ready)
+            if kept is not None:
+                value, own = self._value(ready, batch, progress, kept)
+        return batch.mean(value, ready), own
+
+    def _value(
+        self, ready: Ready, batch: Batch, progress: float, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        ours = student_of(ready, batch.response)
+        theirs = teacher_of(ready, batch.response, batch.answer)
+        inputs = batch.inputs(ready)
+        if kept is not None:
+            if not bool(kept.any()):
+                return nothing(ours), None
+            ours, theirs = rows(ours, kept), rows(theirs, kept)
+            inputs = {name: tensor[kept] for name, tensor in inputs.items()}
+        joined = self._joined(ready, ours, theirs, inputs)
+        arguments = {**ready.arguments(progress), **joined.arguments}
+        arguments.update((name, inputs[name]) for name in ready.inputs if name in inputs)
+        if ready.unit_temperature is None:
+            value = cast("Any", ready.loss)(joined.student, joined.teacher, **arguments)
+        else:
+            value = tempered(ready, joined, batch.by_unit(ready.unit_temperature), arguments)
+        return value, joined.own_loss
+
+    def _joined(
+        self,
+        ready: Ready,
+        ours: Any,
+        theirs: Any,
+        inputs: Mapping[str, Tensor],
+    ) -> Joined:
+        if not ready.joined:
+            return Joined(ours, theirs)
+        if ready.name not in self.connectors:
+            raise InputError(
+                Problem(ready.name, "no connector", "one", "Call objective.connect once first.")
+            )
+        return cast("Joined", self.connectors[ready.name](ours, theirs, inputs))
+
+
+def _joint(given: nn.Module) -> connectors.Joint:
+    return given if isinstance(given, connectors.Joint) else connectors.StudentSide(given)

@@ -1,0 +1,281 @@
+"""Is what a term sets what its loss takes? Every problem, before hours of training go by."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from limbeck import per_unit, schedules
+from limbeck.connectors import BUILDERS
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.per_unit import PerUnit
+from limbeck.schedules import Constant, Schedule, is_number
+from limbeck.targets import DenseTargets
+from limbeck.terms.term import AUTO, DEFAULTS, Loss, Term
+
+INPUTS = ("labels", "index", "mask")
+"""Keyword parameters of a loss that the batch fills: those without a default, and the mask."""
+
+FUSED = "fused_divergence"  # takes hidden states and a head in place of logits
+_OF_RESPONSE = ("bias", "softcap", "targets", "weights", "reduction")
+
+# A loss whose temperature divides the logits of both sides, with T² in its value: only then does a
+# temperature of its own for each unit come to the same as logits that are divided beforehand.
+DIVIDES = ("dkd", "divergence", "soft_target_kl")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a loss takes, as far as it says.
+
+    Attributes:
+        second: The name of its second parameter.
+        keywords: Its other parameters, without those that the batch fills.
+        inputs: The parameters that the batch fills.
+        needed: Those of them that have no default.
+        open: Whether it takes any keyword.
+        hints: The types of its parameters.
+    """
+
+    second: str = ""
+    keywords: Mapping[str, inspect.Parameter] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    open: bool = False
+    hints: Mapping[str, Any] = field(default_factory=dict)
+
+
+def signature_of(loss: Loss | None) -> Signature:
+    """Read a loss's signature; None is the task's own loss, which takes nothing."""
+    if loss is None:
+        return Signature()
+    try:
+        parameters = list(inspect.signature(loss).parameters.values())
+    except ValueError:  # some of torch's own functions do not say what they take
+        return Signature(second="teacher", open=True)
+    rest = {parameter.name: parameter for parameter in parameters[2:]}
+    reserved = tuple(name for name in INPUTS if name in rest)
+    needed = tuple(name for name in reserved if rest[name].default is inspect.Parameter.empty)
+    others = _OF_RESPONSE if getattr(loss, "__name__", "") == FUSED else ()
+    return Signature(
+        second=parameters[1].name if len(parameters) > 1 else "",
+        keywords={name: rest[name] for name in rest if name not in (*reserved, *others)},
+        inputs=tuple(name for name in reserved if name in needed or name == "mask"),
+        needed=needed,
+        open=any(parameter.kind is parameter.VAR_KEYWORD for parameter in rest.values()),
+        hints=_hints(loss),
+    )
+
+
+@dataclass
+class Arguments:
+    """A term's arguments, told apart, with what is wrong with them.
+
+    Attributes:
+        fixed: Those that stay.
+        moving: Those that follow a schedule.
+        unit_temperature: The temperature, if it differs from unit to unit.
+        problems: What is wrong.
+    """
+
+    fixed: dict[str, Any] = field(default_factory=dict)
+    moving: dict[str, Schedule] = field(default_factory=dict)
+    unit_temperature: PerUnit | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    def at(self, progress: float) -> dict[str, Any]:
+        """Give the arguments at this progress."""
+        return {**self.fixed, **{key: float(of(progress)) for key, of in self.moving.items()}}
+
+
+def sort_arguments(term: Term, signature: Signature, where: str) -> Arguments:
+    """Tell the arguments that stay from those that follow a schedule or the unit."""
+    found = Arguments()
+    for key, value in term.arguments.items():
+        place = f"{where}.{key}"
+        if per_unit.is_per_unit(value):
+            _per_unit(found, term, key, value, place)
+        elif isinstance(value, Schedule) or (
+            isinstance(value, Mapping) and not _is_mapping(signature.hints.get(key))
+        ):
+            found.moving[key] = _parsed(value, place, found.problems)
+        else:
+            whole_for_real = type(value) is int and _real(signature.hints.get(key))
+            found.fixed[key] = float(value) if whole_for_real else value
+    return found
+
+
+def _per_unit(found: Arguments, term: Term, key: str, value: Any, where: str) -> None:
+    if key != "temperature" or term.loss not in DIVIDES:
+        allowed = "a number or a schedule"
+        fix = f"Only a weight, and the temperature of {', '.join(DIVIDES)}, differ by unit."
+        found.problems.append(Problem(where, value, allowed, fix))
+        return
+    try:
+        found.unit_temperature = per_unit.parse(value, where=where)
+        found.fixed[key] = 1.0  # the logits are divided beforehand
+    except InputError as error:
+        found.problems += error.problems
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A term's weight: by progress, by unit, or found by itself."""
+
+    by_progress: Schedule = field(default_factory=lambda: Constant(1.0))
+    by_unit: PerUnit | None = None
+    auto: bool = False
+
+
+def weight_of(term: Term, where: str, problems: list[Problem]) -> Weight:
+    """Read a term's weight."""
+    if term.weight == AUTO:
+        return Weight(auto=True)
+    if per_unit.is_per_unit(term.weight):
+        try:
+            return Weight(by_unit=per_unit.parse(term.weight, where=where))
+        except InputError as error:
+            problems += error.problems
+            return Weight()
+    return Weight(_parsed(term.weight, where, problems))
+
+
+def _parsed(spec: object, where: str, problems: list[Problem]) -> Schedule:
+    try:
+        return schedules.parse(spec, where=where)
+    except InputError as error:
+        problems += error.problems
+        return Constant(0.0)
+
+
+def settings_problems(term: Term, where: str) -> list[Problem]:
+    """Look at what every term has."""
+    allowed = "the name of an output, the path of a module, or several paths"
+    problems = [
+        Problem(f"{where}.{key}", vars(term)[key], allowed)
+        for key in ("student", "teacher")
+        if not _are_paths(vars(term)[key])
+    ]
+    settings = isinstance(term.connector, nn.Module | Mapping)
+    if not settings and term.connector not in ("auto", "none"):
+        fix = did_you_mean(term.connector, ("auto", "none"))
+        allowed = "auto, none, or a mapping of settings"
+        problems.append(Problem(f"{where}.connector", term.connector, allowed, fix))
+    return problems
+
+
+def _are_paths(value: object) -> bool:
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, Sequence) and bool(value) and all(isinstance(one, str) for one in value)
+    )
+
+
+def argument_problems(term: Term, signature: Signature, where: str) -> list[Problem]:
+    """Compare the arguments with the loss's signature: unknown, missing, of a wrong type."""
+    if signature.open:
+        return []
+    names = [*signature.keywords, *(("weight",) if term.loss == "task" else DEFAULTS)]
+    problems = []
+    for key, value in term.arguments.items():
+        place = f"{where}.{key}"
+        if key not in signature.keywords:
+            problems.append(Problem(place, value, ", ".join(names), did_you_mean(key, names)))
+        elif not isinstance(value, Mapping | Schedule | PerUnit) and (
+            allowed := _misfit(signature.hints.get(key), value)
+        ):
+            fix = did_you_mean(value, allowed.split(", "))
+            problems.append(Problem(place, value, allowed, fix))
+    return problems + [
+        Problem(f"{where}.{key}", "nothing", "a value; it is required")
+        for key in _missing(term, signature)
+    ]
+
+
+def _missing(term: Term, signature: Signature) -> list[str]:
+    if term.loss in BUILDERS:  # what it needs beyond the features is learned, and given with them
+        return []
+    return [
+        key
+        for key, parameter in signature.keywords.items()
+        if parameter.default is parameter.empty and key not in term.arguments
+    ]
+
+
+def probe(
+    term: Term, loss: Loss, signature: Signature, arguments: Arguments, where: str
+) -> list[Problem]:
+    """Let the loss itself say what it thinks of its arguments.
+
+    Only what it says about an argument counts: the tensors here are not of the shape that every
+    loss asks for.
+    """
+    # Without whoever checks the annotations' shapes, as the tests do.
+    bare = inspect.unwrap(loss)
+    logits, nought = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
+    second = {"labels": nought, "targets": DenseTargets(logits)}.get(signature.second, logits)
+    filled = dict.fromkeys(signature.needed, nought)
+    learned = {
+        name: torch.ones(2)
+        for name, parameter in signature.keywords.items()
+        if parameter.default is parameter.empty and name not in term.arguments
+    }
+    found: dict[str, Problem] = {}
+    for progress in (0.0, 0.5, 1.0) if arguments.moving else (0.0,):
+        now = arguments.at(progress)
+        try:
+            bare(logits, second, **learned, **filled, **now)
+        except InputError as error:
+            for problem in error.problems:
+                key = problem.where.rpartition(".")[2]
+                if key in now:
+                    found.setdefault(
+                        key, Problem(f"{where}.{key}", problem.given, problem.allowed, problem.fix)
+                    )
+        # Whatever else is raised on such tensors says nothing of the arguments.
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            continue
+    return list(found.values())
+
+
+def _hints(loss: Loss) -> Mapping[str, Any]:
+    try:
+        return get_type_hints(loss)
+    except (TypeError, NameError):  # a partial, or names that exist for the type checker only
+        return {}
+
+
+def _real(hint: Any) -> bool:
+    return hint is float or float in get_args(hint)
+
+
+def _is_mapping(hint: Any) -> bool:
+    return get_origin(hint) in (dict, Mapping)
+
+
+def _misfit(hint: Any, value: object) -> str:
+    """Say what an annotation allows if the value is not that; empty if it fits or is unknown."""
+    if NoneType in get_args(hint):
+        if value is None:
+            return ""
+        hint = next(option for option in get_args(hint) if option is not NoneType)
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return "" if value in choices else ", ".join(map(str, choices))
+    fits, allowed = _SIMPLE.get(hint, (None, "")) if isinstance(hint, type) else (None, "")
+    return "" if fits is None or fits(value) else allowed
+
+
+_SIMPLE: dict[type, tuple[Callable[[object], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "true, false"),
+    int: (lambda value: is_number(value) and isinstance(value, int), "a whole number"),
+    float: (is_number, "a finite number or a schedule"),
+    str: (lambda value: isinstance(value, str), "a word"),
+}
