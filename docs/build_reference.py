@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def reference() -> str:
         elif not own:
             parts.append("It has no settings.")
     parts += ["#### training", "Of `teach` and `distill`.", _table(Training)]
-    parts += ["### objective", _objective(), "### schedules", _schedules()]
+    parts += ["### objective", _objective(), "### methods", _methods()]
+    parts += ["### schedules", _schedules()]
     return "\n\n".join(parts)
 
 
@@ -180,6 +181,7 @@ def _model_names() -> str:
 def _objective() -> str:
     from limbeck import losses
     from limbeck.terms import Term
+    from limbeck.terms.arguments import signature_of
 
     described = _arguments(Term)
     settings = ["| setting of any term | meaning |", "|-|-|"]
@@ -192,9 +194,22 @@ def _objective() -> str:
     rows.append("| `task` | - | The task's own loss, on the labels. |")
     for name in sorted(losses.__all__):
         loss = getattr(losses, name)
-        own = ", ".join(f"`{key}`" for key in list(inspect.signature(loss).parameters)[2:]) or "-"
+        own = ", ".join(f"`{key}`" for key in signature_of(loss).keywords) or "-"
         rows.append(f"| `{name}` | {own} | {_first_line(loss)} |")
+    rows.append("| `python:file.py:function` | what it takes | A loss of your own. |")
     return "\n".join(settings) + "\n\n" + "\n".join(rows)
+
+
+def _methods() -> str:
+    from limbeck import methods
+
+    rows = ["| method | its settings | what it is |", "|-|-|-|"]
+    for name in sorted(methods.__all__):
+        method = methods.find(name)
+        own = ", ".join(f"`{key}`" for key in inspect.signature(method).parameters) or "-"
+        rows.append(f"| `{name}` | {own} | {_first_line(method)} |")
+    said = "In place of a list of terms, `objective` may be one of these: `{name: {settings}}`."
+    return said + "\n\n" + "\n".join(rows)
 
 
 def _arguments(thing: Any) -> dict[str, str]:
@@ -206,16 +221,21 @@ def _arguments(thing: Any) -> dict[str, str]:
 def _schedules() -> str:
     from dataclasses import fields
 
-    from limbeck.schedules import KINDS
+    from limbeck import per_unit, schedules
 
-    def rows() -> Iterator[str]:
-        yield "| schedule | what it does |"
+    def rows(title: str, kinds: Mapping[str, type]) -> Iterator[str]:
+        yield f"| {title} | what it does |"
         yield "|-|-|"
-        for name, kind in KINDS.items():
+        for name, kind in kinds.items():
             form = ", ".join(f"{field.name}: ..." for field in fields(kind))
             yield f"| `{{{name}: {{{form}}}}}` | {_first_line(kind)} |"
 
-    return "\n".join(rows())
+    by_unit = (
+        "A weight may also differ from unit to unit, and so may the temperature of "
+        "`soft_target_kl`, `divergence` and `dkd`:"
+    )
+    progress = "\n".join(rows("schedule", schedules.KINDS))
+    return f"{progress}\n\n{by_unit}\n\n" + "\n".join(rows("by unit", per_unit.KINDS))
 
 
 def updated(page: str) -> str:

@@ -38,7 +38,7 @@ def adds_exactly() -> bool:
 @pytest.mark.parametrize("reduce_range", [True, False])
 @pytest.mark.parametrize("ranges", ["minmax", "entropy", "percentile"])
 def test_accuracy_on_real_digits_holds(digits, tmp_path, ranges, reduce_range):
-    # Without such instructions weights of eight bits do overflow: that is why seven are the default.
+    # Without such instructions weights of eight bits overflow: that is why seven are the default.
     slack = 1 if reduce_range or adds_exactly() else 3
     quantize(
         digits.path,

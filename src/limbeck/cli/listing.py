@@ -45,19 +45,27 @@ def _line(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").split("\n", 1)[0]
 
 
+def _source(thing: Any) -> str:
+    """Take the papers that something says it is from, in brackets; nothing if it says none."""
+    text = " ".join((inspect.getdoc(thing) or "").split())
+    before, _, source = text.rpartition("Source: ")
+    return f"({source.rstrip('.')})" if before else ""
+
+
+def _found(module: Any) -> list[tuple[str, Any]]:
+    return [(name, module.find(name)) for name in sorted(module.__all__)]
+
+
 def _losses() -> dict[str, str]:
     from limbeck import losses
 
-    return {name: _line(losses.find(name)) for name in sorted(losses.__all__)}
+    return {name: f"{_line(of)} {_source(of)}" for name, of in _found(losses)}
 
 
 def _methods() -> dict[str, str]:
     from limbeck import methods
 
-    found = inspect.getmembers(methods, inspect.isfunction)
-    # What the file imports is no method.
-    own = {name: thing for name, thing in found if thing.__module__ == methods.__name__}
-    return {name: _line(thing) for name, thing in own.items() if not name.startswith("_")}
+    return {name: f"{_line(of)} {_source(of)}" for name, of in _found(methods)}
 
 
 def _tasks() -> dict[str, str]:

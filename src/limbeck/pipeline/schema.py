@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from limbeck import losses
+from limbeck import losses, methods
 from limbeck.atomic import write_json
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.data.spec import SOURCES as DATA_SOURCES
@@ -14,12 +14,22 @@ from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.resolve import SHIPPED
 from limbeck.pipeline.stages import STAGES
 from limbeck.tasks import TASKS
+from limbeck.terms.arguments import signature_of
+from limbeck.terms.term import AUTO, PYTHON
 
 FILE = SHIPPED / "schema.json"
 NUMBER = {"type": "number"}
 # A schedule: a mapping of its kind to its settings.
 SCHEDULE = {"type": "object", "minProperties": 1, "maxProperties": 1}
 NUMBER_OR_SCHEDULE = {"anyOf": [NUMBER, SCHEDULE]}
+WEIGHT = {"anyOf": [NUMBER, SCHEDULE, {"const": AUTO}]}
+PATHS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+OF_ANY_TERM = {
+    "student": {**PATHS, "description": "An output, or the path of a layer, or several."},
+    "teacher": {**PATHS, "description": "logits, labels, or the path of a layer, or several."},
+    "connector": {"anyOf": [{"enum": ["auto", "none"]}, {"type": "object"}]},
+    "weight": WEIGHT,
+}
 SIMPLE = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 
 
@@ -59,7 +69,10 @@ def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     if name == "quantize":
         _enumerate(settings, "method", QUANTIZERS.names())
     if name == "distill":
-        settings["properties"]["objective"]["items"] = {"oneOf": _terms()}
+        terms, named = settings["properties"]["objective"]["anyOf"]
+        terms["items"] = {"oneOf": _terms()}
+        named.clear()
+        named["oneOf"] = _methods()
     definitions[f"stage_{name}"] = settings
     reference: dict[str, Any] = {"$ref": f"#/$defs/stage_{name}"}
     allowed = reference if settings.get("required") else {"anyOf": [reference, {"type": "null"}]}
@@ -68,30 +81,48 @@ def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _terms() -> list[dict[str, Any]]:
     """Describe every term: the loss by name, with what any term has and what the loss takes."""
-    common = {
-        "student": {"type": "string", "description": "An output, or the path of a layer."},
-        "teacher": {"type": "string", "description": "logits, labels, or the path of a layer."},
-        "connector": {"enum": ["auto", "none"]},
-        "weight": NUMBER_OR_SCHEDULE,
-    }
-    task = _settings({"weight": NUMBER_OR_SCHEDULE}, [])
+    task = _settings({"weight": WEIGHT}, [])
     terms = [
         _one("task", {"anyOf": [task, {"type": "null"}]}, "The task's own loss."),
         {"const": "task"},
+        {
+            "type": "object",
+            "patternProperties": {f"^{PYTHON}": {"type": ["object", "null"]}},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+            "description": f"A loss of your own: {PYTHON}file.py:function.",
+        },
     ]
     for name in losses.__all__:
         loss = losses.find(name)
-        rest = list(inspect.signature(loss).parameters.values())[2:]
+        rest = list(signature_of(loss).keywords.values())
         taken = {one.name: _argument(one) for one in rest}
         required = [one.name for one in rest if one.default is one.empty]
-        first = (inspect.getdoc(loss) or "").split("\n", 1)[0]
-        settings = _settings({**common, **taken}, required)
-        terms.append(
-            _one(name, settings if required else {"anyOf": [settings, {"type": "null"}]}, first)
-        )
+        terms += _named(name, loss, {**OF_ANY_TERM, **taken}, required)
         if not required:
             terms.append({"const": name})
     return terms
+
+
+def _methods() -> list[dict[str, Any]]:
+    """Describe every named method with what it takes."""
+    found = []
+    for name in methods.__all__:
+        method = methods.find(name)
+        parameters = list(inspect.signature(method).parameters.values())
+        required = [one.name for one in parameters if one.default is one.empty]
+        found += _named(name, method, {one.name: {} for one in parameters}, required)
+    return found
+
+
+def _named(
+    name: str, thing: Any, properties: dict[str, Any], required: list[str]
+) -> list[dict[str, Any]]:
+    """Describe `{name: {settings}}`; without settings where none is required."""
+    settings = _settings(properties, required)
+    allowed = settings if required else {"anyOf": [settings, {"type": "null"}]}
+    return [_one(name, allowed, (inspect.getdoc(thing) or "").split("\n", 1)[0])]
 
 
 def _argument(parameter: inspect.Parameter) -> dict[str, Any]:

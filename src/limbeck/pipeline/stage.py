@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -35,6 +36,10 @@ class Stage(BaseModel):
     def needed(self) -> tuple[str, ...]:
         """Say what must have been made before, given the settings."""
         return self.needs
+
+    def code(self) -> list[Path]:
+        """Name the files of a user's own code that its outcome depends on."""
+        return []
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
         """Say what of the settings does not fit the rest of the recipe; places are within them."""

@@ -125,5 +125,5 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
 def _logits(context: Context, teacher: Teacher, batch: Batch) -> Tensor:
     device = context.accelerator.device
     on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-    logits: Tensor = teacher.answer(on_device).targets.logits
+    logits: Tensor = teacher.answer(on_device).logits
     return logits.float().cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from limbeck.objective import TrainingSet
 from limbeck.pipeline.candidate import Role
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.rehearsal import probe
@@ -37,7 +38,14 @@ def train(
     from limbeck.export.weights import save_weights
 
     model = model.to(context.accelerator.device)
-    scheme = Offline(model, context.task, objective, teacher=teacher, probe=probe(context))
+    scheme = Offline(
+        model,
+        context.task,
+        objective,
+        teacher=teacher,
+        probe=probe(context),
+        training_set=training_set(context),
+    )
     context.data.train.set_seed(context.seed)
     history = fit(
         scheme,
@@ -54,6 +62,13 @@ def train(
         save_weights(model.cpu(), context.folder / weights)
     context.accelerator.wait_for_everyone()
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
+
+
+def training_set(context: Context) -> TrainingSet:
+    """Describe what is trained on to terms that want to know."""
+    labels, classes = context.data.train.labels, len(context.task.classes)
+    counts = labels.bincount(minlength=classes)
+    return TrainingSet(samples=len(labels), class_counts=tuple(counts.tolist()))
 
 
 def training_of(settings: Training) -> Training:

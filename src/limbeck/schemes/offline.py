@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
-from limbeck.objective import Losses, Objective
+from limbeck.objective import Losses, Objective, TrainingSet
 from limbeck.taps import Taps
 from limbeck.tasks import Batch, Response, Task
 from limbeck.teachers import Teacher
@@ -27,6 +27,7 @@ class Offline:
         objective: The weighted terms.
         teacher: Who answers beside the student, if any term asks.
         probe: One batch, from which connectors between student and teacher features are built.
+        training_set: What is trained on, for terms that want to know.
 
     Raises:
         InputError: A term asks for a teacher and there is none, the teacher answers over other
@@ -43,6 +44,7 @@ class Offline:
         *,
         teacher: Teacher | None = None,
         probe: Batch,
+        training_set: TrainingSet | None = None,
     ) -> None:
         if objective.needs_teacher and teacher is None:
             fix = "Give a teacher, or use terms on labels alone."
@@ -51,16 +53,16 @@ class Offline:
         self._task = task
         self._objective = objective
         self._teacher = teacher if objective.needs_teacher else None
-        self._connect(probe)
+        self._parameters = [one for one in student.parameters() if one.requires_grad]
+        self._connect(probe, training_set)
 
-    def _connect(self, probe: Batch) -> None:
+    def _connect(self, probe: Batch, training_set: TrainingSet | None) -> None:
         """Look once at both answers: are their classes the same, and what joins their features?"""
         with _evaluating(self.student), torch.no_grad():
             response = self._respond(probe)
-        if self._teacher is None:
-            return
-        answer = self._teacher.answer(probe)
-        ours, theirs = response.outputs["logits"].shape[-1], answer.targets.logits.shape[-1]
+        answer = None if self._teacher is None else self._teacher.answer(probe)
+        ours = response.outputs["logits"].shape[-1]
+        theirs = ours if answer is None else answer.targets.classes
         if ours != theirs:
             raise InputError(
                 Problem(
@@ -70,7 +72,7 @@ class Offline:
                     fix="Teach or load a teacher for the same classes.",
                 )
             )
-        self._objective.connect(response, answer)
+        self._objective.connect(response, answer, training_set)
 
     def _respond(self, batch: Batch) -> Response:
         with Taps(self.student, self._objective.student_taps) as taps:
@@ -83,7 +85,7 @@ class Offline:
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Name the student and what the objective learns beside it."""
-        return {"student": self.student, "connectors": self._objective.connectors}
+        return {"student": self.student, **self._objective.modules()}
 
     def mass(self, batch: Batch) -> Tensor:
         """Sum the weights of the batch's units."""
@@ -95,7 +97,13 @@ class Offline:
         # pass is about to read.
         answer = None if self._teacher is None else self._teacher.answer(batch)
         response = self._respond(batch)
-        return self._objective(response, answer, task_loss=self._task.loss, progress=progress)
+        return self._objective(
+            response,
+            answer,
+            task_loss=self._task.loss,
+            progress=progress,
+            parameters=self._parameters,
+        )
 
 
 @contextmanager

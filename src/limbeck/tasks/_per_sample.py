@@ -23,12 +23,15 @@ def weights(batch: Batch) -> Tensor:
 def response(outputs: dict[str, Tensor], batch: Batch, taps: Taps | None) -> Response:
     """Wrap a model's outputs whose rows are already units, in the order of the batch."""
     label = batch["label"]
+    mask = batch.get("attention_mask")
     return Response(
         outputs=outputs,
         labels=label,
         weights=weights(batch),
         sample_of=torch.arange(len(label), device=label.device),
         taps={} if taps is None else taps.take(),
+        index=batch.get("index"),
+        mask=None if mask is None else mask.bool(),
     )
 
 

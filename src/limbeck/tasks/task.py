@@ -30,6 +30,9 @@ class Response:
         taps: What tapped modules put out, by path, `[samples, ...]`.
         hidden: For large heads, what goes into the head, `[units, dimension]`.
         head: For large heads, the head itself.
+        index: Which sample of the data set each sample is, `[samples]`; None if nobody said.
+        mask: Which positions of a sequence hold content, `[samples, positions]`; None without
+            padding.
     """
 
     outputs: dict[str, Tensor]
@@ -39,6 +42,8 @@ class Response:
     taps: dict[str, Tensor] = field(default_factory=dict)
     hidden: Tensor | None = None
     head: nn.Module | None = None
+    index: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Task(Protocol):

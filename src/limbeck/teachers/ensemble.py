@@ -36,7 +36,7 @@ class EnsembleTeacher:
         ...     SimpleNamespace(answer=lambda batch, row=row: Answer(DenseTargets(row)))
         ...     for row in rows
         ... ]
-        >>> EnsembleTeacher(members).answer({}).targets.logits.softmax(-1)
+        >>> EnsembleTeacher(members).answer({}).logits.softmax(-1)
         tensor([[0.7000, 0.3000]])
 
     Source: Hinton, Vinyals and Dean 2015; ledger C11.
@@ -58,7 +58,7 @@ class EnsembleTeacher:
         Raises:
             InputError: The members answer over different classes.
         """
-        answers = [member.answer(batch).targets.logits.float() for member in self._members]
+        answers = [member.answer(batch).logits.float() for member in self._members]
         shapes = [tuple(logits.shape) for logits in answers]
         if len(set(shapes)) > 1:
             allowed = "teachers that answer over the same units and classes"

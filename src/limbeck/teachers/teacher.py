@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from limbeck.targets import Targets
+from limbeck.errors import InputError, Problem
+from limbeck.targets import DenseTargets, Targets
 from limbeck.tasks import Batch
 
 
@@ -23,6 +24,18 @@ class Answer:
 
     targets: Targets
     taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def logits(self) -> Tensor:
+        """All of the logits, `[units, classes]`.
+
+        Raises:
+            InputError: The answer is of another form.
+        """
+        if isinstance(self.targets, DenseTargets):
+            return self.targets.logits
+        given = type(self.targets).__name__
+        raise InputError(Problem("answer", given, "DenseTargets: all of the teacher's logits"))
 
 
 class Teacher(Protocol):

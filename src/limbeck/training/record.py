@@ -93,27 +93,27 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._steps = 0
+        self._steps: dict[str, int] = {}
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """Add an optimiser step."""
-        self._steps += 1
+        """Add an optimiser step; what is measured now and then has a mean over those steps."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+            self._steps[name] = self._steps.get(name, 0) + 1
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
         """Give the means over the steps since this was last asked, over all processes."""
         names, sums, steps = list(self._sums), list(self._sums.values()), self._steps
-        self._sums, self._steps = {}, 0
+        self._sums, self._steps = {}, {}
         if accelerator.num_processes > 1 and names:
             on_device = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
             sums = accelerator.reduce(on_device, reduction="sum").tolist()
-        return {name: value / steps for name, value in zip(names, sums, strict=True)}
+        return {name: value / steps[name] for name, value in zip(names, sums, strict=True)}
 
     def state(self) -> dict[str, Any]:
         """Give the sums as plain data."""
-        return {"sums": dict(self._sums), "steps": self._steps}
+        return {"sums": dict(self._sums), "steps": dict(self._steps)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put saved sums back."""
-        self._sums, self._steps = dict(state["sums"]), state["steps"]
+        self._sums, self._steps = dict(state["sums"]), dict(state["steps"])

@@ -150,10 +150,13 @@ def _row(said: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
         for name, term in losses.terms.items():
             names += [f"train/{name}/raw", f"train/{name}/weighted"]
             values += term
+        for name, norm in losses.gradient_norms.items():
+            names.append(f"train/{name}/gradient_norm")
+            values.append(norm)
     row: dict[str, float] = {}
     numbers = iter(zip(names, torch.stack(values).tolist(), strict=True))
     for losses, share in zip(said, shares, strict=True):
-        for _ in range(1 + 2 * len(losses.terms)):
+        for _ in range(1 + 2 * len(losses.terms) + len(losses.gradient_norms)):
             name, number = next(numbers)
             row[name] = row.get(name, 0.0) + number * share
     return row

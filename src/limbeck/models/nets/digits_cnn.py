@@ -11,7 +11,7 @@ def _block(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),  # not in place: what goes into it can be tapped
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
 
 from limbeck import methods
+from limbeck.callables import file_of
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Objective
 from limbeck.pipeline.candidate import Artefact, Candidate, Record, Role, hashes
@@ -17,10 +18,12 @@ from limbeck.pipeline.problems import RefusedError, inside
 from limbeck.pipeline.rehearsal import Rehearsal, gathered
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teachers import check_recordable, members_as_one, recorded_of, teacher_of
-from limbeck.pipeline.train import train, training_of
+from limbeck.pipeline.train import train, training_of, training_set
 from limbeck.report.result import Curve
 from limbeck.schemes import Offline
 from limbeck.taps import Taps
+from limbeck.terms import Term
+from limbeck.terms.term import PYTHON
 from limbeck.training import Training
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
     from limbeck.teachers import Teacher
 
+Entries: TypeAlias = list[dict[str, Any] | str] | dict[str, Any]
 HINTON: list[dict[str, Any] | str] = [
     {"task": {"weight": 0.1}},
     {"soft_target_kl": {"temperature": 4.0, "weight": 0.9}},
@@ -47,9 +51,19 @@ class Distill(Training, Stage):
     makes: ClassVar[tuple[str, ...]] = ("student", "float student")
 
     objective: Annotated[
-        list[dict[str, Any] | str],
-        Field(min_length=1, description="Terms: `- name: {weight: 0.9, ...}`."),
+        list[dict[str, Any] | str] | dict[str, Any],
+        Field(
+            min_length=1,
+            description="Terms, `- name: {weight: 0.9, ...}`; or a method, `name: {...}`.",
+        ),
     ] = HINTON
+    measure_gradients: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Log each term's gradient norm every so many optimiser steps; 0 does not.",
+        ),
+    ] = 0
     recorded: Annotated[
         bool,
         Field(description="Save the teacher's answers once; look them up for every student after."),
@@ -60,7 +74,7 @@ class Distill(Training, Stage):
 
     @field_validator("objective")
     @classmethod
-    def _terms_fit(cls, objective: list[dict[str, Any] | str]) -> list[dict[str, Any] | str]:
+    def _terms_fit(cls, objective: Entries) -> Entries:
         try:
             Objective.from_recipe(objective)
         except InputError as error:
@@ -70,6 +84,12 @@ class Distill(Training, Stage):
     def needed(self) -> tuple[str, ...]:
         """Need a teacher, unless the labels are all that is asked for."""
         return ("teacher",) if self._objective().needs_teacher else ()
+
+    def code(self) -> list[Path]:
+        """Name the files of the recipe's own losses."""
+        named = (str(term.loss) for term in self._objective().terms)
+        files = (file_of(name.removeprefix(PYTHON)) for name in named if name.startswith(PYTHON))
+        return [file for file in files if file is not None]
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
         """Refuse features of an ensemble, and recorded features: there are none."""
@@ -104,7 +124,14 @@ class Distill(Training, Stage):
         taps = objective.teacher_taps
         teacher = members_as_one(context, teachers, taps=taps) if needs else None
         try:
-            Offline(student[0], context.task, objective, teacher=teacher, probe=rehearsal.batch)
+            Offline(
+                student[0],
+                context.task,
+                objective,
+                teacher=teacher,
+                probe=rehearsal.batch,
+                training_set=training_set(context),
+            )
         except InputError as error:
             raise InputError(*inside(error, place)) from error
 
@@ -123,7 +150,7 @@ class Distill(Training, Stage):
             key=context.key,
             seed=context.seed,
             settings=self.model_dump(mode="json"),
-            what=" + ".join(_term_name(term) for term in self.objective),
+            what=" + ".join(_term_name(term) for term in objective.terms),
             artefacts=artefacts,
             files=hashes(
                 context.folder, [name for one in artefacts for name in (one.file, *one.weights)]
@@ -133,7 +160,7 @@ class Distill(Training, Stage):
         return candidate.then(context.folder, record)
 
     def _objective(self) -> Objective:
-        return Objective.from_recipe(self.objective)
+        return Objective.from_recipe(self.objective, measure_every=self.measure_gradients)
 
     def _teacher(
         self, objective: Objective, candidate: Candidate, context: Context
@@ -190,8 +217,8 @@ def _student(context: Context) -> ModelSpec:
     return context.recipe.student
 
 
-def _term_name(term: dict[str, Any] | str) -> str:
-    return term if isinstance(term, str) else next(iter(term))
+def _term_name(term: Term) -> str:
+    return str(term.loss)  # a recipe names losses; only a program gives functions
 
 
 def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -> None:
