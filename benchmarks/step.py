@@ -129,7 +129,14 @@ SIZES = {
 
 
 def by_hand(
-    student: nn.Module, teacher: nn.Module, images: Tensor, labels: Tensor, batch: int, total: int
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    total: int,
+    *,
+    fused: bool,
 ) -> Iterator[float]:
     """Train as one would without limbeck; gives the running loss at each step."""
     parameters = list(student.parameters())
@@ -137,7 +144,7 @@ def by_hand(
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.01},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=RATE)
+    optimizer = torch.optim.AdamW(groups, lr=RATE, fused=fused or None)
     student.train()
     teacher.eval().requires_grad_(False)
     step, running = 0, 0.0
@@ -208,7 +215,7 @@ class Alternate:
             raise Enough
 
 
-def measure(name: str, blocks: int) -> Result:
+def measure(name: str, blocks: int, *, fused: bool) -> Result:
     """Run both loops at one size, block by block."""
     size = SIZES[name]
     torch.manual_seed(0)
@@ -223,6 +230,7 @@ def measure(name: str, blocks: int) -> Result:
         everything["label"],
         size.batch,
         total,
+        fused=fused,
     )
     alternate = Alternate(other, size, blocks)
     task = ImageClassification(classes=tuple(map(str, range(10))))
@@ -282,11 +290,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, action="append", help="all if not given")
     parser.add_argument("--blocks", type=int, default=200)
+    parser.add_argument("--fused", action="store_true", help="the other loop's AdamW is fused, too")
     parser.add_argument("--json", type=Path, help="where the results go, besides the screen")
     arguments = parser.parse_args()
     results = []
     for name in arguments.size or SIZES:
-        result = measure(name, arguments.blocks)
+        result = measure(name, arguments.blocks, fused=arguments.fused)
         results.append(asdict(result))
         low, high = result.ratio_quartiles
         print(

@@ -184,6 +184,30 @@ def test_a_loss_gets_what_it_names_from_the_batch(pair):
         Objective([Term(demanding)])(response, answer)
 
 
+def test_a_pattern_stands_for_several_layers(pair):
+    response, answer = pair
+    taps = {"layer1": torch.randn(3, 2), "layer2": torch.randn(3, 2), "head": torch.randn(3, 2)}
+    deep = replace(response, taps=taps)
+    theirs = replace(answer, taps={"block1": torch.ones(3, 2), "block2": torch.ones(3, 2)})
+
+    def each(student, teacher):
+        return sum(
+            (ours - yours).square().sum(1) for ours, yours in zip(student, teacher, strict=True)
+        )
+
+    term = Term(each, student="layer*", teacher="block?", connector="none")
+    objective = Objective([term])
+    assert objective.student_taps == ["layer*"]
+    listed = Term(
+        each, student=["layer1", "layer2"], teacher=["block1", "block2"], connector="none"
+    )
+    torch.testing.assert_close(
+        objective(deep, theirs).total, Objective([listed])(deep, theirs).total
+    )
+    with pytest.raises(InputError, match=r"each.student: got 'stage\*'"):
+        Objective([Term(each, student="stage*", teacher="block*", connector="none")])(deep, theirs)
+
+
 def test_a_loss_over_hidden_states_weighs_units_itself(pair):
     response, answer = pair
     head = nn.Linear(7, 4)

@@ -217,6 +217,13 @@ def in_the_inputs_type(student, teacher):
     return (student - teacher.detach()).square().flatten(1).mean(1)
 
 
+def scaled_in_half_precision(student, teacher):
+    ours = precise(student)
+    if ours.dtype != student.dtype:
+        ours = ours.detach() + 1.1 * (ours - ours.detach())
+    return fitnet_hint(ours, precise(teacher))
+
+
 def lowered_by_autocast(student, teacher):
     ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
     return ((ours - theirs) @ torch.eye(ours.shape[1]).to(ours)).square().mean(1)
@@ -339,6 +346,7 @@ BROKEN = [
     (under_autocast, "feature", {0}),
     (lowered_by_autocast, "feature", {0}),
     (in_the_inputs_type, "feature", {0}),
+    (scaled_in_half_precision, "feature", {0}),
     (partial(similarities, wrong="order"), "relation", {8}),
     (partial(similarities, wrong="empty"), "relation", {9}),
     (partial(similarities, wrong="apart"), "relation", {1}),

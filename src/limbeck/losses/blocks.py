@@ -90,18 +90,19 @@ class _Blocked(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         student, slope, *parts = ctx.saved_tensors
         others = (None,) * (2 + len(parts))
+        factor = (gradient * ctx.measure.temperature).unsqueeze(-1)
         recorded = torch.is_grad_enabled()  # the gradient will itself be differentiated
         if slope is not None and not recorded:
-            return widened(slope * gradient.unsqueeze(-1), student.shape[1]), *others
+            return widened(slope * factor, student.shape[1]), *others
         targets = _common(ctx.form(*parts), student.shape[1])
         if recorded:
-            whole = _block(student, targets, None, ctx.measure, True)[1] * gradient.unsqueeze(-1)
+            whole = _block(student, targets, None, ctx.measure, True)[1] * factor
             return widened(whole, student.shape[1]).to(student.dtype), *others
         result = student.new_empty(student.shape)
         result[:, targets.classes :] = 0
         for rows in _blocks(student, targets):
             part = _block(student, targets, rows, ctx.measure, True)[1]
-            result[rows, : targets.classes] = part.mul_(gradient[rows].unsqueeze(-1))
+            result[rows, : targets.classes] = part.mul_(factor[rows])
         return result, *others
 
 

@@ -216,12 +216,16 @@ def _block(logits: Tensor, work: _Work, trains: bool) -> Tensor:
             continue
         if work.softcap is not None:
             slope = slope * (1 - (ours / work.softcap).square())
-        torch.mul(slope, part.units.shares.unsqueeze(1), out=ours)
+        factor = part.units.shares * work.measure.temperature
+        torch.mul(slope, factor.unsqueeze(1), out=ours)
     return torch.cat(values)
 
 
 def _rows(logits: Tensor, work: _Work, trains: bool) -> tuple[Tensor, Tensor | None]:
-    """Value and gradient of a few rows: the divergence, and cross-entropy if there are labels."""
+    """Value and slope of a few rows: of the divergence, and of cross-entropy if there are labels.
+
+    The gradient is T times the slope, as `closed_form` says.
+    """
     value, slope = _divergence(logits, work.targets, work.measure, trains)
     slope = None if slope is None else widened(slope, logits.shape[1])
     if work.labels is None:
@@ -230,8 +234,9 @@ def _rows(logits: Tensor, work: _Work, trains: bool) -> tuple[Tensor, Tensor | N
     right = work.labels.long().unsqueeze(1)
     value = value - logs.gather(1, right).squeeze(1).clamp_min(RULED_OUT) * work.label_weight
     if slope is not None:
-        slope = slope.add(logs.exp_(), alpha=work.label_weight)
-        slope.scatter_add_(1, right, torch.full_like(value, -work.label_weight).unsqueeze(1))
+        share = work.label_weight / work.measure.temperature
+        slope = slope.add(logs.exp_(), alpha=share)
+        slope.scatter_add_(1, right, torch.full_like(value, -share).unsqueeze(1))
     return value, slope
 
 

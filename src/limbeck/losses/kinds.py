@@ -65,10 +65,11 @@ class Measure:
 def closed_form(
     student: Tensor, teacher: Tensor, measure: Measure, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Value and, if asked for, gradient of a few rows: `[rows]` and `[rows, classes]`.
+    """Value and, if asked for, slope of a few rows: `[rows]` and `[rows, classes]`.
 
-    The gradient of every kind is T·q·(f − Σqf) with an f of its own. Nothing that autograd keeps
-    is overwritten, so that the gradient can itself be differentiated.
+    The gradient is T times the slope: whoever weighs the rows has a factor for each already. The
+    slope of every kind is q·(f − Σqf) with an f of its own. Nothing that autograd keeps is
+    overwritten, so that it can itself be differentiated.
 
     Example:
         >>> import torch
@@ -76,10 +77,9 @@ def closed_form(
         >>> closed_form(*logits, Measure("forward_kl", 1.0), slope=True)
         (tensor([0.3278]), tensor([[-0.3808,  0.3808]]))
     """
-    value, gradient = _ROWS[measure.kind](student, teacher, measure, slope)
+    value, part = _ROWS[measure.kind](student, teacher, measure, slope)
     # Rounding may push a value below 0.
-    value = (value * measure.temperature**2).clamp_min(0)
-    return value, None if gradient is None else gradient * measure.temperature
+    return (value * measure.temperature**2).clamp_min(0), part
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:

@@ -36,7 +36,7 @@ def sampled(student: Tensor, targets: SampledTargets, measure: Measure) -> Tenso
 
 
 def rows_of_top_k(student: Tensor, targets: TopKTargets, measure: Measure) -> tuple[Tensor, Tensor]:
-    """Value and gradient of a few rows in full precision."""
+    """Value and slope of a few rows in full precision, as `closed_form` gives them."""
     ids, mode = targets.ids.long(), _mode(targets)
     ours = _picked(student, ids, 1.0, mode)
     theirs = _likeliest(targets, student.shape[1]).to(ours.dtype)
@@ -48,13 +48,14 @@ def rows_of_top_k(student: Tensor, targets: TopKTargets, measure: Measure) -> tu
 def rows_of_sample(
     student: Tensor, targets: SampledTargets, measure: Measure
 ) -> tuple[Tensor, Tensor]:
-    """Value and gradient of a few rows in full precision."""
+    """Value and slope of a few rows in full precision, as `closed_form` gives them."""
     ids = targets.ids.long()
     logs = _picked(student, ids, measure.temperature, "all")
     with torch.enable_grad():
         leaf = logs.detach().requires_grad_()
         value = estimate(leaf, targets, measure)
         (slope,) = torch.autograd.grad(value.sum(), leaf)
+    slope = slope / measure.temperature
     return value.detach(), _spread(student, ids, logs, slope, measure.temperature, "all")
 
 

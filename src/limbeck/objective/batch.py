@@ -12,6 +12,7 @@ from limbeck.connectors import Joined
 from limbeck.errors import InputError, Problem
 from limbeck.objective.result import Answers, Responds
 from limbeck.per_unit import PerUnit, Seen
+from limbeck.taps import is_pattern, select
 from limbeck.targets import DenseTargets
 from limbeck.terms import Ready
 
@@ -109,7 +110,8 @@ class Batch:
         return self._per_sample(ready) if ready.student_is_tap else self._units
 
     def _per_sample(self, ready: Ready) -> Tensor:
-        samples = self.response.taps[ready.student[0]].shape[0]
+        [first, *_] = _named(ready.student[:1], self.response.taps)
+        samples = self.response.taps[first].shape[0]
         if samples not in self._samples:
             nothing = self._units.new_zeros(samples)
             self._samples[samples] = nothing.index_add(0, self.response.sample_of, self._units)
@@ -175,8 +177,18 @@ def teacher_of(ready: Ready, response: Responds, answer: Answers | None) -> Any:
 
 
 def _taken(ready: Ready, side: str, names: tuple[str, ...], given: Mapping[str, Tensor]) -> Any:
-    for name in names:
+    found = _named(names, given) if ready.several else list(names)
+    for name in found:
         if name not in given:
             allowed = f"one of {', '.join(given) or 'none'}"
             raise InputError(Problem(f"{ready.name}.{side}", name, allowed))
-    return tuple(given[name] for name in names) if ready.several else given[names[0]]
+    return tuple(given[name] for name in found) if ready.several else given[found[0]]
+
+
+def _named(names: tuple[str, ...], given: Mapping[str, Tensor]) -> list[str]:
+    """Write patterns out; one that nothing matches stays, to be named in the error."""
+    return [
+        path
+        for name in names
+        for path in ((select(name, given) if is_pattern(name) else []) or [name])
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from limbeck.taps.capture import Taps
 from limbeck.taps.listing import Layer, list_paths
-from limbeck.taps.paths import expand
+from limbeck.taps.paths import expand, is_pattern, select
 from limbeck.taps.record import first_tensor
 
-__all__ = ["Layer", "Taps", "expand", "first_tensor", "list_paths"]
+__all__ = ["Layer", "Taps", "expand", "first_tensor", "is_pattern", "list_paths", "select"]

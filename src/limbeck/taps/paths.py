@@ -68,15 +68,47 @@ def expand(module: nn.Module, pattern: str) -> list[str]:
     """
     if _way(module, pattern) is not None:
         return [pattern]
+    path, suffix = _apart(pattern)
+    found = _matching(path, (name for name, _ in named(module) if name))
+    if not found:
+        raise InputError(_unknown(module, pattern, "a pattern that matches a submodule's path"))
+    return [name + suffix for name in found]
+
+
+def is_pattern(path: str) -> bool:
+    """Tell whether a path may stand for several.
+
+    Example:
+        >>> is_pattern("layer*"), is_pattern("layer1")
+        (True, False)
+    """
+    return any(mark in path for mark in _WILD)
+
+
+def select(pattern: str, paths: Iterable[str]) -> list[str]:
+    """List those of some paths that a pattern stands for; see `expand`.
+
+    Example:
+        >>> select("layer*", ["layer1", "layer1.0", "layer2"])
+        ['layer1', 'layer2']
+    """
+    path, suffix = _apart(pattern)
+    ended = [name.removesuffix(suffix) for name in paths if name.endswith(suffix)]
+    return [name + suffix for name in _matching(path, ended)]
+
+
+def _apart(pattern: str) -> tuple[str, str]:
+    """Take `:input`, `@1` and their like from the end of a pattern."""
     # `[a:b]` is a set of characters, so that only what stands after the last bracket is a suffix.
     head, bracket, tail = pattern.rpartition("]")
     match = _SUFFIX.fullmatch(tail)
     path = match["path"] if match else tail
-    wanted = _regular(head + bracket + path)
-    found = [name for name, _ in named(module) if name and wanted.fullmatch(name)]
-    if not found:
-        raise InputError(_unknown(module, pattern, "a pattern that matches a submodule's path"))
-    return [name + tail[len(path) :] for name in found]
+    return head + bracket + path, tail[len(path) :]
+
+
+def _matching(pattern: str, paths: Iterable[str]) -> list[str]:
+    wanted = _regular(pattern)
+    return [path for path in paths if wanted.fullmatch(path)]
 
 
 def resolve(module: nn.Module, paths: Iterable[str]) -> list[Tap]:
@@ -120,7 +152,7 @@ def _found(module: nn.Module, asked: str) -> list[Tap]:
     tap = _tap(module, asked)
     if tap is not None:
         return [tap]
-    if any(mark in asked for mark in _WILD):
+    if is_pattern(asked):
         expanded = (_tap(module, path) for path in expand(module, asked))
         return [tap for tap in expanded if tap is not None]
     raise InputError(_unknown(module, asked, "the path of a submodule"))

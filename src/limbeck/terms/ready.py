@@ -11,6 +11,7 @@ from limbeck.connectors import UNJOINED
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.per_unit import ClassBalanced, PerUnit
 from limbeck.schedules import Schedule
+from limbeck.taps import is_pattern
 from limbeck.terms.arguments import (
     FUSED,
     Signature,
@@ -38,6 +39,7 @@ class Ready:
             head, and the teacher's targets.
         student: The student's outputs or paths; one unless the loss is over several layers.
         teacher: The teacher's.
+        several: Whether the loss is given a tuple on either side: of several paths, or a pattern.
         student_is_tap: Whether they are paths.
         joined: Whether something learned may stand between student and teacher.
         weight: The weight by progress.
@@ -125,6 +127,7 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Ready
         raise InputError(*problems)
     of_catalogue = "" if own or loss is None else str(term.loss)
     source = _source(term, signature)
+    sides = (term.student, term.teacher)
     student, joined = _paths(term.student), _is_joined(term, of_catalogue)
     of_layers = loss is not None and source != "head"
     is_tap = of_layers and not all(path in outputs for path in student)
@@ -135,7 +138,7 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Ready
         source=source,
         student=student,
         teacher=_paths(term.teacher),
-        several=not isinstance(term.student, str),
+        several=any(not isinstance(one, str) or is_pattern(one) for one in sides),
         student_is_tap=is_tap,
         joined=joined and source not in ("labels", "head") and (is_tap or source == "tap"),
         weight=weight.by_progress,
