@@ -253,3 +253,12 @@ def test_no_samples_give_no_values_and_no_tokens_give_zero(name):
     assert loss(student, teacher, mask=MASK[:0]).shape == (0,)
     without = [x[..., :0, :] for x in inputs(name)]
     assert torch.equal(loss(*without), torch.zeros(3, dtype=torch.float64))
+
+
+def test_what_little_the_student_can_say_of_the_teacher_does_not_overflow():
+    student = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 1, 1, 3).requires_grad_()
+    for little in (1.4e-45, 1e-40, 1e-38, 1e-30):
+        teacher = torch.tensor([0.0, 1.0, little]).reshape(1, 1, 1, 3)
+        value = losses.attention_kl(student, teacher)
+        assert value.isfinite().all()
+        assert torch.autograd.grad(value.sum(), student)[0].isfinite().all()

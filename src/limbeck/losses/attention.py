@@ -89,8 +89,9 @@ def attention_kl(
 def _divergence_of_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher ‖ student) of each row; what the student cannot say is taken from the teacher."""
     numbers = torch.finfo(student.dtype)
-    impossible = student < numbers.tiny / numbers.eps  # 1/q, the gradient, would all but overflow
-    heard = teacher.masked_fill(impossible, 0)
+    least = numbers.tiny / numbers.eps  # what 1/q, the gradient, or a rescaling would overflow at
+    impossible = student < least
+    heard = teacher.masked_fill(impossible | (teacher < least), 0)
     total, kept = teacher.sum(-1, keepdim=True), heard.sum(-1, keepdim=True)
     heard = heard * (total / kept.masked_fill(kept == 0, 1))
     surprise = student.masked_fill(impossible, 1).log()
