@@ -100,6 +100,12 @@ def test_every_kind_is_tried(kind):
     assert any(trial.keywords["kind"] == kind for trials in TRIALS.values() for trial in trials)
 
 
+def test_the_losses_over_a_batch_are_listed():
+    scalar = ("batch", "fused", "relation")
+    found = {name for name, trials in TRIALS.items() if trials[0].keywords["kind"] in scalar}
+    assert found == losses.OVER_THE_BATCH
+
+
 def test_every_law_is_tried():
     seen = set()
     for parameters in EACH:
