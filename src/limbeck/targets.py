@@ -73,10 +73,11 @@ class TopKTargets:
         >>> import torch
         >>> TopKTargets.of(torch.tensor([[3.0, 0.0, 2.0]]), 2).ids
         tensor([[0, 2]])
-        >>> TopKTargets(torch.tensor([[0, 2]]), torch.zeros(1, 2), classes=3, tail="buckets")
+        >>> TopKTargets(torch.tensor([[0, 2]]), torch.zeros(1, 3), classes=3)
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: TopKTargets.tail: got 'buckets'; ... did you mean "bucket"?
+        limbeck.errors.InputError: TopKTargets.log_probabilities: got (1, 3); allowed: (1, 2), as
+        the ids have
     """
 
     ids: Tensor
