@@ -30,6 +30,12 @@ def bank_of(samples=40, dimension=8, negatives=64, **settings):
     return MemoryBank(samples, dimension, negatives=negatives, **settings)
 
 
+def negatives(held, side):
+    """Those of each sample, however the bank gives them."""
+    rows = held[f"{side}negatives"]
+    return rows[held["drawn"]] if "drawn" in held else rows
+
+
 def batches(samples, size=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(samples, generator=generator).split(size)
@@ -93,8 +99,9 @@ def test_without_a_bank_the_batch_gives_the_negatives(settings):
     torch.testing.assert_close(value, losses.crd(ours, theirs))
 
 
-def test_a_bank_gives_what_it_held_before_this_batch():
-    joint = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=20, dimension=5, negatives=7)
+@pytest.mark.parametrize("samples", [20, 29])  # few, and more than are drawn for a batch
+def test_a_bank_gives_what_it_held_before_this_batch(samples):
+    joint = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=samples, dimension=5, negatives=7)
     assert isinstance(joint, Embeddings)
     held = {name: part.clone() for name, part in joint.bank.named_buffers()}
     index = torch.tensor([3, 0, 19, 7])
@@ -102,13 +109,32 @@ def test_a_bank_gives_what_it_held_before_this_batch():
     arguments = joined.arguments
     assert torch.equal(arguments["positives"], held["teacher"][index])
     assert torch.equal(arguments["student_positives"], held["student"][index])
-    assert arguments["negatives"].shape == arguments["student_negatives"].shape == (4, 7, 5)
+    assert ("drawn" in arguments) == (samples == 20)
+    for side, bank in (("", held["teacher"]), ("student_", held["student"])):
+        found = negatives(arguments, side)
+        assert found.shape == (4, 7, 5)
+        assert (found.unsqueeze(2) == bank).all(-1).any(-1).all()
     new = torch.nn.functional.normalize(held["student"][index] + joined.student.detach())
     torch.testing.assert_close(joint.bank.student[index], new)
     new = torch.nn.functional.normalize(held["teacher"][index] + joined.teacher)
     torch.testing.assert_close(joint.bank.teacher[index], new)
-    rest = torch.ones(20, dtype=torch.bool).index_fill(0, index, value=False)
+    rest = torch.ones(samples, dtype=torch.bool).index_fill(0, index, value=False)
     assert torch.equal(joint.bank.student[rest], held["student"][rest])
+
+
+def test_all_and_which_are_drawn_say_what_their_copy_says(monkeypatch):
+    def step(few):
+        monkeypatch.setattr("limbeck.connectors.memory._FEW", few)
+        bank, index = bank_of(), torch.arange(8)
+        ours, theirs = unit(8, 8, 1).requires_grad_(), unit(8, 8, 2)
+        for _ in range(2):
+            held = bank(ours, theirs, {"index": index})
+            value = losses.crd(ours, theirs, **held)
+        assert ("drawn" in held) == bool(few)
+        return value, torch.autograd.grad(value, ours)[0], held["first_cosines"]
+
+    for one, other in zip(step(32), step(0), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_constants_are_those_of_the_first_batch():
@@ -116,7 +142,7 @@ def test_the_constants_are_those_of_the_first_batch():
     index, ours, theirs = torch.arange(8), unit(8, 8, 1), unit(8, 8, 2)
     held = bank(ours, theirs, {"index": index})
     for row, anchors, side in ((0, ours, ""), (1, theirs, "student_")):
-        compared = torch.cat([held[f"{side}positives"].unsqueeze(1), held[f"{side}negatives"]], 1)
+        compared = torch.cat([held[f"{side}positives"].unsqueeze(1), negatives(held, side)], 1)
         cosines = torch.einsum("nd,nkd->nk", anchors, compared)
         mean = (cosines / 0.5).exp().mean()
         kept = (held["first_cosines"][row] / 0.5).exp().mean()

@@ -94,6 +94,14 @@ def test_crd_with_a_bank(drawn, shared, positives, first):
     agree("crd", student, teacher, form | held)
 
 
+@few
+@given(batches(), st.booleans(), st.booleans())
+def test_crd_with_draws_from_a_bank(drawn, positives, first):
+    rng, student, teacher, form = drawn
+    held = bank(rng, *student.shape, shared=True, positives=positives, first=first)
+    agree("crd", student, teacher, form | held | {"drawn": rng.integers(4, size=(len(student), 7))})
+
+
 def test_crd_is_the_published_estimator():
     """With Z = N·z and Pn = 1/N, whatever N is, but for what stands in for rounding there."""
     rng = np.random.default_rng(0)
@@ -193,6 +201,8 @@ def call(name, *args, **kwargs):
 
 ROWS, LABELS = torch.zeros(2, 3), torch.tensor([0, 1])
 NEGATIVES = {"negatives": torch.zeros(2, 5, 3), "student_negatives": torch.zeros(2, 5, 3)}
+SHARED = {name: rows[0] for name, rows in NEGATIVES.items()}
+DRAWN = torch.zeros(2, 4, dtype=torch.long)
 WRONG = [
     *(
         (name, *wrong)
@@ -219,6 +229,13 @@ WRONG = [
         "[2, negatives, 3]",
     ),
     ("crd", ROWS, ROWS, NEGATIVES | {"negatives": torch.zeros(0, 3)}, "negatives", "[2, neg"),
+    ("crd", ROWS, ROWS, {"drawn": DRAWN}, "drawn", "negatives [rows, d]"),
+    ("crd", ROWS, ROWS, NEGATIVES | {"drawn": DRAWN}, "drawn", "negatives [rows, d]"),
+    ("crd", ROWS, ROWS, SHARED | {"drawn": DRAWN[:1]}, "drawn", "[2, negatives]"),
+    ("crd", ROWS, ROWS, SHARED | {"drawn": DRAWN[:, :0]}, "drawn", "[2, negatives]"),
+    ("crd", ROWS, ROWS, SHARED | {"drawn": DRAWN.float()}, "drawn", "whole numbers"),
+    ("crd", ROWS, ROWS, SHARED | {"drawn": DRAWN + 5}, "drawn", "from 0 to 4"),
+    ("crd", ROWS, ROWS, SHARED | {"drawn": DRAWN - 1}, "drawn", "from 0 to 4"),
     ("crd", ROWS, ROWS, {"first_cosines": torch.zeros(3)}, "first_cosines", "[2, any"),
 ]
 

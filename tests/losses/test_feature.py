@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from torch.autograd import gradcheck, gradgradcheck
 
 from limbeck import losses
 from limbeck.errors import InputError
@@ -177,6 +178,19 @@ def test_the_margin_reading_holds_no_neuron_on_the_wrong_side():
     nowhere = torch.zeros(1, 1, requires_grad=True)
     loss(nowhere, torch.ones(1, 1)).sum().backward()
     assert nowhere.grad < 0
+
+
+@pytest.mark.parametrize("power", [2.0, 3.0])
+def test_the_gradient_of_attention_has_a_gradient(power):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 3, 2, 2, generator=generator, dtype=torch.float64)
+    student.requires_grad_()
+
+    def value(features):
+        return losses.attention_transfer(features, teacher, power=power)
+
+    assert gradcheck(value, (student,))
+    assert gradgradcheck(value, (student,))
 
 
 def test_the_two_ways_to_selectivity_agree():

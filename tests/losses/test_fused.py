@@ -372,3 +372,14 @@ def test_wrong_input_is_refused(arguments, changes, place):
     with pytest.raises(InputError) as caught:
         inspect.unwrap(fused_divergence)(*arguments, **({"temperature": 1.0} | changes))
     assert [problem.where for problem in caught.value.problems] == [f"fused_divergence.{place}"]
+
+
+@pytest.mark.parametrize("name", forms())
+def test_in_inference_mode_the_value_is_the_same(name):
+    hidden, weight, bias = (one.detach() for one in head())
+    targets = forms()[name]
+    temperature = targets.temperature if isinstance(targets, SampledTargets) else 2.0
+    value = fused_divergence(hidden, weight, targets, temperature=temperature, bias=bias)
+    with torch.inference_mode():
+        again = fused_divergence(hidden, weight, targets, temperature=temperature, bias=bias)
+    assert torch.equal(value, again)

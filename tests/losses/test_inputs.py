@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -236,3 +238,38 @@ def test_nan_is_not_hidden():
         assert losses.find(name)(bad, LOGITS[:1], **given).isnan().all(), name
     for name, (fits, more) in INSIDE.items():
         assert losses.find(name)(fits * float("nan"), fits + 1, **more).isnan().all(), name
+
+
+NO_TENSORS = """
+import torch
+from limbeck import losses
+from limbeck.errors import InputError
+
+for name in ("logit_mse", "soft_target_kl", "rkd_distance", "fitnet_hint"):
+    settings = {"temperature": 1.0} if name == "soft_target_kl" else {}
+    for other in (None, [[0.0, 1.0]], 3.0):
+        try:
+            getattr(losses, name)(torch.zeros(1, 2), other, **settings)
+        except InputError as error:
+            assert "a tensor" in str(error), error
+        else:
+            raise AssertionError(name)
+"""
+
+
+def test_what_is_no_tensor_is_refused():
+    # In a process of its own: here the annotations' checker would be the first to speak.
+    done = subprocess.run([sys.executable, "-c", NO_TENSORS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["rkd_distance", "rkd_angle", "neuron_selectivity", "logit_mse", "attention_transfer"]
+)
+@pytest.mark.parametrize("types", [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_the_students_type_decides(name, types):
+    shape = (4, 5) if name == "logit_mse" else (4, 3, 2, 2)
+    student = torch.randn(shape, dtype=types[0]).requires_grad_()
+    value = getattr(losses, name)(student, torch.randn(shape, dtype=types[1]))
+    assert value.dtype == types[0]
+    value.sum().backward()

@@ -316,3 +316,22 @@ def test_no_units_give_a_zero_that_has_a_gradient(name):
     assert value.shape == ()
     assert value == 0
     assert gradient.shape == (0, 3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+def test_dist_as_published_adds_a_little_to_the_sizes(scale):
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 16, 20, generator=rng, dtype=torch.float64) * scale
+    student.requires_grad_()
+
+    def pearson(a, b):
+        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+        return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
+
+    q, p = student.softmax(1), teacher.softmax(1)
+    published = 4 - 2 * pearson(q, p).mean() - 2 * pearson(q.T, p.T).mean()
+    ours = losses.dist(student, teacher, epsilon=1e-8)
+    torch.testing.assert_close(ours, published)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, student)[0] for value in (ours, published)), rtol=1e-8, atol=0
+    )

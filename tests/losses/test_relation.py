@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
 
 from limbeck import losses
 from limbeck.errors import InputError
@@ -164,6 +165,19 @@ def test_nan_is_not_hidden(name, form):
     student = torch.randn(3, 2)
     student[0, 0] = torch.nan
     assert losses.find(name)(student, torch.randn(3, 2), **form).isnan()
+
+
+@pytest.mark.parametrize("name", ["similarity_preserving", "probabilistic_transfer"])
+def test_a_gradient_written_out_is_that_of_the_value(name):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    student.requires_grad_()
+
+    def value(features):
+        return losses.find(name)(features, teacher)
+
+    assert gradcheck(value, (student,))
+    assert gradgradcheck(value, (student,))
 
 
 def test_distances_keep_their_digits_far_from_zero():

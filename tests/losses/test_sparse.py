@@ -300,3 +300,22 @@ def test_classes_out_of_range_are_refused(ids):
     for targets in (TopKTargets(ids, logs, 3), SampledTargets(ids, logs + 1, logs, classes=3)):
         with pytest.raises(InputError, match="classes from 0 to 2"):
             divergence(torch.zeros(1, 3), targets, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (lambda: TopKTargets(torch.tensor([[0, 0]]), torch.full((1, 2), -1.0), 4), "a class twice"),
+        (lambda: TopKTargets(torch.tensor([[0, 1]]), torch.tensor([[3.0, 1.0]]), 4), "sum to 22.8"),
+        (lambda: TopKTargets(torch.tensor([[0, 4]]), torch.full((1, 2), -1.0), 4), "got 4"),
+        (
+            lambda: SampledTargets(
+                torch.tensor([[0, 7]]), torch.ones(1, 2), torch.full((1, 2), -1.0)
+            ),
+            "got 7",
+        ),
+    ],
+)
+def test_what_cannot_be_a_teachers_answer_is_refused(targets, words):
+    with pytest.raises(InputError, match=words):
+        divergence(torch.zeros(1, 4), targets(), temperature=1.0)

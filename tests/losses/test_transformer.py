@@ -262,3 +262,10 @@ def test_what_little_the_student_can_say_of_the_teacher_does_not_overflow():
         value = losses.attention_kl(student, teacher)
         assert value.isfinite().all()
         assert torch.autograd.grad(value.sum(), student)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [losses.attention_kl, losses.attention_mse])
+def test_attention_without_heads_is_refused(loss):
+    nothing = torch.rand(5, 0, 3, 3)
+    with pytest.raises(InputError, match="at least one head"):
+        loss(nothing, nothing)

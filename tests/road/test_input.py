@@ -118,7 +118,7 @@ def test_features_that_cannot_be_joined_are_named_before_teaching(run, tiny, tmp
     net = build(ModelSpec(source="limbeck", name="digits_cnn", width=2), classes=10, channels=1)
     paths = [path for path, part in net.named_modules() if type(part).__name__ == "Conv2d"]
     head = [path for path, part in net.named_modules() if type(part).__name__ == "Linear"]
-    term = f"{{fitnet_hint: {{student: {paths[0]}, teacher: {head[-1]}}}}}"
+    term = f"{{fitnet_hint: {{student: {head[-1]}, teacher: {paths[0]}}}}}"
     ended = run(tiny, *changes(f"stages.distill.objective=[task, {term}]"))
     refused(ended, "stages.1.distill.objective", "student (2", "teacher (2")
 

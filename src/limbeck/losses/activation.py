@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import precise
+from limbeck.losses.inputs import (
+    precise_pair,
+)
 from limbeck.losses.maps import check_choice, check_features, per_channel
 from limbeck.schedules import is_number
 
@@ -75,7 +77,7 @@ def activation_boundary(
     if not (is_number(margin) and margin > 0):
         raise InputError(Problem(f"{where}.margin", margin, "a finite number above 0", "Try 1.0."))
     check_features(student, teacher, where=where)
-    ours, theirs = precise(student), precise(teacher.detach())
+    ours, theirs = precise_pair(student, teacher)
     side = ours * torch.where(theirs > 0, 1.0, -1.0)  # how far on the teacher's side
     if reading == "hinge":
         return (margin - side).relu().square().flatten(1).sum(1)
@@ -130,7 +132,7 @@ def overhaul(
     if not isinstance(margin, Tensor) and not (is_number(margin) and margin <= 0):
         raise InputError(Problem("overhaul.margin", margin, "a finite number of at most 0"))
     check_features(student, teacher, where="overhaul")
-    ours, theirs = precise(student), precise(teacher.detach())
+    ours, theirs = precise_pair(student, teacher)
     if not isinstance(margin, Tensor):
         margin = theirs.new_tensor(margin)
     lowest = per_channel(margin.detach().to(theirs.dtype), theirs, where="overhaul.margin")

@@ -21,6 +21,7 @@ from limbeck.losses.inputs import (
     check_same_shape,
     not_negative,
     precise,
+    precise_pair,
     without_autocast,
 )
 from limbeck.losses.transformer import check_axes, mean_over_tokens, without_padding
@@ -72,7 +73,9 @@ def attention_kl(
     allowed = "[samples, heads, queries, keys] or [units, heads, keys]"
     check_axes(student, 3, where="attention_kl.student", allowed=allowed)
     check_axes(teacher, 3, where="attention_kl.teacher", allowed=allowed)
-    ours, theirs = precise(student), precise(teacher.detach())
+    _check_heads(student, where="attention_kl.student")
+    _check_heads(teacher, where="attention_kl.teacher")
+    ours, theirs = precise_pair(student, teacher)
     if heads == "mean":
         ours, theirs = ours.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
     elif heads != "match":
@@ -84,6 +87,13 @@ def attention_kl(
         for x in (ours, theirs)
     )
     return mean_over_tokens(_divergence_of_probabilities(ours, theirs).mean(-1), mask)
+
+
+def _check_heads(attention: Tensor, *, where: str) -> None:
+    if attention.shape[1] == 0:
+        raise InputError(
+            Problem(where, tuple(attention.shape), "at least one head, the second axis")
+        )
 
 
 def _divergence_of_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
@@ -137,13 +147,14 @@ def attention_mse(
     """
     allowed = "[samples, heads, queries, keys]"
     check_axes(student, 4, where="attention_mse.student", allowed=allowed)
+    _check_heads(student, where="attention_mse.student")
     check_floating(teacher, where="attention_mse.teacher")
     check_same_shape(student, teacher, where="attention_mse.teacher")
     if mask is not None:
         for axis in (2, 3):
             check_mask(mask, (student.shape[0], student.shape[axis]), where="attention_mse.mask")
         mask = (mask.unsqueeze(1) & mask.unsqueeze(2)).flatten(1)
-    ours, theirs = (_real_scores(precise(x), mask) for x in (student, teacher.detach()))
+    ours, theirs = (_real_scores(x, mask) for x in precise_pair(student, teacher))
     return mean_over_tokens((ours - theirs).square().mean(-1), mask)
 
 
@@ -199,7 +210,7 @@ def minilm_relation(
     _check_related(student, teacher, heads)
     if student.shape[1] == 0:
         return precise(student).sum((1, 2))
-    ours, theirs = (_scores(precise(x), heads, mask) for x in (student, teacher.detach()))
+    ours, theirs = (_scores(x, heads, mask) for x in precise_pair(student, teacher))
     rows = forward_kl(ours.flatten(0, 2), theirs.flatten(0, 2), 1.0).unflatten(0, ours.shape[:3])
     return mean_over_tokens(rows.mean(1), mask)
 

@@ -6,14 +6,17 @@ Attention here is the strength of a convolutional map at its places; that of a t
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import precise
+from limbeck.losses.inputs import (
+    precise_pair,
+)
 from limbeck.losses.maps import (
     aligned,
     check_choice,
@@ -138,7 +141,7 @@ def factor_transfer(
         difference = ours - theirs
         return mean_of_each(difference.abs() if distance == "l1" else difference.square())
     check_features(student, teacher, where=where)
-    ours, theirs = (directions(precise(side).flatten(1)) for side in (student, teacher.detach()))
+    ours, theirs = (directions(side.flatten(1)) for side in precise_pair(student, teacher))
     return torch.linalg.vector_norm(ours - theirs, ord=1 if distance == "l1" else 2, dim=1)
 
 
@@ -203,11 +206,26 @@ def _agreement(ours: Tensor, theirs: Tensor) -> Tensor:
 
 def _attention(features: Tensor, power: float) -> Tensor:
     """Say where the layer looks, `[samples, places]`, each of length 1."""
-    strength = features.square() if power == 2 else features.abs().pow(power)
-    places = strength.sum(1).flatten(1)  # not the mean: a direction knows no size
+    # Not the mean: a direction knows no size.
+    strength = _Squares.apply(features) if power == 2 else features.abs().pow(power).sum(1)
+    places = strength.flatten(1)
     # Without this, the square of a high power would leave float32.
     largest = places.detach().amax(1, keepdim=True)
-    return directions(places / largest.masked_fill(largest == 0, 1))
+    return directions(places / F.threshold(largest, 0, 1))
+
+
+class _Squares(torch.autograd.Function):
+    """The sum of squares over channels; torch forms its gradient in three passes, not in one."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        return features.square().sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        return (2 * gradients[0]).unsqueeze(1) * features
 
 
 def _check_power(power: object, *, where: str) -> None:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.losses.inputs import precise
-from limbeck.losses.kinds import Measure, closed_form
+from limbeck.losses.kinds import Measure, closed_form, forward_kl_of_finite
+from limbeck.losses.known import is_small, known, wants_slope
 from limbeck.targets import DenseTargets, HeadTargets
 
 # Elements of a block: on a processor a share of the whole, within what its caches hold; elsewhere
@@ -28,6 +29,27 @@ _SMALL = 2**18  # up to so many elements in full precision the gradient is forme
 
 def dense(student: Tensor, targets: DenseTargets | HeadTargets, measure: Measure) -> Tensor:
     """Divergence of checked logits over the classes that both sides have, `[units]`."""
+    if measure.kind == "forward_kl" and isinstance(targets, DenseTargets):
+        return forward_kl_of_all(student, targets.logits, measure)
+    return _careful(student, targets, measure)
+
+
+def forward_kl_of_all(student: Tensor, teacher: Tensor, measure: Measure) -> Tensor:
+    """Do as `dense` does; the commonest of all, a few logits that rule nothing out, goes faster."""
+    found, temperature = None, measure.temperature
+    if is_small(student, teacher):
+        found = forward_kl_of_finite(
+            student.detach() / temperature,
+            teacher.detach() / temperature,
+            temperature,
+            slope=wants_slope(student),
+        )
+    if found is None:
+        return _careful(student, DenseTargets(teacher), measure)
+    return known(student, teacher, *found, lambda s, t: _careful(s, DenseTargets(t), measure))
+
+
+def _careful(student: Tensor, targets: DenseTargets | HeadTargets, measure: Measure) -> Tensor:
     form: Callable[..., DenseTargets | HeadTargets]
     parts: tuple[Tensor | None, ...]
     if isinstance(targets, DenseTargets):

@@ -77,6 +77,7 @@ def crd(
     negatives: Float[Tensor, "*each negatives width"] | None = None,
     student_positives: Float[Tensor, "samples width"] | None = None,
     student_negatives: Float[Tensor, "*each_too others width"] | None = None,
+    drawn: Integer[Tensor, "samples draws"] | None = None,
     first_cosines: Float[Tensor, "2 cosines"] | None = None,
     trained_teacher: Float[Tensor, "samples ..."] | None = None,
 ) -> Float[Tensor, ""]:
@@ -115,6 +116,9 @@ def crd(
         negatives: What it holds of other samples' teachers, `[samples, m, d]`, or `[m, d]` for all.
         student_positives: As `positives`, of its students.
         student_negatives: As `negatives`, of its students.
+        drawn: `[samples, m]`, which rows of `negatives` and `student_negatives`, `[rows, d]` each,
+            are a sample's; all of them without. It costs little where the rows are few beside
+            samples·m, since no row is copied for a sample.
         first_cosines: `[2, any number]`, see above; in the batch, too.
         trained_teacher: The teacher's embeddings once more, where a layer that makes them is to
             learn: their gradient is kept.
@@ -124,8 +128,9 @@ def crd(
         without negatives in its batch adds nothing.
 
     Raises:
-        InputError: As `info_nce`; one side's negatives without the other's, positives without
-            negatives, or parts of a bank of a wrong shape.
+        InputError: As `info_nce`; one side's negatives without the other's, positives or draws
+            without negatives, parts of a bank of a wrong shape, or (seen on a CPU) draws out of
+            range.
 
     Example:
         >>> import torch
@@ -143,12 +148,14 @@ def crd(
     if (negatives is None) != (student_negatives is None):
         allowed = "both negatives and student_negatives, or neither"
         raise InputError(Problem("crd.negatives", "those of one side", allowed))
+    _check_drawn(ours, negatives, student_negatives, drawn)
     if not len(ours):
         return ours.sum()
     if negatives is None or student_negatives is None:
         return _in_batch(ours, theirs, labels, temperature, logs)
-    return _with_bank(ours, theirs, positives, negatives, temperature, logs[0]) + _with_bank(
-        theirs, ours, student_positives, student_negatives, temperature, logs[1]
+    near, student_near = _held(positives, theirs), _held(student_positives, ours)
+    return _with_bank(ours, near, negatives, drawn, temperature, logs[0]) + _with_bank(
+        theirs, student_near, student_negatives, drawn, temperature, logs[1]
     )
 
 
@@ -164,36 +171,44 @@ def _in_batch(
     )
 
 
+def _held(positives: Tensor | None, others: Tensor) -> Tensor:
+    return others if positives is None else unit_length(positives.detach().to(others.dtype))
+
+
 def _with_bank(
     anchors: Tensor,
     others: Tensor,
-    positives: Tensor | None,
     negatives: Tensor,
+    drawn: Tensor | None,
     temperature: float,
     log: Tensor,
 ) -> Tensor:
-    if positives is not None:
-        others = unit_length(positives.detach().to(anchors.dtype))
     near = (anchors * others).sum(-1) / temperature
-    far = _cosines(anchors, negatives.detach().to(anchors.dtype)) / temperature
-    return _estimate(near - log, far - log, torch.ones_like(far, dtype=torch.bool))
+    far = _cosines(anchors, negatives.detach().to(anchors.dtype), drawn) / temperature
+    return _estimate(near - log, far - log)
 
 
-def _cosines(anchors: Tensor, negatives: Tensor) -> Tensor:
+def _cosines(anchors: Tensor, negatives: Tensor, drawn: Tensor | None) -> Tensor:
     """Give the cosines of directions with vectors of any length, `[samples, negatives]`."""
     lengths = length(negatives).squeeze(-1)
     with without_autocast(anchors):
-        if negatives.ndim == 2:
-            return anchors @ negatives.T / lengths
-        return (negatives @ anchors.unsqueeze(-1)).squeeze(-1) / lengths
+        if negatives.ndim == 3:
+            return (negatives @ anchors.unsqueeze(-1)).squeeze(-1) / lengths
+        scores = anchors @ negatives.T
+    if drawn is None:
+        return scores / lengths
+    drawn = drawn.long()
+    return scores.gather(1, drawn) / lengths[drawn]
 
 
-def _estimate(near: Tensor, far: Tensor, others: Tensor) -> Tensor:
-    """Give the mean of ℓ, of log w of the positives and of what may be negatives."""
-    count = others.sum(1, keepdim=True)
-    log = count.to(far.dtype).log()
-    surprise = F.softplus(log.squeeze(1) - near)
-    return (surprise + F.softplus(far - log).masked_fill(~others, 0).sum(1)).mean()
+def _estimate(near: Tensor, far: Tensor, others: Tensor | None = None) -> Tensor:
+    """Give the mean of ℓ, of log w of the positives and of what may be negatives: all without."""
+    if others is None:
+        log = math.log(far.shape[1])
+        return (F.softplus(log - near) + F.softplus(far - log).sum(1)).mean()
+    logs = others.sum(1, keepdim=True).to(far.dtype).log()
+    surprise = F.softplus(logs.squeeze(1) - near)
+    return (surprise + F.softplus(far - logs).masked_fill(~others, 0).sum(1)).mean()
 
 
 def _directions(
@@ -230,6 +245,29 @@ def _check_bank(
     if shape[:-2] not in ((), (samples,)) or shape[-1:] != (width,) or 0 in shape[-2:-1]:
         allowed = f"a tensor [{samples}, negatives, {width}] or [negatives, {width}]"
         raise InputError(Problem(f"crd.{side}negatives", shape, allowed))
+
+
+def _check_drawn(
+    ours: Tensor, negatives: Tensor | None, student_negatives: Tensor | None, drawn: Tensor | None
+) -> None:
+    if drawn is None:
+        return
+    where, samples = "crd.drawn", len(ours)
+    sides = [side for side in (negatives, student_negatives) if side is not None]
+    if not sides or any(side.ndim != 2 for side in sides):
+        given = " and ".join(str(tuple(side.shape)) for side in sides) or "no negatives"
+        raise InputError(Problem(where, given, "negatives [rows, d], to draw from, on both sides"))
+    shape, kind = tuple(drawn.shape), drawn.dtype
+    whole = not (drawn.is_floating_point() or drawn.is_complex() or kind == torch.bool)
+    if len(shape) != 2 or shape[0] != samples or not shape[1] or not whole:
+        allowed = f"whole numbers [{samples}, negatives]"
+        raise InputError(Problem(where, f"{shape} of {kind}", allowed))
+    if drawn.device.type == "cpu" and samples and not torch.compiler.is_compiling():
+        rows = min(len(side) for side in sides)
+        low, high = (int(end) for end in drawn.aminmax())
+        if low < 0 or high >= rows:
+            wrong = low if low < 0 else high
+            raise InputError(Problem(where, wrong, f"rows from 0 to {rows - 1}"))
 
 
 def _log_means(first_cosines: Tensor | None, temperature: float, like: Tensor) -> Tensor:

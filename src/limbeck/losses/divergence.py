@@ -11,11 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.blocks import dense
+from limbeck.losses.blocks import dense, forward_kl_of_all
 from limbeck.losses.inputs import check_logits
 from limbeck.losses.kinds import Kind, Measure
 from limbeck.losses.sparse import sampled, top_k
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
+
+_SLACK = 0.02  # what half precision may add to a sum of probabilities
 
 
 def divergence(
@@ -85,7 +87,10 @@ def divergence(
     """
     check_logits(student, where="divergence.student")
     measure = Measure.of("divergence", kind, temperature, beta, normalized)
-    check_targets(targets, units=len(student), measure=measure, where="divergence.targets")
+    units, classes = student.shape
+    check_targets(
+        targets, units=units, classes=classes, measure=measure, where="divergence.targets"
+    )
     if isinstance(targets, TopKTargets):
         return top_k(student, targets, measure)
     if isinstance(targets, SampledTargets):
@@ -95,11 +100,16 @@ def divergence(
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T²·KL(teacher ‖ student) of checked logits of one shape; `soft_target_kl` is the same."""
-    return dense(student, DenseTargets(teacher), Measure("forward_kl", float(temperature)))
+    return forward_kl_of_all(student, teacher, Measure("forward_kl", float(temperature)))
 
 
-def check_targets(targets: object, *, units: int, measure: Measure, where: str) -> None:
+def check_targets(
+    targets: object, *, units: int, classes: int, measure: Measure, where: str
+) -> None:
     """Refuse targets of another kind, of other units, or sampled at another temperature.
+
+    Whether classes are out of range, or named twice, or more than certain together, is looked at on
+    a CPU only: elsewhere a look would wait for the device.
 
     Raises:
         InputError: As said.
@@ -122,15 +132,29 @@ def check_targets(targets: object, *, units: int, measure: Measure, where: str) 
                 f"Draw at that one: SampledTargets.draw(..., temperature={measure.temperature}).",
             )
         )
-    if isinstance(targets, SampledTargets | TopKTargets):
-        _check_ids(targets.ids, targets.classes, where=f"{where}.ids")
+    if isinstance(targets, SampledTargets | TopKTargets) and _can_look(targets.ids):
+        _check_ids(targets.ids, targets.classes or classes, where=f"{where}.ids")
+    if isinstance(targets, TopKTargets) and _can_look(targets.ids):
+        _check_likeliest(targets, where=where)
 
 
-def _check_ids(ids: Tensor, classes: int | None, *, where: str) -> None:
-    """Refuse classes out of range on a CPU; elsewhere a look at them would wait for the device."""
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not len(ids):
-        return
+def _can_look(ids: Tensor) -> bool:
+    return ids.device.type == "cpu" and not torch.compiler.is_compiling() and ids.numel() > 0
+
+
+def _check_ids(ids: Tensor, classes: int, *, where: str) -> None:
     low, high = (int(end) for end in ids.aminmax())
-    if low < 0 or (classes is not None and high >= classes):
-        known = "" if classes is None else f" to {classes - 1}"
-        raise InputError(Problem(where, low if low < 0 else high, f"classes from 0{known}"))
+    if low < 0 or high >= classes:
+        allowed = f"classes from 0 to {classes - 1}"
+        raise InputError(Problem(where, low if low < 0 else high, allowed))
+
+
+def _check_likeliest(targets: TopKTargets, *, where: str) -> None:
+    ordered = targets.ids.sort(-1).values
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        raise InputError(Problem(f"{where}.ids", "a class twice in one unit", "each class once"))
+    total = float(targets.log_probabilities.detach().float().logsumexp(-1).max().exp())
+    if total > 1 + _SLACK:
+        fix = "Take logarithms of probabilities at a temperature of 1, not logits."
+        given = f"probabilities that sum to {total:.3g}"
+        raise InputError(Problem(f"{where}.log_probabilities", given, "at most 1 a unit", fix))

@@ -102,7 +102,13 @@ def fused_divergence(
     where = "fused_divergence"
     measure = Measure.of(where, kind, temperature, beta, normalized)
     _check_head(hidden, weight, bias, softcap, block_bytes, reduction)
-    check_targets(targets, units=len(hidden), measure=measure, where=f"{where}.targets")
+    check_targets(
+        targets,
+        units=len(hidden),
+        classes=len(weight),
+        measure=measure,
+        where=f"{where}.targets",
+    )
     units = _units(hidden, weights, reduction)
     if labels is not None:
         check_labels(labels, hidden, where=f"{where}.labels")
@@ -246,8 +252,8 @@ def _divergence(
     if isinstance(targets, SampledTargets | TopKTargets):
         common = logits[:, : targets.classes]
         if isinstance(targets, TopKTargets):
-            return rows_of_top_k(common, targets, measure)
-        return rows_of_sample(common, targets, measure)
+            return rows_of_top_k(common, targets, measure, slope=trains)
+        return rows_of_sample(common, targets, measure, slope=trains)
     assert isinstance(targets, DenseTargets)  # a head became logits with the block
     classes = min(logits.shape[1], targets.classes)
     theirs = precise(targets.logits[:, :classes].detach()).to(logits.dtype)

@@ -27,6 +27,20 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _HALF else tensor
 
 
+def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Give both in the precision to compute in, which the student decides.
+
+    The teacher's has lost its gradient.
+
+    Example:
+        >>> ours, theirs = precise_pair(torch.zeros(2).double(), torch.zeros(2).half())
+        >>> theirs.dtype
+        torch.float64
+    """
+    ours = precise(student)
+    return ours, teacher.detach().to(ours.dtype)
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Keep matrix products in the precision of their inputs, which autocast would lower.
 
@@ -63,15 +77,16 @@ def logit_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor,
     check_logits(student, where=f"{where}.student")
     check_logits(teacher, where=f"{where}.teacher")
     check_same_shape(student, teacher, where=f"{where}.teacher")
-    return precise(student), precise(teacher.detach())
+    return precise_pair(student, teacher)
 
 
 def check_floating(tensor: Tensor, *, where: str) -> None:
     """Refuse whole numbers where logits or features are asked for.
 
     Raises:
-        InputError: The tensor does not hold floating-point numbers.
+        InputError: It is no tensor, or one that does not hold floating-point numbers.
     """
+    _check_tensor(tensor, where=where)
     if not tensor.is_floating_point():
         raise InputError(
             Problem(
@@ -121,6 +136,7 @@ def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
     Raises:
         InputError: The shape or the type is wrong.
     """
+    _check_tensor(labels, where=where)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise InputError(
             Problem(where, str(labels.dtype), "whole numbers", "Convert them with .long().")
@@ -197,4 +213,11 @@ def check_mask(mask: Tensor, shape: tuple[int, ...], *, where: str) -> None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # A tuple, since torch 2.9 cannot compile a union.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_tensor(value: object, *, where: str) -> None:
+    if not isinstance(value, Tensor):
+        fix = "Convert it with torch.as_tensor." if value is not None else ""
+        raise InputError(Problem(where, type(value).__name__, "a tensor", fix))

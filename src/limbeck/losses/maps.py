@@ -14,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.inputs import check_floating, check_same_shape, precise, without_autocast
+from limbeck.losses.inputs import (
+    check_floating,
+    check_same_shape,
+    precise_pair,
+    without_autocast,
+)
 
 Alike: TypeAlias = Literal["samples", "channels", "shape"]
 
@@ -133,8 +138,8 @@ def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         (torch.Size([2, 8, 4, 4]), torch.Size([2, 16, 4, 4]))
     """
     ours, theirs = (
-        precise(features).transpose(1, 2) if features.ndim == 3 else precise(features)
-        for features in (student, teacher.detach())
+        features.transpose(1, 2) if features.ndim == 3 else features
+        for features in precise_pair(student, teacher)
     )
     size = [min(pair) for pair in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
     return pooled(ours, size), pooled(theirs, size)
@@ -165,13 +170,17 @@ def mean_of_each(features: Tensor) -> Tensor:
 def directions(vectors: Tensor) -> Tensor:
     """Divide vectors on the last axis by their lengths; one of zeros stays, without a gradient.
 
+    So does one so short that its inverse would leave the floating-point numbers.
+
     Example:
         >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / lengths.masked_fill(lengths == 0, torch.inf)
+    tiny = torch.finfo(lengths.dtype).tiny
+    # Times the inverse: the gradient of a quotient takes more passes over the vectors.
+    return vectors * F.threshold(lengths, tiny, torch.inf).reciprocal()
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:

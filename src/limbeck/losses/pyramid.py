@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import precise
+from limbeck.losses.inputs import (
+    precise_pair,
+)
 from limbeck.losses.maps import check_maps, mean_of_each, pooled
 
 _SIZES = (4, 2, 1)
@@ -70,7 +72,8 @@ def review(
 
 def _compare(student: Tensor, teacher: Tensor) -> Tensor:
     # Averaging is linear: the difference is averaged once instead of both sides.
-    difference = _channels_second(precise(student) - precise(teacher.detach()))
+    ours, theirs = precise_pair(student, teacher)
+    difference = _channels_second(ours - theirs)
     value, weight, total = mean_of_each(difference.square()), 1.0, 1.0
     for size in _SIZES:
         if size < difference.shape[2]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import check_floating, precise
+from limbeck.losses.inputs import (
+    check_floating,
+    precise_pair,
+)
 
 
 def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
@@ -29,7 +33,8 @@ def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor
             allowed = "a tensor [samples, ...] with at least one number a sample"
             raise InputError(Problem(f"{where}.{side}", tuple(features.shape), allowed))
     check_same_samples(student, teacher, where=f"{where}.teacher")
-    return precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    ours, theirs = precise_pair(student, teacher)
+    return ours.flatten(1), theirs.flatten(1)
 
 
 def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
@@ -64,4 +69,4 @@ def unit_length(vectors: Tensor) -> Tensor:
 def length(vectors: Tensor) -> Tensor:
     """Give the lengths of vectors as a last axis of one; infinite for zeros, to divide by."""
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return torch.where(lengths < torch.finfo(lengths.dtype).tiny, torch.inf, lengths)
+    return F.threshold(lengths, torch.finfo(lengths.dtype).tiny, torch.inf)

@@ -35,28 +35,31 @@ def sampled(student: Tensor, targets: SampledTargets, measure: Measure) -> Tenso
     return estimate(logs, targets, measure)
 
 
-def rows_of_top_k(student: Tensor, targets: TopKTargets, measure: Measure) -> tuple[Tensor, Tensor]:
-    """Value and slope of a few rows in full precision, as `closed_form` gives them."""
+def rows_of_top_k(
+    student: Tensor, targets: TopKTargets, measure: Measure, *, slope: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Value and, if asked for, slope of a few rows, as `closed_form` gives them."""
     ids, mode = targets.ids.long(), _mode(targets)
     ours = _picked(student, ids, 1.0, mode)
     theirs = _likeliest(targets, student.shape[1]).to(ours.dtype)
-    value, slope = closed_form(ours, theirs, measure, slope=True)
-    assert slope is not None
-    return value, _spread(student, ids, ours, slope, 1.0, mode)
+    value, found = closed_form(ours, theirs, measure, slope=slope)
+    return value, None if found is None else _spread(student, ids, ours, found, 1.0, mode)
 
 
 def rows_of_sample(
-    student: Tensor, targets: SampledTargets, measure: Measure
-) -> tuple[Tensor, Tensor]:
-    """Value and slope of a few rows in full precision, as `closed_form` gives them."""
+    student: Tensor, targets: SampledTargets, measure: Measure, *, slope: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Value and, if asked for, slope of a few rows, as `closed_form` gives them."""
     ids = targets.ids.long()
     logs = _picked(student, ids, measure.temperature, "all")
+    if not slope:
+        return estimate(logs, targets, measure), None
     with torch.enable_grad():
         leaf = logs.detach().requires_grad_()
         value = estimate(leaf, targets, measure)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-    slope = slope / measure.temperature
-    return value.detach(), _spread(student, ids, logs, slope, measure.temperature, "all")
+        (found,) = torch.autograd.grad(value.sum(), leaf)
+    found = found / measure.temperature
+    return value.detach(), _spread(student, ids, logs, found, measure.temperature, "all")
 
 
 def estimate(picked: Tensor, targets: SampledTargets, measure: Measure) -> Tensor:

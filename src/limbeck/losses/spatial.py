@@ -10,7 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import check_floating, precise, without_autocast
+from limbeck.losses.inputs import (
+    check_floating,
+    precise,
+    without_autocast,
+)
 from limbeck.losses.samples import check_same_samples, unit_length
 
 
@@ -58,6 +62,7 @@ def spatial_correlation(
     where = "spatial_correlation"
     ours, theirs = _maps(student, f"{where}.student"), _maps(teacher.detach(), f"{where}.teacher")
     check_same_samples(student, teacher, where=f"{where}.teacher")
+    theirs = theirs.to(ours.dtype)
     if not len(ours):
         return ours.sum()
     mine, other = (_between_places(maps, normalized) for maps in _to_smaller(ours, theirs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -36,9 +36,9 @@ def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Ite
             for module in modules:
                 undo.enter_context(synchronized(module))
         if compiles:
-            # Not torch.compile(): a module compiled in place keeps its class and its names.
-            scheme.student.compile()
-            undo.callback(setattr, scheme.student, "_compiled_call_impl", None)
+            # A wrapper, not a module compiled in place: taps can look inside of the former only.
+            undo.callback(setattr, scheme, "student", scheme.student)
+            scheme.student = cast("nn.Module", torch.compile(scheme.student))
         yield
 
 

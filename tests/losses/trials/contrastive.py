@@ -54,6 +54,7 @@ def crd(
     negatives=None,
     student_positives=None,
     student_negatives=None,
+    drawn=None,
     first_cosines=None,
 ):
     s, t, n = rows(student), rows(teacher), len(student)
@@ -66,7 +67,8 @@ def crd(
             far = [side[others(labels, i, n)] for side in (t, s)]
         else:
             banks = (negatives, student_negatives)
-            far = [unit(bank[i] if bank.ndim == 3 else bank) for bank in banks]
+            which = slice(None) if drawn is None else drawn[i]
+            far = [unit(bank[i] if bank.ndim == 3 else bank[which]) for bank in banks]
         total += estimate(s[i], near[0][i], far[0], temperature, z[0])
         total += estimate(t[i], near[1][i], far[1], temperature, z[1])
     return total / n
