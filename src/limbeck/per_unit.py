@@ -168,7 +168,7 @@ class ClassBalanced:
     Example:
         >>> seen = Seen(None, torch.tensor([0, 1]), class_counts=(90, 10))
         >>> ClassBalanced(beta=0.999)(seen)
-        tensor([0.5749, 4.8258])
+        tensor([0.5666, 4.9008])
 
     Source: Cui et al. 2019; ledger J17.
     """

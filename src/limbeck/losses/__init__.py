@@ -106,7 +106,7 @@ def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:
         >>> find("soft_taget_kl")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: loss: got 'soft_taget_kl'; ... did you mean "soft_target_kl"?
+        limbeck.errors.InputError: loss: got 'soft_taget_kl'; ... did you mean "soft_target_kl"...
     """
     if name not in __all__:
         raise InputError(Problem(where, name, ", ".join(__all__), did_you_mean(name, __all__)))

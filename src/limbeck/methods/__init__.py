@@ -66,7 +66,7 @@ def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
         >>> find("hintn")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: method: got 'hintn'; ... did you mean "hinton"?
+        limbeck.errors.InputError: method: got 'hintn'; ... did you mean "hinton"...
     """
     if name not in __all__:
         raise InputError(Problem(where, name, ", ".join(__all__), did_you_mean(name, __all__)))

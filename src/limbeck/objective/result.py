@@ -92,6 +92,7 @@ class Losses:
             LimbeckError: The total is not finite; the message names the terms and their values.
 
         Example:
+            >>> import torch
             >>> bad = torch.tensor(float("nan"))
             >>> Losses(bad, {"soft_target_kl": TermLoss(bad, bad)}).check()
             Traceback (most recent call last):
