@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LONGEST = 300
@@ -72,3 +72,19 @@ def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(given), list(allowed), n=3, cutoff=0.5)
     return "did you mean " + " or ".join(f'"{word}"' for word in near) + "?" if near else ""
+
+
+def check_choice(given: object, allowed: Sequence[str], *, where: str) -> None:
+    """Refuse a word that is not one of those allowed.
+
+    Raises:
+        InputError: It is another; the message names the nearest.
+
+    Example:
+        >>> check_choice("kll", ["kl", "huber"], where="rkd_angle.similarity")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: rkd_angle.similarity: got 'kll'; allowed: kl, huber. ...
+    """
+    if given not in allowed:
+        raise InputError(Problem(where, given, ", ".join(allowed), did_you_mean(given, allowed)))

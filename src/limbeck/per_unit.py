@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.schedules import is_number
+from limbeck.numbers import is_number
 
 
 class Seen(NamedTuple):

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,6 @@ def dump(schedule: Schedule) -> float | dict[str, dict[str, object]]:
         for key, value in asdict(schedule).items()
     }
     return {type(schedule).__name__.lower(): settings}
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a finite number; a truth value is none.
-
-    Example:
-        >>> is_number(3), is_number(True), is_number(float("nan"))
-        (True, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_list_of_numbers(value: object) -> bool:

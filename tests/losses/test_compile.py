@@ -44,23 +44,32 @@ for kind in ("forward_kl", "reverse_kl", "jsd", "tvd"):
         backend="aot_eager",
         fullgraph=True,
     )
+labels = torch.arange(40) % 6
 for backend in ("eager", "aot_eager"):
     for targets in forms.values():
 
         def step(h, w):
             value = fused_divergence(
-                h.tanh(), w, targets, temperature=2.0, weights=weights, block_bytes=50
+                h.tanh(),
+                w,
+                targets,
+                temperature=2.0,
+                labels=labels,
+                bias=w.sum(1),
+                softcap=5.0,
+                weights=weights,
+                block_bytes=50,
             )
             return value * 2
 
-        same(step, hidden, weight, backend=backend, fullgraph=FULLGRAPH)
+        same(step, hidden, weight, backend=backend, fullgraph=True)
 """
 
 
 @pytest.mark.slow
 def test_compiled_code_gives_what_plain_code_gives():
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("FULLGRAPH", "False")],
+        [sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
         check=False,

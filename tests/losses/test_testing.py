@@ -20,7 +20,7 @@ from limbeck.losses import (
     logit_mse,
     soft_target_kl,
 )
-from limbeck.losses.inputs import precise, without_autocast
+from limbeck.precision import precise, without_autocast
 from limbeck.targets import DenseTargets, TopKTargets
 from limbeck.testing import BrokenLawError, audit_loss, check_loss
 

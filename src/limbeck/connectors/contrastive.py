@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from limbeck.connectors.joint import Joined, Joint
 from limbeck.connectors.layouts import pair
-from limbeck.connectors.memory import MemoryBank, unit_length
+from limbeck.connectors.memory import MemoryBank
 from limbeck.errors import InputError, Problem
+from limbeck.vectors import unit_length
 
 _HALF = (torch.float16, torch.bfloat16)
 

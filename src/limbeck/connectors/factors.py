@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.connectors.blocks import Normalize, channels, check_pair, mix
 from limbeck.connectors.joint import Joined, Joint
 from limbeck.errors import InputError, Problem
-from limbeck.schedules import is_number
+from limbeck.numbers import is_positive
 
 _RATE = 0.5
 _SIDE = 3
@@ -94,7 +94,7 @@ def build(student: Any, teacher: Any, *, samples: int | None = None, rate: float
     Source: Kim, Park and Kwak 2018 (FT); layers of Tian, Krishnan and Isola 2020.
     """
     check_pair(student, teacher, where="factors")
-    if not (is_number(rate) and rate > 0):
+    if not is_positive(rate):
         raise InputError(Problem("factors.rate", rate, "a number above 0", "Try 0.5."))
     parts = Factors(channels(student), channels(teacher), maps=student.ndim == 4, rate=rate)
     return parts.to(student.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -27,9 +28,10 @@ class Joined(NamedTuple):
     own_loss: Tensor | None = None
 
 
-class Joint(nn.Module):
+class Joint(nn.Module, ABC):
     """Learned parts that see both sides: they train with the student and never reach its file."""
 
+    @abstractmethod
     def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
         """Join the two sides.
 
@@ -38,4 +40,3 @@ class Joint(nn.Module):
             teacher: The same of the teacher.
             inputs: Of `labels`, `index` and `mask`, what the batch has.
         """
-        raise NotImplementedError

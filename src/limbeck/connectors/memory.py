@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.connectors.class_order import ClassOrder
 from limbeck.errors import InputError, Problem
+from limbeck.vectors import unit_length
 
 _FIRST = 2**14  # how many cosines of the first batch are kept, for each side
 _FEW = 32  # up to so many times the negatives, a product with all samples beats a copy of those
@@ -174,18 +175,6 @@ class MemoryBank(nn.Module):
             if low < 0 or high >= held:
                 raise InputError(Problem("index", low if low < 0 else high, allowed))
         return index.long()
-
-
-def unit_length(vectors: Tensor) -> Tensor:
-    """Scale vectors to length one; a vector of zeros stays, and gets no gradient.
-
-    Example:
-        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-        tensor([[0.6000, 0.8000],
-                [0.0000, 0.0000]])
-    """
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / torch.where(lengths == 0, torch.inf, lengths)
 
 
 def _forget(bank: Any, keys: object) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.connectors.blocks import mix
 from limbeck.connectors.layouts import Layout, Size, pair
 from limbeck.errors import InputError, Problem
+from limbeck.precision import without_autocast
 
 
 class Connector(nn.Module):
@@ -56,7 +57,7 @@ class Connector(nn.Module):
         """
         ours = self.ours.of(features)
         theirs = self._target(ours, like)
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             places = ours.places(features)
             leading = self._lead(features, places) if theirs.lead else None

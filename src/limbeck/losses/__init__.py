@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import check_choice
 from limbeck.losses.activation import activation_boundary, overhaul
 from limbeck.losses.attention import attention_kl, attention_mse, minilm_relation
 from limbeck.losses.attention_maps import (
@@ -108,7 +108,6 @@ def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:
         ...
         limbeck.errors.InputError: loss: got 'soft_taget_kl'; ... did you mean "soft_target_kl"...
     """
-    if name not in __all__:
-        raise InputError(Problem(where, name, ", ".join(__all__), did_you_mean(name, __all__)))
+    check_choice(name, __all__, where=where)
     loss: Callable[..., Tensor] = globals()[name]
     return loss

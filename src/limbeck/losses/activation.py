@@ -13,12 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import (
-    precise_pair,
-)
-from limbeck.losses.maps import check_choice, check_features, per_channel
-from limbeck.schedules import is_number
+from limbeck.errors import InputError, Problem, check_choice
+from limbeck.losses.maps import check_features, per_channel
+from limbeck.numbers import is_number, is_positive
+from limbeck.precision import precise_pair
 
 Reading: TypeAlias = Literal["hinge", "margin"]
 
@@ -74,7 +72,7 @@ def activation_boundary(
     """
     where = "activation_boundary"
     check_choice(reading, get_args(Reading), where=f"{where}.reading")
-    if not (is_number(margin) and margin > 0):
+    if not is_positive(margin):
         raise InputError(Problem(f"{where}.margin", margin, "a finite number above 0", "Try 1.0."))
     check_features(student, teacher, where=where)
     ours, theirs = precise_pair(student, teacher)

@@ -13,18 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses.divergence import forward_kl
-from limbeck.losses.inputs import (
-    check_floating,
-    check_mask,
-    check_same_shape,
-    not_negative,
-    precise,
-    precise_pair,
-    without_autocast,
-)
+from limbeck.losses.inputs import check_floating, check_mask, check_same_shape, not_negative
 from limbeck.losses.transformer import check_axes, mean_over_tokens, without_padding
+from limbeck.precision import precise, precise_pair, without_autocast
 
 _MASKED_SCORE = -1e2  # at or below it, TinyBERT's code takes a score for that of a padded key
 
@@ -75,12 +68,10 @@ def attention_kl(
     check_axes(teacher, 3, where="attention_kl.teacher", allowed=allowed)
     _check_heads(student, where="attention_kl.student")
     _check_heads(teacher, where="attention_kl.teacher")
+    check_choice(heads, ("match", "mean"), where="attention_kl.heads")
     ours, theirs = precise_pair(student, teacher)
     if heads == "mean":
         ours, theirs = ours.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
-    elif heads != "match":
-        fix = did_you_mean(heads, ["match", "mean"])
-        raise InputError(Problem("attention_kl.heads", heads, "match, mean", fix))
     check_same_shape(ours, theirs, where="attention_kl.teacher")
     ours, theirs = (
         without_padding(x.movedim(1, -2), mask, rest=2, where="attention_kl.mask")

@@ -13,20 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import (
-    precise_pair,
-)
+from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses.maps import (
     aligned,
-    check_choice,
     check_features,
     check_maps,
-    directions,
     mean_of_each,
     products,
 )
-from limbeck.schedules import is_number
+from limbeck.numbers import is_number
+from limbeck.precision import precise_pair
+from limbeck.vectors import unit_length
 
 MapNorm: TypeAlias = Literal["mean", "sum"]
 FactorForm: TypeAlias = Literal["map", "factor"]
@@ -141,7 +138,7 @@ def factor_transfer(
         difference = ours - theirs
         return mean_of_each(difference.abs() if distance == "l1" else difference.square())
     check_features(student, teacher, where=where)
-    ours, theirs = (directions(side.flatten(1)) for side in precise_pair(student, teacher))
+    ours, theirs = (unit_length(side.flatten(1)) for side in precise_pair(student, teacher))
     return torch.linalg.vector_norm(ours - theirs, ord=1 if distance == "l1" else 2, dim=1)
 
 
@@ -187,7 +184,7 @@ def neuron_selectivity(
     """
     check_choice(kernel, get_args(Kernel), where="neuron_selectivity.kernel")
     check_maps(student, teacher, where="neuron_selectivity")
-    ours, theirs = (directions(side.flatten(2)) for side in aligned(student, teacher))
+    ours, theirs = (unit_length(side.flatten(2)) for side in aligned(student, teacher))
     if kernel == "linear":
         return (ours.mean(1) - theirs.mean(1)).square().sum(1)
     if ours.shape[2] <= max(ours.shape[1], theirs.shape[1]):  # places are fewer than channels
@@ -211,7 +208,7 @@ def _attention(features: Tensor, power: float) -> Tensor:
     places = strength.flatten(1)
     # Without this, the square of a high power would leave float32.
     largest = places.detach().amax(1, keepdim=True)
-    return directions(places / F.threshold(largest, 0, 1))
+    return unit_length(places / F.threshold(largest, 0, 1))
 
 
 class _Squares(torch.autograd.Function):

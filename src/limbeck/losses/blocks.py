@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.losses.inputs import precise
 from limbeck.losses.kinds import Measure, closed_form, forward_kl_of_finite
 from limbeck.losses.known import is_small, known, wants_slope
+from limbeck.precision import precise
 from limbeck.targets import DenseTargets, HeadTargets
 
 # Elements of a block: on a processor a share of the whole, within what its caches hold; elsewhere

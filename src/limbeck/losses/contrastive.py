@@ -10,8 +10,10 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import check_labels, check_temperature, precise, without_autocast
-from limbeck.losses.samples import length, unit_length, vector_pair
+from limbeck.losses.inputs import check_labels, check_temperature
+from limbeck.losses.samples import vector_pair
+from limbeck.precision import precise, without_autocast
+from limbeck.vectors import length, unit_length
 
 
 def info_nce(

@@ -15,21 +15,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import (
-    precise_pair,
-)
+from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses.known import is_small
 from limbeck.losses.maps import (
     aligned,
-    check_choice,
     check_features,
     check_maps,
     mean_of_each,
     per_channel,
     products,
 )
-from limbeck.schedules import is_number
+from limbeck.numbers import is_positive
+from limbeck.precision import precise_pair
 
 Norm: TypeAlias = Literal["l2", "l1", "huber"]
 GramScale: TypeAlias = Literal["gatys", "sum"]
@@ -213,7 +210,7 @@ def variational_information(
     Source: Ahn et al. 2019 (VID); scale of Tian, Krishnan and Isola 2020.
     """
     where = "variational_information"
-    if not isinstance(variance, Tensor) and not (is_number(variance) and variance > 0):
+    if not isinstance(variance, Tensor) and not is_positive(variance):
         raise InputError(Problem(f"{where}.variance", variance, "a finite number above 0"))
     check_features(student, teacher, where=where)
     mean, target = precise_pair(student, teacher)

@@ -6,36 +6,21 @@ is of the size of the hidden states and of the head, however many units and clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.blocks import row_blocks, widened
 from limbeck.losses.divergence import check_targets
+from limbeck.losses.fused_blocks import Reduction, Work, run
+from limbeck.losses.fused_operation import whole
 from limbeck.losses.head import Head, product_type
-from limbeck.losses.inputs import check_label_range, check_labels, precise, without_autocast
-from limbeck.losses.kinds import RULED_OUT, Kind, Measure, closed_form
-from limbeck.losses.sparse import rows_of_sample, rows_of_top_k
-from limbeck.targets import (
-    DenseTargets,
-    HeadTargets,
-    Rows,
-    SampledTargets,
-    Targets,
-    TopKTargets,
-    head_problems,
-)
-
-Reduction: TypeAlias = Literal["mean", "sum"]
-
-_LEAST = 2**25  # bytes of logits that a block may take, even where the head itself is smaller
+from limbeck.losses.inputs import check_labels
+from limbeck.losses.kinds import Kind, Measure
+from limbeck.numbers import is_positive, is_whole
+from limbeck.targets import Targets, head_problems
 
 
 def fused_divergence(
@@ -109,70 +94,18 @@ def fused_divergence(
         measure=measure,
         where=f"{where}.targets",
     )
-    units = _units(hidden, weights, reduction)
+    if weights is not None and (weights.shape != hidden.shape[:1] or weights.is_complex()):
+        given = f"{weights.dtype} {tuple(weights.shape)}"
+        allowed = f"one weight a unit, [{len(hidden)}]"
+        raise InputError(Problem(f"{where}.weights", given, allowed))
     if labels is not None:
         check_labels(labels, hidden, where=f"{where}.labels")
-        heard = labels if units.chosen is None else labels[units.chosen]
-        check_label_range(heard, hidden.new_empty(0, len(weight)), where=f"{where}.labels")
-    work = _Work(targets, measure, labels, float(label_weight), softcap, units, block_bytes)
-    apply = _opaque() if torch.compiler.is_compiling() else _apply
-    return apply(hidden, weight, bias, work)
-
-
-def _apply(hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Tensor:
+    share = float(label_weight)
+    work = Work(targets, measure, labels, share, softcap, weights, reduction, block_bytes)
+    if torch.compiler.is_compiling():
+        return whole(hidden, weight, bias, work)
     total: Tensor = _Fused.apply(hidden, weight, bias, work, torch.is_grad_enabled())
     return total
-
-
-@cache
-def _opaque() -> Callable[..., Tensor]:
-    """The same, called by compiled code: a compiler would unroll the blocks and might keep all."""
-    return torch.compiler.disable(_apply)
-
-
-@dataclass(frozen=True)
-class _Units:
-    """How much each unit counts, and which count at all (None: all)."""
-
-    shares: Tensor
-    chosen: Tensor | None
-
-    def blocks(self, rows: int) -> Sequence[Rows]:
-        """Divide the units that count."""
-        if self.chosen is not None:
-            return self.chosen.split(rows) if len(self.chosen) else ()
-        units = len(self.shares)
-        return [slice(start, min(start + rows, units)) for start in range(0, units, rows)]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is asked for beside the student."""
-
-    targets: Targets
-    measure: Measure
-    labels: Tensor | None
-    label_weight: float
-    softcap: float | None
-    units: _Units
-    block_bytes: int | None
-
-    def take(self, rows: Rows) -> _Work:
-        """The same for some units; what counts is among them already."""
-        return replace(
-            self,
-            targets=self.targets.take(rows),
-            labels=None if self.labels is None else self.labels[rows],
-            units=_Units(self.units.shares[rows], None),
-        )
-
-    def prepared(self, classes: int) -> _Work:
-        """Bring a teacher's head to the classes of the student, and to the type of autocast."""
-        if not isinstance(self.targets, HeadTargets):
-            return self
-        head = self.targets.cut(classes)
-        weight = head.weight.to(product_type(head.weight))
-        return replace(self, targets=replace(head, weight=weight))
 
 
 class _Fused(torch.autograd.Function):
@@ -180,11 +113,11 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work, training: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work, training: bool
     ) -> Tensor:
         wanted = tuple(training and needed for needed in ctx.needs_input_grad[:3])
         head = Head(hidden, weight, bias, wanted)
-        value = _run(head, work)
+        value = run(head, work)
         ctx.save_for_backward(head.to_hidden, *head.to_weights())
         return value
 
@@ -196,104 +129,6 @@ class _Fused(torch.autograd.Function):
         # Not in place: the graph may be gone through again.
         scaled = [None if g is None else g * gradient.to(g.dtype) for g in ctx.saved_tensors]
         return *scaled, None, None
-
-
-def _run(head: Head, work: _Work) -> Tensor:
-    """Go through the blocks; gradients gather in the head, the weighted sum is given back."""
-    work, shares = work.prepared(len(head.weight)), work.units.shares
-    with without_autocast(head.hidden):
-        values = torch.zeros_like(shares)
-        for rows in work.units.blocks(_block_rows(head, work)):
-            logits = head.logits(rows, work.softcap)
-            values[rows] = _block(logits, work.take(rows), head.trains)
-            if head.trains:
-                head.add(rows, logits)
-        return (values * shares).sum()
-
-
-def _block(logits: Tensor, work: _Work, trains: bool) -> Tensor:
-    """Give a block's values, and leave the weighted gradient where the logits were."""
-    values = []
-    for rows in row_blocks(len(logits), logits.shape[1], logits.device):
-        part, ours = work.take(rows), logits[rows]
-        value, slope = _rows(ours, part, trains)
-        values.append(value)
-        if slope is None:
-            continue
-        if work.softcap is not None:
-            slope = slope * (1 - (ours / work.softcap).square())
-        factor = part.units.shares * work.measure.temperature
-        torch.mul(slope, factor.unsqueeze(1), out=ours)
-    return torch.cat(values)
-
-
-def _rows(logits: Tensor, work: _Work, trains: bool) -> tuple[Tensor, Tensor | None]:
-    """Value and slope of a few rows: of the divergence, and of cross-entropy if there are labels.
-
-    The gradient is T times the slope, as `closed_form` says.
-    """
-    value, slope = _divergence(logits, work.targets, work.measure, trains)
-    slope = None if slope is None else widened(slope, logits.shape[1])
-    if work.labels is None:
-        return value, slope
-    logs = F.log_softmax(logits, dim=-1)
-    right = work.labels.long().unsqueeze(1)
-    value = value - logs.gather(1, right).squeeze(1).clamp_min(RULED_OUT) * work.label_weight
-    if slope is not None:
-        share = work.label_weight / work.measure.temperature
-        slope = slope.add(logs.exp_(), alpha=share)
-        slope.scatter_add_(1, right, torch.full_like(value, -share).unsqueeze(1))
-    return value, slope
-
-
-def _divergence(
-    logits: Tensor, targets: Targets, measure: Measure, trains: bool
-) -> tuple[Tensor, Tensor | None]:
-    if isinstance(targets, SampledTargets | TopKTargets):
-        common = logits[:, : targets.classes]
-        if isinstance(targets, TopKTargets):
-            return rows_of_top_k(common, targets, measure, slope=trains)
-        return rows_of_sample(common, targets, measure, slope=trains)
-    assert isinstance(targets, DenseTargets)  # a head became logits with the block
-    classes = min(logits.shape[1], targets.classes)
-    theirs = precise(targets.logits[:, :classes].detach()).to(logits.dtype)
-    form = _compiled() if logits.is_cuda else closed_form
-    return form(logits[:, :classes], theirs, measure, slope=trains)
-
-
-@cache
-def _compiled() -> Any:
-    """The row function as one kernel; a processor has its caches instead. Not measured yet."""
-    return torch.compile(closed_form, dynamic=True)
-
-
-def _units(hidden: Tensor, weights: Tensor | None, reduction: Reduction) -> _Units:
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    units = len(hidden)
-    if weights is None:
-        share = 1.0 if reduction == "sum" else 1.0 / max(units, 1)
-        return _Units(torch.full((units,), share, dtype=dtype, device=hidden.device), None)
-    if weights.shape != (units,) or weights.is_complex():
-        given = f"{weights.dtype} {tuple(weights.shape)}"
-        raise InputError(
-            Problem("fused_divergence.weights", given, f"one weight a unit, [{units}]")
-        )
-    weights = weights.detach().to(dtype)
-    if weights.device.type == "cpu" and bool((weights < 0).any()):
-        lowest = weights.min().item()
-        raise InputError(Problem("fused_divergence.weights", lowest, "no weight below 0"))
-    chosen = weights.nonzero().squeeze(1)  # the one look at the device before all is done
-    if reduction == "mean":
-        weights = weights / weights.sum().clamp_min(torch.finfo(dtype).tiny)
-    return _Units(weights, None if len(chosen) == units else chosen)
-
-
-def _block_rows(head: Head, work: _Work) -> int:
-    """How many units' logits fit into the budget."""
-    weight = head.weight
-    budget = work.block_bytes or max(_LEAST, weight.numel() * weight.element_size())
-    theirs = work.targets.classes if isinstance(work.targets, HeadTargets) else 0
-    return max(1, budget // (4 * (len(weight) + theirs)))
 
 
 def _check_head(
@@ -309,17 +144,12 @@ def _check_head(
     if not problems and product_type(hidden) != product_type(weight):
         fix = "Convert one of them, or use autocast."
         problems.append(Problem(f"{where}.weight", str(weight.dtype), str(hidden.dtype), fix))
-    if softcap is not None and not _is_above_0(softcap):
+    if softcap is not None and not is_positive(softcap):
         problems.append(Problem(f"{where}.softcap", softcap, "a finite number above 0, or None"))
-    if block_bytes is not None and not (_is_above_0(block_bytes) and isinstance(block_bytes, int)):
+    if block_bytes is not None and not is_whole(block_bytes, least=1):
         problems.append(Problem(f"{where}.block_bytes", block_bytes, "a whole number above 0"))
     if reduction not in (known := get_args(Reduction)):
         fix = did_you_mean(reduction, known)
         problems.append(Problem(f"{where}.reduction", reduction, ", ".join(known), fix))
     if problems:
         raise InputError(*problems)
-
-
-def _is_above_0(given: object) -> bool:
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    return number and 0 < given < float("inf")  # type: ignore[operator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from limbeck.losses.inputs import precise
+from limbeck.precision import precise
 from limbeck.targets import Rows, capped
 
 _SLAB = 2**14  # classes whose gradient is added up at a time where it is kept more precisely

@@ -1,58 +1,16 @@
-"""What every loss asks of its inputs, and the precision it computes in.
+"""What every loss asks of its inputs.
 
 The checks read shapes and types only, so that none of them waits for a device.
 """
 
 from __future__ import annotations
 
-import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import TypeGuard
-
 import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-
-_HALF = (torch.float16, torch.bfloat16)
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """Take half precision to float32; leave the rest as it is.
-
-    Example:
-        >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
-        torch.float32
-    """
-    return tensor.float() if tensor.dtype in _HALF else tensor
-
-
-def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Give both in the precision to compute in, which the student decides.
-
-    The teacher's has lost its gradient.
-
-    Example:
-        >>> ours, theirs = precise_pair(torch.zeros(2).double(), torch.zeros(2).half())
-        >>> theirs.dtype
-        torch.float64
-    """
-    ours = precise(student)
-    return ours, teacher.detach().to(ours.dtype)
-
-
-def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Keep matrix products in the precision of their inputs, which autocast would lower.
-
-    Example:
-        >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(torch.ones(1)):
-        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-        torch.float32
-    """
-    device = tensor.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
+from limbeck.numbers import is_number, is_positive
+from limbeck.precision import precise_pair
 
 
 def not_negative(value: Tensor) -> Tensor:
@@ -172,7 +130,7 @@ def check_temperature(temperature: object, *, where: str) -> None:
     Raises:
         InputError: The temperature is zero, negative, infinite or no number.
     """
-    if not (_is_number(temperature) and 0 < temperature < math.inf):
+    if not is_positive(temperature):
         raise InputError(Problem(where, temperature, "a finite number above 0", "Try 4.0."))
 
 
@@ -182,7 +140,7 @@ def check_fraction(fraction: object, *, where: str, fix: str = "") -> None:
     Raises:
         InputError: The number is outside of (0, 1), or no number.
     """
-    if not (_is_number(fraction) and 0 < fraction < 1):
+    if not (is_number(fraction) and 0 < fraction < 1):
         raise InputError(Problem(where, fraction, "a number above 0 and below 1", fix))
 
 
@@ -192,7 +150,7 @@ def check_weight(weight: object, *, where: str) -> None:
     Raises:
         InputError: The weight is not a finite number of at least 0.
     """
-    if not (_is_number(weight) and 0 <= weight < math.inf):
+    if not (is_number(weight) and weight >= 0):
         raise InputError(Problem(where, weight, "a finite number, at least 0"))
 
 
@@ -210,11 +168,6 @@ def check_mask(mask: Tensor, shape: tuple[int, ...], *, where: str) -> None:
         raise InputError(
             Problem(where, tuple(mask.shape), f"a mask [samples, tokens], here {shape}")
         )
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    # A tuple, since torch 2.9 cannot compile a union.
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_tensor(value: object, *, where: str) -> None:

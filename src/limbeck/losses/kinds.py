@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses.inputs import check_fraction, check_temperature
 
 Kind: TypeAlias = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
@@ -46,10 +46,7 @@ class Measure:
             InputError: A temperature not above 0, an unknown kind, or a wrong beta.
         """
         check_temperature(temperature, where=f"{where}.temperature")
-        kinds = get_args(Kind)
-        if kind not in kinds:
-            fix = did_you_mean(kind, kinds)
-            raise InputError(Problem(f"{where}.kind", kind, ", ".join(kinds), fix))
+        check_choice(kind, get_args(Kind), where=f"{where}.kind")
         if kind == "jsd":
             if beta is not None:
                 fix = 'At the ends use "forward_kl" or "reverse_kl".'

@@ -1,4 +1,4 @@
-"""What losses over features share: which axis holds the channels, equal sizes, and directions.
+"""What losses over features share: which axis holds the channels and equal sizes.
 
 Axes are read as connectors read them: `[samples, d]` are vectors, `[samples, tokens, d]` sequences,
 `[samples, channels, height, width]` maps. Everything else has its channels on the second axis.
@@ -13,13 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.inputs import (
-    check_floating,
-    check_same_shape,
-    precise_pair,
-    without_autocast,
-)
+from limbeck.errors import InputError, Problem
+from limbeck.losses.inputs import check_floating, check_same_shape
+from limbeck.precision import precise_pair, without_autocast
 
 Alike: TypeAlias = Literal["samples", "channels", "shape"]
 
@@ -28,16 +24,6 @@ _AXES = {
     3: "[samples, tokens, d]",
     4: "[samples, channels, height, width]",
 }
-
-
-def check_choice(given: object, allowed: Sequence[str], *, where: str) -> None:
-    """Refuse a word that is not one of those allowed.
-
-    Raises:
-        InputError: It is another; the message names the nearest.
-    """
-    if given not in allowed:
-        raise InputError(Problem(where, given, ", ".join(allowed), did_you_mean(given, allowed)))
 
 
 def check_features(student: Tensor, teacher: Tensor, *, where: str) -> None:
@@ -165,22 +151,6 @@ def mean_of_each(features: Tensor) -> Tensor:
     """
     rows = features.flatten(1)
     return rows.sum(1) / rows.shape[1]
-
-
-def directions(vectors: Tensor) -> Tensor:
-    """Divide vectors on the last axis by their lengths; one of zeros stays, without a gradient.
-
-    So does one so short that its inverse would leave the floating-point numbers.
-
-    Example:
-        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-        tensor([[0.6000, 0.8000],
-                [0.0000, 0.0000]])
-    """
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    tiny = torch.finfo(lengths.dtype).tiny
-    # Times the inverse: the gradient of a quotient takes more passes over the vectors.
-    return vectors * F.threshold(lengths, tiny, torch.inf).reciprocal()
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:

@@ -12,12 +12,8 @@ from torch import Tensor
 
 from limbeck.errors import InputError, Problem
 from limbeck.losses.divergence import forward_kl
-from limbeck.losses.inputs import (
-    check_temperature,
-    check_weight,
-    logit_pair,
-    without_autocast,
-)
+from limbeck.losses.inputs import check_temperature, check_weight, logit_pair
+from limbeck.precision import without_autocast
 
 _RULED_OUT = -1e9  # stands for -inf: no probability in any float type, and no NaN
 _ROUNDING = 32  # so many units in the last place may a row vary and still count as constant

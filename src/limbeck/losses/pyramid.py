@@ -9,10 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import (
-    precise_pair,
-)
 from limbeck.losses.maps import check_maps, mean_of_each, pooled
+from limbeck.precision import precise_pair
 
 _SIZES = (4, 2, 1)
 

@@ -7,16 +7,18 @@ length of their features, and no connector is needed.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.inputs import without_autocast
-from limbeck.losses.samples import length, unit_length, vector_pair
+from limbeck.errors import InputError, Problem, check_choice
+from limbeck.losses.samples import vector_pair
+from limbeck.numbers import is_positive
+from limbeck.precision import without_autocast
+from limbeck.vectors import length, unit_length
 
 Kernel: TypeAlias = Literal["gaussian", "bilinear"]
 
@@ -153,12 +155,8 @@ def _cosines(features: Tensor) -> Tensor:
 
 
 def _check_kernel(kernel: object, gamma: object, order: object) -> None:
-    if kernel not in ("gaussian", "bilinear"):
-        fix = did_you_mean(kernel, ["gaussian", "bilinear"])
-        raise InputError(
-            Problem("correlation_congruence.kernel", kernel, "gaussian, bilinear", fix)
-        )
-    if not (isinstance(gamma, int | float) and 0 < gamma < math.inf):
+    check_choice(kernel, get_args(Kernel), where="correlation_congruence.kernel")
+    if not is_positive(gamma):
         raise InputError(
             Problem("correlation_congruence.gamma", gamma, "a finite number above 0", "Try 0.4.")
         )

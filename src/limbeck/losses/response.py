@@ -14,8 +14,9 @@ from limbeck.losses.inputs import (
     check_logits,
     check_temperature,
     logit_pair,
-    precise,
 )
+from limbeck.numbers import is_number
+from limbeck.precision import precise
 
 _RULED_OUT = -1e9  # stands for -inf: a label on a class ruled out costs much, but not infinitely
 _NO_LABEL = -(2**63)  # torch passes over labels of -100 unless told otherwise; here they are wrong
@@ -88,7 +89,7 @@ def label_smoothing(
     check_logits(student, where="label_smoothing.student")
     check_labels(labels, student, where="label_smoothing.labels")
     check_label_range(labels, student, where="label_smoothing.labels")
-    if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+    if not (is_number(smoothing) and 0 <= smoothing < 1):
         raise InputError(
             Problem("label_smoothing.smoothing", smoothing, "a number in [0, 1)", "Try 0.1.")
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.inputs import check_temperature, without_autocast
-from limbeck.losses.samples import unit_length, vector_pair
+from limbeck.errors import InputError, Problem, check_choice
+from limbeck.losses.inputs import check_temperature
+from limbeck.losses.samples import vector_pair
+from limbeck.precision import without_autocast
+from limbeck.vectors import unit_length
 
 Similarity: TypeAlias = Literal["huber", "kl"]
 
@@ -256,9 +258,7 @@ def _draw(
 def _check(
     similarity: object, temperature: object, count: object, *, where: str, drawn: str
 ) -> None:
-    if similarity not in ("huber", "kl"):
-        fix = did_you_mean(similarity, ["huber", "kl"])
-        raise InputError(Problem(f"{where}.similarity", similarity, "huber, kl", fix))
+    check_choice(similarity, get_args(Similarity), where=f"{where}.similarity")
     check_temperature(temperature, where=f"{where}.temperature")
     if count is None:
         return

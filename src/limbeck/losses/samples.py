@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import (
-    check_floating,
-    precise_pair,
-)
+from limbeck.losses.inputs import check_floating
+from limbeck.precision import precise_pair
 
 
 def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
@@ -52,21 +48,3 @@ def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
                 "Give both sides the same batch.",
             )
         )
-
-
-def unit_length(vectors: Tensor) -> Tensor:
-    """Scale vectors to length one; a vector of zeros stays, and gets no gradient.
-
-    Example:
-        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-        tensor([[0.6000, 0.8000],
-                [0.0000, 0.0000]])
-    """
-    # Times the inverse: the gradient of a quotient takes more passes over the vectors.
-    return vectors * length(vectors).reciprocal()
-
-
-def length(vectors: Tensor) -> Tensor:
-    """Give the lengths of vectors as a last axis of one; infinite for zeros, to divide by."""
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return F.threshold(lengths, torch.finfo(lengths.dtype).tiny, torch.inf)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from limbeck.losses.blocks import dense, row_blocks, widened
-from limbeck.losses.inputs import not_negative, precise
+from limbeck.losses.inputs import not_negative
 from limbeck.losses.kinds import RULED_OUT, Measure, closed_form, log_mixture
+from limbeck.precision import precise
 from limbeck.targets import DenseTargets, SampledTargets, TopKTargets
 
 _SATURATED = 60.0  # what the student finds exp(60) times likelier than the teacher is not drawn
@@ -52,14 +53,13 @@ def rows_of_sample(
     """Value and, if asked for, slope of a few rows, as `closed_form` gives them."""
     ids = targets.ids.long()
     logs = _picked(student, ids, measure.temperature, "all")
+    ratio, share = _shared(logs, targets)
+    value = _weighed(ratio, share, measure)
     if not slope:
-        return estimate(logs, targets, measure), None
-    with torch.enable_grad():
-        leaf = logs.detach().requires_grad_()
-        value = estimate(leaf, targets, measure)
-        (found,) = torch.autograd.grad(value.sum(), leaf)
-    found = found / measure.temperature
-    return value.detach(), _spread(student, ids, logs, found, measure.temperature, "all")
+        return value, None
+    steep = share * _steepness(ratio, measure) * measure.temperature
+    found = torch.cat([steep, -steep.sum(1, keepdim=True)], dim=1)
+    return value, _spread(student, ids, logs, found, measure.temperature, "all")
 
 
 def estimate(picked: Tensor, targets: SampledTargets, measure: Measure) -> Tensor:
@@ -72,6 +72,15 @@ def estimate(picked: Tensor, targets: SampledTargets, measure: Measure) -> Tenso
     not where the student finds a class likelier than the teacher by far; and it stays unbiased
     for a teacher that rules classes out, of which a sample says nothing.
     """
+    return _weighed(*_shared(picked, targets), measure)
+
+
+def _weighed(ratio: Tensor, share: Tensor, measure: Measure) -> Tensor:
+    return (share * _excess(ratio, measure)).sum(-1) * measure.temperature**2
+
+
+def _shared(picked: Tensor, targets: SampledTargets) -> tuple[Tensor, Tensor]:
+    """Give log q/p of each drawn class, and the share p̂ that it has in the mean."""
     log_q = picked[:, :-1] - picked[:, -1:].clamp_min(RULED_OUT)
     log_p = precise(targets.log_probabilities.detach()).to(log_q.dtype)
     counts = targets.counts.to(log_q.dtype)
@@ -83,7 +92,7 @@ def estimate(picked: Tensor, targets: SampledTargets, measure: Measure) -> Tenso
     # What the student cannot say is left out, as are the classes that fill rows up.
     unheard = (ratio.abs() == math.inf) | (counts == 0)
     ratio, share = ratio.masked_fill(unheard, 0), share.masked_fill(unheard, 0)
-    return (share * _excess(ratio, measure)).sum(-1) * measure.temperature**2
+    return ratio, share
 
 
 def _excess(ratio: Tensor, measure: Measure) -> Tensor:
@@ -99,6 +108,21 @@ def _excess(ratio: Tensor, measure: Measure) -> Tensor:
     to_p, to_q = -log_mixture(near, 1 - beta), -log_mixture(-near, beta)
     scale = beta * (1 - beta) if measure.normalized else 1.0
     return not_negative((beta * to_p + (1 - beta) * near.exp() * to_q) / scale)
+
+
+def _steepness(ratio: Tensor, measure: Measure) -> Tensor:
+    """How fast `_excess` grows with the ratio's logarithm."""
+    if measure.kind == "forward_kl":
+        return torch.full_like(ratio, -1.0)
+    near = ratio.clamp_max(_SATURATED)
+    slope = near.exp().masked_fill(ratio > _SATURATED, 0)
+    if measure.kind == "reverse_kl":
+        return slope * near
+    if measure.kind == "tvd":
+        return slope * near.sign() / 2
+    beta = measure.beta
+    scale = beta if measure.normalized else 1 / (1 - beta)
+    return -slope * log_mixture(-near, beta) / scale
 
 
 def _mode(targets: TopKTargets) -> str:

@@ -10,12 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import (
-    check_floating,
-    precise,
-    without_autocast,
-)
-from limbeck.losses.samples import check_same_samples, unit_length
+from limbeck.losses.inputs import check_floating
+from limbeck.losses.samples import check_same_samples
+from limbeck.precision import precise, without_autocast
+from limbeck.vectors import unit_length
 
 
 def spatial_correlation(

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import check_floating, check_mask, check_same_shape, precise
+from limbeck.losses.inputs import check_floating, check_mask, check_same_shape
+from limbeck.precision import precise
 
 
 def hidden_mse(

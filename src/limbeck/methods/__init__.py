@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, check_choice, did_you_mean
 from limbeck.methods.answers import (
     dist,
     dkd,
@@ -68,8 +68,7 @@ def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
         ...
         limbeck.errors.InputError: method: got 'hintn'; ... did you mean "hinton"...
     """
-    if name not in __all__:
-        raise InputError(Problem(where, name, ", ".join(__all__), did_you_mean(name, __all__)))
+    check_choice(name, __all__, where=where)
     method: Callable[..., list[Term]] = globals()[name]
     return method
 

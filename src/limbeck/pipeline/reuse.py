@@ -41,7 +41,7 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
     content: dict[str, Any] = {
         "stage": name,
         "settings": stage.model_dump(mode="json", exclude=INDIFFERENT),
-        "own code": {str(path): fingerprint.of_file(path) for path in stage.code()},
+        "own code": {str(path): fingerprint.of_file(path) for path in stage.own_code()},
         "seed": context.seed,
         "data": data.facts.fingerprint,
         "preprocess": data.preprocess.fingerprint,

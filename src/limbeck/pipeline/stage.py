@@ -37,7 +37,7 @@ class Stage(BaseModel):
         """Say what must have been made before, given the settings."""
         return self.needs
 
-    def code(self) -> list[Path]:
+    def own_code(self) -> list[Path]:
         """Name the files of a user's own code that its outcome depends on."""
         return []
 

@@ -14,8 +14,9 @@ from torch import nn
 from limbeck import per_unit, schedules
 from limbeck.connectors import BUILDERS
 from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.numbers import is_number
 from limbeck.per_unit import PerUnit
-from limbeck.schedules import Constant, Schedule, is_number
+from limbeck.schedules import Constant, Schedule
 from limbeck.targets import DenseTargets
 from limbeck.terms.term import AUTO, DEFAULTS, Loss, Term
 

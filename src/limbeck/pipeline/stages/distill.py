@@ -85,7 +85,7 @@ class Distill(Training, Stage):
         """Need a teacher, unless the labels are all that is asked for."""
         return ("teacher",) if self._objective().needs_teacher else ()
 
-    def code(self) -> list[Path]:
+    def own_code(self) -> list[Path]:
         """Name the files of the recipe's own losses."""
         named = (str(term.loss) for term in self._objective().terms)
         files = (file_of(name.removeprefix(PYTHON)) for name in named if name.startswith(PYTHON))

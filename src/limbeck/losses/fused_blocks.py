@@ -1,0 +1,170 @@
+"""One pass over the blocks of a fused divergence: values, and the gradients with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.losses.blocks import row_blocks, widened
+from limbeck.losses.head import Head, product_type
+from limbeck.losses.inputs import check_label_range
+from limbeck.losses.kinds import RULED_OUT, Measure, closed_form
+from limbeck.losses.sparse import rows_of_sample, rows_of_top_k
+from limbeck.precision import precise, without_autocast
+from limbeck.targets import (
+    DenseTargets,
+    HeadTargets,
+    Rows,
+    SampledTargets,
+    Targets,
+    TopKTargets,
+)
+
+Reduction: TypeAlias = Literal["mean", "sum"]
+
+_LEAST = 2**25  # bytes of logits that a block may take, even where the head itself is smaller
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked for beside the student; the fields are as `fused_divergence` says."""
+
+    targets: Targets
+    measure: Measure
+    labels: Tensor | None
+    label_weight: float
+    softcap: float | None
+    weights: Tensor | None
+    reduction: Reduction
+    block_bytes: int | None
+
+    def take(self, rows: Rows) -> Work:
+        """The same for some units."""
+        labels, weights = (
+            None if part is None else part[rows] for part in (self.labels, self.weights)
+        )
+        return replace(self, targets=self.targets.take(rows), labels=labels, weights=weights)
+
+    def prepared(self, classes: int) -> Work:
+        """Bring a teacher's head to the classes of the student, and to the type of autocast."""
+        if not isinstance(self.targets, HeadTargets):
+            return self
+        head = self.targets.cut(classes)
+        weight = head.weight.to(product_type(head.weight))
+        return replace(self, targets=replace(head, weight=weight))
+
+
+def run(head: Head, work: Work) -> Tensor:
+    """Go through the blocks; gradients gather in the head, the weighted sum is given back.
+
+    Raises:
+        InputError: A weight below 0, or a label out of range (seen on a CPU).
+    """
+    shares, chosen = _shares(work, head.hidden)
+    if work.labels is not None:
+        heard = work.labels if chosen is None else work.labels[chosen]
+        none = head.hidden.new_empty(0, len(head.weight))
+        check_label_range(heard, none, where="fused_divergence.labels")
+    work = replace(work.prepared(len(head.weight)), weights=shares)
+    with without_autocast(head.hidden):
+        values = torch.zeros_like(shares)
+        for rows in _blocks(len(shares), chosen, _block_rows(head, work)):
+            logits = head.logits(rows, work.softcap)
+            part = work.take(rows)
+            values[rows] = _block(logits, part, shares[rows], head.trains)
+            if head.trains:
+                head.add(rows, logits)
+        return (values * shares).sum()
+
+
+def _shares(work: Work, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """How much each unit counts, and which count at all (None: all)."""
+    dtype, units = torch.promote_types(hidden.dtype, torch.float32), len(hidden)
+    if work.weights is None:
+        share = 1.0 if work.reduction == "sum" else 1.0 / max(units, 1)
+        return torch.full((units,), share, dtype=dtype, device=hidden.device), None
+    weights = work.weights.detach().to(dtype)
+    if weights.device.type == "cpu" and bool((weights < 0).any()):
+        lowest = weights.min().item()
+        raise InputError(Problem("fused_divergence.weights", lowest, "no weight below 0"))
+    chosen = weights.nonzero().squeeze(1)  # the one look at the device before all is done
+    if work.reduction == "mean":
+        weights = weights / weights.sum().clamp_min(torch.finfo(dtype).tiny)
+    return weights, None if len(chosen) == units else chosen
+
+
+def _blocks(units: int, chosen: Tensor | None, rows: int) -> Sequence[Rows]:
+    if chosen is not None:
+        return chosen.split(rows) if len(chosen) else ()
+    return [slice(start, min(start + rows, units)) for start in range(0, units, rows)]
+
+
+def _block(logits: Tensor, work: Work, shares: Tensor, trains: bool) -> Tensor:
+    """Give a block's values, and leave the weighted gradient where the logits were."""
+    values = []
+    for rows in row_blocks(len(logits), logits.shape[1], logits.device):
+        part, ours = work.take(rows), logits[rows]
+        value, slope = _rows(ours, part, trains)
+        values.append(value)
+        if slope is None:
+            continue
+        if work.softcap is not None:
+            slope = slope * (1 - (ours / work.softcap).square())
+        factor = shares[rows] * work.measure.temperature
+        torch.mul(slope, factor.unsqueeze(1), out=ours)
+    return torch.cat(values)
+
+
+def _rows(logits: Tensor, work: Work, trains: bool) -> tuple[Tensor, Tensor | None]:
+    """Value and slope of a few rows: of the divergence, and of cross-entropy if there are labels.
+
+    The gradient is T times the slope, as `closed_form` says.
+    """
+    value, slope = _divergence(logits, work.targets, work.measure, trains)
+    slope = None if slope is None else widened(slope, logits.shape[1])
+    if work.labels is None:
+        return value, slope
+    logs = F.log_softmax(logits, dim=-1)
+    right = work.labels.long().unsqueeze(1)
+    value = value - logs.gather(1, right).squeeze(1).clamp_min(RULED_OUT) * work.label_weight
+    if slope is not None:
+        share = work.label_weight / work.measure.temperature
+        slope = slope.add(logs.exp_(), alpha=share)
+        slope.scatter_add_(1, right, torch.full_like(value, -share).unsqueeze(1))
+    return value, slope
+
+
+def _divergence(
+    logits: Tensor, targets: Targets, measure: Measure, trains: bool
+) -> tuple[Tensor, Tensor | None]:
+    if isinstance(targets, SampledTargets | TopKTargets):
+        common = logits[:, : targets.classes]
+        if isinstance(targets, TopKTargets):
+            return rows_of_top_k(common, targets, measure, slope=trains)
+        return rows_of_sample(common, targets, measure, slope=trains)
+    assert isinstance(targets, DenseTargets)  # a head became logits with the block
+    classes = min(logits.shape[1], targets.classes)
+    theirs = precise(targets.logits[:, :classes].detach()).to(logits.dtype)
+    form = _compiled() if logits.is_cuda else closed_form
+    return form(logits[:, :classes], theirs, measure, slope=trains)
+
+
+@cache
+def _compiled() -> Any:
+    """The row function as one kernel; a processor has its caches instead. Not measured yet."""
+    return torch.compile(closed_form, dynamic=True)
+
+
+def _block_rows(head: Head, work: Work) -> int:
+    """How many units' logits fit into the budget."""
+    weight = head.weight
+    budget = work.block_bytes or max(_LEAST, weight.numel() * weight.element_size())
+    theirs = work.targets.classes if isinstance(work.targets, HeadTargets) else 0
+    return max(1, budget // (4 * (len(weight) + theirs)))

@@ -1,0 +1,35 @@
+"""What counts as a number where one is asked for."""
+
+import math
+from typing import TypeGuard
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a finite number; a truth value is none.
+
+    Example:
+        >>> is_number(3), is_number(True), is_number(float("nan"))
+        (True, False, False)
+    """
+    # A tuple, since torch 2.9 cannot compile a union.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_positive(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a finite number above 0.
+
+    Example:
+        >>> is_positive(0.5), is_positive(0), is_positive("4")
+        (True, False, False)
+    """
+    return is_number(value) and value > 0
+
+
+def is_whole(value: object, *, least: int) -> TypeGuard[int]:
+    """Tell whether a value is a whole number that is not too small.
+
+    Example:
+        >>> is_whole(1, least=1), is_whole(0, least=1), is_whole(2.0, least=1)
+        (True, False, False)
+    """
+    return is_number(value) and isinstance(value, int) and value >= least

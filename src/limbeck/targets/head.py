@@ -1,0 +1,105 @@
+"""The teacher's last hidden states and its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.numbers import is_positive
+from limbeck.precision import without_autocast
+from limbeck.targets.dense import DenseTargets
+from limbeck.targets.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class HeadTargets:
+    """The teacher's last hidden states and its head; logits are formed a few rows at a time.
+
+    Logits are hidden · weightᵀ + bias, then `softcap` · tanh(logits / softcap) if there is one.
+
+    Attributes:
+        hidden: `[units, features]`.
+        weight: `[classes, features]`.
+        bias: `[classes]`, if the head has one.
+        softcap: The bound that logits are bent to, if there is one.
+
+    Raises:
+        InputError: Shapes or types that do not go together.
+
+    Example:
+        >>> import torch
+        >>> HeadTargets(torch.ones(2, 4), torch.eye(4)).take(slice(0, 1)).logits
+        tensor([[1., 1., 1., 1.]])
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = list(head_problems("HeadTargets", self.hidden, self.weight, self.bias))
+        if self.softcap is not None and not is_positive(self.softcap):
+            allowed = "a finite number above 0, or None"
+            problems.append(Problem("HeadTargets.softcap", self.softcap, allowed))
+        if problems:
+            raise InputError(*problems)
+
+    @property
+    def units(self) -> int:
+        """How many units are answered."""
+        return self.hidden.shape[0]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the teacher knows."""
+        return self.weight.shape[0]
+
+    def take(self, rows: Rows) -> DenseTargets:
+        """Form the logits of some of the units."""
+        weight, bias = self.weight.detach(), self.bias
+        # An autocast would give other logits forward than backward, where there is none.
+        with without_autocast(weight):
+            logits = self.hidden.detach()[rows].to(weight.dtype) @ weight.T
+        if bias is not None:
+            logits += bias.detach().to(logits.dtype)
+        return DenseTargets(capped(logits, self.softcap))
+
+    def cut(self, classes: int) -> HeadTargets:
+        """Leave out the classes from this number on; no copy is made."""
+        bias = None if self.bias is None else self.bias[:classes]
+        return replace(self, weight=self.weight[:classes], bias=bias)
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Bend fresh logits to ±softcap, in place.
+
+    Example:
+        >>> capped(torch.tensor([1000.0]), 30.0)
+        tensor([30.])
+    """
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+def head_problems(
+    where: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Problem, ...]:
+    """Say what keeps hidden states and a head from making logits.
+
+    Example:
+        >>> head_problems("head", torch.zeros(2, 3), torch.zeros(5, 3), None)
+        ()
+    """
+    if not (hidden.ndim == 2 and hidden.is_floating_point()):
+        given = f"{hidden.dtype} {tuple(hidden.shape)}"
+        fix = "Flatten to one row a unit: hidden.flatten(0, -2)."
+        return (Problem(f"{where}.hidden", given, "floating-point [units, features]", fix),)
+    features = hidden.shape[1]
+    if not (weight.ndim == 2 and weight.shape[0] > 0 and weight.shape[1] == features):
+        allowed = f"[classes, {features}], as the hidden states have {features} features"
+        return (Problem(f"{where}.weight", tuple(weight.shape), allowed),)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return (Problem(f"{where}.bias", tuple(bias.shape), f"[{weight.shape[0]}], one a class"),)
+    return ()

@@ -1,0 +1,100 @@
+"""The likeliest classes of each unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.numbers import is_whole
+from limbeck.precision import precise
+from limbeck.targets.checks import check_logits, of_ids, of_shape
+from limbeck.targets.rows import Rows
+
+Tail: TypeAlias = Literal["bucket", "renormalize"]
+
+
+@dataclass(frozen=True, eq=False)
+class TopKTargets:
+    """The likeliest classes of each unit, and what becomes of the others.
+
+    Attributes:
+        ids: The classes, `[units, k]`, whole numbers.
+        log_probabilities: Theirs at a temperature of 1, `[units, k]`.
+        classes: How many classes the teacher knows.
+        tail: `bucket` takes all other classes together as one more class; `renormalize` leaves
+            them out, for the student, too.
+        log_tail: The log-probability of all other classes together, `[units]`. None takes what is
+            missing to 1, of which rounding leaves little where the teacher is sure.
+
+    Raises:
+        InputError: Shapes, types or settings that do not go together.
+
+    Example:
+        >>> import torch
+        >>> TopKTargets.of(torch.tensor([[3.0, 0.0, 2.0]]), 2).ids
+        tensor([[0, 2]])
+        >>> TopKTargets(torch.tensor([[0, 2]]), torch.zeros(1, 3), classes=3)
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: TopKTargets.log_probabilities: got (1, 3); allowed: (1, 2), as
+        the ids have
+    """
+
+    ids: Tensor
+    log_probabilities: Tensor
+    classes: int
+    tail: Tail = "bucket"
+    log_tail: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            *of_ids("TopKTargets", self.ids),
+            *of_shape("TopKTargets", "log_probabilities", self.log_probabilities, self.ids),
+        ]
+        if not is_whole(self.classes, least=1):
+            problems.append(Problem("TopKTargets.classes", self.classes, "a whole number above 0"))
+        if self.tail not in get_args(Tail):
+            tails = get_args(Tail)
+            fix = did_you_mean(self.tail, tails)
+            problems.append(Problem("TopKTargets.tail", self.tail, ", ".join(tails), fix))
+        if self.log_tail is not None and self.log_tail.shape != self.ids.shape[:1]:
+            given, allowed = tuple(self.log_tail.shape), f"one a unit, {tuple(self.ids.shape[:1])}"
+            problems.append(Problem("TopKTargets.log_tail", given, allowed))
+        if problems:
+            raise InputError(*problems)
+
+    @classmethod
+    def of(cls, logits: Tensor, k: int, *, tail: Tail = "bucket") -> TopKTargets:
+        """Keep the k likeliest classes of each unit.
+
+        Args:
+            logits: The teacher's, `[units, classes]`.
+            k: How many, from 1 to the number of classes.
+            tail: As the attribute.
+
+        Raises:
+            InputError: Logits that are not `[units, classes]`, or a k out of range.
+        """
+        check_logits("TopKTargets.of", logits)
+        if not (is_whole(k, least=1) and k <= logits.shape[1]):
+            allowed = f"a whole number from 1 to {logits.shape[1]}"
+            raise InputError(Problem("TopKTargets.of.k", k, allowed))
+        logits = precise(logits.detach())
+        highest, ids = logits.topk(k, dim=-1)
+        others = logits.scatter(1, ids, -float("inf")).logsumexp(-1)
+        total = logits.logsumexp(-1)
+        return cls(ids, highest - total.unsqueeze(1), logits.shape[1], tail, others - total)
+
+    @property
+    def units(self) -> int:
+        """How many units are answered."""
+        return self.ids.shape[0]
+
+    def take(self, rows: Rows) -> TopKTargets:
+        """Give the answer to some of the units."""
+        tail = None if self.log_tail is None else self.log_tail[rows]
+        kept = self.log_probabilities[rows]
+        return replace(self, ids=self.ids[rows], log_probabilities=kept, log_tail=tail)
