@@ -44,5 +44,5 @@ $(VENV)/.core: $(VENV)/.venv pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	@uv=$$(command -v uv || echo $(BIN)/uv); \
-	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[vision,text,energy,dev]'
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[vision,text,energy,prune,sweep,dev]'
 	@touch $@ $(VENV)/.core

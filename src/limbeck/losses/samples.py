@@ -19,6 +19,7 @@ def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor
             differ in number.
 
     Example:
+        >>> import torch
         >>> ours, theirs = vector_pair(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5), where="loss")
         >>> ours.shape, theirs.shape
         (torch.Size([2, 48]), torch.Size([2, 5]))

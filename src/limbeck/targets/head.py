@@ -77,6 +77,7 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     """Bend fresh logits to ±softcap, in place.
 
     Example:
+        >>> import torch
         >>> capped(torch.tensor([1000.0]), 30.0)
         tensor([30.])
     """
@@ -89,6 +90,7 @@ def head_problems(
     """Say what keeps hidden states and a head from making logits.
 
     Example:
+        >>> import torch
         >>> head_problems("head", torch.zeros(2, 3), torch.zeros(5, 3), None)
         ()
     """

@@ -1,0 +1,5 @@
+"""Ways to factorise weights: one file a way, each with a `Method` named after the file."""
+
+from limbeck.registry import Registry, camel_case
+
+FACTORIZERS = Registry(__name__, kind="factorize.method", attribute=camel_case)

@@ -1,0 +1,5 @@
+"""Ways to prune: one file a way, each with a `Method` named after the file."""
+
+from limbeck.registry import Registry, camel_case
+
+PRUNERS = Registry(__name__, kind="prune.method", attribute=camel_case)
