@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from limbeck.registry import Registry
+
 PAGE = Path(__file__).parent / "recipes.md"
 BEGIN, END = "<!-- reference: written by build_reference.py -->", "<!-- end of reference -->"
 
@@ -35,8 +37,7 @@ MEANINGS = {
     "Training.optimizer": "Which optimiser.",
     "Training.learning_rate": "The highest rate, after warm-up.",
     "Training.precision": "What is computed in; losses are in float32 in any case.",
-    "Quantize.method": "`int8_static` for convolutions, with calibration; `int8_dynamic` for "
-    "transformers, without.",
+    "Compression.method": "One of those below, whose settings stand beside it.",
 }
 
 # What takes so many forms that the schema does not say it in few words.
@@ -47,6 +48,7 @@ def reference() -> str:
     """Write every table."""
     from limbeck.data import spec as data
     from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.compression import Compression, Recover
     from limbeck.pipeline.recipe import Budget, Recipe
     from limbeck.pipeline.stages import STAGES
     from limbeck.training import Training
@@ -75,10 +77,24 @@ def reference() -> str:
             parts.append("And the settings of [training](#training).")
         elif not own:
             parts.append("It has no settings.")
-    parts += ["#### training", "Of `teach` and `distill`.", _table(Training)]
+        if issubclass(stage, Compression):
+            parts += _ways(stage.registry)
+    own = set(Recover.model_fields) - trained
+    parts += ["#### recover", _first_line(Recover), _table(Recover, own)]
+    parts.append("And the settings of [training](#training).")
+    parts += ["#### training", "Of `teach`, `distill` and `recover`.", _table(Training)]
     parts += ["### objective", _objective(), "### methods", _methods()]
     parts += ["### schedules", _schedules()]
     return "\n\n".join(parts)
+
+
+def _ways(registry: Registry) -> Iterator[str]:
+    """Describe every method of a registry, with its settings."""
+    for name in registry.names():
+        way = registry.load(name)
+        yield f"`method: {name}`. {_first_line(way)}"
+        if way.model_fields:
+            yield _table(way)
 
 
 def _table(model: type[BaseModel], only: set[str] | None = None) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from limbeck.atomic import WriteError
 from limbeck.compress.quantize_record import QuantizeError, QuantizeRecord
 from limbeck.compress.quantizers import QUANTIZERS
-from limbeck.compress.quantizers.int8_static import quantize
+from limbeck.compress.quantizers.int8_static import Int8Static, quantize
 from limbeck.errors import InputError
 from limbeck.evaluate import hardware
 from limbeck.evaluate.accuracy import accuracy
@@ -23,8 +23,8 @@ from limbeck.tasks.image_classification import ImageClassification
 
 
 def test_methods_are_found_by_name():
-    assert QUANTIZERS.names() == ["int8_dynamic", "int8_static"]
-    assert QUANTIZERS.load("int8_static") is quantize
+    assert {"int8_dynamic", "int8_static"} <= set(QUANTIZERS.names())
+    assert QUANTIZERS.load("int8_static") is Int8Static
     with pytest.raises(InputError, match='did you mean "int8_static"'):
         QUANTIZERS.load("int8_statik")
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from limbeck.compress.change import Changed
+    from limbeck.compress.quantize_record import QuantizeRecord
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether it is done in the course of a training, and is nothing without one."""
+        return False
+
     def check(self, model: nn.Module, work: Work) -> None:
         """Find out in a second whether the settings fit a model; before any training.
 
@@ -58,4 +66,31 @@ class Method(BaseModel):
         Raises:
             InputError: The settings do not fit the model.
             CompressError: Nothing would change.
+        """
+
+
+class FileMethod(BaseModel):
+    """A way to make an exported file smaller: its fields are the settings.
+
+    Attributes:
+        takes_samples: Whether it looks at training samples.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    takes_samples: ClassVar[bool] = False
+
+    @abstractmethod
+    def write(
+        self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
+    ) -> QuantizeRecord:
+        """Write a smaller file, whole or not at all.
+
+        Args:
+            source: An ONNX file, as `to_onnx` writes it.
+            target: Where the smaller one goes.
+            calibration: Batches of arrays with the graph's inputs.
+
+        Raises:
+            LimbeckError: There is nothing to make smaller, or the target cannot be written to.
         """

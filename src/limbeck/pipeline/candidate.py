@@ -21,6 +21,15 @@ class Artefact(BaseModel):
     """One thing that a stage made, as it could ship: an ONNX file, and the weights it came from.
 
     Paths are relative to the stage's folder, so that a run can be moved.
+
+    Attributes:
+        role: What it is in the chain.
+        label: What it is called in the report.
+        file: The ONNX file.
+        weights: The safetensors files, one a member; none if the file alone was changed.
+        changes: What compressing did to the structure since the model was built, in order.
+        parity: How well the file agrees with the model.
+        validation_accuracy: Of the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +38,7 @@ class Artefact(BaseModel):
     label: str
     file: str
     weights: tuple[str, ...]
+    changes: tuple[dict[str, Any], ...] = ()
     parity: Parity | None
     validation_accuracy: float
 
@@ -63,6 +73,14 @@ class Link:
 
 
 @dataclass(frozen=True)
+class State:
+    """Weights on disk, one file a member, and the changes of structure that they follow."""
+
+    weights: tuple[Path, ...] = ()
+    changes: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A teacher and a student on their way: the lineage so far, one link a stage."""
 
@@ -80,10 +98,14 @@ class Candidate:
                 return link.folder, artefact
         return None
 
-    def weights(self, role: Role) -> list[Path]:
-        """List the safetensors files of the newest artefact in a role: one a member."""
-        found = self.newest(role)
-        return [] if found is None else [found[0] / name for name in found[1].weights]
+    def state(self, role: Role, *, original: bool = False) -> State:
+        """Give the newest weights in a role, or the first, and the structure that they have."""
+        for link in self.lineage if original else reversed(self.lineage):
+            artefact = link.artefact(role)
+            if artefact is not None and artefact.weights:
+                paths = tuple(link.folder / name for name in artefact.weights)
+                return State(paths, artefact.changes)
+        return State()
 
     @property
     def key(self) -> str:

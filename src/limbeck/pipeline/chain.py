@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FIXES = {
     "teacher": "Put a `teach` stage before it, or give `teacher.weights`.",
     "student": "Put a `distill` stage before it.",
-    "float student": "Put a `distill` stage before it; a file is quantised once.",
+    "float student": "Put a `distill` stage before it; a file is quantised once, and last.",
 }
 
 
@@ -30,6 +30,8 @@ def check_chain(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem
         *_models_named(recipe, stages),
         *_teacher_comes_from(recipe, stages),
         *_precisions(stages),
+        *_files_last(stages),
+        *_quantized_once(stages),
         *_budget(recipe),
     ]
 
@@ -37,7 +39,7 @@ def check_chain(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem
 def loads_teacher(recipe: Recipe, stages: list[tuple[str, Stage]]) -> bool:
     """Tell whether the teacher was taught elsewhere, and no stage of the recipe's takes it up."""
     given = bool(recipe.teachers) and all(map(_has_weights, recipe.teachers))
-    return given and not any("teacher" in stage.makes for _, stage in stages)
+    return given and not any("teacher" in stage.made() for _, stage in stages)
 
 
 def _has_weights(spec: ModelSpec) -> bool:
@@ -48,7 +50,7 @@ def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     made = {"teacher"} if loads_teacher(recipe, stages) else set[str]()
     for number, (name, stage) in enumerate(stages):
         where = f"stages.{number}.{name}"
-        for need in stage.needed():
+        for need in stage.needed(recipe):
             if need not in made:
                 allowed = f"a stage before it that makes a {need}"
                 yield Problem(where, f"no {need}", allowed, FIXES.get(need, ""))
@@ -56,20 +58,26 @@ def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
             Problem(f"{where}.{problem.where}", problem.given, problem.allowed, problem.fix)
             for problem in stage.misfits(recipe)
         )
-        made = (made - set(stage.spends)) | set(stage.makes)
+        made = (made - set(stage.spent())) | set(stage.made())
 
 
 def _models_named(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    makers = {what: name for name, stage in reversed(stages) for what in stage.makes}
+    makers = {what: (name, stage) for name, stage in reversed(stages) for what in stage.made()}
     if "teacher" in makers and not recipe.teachers:
-        yield Problem("teacher", "nothing", f"a model, since `{makers['teacher']}` makes one")
-    if "student" in makers and recipe.student is None:
-        yield Problem("student", "nothing", f"a model, since `{makers['student']}` makes one")
+        yield Problem("teacher", "nothing", f"a model, since `{makers['teacher'][0]}` makes one")
+    if "student" not in makers or recipe.student is not None:
+        return
+    name, stage = makers["student"]
+    if not stage.adopts:
+        yield Problem("student", "nothing", f"a model, since `{name}` makes one")
+    elif recipe.small is None:
+        allowed = "a model, or one teacher that the student can begin as"
+        yield Problem("student", "nothing", allowed)
 
 
 def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     """Refuse a teacher that nothing would teach or load: it would be left out in silence."""
-    made = any("teacher" in stage.makes for _, stage in stages)
+    made = any("teacher" in stage.made() for _, stage in stages)
     if recipe.teachers and not made and not loads_teacher(recipe, stages):
         allowed = "a teacher that a stage makes, or one with weights"
         fix = "Add a `teach` stage or `weights`; `load` takes it as its source builds it."
@@ -87,6 +95,25 @@ def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
         number, name, precision = next(one for one in reversed(found) if one[2] in halves)
         where = f"stages.{number}.{name}.precision"
         yield Problem(where, precision, "the same half precision in all stages that use one")
+
+
+def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Refuse to train a student on after its file was changed: the change would be lost."""
+    spent = ""
+    for number, (name, stage) in enumerate(stages):
+        if spent and "float student" in stage.made():
+            allowed = f"a stage before `{spent}`, whose file it would not go on from"
+            yield Problem(f"stages.{number}.{name}", name, allowed, "Change their order.")
+        if "float student" in stage.spent():
+            spent = name
+
+
+def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Refuse few bits of few bits."""
+    places = [number for number, (name, _) in enumerate(stages) if name == "quantize"]
+    for number in places[1:]:
+        fix = "A model is quantised once: remove one."
+        yield Problem(f"stages.{number}.quantize", "a second one", "one quantize stage", fix)
 
 
 def _budget(recipe: Recipe) -> Iterator[Problem]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from limbeck.compress.change import Change, apply
 from limbeck.evaluate.accuracy import accuracy
 from limbeck.evaluate.fidelity import parity
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import Answers, OnnxPredictor, TorchPredictor, answers
 from limbeck.models.build import build
-from limbeck.pipeline.candidate import Artefact, Role
+from limbeck.pipeline.candidate import Artefact, Role, State
 from limbeck.pipeline.watch import Watch
 from limbeck.training import Ticker
 
@@ -72,6 +73,13 @@ class Context:
         """What a model has to fit: how many classes, and channels or tokens."""
         return {"classes": len(self.data.classes), **self.data.preprocess.model_inputs()}
 
+    @property
+    def small(self) -> ModelSpec:
+        """What the student is built from."""
+        if self.recipe.small is None:  # the recipe's own check has seen to it
+            raise ValueError("a stage that works on a student, without one")
+        return self.recipe.small
+
     def within(self, name: str) -> Context:
         """Give the same context with a folder inside this one."""
         return replace(self, folder=self.folder / name)
@@ -80,21 +88,49 @@ class Context:
         """Give a progress bar for something that takes a while."""
         return self.watch.ticker(what)
 
-    def build(self, spec: ModelSpec, *, seed: int, weights: Path | None = None) -> nn.Module:
-        """Build a model for this data: from a seed, or with weights that a stage saved."""
+    def build(
+        self,
+        spec: ModelSpec,
+        *,
+        seed: int,
+        weights: Path | None = None,
+        changes: Sequence[Change] = (),
+    ) -> nn.Module:
+        """Build a model for this data: from a seed, or with weights that a stage saved.
+
+        Args:
+            spec: What the recipe says about the model.
+            seed: Decides fresh weights.
+            weights: A file to fill it from.
+            changes: What compressing did to its structure before these weights were saved.
+        """
         from accelerate.utils import set_seed
 
         from limbeck.export.weights import load_weights
 
         set_seed(seed)
         model = build(spec, **self.fit)
+        apply(model, changes)
         if weights is not None:
             load_weights(model, weights)
         return model
 
+    def restore(self, spec: ModelSpec, state: State) -> nn.Module:
+        """Build a model as a stage saved it, or afresh from the seed if none did."""
+        weights = state.weights[0] if state.weights else None
+        return self.build(spec, seed=self.seed, weights=weights, changes=state.changes)
+
     def batches(self, split: Split) -> Iterator[Batch]:
         """Go through a split once, in order, unchanged."""
         return split.batches(EVALUATION_BATCH)
+
+    def training_batches(self, samples: int) -> Iterator[Batch]:
+        """Go through the first training samples as they are, without augmentation."""
+        for batch in self.batches(self.data.train):
+            yield {name: tensor[:samples] for name, tensor in batch.items()}
+            samples -= len(batch["label"])
+            if samples <= 0:
+                return
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Measure a model on the validation samples with the task's metrics, in evaluation mode."""
@@ -119,27 +155,41 @@ class Context:
         broadcast_object_list(results)
         return cast("T", results[0])
 
+    def save(self, model: nn.Module, name: str) -> None:
+        """Write a model's weights into this folder, once for all processes."""
+        from limbeck.export.weights import save_weights
+
+        if self.main:
+            save_weights(model.cpu(), self.folder / name)
+        self.accelerator.wait_for_everyone()
+
     def publish(
-        self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]
+        self,
+        model: nn.Module,
+        *,
+        role: Role,
+        label: str,
+        weights: tuple[str, ...],
+        changes: tuple[Change, ...] = (),
     ) -> Artefact:
         """Export a model to `model.onnx` in this folder, and measure that file on validation."""
-        return self.once(lambda: self._publish(model, role=role, label=label, weights=weights))
+        facts = {"role": role, "label": label, "weights": weights, "changes": changes}
+        return self.once(lambda: self._publish(model, **facts))
 
-    def _publish(
-        self, model: nn.Module, *, role: Role, label: str, weights: tuple[str, ...]
-    ) -> Artefact:
+    def _publish(self, model: nn.Module, **facts: Any) -> Artefact:
         model = model.cpu().eval()
-        example = self.data.validation.__getitems__([0, 1])
-        to_onnx(model, self.task, example, self.folder / "model.onnx")
+        self.export(model, self.folder / "model.onnx")
         exported = self.answers(self.folder / "model.onnx")
         reference = answers(TorchPredictor(model, self.task), self.batches(self.data.validation))
         return self.artefact(
-            role=role,
-            label=label,
-            weights=weights,
+            **facts,
             exported=exported,
             parity=parity(reference, exported, tolerance=PARITY_TOLERANCE),
         )
+
+    def export(self, model: nn.Module, path: Path) -> None:
+        """Write a model as an ONNX file."""
+        to_onnx(model, self.task, self.data.validation.__getitems__([0, 1]), path)
 
     def answers(self, path: Path) -> Answers:
         """Ask an exported file about the validation samples."""

@@ -148,18 +148,14 @@ def _answer(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[s
 def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Cost]:
     """Measure what every file costs, side by side."""
     example = context.data.validation.__getitems__([0])
-    counts = {
-        role: _counts(role, context) for role in {artefact.role for _, artefact in files.values()}
-    }
+    counts = {digest: _counts(artefact, context) for digest, (_, artefact) in files.items()}
     # The costs that are reported are those of the file that ships, the first seed's. The nets of
     # other seeds differ in their weights alone: theirs are measured briefly, as a check.
     first = context.seed == context.recipe.seeds[0]
     return measure(
         {
-            digest: Costed(
-                path, parameters=counts[artefact.role][0], flops=counts[artefact.role][1]
-            )
-            for digest, (path, artefact) in files.items()
+            digest: Costed(path, parameters=counts[digest][0], flops=counts[digest][1])
+            for digest, (path, _) in files.items()
         },
         example,
         seconds=2.0 if first else 0.3,
@@ -168,12 +164,14 @@ def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[st
     )
 
 
-def _counts(role: str, context: Context) -> tuple[int, int]:
-    """Count parameters and operations of the network behind a role."""
-    recipe = context.recipe
-    specs = recipe.teachers if role == "teacher" else [recipe.student] if recipe.student else []
+def _counts(artefact: Artefact, context: Context) -> tuple[int, int]:
+    """Count parameters and operations of the network behind an artefact."""
+    specs = context.recipe.teachers if artefact.role == "teacher" else [context.small]
     example = context.data.validation.__getitems__([0])
-    models = [context.build(spec.model_copy(update={"weights": None}), seed=0) for spec in specs]
+    models = [
+        context.build(spec.model_copy(update={"weights": None}), seed=0, changes=artefact.changes)
+        for spec in specs
+    ]
     operations = sum(flops(model, context.task, example) for model in models)
     return sum(map(parameters, models)), operations
 

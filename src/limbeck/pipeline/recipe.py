@@ -99,6 +99,13 @@ class Recipe(BaseModel):
             return []
         return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
 
+    @property
+    def small(self) -> ModelSpec | None:
+        """What the student is built from: its own model, or the teacher's if none is given."""
+        if self.student is not None or len(self.teachers) != 1:
+            return self.student
+        return self.teachers[0].model_copy(update={"weights": None})
+
     def parsed_stages(self) -> list[tuple[str, Stage]]:
         """Give the stages by name, with their settings typed."""
         return [

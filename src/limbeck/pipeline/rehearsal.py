@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -45,10 +46,9 @@ class Rehearsal:
         Raises:
             InputError: It cannot be built, does not fit the data, or cannot be exported.
         """
-        spec = self.context.recipe.student
-        if spec is None:  # the recipe's own check has seen to it
-            raise ValueError("a stage that makes a student, without one")
-        return self._model(spec, "student")
+        if self.context.recipe.student is None:  # it begins as the teacher
+            return copy.deepcopy(self.teachers[0])
+        return self._model(self.context.recipe.student, "student")
 
     @cached_property
     def teachers(self) -> list[nn.Module]:
@@ -61,6 +61,13 @@ class Rehearsal:
         places = ["teacher"] if len(specs) == 1 else [f"teacher.{n}" for n in range(len(specs))]
         pairs = zip(specs, places, strict=True)
         return gathered([partial(self._model, spec, place) for spec, place in pairs])
+
+    def replace(self, role: str, model: nn.Module) -> None:
+        """Let later stages see a model whose structure a stage changed."""
+        if role == "student":
+            self.student = model
+        else:
+            self.teachers[0] = model
 
     def _model(self, spec: ModelSpec, where: str) -> nn.Module:
         context = self.context

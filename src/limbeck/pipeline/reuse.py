@@ -36,7 +36,7 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
     """
     recipe, data = context.recipe, context.data
     augment = data.train.augment
-    makes_teacher = "teacher" in stage.makes
+    makes_teacher = "teacher" in stage.made()
     made = _models(recipe, stage)
     content: dict[str, Any] = {
         "stage": name,
@@ -49,7 +49,7 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
         "task": recipe.task,
         "models": [_model(spec, where) for where, spec in made],
         # An export writes the architecture down, whatever stage made the student.
-        "student": recipe.student.model_dump(mode="json") if recipe.student else None,
+        "student": recipe.small.model_dump(mode="json") if recipe.small else None,
         "before": candidate.key,
         "processes": context.accelerator.num_processes,
         "threads": recipe.threads,
@@ -63,10 +63,10 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
 
 def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
     """List the models that a stage builds and trains, with their places in the recipe."""
-    if "teacher" in stage.makes:
+    if "teacher" in stage.made():
         return [("teacher", spec) for spec in recipe.teachers]
-    if "student" in stage.makes and recipe.student is not None:
-        return [("student", recipe.student)]
+    if "student" in stage.made() and recipe.small is not None:
+        return [("student", recipe.small)]
     return []
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from limbeck import losses, methods
 from limbeck.atomic import write_json
-from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.data.spec import SOURCES as DATA_SOURCES
 from limbeck.models.spec import SOURCES as MODEL_SOURCES
+from limbeck.pipeline.compression import Compression
 from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.resolve import SHIPPED
+from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
+from limbeck.registry import Registry
 from limbeck.tasks import TASKS
 from limbeck.terms.arguments import signature_of
 from limbeck.terms.term import AUTO, PYTHON
@@ -64,19 +66,43 @@ def _enumerate(definition: dict[str, Any], key: str, names: list[str]) -> None:
 
 def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     """Describe one stage: its name with its settings; without any where it needs none."""
-    settings = STAGES.load(name).model_json_schema()
+    kind: type[Stage] = STAGES.load(name)
+    settings = kind.model_json_schema()
     definitions.update(settings.pop("$defs", {}))
-    if name == "quantize":
-        _enumerate(settings, "method", QUANTIZERS.names())
+    if issubclass(kind, Compression):
+        settings = _of_every_method(settings, kind.registry, definitions)
     if name == "distill":
-        terms, named = settings["properties"]["objective"]["anyOf"]
-        terms["items"] = {"oneOf": _terms()}
-        named.clear()
-        named["oneOf"] = _methods()
+        _describe_objective(settings, definitions)
     definitions[f"stage_{name}"] = settings
     reference: dict[str, Any] = {"$ref": f"#/$defs/stage_{name}"}
     allowed = reference if settings.get("required") else {"anyOf": [reference, {"type": "null"}]}
     return _one(name, allowed, str(settings.get("description", "")))
+
+
+def _describe_objective(settings: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """Let an objective be terms or a method, which are described once for all stages."""
+    definitions.setdefault("term", {"oneOf": _terms()})
+    definitions.setdefault("named_method", {"oneOf": _methods()})
+    terms, named = settings["properties"]["objective"]["anyOf"]
+    terms["items"] = {"$ref": "#/$defs/term"}
+    named.clear()
+    named["$ref"] = "#/$defs/named_method"
+
+
+def _of_every_method(
+    settings: dict[str, Any], registry: Registry, definitions: dict[str, Any]
+) -> dict[str, Any]:
+    """Describe a stage by each of its methods, whose settings stand beside the stage's own."""
+    _describe_objective(definitions["Recover"], definitions)
+    branches, own = [], settings["properties"]
+    default = own["method"]["default"]
+    for name in registry.names():
+        way = registry.load(name).model_json_schema()
+        definitions.update(way.pop("$defs", {}))
+        taken = {**own, "method": {"const": name}, **way["properties"]}
+        required = [*way.get("required", []), *([] if name == default else ["method"])]
+        branches.append(_settings(taken, required))
+    return {"anyOf": branches, "description": settings.get("description", "")}
 
 
 def _terms() -> list[dict[str, Any]]:

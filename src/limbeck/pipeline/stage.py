@@ -25,6 +25,7 @@ class Stage(BaseModel):
         needs: What must have been made before: `teacher`, `student`, `float student`.
         makes: What this stage makes.
         spends: What is no longer there after it.
+        adopts: Whether it can take the teacher for the student that it changes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,10 +33,19 @@ class Stage(BaseModel):
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
     spends: ClassVar[tuple[str, ...]] = ()
+    adopts: ClassVar[bool] = False
 
-    def needed(self) -> tuple[str, ...]:
-        """Say what must have been made before, given the settings."""
+    def needed(self, recipe: Recipe) -> tuple[str, ...]:
+        """Say what must have been made before, given the settings and the recipe."""
         return self.needs
+
+    def made(self) -> tuple[str, ...]:
+        """Say what it makes, given the settings."""
+        return self.makes
+
+    def spent(self) -> tuple[str, ...]:
+        """Say what is no longer there after it, given the settings."""
+        return self.spends
 
     def own_code(self) -> list[Path]:
         """Name the files of a user's own code that its outcome depends on."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import fingerprint
-from limbeck.pipeline.candidate import Artefact
+from limbeck.pipeline.candidate import Artefact, State
 from limbeck.pipeline.context import EVALUATION_BATCH, Context
 from limbeck.teachers import EnsembleTeacher, FrozenTeacher, RecordedTeacher, Teacher
 
@@ -52,17 +51,17 @@ def member_files(count: int) -> tuple[str, ...]:
     return (FILE,) if count == 1 else tuple(f"member-{number}/{FILE}" for number in range(count))
 
 
-def publish_teacher(context: Context, weights: Sequence[Path]) -> Artefact:
+def publish_teacher(context: Context, state: State) -> Artefact:
     """Export what the teachers say together, and measure it on validation."""
-    models = _models(context, weights)
+    models = _models(context, state)
     model = models[0] if len(models) == 1 else Committee(models, context.task)
     label = "teacher" if len(models) == 1 else f"ensemble of {len(models)}"
-    return context.publish(model, role="teacher", label=label, weights=())
+    return context.publish(model, role="teacher", label=label, weights=(), changes=state.changes)
 
 
-def teacher_of(context: Context, weights: Sequence[Path], *, taps: Sequence[str]) -> Teacher:
+def teacher_of(context: Context, state: State, *, taps: Sequence[str]) -> Teacher:
     """Make the teacher that answers during a distillation."""
-    models = [model.to(context.accelerator.device) for model in _models(context, weights)]
+    models = [model.to(context.accelerator.device) for model in _models(context, state)]
     return members_as_one(context, models, taps=taps)
 
 
@@ -75,11 +74,13 @@ def members_as_one(
     return EnsembleTeacher([FrozenTeacher(model, context.task) for model in models])
 
 
-def _models(context: Context, weights: Sequence[Path]) -> list[nn.Module]:
+def _models(context: Context, state: State) -> list[nn.Module]:
     """Build the teachers as they came out of their stage, whatever they began from."""
     return [
-        context.build(spec.model_copy(update={"weights": None}), seed=0, weights=path)
-        for spec, path in zip(context.recipe.teachers, weights, strict=True)
+        context.build(
+            spec.model_copy(update={"weights": None}), seed=0, weights=path, changes=state.changes
+        )
+        for spec, path in zip(context.recipe.teachers, state.weights, strict=True)
     ]
 
 

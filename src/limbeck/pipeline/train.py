@@ -35,8 +35,6 @@ def train(
     Returns:
         The curve of the training, an epoch a row.
     """
-    from limbeck.export.weights import save_weights
-
     model = model.to(context.accelerator.device)
     scheme = Offline(
         model,
@@ -58,9 +56,7 @@ def train(
         resume=context.resume,
         ticker=context.ticker(label),
     )
-    if context.main:
-        save_weights(model.cpu(), context.folder / weights)
-    context.accelerator.wait_for_everyone()
+    context.save(model, weights)
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
 
 

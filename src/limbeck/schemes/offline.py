@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective, TrainingSet
+from limbeck.progressive import Progressive
 from limbeck.taps import Taps
 from limbeck.tasks import Batch, Response, Task
 from limbeck.teachers import Teacher
@@ -53,6 +54,7 @@ class Offline:
         self._task = task
         self._objective = objective
         self._teacher = teacher if objective.needs_teacher else None
+        self._progressive = [part for part in student.modules() if isinstance(part, Progressive)]
         self._parameters = [one for one in student.parameters() if one.requires_grad]
         self._connect(probe, training_set)
 
@@ -93,6 +95,8 @@ class Offline:
 
     def step(self, batch: Batch, progress: float) -> Losses:
         """Let both answer, and compare."""
+        for part in self._progressive:
+            part.advance(progress)
         # The teacher first: what it leaves in the caches would push out what the student's backward
         # pass is about to read.
         answer = None if self._teacher is None else self._teacher.answer(batch)

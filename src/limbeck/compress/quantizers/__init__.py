@@ -1,6 +1,5 @@
-"""Ways to quantise an ONNX file: one file a method, each with a function `quantize`."""
+"""Ways to quantise, one file a way: a `FileMethod` of the exported file or a `Method` of the model."""
 
-from limbeck.registry import Registry
+from limbeck.registry import Registry, camel_case
 
-QUANTIZERS = Registry(__name__, kind="quantize.method", attribute="quantize")
-"""Every method by name: `QUANTIZERS.load("int8_static")(source, target, calibration=batches)`."""
+QUANTIZERS = Registry(__name__, kind="quantize.method", attribute=camel_case)

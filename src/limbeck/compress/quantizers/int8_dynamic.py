@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from limbeck.compress import quantize_record as records
+from limbeck.compress.method import FileMethod
 from limbeck.export import slim
 from limbeck.export.quiet import quiet
 
@@ -27,6 +28,16 @@ REASONS = {
     "MatMul": "both its inputs are activations, so there is no weight to quantise",
     "Gather": "what it reads is no float table",
 }
+
+
+class Int8Dynamic(FileMethod):
+    """Weights to eight bits, and activations while they run: for transformers and LSTMs."""
+
+    def write(
+        self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
+    ) -> records.QuantizeRecord:
+        """Write the file in int8; no sample is needed."""
+        return quantize(source, target)
 
 
 def quantize(

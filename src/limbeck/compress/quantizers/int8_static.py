@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from numpy.typing import NDArray
+from pydantic import Field
 
 from limbeck.compress import quantize_record as records
+from limbeck.compress.method import FileMethod
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export import slim
 from limbeck.export.predictor import OnnxPredictor
@@ -39,6 +41,23 @@ REASONS = {
         OPERATORS, "its inputs are not quantised, so that rounding would only cost accuracy"
     ),
 }
+
+
+class Int8Static(FileMethod):
+    """Weights and activations to eight bits, with ranges taken from training samples."""
+
+    takes_samples: ClassVar[bool] = True
+
+    ranges: Annotated[
+        Literal["minmax", "entropy", "percentile"],
+        Field(description="How a range is taken from what was seen."),
+    ] = "minmax"
+
+    def write(
+        self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
+    ) -> records.QuantizeRecord:
+        """Write the file in int8."""
+        return quantize(source, target, calibration=calibration, ranges=self.ranges)
 
 
 def quantize(

@@ -52,9 +52,9 @@ class Export(Stage):
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
         """Refuse the Hugging Face folder of a model that transformers does not know."""
-        if "huggingface" not in self.formats or recipe.student is None:
+        if "huggingface" not in self.formats or recipe.small is None:
             return []
-        if recipe.student.source == "transformers":
+        if recipe.small.source == "transformers":
             return []
         allowed = "onnx or safetensors, for a model that is not of transformers"
         return [Problem("format", "huggingface", allowed)]
@@ -66,8 +66,8 @@ class Export(Stage):
         )
 
     def _export(self, candidate: Candidate, context: Context) -> Record:
-        found, spec = candidate.newest("student"), context.recipe.student
-        if found is None or spec is None:  # the chain was checked before anything ran
+        found, spec = candidate.newest("student"), context.small
+        if found is None:  # the chain was checked before anything ran
             raise ValueError("an export stage without a student")
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from limbeck.pipeline.candidate import Candidate, Record, hashes
+from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
@@ -28,7 +28,7 @@ class Load(Stage):
         specs = context.recipe.teachers
         names = member_files(len(specs))
         context.once(lambda: self._copy(context, names))
-        artefact = publish_teacher(context, [context.folder / name for name in names])
+        artefact = publish_teacher(context, State(tuple(context.folder / name for name in names)))
         record = Record(
             stage="load",
             key=context.key,

@@ -1,78 +1,101 @@
-"""Quantise the student's exported file."""
+"""Quantise: the exported file, or the model before it is exported."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 
+from limbeck.compress.method import FileMethod
 from limbeck.compress.quantizers import QUANTIZERS
-from limbeck.errors import InputError, Problem
+from limbeck.errors import Problem
 from limbeck.pipeline.candidate import Candidate, Record, hashes
+from limbeck.pipeline.compression import Compression
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.problems import RefusedError
-from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.rehearsal import Rehearsal
+from limbeck.registry import Registry
 
 if TYPE_CHECKING:
     from limbeck.compress.quantize_record import QuantizeRecord
+    from limbeck.pipeline.recipe import Recipe
 
-STATIC = "int8_static"
 
+class Quantize(Compression):
+    """Turn weights, and with most methods what flows between layers, into few bits.
 
-class Quantize(Stage):
-    """Turn the student's weights, and with `int8_static` its activations, into eight bits."""
+    `int8_static`, `int8_dynamic` and the half precisions change the exported file. The others
+    change the model: with `recover` it is trained as it will compute (QAT), and under a teacher
+    (QAD); without, it is only measured on training samples (PTQ).
+    """
 
-    needs: ClassVar[tuple[str, ...]] = ("student", "float student")
-    spends: ClassVar[tuple[str, ...]] = ("float student",)
+    registry: ClassVar[Registry] = QUANTIZERS
+    verb: ClassVar[str] = "quantised"
 
-    method: str = STATIC
-    calibration: Annotated[
-        int, Field(ge=1, description="Training samples from which activations' ranges are taken.")
-    ] = 512
-    ranges: Annotated[
-        Literal["minmax", "entropy", "percentile"],
-        Field(description="How a range is taken from what was seen; for int8_static."),
-    ] = "minmax"
-
-    @field_validator("method")
-    @classmethod
-    def _known(cls, method: str) -> str:
-        try:
-            QUANTIZERS.load(method, where="method")
-        except InputError as error:
-            raise RefusedError(*error.problems) from error
-        return method
+    method: str = "int8_static"
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Quantize:
-        ignored = self.model_fields_set & {"calibration", "ranges"}
-        if self.method != STATIC and ignored:
-            allowed = f"nothing, with {self.method}: it takes no ranges beforehand"
-            raise RefusedError(
-                *(Problem(name, getattr(self, name), allowed) for name in sorted(ignored))
-            )
+        way = self.way
+        if not isinstance(way, FileMethod):
+            return self
+        ignored = [] if way.takes_samples else ["calibration"]
+        given = self.model_fields_set & {*ignored, "recover", "role"}
+        allowed = f"nothing, with {self.method}: it changes the file of the student"
+        problems = [Problem(name, getattr(self, name), allowed) for name in sorted(given)]
+        if problems:
+            raise RefusedError(*problems)
         return self
+
+    @property
+    def of_file(self) -> bool:
+        """Whether the exported file is changed, and not the model."""
+        return isinstance(self.way, FileMethod)
+
+    def needed(self, recipe: Recipe) -> tuple[str, ...]:
+        """Need a student, which a file cannot begin as the teacher's."""
+        return ("student", "float student") if self.of_file else super().needed(recipe)
+
+    def made(self) -> tuple[str, ...]:
+        """Make the model anew, if it is not the file."""
+        return () if self.of_file else super().made()
+
+    def spent(self) -> tuple[str, ...]:
+        """A file in few bits has no weights to go on from."""
+        return ("float student",) if self.of_file else ()
+
+    def misfits(self, recipe: Recipe) -> list[Problem]:
+        """Refuse what a model's method cannot be asked for."""
+        return [] if self.of_file else super().misfits(recipe)
+
+    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Try a model's method; what a file's finds is known in seconds, after the training."""
+        if not self.of_file:
+            super().rehearse(rehearsal, where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Quantise, and measure what came out on the validation samples."""
-        return candidate.then(
-            context.folder, context.once(lambda: self._quantize(candidate, context))
-        )
+        if not self.of_file:
+            return super().run(candidate, context)
+        return candidate.then(context.folder, context.once(lambda: self._file(candidate, context)))
 
-    def _quantize(self, candidate: Candidate, context: Context) -> Record:
-        found = candidate.newest("student")
-        if found is None:  # the chain was checked before anything ran
+    def _file(self, candidate: Candidate, context: Context) -> Record:
+        way, found = self.way, candidate.newest("student")
+        if found is None or not isinstance(way, FileMethod):  # the chain was checked before
             raise ValueError("a quantize stage without a student")
-        folder, student = found
         target = context.folder / "model.onnx"
-        settings = {"ranges": self.ranges} if self.method == STATIC else {}
-        done: QuantizeRecord = QUANTIZERS.load(self.method)(
-            folder / student.file, target, calibration=self._samples(context), **settings
-        )
+        model = context.restore(context.small, candidate.state("student"))
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "model.onnx"
+            context.export(model, plain)
+            done: QuantizeRecord = way.write(plain, target, calibration=self._arrays(context))
         artefact = context.artefact(
             role="student",
             label=f"{self.method.split('_')[0]} student",
+            changes=found[1].changes,
             exported=context.answers(target),
             parity=None,
             weights=(),
@@ -88,14 +111,9 @@ class Quantize(Stage):
             notes=tuple(_notes(done)),
         )
 
-    def _samples(self, context: Context) -> Iterator[dict[str, Any]]:
-        """Take the first training samples as they are, without augmentation."""
-        left = self.calibration
-        for batch in context.batches(context.data.train):
-            yield {name: tensor[:left].numpy() for name, tensor in batch.items()}
-            left -= len(batch["label"])
-            if left <= 0:
-                return
+    def _arrays(self, context: Context) -> Iterator[dict[str, Any]]:
+        for batch in context.training_batches(self.calibration):
+            yield {name: tensor.numpy() for name, tensor in batch.items()}
 
 
 def _notes(done: QuantizeRecord) -> Iterator[str]:

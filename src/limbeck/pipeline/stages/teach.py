@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from limbeck import methods
 from limbeck.objective import Objective
-from limbeck.pipeline.candidate import Candidate, Record, hashes
+from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
@@ -32,7 +32,8 @@ class Teach(Training, Stage):
         """Train every member, and publish what they say together."""
         specs = context.recipe.teachers
         names = member_files(len(specs))
-        before: list[Path | None] = [*candidate.weights("teacher")] or [None] * len(specs)
+        begun = candidate.state("teacher")
+        before: list[Path | None] = [*begun.weights] or [None] * len(specs)
         curves = []
         for number, (spec, name, weights) in enumerate(zip(specs, names, before, strict=True)):
             label = "teacher" if len(specs) == 1 else f"teacher {number + 1} of {len(specs)}"
@@ -40,7 +41,7 @@ class Teach(Training, Stage):
             curves.append(
                 train(
                     context,
-                    context.build(spec, seed=seed, weights=weights),
+                    context.build(spec, seed=seed, weights=weights, changes=begun.changes),
                     objective=Objective(methods.label_only()),
                     settings=training_of(self),
                     label=label,
@@ -48,7 +49,8 @@ class Teach(Training, Stage):
                     weights=name,
                 )
             )
-        artefact = publish_teacher(context, [context.folder / name for name in names])
+        taught = State(tuple(context.folder / name for name in names), begun.changes)
+        artefact = publish_teacher(context, taught)
         record = Record(
             stage="teach",
             key=context.key,

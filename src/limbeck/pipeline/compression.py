@@ -1,0 +1,210 @@
+"""What stages that change a model's structure share: whose, by which method, and recovery."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from limbeck.compress.method import Method, Work
+from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.pipeline.candidate import Candidate, Record, State, hashes
+from limbeck.pipeline.guidance import Guidance
+from limbeck.pipeline.problems import RefusedError, inside, of_validation
+from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.train import train, training_of
+from limbeck.training import Training
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.context import Context
+    from limbeck.pipeline.recipe import Recipe
+    from limbeck.pipeline.rehearsal import Rehearsal
+    from limbeck.registry import Registry
+    from limbeck.report.result import Curve
+
+REHEARSED = 20_000_000  # parameters: larger models are checked beforehand, but not changed
+
+
+class Recover(Training, Guidance):
+    """How a model is trained after it was changed: by default it listens to the first teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Compression(Stage):
+    """A stage that changes a model by a method of a registry; the method's settings are its own.
+
+    Without a `student` in the recipe, the student begins as the teacher.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    registry: ClassVar[Registry]
+    verb: ClassVar[str]
+    adopts: ClassVar[bool] = True
+
+    method: str
+    role: Annotated[
+        Literal["student", "teacher"],
+        Field(description="Whose model is changed: a smaller teacher then teaches."),
+    ] = "student"
+    calibration: Annotated[
+        int, Field(ge=1, description="Training samples that the method may look at.")
+    ] = 512
+    recover: Annotated[
+        Recover | None,
+        Field(description="Train afterwards, by default under the first teacher."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Compression:
+        try:
+            kind: type[Method] = self.registry.load(self.method, where="method")
+            kind.model_validate(self.model_extra or {})
+        except ValidationError as error:
+            raise RefusedError(*of_validation(error, kind)) from error
+        except InputError as error:
+            raise RefusedError(*error.problems) from error
+        return self
+
+    @property
+    def way(self) -> Method:
+        """The method with its settings."""
+        way: Method = self.registry.load(self.method)(**(self.model_extra or {}))
+        return way
+
+    def needed(self, recipe: Recipe) -> tuple[str, ...]:
+        """Need the model that is changed, and a teacher to recover under."""
+        taught = self.recover is not None and self.recover.needs_teacher
+        begins = self.role == "student" and recipe.student is not None
+        return ("student", "float student") if begins else ("teacher",) * (taught or not begins)
+
+    def made(self) -> tuple[str, ...]:
+        """Make the model anew."""
+        return ("student", "float student") if self.role == "student" else ("teacher",)
+
+    def own_code(self) -> list[Path]:
+        """Name the files of the recipe's own losses."""
+        return [] if self.recover is None else self.recover.code_of_terms()
+
+    def misfits(self, recipe: Recipe) -> list[Problem]:
+        """Refuse an ensemble, a method without the training it needs, and a wrong recovery."""
+        problems = []
+        if self.role == "teacher" and len(recipe.teachers) > 1:
+            allowed = "student, where the teacher is an ensemble"
+            problems.append(Problem("role", "teacher", allowed))
+        if self.way.needs_training and self.recover is None:
+            fix = "Add `recover: {epochs: 3}`."
+            given = f"nothing, with {self.method}"
+            problems.append(Problem("recover", given, "a training in which it is done", fix))
+        if self.recover is not None:
+            found = self.recover.refused(recipe)
+            problems += [Problem(f"recover.{p.where}", p.given, p.allowed, p.fix) for p in found]
+        return problems
+
+    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Try the method on the untrained model, so that later stages see its structure."""
+        model = rehearsal.student if self.role == "student" else rehearsal.teachers[0]
+        if self.recover is not None and self.role == "student":
+            self.recover.join_once(rehearsal, where=f"{where}.recover")
+        work = _work(rehearsal.context, samples=2, batch=rehearsal.batch)
+        try:
+            self.way.check(model, work)
+            if sum(parameter.numel() for parameter in model.parameters()) < REHEARSED:
+                changed = copy.deepcopy(model)
+                self.way.change(changed, work)
+                rehearsal.replace(self.role, changed)
+        except InputError as error:
+            raise InputError(*inside(error, where)) from error
+        except LimbeckError as error:
+            raise InputError(
+                Problem(where, self.method, "a change that is one", str(error))
+            ) from error
+
+    def run(self, candidate: Candidate, context: Context) -> Candidate:
+        """Change the model, train it again if asked, and publish what it became."""
+        from limbeck.compress.masks import fixed
+
+        state = self.begin(candidate, context)
+        model = context.restore(_spec(context, self.role), state).to(context.accelerator.device)
+        changed = self.way.change(model, _work(context, samples=self.calibration))
+        changes = (*state.changes, *([] if changed.change is None else [dict(changed.change)]))
+        curves = [] if self.recover is None else [self._recover(model, candidate, context)]
+        settled = fixed(model)
+        changes = (*changes, *([] if settled is None else [dict(settled)]))
+        context.save(model, "model.safetensors")
+        artefact = context.publish(
+            model,
+            role=self.role,
+            label=f"{self.verb} {self.role}",
+            weights=("model.safetensors",),
+            changes=changes,
+        )
+        record = Record(
+            stage=type(self).__name__.lower(),
+            key=context.key,
+            seed=context.seed,
+            settings=self.model_dump(mode="json"),
+            what=changed.what + (", recovered" if curves else ""),
+            artefacts=(artefact,),
+            files=hashes(context.folder, [artefact.file, *artefact.weights]),
+            curves=tuple(curves),
+            notes=changed.notes,
+        )
+        return candidate.then(context.folder, record)
+
+    def begin(self, candidate: Candidate, context: Context) -> State:
+        """Give what the method starts from; the student begins as the teacher if there is none."""
+        state = candidate.state(self.role)
+        adopts = self.role == "student" and context.recipe.student is None and not state.weights
+        return candidate.state("teacher") if adopts else state
+
+    def _recover(self, model: nn.Module, candidate: Candidate, context: Context) -> Curve:
+        if self.recover is None:
+            raise ValueError("a recovery that was not asked for")
+        teacher = self.recover.teacher(context, candidate.state("teacher", original=True))
+        return train(
+            context,
+            model,
+            objective=self.recover.terms(),
+            settings=training_of(self.recover),
+            label=f"{self.verb} {self.role}",
+            role=self.role,
+            teacher=teacher,
+        )
+
+
+def _spec(context: Context, role: str) -> ModelSpec:
+    if role == "student":
+        return context.small
+    return context.recipe.teachers[0].model_copy(update={"weights": None})
+
+
+def _work(context: Context, *, samples: int, batch: Mapping[str, Tensor] | None = None) -> Work:
+    """Open the door to what a method may ask for; with a batch, to that batch alone."""
+    task = context.task
+
+    def batches() -> Iterator[Mapping[str, Tensor]]:
+        if batch is not None:
+            yield batch
+            return
+        device = context.accelerator.device
+        for found in context.training_batches(samples):
+            yield {name: tensor.to(device) for name, tensor in found.items()}
+
+    def validate(model: nn.Module) -> float:
+        return 0.0 if batch is not None else next(iter(context.validate(model).values()))
+
+    return Work(
+        batches=batches,
+        forward=lambda model, one: task.outputs(model, one)["logits"],
+        loss=lambda model, one: task.loss(task.respond(model, one)).mean(),
+        validate=validate,
+        seed=context.seed,
+    )

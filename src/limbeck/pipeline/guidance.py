@@ -1,0 +1,152 @@
+"""What guides a training: terms over labels, the teacher's answers and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, Field, field_validator
+
+from limbeck.callables import file_of
+from limbeck.errors import InputError, Problem
+from limbeck.objective import Objective
+from limbeck.pipeline.problems import RefusedError, inside
+from limbeck.pipeline.rehearsal import Rehearsal, gathered
+from limbeck.pipeline.teachers import check_recordable, members_as_one, recorded_of, teacher_of
+from limbeck.pipeline.train import training_set
+from limbeck.schemes import Offline
+from limbeck.taps import Taps
+from limbeck.terms.term import PYTHON
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.pipeline.candidate import State
+    from limbeck.pipeline.context import Context
+    from limbeck.pipeline.recipe import Recipe
+    from limbeck.teachers import Teacher
+
+Entries: TypeAlias = list[dict[str, Any] | str] | dict[str, Any]
+HINTON: list[dict[str, Any] | str] = [
+    {"task": {"weight": 0.1}},
+    {"soft_target_kl": {"temperature": 4.0, "weight": 0.9}},
+]
+
+
+class Guidance(BaseModel):
+    """The objective of a training under a teacher, as a recipe says it."""
+
+    objective: Annotated[
+        list[dict[str, Any] | str] | dict[str, Any],
+        Field(
+            min_length=1,
+            description="Terms, `- name: {weight: 0.9, ...}`; or a method, `name: {...}`.",
+        ),
+    ] = HINTON
+    measure_gradients: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Log each term's gradient norm every so many optimiser steps; 0 does not.",
+        ),
+    ] = 0
+    recorded: Annotated[
+        bool,
+        Field(description="Save the teacher's answers once; look them up for every student after."),
+    ] = False
+
+    @field_validator("objective")
+    @classmethod
+    def _terms_fit(cls, objective: Entries) -> Entries:
+        try:
+            Objective.from_recipe(objective)
+        except InputError as error:
+            raise RefusedError(*error.problems) from error
+        return objective
+
+    def terms(self) -> Objective:
+        """Make the objective anew."""
+        return Objective.from_recipe(self.objective, measure_every=self.measure_gradients)
+
+    def named_terms(self) -> str:
+        """Name the terms in one line."""
+        # A recipe names losses; only a program gives functions.
+        return " + ".join(str(term.loss) for term in self.terms().terms)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a term asks for one."""
+        return self.terms().needs_teacher
+
+    def code_of_terms(self) -> list[Path]:
+        """Name the files of the recipe's own losses."""
+        named = (str(term.loss) for term in self.terms().terms)
+        files = (file_of(name.removeprefix(PYTHON)) for name in named if name.startswith(PYTHON))
+        return [file for file in files if file is not None]
+
+    def refused(self, recipe: Recipe) -> list[Problem]:
+        """Refuse features of an ensemble, and recorded features: there are none."""
+        taps = self.terms().teacher_taps
+        problems = []
+        if taps and len(recipe.teachers) > 1:
+            fix = "The features of an ensemble's members share no axes."
+            allowed = "terms on answers only, with several teachers"
+            problems.append(Problem("objective", taps, allowed, fix))
+        if taps and self.recorded:
+            fix = "Features are not recorded: set `recorded: false`."
+            problems.append(Problem("recorded", taps, "terms on answers only", fix))
+        return problems
+
+    def join_once(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Build student and teacher, and join them once as the training will.
+
+        Raises:
+            InputError: They cannot be built, tapped or joined.
+        """
+        objective = self.terms()
+        needs = objective.needs_teacher
+        student, teachers = gathered(
+            [lambda: [rehearsal.student], lambda: rehearsal.teachers if needs else []]
+        )
+        context = rehearsal.context
+        if self.recorded and needs:
+            check_recordable(context)
+        place = f"{where}.objective"
+        gathered(
+            [
+                lambda: _check_taps(student, objective.student_taps, f"{place} (student)"),
+                lambda: _check_taps(teachers, objective.teacher_taps, f"{place} (teacher)"),
+            ]
+        )
+        taps = objective.teacher_taps
+        teacher = members_as_one(context, teachers, taps=taps) if needs else None
+        try:
+            Offline(
+                student[0],
+                context.task,
+                objective,
+                teacher=teacher,
+                probe=rehearsal.batch,
+                training_set=training_set(context),
+            )
+        except InputError as error:
+            raise InputError(*inside(error, place)) from error
+
+    def teacher(self, context: Context, state: State) -> Teacher | None:
+        """Load the teacher from what a stage saved, if a term asks for one."""
+        objective = self.terms()
+        if not objective.needs_teacher:
+            return None
+        teacher = teacher_of(context, state, taps=objective.teacher_taps)
+        return recorded_of(context, teacher) if self.recorded else teacher
+
+
+def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -> None:
+    """Look the tapped layers up; those that are not there are named with the nearest that are."""
+    try:
+        for model in models:
+            Taps(model, paths)
+    except InputError as error:
+        found = (Problem(where, one.given, one.allowed, one.fix) for one in error.problems)
+        raise InputError(*found) from error

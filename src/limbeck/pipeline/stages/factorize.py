@@ -1,0 +1,18 @@
+"""Factorise: put the product of two small matrices in the place of a large one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from limbeck.compress.factorizers import FACTORIZERS
+from limbeck.pipeline.compression import Compression
+from limbeck.registry import Registry
+
+
+class Factorize(Compression):
+    """Replace layers by two of low rank each, where that is smaller."""
+
+    registry: ClassVar[Registry] = FACTORIZERS
+    verb: ClassVar[str] = "factorised"
+
+    method: str = "svd"

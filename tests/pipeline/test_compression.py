@@ -1,0 +1,85 @@
+"""Chains that cannot work are refused before anything is read."""
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.pipeline.validate import validate
+
+RECIPE = {
+    "name": "chain",
+    "task": "image_classification",
+    "data": {"source": "sklearn", "name": "digits"},
+    "teacher": {"source": "limbeck", "name": "digits_cnn", "width": 8},
+}
+TEACH = {"teach": {"epochs": 1}}
+DISTILL = {"distill": {"epochs": 1}}
+STUDENT = {"source": "limbeck", "name": "digits_cnn", "width": 4}
+
+
+def problems(*stages, **changed):
+    with pytest.raises(InputError) as refused:
+        validate({**RECIPE, **changed, "stages": list(stages)})
+    return {problem.where: problem for problem in refused.value.problems}
+
+
+def test_a_student_may_begin_as_the_teacher():
+    stages = [TEACH, {"prune": {"sparsity": 0.5}}, DISTILL, {"quantize": {"method": "int8_static"}}]
+    assert validate({**RECIPE, "stages": stages}).small == validate(
+        {**RECIPE, "stages": [TEACH]}
+    ).teachers[0]
+
+
+def test_it_cannot_begin_as_an_ensemble():
+    several = [RECIPE["teacher"], RECIPE["teacher"]]
+    assert "student" in problems(TEACH, {"prune": {"sparsity": 0.5}}, teacher=several)
+
+
+def test_a_student_of_its_own_is_made_before_it_is_pruned():
+    found = problems(TEACH, {"prune": {"sparsity": 0.5}}, student=STUDENT)
+    assert "distill" in found["stages.1.prune"].fix
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5])
+def test_sparsity_is_a_share(sparsity):
+    assert "stages.1.prune.sparsity" in problems(TEACH, {"prune": {"sparsity": sparsity}})
+
+
+def test_a_setting_of_another_method_is_unknown():
+    found = problems(TEACH, {"prune": {"sparsity": 0.5, "rank": 3}})
+    assert "stages.1.prune.rank" in found
+
+
+def test_methods_are_named_with_the_nearest():
+    found = problems(TEACH, {"prune": {"method": "magnitud", "sparsity": 0.5}})
+    assert '"magnitude"' in found["stages.1.prune.method"].fix
+
+
+def test_movement_needs_a_training():
+    found = problems(TEACH, {"prune": {"method": "movement", "sparsity": 0.5}})
+    assert "recover" in found["stages.1.prune.recover"].fix
+
+
+def test_nothing_trains_on_after_a_file_was_quantised():
+    stages = [TEACH, DISTILL, {"quantize": {"method": "int8_static"}}, DISTILL]
+    assert "order" in problems(*stages, student=STUDENT)["stages.3.distill"].fix
+
+
+def test_a_model_is_quantised_once():
+    stages = [TEACH, DISTILL, {"quantize": {"method": "uniform"}}, {"quantize": {}}]
+    assert "once" in problems(*stages, student=STUDENT)["stages.3.quantize"].fix
+
+
+@pytest.mark.parametrize("name", ["recover", "role"])
+def test_a_file_cannot_recover(name):
+    value = {"epochs": 1} if name == "recover" else "teacher"
+    found = problems(TEACH, DISTILL, {"quantize": {name: value}}, student=STUDENT)
+    assert f"stages.2.quantize.{name}" in found
+
+
+def test_a_recovery_is_checked_as_a_training_is():
+    found = problems(
+        TEACH,
+        {"prune": {"sparsity": 0.5, "recover": {"epochs": 0, "objective": [{"soft_taget_kl": {}}]}}},
+    )
+    assert "stages.1.prune.recover.epochs" in found
+    assert any("soft_target_kl" in problem.fix for problem in found.values())
