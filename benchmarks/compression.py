@@ -53,7 +53,7 @@ def _bits() -> Iterator[Variant]:
     recovery = {"epochs": 2, "learning_rate": 0.001, "batch_size": 128}
     for bits in (4, 2):
         for step in ("minmax", "learned"):
-            asked = {"method": "uniform", "weights": bits, "inputs": 8, "step": step}
+            asked = {"method": "uniform", "bits": bits, "inputs": 8, "step": step}
             ways = {
                 "PTQ": None,
                 "QAT": {**recovery, "objective": LABELS},
@@ -92,7 +92,7 @@ def _size() -> Iterator[Variant]:
     recover = {"epochs": 3, "learning_rate": 0.003, **TRAIN}
     yield Variant(
         "quantised: 4 bits",
-        [{"quantize": {"method": "uniform", "weights": 4, "step": "learned", "recover": recover}}],
+        [{"quantize": {"method": "uniform", "bits": 4, "step": "learned", "recover": recover}}],
     )
     yield Variant(
         "masked", [{"prune": {"method": "magnitude", "sparsity": 0.9, "recover": recover}}]

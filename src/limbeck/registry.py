@@ -59,14 +59,14 @@ class Registry:
         attribute: str | Callable[[str], str],
         skip: tuple[str, ...] = (),
     ) -> None:
-        self._package = package
+        self.package = package
         self._kind = kind
         self._attribute = attribute
         self._skip = skip
 
     def names(self) -> list[str]:
         """List the names, without importing what they stand for."""
-        return [name for name in _modules(self._package) if name not in self._skip]
+        return [name for name in _modules(self.package) if name not in self._skip]
 
     def load(self, name: str, *, where: str = "") -> Any:
         """Import what a name stands for.
@@ -79,6 +79,6 @@ class Registry:
             raise InputError(
                 Problem(where or self._kind, name, ", ".join(allowed), did_you_mean(name, allowed))
             )
-        module = importlib.import_module(f"{self._package}.{name}")
+        module = importlib.import_module(f"{self.package}.{name}")
         attribute = self._attribute if isinstance(self._attribute, str) else self._attribute(name)
         return getattr(module, attribute)

@@ -20,7 +20,7 @@ stages:
   - distill: {epochs: 2, learning_rate: 0.01}
   - prune: {method: magnitude, sparsity: 0.5, recover: {epochs: 1}}
   - factorize: {method: svd, parameters: 0.7}
-  - quantize: {method: uniform, weights: 4, inputs: 8, recover: {epochs: 2}}
+  - quantize: {method: uniform, bits: 4, inputs: 8, recover: {epochs: 2}}
   - export: {format: onnx}
 """
 
@@ -97,7 +97,7 @@ def test_a_second_run_takes_every_stage_from_the_first(chain, forks):
 
 def test_the_last_settings_alone_are_done_anew(chain, forks):
     recipe = yaml.safe_load(CHAIN)
-    recipe["stages"][5]["quantize"]["weights"] = 8
+    recipe["stages"][5]["quantize"]["bits"] = 8
     (chain / "other.yaml").write_text(yaml.safe_dump(recipe))
     ended = forks("run", "other.yaml", "--out", "run", cwd=chain)
     assert ended.code == 0, ended.err

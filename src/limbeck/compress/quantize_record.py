@@ -38,7 +38,8 @@ class QuantizeRecord(Result):
         method: The name of the quantiser.
         bytes_before: Size of the float file.
         bytes_after: Size of the quantised file.
-        quantized: How many operators of each kind now compute in (or read weights from) int8.
+        quantized: How many operators of each kind now compute in fewer bits, or read weights from
+            fewer.
         skipped: What stays in floating point, and why.
         calibration_samples: Samples from which the ranges of activations were taken; 0 if none were
             needed.
@@ -82,8 +83,8 @@ def sort(
     if not done.keys() & WEIGHTED:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items())) or "nothing"
         raise QuantizeError(
-            f"nothing could be quantised: the graph holds {found}; int8 is for operators with "
-            "weights (Conv, Gemm, MatMul). Leave the quantize stage out, or use another method."
+            f"nothing could be quantised: the graph holds {found}; quantising is for operators "
+            "with weights (Conv, Gemm, MatMul). Leave the stage out, or use another method."
         )
     by_reason: dict[str, dict[str, int]] = {}
     for kind, count in sorted(left.items()):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.atomic import replacing
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import slim
+from limbeck.export.quantized import deploy, translations
 from limbeck.export.quiet import quiet
 from limbeck.export.runnable import Runnable
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 LARGEST = 2**31 - 1
 """The most bytes that one ONNX file can hold: protobuf counts them in 32 bits."""
+
+_PUT_OVER = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
+"""What torch puts into the names of weights that something is put over."""
 
 
 class ExportError(LimbeckError):
@@ -51,9 +55,10 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
 
     Inputs and outputs are named as the task names them; their first axis is `batch`, the second
     axis of token inputs (whole numbers, two axes) is `tokens`. Batch normalisation is folded into
-    the convolutions before it. What is exported is a copy on the CPU in eval mode: the model itself
-    is not touched. The file is checked, and has to answer the example as the model does, before it
-    takes the place of what stood at `path`.
+    the convolutions before it; masks are worked into the weights; quantised weights are written as
+    whole numbers, and their layers round their inputs as they do in training. What is exported is
+    a copy on the CPU in eval mode: the model itself is not touched. The file is checked, and has to
+    answer the example as the model does, before it takes the place of what stood at `path`.
 
     Args:
         model: Any module that the task can run.
@@ -69,9 +74,12 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
         WriteError: The target cannot be written to.
     """
     tensors = _example_tensors(task, example)
+    one = tuple(tensor[:1] for tensor in tensors)
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
     with torch.no_grad():
         names = list(task.outputs(wrapped.model, wrapped.named(tensors)))
+        expected = wrapped(*one)
+    deploy(wrapped.model)
     graph = _convert(_capture(wrapped, tensors, task.inputs), names, task.inputs)
     _tidy(graph)
     if graph.ByteSize() > LARGEST:
@@ -81,7 +89,7 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
         )
     with replacing(path) as temporary:
         temporary.write_bytes(graph.SerializeToString())
-        _check(temporary, wrapped, tensors)
+        _check(temporary, wrapped.named(one), expected)
 
 
 def _example_tensors(task: Runnable, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -147,6 +155,7 @@ def _convert(program: ExportedProgram, outputs: list[str], inputs: tuple[str, ..
                 input_names=list(inputs),
                 output_names=outputs,
                 verbose=False,
+                custom_translation_table=translations(),
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(_convert_advice(error, program)) from error
@@ -187,7 +196,7 @@ def _tidy(model: ModelProto) -> None:
     slim.strip(model)
     weights = {weight.name for weight in model.graph.initializer}
     taken = weights | {name for node in model.graph.node for name in (*node.input, *node.output)}
-    bare = {name: name.removeprefix("model.") for name in weights}
+    bare = {name: _PUT_OVER.sub(r".\1", name.removeprefix("model.")) for name in weights}
     slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare[old])
     for value in (*model.graph.input, *model.graph.output):
         for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
@@ -195,7 +204,7 @@ def _tidy(model: ModelProto) -> None:
                 dimension.dim_param = "batch" if axis == 0 else "tokens"
 
 
-def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
+def _check(path: Path, one: Mapping[str, Tensor], expected: tuple[Tensor, ...]) -> None:
     import onnx
 
     from limbeck.export.predictor import OnnxPredictor
@@ -205,10 +214,7 @@ def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
     for value in graph.graph.input:
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f'the exported input "{value.name}" has a fixed batch size.')
-    one = tuple(tensor[:1] for tensor in tensors)
-    with torch.no_grad():
-        expected = wrapped(*one)
-    answered = OnnxPredictor(path, threads=1).predict(wrapped.named(one))
+    answered = OnnxPredictor(path, threads=1).predict(one)
     for reference, (name, value) in zip(expected, answered.items(), strict=True):
         _compare(name, reference.numpy(), value)
 

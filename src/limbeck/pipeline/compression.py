@@ -16,6 +16,7 @@ from limbeck.pipeline.guidance import Guidance
 from limbeck.pipeline.problems import RefusedError, inside, of_validation
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.train import train, training_of
+from limbeck.progressive import Progressive
 from limbeck.training import Training
 
 if TYPE_CHECKING:
@@ -173,11 +174,18 @@ class Compression(Stage):
             context,
             model,
             objective=self.recover.terms(),
-            settings=training_of(self.recover),
+            settings=self._training(self.recover, model),
             label=f"{self.verb} {self.role}",
             role=self.role,
             teacher=teacher,
         )
+
+    def _training(self, recover: Recover, model: nn.Module) -> Training:
+        settings = training_of(recover)
+        if any(isinstance(part, Progressive) for part in model.modules()):
+            # An earlier epoch, better on validation, is one of fewer zeros.
+            return settings.model_copy(update={"keep": "last"})
+        return settings
 
 
 def _spec(context: Context, role: str) -> ModelSpec:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from limbeck.compress.change import Change, apply
 from limbeck.evaluate.accuracy import accuracy
 from limbeck.evaluate.fidelity import parity
+from limbeck.export.compact.files import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import Answers, OnnxPredictor, TorchPredictor, answers
 from limbeck.models.build import build
@@ -179,6 +180,7 @@ class Context:
     def _publish(self, model: nn.Module, **facts: Any) -> Artefact:
         model = model.cpu().eval()
         self.export(model, self.folder / "model.onnx")
+        pack(self.folder / "model.onnx")
         exported = self.answers(self.folder / "model.onnx")
         reference = answers(TorchPredictor(model, self.task), self.batches(self.data.validation))
         return self.artefact(
@@ -188,7 +190,7 @@ class Context:
         )
 
     def export(self, model: nn.Module, path: Path) -> None:
-        """Write a model as an ONNX file."""
+        """Write a model as an ONNX file, its weights as plain arrays."""
         to_onnx(model, self.task, self.data.validation.__getitems__([0, 1]), path)
 
     def answers(self, path: Path) -> Answers:

@@ -30,7 +30,7 @@ def passport_facts(
         task: What goes in and comes out.
     """
     dataset = _dataset(result)
-    spec = result.recipe["student"]
+    spec = result.recipe["student"] or result.recipe["teacher"]
     example = data.validation.__getitems__([0])
     return PassportFacts(
         name=f"{result.name}-student",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
-from limbeck.objective import Losses, Objective, TrainingSet
-from limbeck.progressive import Progressive
+from limbeck.objective import Losses, Objective, TermLoss, TrainingSet
+from limbeck.progressive import Penalizing, Progressive
 from limbeck.taps import Taps
 from limbeck.tasks import Batch, Response, Task
 from limbeck.teachers import Teacher
@@ -55,6 +55,7 @@ class Offline:
         self._objective = objective
         self._teacher = teacher if objective.needs_teacher else None
         self._progressive = [part for part in student.modules() if isinstance(part, Progressive)]
+        self._penalizing = [part for part in student.modules() if isinstance(part, Penalizing)]
         self._parameters = [one for one in student.parameters() if one.requires_grad]
         self._connect(probe, training_set)
 
@@ -101,13 +102,20 @@ class Offline:
         # pass is about to read.
         answer = None if self._teacher is None else self._teacher.answer(batch)
         response = self._respond(batch)
-        return self._objective(
+        losses = self._objective(
             response,
             answer,
             task_loss=self._task.loss,
             progress=progress,
             parameters=self._parameters,
         )
+        return self._penalized(losses) if self._penalizing else losses
+
+    def _penalized(self, losses: Losses) -> Losses:
+        penalty = torch.stack([part.penalty() for part in self._penalizing]).sum()
+        said = TermLoss(penalty.detach(), penalty.detach())
+        terms = {**losses.terms, "penalty": said}
+        return Losses(losses.total + penalty, terms, losses.gradient_norms)
 
 
 @contextmanager

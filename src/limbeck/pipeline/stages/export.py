@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from limbeck.atomic import replacing, write_text
+from limbeck.compress.bake import bake, structural
+from limbeck.compress.change import Change
+from limbeck.compress.changes import CHANGES
 from limbeck.errors import Problem
+from limbeck.export.changed import changed_architecture
 from limbeck.models.build import architecture
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
@@ -17,7 +21,8 @@ from limbeck.pipeline.problems import RefusedError
 from limbeck.pipeline.stage import Stage
 
 if TYPE_CHECKING:
-    from limbeck.models.spec import ModelSpec
+    from torch import nn
+
     from limbeck.pipeline.recipe import Recipe
 
 Format = Literal["onnx", "safetensors", "huggingface"]
@@ -66,16 +71,21 @@ class Export(Stage):
         )
 
     def _export(self, candidate: Candidate, context: Context) -> Record:
+        from limbeck.export.weights import save_weights
+
         found, spec = candidate.newest("student"), context.small
         if found is None:  # the chain was checked before anything ran
             raise ValueError("an export stage without a student")
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")
-        _copy(_weights(candidate), context.folder / "model.safetensors")
-        write_text(context.folder / "architecture.py", architecture(spec, **context.fit))
+        model, changes = self._plain(candidate, context)
+        save_weights(model, context.folder / "model.safetensors")
+        dense = architecture(spec, **context.fit)
+        text = changed_architecture(dense, changes, CHANGES.package)
+        write_text(context.folder / "architecture.py", text)
         context.data.preprocess.save(context.folder)
         if "huggingface" in self.formats:
-            self._hugging_face(candidate, spec, context)
+            self._hugging_face(model, context)
         shipped = {"file": "model.onnx", "weights": (), "label": "shipped student"}
         return Record(
             stage="export",
@@ -87,21 +97,18 @@ class Export(Stage):
             files=hashes(context.folder, _listed(context.folder)),
         )
 
-    def _hugging_face(self, candidate: Candidate, spec: ModelSpec, context: Context) -> None:
+    def _plain(self, candidate: Candidate, context: Context) -> tuple[nn.Module, list[Change]]:
+        """Give the newest weights as any network holds them, and what changed its structure."""
+        state = candidate.state("student")
+        model = context.restore(context.small, state)
+        bake(model)
+        return model, structural(state.changes)
+
+    def _hugging_face(self, model: nn.Module, context: Context) -> None:
         from limbeck.export.huggingface import to_folder
 
-        model = context.build(spec, seed=context.seed, weights=_weights(candidate))
         to_folder(model, context.folder / "huggingface")
         context.data.preprocess.save(context.folder / "huggingface")
-
-
-def _weights(candidate: Candidate) -> Path:
-    """Find the newest float weights of the student; a quantised file has none of its own."""
-    for link in reversed(candidate.lineage):
-        artefact = link.artefact("student")
-        if artefact is not None and artefact.weights:
-            return link.folder / artefact.weights[0]
-    raise ValueError("a student without weights")
 
 
 def _listed(folder: Path) -> list[str]:

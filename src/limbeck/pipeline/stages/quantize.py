@@ -12,6 +12,7 @@ from pydantic import model_validator
 from limbeck.compress.method import FileMethod
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.errors import Problem
+from limbeck.export.compact.files import pack
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.compression import Compression
 from limbeck.pipeline.context import Context
@@ -92,6 +93,7 @@ class Quantize(Compression):
             plain = Path(folder) / "model.onnx"
             context.export(model, plain)
             done: QuantizeRecord = way.write(plain, target, calibration=self._arrays(context))
+        size = pack(target).bytes_after
         artefact = context.artefact(
             role="student",
             label=f"{self.method.split('_')[0]} student",
@@ -105,7 +107,7 @@ class Quantize(Compression):
             key=context.key,
             seed=context.seed,
             settings=self.model_dump(mode="json"),
-            what=f"{self.method}, {done.bytes_before:,} to {done.bytes_after:,} bytes",
+            what=f"{self.method}, {done.bytes_before:,} to {size:,} bytes",
             artefacts=(artefact,),
             files=hashes(context.folder, [artefact.file]),
             notes=tuple(_notes(done)),

@@ -1,0 +1,53 @@
+"""A model as it ships: weights as masks and quantisers left them, and nothing beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from limbeck import parametrized
+from limbeck.compress.change import Change
+from limbeck.compress.fake_quant.install import remove
+
+
+def bake(model: nn.Module) -> None:
+    """Write what masks and quantisers make of the weights into the weights, in place.
+
+    Inputs are no longer rounded: only the exported file computes in few bits.
+
+    Example:
+        >>> from limbeck.compress.changes.masks import apply
+        >>> net = nn.Sequential(nn.Linear(3, 2))
+        >>> apply(net, layers={"0": ["weight"]})
+        >>> bake(net)
+        >>> sorted(net.state_dict())
+        ['0.bias', '0.weight']
+    """
+    for layer in list(model.modules()):
+        if not parametrize.is_parametrized(layer):
+            continue
+        # The bias first: its grid follows from the weight's.
+        for name in sorted(dict(layer.get_submodule("parametrizations").named_children())):
+            parametrized.remove(layer, name, keep_result=True)
+        remove(layer)
+
+
+def structural(changes: Iterable[Change]) -> list[Change]:
+    """Give what is left of changes in a model that was baked: those of its structure.
+
+    Example:
+        >>> structural([{"kind": "drop", "layers": ["3"]}, {"kind": "masks", "layers": {}}])
+        [{'kind': 'drop', 'layers': ['3']}]
+    """
+    return [left for change in changes for left in _left(change)]
+
+
+def _left(change: Change) -> list[Change]:
+    if change["kind"] == "masks":
+        return []
+    if change["kind"] == "quantizers":
+        pairs = change["fold"]
+        return [{"kind": "fold", "pairs": pairs}] if pairs else []
+    return [change]

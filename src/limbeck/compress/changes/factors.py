@@ -1,0 +1,29 @@
+"""The structure of factorised layers: two layers where one stood, at the same path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from limbeck.compress.forms import pair
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def apply(model: nn.Module, *, layers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put two layers, with fresh weights, in the place of each of some.
+
+    Args:
+        model: Is changed in place.
+        layers: `rank` and `form` (see `limbeck.compress.forms`) of each layer by path.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(8, 6))
+        >>> apply(net, layers={"0": {"rank": 2, "form": "linear"}})
+        >>> [tuple(weight.shape) for weight in net.parameters()]
+        [(2, 8), (6, 2), (6,)]
+    """
+    for path, given in layers.items():
+        model.set_submodule(path, pair(model.get_submodule(path), **given))

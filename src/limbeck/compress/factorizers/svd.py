@@ -1,0 +1,258 @@
+"""Low rank by singular values: of the weights, or of what the layers answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.method import Method, Work
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.compress.factors import Decomposition
+    from limbeck.compress.low_rank import Plan
+
+_TARGETS = ("rank", "energy", "parameters", "flops")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Svd(Method):
+    """Put two layers of low rank in the place of one, where they are smaller.
+
+    Linear layers, convolutions and, if asked, embeddings are taken; `limbeck.compress.forms` has
+    the forms, `limbeck.compress.factors` the maths. A layer stays as it is, and is listed, where
+    two would be no smaller, where its channels are in groups, where its weight is shared or read
+    from outside, and where it is recurrent. Masks and quantisers of the weights go: factors are
+    dense.
+
+    Exactly one of `rank`, `energy`, `parameters` and `flops` says how much is kept. With the last
+    two, ranks are chosen for all layers together (`limbeck.compress.rank`): the loss, summed over
+    the layers, is the least at which the target is met. By `energy`, a layer's loss is the share
+    of its energy. By `sensitivity` that share is weighted by how far the model's answers move when
+    that layer alone is cut to half of the largest rank that pays.
+
+    Source: Denton et al. 2014 (arXiv:1404.0736); `limbeck.compress.factors` and `forms` have more.
+
+    Example:
+        >>> Svd(energy=0.9, whiten=True).convolutions
+        'channel'
+    """
+
+    rank: Annotated[
+        Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None,
+        Field(
+            description="A rank for all layers, or one for each path or pattern such as `*.fc`; of "
+            "several that name a layer, the last."
+        ),
+    ] = None
+    energy: Annotated[
+        float | None,
+        Field(
+            gt=0, le=1, description="Share of the squared singular values that each layer keeps."
+        ),
+    ] = None
+    parameters: Annotated[
+        Share | None, Field(description="Share of the model's parameters that may remain.")
+    ] = None
+    flops: Annotated[
+        Share | None, Field(description="Share of the model's operations that may remain.")
+    ] = None
+    by: Annotated[
+        Literal["energy", "sensitivity"],
+        Field(description="With `parameters` or `flops`: what a layer's loss is measured by."),
+    ] = "energy"
+    whiten: Annotated[
+        bool, Field(description="Keep what training samples make of the layers, not the weights.")
+    ] = False
+    convolutions: Annotated[
+        Literal["channel", "spatial"],
+        Field(description="k × k then 1 × 1, or k × 1 then 1 × k."),
+    ] = "channel"
+    embeddings: Annotated[bool, Field(description="Factorise embeddings too.")] = False
+    layers: Annotated[
+        list[str] | None, Field(description="Paths or patterns; all layers that fit by default.")
+    ] = None
+    skip: Annotated[
+        list[str],
+        Field(default_factory=list, description="Paths or patterns of layers to leave alone."),
+    ]
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Svd:
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"got {found}; allowed: exactly one of {', '.join(_TARGETS)}")
+        if self.by == "sensitivity" and self._share is None:
+            raise ValueError(f"by: sensitivity needs parameters or flops, not {given[0]}")
+        if isinstance(self.rank, dict) and self.layers is not None:
+            raise ValueError("rank names the layers already; leave layers out")
+        return self
+
+    @property
+    def _share(self) -> float | None:
+        return self.parameters if self.flops is None else self.flops
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Find the layers, and see whether the target can be met.
+
+        Raises:
+            InputError: A path or pattern that names none, a rank above a layer's full one, or a
+                target that no ranks meet.
+            CompressError: No layer can be factorised, or none would become smaller by its rank.
+        """
+        plan = self._plan(model, work)
+        self._saving(plan)
+        if self.rank is not None:
+            _those_that_pay(self._given(plan), plan)
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Factorise a model in place.
+
+        Raises:
+            InputError: As from `check`.
+            CompressError: No layer would become smaller, weights are not finite, or the model's
+                code does not run with two layers in the place of one.
+        """
+        from limbeck.compress.cuts import answers, cut, decompositions, swap
+        from limbeck.evaluate.flops import parameters
+
+        plan = self._plan(model, work)
+        wanted, saving = self._given(plan), self._saving(plan)
+        found = decompositions(model, plan.forms, work, whiten=self.whiten)
+        if self.energy is not None:
+            wanted = _by_energy(found, self.energy)
+        if saving:
+            wanted = self._by_budget(model, plan, found, saving, work)
+        ranks = _those_that_pay(wanted, plan)
+        two = {
+            path: cut(model.get_submodule(path), plan.forms[path], found[path], rank)
+            for path, rank in ranks.items()
+        }
+        answers(model, two, work)
+        before = parameters(model)
+        notes = [*plan.notes, *_undressed(swap(model, two))]
+        sizes = f"{before:,} to {parameters(model):,} parameters"
+        layers = {path: {"rank": rank, "form": plan.forms[path]} for path, rank in ranks.items()}
+        what = (
+            f"{len(ranks)} layers factorised, rank {min(ranks.values())} to {max(ranks.values())}"
+        )
+        return Changed({"kind": "factors", "layers": layers}, f"{what}, {sizes}", tuple(notes))
+
+    def _plan(self, model: nn.Module, work: Work) -> Plan:
+        from torch import nn
+
+        from limbeck.compress.layers import chosen
+        from limbeck.compress.low_rank import plan
+
+        kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+        kinds += (nn.Embedding,) if self.embeddings else ()
+        named = list(self.rank) if isinstance(self.rank, dict) else self.layers
+        try:
+            layers = chosen(model, kinds, named, self.skip)
+        except InputError as error:
+            wheres = {"layers": "layers" if self.layers else "rank", "skip": "skip"}
+            problems = [replace(found, where=wheres[found.where]) for found in error.problems]
+            raise InputError(*problems) from error
+        return plan(
+            model,
+            layers,
+            work,
+            convolutions=self.convolutions,
+            in_operations=self.flops is not None,
+        )
+
+    def _given(self, plan: Plan) -> dict[str, int]:
+        """Give each layer the rank that the settings name; nothing if they name none."""
+        if self.rank is None:
+            return {}
+        named = self.rank if isinstance(self.rank, dict) else {"*": self.rank}
+        ranks = {
+            path: rank
+            for pattern, rank in named.items()
+            for path in plan.forms
+            if fnmatchcase(path, pattern)
+        }
+        full = {path: plan.costs[path].highest for path in ranks}
+        high = {path: rank for path, rank in ranks.items() if rank > full[path]}
+        if high:
+            allowed = ", ".join(f"at most {full[path]} for {path}" for path in high)
+            fix = f"Skip what is too small: skip: [{', '.join(high)}]"
+            raise InputError(Problem("rank", max(high.values()), allowed, fix))
+        return ranks
+
+    def _saving(self, plan: Plan) -> int:
+        """Give how much has to be saved, in the unit of the target; 0 without one."""
+        if self._share is None:
+            return 0
+        saving = plan.total - math.floor(self._share * plan.total)
+        most = sum(cost.saving for cost in plan.costs.values())
+        if saving > most:
+            where = "parameters" if self.flops is None else "flops"
+            least = math.ceil(1000 * (1 - most / plan.total)) / 1000
+            allowed = f"at least {least}: what rank 1 everywhere leaves"
+            raise InputError(Problem(where, self._share, allowed, "Take more layers, or prune."))
+        return saving
+
+    def _by_budget(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        found: Mapping[str, Decomposition],
+        saving: int,
+        work: Work,
+    ) -> dict[str, int]:
+        from limbeck.compress.cuts import cut, sensitivities
+        from limbeck.compress.rank import by_budget, lost
+
+        losses = {path: lost(one.energies.cpu().numpy()) for path, one in found.items()}
+        if self.by == "sensitivity":
+            halves = {path: max(1, cost.most // 2) for path, cost in plan.costs.items()}
+            cuts = {
+                path: cut(model.get_submodule(path), plan.forms[path], found[path], rank)
+                for path, rank in halves.items()
+            }
+            moved = sensitivities(model, cuts, work)
+            for path, rank in halves.items():
+                share = losses[path][rank - 1]
+                losses[path] = losses[path] * (moved[path] / share if share else 1.0)
+        return by_budget(plan.costs, losses, saving)
+
+
+def _by_energy(found: Mapping[str, Decomposition], energy: float) -> dict[str, int]:
+    from limbeck.compress.rank import by_energy, lost
+
+    return {
+        path: by_energy(lost(one.energies.cpu().numpy()), energy) for path, one in found.items()
+    }
+
+
+def _those_that_pay(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
+    """Keep the ranks at which two layers are smaller, and list the layers that are left."""
+    ranks = {path: rank for path, rank in wanted.items() if rank <= plan.costs[path].most}
+    for path in plan.forms:
+        if path in wanted and path not in ranks:
+            plan.left[path] = f"two layers of rank {wanted[path]} are no smaller"
+        elif path not in ranks:
+            pays = plan.costs[path].most
+            plan.left[path] = "the target is met without" if pays else "no rank makes it smaller"
+    if not ranks:
+        raise CompressError(f"no layer would become smaller. {'; '.join(plan.notes)}")
+    return ranks
+
+
+def _undressed(replaced: Mapping[str, nn.Module]) -> list[str]:
+    """Say which layers lost what was put over their weights."""
+    from torch.nn.utils import parametrize
+
+    lost = [path for path, layer in replaced.items() if parametrize.is_parametrized(layer)]
+    return [f"factors are dense, masks and quantisers went: {', '.join(lost)}"] if lost else []

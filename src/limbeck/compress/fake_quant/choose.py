@@ -1,0 +1,87 @@
+"""Which layers are quantised, and why the others are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from limbeck.compress.change import CompressError
+from limbeck.compress.layers import chosen
+
+KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def quantizable(
+    model: nn.Module, layers: Iterable[str] | None, skip: Iterable[str], *, embeddings: bool
+) -> list[str]:
+    """Give the paths of the layers that can be quantised, of those chosen.
+
+    Raises:
+        InputError: A path or pattern names no layer of the kinds that fit.
+        CompressError: None can be quantised.
+    """
+    kinds = (*KINDS, nn.Embedding) if embeddings else KINDS
+    named = chosen(model, kinds, layers, skip)
+    reasons = {path: _reason(model, path) for path in named}
+    taken = [path for path in named if not reasons[path]]
+    if not taken:
+        said = "; ".join(f"{path}: {why}" for path, why in reasons.items()) or "none is left"
+        raise CompressError(f"no layer to quantise: {said}.")
+    return taken
+
+
+def fitting(model: nn.Module) -> list[str]:
+    """Give the paths of all layers of the kinds that have inputs in few bits, or a table."""
+    return [
+        path for path, module in model.named_modules() if isinstance(module, (*KINDS, nn.Embedding))
+    ]
+
+
+def is_table(layer: nn.Module) -> bool:
+    """Tell whether a layer looks up what is in it, and so has no input to round."""
+    return isinstance(layer, nn.Embedding)
+
+
+def left(model: nn.Module, taken: Collection[str]) -> list[str]:
+    """Say which modules with weights of their own stay in float, and why."""
+    reasons: dict[str, list[str]] = {}
+    for path, module in model.named_modules():
+        inside = any(path == one or path.startswith(f"{one}.") for one in taken)
+        own = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        if own and not inside:
+            owner = path.partition(".parametrizations.")[0]
+            reasons.setdefault(_reason(model, owner) or _not_chosen(model, owner), []).append(
+                owner or "the model itself"
+            )
+    return [f"left in float, {why}: {', '.join(paths)}" for why, paths in reasons.items()]
+
+
+def _not_chosen(model: nn.Module, path: str) -> str:
+    return "`embeddings` is off" if is_table(model.get_submodule(path)) else "not chosen"
+
+
+def _reason(model: nn.Module, path: str) -> str:
+    """Say why a module cannot be quantised; empty if it can."""
+    module = model.get_submodule(path)
+    kind = parametrize.type_before_parametrizations(module)
+    if path == "":
+        return "it has no path to keep"
+    if kind not in (*KINDS, nn.Embedding):
+        return f"{kind.__name__} has no form in few bits here"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "its entries are held to a norm"
+    if path in _shared(model):
+        return "another module shares its weight"
+    if f"{path}.parametrizations.weight.original0" in dict(model.named_parameters()):
+        return "its weight is made of several tensors"
+    return ""
+
+
+def _shared(model: nn.Module) -> set[str]:
+    named = list(model.named_parameters(remove_duplicate=False))
+    count = Counter(id(parameter) for _, parameter in named)
+    owners = {name.rpartition(".")[0] for name, parameter in named if count[id(parameter)] > 1}
+    return {owner.removesuffix(".parametrizations.weight") for owner in owners}

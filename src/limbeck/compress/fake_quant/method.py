@@ -1,0 +1,166 @@
+"""What all ways of training in few bits share: which layers, their inputs, first and last."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.method import Method, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.compress.fake_quant.observe import Seen
+
+Settings = dict[str, Any]
+
+
+class FakeQuantization(Method):
+    """Put quantisers into a model, set from training samples.
+
+    That alone is quantisation after training. Trained further, the quantisers round along
+    (quantisation-aware training; under a teacher, distillation). Batch norms are folded into the
+    layers before them. Layers are left in float, and listed, where they are of another kind, where
+    their weight is shared or read from outside; layers that are never called by themselves, and
+    those whose bias is too large to be counted in their steps, keep their inputs in float.
+    """
+
+    inputs: Annotated[
+        Annotated[int, Field(ge=4, le=8)] | None,
+        Field(description="Bits of what comes into layers; null leaves that in float."),
+    ] = 8
+    symmetric_inputs: Annotated[
+        bool, Field(description="Zero in the middle of inputs' grids instead of a zero point.")
+    ] = False
+    step: Annotated[
+        Literal["minmax", "learned"],
+        Field(description="Steps from the range that is seen, or learned (LSQ, LSQ+)."),
+    ] = "minmax"
+    per_channel: Annotated[
+        bool, Field(description="One step for each output channel of a weight, or one for all.")
+    ] = True
+    power_of_two: Annotated[bool, Field(description="Steps are powers of two.")] = False
+    reduce_range: Annotated[
+        bool,
+        Field(description="Keep weights of 8 bits to 7: exact on processors without VNNI."),
+    ] = True
+    first_last_bits: Annotated[
+        Annotated[int, Field(ge=4, le=8)] | None,
+        Field(description="Bits of the first and the last layer; null treats them as the others."),
+    ] = 8
+    fold: Annotated[
+        bool, Field(description="Fold batch norms into the layers before them, where that can be.")
+    ] = True
+    embeddings: Annotated[bool, Field(description="Quantise the tables of embeddings too.")] = False
+    layers: Annotated[
+        list[str] | None, Field(description="Paths or patterns; all layers that fit by default.")
+    ] = None
+    skip: Annotated[
+        list[str],
+        Field(default_factory=list, description="Paths or patterns of layers to leave in float."),
+    ]
+
+    @abstractmethod
+    def weight(self) -> Settings:
+        """Give the settings of a weight's quantiser, its `grid` among them."""
+
+    def uniform(self, bits: int, **settings: bool) -> Settings:
+        """Give the settings of a weight on an even grid."""
+        return {
+            "grid": "uniform",
+            "bits": bits,
+            "per_channel": self.per_channel,
+            "learned": self.step == "learned",
+            "powers_of_two": self.power_of_two,
+            "reduce_range": self.reduce_range,
+            **settings,
+        }
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Find the layers, and a sample.
+
+        Raises:
+            InputError: A path or pattern that names none, or no sample.
+            CompressError: No layer can be quantised.
+        """
+        from limbeck.compress.calls import first_batch
+        from limbeck.compress.fake_quant.choose import quantizable
+
+        first_batch(work)
+        quantizable(model, self.layers, self.skip, embeddings=self.embeddings)
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Fold batch norms, look at what flows, and put quantisers in, in place.
+
+        Raises:
+            InputError: As from `check`, or what flows is not finite.
+            CompressError: No layer can be quantised.
+        """
+        from limbeck.compress.fake_quant import choose, fold, install, observe
+
+        taken = choose.quantizable(model, self.layers, self.skip, embeddings=self.embeddings)
+        for path in taken:
+            install.remove(model.get_submodule(path))
+        pairs = fold.fold(model, taken, work) if self.fold else []
+        seen = observe.observe(model, choose.fitting(model), work)
+        if not seen:
+            raise CompressError("no layer is called by itself: there is nothing to quantise.")
+        ends = {next(iter(seen)), next(reversed(seen))}
+        layers = {path: self._layer(path in ends, seen.get(path)) for path in taken}
+        for path, settings in layers.items():
+            layer = model.get_submodule(path)
+            if choose.is_table(layer):
+                settings["input"] = None
+            _quantize(layer, settings, seen.get(path))
+        change = {"kind": "quantizers", "fold": [list(pair) for pair in pairs], "layers": layers}
+        notes = [*choose.left(model, taken), *_float_inputs(model, layers, self.inputs)]
+        return Changed(change, self._what(layers, len(pairs)), tuple(notes))
+
+    def _layer(self, end: bool, seen: Seen | None) -> Settings:
+        bits = self.first_last_bits if end else None
+        inputs = self.inputs if bits is None or self.inputs is None else bits
+        rounds = {
+            "bits": inputs,
+            "symmetric": self.symmetric_inputs,
+            "learned": self.step == "learned",
+            "powers_of_two": self.power_of_two,
+        }
+        return {
+            "weight": self.weight() if bits is None else self.uniform(bits),
+            "input": None if inputs is None or seen is None else rounds,
+        }
+
+    def _what(self, layers: Settings, folded: int) -> str:
+        weight = self.weight()
+        values = f"{weight['bits']} bits" if "bits" in weight else str(weight["grid"])
+        inputs = "float" if self.inputs is None else f"{self.inputs} bits"
+        folds = f", {folded} batch norms folded" if folded else ""
+        return f"{len(layers)} layers quantised, weights {values}, inputs {inputs}{folds}"
+
+
+def _quantize(layer: nn.Module, settings: Settings, seen: Seen | None) -> None:
+    """Put quantisers into a layer; its input stays float if the bias cannot be counted."""
+    from limbeck.compress.fake_quant.install import bias_fits, fit, install
+
+    install(layer, **settings)
+    fit(layer, seen if settings["input"] is not None else None)
+    if not bias_fits(layer):
+        settings["input"] = None
+        install(layer, **settings)
+        fit(layer, None)
+
+
+def _float_inputs(model: nn.Module, layers: Settings, inputs: int | None) -> list[str]:
+    from limbeck.compress.fake_quant.choose import is_table
+
+    kept = [
+        path
+        for path, given in layers.items()
+        if given["input"] is None and not is_table(model.get_submodule(path))
+    ]
+    if inputs is None or not kept:
+        return []
+    return [f"inputs left in float: {', '.join(kept)}"]

@@ -1,0 +1,107 @@
+"""Which layers of a model can be cut to a low rank, what that costs, and what is left and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from limbeck.compress.calls import operations, passage
+from limbeck.compress.change import CompressError
+from limbeck.compress.factorizable import Convolutions, factorizable
+from limbeck.compress.forms import Form, matrix, pair
+from limbeck.compress.method import Work
+from limbeck.compress.rank import Cost
+from limbeck.evaluate.flops import parameters
+
+
+@dataclass
+class Plan:
+    """What can be cut, by path.
+
+    Attributes:
+        total: What the whole model costs, in parameters or operations.
+        forms: The form of each layer that can be cut.
+        costs: What each of them costs.
+        left: Why each of the others is left as it is.
+    """
+
+    total: int
+    forms: dict[str, Form]
+    costs: dict[str, Cost]
+    left: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left as it is, one line a reason."""
+        return [
+            f"left ({reason}): {', '.join(path for path in self.left if self.left[path] == reason)}"
+            for reason in dict.fromkeys(self.left.values())
+        ]
+
+
+def plan(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    work: Work,
+    *,
+    convolutions: Convolutions,
+    in_operations: bool,
+) -> Plan:
+    """Find out what can be cut, from the model's structure and one sample's way through it.
+
+    Args:
+        model: Is left as it was.
+        layers: The layers in question, by path.
+        work: Gives the sample, and runs the model.
+        convolutions: The form for two-dimensional convolutions.
+        in_operations: Whether costs are operations, or parameters.
+
+    Raises:
+        InputError: There is no sample.
+        CompressError: Nothing can be cut.
+    """
+    forms, left = factorizable(model, layers, convolutions)
+    way = passage(model, forms, work)
+    for path in [path for path in forms if False]:
+        del forms[path]
+        left[path] = "it is not called: its weight is read from outside, or never"
+    left |= {
+        path: "recurrent weights are not factorised"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.RNNBase)
+    }
+    costs = {path: parameter_cost(layers[path], form) for path, form in forms.items()}
+    if in_operations:
+        costs = {
+            path: operation_cost(layers[path], form, way.inputs[path], costs[path].most)
+            for path, form in forms.items()
+        }
+    found = Plan(way.operations if in_operations else parameters(model), forms, costs, left)
+    if not forms:
+        raise CompressError(f"no layer can be factorised. {'; '.join(found.notes)}")
+    return found
+
+
+def parameter_cost(layer: nn.Module, form: Form) -> Cost:
+    """Count the weights of a layer; its bias stays what it is.
+
+    Example:
+        >>> parameter_cost(nn.Linear(12, 8), "linear")
+        Cost(dense=96, each=20, highest=8)
+    """
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    rows, columns = matrix(weight, form).shape
+    return Cost(rows * columns, rows + columns, min(rows, columns))
+
+
+def operation_cost(layer: nn.Module, form: Form, inputs: tuple[Tensor, ...], highest: int) -> Cost:
+    """Count the operations of a layer, for what one sample calls it with.
+
+    Example:
+        >>> import torch
+        >>> operation_cost(nn.Linear(12, 8), "linear", (torch.zeros(5, 12),), highest=4)
+        Cost(dense=960, each=200, highest=4)
+    """
+    return Cost(operations(layer, inputs), operations(pair(layer, 1, form), inputs), highest)

@@ -1,0 +1,229 @@
+"""Plans by which masks grow as training goes on. A plan is a module of the model it prunes.
+
+It hangs on the first of its masks, so that it is saved, copied and found with the model, and it
+hears of the progress from whoever trains (`limbeck.progressive`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from limbeck.compress.change import CompressError
+from limbeck.compress.changes.masks import mask_of, put
+from limbeck.compress.mask_ranking import count_of, smallest
+from limbeck.compress.mask_scores import SCORES, ByGradient, Growing
+
+
+def cubic(progress: float, *, begin: float, end: float) -> float:
+    r"""Give which part of the way to the final sparsity lies behind, quick first and slow then.
+
+    $$1 - (1 - t)^3, \qquad t = \frac{p - \text{begin}}{\text{end} - \text{begin}} \in [0, 1]$$
+
+    So that $s_t = s_i + (s_f - s_i)(1 - (1-t)^3) = s_f + (s_i - s_f)(1-t)^3$.
+
+    Example:
+        >>> [cubic(progress, begin=0.25, end=0.75) for progress in (0.0, 0.5, 0.75, 1.0)]
+        [0.0, 0.875, 1.0, 1.0]
+
+    Source: Zhu and Gupta 2017 (arXiv:1710.01878).
+    """
+    if progress >= end:
+        return 1.0
+    return 1 - (1 - max(progress - begin, 0.0) / (end - begin)) ** 3
+
+
+def grow(
+    weights: Mapping[str, Sequence[ParametrizationList]],
+    *,
+    score: str,
+    begin: float,
+    end: float,
+    **settings: Any,
+) -> None:
+    """Let masks grow together from now on.
+
+    Args:
+        weights: The masked weights of each layer by path.
+        score: What weights are judged by: `magnitude`, `distance` or `gradient`.
+        begin: The progress at which masks begin to grow.
+        end: The progress at which they are complete.
+        settings: Those of `Ranked`, or those of `Soft`.
+    """
+    every = list(chain.from_iterable(weights.values()))
+    for weight in every:
+        mask = mask_of(weight)
+        if mask is None:
+            raise ValueError("a weight without a mask cannot have one that grows")
+        put(weight, SCORES[score](mask.mask, weight.original))
+    if "tau" in settings:
+        plan: Plan = Soft(every, begin=begin, end=end, **settings)
+    else:
+        groups = [every] if settings.pop("scope") == "global" else list(weights.values())
+        plan = Ranked(groups, begin=begin, end=end, **settings)
+    cast("Growing", mask_of(every[0])).add_module("plan", plan)
+
+
+class Ranked(nn.Module):
+    """Masks those weights of each group that count least, more and more of them.
+
+    Args:
+        groups: Weights that are ranked together.
+        sparsity: The final share of zeros, of each group.
+        initial: The share at which it begins.
+        begin: The progress at which the masks begin to grow.
+        end: The progress at which they are complete.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[ParametrizationList]],
+        *,
+        sparsity: float,
+        begin: float,
+        end: float,
+        initial: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self._groups = [list(group) for group in groups]
+        self._initial, self._final = initial, sparsity
+        self._begin, self._end = begin, end
+        self.register_buffer("progress", torch.zeros((), device=groups[0][0].original.device))
+
+    def sparsity(self, progress: float) -> float:
+        """Give the share of zeros at a progress."""
+        way = cubic(progress, begin=self._begin, end=self._end)
+        return self._initial + (self._final - self._initial) * way if way < 1 else self._final
+
+    @torch.no_grad()
+    def advance(self, progress: float) -> None:
+        """Let the masks grow to what they are at this progress; what is locked stays masked."""
+        self.progress.fill_(progress)
+        if progress < self._begin:
+            return
+        for group in self._groups:
+            self._mask(group, self.sparsity(progress))
+
+    def finish(self) -> None:
+        """Bring the masks to the final sparsity if the training did not; else let them be.
+
+        Raises:
+            CompressError: Nothing is known yet of what the weights count.
+        """
+        if not any(_score(weight).any() for group in self._groups for weight in group):
+            raise CompressError(
+                "nothing is pruned: every weight counts alike, since there was no training in "
+                "which they could move. Train after pruning by movement (`recover`)."
+            )
+        for group in self._groups:
+            total = sum(weight.original.numel() for weight in group)
+            if _masked(group) != count_of(self._final, total):
+                self._mask(group, self._final)
+
+    @staticmethod
+    def _mask(group: list[ParametrizationList], sparsity: float) -> None:
+        locked = [_growing(weight).locked for weight in group]
+        total = sum(lock.numel() for lock in locked)
+        count = max(count_of(sparsity, total), int(sum(lock.sum() for lock in locked)))
+        pairs = zip(group, locked, strict=True)
+        scores = [_score(weight).masked_fill(lock, -torch.inf) for weight, lock in pairs]
+        for weight, least in zip(group, smallest(scores, count), strict=True):
+            _growing(weight).mask.copy_(~least)
+
+
+class Soft(nn.Module):
+    r"""Masks weights whose score falls below a threshold; a penalty on the scores draws them there.
+
+    $$m = [\sigma(g s) > \tau_t], \qquad R = \lambda_t \, \mathrm{mean}\, \sigma(g s)$$
+
+    τ and λ rise from 0 along the cubic. Who trains adds R to the loss, once an optimiser step
+    (`limbeck.compress.masks.penalty`). How many zeros there will be is found by trying.
+
+    Args:
+        weights: The weights, all with scores that learn.
+        tau: The final threshold τ.
+        penalty: The final weight λ of the penalty.
+        gain: g, by how much the scores learn faster than an optimiser's steps would have it.
+        begin: The progress at which threshold and penalty begin to rise.
+        end: The progress at which they are as given.
+
+    Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683), soft movement pruning.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self,
+        weights: Sequence[ParametrizationList],
+        *,
+        tau: float,
+        penalty: float,
+        gain: float,
+        begin: float,
+        end: float,
+    ) -> None:
+        super().__init__()
+        self._weights = list(weights)
+        self._tau, self._penalty, self._gain = tau, penalty, gain
+        self._begin, self._end = begin, end
+        self.register_buffer("progress", torch.zeros((), device=weights[0].original.device))
+
+    @torch.no_grad()
+    def advance(self, progress: float) -> None:
+        """Mask what lies below the threshold at this progress; what is locked stays masked."""
+        self.progress.fill_(progress)
+        threshold = self._tau * cubic(progress, begin=self._begin, end=self._end)
+        for mask in self._masks():
+            above = torch.sigmoid(self._gain * mask.scores) > threshold
+            mask.mask.copy_(above.view_as(mask.base) & mask.base)
+
+    def penalty(self) -> Tensor:
+        """Give R, a scalar with a gradient for the scores."""
+        way = cubic(self.progress.item(), begin=self._begin, end=self._end)
+        shares = [torch.sigmoid(self._gain * m.scores) * m.base.flatten() for m in self._masks()]
+        free = sum(mask.base.sum() for mask in self._masks())
+        return self._penalty * way * torch.stack([share.sum() for share in shares]).sum() / free
+
+    def finish(self) -> None:
+        """Let the masks be: how many zeros there are is for training to say.
+
+        Raises:
+            CompressError: There are no zeros but those that there were before, or nothing else.
+        """
+        if all(torch.equal(mask.mask, mask.base) for mask in self._masks()):
+            raise CompressError(
+                "nothing is pruned: no score fell below the soft threshold. Raise `penalty`, "
+                "`gain` or `tau`, or train for longer."
+            )
+        if not any(mask.mask.any() for mask in self._masks()):
+            raise CompressError(
+                "no weight is left: all scores fell below the soft threshold. Lower `penalty`, "
+                "`gain` or `tau`, or train for less."
+            )
+
+    def _masks(self) -> Iterator[ByGradient]:
+        for weight in self._weights:
+            yield cast("ByGradient", mask_of(weight))
+
+
+Plan = Ranked | Soft
+
+
+def _growing(weight: ParametrizationList) -> Growing:
+    return cast("Growing", mask_of(weight))
+
+
+def _score(weight: ParametrizationList) -> Tensor:
+    return _growing(weight).score(weight.original.detach())
+
+
+def _masked(group: Sequence[ParametrizationList]) -> int:
+    """Count a group's zeros."""
+    return int(sum((~_growing(weight).mask).sum() for weight in group))

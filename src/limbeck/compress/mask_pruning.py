@@ -1,0 +1,211 @@
+"""What ways to prune by masks share: the layers, what is refused, and masking what counts least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
+
+from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.changes.masks import Mask, apply, clear, mask_of
+from limbeck.compress.layers import chosen
+from limbeck.compress.mask_ranking import count_of, smallest
+from limbeck.compress.masks import KINDS, fixed, masked_weights, sparsity_of, weights_of
+from limbeck.errors import InputError, Problem
+
+Sparsity: TypeAlias = Annotated[
+    float, Field(ge=0, lt=1, description="The share of weights that become zero.")
+]
+Scope: TypeAlias = Annotated[
+    Literal["global", "layer"],
+    Field(description="Whether weights of all layers are ranked together, or each layer's alone."),
+]
+Layers: TypeAlias = Annotated[
+    list[str] | None,
+    Field(
+        description="Paths or patterns of layers; none takes convolutions, linear and recurrent "
+        "layers and attention. An embedding is taken only where it is named."
+    ),
+]
+Skip: TypeAlias = Annotated[list[str], Field(description="Paths or patterns of layers left alone.")]
+Begin: TypeAlias = Annotated[
+    float, Field(ge=0, lt=1, description="Progress of the training at which masks begin to grow.")
+]
+End: TypeAlias = Annotated[
+    float, Field(gt=0, le=1, description="Progress of the training at which masks are complete.")
+]
+Names: TypeAlias = Mapping[str, list[str]]
+
+
+def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]) -> Names:
+    """Give the names of the weights to mask, of each layer by path.
+
+    Raises:
+        InputError: A pattern names no layer that has such weights, or one whose weight is computed
+            from several tensors.
+        CompressError: The model has no such layer.
+
+    Example:
+        >>> prunable(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), None, [])
+        {'0': ['weight']}
+    """
+    kinds = KINDS if layers is None else (*KINDS, nn.Embedding)
+    found = chosen(model, kinds, layers, skip)
+    if not found:
+        kinds_said = ", ".join(kind.__name__ for kind in kinds)
+        raise CompressError(f"nothing can be pruned: the model has no layer of {kinds_said}.")
+    names = {path: weights_of(layer) for path, layer in found.items()}
+    composed = [path for path, of_layer in names.items() if _composed(found[path], of_layer)]
+    if composed:
+        fix = "Skip them, or remove that parametrization first."
+        raise InputError(Problem("layers", composed, "weights that are one tensor each", fix))
+    return names
+
+
+def start(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]) -> Names:
+    """Complete masks that still grow, so that others can begin; give the weights to mask."""
+    names = prunable(model, layers, skip)
+    fixed(model)
+    return names
+
+
+def groups_of(names: Names, scope: str) -> list[Names]:
+    """Divide the weights into those that are ranked together."""
+    return [names] if scope == "global" else [{path: found} for path, found in names.items()]
+
+
+def refuse(model: nn.Module, names: Names, *, sparsity: float, scope: str) -> None:
+    """Refuse a sparsity that is not above that which there is: masks only grow.
+
+    Raises:
+        InputError: More is masked already.
+        CompressError: Just as much is masked already.
+    """
+    problems, more = [], False
+    for group in groups_of(names, scope):
+        zeros, total = _counts(model, group)
+        count = count_of(sparsity, total)
+        more |= count > zeros
+        if count < zeros:
+            where = "sparsity" if scope == "global" else f"sparsity of {next(iter(group))}"
+            fix = "Masks only grow: ask for more, or skip what is masked enough."
+            problems.append(Problem(where, sparsity, f"at least {zeros / total:.4g}", fix))
+    if problems:
+        raise InputError(*problems)
+    if not more:
+        shown = ", ".join(list(names)[:5]) + (" and others" if len(names) > 5 else "")
+        raise CompressError(
+            f"nothing would be pruned: at a sparsity of {sparsity:g} no more weights of {shown} "
+            "are masked than there are already."
+        )
+
+
+def prune(
+    model: nn.Module,
+    names: Names,
+    score: Callable[[Tensor], Tensor],
+    *,
+    sparsity: float,
+    scope: str,
+    by: str,
+) -> Changed:
+    """Mask the weights that count least, exactly as many as the sparsity says.
+
+    Args:
+        model: Is changed in place.
+        names: The weights to mask, of each layer by path.
+        score: Says of a weight's elements how much they count.
+        sparsity: The share of zeros afterwards, to the nearest whole number of weights.
+        scope: Whether all are ranked together (`global`) or each layer's alone (`layer`).
+        by: What decided, for the report.
+
+    Raises:
+        InputError: More is masked already.
+        CompressError: Just as much is masked already.
+    """
+    refuse(model, names, sparsity=sparsity, scope=scope)
+    weights = masked(model, names)
+    for group in groups_of(names, scope):
+        ranked = [weights[path][name] for path, found in group.items() for name in found]
+        scores = [score_of(weight, score) for weight in ranked]
+        count = count_of(sparsity, sum(one.numel() for one in scores))
+        for weight, least in zip(ranked, smallest(scores, count), strict=True):
+            restrict(weight, ~least)
+    return told(model, names, by=by)
+
+
+def masked(model: nn.Module, names: Names) -> dict[str, dict[str, ParametrizationList]]:
+    """Give weights masks where they have none, and give back what is behind them."""
+    apply(model, layers=names)
+    return {path: masked_weights(model)[path] for path in names}
+
+
+@torch.no_grad()
+def restrict(weight: ParametrizationList, keep: Tensor) -> None:
+    """Mask a weight where `keep` is false, beside what is masked already."""
+    cast("Mask", mask_of(weight)).mask.logical_and_(keep)
+    clear(weight)
+
+
+def told(model: nn.Module, names: Names, *, by: str) -> Changed:
+    """Say what was masked."""
+    zeros, total = _counts(model, names)
+    of_layers = sparsity_of(model)
+    notes = [
+        f"{path} has no weight left: it answers with its bias alone"
+        for path in names
+        if of_layers[path] == 1
+    ]
+    untouched = [path for path in names if of_layers[path] == 0]
+    if untouched:
+        notes.append(f"no weight was masked in {', '.join(untouched)}")
+    what = (
+        f"{zeros:,} of {total:,} weights in {len(names)} layers masked ({zeros / total:.2%}) {by}"
+    )
+    return Changed({"kind": "masks", "layers": dict(names)}, what, tuple(notes))
+
+
+def grown(model: nn.Module, names: Names, growth: Mapping[str, Any], *, what: str) -> Changed:
+    """Give weights masks that grow in the training that follows."""
+    apply(model, layers=names, growth=growth)
+    total = _counts(model, names)[1]
+    change = {"kind": "masks", "layers": dict(names), "growth": dict(growth)}
+    said = f"{what} of {total:,} weights in {len(names)} layers, in the training that follows"
+    return Changed(change, said)
+
+
+def score_of(weight: ParametrizationList, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Score a weight's elements; what is masked counts least of all."""
+    mask = cast("Mask", mask_of(weight)).mask
+    return score(weight.original.detach()).masked_fill(~mask, -torch.inf)
+
+
+def _composed(layer: nn.Module, names: Sequence[str]) -> bool:
+    """Tell whether one of a layer's weights is computed from several tensors."""
+    weights = [_parametrized(layer, name) for name in names]
+    return any(weight is not None and not weight.is_tensor for weight in weights)
+
+
+def _counts(model: nn.Module, names: Names) -> tuple[int, int]:
+    """Count masked weights and all."""
+    zeros = total = 0
+    for path, found in names.items():
+        layer = model.get_submodule(path)
+        for name in found:
+            total += getattr(layer, name).numel()
+            weight = _parametrized(layer, name)
+            mask = None if weight is None else mask_of(weight)
+            zeros += 0 if mask is None else int((~mask.mask).sum())
+    return zeros, total
+
+
+def _parametrized(layer: nn.Module, name: str) -> ParametrizationList | None:
+    """Give what is behind a weight that has parametrizations."""
+    if not parametrize.is_parametrized(layer, name):
+        return None
+    return cast("ParametrizationList", cast("nn.ModuleDict", layer.parametrizations)[name])

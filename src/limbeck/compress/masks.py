@@ -1,0 +1,169 @@
+"""Masks on a model's weights: which there are, how sparse they make it, and their end.
+
+The masks themselves are in `changes/masks`, what makes them grow in `mask_growth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
+
+from limbeck.compress.change import Change
+from limbeck.compress.changes.masks import Mask, clear, mask_of, settle
+from limbeck.compress.mask_growth import Plan, Soft
+
+KINDS: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Linear,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+)
+"""The kinds of layer whose weights are masked unless a user chooses others."""
+
+
+def weights_of(layer: nn.Module) -> list[str]:
+    """Name the weights of a layer that can have a mask; biases are none of them.
+
+    Example:
+        >>> weights_of(nn.Linear(3, 2)), weights_of(nn.LSTM(3, 2))
+        (['weight'], ['weight_ih_l0', 'weight_hh_l0'])
+    """
+    if isinstance(layer, nn.RNNBase):
+        return [name for name in layer._flat_weights_names if name.startswith("weight")]
+    if isinstance(layer, nn.MultiheadAttention):
+        if layer.in_proj_weight is not None:
+            return ["in_proj_weight"]
+        return ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    return ["weight"]
+
+
+def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]]:
+    """Find the masked weights of each layer by its path and their names.
+
+    Example:
+        >>> from limbeck.compress.changes.masks import apply
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+        >>> apply(net, layers={"1": ["weight"]})
+        >>> [(path, list(weights)) for path, weights in masked_weights(net).items()]
+        [('1', ['weight'])]
+    """
+    found: dict[str, dict[str, ParametrizationList]] = {}
+    for path, layer in model.named_modules():
+        if parametrize.is_parametrized(layer):
+            masked = {name: weight for name, weight in _parametrized(layer) if mask_of(weight)}
+            found |= {path: masked} if masked else {}
+    return found
+
+
+def sparsity_of(model: nn.Module) -> dict[str, float]:
+    """Give the share of weights that are masked, of each layer with masks by its path.
+
+    Example:
+        >>> from limbeck.compress.changes.masks import apply
+        >>> net = nn.Sequential(nn.Linear(3, 2))
+        >>> apply(net, layers={"0": ["weight"]})
+        >>> _ = net[0].parametrizations.weight[0].mask[0].fill_(False)
+        >>> sparsity_of(net), total_sparsity(net)
+        ({'0': 0.5}, 0.5)
+    """
+    return {path: zeros / total for path, (zeros, total) in _counts(model).items()}
+
+
+def total_sparsity(model: nn.Module) -> float:
+    """Give the share of weights that are masked, of all in layers with masks together."""
+    counts = _counts(model).values()
+    return sum(zeros for zeros, _ in counts) / max(sum(total for _, total in counts), 1)
+
+
+def penalty(model: nn.Module) -> Tensor | None:
+    """Give what masks with a soft threshold add to the loss of an optimiser step.
+
+    Returns:
+        A scalar with a gradient; None if no mask of the model asks for it.
+    """
+    found = [plan.penalty() for plan in model.modules() if isinstance(plan, Soft)]
+    return torch.stack(found).sum() if found else None
+
+
+def fixed(model: nn.Module) -> Change | None:
+    """End the growth of masks after a training: they are then as any others, and stay.
+
+    Where the training stopped before the masks were complete, or an earlier epoch's weights were
+    kept, they are completed now; what a finished training arrived at is kept as it is.
+
+    Returns:
+        The change of structure; None if no mask was growing.
+
+    Raises:
+        CompressError: The training said nothing about which weights count, or masked none.
+
+    Example:
+        >>> fixed(nn.Linear(3, 2)) is None
+        True
+    """
+    plans = [plan for plan in model.modules() if isinstance(plan, Plan)]
+    if not plans:
+        return None
+    for plan in plans:
+        plan.finish()
+    settle(model)
+    layers = {path: list(weights) for path, weights in masked_weights(model).items()}
+    return {"kind": "masks", "layers": layers}
+
+
+def baked(model: nn.Module) -> None:
+    """Take the masks off in place and leave zeros in the weights: for a copy that ships.
+
+    A weight that has another parametrization, too, keeps both. Unlike torch's
+    `remove_parametrizations`, which takes the weight from every deep copy of the model as well,
+    this leaves copies alone.
+
+    Example:
+        >>> from limbeck.compress.changes.masks import apply
+        >>> net = nn.Sequential(nn.Linear(3, 2))
+        >>> apply(net, layers={"0": ["weight"]})
+        >>> baked(net)
+        >>> list(net.state_dict())
+        ['0.weight', '0.bias']
+    """
+    for layer in list(model.modules()):
+        if not parametrize.is_parametrized(layer):
+            continue
+        weights = dict(_parametrized(layer))
+        if all(len(one) == 1 and isinstance(one[0], Mask) for one in weights.values()):
+            _bake(layer, weights)
+
+
+def _bake(layer: nn.Module, weights: dict[str, ParametrizationList]) -> None:
+    others = list(layer._parameters)
+    del layer.parametrizations
+    layer.__class__ = type(layer).__bases__[0]
+    for name, weight in weights.items():
+        clear(weight)
+        layer.register_parameter(name, cast("nn.Parameter", weight.original))
+    for name in others:  # as in the dense layer, where weights come first
+        layer._parameters[name] = layer._parameters.pop(name)
+    if isinstance(layer, nn.RNNBase):
+        layer._init_flat_weights()
+
+
+def _parametrized(layer: nn.Module) -> Iterator[tuple[str, ParametrizationList]]:
+    parametrized = cast("nn.ModuleDict", layer.parametrizations)
+    for name, weight in parametrized.items():
+        yield name, cast("ParametrizationList", weight)
+
+
+def _counts(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Count masked and all weights of each layer with masks."""
+    found = {}
+    for path, weights in masked_weights(model).items():
+        masks = [cast("Mask", mask_of(weight)).mask for weight in weights.values()]
+        total = sum(mask.numel() for mask in masks)
+        found[path] = total - sum(int(mask.sum()) for mask in masks), total
+    return found

@@ -1,0 +1,221 @@
+"""Cut whole channels: of convolutions, of linear layers, of what is tied to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.method import Method, Work
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from limbeck.compress.structure import Cost
+    from limbeck.compress.structure_choice import Choice
+
+STEPS = 100
+"""A target is approached in so many steps, each cutting one share more of what can be cut."""
+
+_TARGETS = ("ratio", "flops", "parameters")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Channels(Method):
+    """Cut the channels that count least, so that the tensors of a model become smaller.
+
+    The hidden units of a transformer's feed-forward layers are channels, and so is the width of
+    its residual stream. Channels that are added to each other, or that go through the same norm or
+    depthwise convolution, are tied: they go together, and count what their weights count together.
+    What makes the model's answer stays, and so do recurrent layers and the insides of attention
+    (`heads` cuts these), with all that is tied to them.
+
+    Exactly one of `ratio`, `flops` and `parameters` says how much is cut. With a target, more and
+    more is cut of what counts least, until the model meets it.
+
+    Which channels count least:
+
+    - `magnitude`: the sum of the squares of the weights that go, as a share of the layer's mean;
+    - `taylor`: |Σ w · ∂L/∂w| over the weights that go, summed over layers and batches;
+    - `bn_scale`: the mean |γ| of the batch norms; layers without one are left;
+    - `random`: by chance, a control.
+
+    Torch-Pruning finds what is tied. It may silently cut nothing, or what no longer runs: a copy is
+    cut first, its shapes are compared and it has to answer, so that the model is either smaller
+    afterwards or as it was.
+
+    Source: Fang et al. 2023 (DepGraph, arXiv:2301.12900); Molchanov et al. 2019 (Taylor,
+    arXiv:1906.10771); Liu et al. 2017 (batch norm's scale, arXiv:1708.06519).
+
+    Example:
+        >>> Channels(ratio=0.5, skip=["stem*"]).importance
+        'magnitude'
+    """
+
+    ratio: Annotated[
+        Share | None, Field(description="Share of the channels that is cut, to the nearest one.")
+    ] = None
+    flops: Annotated[
+        Share | None, Field(description="Share of the model's operations that may remain.")
+    ] = None
+    parameters: Annotated[
+        Share | None, Field(description="Share of the model's parameters that may remain.")
+    ] = None
+    importance: Annotated[
+        Literal["magnitude", "taylor", "bn_scale", "random"],
+        Field(description="What tells how much a channel counts."),
+    ] = "magnitude"
+    scope: Annotated[
+        Literal["layer", "global"],
+        Field(description="The same share in each layer, or the lowest of all layers."),
+    ] = "layer"
+    round_to: Annotated[
+        int | None,
+        Field(ge=1, description="Channels that stay are a multiple of this, rounded upwards."),
+    ] = None
+    layers: Annotated[
+        list[str] | None,
+        Field(description="Paths or patterns of layers whose outputs may be cut; all by default."),
+    ] = None
+    skip: Annotated[
+        list[str],
+        Field(
+            default_factory=list,
+            description="Paths or patterns of layers whose outputs stay, with all tied to them.",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Channels:
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"got {found}; allowed: exactly one of {', '.join(_TARGETS)}")
+        return self
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Find the channels that can be cut.
+
+        Raises:
+            InputError: A path or pattern that names no layer, masked weights, or `bn_scale`
+                without a batch norm.
+            CompressError: No channel can be cut.
+        """
+        from limbeck.compress.structure import spare
+
+        self._choice(spare(model), work, {})
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Cut channels in place.
+
+        Raises:
+            InputError: As from `check`, or a target that cannot be met.
+            CompressError: Nothing would be cut, or what is cut no longer answers.
+        """
+        from limbeck.compress.structure import adopt, answer, cost, spare
+
+        before, like = cost(model, work), answer(model, work)
+        broken: dict[str, str] = {}
+        while True:
+            trial = spare(model)
+            choice = self._choice(trial, work, broken)
+            gone, wrong = self._cut(trial, choice, work, like, before)
+            if not wrong:
+                break
+            found = _that_break(model, gone, work, like)
+            if not found:
+                raise CompressError(f"the model does not run without the channels: {wrong}")
+            broken |= found
+        change = adopt(model, trial)
+        what = f"{choice.count(gone)}, {before.to(cost(model, work))}"
+        return Changed(change, what, choice.notes(gone, named=self.layers is not None))
+
+    def _choice(self, trial: nn.Module, work: Work, broken: Mapping[str, str]) -> Choice:
+        from limbeck.compress.structure_channels import Channels as All
+        from limbeck.compress.structure_choice import choose
+
+        channels = All(trial, work)
+        if self.importance == "bn_scale":
+            scales = {path: tied.scales() for path, tied in channels.tied.items()}
+            bare = {path: "no batch norm scales them" for path in scales if scales[path] is None}
+            if len(bare) == len(scales):
+                others = "magnitude, taylor or random: the model has no batch norm"
+                raise InputError(Problem("importance", "bn_scale", others))
+            broken = {**bare, **broken}
+        return choose(trial, channels, self.layers, self.skip, broken)
+
+    def _cut(
+        self, trial: nn.Module, choice: Choice, work: Work, like: Tensor, before: Cost
+    ) -> tuple[dict[str, list[int]], str]:
+        """Cut as much as is asked; give what went, and why the model does not run without."""
+        from limbeck.compress.structure import cost, trouble
+        from limbeck.compress.structure_ranking import weakest
+
+        scores = self._scores(trial, choice, work)
+        steps = {path: tied.step(self.round_to or 1) for path, tied in choice.taken.items()}
+        gone: dict[str, list[int]] = {}
+        for step in range(1, STEPS + 1):
+            share = step / STEPS if self.ratio is None else self.ratio
+            more = weakest(scores, share, scope=self.scope, steps=steps)
+            if more == gone and self.ratio is None and step < STEPS:
+                continue
+            gone = more
+            wrong = trouble(partial(choice.channels.cut, gone), trial, work, like)
+            if wrong or self.ratio is not None or self._met(cost(trial, work), before):
+                break
+        else:
+            raise self._out_of_reach(cost(trial, work), before)
+        if not gone:
+            few = ", ".join(f"{path}: {tied.channels}" for path, tied in choice.taken.items())
+            raise CompressError(f"no channel would be cut; channels there are: {few}")
+        return gone, wrong
+
+    def _scores(self, trial: nn.Module, choice: Choice, work: Work) -> dict[str, Tensor]:
+        from limbeck.compress.structure_ranking import scores
+
+        taken = choice.taken
+        if self.importance == "bn_scale":
+            scales = ((path, tied.scales()) for path, tied in taken.items())
+            return {path: scale for path, scale in scales if scale is not None}
+        return scores(
+            trial,
+            work,
+            importance=self.importance,
+            parts={path: tied.parts for path, tied in taken.items()},
+            total=lambda path, contribution: taken[path].total(contribution),
+        )
+
+    def _met(self, now: Cost, before: Cost) -> bool:
+        if self.flops is not None:
+            return now.flops <= self.flops * before.flops
+        return self.parameters is None or now.parameters <= self.parameters * before.parameters
+
+    def _out_of_reach(self, least: Cost, before: Cost) -> InputError:
+        where, share = "flops", least.flops / before.flops
+        if self.flops is None:
+            where, share = "parameters", least.parameters / before.parameters
+        allowed = f"at least {math.ceil(share * 1000) / 1000}: what the narrowest model has"
+        fix = "Take more layers, or a smaller round_to."
+        return InputError(Problem(where, self.flops or self.parameters, allowed, fix))
+
+
+def _that_break(
+    model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
+) -> dict[str, str]:
+    """Find the places that the model does not run without, one by one."""
+    from limbeck.compress.structure import spare, trouble
+    from limbeck.compress.structure_channels import Channels as All
+
+    found = {}
+    for path, parts in gone.items():
+        trial = spare(model)
+        wrong = trouble(partial(All(trial, work).cut, {path: parts}), trial, work, like)
+        if wrong:
+            found[path] = f"the model does not run without ({wrong})"
+    return found

@@ -1,0 +1,92 @@
+"""Prune the smallest weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from limbeck.compress.mask_pruning import (
+    Begin,
+    End,
+    Layers,
+    Scope,
+    Skip,
+    Sparsity,
+    grown,
+    prunable,
+    prune,
+    refuse,
+    start,
+)
+from limbeck.compress.method import Method, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.compress.change import Changed
+
+
+class Magnitude(Method):
+    r"""Mask the weights with the smallest |w|: at once, or more and more of them in a training.
+
+    Exactly round(sparsity · n) of n weights become zero; among equal ones, those that come first in
+    the model. A mask holds through every training that follows. With the cubic schedule
+
+    $$s_t = s_f + (s_i - s_f) \left(1 - \frac{p - b}{e - b}\right)^3$$
+
+    at progress p of the training between `begin` b and `end` e, with `initial` s_i.
+
+    Source: Han et al. 2015 (arXiv:1506.02626); Zhu and Gupta 2017 (arXiv:1710.01878).
+    """
+
+    sparsity: Sparsity
+    scope: Scope = "global"
+    schedule: Annotated[
+        Literal["one_shot", "cubic"],
+        Field(description="All at once, or growing in the training that follows."),
+    ] = "one_shot"
+    initial: Annotated[
+        float, Field(ge=0, lt=1, description="For the cubic: the share at its beginning.")
+    ] = 0.0
+    begin: Begin = 0.0
+    end: End = 0.75
+    layers: Layers = None
+    skip: Skip = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _a_schedule_that_rises(self) -> Magnitude:
+        if self.begin >= self.end:
+            raise ValueError(f"begin is {self.begin}; allowed: less than end, {self.end}")
+        if self.initial > self.sparsity:
+            raise ValueError(f"initial is {self.initial}; allowed: at most {self.sparsity}")
+        return self
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether the masks grow in a training."""
+        return self.schedule == "cubic"
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Look the layers up, and refuse what masks nothing more than is masked already."""
+        names = prunable(model, self.layers, self.skip)
+        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Mask the smallest weights, or prepare masks that grow."""
+        names = start(model, self.layers, self.skip)
+        if self.schedule == "one_shot":
+            how = {"scope": self.scope, "by": "by magnitude"}
+            return prune(model, names, torch.abs, sparsity=self.sparsity, **how)
+        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+        growth = {
+            "score": "magnitude",
+            "scope": self.scope,
+            "sparsity": self.sparsity,
+            "initial": self.initial,
+            "begin": self.begin,
+            "end": self.end,
+        }
+        what = f"masks grow by magnitude to {self.sparsity:.2%}"
+        return grown(model, names, growth, what=what)

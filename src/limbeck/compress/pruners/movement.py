@@ -1,0 +1,116 @@
+"""Prune weights by how training moves them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from limbeck.compress.mask_pruning import (
+    Begin,
+    End,
+    Layers,
+    Scope,
+    Skip,
+    grown,
+    prunable,
+    refuse,
+    start,
+)
+from limbeck.compress.method import Method, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.compress.change import Changed
+
+
+class Movement(Method):
+    r"""Mask, in the training that follows, the weights that it moves in the wrong way.
+
+    | `score` | what a weight counts | what is masked |
+    |-|-|-|
+    | `gradient` | $-\sum w \, \partial L / \partial w'$: it moves away from zero | may come back |
+    | `distance` | $\lvert w - w_0 \rvert$: it moves at all | stays |
+
+    With the `hard` threshold exactly round(sparsity · n) of n weights are masked at the end, those
+    that count least; their number rises along a cubic. With the `soft` one (`gradient` alone) those
+    are masked whose sigmoid(gain · s) is below τ, a penalty λ · mean sigmoid(gain · s) draws scores
+    down, and the sparsity is what comes of it. The scores s are parameters: the optimiser moves
+    them.
+
+    Keep the last epoch's weights of such a training, not the best: at the best one the masks may
+    not have been complete.
+
+    Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683) for `gradient`; `distance` is how texts on
+    distillation retell it (ledger P11).
+    """
+
+    score: Annotated[
+        Literal["gradient", "distance"],
+        Field(description="The published score, or the distance from where the training began."),
+    ] = "gradient"
+    threshold: Annotated[
+        Literal["hard", "soft"],
+        Field(description="A number of weights, or a value of the score."),
+    ] = "hard"
+    sparsity: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="The share of weights that become zero; for hard alone."),
+    ] = None
+    scope: Scope = "global"
+    tau: Annotated[
+        float, Field(gt=0, lt=0.5, description="For soft: the final threshold on the sigmoid.")
+    ] = 0.1
+    penalty: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=False, description="For soft: the penalty's final weight λ."),
+    ] = 10.0
+    gain: Annotated[
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="For soft: how many times as fast as weights the scores learn.",
+        ),
+    ] = 10.0
+    begin: Begin = 0.1
+    end: End = 0.75
+    layers: Layers = None
+    skip: Skip = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _settings_that_go_together(self) -> Movement:
+        if self.begin >= self.end:
+            raise ValueError(f"begin is {self.begin}; allowed: less than end, {self.end}")
+        if self.threshold == "hard" and self.sparsity is None:
+            raise ValueError("sparsity is missing: the hard threshold needs it")
+        if self.threshold == "soft" and self.sparsity is not None:
+            raise ValueError("sparsity has no meaning for a soft threshold: tau and penalty decide")
+        if self.threshold == "soft" and self.score == "distance":
+            raise ValueError("score is distance; allowed: gradient, for a soft threshold")
+        return self
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether it works through a training: always."""
+        return True
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Look the layers up, and refuse what masks nothing more than is masked already."""
+        names = prunable(model, self.layers, self.skip)
+        if self.sparsity is not None:
+            refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Prepare masks that grow."""
+        names = start(model, self.layers, self.skip)
+        plan: dict[str, Any] = {"score": self.score, "begin": self.begin, "end": self.end}
+        if self.sparsity is None:
+            plan |= {"tau": self.tau, "penalty": self.penalty, "gain": self.gain}
+            what = f"masks grow by movement below a threshold of {self.tau:g}"
+            return grown(model, names, plan, what=what)
+        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+        plan |= {"sparsity": self.sparsity, "scope": self.scope}
+        what = f"masks grow by movement ({self.score}) to {self.sparsity:.2%}"
+        return grown(model, names, plan, what=what)

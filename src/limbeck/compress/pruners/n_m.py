@@ -1,0 +1,114 @@
+"""Prune all but N of every M neighbouring weights, as some processors want it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.mask_pruning import (
+    Layers,
+    Names,
+    Skip,
+    masked,
+    prunable,
+    restrict,
+    score_of,
+    start,
+    told,
+)
+from limbeck.compress.method import Method, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class NM(Method):
+    """Keep the `n` weights with the largest |w| of every `m` along a layer's input axis.
+
+    The input axis is the second: inputs of a linear layer, channels of a convolution (at each place
+    of the kernel), width of an embedding. Layers whose input axis is no multiple of `m` are left
+    alone and named. Among equal weights the later ones are kept.
+
+    Source: Zhou et al. 2021 (arXiv:2102.04010); 2:4 of Mishra et al. 2021 (arXiv:2104.08378).
+    """
+
+    n: Annotated[int, Field(ge=1, description="How many of every m stay.")] = 2
+    m: Annotated[int, Field(ge=2, description="The size of a group.")] = 4
+    layers: Layers = None
+    skip: Skip = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fewer_than_all(self) -> NM:
+        if self.n >= self.m:
+            raise ValueError(f"n is {self.n}; allowed: less than m, {self.m}")
+        return self
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Look the layers up, and refuse if none has an input axis that divides."""
+        self._divide(model, prunable(model, self.layers, self.skip))
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Mask all but the largest of every group."""
+        names, notes = self._divide(model, start(model, self.layers, self.skip))
+        masks = {
+            (path, name): weight
+            for path, found in masked(model, names).items()
+            for name, weight in found.items()
+        }
+        more = False
+        for weight in masks.values():
+            scores = score_of(weight, torch.abs)
+            keep = largest(scores, self.n, self.m)
+            more |= bool((scores[~keep] > -torch.inf).any())
+            restrict(weight, keep)
+        if not more:
+            raise CompressError(
+                f"nothing would be pruned: every group of {self.m} in {', '.join(names)} has at "
+                f"most {self.n} weights already."
+            )
+        changed = told(model, names, by=f"as {self.n} of {self.m}")
+        return Changed(changed.change, changed.what, (*notes, *changed.notes))
+
+    def _divide(self, model: nn.Module, names: Names) -> tuple[Names, list[str]]:
+        """Give the weights whose input axis divides, and say which do not."""
+        fitting: dict[str, list[str]] = {}
+        notes = []
+        for path, found in names.items():
+            layer = model.get_submodule(path)
+            inputs = {name: getattr(layer, name).shape[1] for name in found}
+            fits = [name for name, size in inputs.items() if size % self.m == 0]
+            fitting |= {path: fits} if fits else {}
+            notes += [
+                f"{path}.{name} is left: its {size} inputs are no multiple of {self.m}"
+                for name, size in inputs.items()
+                if size % self.m
+            ]
+        if not fitting:
+            raise CompressError("nothing can be pruned: " + "; ".join(notes) + ".")
+        return fitting, notes
+
+
+def largest(scores: Tensor, n: int, m: int) -> Tensor:
+    """Find the n largest of every m scores along the second axis.
+
+    Args:
+        scores: Of any shape whose second axis is a multiple of m.
+        n: How many to find in a group; the later of equal ones.
+        m: The size of a group.
+
+    Returns:
+        A truth value for each score.
+
+    Example:
+        >>> largest(torch.tensor([[3.0, 1.0, 1.0, 2.0]]), 2, 4)
+        tensor([[ True, False, False,  True]])
+    """
+    last = scores.movedim(1, -1)
+    groups = last.unflatten(-1, (-1, m))
+    order = groups.argsort(dim=-1, stable=True)
+    keep = torch.ones_like(groups, dtype=torch.bool).scatter(-1, order[..., : m - n], False)
+    return keep.flatten(-2).movedim(-1, 1)

@@ -1,0 +1,50 @@
+"""Prune weights drawn by chance: the control of every other way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from limbeck.compress.mask_pruning import (
+    Layers,
+    Scope,
+    Skip,
+    Sparsity,
+    prunable,
+    prune,
+    refuse,
+    start,
+)
+from limbeck.compress.method import Method, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.compress.change import Changed
+
+
+class Random(Method):
+    """Mask exactly round(sparsity · n) of n weights, drawn by the seed, whatever they are."""
+
+    sparsity: Sparsity
+    scope: Scope = "global"
+    layers: Layers = None
+    skip: Skip = Field(default_factory=list)
+
+    def check(self, model: nn.Module, work: Work) -> None:
+        """Look the layers up, and refuse what masks nothing more than is masked already."""
+        names = prunable(model, self.layers, self.skip)
+        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+
+    def change(self, model: nn.Module, work: Work) -> Changed:
+        """Draw a score for every weight, and mask the least."""
+        generator = torch.Generator().manual_seed(work.seed)
+
+        def drawn(weight: Tensor) -> Tensor:
+            return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+        names = start(model, self.layers, self.skip)
+        return prune(model, names, drawn, sparsity=self.sparsity, scope=self.scope, by="by chance")

@@ -1,0 +1,228 @@
+"""Weights of 4 bits, with a scale for each block: about an eighth of the size, the same operators.
+
+ONNX Runtime's own operator for such weights, MatMulNBits, runs nowhere else and has no convolution;
+ONNX's DequantizeLinear with blocks needs operator set 21, and ONNX Runtime would work it out anew
+for every answer. Packed codes and standard operators run anywhere, and are worked out once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from limbeck.compress.method import FileMethod
+from limbeck.compress.quantize_record import QuantizeRecord
+from limbeck.compress.weight_only import FLOAT, Values, Weight, quantize_weights
+from limbeck.errors import InputError, Problem
+from limbeck.export.compact.bits import Bytes, pack
+from limbeck.export.compact.rebuild import Parts, tensor
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+BLOCKS = (32, 64, 128)
+
+FLOAT16, FLOAT16_MAX = 10, 65504.0
+"""ONNX's number of float16, and the largest of them."""
+
+REASONS = {
+    "": "not an operator of this method: it has few weights, or would lose accuracy",
+    **dict.fromkeys(
+        ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU"),
+        "it has no float32 weight, or one so small that storing it otherwise would not pay",
+    ),
+    "Gather": "what it reads is no float table, or one so small that it would not pay",
+}
+
+
+class Int4Weights(FileMethod):
+    """Weights of four bits in the file, in blocks with a scale each; the same speed."""
+
+    block: Annotated[
+        Literal[32, 64, 128], Field(description="The most values of a weight that share a scale.")
+    ] = 32
+    symmetric: Annotated[
+        bool, Field(description="Steps on both sides of zero alike; else a zero point a block.")
+    ] = True
+
+    def write(
+        self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
+    ) -> QuantizeRecord:
+        """Write the file with weights in four bits; no sample is needed."""
+        return quantize(source, target, block=self.block, symmetric=self.symmetric)
+
+
+def quantize(
+    source: Path,
+    target: Path,
+    *,
+    calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
+    block: int = 32,
+    symmetric: bool = True,
+) -> QuantizeRecord:
+    r"""Store the weights of products, convolutions, recurrent layers and tables in 4 bits.
+
+    $$w \approx s\,(q - z),\quad q \in \{0, \dots, 15\}$$
+
+    Each block along the input axis has a scale $s$, a float16; a symmetric one has $z = 8$, an
+    affine one a $z$ of its own. No value is clipped, so that each is off by half a step $s$ at
+    most. Weights are made float32 when the file is loaded, and answers take as long as before.
+
+    Args:
+        source: A float ONNX file, as `to_onnx` writes it.
+        target: Where the new file goes, whole or not at all.
+        calibration: Not used; it is taken so that every method is called alike.
+        block: The most values that share a scale: 32, 64 or 128. Where the input axis is no
+            multiple of it, blocks are somewhat shorter and all of one length.
+        symmetric: Steps on both sides of zero alike; otherwise a zero point of 4 bits a block,
+            which pays where a block's values lie mostly on one side.
+
+    Raises:
+        InputError: The block is none of these, or a weight is not finite.
+        QuantizeError: The graph has no weight that gains.
+        WriteError: The target cannot be written to.
+
+    Source: Dettmers and Zettlemoyer, ICML 2023 (arXiv:2212.09720), for blocks of 4 bits.
+    """
+    del calibration
+    if block not in BLOCKS:
+        raise InputError(Problem("quantize.block", block, ", ".join(map(str, BLOCKS))))
+    return quantize_weights(
+        source,
+        target,
+        partial(_store, block=block, symmetric=symmetric),
+        method="int4_weights",
+        settings={"block": block, "symmetric": symmetric},
+        reasons=REASONS,
+        note="Weights take 4 bits in the file; they are made float32 when it is loaded, so that "
+        "answers take as long as before.",
+    )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A weight in codes.
+
+    Attributes:
+        codes: `[outer, blocks, size, inner]`, 0 to 15; the blocks lie along the input axis.
+        steps: `[outer, blocks, 1, inner]`, float16, or float32 if float16 has not the range.
+        zeros: The code of zero, in the shape of `steps`.
+    """
+
+    codes: Bytes
+    steps: NDArray[np.floating[Any]]
+    zeros: Bytes
+
+    @property
+    def values(self) -> Values:
+        """The values that the codes stand for."""
+        codes = self.codes.astype(np.int8) - self.zeros.astype(np.int8)
+        return codes.astype(np.float32) * self.steps.astype(np.float32)
+
+
+def to_blocks(values: Values, *, size: int, symmetric: bool) -> Blocks:
+    """Put a weight `[outer, inputs, inner]` into codes, in blocks of a size along the middle axis.
+
+    The last block is filled up with zeros.
+
+    Example:
+        >>> made = to_blocks(np.float32([[[-7.0], [3.4], [0.0]]]), size=3, symmetric=True)
+        >>> made.codes.reshape(-1).tolist(), made.steps.item()
+        ([1, 11, 8], 1.0)
+    """
+    outer, inputs, inner = values.shape
+    count = -(-inputs // size)
+    whole = np.zeros((outer, count * size, inner))
+    whole[:, :inputs] = values
+    blocks = whole.reshape(outer, count, size, inner)
+    high = np.maximum(blocks.max(2, keepdims=True), 0)
+    low = np.minimum(blocks.min(2, keepdims=True), 0)
+    span = np.maximum(high, -low) / 7 if symmetric else (high - low) / 15
+    steps = _rounded_up(span)
+    divisor = np.where(steps > 0, steps, 1).astype(np.float64)
+    zeros = np.full(steps.shape, 8.0) if symmetric else np.rint(-low / divisor)
+    codes = np.clip(np.rint(blocks / divisor) + zeros, 0, 15)
+    return Blocks(codes.astype(np.uint8), steps, zeros.astype(np.uint8))
+
+
+def _rounded_up(steps: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
+    """Round steps up to float16, so that no value falls outside of the codes.
+
+    Steps too large for float16 make it float32.
+    """
+    kind = np.float16 if steps.max() < FLOAT16_MAX else np.float32
+    nearest: NDArray[np.floating[Any]] = steps.astype(kind)
+    return np.where(nearest < steps, np.nextafter(nearest, np.inf, dtype=nearest.dtype), nearest)
+
+
+def block_size(inputs: int, block: int) -> int:
+    """Choose how many values share a scale, at most `block`.
+
+    A divisor of the number of inputs if there is one above half of a block, so that nothing has to
+    be filled up; otherwise as even a division as there is.
+
+    Example:
+        >>> block_size(768, 32), block_size(147, 32), block_size(9, 32), block_size(97, 32)
+        (32, 21, 9, 25)
+    """
+    largest = min(block, inputs)
+    even = next(size for size in range(largest, 0, -1) if inputs % size == 0)
+    count = -(-inputs // block)
+    return even if 2 * even > largest else -(-inputs // count)
+
+
+def _store(weight: Weight, parts: Parts, *, block: int, symmetric: bool) -> str | None:
+    shape = _as_blocks(weight)
+    if shape is None or weight.values.size == 0:
+        return None
+    if not np.isfinite(weight.values).all():
+        raise InputError(Problem(f"weights.{weight.name}", "NaN or infinity", "finite values"))
+    size = block_size(shape[1], block)
+    made = to_blocks(weight.values.reshape(shape), size=size, symmetric=symmetric)
+    kind = FLOAT16 if made.steps.dtype == np.float16 else FLOAT
+    inputs = [
+        parts.codes(pack(made.codes.reshape(-1), 4), weight.name),
+        parts.piece(tensor(made.steps, kind)),
+    ]
+    padded = made.codes.shape[1] * size != shape[1]
+    wanted = list(weight.values.shape)
+    flat = [shape[0], made.codes.shape[1] * size, shape[2]] if padded else wanted
+    blocks = list(made.codes.shape)
+    if symmetric:
+        whole = parts.call("scale", inputs, blocks=blocks, shape=flat)
+    else:
+        inputs.append(parts.codes(pack(made.zeros.reshape(-1), 4)))
+        zeros = list(made.zeros.shape)
+        whole = parts.call("affine", inputs, blocks=blocks, shape=flat, zeros=zeros)
+    return parts.call("cut", [whole], count=[shape[1]], shape=wanted) if padded else whole
+
+
+def _as_blocks(weight: Weight) -> tuple[int, int, int] | None:
+    """See a weight as `[outer, inputs, inner]`; None if its reader is not of this method."""
+    node, shape = weight.reader, weight.values.shape
+    place = list(node.input).index(weight.name)
+    if node.op_type in ("LSTM", "GRU") and place in (1, 2):
+        return math.prod(shape[:-1]), shape[-1], 1
+    if node.op_type == "Gather" and place == 0 and len(shape) == 2:
+        return shape[0], shape[1], 1
+    if place != 1:
+        return None
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and _transposed(node)):
+        return shape[0], math.prod(shape[1:]), 1
+    if node.op_type in ("ConvTranspose", "Gemm"):
+        return 1, shape[0], math.prod(shape[1:])
+    if node.op_type == "MatMul" and len(shape) >= 2:
+        return math.prod(shape[:-2]), shape[-2], shape[-1]
+    return None
+
+
+def _transposed(node: NodeProto) -> bool:
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

@@ -1,0 +1,30 @@
+"""Weights on even grids of 2 to 8 bits, inputs on even grids of 4 to 8."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from limbeck.compress.fake_quant.method import FakeQuantization, Settings
+
+
+class Uniform(FakeQuantization):
+    """Round weights, and what comes into layers, to even grids.
+
+    Source: Jacob et al. 2018 (arXiv:1712.05877); `step: learned`, Esser et al. 2020 (LSQ,
+    arXiv:1902.08153), for inputs and affine weights Bhalgat et al. 2020 (LSQ+, arXiv:2004.09576).
+
+    Example:
+        >>> Uniform(bits=4, inputs=None).step
+        'minmax'
+    """
+
+    bits: Annotated[int, Field(ge=2, le=8, description="Bits of weights.")] = 8
+    symmetric: Annotated[
+        bool, Field(description="Zero in the middle of weights' grids, or a zero point.")
+    ] = True
+
+    def weight(self) -> Settings:
+        """Give the settings of a weight's quantiser."""
+        return self.uniform(self.bits, symmetric=self.symmetric)

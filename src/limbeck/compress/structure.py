@@ -1,0 +1,163 @@
+"""Changing the sizes within a model: on a copy first, and on the model itself if that works."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from limbeck.compress.calls import first_batch, passage
+from limbeck.compress.change import Change, CompressError
+from limbeck.compress.changes import reshape
+from limbeck.compress.method import Work
+from limbeck.errors import InputError, Problem
+from limbeck.evaluate.flops import evaluating, parameters
+
+Sizes: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""Attributes and shapes of tensors, of each module by path."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs.
+
+    Attributes:
+        parameters: How many it has; a shared one counts once.
+        flops: Operations of one sample's forward pass, a multiply-add as two.
+    """
+
+    parameters: int
+    flops: int
+
+    def to(self, after: Cost) -> str:
+        """Say how little is left.
+
+        Example:
+            >>> Cost(1000, 4000).to(Cost(500, 1000))
+            '1,000 to 500 parameters (50 %), 4,000 to 1,000 FLOPs (25 %)'
+        """
+        pairs = {
+            "parameters": (self.parameters, after.parameters),
+            "FLOPs": (self.flops, after.flops),
+        }
+        return ", ".join(
+            f"{one:,} to {other:,} {name} ({other / max(one, 1):.0%})".replace("%", " %")
+            for name, (one, other) in pairs.items()
+        )
+
+
+def cost(model: nn.Module, work: Work) -> Cost:
+    """Count a model's parameters, and the operations that the first sample takes."""
+    return Cost(parameters(model), passage(model, (), work).operations)
+
+
+def sizes(model: nn.Module) -> Sizes:
+    """Write down the whole numbers that modules hold, and the shapes of their tensors.
+
+    Example:
+        >>> sizes(nn.Linear(2, 1))[""]["tensors"]
+        {'weight': [1, 2], 'bias': [1]}
+    """
+    return {
+        path: {
+            "attributes": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in vars(module).items()
+                if _is_size(value) and not name.startswith("_")
+            },
+            "tensors": {name: list(tensor.shape) for name, tensor in _tensors(module).items()},
+        }
+        for path, module in model.named_modules()
+    }
+
+
+def difference(before: Sizes, after: Sizes) -> Sizes:
+    """Give the sizes that are other than before.
+
+    Example:
+        >>> difference(sizes(nn.Linear(2, 1)), sizes(nn.Linear(3, 1)))
+        {'': {'attributes': {'in_features': 3}, 'tensors': {'weight': [1, 3]}}}
+    """
+    found: Sizes = {}
+    for path, kinds in after.items():
+        for kind, values in kinds.items():
+            old = before[path][kind]
+            other = {name: value for name, value in values.items() if old.get(name) != value}
+            if other:
+                found.setdefault(path, {})[kind] = other
+    return found
+
+
+def answer(model: nn.Module, work: Work) -> Tensor:
+    """Give a model's answer to two samples, in evaluation mode."""
+    with evaluating(model), torch.no_grad():
+        return work.forward(model, two_samples(work))
+
+
+def two_samples(work: Work) -> Mapping[str, Tensor]:
+    """Give two samples: with one, a forward pass may lose the batch axis."""
+    return {name: tensor[:2] for name, tensor in first_batch(work).items()}
+
+
+def spare(model: nn.Module) -> nn.Module:
+    """Copy a model, with a gradient for all its weights.
+
+    Raises:
+        InputError: Weights have masks or are otherwise computed, so that they cannot be cut.
+    """
+    computed = [path for path, part in model.named_modules() if parametrize.is_parametrized(part)]
+    if computed:
+        allowed = "a model without masks: prune channels and heads before single weights"
+        raise InputError(Problem("prune.method", f"masked {', '.join(computed)}", allowed))
+    trial = copy.deepcopy(model)
+    for parameter in trial.parameters():
+        parameter.grad = None
+        parameter.requires_grad_(parameter.is_floating_point())
+    return trial
+
+
+def trouble(cut: Callable[[], None], trial: nn.Module, work: Work, like: Tensor) -> str:
+    """Cut a model, and say why that fails or why it does not answer as before; empty if it does."""
+    try:
+        cut()
+        found = answer(trial, work)
+    except Exception as error:  # a module's code may raise anything
+        return f"{type(error).__name__}: {error}"
+    if found.shape != like.shape:
+        return f"answers of shape {list(found.shape)}, not {list(like.shape)}"
+    return ""
+
+
+def adopt(model: nn.Module, trial: nn.Module) -> Change:
+    """Give a model, in place, the sizes and weights of a copy that was cut.
+
+    Raises:
+        CompressError: The copy is as large as the model.
+    """
+    before, after = sizes(model), sizes(trial)
+    change = difference(before, after)
+    smaller = [path for path in change if "tensors" in change[path]]
+    if not smaller:
+        raise CompressError("nothing was cut: every weight has the shape that it had")
+    reshape.apply(model, modules=change)
+    with torch.no_grad():
+        for path in smaller:
+            cut = _tensors(trial.get_submodule(path))
+            for name, tensor in _tensors(model.get_submodule(path)).items():
+                tensor.copy_(cut[name])
+    return {"kind": "reshape", "modules": change}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = (module.named_parameters, module.named_buffers)
+    return dict(pair for list_ in own for pair in list_(recurse=False))
+
+
+def _is_size(value: object) -> bool:
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in numbers)

@@ -1,0 +1,224 @@
+"""Which channels can be cut, and what is cut with them: found by Torch-Pruning."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compress.method import Work
+from limbeck.compress.structure import two_samples
+from limbeck.compress.structure_ranking import Contribution
+from limbeck.optional import require
+
+CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+LAYERS = (*CONVOLUTIONS, nn.Linear)
+"""Layers whose outputs are channels that can be cut."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+WHOLE = {nn.RNNBase: "recurrent", nn.MultiheadAttention: "attention in one piece"}
+"""Layers that are left whole, with all that has to keep the size of their inputs or outputs."""
+
+PRODUCTS = ("bmmbackward", "scaleddotproduct")
+"""How autograd calls products of activations, as the backward functions that it records."""
+
+
+@dataclass(frozen=True)
+class Tied:
+    """Channels that go together: a layer's outputs, what is added to them, and what reads them.
+
+    Attributes:
+        path: The layer whose outputs they are; where several are tied, the one found first.
+        layers: The paths of all layers whose outputs are tied.
+        channels: How many there are.
+        blocks: Grouped convolutions and norms lose channels in the same places of every group: so
+            many channels make one part.
+        group: Torch-Pruning's own record.
+        why_not: Why they cannot be cut; empty if they can.
+    """
+
+    path: str
+    layers: tuple[str, ...]
+    channels: int
+    blocks: int
+    group: Any
+    why_not: str
+
+    @property
+    def parts(self) -> int:
+        """How many parts can be cut one by one."""
+        return self.channels // self.blocks
+
+    def step(self, round_to: int) -> int:
+        """Give the number of parts that hold a multiple of `round_to` channels."""
+        return round_to // math.gcd(round_to, self.blocks)
+
+    def total(self, contribution: Contribution) -> Tensor:
+        """Add up what the weights of tied layers count for each part, `[parts]`."""
+        found = torch.zeros(self.channels, dtype=torch.float64)
+        for dependency, places, roots in _items(self.group):
+            if not isinstance(dependency.layer, LAYERS):
+                continue
+            weights = contribution[dependency.layer.weight]
+            each = _per_channel(dependency.layer, weights, _is_output(self.group, dependency))
+            found.index_add_(0, roots, each.double().abs().cpu()[places])
+        return self._by_part(found)
+
+    def scales(self) -> Tensor | None:
+        """Give the mean |γ| of each part's batch norms, `[parts]`; None without one."""
+        found = [
+            torch.zeros(self.channels, dtype=torch.float64).index_add_(
+                0, roots, dependency.layer.weight.detach().double().abs().cpu()[places]
+            )
+            for dependency, places, roots in _items(self.group)
+            if isinstance(dependency.layer, BATCH_NORMS) and dependency.layer.affine
+        ]
+        return self._by_part(torch.stack(found).mean(0)) if found else None
+
+    def _by_part(self, channels: Tensor) -> Tensor:
+        return channels.view(self.blocks, -1).mean(0)
+
+
+class Channels:
+    """All channels of a model that is going to be cut.
+
+    Args:
+        model: With a gradient for its weights; it is cut in place.
+        work: Gives two samples, which are sent through the model.
+    """
+
+    def __init__(self, model: nn.Module, work: Work) -> None:
+        self._pruning = require("torch_pruning", extra="prune")
+        self._model = model
+        self._answers: list[Tensor] = []
+        self._graph = self._trace(work)
+        self._places: dict[str, list[int]] = {}
+
+    @cached_property
+    def tied(self) -> dict[str, Tied]:
+        """Every set of channels that go together, by the path of a layer whose outputs they are."""
+        found: dict[str, Tied] = {}
+        seen: set[str] = set()
+        for layer in list(self._graph.module2node):
+            path = self._graph._module2name.get(layer, "")
+            if isinstance(layer, LAYERS) and path not in seen:
+                found[path] = self._of(path, layer)
+                seen |= set(found[path].layers)
+        return found
+
+    def cut(self, parts: Mapping[str, Iterable[int]]) -> None:
+        """Cut parts of channels, in place; places are those before anything was cut."""
+        for path, some in parts.items():
+            tied = self.tied[path]
+            left = self._places.setdefault(path, list(range(tied.channels)))
+            gone = {part + block * tied.parts for part in some for block in range(tied.blocks)}
+            now = [place for place, channel in enumerate(left) if channel in gone]
+            if now:
+                root = tied.group[0].dep
+                self._cut(self._graph.get_pruning_group(root.layer, root.handler, now))
+                self._places[path] = [channel for channel in left if channel not in gone]
+
+    def _cut(self, group: Any) -> None:
+        # Torch-Pruning 1.6 puts the weights of a layer norm in another order when it keeps few.
+        norms = {
+            dependency.layer: (dict(dependency.layer.named_parameters()), set(places.tolist()))
+            for dependency, places, _ in _items(group)
+            if isinstance(dependency.layer, nn.LayerNorm)
+        }
+        group.prune(record_history=False)
+        for norm, (weights, gone) in norms.items():
+            for name, weight in weights.items():
+                kept = [place for place in range(weight.shape[-1]) if place not in gone]
+                setattr(norm, name, nn.Parameter(weight.detach()[..., kept]))
+
+    def _trace(self, work: Work) -> Any:
+        def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+            self._answers[:] = [work.forward(model, batch)]
+            return self._answers[0]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.enable_grad():
+                return self._pruning.DependencyGraph().build_dependency(
+                    self._model, dict(two_samples(work)), forward_fn=forward, verbose=False
+                )
+
+    def _of(self, path: str, layer: nn.Module) -> Tied:
+        pruner = self._graph.get_pruner_of_module(layer)
+        channels = pruner.get_out_channels(layer)
+        try:
+            group = self._graph.get_pruning_group(layer, pruner.prune_out_channels, range(channels))
+        except Exception as error:  # it cannot follow every operator, and fails in many ways
+            why_not = f"Torch-Pruning cannot follow them ({type(error).__name__}: {error})"
+            return Tied(path, (path,), channels, 1, None, why_not)
+        outputs = [
+            self._graph._module2name[dependency.layer]
+            for dependency, _, _ in _items(group)
+            if isinstance(dependency.layer, LAYERS) and _is_output(group, dependency)
+        ]
+        blocks = math.lcm(*(_groups(dependency.layer) for dependency, _, _ in _items(group)))
+        why_not = self._why_not(group) or ("nothing to spare" if channels <= blocks else "")
+        return Tied(path, tuple(outputs), channels, blocks, group, why_not)
+
+    def _why_not(self, group: Any) -> str:
+        end, kinds = self._answers[0].grad_fn, self._pruning.ops.OPTYPE
+        for dependency, places, roots in _items(group):
+            layer, node = dependency.layer, dependency.target
+            name = self._graph._module2name.get(layer, "")
+            if node.type == kinds.OUTPUT or (node.grad_fn is end and _is_output(group, dependency)):
+                return "it makes the model's answer"
+            for kind, word in WHOLE.items():
+                if isinstance(layer, kind):
+                    return f"tied to {name}, which is {word}"
+            if not name and any(word in node.grad_fn.name().lower() for word in PRODUCTS):
+                return "it goes into a product of activations: attention has heads to cut"
+            if (roots < 0).any():
+                return f"which channels of {name or node.name} go with them is not clear"
+            if _groups(layer) > 1 and (not torch.equal(places, roots) or _is_fan_in(layer)):
+                return f"the groups of {name} are not those of the channels"
+        return ""
+
+
+def _items(group: Any) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Give what is cut: by whom, in which places, and which of the first layer's these are."""
+    for item in group.items:
+        roots = [-1 if root is None else root for root in item.root_idxs]
+        yield item.dep, torch.tensor(item.idxs), torch.tensor(roots)
+
+
+def _is_output(group: Any, dependency: Any) -> bool:
+    return group._DG.is_out_channel_pruning_fn(dependency.handler)
+
+
+def _groups(layer: object) -> int:
+    """Count the groups that have to stay equal; those of a depthwise convolution need not."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups
+    if isinstance(layer, CONVOLUTIONS):
+        depthwise = layer.groups == layer.in_channels == layer.out_channels
+        return 1 if depthwise else layer.groups
+    return 1
+
+
+def _is_fan_in(layer: object) -> bool:
+    """Tell whether each group has one output of several inputs: Torch-Pruning sees it depthwise."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels
+
+
+def _per_channel(layer: nn.Module, weights: Tensor, is_output: bool) -> Tensor:
+    """Add up a weight tensor over all axes but that of the channels that come out or go in."""
+    if not isinstance(layer, CONVOLUTIONS):
+        return weights.sum(1 if is_output else 0)
+    if is_output != layer.transposed:
+        return weights.flatten(1).sum(1)
+    return weights.unflatten(0, (layer.groups, -1)).flatten(3).sum((1, 3)).flatten()

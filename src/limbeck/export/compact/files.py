@@ -1,0 +1,24 @@
+"""A file's weights in the form that takes the fewest bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limbeck.atomic import write_bytes
+from limbeck.export.compact.graph import compact
+from limbeck.export.compact.record import CompactRecord
+
+
+def pack(path: Path) -> CompactRecord:
+    """Store an ONNX file's weights in fewer bytes where that can be had, without any loss.
+
+    Raises:
+        WriteError: The file cannot be written to.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    record = compact(model)
+    if record.tensors:
+        write_bytes(path, model.SerializeToString())
+    return record

@@ -1,0 +1,227 @@
+"""The forms in which a tensor can be stored, and how many bytes each takes.
+
+A tensor is seen as words: its elements as unsigned integers of the same size. So -0.0 differs from
+0.0, one NaN from another, and what comes back is the same bit for bit whatever the type.
+
+- *coded*: few different words; each element is the number of its word in a book.
+- *masked*: most elements are one word, the blank; one bit an element says which are not, and those
+  follow one after another, raw or coded.
+- *stepped*: as masked, but with the distance from each such element to the next in 1 to 8 bits:
+  smaller than a mask where less than about a fifth of the elements differ from the blank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.export.compact.bits import FIELDS, Packed, bits_for, pack, packed_bytes, unpack
+
+Words: TypeAlias = NDArray[np.unsignedinteger[Any]]
+Places: TypeAlias = Literal["mask", "steps"]
+
+SAMPLE = 2**12
+"""Elements that are looked at before all are: enough to see that a tensor is not coded."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Words as numbers of words in a book, `book[codes]`."""
+
+    codes: Packed
+    book: Words
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Words among blanks, `values[cumsum(mask) * mask]`: the first value is the blank."""
+
+    mask: Packed
+    values: Words | Coded
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Words among blanks: each stands one more than its step after the one before.
+
+    The last element always has a step, so that the steps say how many elements there are.
+    """
+
+    steps: Packed
+    values: Words | Coded
+    blank: Words
+
+
+Form: TypeAlias = Words | Coded | Masked | Stepped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A form for a certain tensor, not yet made.
+
+    Attributes:
+        payload: Bytes of what is stored.
+        code_bits: Bits of a code, 0 if there is none.
+        by: How places are told, if there are blanks.
+        place_bits: Bits of a step, or 1 for a mask.
+    """
+
+    payload: int
+    code_bits: int = 0
+    by: Places | None = None
+    place_bits: int = 0
+
+    @property
+    def pieces(self) -> int:
+        """How many arrays the form is made of; a single blank is not counted."""
+        codes = len(FIELDS[self.code_bits]) + 1 if self.code_bits else 1
+        return codes + (len(FIELDS[self.place_bits]) if self.by else 0)
+
+    def __str__(self) -> str:
+        places = "" if self.by is None else "mask"
+        if self.by == "steps":
+            places = f"{self.place_bits}-bit steps"
+        codes = f"{self.code_bits}-bit codes" if self.code_bits else ""
+        return " + ".join(part for part in (places, codes) if part) or "as it is"
+
+
+class Content:
+    """What a tensor holds, counted as far as choosing a form needs it.
+
+    Args:
+        words: The elements, `[n]`, at least one.
+
+    Example:
+        >>> words = np.zeros(1000, np.uint32)
+        >>> words[::10] = range(100)
+        >>> print(min(Content(words).plans(), key=lambda plan: plan.payload))
+        4-bit steps
+    """
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def plans(self) -> Iterator[Plan]:
+        """List every form that the tensor could take, smallest or not."""
+        item, count = self._words.itemsize, len(self._words)
+        if self._book is not None:
+            yield _coded(item, count, len(self._book))
+        marked = len(self._marked) + 1
+        yield from self._with_values("mask", 1, packed_bytes(1, count), marked)
+        for bits in range(1, 9):
+            entries = len(self._steps) + int((self._steps >> bits).sum())
+            yield from self._with_values("steps", bits, packed_bytes(bits, entries), entries)
+
+    def _with_values(self, by: Places, bits: int, payload: int, entries: int) -> Iterator[Plan]:
+        """List the forms that tell places in one way: values raw, and coded if they can be."""
+        item = self._words.itemsize
+        yield Plan(payload + item * entries, 0, by, bits)
+        if self._value_book is not None:
+            coded = _coded(item, entries, len(self._value_book))
+            yield Plan(payload + coded.payload, coded.code_bits, by, bits)
+
+    def make(self, plan: Plan) -> Form:
+        """Put the tensor into a form."""
+        if plan.by is None:
+            return _stored(self._words, self._book)
+        book = self._value_book if plan.code_bits else None
+        if plan.by == "mask":
+            mask = pack((self._words != self._blank).astype(np.uint8), 1)
+            values = np.concatenate([self._blank, self._words[self._marked]])
+            return Masked(mask, _stored(values, book))
+        codes, values = self._with_fillers(plan.place_bits)
+        return Stepped(pack(codes, plan.place_bits), _stored(values, book), self._blank)
+
+    def _with_fillers(self, bits: int) -> tuple[NDArray[np.uint8], Words]:
+        """Give steps and words, with a blank in between where a step is too long for its bits."""
+        at = np.cumsum((self._steps >> bits) + 1) - 1
+        codes = np.full(at[-1] + 1, 2**bits - 1, np.uint8)
+        codes[at] = self._steps & (2**bits - 1)
+        values = np.full(len(codes), self._blank[0])
+        values[at] = self._words[self._stepped]
+        return codes, values
+
+    @cached_property
+    def _blank(self) -> Words:
+        found, counts = np.unique(_sample(self._words), return_counts=True)
+        return found[counts.argmax()].reshape(1)
+
+    @cached_property
+    def _marked(self) -> NDArray[np.int64]:
+        """Where the words stand that are not blank."""
+        return np.flatnonzero(self._words != self._blank)
+
+    @cached_property
+    def _stepped(self) -> NDArray[np.int64]:
+        """Where steps lead: to the same, and to the last element."""
+        last = len(self._words) - 1
+        marked = self._marked
+        return marked if len(marked) and marked[-1] == last else np.append(marked, last)
+
+    @cached_property
+    def _steps(self) -> NDArray[np.int64]:
+        return np.diff(self._stepped, prepend=-1) - 1
+
+    @cached_property
+    def _book(self) -> Words | None:
+        return _distinct(self._words)
+
+    @cached_property
+    def _value_book(self) -> Words | None:
+        """The different values of a mask or of steps, the blank among them."""
+        return _distinct(np.concatenate([self._blank, self._words[self._marked]]))
+
+
+def restore(form: Form) -> Words:
+    """Give a tensor's words back, `[n]`.
+
+    Example:
+        >>> words = np.zeros(1000, np.uint32)
+        >>> words[::10] = range(100)
+        >>> content = Content(words)
+        >>> all((restore(content.make(plan)) == words).all() for plan in content.plans())
+        True
+    """
+    if isinstance(form, Coded):
+        return form.book[unpack(form.codes)]
+    if isinstance(form, Masked):
+        mask = unpack(form.mask)
+        return restore(form.values)[np.cumsum(mask, dtype=np.int64) * mask]
+    if isinstance(form, Stepped):
+        places = np.cumsum(unpack(form.steps), dtype=np.int64) + np.arange(form.steps.count)
+        whole = np.full(places[-1] + 1, form.blank[0])
+        whole[places] = restore(form.values)
+        return whole
+    return form
+
+
+def _coded(item: int, count: int, words: int) -> Plan:
+    bits = bits_for(words)
+    return Plan(packed_bytes(bits, count) + item * words, bits)
+
+
+def _stored(words: Words, book: Words | None) -> Words | Coded:
+    if book is None:
+        return words
+    codes = np.searchsorted(book, words).astype(np.uint8)
+    return Coded(pack(codes, bits_for(len(book))), book)
+
+
+def _distinct(words: Words) -> Words | None:
+    """List the different words, ascending; None if a code of 8 bits cannot tell them apart."""
+    if len(np.unique(_sample(words))) > 256:
+        return None
+    found = np.unique(words)
+    return found if len(found) <= 256 else None
+
+
+def _sample(words: Words) -> Words:
+    # Drawn, not strided: weights have regular patterns, such as two zeros in each group of four.
+    if len(words) <= 2 * SAMPLE:
+        return words
+    return words[np.random.default_rng(0).integers(len(words), size=SAMPLE)]

@@ -1,0 +1,212 @@
+"""The ONNX functions that rebuild a tensor from its form: standard operators, one type for all.
+
+A model holds those that it uses; each tensor then costs one or two calls. Since all that goes in
+is constant, ONNX Runtime puts a function's nodes in place of its call, works them out when a file
+is loaded, and the graph that then runs is the graph as it was before. For that the shape of every
+value must follow from the graph alone: ONNX Runtime (from 1.27) works out no node beforehand whose
+size it cannot tell, so that `NonZero`, which would do for a mask, has no place here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from limbeck.export import slim
+from limbeck.export.compact.bits import FIELDS, shifts
+
+if TYPE_CHECKING:
+    from onnx import FunctionProto, ModelProto
+
+DOMAIN = "limbeck"
+
+NAMES = ("look", "mask", "steps", *(f"bits{bits}" for bits in range(1, 8)))
+"""The functions of lossless storage: codes to words by a book, words to places, bytes to codes."""
+
+OPSET = 18
+"""The lowest operator set that has all that is needed: BitwiseAnd and BitwiseOr came with it."""
+
+LARGEST = 2**30
+"""The most bytes of a value that ONNX Runtime works out when it loads a file."""
+
+IR_VERSION = 8
+"""The lowest version of the file format that knows functions."""
+
+LOOK = """
+look <shape> (codes, book) => (out) {
+    s = Constant <value_ints: ints = @shape> ()
+    c = Reshape (codes, s)
+    i = Cast <to = 6> (c)
+    out = Gather (book, i)
+}
+"""
+
+MASK = """
+mask <shape> (bits, values) => (out) {
+    i = Cast <to = 6> (bits)
+    a = Constant <value_int = 0> ()
+    c = CumSum (i, a)
+    j = Mul (c, i)
+    s = Constant <value_ints: ints = @shape> ()
+    k = Reshape (j, s)
+    out = Gather (values, k)
+}
+"""
+
+STEPS = """
+steps <n, shape, blank> (codes, values) => (out) {
+    i = Cast <to = 6> (codes)
+    o = Constant <value = int32[1] {1}> ()
+    h = Add (i, o)
+    a = Constant <value_int = 0> ()
+    c = CumSum (h, a)
+    p = Sub (c, o)
+    m = Constant <value_ints: ints = @n> ()
+    e = ConstantOfShape <value: tensor = @blank> (m)
+    w = ScatterElements (e, p, values)
+    s = Constant <value_ints: ints = @shape> ()
+    out = Reshape (w, s)
+}
+"""
+
+
+# What `int4_weights` needs: codes of 4 bits less their zero, times the scale of their block.
+SCALE = """
+scale <blocks, shape> (codes, scales) => (out) {
+    z = Constant <value = int8[1] {8}> ()
+"""
+
+AFFINE = """
+affine <zeros, blocks, shape> (codes, scales, zero) => (out) {
+    r = Constant <value_ints: ints = @zeros> ()
+    h = Reshape (zero, r)
+    z = Cast <to = 3> (h)
+"""
+
+SCALED = """
+    b = Constant <value_ints: ints = @blocks> ()
+    c = Reshape (codes, b)
+    i = Cast <to = 3> (c)
+    d = Sub (i, z)
+    f = Cast <to = 1> (d)
+    g = Cast <to = 1> (scales)
+    w = Mul (f, g)
+    s = Constant <value_ints: ints = @shape> ()
+    out = Reshape (w, s)
+}
+"""
+
+CUT = """
+cut <count, shape> (whole) => (out) {
+    z = Constant <value_ints = [0]> ()
+    e = Constant <value_ints: ints = @count> ()
+    a = Constant <value_ints = [1]> ()
+    c = Slice (whole, z, e, a)
+    s = Constant <value_ints: ints = @shape> ()
+    out = Reshape (c, s)
+}
+"""
+
+BODIES = {
+    "look": LOOK,
+    "mask": MASK,
+    "steps": STEPS,
+    "scale": SCALE + SCALED,
+    "affine": AFFINE + SCALED,
+    "cut": CUT,
+}
+
+
+def function(name: str, opset: int) -> FunctionProto:
+    """Make one of the functions for a model of an operator set, at least `OPSET`."""
+    from onnx import parser
+
+    body = BODIES[name] if name in BODIES else _bits(int(name.removeprefix("bits")))
+    return parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> {body}')
+
+
+def add(model: ModelProto, names: Iterable[str]) -> None:
+    """Give a model those functions that it does not have yet, in place."""
+    from onnx import helper
+
+    opset = opset_of(model)
+    model.functions.extend(function(name, opset) for name in sorted(set(names) - _there(model)))
+    model.ir_version = max(model.ir_version, IR_VERSION)
+    if all(one.domain != DOMAIN for one in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def prices(model: ModelProto) -> dict[str, int]:
+    """Count the bytes that each function would add to a model; none if it is there already."""
+    opset, there = opset_of(model), _there(model)
+    return {name: 0 if name in there else function(name, opset).ByteSize() + 3 for name in NAMES}
+
+
+def free_names(model: ModelProto) -> Iterator[str]:
+    """Give short names that nothing in a model has."""
+    taken: set[str] = set()
+    for graph in slim.graphs(model):
+        taken |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+        for node in graph.node:
+            taken |= {*node.input, *node.output}
+    return (name for name in map("c{}".format, itertools.count()) if name not in taken)
+
+
+def _there(model: ModelProto) -> set[str]:
+    return {one.name for one in model.functions if one.domain == DOMAIN}
+
+
+def opset_of(model: ModelProto) -> int:
+    """Tell which version of the standard operators a model uses."""
+    standard = (one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    return max(standard, default=0)
+
+
+def _bits(bits: int) -> str:
+    """Write the function that gives codes of so many bits back; each field comes as `[bytes, 1]`.
+
+    Example:
+        >>> print(_bits(2))
+        bits2 <n> (p0) => (v0) {
+        z = Constant <value_ints = [0]> ()
+        f = Constant <value_ints = [-1]> ()
+        e = Constant <value_ints: ints = @n> ()
+        s0 = Constant <value = uint8[4] {0, 2, 4, 6}> ()
+        r0 = BitShift <direction = "RIGHT"> (p0, s0)
+        m0 = Constant <value = uint8[1] {3}> ()
+        a0 = BitwiseAnd (r0, m0)
+        b0 = Reshape (a0, f)
+        v0 = Slice (b0, z, e)
+        }
+    """
+    widths, joined, lines = FIELDS[bits], "v0", _field(0, FIELDS[bits][0])
+    for index in range(1, len(widths)):
+        lines += [
+            *_field(index, widths[index]),
+            f"o{index} = Constant <value = uint8[1] {{{sum(widths[:index])}}}> ()",
+            f'l{index} = BitShift <direction = "LEFT"> (v{index}, o{index})',
+            f"j{index} = BitwiseOr ({joined}, l{index})",
+        ]
+        joined = f"j{index}"
+    inputs = ", ".join(f"p{index}" for index in range(len(widths)))
+    start = [
+        f"bits{bits} <n> ({inputs}) => ({joined}) {{",
+        "z = Constant <value_ints = [0]> ()",
+        "f = Constant <value_ints = [-1]> ()",
+        "e = Constant <value_ints: ints = @n> ()",
+    ]
+    return "\n".join([*start, *lines, "}"])
+
+
+def _field(index: int, width: int) -> list[str]:
+    """Write the lines that take a field out of its bytes, `v` and its index."""
+    where = ", ".join(map(str, shifts(width)))
+    return [
+        f"s{index} = Constant <value = uint8[{8 // width}] {{{where}}}> ()",
+        f'r{index} = BitShift <direction = "RIGHT"> (p{index}, s{index})',
+        f"m{index} = Constant <value = uint8[1] {{{2**width - 1}}}> ()",
+        f"a{index} = BitwiseAnd (r{index}, m{index})",
+        f"b{index} = Reshape (a{index}, f)",
+        f"v{index} = Slice (b{index}, z, e)",
+    ]

@@ -1,0 +1,30 @@
+"""Taking parametrizations off a layer, and off that layer alone."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+def remove(layer: nn.Module, name: str, *, keep_result: bool) -> None:
+    """Take all parametrizations off a tensor of a layer; deep copies of the layer keep theirs.
+
+    torch deletes the tensor's property from the layer's class, which deep copies share.
+
+    Args:
+        layer: Is changed in place.
+        name: The tensor, such as `weight`.
+        keep_result: Whether what the parametrizations gave stays, or what they were given.
+
+    Example:
+        >>> import copy, torch
+        >>> layer = nn.Linear(2, 2)
+        >>> _ = parametrize.register_parametrization(layer, "weight", nn.ReLU())
+        >>> other = copy.deepcopy(layer)
+        >>> remove(layer, "weight", keep_result=True)
+        >>> bool((layer.weight >= 0).all()), parametrize.is_parametrized(other)
+        (True, True)
+    """
+    shared = type(layer)
+    layer.__class__ = type(shared)(shared.__name__, shared.__bases__, dict(vars(shared)))
+    parametrize.remove_parametrizations(layer, name, leave_parametrized=keep_result)

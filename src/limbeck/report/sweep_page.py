@@ -1,0 +1,269 @@
+"""One self-contained HTML page for a sweep: what to take, the fronts, every trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.report import format as fmt
+from limbeck.report import verdict
+from limbeck.report.charts.pareto import Point, pareto
+from limbeck.report.page import _budget_line as budget_line
+from limbeck.report.panels.panel import Panel, percent_tick
+from limbeck.report.result import BudgetCheck
+from limbeck.report.sweep_result import Cost, Figures, SweepResult, Trial, View
+from limbeck.report.template import render
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How a cost is called and written; which line of a budget limits it, and in what unit."""
+
+    title: str
+    written: Callable[[Any], str]
+    limit: str
+    unit: float = 1.0
+
+
+COSTS: dict[Cost, _Shown] = {
+    "size": _Shown("size", fmt.size, "size_kb", 1e3),
+    "latency": _Shown("latency", fmt.milliseconds, "latency_ms"),
+    "flops": _Shown("operations", fmt.operations, "flops"),
+    "parameters": _Shown("parameters", lambda count: fmt.integer(round(count)), "parameters"),
+    "memory": _Shown("peak memory", fmt.size, "memory_mb", 1e6),
+    "energy": _Shown("energy", fmt.joules, "energy_mj", 1e-3),
+}
+ALWAYS: tuple[Cost, ...] = ("size", "latency", "parameters", "flops")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial in the table: where it stands, its settings and its figures, as written."""
+
+    number: int
+    kind: str
+    standing: str
+    cells: tuple[str, ...]
+
+
+def render_sweep(result: SweepResult) -> str:
+    """Draw the page of a sweep.
+
+    The page needs no network, no font and no script; the same result gives the same bytes.
+    """
+    return render(
+        "sweep.html.jinja",
+        result=result,
+        sentence=sentence(result),
+        numbers=numbers(result),
+        budget=[budget_line(check) for check in result.chosen.checks] if result.chosen else [],
+        panels=[_panel(result, view) for view in result.views],
+        head=head(result),
+        rows=rows(result),
+        failed=[trial for trial in result.trials if trial.state == "failed"],
+        space=list(result.space.items()),
+        environment=_environment(result),
+    )
+
+
+def sentence(result: SweepResult) -> str:
+    """Say in one sentence what came out."""
+    chosen = result.chosen
+    if chosen is None:
+        front, done = len(result.front), fmt.plural(len(result.done), "trial")
+        if front == 1:
+            return f"One of {done} is worth its cost: it beats or matches every other."
+        return f"{front} of {done} are worth their cost: no other beats them in all."
+    if chosen.fits:
+        written = _in_short(result.trial(chosen.number), result.costs)
+        return f"Trial {chosen.number} is the most accurate that fits the budget: {written}."
+    misses = fmt.listing([_missed(check) for check in chosen.checks if not check.met])
+    return f"No trial fits the budget; trial {chosen.number} comes nearest, and misses {misses}."
+
+
+def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
+    """The big numbers: of what the budget picks, else of the first knee, else of the best."""
+    trial, why = _looked_at(result)
+    figures = _figures(trial)
+    details = [f"trial {trial.number}, {why}", "on the validation samples"]
+    if result.chosen is not None and result.chosen.test is not None:
+        test = result.chosen.test
+        interval = fmt.percent_interval(test.interval)
+        details.append(
+            f"on {test.total:,} test samples {fmt.percent(test.value)}, 95 % interval {interval}"
+        )
+    # Six tiles fill the rows of a wide screen and of a phone alike.
+    shown = list(dict.fromkeys([*result.costs, *ALWAYS]))[:4]
+    return (
+        verdict.Number("Accuracy", fmt.percent(figures.accuracy), tuple(details)),
+        *(
+            verdict.Number(COSTS[c].title.capitalize(), COSTS[c].written(getattr(figures, c)))
+            for c in shown
+        ),
+        verdict.Number("Trials", str(len(result.trials)), (counts(result),)),
+    )
+
+
+def counts(result: SweepResult) -> str:
+    """Say how many trials came to what."""
+    states = [trial.state for trial in result.trials]
+    counted = {
+        "on the front": len(result.front),
+        "dominated": states.count("done") - len(result.front),
+        "failed": states.count("failed"),
+        "not done yet": states.count("running"),
+    }
+    return fmt.listing([f"{count} {name}" for name, count in counted.items() if count])
+
+
+def head(result: SweepResult) -> list[str]:
+    """The columns of the table of trials, after the number."""
+    costs = (COSTS[cost].title for cost in _columns(result))
+    return ["accuracy", *costs, *result.space]
+
+
+def rows(result: SweepResult) -> list[Row]:
+    """The trials: the front from cheap to dear, then the others by accuracy, then the rest."""
+    dearness = result.costs[0]
+
+    def rank(trial: Trial) -> tuple[float, ...]:
+        if trial.figures is None:
+            return 2.0, float(trial.state == "running"), trial.number
+        if trial.front:
+            return 0.0, getattr(trial.figures, dearness), trial.number
+        return 1.0, -trial.figures.accuracy, trial.number
+
+    return [_row(result, trial) for trial in sorted(result.trials, key=rank)]
+
+
+def standing(result: SweepResult, trial: Trial) -> str:
+    """Say in words where a trial stands: chosen, a knee, on the front, dominated, failed."""
+    if trial.state != "done":
+        return "not done yet" if trial.state == "running" else "failed"
+    knees = [COSTS[view.cost].title for view in result.views if view.knee == trial.number]
+    said = [f"knee for {fmt.listing(knees)}"] if knees else []
+    if result.chosen is not None and result.chosen.number == trial.number:
+        said.insert(0, "chosen" if result.chosen.fits else "nearest to the budget")
+    if not trial.front:
+        said.append("dominated")
+    elif not knees:
+        said.append("front")
+    return ", ".join(said)
+
+
+def plain(value: Any) -> str:
+    """Write a setting's value.
+
+    Example:
+        >>> plain("int8_static"), plain([1, 2]), plain(None)
+        ('int8_static', '[1, 2]', 'null')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _row(result: SweepResult, trial: Trial) -> Row:
+    settings = (plain(trial.settings[path]) for path in result.space)
+    found = trial.figures
+    figures: Iterable[str] = [fmt.MISSING] * (1 + len(_columns(result)))
+    if found is not None:
+        costs = (COSTS[cost].written(getattr(found, cost)) for cost in _columns(result))
+        figures = (fmt.percent(found.accuracy), *costs)
+    return Row(trial.number, _kind(result, trial), standing(result, trial), (*figures, *settings))
+
+
+def _kind(result: SweepResult, trial: Trial) -> str:
+    if trial.state != "done" or not trial.front:
+        return "dominated" if trial.state == "done" else trial.state
+    return "knee" if any(view.knee == trial.number for view in result.views) else "front"
+
+
+def _columns(result: SweepResult) -> list[Cost]:
+    return [cost for cost in COSTS if cost in (*ALWAYS, *result.costs)]
+
+
+def _panel(result: SweepResult, view: View) -> Panel:
+    shown = COSTS[view.cost]
+    title = f"Accuracy against {shown.title}"
+    best = [_in_short(result.trial(number), (view.cost,)) for number in view.front]
+    bend = "" if view.knee is None else f" Its knee is trial {view.knee}."
+    checks = result.chosen.checks if result.chosen else ()
+    limit = next((c.allowed * shown.unit for c in checks if c.name == shown.limit), None)
+    return Panel(
+        title,
+        "Accuracy on the validation samples; the cost on a logarithmic scale. The line is the best "
+        f"accuracy to be had for so much.{bend or ' It has no knee.'}",
+        pareto(
+            [_point(result, trial, view) for trial in result.done],
+            across=lambda value: fmt.trim(shown.written(value)),
+            up=percent_tick,
+            name=shown.title,
+            title=title,
+            description=f"The front: {'; '.join(best)}.{bend}",
+            limit=limit,
+        ),
+    )
+
+
+def _point(result: SweepResult, trial: Trial, view: View) -> Point:
+    figures, chosen = _figures(trial), result.chosen
+    picked = chosen is not None and chosen.fits and chosen.number == trial.number
+    bend = view.knee == trial.number
+    words = [*(["chosen"] if picked else []), *(["knee"] if bend else [])]
+    settings = ", ".join(f"{path} {plain(value)}" for path, value in trial.settings.items())
+    written = _in_short(trial, (view.cost,))
+    return Point(
+        cost=getattr(figures, view.cost),
+        quality=figures.accuracy,
+        tip=f"trial {trial.number}: {written}; {settings} ({standing(result, trial)})",
+        front=trial.front,
+        line=trial.number in view.front,
+        knee=bend,
+        chosen=picked,
+        name=f"{', '.join(words)} {trial.number}" if words else "",
+    )
+
+
+def _in_short(trial: Trial, costs: Iterable[Cost]) -> str:
+    figures = _figures(trial)
+    paid = [COSTS[cost].written(getattr(figures, cost)) for cost in costs]
+    return f"{fmt.percent(figures.accuracy)} at {fmt.listing(paid)}"
+
+
+def _looked_at(result: SweepResult) -> tuple[Trial, str]:
+    if result.chosen is not None:
+        why = "chosen by the budget" if result.chosen.fits else "the nearest to the budget"
+        return result.trial(result.chosen.number), why
+    for view in result.views:
+        if view.knee is not None:
+            return result.trial(view.knee), f"the knee for {COSTS[view.cost].title}"
+    best = max(result.done, key=lambda trial: _figures(trial).accuracy)
+    return best, "the most accurate"
+
+
+def _missed(check: BudgetCheck) -> str:
+    excess = abs(check.measured - check.allowed)
+    if check.name == "accuracy":
+        return f"accuracy by {fmt.points(excess).removeprefix('+')}"
+    return f"{verdict.budget_name(check)} by {verdict.amount(excess, check)}"
+
+
+def _figures(trial: Trial) -> Figures:
+    if trial.figures is None:
+        raise ValueError(f"trial {trial.number} is not done")
+    return trial.figures
+
+
+def _environment(result: SweepResult) -> list[tuple[str, str]]:
+    made, machine = result.environment, result.environment.hardware
+    return [
+        ("Command", made.command),
+        ("Ended", fmt.moment(made.started)),
+        ("All trials together", fmt.duration(made.seconds)),
+        ("Chosen by", result.sampler),
+        ("Processor", f"{machine.processor}, {fmt.plural(machine.cores, 'core')}"),
+        ("System", machine.system),
+        ("Git commit", made.git_commit or "not in a git checkout"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
+    ]

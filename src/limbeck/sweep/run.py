@@ -1,0 +1,90 @@
+"""Do a whole sweep: with helpers if asked, then draw the conclusion."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+
+from limbeck.errors import LimbeckError
+from limbeck.pipeline.watch import Unwatched, Watch
+from limbeck.report.sweep_result import SweepResult
+from limbeck.sweep.budget import Limits
+from limbeck.sweep.conclude import conclude
+from limbeck.sweep.plan import Plan
+from limbeck.sweep.study import Study
+from limbeck.sweep.work import work
+
+INTERRUPTED = 130
+
+
+def sweep(
+    plan: Plan, *, workers: int = 1, limits: Limits | None = None, watch: Watch | None = None
+) -> SweepResult:
+    """Do the trials that are not done yet, and say which settings are worth their cost.
+
+    Args:
+        plan: What to do.
+        workers: How many processes do trials at once, this one included.
+        limits: The budget, if one is to be chosen.
+        watch: Who hears how far it has come.
+
+    Raises:
+        InputError: Optuna is not installed, or the folder holds a sweep that asks something else.
+        LimbeckError: No trial came to its end, a file could not be written, or a helper failed.
+        KeyboardInterrupt: Somebody interrupted; what was done is saved.
+    """
+    Study(plan)  # what is wrong with it is said once, not by every worker
+    with _helped(plan, workers - 1):
+        work(plan, watch or Unwatched())
+    return conclude(plan, Study(plan).trials(), limits)
+
+
+@contextmanager
+def _helped(plan: Plan, count: int) -> Iterator[None]:
+    """Let other processes do trials, too, while the block lasts; then wait for them."""
+    spawn = multiprocessing.get_context("spawn")
+    helpers = [spawn.Process(target=_help, args=(plan,)) for _ in range(count)]
+    for helper in helpers:
+        helper.start()
+    try:
+        yield
+        for helper in helpers:
+            helper.join()
+    except BaseException:
+        _stop(helpers)
+        raise
+    failed = [helper.exitcode for helper in helpers if helper.exitcode]
+    if failed:
+        raise LimbeckError(f"{len(failed)} of {count} helpers ended with exit code {failed[0]}.")
+
+
+def _stop(helpers: Sequence[BaseProcess]) -> None:
+    for helper in helpers:
+        if helper.is_alive() and helper.pid is not None:
+            os.kill(helper.pid, signal.SIGINT)
+    for helper in helpers:
+        helper.join()
+
+
+def _help(plan: Plan) -> None:
+    """Be a helper: silent, and ended by the first interrupt of several."""
+    signal.signal(signal.SIGINT, _once)
+    try:
+        work(plan, Unwatched())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except LimbeckError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a process of its own has no other voice
+        sys.exit(error.exit_code)
+
+
+def _once(number: int, frame: FrameType | None) -> None:
+    # At a terminal every process is interrupted, and the first one passes it on once more.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt

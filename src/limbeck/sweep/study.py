@@ -1,0 +1,224 @@
+"""The book of a sweep: which trials there are, whose they are and what came of them (Optuna)."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck import fingerprint
+from limbeck.errors import InputError, Problem
+from limbeck.optional import require
+from limbeck.report.sweep_result import Figures, Trial
+from limbeck.sweep.locks import held, is_held
+from limbeck.sweep.objectives import directions, values
+from limbeck.sweep.plan import LOCK, NEUTRAL, STUDY, Plan
+from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.space import coded, grid, key, size
+
+NAME = "sweep"
+WORKERS = ".workers"
+BEGUN, ENDED = "begun", "ended"
+LISTED = 100_000
+"""Settings that are gone through to find one that was not tried yet."""
+GENERATION = 12
+"""Trials of one generation of NSGA-II: a sweep is tens of trials, not thousands."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trial that a worker has taken on."""
+
+    number: int
+    settings: dict[str, Any]
+    trial: Any
+
+
+class Study:
+    """The book of a sweep, kept in SQLite; several workers may write into it.
+
+    A trial is begun, finished or failed under one lock, so that no two workers take the same one.
+    The worker of a trial holds a file while it lives: a trial that is not at its end and whose
+    worker is gone was killed. It is marked as failed, and queued again under the same number.
+
+    Args:
+        plan: What the sweep is to do.
+
+    Raises:
+        InputError: Optuna is not installed, or the folder holds a sweep that asks something else.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._optuna = require("optuna", extra="sweep")
+        self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
+        self._plan = plan
+        self._me = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        with held(plan.out / LOCK):
+            self._study = self._opened()
+        self._check()
+
+    @contextmanager
+    def worked(self) -> Iterator[None]:
+        """Be known as alive while the block lasts."""
+        place = self._place(self._me)
+        with held(place):
+            yield
+        place.unlink(missing_ok=True)
+
+    def take(self) -> Taken | None:
+        """Take the next trial on; none if there are as many as were asked for, or no others."""
+        with held(self._plan.out / LOCK):
+            self._bury()
+            trials = self.trials()
+            if not self._waiting():
+                if len(trials) >= self._plan.trials or len(trials) == size(self._plan.space):
+                    return None
+                if self._plan.sampler is Sampler.grid:
+                    self._queue(next(self._untried(trials)))
+            taken = self._asked(trials)
+            noted = {"number": taken.number, "settings": taken.settings, "worker": self._me}
+            taken.trial.set_user_attr(BEGUN, noted)
+            return taken
+
+    def finish(self, taken: Taken, figures: Figures, seconds: float) -> None:
+        """Write down what a trial found.
+
+        Raises:
+            LimbeckError: An objective was not measured.
+        """
+        found = values(figures, self._plan.costs)
+        noted = {"figures": figures.model_dump(mode="json"), "seconds": seconds}
+        taken.trial.set_user_attr(ENDED, noted)
+        self._study.tell(taken.trial, found)
+
+    def fail(self, taken: Taken, reason: str, seconds: float) -> None:
+        """Write down why a trial came to nothing."""
+        taken.trial.set_user_attr(ENDED, {"reason": reason, "seconds": seconds})
+        self._study.tell(taken.trial, state=self._optuna.trial.TrialState.FAIL)
+
+    def trials(self) -> list[Trial]:
+        """List the trials by number, each as its last attempt left it."""
+        found = {}
+        for one in self._study.get_trials(deepcopy=False):
+            if BEGUN in one.user_attrs:
+                found[one.user_attrs[BEGUN]["number"]] = self._read(one)
+        return [found[number] for number in sorted(found)]
+
+    def _opened(self) -> Any:
+        path = (self._plan.out / STUDY).absolute()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+            # Another worker may be writing: wait for it rather than fail.
+            storage = self._optuna.storages.RDBStorage(
+                f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 100}}
+            )
+            return self._optuna.create_study(
+                study_name=NAME,
+                storage=storage,
+                directions=directions(self._plan.costs),
+                load_if_exists=True,
+            )
+
+    def _check(self) -> None:
+        """Refuse to go on with a study that asked something else: its trials do not compare."""
+        recipe = {name: part for name, part in self._plan.content.items() if name not in NEUTRAL}
+        asked = {
+            "--vary": {path: str(domain) for path, domain in sorted(self._plan.space.items())},
+            "--objective": list(self._plan.costs),
+            "recipe": fingerprint.of_json(recipe),
+        }
+        before = self._study.user_attrs.get("asked")
+        if before is None:
+            self._study.set_user_attr("asked", asked)
+            return
+        fix = "Give another --out for another sweep."
+        problems = [
+            Problem(name, asked[name], f"{before[name]}, as the sweep in {self._plan.out} has", fix)
+            for name in asked
+            if asked[name] != before[name]
+        ]
+        if problems:
+            raise InputError(*problems)
+
+    def _asked(self, trials: Sequence[Trial]) -> Taken:
+        """Let the sampler choose; where it repeats itself, choose at random what is new."""
+        taken = self._suggested(trials)
+        tried = {key(trial.settings): trial.number for trial in trials}
+        twin = tried.get(key(taken.settings))
+        count = size(self._plan.space)
+        if twin in (None, taken.number) or count is None or count > LISTED:
+            return taken
+        self._study.tell(taken.trial, state=self._optuna.trial.TrialState.FAIL)
+        self._queue(random.Random(self._seed()).choice(list(self._untried(trials))))
+        return self._suggested(trials)
+
+    def _suggested(self, trials: Sequence[Trial]) -> Taken:
+        self._study.sampler = self._sampler()
+        trial = self._study.ask()
+        settings = {path: one.suggest(trial, path) for path, one in self._plan.space.items()}
+        again = trial.user_attrs.get(BEGUN)
+        fresh = max((one.number for one in trials), default=-1) + 1
+        return Taken(again["number"] if again else fresh, settings, trial)
+
+    def _sampler(self) -> Any:
+        # Made anew for each trial and seeded by how many there are, so that a sweep that is
+        # interrupted and goes on chooses as it would have.
+        samplers = self._optuna.samplers
+        if self._plan.sampler is Sampler.nsga2:
+            return samplers.NSGAIISampler(population_size=GENERATION, seed=self._seed())
+        if self._plan.sampler is Sampler.grid:
+            return samplers.RandomSampler(seed=self._seed())
+        return samplers.TPESampler(seed=self._seed())
+
+    def _seed(self) -> int:
+        made = len(self._study.get_trials(deepcopy=False))
+        return int(fingerprint.of_json([self._plan.seed, made])[:8], 16)
+
+    def _untried(self, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+        """Go through the settings that no trial has."""
+        tried = {key(trial.settings) for trial in trials}
+        return (settings for settings in grid(self._plan.space) if key(settings) not in tried)
+
+    def _queue(self, settings: Mapping[str, Any], again: Mapping[str, Any] | None = None) -> None:
+        space = self._plan.space
+        params = {path: coded(space[path], value) for path, value in settings.items()}
+        self._study.enqueue_trial(params, user_attrs={BEGUN: dict(again)} if again else None)
+
+    def _waiting(self) -> bool:
+        states = (self._optuna.trial.TrialState.WAITING,)
+        return bool(self._study.get_trials(deepcopy=False, states=states))
+
+    def _bury(self) -> None:
+        """Mark the trials of dead workers as failed, and queue them again."""
+        states = self._optuna.trial.TrialState
+        for one in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            begun = one.user_attrs.get(BEGUN)
+            if begun is not None and is_held(self._place(begun["worker"])):
+                continue
+            # Queued first: whoever is killed in between leaves a trial too many, not one too few.
+            if begun is not None:
+                self._queue(begun["settings"], begun)
+            self._study.tell(one.number, state=states.FAIL)
+            if begun is not None:
+                self._place(begun["worker"]).unlink(missing_ok=True)
+
+    def _place(self, worker: str) -> Path:
+        return self._plan.out / WORKERS / worker
+
+    def _read(self, one: Any) -> Trial:
+        """Read a trial; one that was killed waits to be done again, and counts as under way."""
+        begun, ended = one.user_attrs[BEGUN], one.user_attrs.get(ENDED, {})
+        states = self._optuna.trial.TrialState
+        state = "running"
+        if one.state == states.COMPLETE or (one.state == states.FAIL and ended):
+            state = "done" if one.state == states.COMPLETE else "failed"
+        noted = ended if state != "running" else {}
+        return Trial.model_validate(
+            {"number": begun["number"], "settings": begun["settings"], "state": state, **noted}
+        )

@@ -1,0 +1,120 @@
+"""Every choice is held against the recipe before anything runs."""
+
+import pickle
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.pipeline.resolve import resolve
+from limbeck.sweep.objectives import costs_of, directions, values
+from limbeck.sweep.plan import plan, settled
+from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.space import space_of
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Plan a sweep of digits over some options."""
+
+    def make(*varied: str, sets: tuple[str, ...] = (), **more):
+        given = {"costs": ("size", "latency"), "out": tmp_path / "sweep", **more}
+        return plan(resolve("digits", sets), space_of(varied, None), **given)
+
+    return make
+
+
+def refused(planned, *varied: str, **more) -> str:
+    with pytest.raises(InputError) as error:
+        planned(*varied, **more)
+    return str(error.value)
+
+
+def test_a_plan_can_be_handed_to_another_process(planned):
+    made = planned("student.width=4,8", "stages.distill.epochs=1..3")
+    again = pickle.loads(pickle.dumps(made))
+    assert again == made
+    assert again.recipe.name == "digits"
+
+
+def test_settings_are_put_where_set_would_put_them(planned):
+    made = planned("student.width=4,8", "stages.distill.epochs=1..3")
+    recipe = settled(made.content, {"student.width": 4, "stages.distill.epochs": 2})
+    asked = resolve("digits", ["student.width=4", "stages.distill.epochs=2"])
+    assert recipe == asked
+    assert made.content == resolve("digits").model_dump(mode="json")
+
+
+def test_a_profile_counts_before_the_choices(planned):
+    made = planned("student.width=4,8", sets=("profile=smoke",))
+    assert settled(made.content, {"student.width": 8}).seeds == [0]
+
+
+@pytest.mark.parametrize(
+    ("varied", "words"),
+    [
+        ("stages.distil.epochs=1,2", ('did you mean "distill"',)),
+        ("stages.distill.epoch=1,2", ("stages.distill.epoch=1", 'did you mean "epochs"')),
+        ("stages.distill.epochs=-1..2", ("stages.distill.epochs=-1",)),
+        ("stages.quantize.method=int8_static,int9", ("stages.quantize.method=int9",)),
+        ("student.width.x=1,2", ("--vary student.width.x", "something with parts")),
+        ("studnet.width=4,8", ("studnet",)),
+        ("profile=smoke,default", ("--vary profile", "--set")),
+        ("budget.size_kb=1,2", ("--vary budget.size_kb", "changes what is made")),
+        ("seeds=[0],[0,0]", ("seeds",)),
+    ],
+)
+def test_a_choice_that_the_recipe_does_not_take_is_refused(planned, tmp_path, varied, words):
+    said = refused(planned, varied)
+    for word in words:
+        assert word in said
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_all_problems_are_said_at_once(planned, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    said = refused(
+        planned, "stages.distill.epochs=0,-3,4", "stages.quantize.method=a,b", out=tmp_path,
+        sampler=Sampler.grid,
+    )  # fmt: skip
+    for word in ("epochs=-3", "method=a", "method=b", "notes.txt"):
+        assert word in said
+    assert "epochs=4" not in said
+
+
+def test_what_ships_nothing_is_refused(planned):
+    said = refused(
+        planned, "student.width=4,8", sets=("stages=[teach: {epochs: 1}, distill: {epochs: 1}]",)
+    )
+    assert "export" in said
+
+
+def test_a_grid_has_an_end(planned):
+    varied = "stages.distill.learning_rate=0.01..0.1"
+    assert "--sampler" in refused(planned, varied, sampler=Sampler.grid)
+    made = planned(f"{varied}:0.03", "student.width=4,8", sampler=Sampler.grid)
+    assert made.trials == 8
+    assert planned("student.width=4,8").trials == 20
+    assert planned("student.width=4,8", sampler=Sampler.grid, trials=1).trials == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("accuracy,sise", 'did you mean "size"'),
+        ("accuracy", "at least one of"),
+        ("size,latency", "accuracy and"),
+        ("accuracy,size,size", "once"),
+    ],
+)
+def test_objectives_that_cannot_be_are_refused(text, word):
+    with pytest.raises(InputError, match=word):
+        costs_of(text)
+
+
+def test_objectives_are_taken_in_the_order_given(figures):
+    costs = costs_of("energy, accuracy ,flops")
+    assert costs == ("energy", "flops")
+    assert directions(costs) == ["maximize", "minimize", "minimize"]
+    assert values(figures(0.9, 100, 1, energy=0.5), costs) == [0.9, 0.5, 4000]
+    with pytest.raises(Exception, match="energy was not measured"):
+        values(figures(0.9, 100, 1), costs)
