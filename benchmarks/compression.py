@@ -51,32 +51,48 @@ def groups() -> dict[str, list[Variant]]:
 
 def _bits() -> Iterator[Variant]:
     recovery = {"epochs": 2, "learning_rate": 0.001, "batch_size": 128}
-    for bits in (4, 2):
-        for step in ("minmax", "learned"):
-            asked = {"method": "uniform", "bits": bits, "inputs": 8, "step": step}
-            ways = {
-                "PTQ": None,
-                "QAT": {**recovery, "objective": LABELS},
-                "QAD": {**recovery, "recorded": True},
-            }
-            for way, recover in ways.items():
-                settings = asked | ({"recover": recover} if recover else {})
-                yield Variant(f"{way} {bits} bits, {step}", [{"quantize": settings}])
+    ways = {
+        "PTQ": {},
+        "QAT": {"recover": {**recovery, "objective": LABELS}},
+        "QAD": {"recover": {**recovery, "recorded": True}},
+    }
+    for bits, step, kept in (
+        (4, "minmax", ("PTQ",)),
+        (4, "learned", ("QAT", "QAD")),
+        (2, "minmax", ("PTQ", "QAD")),
+        (2, "learned", ("QAT", "QAD")),
+    ):
+        for way in kept:
+            settings = {"method": "uniform", "bits": bits, "step": step, **ways[way]}
+            yield Variant(f"{way} {bits} bits, {step}", [{"quantize": settings}])
 
 
 def _sparse() -> Iterator[Variant]:
-    for objective, listens in ((LABELS, "labels"), (None, "teacher")):
-        recovery: dict[str, Any] = {"epochs": 4, "learning_rate": 0.003, "batch_size": 128}
-        recovery |= {"objective": objective} if objective else {"recorded": True}
-        for name, settings in {
-            "random": {"method": "random"},
-            "magnitude, at once": {"method": "magnitude"},
-            "magnitude, gradual": {"method": "magnitude", "schedule": "cubic"},
-            "movement, gradient": {"method": "movement", "score": "gradient"},
-            "movement, distance": {"method": "movement", "score": "distance"},
-        }.items():
-            asked = {**settings, "sparsity": 0.95, "recover": recovery}
-            yield Variant(f"{name}, {listens}", [{"prune": asked}])
+    recovery = {"epochs": 4, "learning_rate": 0.003, "batch_size": 128}
+    teacher, labels = {**recovery, "recorded": True}, {**recovery, "objective": LABELS}
+    for name, settings, recover in (
+        ("random, under the teacher", {"method": "random"}, teacher),
+        ("magnitude, on labels", {"method": "magnitude"}, labels),
+        ("magnitude, under the teacher", {"method": "magnitude"}, teacher),
+        (
+            "gradual magnitude, under the teacher",
+            {"method": "magnitude", "schedule": "cubic"},
+            teacher,
+        ),
+        ("movement (gradient), on labels", {"method": "movement", "score": "gradient"}, labels),
+        (
+            "movement (gradient), under the teacher",
+            {"method": "movement", "score": "gradient"},
+            teacher,
+        ),
+        (
+            "movement (distance), under the teacher",
+            {"method": "movement", "score": "distance"},
+            teacher,
+        ),
+    ):
+        asked = {**settings, "sparsity": 0.95, "recover": recover}
+        yield Variant(name, [{"prune": asked}])
 
 
 def _ranks() -> Iterator[Variant]:

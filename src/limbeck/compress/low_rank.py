@@ -64,7 +64,7 @@ def plan(
     """
     forms, left = factorizable(model, layers, convolutions)
     way = passage(model, forms, work)
-    for path in [path for path in forms if False]:
+    for path in [path for path in forms if not way.inputs[path]]:
         del forms[path]
         left[path] = "it is not called: its weight is read from outside, or never"
     left |= {

@@ -12,10 +12,10 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
 from limbeck.compress.change import Changed, CompressError
-from limbeck.compress.changes.masks import Mask, apply, clear, mask_of
+from limbeck.compress.changes.masks import Mask, apply, clear, mask_of, settle
 from limbeck.compress.layers import chosen
 from limbeck.compress.mask_ranking import count_of, smallest
-from limbeck.compress.masks import KINDS, fixed, masked_weights, sparsity_of, weights_of
+from limbeck.compress.masks import KINDS, masked_weights, sparsity_of, weights_of
 from limbeck.errors import InputError, Problem
 
 Sparsity: TypeAlias = Annotated[
@@ -68,9 +68,9 @@ def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]
 
 
 def start(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]) -> Names:
-    """Complete masks that still grow, so that others can begin; give the weights to mask."""
+    """Let masks that still grow rest as they are, so that others can begin; give the weights."""
     names = prunable(model, layers, skip)
-    fixed(model)
+    settle(model)
     return names
 
 

@@ -50,8 +50,8 @@ def _helped(plan: Plan, count: int) -> Iterator[None]:
     """Let other processes do trials, too, while the block lasts; then wait for them."""
     spawn = multiprocessing.get_context("spawn")
     helpers = [spawn.Process(target=_help, args=(plan,)) for _ in range(count)]
-    for helper in helpers:
-        helper.start()
+    if helpers:
+        _start(helpers)
     try:
         yield
         for helper in helpers:
@@ -64,12 +64,22 @@ def _helped(plan: Plan, count: int) -> Iterator[None]:
         raise LimbeckError(f"{len(failed)} of {count} helpers ended with exit code {failed[0]}.")
 
 
+def _start(helpers: Sequence[BaseProcess]) -> None:
+    """Start processes that are deaf to interrupts until they have something to say to them."""
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for helper in helpers:
+            helper.start()
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
 def _stop(helpers: Sequence[BaseProcess]) -> None:
+    """Interrupt processes until they hear it, and wait for them."""
     for helper in helpers:
-        if helper.is_alive() and helper.pid is not None:
+        while helper.is_alive() and helper.pid is not None:
             os.kill(helper.pid, signal.SIGINT)
-    for helper in helpers:
-        helper.join()
+            helper.join(timeout=1)
 
 
 def _help(plan: Plan) -> None:
@@ -85,6 +95,6 @@ def _help(plan: Plan) -> None:
 
 
 def _once(number: int, frame: FrameType | None) -> None:
-    # At a terminal every process is interrupted, and the first one passes it on once more.
+    # At a terminal every process is interrupted, and the first one passes it on again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

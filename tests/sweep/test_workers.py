@@ -1,0 +1,68 @@
+"""Helpers in processes of their own: they do trials, and end when they are told to."""
+
+import multiprocessing
+import signal
+import sys
+import time
+
+import pytest
+
+from limbeck.pipeline.resolve import resolve
+from limbeck.sweep.plan import plan
+from limbeck.sweep.space import space_of
+
+pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="interrupts are sent by signals")
+
+from limbeck.sweep.run import _help, _helped, _once, _start, _stop
+from limbeck.sweep.study import Study
+
+
+@pytest.fixture
+def used_up(tmp_path):
+    """A plan of which every trial is done."""
+    given = {"costs": ("size", "latency"), "out": tmp_path / "sweep"}
+    planned = plan(resolve("digits"), space_of(["student.width=2,3"], None), **given)
+    study = Study(planned)
+    with study.worked():
+        while (taken := study.take()) is not None:
+            study.fail(taken, "made up", 0.0)
+    return planned
+
+
+def test_a_helper_with_nothing_to_do_ends_well(used_up):
+    with _helped(used_up, 1):
+        pass
+    assert len(Study(used_up).trials()) == 2
+
+
+def busy(ready) -> None:
+    signal.signal(signal.SIGINT, _once)
+    ready.set()
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(1.5)  # a checkpoint is saved, and must not be interrupted in turn
+        sys.exit(7)
+
+
+def test_a_helper_is_interrupted_once_however_often_it_is_told():
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    before = signal.getsignal(signal.SIGINT)
+    helper = fork.Process(target=busy, args=(ready,))
+    _start([helper])
+    assert signal.getsignal(signal.SIGINT) is before
+    ready.wait(timeout=20)
+    _stop([helper])
+    assert helper.exitcode == 7
+
+
+def test_a_helper_says_what_is_wrong_in_words(used_up, capsys):
+    from dataclasses import replace
+
+    with pytest.raises(SystemExit) as ended:
+        _help(replace(used_up, costs=("flops",)))
+    assert ended.value.code == 2
+    assert "--objective" in capsys.readouterr().err
+    signal.signal(signal.SIGINT, signal.default_int_handler)
