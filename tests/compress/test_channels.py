@@ -25,7 +25,6 @@ from limbeck.compress.structure_ranking import first_order, scores, squares, wea
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
-from limbeck.tasks import TASKS
 
 
 def rebuilt(name: str, made: Subject, changes: list[Mapping]) -> Tensor:
@@ -55,7 +54,9 @@ def test_shapes_shrink_and_a_fresh_model_gets_the_same_structure(name, scope):
     after = shapes(made.model)
     assert before.keys() == after.keys()
     assert before != after
-    assert all(torch.tensor(after[key]).le(torch.tensor(size)).all() for key, size in before.items())
+    assert all(
+        torch.tensor(after[key]).le(torch.tensor(size)).all() for key, size in before.items()
+    )
     assert made.answers().shape == (32, 4)
     assert made.answers().isfinite().all()
     assert torch.equal(rebuilt(name, made, [changed.change]), made.answers())
@@ -156,7 +157,9 @@ def test_what_goes_along_is_noted():
     changed = Channels(ratio=0.5, layers=["stem.0"]).change(made.model, made.work)
     assert made.model.wide[0].out_channels == 16
     [note] = changed.notes
-    assert note.startswith("cut along") and "deep.3" in note and "deep.0" in note
+    assert note.startswith("cut along")
+    assert "deep.3" in note
+    assert "deep.0" in note
 
 
 def test_a_wished_layer_with_too_few_channels_is_noted():
@@ -189,7 +192,9 @@ def test_taylor_scores_are_the_products_with_the_gradient():
     made = subject("cnn")
     model = spare(made.model).double()
     batch = {**made.batch, "image": made.batch["image"].double()}
-    halves = [{name: part[rows] for name, part in batch.items()} for rows in (slice(9), slice(9, 32))]
+    halves = [
+        {name: part[rows] for name, part in batch.items()} for rows in (slice(9), slice(9, 32))
+    ]
     work = replace(made.work, batches=lambda: iter(halves))
     tied = All(model, work).tied["hidden"]
     found = scores(
@@ -202,7 +207,9 @@ def test_taylor_scores_are_the_products_with_the_gradient():
         hidden, head = model.hidden.weight, model.head.weight
         want += (hidden * hidden.grad).sum(1).abs() + (head * head.grad).sum(0).abs()
     assert torch.allclose(found["hidden"], want, rtol=1e-10, atol=0)
-    assert all(key.shape == value.shape for one in first_order(model, work) for key, value in one.items())
+    assert all(
+        key.shape == value.shape for one in first_order(model, work) for key, value in one.items()
+    )
 
 
 class Odd(nn.Module):
@@ -234,7 +241,9 @@ def silence(model: nn.Module, layers: tuple[str, ...], channels: list[int]) -> N
     modules = dict(model.named_modules())
     for path in layers:
         layer = modules[path]
-        weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+        weight = (
+            layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+        )
         weight[channels] = 0
         if layer.bias is not None:
             layer.bias[channels] = 0
@@ -317,16 +326,44 @@ class Gated(nn.Module):
         return self.head(F.relu(self.hidden(answered.mean(1))))
 
 
-def test_what_does_not_run_is_found_and_left():
+def test_what_torch_pruning_cannot_follow_is_left():
     made = of_images(Gated())
     changed = Channels(ratio=0.5).change(made.model, made.work)
     assert made.model.before.out_features == 12
     assert made.model.hidden.out_features == 5
-    assert any("left: before (the model does not run without" in note for note in changed.notes)
+    assert any("left: before (Torch-Pruning cannot" in note for note in changed.notes)
     assert made.answers().shape == (32, 4)
 
 
-@pytest.mark.parametrize("name", ["cnn", "bert", "vit"])
+class Fixed(Normed):
+    """Code that counts on a size."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.norm(self.first(image.flatten(1)))
+        return self.head(F.relu(self.middle(x.view(-1, 100) * 2)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Linear(100, 100)
+
+
+def test_what_does_not_run_is_found_and_left():
+    made = of_images(Fixed())
+    changed = Channels(ratio=0.5).change(made.model, made.work)
+    assert made.model.first.out_features == 100
+    assert made.model.middle.out_features == 50
+    assert any("left: first (the model does not run without" in note for note in changed.notes)
+
+
+def test_nothing_that_runs_is_an_error():
+    made = of_images(Fixed())
+    before = shapes(made.model)
+    with pytest.raises(CompressError, match=r"first .the model does not run without"):
+        Channels(ratio=0.5, layers=["first"]).change(made.model, made.work)
+    assert shapes(made.model) == before
+
+
+@pytest.mark.parametrize("name", ["cnn", "bert"])
 def test_the_export_answers_as_torch_does(name, tmp_path):
     made = subject(name)
     Channels(ratio=0.4).change(made.model, made.work)
@@ -339,7 +376,7 @@ def test_a_layer_alone_that_makes_the_answer_is_refused():
     made = subject("cnn")
     before = shapes(made.model)
     for method in (Channels(ratio=0.5, layers=["head"]), Channels(ratio=0.01)):
-        with pytest.raises(CompressError, match="head: |head \\(it makes|hidden: 24"):
+        with pytest.raises(CompressError, match=r"head: |head \(it makes|hidden: 24"):
             method.change(made.model, made.work)
     assert shapes(made.model) == before
 
@@ -347,18 +384,24 @@ def test_a_layer_alone_that_makes_the_answer_is_refused():
 def test_masked_weights_are_refused():
     made = subject("cnn")
     parametrize.register_parametrization(made.model.hidden, "weight", nn.Identity())
-    with pytest.raises(InputError, match="masked hidden.*prune channels and heads before"):
+    with pytest.raises(InputError, match=r"masked hidden.*prune channels and heads before"):
         Channels(ratio=0.5).check(made.model, made.work)
 
 
 def test_bad_settings():
     made = subject("bert")
-    for wrong in ({}, {"ratio": 0.5, "flops": 0.5}, {"ratio": 1.0}, {"flops": 0}, {"ratio": 0.5, "x": 1}):
+    for wrong in (
+        {},
+        {"ratio": 0.5, "flops": 0.5},
+        {"ratio": 1.0},
+        {"flops": 0},
+        {"ratio": 0.5, "x": 1},
+    ):
         with pytest.raises(ValidationError):
             Channels(**wrong)
-    with pytest.raises(InputError, match="bn_scale.*no batch norm"):
+    with pytest.raises(InputError, match=r"bn_scale.*no batch norm"):
         Channels(ratio=0.5, importance="bn_scale").check(made.model, made.work)
-    with pytest.raises(InputError, match='clasifier.*did you mean "classifier"'):
+    with pytest.raises(InputError, match=r'clasifier.*did you mean "classifier"'):
         Channels(ratio=0.5, layers=["clasifier"]).check(made.model, made.work)
 
 
@@ -384,7 +427,8 @@ def test_the_weakest_are_the_weakest(sizes, ratio, scope, step, seed):
     gone = weakest(found, ratio, scope=scope, steps=dict.fromkeys(found, step))
     for path, places in gone.items():
         kept = [place for place in range(len(found[path])) if place not in places]
-        assert kept and len(kept) % step == 0
+        assert kept
+        assert len(kept) % step == 0
         assert found[path][places].max() <= found[path][kept].min()
     more = weakest(found, min(ratio + 0.2, 1), scope=scope, steps=dict.fromkeys(found, step))
     assert all(set(places) <= set(more[path]) for path, places in gone.items())
@@ -396,4 +440,3 @@ def test_the_weakest_are_the_weakest(sizes, ratio, scope, step, seed):
 def test_squares_are_of_the_weights():
     layer = nn.Linear(3, 2)
     assert torch.equal(squares(layer)[layer.weight], layer.weight.detach() ** 2)
-    assert "image_classification" in TASKS.names()

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,6 +19,7 @@ from limbeck.compress.fake_quant.observe import Seen
 from limbeck.compress.fake_quant.weight import UniformWeight
 
 SEEDS = st.integers(0, 2**31 - 1)
+some = settings(max_examples=25, deadline=None)
 
 
 def drawn(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -32,6 +33,7 @@ def on_grid(x, step, zero, low, high):
     return whole, (whole - zero) * step.astype(np.float64)
 
 
+@some
 @given(seed=SEEDS, zero=st.sampled_from([None, 0, 3, 15]), bits=st.integers(2, 8))
 def test_rounding_is_to_the_nearest_of_the_grid(seed, zero, bits):
     x, step = drawn(seed, 200, scale=4), torch.tensor(0.37)
@@ -43,6 +45,7 @@ def test_rounding_is_to_the_nearest_of_the_grid(seed, zero, bits):
     assert numbers.fake_quantize(torch.zeros(1), step, held, low, high).item() == 0
 
 
+@some
 @given(seed=SEEDS, channels=st.booleans(), zero=st.sampled_from([None, 5.0]))
 def test_gradients_are_those_of_lsq(seed, channels, zero):
     x = drawn(seed, 4, 30).requires_grad_()
@@ -73,6 +76,7 @@ def test_a_frozen_step_leaves_the_straight_through_gradient_alone():
     assert x.grad.tolist() == [0, 1, 1, 1, 0]
 
 
+@some
 @given(seed=SEEDS)
 def test_powers_of_two_are_powers_of_two(seed):
     step = drawn(seed, 50, scale=3).exp().requires_grad_()
@@ -87,6 +91,7 @@ def test_powers_of_two_are_powers_of_two(seed):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("per_channel", [True, False])
+@some
 @given(seed=SEEDS, bits=st.integers(2, 8))
 def test_steps_of_weights_span_their_range(symmetric, per_channel, seed, bits):
     weight = drawn(seed, 5, 3, 2, 2) * torch.tensor([0.01, 1, 2, 3, 4]).view(-1, 1, 1, 1)
@@ -175,6 +180,7 @@ def test_learned_steps_stay_above_zero_and_can_come_back(make):
     assert (quantizer.step.grad != 0).all()
 
 
+@some
 @given(seed=SEEDS, per_channel=st.booleans())
 def test_ternary_weights_are_those_of_the_paper(seed, per_channel):
     weight = drawn(seed, 3, 40)
@@ -210,6 +216,7 @@ def test_ternary_gradients():
     assert learned.threshold.grad.item() == pytest.approx(expected, rel=1e-4)
 
 
+@some
 @given(seed=SEEDS, per_channel=st.booleans())
 def test_binary_weights_are_those_of_the_paper(seed, per_channel):
     weight = drawn(seed, 3, 2, 5).requires_grad_()
@@ -243,6 +250,7 @@ def test_every_grid_of_weights_that_are_all_zero_is_finite(powers_of_two):
         assert torch.equal(made(weight), weight)
 
 
+@some
 @given(seed=SEEDS, bits=st.integers(4, 8), symmetric=st.booleans())
 def test_inputs_lie_on_their_grid_and_zero_is_on_it(seed, bits, symmetric):
     x = drawn(seed, 8, 20, scale=2)

@@ -161,6 +161,18 @@ def test_compact_keeps_every_bit_and_never_grows_a_file(drawn, data):
         assert model.SerializeToString() == before
 
 
+def test_no_file_grows_where_gain_and_price_are_close():
+    compacted = []
+    for count in range(16, 260):
+        model = model_of([tensor_of(np.full(count, 7, np.uint32), TensorProto.FLOAT)])
+        before = model.ByteSize()
+        record = compact(model)
+        assert record.bytes_after == model.ByteSize() <= before
+        compacted.append(bool(record.tensors))
+    assert compacted == sorted(compacted)  # from some size on it pays
+    assert {True, False} == set(compacted)
+
+
 def special() -> np.ndarray:
     """Zeros of both signs, infinities, and NaNs that differ in sign and payload."""
     infinite, nan = [0x7F800000, 0xFF800000], [0x7FC00000, 0x7FC00001, 0xFFC12345, 0x7FA00001]

@@ -12,10 +12,11 @@ from limbeck.sweep.plan import plan
 from limbeck.sweep.space import space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="interrupts are sent by signals")
 
 from limbeck.sweep.run import _help, _helped, _once, _start, _stop
 from limbeck.sweep.study import Study
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="interrupts are sent by signals")
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def test_a_helper_with_nothing_to_do_ends_well(used_up):
 
 def busy(ready) -> None:
     signal.signal(signal.SIGINT, _once)
-    ready.set()
     try:
+        ready.set()
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(1.5)  # a checkpoint is saved, and must not be interrupted in turn

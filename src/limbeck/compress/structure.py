@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -121,10 +121,9 @@ def spare(model: nn.Module) -> nn.Module:
     return trial
 
 
-def trouble(cut: Callable[[], None], trial: nn.Module, work: Work, like: Tensor) -> str:
-    """Cut a model, and say why that fails or why it does not answer as before; empty if it does."""
+def trouble(trial: nn.Module, work: Work, like: Tensor) -> str:
+    """Say why a model that was cut does not answer in the shape that it did; empty if it does."""
     try:
-        cut()
         found = answer(trial, work)
     except Exception as error:  # a module's code may raise anything
         return f"{type(error).__name__}: {error}"

@@ -74,11 +74,9 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
         WriteError: The target cannot be written to.
     """
     tensors = _example_tensors(task, example)
-    one = tuple(tensor[:1] for tensor in tensors)
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
     with torch.no_grad():
         names = list(task.outputs(wrapped.model, wrapped.named(tensors)))
-        expected = wrapped(*one)
     deploy(wrapped.model)
     graph = _convert(_capture(wrapped, tensors, task.inputs), names, task.inputs)
     _tidy(graph)
@@ -89,7 +87,7 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
         )
     with replacing(path) as temporary:
         temporary.write_bytes(graph.SerializeToString())
-        _check(temporary, wrapped.named(one), expected)
+        _check(temporary, wrapped, tensors)
 
 
 def _example_tensors(task: Runnable, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -204,7 +202,7 @@ def _tidy(model: ModelProto) -> None:
                 dimension.dim_param = "batch" if axis == 0 else "tokens"
 
 
-def _check(path: Path, one: Mapping[str, Tensor], expected: tuple[Tensor, ...]) -> None:
+def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
     import onnx
 
     from limbeck.export.predictor import OnnxPredictor
@@ -214,7 +212,10 @@ def _check(path: Path, one: Mapping[str, Tensor], expected: tuple[Tensor, ...]) 
     for value in graph.graph.input:
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f'the exported input "{value.name}" has a fixed batch size.')
-    answered = OnnxPredictor(path, threads=1).predict(one)
+    one = tuple(tensor[:1] for tensor in tensors)
+    with torch.no_grad():
+        expected = wrapped(*one)
+    answered = OnnxPredictor(path, threads=1).predict(wrapped.named(one))
     for reference, (name, value) in zip(expected, answered.items(), strict=True):
         _compare(name, reference.numpy(), value)
 

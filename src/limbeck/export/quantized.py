@@ -255,6 +255,8 @@ def _chains(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
 
 def _counted(tensor: Tensor, step: Tensor, zero: Tensor | None, *, where: str) -> Integers:
     """Count the steps of a tensor, whatever masks came after its grid: zero is on it too."""
+    if not tensor.isfinite().all():
+        raise GridError(f"{where} is not finite: the training went astray.")
     shape = (-1, *[1] * (tensor.ndim - 1)) if step.ndim else ()
     dtype = torch.int8 if tensor.ndim > 1 else torch.int32
     counted = (tensor / step.view(shape)).round()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from limbeck.compress.change import CompressError
 from limbeck.compress.method import Method, Work
-from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.errors import InputError, Problem
 from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.guidance import Guidance
 from limbeck.pipeline.problems import RefusedError, inside, of_validation
@@ -119,14 +121,15 @@ class Compression(Stage):
             self.way.check(model, work)
             if sum(parameter.numel() for parameter in model.parameters()) < REHEARSED:
                 changed = copy.deepcopy(model)
-                self.way.change(changed, work)
+                # Untrained weights may have nothing that pays to take out; trained ones may.
+                with suppress(CompressError):
+                    self.way.change(changed, work)
                 rehearsal.replace(self.role, changed)
         except InputError as error:
             raise InputError(*inside(error, where)) from error
-        except LimbeckError as error:
-            raise InputError(
-                Problem(where, self.method, "a change that is one", str(error))
-            ) from error
+        except CompressError as error:
+            problem = Problem(where, self.method, "a method that fits the model", str(error))
+            raise InputError(problem) from error
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Change the model, train it again if asked, and publish what it became."""
@@ -184,7 +187,7 @@ class Compression(Stage):
         settings = training_of(recover)
         if any(isinstance(part, Progressive) for part in model.modules()):
             # An earlier epoch, better on validation, is one of fewer zeros.
-            return settings.model_copy(update={"keep": "last"})
+            return settings.model_copy(update={"keep": "last", "patience": None})
         return settings
 
 

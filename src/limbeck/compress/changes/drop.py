@@ -42,7 +42,7 @@ def apply(model: nn.Module, *, layers: Iterable[str]) -> None:
         else:
             holder.set_submodule(name, nn.Identity())
     # An inner list is shortened first: shortening the outer one changes its path.
-    for path in sorted(lists, key=lambda path: -path.count(".")):
+    for path in sorted(lists, key=len, reverse=True):
         _shorten(model, path, lists[path])
 
 

@@ -42,8 +42,10 @@ def fold(model: nn.Module, paths: Iterable[str], work: Work) -> list[Pair]:
 
     Source: Jacob et al. 2018 (arXiv:1712.05877), section 3.2.
     """
-    before = _answers(model, work)
     found = _pairs(model, set(paths), work)
+    if not found:
+        return []
+    before = _answers(model, work)
     undo = [_folded(model, pair) for pair in found]
     if _alike(before, _answers(model, work)):
         return found
@@ -91,10 +93,15 @@ def _pairs(model: nn.Module, paths: set[str], work: Work) -> list[Pair]:
 
         return note
 
+    norms = {
+        path: module
+        for path, module in model.named_modules()
+        if type(module) in NORMS and cast("nn.BatchNorm2d", module).running_mean is not None
+    }
+    if not norms:
+        return []
     handles = [model.get_submodule(path).register_forward_hook(after(path)) for path in paths]
-    for path, module in model.named_modules():
-        if type(module) in NORMS and cast("nn.BatchNorm2d", module).running_mean is not None:
-            handles.append(module.register_forward_pre_hook(before(path)))
+    handles += [norm.register_forward_pre_hook(before(path)) for path, norm in norms.items()]
     try:
         _answers(model, work)
     finally:

@@ -138,7 +138,8 @@ class FakeQuantization(Method):
         values = f"{weight['bits']} bits" if "bits" in weight else str(weight["grid"])
         inputs = "float" if self.inputs is None else f"{self.inputs} bits"
         folds = f", {folded} batch norms folded" if folded else ""
-        return f"{len(layers)} layers quantised, weights {values}, inputs {inputs}{folds}"
+        ends = f", first and last {self.first_last_bits} bits" if self.first_last_bits else ""
+        return f"{len(layers)} layers quantised, weights {values}, inputs {inputs}{ends}{folds}"
 
 
 def _quantize(layer: nn.Module, settings: Settings, seen: Seen | None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from limbeck.compress.structure_choice import Choice
 
 STEPS = 100
-"""A target is approached in so many steps, each cutting one share more of what can be cut."""
+"""A target is met to one part in so many of the channels."""
 
 _TARGETS = ("ratio", "flops", "parameters")
 
@@ -36,8 +36,8 @@ class Channels(Method):
     What makes the model's answer stays, and so do recurrent layers and the insides of attention
     (`heads` cuts these), with all that is tied to them.
 
-    Exactly one of `ratio`, `flops` and `parameters` says how much is cut. With a target, more and
-    more is cut of what counts least, until the model meets it.
+    Exactly one of `ratio`, `flops` and `parameters` says how much is cut. With a target, no
+    more is cut than the model needs to meet it.
 
     Which channels count least:
 
@@ -121,18 +121,27 @@ class Channels(Method):
         from limbeck.compress.structure import adopt, answer, cost, spare
 
         before, like = cost(model, work), answer(model, work)
+        most = 1.0 if self.ratio is None else self.ratio
         broken: dict[str, str] = {}
         while True:
             trial = spare(model)
             choice = self._choice(trial, work, broken)
-            gone, wrong = self._cut(trial, choice, work, like, before)
+            scores = self._scores(trial, choice, work)
+            gone = self._weakest(scores, choice, most)
+            cut, wrong = _attempt(model, gone, work, like)
             if not wrong:
                 break
             found = _that_break(model, gone, work, like)
             if not found:
                 raise CompressError(f"the model does not run without the channels: {wrong}")
             broken |= found
-        change = adopt(model, trial)
+        if self.ratio is None:
+            gone = self._nearest(model, choice, scores, cost(cut, work), before, work)
+            cut, _ = _attempt(model, gone, work, like)
+        if not gone:
+            few = ", ".join(f"{path}: {tied.channels}" for path, tied in choice.taken.items())
+            raise CompressError(f"no channel would be cut; channels there are: {few}")
+        change = adopt(model, cut)
         what = f"{choice.count(gone)}, {before.to(cost(model, work))}"
         return Changed(change, what, choice.notes(gone, named=self.layers is not None))
 
@@ -150,31 +159,35 @@ class Channels(Method):
             broken = {**bare, **broken}
         return choose(trial, channels, self.layers, self.skip, broken)
 
-    def _cut(
-        self, trial: nn.Module, choice: Choice, work: Work, like: Tensor, before: Cost
-    ) -> tuple[dict[str, list[int]], str]:
-        """Cut as much as is asked; give what went, and why the model does not run without."""
-        from limbeck.compress.structure import cost, trouble
+    def _weakest(
+        self, scores: Mapping[str, Tensor], choice: Choice, share: float
+    ) -> dict[str, list[int]]:
         from limbeck.compress.structure_ranking import weakest
 
-        scores = self._scores(trial, choice, work)
         steps = {path: tied.step(self.round_to or 1) for path, tied in choice.taken.items()}
-        gone: dict[str, list[int]] = {}
-        for step in range(1, STEPS + 1):
-            share = step / STEPS if self.ratio is None else self.ratio
-            more = weakest(scores, share, scope=self.scope, steps=steps)
-            if more == gone and self.ratio is None and step < STEPS:
-                continue
-            gone = more
-            wrong = trouble(partial(choice.channels.cut, gone), trial, work, like)
-            if wrong or self.ratio is not None or self._met(cost(trial, work), before):
-                break
-        else:
-            raise self._out_of_reach(cost(trial, work), before)
-        if not gone:
-            few = ", ".join(f"{path}: {tied.channels}" for path, tied in choice.taken.items())
-            raise CompressError(f"no channel would be cut; channels there are: {few}")
-        return gone, wrong
+        return weakest(scores, share, scope=self.scope, steps=steps)
+
+    def _nearest(
+        self,
+        model: nn.Module,
+        choice: Choice,
+        scores: Mapping[str, Tensor],
+        least: Cost,
+        before: Cost,
+        work: Work,
+    ) -> dict[str, list[int]]:
+        """Find the least that has to go for the model to meet its target."""
+        from limbeck.compress.structure import cost
+
+        if not self._met(least, before):
+            raise self._out_of_reach(least, before)
+
+        def enough(step: int) -> bool:
+            cut = _without(model, self._weakest(scores, choice, step / STEPS), work)
+            return self._met(cost(cut, work), before)
+
+        step = 1 + bisect_left(range(1, STEPS), True, key=enough)
+        return self._weakest(scores, choice, step / STEPS)
 
     def _scores(self, trial: nn.Module, choice: Choice, work: Work) -> dict[str, Tensor]:
         from limbeck.compress.structure_ranking import scores
@@ -205,17 +218,34 @@ class Channels(Method):
         return InputError(Problem(where, self.flops or self.parameters, allowed, fix))
 
 
+def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.Module:
+    """Copy a model, and cut channels of the copy."""
+    from limbeck.compress.structure import spare
+    from limbeck.compress.structure_channels import Channels as All
+
+    trial = spare(model)
+    All(trial, work).cut(gone)
+    return trial
+
+
+def _attempt(
+    model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
+) -> tuple[nn.Module, str]:
+    """Cut channels of a copy; give it, and why it does not run without them."""
+    from limbeck.compress.structure import trouble
+
+    try:
+        trial = _without(model, gone, work)
+    except Exception as error:  # of Torch-Pruning, which fails in many ways
+        return model, f"{type(error).__name__}: {error}"
+    return trial, trouble(trial, work, like)
+
+
 def _that_break(
     model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
 ) -> dict[str, str]:
     """Find the places that the model does not run without, one by one."""
-    from limbeck.compress.structure import spare, trouble
-    from limbeck.compress.structure_channels import Channels as All
-
-    found = {}
-    for path, parts in gone.items():
-        trial = spare(model)
-        wrong = trouble(partial(All(trial, work).cut, {path: parts}), trial, work, like)
-        if wrong:
-            found[path] = f"the model does not run without ({wrong})"
-    return found
+    reasons = {path: _attempt(model, {path: parts}, work, like)[1] for path, parts in gone.items()}
+    return {
+        path: f"the model does not run without: {wrong}" for path, wrong in reasons.items() if wrong
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -106,7 +105,9 @@ class Heads(Method):
         if not gone:
             few = ", ".join(f"{path}: {number}" for path, number in heads.items())
             raise CompressError(f"no head would be cut; heads there are: {few}")
-        wrong = trouble(partial(_cut, taken, gone), trial, work, like)
+        for path, some in gone.items():
+            taken[path].cut(some)
+        wrong = trouble(trial, work, like)
         if wrong:
             raise CompressError(f"the model's code does not run with fewer heads: {wrong}")
         change = adopt(model, trial)
@@ -143,11 +144,6 @@ class Heads(Method):
         if self.ratio is None:
             return self.heads or 0
         return min(int(self.ratio * heads + 0.5), heads - 1)
-
-
-def _cut(taken: Mapping[str, Attention], gone: Mapping[str, list[int]]) -> None:
-    for path, heads in gone.items():
-        taken[path].cut(heads)
 
 
 def _notes(model: nn.Module, heads: Mapping[str, int], gone: Iterable[str]) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ class Layers(Method):
         else:
             gone = found[-self.count :] if self.by == "last" else spread(found, self.count)
         gone.sort(key=list(dict(model.named_modules())).index)
-        wrong = trouble(lambda: None, without(model, gone), work, like)
+        wrong = trouble(without(model, gone), work, like)
         if wrong:
             raise CompressError(f"the model does not run without {', '.join(gone)}: {wrong}")
         drop.apply(model, layers=gone)

@@ -143,6 +143,18 @@ def prices(model: ModelProto) -> dict[str, int]:
     return {name: 0 if name in there else function(name, opset).ByteSize() + 3 for name in NAMES}
 
 
+def added_bytes(model: ModelProto, names: Iterable[str]) -> int:
+    """Count the bytes by which `add` would make a file longer: functions, and their domain."""
+    from onnx import ModelProto
+
+    frame = ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
+    before = frame.ByteSize()
+    add(frame, names)
+    return frame.ByteSize() - before
+
+
 def free_names(model: ModelProto) -> Iterator[str]:
     """Give short names that nothing in a model has."""
     taken: set[str] = set()

@@ -67,7 +67,7 @@ def compact(model: ModelProto) -> CompactRecord:
     chosen = choose([one.options for one in weights], [one.size for one in weights], prices)
     made = _make(weights, chosen, functions.free_names(model))
     used = {call.op_type for one in made for call in one.parts.calls}
-    if sum(one.gain for one in made) <= sum(prices[name] for name in used):
+    if sum(one.gain for one in made) <= functions.added_bytes(model, used):
         return _nothing(before, "no weight is sparse, or takes few values, enough to pay")
     for holder in {id(one.weight.holder): one.weight.holder for one in made}.values():
         ours = [one for one in made if one.weight.holder is holder]
