@@ -63,6 +63,38 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(place: Path) -> Iterator[Path]:
+    """Give an empty folder; when the block ends well, it takes the place of the old one.
+
+    Raises:
+        WriteError: As `replacing`.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "student"
+        >>> with replacing_folder(target) as made:
+        ...     _ = (made / "notes.txt").write_text("whole")
+        >>> [path.name for path in target.iterdir()]
+        ['notes.txt']
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        near = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+        try:
+            made = near / "new"
+            made.mkdir()
+            yield made
+            if place.exists():
+                # A folder cannot replace a filled one in one step: the old one steps aside.
+                os.replace(place, near / "old")
+            os.replace(made, place)
+        finally:
+            shutil.rmtree(near, ignore_errors=True)
+    except OSError as error:
+        raise WriteError(f"{place}: could not be written ({error.strerror or error}).") from error
+
+
 def _advice(path: Path) -> str:
     folder = next((parent for parent in path.parents if parent.exists()), Path("/"))
     free = shutil.disk_usage(folder).free / 2**20

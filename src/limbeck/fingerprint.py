@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 # The rooms that show and certify results; they do not make them.
-SHOWING = {"cli", "report", "passport", "studies"}
+SHOWING = {"cli", "report", "passport", "studies", "sweep"}
 
 
 def of_json(content: Any) -> str:

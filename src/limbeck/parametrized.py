@@ -26,5 +26,5 @@ def remove(layer: nn.Module, name: str, *, keep_result: bool) -> None:
         (True, True)
     """
     shared = type(layer)
-    layer.__class__ = type(shared)(shared.__name__, shared.__bases__, dict(vars(shared)))
+    layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
     parametrize.remove_parametrizations(layer, name, leave_parametrized=keep_result)

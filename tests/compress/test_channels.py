@@ -355,6 +355,16 @@ def test_what_does_not_run_is_found_and_left():
     assert any("left: first (the model does not run without" in note for note in changed.notes)
 
 
+def test_a_model_that_cannot_be_followed_is_an_error():
+    made = of_images(Normed())
+
+    def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        return model(batch["image"]).detach()
+
+    with pytest.raises(CompressError, match="Torch-Pruning cannot follow the model"):
+        Channels(ratio=0.5).check(made.model, replace(made.work, forward=forward))
+
+
 def test_nothing_that_runs_is_an_error():
     made = of_images(Fixed())
     before = shapes(made.model)

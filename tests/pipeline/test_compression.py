@@ -24,9 +24,10 @@ def problems(*stages, **changed):
 
 def test_a_student_may_begin_as_the_teacher():
     stages = [TEACH, {"prune": {"sparsity": 0.5}}, DISTILL, {"quantize": {"method": "int8_static"}}]
-    assert validate({**RECIPE, "stages": stages}).small == validate(
-        {**RECIPE, "stages": [TEACH]}
-    ).teachers[0]
+    assert (
+        validate({**RECIPE, "stages": stages}).small
+        == validate({**RECIPE, "stages": [TEACH]}).teachers[0]
+    )
 
 
 def test_it_cannot_begin_as_an_ensemble():
@@ -79,7 +80,12 @@ def test_a_file_cannot_recover(name):
 def test_a_recovery_is_checked_as_a_training_is():
     found = problems(
         TEACH,
-        {"prune": {"sparsity": 0.5, "recover": {"epochs": 0, "objective": [{"soft_taget_kl": {}}]}}},
+        {
+            "prune": {
+                "sparsity": 0.5,
+                "recover": {"epochs": 0, "objective": [{"soft_taget_kl": {}}]},
+            }
+        },
     )
     assert "stages.1.prune.recover.epochs" in found
     assert any("soft_target_kl" in problem.fix for problem in found.values())

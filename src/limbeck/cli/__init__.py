@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli import compare, doctor, layers, listing, new, report, run, verify
+from limbeck.cli import compare, doctor, layers, listing, new, report, run, sweep, verify
 from limbeck.cli._terminal import complain
 
 INTERRUPTED = 130
@@ -33,6 +33,7 @@ VERBS = (
     run.run,
     report.report,
     compare.compare,
+    sweep.sweep,
     listing.list_,
     layers.layers,
     new.new,

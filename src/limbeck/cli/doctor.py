@@ -35,6 +35,8 @@ EXTRAS = {
     "vision": ("timm", "torchvision"),
     "text": ("transformers", "tokenizers"),
     "energy": ("codecarbon",),
+    "prune": ("torch_pruning",),
+    "sweep": ("optuna",),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compress.change import CompressError
 from limbeck.compress.method import Work
 from limbeck.compress.structure import two_samples
 from limbeck.compress.structure_ranking import Contribution
@@ -95,6 +96,9 @@ class Channels:
     Args:
         model: With a gradient for its weights; it is cut in place.
         work: Gives two samples, which are sent through the model.
+
+    Raises:
+        CompressError: Torch-Pruning cannot follow the model.
     """
 
     def __init__(self, model: nn.Module, work: Work) -> None:
@@ -146,12 +150,18 @@ class Channels:
             self._answers[:] = [work.forward(model, batch)]
             return self._answers[0]
 
-        with warnings.catch_warnings():
+        graph = self._pruning.DependencyGraph()
+        samples = dict(two_samples(work))
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            with torch.enable_grad():
-                return self._pruning.DependencyGraph().build_dependency(
-                    self._model, dict(two_samples(work)), forward_fn=forward, verbose=False
+            try:
+                return graph.build_dependency(
+                    self._model, samples, forward_fn=forward, verbose=False
                 )
+            except Exception as error:  # it cannot follow every model, and fails in many ways
+                raise CompressError(
+                    f"Torch-Pruning cannot follow the model ({type(error).__name__}: {error})"
+                ) from error
 
     def _of(self, path: str, layer: nn.Module) -> Tied:
         pruner = self._graph.get_pruner_of_module(layer)
@@ -182,6 +192,10 @@ class Channels:
                     return f"tied to {name}, which is {word}"
             if not name and any(word in node.grad_fn.name().lower() for word in PRODUCTS):
                 return "it goes into a product of activations: attention has heads to cut"
+            out = _is_output(group, dependency)
+            channels = (self._graph.get_out_channels if out else self._graph.get_in_channels)(node)
+            if channels is not None and len(places) and int(places.max()) >= channels:
+                return f"Torch-Pruning cannot follow them (to {name or node.name})"
             if (roots < 0).any():
                 return f"which channels of {name or node.name} go with them is not clear"
             if _groups(layer) > 1 and (not torch.equal(places, roots) or _is_fan_in(layer)):

@@ -5,6 +5,11 @@ are read through `limbeck::dequantize`, and layers round their inputs by
 `limbeck::quantize_dequantize`: two operators that `torch.export` keeps whole, and that become
 DequantizeLinear, and QuantizeLinear before it. ONNX Runtime has integer kernels for what it finds
 between those.
+
+Both then compute with the same whole numbers, and answers differ by the order of float sums alone.
+One exception: a sum that stands just between two whole numbers may go to either, which in deep
+nets moves answers as much as another kernel of torch's own would. With steps that are powers of
+two all sums are exact, and so there are no such cases.
 """
 
 from __future__ import annotations

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.atomic import WriteError, write_json, write_text
+from limbeck.atomic import replacing_folder, write_json, write_text
 from limbeck.passport import PASSPORT, build_passport
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline.candidate import Candidate, Link
@@ -44,7 +41,7 @@ def publish(
         if export is None:
             shutil.rmtree(place, ignore_errors=True)  # nothing of an older recipe is shipped
             continue
-        with _made_anew(place) as made:
+        with replacing_folder(place) as made:
             _copy(export, made)
             if seed == result.seeds[0]:  # whose figures the card and the passport state
                 write_text(made / "README.md", render_card(result))
@@ -62,23 +59,3 @@ def _copy(export: Link, target: Path) -> None:
     for name in export.record.files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export.folder / name, target / name)
-
-
-@contextmanager
-def _made_anew(place: Path) -> Iterator[Path]:
-    """Give an empty folder; when the block ends well, it takes the place of the old one."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        near = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-        try:
-            made = near / "new"
-            made.mkdir()
-            yield made
-            if place.exists():
-                # A folder cannot replace a filled one in one step: the old one steps aside.
-                os.replace(place, near / "old")
-            os.replace(made, place)
-        finally:
-            shutil.rmtree(near, ignore_errors=True)
-    except OSError as error:
-        raise WriteError(f"{place}: could not be written ({error.strerror or error}).") from error

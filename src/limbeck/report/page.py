@@ -39,7 +39,7 @@ def render_page(result: RunResult) -> str:
         "page.html.jinja",
         **shared,
         numbers=verdict.numbers(result),
-        budget=[_budget_line(check) for check in result.budget],
+        budget=[budget_line(check) for check in result.budget],
         chain=chain(result),
         labels_alone=labels_alone(result),
         gain=in_words(result),
@@ -74,7 +74,8 @@ def recipe_text(result: RunResult) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88))
 
 
-def _budget_line(check: BudgetCheck) -> BudgetLine:
+def budget_line(check: BudgetCheck) -> BudgetLine:
+    """Write a line of the budget: what was allowed, what was measured, and how much was used."""
     share = check.measured / check.allowed if check.allowed > 0 else float(not check.met)
     return BudgetLine(
         verdict.budget_name(check),

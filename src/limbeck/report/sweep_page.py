@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.report import format as fmt
 from limbeck.report import verdict
 from limbeck.report.charts.pareto import Point, pareto
-from limbeck.report.page import _budget_line as budget_line
+from limbeck.report.page import budget_line
 from limbeck.report.panels.panel import Panel, percent_tick
 from limbeck.report.result import BudgetCheck
 from limbeck.report.sweep_result import Cost, Figures, SweepResult, Trial, View

@@ -12,6 +12,7 @@ _BUDGET_NAMES = {
     "size_kb": "size",
     "size_mb": "size",
     "latency_ms": "latency",
+    "energy_mj": "energy",
     "accuracy_drop": "accuracy drop",
     "memory_mb": "peak memory",
     "flops": "operations",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limbeck.atomic import WriteError, write_json, write_text
+from limbeck.atomic import replacing_folder, write_json, write_text
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import folder as folders
@@ -155,17 +153,8 @@ def _chosen(plan: Plan, done: Sequence[Trial], limits: Limits) -> Chosen:
 
 def _copy(student: Path, target: Path) -> None:
     """Copy a student folder; the old one is replaced when the new one is whole."""
-    try:
-        near = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            shutil.copytree(student, near / "new")
-            if target.exists():
-                os.replace(target, near / "old")
-            os.replace(near / "new", target)
-        finally:
-            shutil.rmtree(near, ignore_errors=True)
-    except (OSError, shutil.Error) as error:
-        raise WriteError(f"{target}: could not be written ({error}).") from error
+    with replacing_folder(target) as made:
+        shutil.copytree(student, made, dirs_exist_ok=True)
 
 
 def _environment(trials: Sequence[Trial]) -> Environment:

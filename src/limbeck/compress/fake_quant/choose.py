@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from limbeck.compress.change import CompressError
 from limbeck.compress.layers import chosen
 
-KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def quantizable(
@@ -23,8 +23,7 @@ def quantizable(
         InputError: A path or pattern names no layer of the kinds that fit.
         CompressError: None can be quantised.
     """
-    kinds = (*KINDS, nn.Embedding) if embeddings else KINDS
-    named = chosen(model, kinds, layers, skip)
+    named = chosen(model, _kinds(embeddings), layers, skip)
     reasons = {path: _reason(model, path) for path in named}
     taken = [path for path in named if not reasons[path]]
     if not taken:
@@ -33,11 +32,14 @@ def quantizable(
     return taken
 
 
-def fitting(model: nn.Module) -> list[str]:
-    """Give the paths of all layers of the kinds that have inputs in few bits, or a table."""
-    return [
-        path for path, module in model.named_modules() if isinstance(module, (*KINDS, nn.Embedding))
-    ]
+def fitting(model: nn.Module, *, embeddings: bool) -> list[str]:
+    """Give the paths of all layers of the kinds that can be quantised, chosen or not."""
+    kinds = _kinds(embeddings)
+    return [path for path, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def _kinds(embeddings: bool) -> tuple[type[nn.Module], ...]:
+    return (*KINDS, nn.Embedding) if embeddings else KINDS
 
 
 def is_table(layer: nn.Module) -> bool:

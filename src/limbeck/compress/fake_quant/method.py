@@ -105,32 +105,32 @@ class FakeQuantization(Method):
         for path in taken:
             install.remove(model.get_submodule(path))
         pairs = fold.fold(model, taken, work) if self.fold else []
-        seen = observe.observe(model, choose.fitting(model), work)
+        seen = observe.observe(model, choose.fitting(model, embeddings=self.embeddings), work)
         if not seen:
             raise CompressError("no layer is called by itself: there is nothing to quantise.")
         ends = {next(iter(seen)), next(reversed(seen))}
-        layers = {path: self._layer(path in ends, seen.get(path)) for path in taken}
-        for path, settings in layers.items():
+        layers: Settings = {}
+        for path in taken:
             layer = model.get_submodule(path)
-            if choose.is_table(layer):
-                settings["input"] = None
-            _quantize(layer, settings, seen.get(path))
+            rounds = path in seen and not choose.is_table(layer)
+            layers[path] = _quantize(layer, self._layer(path in ends, rounds), seen.get(path))
         change = {"kind": "quantizers", "fold": [list(pair) for pair in pairs], "layers": layers}
         notes = [*choose.left(model, taken), *_float_inputs(model, layers, self.inputs)]
         return Changed(change, self._what(layers, len(pairs)), tuple(notes))
 
-    def _layer(self, end: bool, seen: Seen | None) -> Settings:
+    def _layer(self, end: bool, rounds: bool) -> Settings:
         bits = self.first_last_bits if end else None
-        inputs = self.inputs if bits is None or self.inputs is None else bits
-        rounds = {
-            "bits": inputs,
-            "symmetric": self.symmetric_inputs,
-            "learned": self.step == "learned",
-            "powers_of_two": self.power_of_two,
-        }
+        weight = self.weight() if bits is None else self.uniform(bits)
+        if self.inputs is None or not rounds:
+            return {"weight": weight, "input": None}
         return {
-            "weight": self.weight() if bits is None else self.uniform(bits),
-            "input": None if inputs is None or seen is None else rounds,
+            "weight": weight,
+            "input": {
+                "bits": bits or self.inputs,
+                "symmetric": self.symmetric_inputs,
+                "learned": self.step == "learned",
+                "powers_of_two": self.power_of_two,
+            },
         }
 
     def _what(self, layers: Settings, folded: int) -> str:
@@ -142,16 +142,15 @@ class FakeQuantization(Method):
         return f"{len(layers)} layers quantised, weights {values}, inputs {inputs}{ends}{folds}"
 
 
-def _quantize(layer: nn.Module, settings: Settings, seen: Seen | None) -> None:
+def _quantize(layer: nn.Module, settings: Settings, seen: Seen | None) -> Settings:
     """Put quantisers into a layer; its input stays float if the bias cannot be counted."""
     from limbeck.compress.fake_quant.install import bias_fits, fit, install
 
     install(layer, **settings)
-    fit(layer, seen if settings["input"] is not None else None)
-    if not bias_fits(layer):
-        settings["input"] = None
-        install(layer, **settings)
-        fit(layer, None)
+    fit(layer, None if settings["input"] is None else seen)
+    if bias_fits(layer):
+        return settings
+    return _quantize(layer, {**settings, "input": None}, None)
 
 
 def _float_inputs(model: nn.Module, layers: Settings, inputs: int | None) -> list[str]:

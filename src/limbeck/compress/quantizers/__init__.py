@@ -1,4 +1,4 @@
-"""Ways to quantise, one file a way: a `FileMethod` of the exported file or a `Method` of the model."""
+"""Ways to quantise, one file a way: a `Method` of the model, or a `FileMethod` of its export."""
 
 from limbeck.registry import Registry, camel_case
 
