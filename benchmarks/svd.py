@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from limbeck.compress.factorizers.svd import Svd
-from limbeck.compress.factors import decompose
+from limbeck.compress.low_rank.factors import decompose
 from limbeck.compress.method import Work
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from limbeck.compress.change import CompressError, apply
-from limbeck.compress.structure import adopt, difference, sizes
+from limbeck.compress.structure.resize import adopt, difference, sizes
 
 
 def net(width: int, heads: int = 2) -> nn.Module:

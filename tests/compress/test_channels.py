@@ -19,9 +19,9 @@ pytest.importorskip("torch_pruning", reason="torch-pruning is an extra")
 from limbeck.compress.change import CompressError, apply
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.channels import Channels
-from limbeck.compress.structure import cost, spare
-from limbeck.compress.structure_channels import Channels as All
-from limbeck.compress.structure_ranking import first_order, scores, squares, weakest
+from limbeck.compress.structure.channels import Channels as All
+from limbeck.compress.structure.ranking import first_order, scores, squares, weakest
+from limbeck.compress.structure.resize import cost, spare
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor

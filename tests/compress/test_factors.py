@@ -13,12 +13,12 @@ from torch import nn
 
 from limbeck.compress.change import CompressError
 from limbeck.compress.changes.factors import apply
-from limbeck.compress.cuts import cut
-from limbeck.compress.factors import RIDGE, Moment, decompose
-from limbeck.compress.forms import matrix, pair
+from limbeck.compress.low_rank.cuts import cut
+from limbeck.compress.low_rank.factors import RIDGE, Moment, decompose
+from limbeck.compress.low_rank.forms import matrix, pair
+from limbeck.compress.low_rank.moments import moments
+from limbeck.compress.low_rank.rank import Cost, by_budget, by_energy, lost
 from limbeck.compress.method import Work
-from limbeck.compress.moments import moments
-from limbeck.compress.rank import Cost, by_budget, by_energy, lost
 from limbeck.errors import InputError
 
 sizes = st.integers(1, 12)

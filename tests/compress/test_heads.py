@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from limbeck.compress.change import CompressError, apply
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.heads import Heads
-from limbeck.compress.structure_heads import attentions
-from limbeck.compress.structure_ranking import squares
+from limbeck.compress.structure.heads import attentions
+from limbeck.compress.structure.ranking import squares
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from limbeck.atomic import WriteError
-from limbeck.compress.quantize_record import QuantizeError, QuantizeRecord
+from limbeck.compress.files.record import QuantizeError, QuantizeRecord
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.compress.quantizers.int8_static import Int8Static, quantize
 from limbeck.errors import InputError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.compress.change import CompressError, apply
 from limbeck.compress.method import Work
 from limbeck.compress.pruners.layers import Layers
-from limbeck.compress.structure_drop import blocks, candidates
+from limbeck.compress.structure.drop import blocks, candidates
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor

@@ -11,9 +11,10 @@ from nets import NETS, subject
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress import mask_growth, masks
 from limbeck.compress.change import CompressError, apply
 from limbeck.compress.changes import masks as changes
+from limbeck.compress.masks import growth
+from limbeck.compress.masks import held as masks
 from limbeck.compress.pruners.magnitude import Magnitude
 from limbeck.compress.pruners.movement import Movement
 from limbeck.compress.pruners.n_m import NM
@@ -41,7 +42,7 @@ def optimizer_of(model):
 def scatter(model):
     """Draw the scores of soft masks, which take long to move, so that some are below τ."""
     for plan in model.modules():
-        if isinstance(plan, mask_growth.Soft):
+        if isinstance(plan, growth.Soft):
             for mask in plan._masks():
                 torch.nn.init.normal_(mask.scores, std=3)
 

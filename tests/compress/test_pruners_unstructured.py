@@ -15,11 +15,11 @@ from nets import NETS, subject
 from pydantic import ValidationError
 from torch import nn
 
-from limbeck.compress import masks
 from limbeck.compress.change import CompressError
 from limbeck.compress.changes.masks import mask_of
-from limbeck.compress.mask_growth import Ranked, Soft, cubic
-from limbeck.compress.mask_ranking import count_of, smallest
+from limbeck.compress.masks import held as masks
+from limbeck.compress.masks.growth import Ranked, Soft, cubic
+from limbeck.compress.masks.ranking import count_of, smallest
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.magnitude import Magnitude
 from limbeck.compress.pruners.movement import Movement

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from limbeck.compress.change import CompressError, apply
 from limbeck.compress.factorizers.svd import Svd
-from limbeck.compress.forms import matrix
+from limbeck.compress.low_rank.forms import matrix
 from limbeck.compress.method import Work
 from limbeck.errors import InputError
 from limbeck.evaluate.flops import flops, parameters

@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from nets import subject
 from onnx import helper, numpy_helper
 
-from limbeck.compress.quantize_record import QuantizeError
+from limbeck.compress.files.record import QuantizeError
 from limbeck.compress.quantizers import bfloat16, float16, int4_weights
 from limbeck.compress.quantizers.bfloat16 import to_bfloat16
 from limbeck.compress.quantizers.float16 import to_float16

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from limbeck.compress.change import Changed
-    from limbeck.compress.quantize_record import QuantizeRecord
+    from limbeck.compress.files.record import QuantizeRecord
 
 
 @dataclass(frozen=True)

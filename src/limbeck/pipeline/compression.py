@@ -133,7 +133,7 @@ class Compression(Stage):
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Change the model, train it again if asked, and publish what it became."""
-        from limbeck.compress.masks import fixed
+        from limbeck.compress.masks.held import fixed
 
         state = self.begin(candidate, context)
         model = context.restore(_spec(context, self.role), state).to(context.accelerator.device)

@@ -60,7 +60,7 @@ def apply(
     Args:
         model: Is changed in place.
         layers: The names of the masked tensors, such as `weight`, of each layer by path.
-        growth: How the masks grow while training goes on (`limbeck.compress.mask_growth.grow`);
+        growth: How the masks grow while training goes on (`limbeck.compress.masks.growth.grow`);
             None if they do not.
 
     Example:
@@ -75,7 +75,7 @@ def apply(
         for path, names in layers.items()
     }
     if growth is not None:
-        from limbeck.compress.mask_growth import grow
+        from limbeck.compress.masks.growth import grow
 
         grow(weights, **growth)
 

@@ -17,8 +17,8 @@ from limbeck.errors import InputError, Problem
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.factors import Decomposition
-    from limbeck.compress.low_rank import Plan
+    from limbeck.compress.low_rank.factors import Decomposition
+    from limbeck.compress.low_rank.survey import Plan
 
 _TARGETS = ("rank", "energy", "parameters", "flops")
 
@@ -28,19 +28,19 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Svd(Method):
     """Put two layers of low rank in the place of one, where they are smaller.
 
-    Linear layers, convolutions and, if asked, embeddings are taken; `limbeck.compress.forms` has
-    the forms, `limbeck.compress.factors` the maths. A layer stays as it is, and is listed, where
+    Linear layers, convolutions and, if asked, embeddings are taken; `compress/low_rank/forms` has
+    the forms, `compress/low_rank/factors` the maths. A layer stays as it is, and is listed, where
     two would be no smaller, where its channels are in groups, where its weight is shared or read
     from outside, and where it is recurrent. Masks and quantisers of the weights go: factors are
     dense.
 
     Exactly one of `rank`, `energy`, `parameters` and `flops` says how much is kept. With the last
-    two, ranks are chosen for all layers together (`limbeck.compress.rank`): the loss, summed over
+    two, ranks are chosen for all layers together (`compress/low_rank/rank`): the loss, summed over
     the layers, is the least at which the target is met. By `energy`, a layer's loss is the share
     of its energy. By `sensitivity` that share is weighted by how far the model's answers move when
     that layer alone is cut to half of the largest rank that pays.
 
-    Source: Denton et al. 2014 (arXiv:1404.0736); `limbeck.compress.factors` and `forms` have more.
+    Source: Denton et al. 2014 (arXiv:1404.0736); `compress/low_rank/` has more.
 
     Example:
         >>> Svd(energy=0.9, whiten=True).convolutions
@@ -123,7 +123,7 @@ class Svd(Method):
             CompressError: No layer would become smaller, weights are not finite, or the model's
                 code does not run with two layers in the place of one.
         """
-        from limbeck.compress.cuts import answers, cut, decompositions, swap
+        from limbeck.compress.low_rank.cuts import answers, cut, decompositions, swap
         from limbeck.evaluate.flops import parameters
 
         plan = self._plan(model, work)
@@ -152,7 +152,7 @@ class Svd(Method):
         from torch import nn
 
         from limbeck.compress.layers import chosen
-        from limbeck.compress.low_rank import plan
+        from limbeck.compress.low_rank.survey import plan
 
         kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
         kinds += (nn.Embedding,) if self.embeddings else ()
@@ -211,8 +211,8 @@ class Svd(Method):
         saving: int,
         work: Work,
     ) -> dict[str, int]:
-        from limbeck.compress.cuts import cut, sensitivities
-        from limbeck.compress.rank import by_budget, lost
+        from limbeck.compress.low_rank.cuts import cut, sensitivities
+        from limbeck.compress.low_rank.rank import by_budget, lost
 
         losses = {path: lost(one.energies.cpu().numpy()) for path, one in found.items()}
         if self.by == "sensitivity":
@@ -229,7 +229,7 @@ class Svd(Method):
 
 
 def _by_energy(found: Mapping[str, Decomposition], energy: float) -> dict[str, int]:
-    from limbeck.compress.rank import by_energy, lost
+    from limbeck.compress.low_rank.rank import by_energy, lost
 
     return {
         path: by_energy(lost(one.energies.cpu().numpy()), energy) for path, one in found.items()

@@ -16,8 +16,8 @@ from limbeck.errors import InputError, Problem
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from limbeck.compress.structure import Cost
-    from limbeck.compress.structure_choice import Choice
+    from limbeck.compress.structure.choice import Choice
+    from limbeck.compress.structure.resize import Cost
 
 STEPS = 100
 """A target is met to one part in so many of the channels."""
@@ -107,7 +107,7 @@ class Channels(Method):
                 without a batch norm.
             CompressError: No channel can be cut.
         """
-        from limbeck.compress.structure import spare
+        from limbeck.compress.structure.resize import spare
 
         self._choice(spare(model), work, {})
 
@@ -118,7 +118,7 @@ class Channels(Method):
             InputError: As from `check`, or a target that cannot be met.
             CompressError: Nothing would be cut, or what is cut no longer answers.
         """
-        from limbeck.compress.structure import adopt, answer, cost, spare
+        from limbeck.compress.structure.resize import adopt, answer, cost, spare
 
         before, like = cost(model, work), answer(model, work)
         most = 1.0 if self.ratio is None else self.ratio
@@ -146,8 +146,8 @@ class Channels(Method):
         return Changed(change, what, choice.notes(gone, named=self.layers is not None))
 
     def _choice(self, trial: nn.Module, work: Work, broken: Mapping[str, str]) -> Choice:
-        from limbeck.compress.structure_channels import Channels as All
-        from limbeck.compress.structure_choice import choose
+        from limbeck.compress.structure.channels import Channels as All
+        from limbeck.compress.structure.choice import choose
 
         channels = All(trial, work)
         if self.importance == "bn_scale":
@@ -162,7 +162,7 @@ class Channels(Method):
     def _weakest(
         self, scores: Mapping[str, Tensor], choice: Choice, share: float
     ) -> dict[str, list[int]]:
-        from limbeck.compress.structure_ranking import weakest
+        from limbeck.compress.structure.ranking import weakest
 
         steps = {path: tied.step(self.round_to or 1) for path, tied in choice.taken.items()}
         return weakest(scores, share, scope=self.scope, steps=steps)
@@ -177,7 +177,7 @@ class Channels(Method):
         work: Work,
     ) -> dict[str, list[int]]:
         """Find the least that has to go for the model to meet its target."""
-        from limbeck.compress.structure import cost
+        from limbeck.compress.structure.resize import cost
 
         if not self._met(least, before):
             raise self._out_of_reach(least, before)
@@ -190,7 +190,7 @@ class Channels(Method):
         return self._weakest(scores, choice, step / STEPS)
 
     def _scores(self, trial: nn.Module, choice: Choice, work: Work) -> dict[str, Tensor]:
-        from limbeck.compress.structure_ranking import scores
+        from limbeck.compress.structure.ranking import scores
 
         taken = choice.taken
         if self.importance == "bn_scale":
@@ -220,8 +220,8 @@ class Channels(Method):
 
 def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.Module:
     """Copy a model, and cut channels of the copy."""
-    from limbeck.compress.structure import spare
-    from limbeck.compress.structure_channels import Channels as All
+    from limbeck.compress.structure.channels import Channels as All
+    from limbeck.compress.structure.resize import spare
 
     trial = spare(model)
     All(trial, work).cut(gone)
@@ -232,7 +232,7 @@ def _attempt(
     model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
 ) -> tuple[nn.Module, str]:
     """Cut channels of a copy; give it, and why it does not run without them."""
-    from limbeck.compress.structure import trouble
+    from limbeck.compress.structure.resize import trouble
 
     try:
         trial = _without(model, gone, work)

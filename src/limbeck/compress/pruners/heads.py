@@ -14,7 +14,7 @@ from limbeck.errors import InputError, Problem
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.structure_heads import Attention
+    from limbeck.compress.structure.heads import Attention
 
 
 class Heads(Method):
@@ -70,7 +70,7 @@ class Heads(Method):
                 head left.
             CompressError: The model has no attention of a kind that is known.
         """
-        from limbeck.compress.structure import spare
+        from limbeck.compress.structure.resize import spare
 
         self._taken(spare(model))
 
@@ -82,8 +82,8 @@ class Heads(Method):
             CompressError: As from `check`; no head would be cut; or the model's code does not run
                 with fewer.
         """
-        from limbeck.compress.structure import adopt, answer, cost, spare, trouble
-        from limbeck.compress.structure_ranking import scores
+        from limbeck.compress.structure.ranking import scores
+        from limbeck.compress.structure.resize import adopt, answer, cost, spare, trouble
 
         before, like = cost(model, work), answer(model, work)
         trial = spare(model)
@@ -119,7 +119,7 @@ class Heads(Method):
 
     def _taken(self, model: nn.Module) -> dict[str, Attention]:
         from limbeck.compress.layers import chosen
-        from limbeck.compress.structure_heads import KINDS, attentions
+        from limbeck.compress.structure.heads import KINDS, attentions
 
         known = attentions(model)
         if not known:

@@ -72,8 +72,8 @@ class Layers(Method):
             CompressError: As from `check`, or the model's code does not run without the layers.
         """
         from limbeck.compress.changes import drop
-        from limbeck.compress.structure import answer, cost, trouble
-        from limbeck.compress.structure_drop import least_harmful, spread, without
+        from limbeck.compress.structure.drop import least_harmful, spread, without
+        from limbeck.compress.structure.resize import answer, cost, trouble
 
         before, like = cost(model, work), answer(model, work)
         found = self._found(model, work)
@@ -94,7 +94,7 @@ class Layers(Method):
 
     def _found(self, model: nn.Module, work: Work) -> list[str]:
         """Give the layers that are named; without names, those to choose from."""
-        from limbeck.compress.structure_drop import blocks, candidates, named
+        from limbeck.compress.structure.drop import blocks, candidates, named
 
         every = candidates(model, work)
         found = blocks(model, every)

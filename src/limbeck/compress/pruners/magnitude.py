@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 
-from limbeck.compress.mask_pruning import (
+from limbeck.compress.masks.pruning import (
     Begin,
     End,
     Layers,

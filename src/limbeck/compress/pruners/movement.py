@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.mask_pruning import (
+from limbeck.compress.masks.pruning import (
     Begin,
     End,
     Layers,

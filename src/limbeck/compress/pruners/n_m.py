@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.compress.change import Changed, CompressError
-from limbeck.compress.mask_pruning import (
+from limbeck.compress.masks.pruning import (
     Layers,
     Names,
     Skip,

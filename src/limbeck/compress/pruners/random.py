@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.compress.mask_pruning import (
+from limbeck.compress.masks.pruning import (
     Layers,
     Scope,
     Skip,

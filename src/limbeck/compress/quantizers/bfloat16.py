@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.compress.half import BFLOAT16_LARGEST, quantize_halves
+from limbeck.compress.files.half import BFLOAT16_LARGEST, quantize_halves
+from limbeck.compress.files.record import QuantizeRecord
 from limbeck.compress.method import FileMethod
-from limbeck.compress.quantize_record import QuantizeRecord
 
 BFLOAT16 = 16
 """ONNX's number of the type."""

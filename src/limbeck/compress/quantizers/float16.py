@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.compress.half import quantize_halves
+from limbeck.compress.files.half import quantize_halves
+from limbeck.compress.files.record import QuantizeRecord
 from limbeck.compress.method import FileMethod
-from limbeck.compress.quantize_record import QuantizeRecord
 
 FLOAT16 = 10
 """ONNX's number of the type."""

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from limbeck.compress.files.record import QuantizeRecord
+from limbeck.compress.files.weight_only import FLOAT, Values, Weight, quantize_weights
 from limbeck.compress.method import FileMethod
-from limbeck.compress.quantize_record import QuantizeRecord
-from limbeck.compress.weight_only import FLOAT, Values, Weight, quantize_weights
 from limbeck.errors import InputError, Problem
 from limbeck.export.compact.bits import Bytes, pack
 from limbeck.export.compact.rebuild import Parts, tensor

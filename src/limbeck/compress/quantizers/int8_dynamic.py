@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from limbeck.compress import quantize_record as records
+from limbeck.compress.files import record as records
 from limbeck.compress.method import FileMethod
 from limbeck.export import slim
 from limbeck.export.quiet import quiet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from numpy.typing import NDArray
 from pydantic import Field
 
-from limbeck.compress import quantize_record as records
+from limbeck.compress.files import record as records
 from limbeck.compress.method import FileMethod
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export import slim

@@ -21,7 +21,7 @@ from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.registry import Registry
 
 if TYPE_CHECKING:
-    from limbeck.compress.quantize_record import QuantizeRecord
+    from limbeck.compress.files.record import QuantizeRecord
     from limbeck.pipeline.recipe import Recipe
 
 

@@ -14,7 +14,7 @@ from limbeck.compress.changes.masks import Mask
 
 
 class Growing(Mask):
-    """A mask that a plan changes (`limbeck.compress.mask_growth`)."""
+    """A mask that a plan changes (`limbeck.compress.masks.growth`)."""
 
     @abstractmethod
     def score(self, weight: Tensor) -> Tensor:

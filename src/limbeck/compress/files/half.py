@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.compress.quantize_record import WEIGHTED, QuantizeRecord
-from limbeck.compress.weight_only import FLOAT, Values, Weight, quantize_weights
+from limbeck.compress.files.record import WEIGHTED, QuantizeRecord
+from limbeck.compress.files.weight_only import FLOAT, Values, Weight, quantize_weights
 from limbeck.errors import InputError, Problem
 from limbeck.export.compact.rebuild import Parts, tensor
 

@@ -1,6 +1,6 @@
 """Masks on a model's weights: which there are, how sparse they make it, and their end.
 
-The masks themselves are in `changes/masks`, what makes them grow in `mask_growth`.
+The masks themselves are in `changes/masks`, what makes them grow in `growth`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from limbeck.compress.change import Change
 from limbeck.compress.changes.masks import Mask, clear, mask_of, settle
-from limbeck.compress.mask_growth import Plan, Soft
+from limbeck.compress.masks.growth import Plan, Soft
 
 KINDS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress.calls import first_batch
-from limbeck.compress.factors import Moment
-from limbeck.compress.forms import Form, matrix, pair
+from limbeck.compress.low_rank.factors import Moment
+from limbeck.compress.low_rank.forms import Form, matrix, pair
 from limbeck.compress.method import Work
 from limbeck.evaluate.flops import evaluating
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck.compress.change import CompressError
 from limbeck.compress.layers import chosen
-from limbeck.compress.structure_channels import LAYERS, WHOLE, Channels, Tied
+from limbeck.compress.structure.channels import LAYERS, WHOLE, Channels, Tied
 
 
 @dataclass(frozen=True)

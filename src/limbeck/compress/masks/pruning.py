@@ -14,8 +14,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from limbeck.compress.change import Changed, CompressError
 from limbeck.compress.changes.masks import Mask, apply, clear, mask_of, settle
 from limbeck.compress.layers import chosen
-from limbeck.compress.mask_ranking import count_of, smallest
-from limbeck.compress.masks import KINDS, masked_weights, sparsity_of, weights_of
+from limbeck.compress.masks.held import KINDS, masked_weights, sparsity_of, weights_of
+from limbeck.compress.masks.ranking import count_of, smallest
 from limbeck.errors import InputError, Problem
 
 Sparsity: TypeAlias = Annotated[

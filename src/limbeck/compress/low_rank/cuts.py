@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from limbeck.compress.calls import first_batch
 from limbeck.compress.change import CompressError
-from limbeck.compress.factors import Decomposition, decompose
-from limbeck.compress.forms import Form, fill, matrix, pair
+from limbeck.compress.low_rank.factors import Decomposition, decompose
+from limbeck.compress.low_rank.forms import Form, fill, matrix, pair
+from limbeck.compress.low_rank.moments import moments
 from limbeck.compress.method import Work
-from limbeck.compress.moments import moments
 from limbeck.evaluate.flops import evaluating
 
 

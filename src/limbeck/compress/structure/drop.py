@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.compress.changes import drop
 from limbeck.compress.method import Work
-from limbeck.compress.structure import answer
+from limbeck.compress.structure.resize import answer
 from limbeck.errors import InputError, Problem, did_you_mean
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from limbeck.compress.calls import operations, passage
 from limbeck.compress.change import CompressError
-from limbeck.compress.factorizable import Convolutions, factorizable
-from limbeck.compress.forms import Form, matrix, pair
+from limbeck.compress.low_rank.factorizable import Convolutions, factorizable
+from limbeck.compress.low_rank.forms import Form, matrix, pair
+from limbeck.compress.low_rank.rank import Cost
 from limbeck.compress.method import Work
-from limbeck.compress.rank import Cost
 from limbeck.evaluate.flops import parameters
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.compress import quantize_record as records
+from limbeck.compress.files import record as records
 from limbeck.export import slim
 from limbeck.export.compact import functions
 from limbeck.export.compact.rebuild import Parts, framed, replace

@@ -16,8 +16,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from limbeck.compress.change import CompressError
 from limbeck.compress.changes.masks import mask_of, put
-from limbeck.compress.mask_ranking import count_of, smallest
-from limbeck.compress.mask_scores import SCORES, ByGradient, Growing
+from limbeck.compress.masks.ranking import count_of, smallest
+from limbeck.compress.masks.scores import SCORES, ByGradient, Growing
 
 
 def cubic(progress: float, *, begin: float, end: float) -> float:
@@ -144,7 +144,7 @@ class Soft(nn.Module):
     $$m = [\sigma(g s) > \tau_t], \qquad R = \lambda_t \, \mathrm{mean}\, \sigma(g s)$$
 
     τ and λ rise from 0 along the cubic. Who trains adds R to the loss, once an optimiser step
-    (`limbeck.compress.masks.penalty`). How many zeros there will be is found by trying.
+    (`limbeck.compress.masks.held.penalty`). How many zeros there will be is found by trying.
 
     Args:
         weights: The weights, all with scores that learn.

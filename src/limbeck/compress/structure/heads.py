@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from limbeck.compress.structure_ranking import Contribution
+from limbeck.compress.structure.ranking import Contribution
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from limbeck.compress.change import CompressError
 from limbeck.compress.method import Work
-from limbeck.compress.structure import two_samples
-from limbeck.compress.structure_ranking import Contribution
+from limbeck.compress.structure.ranking import Contribution
+from limbeck.compress.structure.resize import two_samples
 from limbeck.optional import require
 
 CONVOLUTIONS = (

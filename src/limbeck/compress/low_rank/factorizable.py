@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress.forms import Form
+from limbeck.compress.low_rank.forms import Form
 
 Convolutions: TypeAlias = Literal["channel", "spatial"]
 

@@ -1,0 +1,1 @@
+"""The sizes within a model: channels, heads and layers, found, chosen and cut."""
