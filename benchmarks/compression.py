@@ -19,7 +19,6 @@ from limbeck.pipeline.runner import run
 from limbeck.pipeline.validate import validate
 from limbeck.report.result import RunResult
 
-ROWS = {"train": 12_000, "validation": 2_000}
 TRAIN = {"batch_size": 128, "recorded": True}
 LABELS = [{"task": {"weight": 1.0}}]
 
@@ -138,7 +137,9 @@ def _orders() -> Iterator[Variant]:
         yield Variant(" → ".join(order), [*stages, {"quantize": {"method": "int8_static"}}])
 
 
-def recipe(group: str, variant: Variant, seeds: list[int], width: int) -> dict[str, Any]:
+def recipe(
+    group: str, variant: Variant, *, seeds: int, rows: int, teacher: int, student: int
+) -> dict[str, Any]:
     """Write the recipe of a variant."""
     alone = group == "order"
     first = [] if alone else [distilled()]
@@ -153,10 +154,10 @@ def recipe(group: str, variant: Variant, seeds: list[int], width: int) -> dict[s
                 "test": "fashion_mnist/test.parquet",
             },
             "classes": [str(number) for number in range(10)],
-            "limit": ROWS,
+            "limit": {"train": rows, "validation": rows // 5},
         },
-        "teacher": {"source": "limbeck", "name": "digits_cnn", "width": 48},
-        "seeds": seeds,
+        "teacher": {"source": "limbeck", "name": "digits_cnn", "width": teacher},
+        "seeds": list(range(seeds)),
         "threads": 1,
         "stages": [
             {"teach": {"epochs": 8, "batch_size": 128}},
@@ -168,7 +169,7 @@ def recipe(group: str, variant: Variant, seeds: list[int], width: int) -> dict[s
     return (
         content
         if alone
-        else content | {"student": {"source": "limbeck", "name": "digits_cnn", "width": width}}
+        else content | {"student": {"source": "limbeck", "name": "digits_cnn", "width": student}}
     )
 
 
@@ -195,12 +196,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compression"))
     parser.add_argument("--only", action="append", choices=groups())
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--width", type=int, default=24)
+    parser.add_argument("--rows", type=int, default=6_000, help="for training")
+    parser.add_argument("--teacher", type=int, default=32, help="its width")
+    parser.add_argument("--student", type=int, default=16, help="its width")
     arguments = parser.parse_args()
+    sizes = {name: getattr(arguments, name) for name in ("seeds", "rows", "teacher", "student")}
     found: dict[str, list[dict[str, Any]]] = {}
     for group in arguments.only or groups():
         for variant in groups()[group]:
-            content = recipe(group, variant, list(range(arguments.seeds)), arguments.width)
+            content = recipe(group, variant, **sizes)
             # One folder: the stages that variants share are done once.
             result = run(validate(content), out=arguments.out / "run")
             found.setdefault(group, []).append(row(variant, result))
