@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from four_nets import NETS, Subject, subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import NETS, Subject, subject
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils import parametrize

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nets import Subject, subject
+from four_nets import Subject, subject
 from pydantic import ValidationError
 from torch import Tensor, nn
 

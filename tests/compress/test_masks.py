@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from nets import NETS, subject
+from four_nets import NETS, subject
 from torch import nn
 from torch.nn.utils import parametrize
 

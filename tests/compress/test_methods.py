@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from nets import NETS, Subject, subject
+from four_nets import NETS, Subject, subject
 
 from limbeck.compress.change import CompressError, apply
 from limbeck.compress.factorizers import FACTORIZERS

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from four_nets import NETS, subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import NETS, subject
 from pydantic import ValidationError
 from torch import nn
 

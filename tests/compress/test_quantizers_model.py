@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import NETS, subject
+from four_nets import NETS, subject
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils import parametrize

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from nets import NETS, Subject, subject
+from four_nets import NETS, Subject, subject
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils import parametrize

@@ -9,10 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from four_nets import subject
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from nets import subject
 from onnx import helper, numpy_helper
 
 from limbeck.compress.files.record import QuantizeError

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nets import subject
+from four_nets import subject
 from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn.utils import parametrize

@@ -118,7 +118,7 @@ def with_choice(result: SweepResult) -> Callable[..., SweepResult]:
     return choose
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     """Export by torch's older exporter and measure for a moment; no code changes meanwhile."""
     from limbeck import fingerprint
