@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -43,6 +44,23 @@ def chosen(
     wanted = set(fitting) if layers is None else _named(fitting, layers, where="layers")
     left = _named(fitting, skip, where="skip")
     return {path: module for path, module in fitting.items() if path in wanted - left}
+
+
+def sharing(model: nn.Module) -> set[str]:
+    """Find the layers, by path, with a parameter that stands at another path too.
+
+    Example:
+        >>> from torch import nn
+        >>> one = nn.Linear(2, 2)
+        >>> net = nn.Sequential(one, nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> net[2].weight = one.weight
+        >>> sorted(sharing(net))
+        ['0', '2']
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    count = Counter(id(parameter) for _, parameter in named)
+    owners = {name.rpartition(".")[0] for name, parameter in named if count[id(parameter)] > 1}
+    return {owner.removesuffix(".parametrizations.weight") for owner in owners}
 
 
 def _named(fitting: dict[str, nn.Module], patterns: Iterable[str], *, where: str) -> set[str]:

@@ -11,6 +11,7 @@ from limbeck.evaluate.interval import summarize
 from limbeck.pipeline.apart import SIMILARITY_TEMPERATURE
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.examine import Examination
+from limbeck.pipeline.slower import slower
 from limbeck.pipeline.versions import git_commit, versions
 from limbeck.report.result import (
     BudgetCheck,
@@ -41,7 +42,7 @@ def assemble(
     links = list(_links(lineages, examinations))
     chain = tuple(link for link in links if link.role != "baseline")
     baseline, twin = _pair(links)
-    first = examinations[0]
+    first, hardware = examinations[0], describe()
     return RunResult(
         name=recipe.name,
         task=recipe.task,
@@ -58,14 +59,14 @@ def assemble(
         disagreements=first.disagreements,
         disagreement_count=first.disagreement_count,
         environment=Environment(
-            hardware=describe(),
+            hardware=hardware,
             versions=versions(),
             git_commit=git_commit(),
             command=command,
             started=started.isoformat(timespec="seconds"),
             seconds=seconds,
         ),
-        notes=tuple(_notes(recipe, data)),
+        notes=(*_notes(recipe, data), *slower(chain, hardware)),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.compress.change import CompressError
+from limbeck.compress.masks.held import fixed
 from limbeck.compress.method import Method, Work
 from limbeck.errors import InputError, Problem
 from limbeck.pipeline.candidate import Candidate, Record, State, hashes
@@ -133,8 +134,6 @@ class Compression(Stage):
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Change the model, train it again if asked, and publish what it became."""
-        from limbeck.compress.masks.held import fixed
-
         state = self.begin(candidate, context)
         model = context.restore(_spec(context, self.role), state).to(context.accelerator.device)
         changed = self.way.change(model, _work(context, samples=self.calibration))

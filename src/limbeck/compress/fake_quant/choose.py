@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from limbeck.compress.change import CompressError
-from limbeck.compress.layers import chosen
+from limbeck.compress.layers import chosen, sharing
 
 KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -75,15 +74,8 @@ def _reason(model: nn.Module, path: str) -> str:
         return f"{kind.__name__} has no form in few bits here"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "its entries are held to a norm"
-    if path in _shared(model):
+    if path in sharing(model):
         return "another module shares its weight"
     if f"{path}.parametrizations.weight.original0" in dict(model.named_parameters()):
         return "its weight is made of several tensors"
     return ""
-
-
-def _shared(model: nn.Module) -> set[str]:
-    named = list(model.named_parameters(remove_duplicate=False))
-    count = Counter(id(parameter) for _, parameter in named)
-    owners = {name.rpartition(".")[0] for name, parameter in named if count[id(parameter)] > 1}
-    return {owner.removesuffix(".parametrizations.weight") for owner in owners}

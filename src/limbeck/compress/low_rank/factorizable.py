@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from limbeck.compress.layers import sharing
 from limbeck.compress.low_rank.forms import Form
 
 Convolutions: TypeAlias = Literal["channel", "spatial"]
@@ -34,7 +34,7 @@ def factorizable(
         >>> factorizable(net, dict(net.named_children()), "channel")
         ({'0': 'linear'}, {'1': 'its channels are in groups'})
     """
-    shared = _shared(model)
+    shared = sharing(model)
     read = {
         inside
         for path, module in model.named_modules()
@@ -80,11 +80,3 @@ def _reason(layer: Any, form: Form) -> str:
     if form == "spatial" and set(layer.kernel_size) == {1}:
         return "a 1 × 1 kernel has no spatial form"
     return ""
-
-
-def _shared(model: nn.Module) -> set[str]:
-    """Find the modules, by path, with a parameter that stands at another path too."""
-    named = list(model.named_parameters(remove_duplicate=False))
-    count = Counter(id(parameter) for _, parameter in named)
-    owners = {name.rpartition(".")[0] for name, parameter in named if count[id(parameter)] > 1}
-    return {owner.removesuffix(".parametrizations.weight") for owner in owners}
