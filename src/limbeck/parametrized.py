@@ -25,6 +25,8 @@ def remove(layer: nn.Module, name: str, *, keep_result: bool) -> None:
         >>> bool((layer.weight >= 0).all()), parametrize.is_parametrized(other)
         (True, True)
     """
-    shared = type(layer)
+    shared, others = type(layer), list(layer._parameters)
     layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
     parametrize.remove_parametrizations(layer, name, leave_parametrized=keep_result)
+    for other in others:  # as in a layer that never had any, where weights come first
+        layer._parameters[other] = layer._parameters.pop(other)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
 from limbeck.compress.change import Change
-from limbeck.compress.changes.masks import Mask, clear, mask_of, settle
+from limbeck.compress.changes.masks import Mask, mask_of, settle
 from limbeck.compress.masks.growth import Plan, Soft
 
 KINDS: tuple[type[nn.Module], ...] = (
@@ -115,42 +115,6 @@ def fixed(model: nn.Module) -> Change | None:
     settle(model)
     layers = {path: list(weights) for path, weights in masked_weights(model).items()}
     return {"kind": "masks", "layers": layers}
-
-
-def baked(model: nn.Module) -> None:
-    """Take the masks off in place and leave zeros in the weights: for a copy that ships.
-
-    A weight that has another parametrization, too, keeps both. Unlike torch's
-    `remove_parametrizations`, which takes the weight from every deep copy of the model as well,
-    this leaves copies alone.
-
-    Example:
-        >>> from limbeck.compress.changes.masks import apply
-        >>> net = nn.Sequential(nn.Linear(3, 2))
-        >>> apply(net, layers={"0": ["weight"]})
-        >>> baked(net)
-        >>> list(net.state_dict())
-        ['0.weight', '0.bias']
-    """
-    for layer in list(model.modules()):
-        if not parametrize.is_parametrized(layer):
-            continue
-        weights = dict(_parametrized(layer))
-        if all(len(one) == 1 and isinstance(one[0], Mask) for one in weights.values()):
-            _bake(layer, weights)
-
-
-def _bake(layer: nn.Module, weights: dict[str, ParametrizationList]) -> None:
-    others = list(layer._parameters)
-    del layer.parametrizations
-    layer.__class__ = type(layer).__bases__[0]
-    for name, weight in weights.items():
-        clear(weight)
-        layer.register_parameter(name, cast("nn.Parameter", weight.original))
-    for name in others:  # as in the dense layer, where weights come first
-        layer._parameters[name] = layer._parameters.pop(name)
-    if isinstance(layer, nn.RNNBase):
-        layer._init_flat_weights()
 
 
 def _parametrized(layer: nn.Module) -> Iterator[tuple[str, ParametrizationList]]:
