@@ -72,14 +72,19 @@ def value_and_gradient(loss, student, teacher):
 
 
 def differences(function, at):
-    """Central differences of a function of an array, steps in proportion to it."""
+    """Central differences of fourth order: a short row of the input bends the function sharply."""
     step = 1e-5 * max(np.abs(at).max(), 1e-3)
+
+    def moved(place, by):
+        other = at.copy()
+        other[place] += by
+        return function(other)
+
     result = np.zeros_like(at)
     for place in np.ndindex(*at.shape):
-        up, down = at.copy(), at.copy()
-        up[place] += step
-        down[place] -= step
-        result[place] = (function(up) - function(down)) / (2 * step)
+        near = moved(place, step) - moved(place, -step)
+        far = moved(place, 2 * step) - moved(place, -2 * step)
+        result[place] = (8 * near - far) / (12 * step)
     return result
 
 
