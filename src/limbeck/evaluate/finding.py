@@ -1,0 +1,152 @@
+"""A line of the verdict: a figure of student and teacher, and what became of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from limbeck.evaluate.interval import Interval, Result
+
+Better = Literal["higher", "lower"]
+Verdict = Literal["improved", "kept", "lost", "open", "alone"]
+Unit = Literal["share", "nats", "joules", "number", "bytes", "milliseconds", "grams"]
+
+
+class Estimate(Result):
+    """A number with the range that holds it at 95 %; none where one could not be had."""
+
+    value: float
+    interval: Interval | None = None
+
+
+class Finding(Result):
+    """One figure of both models, and what became of it.
+
+    Attributes:
+        name: What was measured, as a heading: "Accuracy under PGD, 8/255".
+        unit: What it is measured in.
+        better: Which way is good.
+        student: The student's figure.
+        teacher: The teacher's, if there is one.
+        difference: Student less teacher, on the same samples.
+        margin: How large a loss does not matter, in the same unit.
+        verdict: What became of it; see `judge`.
+        words: The verdict as one plain sentence.
+        how: How it was measured, as one plain sentence.
+    """
+
+    name: str
+    unit: Unit
+    better: Better
+    student: Estimate
+    teacher: Estimate | None
+    difference: Estimate | None
+    margin: float
+    verdict: Verdict
+    words: str
+    how: str
+
+
+def judge(difference: Estimate | None, *, better: Better, margin: float) -> Verdict:
+    """Say what became of a figure, by the interval of its difference.
+
+    `improved`: the whole interval is on the better side of zero. `kept`: no loss larger than the
+    margin lies within it. `lost`: the whole interval is on the worse side of zero. `open`: too few
+    samples to tell. `alone`: there is nothing to compare with.
+
+    Args:
+        difference: Student less teacher.
+        better: Which way is good.
+        margin: How large a loss does not matter.
+
+    Example:
+        >>> between = Interval(low=-0.004, high=0.002, method="paired bootstrap")
+        >>> judge(Estimate(value=-0.001, interval=between), better="higher", margin=0.01)
+        'kept'
+    """
+    if difference is None:
+        return "alone"
+    interval = difference.interval
+    low, high = (interval.low, interval.high) if interval else (difference.value,) * 2
+    if better == "lower":
+        low, high = -high, -low
+    if low > 0:
+        return "improved"
+    if low >= -margin:
+        return "kept"
+    return "lost" if high < 0 else "open"
+
+
+def find(
+    name: str,
+    *,
+    unit: Unit,
+    better: Better,
+    student: Estimate,
+    teacher: Estimate | None = None,
+    difference: Estimate | None = None,
+    margin: float,
+    how: str,
+) -> Finding:
+    """Make a finding: its verdict follows from the difference, and its words from the verdict.
+
+    Args:
+        name: What was measured, as a heading begins: "Accuracy under PGD, 8/255".
+        unit: What it is measured in.
+        better: Which way is good.
+        student: The student's figure.
+        teacher: The teacher's.
+        difference: Student less teacher, on the same samples.
+        margin: How large a loss does not matter, in the same unit.
+        how: How it was measured, as one plain sentence.
+    """
+    verdict = judge(difference, better=better, margin=margin)
+    beside = "" if teacher is None else f", the teacher's {_written(teacher.value, unit)}"
+    words = f"{name} {SAID[verdict]}: the student's is {_written(student.value, unit)}{beside}"
+    if difference is not None:
+        words += f" ({_between(difference, unit)})"
+    return Finding(
+        name=name,
+        unit=unit,
+        better=better,
+        student=student,
+        teacher=teacher,
+        difference=difference,
+        margin=margin,
+        verdict=verdict,
+        words=f"{words}.",
+        how=how,
+    )
+
+
+SAID: dict[Verdict, str] = {
+    "improved": "is better than the teacher's",
+    "kept": "was kept",
+    "lost": "is worse than the teacher's",
+    "open": "cannot be told from so few samples",
+    "alone": "has nothing to be compared with",
+}
+FORMS: dict[Unit, tuple[float, str, str]] = {
+    "share": (100, ".1f", " %"),
+    "nats": (1, ".3f", " nats"),
+    "joules": (1000, ".3g", " mJ"),
+    "number": (1, ".3f", ""),
+    "bytes": (1, ",.0f", " bytes"),
+    "milliseconds": (1, ".3g", " ms"),
+    "grams": (1, ".3g", " g"),
+}
+"""How a unit is written: what the number is multiplied by, its format, what follows."""
+
+
+def _written(value: float, unit: Unit) -> str:
+    factor, form, after = FORMS[unit]
+    return f"{value * factor:{form}}{after}"
+
+
+def _between(difference: Estimate, unit: Unit) -> str:
+    factor, form, after = FORMS[unit]
+    after = " points" if unit == "share" else after
+    numbers = [difference.value]
+    if difference.interval is not None:
+        numbers += [difference.interval.low, difference.interval.high]
+    value, *ends = (f"{number * factor:+{form}}" for number in numbers)
+    return f"{value}{after}, {' to '.join(ends)}" if ends else f"{value}{after}"

@@ -1,0 +1,147 @@
+"""What a question may look at: a student and its teacher before the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from limbeck.export.predictor import Answers, Predictor, answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from limbeck.export.runnable import Runnable
+
+Batch = Mapping[str, Any]
+Batches = Callable[[], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A model in torch, for what needs gradients: attacks, and where an answer came from.
+
+    The file that ships may have been quantised after it: what its gradients found is then held
+    against the file, and both figures are said.
+
+    Attributes:
+        model: The module, in eval mode, its parameters without gradients.
+        task: Names the inputs and runs the model.
+    """
+
+    model: nn.Module
+    task: Runnable
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Answer a batch with a way back to its inputs: `[n, classes]`."""
+        return self.task.outputs(self.model, batch)["logits"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        name: What it is called in a sentence.
+        predictor: What ships; figures are taken from it.
+        twin: The same model with gradients, or none.
+    """
+
+    name: str
+    predictor: Predictor
+    twin: Twin | None = None
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the numbers that a model takes come from pixels in [0, 1]: `(pixel - mean) / std`.
+
+    Attributes:
+        mean: One number a channel.
+        std: One number a channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The sentences behind the samples, and how they become a batch.
+
+    Attributes:
+        raw: The sentences, in the order of the samples.
+        encode: Turns sentences into the inputs of a model.
+    """
+
+    raw: Sequence[str]
+    encode: Callable[[Sequence[str]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """Two models before the same samples.
+
+    Attributes:
+        student: What is examined.
+        teacher: What it is held against, or none.
+        batches: Goes through the test samples in order, as often as it is called; each batch holds
+            the inputs and `label`.
+        validation: The same for the validation samples, for whatever has to be fitted (a
+            temperature, a threshold); test samples fit nothing.
+        classes: The classes' names.
+        pixels: How pixels become inputs, if the samples are pictures.
+        texts: The sentences, if the samples are texts.
+        groups: To whom each sample belongs, by attribute: `[samples]` of names.
+        limit: How many samples the costly questions look at, drawn by the seed.
+        seed: For whatever is drawn by chance.
+    """
+
+    student: Side
+    teacher: Side | None
+    batches: Batches
+    validation: Batches
+    classes: tuple[str, ...]
+    pixels: Pixels | None = None
+    texts: Texts | None = None
+    groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    limit: int = 500
+    seed: int = 0
+
+    @cached_property
+    def student_answers(self) -> Answers:
+        """What the student answers to the test samples."""
+        return answers(self.student.predictor, self.batches())
+
+    @cached_property
+    def teacher_answers(self) -> Answers | None:
+        """What the teacher answers to the test samples."""
+        return answers(self.teacher.predictor, self.batches()) if self.teacher else None
+
+    @cached_property
+    def sample(self) -> Mapping[str, NDArray[Any]]:
+        """At most `limit` test samples as arrays, drawn by the seed and in order, with `label`."""
+        batches = [{name: np.asarray(part) for name, part in b.items()} for b in self.batches()]
+        whole = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
+        count = len(whole["label"])
+        random = np.random.default_rng(self.seed)
+        rows = np.sort(random.permutation(count)[: self.limit])
+        return {name: values[rows] for name, values in whole.items()} | {"row": rows}
+
+    def sides(self) -> Iterator[tuple[Literal["student", "teacher"], Side]]:
+        """Give the student, and the teacher if there is one."""
+        yield "student", self.student
+        if self.teacher is not None:
+            yield "teacher", self.teacher
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Put batches of texts of different lengths into one array, padded with zeros."""
+    longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
+    if parts[0].ndim != 2:
+        return np.concatenate(parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in parts])
