@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli import compare, doctor, layers, listing, new, report, run, sweep, verify
+from limbeck.cli import compare, doctor, evaluate, layers, listing, new, report, run, sweep, verify
 from limbeck.cli._terminal import complain
 
 INTERRUPTED = 130
@@ -32,6 +32,7 @@ OF_THE_PLACE = {
 VERBS = (
     run.run,
     report.report,
+    evaluate.evaluate,
     compare.compare,
     sweep.sweep,
     listing.list_,

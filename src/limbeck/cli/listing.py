@@ -20,6 +20,7 @@ class Kind(StrEnum):
     methods = "methods"
     tasks = "tasks"
     stages = "stages"
+    questions = "questions"
     recipes = "recipes"
     studies = "studies"
 
@@ -28,7 +29,7 @@ def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: name to one line.")] = False,
 ) -> None:
-    """List losses, methods, tasks, stages, recipes or studies."""
+    """List losses, methods, tasks, stages, questions, recipes or studies."""
     found = _LISTS[kind]()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -80,6 +81,12 @@ def _stages() -> dict[str, str]:
     return {name: _line(STAGES.load(name)) for name in STAGES.names()}
 
 
+def _questions() -> dict[str, str]:
+    from limbeck.evaluate.questions import QUESTIONS
+
+    return {name: _line(QUESTIONS.load(name)) for name in QUESTIONS.names()}
+
+
 def _recipes() -> dict[str, str]:
     from limbeck.pipeline.reading import read
     from limbeck.pipeline.resolve import shipped_recipes
@@ -101,6 +108,7 @@ _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.methods: _methods,
     Kind.tasks: _tasks,
     Kind.stages: _stages,
+    Kind.questions: _questions,
     Kind.recipes: _recipes,
     Kind.studies: _studies,
 }

@@ -25,6 +25,7 @@ from limbeck.report.result import (
 
 if TYPE_CHECKING:
     from limbeck.data.load import Data
+    from limbeck.evaluate.evaluation import Evaluation
     from limbeck.pipeline.recipe import Budget, Recipe
 
 
@@ -34,6 +35,7 @@ def assemble(
     data: Data,
     lineages: list[Candidate],
     examinations: list[Examination],
+    evaluation: Evaluation | None,
     started: datetime,
     seconds: float,
     command: str,
@@ -58,6 +60,7 @@ def assemble(
         similarity_temperature=SIMILARITY_TEMPERATURE,
         disagreements=first.disagreements,
         disagreement_count=first.disagreement_count,
+        evaluation=evaluation,
         environment=Environment(
             hardware=hardware,
             versions=versions(),

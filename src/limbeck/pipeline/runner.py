@@ -20,9 +20,11 @@ from limbeck.pipeline.assemble import assemble
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.evaluation import evaluation
 from limbeck.pipeline.examine import Examination, examination
 from limbeck.pipeline.publish import publish
 from limbeck.pipeline.rehearsal import rehearse
+from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.watch import Unwatched, Watch
 from limbeck.tasks import TASKS
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from limbeck.data.load import Data
+    from limbeck.evaluate.evaluation import Evaluation
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
     from limbeck.report.result import RunResult
@@ -105,6 +108,7 @@ class _Run:
             data=self.data,
             lineages=[candidate for candidate, _ in finished],
             examinations=[examined for _, examined in finished],
+            evaluation=self._evaluation(finished[0][0]),
             started=started,
             seconds=time.monotonic() - clock,
             command=" ".join(["limbeck", *sys.argv[1:]]),
@@ -180,6 +184,15 @@ class _Run:
             folders.forget(context.run, self.recipe.seeds if first else (), kept)
         context = replace(context, key=fingerprint.of_json([candidate.key, self.code]))
         return candidate, context.once(lambda: examination(candidate, context))
+
+    def _evaluation(self, candidate: Candidate) -> Evaluation | None:
+        """Ask the questions that the recipe wants asked of the student that ships."""
+        asked = [stage for _, stage in self.stages if isinstance(stage, Evaluate)]
+        if not asked:
+            return None
+        context = self._context(self.recipe.seeds[0])
+        context = replace(context, key=fingerprint.of_json([candidate.key, self.code]))
+        return context.once(lambda: evaluation(candidate, context, asked[-1]))
 
     def _stage(self, planned: _Planned, candidate: Candidate, seed: int) -> Candidate:
         context = self._ready(planned, candidate, seed)

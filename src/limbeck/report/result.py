@@ -7,6 +7,7 @@ from typing import Any, Literal
 from limbeck.evaluate.accuracy import Accuracy
 from limbeck.evaluate.calibration import Calibration
 from limbeck.evaluate.cost import Cost
+from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.fidelity import Fidelity, Parity
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.interval import Result, Summary
@@ -112,7 +113,8 @@ class RunResult(Result):
     """Everything a run found.
 
     The last link of `chain` is what ships. `chain[0]` is the teacher when the run has one. Lists
-    that hold one entry a seed follow the order of `seeds`; what ships is the first seed's student.
+    that hold one entry a seed follow the order of `seeds`; what ships is the first seed's student,
+    and `evaluation` is of that one.
     """
 
     schema_version: Literal[1] = 1
@@ -131,6 +133,7 @@ class RunResult(Result):
     disagreements: tuple[Disagreement, ...]
     disagreement_count: int
     environment: Environment
+    evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 
+from limbeck.evaluate.evaluation import Evaluation
 from limbeck.report import verdict
 from limbeck.report.result import RunResult
 
@@ -41,3 +42,17 @@ def _budget(result: RunResult, width: int) -> list[str]:
         f"{verdict.amount(check.measured, check)} {verdict.asked(check)}"
         for check in result.budget
     ]
+
+
+SIGNS = {"improved": "+", "kept": "=", "lost": "-", "open": "?", "alone": " "}
+
+
+def finding_lines(found: Evaluation) -> list[str]:
+    """Write what was found as lines of plain text: a sign, and the finding in words."""
+    lines: list[str] = []
+    for one in found.asked:
+        lines += ["", one.question]
+        lines += [f"  {SIGNS[finding.verdict]} {finding.words}" for finding in one.findings]
+        lines += [f"    Note: {note}" for note in one.notes]
+    meaning = "+ better than the teacher   = kept   - worse   ? too few samples to tell"
+    return [*lines[1:], "", meaning]

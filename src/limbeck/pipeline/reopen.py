@@ -1,0 +1,83 @@
+"""Open a finished run again: its recipe, its data, and every stage as it was left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from limbeck import fingerprint
+from limbeck.errors import InputError, Problem
+from limbeck.pipeline import folder as folders
+from limbeck.pipeline import machine
+from limbeck.pipeline.candidate import Candidate, Record, hashes
+from limbeck.pipeline.context import Context
+from limbeck.pipeline.reading import read
+from limbeck.pipeline.validate import validate
+from limbeck.pipeline.watch import Watch
+from limbeck.tasks import TASKS
+
+FIX = "Run its recipe again, with the same --out."
+
+
+def reopen(run: Path, *, watch: Watch) -> tuple[Candidate, Context]:
+    """Give the first seed's chain, whose student ships, and what its stages worked with.
+
+    Args:
+        run: A run folder.
+        watch: Who hears what is read.
+
+    Raises:
+        InputError: It is no run folder, or a file of it is missing or was changed.
+    """
+    from limbeck.data.load import load
+
+    mark = run / folders.MARK
+    if not mark.is_file():
+        raise InputError(Problem("RUN", str(run), "the folder of a run of limbeck"))
+    recipe = validate(read(mark))
+    candidate = _lineage(run)
+    watch.say(f"Reading {recipe.data.source} {recipe.data.name}".rstrip())
+    data = load(recipe.data, workdir=run / folders.DATA)
+    return candidate, Context(
+        recipe=recipe,
+        data=data,
+        task=TASKS.load(recipe.task)(classes=data.classes),
+        seed=recipe.seeds[0],
+        folder=run,
+        run=run,
+        knowledge=run.parent / "knowledge",
+        key=fingerprint.of_json([candidate.key, fingerprint.of_code()]),
+        accelerator=machine.accelerator_of(recipe, run),
+        watch=watch,
+        resume=False,
+    )
+
+
+def _lineage(run: Path) -> Candidate:
+    candidate = Candidate()
+    for folder in sorted((run / "stages").glob("*")):
+        candidate = candidate.then(folder, _record(folder))
+    if not candidate.lineage:
+        raise InputError(Problem(str(run / "stages"), "no stage", "a run that has ended", FIX))
+    return candidate
+
+
+def _record(folder: Path) -> Record:
+    path = folder / "record.json"
+    try:
+        record = Record.model_validate(json.loads(path.read_text()))
+    except (OSError, ValueError, ValidationError) as error:
+        allowed = "the record of a stage that has ended"
+        raise InputError(Problem(str(path), f"{type(error).__name__}", allowed, FIX)) from error
+    try:
+        found = hashes(folder, list(record.files))
+    except OSError as error:
+        given = f"{error.filename} cannot be read"
+        raise InputError(Problem(str(folder), given, "every file of the stage", FIX)) from error
+    changed = [name for name in record.files if found[name] != record.files[name]]
+    if changed:
+        given = f"{changed[0]} was changed since the stage wrote it"
+        raise InputError(Problem(str(folder), given, "the files as they were written", FIX))
+    return record

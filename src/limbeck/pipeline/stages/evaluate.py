@@ -1,0 +1,56 @@
+"""Questions that the shipped student is asked beside its teacher, when all else is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, field_validator
+
+from limbeck.evaluate.evaluation import check
+from limbeck.evaluate.questions import QUESTIONS
+from limbeck.pipeline.candidate import Candidate, Record
+from limbeck.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from limbeck.pipeline.context import Context
+
+
+class Evaluate(Stage):
+    """Ask more of the student than how often it is right; each question is a chapter of the page.
+
+    The test samples are looked at once, in the examination at the end of the run: this stage says
+    what is asked there, of the first seed's student, which is the one that ships.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("student",)
+
+    questions: Annotated[
+        list[str] | None,
+        Field(
+            min_length=1,
+            description="Which: any of " + ", ".join(QUESTIONS.names()) + "; all if not given.",
+        ),
+    ] = None
+    limit: Annotated[
+        int, Field(ge=10, description="Test samples that the costly questions look at.")
+    ] = 500
+
+    @field_validator("questions")
+    @classmethod
+    def _known(cls, questions: list[str] | None) -> list[str] | None:
+        check(dict.fromkeys(questions or []))
+        return questions
+
+    def run(self, candidate: Candidate, context: Context) -> Candidate:
+        """Note what will be asked."""
+        names = QUESTIONS.names() if self.questions is None else self.questions
+        record = Record(
+            stage="evaluate",
+            key=context.key,
+            seed=context.seed,
+            settings=self.model_dump(mode="json"),
+            what=f"asked about {', '.join(names)}",
+            artefacts=(),
+            files={},
+        )
+        return candidate.then(context.folder, record)
