@@ -6,40 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from four_nets import NETS, Subject, subject
+from every_method import REGISTRIES, SETTINGS, attempt, changed, method, of_models
+from four_nets import NETS, subject
 
-from limbeck.compress.change import CompressError, apply
-from limbeck.compress.factorizers import FACTORIZERS
-from limbeck.compress.files.record import QuantizeError
-from limbeck.compress.masks.held import fixed
-from limbeck.compress.method import FileMethod
-from limbeck.compress.pruners import PRUNERS
-from limbeck.compress.quantizers import QUANTIZERS
-from limbeck.errors import InputError
+from limbeck.compress.change import apply
 from limbeck.export.compact.files import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
 
-REGISTRIES = {"prune": PRUNERS, "factorize": FACTORIZERS, "quantize": QUANTIZERS}
-# What a method is tried with; one that is not here is found by the first test.
-SETTINGS = {
-    "prune.channels": {"ratio": 0.5},
-    "prune.heads": {"ratio": 0.5},
-    "prune.layers": {"count": 1, "by": "last"},
-    "prune.magnitude": {"sparsity": 0.5},
-    "prune.movement": {"sparsity": 0.5},
-    "prune.n_m": {},
-    "prune.random": {"sparsity": 0.5},
-    "factorize.svd": {"energy": 0.8},
-    "quantize.uniform": {"bits": 4},
-    "quantize.ternary": {},
-    "quantize.binary": {},
-    "quantize.int8_static": {},
-    "quantize.int8_dynamic": {},
-    "quantize.float16": {},
-    "quantize.bfloat16": {},
-    "quantize.int4_weights": {},
-}
 # One of each kind of change; the others of a kind differ in the numbers only. All pairs of all
 # methods are tried by benchmarks/pairs.py.
 KINDS = (
@@ -51,47 +25,6 @@ KINDS = (
 )
 # The least step of a quantised file's answers, and what differs between torch and a plain file.
 TOLERANCE = 2e-3
-
-
-def method(name: str):
-    family, _, way = name.partition(".")
-    return REGISTRIES[family].load(way)(**SETTINGS[name])
-
-
-def of_models():
-    return [name for name in SETTINGS if not isinstance(method(name), FileMethod)]
-
-
-def changed(name: str, made: Subject, model):
-    """Change a model in place, through a few steps of training if the method needs them."""
-    way = method(name)
-    way.check(model, made.work)
-    found = [way.change(model, made.work).change]
-    if way.needs_training:
-        train(model, made)
-        found.append(fixed(model))
-    return [change for change in found if change is not None]
-
-
-def attempt(work):
-    """Give what came of it, or nothing and why it was refused."""
-    try:
-        return work(), ""
-    except (CompressError, InputError, QuantizeError) as refused:
-        return None, str(refused)
-
-
-def train(model, made: Subject, steps: int = 3) -> None:
-    model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
-    growing = [part for part in model.modules() if callable(getattr(part, "advance", None))]
-    for step in range(steps):
-        for part in growing:
-            part.advance(step / (steps - 1))
-        optimizer.zero_grad()
-        made.work.loss(model, made.batch).backward()
-        optimizer.step()
-    model.eval()
 
 
 def test_every_method_is_tried():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from limbeck.report import alike, verdict
 from limbeck.report import format as fmt
-from limbeck.report import verdict
 from limbeck.report.figures import figures
 from limbeck.report.markdown import plain, table
 from limbeck.report.result import RunResult
@@ -35,8 +35,10 @@ def comparison_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
 
 
 def render_comparison(results: Sequence[RunResult]) -> str:
-    """Write the runs as a Markdown table; below it, what stands in the way of comparing them."""
+    """Write the runs as Markdown: a table, what stands in the way, then what is alike."""
     parts = [table(HEAD, comparison_rows(results)), MEANING, *map(plain, differences(results))]
+    for group in alike.groups(results):
+        parts += [f"## {plain(group.title)}", table(alike.HEAD, group.rows), alike.HOW]
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,6 +50,9 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
         meaning=MEANING,
         rows=comparison_rows(results),
         differences=differences(results),
+        groups=alike.groups(results),
+        group_head=alike.HEAD,
+        group_meaning=alike.HOW,
         names=[result.name for result in results],
     )
 

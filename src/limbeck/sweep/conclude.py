@@ -11,6 +11,7 @@ from pathlib import Path
 
 from limbeck.atomic import replacing_folder, write_json, write_text
 from limbeck.errors import LimbeckError
+from limbeck.evaluate.front import knee, pareto
 from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline.versions import git_commit, versions
@@ -19,7 +20,6 @@ from limbeck.report.result import Environment
 from limbeck.report.sweep_page import render_sweep
 from limbeck.report.sweep_result import Chosen, Cost, SweepResult, Trial, View
 from limbeck.sweep.budget import Limits, choose
-from limbeck.sweep.front import knee, pareto
 from limbeck.sweep.objectives import directions, values
 from limbeck.sweep.plan import Plan, settled
 from limbeck.sweep.timing import timed

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
+from limbeck.evaluate.front import Direction
 from limbeck.report.figures import p50
 from limbeck.report.result import Link, RunResult
 from limbeck.report.sweep_result import COSTS, Cost, Figures
-from limbeck.sweep.front import Direction
 
 ACCURACY = "accuracy"
 

@@ -1,0 +1,87 @@
+"""Which runs stand in one table, and what their seeds can tell."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from limbeck.evaluate.interval import summarize
+from limbeck.report.alike import difference, groups, stages
+from limbeck.report.compare import render_comparison, render_comparison_page
+from limbeck.report.result import RunResult
+
+PRUNE = {"prune": {"method": "channels", "parameters": 0.5}}
+FACTOR = {"factorize": {"method": "svd", "rank": 4}}
+DISTIL = {"distill": {"epochs": 2}}
+EXPORT = {"export": {}}
+
+
+def run(
+    like: RunResult, name: str, steps: list[dict], values: tuple[float, ...], size: int
+) -> RunResult:
+    """The same run with other stages, accuracies and size."""
+    link = like.chain[-1]
+    cost = link.measured[0].cost.model_copy(update={"size_bytes": size})
+    first = link.measured[0].model_copy(update={"cost": cost})
+    shipped = link.model_copy(
+        update={"accuracy": summarize(values), "measured": (first, *link.measured[1:])}
+    )
+    return like.model_copy(
+        update={
+            "name": name,
+            "recipe": {"stages": [{"teach": {"epochs": 1}}, *steps, EXPORT]},
+            "chain": (*like.chain[:-1], shipped),
+        }
+    )
+
+
+@pytest.fixture
+def runs(digits: RunResult) -> list[RunResult]:
+    return [
+        run(digits, "one", [DISTIL, PRUNE, FACTOR], (0.90, 0.91, 0.92), 1000),
+        run(digits, "two", [PRUNE, DISTIL, FACTOR], (0.95, 0.96, 0.97), 1100),
+        run(digits, "three", [DISTIL], (0.80, 0.99, 0.99), 1140),
+        run(digits, "four", [DISTIL, PRUNE], (0.99, 0.99, 0.99), 4000),
+    ]
+
+
+def test_stages_are_written_with_their_methods(runs):
+    assert stages(runs[0]) == "teach → distill → prune (channels) → factorize (svd)"
+
+
+def test_files_of_equal_size_stand_together_best_first(runs):
+    equal, order = groups(runs)
+    assert equal.title.startswith("At equal size")
+    assert [row[0] for row in equal.rows] == ["two", "three", "one"]
+    assert [row[6] for row in equal.rows] == ["best", "not told apart", "worse"]
+    assert [row[0] for row in order.rows] == ["two", "one"]
+    assert "another order" in order.title
+
+
+def test_runs_on_other_data_never_stand_together(runs):
+    other = runs[1].data.model_copy(update={"fingerprint": "other"})
+    assert groups([runs[0], runs[1].model_copy(update={"data": other})]) == []
+
+
+def test_the_same_recipe_twice_is_no_comparison(runs):
+    assert groups([runs[0], runs[0]]) == []
+
+
+def test_a_difference_is_taken_seed_by_seed(runs):
+    ours, theirs = np.array([0.80, 0.99, 0.99]), np.array([0.95, 0.96, 0.97])
+    found = difference(runs[2], runs[1])
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(expected))
+
+
+def test_other_seeds_give_no_interval(runs):
+    other = runs[0].model_copy(update={"seeds": (7, 8, 9)})
+    assert difference(other, runs[1]).interval is None
+    assert "one seed cannot tell" not in str(groups([other, runs[1]])[0].rows[0])
+
+
+def test_both_writings_of_a_comparison_show_the_groups(runs):
+    text, page = render_comparison(runs), render_comparison_page(runs)
+    for written in (text, page):
+        assert "At equal size" in written
+        assert "another order" in written
+        assert "not told apart" in written
