@@ -1,11 +1,13 @@
 """Which runs stand in one table, and what their seeds can tell."""
 
+import base64
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from limbeck.evaluate.interval import summarize
-from limbeck.report.alike import difference, groups, stages
+from limbeck.report.alike import difference, groups, of_files, stages
 from limbeck.report.compare import render_comparison, render_comparison_page
 from limbeck.report.result import RunResult
 
@@ -85,3 +87,37 @@ def test_both_writings_of_a_comparison_show_the_groups(runs):
         assert "At equal size" in written
         assert "another order" in written
         assert "not told apart" in written
+
+
+def test_two_files_are_compared_on_the_same_samples(runs):
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random(359) < 0.95, rng.random(359) < 0.90
+
+    def with_answers(one: RunResult, correct: np.ndarray) -> RunResult:
+        packed = base64.b64encode(np.packbits(correct).tobytes()).decode()
+        link = one.chain[-1]
+        first = link.measured[0]
+        told = first.model_copy(
+            update={
+                "right": packed,
+                "accuracy": first.accuracy.model_copy(update={"total": len(correct)}),
+            }
+        )
+        shipped = link.model_copy(update={"measured": (told, *link.measured[1:])})
+        return one.model_copy(update={"chain": (*one.chain[:-1], shipped)})
+
+    found = of_files(with_answers(runs[0], ours), with_answers(runs[1], theirs))
+    expected = stats.bootstrap(
+        (ours.astype(float), theirs.astype(float)),
+        lambda one, other, axis: (one - other).mean(axis=axis),
+        paired=True,
+        method="percentile",
+        random_state=0,
+    ).confidence_interval
+    assert found.mean == pytest.approx(ours.mean() - theirs.mean())
+    assert found.interval.low == pytest.approx(expected.low, abs=0.006)
+    assert found.interval.high == pytest.approx(expected.high, abs=0.006)
+
+
+def test_other_samples_are_not_compared(runs):
+    assert of_files(runs[0], runs[1]) is None

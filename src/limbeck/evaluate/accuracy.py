@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limbeck.evaluate.interval import Interval, Result, wilson
 
@@ -53,3 +56,27 @@ def confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
     cells = answers.labels * classes + answers.logits.argmax(axis=1)
     counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
     return tuple(tuple(int(count) for count in row) for row in counts)
+
+
+def right(answers: Answers) -> str:
+    """Say of every sample whether its answer is right, a bit each, packed and in base64.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
+        >>> rights(right(Answers(logits, np.array([0, 1, 1]))), 3)
+        array([ True,  True, False])
+    """
+    correct = answers.logits.argmax(axis=1) == answers.labels
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def rights(packed: str, total: int) -> NDArray[np.bool_] | None:
+    """Unpack what `right` packed, `[total]`; none if it is not of so many samples."""
+    try:
+        raw = base64.b64decode(packed, validate=True)
+    except binascii.Error:
+        return None
+    if len(raw) != (total + 7) // 8 or not total:
+        return None
+    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=total).astype(bool)

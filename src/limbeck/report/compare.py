@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from limbeck.evaluate.front import Direction, knee, pareto
 from limbeck.report import alike, verdict
 from limbeck.report import format as fmt
+from limbeck.report.charts.pareto import Point
+from limbeck.report.charts.pareto import pareto as draw
 from limbeck.report.figures import figures
 from limbeck.report.markdown import plain, table
+from limbeck.report.panels.panel import Panel, percent_tick
 from limbeck.report.result import RunResult
 from limbeck.report.template import render
 
@@ -50,6 +54,7 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
         meaning=MEANING,
         rows=comparison_rows(results),
         differences=differences(results),
+        panels=fronts(results),
         groups=alike.groups(results),
         group_head=alike.HEAD,
         group_meaning=alike.HOW,
@@ -100,3 +105,60 @@ def _budget(result: RunResult) -> str:
         return "none set"
     missed = [verdict.budget_name(check) for check in result.budget if not check.met]
     return f"missed: {fmt.listing(missed)}" if missed else "met"
+
+
+def fronts(results: Sequence[RunResult]) -> list[Panel]:
+    """Draw accuracy over size and over latency: which runs are worth their cost."""
+    shown = [figures(result) for result in results]
+    sizes, latencies = [one.size for one in shown], [one.latency for one in shown]
+    return [
+        panel
+        for panel in (
+            _front(results, sizes, "size", fmt.size),
+            _front(results, latencies, "latency", fmt.milliseconds),
+        )
+        if panel is not None
+    ]
+
+
+def _front(
+    results: Sequence[RunResult],
+    costs: Sequence[float | None],
+    name: str,
+    written: Callable[[float], str],
+) -> Panel | None:
+    known = [(cost, one) for cost, one in zip(costs, results, strict=True) if cost]
+    if len(known) < 2:
+        return None
+    places = [(cost, figures(one).accuracy.mean) for cost, one in known]
+    ways: tuple[Direction, ...] = ("minimize", "maximize")
+    best = pareto(places, ways)
+    front = [place for place, good in zip(places, best, strict=True) if good]
+    bend = knee(front, ways)
+    points = [
+        Point(
+            cost,
+            quality,
+            f"{result.name}: {fmt.percent(quality)}, {written(cost)}",
+            front=bool(good),
+            line=bool(good),
+            knee=bend is not None and (cost, quality) == front[bend],
+            name=result.name if good else "",
+        )
+        for (cost, quality), (_, result), good in zip(places, known, best, strict=True)
+    ]
+    title = f"Accuracy over {name}"
+    worth = fmt.listing([one.name for one in points if one.front])
+    return Panel(
+        title,
+        "Filled: no other run is as accurate at no more cost; hollow: one is; diamond: the knee. "
+        "Mean accuracy over seeds, on each run's own test samples.",
+        draw(
+            points,
+            across=lambda value: fmt.trim(written(value)),
+            up=percent_tick,
+            name=name,
+            title=title,
+            description=f"Worth their cost: {worth}.",
+        ),
+    )

@@ -30,7 +30,10 @@ class DataFacts(Result):
 
 
 class Measured(Result):
-    """One artefact of one seed, measured as it ships; accuracy is that on the test set."""
+    """One artefact of one seed, measured as it ships; accuracy is that on the test set.
+
+    `right` says of every test sample whether the answer was right; see `evaluate.accuracy.right`.
+    """
 
     seed: int
     file: str
@@ -42,6 +45,7 @@ class Measured(Result):
     cost: Cost
     parity: Parity | None
     confusion: tuple[tuple[int, ...], ...]
+    right: str = ""
 
 
 class Link(Result):
