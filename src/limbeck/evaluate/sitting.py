@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -49,11 +50,15 @@ class Side:
         name: What it is called in a sentence.
         predictor: What ships; figures are taken from it.
         twin: The same model with gradients, or none.
+        file: The file that ships, for what it costs; none if there is no file.
+        seconds: What its training took, in seconds of one core; none if that is not known.
     """
 
     name: str
     predictor: Predictor
     twin: Twin | None = None
+    file: Path | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

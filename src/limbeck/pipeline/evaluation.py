@@ -92,9 +92,22 @@ def _side(
     if found is None:
         return None
     folder, artefact = found
+    path = folder / artefact.file
     return Side(
-        role, OnnxPredictor(folder / artefact.file), twin=_twin(candidate, context, role, specs)
+        role,
+        OnnxPredictor(path),
+        twin=_twin(candidate, context, role, specs),
+        file=path,
+        seconds=_seconds(candidate, role),
     )
+
+
+def _seconds(candidate: Candidate, role: Literal["teacher", "student"]) -> float | None:
+    """Add up what the stages took that made or changed a model; what was loaded is not known."""
+    stages = [link.record for link in candidate.lineage if link.artefact(role) is not None]
+    if any(record.stage == "load" for record in stages):
+        return None
+    return sum(record.seconds for record in stages)
 
 
 def _twin(

@@ -8,6 +8,8 @@ import yaml
 
 from limbeck.report import format as fmt
 from limbeck.report import tables, verdict
+from limbeck.report.chapter import sections
+from limbeck.report.claims import unsaid
 from limbeck.report.panels.calibration import calibration
 from limbeck.report.panels.chain import chain
 from limbeck.report.panels.classes import closest, confusion, similarity
@@ -50,6 +52,8 @@ def render_page(result: RunResult) -> str:
         similarity=similarity(result),
         alike=closest(result),
         samples=samples(result),
+        chapters=sections(result),
+        unsaid=unsaid(result),
         tables={
             "quality": tables.quality(result),
             "cost": tables.cost(result),

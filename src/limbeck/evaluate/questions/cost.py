@@ -1,0 +1,174 @@
+"""What does an answer cost, what did the training cost, and when does the one pay for the other?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from limbeck.evaluate import cost, lifecycle
+from limbeck.evaluate.finding import Estimate, Finding, Unit, find
+from limbeck.evaluate.interval import Result
+from limbeck.evaluate.measure import Artefact, measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from limbeck.evaluate.sitting import Sitting
+
+NOISE = 0.05
+"""What chance may do to a time or an energy, as a share of the teacher's."""
+
+
+class Cost(Result):
+    """What both models cost, in use and in the making.
+
+    Attributes:
+        findings: Size, time, memory, energy and carbon of an answer.
+        student: Everything measured of the student.
+        teacher: Everything measured of the teacher.
+        training: Energy of the trainings in joules, by model.
+        grams: Carbon dioxide of the same.
+        break_even: After how many answers the student's training is saved again, and after how many
+            the teacher's as well; none where an answer saves nothing.
+        answers_a_milliwatt_hour: By model.
+        payloads: Bytes of an update, by what is sent.
+        grid: The grid factor, and where it is from.
+        notes: What was not measured, and why.
+    """
+
+    findings: tuple[Finding, ...]
+    student: cost.Cost | None = None
+    teacher: cost.Cost | None = None
+    training: dict[str, float] = Field(default_factory=dict)
+    grams: dict[str, float] = Field(default_factory=dict)
+    break_even: dict[str, float | None] = Field(default_factory=dict)
+    answers_a_milliwatt_hour: dict[str, float] = Field(default_factory=dict)
+    payloads: dict[str, int] = Field(default_factory=dict)
+    grid: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def ask(sitting: Sitting, *, seconds: float = 1.0) -> Cost:
+    """Measure both files side by side, and set the trainings beside the answers.
+
+    Args:
+        sitting: The two models; they need files.
+        seconds: Time for the latencies.
+    """
+    files: dict[str, Path] = {
+        name: side.file for name, side in sitting.sides() if side.file is not None
+    }
+    if "student" not in files:
+        return Cost(findings=(), notes=("The student has no file: its cost cannot be measured.",))
+    example = next(iter(sitting.batches()))
+    found = measure(
+        {name: Artefact(path, parameters=0, flops=0) for name, path in files.items()},
+        {name: value[:1] for name, value in example.items()},
+        seconds=seconds,
+    )
+    training: dict[str, float] = {
+        name: lifecycle.training_joules(side.seconds)
+        for name, side in sitting.sides()
+        if side.seconds is not None
+    }
+    energy = {name: one.energy.joules for name, one in found.items() if one.energy is not None}
+    unknown = [name for name, _ in sitting.sides() if name not in training]
+    return Cost(
+        findings=tuple(_findings(found, training)),
+        student=found["student"],
+        teacher=found.get("teacher"),
+        training=training,
+        grams={name: lifecycle.grams(joules) for name, joules in training.items()},
+        break_even=_break_even(training, energy),
+        answers_a_milliwatt_hour={
+            name: lifecycle.answers_a_milliwatt_hour(joules) for name, joules in energy.items()
+        },
+        payloads=lifecycle.payloads(
+            files,
+            samples=sum(len(batch["label"]) for batch in sitting.validation()),
+            classes=len(sitting.classes),
+        ),
+        grid=next((one.energy.source for one in found.values() if one.energy), ""),
+        notes=tuple(f"What the {name}'s training took is not known." for name in unknown),
+    )
+
+
+def _break_even(
+    training: Mapping[str, float], energy: Mapping[str, float]
+) -> dict[str, float | None]:
+    if "student" not in training or {"student", "teacher"} - energy.keys():
+        return {}
+    spent = {"the student's training": training["student"]}
+    if "teacher" in training:
+        spent["both trainings"] = sum(training.values())
+    return {
+        name: lifecycle.break_even(joules, energy["teacher"], energy["student"])
+        for name, joules in spent.items()
+    }
+
+
+def _findings(found: Mapping[str, cost.Cost], training: Mapping[str, float]) -> list[Finding]:
+    shown = [
+        _compared("Size of the file", "bytes", found, lambda one: one.size_bytes, noise=0.0,
+                  how="Bytes of the file that ships."),
+        _compared("Latency", "milliseconds", found, lambda one: one.latency[0].p50,
+                  how="Median of an answer at batch 1 on one thread, the files in turn."),
+        _compared("Peak memory", "bytes", found, lambda one: one.peak_memory_bytes,
+                  how="Peak of a process of its own that loads the file and answers."),
+    ]  # fmt: skip
+    if all(one.energy is not None for one in found.values()):
+        source = next(one.energy.source for one in found.values() if one.energy)
+        shown += [
+            _compared("Energy of an answer", "joules", found, _joules, how=source),
+            _compared("Carbon of an answer", "grams", found, _grams, how=source),
+        ]
+    if "student" in training:
+        own = Estimate(value=training["student"])
+        shown.append(
+            find(
+                "Energy of the training",
+                unit="joules",
+                better="lower",
+                student=own,
+                teacher=Estimate(value=training["teacher"]) if "teacher" in training else None,
+                margin=0.0,
+                how="Estimated: seconds of the stages on one core, at 10 W a core.",
+            )
+        )
+    return shown
+
+
+def _joules(one: cost.Cost) -> float:
+    return one.energy.joules if one.energy else 0.0
+
+
+def _grams(one: cost.Cost) -> float:
+    return one.energy.grams_co2 if one.energy else 0.0
+
+
+def _compared(
+    name: str,
+    unit: Unit,
+    found: Mapping[str, cost.Cost],
+    taken: Callable[[cost.Cost], float],
+    *,
+    how: str,
+    noise: float = NOISE,
+) -> Finding:
+    """Compare one cost; without an interval, a difference within the noise counts as kept."""
+    own, other = taken(found["student"]), found.get("teacher")
+    if other is None:
+        return find(name, unit=unit, better="lower", student=Estimate(value=own), margin=0, how=how)
+    beside = taken(other)
+    return find(
+        name,
+        unit=unit,
+        better="lower",
+        student=Estimate(value=own),
+        teacher=Estimate(value=beside),
+        difference=Estimate(value=own - beside),
+        margin=noise * beside,
+        how=how,
+    )

@@ -1,0 +1,146 @@
+"""A chapter of the page: what a question found, in words, pictures and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from limbeck.evaluate.evaluation import Asked
+from limbeck.evaluate.finding import Estimate, Finding, Unit, Verdict
+from limbeck.report import format as fmt
+from limbeck.report.chapters import CHAPTERS
+from limbeck.report.panels.panel import Panel
+from limbeck.report.result import RunResult
+from limbeck.report.tables import Table
+
+SIGNS: dict[Verdict, tuple[str, str]] = {
+    "improved": ("▲", "improved"),
+    "kept": ("✓", "kept"),
+    "lost": ("▼", "lost"),
+    "open": ("?", "open"),
+    "alone": ("·", "no teacher"),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test sample with pictures of it, each with a caption; or a text."""
+
+    title: str
+    pictures: tuple[tuple[str, str], ...] = ()
+    words: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What a question found, ready for the page.
+
+    Attributes:
+        title: A question in plain words.
+        lead: Its answer in a sentence or two.
+        panels: The pictures.
+        tables: Figures that are many.
+        samples: Samples that show what is meant.
+        warnings: What must not be overlooked.
+    """
+
+    title: str
+    lead: str
+    panels: tuple[Panel, ...] = ()
+    tables: tuple[Table, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the verdict table, as written; `place` is where it says how it was measured."""
+
+    place: str
+    name: str
+    verdict: Verdict
+    sign: str
+    word: str
+    student: str
+    teacher: str
+    difference: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter with its place on the page, its lines and its notes."""
+
+    id: str
+    chapter: Chapter
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+def sections(result: RunResult) -> list[Section]:
+    """Draw every question that was asked, in the order in which it was."""
+    if result.evaluation is None:
+        return []
+    return [_section(one, result) for one in result.evaluation.asked]
+
+
+def _section(one: Asked, result: RunResult) -> Section:
+    place = f"on-{one.question}"
+    return Section(
+        id=place,
+        chapter=CHAPTERS.load(one.question)(one.found, result),
+        lines=tuple(
+            _line(finding, f"{place}-{number}") for number, finding in enumerate(one.findings)
+        ),
+        notes=one.notes,
+    )
+
+
+def _line(finding: Finding, place: str) -> Line:
+    sign, word = SIGNS[finding.verdict]
+    gap = finding.difference
+    return Line(
+        place=place,
+        name=finding.name,
+        verdict=finding.verdict,
+        sign=sign,
+        word=word,
+        student=_estimate(finding.student, finding.unit),
+        teacher=_estimate(finding.teacher, finding.unit),
+        difference=fmt.MISSING if gap is None else _difference(gap, finding.unit),
+        how=finding.how,
+    )
+
+
+def written(value: float | None, unit: Unit) -> str:
+    """Write a figure in its unit."""
+    forms = {
+        "share": fmt.percent,
+        "nats": lambda number: f"{fmt.number(number)} nats",
+        "joules": fmt.joules,
+        "number": fmt.number,
+        "bytes": fmt.size,
+        "milliseconds": fmt.milliseconds,
+        "grams": fmt.grams,
+    }
+    return fmt.MISSING if value is None else forms[unit](value)
+
+
+def _estimate(estimate: Estimate | None, unit: Unit) -> str:
+    return fmt.MISSING if estimate is None else written(estimate.value, unit)
+
+
+def _difference(gap: Estimate, unit: Unit) -> str:
+    if unit == "share":
+        ends = fmt.points_interval(gap.interval) if gap.interval else ""
+        between = f" ({ends.removesuffix(' points')})" if ends else ""
+        return fmt.points(gap.value) + between
+    if gap.interval is None:
+        return signed(gap.value, unit)
+    ends = f"{signed(gap.interval.low, unit)} to {signed(gap.interval.high, unit)}"
+    return f"{signed(gap.value, unit)} ({ends})"
+
+
+def signed(value: float, unit: Unit) -> str:
+    """Write a difference with its sign."""
+    sign = "\N{MINUS SIGN}" if value < 0 else "+"
+    return sign + written(abs(value), unit)

@@ -1,0 +1,60 @@
+"""Half-truths that a page must not tell: what is missing beside a claim is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from limbeck.evaluate.finding import Finding
+from limbeck.report.figures import figures, first
+from limbeck.report.result import RunResult
+
+
+def unsaid(result: RunResult) -> list[tuple[str, str]]:
+    """List the claims that lack what makes them whole, each with what it lacks.
+
+    A saving needs latency and memory together, and the energy of training beside that of answers; a
+    gain by distilling needs a student on labels alone; a teacher needs its architecture, the data
+    it learnt from and its accuracy; accuracy needs seeds.
+    """
+    return [*_savings(result), *_teacher(result), *_gain(result), *_seeds(result)]
+
+
+def _savings(result: RunResult) -> Iterator[tuple[str, str]]:
+    found, shipped = figures(result), first(result.shipped)
+    if found.latency is None:
+        yield "Faster", "the latency was not measured."
+    if shipped is None or not shipped.cost.peak_memory_bytes:
+        yield "Faster", "the memory it takes was not measured, and may have grown."
+    if shipped is None or shipped.cost.energy is None:
+        yield "Greener", "the energy of an answer was not measured."
+    if not any(one.name.startswith("Energy of the training") for one in _findings(result)):
+        yield "Greener", "what the training spent is not set beside what answers save."
+
+
+def _teacher(result: RunResult) -> Iterator[tuple[str, str]]:
+    teacher = result.recipe.get("teacher")
+    if result.teacher is None:
+        yield "Kept", "there was no teacher to hold the student against."
+        return
+    if not teacher:
+        yield "Kept", "the architecture of the teacher is not known."
+    if any(_weights(one) for one in (teacher if isinstance(teacher, list) else [teacher])):
+        yield "Kept", "the teacher was trained elsewhere, on data that this run did not see."
+
+
+def _weights(spec: object) -> bool:
+    return isinstance(spec, dict) and bool(spec.get("weights"))
+
+
+def _gain(result: RunResult) -> Iterator[tuple[str, str]]:
+    if result.comparison is None:
+        yield "Distilled", "no student was trained on labels alone: what the teacher added is open."
+
+
+def _seeds(result: RunResult) -> Iterator[tuple[str, str]]:
+    if len(result.seeds) < 2:
+        yield "Accuracy", "one seed: another training may come out otherwise."
+
+
+def _findings(result: RunResult) -> list[Finding]:
+    return list(result.evaluation.findings) if result.evaluation else []
