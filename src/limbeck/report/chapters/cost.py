@@ -1,0 +1,63 @@
+"""The chapter on cost: what an answer takes, and when the trainings are paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from limbeck.evaluate.questions.cost import Cost
+from limbeck.report import format as fmt
+from limbeck.report.chapter import Chapter
+from limbeck.report.result import RunResult
+from limbeck.report.tables import Column, Row, Table
+
+
+def chapter(found: Cost, result: RunResult) -> Chapter:
+    """Set the trainings beside the answers, and an update beside its alternatives."""
+    tables = [table for table in (_life(found), _updates(found)) if table.rows]
+    return Chapter("What does it cost, and when does it pay?", _lead(found), tables=tuple(tables))
+
+
+def _lead(found: Cost) -> str:
+    if not found.break_even:
+        return "Whether the training pays for itself cannot be said: a part of it is not known."
+    said = [
+        f"{name}: after {fmt.significant(count)} answers"
+        if count is not None
+        else f"{name}: never, since an answer saves no energy"
+        for name, count in found.break_even.items()
+    ]
+    return f"The energy that answers save makes up for it. {fmt.listing(said)}."
+
+
+def _life(found: Cost) -> Table:
+    rows = [
+        Row("Energy of the training, estimated", _of(found.training, fmt.joules)),
+        Row("CO₂ of the training, estimated", _of(found.grams, fmt.grams)),
+        Row("Answers a milliwatt hour", _of(found.answers_a_milliwatt_hour, fmt.significant)),
+    ]
+    caption = (
+        f"Energy of answers: {found.grid or 'not measured'}. Of the training: seconds of the "
+        "stages on one core, at 10 W a core and 475 g CO₂ a kWh (IEA, world average of 2019)."
+    )
+    return Table("From the first epoch to the last answer", caption, COLUMNS, tuple(rows))
+
+
+COLUMNS = (Column("student", "student"), Column("teacher", "teacher"))
+
+
+def _of(values: dict[str, float], written: Callable[[float], str]) -> tuple[str, ...]:
+    return tuple(
+        written(values[column.label]) if column.label in values else fmt.MISSING
+        for column in COLUMNS
+    )
+
+
+def _updates(found: Cost) -> Table:
+    rows = tuple(
+        Row(name.capitalize(), (fmt.size(count),)) for name, count in found.payloads.items()
+    )
+    caption = (
+        "Bytes to be sent for an update: the file whole, the same packed by zlib, or soft labels "
+        "of public samples in half precision, from which the device distils by itself."
+    )
+    return Table("An update over the air", caption, (Column("bytes", "student"),), rows)

@@ -1,0 +1,152 @@
+"""The chapter on robustness: attacks, damage, and what is certain."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from limbeck.evaluate.attacks.rows import in_255ths
+from limbeck.evaluate.finding import Estimate
+from limbeck.evaluate.questions.robustness import Robustness
+from limbeck.report import format as fmt
+from limbeck.report.chapter import Chapter, Sample
+from limbeck.report.charts.lines import Series, lines
+from limbeck.report.panels.panel import Panel, percent_tick
+from limbeck.report.result import Role, RunResult
+from limbeck.report.tables import Column, Row, Table
+
+NAMES = {
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "transfer": "transfer",
+    "gradients": "all with gradients",
+    "strongest": "strongest",
+}
+DASHES = {"student": None, "teacher": "6 3"}
+Points = tuple[tuple[float, float], ...]
+COLUMNS = (Column("student", "student"), Column("teacher", "teacher"))
+
+
+def chapter(found: Robustness, result: RunResult) -> Chapter:
+    """Draw accuracy over the strength of attack and damage, and what cannot be broken."""
+    panels = [panel for panel in (_attacks(found), _damage(found)) if panel]
+    tables = [
+        table for table in (_by_attack(found), _by_damage(found), _certain(found)) if table.rows
+    ]
+    return Chapter(
+        "Does it stand what its teacher stands?",
+        _lead(found),
+        panels=tuple(panels),
+        tables=tuple(tables),
+        samples=tuple(_samples(found)),
+        warnings=found.warnings,
+    )
+
+
+def _lead(found: Robustness) -> str:
+    said = f"{fmt.integer(found.samples)} test samples were worsened"
+    if found.attacked:
+        said += f", {fmt.integer(found.attacked)} of them attacked"
+    return (
+        f"{said}. Attacks are made with gradients of the model in torch and shown to the file that "
+        "ships; the figure that counts is that of the strongest."
+    )
+
+
+def _points(pairs: Iterable[tuple[float, Estimate | None]]) -> Points:
+    return tuple((across, one.value) for across, one in pairs if one is not None)
+
+
+def _pair(student: Points, teacher: Points) -> list[Series]:
+    sides: tuple[tuple[Role, Points], ...] = (("student", student), ("teacher", teacher))
+    return [
+        Series(role, points, role, dash=DASHES[role], mark=True) for role, points in sides if points
+    ]
+
+
+def _attacks(found: Robustness) -> Panel | None:
+    rows = [row for row in found.attacks if row.attack == "strongest"]
+    if not rows:
+        return None
+    title = "Accuracy under the strongest attack"
+    said = "Share of right answers after the strongest attack of each size."
+    drawn = lines(
+        _pair(
+            _points((255 * row.size, row.student) for row in rows),
+            _points((255 * row.size, row.teacher) for row in rows),
+        ),
+        axis=percent_tick,
+        title=title,
+        description=said,
+        across="largest change of a pixel, in 255ths",
+    )
+    return Panel(title, f"{said} Each picture counts as broken if any attack broke it.", drawn)
+
+
+def _damage(found: Robustness) -> Panel | None:
+    if not found.corruptions:
+        return None
+    by: dict[int, list[tuple[Estimate, Estimate | None]]] = defaultdict(list)
+    for row in found.corruptions:
+        by[row.severity].append((row.student, row.teacher))
+    title = "Accuracy on damaged samples"
+    said = "Mean over the kinds of damage, by severity from 1 to 5."
+    drawn = lines(
+        _pair(
+            _points((level, _mean([one for one, _ in pairs])) for level, pairs in by.items()),
+            _points((level, _mean([two for _, two in pairs])) for level, pairs in by.items()),
+        ),
+        axis=percent_tick,
+        title=title,
+        description=said,
+        across="severity",
+    )
+    return Panel(title, said, drawn)
+
+
+def _mean(estimates: list[Estimate | None]) -> Estimate | None:
+    known = [one.value for one in estimates if one is not None]
+    return Estimate(value=sum(known) / len(known)) if known else None
+
+
+def _cells(student: Estimate | None, teacher: Estimate | None) -> tuple[str, ...]:
+    return tuple(
+        fmt.MISSING if one is None else fmt.percent(one.value) for one in (student, teacher)
+    )
+
+
+def _by_attack(found: Robustness) -> Table:
+    rows = tuple(
+        Row(f"{NAMES[row.attack]}, {in_255ths(row.size)}", _cells(row.student, row.teacher))
+        for row in found.attacks
+    )
+    caption = "Accuracy after each attack; transfer: made on the other of the two models."
+    return Table("Every attack", caption, COLUMNS, rows)
+
+
+def _by_damage(found: Robustness) -> Table:
+    rows = tuple(
+        Row(f"{row.kind.capitalize()}, severity {row.severity}", _cells(row.student, row.teacher))
+        for row in found.corruptions
+    )
+    return Table("Every kind of damage", "Accuracy on worsened samples.", COLUMNS, rows)
+
+
+def _certain(found: Robustness) -> Table:
+    rows = tuple(
+        Row(f"Within {in_255ths(row.size)}", _cells(row.student, row.teacher))
+        for row in found.certified
+    )
+    caption = (
+        "Share of pictures answered rightly whatever is done to them within the size, proven by "
+        "interval bounds on the model in torch; the true share is no lower."
+    )
+    return Table("What is certain", caption, COLUMNS, rows)
+
+
+def _samples(found: Robustness) -> Iterator[Sample]:
+    for one in found.examples:
+        yield Sample(
+            f"{one.label}, taken for {one.answer} after {in_255ths(one.size)}",
+            (("before", one.before), ("after", one.after)),
+        )
