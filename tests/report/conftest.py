@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import sittings
 
 from limbeck.evaluate.accuracy import Accuracy
 from limbeck.evaluate.calibration import Bin, Calibration
 from limbeck.evaluate.cost import Cost, Energy, Latency
+from limbeck.evaluate.evaluation import evaluate
 from limbeck.evaluate.fidelity import Fidelity, Parity
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.interval import summarize, wilson
@@ -476,6 +478,13 @@ RESULTS: dict[str, Callable[[], RunResult]] = {
 @pytest.fixture(scope="session")
 def digits() -> RunResult:
     return make_digits()
+
+
+@pytest.fixture(scope="session")
+def evaluated(digits: RunResult) -> RunResult:
+    """The same run, its student asked every question: of two real nets, and few samples."""
+    found = evaluate(sittings.digits())
+    return digits.model_copy(update={"evaluation": found})
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.skipif(
     BROWSER is None,
     reason="no Chromium on PATH: the page was not opened in a browser (apt-get install chromium)",
 )
+
+# `make test` puts it there, where there is npm.
+AXE = Path(sys.prefix) / "npm/node_modules/axe-core/axe.min.js"
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -50,12 +54,35 @@ document.getElementById("f").onload = function () {{
 </script>"""
 
 
+# What axe-core finds, and whether the keyboard can come to everything that is to be reached.
+EXAMINED = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
+<iframe id="f" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
+<pre id="out"></pre>
+<script>
+document.getElementById("f").onload = async function () {{
+  const inner = this.contentDocument, script = inner.createElement("script");
+  script.src = "axe.min.js";
+  await new Promise(done => {{ script.onload = done; inner.head.append(script); }});
+  const found = await this.contentWindow.axe.run(inner, {{ resultTypes: ["violations"] }});
+  const wide = [...inner.querySelectorAll(".box")].filter(e => e.scrollWidth > e.clientWidth + 1);
+  document.getElementById("out").textContent = JSON.stringify({{
+    violations: found.violations.map(v =>
+      v.id + ": " + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(" | ")),
+    checked: found.passes.length,
+    unreachable: wide.filter(e => e.tabIndex < 0).length,
+    dead: [...inner.querySelectorAll('a[href^="#"]')].filter(a =>
+      !inner.getElementById(decodeURIComponent(a.hash.slice(1)))).map(a => a.hash),
+  }});
+}};
+</script>"""
+
+
 def opened(
-    page: str, folder: Path, *, width: int, dark: bool = False
+    page: str, folder: Path, *, width: int, dark: bool = False, wrapper: str = WRAPPER
 ) -> tuple[dict[str, object], list[str]]:
     """Open a page; give what was measured in it and what the console said."""
     (folder / "page.html").write_text(page, encoding="utf-8")
-    (folder / "wrapper.html").write_text(WRAPPER.format(width=width), encoding="utf-8")
+    (folder / "wrapper.html").write_text(wrapper.format(width=width), encoding="utf-8")
     mode = ("--blink-settings=preferredColorScheme=0",) if dark else ()
     done = subprocess.run(
         [str(BROWSER), *FLAGS, *mode, f"--user-data-dir={folder / 'profile'}",
@@ -118,3 +145,15 @@ def test_names_without_end_and_markup_in_names_do_no_harm(
 def test_the_comparison_fits_a_phone(digits: RunResult, minimal: RunResult, tmp_path: Path) -> None:
     seen, console = opened(render_comparison_page([digits, minimal]), tmp_path, width=390)
     assert (seen["scroll"], seen["wide"], console) == (390, [], [])
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (make test needs npm)")
+@pytest.mark.parametrize("dark", [False, True])
+def test_everybody_can_read_it(evaluated: RunResult, tmp_path: Path, dark: bool) -> None:
+    shutil.copy(AXE, tmp_path / "axe.min.js")
+    others = [evaluated.model_copy(update={"name": name}) for name in ("one", "two")]
+    for page in (render_page(evaluated), render_comparison_page(others)):
+        seen, console = opened(page, tmp_path, width=390, dark=dark, wrapper=EXAMINED)
+        assert seen["violations"] == []
+        assert seen["checked"] > 10
+        assert (seen["unreachable"], seen["dead"], console) == (0, [], [])

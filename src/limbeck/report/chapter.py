@@ -10,15 +10,19 @@ from limbeck.report import format as fmt
 from limbeck.report.chapters import CHAPTERS
 from limbeck.report.panels.panel import Panel
 from limbeck.report.result import RunResult
-from limbeck.report.tables import Table
+from limbeck.report.tables import Column, Table
 
 SIGNS: dict[Verdict, tuple[str, str]] = {
     "improved": ("▲", "improved"),
     "kept": ("✓", "kept"),
     "lost": ("▼", "lost"),
     "open": ("?", "open"),
-    "alone": ("·", "no teacher"),
+    "alone": ("·", "no comparison"),
 }
+
+
+BOTH = (Column("student", "student"), Column("teacher", "teacher"))
+"""The columns of a table of both models."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,21 @@ def _difference(gap: Estimate, unit: Unit) -> str:
         return signed(gap.value, unit)
     ends = f"{signed(gap.interval.low, unit)} to {signed(gap.interval.high, unit)}"
     return f"{signed(gap.value, unit)} ({ends})"
+
+
+def between(estimate: Estimate | None, unit: Unit = "share") -> str:
+    """Write an estimate with its interval."""
+    if estimate is None or estimate.interval is None:
+        return _estimate(estimate, unit)
+    low, high = (written(end, unit) for end in (estimate.interval.low, estimate.interval.high))
+    return f"{written(estimate.value, unit)} ({low} to {high})"
+
+
+def pair(
+    student: Estimate | None, teacher: Estimate | None, unit: Unit = "share"
+) -> tuple[str, ...]:
+    """Write both models' figures as the cells of a row below `BOTH`."""
+    return (between(student, unit), between(teacher, unit))
 
 
 def signed(value: float, unit: Unit) -> str:

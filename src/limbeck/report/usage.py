@@ -86,6 +86,42 @@ with torch.no_grad():
 ```
 """
 
+_TABLES = """
+**From the ONNX file**, with numpy and onnxruntime (no torch, no limbeck), here:
+
+```python
+import json
+
+import numpy as np
+import onnxruntime
+
+with open("preprocess.json") as file:
+    prepare = json.load(file)
+session = onnxruntime.InferenceSession("model.onnx")
+
+with open("row.json") as file:
+    row = json.load(file)  # the columns by name: {"age": 39, "sex": "Female"}; null is missing
+features = []
+for column in prepare["numeric"]:
+    value = row[column["name"]]
+    features.append(0.0 if value is None else (value - column["mean"]) / column["std"])
+    if column["flag"]:
+        features.append(float(value is None))
+for column in prepare["categorical"]:
+    value = "" if row[column["name"]] is None else str(row[column["name"]])
+    features += [float(value == known) for known in column["values"]]
+    features.append(float(value not in column["values"]))
+features = np.array([features], dtype=np.float32)
+
+(logits,) = session.run(["logits"], {"features": features})
+print("class", int(logits[0].argmax()))
+```
+"""
+
+_TABLES_TORCH = _IMAGES_TORCH.replace("(image))  # `image` as above", "(features))  # as above")
+
+_SNIPPETS = {"text": (_TEXTS, _TEXTS_TORCH), "tabular": (_TABLES, _TABLES_TORCH)}
+
 
 def usage(task: str) -> str:
     """The two snippets that fit a task, as Markdown.
@@ -94,5 +130,5 @@ def usage(task: str) -> str:
         >>> "tokenizer.json" in usage("text_classification")
         True
     """
-    parts = (_TEXTS, _TEXTS_TORCH) if task.startswith("text") else (_IMAGES, _IMAGES_TORCH)
+    parts = _SNIPPETS.get(task.split("_")[0], (_IMAGES, _IMAGES_TORCH))
     return "\n\n".join(part.strip() for part in parts)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from limbeck.evaluate.questions.cost import Cost
 from limbeck.report import format as fmt
-from limbeck.report.chapter import Chapter
+from limbeck.report.chapter import BOTH, Chapter
 from limbeck.report.result import RunResult
 from limbeck.report.tables import Column, Row, Table
 
@@ -39,16 +39,12 @@ def _life(found: Cost) -> Table:
         f"Energy of answers: {found.grid or 'not measured'}. Of the training: seconds of the "
         "stages on one core, at 10 W a core and 475 g CO₂ a kWh (IEA, world average of 2019)."
     )
-    return Table("From the first epoch to the last answer", caption, COLUMNS, tuple(rows))
-
-
-COLUMNS = (Column("student", "student"), Column("teacher", "teacher"))
+    return Table("From the first epoch to the last answer", caption, BOTH, tuple(rows))
 
 
 def _of(values: dict[str, float], written: Callable[[float], str]) -> tuple[str, ...]:
     return tuple(
-        written(values[column.label]) if column.label in values else fmt.MISSING
-        for column in COLUMNS
+        written(values[column.label]) if column.label in values else fmt.MISSING for column in BOTH
     )
 
 

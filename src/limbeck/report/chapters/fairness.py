@@ -6,14 +6,11 @@ from collections.abc import Sequence
 
 from limbeck.evaluate.fairness.by_class import ClassRecall
 from limbeck.evaluate.fairness.by_group import Attribute
-from limbeck.evaluate.finding import Estimate
 from limbeck.evaluate.questions.fairness import Fairness
 from limbeck.report import format as fmt
-from limbeck.report.chapter import Chapter
+from limbeck.report.chapter import BOTH, Chapter, pair
 from limbeck.report.result import RunResult
-from limbeck.report.tables import Column, Row, Table
-
-COLUMNS = (Column("student", "student"), Column("teacher", "teacher"))
+from limbeck.report.tables import Row, Table
 
 
 def chapter(found: Fairness, result: RunResult) -> Chapter:
@@ -27,26 +24,17 @@ def chapter(found: Fairness, result: RunResult) -> Chapter:
     )
 
 
-def _of(one: Estimate | None, other: Estimate | None) -> tuple[str, ...]:
-    return tuple(
-        fmt.MISSING
-        if value is None
-        else f"{fmt.percent(value.value)} ({fmt.percent_interval(value.interval)})"
-        for value in (one, other)
-    )
-
-
 def _groups(attribute: Attribute) -> Table:
     rows = tuple(
         Row(
             f"{group.name}: {fmt.plural(group.samples, 'sample')}"
             + ("" if group.judged else ", too few"),
-            _of(group.student, group.teacher),
+            pair(group.student, group.teacher),
         )
         for group in attribute.groups
     )
     caption = "Share of right answers in each group, with its 95 % interval."
-    return Table(f"Accuracy by {attribute.name}", caption, COLUMNS, rows)
+    return Table(f"Accuracy by {attribute.name}", caption, BOTH, rows)
 
 
 def _gaps(attribute: Attribute) -> Table:
@@ -61,7 +49,7 @@ def _gaps(attribute: Attribute) -> Table:
         "Between the groups that differ most: how often the class is the answer (demographic "
         "parity), and how often it is among those whom it befits and those whom it does not."
     )
-    return Table(f"Gaps by {attribute.name}", caption, COLUMNS, tuple(rows))
+    return Table(f"Gaps by {attribute.name}", caption, BOTH, tuple(rows))
 
 
 def _each(values: Sequence[float | None]) -> tuple[str, ...]:
@@ -74,9 +62,9 @@ def _classes(classes: Sequence[ClassRecall]) -> Table:
         Row(
             f"{one.name}: {fmt.percent(one.frequency, 1)} of the data, "
             f"{fmt.plural(one.samples, 'test sample')}" + ("" if one.judged else ", too few"),
-            _of(one.student, one.teacher),
+            pair(one.student, one.teacher),
         )
         for one in classes
     )
     caption = "Share of each class that is recognised, the rarest first."
-    return Table("Recall by class", caption, COLUMNS, rows)
+    return Table("Recall by class", caption, BOTH, rows)

@@ -9,11 +9,11 @@ from limbeck.evaluate.attacks.rows import in_255ths
 from limbeck.evaluate.finding import Estimate
 from limbeck.evaluate.questions.robustness import Robustness
 from limbeck.report import format as fmt
-from limbeck.report.chapter import Chapter, Sample
+from limbeck.report.chapter import BOTH, Chapter, Sample, pair
 from limbeck.report.charts.lines import Series, lines
 from limbeck.report.panels.panel import Panel, percent_tick
 from limbeck.report.result import Role, RunResult
-from limbeck.report.tables import Column, Row, Table
+from limbeck.report.tables import Row, Table
 
 NAMES = {
     "fgsm": "FGSM",
@@ -24,7 +24,6 @@ NAMES = {
 }
 DASHES = {"student": None, "teacher": "6 3"}
 Points = tuple[tuple[float, float], ...]
-COLUMNS = (Column("student", "student"), Column("teacher", "teacher"))
 
 
 def chapter(found: Robustness, result: RunResult) -> Chapter:
@@ -109,39 +108,33 @@ def _mean(estimates: list[Estimate | None]) -> Estimate | None:
     return Estimate(value=sum(known) / len(known)) if known else None
 
 
-def _cells(student: Estimate | None, teacher: Estimate | None) -> tuple[str, ...]:
-    return tuple(
-        fmt.MISSING if one is None else fmt.percent(one.value) for one in (student, teacher)
-    )
-
-
 def _by_attack(found: Robustness) -> Table:
     rows = tuple(
-        Row(f"{NAMES[row.attack]}, {in_255ths(row.size)}", _cells(row.student, row.teacher))
+        Row(f"{NAMES[row.attack]}, {in_255ths(row.size)}", pair(row.student, row.teacher))
         for row in found.attacks
     )
     caption = "Accuracy after each attack; transfer: made on the other of the two models."
-    return Table("Every attack", caption, COLUMNS, rows)
+    return Table("Every attack", caption, BOTH, rows)
 
 
 def _by_damage(found: Robustness) -> Table:
     rows = tuple(
-        Row(f"{row.kind.capitalize()}, severity {row.severity}", _cells(row.student, row.teacher))
+        Row(f"{row.kind.capitalize()}, severity {row.severity}", pair(row.student, row.teacher))
         for row in found.corruptions
     )
-    return Table("Every kind of damage", "Accuracy on worsened samples.", COLUMNS, rows)
+    return Table("Every kind of damage", "Accuracy on worsened samples.", BOTH, rows)
 
 
 def _certain(found: Robustness) -> Table:
     rows = tuple(
-        Row(f"Within {in_255ths(row.size)}", _cells(row.student, row.teacher))
+        Row(f"Within {in_255ths(row.size)}", pair(row.student, row.teacher))
         for row in found.certified
     )
     caption = (
         "Share of pictures answered rightly whatever is done to them within the size, proven by "
         "interval bounds on the model in torch; the true share is no lower."
     )
-    return Table("What is certain", caption, COLUMNS, rows)
+    return Table("What is certain", caption, BOTH, rows)
 
 
 def _samples(found: Robustness) -> Iterator[Sample]:

@@ -1,0 +1,151 @@
+"""The chapter on uncertainty: does the student know when it does not know?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from limbeck.evaluate.deferral import Deferral
+from limbeck.evaluate.doubt import Doubt
+from limbeck.evaluate.interval_overlap import IntervalOverlap
+from limbeck.evaluate.outside import Outside
+from limbeck.evaluate.questions.uncertainty import Uncertainty
+from limbeck.report import format as fmt
+from limbeck.report.chapter import BOTH, Chapter, between, pair
+from limbeck.report.charts.lines import Series, lines
+from limbeck.report.panels.panel import Panel, percent_tick
+from limbeck.report.result import Role, RunResult
+from limbeck.report.tables import Column, Row, Table
+
+DASHES = {"student": None, "teacher": "6 3"}
+
+
+def chapter(found: Uncertainty, result: RunResult) -> Chapter:
+    """Draw the risk by coverage, and say what deferring is worth."""
+    tables = (
+        _deferrals(found.deferrals, found.to_match),
+        _entropies(found),
+        _outside(found.outside),
+        _intervals(found.intervals),
+    )
+    return Chapter(
+        "Does it know when it does not know?",
+        _lead(found),
+        panels=(_curve(found),),
+        tables=tuple(table for table in tables if table.rows),
+    )
+
+
+def _lead(found: Uncertainty) -> str:
+    match = found.to_match
+    if match is None:
+        return "What is answered least surely can be handed to the teacher, or to a person."
+    return (
+        f"Handing {fmt.percent(1 - match.answered.value, 1)} of the samples to the teacher, those "
+        "it is least sure of, was enough to be no worse than the teacher on the validation "
+        f"samples; on the test samples that gives {between(match.with_teacher)}."
+    )
+
+
+def _sides(found: Uncertainty) -> Iterator[tuple[Role, Doubt]]:
+    yield "student", found.student
+    if found.teacher is not None:
+        yield "teacher", found.teacher
+
+
+def _curve(found: Uncertainty) -> Panel:
+    title = "Errors among the surest answers"
+    said = "Share of errors, if only the surest answers are given, by how many are given."
+    series = [
+        Series(
+            role,
+            tuple((100 * point.coverage, point.risk) for point in one.curve),
+            role,
+            dash=DASHES[role],
+            mark=True,
+        )
+        for role, one in _sides(found)
+    ]
+    return Panel(
+        title,
+        f"{said} The lower, the better confidence tells errors from right answers.",
+        lines(
+            series,
+            axis=percent_tick,
+            title=title,
+            description=said,
+            across="answers given, in %",
+        ),
+    )
+
+
+def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Table:
+    columns = tuple(
+        Column(label, "student")
+        for label in ("answered itself", "accuracy on these", "rest to the teacher", "to a person")
+    )
+    shown = [*deferrals, *([to_match] if to_match else [])]
+    rows = tuple(
+        Row(
+            f"Sure by {fmt.percent(one.threshold, 1)} or more",
+            (
+                fmt.percent(one.answered.value, 1),
+                between(one.alone),
+                between(one.with_teacher),
+                between(one.with_person),
+            ),
+        )
+        for one in shown
+    )
+    caption = "Thresholds are chosen on the validation samples; the person is always right."
+    return Table("Handing on what is unsure", caption, columns, rows)
+
+
+def _entropies(found: Uncertainty) -> Table:
+    teacher = found.teacher.entropy if found.teacher else None
+    student = found.student.entropy
+    rows = (
+        Row(
+            "Right answers",
+            pair(student.mean_right, teacher.mean_right if teacher else None, "nats"),
+        ),
+        Row(
+            "Wrong answers",
+            pair(student.mean_wrong, teacher.mean_wrong if teacher else None, "nats"),
+        ),
+    )
+    return Table("Mean entropy of answers", "With 95 % intervals.", BOTH, rows)
+
+
+def _outside(outside: Sequence[Outside]) -> Table:
+    rows: list[Row] = []
+    for one in outside:
+        name = f"{one.samples}, by {one.score}"
+        rows += [
+            Row(f"{name}: AUROC", pair(one.auroc.student, one.auroc.teacher)),
+            Row(
+                f"{name}: let through at 95 %",
+                pair(one.false_positives.student, one.false_positives.teacher),
+            ),
+        ]
+    caption = (
+        "How often a test sample scores above one from outside; and how many from outside pass "
+        "where 95 % of the test samples do."
+    )
+    return Table("Samples from outside", caption, BOTH, tuple(rows))
+
+
+def _intervals(intervals: Sequence[IntervalOverlap]) -> Table:
+    columns = (*BOTH, Column("in common", "student"), Column("width beside", "student"))
+    rows = tuple(
+        Row(
+            one.figure,
+            (
+                *pair(one.student, one.teacher, "number"),
+                fmt.percent(one.overlap, 0),
+                fmt.ratio(one.width),
+            ),
+        )
+        for one in intervals
+    )
+    caption = "What both 95 % intervals cover, of what either covers: 100 % says they are the same."
+    return Table("Are they equally sure of their figures?", caption, columns, rows)
