@@ -92,7 +92,7 @@ def reformat(student: Path, draw: random.Random) -> None:
     "tamper", [flip, flip_passport, delete, add, rename, edit, reformat], ids=lambda t: t.__name__
 )
 def test_no_tampering_goes_unnoticed(student: Path, tmp_path: Path, tamper: Tamper) -> None:
-    for seed in range(200):
+    for seed in range(40):
         copy = tmp_path / f"copy-{seed}"
         shutil.copytree(student, copy)
         assert verify(copy).ok
@@ -290,7 +290,7 @@ def test_no_forged_passport_ends_in_a_traceback(student: Path) -> None:
         "[[1]]",
     ]
     seen: Counter[str] = Counter()
-    for seed in range(600):
+    for seed in range(200):
         draw = random.Random(seed)
 
         def change(passport: dict[str, Any], draw: random.Random = draw) -> None:
@@ -305,7 +305,7 @@ def test_no_forged_passport_ends_in_a_traceback(student: Path) -> None:
         with contextlib.suppress(InputError):
             as_teacher(student / "passport.json")
         (student / "passport.json").write_bytes(original)
-    assert seen["malformed"] > 50
+    assert seen["malformed"] > 15
 
 
 def test_a_passport_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:

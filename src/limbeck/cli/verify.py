@@ -14,14 +14,24 @@ def verify(
     passport: Annotated[
         Path, typer.Argument(help="A passport.json, or the student folder that holds one.")
     ],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The public key, in PEM, of whoever has to have signed the student."),
+    ] = None,
+    lineage: Annotated[
+        list[Path] | None,
+        typer.Option(help="A teacher that the lineage has to name: its folder. Once for each."),
+    ] = None,
 ) -> None:
-    """Recompute every hash that a passport lists, and say what was changed."""
-    from limbeck.passport import PASSPORT
+    """Check a student's passport, files, signature and lineage, and say what was changed."""
     from limbeck.passport import verify as check
 
-    found = check(passport / PASSPORT if passport.is_dir() else passport)
-    for finding in found.findings:
-        show(str(finding))
+    found = check(passport, key=key, lineage=lineage or (), schema=True)
+    for place, finding in enumerate(found.findings):
+        show(f"{'also ' if place else ''}{finding}")
+    for note in found.notes:
+        show(note)
     if found.findings:
         raise typer.Exit(1)
-    show(f"{passport}: nothing was changed; {found.files} files checked.")
+    signed = ", and the signature is of the key given" if key is not None else ""
+    show(f"{passport}: nothing was changed; {found.files} files checked{signed}.")

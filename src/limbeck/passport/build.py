@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
 from limbeck.errors import InputError, Problem
 from limbeck.passport import components as write
-from limbeck.passport.components import filled, properties
-from limbeck.passport.document import CONTENT, PASSPORT, canonical, content_sha256, sha256
-from limbeck.passport.facts import DatasetFacts, PassportFacts
+from limbeck.passport.components import filled, properties, unique
+from limbeck.passport.document import (
+    CONTENT,
+    PASSPORT,
+    SIGNATURE,
+    canonical,
+    content_sha256,
+    sha256,
+)
+from limbeck.passport.equivalence import robustness
+from limbeck.passport.facts import DatasetFacts, ModelFacts, PassportFacts
 from limbeck.passport.folder import FileHash, survey
 from limbeck.passport.licences import licences
 from limbeck.passport.lineage import STUDENT, eldest_first
+from limbeck.passport.risk import inherit
+from limbeck.passport.stamp import student_id
+from limbeck.passport.terms import odd_words
 
 _SERIALS = uuid.UUID("6d0c8f3e-5e0b-5c39-9f2a-1f6f3c0a7a11")
 
@@ -23,8 +35,8 @@ _SERIALS = uuid.UUID("6d0c8f3e-5e0b-5c39-9f2a-1f6f3c0a7a11")
 def build_passport(facts: PassportFacts) -> dict[str, Any]:
     """Make a student's passport; the same facts and files give the same passport.
 
-    Every file in the folder is hashed, except `passport.json` itself, so this comes last, when all
-    else has been written.
+    Every file in the folder is hashed, except `passport.json` itself and the signature, so this
+    comes last, when all else has been written and stamped (`stamp_folder`).
 
     Args:
         facts: What is known of the student.
@@ -33,21 +45,27 @@ def build_passport(facts: PassportFacts) -> dict[str, Any]:
         The document, to be written as `render` writes it (`limbeck.atomic.write_json` does so too).
 
     Raises:
-        InputError: The model file is not in the folder, the time has no zone, or the folder holds
-            what cannot be hashed as a file of it.
+        InputError: The model file is not in the folder, the time has no zone, a word for terms,
+            flags or risk is unknown, a figure makes no sense, or the folder holds what cannot be
+            hashed as a file of it.
     """
     files = _files(facts)
-    data = _unique(write.data(item) for item in _all_data(facts))
-    own_data = _unique(write.data(item) for item in facts.data)
-    models, teachers = _models(facts)
+    family = eldest_first(facts.teachers)
+    data = unique(write.data(item) for item in _all_data(facts))
+    own_data = unique(write.data(item) for item in facts.data)
+    written = write.models(facts.teachers)
+    models = unique(written.values())
+    teachers = unique(written[id(item)] for item in facts.teachers)
     libraries = [write.software(name, facts.versions[name]) for name in sorted(facts.versions)]
     listed = [write.file(name, files[name]) for name in sorted(files)]
+    about = _about(facts, family, teachers)
+    student = _student(facts, files[facts.model_file], teachers, own_data, about)
     passport: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": _metadata(facts, _student(facts, files[facts.model_file], teachers, own_data)),
+        "metadata": _metadata(facts, student),
         "components": [*models, *data, *listed, *libraries],
         "dependencies": _dependencies(models, teachers, data, own_data, libraries),
     }
@@ -57,12 +75,11 @@ def build_passport(facts: PassportFacts) -> dict[str, Any]:
 
 
 def _files(facts: PassportFacts) -> dict[str, FileHash]:
-    if facts.timestamp.utcoffset() is None:
-        raise InputError(Problem("timestamp", str(facts.timestamp), "a time with its zone"))
     if not facts.folder.is_dir():
         raise InputError(Problem("folder", str(facts.folder), "a student folder"))
-    listing = survey(facts.folder, apart=PASSPORT)
-    problems = [
+    listing = survey(facts.folder, apart=(PASSPORT, SIGNATURE))
+    problems = list(_odd(facts))
+    problems += [
         Problem(f"{facts.folder}: {name!r}", oddity.what, "plain files inside the folder")
         for name, oddity in listing.oddities.items()
     ]
@@ -74,26 +91,24 @@ def _files(facts: PassportFacts) -> dict[str, FileHash]:
     return listing.files
 
 
+def _odd(facts: PassportFacts) -> Iterator[Problem]:
+    if facts.timestamp.utcoffset() is None:
+        yield Problem("timestamp", str(facts.timestamp), "a time with its zone")
+    itself = ModelFacts("student", terms=facts.terms, flags=facts.flags, risk=facts.risk)
+    yield from dict.fromkeys(
+        odd_words([itself, *eldest_first(facts.teachers)], list(_all_data(facts)))
+    )
+    if facts.carbon is not None:
+        figures = {"grams": facts.carbon.grams, "grid_factor": facts.carbon.grid_factor}
+        for name, value in figures.items():
+            if not (math.isfinite(value) and value >= 0):
+                yield Problem(f"carbon.{name}", value, "a number of 0 or more")
+
+
 def _all_data(facts: PassportFacts) -> Iterable[DatasetFacts]:
     yield from facts.data
     for model in eldest_first(facts.teachers):
         yield from model.data
-
-
-def _models(facts: PassportFacts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write every model of the lineage once; give them all, and the student's own teachers."""
-    written: dict[int, dict[str, Any]] = {}
-    for model in eldest_first(facts.teachers):
-        ancestors = _unique(written[id(item)] for item in model.ancestors)
-        made_with = _unique(write.data(item) for item in model.data)
-        written[id(model)] = write.model(model, ancestors, made_with)
-    return _unique(written.values()), _unique(written[id(item)] for item in facts.teachers)
-
-
-def _unique(components: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    # A reference is a hash of what it names: the same reference is the same component.
-    found = {item["bom-ref"]: item for item in components}
-    return [found[reference] for reference in sorted(found)]
 
 
 def _student(
@@ -101,6 +116,7 @@ def _student(
     shipped: FileHash,
     teachers: list[dict[str, Any]],
     data: list[dict[str, Any]],
+    about: Mapping[str, str],
 ) -> dict[str, Any]:
     student = {
         "version": facts.version,
@@ -114,13 +130,31 @@ def _student(
         "name": facts.name,
         "hashes": write.hashes(shipped.sha256),
         **filled(student),
-        "properties": properties(
-            {
-                "model-file": facts.model_file,
-                "licence": "" if facts.licence.strip() else "not stated",
-                "ancestors": canonical([item["bom-ref"] for item in teachers]) if teachers else "",
-            }
-        ),
+        "properties": properties(about),
+    }
+
+
+def _about(
+    facts: PassportFacts, family: Sequence[ModelFacts], teachers: Sequence[dict[str, Any]]
+) -> dict[str, str]:
+    """State of the student what CycloneDX has no field for."""
+    risk = inherit(facts.risk, family, justification=facts.risk_justification)
+    flags = {*facts.flags, *(flag for model in family for flag in model.flags)}
+    return {
+        "model-file": facts.model_file,
+        "id": student_id(facts),
+        "licence": "" if facts.licence.strip() else "not stated",
+        "ancestors": write.written(item["bom-ref"] for item in teachers),
+        "owner": facts.owner,
+        "terms": write.written(facts.terms),
+        "flags": write.written(sorted(flags)),
+        "risk": risk.risk,
+        "risk-own": risk.own,
+        "risk-inherited": risk.inherited,
+        "risk-inherited-from": write.written(risk.inherited_from),
+        "risk-justification": risk.justification,
+        "robustness": robustness(facts.robustness) if facts.robustness else "",
+        "negative-results": write.written(facts.negative_results),
     }
 
 
@@ -160,6 +194,8 @@ def _metadata(facts: PassportFacts, student: dict[str, Any]) -> dict[str, Any]:
                 "seeds": canonical(list(facts.seeds)),
                 "git-commit": facts.git_commit,
                 "hardware": facts.hardware,
+                "environment": canonical(dict(facts.environment)) if facts.environment else "",
+                "carbon": canonical(vars(facts.carbon)) if facts.carbon else "",
             }
         ),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +11,7 @@ from limbeck.passport.document import canonical, sha256
 from limbeck.passport.facts import DatasetFacts, MetricFacts, ModelFacts
 from limbeck.passport.folder import FileHash
 from limbeck.passport.licences import licences
+from limbeck.passport.lineage import eldest_first
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/@+-]*)?")
@@ -50,14 +51,9 @@ def metric(facts: MetricFacts) -> dict[str, Any]:
         {'type': 'latency_p50 (ms)', 'value': '0.25'}
     """
     interval = {"lowerBound": _number(facts.low), "upperBound": _number(facts.high)}
-    return filled(
-        {
-            "type": f"{facts.name} ({facts.unit})" if facts.unit else facts.name,
-            "value": _number(facts.value),
-            "slice": facts.slice,
-            "confidenceInterval": filled(interval),
-        }
-    )
+    name = f"{facts.name} ({facts.unit})" if facts.unit else facts.name
+    rest = {"slice": facts.slice, "confidenceInterval": filled(interval)}
+    return {"type": name, "value": _number(facts.value), **filled(rest)}
 
 
 def data(facts: DatasetFacts) -> dict[str, Any]:
@@ -76,8 +72,9 @@ def data(facts: DatasetFacts) -> dict[str, Any]:
                     "source": facts.source,
                     "fingerprint": facts.fingerprint,
                     "licence": _unstated(facts.licence),
-                    "classes": canonical(list(facts.classes)) if facts.classes else "",
+                    "classes": written(facts.classes),
                     "counts": canonical(dict(facts.counts)) if facts.counts else "",
+                    "terms": written(facts.terms),
                 }
             ),
         },
@@ -116,13 +113,50 @@ def model(
                     "digest": facts.digest,
                     "licence": _unstated(facts.licence),
                     # Two models of one name and hash may still come from different teachers.
-                    "ancestors": canonical([item["bom-ref"] for item in ancestors])
-                    if ancestors
-                    else "",
+                    "ancestors": written(item["bom-ref"] for item in ancestors),
+                    **inherited(facts),
                 }
             ),
         },
     )
+
+
+def inherited(facts: ModelFacts) -> dict[str, str]:
+    """Write what a model hands on beside its weights, as facts for `properties`."""
+    return {
+        "owner": facts.owner,
+        "terms": written(facts.terms),
+        "flags": written(facts.flags),
+        "risk": facts.risk,
+        "risk-justification": facts.risk_justification,
+    }
+
+
+def written(texts: Iterable[str]) -> str:
+    """Write a list as one text; none is written as nothing.
+
+    Example:
+        >>> written(["dual-use"]), written([])
+        ('["dual-use"]', '')
+    """
+    listed = list(texts)
+    return canonical(listed) if listed else ""
+
+
+def models(teachers: Iterable[ModelFacts]) -> dict[int, dict[str, Any]]:
+    """Write models and all their ancestors, each by the `id` of its facts."""
+    found: dict[int, dict[str, Any]] = {}
+    for facts in eldest_first(teachers):
+        ancestors = unique(found[id(item)] for item in facts.ancestors)
+        found[id(facts)] = model(facts, ancestors, unique(data(item) for item in facts.data))
+    return found
+
+
+def unique(components: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep each component once, in the order of their references."""
+    # A reference is a hash of what it names: the same reference is the same component.
+    found = {item["bom-ref"]: item for item in components}
+    return [found[reference] for reference in sorted(found)]
 
 
 def pedigree(ancestors: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -169,7 +203,17 @@ def _named(kind: str, component: dict[str, Any]) -> dict[str, Any]:
     content = filled(component)
     # CycloneDX wants a name even where it is empty.
     content["name"] = component["name"]
-    return {"bom-ref": f"{kind}:{sha256(canonical(content))[:32]}", **content}
+    return {"bom-ref": reference(kind, content), **content}
+
+
+def reference(kind: str, content: Mapping[str, Any]) -> str:
+    """Name a component after its content, and so after all that it descends from.
+
+    Example:
+        >>> reference("model", {"name": "digits_cnn"})
+        'model:638fa531c3145b25d01672e9215b848e'
+    """
+    return f"{kind}:{sha256(canonical(content))[:32]}"
 
 
 def _references(source: str) -> list[dict[str, str]]:

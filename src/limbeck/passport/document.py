@@ -17,12 +17,21 @@ from limbeck.errors import InputError, Problem
 PASSPORT = "passport.json"
 """The passport's file name in a student folder."""
 
+SIGNATURE = "model.sig"
+"""The signature's file name in a student folder."""
+
 CONTENT = "limbeck:content-sha256"
 """The property that holds the hash of the passport's own content."""
 
 _LARGEST = 64 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+}
 
 
 def canonical(content: Any) -> str:
@@ -74,7 +83,7 @@ def read(path: Path) -> tuple[dict[str, Any], bool]:
     raw = _bytes(path)
     try:
         document = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
         )
         as_written = render(document).encode("ascii") == raw
     except RecursionError:
@@ -151,6 +160,25 @@ def sha256_of(component: Any, where: str) -> str:
     return str(hashes[0])
 
 
+def json_of(text: str, kind: type, where: str) -> Any:
+    """Read JSON that stands as a text in the passport, of the stated kind.
+
+    Raises:
+        InputError: It is not JSON, or of another kind.
+
+    Example:
+        >>> json_of("[1, 2]", list, "limbeck:seeds")
+        [1, 2]
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        refuse(where, text, f"{_KINDS[kind]} in JSON")
+    if not isinstance(content, kind):
+        refuse(where, text, f"{_KINDS[kind]} in JSON")
+    return content
+
+
 def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
@@ -166,7 +194,8 @@ def _bytes(path: Path) -> bytes:
         ) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse, as a hook of `json.loads`, an object in which a key stands twice."""
     # Of a key that stands twice, one reader takes the first value and another the last.
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -174,5 +203,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Refuse, as a hook of `json.loads`, what Python alone takes for a number."""
     raise ValueError(f"{name} is not JSON")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class DatasetFacts:
         licence: An SPDX id when there is one, else the licence's name; empty when not stated.
         classes: The names of its classes.
         counts: How many samples each split holds.
+        terms: What its terms forbid or ask, of `terms.TERMS`, such as `non-commercial`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DatasetFacts:
     licence: str = ""
     classes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    terms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class ModelFacts:
         metrics: What was measured of it.
         data: What it was made with.
         ancestors: The models it descends from, any number of generations.
+        owner: Who owns it; empty when not stated.
+        terms: What its terms forbid or ask, of `terms.TERMS`, such as `no-distillation`.
+        flags: What its export is held to, of `terms.FLAGS`, such as `dual-use`.
+        risk: Its class under the EU AI Act, of `risk.CLASSES`; empty when not stated.
+        risk_justification: Why that is lower than an ancestor's, if it is.
     """
 
     name: str
@@ -76,6 +83,49 @@ class ModelFacts:
     metrics: tuple[MetricFacts, ...] = ()
     data: tuple[DatasetFacts, ...] = ()
     ancestors: tuple[ModelFacts, ...] = ()
+    owner: str = ""
+    terms: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    risk: str = ""
+    risk_justification: str = ""
+
+
+@dataclass(frozen=True)
+class CarbonFacts:
+    """The carbon that making a student let out.
+
+    Attributes:
+        grams: Grams of CO2 equivalent.
+        grid_factor: Grams of CO2 equivalent per kWh of the grid.
+        grid: Which grid and year that factor is of.
+        scope: What was counted, such as `teaching and distilling, three seeds`.
+    """
+
+    grams: float
+    grid_factor: float
+    grid: str
+    scope: str = ""
+
+
+@dataclass(frozen=True)
+class DifferenceFacts:
+    """One figure of a student less its teacher's, and how large a loss was said not to matter.
+
+    Attributes:
+        name: What was measured, such as `accuracy under PGD, 8/255`.
+        difference: Student less teacher.
+        low: The lower end of its interval, if it has one.
+        high: The upper end of its interval, if it has one.
+        margin: How large a loss does not matter, in the same unit.
+        better: Which way is good.
+    """
+
+    name: str
+    difference: float
+    low: float | None
+    high: float | None
+    margin: float
+    better: Literal["higher", "lower"] = "higher"
 
 
 @dataclass(frozen=True)
@@ -104,6 +154,15 @@ class PassportFacts:
         hardware: What it was made and measured on.
         limits: What it cannot do or was not tested for.
         tradeoffs: What was given up for what.
+        owner: Who answers for the student.
+        terms: What the student's own terms forbid or ask, of `terms.TERMS`.
+        flags: What its export is held to, of `terms.FLAGS`; those of its ancestors are added.
+        risk: The class of its own use, of `risk.CLASSES`; its ancestors' may raise it.
+        risk_justification: Why its class may be lower than an ancestor's; it then is `risk`.
+        robustness: The differences that its robustness is judged by.
+        carbon: The carbon that making it let out.
+        environment: What it was made in, by name, such as the CPU's flags.
+        negative_results: What was tried and did not work.
     """
 
     name: str
@@ -127,3 +186,12 @@ class PassportFacts:
     hardware: str = ""
     limits: tuple[str, ...] = ()
     tradeoffs: tuple[str, ...] = ()
+    owner: str = ""
+    terms: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    risk: str = ""
+    risk_justification: str = ""
+    robustness: tuple[DifferenceFacts, ...] = ()
+    carbon: CarbonFacts | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    negative_results: tuple[str, ...] = ()

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
+
+from limbeck.errors import LimbeckError
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Listing:
     oddities: dict[str, Oddity] = field(default_factory=dict)
 
 
-def survey(folder: Path, *, apart: str) -> Listing:
-    """Hash every file of a folder, except the one called `apart` at its top.
+def survey(folder: Path, *, apart: Collection[str]) -> Listing:
+    """Hash every file of a folder, except those called `apart` at its top.
 
     Links are followed to plain files inside the folder only. Nothing is opened but plain files.
 
@@ -55,14 +61,14 @@ def survey(folder: Path, *, apart: str) -> Listing:
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "README.md").write_text("a student")
         >>> (folder / "out").symlink_to("/etc/hostname")
-        >>> listing = survey(folder, apart="passport.json")
+        >>> listing = survey(folder, apart=["passport.json"])
         >>> listing.files["README.md"].size, listing.oddities["out"].escapes
         (9, True)
     """
     root = Path(os.path.realpath(folder))
     listing = Listing()
     for name, entry in _walk(root, listing):
-        if name == apart:
+        if name in apart:
             continue
         try:
             oddity = _oddity(entry, root, apart)
@@ -80,6 +86,33 @@ def hash_file(path: Path) -> FileHash:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileHash(digest, file.tell())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes the place of `path` when the block ends well.
+
+    Raises:
+        LimbeckError: It could not be written; what stood at `path` is unharmed.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
+        if path.exists():
+            shutil.copymode(path, temporary)
+        else:
+            temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise LimbeckError(f"{path}: could not be written ({error.strerror or error}).") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -101,12 +134,12 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]
                 yield name, entry
 
 
-def _oddity(entry: os.DirEntry[str], root: Path, apart: str) -> Oddity | None:
+def _oddity(entry: os.DirEntry[str], root: Path, apart: Collection[str]) -> Oddity | None:
     if entry.is_symlink():
         target = Path(os.path.realpath(entry.path))
         if not target.is_relative_to(root):
             return Oddity(f"a link to {str(target)!r}, outside the folder", escapes=True)
-        if not target.is_file() or target == root / apart:
+        if not target.is_file() or target in [root / name for name in apart]:
             return Oddity("a link to what is not a listed file of the folder")
         return None
     # Opening a pipe would wait for ever, and a device is nobody's student.

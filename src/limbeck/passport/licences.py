@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,32 @@ def licences(licence: str) -> list[dict[str, Any]]:
         return []
     spdx = _spdx_ids().get(licence.strip().lower())
     return [{"license": {"id": spdx} if spdx else {"name": licence}}]
+
+
+def spelled(licence: str) -> str:
+    """Spell a licence as the passport does.
+
+    Example:
+        >>> spelled("apache-2.0"), spelled("ask the author"), spelled(" ")
+        ('Apache-2.0', 'ask the author', '')
+    """
+    return next((str(one) for item in licences(licence) for one in item["license"].values()), "")
+
+
+def alternatives(licence: str) -> list[list[str]]:
+    """Take a licence apart: it is held by holding all of any one of these lists.
+
+    An SPDX expression without brackets is taken at its operators; `WITH` keeps its exception. A
+    remark in brackets behind an id is left out. Anything else is one free text.
+
+    Example:
+        >>> alternatives("MIT OR GPL-2.0-only WITH Classpath-exception-2.0 AND BSD-3-Clause")
+        [['MIT'], ['GPL-2.0-only WITH Classpath-exception-2.0', 'BSD-3-Clause']]
+        >>> alternatives("CC-BY-4.0 (A. Author)"), alternatives("ask OR leave")
+        ([['CC-BY-4.0']], [['ask OR leave']])
+    """
+    text = re.sub(r"^(\S+) \([^()]*\)$", r"\1", licence.strip())
+    found = [option.split(" AND ") for option in text.split(" OR ")]
+    ids = (part.split(" WITH ")[0].strip() for option in found for part in option)
+    known = all(one.lower() in _spdx_ids() for one in ids)
+    return found if known else [[licence.strip()]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from limbeck.passport.document import (
     CONTENT,
     content_sha256,
+    json_of,
     member,
     properties_of,
     read,
@@ -59,7 +59,16 @@ def as_teacher(passport: Path) -> ModelFacts:
     found = content_sha256(document)
     if stated != found:
         refuse(f"{passport}: {CONTENT}", stated, f"the hash of its content, {found}")
-    components = _by_reference(document)
+    return read_lineage(document)[STUDENT]
+
+
+def read_lineage(document: Mapping[str, Any]) -> dict[str, ModelFacts]:
+    """Read every model of a passport, the student among them, by its reference.
+
+    Raises:
+        InputError: What is written of one cannot be understood, or the lineage goes in a circle.
+    """
+    components = by_reference(document)
     data = {
         reference: _dataset(item, reference)
         for reference, item in components.items()
@@ -68,10 +77,24 @@ def as_teacher(passport: Path) -> ModelFacts:
     models: dict[str, ModelFacts] = {}
     for reference in _order(components):
         models[reference] = _model(components[reference], reference, models, data)
-    return models[STUDENT]
+    return models
 
 
-def _by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def ancestors_of(component: Mapping[str, Any], where: str) -> list[str]:
+    """Read the references of the models that one descends from.
+
+    Raises:
+        InputError: They are not a list of references.
+    """
+    return _texts(properties_of(component, where), "ancestors", where)
+
+
+def by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Find the student and every component of a passport by its reference.
+
+    Raises:
+        InputError: One has no reference, or one that stands twice.
+    """
     student = member(member(document, "metadata", dict, "passport"), "component", dict, "metadata")
     found = {STUDENT: student}
     for number, item in enumerate(member(document, "components", list, "passport")):
@@ -84,7 +107,7 @@ def _by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _order(components: Mapping[str, dict[str, Any]]) -> list[str]:
     graph = {
-        reference: _ancestors(item, reference)
+        reference: ancestors_of(item, reference)
         for reference, item in components.items()
         if item.get("type") == "machine-learning-model"
     }
@@ -101,11 +124,6 @@ def _order(components: Mapping[str, dict[str, Any]]) -> list[str]:
     if STUDENT not in graph:
         refuse("metadata.component.type", None, "machine-learning-model")
     return order
-
-
-def _ancestors(component: Mapping[str, Any], where: str) -> list[str]:
-    text = properties_of(component, where).get("limbeck:ancestors", "[]")
-    return [str(item) for item in _json(text, list, f"{where}: limbeck:ancestors")]
 
 
 def _model(
@@ -125,7 +143,9 @@ def _model(
     return ModelFacts(
         name=member(component, "name", str, where),
         source=stated.get("limbeck:source", ""),
-        digest=stated.get("limbeck:digest", "") or sha256_of(component, where),
+        digest=sha256_of(component, where)
+        if where == STUDENT
+        else stated.get("limbeck:digest", ""),
         version=_text(component, "version", where),
         licence=_licence(component, where),
         architecture=_text(parameters, "modelArchitecture", where),
@@ -133,21 +153,26 @@ def _model(
             _metric(item, where) for item in _list(analysis, "performanceMetrics", where)
         ),
         data=tuple(data[reference] for reference in references),
-        ancestors=tuple(models[reference] for reference in _ancestors(component, where)),
+        ancestors=tuple(models[reference] for reference in ancestors_of(component, where)),
+        owner=stated.get("limbeck:owner", ""),
+        terms=tuple(_texts(stated, "terms", where)),
+        flags=tuple(_texts(stated, "flags", where)),
+        risk=stated.get("limbeck:risk", ""),
+        risk_justification=stated.get("limbeck:risk-justification", ""),
     )
 
 
 def _dataset(component: dict[str, Any], where: str) -> DatasetFacts:
     stated = properties_of(component, where)
-    classes = _json(stated.get("limbeck:classes", "[]"), list, f"{where}: limbeck:classes")
-    counts = _json(stated.get("limbeck:counts", "{}"), dict, f"{where}: limbeck:counts")
+    counts = json_of(stated.get("limbeck:counts", "{}"), dict, f"{where}: limbeck:counts")
     return DatasetFacts(
         name=member(component, "name", str, where),
         source=stated.get("limbeck:source", ""),
         fingerprint=stated.get("limbeck:fingerprint", ""),
         licence=_licence(component, where),
-        classes=tuple(str(item) for item in classes),
+        classes=tuple(_texts(stated, "classes", where)),
         counts={key: member(counts, key, int, where) for key in counts},
+        terms=tuple(_texts(stated, "terms", where)),
     )
 
 
@@ -196,11 +221,10 @@ def _number(text: Any, where: str) -> float:
         refuse(where, text, "a number, written as text")
 
 
-def _json(text: str, kind: type, where: str) -> Any:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        refuse(where, text, f"a {kind.__name__} in JSON")
-    if not isinstance(content, kind):
-        refuse(where, text, f"a {kind.__name__} in JSON")
-    return content
+def _texts(stated: Mapping[str, str], key: str, where: str) -> list[str]:
+    place = f"{where}: limbeck:{key}"
+    texts = json_of(stated.get(f"limbeck:{key}", "[]"), list, place)
+    for item in texts:
+        if not isinstance(item, str):
+            refuse(place, item, "a list of texts")
+    return texts

@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
+from itertools import islice
 from typing import Any
+
+MOST_ERRORS = 100
+"""How many departures are looked for."""
 
 
 def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -18,8 +22,8 @@ def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
         passport: The document.
 
     Returns:
-        Every place where the document departs from the schema, none of them for a valid one;
-        `None` if the library is not installed.
+        The first hundred places where the document departs from the schema, none of them for a
+        valid one; `None` if the library is not installed.
 
     Example:
         >>> validate({"bomFormat": "CycloneDX", "specVersion": "1.6"}) in ((), None)
@@ -28,9 +32,15 @@ def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
     validator = _validator()
     if validator is None:
         return None
-    errors = validator.validate_str(json.dumps(passport), all_errors=True) or ()
-    # The library wraps jsonschema's error, whose own text quotes the whole schema.
-    return tuple(f"{error.data.json_path}: {error.data.message[:200]}" for error in errors)
+    try:
+        errors = validator.validate_str(json.dumps(passport), all_errors=True) or ()
+        # The library wraps jsonschema's error, whose own text quotes the whole schema.
+        return tuple(
+            f"{error.data.json_path}: {error.data.message[:200]}"
+            for error in islice(errors, MOST_ERRORS)
+        )
+    except RecursionError:
+        return ("$: too many levels of nesting",)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Holding a student folder against its passport: what was listed, what was found.
+"""Holding a student against its passport, its signature and its teachers.
 
 Nothing is executed and nothing outside the folder is read: the files are found by walking the
 folder, and the passport's names are only compared with what was found.
@@ -7,54 +7,22 @@ folder, and the passport's names are only compared with what was found.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from limbeck.errors import InputError, Problem
-from limbeck.passport.document import (
-    CONTENT,
-    PASSPORT,
-    content_sha256,
-    member,
-    properties_of,
-    read,
-    refuse,
-    sha256,
-    sha256_of,
-)
-from limbeck.passport.folder import FileHash, Listing, survey
-
-Kind = Literal["changed", "missing", "added", "escape", "odd", "recipe", "edited", "malformed"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One way in which a folder departs from its passport.
-
-    Attributes:
-        kind: `changed`, `missing`, `added`: a file is. `escape`: a name or a link leads out of the
-            folder. `odd`: not a plain file, or not readable. `recipe`: not what its hash says.
-            `edited`: the passport is not as it was written. `malformed`: it is no passport.
-        where: The file, or the place in the passport.
-        listed: What the passport says.
-        found: What is there.
-
-    Example:
-        >>> print(Finding("missing", "model.onnx", "9 bytes", "no such file"))
-        missing: 'model.onnx': listed 9 bytes; found no such file
-    """
-
-    kind: Kind
-    where: str
-    listed: str
-    found: str
-
-    def __str__(self) -> str:
-        # Names come from elsewhere: written so that they cannot steer a terminal.
-        return f"{self.kind}: {self.where!r}: listed {self.listed}; found {self.found}"
+from limbeck.passport.chain import of_claims, of_lineage, of_teacher, passport_of
+from limbeck.passport.contents import of_folder
+from limbeck.passport.document import PASSPORT, SIGNATURE, content_sha256, read, sha256
+from limbeck.passport.envelope import PublicKey, of_signature, read_public_key
+from limbeck.passport.finding import Finding
+from limbeck.passport.folder import Listing, hash_file, survey
+from limbeck.passport.lineage import STUDENT, read_lineage
+from limbeck.passport.schema import validate
+from limbeck.passport.stamp import of_stamps
+from limbeck.passport.stated import Stated, read_stated
 
 
 @dataclass(frozen=True)
@@ -65,13 +33,15 @@ class Verification:
         passport: The passport's path.
         student: The student's name, empty if the passport could not be read.
         files: How many files the passport lists.
-        findings: Everything that departs from it.
+        findings: Everything that departs from it; the first is the first thing that is wrong.
+        notes: What was not checked, and why.
     """
 
     passport: Path
     student: str
     files: int
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -79,52 +49,128 @@ class Verification:
         return not self.findings
 
 
-@dataclass(frozen=True)
-class _Stated:
-    """What a passport states that can be held against something."""
+def verify(
+    passport: Path,
+    *,
+    key: Path | None = None,
+    lineage: Sequence[Path] = (),
+    schema: bool = False,
+) -> Verification:
+    """Check a student: passport, files, signature, stamps and chain of teachers, in this order.
 
-    student: str
-    model_file: str
-    model_sha256: str
-    files: Mapping[str, FileHash]
-    recipe: str
-    recipe_sha256: str
-    content_sha256: str
-
-
-def verify(passport: Path) -> Verification:
-    """Recompute every hash that a passport states, and look for files that it does not list.
-
-    The passport's own content is held against the hash it states. That is a checksum and not a
-    signature: somebody who edits the passport and writes its hash anew is not noticed.
+    Without a key, the passport's own content is only held against the hash it states. That is a
+    checksum: somebody who edits the passport and writes its hash anew is noticed by the signature.
 
     Args:
         passport: A `passport.json`, or the folder it lies in.
+        key: The public key, in PEM, of whoever has to have signed the student.
+        lineage: Teachers of any generation, which the passport has to name: their folders (each
+            verified in turn, if it has a passport), or files of weights.
+        schema: Whether to hold the passport against CycloneDX's schema too, which takes seconds.
 
     Returns:
         The findings; none if all is as it was. A passport that cannot be understood is a finding.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or the key cannot be used.
     """
     path = passport / PASSPORT if os.path.isdir(passport) else passport
     if not os.path.lexists(path):
         allowed = "the passport.json of a student, or its folder"
         raise InputError(Problem("passport", str(path), allowed, "There is no such file."))
-    link = _link_outside(path)
-    if link is not None:
-        return Verification(path, "", 0, (link,))
-    try:
-        document, as_written = read(path)
-        stated = _stated(document, path.name)
-    except InputError as error:
+    signer = read_public_key(key) if key is not None else None
+    found = _Found(path)
+    found.check(signer, lineage, schema=schema)
+    return Verification(path, found.student, found.files, tuple(found.findings), found.notes())
+
+
+class _Found:
+    """Gathers findings, the first thing first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.student = ""
+        self.files = 0
+        self.findings: list[Finding] = []
+        self._notes: list[str] = []
+
+    def check(self, key: PublicKey | None, lineage: Sequence[Path], *, schema: bool) -> None:
+        link = _link_outside(self.path)
+        if link is not None:
+            self.findings.append(link)
+            return
+        listing = survey(self.path.parent, apart=(self.path.name, SIGNATURE))
+        read_in = self._passport(listing, schema=schema)
+        self._signature(listing, key)
+        if read_in is not None:
+            self._claims(*read_in, listing, lineage)
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._notes)
+
+    def _passport(self, listing: Listing, *, schema: bool) -> tuple[dict[str, Any], Stated] | None:
+        try:
+            document, as_written = read(self.path)
+            stated = read_stated(document, self.path.name)
+        except InputError as error:
+            self._malformed(error)
+            return None
+        self.student, self.files = stated.student, len(stated.files)
+        if schema:
+            self._schema(document)
+        self.findings += _of_passport(document, stated, as_written, self.path.name)
+        self.findings += of_folder(stated.files, listing)
+        return document, stated
+
+    def _schema(self, document: dict[str, Any]) -> None:
+        departures = validate(document)
+        if departures is None:
+            self._notes.append("The schema was not checked: cyclonedx-python-lib is not installed.")
+        for departure in departures or ():
+            listed = "a valid CycloneDX 1.6 document"
+            self.findings.append(Finding("schema", self.path.name, listed, departure))
+
+    def _signature(self, listing: Listing, key: PublicKey | None) -> None:
+        there = {name: contents.sha256 for name, contents in listing.files.items()}
+        if self.path.is_file():
+            there[self.path.name] = hash_file(self.path).sha256
+        known = {finding.where for finding in self.findings}
+        self.findings += (
+            finding
+            for finding in of_signature(self.path.parent, there, key)
+            if finding.where not in known
+        )
+        if key is None and os.path.lexists(self.path.parent / SIGNATURE):
+            self._notes.append("Signed, but by whom was not checked: no public key was given.")
+
+    def _claims(
+        self, document: dict[str, Any], stated: Stated, listing: Listing, lineage: Sequence[Path]
+    ) -> None:
+        known = {finding.where for finding in self.findings}
+        try:
+            models = read_lineage(document)
+            self.findings += of_lineage(document, models)
+            self.findings += of_claims(document, models[STUDENT])
+            unchanged = listing.files.keys() - known
+            self.findings += of_stamps(self.path.parent, unchanged, models[STUDENT], stated)
+        except InputError as error:
+            self._malformed(error)
+            return
+        for place in lineage:
+            self._teacher(place)
+            self.findings += of_teacher(models, place)
+
+    def _teacher(self, place: Path) -> None:
+        """Verify a teacher that has a passport of its own."""
+        if os.path.lexists(passport_of(place)):
+            self.findings += (
+                Finding(one.kind, f"{place.name}/{one.where}", one.listed, one.found)
+                for one in verify(passport_of(place)).findings
+            )
+
+    def _malformed(self, error: InputError) -> None:
         listed = "a CycloneDX 1.6 passport"
-        return Verification(path, "", 0, (Finding("malformed", path.name, listed, str(error)),))
-    findings = (
-        *_of_passport(document, stated, as_written, path.name),
-        *_of_folder(stated, survey(path.parent, apart=path.name)),
-    )
-    return Verification(path, stated.student, len(stated.files), findings)
+        self.findings.append(Finding("malformed", self.path.name, listed, str(error)))
 
 
 def _link_outside(path: Path) -> Finding | None:
@@ -135,52 +181,8 @@ def _link_outside(path: Path) -> Finding | None:
     return Finding("escape", path.name, "a file of the folder", found)
 
 
-def _stated(document: dict[str, Any], own_name: str) -> _Stated:
-    metadata = member(document, "metadata", dict, "passport")
-    student = member(metadata, "component", dict, "metadata")
-    about = properties_of(metadata, "metadata")
-    where = "metadata.component"
-    stated = _Stated(
-        student=member(student, "name", str, where),
-        model_file=_property(student, "limbeck:model-file", where),
-        model_sha256=sha256_of(student, where),
-        files=_listed(document, own_name),
-        recipe=member(about, "limbeck:recipe", str, "metadata.properties"),
-        recipe_sha256=member(about, "limbeck:recipe-sha256", str, "metadata.properties"),
-        content_sha256=_property(document, CONTENT, "passport"),
-    )
-    entry = stated.files.get(stated.model_file)
-    if entry is None or entry.sha256 != stated.model_sha256:
-        refuse(
-            f"{where}: limbeck:model-file", stated.model_file, "a listed file, with the same hash"
-        )
-    return stated
-
-
-def _listed(document: dict[str, Any], own_name: str) -> dict[str, FileHash]:
-    files: dict[str, FileHash] = {}
-    for number, item in enumerate(member(document, "components", list, "passport")):
-        where = f"components[{number}]"
-        if member(item, "type", str, where) != "file":
-            continue
-        name = member(item, "name", str, where)
-        if name in files or name == own_name:
-            refuse(
-                f"{where}.name", name, "each file of the folder once, the passport not among them"
-            )
-        size = _property(item, "limbeck:size", where)
-        if not re.fullmatch(r"[0-9]{1,18}", size):
-            refuse(f"{where}: limbeck:size", size, "a number of bytes")
-        files[name] = FileHash(sha256_of(item, where), int(size))
-    return files
-
-
-def _property(parent: dict[str, Any], name: str, where: str) -> str:
-    return str(member(properties_of(parent, where), name, str, f"{where}.properties"))
-
-
 def _of_passport(
-    document: dict[str, Any], stated: _Stated, as_written: bool, own_name: str
+    document: dict[str, Any], stated: Stated, as_written: bool, own_name: str
 ) -> Iterator[Finding]:
     content = content_sha256(document)
     if content != stated.content_sha256:
@@ -193,28 +195,3 @@ def _of_passport(
     if recipe != stated.recipe_sha256:
         listed = f"a recipe with sha256 {stated.recipe_sha256!r}"
         yield Finding("recipe", "limbeck:recipe", listed, f"a recipe with sha256 {recipe!r}")
-
-
-def _of_folder(stated: _Stated, listing: Listing) -> Iterator[Finding]:
-    for name, oddity in sorted(listing.oddities.items()):
-        listed = str(stated.files.get(name, "nothing"))
-        yield Finding("escape" if oddity.escapes else "odd", name, listed, oddity.what)
-    for name in sorted(stated.files.keys() - listing.oddities.keys()):
-        found = listing.files.get(name)
-        if found == stated.files[name]:
-            continue
-        if found is not None:
-            yield Finding("changed", name, str(stated.files[name]), str(found))
-        elif _leads_out(name):
-            listed = f"{stated.files[name]} outside the folder"
-            yield Finding("escape", name, listed, "a name that was not followed")
-        else:
-            yield Finding("missing", name, str(stated.files[name]), "no such file")
-    for name in sorted(listing.files.keys() - stated.files.keys()):
-        yield Finding("added", name, "no such file", str(listing.files[name]))
-
-
-def _leads_out(name: str) -> bool:
-    # On every system's terms, since a passport may be read on another than it was written on.
-    parts = re.split(r"[/\\]", name)
-    return parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) is not None

@@ -1,0 +1,210 @@
+"""The signature of a student: who signed, and which bytes of which files.
+
+`model.sig` is what OpenSSF's model-signing writes: a Sigstore bundle around a DSSE envelope
+(https://github.com/secure-systems-lab/dsse), which holds an in-toto statement of every file's hash.
+It is read here and not by that library, since this is stricter: the library leaves out of account
+whatever files the statement says to ignore, takes forms of before its first release, and reads a
+file of which a byte was changed that means nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from limbeck.errors import InputError, Problem
+from limbeck.optional import require
+from limbeck.passport.document import SIGNATURE, no_constant, unique
+from limbeck.passport.finding import Finding
+
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_STATEMENT = "application/vnd.in-toto+json"
+_PREDICATE = "https://model_signing/signature/v1.0"
+_LARGEST = 64 * 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A signature that was read, but not yet held against a key.
+
+    Attributes:
+        key: The SHA-256 of the public key, as the signature names it.
+        payload: What was signed.
+        signature: The signature, as DER.
+        files: The SHA-256 of every file that was signed, by its name.
+    """
+
+    key: str
+    payload: bytes
+    signature: bytes
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A public key, and the SHA-256 that a signature names it by."""
+
+    key: Any
+    sha256: str
+
+    def signed(self, envelope: Envelope) -> bool:
+        """Tell whether this key's owner made a signature."""
+        ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
+        hashes = require("cryptography.hazmat.primitives.hashes", extra="sign")
+        exceptions = require("cryptography.exceptions", extra="sign")
+        hash_of = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
+        # What DSSE signs is the payload with its type and the lengths of both.
+        head = f"DSSEv1 {len(_STATEMENT)} {_STATEMENT} {len(envelope.payload)} ".encode()
+        chosen = ec.ECDSA(hash_of[self.key.curve.key_size]())
+        try:
+            self.key.verify(envelope.signature, head + envelope.payload, chosen)
+        except exceptions.InvalidSignature:
+            return False
+        return True
+
+
+def of_signature(
+    folder: Path, found: Mapping[str, str], key: PublicKey | None
+) -> Iterator[Finding]:
+    """Hold a folder against its signature.
+
+    Args:
+        folder: The student folder.
+        found: The SHA-256 of every file in it but the signature.
+        key: Whose signature it has to be; without one, only the hashes are compared, and a folder
+            without a signature is no finding.
+    """
+    path = folder / SIGNATURE
+    if not os.path.lexists(path):
+        if key is not None:
+            listed = f"a signature by the key {key.sha256}"
+            yield Finding("signature", SIGNATURE, listed, "no such file")
+        return
+    try:
+        envelope = read_envelope(path)
+    except InputError as error:
+        listed = "a signature as model-signing writes it"
+        yield Finding("signature", SIGNATURE, listed, str(error))
+        return
+    if key is not None and envelope.key != key.sha256:
+        listed = f"a signature by the key {key.sha256}"
+        yield Finding("signature", SIGNATURE, listed, f"one by the key {envelope.key}")
+    elif key is not None and not key.signed(envelope):
+        listed = f"a signature by the key {key.sha256}"
+        yield Finding("signature", SIGNATURE, listed, "one that this key did not make")
+    for name in sorted(envelope.files.keys() | found.keys()):
+        signed, there = envelope.files.get(name), found.get(name)
+        if signed != there:
+            listed = f"sha256 {signed}, signed" if signed else "nothing signed"
+            yield Finding("signature", name, listed, f"sha256 {there}" if there else "no such file")
+
+
+def read_public_key(path: Path) -> PublicKey:
+    """Read a public key from a PEM file.
+
+    Raises:
+        InputError: It is none, or not of an elliptic curve that model-signing knows.
+    """
+    serialization = require("cryptography.hazmat.primitives.serialization", extra="sign")
+    ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
+    exceptions = require("cryptography.exceptions", extra="sign")
+    allowed = "a public key in PEM, of the curve P-256, P-384 or P-521"
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError, exceptions.UnsupportedAlgorithm) as error:
+        reason = "no such file" if not path.exists() else "no public key"
+        raise InputError(Problem(str(path), reason, allowed)) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        raise InputError(Problem(str(path), "a key of another kind", allowed))
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = key.public_bytes(serialization.Encoding.PEM, form)
+    return PublicKey(key, hashlib.sha256(pem).hexdigest())
+
+
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""The curves P-256, P-384 and P-521."""
+
+
+def read_envelope(path: Path) -> Envelope:
+    """Read a signature, without holding it against anything.
+
+    Raises:
+        InputError: It is not written as model-signing writes it, to the byte.
+    """
+    bundle = _bundle(path)
+    try:
+        key = bundle["verificationMaterial"]["publicKey"]["hint"]
+        sealed = bundle["dsseEnvelope"]
+        payload, signature = sealed["payload"], sealed["signatures"][0]["sig"]
+        if bundle != _written(key, payload, signature) or not _SHA256.fullmatch(key):
+            _refuse("other contents than a bundle of one signature by a key")
+        return Envelope(key, _base64(payload), _base64(signature), _files(_base64(payload)))
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
+        _refuse("other contents than a bundle of one signature by a key")
+
+
+def _written(key: Any, payload: Any, signature: Any) -> dict[str, Any]:
+    """Write the one bundle that these parts make, since nothing else in it is signed."""
+    return {
+        "mediaType": _BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": key}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": payload,
+            "payloadType": _STATEMENT,
+            "signatures": [{"sig": signature, "keyid": ""}],
+        },
+    }
+
+
+def _bundle(path: Path) -> Any:
+    if path.is_symlink() or not path.is_file():
+        _refuse("neither a file nor a signature")
+    try:
+        if path.stat().st_size > _LARGEST:
+            _refuse(f"{path.stat().st_size:,} bytes")
+        text = path.read_bytes().decode("utf-8")
+        bundle = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+        if json.dumps(bundle, separators=(",", ":"), ensure_ascii=False) != text:
+            _refuse("the same contents, written in another way")
+    except OSError as error:
+        _refuse(error.strerror or str(error))
+    except (ValueError, RecursionError):
+        _refuse("no JSON")
+    return bundle
+
+
+def _files(payload: bytes) -> dict[str, str]:
+    statement = json.loads(payload.decode("utf-8"), object_pairs_hook=unique)
+    predicate = statement["predicate"]
+    form = predicate["serialization"]
+    if statement["predicateType"] != _PREDICATE or form["method"] != "files":
+        _refuse("a statement of another kind")
+    files = {item["name"]: item["digest"] for item in predicate["resources"]}
+    hashed = all(
+        item["algorithm"] == "sha256" and _SHA256.fullmatch(item["digest"])
+        for item in predicate["resources"]
+    )
+    if len(files) != len(predicate["resources"]) or not hashed:
+        _refuse("a statement that does not name each file once, with its SHA-256")
+    if not all(isinstance(name, str) for name in files):
+        _refuse("a file whose name is no text")
+    return files
+
+
+def _base64(text: str) -> bytes:
+    content = base64.b64decode(text, validate=True)
+    if base64.b64encode(content).decode() != text:
+        _refuse("the same contents, written in another way")
+    return content
+
+
+def _refuse(given: str) -> NoReturn:
+    raise InputError(Problem(SIGNATURE, given, "what model-signing writes"))

@@ -1,0 +1,197 @@
+"""Reading a policy file: YAML in which every typing error is an error.
+
+Each text is taken as it stands: nothing in it turns into a number, a date or an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.passport.policy import Names, Policy, Use
+from limbeck.passport.risk import CLASSES
+from limbeck.passport.terms import FLAGS, TERMS
+
+LARGEST = 2**20
+"""Bytes of the largest file that is read."""
+
+DEEPEST = 10
+"""Levels of nesting; a policy has three."""
+
+_ANY: tuple[str, ...] = ()
+_LISTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "licences": {"allow": _ANY, "forbid": _ANY},
+    "terms": {"allow": TERMS, "forbid": TERMS},
+    "models": {"allow": _ANY, "forbid": _ANY},
+    "data": {"allow": _ANY, "forbid": _ANY},
+    "owners": {"allow": _ANY, "forbid": _ANY},
+    "flags": {"forbid": FLAGS},
+}
+"""The lists of each part, and the words that each may hold; any, where none is named."""
+
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "licences": {"unstated": ("allow", "forbid")},
+    "risk": {"highest": CLASSES},
+}
+"""The single words of each part, and what each may be."""
+
+_USES = ("commercial", "research")
+_PARTS = ("use", *dict.fromkeys([*_LISTS, *_WORDS]))
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy file.
+
+    Args:
+        path: Such as this, where every part may be left out:
+
+            ```yaml
+            use: commercial          # or research
+            licences: {allow: [MIT, Apache-2.0, BSD-*], forbid: [], unstated: forbid}
+            terms: {forbid: [no-distillation, no-competition], allow: []}
+            models: {forbid: ["gpt-*"]}
+            data: {forbid: ["web pages"]}
+            owners: {allow: [Example Institute]}
+            flags: {forbid: [dual-use, export-controlled]}
+            risk: {highest: limited}
+            ```
+
+            `terms.allow` lifts what is forbidden without a policy: `no-distillation`, once there
+            is leave for it.
+
+    Raises:
+        InputError: It cannot be read, or is no policy; every problem is listed.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise InputError(Problem(str(path), f"{path.stat().st_size:,} bytes", "at most 1 MiB"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(str(path), str(error), "a readable policy in UTF-8")) from error
+    return parse_policy(text, where=str(path))
+
+
+def parse_policy(text: str, *, where: str) -> Policy:
+    """Read a policy from its text, as `read_policy` does.
+
+    Raises:
+        InputError: It is no policy; every problem is listed.
+
+    Example:
+        >>> parse_policy("licences: {allow: [MIT]}", where="policy.yaml").licences.allow
+        ('MIT',)
+        >>> parse_policy("licenses: {allow: [MIT]}", where="policy.yaml")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: policy.yaml: got 'licenses'; ... did you mean "licences"?
+    """
+    try:
+        _check_depth(text)
+        # Nodes and not values: what a tag asks to be built is never built.
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(Problem(where, reason, "a policy in YAML")) from error
+    reader = _Reader(where)
+    policy = reader.policy(root)
+    if reader.problems:
+        raise InputError(*reader.problems)
+    return policy
+
+
+class _Reader:
+    """Takes a policy from YAML's nodes, and keeps every problem on the way."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.problems: list[Problem] = []
+
+    def policy(self, root: yaml.Node | None) -> Policy:
+        parts = dict(self._mapping(root, "", _PARTS)) if root is not None else {}
+        read = {name: self._part(parts[name], name) for name in (*_LISTS, "risk") if name in parts}
+        lists = {name: Names(**_lists(content)) for name, content in read.items()}
+        terms = lists.get("terms", Names())
+        for term in sorted(set(terms.allow) & set(terms.forbid)):
+            self._refuse("terms", term, "in one of allow and forbid")
+        return Policy(
+            use=cast("Use", self._word(parts["use"], "use", _USES) if "use" in parts else ""),
+            licences=lists.get("licences", Names()),
+            unstated_licence=read.get("licences", {}).get("unstated") != "forbid",
+            terms=(Policy().terms | set(terms.forbid)) - set(terms.allow),
+            models=lists.get("models", Names()),
+            data=lists.get("data", Names()),
+            owners=lists.get("owners", Names()),
+            flags=frozenset(lists.get("flags", Names()).forbid),
+            highest_risk=str(read.get("risk", {}).get("highest", "")),
+        )
+
+    def _part(self, node: yaml.Node, part: str) -> dict[str, Any]:
+        lists, words = _LISTS.get(part, {}), _WORDS.get(part, {})
+        found: dict[str, Any] = {}
+        for name, value in self._mapping(node, part, (*lists, *words)):
+            where = f"{part}.{name}"
+            if name in lists:
+                found[name] = self._list(value, where, lists[name])
+            else:
+                found[name] = self._word(value, where, words[name])
+        return found
+
+    def _mapping(
+        self, node: yaml.Node | None, where: str, known: tuple[str, ...]
+    ) -> Iterator[tuple[str, yaml.Node]]:
+        if not isinstance(node, yaml.MappingNode):
+            self._refuse(where, _shown(node), f"a mapping of {', '.join(known)}")
+            return
+        seen = set()
+        for key, value in node.value:
+            name = str(key.value) if isinstance(key, yaml.ScalarNode) else _shown(key)
+            if name in seen:
+                self._refuse(where, name, "each key once")
+            elif name not in known:
+                self._refuse(where, name, ", ".join(known), did_you_mean(name, known))
+            else:
+                yield name, value
+            seen.add(name)
+
+    def _list(self, node: yaml.Node, where: str, known: tuple[str, ...]) -> tuple[str, ...]:
+        if not isinstance(node, yaml.SequenceNode):
+            self._refuse(where, _shown(node), "a list of texts, such as [one, two]")
+            return ()
+        return tuple(self._word(item, where, known) for item in node.value)
+
+    def _word(self, node: yaml.Node, where: str, known: tuple[str, ...]) -> str:
+        if not isinstance(node, yaml.ScalarNode) or not node.value.strip():
+            self._refuse(where, _shown(node), ", ".join(known) or "a text that is not empty")
+            return ""
+        word = str(node.value).strip()
+        if known and word not in known:
+            self._refuse(where, word, ", ".join(known), did_you_mean(word, known))
+        return word
+
+    def _refuse(self, where: str, given: object, allowed: str, fix: str = "") -> None:
+        place = f"{self.where}: {where}" if where else self.where
+        self.problems.append(Problem(place, given, allowed, fix))
+
+
+def _check_depth(text: str) -> None:
+    # PyYAML takes seconds over a thousand brackets before it gives up.
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("too many levels of nesting")
+
+
+def _lists(content: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {name: value for name, value in content.items() if isinstance(value, tuple)}
+
+
+def _shown(node: yaml.Node | None) -> object:
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping" if node else None

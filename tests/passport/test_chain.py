@@ -1,0 +1,259 @@
+"""Generations link up: the teacher that is given is the teacher that is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from limbeck.errors import InputError
+from limbeck.passport import (
+    CarbonFacts,
+    ModelFacts,
+    PassportFacts,
+    as_teacher,
+    build_passport,
+    content_sha256,
+    render,
+    validate,
+    verify,
+)
+from limbeck.passport.components import reference
+
+
+@pytest.fixture
+def generations(facts: PassportFacts, tmp_path: Path, write) -> list[PassportFacts]:
+    """Three students, each taught by the one before; the first by a model of this run."""
+    weights = tmp_path / "teach" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    teacher = ModelFacts("first", digest=digest, licence="MIT", risk="limited")
+    made: list[PassportFacts] = []
+    for number in range(3):
+        folder = tmp_path / f"student-{number}"
+        shutil.copytree(facts.folder, folder)
+        (folder / "model.onnx").write_bytes(bytes([number]) * 40)
+        one = dataclasses.replace(
+            facts, name=f"student {number}", folder=folder, teachers=(teacher,)
+        )
+        write(one)
+        teacher = as_teacher(folder / "passport.json")
+        made.append(one)
+    return made
+
+
+def test_every_generation_that_is_given_is_found(
+    generations: list[PassportFacts], tmp_path: Path
+) -> None:
+    eldest, middle, youngest = (one.folder for one in generations)
+    teach = tmp_path / "teach"
+    given = (middle, eldest / "passport.json", teach, teach / "model.safetensors")
+    assert verify(youngest, lineage=given).findings == ()
+    assert validate(json.loads((youngest / "passport.json").read_text(encoding="utf-8"))) == ()
+
+
+def test_a_teacher_that_is_another_is_said_to_be(
+    generations: list[PassportFacts], tmp_path: Path, write
+) -> None:
+    _, middle, youngest = generations
+    # The same name, other weights.
+    (middle.folder / "model.onnx").write_bytes(b"others")
+    write(middle)
+    findings = verify(youngest.folder, lineage=[middle.folder]).findings
+    assert findings[0].kind == "lineage"
+    assert findings[0].where == "student 1"
+    assert findings[0].listed.startswith("digest ")
+    # Weights that nobody named.
+    (tmp_path / "teach" / "model.safetensors").write_bytes(b"swapped")
+    (finding,) = verify(youngest.folder, lineage=[tmp_path / "teach"]).findings
+    assert (finding.kind, finding.where) == ("lineage", "teach")
+    # A student of somebody else.
+    (finding,) = verify(middle.folder, lineage=[youngest.folder]).findings
+    assert "a teacher of sha256" in finding.found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"licence": "MIT"},
+        {"terms": ("no-distillation",)},
+        {"risk": "high"},
+        {"owner": "me"},
+        {"architecture": "another"},
+        {"data": ()},
+        {"metrics": ()},
+        {"teachers": ()},
+    ],
+)
+def test_a_teacher_with_another_story_is_said_to_be(
+    generations: list[PassportFacts], change: dict[str, Any], write
+) -> None:
+    middle = dataclasses.replace(generations[1], **change)
+    write(middle)
+    findings = verify(generations[2].folder, lineage=[middle.folder]).findings
+    assert findings
+    assert {finding.kind for finding in findings} == {"lineage"}
+    field = {"teachers": "ancestors"}.get(*change, next(iter(change)))
+    assert any(finding.listed.startswith(field) for finding in findings)
+
+
+def test_a_teacher_whose_own_folder_was_changed_is_named(generations: list[PassportFacts]) -> None:
+    _, middle, youngest = generations
+    (middle.folder / "README.md").write_text("other", encoding="utf-8")
+    (finding,) = verify(youngest.folder, lineage=[middle.folder]).findings
+    assert (finding.kind, finding.where) == ("changed", "student-1/README.md")
+    (middle.folder / "passport.json").write_bytes(b"{")
+    kinds = [one.kind for one in verify(youngest.folder, lineage=[middle.folder]).findings]
+    assert kinds == ["malformed", "lineage"]
+
+
+def test_a_teacher_that_is_not_there_is_an_input_error(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a teacher's folder"):
+        verify(student, lineage=[tmp_path / "none"])
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "passport.json"
+    passport = json.loads(path.read_text(encoding="utf-8"))
+    change(passport)
+    for item in passport["properties"]:
+        item["value"] = content_sha256(passport)
+    path.write_text(render(passport), encoding="utf-8")
+
+
+def teacher_of(passport: dict[str, Any]) -> dict[str, Any]:
+    return next(item for item in passport["components"] if item["name"] == "digits_cnn")
+
+
+def other_digest(passport: dict[str, Any]) -> None:
+    teacher_of(passport)["hashes"][0]["content"] = "e" * 64
+
+
+def other_reference(passport: dict[str, Any]) -> None:
+    """Name the forged teacher after its contents, but leave what speaks of it."""
+    teacher = teacher_of(passport)
+    teacher["version"] = "2"
+    old = teacher.pop("bom-ref")
+    teacher["bom-ref"] = reference("model", teacher)
+    for item in passport["metadata"]["component"]["properties"]:
+        item["value"] = item["value"].replace(old, teacher["bom-ref"])
+
+
+def other_pedigree(passport: dict[str, Any]) -> None:
+    passport["metadata"]["component"]["pedigree"]["ancestors"][0]["name"] = "another"
+
+
+def no_pedigree(passport: dict[str, Any]) -> None:
+    del passport["metadata"]["component"]["pedigree"]
+
+
+def other_graph(passport: dict[str, Any]) -> None:
+    entry = next(one for one in passport["dependencies"] if one["ref"] == "student")
+    entry["dependsOn"] = [need for need in entry["dependsOn"] if not need.startswith("model:")]
+
+
+def other_data(passport: dict[str, Any]) -> None:
+    next(one for one in passport["components"] if one["type"] == "data")["name"] = "other"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [other_digest, other_reference, other_pedigree, no_pedigree, other_graph, other_data],
+)
+def test_a_lineage_that_contradicts_itself_is_found_without_a_signature(
+    student: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    rewritten(student, change)
+    findings = verify(student).findings
+    assert findings
+    assert {finding.kind for finding in findings} == {"lineage"}
+
+
+def set_property(name: str, value: str) -> Callable[[dict[str, Any]], None]:
+    def change(passport: dict[str, Any]) -> None:
+        stated = passport["metadata"]["component"]["properties"]
+        stated[:] = [item for item in stated if item["name"] != name]
+        stated.append({"name": name, "value": value})
+
+    return change
+
+
+def test_a_risk_that_was_lowered_without_a_reason_is_found(real: PassportFacts, write) -> None:
+    high = ModelFacts("scorer", risk="high", digest="a" * 64)
+    write(dataclasses.replace(real, teachers=(high,)))
+    rewritten(real.folder, set_property("limbeck:risk", "minimal"))
+    (finding,) = verify(real.folder).findings
+    assert (finding.kind, finding.found) == ("risk", "'minimal'")
+    rewritten(real.folder, set_property("limbeck:risk", "none at all"))
+    (finding,) = verify(real.folder).findings
+    assert finding.kind == "risk"
+
+
+def test_a_verdict_that_was_improved_upon_is_found(real: PassportFacts, write) -> None:
+    lost = dataclasses.replace(real.robustness[0], low=-0.5, high=-0.4)
+    facts = dataclasses.replace(real, robustness=(lost,))
+    write(facts)
+    stated = build_passport(facts)["metadata"]["component"]["properties"]
+    (text,) = (one["value"] for one in stated if one["name"] == "limbeck:robustness")
+    rewritten(real.folder, set_property("limbeck:robustness", text.replace("FAIL", "PASS")))
+    (finding,) = verify(real.folder).findings
+    assert finding.kind == "robustness"
+
+
+def test_what_is_stated_beyond_the_first_issue_is_in_the_passport(real: PassportFacts) -> None:
+    passport = build_passport(real)
+    assert validate(passport) == ()
+    stated = {
+        item["name"].removeprefix("limbeck:"): item["value"]
+        for part in (passport["metadata"], passport["metadata"]["component"])
+        for item in part["properties"]
+    }
+    assert stated["owner"] == "Example Institute"
+    assert json.loads(stated["terms"]) == ["non-commercial"]
+    assert json.loads(stated["flags"]) == ["dual-use"]
+    assert json.loads(stated["negative-results"]) == ["Width 4 lost 3 points."]
+    assert json.loads(stated["environment"]) == {"cpu": "avx2"}
+    assert json.loads(stated["carbon"])["grid"] == "Germany, 2024"
+    assert stated["seeds"] == "[0,1,2]"
+    less = CarbonFacts(-1.0, 380.0, "Germany, 2024")
+    with pytest.raises(InputError, match=r"carbon\.grams"):
+        build_passport(dataclasses.replace(real, carbon=less))
+    with pytest.raises(InputError, match="did you mean"):
+        build_passport(dataclasses.replace(real, terms=("noncommercial",)))
+
+
+def command(*words: object) -> tuple[int, list[str]]:
+    from limbeck.cli import _app
+
+    ended = CliRunner().invoke(_app(), ["verify", *map(str, words)])
+    return ended.exit_code, ended.output.splitlines()
+
+
+def test_the_command_names_the_first_thing_and_then_the_others(signed) -> None:
+    code, said = command(signed.folder, "--key", signed.public)
+    assert code == 0
+    assert said[-1].endswith("5 files checked, and the signature is of the key given.")
+    (signed.folder / "README.md").write_text("other", encoding="utf-8")
+    (signed.folder / "model.sig").unlink()
+    code, said = command(signed.folder, "--key", signed.public)
+    assert code == 1
+    assert said[0].startswith("changed: 'README.md'")
+    assert said[1].startswith("also signature: 'model.sig'")
+
+
+def test_the_command_takes_several_teachers(generations: list[PassportFacts]) -> None:
+    eldest, middle, youngest = (one.folder for one in generations)
+    assert command(youngest, "--lineage", middle, "--lineage", eldest)[0] == 0
+    code, said = command(eldest, "--lineage", youngest)
+    assert code == 1
+    assert said[0].startswith("lineage: 'student 2'")
+    assert command(youngest, "--lineage", middle / "none")[0] == 2
+    assert command(youngest, "--key", middle / "none.pem")[0] == 2

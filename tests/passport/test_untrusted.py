@@ -1,0 +1,137 @@
+"""A student from elsewhere runs nothing, reaches nothing outside, and ends in one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.passport import (
+    Policy,
+    as_teacher,
+    audit,
+    check,
+    content_sha256,
+    read_students,
+    render,
+    stamp_folder,
+    verify,
+)
+
+VALUES: list[Any] = [
+    None,
+    -1,
+    True,
+    1e308,
+    10**400,
+    "",
+    "\ud800",
+    "\x1b[2J",
+    "[" * 2000,
+    "NaN",
+    '{"a":1,"a":2}',
+    "9" * 5000,
+    [],
+    {},
+    [[]],
+    [{}],
+    {"name": {}},
+]
+
+
+def leaves(part: Any) -> list[tuple[Any, Any]]:
+    found: list[tuple[Any, Any]] = []
+    for key in list(part) if isinstance(part, dict) else range(len(part)):
+        found.append((part, key))
+        if isinstance(part[key], dict | list):
+            found += leaves(part[key])
+    return found
+
+
+def forged(passport: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """Change a few places, keep the hash of the content right where that can be."""
+    for _ in range(draw.randrange(1, 4)):
+        part, key = draw.choice(leaves(passport))
+        if draw.random() < 0.2:
+            del part[key]
+        elif isinstance(part[key], str) and draw.random() < 0.5:
+            part[key] = draw.choice([text for text in VALUES if isinstance(text, str)])
+        else:
+            part[key] = draw.choice(VALUES)
+    with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError):
+        passport["properties"][0]["value"] = content_sha256(passport)
+    return passport
+
+
+def test_no_forged_passport_ends_in_a_traceback_wherever_it_is_used(real, write) -> None:
+    stamp_folder(real)
+    write(real)
+    path = real.folder / "passport.json"
+    original = path.read_text(encoding="utf-8")
+    unread = 0
+    for seed in range(150):
+        draw = random.Random(seed)
+        path.write_text(render(forged(json.loads(original), draw)), encoding="utf-8")
+        found = verify(real.folder, lineage=[real.folder], schema=seed % 5 == 0)
+        assert all(str(finding).isprintable() for finding in found.findings)
+        assert all(len(str(finding)) < 2000 for finding in found.findings)
+        try:
+            student = as_teacher(path)
+            audit([student])
+            check(Policy(), [student])
+            verify(real.folder, lineage=[path])
+        except InputError:
+            unread += 1
+        with contextlib.suppress(InputError):
+            read_students([real.folder])
+    assert 30 < unread < 150
+
+
+@pytest.mark.parametrize("depth", [60, 200, 900])
+def test_levels_of_nesting_within_the_readers_means(student: Path, depth: int) -> None:
+    path = student / "passport.json"
+    text = path.read_text(encoding="utf-8")
+    deep = '{"components": [' * depth + "1" + "]}" * depth
+    more = f'{{"bom-ref": "x", "type": "library", "name": "x", "components": [{deep}]}}'
+    path.write_text(text.replace('"components": [', f'"components": [{more},', 1))
+    found = verify(student, schema=True)
+    assert not found.ok
+    with contextlib.suppress(InputError):
+        as_teacher(path)
+
+
+def test_a_student_cannot_be_read_through_a_link_to_another_place(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    secret = outside / "secret.safetensors"
+    secret.write_bytes(b"do not read")
+    (student / "model.safetensors").symlink_to(secret)
+    (student / "linked").symlink_to(outside)
+    opened: list[str] = []
+    real_open = Path.open
+
+    def spy(path: Path, *arguments: Any, **options: Any) -> Any:
+        opened.append(os.path.realpath(path))
+        return real_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", spy)
+    found = verify(student)
+    assert {finding.where for finding in found.findings} == {"linked", "model.safetensors"}
+    assert opened
+    assert not [name for name in opened if name.startswith(str(outside))]
+
+
+def test_nothing_is_written_by_looking(real, write) -> None:
+    write(real)
+    before = {path: path.stat().st_mtime_ns for path in real.folder.rglob("*")}
+    verify(real.folder, schema=True)
+    as_teacher(real.folder / "passport.json")
+    assert {path: path.stat().st_mtime_ns for path in real.folder.rglob("*")} == before
