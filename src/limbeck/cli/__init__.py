@@ -13,7 +13,20 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli import compare, doctor, evaluate, layers, listing, new, report, run, sweep, verify
+from limbeck.cli import (
+    audit,
+    compare,
+    doctor,
+    evaluate,
+    layers,
+    listing,
+    new,
+    report,
+    run,
+    sign,
+    sweep,
+    verify,
+)
 from limbeck.cli._terminal import complain
 
 INTERRUPTED = 130
@@ -39,6 +52,9 @@ VERBS = (
     layers.layers,
     new.new,
     verify.verify,
+    sign.sign,
+    sign.keys,
+    audit.audit,
     doctor.doctor,
 )
 

@@ -77,6 +77,7 @@ def sitting_of(candidate: Candidate, context: Context, *, limit: int) -> Sitting
         classes=tuple(context.data.classes),
         pixels=_pixels(context),
         texts=_texts(context),
+        groups=context.data.test.groups,
         limit=limit,
         seed=context.seed,
     )

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.passport import DatasetFacts, MetricFacts, ModelFacts, PassportFacts
+from limbeck.evaluate.energy import GRAMS_A_KWH, WATTS_A_CORE
+from limbeck.evaluate.lifecycle import grams, training_joules
+from limbeck.passport import (
+    CarbonFacts,
+    DatasetFacts,
+    DifferenceFacts,
+    MetricFacts,
+    ModelFacts,
+    PassportFacts,
+)
 from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.provenance import dataset_facts, name_of, origin, passported, stated
+from limbeck.pipeline.recipe import Recipe
 from limbeck.report.result import Link, Measured, RunResult
 
 if TYPE_CHECKING:
@@ -29,10 +41,11 @@ def passport_facts(
         data: What it was trained on.
         task: What goes in and comes out.
     """
-    dataset = _dataset(result)
+    recipe = Recipe.model_validate(result.recipe)
+    dataset = dataset_facts(recipe, result.data)
     spec = result.recipe["student"] or result.recipe["teacher"]
     example = data.validation.__getitems__([0])
-    return PassportFacts(
+    facts = PassportFacts(
         name=f"{result.name}-student",
         task=result.task,
         folder=folder,
@@ -41,7 +54,7 @@ def passport_facts(
         architecture=_architecture(spec),
         inputs=tuple(f"{name} {_form(example[name])}" for name in task.inputs),
         outputs=(f"logits float32 [n, {len(task.classes)}]",),
-        teachers=tuple(_teachers(result, lineage, dataset)),
+        teachers=tuple(_teachers(recipe, result, lineage, dataset)),
         data=(dataset,),
         recipe=result.recipe,
         metrics=tuple(_metrics(result.shipped, result.teacher)),
@@ -55,7 +68,15 @@ def passport_facts(
             f"{'met' if check.met else 'missed'}"
             for check in result.budget
         ),
+        robustness=tuple(_robustness(result)),
+        carbon=_carbon(result),
+        environment={
+            "system": result.environment.hardware.system,
+            "processor flags": " ".join(result.environment.hardware.flags),
+        },
+        negative_results=tuple(_negative(result)),
     )
+    return stated(facts, recipe.provenance.student)
 
 
 def _form(tensor: Tensor) -> str:
@@ -70,19 +91,9 @@ def _architecture(spec: dict[str, object]) -> str:
     return f"{spec['source']}: {settings}"
 
 
-def _dataset(result: RunResult) -> DatasetFacts:
-    facts = result.data
-    return DatasetFacts(
-        name=facts.name or facts.source,
-        source=facts.source,
-        fingerprint=facts.fingerprint,
-        licence=facts.licence,
-        classes=facts.classes,
-        counts={"train": facts.train, "validation": facts.validation, "test": facts.test},
-    )
-
-
-def _teachers(result: RunResult, lineage: Candidate, dataset: DatasetFacts) -> list[ModelFacts]:
+def _teachers(
+    recipe: Recipe, result: RunResult, lineage: Candidate, dataset: DatasetFacts
+) -> list[ModelFacts]:
     """Describe each member that taught, by the hash of its own weights."""
     found = lineage.newest("teacher")
     link = result.teacher
@@ -90,19 +101,62 @@ def _teachers(result: RunResult, lineage: Candidate, dataset: DatasetFacts) -> l
         return []
     folder, artefact = found
     record = next(one.record for one in lineage.lineage if one.folder == folder)
-    spec = result.recipe["teacher"]
-    specs = spec if isinstance(spec, list) else [spec]
+    taught = record.stage == "teach"
     return [
-        ModelFacts(
-            name=str(one.get("name") or one["source"]),
-            source="taught in this run" if record.stage == "teach" else str(one.get("weights")),
-            digest=record.files[name],
-            architecture=_architecture(one),
-            metrics=(_accuracy(link.measured[0]),) if len(specs) == 1 else (),
-            data=(dataset,) if record.stage == "teach" else (),
+        # A student that teaches keeps its own passport's facts: its generations link up by hash.
+        passported(spec)
+        or stated(
+            ModelFacts(
+                name=name_of(spec),
+                source="taught in this run" if taught else str(spec.weights),
+                digest=record.files[name],
+                architecture=_architecture(spec.model_dump()),
+                metrics=(_accuracy(link.measured[0]),) if len(recipe.teachers) == 1 else (),
+                data=(dataset,) if taught else (),
+            ),
+            origin(recipe, place),
         )
-        for one, name in zip(specs, artefact.weights, strict=True)
+        for place, (spec, name) in enumerate(zip(recipe.teachers, artefact.weights, strict=True))
     ]
+
+
+def _robustness(result: RunResult) -> Iterator[DifferenceFacts]:
+    """Take the differences that a robustness question found, with the margins it was judged by."""
+    found = result.evaluation.find("robustness") if result.evaluation else None
+    for finding in found.findings if found else ():
+        gap = finding.difference
+        if gap is not None:
+            yield DifferenceFacts(
+                finding.name,
+                gap.value,
+                low=gap.interval.low if gap.interval else None,
+                high=gap.interval.high if gap.interval else None,
+                margin=finding.margin,
+                better=finding.better,
+            )
+
+
+def _carbon(result: RunResult) -> CarbonFacts:
+    seconds = sum(link.seconds.mean for link in result.chain) * len(result.seeds)
+    return CarbonFacts(
+        grams=grams(training_joules(seconds)),
+        grid_factor=GRAMS_A_KWH,
+        grid="world average of 2019 (IEA)",
+        scope=f"all stages, {len(result.seeds)} seeds; estimated: one core at {WATTS_A_CORE:g} W",
+    )
+
+
+def _negative(result: RunResult) -> Iterator[str]:
+    """Say what did not work, so that nobody has to find it again."""
+    gain = result.comparison.difference if result.comparison else None
+    if gain is not None and gain.mean <= 0:
+        yield f"The teacher added nothing: {100 * gain.mean:+.2f} points over labels alone."
+    for check in result.budget:
+        if not check.met:
+            yield f"The budget's {check.name} was missed: {check.measured:.6g} {check.unit}."
+    for finding in result.evaluation.findings if result.evaluation else ():
+        if finding.verdict == "lost":
+            yield finding.words
 
 
 def _accuracy(one: Measured) -> MetricFacts:

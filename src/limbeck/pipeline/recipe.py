@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from limbeck.data.spec import DataSpec
 from limbeck.models.spec import ModelSpec
+from limbeck.pipeline.provenance import Provenance
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
 
@@ -73,6 +74,10 @@ class Recipe(BaseModel):
     ] = None
     student: ModelSpec | None = None
     budget: Budget = Budget()
+    provenance: Annotated[
+        Provenance,
+        Field(description="Whose the models and data are, and the policy that they must meet."),
+    ] = Provenance()
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100)
     ] = [0]

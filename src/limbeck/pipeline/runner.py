@@ -22,6 +22,7 @@ from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.evaluation import evaluation
 from limbeck.pipeline.examine import Examination, examination
+from limbeck.pipeline.provenance import stop_if_forbidden
 from limbeck.pipeline.publish import publish
 from limbeck.pipeline.rehearsal import rehearse
 from limbeck.pipeline.stages.evaluate import Evaluate
@@ -99,6 +100,7 @@ class _Run:
 
     def result(self, started: datetime, clock: float) -> RunResult:
         """Do what is not done yet, and write down what was found."""
+        stop_if_forbidden(self.recipe, self.data.facts)
         if not all(self._done(seed) for seed in self.recipe.seeds):
             rehearse(self._context(self.recipe.seeds[0]))
         self._mark()

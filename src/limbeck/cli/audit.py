@@ -1,0 +1,28 @@
+"""`limbeck audit`: on whom do several students hang?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli._terminal import show
+
+
+def audit(
+    students: Annotated[list[Path], typer.Argument(help="Student folders, or their passports.")],
+    most: Annotated[
+        float, typer.Option(help="The share of students that makes a model a single point.")
+    ] = 0.5,
+) -> None:
+    """Show the share of students by root teacher, and who must not fail."""
+    from limbeck.passport import audit as look
+    from limbeck.passport import read_students
+
+    found = look(read_students(students), most=most)
+    show(f"{found.students} students, {found.effective_roots:.2f} effective root teachers")
+    for one in found.roots:
+        show(f"  {one.share:6.1%}  {one.name}")
+    for one in found.single_points:
+        show(f"Single point of failure: {one.name}, for {one.share:.0%} of the students")

@@ -1,0 +1,32 @@
+"""`limbeck sign` and `limbeck keys`: put a name to a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limbeck.cli._terminal import show
+
+
+def sign(
+    student: Annotated[Path, typer.Argument(help="A student folder.")],
+    key: Annotated[Path, typer.Option(help="Your private key, in PEM; `limbeck keys` makes one.")],
+) -> None:
+    """Sign every file of a student folder with a key of your own."""
+    from limbeck.passport import sign as sign_folder
+
+    show(f"Signed: {sign_folder(student, key)}")
+
+
+def keys(
+    private: Annotated[Path, typer.Argument(help="Where the key to sign with is written.")],
+    public: Annotated[Path, typer.Argument(help="Where the key to verify with is written.")],
+) -> None:
+    """Make a key pair to sign students with, and to verify them."""
+    from limbeck.passport import make_keys
+
+    make_keys(private, public)
+    show(f"To sign, for you alone: {private}")
+    show(f"To verify, for everybody: {public}")

@@ -1,0 +1,72 @@
+"""A figure of the samples and of every draw of them, and what becomes of it in two models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.finding import Better, Estimate, Finding, find
+from limbeck.evaluate.interval import Interval
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is judged: who answered what, and how many samples it takes to judge.
+
+    Attributes:
+        labels: The right answers, `[samples]`.
+        predicted: What each model answered, `[samples]` each; the student first.
+        classes: The classes' names.
+        resamples: The draws, the same for both models.
+        smallest: How many samples a group or a class needs to be judged.
+    """
+
+    labels: Labels
+    predicted: tuple[Labels, ...]
+    classes: tuple[str, ...]
+    resamples: Resamples
+    smallest: int
+
+    def drawn(self, statistic: Callable[[Array], Array]) -> Array:
+        """Give a statistic of the samples themselves, then of every draw: `[1 + draws, ...]`.
+
+        The statistic takes how often each sample counts, `[draws, samples]`.
+        """
+        themselves = np.ones((1, len(self.labels)))
+        draws = [statistic(counts) for counts in self.resamples.counts()]
+        return np.concatenate([statistic(themselves), *draws])
+
+
+def estimate(values: Array, *, level: float = 0.95) -> Estimate:
+    """Make an estimate of a figure and its draws, `[1 + draws]`, the figure itself first.
+
+    Example:
+        >>> estimate(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5).interval.low
+        0.45
+    """
+    low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    interval = Interval(low=low, high=high, level=level, method="percentile bootstrap")
+    return Estimate(value=float(values[0]), interval=interval)
+
+
+def compared(name: str, values: Sequence[Array], *, better: Better, how: str) -> Finding:
+    """Make a finding of a share of the student, or of both: `[1 + draws]` of the same draws."""
+    student, *teacher = values
+    return find(
+        name,
+        unit="share",
+        better=better,
+        student=estimate(student),
+        teacher=estimate(teacher[0]) if teacher else None,
+        difference=estimate(student - teacher[0]) if teacher else None,
+        margin=MARGIN,
+        how=how,
+    )

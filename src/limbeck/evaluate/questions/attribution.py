@@ -1,0 +1,198 @@
+"""Where do answers come from, and do student and teacher look at the same places?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evaluate.attributions import examples, verdict
+from limbeck.evaluate.attributions.compare import (
+    TOLERANCE,
+    Alignment,
+    Completeness,
+    align,
+    complete,
+)
+from limbeck.evaluate.attributions.examples import PictureExample, TextExample
+from limbeck.evaluate.attributions.explained import Explained, Material, Numbers, Words
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.finding import Finding
+from limbeck.evaluate.interval import Result
+from limbeck.optional import available
+
+if TYPE_CHECKING:
+    from limbeck.evaluate.sitting import Sitting
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+NO_INPUTS = frozenset({"label", "index", "row"})
+
+
+class Attribution(Result):
+    """Where answers come from.
+
+    Attributes:
+        findings: The lines of the verdict.
+        alignments: How alike the maps of the two models are, by method.
+        completeness: The check of integrated gradients, by side.
+        pictures: Examples, the least alike first.
+        texts: The same of texts.
+        samples: How many samples were explained.
+        notes: What could not be done, and why.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    alignments: tuple[Alignment, ...] = ()
+    completeness: tuple[Completeness, ...] = ()
+    pictures: tuple[PictureExample, ...] = ()
+    texts: tuple[TextExample, ...] = ()
+    samples: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def ask(
+    sitting: Sitting,
+    *,
+    samples: int = 64,
+    texts: int = 16,
+    steps: int = 32,
+    share: float = 0.1,
+    shown: int = 6,
+    draws: int = 1000,
+) -> Attribution:
+    """Hold the maps of student and teacher beside each other, for the class the teacher answers.
+
+    Occlusion covers parts of what the files that ship are shown. Gradients are the twins'; what
+    they mark is then taken away before the files.
+
+    Args:
+        sitting: What to look at.
+        samples: How many test samples are explained.
+        texts: How many, if they are texts: each costs a model `steps` passes there and back.
+        steps: At how many points gradients are integrated.
+        share: How many places count as the strongest, of all of them.
+        shown: How many samples are shown.
+        draws: How often the samples are drawn again.
+    """
+    sample = replace(sitting, limit=samples).sample
+    if "input_ids" in sample and texts < samples:
+        sample = replace(sitting, limit=texts).sample
+    material = _material(sitting, sample)
+    notes = _unable(sitting, material)
+    if material is None or not available("captum"):
+        return Attribution(notes=notes)
+    classes = _answered(sitting, sample)
+    explained = [material.explain(side, classes, steps=steps) for _, side in sitting.sides()]
+    shared = [name for name in verdict.METHODS if all(name in side.maps for side in explained)]
+    if not shared:
+        return Attribution(samples=len(classes), notes=notes)
+    main = [side.maps[shared[0]] for side in explained]
+    alignments = _alignments(explained, shared, share=share, draws=draws, seed=sitting.seed)
+    resamples = Resamples(len(classes), draws=draws, seed=sitting.seed)
+    checks = _checks(sitting, explained)
+    pictures_, texts_ = _examples(sitting, material, sample, main, classes, shown)
+    return Attribution(
+        findings=(
+            *verdict.aligned(alignments, share),
+            verdict.removed(sitting, material, main, classes, shared[0], share, resamples),
+            *verdict.steady(explained, resamples),
+        ),
+        alignments=alignments,
+        completeness=checks,
+        pictures=pictures_,
+        texts=texts_,
+        samples=len(classes),
+        notes=(*notes, *_doubts(checks, steps)),
+    )
+
+
+def _material(sitting: Sitting, sample: Mapping[str, NDArray[Any]]) -> Material | None:
+    inputs = {name: values for name, values in sample.items() if name not in NO_INPUTS}
+    if {"input_ids", "attention_mask"} <= set(inputs):
+        return Words(inputs, sitting.texts)
+    if len(inputs) != 1:
+        return None
+    ((name, values),) = inputs.items()
+    numbers = values.dtype.kind == "f" and values.ndim > 1
+    return Numbers(name, values, sitting.pixels) if numbers else None
+
+
+def _unable(sitting: Sitting, material: Material | None) -> tuple[str, ...]:
+    notes = []
+    if not available("captum"):
+        notes.append('captum is not installed: pip install "limbeck[evaluate]" brings it.')
+    if material is None:
+        notes.append("The inputs are neither texts nor one array of numbers: they have no maps.")
+    for name, side in sitting.sides():
+        if side.twin is None:
+            left = "no maps" if isinstance(material, Words) else "occlusion only"
+            notes.append(f"The {name} has no gradients to follow, so there is {left} of it.")
+    return tuple(notes)
+
+
+def _answered(sitting: Sitting, sample: Mapping[str, NDArray[Any]]) -> Labels:
+    """Give the class that the teacher answers, or without a teacher the student."""
+    *_, (_, side) = sitting.sides()
+    return np.asarray(side.predictor.predict(sample)["logits"]).argmax(axis=1)
+
+
+def _alignments(
+    explained: Sequence[Explained], shared: Sequence[str], *, share: float, draws: int, seed: int
+) -> tuple[Alignment, ...]:
+    if len(explained) < 2:
+        return ()
+    student, teacher = (side.maps for side in explained)
+    found = [
+        align(name, student[name], teacher[name], share=share, draws=draws, seed=seed)
+        for name in shared
+    ]
+    return tuple(each for each in found if each is not None)
+
+
+def _checks(sitting: Sitting, explained: Sequence[Explained]) -> tuple[Completeness, ...]:
+    return tuple(
+        complete(name, side.maps["integrated_gradients"], side.missed)
+        for (name, _), side in zip(sitting.sides(), explained, strict=True)
+        if side.missed is not None
+    )
+
+
+def _doubts(checks: Sequence[Completeness], steps: int) -> list[str]:
+    return [
+        f"The {each.side}'s integrated gradients do not add up for {100 * (1 - each.within):.0f} % "
+        f"of the samples (off by more than {100 * TOLERANCE:.0f} % of the mean difference): take "
+        f"more than {steps} steps."
+        for each in checks
+        if each.within < 1
+    ]
+
+
+def _examples(
+    sitting: Sitting,
+    material: Material,
+    sample: Mapping[str, NDArray[Any]],
+    maps: Sequence[Array],
+    classes: Labels,
+    count: int,
+) -> tuple[tuple[PictureExample, ...], tuple[TextExample, ...]]:
+    pictures: list[PictureExample] = []
+    texts: list[TextExample] = []
+    for at in examples.telling(maps, count):
+        label = sitting.classes[int(sample["label"][at])]
+        about = sitting.classes[int(classes[at])]
+        row = int(sample["row"][at])
+        if isinstance(material, Words):
+            texts.append(
+                examples.text(
+                    material, at, maps, sitting.texts, row=row, label=label, explained=about
+                )
+            )
+        elif isinstance(material, Numbers) and len(material.places) == 2:
+            pictures.append(
+                examples.picture(material, at, maps, row=row, label=label, explained=about)
+            )
+    return tuple(pictures), tuple(texts)

@@ -1,0 +1,233 @@
+"""How much of the student can be stolen by asking it, and what would hold a thief up?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import InputError, Problem
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.finding import Estimate, Finding, find
+from limbeck.evaluate.interval import Result
+from limbeck.evaluate.stealing import detector, forms, thief
+from limbeck.evaluate.stealing.defences import Change, Defence, changes
+from limbeck.evaluate.stealing.detector import Detection, Detector
+from limbeck.evaluate.stealing.material import Material, Numbers, Tokens
+from limbeck.evaluate.stealing.thefts import (
+    FORMS,
+    TELLS,
+    Cost,
+    Robberies,
+    Theft,
+    costs,
+    rob,
+    thefts,
+)
+from limbeck.evaluate.stealing.thief import STRATEGIES
+from limbeck.evaluate.stealing.victim import Victim
+
+if TYPE_CHECKING:
+    from limbeck.evaluate.sitting import Sitting
+
+Sample = Mapping[str, NDArray[Any]]
+FEWEST = 10
+"""Honest queries that a detector has to be fitted on."""
+NO_INPUTS = frozenset({"label", "index", "row"})
+MARGIN = 0.02
+
+
+class Extraction(Result):
+    """How much of the student can be stolen.
+
+    Attributes:
+        findings: The lines of the verdict.
+        thefts: How far thieves got, by strategy, form and budget.
+        chance: How often one agrees who always answers what the student answers most.
+        defences: What each leaves to a thief and to an honest user.
+        detection: How well each strategy's queries are told from honest ones.
+        costs: What levels of agreement cost.
+        price: What one query costs.
+        notes: What could not be done, and why.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    thefts: tuple[Theft, ...] = ()
+    chance: float | None = None
+    defences: tuple[Defence, ...] = ()
+    detection: tuple[Detection, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    price: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def ask(
+    sitting: Sitting,
+    *,
+    budgets: Sequence[int] = (50, 200, 800),
+    price: float = 0.001,
+    draws: int = 1000,
+) -> Extraction:
+    """Rob the student of what its answers tell, and try what would hold a thief up.
+
+    The thief has half of the validation samples without their labels; the other half are the
+    honest queries that a detector is fitted on. Its model is a small network of one hidden layer:
+    what is found is what little effort steals, not the most that could be.
+
+    Args:
+        sitting: What to look at.
+        budgets: How many queries a thief has, ascending.
+        price: What a query costs, in any currency.
+        draws: How often the test samples are drawn again.
+
+    Raises:
+        InputError: The budgets are not ascending whole numbers above zero.
+    """
+    if not budgets or budgets[0] < 1 or list(budgets) != sorted(set(budgets)):
+        allowed = "ascending whole numbers above 0"
+        raise InputError(Problem("extraction.budgets", list(budgets), allowed))
+    tests = sitting.sample
+    material = _material(sitting, tests)
+    if material is None:
+        return Extraction(notes=("The inputs are neither texts nor one array of numbers.",))
+    pool, honest = _halves(sitting, most=budgets[-1])
+    victims = [
+        Victim(side.predictor, material, pool, tests, budgets=budgets, seed=sitting.seed)
+        for _, side in sitting.sides()
+    ]
+    robberies = rob(victims[0])
+    found = thefts(robberies)
+    seen, notes = _detection(sitting, victims[0], material, honest, robberies, draws)
+    resamples = Resamples(len(tests["label"]), draws=draws, seed=sitting.seed)
+    return Extraction(
+        findings=(*_stolen(victims, robberies, resamples), *_caught(seen, found)),
+        thefts=found,
+        chance=_chance(victims[0]),
+        defences=_defences(victims[0], robberies, len(sitting.classes), seed=sitting.seed),
+        detection=seen,
+        costs=costs(found, price),
+        price=price,
+        notes=(*notes, *_short(pool, budgets[-1])),
+    )
+
+
+def _material(sitting: Sitting, sample: Sample) -> Material | None:
+    inputs = {name: values for name, values in sample.items() if name not in NO_INPUTS}
+    if {"input_ids", "attention_mask"} <= set(inputs):
+        return Tokens()
+    if len(inputs) != 1:
+        return None
+    ((name, values),) = inputs.items()
+    return Numbers(name, sitting.pixels) if values.dtype.kind == "f" and values.ndim > 1 else None
+
+
+def _halves(sitting: Sitting, *, most: int) -> tuple[Sample, Sample]:
+    """Divide validation inputs between the thief and whoever wants to catch it."""
+    drawn = replace(sitting, batches=sitting.validation, limit=2 * most).sample
+    inputs = {name: values for name, values in drawn.items() if name not in NO_INPUTS}
+    # Whatever order the samples are in, neighbours go to both.
+    thief_, honest = ({name: values[at::2] for name, values in inputs.items()} for at in (0, 1))
+    return thief_, honest
+
+
+def _stolen(victims: Sequence[Victim], robberies: Robberies, resamples: Resamples) -> list[Finding]:
+    """Hold what all queries steal of the student beside what they steal of the teacher."""
+    most = victims[0].budgets[-1]
+    findings = []
+    for form, tells in TELLS.items():
+        robbed = [robberies["random", form][-1]]
+        robbed += [victim.robbed("random", FORMS[form], (most,))[0] for victim in victims[1:]]
+        student, *teacher = [robbery.hits.astype(float) for robbery in robbed]
+        findings.append(
+            find(
+                f"Agreement of a thief after {most} queries, told {tells}",
+                unit="share",
+                better="lower",
+                student=_mean(student, resamples),
+                teacher=_mean(teacher[0], resamples) if teacher else None,
+                difference=_mean(student - teacher[0], resamples) if teacher else None,
+                margin=MARGIN,
+                how="How often a small network, trained on the answers of the file that ships to "
+                "unlabelled validation inputs, answers test samples as the file does; the interval "
+                "is over test samples, of one training each.",
+            )
+        )
+    return findings
+
+
+def _mean(values: NDArray[np.float64], resamples: Resamples) -> Estimate:
+    return resamples.estimate(lambda counts: counts @ values / len(values))
+
+
+def _caught(seen: Sequence[Detection], found: Sequence[Theft]) -> list[Finding]:
+    """Say how well the strategy is detected that steals most."""
+    if not seen:
+        return []
+    best = max((theft for theft in found if theft.form == "full"), key=lambda t: t.agreement.value)
+    (auc,) = [each.auc for each in seen if each.strategy == best.strategy]
+    return [
+        find(
+            f"Detection of the thief that steals most ({best.strategy}), area under ROC",
+            unit="number",
+            better="higher",
+            student=auc,
+            margin=MARGIN,
+            how="The chance that a query of the thief's lies further from honest queries than an "
+            "honest one does, by the distance to the nearest and the entropy of the answer; 0.5 "
+            "is no detection.",
+        )
+    ]
+
+
+def _chance(victim: Victim) -> float:
+    answered = victim.tests.probabilities.argmax(axis=1)
+    return float(np.bincount(answered).max() / len(answered))
+
+
+def _defences(
+    victim: Victim, robberies: Robberies, classes: int, *, seed: int
+) -> tuple[Defence, ...]:
+    """Try what changes answers, then caps on how many there are."""
+    plain = [robbery.hits for robbery in robberies["random", "label"]]
+    full = [robbery.hits for robbery in robberies["random", "full"]]
+    found = [victim.defended(change, plain[-1]) for change in changes(classes, seed=seed)]
+    for at, budget in enumerate(victim.budgets[:-1]):
+        cap = Change(f"no more than {budget} queries", forms.full)
+        found.append(victim.capped(budget, cap, max(full[at], plain[at], key=np.mean)))
+    return tuple(found)
+
+
+def _detection(
+    sitting: Sitting,
+    victim: Victim,
+    material: Material,
+    honest: Sample,
+    robberies: Robberies,
+    draws: int,
+) -> tuple[tuple[Detection, ...], list[str]]:
+    count = len(next(iter(honest.values())))
+    if count < FEWEST:
+        return (), [f"With {count} honest queries no detector can be fitted; it takes {FEWEST}."]
+    fitted = Detector(thief.ask(sitting.student.predictor, material, honest))
+    found = [
+        detector.detection(
+            strategy,
+            fitted,
+            honest=victim.tests,
+            thief=victim.asked(strategy).rows(robberies[strategy, "full"][-1].asked),
+            draws=draws,
+            seed=sitting.seed,
+        )
+        for strategy in STRATEGIES
+    ]
+    return tuple(found), []
+
+
+def _short(pool: Sample, most: int) -> list[str]:
+    have = len(next(iter(pool.values())))
+    if have >= most:
+        return []
+    return [f"The thief has {have} inputs of its own; its other queries are mixtures of them."]

@@ -1,0 +1,137 @@
+"""Can somebody who answers tell a thief's queries from honest ones?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import distance
+
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.finding import Estimate
+from limbeck.evaluate.interval import Result
+from limbeck.evaluate.stealing.thief import Asked
+
+Array = NDArray[np.float64]
+FALSE_ALARMS = 0.05
+"""The share of honest queries that the threshold was set to flag."""
+POINTS = 21
+"""Of the ROC curve."""
+
+
+class Detection(Result):
+    """How well a thief's queries are told from honest ones.
+
+    Attributes:
+        strategy: How the thief asked.
+        auc: The chance that a query of the thief's scores higher than an honest one.
+        false_alarms: Points of the ROC curve: the share of honest queries that are flagged.
+        caught: The share of the thief's that are flagged at each of these.
+        flagged: The share that is flagged at the threshold set on other honest queries.
+        flagged_honest: The share of honest queries that is.
+    """
+
+    strategy: str
+    auc: Estimate
+    false_alarms: tuple[float, ...]
+    caught: tuple[float, ...]
+    flagged: float
+    flagged_honest: float
+
+
+class Detector:
+    r"""Scores queries by how unlike honest ones they are.
+
+    Two numbers say what a query is like: the logarithm of the distance to the nearest honest one,
+    and the entropy of the answer. The score is the squared distance, by the covariance of honest
+    queries, from their mean.
+
+    $$s(x) = (z - \mu)^\top \Sigma^{-1} (z - \mu), \qquad
+      z = (\log d(x),\; H(p(\cdot \mid x)))$$
+
+    Args:
+        honest: Honest queries, at least two, kept apart from whatever is to be told.
+
+    Source: Juuti et al., EuroS&P 2019 (arXiv:1805.02628), for distances; Lee et al., NeurIPS 2018
+    (arXiv:1807.03888), for the score.
+    """
+
+    def __init__(self, honest: Asked) -> None:
+        self._honest = honest.features
+        among = distance.cdist(honest.features, honest.features)
+        np.fill_diagonal(among, np.inf)
+        self._floor = _floor(among.min(axis=1))
+        signs = self._signs(among, honest)
+        self._mean = signs.mean(axis=0)
+        spread = np.cov(signs.T) + 1e-6 * np.eye(2)
+        self._precision = np.linalg.inv(spread)
+        self.threshold = float(np.quantile(self._score(signs), 1 - FALSE_ALARMS))
+
+    def scores(self, asked: Asked) -> Array:
+        """Give a score a query, `[n]`; higher is less like an honest one."""
+        return self._score(self._signs(distance.cdist(asked.features, self._honest), asked))
+
+    def _signs(self, distances: Array, asked: Asked) -> Array:
+        nearest = np.log(np.maximum(distances.min(axis=1), self._floor))
+        p = asked.probabilities
+        entropy = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis=1)
+        return np.stack([nearest, entropy], axis=1)
+
+    def _score(self, signs: Array) -> Array:
+        off = signs - self._mean
+        return np.einsum("ni,ij,nj->n", off, self._precision, off)
+
+
+def detection(
+    strategy: str, detector: Detector, *, honest: Asked, thief: Asked, draws: int, seed: int
+) -> Detection:
+    """See how well queries are told apart that the detector has not been fitted on.
+
+    Args:
+        strategy: How the thief asked.
+        detector: Gives scores.
+        honest: Honest queries.
+        thief: The thief's.
+        draws: How often both are drawn again.
+        seed: Decides the draws.
+    """
+    good, bad = detector.scores(honest), detector.scores(thief)
+    resamples = Resamples(len(good) + len(bad), draws=draws, seed=seed)
+    rates = np.linspace(0, 1, POINTS)
+    # As many honest queries as a rate says score above its threshold.
+    thresholds = np.quantile(good, 1 - rates)
+    return Detection(
+        strategy=strategy,
+        auc=resamples.estimate(lambda counts: roc_auc(good, bad, counts)),
+        false_alarms=tuple(float((good > each).mean()) for each in thresholds),
+        caught=tuple(float((bad > each).mean()) for each in thresholds),
+        flagged=float((bad > detector.threshold).mean()),
+        flagged_honest=float((good > detector.threshold).mean()),
+    )
+
+
+def _floor(distances: Array) -> float:
+    """Keep the logarithm of the distance of a query asked twice finite."""
+    return 1e-3 * float(np.median(distances)) or 1e-12
+
+
+def roc_auc(honest: Array, thief: Array, counts: Array | None = None) -> Array:
+    r"""Give the chance that a thief's query scores higher than an honest one, `[draws]`.
+
+    $$P(s_{\text{thief}} > s_{\text{honest}}) + \tfrac12 P(s_{\text{thief}} = s_{\text{honest}})$$
+
+    Args:
+        honest: Scores, `[n]`.
+        thief: Scores, `[m]`.
+        counts: How often each counts, the honest first: `[draws, n + m]`; by default once. NaN
+            where one of the two was not drawn at all.
+
+    Example:
+        >>> roc_auc(np.array([1.0, 2.0]), np.array([2.0, 3.0]))
+        array([0.875])
+    """
+    counts = np.ones((1, len(honest) + len(thief))) if counts is None else counts
+    one, other = counts[:, : len(honest)], counts[:, len(honest) :]
+    above = (thief > honest[:, None]) + 0.5 * (thief == honest[:, None])
+    pairs = one.sum(axis=1) * other.sum(axis=1)
+    won = (one @ above * other).sum(axis=1)
+    return np.divide(won, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)

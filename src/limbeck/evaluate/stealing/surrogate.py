@@ -1,0 +1,100 @@
+"""What a thief makes of the answers: a small network of a fixed size, quickly trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Features = NDArray[np.float32]
+Array = NDArray[np.float64]
+Surrogate = Callable[[Features], Array]
+Layers = list[NDArray[np.float32]]
+HIDDEN, STEPS, BATCH, RATE = 64, 200, 64, 3e-3
+
+
+def train(features: Features, answers: Array, *, seed: int) -> Surrogate:
+    """Train a network of one hidden layer on what was asked and answered.
+
+    It is trained for as many steps on many answers as on few, so that a budget costs answers and
+    nothing else. Thirty are trained for one student: in plain arrays that takes half the time that
+    torch takes for nets so small.
+
+    Args:
+        features: What was asked, `[n, features]`.
+        answers: Distributions over the classes, `[n, classes]`.
+        seed: Decides where the network begins, and the order of its batches.
+
+    Returns:
+        A function of features, `[m, features]`, that gives probabilities, `[m, classes]`.
+
+    Example:
+        >>> asked = np.array([[0.0], [1.0]], dtype=np.float32)
+        >>> train(asked, np.eye(2), seed=0)(asked).argmax(axis=1)
+        array([0, 1])
+    """
+    random = np.random.default_rng(seed)
+    centre, scale = features.mean(axis=0), _scale(features)
+    inputs, targets = (features - centre) * scale, answers.astype(np.float32)
+    layers = _begin(inputs.shape[1], targets.shape[1], random)
+    moments = [np.zeros_like(p) for p in layers], [np.zeros_like(p) for p in layers]
+    for step in range(1, STEPS + 1):
+        rows = random.integers(len(inputs), size=min(BATCH, len(inputs)))
+        _move(layers, gradients(layers, inputs[rows], targets[rows]), moments, step)
+
+    def answer(asked: Features) -> Array:
+        return special.softmax(_forward(layers, (asked - centre) * scale)[1].astype(float), axis=1)
+
+    return answer
+
+
+def gradients(layers: Layers, inputs: Features, targets: NDArray[np.float32]) -> Layers:
+    """Give the gradients of the mean cross-entropy with distributions, in the layers' order.
+
+    Args:
+        layers: Weight and bias of the hidden layer, `[features, hidden]` and `[hidden]`, then of
+            the last, `[hidden, classes]` and `[classes]`.
+        inputs: `[n, features]`.
+        targets: `[n, classes]`.
+    """
+    hidden, logits = _forward(layers, inputs)
+    off = (special.softmax(logits, axis=1) - targets) / len(inputs)
+    back = (off @ layers[2].T) * (hidden > 0)
+    return [inputs.T @ back, back.sum(axis=0), hidden.T @ off, off.sum(axis=0)]
+
+
+def _forward(layers: Layers, inputs: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    hidden = np.maximum(inputs @ layers[0] + layers[1], 0)
+    return hidden, hidden @ layers[2] + layers[3]
+
+
+def _begin(features: int, classes: int, random: np.random.Generator) -> Layers:
+    """Draw weights as He et al. do (arXiv:1502.01852)."""
+    first, last = (
+        random.normal(scale=np.sqrt(2 / before), size=(before, after)).astype(np.float32)
+        for before, after in ((features, HIDDEN), (HIDDEN, classes))
+    )
+    return [first, np.zeros(HIDDEN, np.float32), last, np.zeros(classes, np.float32)]
+
+
+def _move(layers: Layers, slopes: Layers, moments: tuple[Layers, Layers], step: int) -> None:
+    """Make one step of Adam (Kingma and Ba, arXiv:1412.6980), in place."""
+    rate = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+    for layer, slope, first, second in zip(layers, slopes, *moments, strict=True):
+        first += 0.1 * (slope - first)
+        second += 0.001 * (slope * slope - second)
+        layer -= np.float32(rate) * first / (np.sqrt(second) + 1e-8)
+
+
+def _scale(features: Features) -> Features:
+    """Give one over the features' common deviation where a feature changes, and else zero.
+
+    What never changed among the queries tells nothing, however it lies among the tests.
+    """
+    deviation = features.std(axis=0)
+    common = float(np.sqrt((deviation**2).mean()))
+    if common == 0:
+        return np.zeros_like(deviation)
+    return np.where(deviation > 0, 1 / common, 0).astype(np.float32)

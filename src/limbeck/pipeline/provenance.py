@@ -1,0 +1,139 @@
+"""What a recipe says of where its teachers and data come from, and what may be done with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck.passport import (
+    PASSPORT,
+    DatasetFacts,
+    ModelFacts,
+    PassportFacts,
+    Policy,
+    as_teacher,
+    enforce,
+    read_policy,
+)
+
+if TYPE_CHECKING:
+    from limbeck.data.facts import Facts as OfData
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.recipe import Recipe
+    from limbeck.report.result import DataFacts
+
+
+Facts = TypeVar("Facts", ModelFacts, PassportFacts)
+
+
+class Origin(BaseModel):
+    """What is stated of a model: whose it is, and what its terms, the law and its use ask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    owner: str = ""
+    licence: Annotated[str, Field(description="An SPDX id if there is one.")] = ""
+    terms: Annotated[
+        list[str], Field(description="What its terms forbid or ask, such as no-distillation.")
+    ] = []
+    flags: Annotated[
+        list[str], Field(description="What its export is held to, such as dual-use.")
+    ] = []
+    risk: Annotated[
+        str, Field(description="Its class under the EU AI Act, such as minimal or high.")
+    ] = ""
+    risk_justification: Annotated[
+        str, Field(description="Why that is lower than an ancestor's class.")
+    ] = ""
+
+
+class Provenance(BaseModel):
+    """The `provenance` part of a recipe; whatever it does not state, the passport says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Annotated[
+        str | None, Field(description="A YAML file that says what is allowed and forbidden.")
+    ] = None
+    student: Origin = Origin()
+    teachers: Annotated[
+        list[Origin],
+        Field(description="One for each teacher, in order; a passport beside its weights wins."),
+    ] = []
+    data_terms: Annotated[
+        list[str], Field(description="What the data's terms ask, such as non-commercial.")
+    ] = []
+
+
+def stop_if_forbidden(recipe: Recipe, data: OfData) -> None:
+    """Hold the lineage that a recipe would make against its policy, before anything trains.
+
+    Without a policy, terms that forbid distilling stop it all the same.
+
+    Raises:
+        InputError: Something is forbidden, or is not a word that limbeck knows: all of it.
+    """
+    path = recipe.provenance.policy
+    policy = Policy() if path is None else read_policy(Path(path))
+    enforce(policy, known_teachers(recipe), [dataset_facts(recipe, data)])
+
+
+def known_teachers(recipe: Recipe) -> list[ModelFacts]:
+    """Say what is known of the teachers before anything has run."""
+    return [
+        passported(spec) or stated(ModelFacts(name=name_of(spec)), origin(recipe, place))
+        for place, spec in enumerate(recipe.teachers)
+    ]
+
+
+def name_of(spec: ModelSpec) -> str:
+    """Call a model by its name, or by where it lies."""
+    return spec.name or Path(spec.path or spec.source).name
+
+
+def passported(spec: ModelSpec) -> ModelFacts | None:
+    """Read the passport beside a teacher's weights, if there is one: it was a student once.
+
+    Raises:
+        InputError: It is not a passport, or it was edited.
+    """
+    if spec.weights is None:
+        return None
+    place = Path(spec.weights)
+    path = (place if place.is_dir() else place.parent) / PASSPORT
+    return as_teacher(path) if path.is_file() else None
+
+
+def origin(recipe: Recipe, place: int) -> Origin:
+    """Give what the recipe states of a teacher."""
+    given = recipe.provenance.teachers
+    return given[place] if place < len(given) else Origin()
+
+
+def stated(facts: Facts, of: Origin) -> Facts:
+    """Add what is stated of a model to what is known of it."""
+    return replace(
+        facts,
+        owner=of.owner,
+        licence=of.licence,
+        terms=tuple(of.terms),
+        flags=tuple(of.flags),
+        risk=of.risk,
+        risk_justification=of.risk_justification,
+    )
+
+
+def dataset_facts(recipe: Recipe, facts: DataFacts | OfData) -> DatasetFacts:
+    """Describe the data as a passport does."""
+    return DatasetFacts(
+        name=facts.name or facts.source,
+        source=facts.source,
+        fingerprint=facts.fingerprint,
+        licence=facts.licence,
+        classes=facts.classes,
+        counts={"train": facts.train, "validation": facts.validation, "test": facts.test},
+        terms=tuple(recipe.provenance.data_terms),
+    )

@@ -1,0 +1,330 @@
+"""What thieves get from a victim that is known, and what defences and detectors are worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+from limbeck.errors import InputError
+from limbeck.evaluate.questions.extraction import Extraction, ask
+from limbeck.evaluate.sitting import Pixels, Side, Sitting
+from limbeck.evaluate.stealing import forms, surrogate, thief
+from limbeck.evaluate.stealing.defences import changes, utility
+from limbeck.evaluate.stealing.detector import Detector, roc_auc
+from limbeck.evaluate.stealing.material import Numbers, Tokens
+from limbeck.evaluate.stealing.thief import Asked
+
+CLASSES = ("zero", "one", "two", "three")
+
+
+class Linear:
+    """Answers by a matrix; counts what it is asked."""
+
+    def __init__(self, seed=0, scale=2.0):
+        self._weight = scale * np.random.default_rng(seed).normal(size=(12, 4))
+        self.asked = 0
+
+    def predict(self, batch):
+        values = np.asarray(batch["image"])
+        self.asked += len(values)
+        return {"logits": (values.reshape(len(values), -1) @ self._weight).astype(np.float32)}
+
+
+class Words:
+    """Counts the words of each remainder by four; the frame and padding count for nothing."""
+
+    def predict(self, batch):
+        ids = np.asarray(batch["input_ids"])
+        return {
+            "logits": np.stack([((ids % 4 == c) & (ids > 2)).sum(axis=1) for c in range(4)], axis=1)
+        }
+
+
+def sitting(student, teacher=None, *, count=240, inputs=None, pixels=None):
+    random = np.random.default_rng(0)
+    inputs = inputs or {"image": random.normal(size=(count, 3, 2, 2)).astype(np.float32)}
+    labels = np.asarray(student.predict(inputs)["logits"]).argmax(axis=1)
+    rows = np.arange(len(labels))
+
+    def batches(first):
+        def go():
+            for part in np.array_split(rows[first::2], 2):
+                batch = {name: values[part] for name, values in inputs.items()}
+                yield batch | {"label": labels[part], "index": part}
+
+        return go
+
+    return Sitting(
+        student=Side("student", student),
+        teacher=None if teacher is None else Side("teacher", teacher),
+        batches=batches(0),
+        validation=batches(1),
+        classes=CLASSES,
+        pixels=pixels,
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    return ask(
+        sitting(Linear(), Linear(1), pixels=Pixels((0.5,) * 3, (0.25,) * 3)),
+        budgets=(5, 100),
+        draws=100,
+    )
+
+
+def agreement(found, **which):
+    (one,) = [
+        theft for theft in found.thefts
+        if all(getattr(theft, name) == value for name, value in which.items())
+    ]  # fmt: skip
+    return one.agreement.value
+
+
+def test_a_simple_victim_is_stolen_and_more_queries_steal_more(found):
+    few = agreement(found, strategy="random", form="full", queries=5)
+    many = agreement(found, strategy="random", form="full", queries=100)
+    assert found.chance < many
+    assert few < many
+    assert many > 0.8
+    assert len(found.thefts) == 2 * (4 + 2)
+    for theft in found.thefts:
+        low, high = theft.agreement.interval.low, theft.agreement.interval.high
+        assert low <= theft.agreement.value <= high
+
+
+def test_findings_hold_student_and_teacher_beside_each_other(found):
+    told = [finding for finding in found.findings if "queries" in finding.name]
+    assert len(told) == 3
+    for finding in told:
+        assert finding.better == "lower"
+        difference = finding.student.value - finding.teacher.value
+        assert finding.difference.value == pytest.approx(difference)
+    assert found.findings[-1].name.startswith("Detection of the thief")
+    assert Extraction.model_validate_json(found.model_dump_json()) == found
+
+
+def test_defences_are_held_against_the_honest_user(found):
+    by_name = {defence.name: defence for defence in found.defences}
+    none, label = by_name["none"], by_name["the label alone"]
+    # The labels are the victim's own, so every answer of an honest user is right.
+    assert none.accuracy == label.accuracy == 1
+    assert label.nll == pytest.approx(0)
+    assert by_name["noise of 0.3"].accuracy < 1
+    assert by_name["noise of 0.3"].nll > none.nll
+    assert label.agreement.value == agreement(found, strategy="random", form="label", queries=100)
+    # A thief that does better with labels alone reads labels alone.
+    assert none.agreement.value >= label.agreement.value
+    cap = by_name["no more than 5 queries"]
+    assert (cap.queries, cap.nll) == (5, none.nll)
+    assert cap.agreement.value < none.agreement.value
+
+
+def test_noise_is_caught_and_honest_inputs_are_not(found):
+    auc = {each.strategy: each.auc.value for each in found.detection}
+    assert set(auc) == set(thief.STRATEGIES)
+    assert 0.3 < auc["random"] < 0.7
+    for each in found.detection:
+        assert each.false_alarms[0] == each.caught[0] == 0 or each.caught[0] > 0
+        assert list(each.false_alarms) == sorted(each.false_alarms)
+        assert list(each.caught) == sorted(each.caught)
+        assert 0 <= each.flagged_honest < 0.3
+
+
+def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
+    for cost in found.costs:
+        reached = [
+            theft.queries
+            for theft in found.thefts
+            if theft.form == cost.form and theft.agreement.value >= cost.agreement
+        ]
+        assert cost.queries == min(reached, default=None)
+        assert cost.price == (cost.queries and cost.queries * found.price)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(surrogate, "STEPS", 40)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_same_seed_steals_the_same():
+    results = [
+        ask(sitting(Linear(), count=40), budgets=(6, 12), draws=10).model_dump_json()
+        for _ in range(2)
+    ]
+    assert results[0] == results[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(2, 6))
+def test_what_is_told_is_a_distribution(seed, count, classes):
+    random = np.random.default_rng(seed)
+    true = random.dirichlet(np.full(classes, 0.3), size=count)
+    for change in changes(classes, seed=0):
+        told = change.made(true)
+        assert told.shape == true.shape
+        assert (told >= 0).all()
+        np.testing.assert_allclose(told.sum(axis=1), 1)
+    np.testing.assert_allclose(forms.top_k(true, classes), true)
+    assert (forms.top_1(true).max(axis=1) >= true.max(axis=1) - 1e-12).all()
+    assert (forms.label(true).argmax(axis=1) == true.argmax(axis=1)).all()
+
+
+def test_degenerate_answers_stay_distributions():
+    certain = np.array([[0.0, 1.0, 0.0]])
+    even = np.full((1, 30), 1 / 30)
+    assert forms.rounded(even, 1).tolist() == even.tolist()
+    assert forms.top_1(certain).tolist() == certain.tolist()
+    assert forms.label(np.array([[0.5, 0.5]])).tolist() == [[1, 0]]
+
+
+def test_utility_is_scikit_learns():
+    random = np.random.default_rng(0)
+    told, labels = random.dirichlet(np.ones(4), size=50), random.integers(4, size=50)
+    right, nll = utility(told, labels)
+    assert right == accuracy_score(labels, told.argmax(axis=1))
+    assert nll == pytest.approx(log_loss(labels, told, labels=range(4)))
+    assert utility(np.array([[1.0, 0.0]]), np.array([1]))[1] == pytest.approx(-np.log(1e-6))
+
+
+def test_area_under_roc_is_scikit_learns():
+    random = np.random.default_rng(0)
+    honest, bad = random.integers(6, size=40) * 1.0, random.integers(9, size=30) * 1.0
+    truth = np.repeat([0, 1], [40, 30])
+    expected = roc_auc_score(truth, np.concatenate([honest, bad]))
+    assert roc_auc(honest, bad)[0] == pytest.approx(expected)
+    counts = random.multinomial(70, np.full(70, 1 / 70), size=5).astype(float)
+    for row, found in enumerate(roc_auc(honest, bad, counts)):
+        weighted = roc_auc_score(truth, np.concatenate([honest, bad]), sample_weight=counts[row])
+        assert found == pytest.approx(weighted)
+    assert np.isnan(roc_auc(honest, bad, np.repeat([1.0, 0.0], [40, 30])[None])[0])
+    assert roc_auc(np.ones(3), np.ones(2))[0] == 0.5
+
+
+def test_a_detector_scores_by_distance_and_entropy():
+    random = np.random.default_rng(0)
+    answers = random.dirichlet(np.ones(3), size=60)
+    honest = Asked(random.normal(size=(60, 4)).astype(np.float32), answers)
+    far = Asked(honest.features + 30, answers)
+    detector = Detector(honest)
+    assert (detector.scores(far) > detector.threshold).all()
+    # The same features all over, and answers without entropy: nothing to tell, nothing to fail on.
+    same = Asked(np.ones((10, 4), np.float32), np.eye(3)[[0] * 10])
+    assert np.isfinite(Detector(same).scores(same)).all()
+    assert np.isfinite(Detector(same).scores(far)).all()
+
+
+def test_gradients_of_a_surrogate_are_torchs():
+    random = np.random.default_rng(0)
+    shapes = ((5, 7), (7,), (7, 3), (3,))
+    layers = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    inputs = random.normal(size=(9, 5)).astype(np.float32)
+    targets = random.dirichlet(np.ones(3), size=9).astype(np.float32)
+    leaves = [torch.tensor(layer, requires_grad=True) for layer in layers]
+    hidden = torch.relu(torch.tensor(inputs) @ leaves[0] + leaves[1])
+    logits = hidden @ leaves[2] + leaves[3]
+    torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).backward()
+    for leaf, slope in zip(leaves, surrogate.gradients(layers, inputs, targets), strict=True):
+        np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-6)
+
+
+def test_a_surrogate_learns_what_is_linear_and_survives_what_is_not():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(200, 5)).astype(np.float32)
+    told = np.eye(3)[(features @ random.normal(size=(5, 3))).argmax(axis=1)]
+    learned = surrogate.train(features, told, seed=0)
+    assert (learned(features).argmax(axis=1) == told.argmax(axis=1)).mean() > 0.9
+    alone = surrogate.train(features[:1], told[:1], seed=0)
+    assert alone(features).argmax(axis=1).tolist() == [int(told[0].argmax())] * 200
+
+
+def test_a_thief_that_chooses_asks_what_it_is_least_sure_of():
+    random = np.random.default_rng(0)
+    features = np.sort(random.normal(size=(100, 1)), axis=0)[random.permutation(100)]
+    told = np.eye(2)[(features[:, 0] > 0).astype(int)]
+    asked = Asked(features.astype(np.float32), told)
+    first, second = thief.steal(asked, forms.full, (20, 40), asked.features, chooses=True, seed=0)
+    assert set(first.asked) <= set(second.asked)
+    assert len(set(second.asked.tolist())) == 40
+    chosen = np.setdiff1d(second.asked, first.asked)
+    left = np.setdiff1d(np.arange(100), second.asked)
+    assert np.abs(features[chosen]).mean() < np.abs(features[left]).mean()
+
+
+def test_queries_are_of_the_strategys_kind():
+    pool = {"image": np.random.default_rng(0).normal(size=(30, 1, 2, 2)).astype(np.float32)}
+    pixels = Numbers("image", Pixels((0.5,), (0.25,)))
+    noise = thief.queries("noise", pixels, pool, 200, seed=0)["image"]
+    assert -2 <= noise.min() < -1.9
+    assert 1.9 < noise.max() <= 2
+    random = thief.queries("random", pixels, pool, 20, seed=0)["image"]
+    own = {picture.tobytes() for picture in pool["image"]}
+    assert {picture.tobytes() for picture in random} < own
+    assert len(thief.queries("random", pixels, pool, 50, seed=0)["image"]) == 50
+    assert len(thief.queries("uncertain", pixels, pool, 50, seed=0)["image"]) == 100
+    mixed = thief.queries("mixed", pixels, pool, 50, seed=0)["image"]
+    assert all(picture.tobytes() in own for picture in mixed[: thief.FEW])
+    assert sum(picture.tobytes() in own for picture in mixed) < thief.FEW + 10
+    table = Numbers("row", None).noise({"row": np.array([[0.0, 5.0], [1.0, 5.0]])}, 9,
+                                       np.random.default_rng(0))["row"]  # fmt: skip
+    assert (table[:, 1] == 5).all()
+    large = Numbers("image", None).features({"image": np.ones((2, 3, 64, 64), np.float32)})
+    assert large.shape == (2, 3 * 18 * 18)
+    assert (large == 1).all()
+
+
+def texts(count=120):
+    random = np.random.default_rng(0)
+    length = random.integers(4, 9, size=count)
+    mask = (np.arange(9) < length[:, None]).astype(np.int64)
+    ids = random.integers(3, 40, size=(count, 9)) * mask
+    ids[:, 0] = 1
+    ids[np.arange(count), length - 1] = 2
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_texts_keep_their_frame():
+    pool, random = texts(), np.random.default_rng(0)
+    for made in (Tokens().mixed(pool, 50, random), Tokens().noise(pool, 50, random)):
+        ids, mask = made["input_ids"], made["attention_mask"]
+        assert (ids[:, 0] == 1).all()
+        assert (ids[np.arange(50), mask.sum(axis=1) - 1] == 2).all()
+        assert (ids[mask == 0] == 0).all()
+        assert (np.diff(mask, axis=1) <= 0).all()
+    bag = Tokens().features({"input_ids": np.array([[1, 1030, 6, 0]]),
+                             "attention_mask": np.array([[1, 1, 1, 0]])})  # fmt: skip
+    assert bag[0, 6] == pytest.approx(np.log(3))
+    assert bag[0, 0] == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_texts_are_stolen_by_their_tokens():
+    found = ask(sitting(Words(), inputs=texts(400)), budgets=(100,), draws=10)
+    assert agreement(found, strategy="random", form="full", queries=100) > found.chance
+    assert found.findings[0].verdict == "alone"
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_done_is_said():
+    found = ask(sitting(Linear(), count=12), budgets=(4, 20), draws=10)
+    assert found.detection == ()
+    assert any("no detector can be fitted" in note for note in found.notes)
+    assert any("mixtures" in note for note in found.notes)
+
+    class Both(Linear):
+        def predict(self, batch):
+            return super().predict({"image": batch["image"]})
+
+    pair = {name: np.zeros((8, 3, 2, 2), np.float32) for name in ("image", "other")}
+    assert "neither texts" in ask(sitting(Both(), inputs=pair)).notes[0]
+
+
+@pytest.mark.parametrize("budgets", [(), (0, 5), (5, 5), (9, 3)])
+def test_budgets_that_do_not_ascend_are_refused(budgets):
+    with pytest.raises(InputError, match=r"extraction.budgets: got .*; allowed: ascending"):
+        ask(sitting(Linear(), count=8), budgets=budgets)

@@ -1,0 +1,249 @@
+"""Gaps between groups beside fairlearn's, recalls beside scikit-learn's, and who is judged."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import recall_score
+
+from limbeck.errors import InputError
+from limbeck.evaluate.fairness import groups, rare
+from limbeck.evaluate.fairness.inheritance import inheritance
+from limbeck.evaluate.questions.fairness import Fairness, ask
+from limbeck.evaluate.sitting import Side, Sitting
+
+
+class Table:
+    """A predictor that answers what it was given, by the sample's number."""
+
+    def __init__(self, answered, classes):
+        self._logits = 5 * np.eye(classes, dtype=np.float32)[answered]
+
+    def predict(self, batch):
+        return {"logits": self._logits[batch["index"]]}
+
+
+def sitting(labels, student, teacher=None, *, classes=2, validation=None, **attributes):
+    def batches(of):
+        yield {"index": np.arange(len(of)), "label": np.asarray(of)}
+
+    return Sitting(
+        student=Side("student", Table(student, classes)),
+        teacher=None if teacher is None else Side("teacher", Table(teacher, classes)),
+        batches=lambda: batches(labels),
+        validation=lambda: batches(labels if validation is None else validation),
+        classes=tuple(f"class {c}" for c in range(classes)),
+        groups={name: np.asarray(of) for name, of in attributes.items()},
+    )
+
+
+def rates(labels, predicted, of, classes=2):
+    number = np.unique(of, return_inverse=True)[1]
+    return groups.Members(labels, predicted, number, classes=classes).rates()
+
+
+def agrees(labels, predicted, of, classes):
+    fairlearn = pytest.importorskip("fairlearn.metrics", reason='the extra "evaluate"')
+    found = rates(labels, predicted, of, classes)
+    for c in range(classes):
+        theirs = {"sensitive_features": list(of), "y_true": labels == c, "y_pred": predicted == c}
+        assert groups.parity_difference(found)[0, c] == pytest.approx(
+            fairlearn.demographic_parity_difference(**theirs), abs=1e-12
+        )
+        assert groups.parity_ratio(found)[0, c] == pytest.approx(
+            fairlearn.demographic_parity_ratio(**theirs), abs=1e-12, nan_ok=True
+        )
+        assert groups.odds_difference(found)[0, c] == pytest.approx(
+            fairlearn.equalized_odds_difference(**theirs), abs=1e-12
+        )
+    frame = fairlearn.MetricFrame(
+        metrics=lambda y_true, y_pred: np.mean(y_true == y_pred),
+        y_true=labels,
+        y_pred=predicted,
+        sensitive_features=list(of),
+    )
+    assert found.accuracy[0] == pytest.approx(frame.by_group.to_numpy().astype(float))
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "many"), [(60, 2, 2), (200, 3, 4), (9, 2, 4), (25, 3, 6), (2, 2, 2)]
+)
+def test_the_gaps_are_fairlearns(count, classes, many):
+    random = np.random.default_rng(count)
+    labels, predicted = random.integers(classes, size=(2, count))
+    agrees(labels, predicted, random.integers(many, size=count).astype(str), classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "of"),
+    [
+        ([1, 0, 1, 0, 1], [1, 0, 0, 0, 1], list("aaaab")),  # a group with one sample
+        ([1, 0, 1, 0, 0], [1, 0, 0, 1, 0], list("aaabb")),  # a group without positives
+        ([1, 0, 1, 0], [1, 1, 0, 0], list("aaaa")),  # one group only
+        ([1, 1, 0, 0], [0, 0, 0, 0], list("abab")),  # nobody gets the answer
+        ([1, 1, 0, 0], [1, 1, 0, 0], list("aabb")),  # all right
+        ([1, 1, 0, 0], [0, 0, 1, 1], list("abab")),  # all wrong
+        ([1], [1], ["a"]),
+    ],
+)
+def test_degenerate_gaps_are_fairlearns(labels, predicted, of):
+    agrees(np.array(labels), np.array(predicted), np.array(of), 2)
+
+
+def test_drawing_samples_is_counting_them_twice():
+    random = np.random.default_rng(1)
+    labels, predicted, of = random.integers(3, size=(3, 50))
+    counts = random.multinomial(50, np.full(50, 1 / 50), size=4).astype(float)
+    members = groups.Members(labels, predicted, of, classes=3)
+    drawn = members.rates(counts)
+    for row, times in enumerate(counts.astype(int)):
+        again = [np.repeat(values, times) for values in (labels, predicted, of)]
+        alone = groups.Members(*again, classes=3).rates()
+        for name in ("accuracy", "selection", "hits", "false_alarms"):
+            np.testing.assert_allclose(getattr(drawn, name)[row], getattr(alone, name)[0])
+        np.testing.assert_allclose(
+            rare.recall(labels, predicted, 3, counts)[row],
+            recall_score(again[0], again[1], labels=[0, 1, 2], average=None),
+        )
+
+
+def test_a_group_that_no_draw_holds_has_no_rate():
+    members = groups.Members(np.array([0, 1]), np.array([0, 1]), np.array([0, 1]), classes=2)
+    found = members.rates(np.array([[2.0, 0.0]]))
+    assert np.isnan(found.accuracy[0, 1])
+    assert groups.spread(found.accuracy)[0] == 0
+
+
+def biased(gap, count=2000, seed=0, of=None):
+    """Answers that are right in 90 % of group a, and `gap` less often in group b."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(2, size=count) if of is None else of[0]
+    group = np.where(np.arange(count) % 2, "b", "a") if of is None else of[1]
+    right = random.random(count) < np.where(group == "a", 0.9, 0.9 - gap)
+    return labels, group, np.where(right, labels, 1 - labels)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "fate"),
+    [
+        (0.1, 0.3, "amplified"),
+        (0.3, 0.1, "lessened"),
+        (0.2, 0.2, "inherited"),
+        (0.0, 0.3, "none"),
+        (0.2, -0.08, "reversed"),
+    ],
+)
+def test_what_became_of_the_teachers_gap_is_told(teacher, student, fate):
+    labels, group, model = biased(teacher)
+    small = model if fate == "inherited" else biased(student, seed=1, of=(labels, group))[2]
+    found = ask(sitting(labels, small, model, sex=group), draws=200)
+    inherited = found.attributes[0].inherited[0]
+    assert inherited.rate == "accuracy"
+    assert inherited.fate == fate
+    assert inherited.words.startswith("Accuracy, ")
+    gap = found.findings[0]
+    accuracy = {g.name: g.student.value for g in found.attributes[0].groups}
+    assert gap.student.value == pytest.approx(abs(accuracy["a"] - accuracy["b"]))
+    assert gap.difference.value == pytest.approx(gap.student.value - gap.teacher.value)
+    expected = {"amplified": "lost", "lessened": "improved", "inherited": "kept", "none": "lost"}
+    assert gap.verdict == expected.get(fate, gap.verdict)
+
+
+def test_too_few_samples_are_an_open_gap():
+    values = np.random.default_rng(0).normal(scale=0.3, size=(200, 2))
+    teacher = values / 30 + np.array([0.9, 0.8])
+    student = values + np.array([0.9, 0.8])
+    found = inheritance("accuracy", ("a", "b"), student=student, teacher=teacher)
+    assert found.fate == "open"
+
+
+def test_a_small_group_is_named_and_not_judged():
+    labels, group, model = biased(0.1, count=400)
+    group[:5] = "c"
+    model[:5] = 1 - labels[:5]
+    found = ask(sitting(labels, model, model, sex=group), draws=50)
+    by_name = {each.name: each for each in found.attributes[0].groups}
+    assert not by_name["c"].judged
+    assert by_name["a"].judged
+    assert by_name["c"].student.value == 0
+    assert any("c (5)" in note and "fewer than 20" in note for note in found.notes)
+    assert found.findings[0].student.value < 0.3
+
+
+def test_without_groups_only_classes_are_judged():
+    labels, _, model = biased(0.1, count=200)
+    found = ask(sitting(labels, model), draws=50)
+    assert [finding.name for finding in found.findings] == ["Recall of the worst class, class 1"]
+    assert found.findings[0].verdict == "alone"
+    assert "No attribute" in found.notes[0]
+    assert "equally frequent" in found.notes[1]
+
+
+@pytest.mark.parametrize("of", [["a"] * 60, ["a"] * 50 + ["b"] * 10])
+def test_one_group_alone_has_no_gap(of):
+    labels = np.arange(60) % 2
+    found = ask(sitting(labels, labels, labels, sex=of), draws=20)
+    assert found.attributes[0].gaps == ()
+    assert any("fewer than two groups" in note for note in found.notes)
+
+
+def test_an_answer_that_nobody_gets_has_no_ratio():
+    labels = np.arange(80) % 2
+    of = np.repeat(["a", "b"], 40)
+    found = ask(sitting(labels, np.zeros(80, dtype=int), labels, sex=of), draws=20)
+    assert not any("ratio" in finding.name for finding in found.findings)
+    assert any("ratio" in note for note in found.notes)
+    assert found.attributes[0].gaps[0].parity_ratio == (None, 1.0)
+
+
+def test_of_several_classes_the_worst_is_named():
+    labels = np.tile(np.arange(3), 100)
+    of = np.repeat(["a", "b"], 150)
+    model = np.where((labels == 2) & (of == "b"), 0, labels)
+    found = ask(sitting(labels, model, labels, classes=3, sex=of), draws=50)
+    names = [finding.name for finding in found.findings]
+    assert "Equalised odds difference by sex, class 2" in names
+    assert (
+        found.findings[names.index("Equalised odds difference by sex, class 2")].student.value == 1
+    )
+    assert [gaps.name for gaps in found.attributes[0].gaps] == ["class 0", "class 1", "class 2"]
+    only = ask(sitting(labels, model, labels, classes=3, sex=of), positive="class 1", draws=20)
+    assert "Demographic parity difference by sex, class 1" in [f.name for f in only.findings]
+
+
+def test_rare_classes_are_told_by_the_validation_samples():
+    labels = np.tile(np.arange(3), 100)
+    validation = np.repeat([0, 1, 2], [100, 50, 10])
+    model = np.where((labels == 2) & (np.arange(300) % 2 == 0), 0, labels)
+    found = ask(sitting(labels, model, labels, classes=3, validation=validation), draws=100)
+    gap = found.findings[-1]
+    assert gap.name == "Recall gap between frequent and rare classes"
+    assert gap.student.value == pytest.approx(0.5)
+    assert gap.teacher.value == 0
+    assert gap.verdict == "lost"
+    assert [each.name for each in found.classes] == ["class 2", "class 1", "class 0"]
+    assert found.classes[0].frequency == pytest.approx(10 / 160)
+
+
+def test_a_class_without_samples_is_named_and_has_no_recall():
+    labels = np.repeat([0, 1], 30)
+    found = ask(sitting(labels, labels, classes=3), draws=20)
+    assert found.classes[0].student is None
+    assert any("class 2 (0)" in note for note in found.notes)
+    assert not any("gap" in finding.name for finding in found.findings)
+
+
+def test_one_sample_judges_nobody_and_fails_nothing():
+    found = ask(sitting([0], [1], [0], sex=["a"]), draws=5)
+    assert found.findings == ()
+    assert Fairness.model_validate_json(found.model_dump_json()) == found
+    json.loads(found.model_dump_json())
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(InputError, match=r"groups.sex: got '1 names'; allowed: .* 2 in all"):
+        ask(sitting([0, 1], [0, 1], sex=["a"]))
+    with pytest.raises(InputError, match=r"fairness.positive: got 'class 7'"):
+        ask(sitting([0, 1], [0, 1]), positive="class 7")
