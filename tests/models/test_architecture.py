@@ -68,3 +68,11 @@ def test_a_module_of_the_user_s(alone: Alone) -> None:
     inputs = torch.randn(1, 1, 4, 4)
     text = architecture(spec, classes=10, channels=1)
     assert torch.equal(alone(model, text, {"input": inputs}), model(inputs))
+
+
+def test_the_perceptron_for_tables(alone: Alone) -> None:
+    spec = ModelSpec(source="limbeck", name="tabular_mlp", width=8, depth=3)
+    model = build(spec, classes=2, table_features=13).eval()
+    rows = torch.randn(4, 13)
+    text = architecture(spec, classes=2, table_features=13)
+    assert torch.equal(alone(model, text, {"features": rows}), model(rows))

@@ -12,6 +12,7 @@ from torch import nn
 
 from limbeck.data.load import load
 from limbeck.data.spec import DataSpec
+from limbeck.errors import InputError
 from limbeck.models import nets
 from limbeck.models.build import build
 from limbeck.models.catalog import names
@@ -42,8 +43,8 @@ def _count(model: nn.Module) -> int:
 
 def test_every_net_of_every_file_is_listed_and_counted() -> None:
     files = list(Path(nets.__path__[0]).glob("[!_]*.py"))
-    assert len(files) == 2
-    assert names("limbeck") == sorted([*COUNTS, "digits_cnn"])
+    assert len(files) == 3
+    assert names("limbeck") == sorted([*COUNTS, "digits_cnn", "tabular_mlp"])
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -66,6 +67,35 @@ def test_shortcuts_of_zeros_have_no_parameters() -> None:
 def test_logits_of_pictures(name: str, size: int) -> None:
     model = _net(name, 7, 1)
     assert model(torch.randn(2, 1, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("width", "depth"), [(5, 0), (5, 1), (1, 3), (7, 4)])
+def test_the_perceptron_has_as_many_layers_as_it_is_told(width: int, depth: int) -> None:
+    spec = ModelSpec(source="limbeck", name="tabular_mlp", width=width, depth=depth)
+    model = build(spec, classes=3, table_features=11)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    sizes = [(layer.in_features, layer.out_features) for layer in linear]
+    assert sizes == [*zip([11, *[width] * depth], [*[width] * depth, 3], strict=True)]
+    rows = torch.randn(6, 11)
+    expected = rows
+    for layer in linear[:-1]:
+        expected = (expected @ layer.weight.T + layer.bias).clamp(min=0)
+    expected = expected @ linear[-1].weight.T + linear[-1].bias
+    torch.testing.assert_close(model(rows), expected)
+
+
+@pytest.mark.parametrize("arguments", [{"width": 0}, {"depth": -1}, {"table_features": 4}])
+def test_a_perceptron_that_cannot_be(arguments: dict[str, int]) -> None:
+    spec = ModelSpec(source="limbeck", name="tabular_mlp", **arguments)
+    with pytest.raises(InputError):
+        build(spec, classes=3, table_features=11)
+
+
+def test_a_net_for_other_data_is_one_clear_error() -> None:
+    with pytest.raises(InputError, match="table_features"):
+        build(ModelSpec(source="limbeck", name="digits_cnn"), classes=3, table_features=11)
+    with pytest.raises(InputError, match="channels"):
+        build(ModelSpec(source="limbeck", name="tabular_mlp"), classes=3, channels=1)
 
 
 def test_padding_takes_every_other_pixel() -> None:

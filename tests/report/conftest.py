@@ -16,6 +16,7 @@ from limbeck.evaluate.evaluation import evaluate
 from limbeck.evaluate.fidelity import Fidelity, Parity
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.interval import summarize, wilson
+from limbeck.evaluate.questions import QUESTIONS
 from limbeck.report.result import (
     BudgetCheck,
     Comparison,
@@ -483,7 +484,12 @@ def digits() -> RunResult:
 @pytest.fixture(scope="session")
 def evaluated(digits: RunResult) -> RunResult:
     """The same run, its student asked every question: of two real nets, and few samples."""
-    found = evaluate(sittings.digits())
+    brief = {
+        "attribution": {"samples": 8},
+        "extraction": {"budgets": (20, 40)},
+        "robustness": {"attacked": 10, "queries": 10, "steps": 3, "restarts": 1},
+    }
+    found = evaluate(sittings.digits(), {name: brief.get(name, {}) for name in QUESTIONS.names()})
     return digits.model_copy(update={"evaluation": found})
 
 

@@ -11,21 +11,28 @@ if TYPE_CHECKING:
     import datasets
 
 
-def columns_are_there(splits: Mapping[str, datasets.Dataset], columns: tuple[str, str]) -> None:
+def columns_are_there(
+    splits: Mapping[str, datasets.Dataset], columns: Mapping[str, str], *, fix: str = ""
+) -> None:
     """Refuse a split that lacks a column.
+
+    Args:
+        splits: The source's splits.
+        columns: The columns that each has to have, and their place in the recipe, for messages.
+        fix: What else to do than to take the column that is called nearly so.
 
     Raises:
         InputError: Some lack one; the columns that there are and the nearest of them are named.
     """
     problems = [
         Problem(
-            f"data.columns (of {split})",
+            f"{where} (of {split})",
             column,
             ", ".join(dataset.column_names),
-            did_you_mean(column, dataset.column_names),
+            f"{did_you_mean(column, dataset.column_names)} {fix}".strip(),
         )
         for split, dataset in splits.items()
-        for column in columns
+        for column, where in columns.items()
         if column not in dataset.column_names
     ]
     if problems:

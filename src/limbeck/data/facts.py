@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from limbeck import fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import datasets
 
     from limbeck.data.loaded import Loaded
@@ -54,7 +56,7 @@ def name_of(spec: DataSpec, loaded: Loaded) -> str:
     return (path.parent if path.is_file() else path).resolve().name
 
 
-def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: tuple[str, str]) -> str:
+def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> str:
     """Hash the source's files, or its columns in use if there are none, and the spec."""
     content: dict[str, object] = {
         split: [_files(path) for path in paths] for split, paths in loaded.files.items()
@@ -71,11 +73,13 @@ def _files(path: Path) -> object:
     return [(file.relative_to(path).as_posix(), fingerprint.of_file(file)) for file in files]
 
 
-def _rows(dataset: datasets.Dataset, columns: tuple[str, str]) -> list[str]:
+def _rows(dataset: datasets.Dataset, columns: Sequence[str]) -> list[str]:
     """Hash columns in chunks of fixed size, so that how they are stored is of no account."""
     import pyarrow  # type: ignore[import-untyped]
 
-    table = dataset.select_columns(list(columns)).with_format("arrow")
+    # Training rows need not say to whom they belong.
+    there = [column for column in columns if column in dataset.column_names]
+    table = dataset.select_columns(there).with_format("arrow")
     hashes = []
     for start in range(0, len(table), CHUNK):
         chunk = table[start : start + CHUNK].combine_chunks().replace_schema_metadata(None)

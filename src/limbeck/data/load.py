@@ -10,7 +10,9 @@ from limbeck.data import checks, prepare
 from limbeck.data.divide import divide
 from limbeck.data.facts import Facts, fingerprint_of, name_of
 from limbeck.data.files import stated_licence
+from limbeck.data.groups import read_groups
 from limbeck.data.labels import read_labels
+from limbeck.data.prepare_table import tables
 from limbeck.data.preprocess import Preprocess
 from limbeck.data.spec import SOURCES, DataSpec
 from limbeck.data.split import Split
@@ -28,7 +30,8 @@ class Data:
         validation: The rows that choose.
         test: The rows that are touched once, at the end.
         classes: The classes' names, in the order of the labels.
-        preprocess: How a picture or text becomes what a model takes; `save` it with the student.
+        preprocess: How a picture, text or row becomes what a model takes; `save` it with the
+            student.
         facts: What to report.
     """
 
@@ -59,27 +62,30 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     """
     loaded: Loaded = SOURCES.load(spec.source)(spec)
     textual = _is_text(spec, loaded)
-    column = spec.columns.text if textual else spec.columns.image
-    columns = (column, spec.columns.label)
-    checks.columns_are_there(loaded.splits, columns)
+    columns = _columns(spec, loaded, textual=textual)
     checks.rows_are_there(loaded.splits)
     labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
     rows, notes = divide(labels.rows, spec)
     checks.rows_are_there({name: numbers for name, (_, numbers) in rows.items()})
-    division = prepare.Division(rows, labels.rows)
+    groups = read_groups(loaded.splits, rows, spec.groups)
+    division = prepare.Division(rows, labels.rows, groups)
     splits: dict[str, Split]
     preprocess: Preprocess
-    if textual:
-        checks.texts_are_there(loaded.splits, column)
+    if spec.table:
+        splits, preprocess, more = tables(spec.table, loaded, division)
+        notes += more
+    elif textual:
+        checks.texts_are_there(loaded.splits, spec.columns.text)
         splits, preprocess = prepare.texts(spec, loaded, division, workdir=workdir)
     else:
         splits, preprocess, more = prepare.images(spec, loaded, division)
         notes += more
+    in_use = list(dict.fromkeys((*columns, *spec.groups)))
     facts = Facts(
         source=spec.source,
         name=name_of(spec, loaded),
         licence=_licence(spec, loaded),
-        fingerprint=fingerprint_of(spec, loaded, columns),
+        fingerprint=fingerprint_of(spec, loaded, in_use),
         classes=labels.classes,
         train=len(splits["train"]),
         validation=len(splits["validation"]),
@@ -89,9 +95,20 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     return Data(**splits, classes=labels.classes, preprocess=preprocess, facts=facts)
 
 
+def _columns(spec: DataSpec, loaded: Loaded, *, textual: bool) -> tuple[str, ...]:
+    """Name the columns that make the samples and their labels; all have to be there."""
+    columns = {spec.columns.text if textual else spec.columns.image: "data.columns"}
+    if spec.table:
+        columns = dict.fromkeys(spec.table.columns, "data.table")
+    columns[spec.columns.label] = "data.columns"
+    fix = "" if spec.table else "The columns of a table are named in data.table."
+    checks.columns_are_there(loaded.splits, columns, fix=fix)
+    return tuple(columns)
+
+
 def _is_text(spec: DataSpec, loaded: Loaded) -> bool:
     """Tell texts from images: by what the recipe says, else by which column there is."""
-    if spec.text or spec.image:
+    if spec.text or spec.image or spec.table:
         return spec.text is not None
     columns = loaded.splits["train"].column_names
     return spec.columns.text in columns and spec.columns.image not in columns

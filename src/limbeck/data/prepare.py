@@ -1,8 +1,8 @@
-"""From rows, checked and divided, to splits of tensors: one function for images, one for texts."""
+"""From rows, checked and divided, to splits of tensors: a function each for images and texts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from limbeck.data.groups import Groups
     from limbeck.data.loaded import Loaded
     from limbeck.data.spec import DataSpec
 
@@ -35,15 +36,21 @@ class Division:
     Attributes:
         rows: For each split the source's split and the numbers of the rows in it.
         labels: For each of the source's splits the class of each row.
+        groups: For each split that has any to whom each row in it belongs, by attribute.
     """
 
     rows: dict[str, tuple[str, NDArray[np.int64]]]
     labels: dict[str, NDArray[np.int64]]
+    groups: dict[str, Groups] = field(default_factory=dict)
 
     def labels_of(self, name: str) -> Tensor:
         """Give the classes of a split's rows, int64 `[rows]`."""
         source, rows = self.rows[name]
         return torch.from_numpy(self.labels[source][rows])
+
+    def groups_of(self, name: str) -> Groups:
+        """Give to whom a split's rows belong, by attribute."""
+        return self.groups.get(name, {})
 
 
 def texts(
@@ -58,7 +65,11 @@ def texts(
     settings = spec.text or TextSpec()
     preprocess = tokenizer.make(settings, list(chosen["train"][column]), workdir=workdir)
     splits = {
-        name: Split(Texts(dataset, column, preprocess), division.labels_of(name))
+        name: Split(
+            Texts(dataset, column, preprocess),
+            division.labels_of(name),
+            groups=division.groups_of(name),
+        )
         for name, dataset in chosen.items()
     }
     return splits, preprocess
@@ -91,6 +102,7 @@ def images(
             division.labels_of(name),
             augment=spec.augment if name == "train" else None,
             black=preprocess.black(),
+            groups=division.groups_of(name),
         )
         for name in pictures
     }

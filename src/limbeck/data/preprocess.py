@@ -1,11 +1,14 @@
-"""How pictures and texts become tensors, in a form that travels with the student.
+"""How pictures, texts and rows of a table become tensors, in a form that travels with the student.
 
 `preprocess.json` is all that somebody without limbeck needs, with numpy and PIL, or with the
 tokenizer.json beside it and the `tokenizers` library:
 
 - images: open with PIL, `convert(mode)`, `resize((size[1], size[0]), resample)` if the size is
   another; then as float32 `(pixels / divide_by - mean) / std` for each channel, channels first;
-- texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` cuts and pads as in training.
+- texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` cuts and pads as in training;
+- rows of a table: for each numeric column `(number - mean) / std`, 0 if it is missing, and with
+  `flag` whether it is; then for each categorical column a 1 in the place of its value among
+  `values`, or in the place after them. Numbers are computed in float64, features are float32.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ import numpy as np
 import torch
 
 from limbeck import atomic, fingerprint
+from limbeck.data.columns import Named, name_of, number
+from limbeck.data.features import Categorical, Numeric
 from limbeck.errors import InputError, Problem
 from limbeck.optional import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -183,7 +188,85 @@ class TextPreprocess:
         return [folder / FILE, folder / TOKENIZER]
 
 
-Preprocess = ImagePreprocess | TextPreprocess
+@dataclass(frozen=True)
+class TablePreprocess:
+    """From a row of a table to the features that a model takes.
+
+    Attributes:
+        numeric: The columns of numbers, in the order of their features.
+        categorical: The columns of values, whose features come after all numbers.
+    """
+
+    numeric: tuple[Numeric, ...]
+    categorical: tuple[Categorical, ...]
+    kind: Literal["table"] = "table"
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return sum(one.width for one in self.numeric) + sum(one.width for one in self.categorical)
+
+    def model_inputs(self) -> dict[str, int]:
+        """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
+        return {"table_features": self.width}
+
+    def numbers(self, columns: Mapping[str, NDArray[np.float64]], *, rows: int) -> Tensor:
+        """Standardise the columns of numbers, `[rows]` each, NaN where one is missing.
+
+        Returns:
+            The first features, float32 `[rows, numbers and flags]`.
+        """
+        parts = [part for one in self.numeric for part in one.features(columns[one.name])]
+        return torch.from_numpy(np.vstack([np.empty((0, rows)), *parts]).T.astype(np.float32))
+
+    def places(self, columns: Mapping[str, Named], *, rows: int) -> Tensor:
+        """Say which of all features are 1, for the columns of values: int64 `[rows, columns]`."""
+        start = sum(one.width for one in self.numeric)
+        places = np.empty((rows, len(self.categorical)), dtype=np.int64)
+        for column, one in enumerate(self.categorical):
+            places[:, column] = start + one.places(columns[one.name])
+            start += one.width
+        return torch.from_numpy(places)
+
+    def features(self, numbers: Tensor, places: Tensor) -> Tensor:
+        """Put together what `numbers` and `places` gave: float32 `[n, width]`."""
+        features = torch.zeros(len(numbers), self.width)
+        features[:, : numbers.shape[1]] = numbers
+        return features.scatter_(1, places, 1.0)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Prepare rows as a model takes them: `{"features": [n, width]}`; None is missing.
+
+        Example:
+            >>> age, sex = Numeric("age", 40.0, 10.0, False), Categorical("sex", ("f", "m"))
+            >>> prepare = TablePreprocess((age,), (sex,))
+            >>> prepare([{"age": 50, "sex": "m"}])["features"].tolist()
+            [[1.0, 0.0, 1.0, 0.0]]
+        """
+        numbers = {
+            one.name: np.array([number(row[one.name]) for row in rows]) for one in self.numeric
+        }
+        names = {
+            one.name: Named(tuple(name_of(row[one.name]) for row in rows), np.arange(len(rows)))
+            for one in self.categorical
+        }
+        count = len(rows)
+        parts = self.numbers(numbers, rows=count), self.places(names, rows=count)
+        return {"features": self.features(*parts)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Name what is done: the same tensors, the same name."""
+        return fingerprint.of_json(asdict(self))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write preprocess.json; give the paths written."""
+        content = {**asdict(self), "version": VERSION, "width": self.width}
+        atomic.write_json(folder / FILE, content)
+        return [folder / FILE]
+
+
+Preprocess = ImagePreprocess | TextPreprocess | TablePreprocess
 
 
 def load(folder: Path) -> Preprocess:
@@ -204,6 +287,11 @@ def load(folder: Path) -> Preprocess:
         tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
         return TextPreprocess(
             tokenizer, content["max_length"], content["pad"], content["vocab_size"]
+        )
+    if content["kind"] == "table":
+        return TablePreprocess(
+            tuple(Numeric(**one) for one in content["numeric"]),
+            tuple(Categorical(one["name"], tuple(one["values"])) for one in content["categorical"]),
         )
     size, mean, std = (tuple(content[key]) for key in ("size", "mean", "std"))
     scale, resample = content["divide_by"], content["resample"]

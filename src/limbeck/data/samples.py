@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.pictures import Pictures
-    from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
+    from limbeck.data.preprocess import ImagePreprocess, TablePreprocess, TextPreprocess
 
 MIB = 2**20
 # A training step of a tiny net takes 1.5 ms: ready tensors cost it a copy, pixels a scaling too.
@@ -149,3 +149,35 @@ class Texts:
     def raw(self, row: int) -> dict[str, Any]:
         """Give `text`, as it was stored."""
         return {"text": self._dataset[row][self._column]}
+
+
+class Rows:
+    """Rows of a table, held as the numbers and the places of the ones that features consist of.
+
+    Args:
+        dataset: The rows, for showing.
+        prepare: How they become features.
+        numbers: What `TablePreprocess.numbers` gave.
+        places: What `TablePreprocess.places` gave.
+    """
+
+    def __init__(
+        self, dataset: datasets.Dataset, prepare: TablePreprocess, numbers: Tensor, places: Tensor
+    ) -> None:
+        self._dataset = dataset
+        self._prepare = prepare
+        self._numbers = numbers
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """Give `features`, float32 `[n, width]`."""
+        numbers, places = (part.index_select(0, index) for part in (self._numbers, self._places))
+        return {"features": self._prepare.features(numbers, places)}
+
+    def raw(self, row: int) -> dict[str, Any]:
+        """Give `text`: every column with its value, as it was stored."""
+        cells = self._dataset[row]
+        return {"text": ", ".join(f"{column}: {value}" for column, value in cells.items())}

@@ -21,6 +21,7 @@ SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitName = Literal["train", "validation", "test"]
+ADDED = {"table", "groups"}
 
 
 def _known_source(name: str) -> str:
@@ -28,6 +29,10 @@ def _known_source(name: str) -> str:
     if name not in allowed:
         raise ValueError(f"allowed: {', '.join(allowed)}. {did_you_mean(name, allowed)}".strip())
     return name
+
+
+def _twice(columns: tuple[str, ...]) -> str:
+    return ", ".join(sorted({name for name in columns if columns.count(name) > 1}))
 
 
 class _Settings(BaseModel):
@@ -97,6 +102,33 @@ class TextSpec(_Settings):
     max_length: Annotated[int, Field(ge=4)] = 64
 
 
+class TableSpec(_Settings):
+    """Which columns of a table a model sees, and as what.
+
+    Attributes:
+        numeric: Columns of numbers: mean and deviation of the training rows become 0 and 1, a
+            missing number the mean; another feature says which were missing, if any were.
+        categorical: Columns of names or codes: a feature a value that the training rows have, and
+            one for any other.
+    """
+
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns in use."""
+        return self.numeric + self.categorical
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Self:
+        if not self.columns:
+            raise ValueError("numeric and categorical are empty; allowed: at least one column")
+        if twice := _twice(self.columns):
+            raise ValueError(f"{twice} stands twice; allowed: once, in numeric or in categorical")
+        return self
+
+
 class AugmentSpec(_Settings):
     """How training pictures are varied, each by its own random numbers.
 
@@ -130,6 +162,9 @@ class DataSpec(_Settings):
         split_seed: Which rows these are; it does not depend on the run's seed.
         image: How pictures become tensors.
         text: How texts become tensors; giving it makes the data text.
+        table: Which columns become features; giving it makes the data a table.
+        groups: Columns that say to whom a row belongs, such as sex: kept beside the validation and
+            test rows, for the question of fairness, whether or not a model sees them.
         augment: How training pictures are varied.
         limit: Use only so many rows of a split, with the classes in their proportions.
         classes: The classes' names, in the order of the labels.
@@ -153,6 +188,8 @@ class DataSpec(_Settings):
     split_seed: NonNegativeInt = 0
     image: ImageSpec | None = None
     text: TextSpec | None = None
+    table: TableSpec | None = None
+    groups: tuple[str, ...] = ()
     augment: AugmentSpec | None = None
     limit: dict[SplitName, PositiveInt] = {}
     classes: tuple[str, ...] | None = None
@@ -160,10 +197,16 @@ class DataSpec(_Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.image and self.text:
-            raise ValueError("both image and text are given; allowed: one of them")
-        if self.text and self.augment:
-            raise ValueError("augment is given for texts; allowed: for images. Remove it")
+        parts = (("image", self.image), ("text", self.text), ("table", self.table))
+        given = [name for name, part in parts if part is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; allowed: one of them")
+        if (self.text or self.table) and self.augment:
+            raise ValueError(f"augment is given for a {given[0]}; allowed: for images. Remove it")
+        if self.table and self.columns.label in self.table.columns:
+            raise ValueError(f"table has the label {self.columns.label}; allowed: what is known")
+        if twice := _twice(self.groups):
+            raise ValueError(f"groups names {twice} twice; allowed: each column once")
         if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
             raise ValueError(
                 f"files.train is missing; {self.source} needs it: files: {{train: PATH}}"
@@ -181,4 +224,6 @@ class DataSpec(_Settings):
 
         Where the files lie and under which licence does not change them.
         """
-        return self.model_dump(mode="json", exclude={"files", "licence", "augment", "name"})
+        content = self.model_dump(mode="json", exclude={"files", "licence", "augment", "name"})
+        # Data that has neither keeps the name that it had before there were any.
+        return {key: value for key, value in content.items() if key not in ADDED or value}

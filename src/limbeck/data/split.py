@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from limbeck.data.augment import vary
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from limbeck.data.samples import Samples
     from limbeck.data.spec import AugmentSpec
 
@@ -25,10 +28,13 @@ class Split:
         labels: The rows' classes, int64 `[rows]`.
         augment: How pictures are varied; None leaves them as they are.
         black: What comes in from beyond an edge, `[channels]`; needed with `augment`.
+        groups: To whom each row belongs, by attribute, `[rows]` of names.
 
     Attributes:
         labels: The rows' classes, int64 `[rows]`.
         augment: How pictures are varied.
+        groups: To whom each row belongs, by attribute, `[rows]` of names; validation and test rows
+            have those that the recipe names in `data.groups`.
         seed: The seed of the variation; see `set_seed`.
         epoch: The epoch that batches are of; see `set_epoch`.
     """
@@ -40,11 +46,13 @@ class Split:
         *,
         augment: AugmentSpec | None = None,
         black: Tensor | None = None,
+        groups: Mapping[str, NDArray[np.str_]] | None = None,
     ) -> None:
         self._samples = samples
         self._black = torch.zeros(1) if black is None else black
         self.labels = labels
         self.augment = augment
+        self.groups = dict(groups or {})
         self.seed = 0
         self.epoch = 0
 
@@ -78,7 +86,8 @@ class Split:
 
         Returns:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
-            `[n, longest]`; and `label`, `index`, `view`, int64 `[n]`.
+            `[n, longest]`, or `features` float32 `[n, width]`; and `label`, `index`, `view`, int64
+            `[n]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._samples.batch(index)
@@ -99,7 +108,7 @@ class Split:
 
     def for_evaluation(self) -> Split:
         """Give the same rows without variation; nothing is copied."""
-        return Split(self._samples, self.labels)
+        return Split(self._samples, self.labels, groups=self.groups)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Go through all rows once, in order and without variation."""
@@ -108,5 +117,8 @@ class Split:
             yield plain.__getitems__(torch.arange(start, min(start + size, len(self))))
 
     def raw(self, index: int) -> dict[str, Any]:
-        """Give one row as it was stored: `{"picture": PIL image}` or `{"text": str}`."""
+        """Give one row as it was stored: `{"picture": PIL image}` or `{"text": str}`.
+
+        A row of a table is a text, too: its columns with their values.
+        """
         return self._samples.raw(index)

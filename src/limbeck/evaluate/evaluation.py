@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
-from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.evaluate.finding import Finding
@@ -81,26 +88,54 @@ class Evaluation(Result):
             yield from one.findings
 
 
-def check(questions: Mapping[str, Any]) -> None:
-    """Refuse questions that there are not, all at once.
+Questions = Mapping[str, Mapping[str, Any]]
+"""Names of questions, each with its settings."""
+
+
+def check(questions: Questions) -> None:
+    """Refuse questions that there are not, and settings that they do not have, all at once.
 
     Raises:
-        InputError: A name is no question's; the nearest ones are named.
+        InputError: A name is no question's, or a setting is none of its; the nearest are named.
     """
+    problems = [problem for name in questions for problem in _problems(name, questions[name])]
+    if problems:
+        raise InputError(*problems)
+
+
+def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
     allowed = QUESTIONS.names()
-    unknown = [name for name in questions if name not in allowed]
-    if unknown:
-        raise InputError(
-            *(
-                Problem("questions", name, ", ".join(allowed), did_you_mean(name, allowed))
-                for name in unknown
-            )
-        )
+    if name not in allowed:
+        yield Problem("questions", name, ", ".join(allowed), did_you_mean(name, allowed))
+        return
+    known = _settings(name)
+    for setting, value in settings.items():
+        where = f"questions.{name}"
+        if setting not in known:
+            advice = did_you_mean(setting, known)
+            yield Problem(where, setting, ", ".join(known) or "no settings", advice)
+            continue
+        try:
+            TypeAdapter(known[setting]).validate_python(value)
+        except ValidationError as error:
+            allowed_value = error.errors(include_url=False)[0]["msg"]
+            yield Problem(f"{where}.{setting}", value, allowed_value)
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """Give the settings of a question, with their types."""
+    ask = QUESTIONS.load(name)
+    # Annotations are texts of our own files; those of a sitting are for type checkers alone.
+    types = inspect.get_annotations(ask)
+    return {
+        setting: eval(types[setting], ask.__globals__)
+        for setting in list(inspect.signature(ask).parameters)[1:]
+    }
 
 
 def evaluate(
     sitting: Sitting,
-    questions: Sequence[str] | None = None,
+    questions: Questions | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
@@ -108,18 +143,23 @@ def evaluate(
 
     Args:
         sitting: The two models and the samples.
-        questions: Names of questions; all if None.
+        questions: Names of questions with their settings; all, with none, if None.
         say: Hears which question is being asked.
 
     Raises:
-        InputError: There is no such question.
+        InputError: There is no such question, or it has no such setting.
     """
-    names = QUESTIONS.names() if questions is None else list(questions)
-    check(dict.fromkeys(names))
+    wanted: Questions = {key: {} for key in QUESTIONS.names()} if questions is None else questions
+    check(wanted)
     asked = []
-    for name in names:
+    for name, settings in wanted.items():
         say(f"question: {name}")
         began = perf_counter()
-        found = QUESTIONS.load(name)(sitting)
+        found = QUESTIONS.load(name)(sitting, **_converted(name, settings))
         asked.append(Asked(question=name, seconds=perf_counter() - began, found=found))
     return Evaluation(asked=tuple(asked))
+
+
+def _converted(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    types = _settings(name)
+    return {key: TypeAdapter(types[key]).validate_python(value) for key, value in settings.items()}

@@ -101,7 +101,8 @@ def find(
     """
     verdict = judge(difference, better=better, margin=margin)
     beside = "" if teacher is None else f", the teacher's {_written(teacher.value, unit)}"
-    words = f"{name} {SAID[verdict]}: the student's is {_written(student.value, unit)}{beside}"
+    said = f" {SAID[verdict]}" if difference is not None else ""
+    words = f"{name}{said}: the student's is {_written(student.value, unit)}{beside}"
     if difference is not None:
         words += f" ({_between(difference, unit)})"
     return Finding(
@@ -118,12 +119,11 @@ def find(
     )
 
 
-SAID: dict[Verdict, str] = {
+SAID = {
     "improved": "is better than the teacher's",
     "kept": "was kept",
     "lost": "is worse than the teacher's",
     "open": "cannot be told from so few samples",
-    "alone": "has nothing to be compared with",
 }
 FORMS: dict[Unit, tuple[float, str, str]] = {
     "share": (100, ".1f", " %"),

@@ -9,7 +9,8 @@ from typing import Any
 from limbeck.errors import InputError, Problem, did_you_mean
 
 # What follows from the data, so that a recipe does not give it: our names and the libraries'.
-FITTED = {"classes", "channels", "vocab_size", "num_classes", "in_chans", "num_labels"}
+OURS = {"classes", "channels", "vocab_size", "table_features"}
+FITTED = OURS | {"num_classes", "in_chans", "num_labels"}
 
 
 def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def build(
-    spec: ModelSpec, *, classes: int, channels: int | None = None, vocab_size: int | None = None
+    spec: ModelSpec,
+    *,
+    classes: int,
+    channels: int | None = None,
+    vocab_size: int | None = None,
+    table_features: int | None = None,
 ) -> nn.Module:
     """Build a model and load its weights, if the recipe names any.
 
@@ -24,6 +29,7 @@ def build(
         classes: How many logits it gives.
         channels: How many channels its pictures have, if the data is pictures.
         vocab_size: How many tokens there are, if the data is texts.
+        table_features: How many features a row has, if the data is a table.
 
     Raises:
         InputError: The name or an argument is unknown, or the weights do not fit.
@@ -34,14 +40,19 @@ def build(
         6274
     """
     source: Source = SOURCES.load(spec.source)
-    model = source.build(spec, Fit(classes, channels, vocab_size))
+    model = source.build(spec, Fit(classes, channels, vocab_size, table_features))
     if spec.weights is not None:
         load_weights(model, spec.weights, classes=classes)
     return model
 
 
 def architecture(
-    spec: ModelSpec, *, classes: int, channels: int | None = None, vocab_size: int | None = None
+    spec: ModelSpec,
+    *,
+    classes: int,
+    channels: int | None = None,
+    vocab_size: int | None = None,
+    table_features: int | None = None,
 ) -> str:
     """Write the text of an architecture.py whose `build()` makes the module without limbeck.
 
@@ -49,4 +60,4 @@ def architecture(
         InputError: The name is unknown.
     """
     source: Source = SOURCES.load(spec.source)
-    return source.architecture(spec, Fit(classes, channels, vocab_size))
+    return source.architecture(spec, Fit(classes, channels, vocab_size, table_features))

@@ -18,13 +18,15 @@ class Fit:
 
     Attributes:
         classes: How many logits it gives.
-        channels: How many channels its pictures have; None for texts.
-        vocab_size: How many tokens its texts have; None for pictures.
+        channels: How many channels its pictures have, if the data is pictures.
+        vocab_size: How many tokens there are, if the data is texts.
+        table_features: How many features a row has, if the data is a table.
     """
 
     classes: int
     channels: int | None = None
     vocab_size: int | None = None
+    table_features: int | None = None
 
     def given(self) -> dict[str, int]:
         """Give what is known, as arguments for a builder.
@@ -37,6 +39,7 @@ class Fit:
             "classes": self.classes,
             "channels": self.channels,
             "vocab_size": self.vocab_size,
+            "table_features": self.table_features,
         }
         return {name: value for name, value in known.items() if value is not None}
 

@@ -53,7 +53,7 @@ def evaluation(candidate: Candidate, context: Context, asked: Evaluate) -> Evalu
     except (OSError, ValueError, ValidationError):
         pass  # none, or of another version: ask
     sitting = sitting_of(candidate, context, limit=asked.limit)
-    found = evaluate(sitting, asked.questions, say=context.watch.say)
+    found = evaluate(sitting, asked.asked, say=context.watch.say)
     write_json(path, Kept(key=key, evaluation=found).model_dump(mode="json"))
     return found
 
@@ -127,7 +127,7 @@ def _twin(
 
 def _arrays(context: Context, split: Split) -> Iterator[Batch]:
     for batch in context.batches(split):
-        yield {name: np.asarray(tensor) for name, tensor in batch.items()}
+        yield {name: np.asarray(batch[name]) for name in (*context.task.inputs, "label")}
 
 
 def _pixels(context: Context) -> Pixels | None:

@@ -1,33 +1,51 @@
-"""The pictures that scikit-learn brings along: `{source: sklearn, name: digits}`."""
+"""The data that scikit-learn brings along: `{source: sklearn, name: digits}`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from limbeck.data.loaded import Loaded
 from limbeck.data.sources._arrays import from_arrays
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import check_choice
 
 if TYPE_CHECKING:
+    import datasets
+
     from limbeck.data.spec import DataSpec
 
-NAMES = ("digits",)
+LICENCES = {
+    "breast_cancer": "CC-BY-4.0 (Wolberg and others, UCI Machine Learning Repository)",
+    "digits": "CC-BY-4.0 (Alpaydin and Kaynak, UCI Machine Learning Repository)",
+    "iris": "CC-BY-4.0 (Fisher, UCI Machine Learning Repository)",
+    "wine": "CC-BY-4.0 (Aeberhard and Forina, UCI Machine Learning Repository)",
+}
+NAMES = tuple(LICENCES)
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Load 1,797 scanned digits, 8x8 pixels of 17 grey levels, from scikit-learn itself.
+    """Load a data set from scikit-learn itself: pictures of digits, or a table of measurements.
+
+    The digits are 1,797 scans, 8x8 pixels of 17 grey levels; a table's columns are called as
+    scikit-learn calls its features, such as `mean radius`.
 
     Raises:
         InputError: The name is another one.
     """
-    if spec.name not in NAMES:
-        fix = did_you_mean(spec.name, NAMES)
-        raise InputError(Problem("data.name", spec.name, ", ".join(NAMES), fix))
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    names = [str(name) for name in digits.target_names]
-    pictures = digits.images.astype("uint8")
-    train = from_arrays(pictures, digits.target, names=names, where="data.name")
-    licence = "CC-BY-4.0 (Alpaydin and Kaynak, UCI Machine Learning Repository)"
+    check_choice(spec.name, NAMES, where="data.name")
+    bunch = getattr(importlib.import_module("sklearn.datasets"), f"load_{spec.name}")()
+    names = [str(name) for name in bunch.target_names]
+    licence = LICENCES[spec.name]
+    if spec.name != "digits":
+        return Loaded({"train": _table(bunch, names)}, licence=licence)
+    pictures = bunch.images.astype("uint8")
+    train = from_arrays(pictures, bunch.target, names=names, where="data.name")
     return Loaded({"train": train}, divide_by=16, licence=licence)
+
+
+def _table(bunch: Any, names: list[str]) -> datasets.Dataset:
+    import datasets
+
+    columns = dict(zip(map(str, bunch.feature_names), bunch.data.T, strict=True))
+    data = datasets.Dataset.from_dict(columns)
+    return data.add_column("label", bunch.target, feature=datasets.ClassLabel(names=names))

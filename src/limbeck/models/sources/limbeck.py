@@ -45,7 +45,7 @@ def _file(name: str) -> Path:
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    known = {"classes": fit.classes, **({"channels": fit.channels} if fit.channels else {})}
+    known = {name: value for name, value in fit.given().items() if name != "vocab_size"}
     return {**known, **spec.arguments}
 
 

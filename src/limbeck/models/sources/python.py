@@ -32,7 +32,7 @@ def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[s
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Call the user's callable; it may take `classes`, `channels` and `vocab_size` by name.
+    """Call the user's callable; it may take by name what a `Fit` holds, such as `classes`.
 
     Raises:
         InputError: There is no such callable, it refuses its arguments, or it gives no module.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from limbeck.evaluate.evaluation import check
+from limbeck.evaluate.evaluation import Questions, check
 from limbeck.evaluate.questions import QUESTIONS
 from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.stage import Stage
@@ -25,10 +25,12 @@ class Evaluate(Stage):
     needs: ClassVar[tuple[str, ...]] = ("student",)
 
     questions: Annotated[
-        list[str] | None,
+        list[str] | dict[str, dict[str, Any]] | None,
         Field(
             min_length=1,
-            description="Which: any of " + ", ".join(QUESTIONS.names()) + "; all if not given.",
+            description="Which: any of "
+            + ", ".join(QUESTIONS.names())
+            + "; all if not given. As a mapping, each with settings of its own.",
         ),
     ] = None
     limit: Annotated[
@@ -37,20 +39,30 @@ class Evaluate(Stage):
 
     @field_validator("questions")
     @classmethod
-    def _known(cls, questions: list[str] | None) -> list[str] | None:
-        check(dict.fromkeys(questions or []))
+    def _known(
+        cls, questions: list[str] | dict[str, dict[str, Any]] | None
+    ) -> list[str] | dict[str, dict[str, Any]] | None:
+        check(_with_settings(questions or []))
         return questions
+
+    @property
+    def asked(self) -> Questions:
+        """The questions with their settings."""
+        return _with_settings(QUESTIONS.names() if self.questions is None else self.questions)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Note what will be asked."""
-        names = QUESTIONS.names() if self.questions is None else self.questions
         record = Record(
             stage="evaluate",
             key=context.key,
             seed=context.seed,
             settings=self.model_dump(mode="json"),
-            what=f"asked about {', '.join(names)}",
+            what=f"asked about {', '.join(self.asked)}",
             artefacts=(),
             files={},
         )
         return candidate.then(context.folder, record)
+
+
+def _with_settings(questions: list[str] | dict[str, dict[str, Any]]) -> Questions:
+    return {key: {} for key in questions} if isinstance(questions, list) else questions

@@ -33,7 +33,7 @@ def _sides(found: Calibration) -> Iterator[tuple[Role, Sureness]]:
 def _lead(found: Calibration) -> str:
     said = [
         f"the {role}'s at {fmt.number(one.temperature.value)}"
-        + (" (the end of what was tried)" if one.temperature.at_end else "")
+        + ("" if one.temperature.fitted else " (left as it was: those samples set it no bound)")
         for role, one in _sides(found)
     ]
     return (

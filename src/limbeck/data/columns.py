@@ -1,0 +1,165 @@
+"""Columns of a table as arrays: numbers with gaps, and values by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    import datasets
+    from numpy.typing import NDArray
+
+LARGEST = 1e100
+"""Squares of larger numbers, summed up, would pass what a double can hold."""
+
+MISSING = ""
+"""The name of a value that is not there; an empty text is one."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A column of values by name.
+
+    Attributes:
+        values: The different names, sorted.
+        codes: For each row which of them it has, int64 `[rows]`.
+    """
+
+    values: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> Named:
+        """Give some rows, with only the names that these have.
+
+        Example:
+            >>> Named(("a", "b", "c"), np.array([2, 0, 2, 1])).take(np.array([0, 1])).values
+            ('a', 'c')
+        """
+        kept, codes = np.unique(self.codes[rows], return_inverse=True)
+        return Named(tuple(self.values[code] for code in kept), codes)
+
+    def names(self) -> NDArray[np.str_]:
+        """Give each row's name, `[rows]`."""
+        return np.array(self.values or (MISSING,), dtype=np.str_)[self.codes]
+
+
+def number(value: object) -> float:
+    """Give a cell as a number, NaN if it is missing.
+
+    Raises:
+        ValueError: It is no number, infinite, or beyond 1e100.
+
+    Example:
+        >>> number(3), number(None), number(True)
+        (3.0, nan, 1.0)
+    """
+    if value is None:
+        return math.nan
+    if isinstance(value, str | bytes):
+        raise ValueError(f"{value!r} is no number")
+    found = float(value)  # type: ignore[arg-type]
+    if abs(found) > LARGEST:
+        raise ValueError(f"{value!r} is no number in the range of 1e100")
+    return found
+
+
+def name_of(value: object) -> str:
+    """Give the name of a cell's value; whole numbers have no decimal point, however stored.
+
+    Raises:
+        ValueError: It is a list, bytes or another thing without a name.
+
+    Example:
+        >>> name_of(2.0), name_of("x"), name_of(None), name_of(True)
+        ('2', 'x', '', 'True')
+    """
+    if isinstance(value, bytes | list | dict | tuple | set | np.ndarray):
+        raise ValueError(f"{type(value).__name__} has no name")
+    if value is None or value != value:
+        return MISSING
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArray[np.float64]:
+    """Read a column of numbers, float64 `[rows]`; a missing one is NaN.
+
+    Args:
+        dataset: One of the source's splits.
+        column: Which of its columns.
+        where: The place in the recipe, for messages.
+
+    Raises:
+        InputError: Some cells hold no finite number; how many and the first are named.
+    """
+    import pyarrow  # type: ignore[import-untyped]
+
+    cells = _cells(dataset, column)
+    kind = pyarrow.types
+    checks = (kind.is_integer, kind.is_floating, kind.is_boolean, kind.is_null, kind.is_decimal)
+    if not any(check(cells.type) for check in checks):
+        raise InputError(_no_number(cells.to_pylist(), where))
+    values = np.asarray(cells.cast("float64", safe=False).to_numpy(), dtype=np.float64)
+    wrong = np.flatnonzero(np.abs(values) > LARGEST)
+    if len(wrong):
+        given = f"{values[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows)"
+        raise InputError(Problem(where, given, "finite numbers, up to 1e100 in size"))
+    return values
+
+
+def _no_number(cells: list[Any], where: str) -> Problem:
+    rows = [row for row, cell in enumerate(cells) if not _is_number(cell)]
+    shown = f"{cells[rows[0]]!r} in row {rows[0]} ({len(rows)} such rows)" if rows else "texts"
+    fix = "A column of names goes under data.table.categorical."
+    return Problem(where, shown, "a number, or nothing, in every row", fix)
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        number(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Named:
+    """Read a column of values by their names; a class label counts as the name that it stands for.
+
+    Args:
+        dataset: One of the source's splits.
+        column: Which of its columns.
+        where: The place in the recipe, for messages.
+
+    Raises:
+        InputError: The cells hold something without a name, such as lists.
+    """
+    cells = _cells(dataset, column)
+    # Names are made once a value: a column of a million rows has few.
+    try:
+        encoded = cells.combine_chunks().dictionary_encode()
+        raw = [*encoded.dictionary.to_pylist(), None]
+        names = _known_names(dataset, column, raw) or [name_of(value) for value in raw]
+    except (NotImplementedError, ValueError) as error:
+        allowed = "texts, numbers or dates"
+        raise InputError(Problem(where, f"cells of {cells.type}", allowed)) from error
+    codes = encoded.indices.fill_null(len(raw) - 1).to_numpy(zero_copy_only=False)
+    values, ranks = np.unique(np.array(names, dtype=object), return_inverse=True)
+    every = Named(tuple(values.tolist()), ranks[codes])
+    return every.take(np.arange(len(codes)))
+
+
+def _known_names(dataset: datasets.Dataset, column: str, raw: list[Any]) -> list[str] | None:
+    names = getattr(dataset.features[column], "names", None)
+    if names is None:
+        return None
+    return [MISSING if value is None or value < 0 else str(names[value]) for value in raw]
+
+
+def _cells(dataset: datasets.Dataset, column: str) -> Any:
+    return dataset.select_columns([column]).with_format("arrow")[:].column(column)

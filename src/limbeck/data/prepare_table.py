@@ -1,0 +1,114 @@
+"""From rows of a table, checked and divided, to splits of features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from limbeck.data.columns import Named, read_names, read_numbers
+from limbeck.data.features import measure_numbers, measure_values
+from limbeck.data.preprocess import TablePreprocess
+from limbeck.data.samples import Rows
+from limbeck.data.split import Split
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from limbeck.data.loaded import Loaded
+    from limbeck.data.prepare import Division
+    from limbeck.data.spec import TableSpec
+
+MOST_VALUES = 1000
+"""A column with more values is a name or a number of each row, or a text."""
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The columns in use, whole, of one of the source's splits."""
+
+    numbers: dict[str, NDArray[np.float64]]
+    names: dict[str, Named]
+
+    def take(self, rows: NDArray[np.int64]) -> _Cells:
+        return _Cells(
+            {column: numbers[rows] for column, numbers in self.numbers.items()},
+            {column: names.take(rows) for column, names in self.names.items()},
+        )
+
+
+def tables(
+    settings: TableSpec, loaded: Loaded, division: Division
+) -> tuple[dict[str, Split], TablePreprocess, tuple[str, ...]]:
+    """Make splits of features; means, deviations and values come from the training rows alone.
+
+    A column that has one value in all training rows is left out, and said in the notes.
+
+    Returns:
+        The splits, the preprocessing, and notes for the report.
+
+    Raises:
+        InputError: A column of numbers holds something else, one of values has more than 1000, or
+            no column tells two rows apart. Every problem of every column is named.
+    """
+    read = _read(settings, loaded)
+    cells = {name: read[source].take(rows) for name, (source, rows) in division.rows.items()}
+    preprocess, constant = _measure(settings, cells["train"])
+    splits = {}
+    for name, (source, rows) in division.rows.items():
+        shown = loaded.splits[source].select_columns(list(settings.columns)).select(rows)
+        numbers = preprocess.numbers(cells[name].numbers, rows=len(rows))
+        places = preprocess.places(cells[name].names, rows=len(rows))
+        splits[name] = Split(
+            Rows(shown, preprocess, numbers, places),
+            division.labels_of(name),
+            groups=division.groups_of(name),
+        )
+    note = f"left out, since all training rows are alike in it: {', '.join(constant)}"
+    return splits, preprocess, (note,) if constant else ()
+
+
+def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
+    problems: list[Problem] = []
+    read = {source: _Cells({}, {}) for source in loaded.splits}
+    for source, dataset in loaded.splits.items():
+        for column in settings.columns:
+            kind = "numeric" if column in settings.numeric else "categorical"
+            where = f"data.table.{kind} ({column!r} in {source})"
+            try:
+                if kind == "numeric":
+                    read[source].numbers[column] = read_numbers(dataset, column, where=where)
+                else:
+                    read[source].names[column] = read_names(dataset, column, where=where)
+            except InputError as error:
+                problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    return read
+
+
+def _measure(settings: TableSpec, train: _Cells) -> tuple[TablePreprocess, list[str]]:
+    """Settle every column by the training rows; list those that tell no two rows apart."""
+    problems = [
+        Problem(
+            f"data.table.categorical ({column!r} in train)",
+            f"{len(names.values)} values",
+            f"at most {MOST_VALUES}, a feature each",
+            "Leave it out, or join rare values.",
+        )
+        for column, names in train.names.items()
+        if len(names.values) > MOST_VALUES
+    ]
+    numeric = {name: measure_numbers(name, numbers) for name, numbers in train.numbers.items()}
+    categorical = {name: measure_values(name, names) for name, names in train.names.items()}
+    constant = [name for name, one in (numeric | categorical).items() if one is None]
+    if len(constant) == len(settings.columns):
+        given = f"{', '.join(constant)}: all training rows are alike"
+        problems.append(Problem("data.table", given, "a column that tells rows apart"))
+    if problems:
+        raise InputError(*problems)
+    kept = tuple(one for one in numeric.values() if one is not None)
+    return TablePreprocess(
+        kept, tuple(one for one in categorical.values() if one is not None)
+    ), constant

@@ -1,0 +1,120 @@
+"""Models that take pixels in [0, 1]: attacks and corruptions know no other unit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from limbeck.evaluate.corruption.compare import answered
+from limbeck.evaluate.sitting import Pixels, Sitting, Twin
+from limbeck.export.predictor import Predictor
+
+Floats = NDArray[np.float32]
+Shown = Callable[[Floats], Floats]
+"""Shows pixels `[n, channels, height, width]` to a model and gives its logits `[n, classes]`."""
+BATCH = 100
+"""Pictures that a model sees at once."""
+OUTSIDE = 1e-3
+"""How far a pixel may lie outside [0, 1]: rounding, and no more."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Samples as pixels.
+
+    Attributes:
+        pixels: In [0, 1], `[n, channels, height, width]`.
+        labels: `[n]`.
+        name: What the models call the input.
+        scale: How the models' numbers come from pixels.
+    """
+
+    pixels: Floats
+    labels: NDArray[np.int64]
+    name: str
+    scale: Pixels
+
+    def some(self, rows: NDArray[np.int64]) -> Pictures:
+        """Take some of them."""
+        return Pictures(self.pixels[rows], self.labels[rows], self.name, self.scale)
+
+    def drawn(self, count: int, seed: int) -> Pictures:
+        """Take at most so many of them, drawn by the seed and in order."""
+        order = np.random.default_rng(seed).permutation(len(self.labels))
+        return self.some(np.sort(order[:count]))
+
+    def inputs(self, pixels: Floats) -> dict[str, Floats]:
+        """Turn pixels into what the models take."""
+        mean, std = _constants(self.scale)
+        return {self.name: (pixels - mean) / std}
+
+    def show(self, predictor: Predictor) -> Shown:
+        """Give a function that shows pixels to what ships."""
+        return lambda pixels: answered(predictor, self.inputs(pixels))
+
+    def model(self, twin: Twin) -> PixelModel:
+        """Give a twin that takes pixels."""
+        return PixelModel(twin, self.name, self.scale)
+
+
+class PixelModel(nn.Module):
+    """A twin that takes pixels: the normalisation is part of it, so that attacks see through it.
+
+    Args:
+        twin: The model.
+        name: What it calls its input.
+        scale: How its numbers come from pixels.
+    """
+
+    def __init__(self, twin: Twin, name: str, scale: Pixels) -> None:
+        super().__init__()
+        # A copy, in the layout in which convolutions are quickest on a CPU.
+        self.model = copy.deepcopy(twin.model).to(memory_format=torch.channels_last)
+        self._task = twin.task
+        self._name = name
+        weight = next(twin.model.parameters(), torch.empty(0))
+        mean, std = (torch.from_numpy(c).to(weight.device) for c in _constants(scale))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Give the logits `[n, classes]` of pixels `[n, channels, height, width]`."""
+        inputs = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+        return self._task.outputs(self.model, {self._name: inputs})["logits"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.get_buffer("mean").device
+
+
+def pictures_of(sitting: Sitting) -> Pictures | str:
+    """Take the pictures of a sitting's sample as pixels, or say why that cannot be done."""
+    if sitting.pixels is None:
+        return "The samples are not pictures"
+    sample = sitting.sample
+    names = [name for name, values in sample.items() if values.ndim == 4]
+    if len(names) != 1 or sample["label"].ndim != 1:
+        return "The samples are not one picture with one class each"
+    mean, std = _constants(sitting.pixels)
+    pixels = sample[names[0]].astype(np.float32) * std + mean
+    if pixels.min() < -OUTSIDE or pixels.max() > 1 + OUTSIDE:
+        return (
+            f"With the stated mean and deviation the pixels go from {pixels.min():.3g} to "
+            f"{pixels.max():.3g}, which is not the box from 0 to 1"
+        )
+    return Pictures(
+        np.clip(pixels, 0, 1), sample["label"].astype(np.int64), names[0], sitting.pixels
+    )
+
+
+def _constants(scale: Pixels) -> tuple[Floats, Floats]:
+    mean, std = (np.asarray(c, dtype=np.float32).reshape(-1, 1, 1) for c in (scale.mean, scale.std))
+    return mean, std

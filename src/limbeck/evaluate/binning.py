@@ -1,0 +1,173 @@
+"""Samples sorted into bins by confidence, and the calibration errors that are sums over bins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evaluate.calibration import Bin
+
+Values = NDArray[np.float64]
+JUST_UNDER_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+
+@dataclass(frozen=True)
+class Binning:
+    """Where each sample lies.
+
+    Attributes:
+        edges: From the lowest to the highest, `[bins + 1]`.
+        place: The bin of each sample, `[samples]`.
+    """
+
+    edges: Values
+    place: NDArray[np.int64]
+
+    @property
+    def bins(self) -> int:
+        """How many bins there are."""
+        return len(self.edges) - 1
+
+    def sums(self, values: Values) -> Values:
+        """Add up values, `[samples]`, in each bin: `[bins]`."""
+        return np.asarray(np.bincount(self.place, weights=values, minlength=self.bins), np.float64)
+
+    def spread(self, values: Values) -> Values:
+        """Write values, `[samples]`, each into the column of its bin: `[samples, bins]`."""
+        columns = np.zeros((len(values), self.bins))
+        columns[np.arange(len(values)), self.place] = values
+        return columns
+
+
+def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
+    """Divide [0, 1] into bins of equal width, as torchmetrics and the pipeline's figure do.
+
+    Args:
+        confidence: How sure each answer is, `[samples]` in [0, 1].
+        bins: How many bins.
+
+    Example:
+        >>> equal_width(np.array([0.1, 0.6, 1.0]), bins=2).place.tolist()
+        [0, 1, 1]
+
+    Source: Guo et al., ICML 2017 (arXiv:1706.04599).
+    """
+    # In float32, as torchmetrics has it: a confidence on an edge must fall on the same side.
+    edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
+    inside = np.minimum(confidence.astype(np.float32), JUST_UNDER_ONE)
+    place = np.searchsorted(edges, inside, side="right") - 1
+    return Binning(edges.astype(np.float64), place.astype(np.int64))
+
+
+def equal_mass(confidence: Values, *, bins: int = 15) -> Binning:
+    """Divide confidences into bins with about as many samples each; equal ones stay together.
+
+    Args:
+        confidence: How sure each answer is, `[samples]` in [0, 1].
+        bins: How many bins; some stay empty if many confidences are equal.
+
+    Example:
+        >>> equal_mass(np.array([0.1, 0.7, 0.8, 0.9]), bins=2).place.tolist()
+        [0, 0, 1, 1]
+
+    Source: Nixon et al., CVPR Workshops 2019 (arXiv:1904.01685).
+    """
+    edges = np.quantile(confidence, np.linspace(0, 1, bins + 1))
+    return Binning(edges, np.searchsorted(edges[1:-1], confidence).astype(np.int64))
+
+
+def expected_error(confidence: Values, right: Values, binning: Binning) -> float:
+    r"""Give the expected calibration error.
+
+    $$\mathrm{ECE} = \sum_b \frac{n_b}{n} \, |\mathrm{acc}_b - \mathrm{conf}_b|$$
+
+    Args:
+        confidence: How sure each answer is, `[samples]`.
+        right: 1 for a right answer, 0 for an error, `[samples]`.
+        binning: The bins.
+
+    Example:
+        >>> sure = np.array([0.75, 0.75])
+        >>> expected_error(sure, np.array([1.0, 0.0]), equal_width(sure))
+        0.25
+    """
+    return float(np.abs(binning.sums(right - confidence)).sum() / len(right))
+
+
+def largest_error(confidence: Values, right: Values, binning: Binning) -> float:
+    """Give the maximum calibration error: the largest gap of any bin that holds samples.
+
+    Args:
+        confidence: How sure each answer is, `[samples]`.
+        right: 1 for a right answer, 0 for an error, `[samples]`.
+        binning: The bins.
+
+    Source: Naeini et al., AAAI 2015.
+    """
+    held = np.maximum(binning.sums(np.ones_like(right)), 1)
+    return float(np.max(np.abs(binning.sums(right - confidence)) / held))
+
+
+def debiased_error(confidence: Values, right: Values, binning: Binning) -> float:
+    r"""Give the root mean squared calibration error less what chance adds to it.
+
+    $$\sqrt{\max\Big(0, \sum_b \frac{n_b}{n}\Big[(\mathrm{acc}_b - \mathrm{conf}_b)^2
+      - \frac{\mathrm{acc}_b (1 - \mathrm{acc}_b)}{n_b - 1}\Big]\Big)}$$
+
+    A bin of one sample says nothing about its own chance and is left out.
+
+    Args:
+        confidence: How sure each answer is, `[samples]`.
+        right: 1 for a right answer, 0 for an error, `[samples]`.
+        binning: The bins.
+
+    Source: Kumar et al., NeurIPS 2019 (arXiv:1909.10155).
+    """
+    count = binning.sums(np.ones_like(right))
+    held = count > 1
+    count = count[held]
+    accuracy = binning.sums(right)[held] / count
+    gap = binning.sums(right - confidence)[held] / count
+    squared = (gap**2 - accuracy * (1 - accuracy) / (count - 1)) * count / len(right)
+    return float(np.sqrt(max(0.0, squared.sum())))
+
+
+def class_wise_error(probabilities: Values, labels: NDArray[np.int64], *, bins: int = 15) -> float:
+    r"""Give the static calibration error: that of every class's probability, averaged.
+
+    $$\mathrm{SCE} = \frac1C \sum_c \sum_b \frac{n_{bc}}{n} \, |\mathrm{share}_{bc}
+      - \mathrm{conf}_{bc}|$$
+
+    Args:
+        probabilities: `[samples, classes]`.
+        labels: The right answers, `[samples]`.
+        bins: How many bins of equal width each class has.
+
+    Example:
+        >>> class_wise_error(np.array([[0.75, 0.25]]), np.array([0]))
+        0.25
+
+    Source: Nixon et al., CVPR Workshops 2019 (arXiv:1904.01685).
+    """
+    samples, classes = probabilities.shape
+    errors = [
+        expected_error(column, (labels == c).astype(np.float64), equal_width(column, bins=bins))
+        for c, column in enumerate(probabilities.T)
+    ]
+    return float(np.sum(errors) / classes) if samples else 0.0
+
+
+def diagram(confidence: Values, right: Values, binning: Binning) -> tuple[Bin, ...]:
+    """Give the bins of a reliability diagram: how many samples, how sure, how often right."""
+    count = binning.sums(np.ones_like(right)).astype(np.int64)
+    held = np.maximum(count, 1)
+    sure, correct = binning.sums(confidence) / held, binning.sums(right) / held
+    edges = binning.edges
+    return tuple(
+        Bin(low=low, high=high, count=n, confidence=c, accuracy=a)
+        for low, high, n, c, a in zip(
+            edges[:-1], edges[1:], count.tolist(), sure, correct, strict=True
+        )
+    )

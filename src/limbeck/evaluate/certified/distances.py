@@ -1,0 +1,87 @@
+"""How far is the decision boundary? The margin divided by the slope."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Norm = Literal["l2", "linf"]
+DUAL: dict[Norm, float] = {"l2": 2, "linf": 1}
+"""The norm in which a slope is measured, for a change measured in the other."""
+BATCH = 100
+"""Pictures looked at once."""
+
+
+def boundary_distances(
+    model: nn.Module,
+    pixels: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    norm: Norm = "l2",
+    candidates: int | None = None,
+) -> NDArray[np.float64]:
+    r"""Divide the margin over each other class by its slope, and take the least.
+
+    $$d(x) = \min_{j \ne y} \frac{z_y(x) - z_j(x)}
+      {\lVert \nabla_x z_y(x) - \nabla_x z_j(x) \rVert_*}$$
+
+    For a linear model this is the exact distance to the nearest input that is answered otherwise,
+    with the gradients `w_y` and `w_j` its weights. For a net of ReLUs it is exact as long as the
+    nearest boundary lies within the linear piece around the input; beyond, it is an estimate.
+    Inputs may go anywhere: there is no box.
+
+    Args:
+        model: Takes `[n, ...]`, gives logits `[n, classes]`; in eval mode.
+        pixels: What it takes, `[n, ...]`.
+        labels: The right answers, `[n]`.
+        norm: In what a change is measured; the slope is measured in the dual norm, L2 for L2 and
+            L1 for L-infinity.
+        candidates: How many of the likeliest other classes are looked at; all, without.
+
+    Returns:
+        The distances, `[n]`: 0 where the answer is wrong already, infinite where no logit moves.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False).requires_grad_(False)
+        >>> _ = model.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        >>> one = np.array([[1.0, 0.0]], dtype=np.float32)
+        >>> boundary_distances(model, one, np.array([0])).round(3)
+        array([0.6])
+
+    Source: Moosavi-Dezfooli et al., CVPR 2016 (arXiv:1511.04599), equation 6; Hein &
+        Andriushchenko, NeurIPS 2017 (arXiv:1705.08475), for dual norms.
+    """
+    device = next(model.parameters(), torch.empty(0)).device
+    parts = [
+        _distances(
+            model,
+            torch.tensor(pixels[first : first + BATCH], device=device),
+            torch.tensor(labels[first : first + BATCH], device=device),
+            DUAL[norm],
+            candidates,
+        )
+        for first in range(0, len(pixels), BATCH)
+    ]
+    return np.concatenate([part.cpu().numpy() for part in parts])
+
+
+def _distances(
+    model: nn.Module, x: Tensor, labels: Tensor, dual: float, candidates: int | None
+) -> Tensor:
+    x.requires_grad_()
+    logits = model(x)
+    with torch.no_grad():
+        wrong = logits.scatter(1, labels[:, None], -torch.inf)
+        ranked = wrong.argsort(dim=1, descending=True)[:, :-1][:, :candidates]
+    least = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    for rank in range(ranked.shape[1]):
+        margin = (logits.gather(1, labels[:, None]) - logits.gather(1, ranked[:, [rank]]))[:, 0]
+        (slope,) = torch.autograd.grad(margin.sum(), x, retain_graph=True)
+        height = margin.detach().double()
+        distance = height / slope.double().flatten(1).norm(p=dual, dim=1)
+        least = least.minimum(torch.where(height > 0, distance, 0.0))
+    return least

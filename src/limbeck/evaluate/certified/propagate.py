@@ -1,0 +1,120 @@
+"""Bounds through a whole model: along its graph as torch.fx sees it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import fx, nn
+
+from limbeck.evaluate.certified.bounds import Bounds, NoBoundsError
+from limbeck.evaluate.certified.functions import FUNCTIONS, IN_PLACE, METHODS, NEW
+from limbeck.evaluate.certified.rules import RULES
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """Take down a model's graph.
+
+    Raises:
+        NoBoundsError: The model's path depends on its input, or torch.fx cannot follow it.
+    """
+    try:
+        return fx.Tracer().trace(model)
+    except Exception as error:  # tracing runs the model's own code, which can raise anything
+        reason = " ".join(str(error).split())
+        raise NoBoundsError(f"torch.fx cannot trace the model: {reason}") from error
+
+
+def propagate(model: nn.Module, graph: fx.Graph, x: Bounds) -> dict[fx.Node, Any]:
+    """Bound what every node of a graph gives, if the input lies between bounds.
+
+    Args:
+        model: The model, in eval mode, with one input.
+        graph: Its graph.
+        x: Bounds of the input, `[n, ...]`.
+
+    Raises:
+        NoBoundsError: There is no rule for a part of it, which is named.
+
+    Source: Gowal et al. 2018 (arXiv:1810.12715); Mirman et al., ICML 2018.
+    """
+    known: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        try:
+            known[node] = _result(model, node, known, x)
+        except NoBoundsError as error:
+            raise NoBoundsError(f"{_name(model, node)}: {error}") from error
+    return known
+
+
+def _result(model: nn.Module, node: fx.Node, known: dict[fx.Node, Any], x: Bounds) -> Any:
+    arguments: Any = fx.node.map_arg(node.args, lambda one: known[one])
+    options: Any = fx.node.map_arg(node.kwargs, lambda one: known[one])
+    if node.op == "placeholder":
+        return x
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(model)
+    if node.op == "output":
+        return arguments[0]
+    _check_overwriting(model, node)
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        rule = RULES.get(type(module))
+        if rule is None or options or len(arguments) != 1:
+            raise NoBoundsError("there is no rule for it")
+        return rule(module, arguments[0])
+    return _call(node, arguments, options)
+
+
+def _call(node: fx.Node, arguments: Any, options: Any) -> Any:
+    method = node.op == "call_method"
+    if not _bounded((arguments, options)):
+        if method:
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+        return node.target(*arguments, **options)  # type: ignore[operator]
+    rule = METHODS.get(str(node.target)) if method else FUNCTIONS.get(node.target)
+    if rule is None:
+        raise NoBoundsError("there is no rule for it")
+    try:
+        return rule(*arguments, **options)
+    except TypeError as error:  # an option that the rule does not know, such as `alpha`
+        raise NoBoundsError(f"there is no rule for it with these options: {error}") from error
+
+
+def _bounded(values: Any) -> bool:
+    if isinstance(values, Bounds):
+        return True
+    if isinstance(values, dict):
+        return _bounded(tuple(values.values()))
+    return isinstance(values, (tuple, list)) and any(map(_bounded, values))
+
+
+def _check_overwriting(model: nn.Module, node: fx.Node) -> None:
+    """Refuse a step in place if what it overwrites is used elsewhere: bounds are kept."""
+    module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    in_place = (
+        node.target in IN_PLACE
+        or bool(node.kwargs.get("inplace"))
+        # Given by place, `inplace` is the only thing that a function with a rule takes as True.
+        or any(argument is True for argument in node.args)
+        or (module is not None and bool(vars(module).get("inplace")))
+    )
+    source = node.args[0] if in_place and node.args else None
+    while isinstance(source, fx.Node):
+        if len(source.users) > 1 or source.op in {"placeholder", "get_attr"}:
+            raise NoBoundsError("it overwrites what is used elsewhere")
+        # Whatever does not make new numbers may share them with what it was made from.
+        source = source.args[0] if source.args and not _new(model, source) else None
+
+
+def _new(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(model.get_submodule(str(node.target))) in NEW
+    return node.target in NEW
+
+
+def _name(model: nn.Module, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return f"{node.target} ({type(model.get_submodule(str(node.target))).__name__})"
+    target = node.target
+    return f"{node.name} ({target if isinstance(target, str) else target.__name__})"

@@ -1,0 +1,165 @@
+"""Do two models err on the same samples, and where do their answers part?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evaluate.bootstrap import Counts, Resamples, mean
+from limbeck.evaluate.finding import Estimate
+from limbeck.evaluate.interval import Result
+
+if TYPE_CHECKING:
+    from limbeck.export.predictor import Answers
+
+Values = NDArray[np.float64]
+
+
+class Overlap(Result):
+    """How far the student's errors are its teacher's.
+
+    A share is none where there are no errors to take it of.
+
+    Attributes:
+        both_right: How many samples both answer right.
+        only_student: How many only the student does.
+        only_teacher: How many only the teacher does.
+        same_error: How many both answer with the same wrong class.
+        other_error: How many both answer wrong, each with a class of its own.
+        shared: Share of the student's errors that the teacher makes too.
+        shared_if_independent: What `shared` were if the two erred independently: the teacher's
+            error rate.
+        same_answer: Share of the student's errors that the teacher makes with the same class.
+        jaccard: Errors of both among errors of either.
+        jaccard_if_independent: What `jaccard` were if the two erred independently.
+        consistency: Cohen's kappa of right and wrong: 0 if independent, 1 if the same.
+    """
+
+    both_right: int
+    only_student: int
+    only_teacher: int
+    same_error: int
+    other_error: int
+    shared: Estimate | None
+    shared_if_independent: float
+    same_answer: Estimate | None
+    jaccard: Estimate | None
+    jaccard_if_independent: float | None
+    consistency: Estimate | None
+
+
+class Parting(Result):
+    """A pair of classes where the two part: what each says, how often, and how often each is right.
+
+    Attributes:
+        teacher: The class that the teacher answers.
+        student: The class that the student answers.
+        count: On how many samples.
+        teacher_right: On how many of them the teacher is right.
+        student_right: On how many of them the student is right.
+    """
+
+    teacher: str
+    student: str
+    count: int
+    teacher_right: int
+    student_right: int
+
+
+def error_overlap(student: Answers, teacher: Answers, *, resamples: Resamples) -> Overlap:
+    r"""Count the errors that student and teacher share, beside what chance would give.
+
+    $$\mathrm{shared} = \frac{|E_S \cap E_T|}{|E_S|}, \qquad
+      J = \frac{|E_S \cap E_T|}{|E_S \cup E_T|}, \qquad
+      \kappa = \frac{c - c_0}{1 - c_0}$$
+
+    with E the samples that each gets wrong, c the share on which both are right or both wrong, and
+    $c_0$ that share if they erred independently at the rates they do.
+
+    Args:
+        student: Its answers.
+        teacher: The teacher's answers to the same samples.
+        resamples: The draws.
+
+    Source: Geirhos et al., NeurIPS 2020 (arXiv:2006.16736), for the consistency.
+    """
+    says, said = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    wrong, mistaken = says != student.labels, said != student.labels
+    both, same = wrong & mistaken, wrong & (says == said)
+    columns = np.stack([wrong, mistaken, both, same], axis=1).astype(np.float64)
+    estimates = resamples.estimates(lambda counts: _shares(counts, columns))
+    shared, same_answer, jaccard, consistency = (
+        None if math.isnan(estimate.value) else estimate for estimate in estimates
+    )
+    one, other = columns[:, 0].mean(), columns[:, 1].mean()
+    either = one + other - one * other
+    return Overlap(
+        both_right=int((~wrong & ~mistaken).sum()),
+        only_student=int((mistaken & ~wrong).sum()),
+        only_teacher=int((wrong & ~mistaken).sum()),
+        same_error=int(same.sum()),
+        other_error=int((both & ~same).sum()),
+        shared=shared,
+        shared_if_independent=float(other),
+        same_answer=same_answer,
+        jaccard=jaccard,
+        jaccard_if_independent=float(one * other / either) if either else None,
+        consistency=consistency,
+    )
+
+
+def partings(
+    student: Answers, teacher: Answers, classes: Sequence[str], *, most: int = 10
+) -> tuple[Parting, ...]:
+    """Give the pairs of classes on which the two part most often, the most frequent first.
+
+    Args:
+        student: Its answers.
+        teacher: The teacher's answers to the same samples.
+        classes: The classes' names.
+        most: How many pairs at most.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> says = Answers(np.array([[0.0, 1.0]], dtype=np.float32), np.array([1]))
+        >>> said = Answers(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+        >>> [pair] = partings(says, said, ("cat", "dog"))
+        >>> pair.teacher, pair.student, pair.count, pair.student_right
+        ('cat', 'dog', 1, 1)
+    """
+    says, said = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    apart = np.flatnonzero(says != said)
+    pairs, which, count = np.unique(
+        np.stack([said[apart], says[apart]], axis=1),
+        axis=0,
+        return_inverse=True,
+        return_counts=True,
+    )
+    right = [
+        np.bincount(which.ravel(), weights=hit[apart], minlength=len(pairs))
+        for hit in (said == student.labels, says == student.labels)
+    ]
+    return tuple(
+        Parting(
+            teacher=classes[pairs[k, 0]],
+            student=classes[pairs[k, 1]],
+            count=int(count[k]),
+            teacher_right=int(right[0][k]),
+            student_right=int(right[1][k]),
+        )
+        for k in np.argsort(-count, kind="stable")[:most]
+    )
+
+
+def _shares(counts: Counts, columns: Values) -> Values:
+    """Give shared, same answer, Jaccard and kappa of each draw: `[draws, 4]`."""
+    wrong, mistaken, both, same = mean(counts, columns).T
+    chance = wrong * mistaken + (1 - wrong) * (1 - mistaken)
+    consistent = 1 - wrong - mistaken + 2 * both
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa = np.where(chance < 1, (consistent - chance) / (1 - chance), np.nan)
+        return np.stack([both / wrong, same / wrong, both / (wrong + mistaken - both), kappa], 1)

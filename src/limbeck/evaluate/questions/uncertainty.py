@@ -1,0 +1,255 @@
+"""Does the student know when it does not know?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.evaluate.bootstrap import Beside, Resamples
+from limbeck.evaluate.deferral import Deferral, defer, threshold_for, threshold_to_match
+from limbeck.evaluate.doubt import Doubt, Doubter
+from limbeck.evaluate.finding import Finding, find
+from limbeck.evaluate.interval import Result
+from limbeck.evaluate.interval_overlap import IntervalOverlap, interval_overlaps
+from limbeck.evaluate.outside import Logits, Outside, pictures_outside, told_apart
+from limbeck.evaluate.paired import share
+from limbeck.evaluate.probabilities import log_probabilities
+from limbeck.evaluate.sitting import Batch, Batches, Side, Sitting
+from limbeck.export.predictor import Answers, answers
+
+COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Which shares the student is to answer itself, in the table of deferral."""
+BATCH = 250
+"""How many pictures from outside are answered at once."""
+HEADLINE = "largest probability"
+"""The score that the verdict goes by; the table has them all."""
+
+
+class Uncertainty(Result):
+    """How well student and teacher know when they do not know.
+
+    Attributes:
+        findings: Errors told apart, risk by coverage, deferral, samples from outside.
+        intervals: How far the intervals of both models' figures are the same.
+        student: Where the student is unsure.
+        teacher: Where the teacher is.
+        deferrals: What becomes of all answers if the student hands on what it is least sure of.
+        to_match: The least that had to be handed to the teacher to be no worse than it, on
+            validation samples, and what becomes of the test samples then.
+        outside: How samples from outside are told from the test samples.
+        notes: What could not be said, and why.
+    """
+
+    findings: tuple[Finding, ...]
+    intervals: tuple[IntervalOverlap, ...]
+    student: Doubt
+    teacher: Doubt | None
+    deferrals: tuple[Deferral, ...]
+    to_match: Deferral | None
+    outside: tuple[Outside, ...]
+    notes: tuple[str, ...]
+
+
+def ask(
+    sitting: Sitting,
+    *,
+    outside: Batches | None = None,
+    coverage: float = 0.8,
+    draws: int = 1000,
+    margin: float = 0.01,
+) -> Uncertainty:
+    """Ask whether the student is unsure where it errs, and of what it was never made for.
+
+    Args:
+        sitting: The two models and the samples.
+        outside: Goes through samples from outside; they need no label. By default they are made
+            from the pictures of the sitting: noise, shuffled pixels, negatives.
+        coverage: The share that the student answers itself, in the verdict on deferral.
+        draws: How often the samples are drawn again.
+        margin: How large a loss does not matter, of accuracy, of AUROC, and of risk.
+    """
+    student = _doubter(sitting.student_answers)
+    teacher = None if sitting.teacher_answers is None else _doubter(sitting.teacher_answers)
+    labels = sitting.student_answers.labels
+    resamples = Resamples(len(labels), draws=draws, seed=sitting.seed)
+    told = resamples.beside(student.errors_told, None if teacher is None else teacher.errors_told)
+    risk = resamples.beside(student.risk, None if teacher is None else teacher.risk)
+    validation = _on_validation(sitting.student, sitting)
+    handed, *deferrals = _deferrals((coverage, *COVERAGES), validation, student, teacher)
+    apart = tuple(_outside(sitting, outside, draws=draws))
+    return Uncertainty(
+        findings=(
+            *_errors_told(told, margin),
+            _risk(risk, margin),
+            *_handed_on(handed, teacher, margin),
+            *(_told_apart(one, margin) for one in apart if one.score == HEADLINE),
+        ),
+        intervals=()
+        if teacher is None
+        else interval_overlaps(student.log_p, teacher.log_p, labels, resamples=resamples),
+        student=student.doubt(risk.student, resamples=resamples),
+        teacher=None
+        if teacher is None or risk.teacher is None
+        else teacher.doubt(risk.teacher, resamples=resamples),
+        deferrals=tuple(deferrals),
+        to_match=_to_match(sitting, validation, student, teacher),
+        outside=apart,
+        notes=tuple(_notes(told, teacher, apart)),
+    )
+
+
+def _doubter(answered: Answers) -> Doubter:
+    return Doubter.of(log_probabilities(answered.logits), answered.labels)
+
+
+def _on_validation(side: Side, sitting: Sitting) -> Doubter:
+    return _doubter(answers(side.predictor, sitting.validation()))
+
+
+def _deferrals(
+    coverages: tuple[float, ...], validation: Doubter, student: Doubter, teacher: Doubter | None
+) -> list[Deferral]:
+    return [
+        defer(
+            student.confidence,
+            student.right,
+            None if teacher is None else teacher.right,
+            coverage=coverage,
+            threshold=threshold_for(validation.confidence, coverage),
+        )
+        for coverage in coverages
+    ]
+
+
+def _to_match(
+    sitting: Sitting, validation: Doubter, student: Doubter, teacher: Doubter | None
+) -> Deferral | None:
+    """Hand on as little as makes student and teacher together no worse on validation samples."""
+    if sitting.teacher is None or teacher is None:
+        return None
+    master = _on_validation(sitting.teacher, sitting)
+    threshold = threshold_to_match(validation.confidence, validation.right, master.right)
+    return defer(
+        student.confidence,
+        student.right,
+        teacher.right,
+        coverage=float((validation.confidence >= threshold).mean()),
+        threshold=threshold,
+    )
+
+
+def _outside(sitting: Sitting, outside: Batches | None, *, draws: int) -> Iterator[Outside]:
+    rows = sitting.sample["row"]
+    inside = sitting.student_answers.logits[rows]
+    taught = None if sitting.teacher_answers is None else sitting.teacher_answers.logits[rows]
+    sets = _made(sitting) if outside is None else [("the samples given", outside)]
+    for name, batches in sets:
+        student = Logits(inside, _logits(sitting.student, batches, sitting))
+        teacher = None
+        if sitting.teacher is not None and taught is not None:
+            teacher = Logits(taught, _logits(sitting.teacher, batches, sitting))
+        yield from told_apart(student, teacher, samples=name, draws=draws, seed=sitting.seed)
+
+
+def _made(sitting: Sitting) -> Iterator[tuple[str, Batches]]:
+    """Make samples from outside of the sitting's pictures, if they are pictures."""
+    inputs = {name: values for name, values in sitting.sample.items() if name != "row"}
+    pictures = next((name for name, values in inputs.items() if values.ndim == 4), None)
+    if sitting.pixels is None or pictures is None:
+        return
+    for name, made in pictures_outside(inputs[pictures], sitting.pixels, seed=sitting.seed):
+        yield name, partial(_batches, inputs | {pictures: made})
+
+
+def _batches(inputs: Mapping[str, NDArray[Any]]) -> Iterator[Batch]:
+    for first in range(0, len(inputs["label"]), BATCH):
+        yield {name: values[first : first + BATCH] for name, values in inputs.items()}
+
+
+def _logits(side: Side, batches: Batches, sitting: Sitting) -> NDArray[np.float32]:
+    """Answer samples from outside, and keep as many as the costly questions look at."""
+    labelled = ({**batch, "label": np.zeros(_size(batch))} for batch in batches())
+    logits = answers(side.predictor, labelled).logits
+    random = np.random.default_rng(sitting.seed)
+    return logits[np.sort(random.permutation(len(logits))[: sitting.limit])]
+
+
+def _size(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _errors_told(told: Beside, margin: float) -> Iterator[Finding]:
+    if math.isnan(told.student.value):
+        return
+    # A teacher without errors is no measure.
+    alone = told.teacher is None or math.isnan(told.teacher.value)
+    yield find(
+        "Errors told from right answers",
+        unit="share",
+        better="higher",
+        student=told.student,
+        teacher=None if alone else told.teacher,
+        difference=None if alone else told.difference,
+        margin=margin,
+        how="How often a wrong answer has more entropy than a right one (AUROC); 50 % is chance.",
+    )
+
+
+def _risk(risk: Beside, margin: float) -> Finding:
+    return find(
+        "Risk over all coverages",
+        unit="share",
+        better="lower",
+        **dict(risk),
+        margin=margin,
+        how="Share of errors among the surest answers by largest probability, averaged over how "
+        "many are given (AURC).",
+    )
+
+
+def _handed_on(handed: Deferral, teacher: Doubter | None, margin: float) -> Iterator[Finding]:
+    if teacher is None or handed.with_teacher is None:
+        return
+    yield find(
+        f"Accuracy with the least sure {1 - handed.coverage:.0%} left to the teacher",
+        unit="share",
+        better="higher",
+        student=handed.with_teacher,
+        teacher=share(teacher.right),
+        difference=handed.against_teacher,
+        margin=margin,
+        how=f"The student answers from a confidence of {handed.threshold:.3f} on, a threshold "
+        f"chosen on validation samples; that was {handed.answered.value:.1%} of the test samples.",
+    )
+
+
+def _told_apart(one: Outside, margin: float) -> Finding:
+    inside, beyond = one.count
+    return find(
+        f"Samples from outside told apart: {one.samples}",
+        unit="share",
+        better="higher",
+        **dict(one.auroc),
+        margin=margin,
+        how=f"How often one of {inside} test samples has a larger probability at the top than one "
+        f"of {beyond} from outside (AUROC); 50 % is chance.",
+    )
+
+
+def _notes(told: Beside, teacher: Doubter | None, apart: tuple[Outside, ...]) -> Iterator[str]:
+    if teacher is None:
+        yield "There is no teacher: nothing can be left to it."
+    if math.isnan(told.student.value):
+        yield "The student's answers are all right or all wrong: errors cannot be told from them."
+    if told.teacher is not None and math.isnan(told.teacher.value):
+        yield "The teacher's answers are all right or all wrong: errors cannot be told from them."
+    if not apart:
+        yield (
+            "Samples from outside are made of pictures only; none were given, so how those are "
+            "told apart is not known."
+        )

@@ -1,0 +1,400 @@
+"""Tables: columns become features as scikit-learn makes them, and groups are kept beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from limbeck.data.columns import Named, name_of, number
+from limbeck.data.features import Categorical, Numeric, measure_numbers
+from limbeck.data.load import Data
+from limbeck.data.preprocess import TablePreprocess, load
+from limbeck.data.spec import DataSpec
+from limbeck.errors import InputError
+
+Read = Callable[..., Data]
+ROWS = 200
+TABLE = {"numeric": ["age", "hours"], "categorical": ["job", "code"]}
+
+
+def _people(rows: int = ROWS, seed: int = 0) -> dict[str, list[Any]]:
+    random = np.random.default_rng(seed)
+    return {
+        "age": random.integers(17, 90, rows).tolist(),
+        "hours": random.normal(1e6, 1.0, rows).tolist(),
+        "job": random.choice(["clerk", "cook", "nurse"], rows).tolist(),
+        "code": random.integers(0, 4, rows).tolist(),
+        "sex": random.choice(["f", "m"], rows).tolist(),
+        "pay": random.choice(["low", "high"], rows).tolist(),
+    }
+
+
+@pytest.fixture
+def people(tmp_path: Path, read: Read) -> Callable[..., Data]:
+    """Load a drawn table, with columns and settings changed."""
+
+    def load_it(changes: dict[str, list[Any]] | None = None, **others: Any) -> Data:
+        content = {**_people(), **(changes or {})}
+        datasets.Dataset.from_dict(content).to_parquet(tmp_path / "people.parquet")
+        given = {
+            "files": {"train": "people.parquet"},
+            "columns": {"label": "pay"},
+            "classes": ["low", "high"],
+            "table": TABLE,
+            "groups": ["sex"],
+        }
+        return read(source="parquet", **{**given, **others})
+
+    return load_it
+
+
+def _features(split: Any) -> np.ndarray:
+    return next(split.batches(10**6))["features"].numpy()
+
+
+def _rows(split: Any) -> pd.DataFrame:
+    """Read a split's rows back from what it shows, as one that knows nothing of features would."""
+    cells = [
+        dict(part.split(": ") for part in split.raw(n)["text"].split(", "))
+        for n in range(len(split))
+    ]
+    return pd.DataFrame(cells)
+
+
+def test_features_are_those_of_scikit_learn_fitted_on_the_training_rows(
+    people: Callable[..., Data],
+) -> None:
+    data = people()
+    train, numeric, categorical = _rows(data.train), TABLE["numeric"], TABLE["categorical"]
+    scale = StandardScaler().fit(train[numeric].astype(float))
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(train[categorical])
+    for split in (data.train, data.validation, data.test):
+        rows = _rows(split)
+        ones = encode.transform(rows[categorical])
+        # Beside each column's own values one more: what the training rows have not.
+        jobs, nothing = len(set(train["job"])), np.zeros((len(rows), 1))
+        parts = [scale.transform(rows[numeric].astype(float))]
+        parts += [ones[:, :jobs], nothing, ones[:, jobs:], nothing]
+        np.testing.assert_allclose(_features(split), np.hstack(parts), rtol=1e-4, atol=1e-4)
+    assert data.preprocess.model_inputs() == {"table_features": data.preprocess.width}
+
+
+def test_a_batch_has_the_rows_that_it_is_asked_for(people: Callable[..., Data]) -> None:
+    data = people()
+    batch = data.train.__getitems__([3, 0])
+    assert batch["features"].dtype == torch.float32
+    assert np.array_equal(batch["features"].numpy(), _features(data.train)[[3, 0]])
+    assert batch["index"].tolist() == [3, 0]
+
+
+def test_somebody_with_numpy_alone_gets_the_same_features(
+    people: Callable[..., Data], tmp_path: Path
+) -> None:
+    """The card's own snippet, given rows of which some are missing or unseen."""
+    age = [None if row % 5 == 0 else row for row in range(ROWS)]
+    data = people({"age": age})
+    assert [path.name for path in data.preprocess.save(tmp_path)] == ["preprocess.json"]
+    rows = [
+        {"age": 30, "hours": 1e6, "job": "cook", "code": 2},
+        {"age": None, "hours": 1e6 + 1.5, "job": "pilot", "code": 9},
+        {"age": 0.5, "hours": None, "job": None, "code": 0},
+    ]
+    assert load(tmp_path) == data.preprocess
+    mine = data.preprocess(rows)["features"].numpy()
+    prepare = json.loads((tmp_path / "preprocess.json").read_text())
+    assert mine.shape == (3, prepare["width"])
+    for row, expected in zip(rows, mine, strict=True):
+        assert np.array_equal(_by_the_card(prepare, row), expected)
+
+
+def _by_the_card(prepare: dict[str, Any], row: dict[str, Any]) -> np.ndarray:
+    """Run what the card says between reading the row and asking the model."""
+    from limbeck.report.usage import usage
+
+    snippet = usage("tabular_classification").split("```python")[1].split("```")[0]
+    code = snippet[snippet.index("features = []") : snippet.index("(logits,)")]
+    names: dict[str, Any] = {"np": np, "prepare": prepare, "row": row}
+    exec(code, names)
+    return names["features"][0]
+
+
+def test_missing_numbers_get_the_mean_and_a_flag(people: Callable[..., Data]) -> None:
+    hours = [None if row % 4 == 0 else float(row) for row in range(ROWS)]
+    data = people({"hours": hours})
+    age, column = data.preprocess.numeric
+    assert not age.flag
+    assert column.flag
+    features = _features(data.train)
+    missing = np.array([row["hours"] == "None" for _, row in _rows(data.train).iterrows()])
+    assert np.array_equal(features[:, 2], missing.astype(np.float32))
+    assert (features[missing, 1] == 0).all()
+    known = features[~missing, 1].astype(np.float64)
+    assert known.mean() == pytest.approx(0, abs=1e-5)
+    assert known.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_number_missing_only_later_gets_the_mean_without_a_flag() -> None:
+    prepare = TablePreprocess((Numeric("age", 40.0, 10.0, False),), ())
+    assert prepare([{"age": None}, {"age": 60}])["features"].tolist() == [[0.0], [2.0]]
+
+
+def test_missing_values_are_a_value_like_any_other(people: Callable[..., Data]) -> None:
+    data = people({"job": [None if row % 3 == 0 else "cook" for row in range(ROWS)]})
+    job = data.preprocess.categorical[0]
+    assert job.values == ("", "cook")
+    # The same for whole numbers, which a gap turns into floats.
+    data = people({"code": [None if row % 3 == 0 else row % 2 for row in range(ROWS)]})
+    assert data.preprocess.categorical[1].values == ("", "0", "1")
+
+
+def test_a_column_without_variation_is_left_out_and_noted(people: Callable[..., Data]) -> None:
+    data = people({"hours": [40.0] * ROWS, "job": ["cook"] * ROWS})
+    assert [one.name for one in data.preprocess.numeric] == ["age"]
+    assert [one.name for one in data.preprocess.categorical] == ["code"]
+    assert "left out, since all training rows are alike in it: hours, job" in data.facts.notes
+    with pytest.raises(InputError, match="a column that tells rows apart"):
+        people({"hours": [40.0] * ROWS}, table={"numeric": ["hours"]})
+
+
+@pytest.mark.parametrize("kind", ["numeric", "categorical"])
+def test_a_table_may_have_one_kind_of_columns_alone(people: Callable[..., Data], kind: str) -> None:
+    data = people(table={kind: TABLE[kind]})
+    assert _features(data.test).shape == (len(data.test), data.preprocess.width)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({}, "numeric and categorical are empty"),
+        ({"numeric": ["age"], "categorical": ["age", "job"]}, "age stands twice"),
+        ({"numeric": ["age", "age"]}, "age stands twice"),
+        ({"categorical": ["pay"]}, "table has the label pay"),
+        ({"numerical": ["age"]}, "Extra inputs"),
+    ],
+)
+def test_tables_that_cannot_be(table: dict[str, Any], said: str) -> None:
+    common = {"source": "csv", "files": {"train": "a"}, "columns": {"label": "pay"}}
+    with pytest.raises(ValidationError, match=said):
+        DataSpec(**common, table=table)
+
+
+def test_a_table_is_no_picture_and_no_text() -> None:
+    common = {"source": "csv", "files": {"train": "a"}, "table": TABLE}
+    for others, said in (
+        ({"text": {}}, "text and table are given"),
+        ({"image": {}, "text": {}}, "image and text and table are given"),
+        ({"augment": {}}, "augment is given for a table"),
+        ({"groups": ["sex", "sex"]}, "groups names sex twice"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            DataSpec(**common, **others)
+
+
+def test_unknown_columns_are_named_at_once_with_the_nearest(people: Callable[..., Data]) -> None:
+    table = {"numeric": ["aeg"], "categorical": ["jobs"]}
+    with pytest.raises(InputError) as caught:
+        people(table=table, columns={"label": "pays"}, classes=None)
+    said = [str(problem) for problem in caught.value.problems]
+    assert len(said) == 3
+    assert 'did you mean "age"?' in said[0]
+    assert said[0].startswith("data.table (of train)")
+    assert 'did you mean "job"?' in said[1]
+    assert said[2].startswith("data.columns (of train)")
+
+
+def test_without_data_table_the_error_says_where_columns_are_named(
+    people: Callable[..., Data],
+) -> None:
+    with pytest.raises(InputError, match=r"The columns of a table are named in data\.table"):
+        people(table=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"age": ["a"] * ROWS}, rf"numeric \('age' in train\): got \"'a' in row 0 \({ROWS} such"),
+        ({"age": ["1"] * ROWS}, "goes under data.table.categorical"),
+        ({"hours": [1.0, float("inf")] * (ROWS // 2)}, r"inf in row 1 \(100 such rows\)"),
+        ({"hours": [1.0, -1e101] * (ROWS // 2)}, "finite numbers"),
+        ({"job": [["a", "b"]] * ROWS}, "texts, numbers or dates"),
+        ({"job": [b"a"] * ROWS}, "texts, numbers or dates"),
+    ],
+)
+def test_cells_that_cannot_be_used(
+    people: Callable[..., Data], changes: dict[str, list[Any]], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        people(changes)
+
+
+def test_problems_of_several_columns_are_told_at_once(people: Callable[..., Data]) -> None:
+    with pytest.raises(InputError) as caught:
+        people({"age": ["a"] * ROWS, "job": [b"a"] * ROWS})
+    assert len(caught.value.problems) == 2
+
+
+def test_too_many_values(people: Callable[..., Data], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limbeck.data.prepare_table.MOST_VALUES", 100)
+    with pytest.raises(InputError, match=r"'job' in train\): got '1\d\d values'.*at most 100"):
+        people({"job": [f"job {row}" for row in range(ROWS)]})
+
+
+def test_groups_lie_beside_validation_and_test_rows_in_their_order(
+    people: Callable[..., Data],
+) -> None:
+    names = [f"{'even' if row % 2 == 0 else 'odd'}" for row in range(ROWS)]
+    data = people({"age": list(range(ROWS)), "sex": names})
+    assert data.train.groups == {}
+    for split in (data.validation, data.test, data.test.for_evaluation()):
+        ages = _rows(split)["age"].astype(int)
+        assert split.groups["sex"].tolist() == [names[age] for age in ages]
+        assert split.groups["sex"].dtype.kind == "U"
+
+
+def test_a_column_may_be_input_and_group(people: Callable[..., Data]) -> None:
+    data = people(groups=["job", "code"])
+    assert data.test.groups["job"].tolist() == _rows(data.test)["job"].tolist()
+    assert data.test.groups["code"].tolist() == _rows(data.test)["code"].tolist()
+
+
+def test_rows_that_belong_to_nobody_are_a_group(people: Callable[..., Data]) -> None:
+    data = people({"sex": [None if row % 2 else "f" for row in range(ROWS)]})
+    assert set(data.test.groups["sex"]) == {"f", "not stated"}
+
+
+def test_a_class_label_is_a_group_by_its_name(tmp_path: Path, read: Read) -> None:
+    content = {"age": list(range(ROWS)), "sex": [0, 1] * (ROWS // 2), "label": [0, 1] * (ROWS // 2)}
+    table = datasets.Dataset.from_dict(content)
+    table = table.cast_column("sex", datasets.ClassLabel(names=["woman", "man"]))
+    table.to_parquet(tmp_path / "a.parquet")
+    settings = {"files": {"train": "a.parquet"}, "table": {"numeric": ["age"]}}
+    data = read(source="parquet", groups=["sex"], **settings)
+    assert set(data.test.groups["sex"]) == {"woman", "man"}
+
+
+def test_groups_that_cannot_be(people: Callable[..., Data]) -> None:
+    with pytest.raises(InputError, match=r'data\.groups \(of train\).*did you mean "sex"\?'):
+        people(groups=["sexx"])
+    with pytest.raises(InputError, match=r"at most 50.*Name a column with fewer values"):
+        people({"sex": [f"name {row}" for row in range(ROWS)]}, test=0.5)
+    with pytest.raises(InputError, match="bins the numbers"):
+        people({"sex": list(range(ROWS))}, test=0.5)
+    assert people({"sex": [row % 50 for row in range(ROWS)]}, test=0.5)
+
+
+def test_groups_of_texts_from_csv(tmp_path: Path, read: Read) -> None:
+    texts = {"text": [f"text {row}" for row in range(ROWS)], "label": [0, 1] * (ROWS // 2)}
+    pd.DataFrame({**texts, "who": ["a", None] * (ROWS // 2)}).to_csv(tmp_path / "a.csv")
+    data = read(source="csv", files={"train": "a.csv", "test": "a.csv"}, text={}, groups=["who"])
+    assert data.test.groups["who"].tolist() == ["a", "not stated"] * (ROWS // 2)
+
+
+def test_training_rows_need_no_groups(tmp_path: Path, read: Read) -> None:
+    code = """
+import datasets
+
+def make():
+    rows = {"age": [*range(40)], "label": [0, 1] * 20}
+    known = datasets.Dataset.from_dict({**rows, "sex": ["f", "m"] * 20})
+    return {"train": datasets.Dataset.from_dict(rows), "validation": known, "test": known}
+"""
+    (tmp_path / "mine.py").write_text(code)
+    settings = {"name": f"{tmp_path / 'mine.py'}:make", "table": {"numeric": ["age"]}}
+    data = read(source="python", groups=["sex"], **settings)
+    assert data.test.groups["sex"].tolist() == ["f", "m"] * 20
+    with pytest.raises(InputError, match=r"data\.groups \(of test\): got 'who'"):
+        read(source="python", groups=["who"], **settings)
+
+
+def test_groups_of_pictures(tmp_path: Path, read: Read, png: Any) -> None:
+    content = {"image": [png(row) for row in range(40)], "label": [0, 1] * 20}
+    content["who"] = [f"{row % 3}" for row in range(40)]
+    datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
+    data = read(source="parquet", files={"train": "a.parquet"}, groups=["who"])
+    assert set(data.test.groups["who"]) <= {"0", "1", "2"}
+    assert len(data.test.groups["who"]) == len(data.test)
+
+
+def test_data_without_table_and_groups_keeps_its_name() -> None:
+    plain = DataSpec(source="csv", files={"train": "a"})
+    assert {"table", "groups"}.isdisjoint(plain.identity())
+    grouped = DataSpec(source="csv", files={"train": "a"}, groups=["sex"])
+    assert grouped.identity() == {**plain.identity(), "groups": ["sex"]}
+
+
+def test_the_same_table_gets_the_same_name_and_another_another(
+    people: Callable[..., Data],
+) -> None:
+    first, again, other = people(), people(), people({"age": list(range(ROWS))})
+    assert first.facts.fingerprint == again.facts.fingerprint != other.facts.fingerprint
+    assert first.preprocess.fingerprint == again.preprocess.fingerprint
+    assert first.preprocess.fingerprint != other.preprocess.fingerprint
+
+
+@pytest.mark.parametrize(("name", "classes"), [("breast_cancer", 2), ("wine", 3), ("iris", 3)])
+def test_tables_of_scikit_learn(read: Read, name: str, classes: int) -> None:
+    import sklearn.datasets
+
+    bunch = getattr(sklearn.datasets, f"load_{name}")()
+    columns = [str(column) for column in bunch.feature_names]
+    data = read(source="sklearn", name=name, table={"numeric": columns})
+    assert len(data.classes) == classes
+    splits = (data.train, data.validation, data.test)
+    features = np.concatenate([_features(split) for split in splits])
+    scaled = StandardScaler().fit(bunch.data).transform(bunch.data)
+    assert features.shape == scaled.shape
+    assert sorted(np.concatenate([split.labels for split in splits])) == sorted(bunch.target)
+    assert "CC-BY-4.0" in data.facts.licence
+
+
+finite = st.floats(-1e99, 1e99)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(finite, st.just(float("nan"))), min_size=1, max_size=8))
+def test_numbers_are_standardised_as_the_formula_says(values: list[float]) -> None:
+    numbers = np.array(values)
+    known = numbers[~np.isnan(numbers)]
+    found = measure_numbers("x", numbers)
+    if found is None:
+        assert len(set(known)) <= (1 if len(known) == len(numbers) else 0)
+        return
+    assert found.flag == (len(known) < len(numbers))
+    assert found.mean == pytest.approx(np.mean(known), rel=1e-11)
+    assert found.std == pytest.approx(np.std(known) or 1.0, rel=1e-11)
+    features = found.features(numbers)
+    assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize("wrong", ["3", b"3", float("inf"), 1e101])
+def test_what_is_no_number(wrong: object) -> None:
+    with pytest.raises(ValueError, match="no number"):
+        number(wrong)
+
+
+def test_names_do_not_depend_on_how_a_number_is_stored() -> None:
+    assert name_of(3) == name_of(3.0) == name_of(np.float64(3)) == name_of("3")
+    assert name_of(0.5) == "0.5"
+    assert name_of(float("nan")) == name_of(None) == ""
+    for wrong in ([1], {}, b"a", np.zeros(2)):
+        with pytest.raises(ValueError, match="has no name"):
+            name_of(wrong)
+
+
+def test_values_that_training_has_not_share_a_place() -> None:
+    column = Categorical("job", ("cook", "nurse"))
+    named = Named(("", "cook", "pilot"), np.array([0, 1, 2]))
+    assert column.places(named).tolist() == [2, 0, 2]
+    assert column.width == 3

@@ -1,0 +1,412 @@
+"""Bounds hold what exact enumeration, sampling and attacks find; distances are the optimiser's."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize
+from torch import nn
+from torch.nn import functional as F
+
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.certified.bounds import Bounds, NoBoundsError
+from limbeck.evaluate.certified.certify import around, certified_margins
+from limbeck.evaluate.certified.compare import Certifiable, compare_certified, compare_distances
+from limbeck.evaluate.certified.distances import boundary_distances
+from limbeck.evaluate.certified.propagate import propagate, trace
+from limbeck.evaluate.certified.rules import RULES
+
+EVERYWHERE = (-np.inf, np.inf)
+
+
+def frozen(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give a model random weights and, in its norms, statistics far from the usual."""
+    random = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=random) / 2
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.running_mean = torch.randn(module.num_features, generator=random)
+            module.running_var = torch.rand(module.num_features, generator=random) + 0.1
+    return model.eval().requires_grad_(False)
+
+
+def logit_bounds(model: nn.Module, x: np.ndarray, size: float, box=EVERYWHERE):
+    graph = trace(model)
+    known = propagate(model, graph, around(torch.tensor(x), size, box))
+    bounds = known[next(node for node in graph.nodes if node.op == "output")]
+    return bounds.low.numpy(), bounds.high.numpy()
+
+
+def exact_margin(weights, biases, x: np.ndarray, label: int, size: float) -> float:
+    """Find the least margin of a net with one hidden layer of ReLUs, one linear program a pattern.
+
+    In each pattern of active units the net is linear, and the inputs that have it are a polytope.
+    """
+    (w1, w2), (b1, b2) = weights, biases
+    least = np.inf
+    for active in itertools.product([0.0, 1.0], repeat=len(b1)):
+        on = np.array(active)
+        sign = 1 - 2 * on  # active: -(w x + b) <= 0
+        for other in set(range(len(b2))) - {label}:
+            slope = (w2[label] - w2[other]) * on
+            found = optimize.linprog(
+                slope @ w1,
+                A_ub=sign[:, None] * w1,
+                b_ub=-sign * b1,
+                bounds=[(value - size, value + size) for value in x],
+            )
+            if found.status == 0:
+                value = found.fun + slope @ b1 + b2[label] - b2[other]
+                least = min(least, value)
+    return least
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_certificate_is_wrong_by_exact_enumeration(seed):
+    net = frozen(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)), seed)
+    weights = [net[0].weight.double().numpy(), net[2].weight.double().numpy()]
+    biases = [net[0].bias.double().numpy(), net[2].bias.double().numpy()]
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(1, 3)).astype(np.float32)
+    labels = net(torch.tensor(x)).argmax(dim=1).numpy()
+    gaps = []
+    for size in (0.0, 0.02, 0.3):
+        bounds = certified_margins(net, x, labels, size=size, box=EVERYWHERE)
+        exact = exact_margin(weights, biases, x[0].astype(float), labels[0], size)
+        assert bounds[0] <= exact + 1e-12
+        gaps.append(exact - bounds[0])
+    assert gaps[0] < 1e-5  # with no change at all the bound is the margin
+    assert gaps[1] < 0.2  # and it is no empty promise for a small one
+
+
+def test_of_a_linear_model_the_bound_is_the_worst_corner():
+    model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+    x = np.random.default_rng(0).random((6, 1, 2, 2)).astype(np.float32)
+    labels = model(torch.tensor(x)).argmax(dim=1).numpy()
+    found = certified_margins(model, x, labels, size=0.1)
+    for row, label in enumerate(labels):
+        flat = x[row].astype(float).ravel()
+        sides = [(max(value - 0.1, 0), min(value + 0.1, 1)) for value in flat]
+        corners = np.array(list(itertools.product(*sides)))
+        logits = corners @ model[1].weight.double().numpy().T + model[1].bias.double().numpy()
+        margins = logits[:, [label]] - np.delete(logits, label, axis=1)
+        assert found[row] == pytest.approx(margins.min(), abs=1e-5)
+        assert found[row] <= margins.min()
+
+
+def test_the_bound_leaves_room_for_the_rounding_of_float32():
+    model = frozen(nn.Sequential(nn.Linear(50, 2)))
+    x = np.random.default_rng(0).random((5, 50)).astype(np.float32)
+    weight, bias = model[0].weight.double().numpy(), model[0].bias.double().numpy()
+    logits = x.astype(float) @ weight.T + bias
+    sums = x.astype(float) @ np.abs(weight).T + np.abs(bias)
+    found = certified_margins(model, x, np.zeros(5, dtype=np.int64), size=0.0)
+    room = 51 * 2.0**-24 * sums.sum(axis=1)  # 50 products and a bias, for each of the two logits
+    assert (found <= logits[:, 0] - logits[:, 1] - room).all()
+    assert (found >= logits[:, 0] - logits[:, 1] - 3 * room).all()
+
+
+class Residual(nn.Module):
+    """Functions, methods, a sum, a pad, constants, a mean over space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.two = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False)
+        self.act = nn.ReLU(inplace=True)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.one(x)))
+        out = self.two(x)
+        out += x
+        out = self.act(out)
+        out = F.pad(out[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        out = 0.5 * out - 0.1 + out / -3.0
+        return self.last(out.mean((2, 3)).reshape(x.size(0), -1))
+
+
+def conv_net(activation: nn.Module, pool: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=1, padding="same"),
+        nn.BatchNorm2d(4),
+        activation,
+        pool,
+        nn.Dropout(0.5),
+        nn.Conv2d(4, 3, 2, dilation=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Identity(),
+        nn.Linear(3, 3),
+        nn.Tanh(),
+    )
+
+
+NETS = {
+    "relu": conv_net(nn.ReLU(), nn.MaxPool2d(2, padding=1)),
+    "gelu": conv_net(nn.GELU(), nn.AvgPool2d(2)),
+    "gelu by tanh": conv_net(nn.GELU(approximate="tanh"), nn.MaxPool2d(2)),
+    "silu": conv_net(nn.SiLU(), nn.AvgPool2d(2)),
+    "hard swish": conv_net(nn.Hardswish(), nn.AdaptiveMaxPool2d(4)),
+    "leaky": conv_net(nn.LeakyReLU(0.1), nn.MaxPool2d(2)),
+    "sigmoid": conv_net(nn.Sigmoid(), nn.AvgPool2d(2)),
+    "residual": Residual(),
+}
+
+
+@pytest.mark.parametrize("name", list(NETS))
+@pytest.mark.parametrize("size", [0.001, 0.05, 0.5])
+def test_neither_sampling_nor_climbing_escapes(name, size):
+    net = frozen(NETS[name], seed=len(name))
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 2, 8, 8, generator=random)
+    low, high = logit_bounds(net, x.numpy(), size, (0, 1))
+    assert (low <= high).all()
+
+    def within(changed):
+        logits = net(changed.float()).numpy()  # float32, as the model is run
+        exact = net.double()(changed.double()).numpy()
+        net.float()
+        return all(((low <= z) & (z <= high)).all() for z in (logits, exact))
+
+    assert within(x)
+    for draw in range(10):
+        noise = 2 * torch.rand(x.shape, generator=random) - 1
+        change = noise.sign() if draw % 2 else noise
+        assert within((x + size * change).clamp(0, 1))
+    for direction in (-1, 1):  # of every logit, by signed gradients
+        for index in range(3):
+            changed = x.clone()
+            for _ in range(8):
+                changed.requires_grad_()
+                (gradient,) = torch.autograd.grad(net(changed)[:, index].sum(), changed)
+                step = changed.detach() + direction * size / 3 * gradient.sign()
+                changed = torch.minimum(torch.maximum(step, x - size), x + size).clamp(0, 1)
+            assert within(changed)
+
+
+@pytest.mark.parametrize(
+    "function", [nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Hardswish()]
+)
+def test_a_function_with_a_valley_is_bounded_on_every_interval(function):
+    pairs = np.array(list(itertools.combinations(np.linspace(-4, 3, 57), 2)))
+    low, high = torch.tensor(pairs).T[:, :, None]
+    found = RULES[type(function)](function, Bounds(low, high))
+    values = function(low + (high - low) * torch.linspace(0, 1, 301, dtype=torch.float64))
+    assert (found.low <= values).all()
+    assert (values <= found.high).all()
+    wide = (found.high - found.low)[:, 0] - (values.amax(dim=1) - values.amin(dim=1))
+    assert wide.max() < 2e-3
+
+
+def test_bounds_grow_with_the_size():
+    net = frozen(NETS["relu"])
+    x = np.random.default_rng(0).random((3, 2, 8, 8)).astype(np.float32)
+    labels = np.array([0, 1, 2])
+    margins = [certified_margins(net, x, labels, size=size) for size in (0.0, 0.01, 0.1)]
+    assert (margins[0] > margins[1]).all()
+    assert (margins[1] > margins[2]).all()
+
+
+def test_the_difference_of_a_last_layer_is_bounded_at_once():
+    net = frozen(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+    x = np.random.default_rng(0).random((20, 4)).astype(np.float32)
+    labels = net(torch.tensor(x)).argmax(dim=1).numpy()
+    low, high = logit_bounds(net, x, 0.1, (0, 1))
+    rows = np.arange(20)
+    others = high.copy()
+    others[rows, labels] = -np.inf
+    apart = low[rows, labels] - others.max(axis=1)
+    at_once = certified_margins(net, x, labels, size=0.1)
+    assert (at_once > apart - 1e-5).all()  # equal where every unit's weights differ in sign
+    assert (at_once > apart + 1e-3).mean() > 0.5
+
+
+class Overwriting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        y = self.linear(x)
+        z = y + 1
+        F.relu(y, inplace=True)
+        return y + z
+
+
+class OverwritingByPlace(Overwriting):
+    def forward(self, x):
+        y = self.linear(x)
+        z = y.flatten(1)
+        return y + F.relu(z, True)
+
+
+class Doubling(Overwriting):
+    def forward(self, x):
+        y = self.linear(x)
+        return torch.add(y, y, alpha=2)
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Shouting(nn.Linear):
+    def forward(self, x):
+        return 100 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), r"1 \(LayerNorm\): there is no rule"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)), r"1 \(Softmax\)"),
+        (nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), "from the batch"),
+        (nn.Sequential(nn.Dropout(0.5)).train(), "train mode"),
+        (nn.Sequential(nn.LeakyReLU(-0.5)), "slope is negative"),
+        (nn.Sequential(nn.Flatten(), Overwriting()), "overwrites what is used"),
+        (OverwritingByPlace(), "overwrites what is used"),
+        (Doubling(), "with these options"),
+        (Deciding(), "cannot trace"),
+    ],
+)
+def test_a_part_without_a_rule_is_named(model, says):
+    with pytest.raises(NoBoundsError, match=says):
+        certified_margins(model, np.ones((2, 2), dtype=np.float32), np.array([0, 1]), size=0.1)
+
+
+def test_a_subclass_is_not_taken_for_its_parent():
+    model = nn.Sequential(frozen(Shouting(2, 2)))
+    x = np.ones((1, 2), dtype=np.float32)
+    with pytest.raises(NoBoundsError):
+        certified_margins(model, x, np.array([0]), size=0.1)
+
+
+def test_a_hook_that_changes_answers_gives_no_certificate():
+    model = nn.Sequential(frozen(nn.Linear(2, 2)))
+    model[0].register_forward_hook(lambda module, args, out: out + 5)
+    x = np.ones((1, 2), dtype=np.float32)
+    with pytest.raises(NoBoundsError, match="own answers"):
+        certified_margins(model, x, np.array([0]), size=0.1)
+
+
+def least_change(weight, bias, x, label, norm: str) -> float:
+    """Let an optimiser find the least change of a linear model's answer."""
+    distances = []
+    for other in set(range(len(bias))) - {label}:
+        slope, gap = weight[label] - weight[other], bias[label] - bias[other]
+        if norm == "l2":
+            found = optimize.minimize(
+                lambda d: d @ d,
+                np.full(len(x), 0.01),
+                constraints={
+                    "type": "ineq",
+                    "fun": lambda d, s=slope, g=gap: -(s @ (x + d) + g),
+                },
+                method="SLSQP",
+                options={"ftol": 1e-14, "maxiter": 500},
+            )
+            distances.append(np.sqrt(found.fun))
+        else:  # the least t with |d| <= t and the other class on top
+            count = len(x)
+            eye, ones = np.eye(count), np.ones((count, 1))
+            found = optimize.linprog(
+                np.r_[np.zeros(count), 1],
+                A_ub=np.block([[eye, -ones], [-eye, -ones], [slope[None], np.zeros((1, 1))]]),
+                b_ub=np.r_[np.zeros(2 * count), -(slope @ x + gap)],
+                bounds=[(None, None)] * count + [(0, None)],
+            )
+            distances.append(found.fun)
+    return min(distances)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_linear_models_distance_is_the_optimisers(norm):
+    model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), seed=1)
+    x = np.random.default_rng(0).random((8, 1, 2, 2)).astype(np.float32)
+    labels = model(torch.tensor(x)).argmax(dim=1).numpy()
+    found = boundary_distances(model, x, labels, norm=norm)
+    weight, bias = model[1].weight.double().numpy(), model[1].bias.double().numpy()
+    for row, label in enumerate(labels):
+        expected = least_change(weight, bias, x[row].ravel().astype(float), label, norm)
+        assert found[row] == pytest.approx(expected, rel=1e-3)
+
+
+def test_within_a_linear_piece_the_boundary_is_where_it_says():
+    net = frozen(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)), seed=2).double()
+    x = torch.tensor(np.random.default_rng(0).normal(size=(200, 3)))
+    logits = net(x)
+    labels = logits.argmax(dim=1)
+    distances = boundary_distances(net, x.numpy(), labels.numpy())
+    checked = 0
+    for row in range(200):
+        one = x[row : row + 1].clone().requires_grad_()
+        margin = net(one)[0, labels[row]] - net(one)[0, 1 - labels[row]]
+        (slope,) = torch.autograd.grad(margin, one)
+        at = one.detach() - distances[row] * slope / slope.norm()
+        if ((net[0](at) > 0) == (net[0](one) > 0)).all():
+            checked += 1
+            answer = net(at)[0]
+            assert float(answer[0] - answer[1]) == pytest.approx(0, abs=1e-9)
+    assert checked > 20
+
+
+def test_distances_at_the_edges():
+    model = frozen(nn.Sequential(nn.Linear(2, 2)))
+    x = np.ones((2, 2), dtype=np.float32)
+    wrong = 1 - model(torch.tensor(x)).argmax(dim=1).numpy()
+    assert (boundary_distances(model, x, wrong) == 0).all()
+    model[0].weight.zero_()
+    assert np.isinf(boundary_distances(model, x, 1 - wrong)).all() == (
+        float(model[0].bias[0]) != float(model[0].bias[1])
+    )
+    alone = frozen(nn.Sequential(nn.Linear(2, 1)))
+    assert np.isinf(boundary_distances(alone, x, np.zeros(2, dtype=np.int64))).all()
+
+
+def test_student_and_teacher_side_by_side():
+    x = np.random.default_rng(0).random((40, 1, 2, 2)).astype(np.float32)
+    teacher = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=3)
+    labels = teacher(torch.tensor(x)).argmax(dim=1).numpy()
+    sides = {
+        "student": Certifiable(teacher, np.arange(40) % 2 == 0),  # the file is wrong on the rest
+        "teacher": Certifiable(teacher, np.ones(40, dtype=bool)),
+    }
+    rows, findings, notes = compare_certified(sides, x, labels, sizes=(0.01, 0.1), margin=0.02)
+    sure = certified_margins(teacher, x, labels, size=0.01) > 0
+    assert rows[0].teacher.value == pytest.approx(sure.mean())
+    assert rows[0].student.value == pytest.approx((sure & (np.arange(40) % 2 == 0)).mean())
+    assert len(findings) == 2
+    assert not notes
+    distances, finding = compare_distances(sides, x, labels, resamples=Resamples(40, draws=50))
+    expected = np.sort(boundary_distances(teacher, x, labels))
+    assert finding.teacher.value == pytest.approx(expected[19])
+    assert finding.difference.value == 0
+    assert distances.student[3] == pytest.approx(np.median(expected))
+
+
+def test_a_model_without_rules_is_a_note():
+    x = np.ones((3, 1, 2, 2), dtype=np.float32)
+    odd = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
+    plain = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+    right = np.ones(3, dtype=bool)
+    sides = {"student": Certifiable(odd, right), "teacher": Certifiable(plain, right)}
+    rows, findings, notes = compare_certified(
+        sides, x, np.zeros(3, dtype=np.int64), sizes=(0.1,), margin=0.02
+    )
+    assert (rows, findings) == ((), [])
+    assert notes == [
+        "The student has no certified accuracy: 1 (LayerNorm): there is no rule for it."
+    ]
+    sides = {"student": sides["teacher"], "teacher": sides["student"]}
+    rows, _, notes = compare_certified(
+        sides, x, np.zeros(3, dtype=np.int64), sizes=(0.1,), margin=0.02
+    )
+    assert rows[0].teacher is None
+    assert "teacher has no certified accuracy" in notes[0]

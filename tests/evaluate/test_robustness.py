@@ -1,0 +1,225 @@
+"""The question as a whole: every part, and a plain note wherever one cannot be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import InputError
+from limbeck.evaluate.questions import robustness
+from limbeck.evaluate.questions.robustness import Robustness, ask
+from limbeck.evaluate.sitting import Pixels, Side, Sitting, Texts, Twin
+from limbeck.export.predictor import TorchPredictor
+from limbeck.tasks.image_classification import ImageClassification
+
+CLASSES = ("left", "right", "<script>")
+TASK = ImageClassification(CLASSES)
+FAST = {"attacked": 40, "steps": 4, "restarts": 1, "queries": 5, "draws": 100, "sizes": (0.05, 0.2)}
+
+
+def model(seed: int, channels: int = 1) -> nn.Module:
+    """Give a net that tells which third of a picture is brightest, a little roughly."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.Flatten())
+    net.append(nn.Linear(6 * 36, 3))
+    columns = torch.arange(6).div(2, rounding_mode="floor").repeat(6).repeat(6)
+    net[0].weight.data = net[0].weight.data.abs()
+    net[3].weight.data = torch.stack([(columns == c).float() - 1 / 3 for c in range(3)])
+    net[3].weight.data += 0.05 * torch.randn(net[3].weight.shape)
+    return net.eval().requires_grad_(False)
+
+
+def side(name: str, seed: int, *, channels: int = 1, twin: bool = True) -> Side:
+    net = model(seed, channels)
+    return Side(name, TorchPredictor(net, TASK), Twin(net, TASK) if twin else None)
+
+
+def sitting(student: Side, teacher: Side | None, *, count: int = 60, channels: int = 1) -> Sitting:
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=count)
+    pixels = 0.4 * random.random((count, channels, 6, 6))
+    for picture, label in zip(pixels, labels, strict=True):
+        picture[:, :, 2 * label : 2 * label + 2] += 0.3
+    inputs = ((pixels - 0.5) / 0.25).astype(np.float32)
+
+    def batches():
+        for first in range(0, count, 16):
+            rows = slice(first, first + 16)
+            yield {"image": inputs[rows], "label": labels[rows]}
+
+    return Sitting(
+        student,
+        teacher,
+        batches,
+        batches,
+        CLASSES,
+        Pixels((0.5,) * channels, (0.25,) * channels),
+        limit=50,
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_part_is_answered(channels):
+    pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
+    sides = side("small", 0, channels=channels), side("large", 1, channels=channels)
+    found = ask(sitting(*sides, channels=channels), **FAST)
+    assert (found.samples, found.attacked) == (50, 40)
+    assert len(found.attacks) == 2 * 5
+    assert len(found.corruptions) == 5 * 5
+    assert len(found.certified) == 3
+    assert found.distances.teacher is not None
+    assert found.notes == ()
+    names = [line.name for line in found.findings]
+    assert len(set(names)) == len(names) == 2 + 1 + 2 + 5 + 1 + 3 + 1
+    for line in found.findings:
+        assert line.difference.interval is not None
+        assert line.difference.value == pytest.approx(line.student.value - line.teacher.value)
+        assert line.how.endswith(".")
+    robust = next(line for line in found.findings if "51/255" in line.name)
+    certain = next(line for line in found.findings if line.name.startswith("Certified"))
+    assert certain.student.value > 0
+    assert robust.student.value <= certain.student.value
+    assert Robustness.model_validate_json(found.model_dump_json()) == found
+
+
+def test_what_is_certain_no_attack_breaks():
+    pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
+    size = 0.02
+    found = ask(
+        sitting(side("small", 0), None),
+        parts=("attacks", "certified"),
+        **FAST | {"sizes": (size,), "certified_sizes": (size,), "queries": 50},
+    )
+    strongest = next(row for row in found.attacks if row.attack == "strongest")
+    assert 0 < found.certified[0].student.value <= strongest.student.value
+    assert all(line.verdict == "alone" for line in found.findings)
+
+
+def test_a_student_beside_itself_is_kept():
+    found = ask(sitting(side("a", 0), side("b", 0)), **FAST, parts=("corruption", "distances"))
+    assert found.attacks == ()
+    assert all(line.difference.value == 0 for line in found.findings)
+    assert all(row.student == row.teacher for row in found.corruptions)
+
+
+def test_without_a_twin_there_is_a_note_and_still_a_figure():
+    pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
+    found = ask(sitting(side("small", 0, twin=False), side("large", 1)), **FAST)
+    assert len(found.notes) == 3
+    assert "The student has no twin" in found.notes[0]
+    assert {row.attack for row in found.attacks if row.student} == {
+        "transfer",
+        "gradients",
+        "strongest",
+    }
+    assert found.certified == ()
+    assert found.distances is None
+    assert len(found.corruptions) == 25
+
+
+def test_without_foolbox_the_note_names_the_extra(monkeypatch):
+    monkeypatch.setattr(robustness, "available", lambda module: False)
+    found = ask(sitting(side("small", 0), None), **FAST)
+    assert found.notes == ('Attacks need foolbox: pip install "limbeck[evaluate]".',)
+    assert found.attacks == ()
+    assert found.certified
+
+
+def test_one_sample_is_enough():
+    pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
+    found = ask(sitting(side("small", 0), side("large", 1), count=1), **FAST)
+    assert (found.samples, found.attacked) == (1, 1)
+    assert found.warnings == ()
+
+
+def test_pixels_outside_the_box_are_not_attacked():
+    wrong = sitting(side("small", 0), None)
+    wrong = Sitting(
+        wrong.student, None, wrong.batches, wrong.batches, CLASSES, Pixels((0.5,), (1.0,))
+    )
+    found = ask(wrong, **FAST)
+    assert "not the box from 0 to 1" in found.notes[-1]
+    assert found.attacks == ()
+
+
+class CountsWords:
+    """Answers 1 to a sentence of more than six known words."""
+
+    def predict(self, batch):
+        known = (np.asarray(batch["input_ids"]) == 1).sum(axis=1) - 6.5
+        return {"logits": np.stack([-known, known], axis=1).astype(np.float32)}
+
+
+def encode(sentences):
+    known = {"good", "film", "and", "a", "very"}
+    length = max(len(one.split()) for one in sentences)
+    ids = np.zeros((len(sentences), length), dtype=np.int64)
+    for row, one in zip(ids, sentences, strict=True):
+        words = one.split()
+        row[: len(words)] = [1 if word in known else 2 for word in words]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(ids > 0)}
+
+
+def test_texts_get_typos_and_lose_words():
+    raw = ["a very good film and a good film"] * 30 + ["a good film"] * 30
+    labels = np.array([1] * 30 + [0] * 30)
+
+    def batches():
+        yield {**encode(raw), "label": labels}
+
+    one = Sitting(
+        Side("small", CountsWords()),
+        Side("large", CountsWords()),
+        batches,
+        batches,
+        ("bad", "good"),
+        texts=Texts(raw, encode),
+        limit=40,
+    )
+    found = ask(one)
+    assert {row.kind for row in found.corruptions} == {"typos", "dropped words"}
+    assert len(found.corruptions) == 10
+    accuracy = [row.student.value for row in found.corruptions if row.kind == "dropped words"]
+    # A short sentence stays short; a long one of 8 loses 1, 1, 2, 3 and 4 words.
+    rows = one.sample["row"]
+    short = (rows >= 30).mean()
+    assert accuracy == pytest.approx([1, 1, short, short, short])
+    assert found.attacked == 0
+    assert found.notes == (
+        "The samples are not pictures: no attacks, no certificates, no distances.",
+    )
+
+
+def test_numbers_that_are_neither_are_left_alone():
+    class Sums:
+        def predict(self, batch):
+            total = batch["features"].sum(axis=1)
+            return {"logits": np.stack([-total, total], axis=1)}
+
+    def batches():
+        yield {"features": np.ones((5, 3), dtype=np.float32), "label": np.ones(5, dtype=np.int64)}
+
+    found = ask(Sitting(Side("small", Sums()), None, batches, batches, ("no", "yes")))
+    assert found.findings == ()
+    assert len(found.notes) == 2
+
+
+def test_wrong_settings_are_refused():
+    one = sitting(side("small", 0), None)
+    with pytest.raises(InputError, match='did you mean "attacks"'):
+        ask(one, parts=("attack",))
+    with pytest.raises(InputError, match="at most 1"):
+        ask(one, sizes=(8,))
+    with pytest.raises(InputError, match="attacked"):
+        ask(one, attacked=0)
+
+
+def test_reading_a_result_needs_no_torch():
+    code = "import sys, limbeck.evaluate.questions.robustness; print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert printed.stdout.strip() == "False"

@@ -1,0 +1,263 @@
+"""Rankings beside scikit-learn's, risk and deferral counted by hand, pictures of nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+from sittings import digits
+from sklearn import metrics
+
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.deferral import coverage_risk, defer, threshold_for, threshold_to_match
+from limbeck.evaluate.doubt import Doubter
+from limbeck.evaluate.interval import Interval
+from limbeck.evaluate.interval_overlap import interval_overlaps, overlap
+from limbeck.evaluate.outside import SCORES, Logits, pictures_outside, told_apart
+from limbeck.evaluate.probabilities import log_probabilities
+from limbeck.evaluate.questions.uncertainty import Uncertainty, ask
+from limbeck.evaluate.ranking import Ranking, aurc, auroc, false_positives
+from limbeck.evaluate.sitting import Pixels
+
+
+def scored(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    scores = random.random(count)
+    hits = (random.random(count) < 0.3 + 0.5 * scores).astype(float)
+    return (scores.round(1) if tied else scores), hits
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 80), st.booleans())
+def test_rankings_are_sklearns_on_every_draw(seed, count, tied):
+    scores, hits = scored(seed, count, tied)
+    rows = np.random.default_rng(seed).integers(count, size=(4, count))
+    counts = np.stack([np.bincount(row, minlength=count) for row in rows]).astype(float)
+    ranking = Ranking.of(scores)
+    area, let_through = auroc(ranking, counts, hits), false_positives(ranking, counts, hits)
+    for k, row in enumerate(rows):
+        if len(set(hits[row])) < 2:
+            assert np.isnan(area[k])
+            assert np.isnan(let_through[k])
+            continue
+        assert area[k] == pytest.approx(metrics.roc_auc_score(hits[row], scores[row]))
+        wrong, right, _ = metrics.roc_curve(hits[row], scores[row], drop_intermediate=False)
+        assert let_through[k] == pytest.approx(wrong[np.argmax(right >= 0.95 - 1e-9)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.booleans())
+def test_the_area_under_risk_is_the_mean_of_risks_counted_one_by_one(seed, count, tied):
+    confidence, hits = scored(seed, count, tied)
+    risks = [(1 - hits)[confidence >= least].mean() for least in confidence]
+    found = aurc(Ranking.of(confidence), np.ones((1, count)), 1 - hits)
+    assert found[0] == pytest.approx(np.mean(risks))
+    curve = coverage_risk(confidence, 1 - hits)
+    for point in curve:
+        least = np.sort(confidence)[::-1][round(point.coverage * count) - 1]
+        assert point.coverage == pytest.approx((confidence >= least).mean())
+        assert point.risk == pytest.approx((1 - hits)[confidence >= least].mean())
+    assert curve[-1].coverage == 1.0
+    assert len(coverage_risk(confidence, 1 - hits, points=5)) <= 5
+
+
+@pytest.mark.parametrize("risk", [0.0, 1.0])
+def test_models_all_right_or_all_wrong_have_a_flat_curve(risk):
+    wrong = np.full(6, risk)
+    ranking = Ranking.of(np.arange(6.0))
+    assert aurc(ranking, np.ones((1, 6)), wrong).tolist() == [risk]
+    assert np.isnan(auroc(ranking, np.ones((1, 6)), 1 - wrong)[0])
+
+
+def test_no_order_is_better_than_all_errors_last():
+    random = np.random.default_rng(0)
+    logits = 2 * random.normal(size=(200, 4))
+    labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+    doubter = Doubter.of(log_probabilities(logits), labels)
+    resamples = Resamples(200, draws=50)
+    found = doubter.doubt(resamples.estimate(doubter.risk), resamples=resamples)
+    wrong = np.sort(1 - doubter.right)
+    best = np.mean(np.cumsum(wrong) / np.arange(1, 201))
+    assert found.best_aurc == pytest.approx(best)
+    assert found.best_aurc < found.aurc.value
+    assert sum(found.entropy.right) + sum(found.entropy.wrong) == 200
+    for mean, hit in ((found.entropy.mean_right, 1), (found.entropy.mean_wrong, 0)):
+        expected = special.entr(special.softmax(logits, axis=1)).sum(axis=1)[doubter.right == hit]
+        assert mean.value == pytest.approx(expected.mean())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.booleans(), st.floats(0.01, 1))
+def test_a_threshold_lets_through_no_less_than_it_should(seed, count, tied, coverage):
+    confidence, _ = scored(seed, count, tied)
+    threshold = threshold_for(confidence, coverage)
+    assert (confidence >= threshold).mean() >= min(coverage, 1) - 1 / count - 1e-9
+    assert threshold in confidence
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.booleans())
+def test_the_threshold_to_match_is_the_lowest_of_all_that_do(seed, count, tied):
+    confidence, student = scored(seed, count, tied)
+    teacher = (np.random.default_rng(seed + 1).random(count) < 0.8).astype(float)
+    enough = [
+        t
+        for t in confidence
+        if np.where(confidence >= t, student, teacher).mean() >= teacher.mean() - 1e-12
+    ]
+    found = threshold_to_match(confidence, student, teacher)
+    assert found == (min(enough) if enough else np.inf)
+
+
+def test_deferral_is_counted_by_hand():
+    confidence = np.array([0.9, 0.8, 0.4, 0.3])
+    student, teacher = np.array([1.0, 0, 0, 1]), np.array([1.0, 1, 1, 0])
+    found = defer(confidence, student, teacher, coverage=0.5, threshold=0.8)
+    assert found.answered.value == 0.5
+    assert found.alone.value == 0.5
+    assert found.with_teacher.value == 0.5
+    assert found.against_teacher.value == -0.25
+    assert found.with_person.value == 0.75
+    nothing = defer(confidence, student, None, coverage=0.0, threshold=np.inf)
+    assert (nothing.alone, nothing.with_teacher) == (None, None)
+    assert nothing.with_person.value == 1.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(*[st.floats(-1e3, 1e3)] * 4)
+def test_the_overlap_of_intervals_is_a_share_and_the_same_both_ways(a, b, c, d):
+    one = Interval(low=min(a, b), high=max(a, b), method="drawn")
+    other = Interval(low=min(c, d), high=max(c, d), method="drawn")
+    assert 0 <= overlap(one, other) <= 1
+    assert overlap(one, other) == pytest.approx(overlap(other, one))
+    assert overlap(one, one) == 1.0
+    apart = Interval(low=one.high + 1, high=one.high + 2, method="drawn")
+    assert overlap(one, apart) == 0.0
+
+
+def test_a_student_that_is_its_teacher_is_as_sure_of_everything():
+    random = np.random.default_rng(0)
+    log_p = log_probabilities(random.normal(size=(100, 3)))
+    found = interval_overlaps(
+        log_p, log_p, random.integers(3, size=100), resamples=Resamples(100, draws=100)
+    )
+    assert [one.figure for one in found] == [
+        "accuracy",
+        "negative log-likelihood",
+        "calibration error",
+    ]
+    assert {(one.overlap, one.width) for one in found} == {(1.0, 1.0)}
+
+
+def test_scores_are_what_their_papers_say():
+    logits = np.float32([[2.0, 0.0], [np.inf, 0.0], [0.0, -np.inf]])
+    p = special.softmax(logits[:1].astype(float), axis=1)
+    assert SCORES["largest probability"](logits).tolist() == [pytest.approx(p.max()), 1.0, 1.0]
+    assert SCORES["entropy"](logits)[0] == pytest.approx((p * np.log(p)).sum())
+    assert SCORES["entropy"](logits)[1:].tolist() == [0.0, 0.0]
+    assert SCORES["energy"](logits).tolist() == [
+        pytest.approx(np.log(np.exp(2) + 1)),
+        np.inf,
+        0.0,
+    ]
+
+
+def test_pictures_from_outside_lie_in_the_pixel_box():
+    random = np.random.default_rng(0)
+    pixels = Pixels(mean=(0.3, 0.5, 0.1), std=(0.2, 0.5, 0.4))
+    mean, std = (np.array(part)[:, None, None] for part in (pixels.mean, pixels.std))
+    shown = random.random((5, 3, 4, 6))
+    made = dict(pictures_outside((shown - mean) / std, pixels, seed=1))
+    back = {name: picture * std + mean for name, picture in made.items()}
+    assert list(made) == ["noise", "shuffled pixels", "inverted"]
+    assert back["inverted"] == pytest.approx(1 - shown, abs=1e-6)
+    for picture in back.values():
+        assert picture.shape == shown.shape
+        assert picture.min() >= -1e-6
+        assert picture.max() <= 1 + 1e-6
+    # The same pixels with all their channels, in another order in every picture.
+    shuffled = back["shuffled pixels"]
+    for one, other in zip(shown, shuffled, strict=True):
+        assert np.sort(one.reshape(3, -1).T.round(5), axis=0) == pytest.approx(
+            np.sort(other.reshape(3, -1).T, axis=0), abs=1e-5
+        )
+    assert set(map(tuple, shown[0].reshape(3, -1).T.round(4))) == set(
+        map(tuple, shuffled[0].reshape(3, -1).T.round(4))
+    )
+    assert abs(shuffled - shown).max() > 0.1
+
+
+def test_samples_that_look_the_same_are_told_apart_by_chance_and_others_always():
+    random = np.random.default_rng(0)
+    inside = random.normal(size=(300, 4))
+    sure = Logits(inside + 50 * np.eye(4)[random.integers(4, size=300)], np.zeros((100, 4)))
+    alike = Logits(inside, random.normal(size=(100, 4)))
+    found = told_apart(alike, sure, samples="noise", draws=200)
+    assert [one.score for one in found] == list(SCORES)
+    for one in found:
+        assert one.count == (300, 100)
+        assert one.auroc.teacher.value == 1.0
+        assert one.false_positives.teacher.value == 0.0
+        assert one.auroc.student.interval.low < 0.5 < one.auroc.student.interval.high
+
+
+def test_the_question_answers_of_digits():
+    sitting = digits()
+    found = ask(sitting, draws=200)
+    student = sitting.student_answers
+    p = special.softmax(student.logits.astype(float), axis=1)
+    wrong = p.argmax(axis=1) != student.labels
+    told, risk, handed, *apart = found.findings
+    entropy = special.entr(p).sum(axis=1)
+    assert told.student.value == pytest.approx(metrics.roc_auc_score(wrong, entropy))
+    assert risk.student == found.student.aurc
+    assert (
+        handed.teacher.value
+        == (sitting.teacher_answers.logits.argmax(axis=1) == student.labels).mean()
+    )
+    assert len(apart) == 3
+    assert len(found.outside) == 9
+    assert found.outside[0].count == (40, 40)
+    assert len(found.intervals) == 3
+    for row in found.deferrals:
+        assert row.with_person.value >= row.with_teacher.value
+    assert Uncertainty.model_validate_json(found.model_dump_json()) == found
+
+
+def test_samples_given_from_outside_need_no_label():
+    sitting = digits()
+    blank = np.zeros((70, 1, 8, 8), dtype=np.float32)
+    found = ask(sitting, outside=lambda: iter([{"image": blank}]), draws=50)
+    assert {one.samples for one in found.outside} == {"the samples given"}
+    assert found.outside[0].count == (40, 40)
+
+
+def test_thresholds_come_from_validation_samples():
+    sitting = digits()
+    with_others = dataclasses.replace(
+        sitting, validation=lambda: iter([next(sitting.validation())])
+    )
+    one, other = ask(sitting, draws=10), ask(with_others, draws=10)
+    assert one.deferrals != other.deferrals
+    assert one.student.curve == other.student.curve
+
+
+def test_what_it_cannot_do_it_says():
+    class Right:
+        def predict(self, batch):
+            return {"logits": np.eye(10)[np.asarray(batch["label"])]}
+
+    sitting = dataclasses.replace(digits(teacher=False), pixels=None)
+    sure = dataclasses.replace(sitting.student, predictor=Right())
+    found = ask(dataclasses.replace(sitting, student=sure), draws=20)
+    assert [finding.name for finding in found.findings] == ["Risk over all coverages"]
+    assert found.outside == ()
+    assert found.to_match is None
+    assert found.student.entropy.mean_wrong is None
+    assert ["no teacher" in found.notes[0], "all right" in found.notes[1]] == [True, True]
+    assert "pictures" in found.notes[2]
+    assert Uncertainty.model_validate_json(found.model_dump_json()) == found
