@@ -129,7 +129,7 @@ def _orders() -> Iterator[Variant]:
     }
     for order in (
         ("prune", "distil", "factorise"),
-        ("distil", "prune", "factorise"),
+        ("factorise", "distil", "prune"),
         ("prune", "factorise", "distil"),
         ("factorise", "prune", "distil"),
     ):

@@ -13,6 +13,8 @@ install_import_hook(
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from accelerate import Accelerator
 
 
@@ -21,3 +23,16 @@ def accelerator() -> Accelerator:
     from accelerate import Accelerator
 
     return Accelerator(cpu=True)
+
+
+@pytest.fixture(scope="session")
+def quick_measuring() -> Iterator[None]:
+    """Measure costs for a moment only: no test here is about their figures."""
+    from limbeck.evaluate import measure
+    from limbeck.pipeline import examine
+
+    with pytest.MonkeyPatch.context() as patch:
+        brief = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
+        whole = measure.measure
+        patch.setattr(examine, "measure", lambda files, one, **asked: whole(files, one, **brief))
+        yield

@@ -136,7 +136,7 @@ def needed(page: Path) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.stem, marks=needed(page)) for page in PAGES]
 )
-def test_a_tutorial_is_true(page, alone, blocks_of):
+def test_a_tutorial_is_true(page, alone, blocks_of, quick_measuring):
     session = Session(page, alone)
     for block in blocks_of(page):
         session.follow(block)

@@ -108,19 +108,6 @@ def recipe_with(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def quick_measuring() -> Iterator[None]:
-    """Measure costs for a moment only: no test here is about their figures."""
-    from limbeck.evaluate import measure
-    from limbeck.pipeline import examine
-
-    with pytest.MonkeyPatch.context() as patch:
-        brief = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
-        whole = measure.measure
-        patch.setattr(examine, "measure", lambda files, one, **asked: whole(files, one, **brief))
-        yield
-
-
-@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, quick_measuring: None) -> Path:
     """The folder of one whole run, the smoke profile of digits; look, do not touch."""
     from limbeck.pipeline.resolve import resolve

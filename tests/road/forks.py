@@ -119,7 +119,7 @@ def serve(order: dict[str, Any]) -> dict[str, Any]:
         if moment is not None and seconds >= moment:
             os.kill(number, order.get("signal", signal.SIGKILL))
             moment = None
-        if seconds > 60:
+        if seconds > 240:
             os.kill(number, signal.SIGKILL)
         time.sleep(0.002)
 
