@@ -39,7 +39,7 @@ $(VENV)/.venv:
 
 $(VENV)/.core: $(VENV)/.venv pyproject.toml constraints.txt
 	@uv=$$(command -v uv || echo $(BIN)/uv); \
-	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[evaluate]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt

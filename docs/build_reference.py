@@ -59,6 +59,7 @@ def reference() -> str:
         ("columns", data.Columns),
         ("image", data.ImageSpec),
         ("text", data.TextSpec),
+        ("table", data.TableSpec),
         ("text.tokenizer.train", data.WordPieceSpec),
         ("augment", data.AugmentSpec),
     ):

@@ -117,8 +117,11 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
     threads = torch.get_num_threads()
+    # Two threads of one net stall each other while other tests run beside.
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     with torch.random.fork_rng(devices=[]):
         yield tmp_path
+    monkeypatch.undo()
     torch.set_num_threads(threads)
 
 
