@@ -149,9 +149,10 @@ def test_there_is_one_for_each_of_the_four_users():
     assert {page.stem for page in PAGES} == {"engineer", "researcher", "language-model", "auditor"}
 
 
-def test_the_readmes_python_runs(root, alone, blocks_of):
-    session = Session(root / "README.md", alone)
-    blocks = [block for block in blocks_of(root / "README.md") if block.kind == "python"]
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_the_python_of_a_page_runs(page, root, alone, blocks_of):
+    session = Session(root / page, alone)
+    blocks = [block for block in blocks_of(root / page) if block.kind == "python"]
     assert blocks
     for block in blocks:
         session.follow(block)

@@ -176,6 +176,30 @@ def test_of_a_linear_model_deepfool_finds_the_exact_distance():
     assert (deepfool_distances(one, Pictures(grey, (labels + 1) % 3, "image", SCALE)) == 0).all()
 
 
+def test_deepfool_s_way_is_followed_to_where_the_file_errs():
+    """A quantised file's boundary lies elsewhere than its twin's: here, a third further."""
+    model = linear(classes=2)
+    grey = np.full((1, 1, 8, 8), 0.5, dtype=np.float32)
+    inputs = torch.tensor((grey - np.float32(0.3)) / np.float32(0.4))
+    logits = model(inputs)
+    right = int(logits.argmax())
+    extra = torch.zeros(2)
+    extra[right] = float(logits[0, right] - logits[0, 1 - right]) / 3
+
+    class Shifted(nn.Module):
+        def forward(self, image):
+            return model(image) + extra
+
+    pictures = Pictures(grey, np.array([right]), "image", SCALE)
+    twin = pictures.model(Twin(model, TASK))
+    found = deepfool_distances(
+        Attacked(pictures.show(TorchPredictor(Shifted(), TASK)), twin), pictures
+    )
+    exact = boundary_distances(twin, grey, pictures.labels)
+    assert exact < 0.3  # so that the box is no hindrance
+    np.testing.assert_allclose(found, 1.4 * 1.02 * exact, rtol=0.05)
+
+
 def test_squares_lower_the_margin_and_ask_no_more_than_allowed(honest):
     asked = []
     some = attacked(honest, TEST)
