@@ -1,0 +1,108 @@
+"""A whole run's proof: questions, asked again; a policy that stops it; stamps, a signature."""
+
+import json
+import shutil
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.passport import PASSPORT, make_keys, read_stamp, sign, verify
+from limbeck.pipeline.evaluation import ask_again
+from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.runner import run
+from limbeck.pipeline.stages.evaluate import Evaluate
+from limbeck.pipeline.watch import Unwatched
+from limbeck.report.load import load_run
+
+
+class Listening(Unwatched):
+    """Hears what is said."""
+
+    def __init__(self):
+        self.heard = []
+
+    def say(self, text):
+        self.heard.append(text)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def names(result):
+    return [one.question for one in result.evaluation.asked]
+
+
+def test_a_run_asks_what_its_recipe_says(finished):
+    result = load_run(finished)
+    assert names(result) == ["fidelity", "calibration"]
+    assert 'id="on-fidelity"' in (finished / "report.html").read_text()
+
+
+def test_more_is_asked_of_a_finished_run_and_nothing_is_lost(copied):
+    before = load_run(copied)
+    ask_again(copied, Evaluate(questions=["fairness"]), watch=Unwatched())
+    after = load_run(copied)
+    assert names(after) == ["fidelity", "calibration", "fairness"]
+    assert after.evaluation.asked[:2] == before.evaluation.asked
+    assert 'id="on-fairness"' in (copied / "report.html").read_text()
+    watch = Listening()
+    ask_again(copied, Evaluate(questions=["fairness"]), watch=watch)
+    assert "questions: unchanged, reused" in watch.heard
+
+
+def test_a_stage_that_was_touched_is_named(copied):
+    [model] = (copied / "stages").glob("*-distill/model.onnx")
+    model.write_bytes(model.read_bytes() + b"x")
+    with pytest.raises(InputError, match=r"model\.onnx was changed"):
+        ask_again(copied, Evaluate(questions=["fairness"]), watch=Unwatched())
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(InputError, match="run"):
+        ask_again(tmp_path, Evaluate(questions=["fairness"]), watch=Unwatched())
+
+
+def test_terms_that_forbid_distilling_stop_a_run_before_it_trains(tmp_path):
+    forbidden = "provenance.teachers=[{owner: Somebody, terms: [no-distillation]}]"
+    recipe = resolve("digits", ["profile=smoke", forbidden])
+    with pytest.raises(InputError, match="no-distillation"):
+        run(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_policy_of_one_s_own_stops_it_too(tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("owners: {forbid: [Somebody]}\n")
+    settings = ["provenance.teachers=[{owner: Somebody}]", f"provenance.policy={policy}"]
+    with pytest.raises(InputError, match="Somebody"):
+        run(resolve("digits", ["profile=smoke", *settings]), out=tmp_path / "run")
+
+
+def test_the_files_carry_their_passport_in_short(finished):
+    passport = json.loads((finished / "student" / PASSPORT).read_text())
+    for name in ("model.onnx", "model.safetensors"):
+        stamp = read_stamp(finished / "student" / name)
+        assert stamp.name == passport["metadata"]["component"]["name"]
+        assert [root for root, _ in stamp.roots] == ["digits_cnn"]
+
+
+def test_the_passport_states_carbon_and_what_did_not_work(finished):
+    text = (finished / "student" / PASSPORT).read_text()
+    assert "475" in text
+    assert "IEA" in text
+
+
+def test_a_signed_student_is_verified(copied, tmp_path):
+    pytest.importorskip("model_signing", reason='signing needs the extra "sign"')
+    make_keys(tmp_path / "private.pem", tmp_path / "public.pem")
+    student = copied / "student"
+    sign(student, tmp_path / "private.pem")
+    assert verify(student, key=tmp_path / "public.pem").ok
+    weights = student / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    found = verify(student, key=tmp_path / "public.pem").findings
+    assert found[0].where == "model.safetensors"
