@@ -199,8 +199,8 @@ NOTES = [
     "[" * 5000,
     '{"name": 1}',
     "\ud800",
-    json.dumps({**vars(Stamp("a", "b", (), "", "", "", "")), "roots": [["x"]]}),
-    json.dumps({**vars(Stamp("a", "b", (), "", "", "", "")), "more": 1}),
+    json.dumps({**vars(Stamp("a", "b", (), "", "", "")), "roots": [["x"]]}),
+    json.dumps({**vars(Stamp("a", "b", (), "", "", "")), "more": 1}),
 ]
 
 

@@ -69,7 +69,8 @@ def test_structure_shrinks_and_files_follow(result):
     assert masked["size_bytes"] < distill["size_bytes"]
     assert factors["parameters"] <= 0.71 * distill["parameters"]
     assert bits["size_bytes"] < factors["size_bytes"]
-    assert shipped["size_bytes"] == bits["size_bytes"]
+    # What ships carries its passport in short.
+    assert 0 < shipped["size_bytes"] - bits["size_bytes"] < 1000
 
 
 def test_the_student_is_built_without_limbeck(chain):

@@ -50,7 +50,7 @@ def taken(folder):
         ("stages.distill.epochs=7", 1),
         ("stages.quantize.ranges=entropy", 2),
         ("teacher.width=9", 0),
-        ("threads=1", 0),
+        ("threads=2", 0),
         ("budget.size_kb=1", 4),
     ],
 )

@@ -23,7 +23,6 @@ from limbeck.passport.document import (
     canonical,
     member,
     no_constant,
-    sha256,
     unique,
 )
 from limbeck.passport.facts import ModelFacts, PassportFacts
@@ -50,7 +49,6 @@ class Stamp:
         roots: Each root teacher's name and the SHA-256 of its weights (empty when not stated).
         licence: The student's licence; empty when not stated.
         risk: Its class of risk; empty when not stated.
-        recipe_sha256: The hash of its recipe.
         weights_sha256: The hash of this file without the stamp.
     """
 
@@ -59,7 +57,6 @@ class Stamp:
     roots: tuple[tuple[str, str], ...]
     licence: str
     risk: str
-    recipe_sha256: str
     weights_sha256: str
 
     def text(self) -> str:
@@ -120,11 +117,10 @@ def bare_sha256(path: Path) -> str:
 
 
 def student_id(facts: PassportFacts) -> str:
-    """Give a student's id: what it is called, made by, taught by, and its weights."""
+    """Give a student's id: what it is called, taught by, and its weights."""
     stated = {
         "name": facts.name,
         "version": facts.version,
-        "recipe-sha256": sha256(canonical(dict(facts.recipe))),
         "teachers": sorted([model.name, model.digest] for model in facts.teachers),
         "weights-sha256": bare_sha256(facts.folder / facts.model_file),
     }
@@ -149,7 +145,7 @@ def parse(text: str, where: str) -> Stamp:
         InputError: It is none.
 
     Example:
-        >>> stamp = Stamp("digits", "1", (("large", ""),), "MIT", "", "a" * 64, "b" * 64)
+        >>> stamp = Stamp("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
         >>> parse(stamp.text(), "model.onnx") == stamp
         True
     """
@@ -159,7 +155,7 @@ def parse(text: str, where: str) -> Stamp:
         raise InputError(Problem(f"{where}: {KEY}", text, "an object in JSON")) from error
     texts = {
         key: str(member(content, key, str, KEY))
-        for key in ("name", "id", "licence", "risk", "recipe_sha256", "weights_sha256")
+        for key in ("name", "id", "licence", "risk", "weights_sha256")
     }
     roots = tuple(_root(item, where) for item in member(content, "roots", list, KEY))
     stamp = Stamp(roots=roots, **texts)
@@ -187,7 +183,6 @@ def of_stamps(
         "roots": roots_of(student.ancestors),
         "licence": student.licence,
         "risk": student.risk,
-        "recipe_sha256": stated.recipe_sha256,
     }
     for name in sorted(files):
         try:
@@ -225,6 +220,5 @@ def _stamp(facts: PassportFacts, student: str, weights: str) -> Stamp:
         roots=roots_of(facts.teachers),
         licence=spelled(facts.licence),
         risk=inherit(facts.risk, family, justification=facts.risk_justification).risk,
-        recipe_sha256=sha256(canonical(dict(facts.recipe))),
         weights_sha256=weights,
     )

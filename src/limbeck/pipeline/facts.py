@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.load import Data
+    from limbeck.pipeline.context import Context
     from limbeck.tasks import Task
 
 
@@ -45,8 +46,9 @@ def passport_facts(
     dataset = dataset_facts(recipe, result.data)
     spec = result.recipe["student"] or result.recipe["teacher"]
     example = data.validation.__getitems__([0])
+    taught = (_accuracy(result.teacher.measured[0]),) if result.teacher else ()
     facts = PassportFacts(
-        name=f"{result.name}-student",
+        name=student_name(result.name),
         task=result.task,
         folder=folder,
         model_file="model.onnx",
@@ -54,7 +56,7 @@ def passport_facts(
         architecture=_architecture(spec),
         inputs=tuple(f"{name} {_form(example[name])}" for name in task.inputs),
         outputs=(f"logits float32 [n, {len(task.classes)}]",),
-        teachers=tuple(_teachers(recipe, result, lineage, dataset)),
+        teachers=tuple(_teachers(recipe, lineage, dataset, taught)),
         data=(dataset,),
         recipe=result.recipe,
         metrics=tuple(_metrics(result.shipped, result.teacher)),
@@ -91,28 +93,55 @@ def _architecture(spec: dict[str, object]) -> str:
     return f"{spec['source']}: {settings}"
 
 
+def stamp_facts(candidate: Candidate, context: Context) -> PassportFacts:
+    """Gather what the stamps in the shipped files state, known before these are measured.
+
+    Args:
+        candidate: The chain up to the export.
+        context: That of the export, whose folder holds the files.
+    """
+    recipe = context.recipe
+    dataset = dataset_facts(recipe, context.data.facts)
+    facts = PassportFacts(
+        name=student_name(recipe.name),
+        task=recipe.task,
+        folder=context.folder,
+        model_file="model.onnx",
+        timestamp=datetime.now(UTC),
+        teachers=tuple(_teachers(recipe, candidate, dataset)),
+    )
+    return stated(facts, recipe.provenance.student)
+
+
+def student_name(recipe: str) -> str:
+    """Call a student by its recipe."""
+    return f"{recipe}-student"
+
+
 def _teachers(
-    recipe: Recipe, result: RunResult, lineage: Candidate, dataset: DatasetFacts
+    recipe: Recipe,
+    lineage: Candidate,
+    dataset: DatasetFacts,
+    metrics: tuple[MetricFacts, ...] = (),
 ) -> list[ModelFacts]:
     """Describe each member that taught, by the hash of its own weights."""
     found = lineage.newest("teacher")
-    link = result.teacher
-    if found is None or link is None:
+    if found is None:
         return []
     folder, artefact = found
     record = next(one.record for one in lineage.lineage if one.folder == folder)
-    taught = record.stage == "teach"
+    here = record.stage == "teach"
     return [
         # A student that teaches keeps its own passport's facts: its generations link up by hash.
         passported(spec)
         or stated(
             ModelFacts(
                 name=name_of(spec),
-                source="taught in this run" if taught else str(spec.weights),
+                source="taught in this run" if here else str(spec.weights),
                 digest=record.files[name],
                 architecture=_architecture(spec.model_dump()),
-                metrics=(_accuracy(link.measured[0]),) if len(recipe.teachers) == 1 else (),
-                data=(dataset,) if taught else (),
+                metrics=metrics if len(recipe.teachers) == 1 else (),
+                data=(dataset,) if here else (),
             ),
             origin(recipe, place),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.atomic import replacing_folder, write_json, write_text
-from limbeck.passport import PASSPORT, build_passport, stamp_folder
+from limbeck.passport import PASSPORT, build_passport
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline.candidate import Candidate, Link
 from limbeck.pipeline.facts import passport_facts
@@ -46,7 +46,6 @@ def publish(
             if seed == result.seeds[0]:  # whose figures the card and the passport state
                 write_text(made / "README.md", render_card(result))
                 facts = passport_facts(result, folder=made, lineage=lineage, data=data, task=task)
-                stamp_folder(facts)
                 write_json(made / PASSPORT, build_passport(facts))
 
 

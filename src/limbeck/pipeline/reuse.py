@@ -58,6 +58,8 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
     }
     if makes_teacher:
         del content["student"]
+    if name == "export":  # the files carry these in their headers
+        content["stamp"] = [recipe.name, recipe.provenance.model_dump(mode="json")]
     return fingerprint.of_json(content)
 
 

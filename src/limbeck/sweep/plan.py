@@ -84,6 +84,8 @@ def plan(
             has no end, or the folder holds something else: all problems at once.
     """
     content = recipe.model_dump(mode="json")
+    # Questions choose nothing and look at the test samples: `limbeck evaluate` asks the chosen one.
+    content["stages"] = [stage for stage in content["stages"] if "evaluate" not in stage]
     count = size(space)
     problems = [*_choices(content, space), *_ships(recipe), *_folder(out)]
     if sampler is Sampler.grid and count is None:
@@ -132,9 +134,10 @@ def _named(problem: Problem, path: str, value: object) -> Problem:
 
 
 def _ships(recipe: Recipe) -> list[Problem]:
-    if recipe.stages and "export" in recipe.stages[-1]:
+    stages = [stage for stage in recipe.stages if "evaluate" not in stage]
+    last = next(iter(stages[-1])) if stages else "nothing"
+    if last == "export":
         return []
-    last = next(iter(recipe.stages[-1]))
     return [Problem("stages", f"{last} at the end", "an `export` stage: its file is measured")]
 
 

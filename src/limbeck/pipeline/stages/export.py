@@ -72,6 +72,8 @@ class Export(Stage):
 
     def _export(self, candidate: Candidate, context: Context) -> Record:
         from limbeck.export.weights import save_weights
+        from limbeck.passport import stamp_folder
+        from limbeck.pipeline.facts import stamp_facts
 
         found, spec = candidate.newest("student"), context.small
         if found is None:  # the chain was checked before anything ran
@@ -86,6 +88,8 @@ class Export(Stage):
         context.data.preprocess.save(context.folder)
         if "huggingface" in self.formats:
             self._hugging_face(model, context)
+        # Before anything is measured, so that what is measured is what ships.
+        stamp_folder(stamp_facts(candidate, context))
         shipped = {"file": "model.onnx", "weights": (), "label": "shipped student"}
         return Record(
             stage="export",
