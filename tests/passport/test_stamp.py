@@ -89,7 +89,6 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
         {"name": "another"},
         {"licence": "MIT"},
         {"risk": "high"},
-        {"recipe": {}},
         {"teachers": ()},
         {"version": "2"},
     ):
