@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -72,8 +72,9 @@ def value_and_gradient(loss, student, teacher):
 
 
 def differences(function, at):
-    """Central differences of fourth order: a short row of the input bends the function sharply."""
-    step = 1e-5 * max(np.abs(at).max(), 1e-3)
+    """Central differences of fourth order, steps in proportion to each row: short ones bend most."""
+    largest = np.abs(at).reshape(len(at), -1).max(axis=1)
+    steps = 1e-5 * np.maximum(largest, 1e-3 * max(largest.max(), 1e-3))
 
     def moved(place, by):
         other = at.copy()
@@ -82,6 +83,7 @@ def differences(function, at):
 
     result = np.zeros_like(at)
     for place in np.ndindex(*at.shape):
+        step = steps[place[0]]
         near = moved(place, step) - moved(place, -step)
         far = moved(place, 2 * step) - moved(place, -2 * step)
         result[place] = (8 * near - far) / (12 * step)
@@ -104,8 +106,19 @@ def agree(loss, reference, student, teacher):
 @few
 @given(drawn=sides())
 def test_relations_of_samples(name, form, drawn):
+    # Between two rows that point the same way, or against each other, a cosine has a kink: within
+    # a step of it, differences tell nothing.
+    assume(farthest_from_parallel(drawn[0]) > 1e-5)
     reference = partial(getattr(references, name), **form)
     agree(partial(losses.find(name), **form), reference, *drawn)
+
+
+def farthest_from_parallel(rows):
+    """The least of 1 - |cosine| over all pairs of rows."""
+    flat = rows.reshape(len(rows), -1)
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    pairs = np.abs(unit @ unit.T)[np.triu_indices(len(rows), 1)]
+    return 1 - pairs.max(initial=0.0)
 
 
 @pytest.mark.parametrize("normalized", [False, True])

@@ -6,6 +6,7 @@ import pytest
 
 from limbeck.data.files import data_folder
 from limbeck.passport import PASSPORT, verify
+from limbeck.pipeline import runner
 from limbeck.pipeline.reading import read
 from limbeck.pipeline.resolve import resolve, shipped_recipes
 from limbeck.pipeline.runner import run
@@ -31,7 +32,10 @@ DIGITS = "vision/digits"
 # Fewer rows than a smoke run has: what is held here is that every recipe's stages follow one
 # another; the figures are the business of whole runs.
 FEW = "data.limit={train: 160, validation: 64, test: 64}"
-OTHERS = [with_reason(name) for name in sorted(shipped_recipes()) if name != DIGITS]
+# Those that hold every kind of stage, task and data run; of the others every stage is tried.
+WHOLE = ("tabular/adult", "text/full_chain", "vision/full_chain")
+RUN = [with_reason(name) for name in WHOLE]
+TRIED = [with_reason(name) for name in sorted(shipped_recipes()) if name not in (DIGITS, *WHOLE)]
 
 
 def check(folder: Path) -> None:
@@ -48,9 +52,28 @@ def test_digits_runs_in_its_smoke_profile(finished):
     check(finished)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", RUN)
 def test_a_shipped_recipe_runs_in_its_smoke_profile(name, tmp_path, monkeypatch, quick_measuring):
     monkeypatch.chdir(REPOSITORY)
     folder = tmp_path / "runs" / "smoke"
     run(resolve(name, ["profile=smoke", FEW]), out=folder)
     check(folder)
+
+
+class RehearsedError(Exception):
+    """What is needed to know was found out."""
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_every_stage_of_a_shipped_recipe_can_do_its_work(name, tmp_path, monkeypatch):
+    """The models are built, and every stage is tried on them, as before any run."""
+    monkeypatch.chdir(REPOSITORY)
+    whole = runner.rehearse
+
+    def only(context):
+        whole(context)
+        raise RehearsedError
+
+    monkeypatch.setattr(runner, "rehearse", only)
+    with pytest.raises(RehearsedError):
+        run(resolve(name, ["profile=smoke", FEW]), out=tmp_path / "run")
