@@ -58,7 +58,7 @@ def test_no_method_fits_no_net():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), permutations(KINDS, 2))
+@pytest.mark.parametrize(("first", "second"), list(permutations(KINDS, 2)))
 def test_a_file_answers_as_the_model_does_after_any_two(first, second, tmp_path):
     """Or the second refuses, and says why."""
     made = subject("cnn")
