@@ -72,7 +72,7 @@ def value_and_gradient(loss, student, teacher):
 
 
 def differences(function, at):
-    """Central differences of fourth order, steps in proportion to each row: short ones bend most."""
+    """Central differences of fourth order, steps in proportion to each row."""
     largest = np.abs(at).reshape(len(at), -1).max(axis=1)
     steps = 1e-5 * np.maximum(largest, 1e-3 * max(largest.max(), 1e-3))
 
