@@ -58,21 +58,21 @@ def confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(count) for count in row) for row in counts)
 
 
-def right(answers: Answers) -> str:
+def pack_right(answers: Answers) -> str:
     """Say of every sample whether its answer is right, a bit each, packed and in base64.
 
     Example:
         >>> from limbeck.export.predictor import Answers
         >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
-        >>> rights(right(Answers(logits, np.array([0, 1, 1]))), 3)
+        >>> unpack_right(pack_right(Answers(logits, np.array([0, 1, 1]))), 3)
         array([ True,  True, False])
     """
     correct = answers.logits.argmax(axis=1) == answers.labels
     return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
-def rights(packed: str, total: int) -> NDArray[np.bool_] | None:
-    """Unpack what `right` packed, `[total]`; none if it is not of so many samples."""
+def unpack_right(packed: str, total: int) -> NDArray[np.bool_] | None:
+    """Unpack what `pack_right` packed, `[total]`; none if it is not of so many samples."""
     try:
         raw = base64.b64decode(packed, validate=True)
     except binascii.Error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.interval import Interval, Result, wilson
+from limbeck.evaluate.probabilities import divergences, log_probabilities
 
 if TYPE_CHECKING:
     from limbeck.export.predictor import Answers
@@ -52,17 +52,12 @@ def fidelity(student: Answers, teacher: Answers) -> Fidelity:
         0.0826
     """
     _same_samples(student, teacher)
-    log_p = special.log_softmax(teacher.logits.astype(np.float64), axis=1)
-    log_q = special.log_softmax(student.logits.astype(np.float64), axis=1)
-    # A class that the teacher rules out adds nothing, whatever the student says: 0 log 0 = 0.
-    possible = np.isfinite(log_p)
-    gap = np.subtract(log_p, log_q, out=np.zeros_like(log_p), where=possible)
-    divergence = (np.exp(log_p) * gap).sum(axis=1)
+    divergence = divergences(*(log_probabilities(one.logits) for one in (teacher, student)))
     same = int((student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).sum())
     return Fidelity(
         agreement=same / len(student),
         interval=wilson(same, len(student)),
-        kl=max(0.0, float(divergence.mean())),
+        kl=float(divergence.mean()),
     )
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 Batches = Callable[[], Iterator[Batch]]
+BESIDE = frozenset({"label", "index", "view", "row"})
+"""What a batch holds beside the inputs of a model."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,16 @@ class Sitting:
         yield "student", self.student
         if self.teacher is not None:
             yield "teacher", self.teacher
+
+
+def inputs(batch: Batch) -> dict[str, Any]:
+    """Take from a batch what goes into a model, without what stands beside it.
+
+    Example:
+        >>> list(inputs({"image": [[0.5]], "label": [3], "row": [7]}))
+        ['image']
+    """
+    return {name: values for name, values in batch.items() if name not in BESIDE}
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from limbeck import fingerprint
 from limbeck.atomic import write_json
-from limbeck.evaluate.accuracy import accuracy, confusion, right
+from limbeck.evaluate.accuracy import accuracy, confusion, pack_right
 from limbeck.evaluate.calibration import calibration
 from limbeck.evaluate.cost import Cost
 from limbeck.evaluate.fidelity import fidelity
@@ -189,5 +189,5 @@ def _measured(one: _Asked, teacher: _Asked | None, context: Context) -> Measured
         cost=one.cost,
         parity=one.artefact.parity,
         confusion=confusion(one.answers),
-        right=right(one.answers),
+        right=pack_right(one.answers),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.evaluate.accuracy import rights
+from limbeck.evaluate.accuracy import unpack_right
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.interval import Summary, summarize
 from limbeck.report import format as fmt
@@ -157,7 +157,7 @@ def of_files(result: RunResult, other: RunResult) -> Summary | None:
 
 def _rights(result: RunResult) -> NDArray[np.bool_] | None:
     measured = first(result.shipped)
-    return None if measured is None else rights(measured.right, measured.accuracy.total)
+    return None if measured is None else unpack_right(measured.right, measured.accuracy.total)
 
 
 def _written(gap: Summary | None) -> str:

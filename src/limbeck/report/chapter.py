@@ -8,8 +8,9 @@ from limbeck.evaluate.evaluation import Asked
 from limbeck.evaluate.finding import Estimate, Finding, Unit, Verdict
 from limbeck.report import format as fmt
 from limbeck.report.chapters import CHAPTERS
+from limbeck.report.charts.lines import Series
 from limbeck.report.panels.panel import Panel
-from limbeck.report.result import RunResult
+from limbeck.report.result import Role, RunResult
 from limbeck.report.tables import Column, Table
 
 SIGNS: dict[Verdict, tuple[str, str]] = {
@@ -157,6 +158,20 @@ def pair(
 ) -> tuple[str, ...]:
     """Write both models' figures as the cells of a row below `BOTH`."""
     return (between(student, unit), between(teacher, unit))
+
+
+Points = tuple[tuple[float, float], ...]
+
+
+def both(student: Points, teacher: Points) -> list[Series]:
+    """Make the lines of both models, told apart by dash and mark as well as by colour."""
+    sides: tuple[tuple[Role, Points, str | None], ...] = (
+        ("student", student, None),
+        ("teacher", teacher, "6 3"),
+    )
+    return [
+        Series(role, points, role, dash=dash, mark=True) for role, points, dash in sides if points
+    ]
 
 
 def signed(value: float, unit: Unit) -> str:

@@ -32,7 +32,7 @@ class DataFacts(Result):
 class Measured(Result):
     """One artefact of one seed, measured as it ships; accuracy is that on the test set.
 
-    `right` says of every test sample whether the answer was right; see `evaluate.accuracy.right`.
+    `right` says of every test sample whether the answer was right, packed by `pack_right`.
     """
 
     seed: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,11 @@ from limbeck.evaluate.attributions.explained import Explained, Material, Numbers
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.finding import Finding
 from limbeck.evaluate.interval import Result
+from limbeck.evaluate.sitting import Sitting, inputs
 from limbeck.optional import available
-
-if TYPE_CHECKING:
-    from limbeck.evaluate.sitting import Sitting
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
-NO_INPUTS = frozenset({"label", "index", "row"})
 
 
 class Attribution(Result):
@@ -111,12 +108,12 @@ def ask(
 
 
 def _material(sitting: Sitting, sample: Mapping[str, NDArray[Any]]) -> Material | None:
-    inputs = {name: values for name, values in sample.items() if name not in NO_INPUTS}
-    if {"input_ids", "attention_mask"} <= set(inputs):
-        return Words(inputs, sitting.texts)
-    if len(inputs) != 1:
+    taken = inputs(sample)
+    if {"input_ids", "attention_mask"} <= set(taken):
+        return Words(taken, sitting.texts)
+    if len(taken) != 1:
         return None
-    ((name, values),) = inputs.items()
+    ((name, values),) = taken.items()
     numbers = values.dtype.kind == "f" and values.ndim > 1
     return Numbers(name, values, sitting.pixels) if numbers else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from limbeck.errors import InputError, Problem
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.finding import Estimate, Finding, find
 from limbeck.evaluate.interval import Result
+from limbeck.evaluate.sitting import Sitting, inputs
 from limbeck.evaluate.stealing import detector, forms, thief
 from limbeck.evaluate.stealing.defences import Change, Defence, changes
 from limbeck.evaluate.stealing.detector import Detection, Detector
@@ -30,13 +31,9 @@ from limbeck.evaluate.stealing.thefts import (
 from limbeck.evaluate.stealing.thief import STRATEGIES
 from limbeck.evaluate.stealing.victim import Victim
 
-if TYPE_CHECKING:
-    from limbeck.evaluate.sitting import Sitting
-
 Sample = Mapping[str, NDArray[Any]]
 FEWEST = 10
 """Honest queries that a detector has to be fitted on."""
-NO_INPUTS = frozenset({"label", "index", "row"})
 MARGIN = 0.02
 
 
@@ -115,21 +112,21 @@ def ask(
 
 
 def _material(sitting: Sitting, sample: Sample) -> Material | None:
-    inputs = {name: values for name, values in sample.items() if name not in NO_INPUTS}
-    if {"input_ids", "attention_mask"} <= set(inputs):
+    taken = inputs(sample)
+    if {"input_ids", "attention_mask"} <= set(taken):
         return Tokens()
-    if len(inputs) != 1:
+    if len(taken) != 1:
         return None
-    ((name, values),) = inputs.items()
+    ((name, values),) = taken.items()
     return Numbers(name, sitting.pixels) if values.dtype.kind == "f" and values.ndim > 1 else None
 
 
 def _halves(sitting: Sitting, *, most: int) -> tuple[Sample, Sample]:
     """Divide validation inputs between the thief and whoever wants to catch it."""
     drawn = replace(sitting, batches=sitting.validation, limit=2 * most).sample
-    inputs = {name: values for name, values in drawn.items() if name not in NO_INPUTS}
+    taken = inputs(drawn)
     # Whatever order the samples are in, neighbours go to both.
-    thief_, honest = ({name: values[at::2] for name, values in inputs.items()} for at in (0, 1))
+    thief_, honest = ({name: values[at::2] for name, values in taken.items()} for at in (0, 1))
     return thief_, honest
 
 

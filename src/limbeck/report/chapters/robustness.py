@@ -9,10 +9,10 @@ from limbeck.evaluate.attacks.rows import in_255ths
 from limbeck.evaluate.finding import Estimate
 from limbeck.evaluate.questions.robustness import Robustness
 from limbeck.report import format as fmt
-from limbeck.report.chapter import BOTH, Chapter, Sample, pair
-from limbeck.report.charts.lines import Series, lines
+from limbeck.report.chapter import BOTH, Chapter, Points, Sample, both, pair
+from limbeck.report.charts.lines import lines
 from limbeck.report.panels.panel import Panel, percent_tick
-from limbeck.report.result import Role, RunResult
+from limbeck.report.result import RunResult
 from limbeck.report.tables import Row, Table
 
 NAMES = {
@@ -22,8 +22,6 @@ NAMES = {
     "gradients": "all with gradients",
     "strongest": "strongest",
 }
-DASHES = {"student": None, "teacher": "6 3"}
-Points = tuple[tuple[float, float], ...]
 
 
 def chapter(found: Robustness, result: RunResult) -> Chapter:
@@ -56,13 +54,6 @@ def _points(pairs: Iterable[tuple[float, Estimate | None]]) -> Points:
     return tuple((across, one.value) for across, one in pairs if one is not None)
 
 
-def _pair(student: Points, teacher: Points) -> list[Series]:
-    sides: tuple[tuple[Role, Points], ...] = (("student", student), ("teacher", teacher))
-    return [
-        Series(role, points, role, dash=DASHES[role], mark=True) for role, points in sides if points
-    ]
-
-
 def _attacks(found: Robustness) -> Panel | None:
     rows = [row for row in found.attacks if row.attack == "strongest"]
     if not rows:
@@ -70,7 +61,7 @@ def _attacks(found: Robustness) -> Panel | None:
     title = "Accuracy under the strongest attack"
     said = "Share of right answers after the strongest attack of each size."
     drawn = lines(
-        _pair(
+        both(
             _points((255 * row.size, row.student) for row in rows),
             _points((255 * row.size, row.teacher) for row in rows),
         ),
@@ -91,7 +82,7 @@ def _damage(found: Robustness) -> Panel | None:
     title = "Accuracy on damaged samples"
     said = "Mean over the kinds of damage, by severity from 1 to 5."
     drawn = lines(
-        _pair(
+        both(
             _points((level, _mean([one for one, _ in pairs])) for level, pairs in by.items()),
             _points((level, _mean([two for _, two in pairs])) for level, pairs in by.items()),
         ),

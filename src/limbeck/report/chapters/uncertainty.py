@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from limbeck.evaluate.deferral import Deferral
 from limbeck.evaluate.doubt import Doubt
@@ -10,13 +10,11 @@ from limbeck.evaluate.interval_overlap import IntervalOverlap
 from limbeck.evaluate.outside import Outside
 from limbeck.evaluate.questions.uncertainty import Uncertainty
 from limbeck.report import format as fmt
-from limbeck.report.chapter import BOTH, Chapter, between, pair
-from limbeck.report.charts.lines import Series, lines
+from limbeck.report.chapter import BOTH, Chapter, Points, between, both, pair
+from limbeck.report.charts.lines import lines
 from limbeck.report.panels.panel import Panel, percent_tick
-from limbeck.report.result import Role, RunResult
+from limbeck.report.result import RunResult
 from limbeck.report.tables import Column, Row, Table
-
-DASHES = {"student": None, "teacher": "6 3"}
 
 
 def chapter(found: Uncertainty, result: RunResult) -> Chapter:
@@ -46,25 +44,10 @@ def _lead(found: Uncertainty) -> str:
     )
 
 
-def _sides(found: Uncertainty) -> Iterator[tuple[Role, Doubt]]:
-    yield "student", found.student
-    if found.teacher is not None:
-        yield "teacher", found.teacher
-
-
 def _curve(found: Uncertainty) -> Panel:
     title = "Errors among the surest answers"
     said = "Share of errors, if only the surest answers are given, by how many are given."
-    series = [
-        Series(
-            role,
-            tuple((100 * point.coverage, point.risk) for point in one.curve),
-            role,
-            dash=DASHES[role],
-            mark=True,
-        )
-        for role, one in _sides(found)
-    ]
+    series = both(_points(found.student), () if found.teacher is None else _points(found.teacher))
     return Panel(
         title,
         f"{said} The lower, the better confidence tells errors from right answers.",
@@ -76,6 +59,10 @@ def _curve(found: Uncertainty) -> Panel:
             across="answers given, in %",
         ),
     )
+
+
+def _points(doubt: Doubt) -> Points:
+    return tuple((100 * point.coverage, point.risk) for point in doubt.curve)
 
 
 def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Table:
