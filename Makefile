@@ -5,13 +5,20 @@ BIN := $(VENV)/bin
 # Tiny networks run several times faster on one thread; the tests run in two processes instead.
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test check format lock clean
+# Some images set it; every process that starts would then compile all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test explore check format lock clean
 
 demo: $(VENV)/.core
 	$(BIN)/limbeck run digits
 
 test: check
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules
+
+# The tests of drawn inputs again, with new draws.
+explore: $(VENV)/.dev
+	LIMBECK_DRAWS=explore $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m hypothesis
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

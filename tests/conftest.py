@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# `make test` draws the same inputs every time, so that what fails fails again and nothing unrelated
+# blocks a change; `make explore` draws new ones each time, to find what nobody thought of.
+settings.register_profile("same", derandomize=True, database=None)
+settings.register_profile("explore", print_blob=True)
+settings.load_profile(os.environ.get("LIMBECK_DRAWS", "same"))
 
 # Before anything of limbeck is imported; only rooms that are pure functions of tensors.
 install_import_hook(

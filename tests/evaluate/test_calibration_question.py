@@ -122,7 +122,8 @@ def test_the_temperature_is_where_scipy_finds_the_least_loss(seed, count, classe
     if found.fitted:
         assert loss(-np.log(found.value)) <= theirs.fun + 1e-9
     else:
-        assert min(abs(theirs.x - ends)) < 0.01
+        # Where the loss underflows to nothing, it does so at many temperatures, an end among them.
+        assert min(loss(end) for end in ends) <= theirs.fun + 1e-9
 
 
 def test_a_model_made_too_sure_by_three_is_cooled_by_three():

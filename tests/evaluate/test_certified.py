@@ -10,6 +10,7 @@ import torch
 from scipy import optimize
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import register_parametrization
 
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.certified.bounds import Bounds, NoBoundsError
@@ -147,7 +148,22 @@ def conv_net(activation: nn.Module, pool: nn.Module) -> nn.Module:
     )
 
 
+class Masking(nn.Module):
+    """Zeros most of a weight, as pruning does while it trains."""
+
+    def forward(self, weight):
+        return weight * (weight.abs() > weight.abs().median())
+
+
+def masked(net: nn.Module) -> nn.Module:
+    """Put masks on all layers with weights of two axes or more."""
+    for layer in [one for one in net.modules() if isinstance(one, (nn.Conv2d, nn.Linear))]:
+        register_parametrization(layer, "weight", Masking())
+    return net
+
+
 NETS = {
+    "masked": masked(Residual()),
     "relu": conv_net(nn.ReLU(), nn.MaxPool2d(2, padding=1)),
     "gelu": conv_net(nn.GELU(), nn.AvgPool2d(2)),
     "gelu by tanh": conv_net(nn.GELU(approximate="tanh"), nn.MaxPool2d(2)),

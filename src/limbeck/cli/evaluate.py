@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,16 +16,36 @@ def evaluate(
         str | None,
         typer.Option(help="Which, separated by commas; `limbeck list questions` names them."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="QUESTION.SETTING=VALUE",
+            help="A question's own setting, such as cost.previous=shipped/model.onnx.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=10, help="Test samples that the costly questions look at.")
     ] = 500,
 ) -> None:
     """Ask what the student kept: fidelity, calibration, robustness, fairness and more."""
+    from pydantic import ValidationError
+
+    from limbeck.errors import InputError
+    from limbeck.evaluate.questions import QUESTIONS
     from limbeck.pipeline.evaluation import ask_again
+    from limbeck.pipeline.overrides import parse_override, put_all
+    from limbeck.pipeline.problems import of_validation
     from limbeck.pipeline.stages.evaluate import Evaluate
     from limbeck.report.terminal import finding_lines
 
-    asked = Evaluate(questions=questions.split(",") if questions else None, limit=limit)
+    names = questions.split(",") if questions else QUESTIONS.names()
+    wanted: dict[str, Any] = {name: {} for name in names}
+    put_all(wanted, dict(map(parse_override, settings or [])), where="--set")
+    try:
+        asked = Evaluate.model_validate({"questions": wanted, "limit": limit})
+    except ValidationError as error:
+        raise InputError(*of_validation(error, Evaluate)) from error
     with watch() as watching:
         found = ask_again(run, asked, watch=watching)
     show("\n".join(finding_lines(found)))

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic import replacing
 from limbeck.errors import InputError, LimbeckError, Problem
-from limbeck.export import slim
-from limbeck.export.quantized import deploy, translations
+from limbeck.export import quantized, recurrent, slim
 from limbeck.export.quiet import quiet
 from limbeck.export.runnable import Runnable
 
@@ -77,7 +76,8 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
     with torch.no_grad():
         names = list(task.outputs(wrapped.model, wrapped.named(tensors)))
-    deploy(wrapped.model)
+    quantized.deploy(wrapped.model)
+    recurrent.deploy(wrapped.model)
     graph = _convert(_capture(wrapped, tensors, task.inputs), names, task.inputs)
     _tidy(graph)
     if graph.ByteSize() > LARGEST:
@@ -153,7 +153,7 @@ def _convert(program: ExportedProgram, outputs: list[str], inputs: tuple[str, ..
                 input_names=list(inputs),
                 output_names=outputs,
                 verbose=False,
-                custom_translation_table=translations(),
+                custom_translation_table=quantized.translations() | recurrent.translations(),
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(_convert_advice(error, program)) from error
@@ -195,7 +195,8 @@ def _tidy(model: ModelProto) -> None:
     weights = {weight.name for weight in model.graph.initializer}
     taken = weights | {name for node in model.graph.node for name in (*node.input, *node.output)}
     bare = {name: _PUT_OVER.sub(r".\1", name.removeprefix("model.")) for name in weights}
-    slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare[old])
+    # An input that no node takes has a name too.
+    slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare.get(old, old))
     for value in (*model.graph.input, *model.graph.output):
         for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
             if dimension.dim_param:

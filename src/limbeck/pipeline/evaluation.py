@@ -44,7 +44,7 @@ class Kept(Result):
 def evaluation(candidate: Candidate, context: Context, asked: Evaluate) -> Evaluation:
     """Ask the questions, or read what was found when the same was asked of the same files."""
     path = context.run / FILE
-    key = fingerprint.of_json([context.key, asked.model_dump(mode="json")])
+    key = fingerprint.of_json([context.key, asked.model_dump(mode="json"), _files(asked)])
     try:
         kept = Kept.model_validate(json.loads(path.read_text()))
         if kept.key == key:
@@ -56,6 +56,13 @@ def evaluation(candidate: Candidate, context: Context, asked: Evaluate) -> Evalu
     found = evaluate(sitting, asked.asked, say=context.watch.say)
     write_json(path, Kept(key=key, evaluation=found).model_dump(mode="json"))
     return found
+
+
+def _files(asked: Evaluate) -> dict[str, str]:
+    """Hash the files that settings name: another file at the same place is another question."""
+    values = (value for settings in asked.asked.values() for value in settings.values())
+    paths = {str(value) for value in values if isinstance(value, str | Path)}
+    return {path: fingerprint.of_file(Path(path)) for path in sorted(paths) if Path(path).is_file()}
 
 
 def sitting_of(candidate: Candidate, context: Context, *, limit: int) -> Sitting:
@@ -104,11 +111,22 @@ def _side(
 
 
 def _seconds(candidate: Candidate, role: Literal["teacher", "student"]) -> float | None:
-    """Add up what the stages took that made or changed a model; what was loaded is not known."""
+    """Add up what the stages took that made or changed a model; what was loaded is not known.
+
+    Its twin that learns from labels alone, for comparison, is trained in the same stage, and is no
+    part of it.
+    """
     stages = [link.record for link in candidate.lineage if link.artefact(role) is not None]
     if any(record.stage == "load" for record in stages):
         return None
-    return sum(record.seconds for record in stages)
+    others = (
+        row.get("seconds", 0.0)
+        for record in stages
+        for curve in record.curves
+        if curve.role != role
+        for row in curve.rows
+    )
+    return sum(record.seconds for record in stages) - sum(others)
 
 
 def _twin(

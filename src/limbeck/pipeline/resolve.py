@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,28 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> Recipe:
     problems: list[Problem] = []
     settings: list[tuple[str, Any]] = []
     for override in overrides:
-        try:
+        with _gathered(problems):
             settings.append(parse_override(override))
-        except InputError as error:
-            problems += error.problems
-    try:
+    with _gathered(problems):
         content = _with_profile(content, dict(settings))
-    except InputError as error:
-        problems += error.problems
     for path, value in settings:
-        try:
+        with _gathered(problems):
             if path != "profile":
                 put(content, path, value)
-        except InputError as error:
-            problems += error.problems
+    # What could be set is set: the rest is looked at too, so that all is said at once.
+    with _gathered(problems):
+        recipe = validate(content)
     if problems:
         raise InputError(*problems)
-    return validate(content)
+    return recipe
+
+
+@contextmanager
+def _gathered(problems: list[Problem]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
 
 
 def _with_profile(content: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils.parametrize import type_before_parametrizations as kind
 
 from limbeck.evaluate.certified.bounds import Bounds, NoBoundsError
 from limbeck.evaluate.certified.functions import FUNCTIONS, IN_PLACE, METHODS, NEW
@@ -59,7 +60,7 @@ def _result(model: nn.Module, node: fx.Node, known: dict[fx.Node, Any], x: Bound
     _check_overwriting(model, node)
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        rule = RULES.get(type(module))
+        rule = RULES.get(kind(module))  # a masked layer is a layer with masked weights
         if rule is None or options or len(arguments) != 1:
             raise NoBoundsError("there is no rule for it")
         return rule(module, arguments[0])
@@ -109,12 +110,12 @@ def _check_overwriting(model: nn.Module, node: fx.Node) -> None:
 
 def _new(model: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return type(model.get_submodule(str(node.target))) in NEW
+        return kind(model.get_submodule(str(node.target))) in NEW
     return node.target in NEW
 
 
 def _name(model: nn.Module, node: fx.Node) -> str:
     if node.op == "call_module":
-        return f"{node.target} ({type(model.get_submodule(str(node.target))).__name__})"
+        return f"{node.target} ({kind(model.get_submodule(str(node.target))).__name__})"
     target = node.target
     return f"{node.name} ({target if isinstance(target, str) else target.__name__})"

@@ -1,6 +1,7 @@
 """Where the results of a module lie if its inputs lie between bounds: one rule a module.
 
-The rule is chosen by the exact type: a subclass may compute something else.
+The rule is chosen by the exact type, a parametrization aside: a subclass may compute something
+else.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _linear(module: nn.Linear, x: Bounds) -> Bounds:
 def _convolution(module: nn.Conv1d | nn.Conv2d, x: Bounds) -> Bounds:
     if module.padding_mode != "zeros":
         raise NoBoundsError(f"padding_mode={module.padding_mode!r}")
-    convolve: Any = F.conv2d if type(module) is nn.Conv2d else F.conv1d
+    convolve: Any = F.conv2d if isinstance(module, nn.Conv2d) else F.conv1d
     bias = module.bias
 
     def apply(values: Tensor, weight: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, FilePath
 
 from limbeck.evaluate import cost, lifecycle
 from limbeck.evaluate.finding import Estimate, Finding, Unit, find
@@ -50,12 +50,13 @@ class Cost(Result):
     notes: tuple[str, ...] = ()
 
 
-def ask(sitting: Sitting, *, seconds: float = 1.0) -> Cost:
+def ask(sitting: Sitting, *, seconds: float = 1.0, previous: FilePath | None = None) -> Cost:
     """Measure both files side by side, and set the trainings beside the answers.
 
     Args:
         sitting: The two models; they need files.
         seconds: Time for the latencies.
+        previous: The student that devices hold now, for the size of an update by difference.
     """
     files: dict[str, Path] = {
         name: side.file for name, side in sitting.sides() if side.file is not None
@@ -89,6 +90,7 @@ def ask(sitting: Sitting, *, seconds: float = 1.0) -> Cost:
             files,
             samples=sum(len(batch["label"]) for batch in sitting.validation()),
             classes=len(sitting.classes),
+            previous=previous,
         ),
         grid=next((one.energy.source for one in found.values() if one.energy), ""),
         notes=tuple(f"What the {name}'s training took is not known." for name in unknown),

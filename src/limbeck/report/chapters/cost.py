@@ -53,7 +53,8 @@ def _updates(found: Cost) -> Table:
         Row(name.capitalize(), (fmt.size(count),)) for name, count in found.payloads.items()
     )
     caption = (
-        "Bytes to be sent for an update: the file whole, the same packed by zlib, or soft labels "
-        "of public samples in half precision, from which the device distils by itself."
+        "Bytes to be sent for an update: the file whole, the same packed by zlib, what it differs "
+        "in from the file that devices hold (bsdiff, where that file was given), or soft labels of "
+        "public samples in half precision, from which the device distils by itself."
     )
     return Table("An update over the air", caption, (Column("bytes", "student"),), rows)

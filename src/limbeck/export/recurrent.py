@@ -1,0 +1,225 @@
+"""Recurrent layers as ONNX: one operator a layer, for sequences of any length.
+
+`torch.export` takes an LSTM apart step by step, and so fixes the number of steps. Here a copy of
+the model gets `limbeck::lstm` and `limbeck::gru` in its place: two operators that are kept whole,
+and that become ONNX's LSTM and GRU, for which ONNX Runtime has kernels.
+
+ONNX has its gates in another order: an LSTM's are i, o, f, c (torch: i, f, c, o), a GRU's z, r, h
+(torch: r, z, h). The copy's weights are stored in ONNX's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError
+
+ONNX_ORDER: dict[type[nn.Module], tuple[int, ...]] = {nn.LSTM: (0, 3, 1, 2), nn.GRU: (1, 0, 2)}
+"""Which of torch's gates stands where in ONNX's order."""
+
+
+class SequenceError(LimbeckError):
+    """A recurrent layer was given what has no form in ONNX."""
+
+
+def _ordered(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Put the gates, which divide the first axis, into another order."""
+    gates = tensor.chunk(len(order))
+    return torch.cat([gates[gate] for gate in order])
+
+
+def _flat(kind: type[nn.Module], weights: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+    """Take the weights of a layer as ONNX stores them, and give them as torch takes them."""
+    onnx_order = ONNX_ORDER[kind]
+    order = tuple(onnx_order.index(gate) for gate in range(len(onnx_order)))
+    found = []
+    for w, r, b in zip(*weights, strict=True):
+        parts = (w, r, *b.chunk(2))
+        found += [_ordered(part, order).contiguous() for part in parts]
+    return found
+
+
+@torch.library.custom_op("limbeck::lstm", mutates_args=())
+def lstm(
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer of an LSTM in one or both directions, its weights in ONNX's order.
+
+    Args:
+        x: `[steps, n, inputs]`.
+        w: Weights of inputs, `[directions, 4 units, inputs]`.
+        r: Weights of what recurs, `[directions, 4 units, units]`.
+        b: Both biases, `[directions, 8 units]`.
+        hidden: What it begins with, `[directions, n, units]`.
+        cell: The same of the cells.
+
+    Returns:
+        The answers `[steps, n, directions units]`, and the last hidden state and cells.
+
+    Example:
+        >>> x, state = torch.zeros(5, 2, 3), torch.zeros(1, 2, 4)
+        >>> weights = torch.ones(1, 16, 3), torch.ones(1, 16, 4), torch.zeros(1, 32)
+        >>> [tuple(part.shape) for part in lstm(x, *weights, state, state)]
+        [(5, 2, 4), (1, 2, 4), (1, 2, 4)]
+    """
+    both = len(w) == 2
+    flat = _flat(nn.LSTM, (w, r, b))
+    return torch.lstm(x, (hidden, cell), flat, True, 1, 0.0, False, both, False)
+
+
+@lstm.register_fake
+def _(
+    x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _answers(x, r), torch.empty_like(hidden), torch.empty_like(cell)
+
+
+@torch.library.custom_op("limbeck::gru", mutates_args=())
+def gru(x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Run one layer of a GRU, as `lstm` does one of an LSTM; there are three gates and no cells.
+
+    Example:
+        >>> x, state = torch.zeros(5, 2, 3), torch.zeros(1, 2, 4)
+        >>> weights = torch.ones(1, 12, 3), torch.ones(1, 12, 4), torch.zeros(1, 24)
+        >>> [tuple(part.shape) for part in gru(x, *weights, state)]
+        [(5, 2, 4), (1, 2, 4)]
+    """
+    return torch.gru(x, hidden, _flat(nn.GRU, (w, r, b)), True, 1, 0.0, False, len(w) == 2, False)
+
+
+@gru.register_fake
+def _(x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    return _answers(x, r), torch.empty_like(hidden)
+
+
+def _answers(x: Tensor, r: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], r.shape[0] * r.shape[2])
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Say how the two operators are written in ONNX, as `torch.onnx.export` asks for it."""
+    import numpy as np
+    from onnx import numpy_helper
+    from onnxscript import opset18 as op
+
+    def settings(r: Any) -> dict[str, Any]:
+        directions, _, units = r.shape
+        return {
+            "hidden_size": int(units),
+            "direction": "bidirectional" if directions == 2 else "forward",
+        }
+
+    def joined(answers: Any) -> Any:
+        """Put the directions, `[steps, directions, n, units]`, beside each other."""
+        shape = op.Constant(value=numpy_helper.from_array(np.array([0, 0, -1])))
+        return op.Reshape(op.Transpose(answers, perm=[0, 2, 1, 3]), shape)
+
+    def lstm_written(x: Any, w: Any, r: Any, b: Any, hidden: Any, cell: Any) -> Any:
+        answers, *last = op.LSTM(x, w, r, b, None, hidden, cell, **settings(r))
+        return joined(answers), *last
+
+    def gru_written(x: Any, w: Any, r: Any, b: Any, hidden: Any) -> Any:
+        # torch resets what comes out of the hidden state's product.
+        how = {**settings(r), "linear_before_reset": 1}
+        answers, last = op.GRU(x, w, r, b, None, hidden, **how)
+        return joined(answers), last
+
+    operators = torch.ops.limbeck
+    return {operators.lstm.default: lstm_written, operators.gru.default: gru_written}
+
+
+class _Whole(nn.RNNBase):
+    """A recurrent layer whose every layer is one operator; all else that can be read of it stays.
+
+    A model's own code may ask for `hidden_size`, or whether this is an LSTM.
+    """
+
+    run: ClassVar[Callable[..., tuple[Tensor, ...]]]
+
+    def forward(
+        self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Any]:
+        """Answer as `nn.LSTM` and `nn.GRU` do."""
+        if not isinstance(input, Tensor) or input.ndim != 3:
+            raise SequenceError(
+                "a recurrent layer is given something else than [n, steps, inputs], such as a "
+                "packed sequence; ONNX has no form of it. Give it padded batches, and mask its "
+                "answers."
+            )
+        x = input.transpose(0, 1) if self.batch_first else input
+        begun = self._begun(x, hx)
+        directions, last = 2 if self.bidirectional else 1, []
+        for layer in range(self.num_layers):
+            weights = (self.get_buffer(f"{name}_l{layer}") for name in NAMES)
+            rows = slice(layer * directions, (layer + 1) * directions)
+            x, *states = type(self).run(x, *weights, *(state[rows] for state in begun))
+            last.append(states)
+        ended = tuple(torch.cat(states) for states in zip(*last, strict=True))
+        answers = x.transpose(0, 1) if self.batch_first else x
+        return answers, ended if isinstance(self, nn.LSTM) else ended[0]
+
+    def _begun(self, x: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
+        if hx is not None:
+            return (hx,) if isinstance(hx, Tensor) else hx
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        zeros = x.new_zeros(rows, x.shape[1], self.hidden_size)
+        return (zeros, zeros) if isinstance(self, nn.LSTM) else (zeros,)
+
+
+class _LSTM(_Whole, nn.LSTM):  # type: ignore[misc]  # torch overloads forward
+    run = lstm
+
+
+class _GRU(_Whole, nn.GRU):  # type: ignore[misc]
+    run = gru
+
+
+WHOLE: dict[type[nn.Module], type[_Whole]] = {nn.LSTM: _LSTM, nn.GRU: _GRU}
+NAMES = ("w", "r", "b")
+
+
+def deploy(model: nn.Module) -> nn.Module:
+    """Put the operators in the place of LSTMs and GRUs; the model's answers stay the same.
+
+    Plain RNNs and LSTMs with projections have no form here and stay as they are.
+
+    Args:
+        model: In evaluation mode, without parametrizations; is changed in place.
+    """
+    for module in list(model.modules()):
+        whole = WHOLE.get(type(module))
+        if whole is not None and isinstance(module, nn.RNNBase) and not module.proj_size:
+            _store(module, whole)
+    return model
+
+
+def _store(module: nn.RNNBase, whole: type[_Whole]) -> None:
+    """Give a recurrent layer its weights in ONNX's order, and the operators."""
+    order = ONNX_ORDER[type(module)]
+    for layer in range(module.num_layers):
+        suffixes = [f"l{layer}", f"l{layer}_reverse"][: 2 if module.bidirectional else 1]
+        parts = zip(*(_weights(module, suffix, order) for suffix in suffixes), strict=True)
+        for name, tensors in zip(NAMES, parts, strict=True):
+            module.register_buffer(f"{name}_l{layer}", torch.stack(tensors))
+    for name in list(module._parameters):
+        delattr(module, name)
+    module._flat_weights = []
+    module.__class__ = whole
+
+
+def _weights(
+    module: nn.RNNBase, suffix: str, order: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the weights of a layer in one direction, in another order of the gates."""
+
+    def ordered(name: str) -> Tensor:
+        return _ordered(getattr(module, f"{name}_{suffix}").detach(), order)
+
+    w, r = ordered("weight_ih"), ordered("weight_hh")
+    if not module.bias:
+        return w, r, w.new_zeros(2 * len(w))
+    return w, r, torch.cat([ordered("bias_ih"), ordered("bias_hh")])

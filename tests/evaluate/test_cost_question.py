@@ -1,0 +1,105 @@
+"""The cost question: trainings beside answers, and an update beside its alternatives."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sittings import digits
+
+from limbeck.errors import InputError
+from limbeck.evaluate import lifecycle
+from limbeck.evaluate.evaluation import check, evaluate
+from limbeck.evaluate.questions.cost import ask
+from limbeck.export.onnx import to_onnx
+from limbeck.optional import available
+
+JOULES = st.floats(1e-6, 1e3)
+
+
+@pytest.fixture(scope="module")
+def sitting(tmp_path_factory):
+    """Two models with files, whose trainings took ten seconds and a minute."""
+    folder, sitting = tmp_path_factory.mktemp("files"), digits()
+    batch = {"image": torch.from_numpy(next(iter(sitting.batches()))["image"])}
+    sides = {}
+    for (name, side), seconds in zip(sitting.sides(), (10.0, 60.0), strict=True):
+        path = folder / f"{name}.onnx"
+        to_onnx(side.twin.model, side.twin.task, batch, path)
+        sides[name] = replace(side, file=path, seconds=seconds)
+    return replace(sitting, **sides)
+
+
+@pytest.fixture(scope="module")
+def found(sitting):
+    return ask(sitting, seconds=0.05)
+
+
+@given(st.floats(1, 1e6), JOULES, JOULES)
+def test_at_the_break_even_both_ways_have_cost_the_same(spent, before, after):
+    count = lifecycle.break_even(spent, before, after)
+    if after >= before:
+        assert count is None
+    else:
+        assert spent + count * after == pytest.approx(count * before, rel=1e-6)
+
+
+def test_units_agree_with_their_definitions():
+    assert lifecycle.grams(1000 * 3600) == 475  # a kilowatt hour
+    assert lifecycle.answers_a_milliwatt_hour(1e-3 * 3600 / 7) == pytest.approx(7)
+
+
+def test_trainings_are_set_beside_answers(found):
+    assert found.training == {"student": 100.0, "teacher": 600.0}
+    assert found.grams["teacher"] == pytest.approx(600 / 3.6e6 * 475)
+    if found.break_even["both trainings"] is not None:
+        ratio = found.break_even["both trainings"] / found.break_even["the student's training"]
+        assert ratio == pytest.approx(7)
+
+
+def test_what_the_trainings_took_may_be_unknown(sitting):
+    unknown = replace(sitting, teacher=replace(sitting.teacher, seconds=None))
+    found = ask(unknown, seconds=0.01)
+    assert set(found.break_even) == {"the student's training"}
+    assert found.notes == ("What the teacher's training took is not known.",)
+
+
+def test_an_update_is_the_file_or_soft_labels(sitting, found):
+    content = sitting.student.file.read_bytes()
+    assert found.payloads["student"] == len(content)
+    assert found.payloads["student, zlib"] == len(zlib.compress(content, 9))
+    assert found.payloads["soft labels of 200 samples"] == np.zeros((200, 10), np.float16).nbytes
+
+
+@pytest.mark.skipif(not available("bsdiff4"), reason="bsdiff4 is not installed")
+def test_an_update_by_difference_is_small_where_little_differs(sitting, tmp_path):
+    import bsdiff4
+    import onnx
+
+    model = onnx.load(sitting.student.file)
+    [weight] = [one for one in model.graph.initializer if len(one.dims) == 4][:1]
+    values = np.frombuffer(weight.raw_data, np.float32).copy()
+    values[0] += 1
+    weight.raw_data = values.tobytes()
+    previous = tmp_path / "previous.onnx"
+    onnx.save(model, previous)
+    held, new = previous.read_bytes(), sitting.student.file.read_bytes()
+    sent = evaluate(sitting, {"cost": {"seconds": 0.01, "previous": str(previous)}})
+    size = sent.find("cost").payloads["student, difference to the previous"]
+    patch = bsdiff4.diff(held, new)
+    assert size == len(patch) < len(new) / 10
+    assert bsdiff4.patch(held, patch) == new
+
+
+def test_a_previous_file_that_is_not_there_is_refused_before_anything_is_asked():
+    with pytest.raises(InputError, match="previous"):
+        check({"cost": {"previous": "no_such_file.onnx"}})
+
+
+def test_a_student_without_a_file_is_said():
+    assert "no file" in ask(digits()).notes[0]
