@@ -57,11 +57,18 @@ def test_no_method_fits_no_net():
         assert any(fits), name
 
 
+PAIRS = [
+    *(("cnn", *pair) for pair in permutations(KINDS, 2)),
+    ("lstm", "prune.channels", "quantize.uniform"),
+    ("lstm", "factorize.svd", "prune.magnitude"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "second"), list(permutations(KINDS, 2)))
-def test_a_file_answers_as_the_model_does_after_any_two(first, second, tmp_path):
+@pytest.mark.parametrize(("net", "first", "second"), PAIRS)
+def test_a_file_answers_as_the_model_does_after_any_two(net, first, second, tmp_path):
     """Or the second refuses, and says why."""
-    made = subject("cnn")
+    made = subject(net)
     changed(first, made, made.model)
     changes, why = attempt(lambda: changed(second, made, made.model))
     if changes is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ from limbeck.evaluate.hardware import describe
 from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.timing import latencies, throughput
 from limbeck.export.predictor import OnnxPredictor
+
+LEAST = 0.2
+"""Seconds for which the energy of a file is taken at the least."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def measure(
         artefacts: The files, by name.
         example: A batch of at least one sample with the inputs of every artefact; other entries are
             ignored.
-        seconds: Time for the latencies of all artefacts together, for each number of threads.
+        seconds: Time for the latencies of all artefacts together, for each number of threads; half
+            of it is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
         throughput_batch: Samples in the batch that throughput is measured with.
         energy_method: See `energy.energy`.
@@ -61,7 +66,8 @@ def measure(
     many = _samples(example, throughput_batch)
     threads = sorted({1, describe().cores})
     times = {count: _latencies(artefacts, one, count, seconds) for count in threads}
-    joules = _energy(artefacts, one, energy_method)
+    joules = _energy(artefacts, one, energy_method, max(LEAST, seconds / 2 / len(artefacts)))
+    memory = _memory(artefacts, one)
     return {
         name: Cost(
             size_bytes=artefact.path.stat().st_size,
@@ -70,7 +76,7 @@ def measure(
             latency=tuple(times[count][name] for count in threads),
             throughput=_throughput(artefact.path, many, throughput_batch, throughput_seconds),
             throughput_batch=throughput_batch,
-            peak_memory_bytes=_memory(artefact.path, one),
+            peak_memory_bytes=memory[name],
             energy=joules[name],
         )
         for name, artefact in artefacts.items()
@@ -98,15 +104,24 @@ def _call(path: Path, batch: dict[str, NDArray[Any]], threads: int | None) -> pa
 
 
 def _energy(
-    artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]], method: Method
+    artefacts: Mapping[str, Artefact],
+    one: dict[str, NDArray[Any]],
+    method: Method,
+    seconds: float,
 ) -> dict[str, Energy | None]:
     calls = {name: _call(artefact.path, one, 1) for name, artefact in artefacts.items()}
-    return energy(calls, method=method)
+    return energy(calls, method=method, seconds=seconds)
 
 
 def _throughput(path: Path, many: dict[str, NDArray[Any]], batch: int, seconds: float) -> float:
     return throughput(_call(path, many, None), batch=batch, seconds=seconds)
 
 
-def _memory(path: Path, one: dict[str, NDArray[Any]]) -> int:
-    return peak_memory(path, OnnxPredictor(path, threads=1).feeds(one))
+def _memory(artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]]) -> dict[str, int]:
+    """Ask a process for each file, several at a time: what one holds does not depend on others."""
+
+    def peak(artefact: Artefact) -> int:
+        return peak_memory(artefact.path, OnnxPredictor(artefact.path, threads=1).feeds(one))
+
+    with ThreadPoolExecutor(describe().cores) as pool:
+        return dict(zip(artefacts, pool.map(peak, artefacts.values()), strict=True))
