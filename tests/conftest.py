@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -25,30 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from accelerate import Accelerator
-
-
-@pytest.fixture(scope="session", autouse=True)
-def operators_listed_once() -> Iterator[None]:
-    """List ONNX's operators once: torch does so for each export, and the suite makes hundreds."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError:  # it lies elsewhere in this torch: exports take longer
-        yield
-        return
-    listed = ONNXRegistry.from_torchlib
-    known: dict[object, Any] = {}
-
-    def from_torchlib(*opset: object, **options: object) -> Any:
-        key = (*opset, *options.items())
-        if key not in known:
-            known[key] = listed(*opset, **options)
-        registry = copy.copy(known[key])  # an export adds operators of its own
-        registry.functions = {name: list(kinds) for name, kinds in registry.functions.items()}
-        return registry
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
-        yield
 
 
 @pytest.fixture(scope="session")
