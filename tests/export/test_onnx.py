@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import warnings
@@ -204,3 +205,14 @@ def test_the_file_needs_neither_torch_nor_limbeck(exported, tmp_path):
     subprocess.run([sys.executable, "-I", "-c", program, *paths], check=True)
     expected = TorchPredictor(one.model, one.task).predict(batch)["logits"]
     np.testing.assert_allclose(np.load(Path(paths[2])), expected, atol=2e-5)
+
+
+def test_operators_that_are_listed_once_change_no_file(exported, tmp_path, monkeypatch):
+    made = exported["cnn"]
+    files = [tmp_path / f"{number}.onnx" for number in range(3)]
+    for path in files[:2]:  # the second export finds the list
+        to_onnx(made.model, made.task, made.draw(2), path)
+    monkeypatch.setattr("limbeck.export.onnx.listed_once", contextlib.nullcontext)
+    to_onnx(made.model, made.task, made.draw(2), files[2])
+    first, second, without = (path.read_bytes() for path in files)
+    assert first == second == without

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.atomic import replacing
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
+from limbeck.export.operators import listed_once
 from limbeck.export.quiet import quiet
 from limbeck.export.runnable import Runnable
 
@@ -146,7 +147,7 @@ def _capture_advice(error: Exception, inputs: tuple[str, ...]) -> str:
 
 def _convert(program: ExportedProgram, outputs: list[str], inputs: tuple[str, ...]) -> ModelProto:
     try:
-        with quiet():
+        with quiet(), listed_once():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
