@@ -10,7 +10,8 @@ import pytest
 import sittings
 
 from limbeck.evaluate.accuracy import Accuracy
-from limbeck.evaluate.calibration import Bin, Calibration
+from limbeck.evaluate.binning import Bin
+from limbeck.evaluate.calibration import Calibration
 from limbeck.evaluate.cost import Cost, Energy, Latency
 from limbeck.evaluate.evaluation import evaluate
 from limbeck.evaluate.fidelity import Fidelity, Parity

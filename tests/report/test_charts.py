@@ -4,7 +4,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from limbeck.evaluate.calibration import Bin
+from limbeck.evaluate.binning import Bin
 from limbeck.report.charts.lines import Series, lines
 from limbeck.report.charts.matrix import busiest, largest, matrix
 from limbeck.report.charts.reliability import reliability

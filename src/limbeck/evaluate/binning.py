@@ -7,10 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.evaluate.calibration import Bin
+from limbeck.evaluate.interval import Result
 
 Values = NDArray[np.float64]
 JUST_UNDER_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+
+class Bin(Result):
+    """Samples of confidence between `low` and `high`: how many, how sure, how often right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
 
 
 @dataclass(frozen=True)

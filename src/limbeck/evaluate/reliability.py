@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.evaluate import binning
-from limbeck.evaluate.calibration import Bin
+from limbeck.evaluate.binning import Bin
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.probabilities import brier, losses
 

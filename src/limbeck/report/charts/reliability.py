@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from limbeck.evaluate.calibration import Bin
+from limbeck.evaluate.binning import Bin
 from limbeck.report.charts.scale import Scale, finite
 from limbeck.report.charts.svg import WIDTH, Role, element, join, line, marker, picture, text
 
