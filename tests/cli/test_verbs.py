@@ -141,3 +141,19 @@ def test_every_verb_has_help():
 
 def test_version_is_shown():
     assert limbeck_("--version").stdout.startswith("limbeck ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--questions", "fairnes"], ["fairness"]),
+        (["--questions", "cost", "--set", "cost.sevonds=1"], ["seconds", "sevonds"]),
+        (["--questions", "cost", "--set", "cost.seconds=soon"], ["cost.seconds", "soon"]),
+        (["--questions", "cost", "--set", "cost.previous=none.onnx"], ["cost.previous"]),
+        (["--questions", "cost", "--set", "cost=5"], ["cost"]),
+        (["--questions", "cost", "--set", "fairness.margin=1,2"], ["fairness"]),
+        (["--set", "nonsense"], ["path=value"]),
+    ],
+)
+def test_evaluate_refuses_what_no_question_takes(argv, words, tmp_path):
+    refused(limbeck_("evaluate", tmp_path, *argv), *words)
