@@ -394,7 +394,7 @@ def test_a_layer_alone_that_makes_the_answer_is_refused():
 def test_masked_weights_are_refused():
     made = subject("cnn")
     parametrize.register_parametrization(made.model.hidden, "weight", nn.Identity())
-    with pytest.raises(InputError, match=r"masked hidden.*prune channels and heads before"):
+    with pytest.raises(InputError, match=r"quantised hidden.*Prune channels and heads before"):
         Channels(ratio=0.5).check(made.model, made.work)
 
 

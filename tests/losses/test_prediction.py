@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -90,6 +90,7 @@ def test_ttm_and_wttm(given_logits):
 @given(drawn(), st.sampled_from([0, 1]))
 def test_standardized_kl(given_logits, correction):
     student, teacher, _, temperature = given_logits
+    assume(student.std(axis=1).min() > 0.05)  # dividing by less, differences are too coarse
     agree("standardized_kl", student, teacher, correction=correction, temperature=temperature)
 
 

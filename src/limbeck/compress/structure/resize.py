@@ -112,8 +112,10 @@ def spare(model: nn.Module) -> nn.Module:
     """
     computed = [path for path, part in model.named_modules() if parametrize.is_parametrized(part)]
     if computed:
-        allowed = "a model without masks: prune channels and heads before single weights"
-        raise InputError(Problem("prune.method", f"masked {', '.join(computed)}", allowed))
+        given = f"masked or quantised {', '.join(computed)}"
+        allowed = "a model of plain weights"
+        fix = "Prune channels and heads before single weights, and before quantising."
+        raise InputError(Problem("method", given, allowed, fix))
     trial = copy.deepcopy(model)
     for parameter in trial.parameters():
         parameter.grad = None
