@@ -1,5 +1,6 @@
 """The terminal, the card, the comparison: the same numbers as on the page, in words."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from limbeck.evaluate.interval import summarize
 from limbeck.report import verdict
 from limbeck.report.card import render_card
 from limbeck.report.compare import HEAD, render_comparison, render_comparison_page
+from limbeck.report.figures import figures
 from limbeck.report.result import BudgetCheck, RunResult
 from limbeck.report.terminal import verdict_lines
 
@@ -42,6 +45,26 @@ def test_the_verdict_is_one_sentence(
     )
     assert verdict.sentence(texts).endswith("keeps 99.4 % of its accuracy, within its budget.")
     assert "had no teacher to compare it with" in verdict.sentence(minimal)
+
+
+@pytest.mark.parametrize(
+    ("students", "said"),
+    [
+        ((0.981, 0.982, 0.983), "exceeds its accuracy (100.2 % of it)"),
+        ((0.975, 0.982, 0.989), "keeps all of its accuracy (100.2 % of it)"),
+        ((0.982,), "keeps all of its accuracy (100.2 % of it)"),
+    ],
+)
+def test_a_student_is_better_only_if_its_seeds_can_tell(digits, monkeypatch, students, said):
+    taught = summarize([0.98] * len(students))
+    changed = {
+        "accuracy": summarize(students),
+        "teacher_accuracy": taught,
+        "retained": 0.982 / 0.98,
+    }
+    found = dataclasses.replace(figures(digits), **changed)
+    monkeypatch.setattr(verdict, "figures", lambda result: found)
+    assert said in verdict.sentence(digits)
 
 
 def test_a_student_that_is_larger_is_not_called_smaller(digits: RunResult) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from limbeck.evaluate.interval import summarize
 from limbeck.report import format as fmt
 from limbeck.report.figures import Figures, figures
 from limbeck.report.result import BudgetCheck, RunResult
@@ -102,10 +103,20 @@ def _kept(found: Figures) -> str:
     if found.retained is None:
         return ""
     share = fmt.percent(found.retained, 1)
-    if found.retained >= 1:
-        verb = "exceeds" if found.retained > 1.0005 else "matches"
-        return f"{verb} its accuracy ({share} of it)"
-    return f"keeps {share} of its accuracy"
+    if found.retained < 1:
+        return f"keeps {share} of its accuracy"
+    verb = "exceeds" if _proven(found) else "keeps all of"
+    return f"{verb} its accuracy ({share} of it)"
+
+
+def _proven(found: Figures) -> bool:
+    """Tell whether the student is better seed by seed, by more than chance may do."""
+    own, other = found.accuracy.values, found.teacher_accuracy
+    if other is None or len(own) != len(other.values):
+        return False
+    pairs = zip(own, other.values, strict=True)
+    interval = summarize([student - teacher for student, teacher in pairs]).interval
+    return interval is not None and interval.low > 0
 
 
 def _budget_clause(result: RunResult) -> str:
