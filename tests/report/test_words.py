@@ -50,7 +50,7 @@ def test_the_verdict_is_one_sentence(
 @pytest.mark.parametrize(
     ("students", "said"),
     [
-        ((0.981, 0.982, 0.983), "exceeds its accuracy (100.2 % of it)"),
+        ((0.9815, 0.982, 0.9825), "exceeds its accuracy (100.2 % of it)"),
         ((0.975, 0.982, 0.989), "keeps all of its accuracy (100.2 % of it)"),
         ((0.982,), "keeps all of its accuracy (100.2 % of it)"),
     ],
