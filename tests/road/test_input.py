@@ -97,6 +97,8 @@ def changes(*settings: str) -> list[str]:
         ("digits", ("stages.teach.precision=float16",), ("precision", "float32 or bfloat16")),
         ("digits", ("data.columns={label: lable}",), ("label", "lable")),
         ("digits", ("data.name=digitz",), ("digits",)),
+        ("digits", ("stages.quantize.calibration=0",), ("stages.2.quantize.calibration", "1")),
+        ("digits", ("stages.quantize.calibration=2000",), ("calibration", "1 to 1294")),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_said(recipe, settings, words, run):

@@ -59,7 +59,7 @@ class Compression(Stage):
         Field(description="Whose model is changed: a smaller teacher then teaches."),
     ] = "student"
     calibration: Annotated[
-        int, Field(ge=1, description="Training samples that the method may look at.")
+        int, Field(ge=1, description="Training samples that the method may look at, if there are so many.")
     ] = 512
     recover: Annotated[
         Recover | None,
@@ -112,8 +112,20 @@ class Compression(Stage):
             problems += [Problem(f"recover.{p.where}", p.given, p.allowed, p.fix) for p in found]
         return problems
 
+    def check_calibration(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Refuse more samples than there are, where their number was asked for.
+
+        Raises:
+            InputError: There are fewer training samples.
+        """
+        there = len(rehearsal.context.data.train)
+        if "calibration" in self.model_fields_set and self.calibration > there:
+            allowed = f"1 to {there}: so many training samples there are"
+            raise InputError(Problem(f"{where}.calibration", self.calibration, allowed))
+
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
         """Try the method on the untrained model, so that later stages see its structure."""
+        self.check_calibration(rehearsal, where=where)
         model = rehearsal.student if self.role == "student" else rehearsal.teachers[0]
         if self.recover is not None and self.role == "student":
             self.recover.join_once(rehearsal, where=f"{where}.recover")

@@ -74,7 +74,9 @@ class Quantize(Compression):
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
         """Try a model's method; what a file's finds is known in seconds, after the training."""
-        if not self.of_file:
+        if self.of_file:
+            self.check_calibration(rehearsal, where=where)
+        else:
             super().rehearse(rehearsal, where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
