@@ -103,3 +103,8 @@ def test_a_previous_file_that_is_not_there_is_refused_before_anything_is_asked()
 
 def test_a_student_without_a_file_is_said():
     assert "no file" in ask(digits()).notes[0]
+
+
+def test_an_energy_is_said_in_a_unit_of_its_size(found):
+    [line] = [one.words for one in found.findings if one.name == "Energy of the training"]
+    assert line == "Energy of the training: the student's is 100 J, the teacher's 600 J."

@@ -128,7 +128,7 @@ SAID = {
 FORMS: dict[Unit, tuple[float, str, str]] = {
     "share": (100, ".1f", " %"),
     "nats": (1, ".3f", " nats"),
-    "joules": (1000, ".3g", " mJ"),
+    "joules": (1, ".3g", " J"),
     "number": (1, ".3f", ""),
     "bytes": (1, ",.0f", " bytes"),
     "milliseconds": (1, ".3g", " ms"),
@@ -136,17 +136,29 @@ FORMS: dict[Unit, tuple[float, str, str]] = {
 }
 """How a unit is written: what the number is multiplied by, its format, what follows."""
 
+PREFIXES = ((1e3, 1e-3, "k"), (1.0, 1.0, ""), (1e-3, 1e3, "m"))
+"""From which size on a unit of energy or mass is multiplied by what, and the letter before it."""
+
+
+def _form(unit: Unit, largest: float) -> tuple[float, str, str]:
+    factor, form, after = FORMS[unit]
+    if unit not in ("joules", "grams"):
+        return factor, form, after
+    found = ((by, letter) for least, by, letter in PREFIXES if abs(largest) >= least)
+    by, letter = next(found, (1e6, "µ"))
+    return factor * by, form, f" {letter}{after.strip()}"
+
 
 def _written(value: float, unit: Unit) -> str:
-    factor, form, after = FORMS[unit]
+    factor, form, after = _form(unit, value)
     return f"{value * factor:{form}}{after}"
 
 
 def _between(difference: Estimate, unit: Unit) -> str:
-    factor, form, after = FORMS[unit]
-    after = " points" if unit == "share" else after
     numbers = [difference.value]
     if difference.interval is not None:
         numbers += [difference.interval.low, difference.interval.high]
+    factor, form, after = _form(unit, max(numbers, key=abs))
+    after = " points" if unit == "share" else after
     value, *ends = (f"{number * factor:+{form}}" for number in numbers)
     return f"{value}{after}, {' to '.join(ends)}" if ends else f"{value}{after}"
