@@ -59,7 +59,10 @@ class Compression(Stage):
         Field(description="Whose model is changed: a smaller teacher then teaches."),
     ] = "student"
     calibration: Annotated[
-        int, Field(ge=1, description="Training samples that the method may look at, if there are so many.")
+        int,
+        Field(
+            ge=1, description="Training samples that the method may look at, if there are so many."
+        ),
     ] = 512
     recover: Annotated[
         Recover | None,
