@@ -80,6 +80,18 @@ def test_the_interval_of_paired_shares_covers_what_it_says():
     assert within(coverage(found, right[0].mean() - right[1].mean()))
 
 
+def test_the_interval_of_samples_that_count_in_part_covers_what_it_says():
+    student, teacher, labels = population(1.8, 0.5)
+    random = np.random.default_rng(3)
+    # Right under some of five damages: as likely as the answer is sure.
+    parts = [
+        random.binomial(5, np.exp(log_p[np.arange(len(labels)), labels])) / 5
+        for log_p in (student, teacher)
+    ]
+    found = [paired_difference(parts[0][rows], parts[1][rows]) for rows in drawn(1500)]
+    assert within(coverage(found, parts[0].mean() - parts[1].mean()))
+
+
 def test_intervals_of_rankings_cover_what_they_say():
     student, _, labels = population(1.8, 0.5)
     confidence, right = top(student, labels)

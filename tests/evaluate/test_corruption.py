@@ -239,3 +239,20 @@ def test_the_variance_of_answers_is_that_of_numpy():
     p = special.softmax(logits.astype(float), axis=2)
     expected = [sum(np.var(p[:, i, c], ddof=1) for c in range(3)) for i in range(7)]
     np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(20, "open"), (2000, "kept")])
+def test_two_models_that_answer_alike_prove_little_on_few_samples(count, verdict):
+    clean = np.random.default_rng(0).random((count, 1, 2, 2)).astype(np.float32)
+    _, findings = compare_corruptions(
+        Threshold(0.5),
+        Threshold(0.5),
+        (clean.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64),
+        kinds=("up", "down"),
+        damage=lambda kind, severity: {"image": clean + severity * 0.01},
+        resamples=Resamples(count, draws=50),
+        margin=0.02,
+    )
+    found = {line.name: line.verdict for line in findings}
+    assert found["Mean accuracy under corruption"] == verdict
+    assert found["Accuracy under up"] == verdict

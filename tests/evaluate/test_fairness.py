@@ -247,3 +247,12 @@ def test_what_does_not_fit_is_refused():
         ask(sitting([0, 1], [0, 1], sex=["a"]))
     with pytest.raises(InputError, match=r"fairness.positive: got 'class 7'"):
         ask(sitting([0, 1], [0, 1]), positive="class 7")
+
+
+def test_draws_that_are_all_the_same_do_not_make_a_gap_certain():
+    same = np.zeros(101)
+    few, many = (estimate(same, samples=count) for count in (20, 2000))
+    assert few.interval.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert few.interval.low == -few.interval.high
+    assert many.interval.high < 0.002
+    assert estimate(same).interval.high == 0  # where no number of samples is known

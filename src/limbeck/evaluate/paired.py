@@ -26,14 +26,16 @@ def share(hits: NDArray[np.float64]) -> Estimate:
 def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> Estimate:
     r"""Give the difference of two shares of the same samples, with Bonett and Price's interval.
 
-    $$\tilde p_{10} - \tilde p_{01} \pm z \sqrt{\frac{\tilde p_{10} + \tilde p_{01}
-      - (\tilde p_{10} - \tilde p_{01})^2}{n + 2}}, \qquad \tilde p = \frac{f + 1}{n + 2}$$
+    $$\tilde d \pm z \sqrt{\frac{\tilde s - \tilde d^2}{n + 2}}, \qquad
+      \tilde d = \frac{\sum_i d_i}{n + 2}, \; \tilde s = \frac{\sum_i d_i^2 + 2}{n + 2}$$
 
-    with f how often only the one, or only the other, was a hit. A bootstrap of five samples on
-    which both are right would say that they differ by exactly nothing; this does not.
+    with d the difference of each sample: two more samples are reckoned with, in one of which only
+    the student is right, in the other only the teacher. A bootstrap of five samples on which both
+    are right would say that they differ by exactly nothing; this does not. For shares of 0 and 1 it
+    is the published interval; samples may count in part, such as right under two of five damages.
 
     Args:
-        student: 0 or 1 a sample, `[samples]`.
+        student: From 0 to 1 a sample, `[samples]`.
         teacher: The same of the teacher.
 
     Example:
@@ -44,19 +46,17 @@ def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]
     Source: Bonett and Price, British Journal of Mathematical and Statistical Psychology 2012.
     """
     n, level = len(student), 0.95
-    only = (float((student > teacher).sum()), float((teacher > student).sum()))
-    better, worse = ((f + 1) / (n + 2) for f in only)
-    centre = better - worse
-    half = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt(
-        (better + worse - centre**2) / (n + 2)
-    )
+    gaps = student - teacher
+    centre = float(gaps.sum()) / (n + 2)
+    spread = (float((gaps**2).sum()) + 2) / (n + 2) - centre**2
+    half = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread / (n + 2))
     interval = Interval(
         low=max(-1.0, centre - half),
         high=min(1.0, centre + half),
         level=level,
         method="Bonett-Price",
     )
-    return Estimate(value=(only[0] - only[1]) / n, interval=interval)
+    return Estimate(value=float(gaps.mean()), interval=interval)
 
 
 def shares(student: NDArray[np.float64], teacher: NDArray[np.float64] | None) -> Beside:

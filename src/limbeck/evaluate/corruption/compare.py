@@ -12,7 +12,7 @@ from limbeck.evaluate.bootstrap import Beside, Resamples, Statistic, mean
 from limbeck.evaluate.corruption.pictures import NOISE, SEVERITIES
 from limbeck.evaluate.finding import Estimate, Finding, Unit, find
 from limbeck.evaluate.interval import Result
-from limbeck.evaluate.paired import shares
+from limbeck.evaluate.paired import paired_difference, shares
 from limbeck.evaluate.probabilities import log_probabilities
 from limbeck.export.predictor import Predictor
 
@@ -147,7 +147,7 @@ def _findings(
 ) -> list[Finding]:
     listed = ", ".join(kinds)
     over_all = [side.mean(axis=(0, 1)) for side in right]
-    mean_accuracy = _beside(resamples, [_mean_of(values) for values in over_all])
+    mean_accuracy = _means(resamples, over_all)
     how = f"Mean over five severities of {listed}, each sample answered by what ships."
     found = [_found("Mean accuracy under corruption", mean_accuracy, how, margin=margin)]
     if all(side.any() for side in clean):
@@ -156,7 +156,7 @@ def _findings(
         name = "Share of accuracy kept under corruption"
         found.append(_found(name, _beside(resamples, kept), how, margin=margin))
     for k, kind in enumerate(kinds):
-        beside = _beside(resamples, [_mean_of(side[k].mean(axis=0)) for side in right])
+        beside = _means(resamples, [side[k].mean(axis=0) for side in right])
         how = f"Mean over five severities of {kind}, each sample answered by what ships."
         found.append(_found(f"Accuracy under {kind}", beside, how, margin=margin))
     return found
@@ -169,6 +169,14 @@ def _found(name: str, beside: Beside, how: str, *, margin: float) -> Finding:
 
 def _beside(resamples: Resamples, statistics: Sequence[Statistic]) -> Beside:
     return resamples.beside(statistics[0], statistics[1] if len(statistics) > 1 else None)
+
+
+def _means(resamples: Resamples, values: Sequence[Values]) -> Beside:
+    """Give mean accuracies: both models may be right alike on few samples, which proves little."""
+    beside = _beside(resamples, [_mean_of(side) for side in values])
+    if len(values) == 1:
+        return beside
+    return beside.model_copy(update={"difference": paired_difference(values[0], values[1])})
 
 
 def _mean_of(values: Values) -> Statistic:

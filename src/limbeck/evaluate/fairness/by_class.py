@@ -90,6 +90,7 @@ def _worst(before: Before, recalls: list[Array]) -> Finding:
     return compared(
         f"Recall of the worst class, {name}",
         [rare.worst(side) for side in recalls],
+        samples=len(before.labels),
         better="higher",
         how="The smallest share of a class that is recognised, of each model its own worst class, "
         f"among classes with at least {before.smallest} test samples.",
@@ -101,6 +102,7 @@ def _gap(before: Before, gap: list[Array], between: rare.Ends) -> Finding:
     return compared(
         "Recall gap between frequent and rare classes",
         gap,
+        samples=len(before.labels),
         better="lower",
         how="The mean recall of the most frequent third of the classes less that of the rarest "
         f"third ({names}), by how often they occur among the validation samples.",

@@ -198,6 +198,7 @@ def _findings(
     accuracy = compared(
         f"Accuracy gap by {name}",
         [groups.spread(side.accuracy) for side in rates],
+        samples=len(before.labels),
         better="lower",
         how=f"The largest accuracy of a group less the smallest, {among}.",
     )
@@ -216,6 +217,7 @@ def _findings(
             compared(
                 f"{gap.name} by {name}, {about}",
                 [gap.over_classes(side) for side in values],
+                samples=len(before.labels),
                 better=gap.better,
                 how=f"{gap.how}{most}, {among}.",
             )

@@ -45,28 +45,42 @@ class Before:
         return np.concatenate([statistic(themselves), *draws])
 
 
-def estimate(values: Array, *, level: float = 0.95) -> Estimate:
+def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) -> Estimate:
     """Make an estimate of a figure and its draws, `[1 + draws]`, the figure itself first.
+
+    If all draws are the same, they say nothing of samples that were not seen: the interval then
+    goes as far as the share of samples of a kind of which there may be none among so many.
+
+    Args:
+        values: A share, or a difference of shares.
+        samples: How many samples were drawn from; none, where a figure cannot be all the same.
+        level: The confidence.
 
     Example:
         >>> estimate(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5).interval.low
         0.45
     """
     low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    if low == high and samples is not None:
+        unseen = 1 - ((1 - level) / 2) ** (1 / samples)
+        low, high = max(-1.0, low - unseen), min(1.0, high + unseen)
     interval = Interval(low=low, high=high, level=level, method="percentile bootstrap")
     return Estimate(value=float(values[0]), interval=interval)
 
 
-def compared(name: str, values: Sequence[Array], *, better: Better, how: str) -> Finding:
+def compared(
+    name: str, values: Sequence[Array], *, samples: int, better: Better, how: str
+) -> Finding:
     """Make a finding of a share of the student, or of both: `[1 + draws]` of the same draws."""
     student, *teacher = values
+    gap = student - teacher[0] if teacher else None
     return find(
         name,
         unit="share",
         better=better,
         student=estimate(student),
         teacher=estimate(teacher[0]) if teacher else None,
-        difference=estimate(student - teacher[0]) if teacher else None,
+        difference=None if gap is None else estimate(gap, samples=samples),
         margin=MARGIN,
         how=how,
     )

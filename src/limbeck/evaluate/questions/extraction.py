@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.bootstrap import Resamples
-from limbeck.evaluate.finding import Estimate, Finding, find
+from limbeck.evaluate.finding import Finding, find
 from limbeck.evaluate.interval import Result
+from limbeck.evaluate.paired import shares
 from limbeck.evaluate.sitting import Sitting, inputs
 from limbeck.evaluate.stealing import detector, forms, thief
 from limbeck.evaluate.stealing.defences import Change, Defence, changes
@@ -98,9 +98,8 @@ def ask(
     robberies = rob(victims[0])
     found = thefts(robberies)
     seen, notes = _detection(sitting, victims[0], material, honest, robberies, draws)
-    resamples = Resamples(len(tests["label"]), draws=draws, seed=sitting.seed)
     return Extraction(
-        findings=(*_stolen(victims, robberies, resamples), *_caught(seen, found)),
+        findings=(*_stolen(victims, robberies), *_caught(seen, found)),
         thefts=found,
         chance=_chance(victims[0]),
         defences=_defences(victims[0], robberies, len(sitting.classes), seed=sitting.seed),
@@ -130,7 +129,7 @@ def _halves(sitting: Sitting, *, most: int) -> tuple[Sample, Sample]:
     return thief_, honest
 
 
-def _stolen(victims: Sequence[Victim], robberies: Robberies, resamples: Resamples) -> list[Finding]:
+def _stolen(victims: Sequence[Victim], robberies: Robberies) -> list[Finding]:
     """Hold what all queries steal of the student beside what they steal of the teacher."""
     most = victims[0].budgets[-1]
     findings = []
@@ -138,25 +137,20 @@ def _stolen(victims: Sequence[Victim], robberies: Robberies, resamples: Resample
         robbed = [robberies["random", form][-1]]
         robbed += [victim.robbed("random", FORMS[form], (most,))[0] for victim in victims[1:]]
         student, *teacher = [robbery.hits.astype(float) for robbery in robbed]
+        beside = shares(student, teacher[0] if teacher else None)
         findings.append(
             find(
                 f"Agreement of a thief after {most} queries, told {tells}",
                 unit="share",
                 better="lower",
-                student=_mean(student, resamples),
-                teacher=_mean(teacher[0], resamples) if teacher else None,
-                difference=_mean(student - teacher[0], resamples) if teacher else None,
                 margin=MARGIN,
                 how="How often a small network, trained on the answers of the file that ships to "
                 "unlabelled validation inputs, answers test samples as the file does; the interval "
                 "is over test samples, of one training each.",
+                **dict(beside),
             )
         )
     return findings
-
-
-def _mean(values: NDArray[np.float64], resamples: Resamples) -> Estimate:
-    return resamples.estimate(lambda counts: counts @ values / len(values))
 
 
 def _caught(seen: Sequence[Detection], found: Sequence[Theft]) -> list[Finding]:
