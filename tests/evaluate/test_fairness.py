@@ -10,6 +10,7 @@ from sklearn.metrics import recall_score
 
 from limbeck.errors import InputError
 from limbeck.evaluate.fairness import groups, rare
+from limbeck.evaluate.fairness.drawn import estimate
 from limbeck.evaluate.fairness.inheritance import inheritance
 from limbeck.evaluate.questions.fairness import Fairness, ask
 from limbeck.evaluate.sitting import Side, Sitting
