@@ -15,9 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
-from sklearn.datasets import load_digits
+from _digits import over_seeds, samples, split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +23,7 @@ from limbeck.evaluate.certified.certify import around, certified_margins
 from limbeck.evaluate.certified.propagate import propagate, trace
 from limbeck.losses import soft_target_kl
 
-TRAINING, EPOCHS, BATCH = 1200, 60, 64
+EPOCHS, BATCH = 60, 64
 STUDENTS = {
     "labels alone": (False, False),
     "distilled": (True, False),
@@ -48,12 +46,6 @@ def net(width: int, seed: int) -> nn.Module:
         nn.Flatten(),
         nn.Linear(32 * width, 10),
     )
-
-
-def samples() -> tuple[Tensor, Tensor]:
-    """Give all digits, in [0, 1], and their labels."""
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
 
 
 def train(model: nn.Module, rows: Tensor, loss: Loss, *, seed: int) -> nn.Module:
@@ -122,8 +114,7 @@ def judged(model: nn.Module, rows: Tensor, size: float) -> list[float]:
 
 def of_seed(seed: int, size: float) -> list[list[float]]:
     """Train a teacher and its four students on one split."""
-    order = torch.randperm(len(samples()[1]), generator=torch.Generator().manual_seed(seed))
-    learning, testing = order[:TRAINING], order[TRAINING:]
+    learning, testing = split(seed)
     plain = objective(None, bounded=False, size=size)
     teacher = train(net(32, seed), learning, plain, seed=seed)
     found = [judged(teacher, testing, size)]
@@ -132,12 +123,6 @@ def of_seed(seed: int, size: float) -> list[list[float]]:
         student = train(net(4, seed + 100), learning, loss, seed=seed)
         found.append(judged(student, testing, size))
     return found
-
-
-def written(values: NDArray[np.float64]) -> str:
-    """Give mean and half the width of its interval over seeds, in percent."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{100 * values.mean():.1f} ± {100 * half:.1f}"
 
 
 def main() -> None:
@@ -150,7 +135,7 @@ def main() -> None:
     print(f"| size {arguments.size:g} | accuracy, % | under PGD, % | proven, % |")
     print("|-|-:|-:|-:|")
     for place, name in enumerate(["teacher", *STUDENTS]):
-        cells = (written(found[:, place, figure]) for figure in range(3))
+        cells = (over_seeds(100 * found[:, place, figure]) for figure in range(3))
         print(f"| {name} | {' | '.join(cells)} |")
 
 

@@ -16,9 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
-from sklearn.datasets import load_digits
+from _digits import over_seeds, samples, split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,13 +26,6 @@ from limbeck.evaluate.certified.distances import boundary_distances
 from limbeck.models.nets.digits_cnn import digits_cnn
 
 LAYERS = ("block1.0", "block2.0", "block3.0", "linear")
-TRAINING = 1200
-
-
-def samples() -> tuple[Tensor, Tensor]:
-    """Give all digits, in [0, 1], and their labels."""
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
 
 
 def train(model: nn.Module, rows: Tensor, *, epochs: int, rate: float, seed: int) -> None:
@@ -81,8 +72,7 @@ def judged(model: nn.Module, rows: Tensor) -> tuple[float, float]:
 
 def seeds_of(seed: int, width: int, sparsities: Sequence[float]) -> list[list[float]]:
     """Prune every layer of one net: accuracy and distance, before it and after each."""
-    order = torch.randperm(len(samples()[1]), generator=torch.Generator().manual_seed(seed))
-    learning, testing = order[:TRAINING], order[TRAINING:]
+    learning, testing = split(seed)
     torch.manual_seed(seed)
     net = digits_cnn(10, width=width)
     train(net, learning, epochs=30, rate=0.01, seed=seed)
@@ -104,12 +94,6 @@ def seeds_of(seed: int, width: int, sparsities: Sequence[float]) -> list[list[fl
     return rows
 
 
-def written(values: NDArray[np.float64], sign: str = "") -> str:
-    """Give mean and half the width of its interval over seeds."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():{sign}.1f} ± {half:.1f}"
-
-
 def main() -> None:
     """Print a table in Markdown, a line a layer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,7 +107,10 @@ def main() -> None:
     places = [(sparsity, layer) for sparsity in sparsities for layer in LAYERS]
     for place, (sparsity, layer) in enumerate(places):
         values = found[:, place].T
-        cells = [*(written(one, "+") for one in values[:2]), *(written(one) for one in values[2:])]
+        cells = [
+            *(over_seeds(one, "+") for one in values[:2]),
+            *(over_seeds(one) for one in values[2:]),
+        ]
         print(f"| {layer} | {sparsity:.0%} | {' | '.join(cells)} |")
 
 

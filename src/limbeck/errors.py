@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 LONGEST = 300
@@ -59,6 +60,23 @@ class InputError(LimbeckError):
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+@contextmanager
+def gathering(problems: list[Problem]) -> Iterator[None]:
+    """Go on after an `InputError`, and keep its problems: all are said at once, at the end.
+
+    Example:
+        >>> problems: list[Problem] = []
+        >>> with gathering(problems):
+        ...     raise InputError(Problem("width", -1, "above 0"))
+        >>> print(*problems)
+        width: got -1; allowed: above 0
+    """
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
 
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from limbeck.data.features import measure_numbers, measure_values
 from limbeck.data.preprocess import TablePreprocess
 from limbeck.data.samples import Rows
 from limbeck.data.split import Split
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,13 +76,11 @@ def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
         for column in settings.columns:
             kind = "numeric" if column in settings.numeric else "categorical"
             where = f"data.table.{kind} ({column!r} in {source})"
-            try:
+            with gathering(problems):
                 if kind == "numeric":
                     read[source].numbers[column] = read_numbers(dataset, column, where=where)
                 else:
                     read[source].names[column] = read_names(dataset, column, where=where)
-            except InputError as error:
-                problems += error.problems
     if problems:
         raise InputError(*problems)
     return read

@@ -52,7 +52,7 @@ class Binning:
 
 
 def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
-    """Divide [0, 1] into bins of equal width, as torchmetrics and the pipeline's figure do.
+    """Divide [0, 1] into bins of equal width, as torchmetrics does.
 
     Args:
         confidence: How sure each answer is, `[samples]` in [0, 1].

@@ -19,7 +19,7 @@ from limbeck.evaluate.memory import peak_memory
 from limbeck.evaluate.timing import latencies, throughput
 from limbeck.export.predictor import OnnxPredictor
 
-LEAST = 0.2
+ENERGY_SECONDS = 0.2
 """Seconds for which the energy of a file is taken at the least."""
 
 
@@ -66,7 +66,9 @@ def measure(
     many = _samples(example, throughput_batch)
     threads = sorted({1, describe().cores})
     times = {count: _latencies(artefacts, one, count, seconds) for count in threads}
-    joules = _energy(artefacts, one, energy_method, max(LEAST, seconds / 2 / len(artefacts)))
+    joules = _energy(
+        artefacts, one, energy_method, max(ENERGY_SECONDS, seconds / 2 / len(artefacts))
+    )
     memory = _memory(artefacts, one)
     return {
         name: Cost(

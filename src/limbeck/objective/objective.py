@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck import connectors, losses, methods
 from limbeck.balance import Balance, gradient_norms
 from limbeck.connectors import Joined
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, gathering
 from limbeck.objective.batch import Batch, nothing, rows, student_of, teacher_of, tempered
 from limbeck.objective.result import Answers, Losses, Responds, TermLoss, TrainingSet
 from limbeck.terms import Ready, Term, prepare, read
@@ -129,11 +129,9 @@ class Objective:
         terms = []
         for position, entry in enumerate(entries):
             place = f"{where}.{position}"
-            try:
+            with gathering(problems):
                 terms.append(read(entry, where=place))
                 prepare([(place, terms[-1])], outputs=outputs)
-            except InputError as error:
-                problems += error.problems
         if problems:
             raise InputError(*problems)
         return cls(terms, outputs=outputs, measure_every=measure_every)

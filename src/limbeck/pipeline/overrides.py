@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.pipeline.reading import parse
 
 
@@ -66,10 +66,8 @@ def put_all(content: dict[str, Any], settings: Mapping[str, Any], *, where: str)
     """
     problems: list[Problem] = []
     for path, value in settings.items():
-        try:
+        with gathering(problems):
             put(content, path, copy.deepcopy(value), where=where)
-        except InputError as error:
-            problems += error.problems
     if problems:
         raise InputError(*problems)
 

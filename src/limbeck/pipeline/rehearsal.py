@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.errors import InputError, LimbeckError, Problem, gathering
 from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.problems import of_model
 
@@ -125,10 +125,8 @@ def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
     results: list[T] = []
     problems: list[Problem] = []
     for work in works:
-        try:
+        with gathering(problems):
             results.append(work())
-        except InputError as error:
-            problems += error.problems
     if problems:
         raise InputError(*problems)
     return results

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.pipeline.overrides import apply_profile, parse_override, put
 from limbeck.pipeline.reading import read
 from limbeck.pipeline.recipe import Recipe
@@ -48,28 +47,20 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> Recipe:
     problems: list[Problem] = []
     settings: list[tuple[str, Any]] = []
     for override in overrides:
-        with _gathered(problems):
+        with gathering(problems):
             settings.append(parse_override(override))
-    with _gathered(problems):
+    with gathering(problems):
         content = _with_profile(content, dict(settings))
     for path, value in settings:
-        with _gathered(problems):
+        with gathering(problems):
             if path != "profile":
                 put(content, path, value)
     # What could be set is set: the rest is looked at too, so that all is said at once.
-    with _gathered(problems):
+    with gathering(problems):
         recipe = validate(content)
     if problems:
         raise InputError(*problems)
     return recipe
-
-
-@contextmanager
-def _gathered(problems: list[Problem]) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        problems += error.problems
 
 
 def _with_profile(content: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

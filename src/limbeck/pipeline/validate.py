@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.pipeline.chain import check_chain
 from limbeck.pipeline.problems import inside, of_validation
 from limbeck.pipeline.recipe import Recipe
@@ -90,10 +90,8 @@ def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem
             problems.append(Problem(where, entry, ONE_STAGE))
             continue
         ((name, settings),) = entry.items()
-        try:
+        with gathering(problems):
             parsed.append((str(name), _stage(str(name), settings, where)))
-        except InputError as error:
-            problems += error.problems
     return parsed, problems
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, gathering
 from limbeck.pipeline.problems import RefusedError, of_validation
 from limbeck.pipeline.reading import parse, read
 
@@ -167,14 +167,12 @@ def space_of(varied: Sequence[str], file: Path | None) -> Space:
     found: Space = {}
     problems: list[Problem] = []
     for where, path, content in (*_of_file(file), *map(_taken_apart, varied)):
-        try:
+        with gathering(problems):
             if path in found:
                 raise InputError(Problem(where, path, "each path once"))
             if not path or not all(path.split(".")):
                 raise InputError(Problem(where, path, "a path such as student.width"))
             found[path] = _domain(content, where)
-        except InputError as error:
-            problems += error.problems
     if not found and not problems:
         fix = "Give --vary student.width=4,8,16, say, or --space FILE."
         problems.append(Problem("--vary", "nothing", "something to choose from", fix))

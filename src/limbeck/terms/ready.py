@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from limbeck import callables, losses
 from limbeck.connectors import UNJOINED
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.per_unit import ClassBalanced, PerUnit
 from limbeck.schedules import Schedule
 from limbeck.taps import is_pattern
@@ -103,11 +103,9 @@ def prepare(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
     ready: list[Ready] = []
     problems: list[Problem] = []
     for where, term in terms:
-        try:
+        with gathering(problems):
             name = _unique(_base_name(term.loss), [other.name for other in ready])
             ready.append(_prepare(term, name, f"{where}.{_base_name(term.loss)}", outputs))
-        except InputError as error:
-            problems += error.problems
     if problems:
         raise InputError(*problems)
     return ready

@@ -61,10 +61,12 @@ def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) 
         0.45
     """
     low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    method = "percentile bootstrap"
     if low == high and samples is not None:
         unseen = 1 - ((1 - level) / 2) ** (1 / samples)
         low, high = max(-1.0, low - unseen), min(1.0, high + unseen)
-    interval = Interval(low=low, high=high, level=level, method="percentile bootstrap")
+        method = "none of another kind among the samples"
+    interval = Interval(low=low, high=high, level=level, method=method)
     return Estimate(value=float(values[0]), interval=interval)
 
 
