@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from limbeck.atomic import write_text
+from limbeck.atomic import WriteError, write_text
 from limbeck.errors import InputError, LimbeckError, Problem
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 MARK = "recipe.yaml"
 LOCK = ".lock"
+HOLDER = ".lock.holder"
 DATA = "data"
 STUDENT = "student"
+PATIENCE = 0.5
+"""Seconds to wait for the lock: a process that was refused holds it for a moment."""
+ATTEMPTS = 100
+"""How often the lock is tried while other processes make and remove the folder."""
 
 
 class BusyError(LimbeckError):
-    """Another process is working in the run folder: the place that was given cannot be used."""
-
-    exit_code = 2
+    """Another process holds the lock of the run folder; exit code 1."""
 
 
 def seed_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
@@ -62,53 +71,77 @@ def check(run: Path) -> None:
 
 def _ours(path: Path) -> bool:
     """Tell what a run leaves behind that was killed before it had its mark."""
-    return path.name in {LOCK, DATA} or path.name.endswith(".partial")
+    return path.name in {LOCK, HOLDER, DATA} or path.name.endswith(".partial")
 
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Hold a run folder, so that no two processes work in it.
+    """Lock a run folder while the block lasts, so that no two processes work in it.
 
-    A folder that bears no mark when the block ends is taken away again: a run that was refused
-    leaves nothing behind.
+    A folder without a mark when the block ends is removed again: a run that was refused leaves
+    nothing behind.
 
     Raises:
-        BusyError: Somebody else holds it.
+        BusyError: Another process holds the lock; the message names it.
         WriteError: The folder cannot be made or written to.
     """
-    missing = [path for path in (run, *run.absolute().parents) if not path.exists()]
-    if not (run / LOCK).exists():
-        write_text(run / LOCK, "Held while limbeck works in this folder.\n")
-    with (run / LOCK).open("r+") as file:
-        _lock(file.fileno(), run)
+    lock, made = _locked(run)
+    try:
+        write_text(run / HOLDER, _this_process())
+        yield
+    finally:
+        with suppress(OSError):
+            (run / HOLDER).unlink()
+        if not (run / MARK).exists():
+            _take_away(run, made)
+        lock.release()
+
+
+def _locked(run: Path) -> tuple[BaseFileLock, list[Path]]:
+    """Acquire the lock of a folder, and list the folders that were made for it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run / LOCK, timeout=PATIENCE, thread_local=False)
+    for _ in range(ATTEMPTS):
+        missing = [path for path in (run, *run.absolute().parents) if not path.exists()]
         try:
-            yield
-        finally:
-            if not (run / MARK).exists():
-                _take_away(run, missing)
+            run.mkdir(parents=True, exist_ok=True)
+            lock.acquire(poll_interval=PATIENCE / 20)
+        except Timeout as error:
+            raise BusyError(_busy(run)) from error
+        except (FileNotFoundError, FileExistsError):
+            continue  # a process that was refused removed the folder meanwhile
+        except OSError as error:
+            reason = error.strerror or error
+            raise WriteError(f"{run / LOCK}: could not be locked ({reason}).") from error
+        return lock, missing
+    raise BusyError(_busy(run))
+
+
+def _this_process() -> str:
+    """Describe this process for those that find the folder locked."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"process {os.getpid()} on {platform.node()}, since {started}"
+
+
+def _busy(run: Path) -> str:
+    try:
+        holder = (run / HOLDER).read_text(encoding="utf-8", errors="replace")[:200]
+    except OSError:  # it has not written it yet, or is about to end
+        holder = "another process"
+    return f"{run}: locked by {holder}. Wait until it ends, or choose another --out."
 
 
 def _take_away(run: Path, made: list[Path]) -> None:
-    """Remove what was written into a run folder, and those folders that were made for it."""
+    """Remove what was written into a run folder, and those folders that were made for it.
+
+    The lock is held meanwhile. Whoever waits for it finds it removed, and makes it anew.
+    """
     shutil.rmtree(run / DATA, ignore_errors=True)
-    (run / LOCK).unlink(missing_ok=True)
-    for folder in made:
-        if any(folder.iterdir()):
-            return
-        folder.rmdir()
-
-
-def _lock(descriptor: int, run: Path) -> None:
-    if sys.platform == "win32":  # pragma: no cover - no advisory locks of this kind there
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise BusyError(
-            f"{run}: another process is working in this folder; wait, or choose another --out."
-        ) from error
+    with suppress(OSError):  # a folder that is not empty, or that another process removed
+        (run / LOCK).unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 def sweep(run: Path) -> None:
