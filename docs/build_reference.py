@@ -47,7 +47,7 @@ TAKES = {"Recipe.teacher": "mapping or list of mappings"}
 def reference() -> str:
     """Write every table."""
     from limbeck.data import spec as data
-    from limbeck.models.spec import ModelSpec
+    from limbeck.models.spec import Expect, ModelSpec, Normalization
     from limbeck.pipeline.compression import Compression, Recover
     from limbeck.pipeline.recipe import Budget, Recipe
     from limbeck.pipeline.stages import STAGES
@@ -66,6 +66,8 @@ def reference() -> str:
         parts += [f"#### data.{name}", _table(model)]
     parts += ["### teacher and student", _table(ModelSpec)]
     parts += ["Any other key is an argument of the model: `width: 64`.", _model_names()]
+    parts += ["#### teacher.expect", _table(Expect)]
+    parts += ["#### teacher.normalization", _table(Normalization)]
     parts += ["### budget", _table(Budget), "### stages", "A stage is `- name: {settings}`."]
     trained = set(Training.model_fields)
     for name in STAGES.names():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,5 +117,5 @@ def _of_recipe(name: str, which: Which) -> tuple[nn.Module, Run]:
         data = load(recipe.data, workdir=Path(folder))
     task = TASKS.load(recipe.task)(classes=data.classes)
     batch = data.validation.__getitems__([0, 1])
-    fit = {"classes": len(data.classes), **data.preprocess.model_inputs()}
+    fit: dict[str, Any] = {"classes": len(data.classes), **data.preprocess.model_inputs()}
     return build(specs[0], **fit).eval(), lambda module: task.outputs(module, batch)

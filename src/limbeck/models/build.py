@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
 from limbeck.models.source import Fit, Source
-from limbeck.models.spec import SOURCES, ModelSpec
+from limbeck.models.spec import SOURCES, ModelSpec, Normalization
 from limbeck.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ def build(
     channels: int | None = None,
     vocab_size: int | None = None,
     table_features: int | None = None,
+    class_names: tuple[str, ...] = (),
+    normalization: Normalization | None = None,
 ) -> nn.Module:
     """Build a model and load its weights, if the recipe names any.
 
@@ -30,6 +34,10 @@ def build(
         channels: How many channels its pictures have, if the data is pictures.
         vocab_size: How many tokens there are, if the data is texts.
         table_features: How many features a row has, if the data is a table.
+        class_names: The names of the data's classes; the model's logits are brought into their
+            order if `spec.class_names` states the model's own.
+        normalization: How the data's pixels are normalised; the model renormalises them if
+            `spec.normalization` states another.
 
     Raises:
         InputError: The name or an argument is unknown, or the weights do not fit.
@@ -40,10 +48,20 @@ def build(
         6274
     """
     source: Source = SOURCES.load(spec.source)
-    model = source.build(spec, Fit(classes, channels, vocab_size, table_features))
+    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization)
+    changes, own = _adaptation(spec, fit)
+    model = source.build(spec, own)
     if spec.weights is not None:
-        load_weights(model, spec.weights, classes=classes)
+        load_weights(model, spec.weights, classes=own.classes)
+    adapt(model, changes)
     return model
+
+
+def _adaptation(spec: ModelSpec, fit: Fit) -> tuple[Adaptation, Fit]:
+    """Return what fits the model to the data, and the fit that the model itself is built with."""
+    changes = adaptation(spec, fit.class_names, fit.normalization)
+    own = fit if spec.class_names is None else replace(fit, classes=len(spec.class_names))
+    return changes, own
 
 
 def architecture(
@@ -53,6 +71,8 @@ def architecture(
     channels: int | None = None,
     vocab_size: int | None = None,
     table_features: int | None = None,
+    class_names: tuple[str, ...] = (),
+    normalization: Normalization | None = None,
 ) -> str:
     """Write the text of an architecture.py whose `build()` makes the module without limbeck.
 
@@ -60,4 +80,6 @@ def architecture(
         InputError: The name is unknown.
     """
     source: Source = SOURCES.load(spec.source)
-    return source.architecture(spec, Fit(classes, channels, vocab_size, table_features))
+    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization)
+    changes, own = _adaptation(spec, fit)
+    return adapted_architecture(source.architecture(spec, own), changes)

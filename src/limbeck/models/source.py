@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from limbeck.models.statement import Statement
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.models.spec import ModelSpec
+    from limbeck.models.spec import ModelSpec, Normalization
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,16 @@ class Fit:
         channels: How many channels its pictures have, if the data is pictures.
         vocab_size: How many tokens there are, if the data is texts.
         table_features: How many features a row has, if the data is a table.
+        class_names: The names of the data's classes, in the order of its labels.
+        normalization: How the data's pixels are normalised, if the data is pictures.
     """
 
     classes: int
     channels: int | None = None
     vocab_size: int | None = None
     table_features: int | None = None
+    class_names: tuple[str, ...] = ()
+    normalization: Normalization | None = None
 
     def given(self) -> dict[str, int]:
         """Give what is known, as arguments for a builder.
@@ -44,6 +50,17 @@ class Fit:
         return {name: value for name, value in known.items() if value is not None}
 
 
+def states_nothing(spec: ModelSpec) -> Statement:
+    """Return an empty statement, for sources whose models have no files of their own.
+
+    Example:
+        >>> from limbeck.models.spec import ModelSpec
+        >>> states_nothing(ModelSpec(source="limbeck", name="digits_cnn")).class_names is None
+        True
+    """
+    return Statement()
+
+
 @dataclass(frozen=True)
 class Source:
     """One source of models: what a file in `models/sources` holds under the name `source`.
@@ -53,8 +70,10 @@ class Source:
         architecture: Writes the text of a file with `build()` that makes the same module without
             limbeck.
         names: Lists the models that the source knows by name; empty if they are the user's.
+        states: Reads what the files of the model's weights state about its training.
     """
 
     build: Callable[[ModelSpec, Fit], nn.Module]
     architecture: Callable[[ModelSpec, Fit], str]
     names: Callable[[], list[str]]
+    states: Callable[[ModelSpec], Statement] = states_nothing

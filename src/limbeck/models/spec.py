@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,51 @@ def _known_source(name: str) -> str:
     return name
 
 
+class Normalization(BaseModel):
+    """The channel statistics with which a model's inputs are normalised: `(pixel - mean) / std`.
+
+    Attributes:
+        mean: What is subtracted from each channel of pixels in [0, 1].
+        std: What each channel is then divided by.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError("mean and std differ in length; allowed: one number per channel each")
+        return self
+
+
+class Expect(BaseModel):
+    """What the teacher must reach before anything is trained under it.
+
+    Attributes:
+        accuracy: The published accuracy. The run stops if the measured one lies below the binomial
+            interval of this share.
+        tolerance: The largest allowed difference to `accuracy`, in place of the binomial interval.
+        split: The rows it is measured on: `validation`, or `test` for a published test accuracy.
+        above_chance: Whether to stop at a teacher that is no better than the most frequent class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accuracy: Annotated[float | None, Field(ge=0, le=1)] = None
+    tolerance: Annotated[float | None, Field(ge=0, le=1)] = None
+    split: Literal["validation", "test"] = "validation"
+    above_chance: bool = True
+
+    @model_validator(mode="after")
+    def _of_an_accuracy(self) -> Self:
+        if self.accuracy is None and (self.tolerance is not None or self.split != "validation"):
+            raise ValueError("tolerance or split is given; allowed: together with accuracy")
+        return self
+
+
 class ModelSpec(BaseModel):
     """The `teacher` or `student` part of a recipe; keys of its own are the model's arguments.
 
@@ -27,6 +72,15 @@ class ModelSpec(BaseModel):
         name: The model's name there; for `python`, `module:callable` or `file.py:callable`.
         path: For `transformers`: a local folder to load instead of a name.
         weights: A safetensors file, or a folder that holds model.safetensors, to begin from.
+        class_names: The classes in the order of the model's logits, in the words of `data.classes`.
+            Logits are then reordered to the data's order, and classes that the data lacks are left
+            out. Read from the model's own files if not given.
+        normalization: The `mean` and `std` that the model was trained with, for pixels in [0, 1];
+            `data` if they are the data's own. Read from the model's own files if not given. Where
+            they differ from the data's, the model renormalises its input.
+        output_type: What the model returns: `logits`, or `probabilities` (a softmax) or `sigmoid`
+            values, which are converted to logits.
+        expect: What a teacher must reach before anything is trained under it.
 
     Example:
         >>> ModelSpec(source="limbeck", name="digits_cnn", width=64).arguments
@@ -41,6 +95,10 @@ class ModelSpec(BaseModel):
     name: str = ""
     path: str | None = None
     weights: str | None = None
+    class_names: Annotated[tuple[str, ...] | None, Field(min_length=2, max_length=100_000)] = None
+    normalization: Normalization | Literal["data"] | None = None
+    output_type: Literal["logits", "probabilities", "sigmoid"] = "logits"
+    expect: Expect | None = None
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -50,6 +108,9 @@ class ModelSpec(BaseModel):
             raise ValueError(f"name is missing; {self.source} needs it")
         if self.path is not None and (self.name or self.arguments):
             raise ValueError("path and a name or arguments are given; allowed: one of them")
+        names = self.class_names or ()
+        if len(set(names)) < len(names):
+            raise ValueError("class_names names the same class twice; allowed: each class once")
         return self
 
     @property

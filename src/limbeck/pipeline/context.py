@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from limbeck.compress.change import Change, apply
+from limbeck.data.preprocess import ImagePreprocess, Preprocess
 from limbeck.evaluate.accuracy import accuracy
 from limbeck.evaluate.fidelity import parity
 from limbeck.export.compact.files import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import Answers, OnnxPredictor, TorchPredictor, answers
 from limbeck.models.build import build
+from limbeck.models.spec import Normalization
 from limbeck.pipeline.candidate import Artefact, Role, State
 from limbeck.pipeline.watch import Watch
 from limbeck.training import Ticker
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
     from limbeck.tasks import Batch, Task
 
 T = TypeVar("T")
+
+
+def normalization_of_data(preprocess: Preprocess) -> Normalization | None:
+    """Return the channel statistics of pictures; None if the data is not pictures."""
+    if not isinstance(preprocess, ImagePreprocess):
+        return None
+    return Normalization(mean=preprocess.mean, std=preprocess.std)
+
 
 EVALUATION_BATCH = 256
 PARITY_TOLERANCE = 1e-3
@@ -70,9 +80,14 @@ class Context:
         return bool(self.accelerator.is_main_process)
 
     @property
-    def fit(self) -> dict[str, int]:
-        """What a model has to fit: how many classes, and channels or tokens."""
-        return {"classes": len(self.data.classes), **self.data.preprocess.model_inputs()}
+    def fit(self) -> dict[str, Any]:
+        """What a model has to fit: the classes, and channels, tokens or features."""
+        return {
+            "classes": len(self.data.classes),
+            "class_names": self.data.classes,
+            "normalization": normalization_of_data(self.data.preprocess),
+            **self.data.preprocess.model_inputs(),
+        }
 
     @property
     def small(self) -> ModelSpec:

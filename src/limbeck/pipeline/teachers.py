@@ -101,7 +101,7 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
 
     train = context.data.train
     train.set_seed(context.seed)
-    key = key_of(context.data, teacher=teacher.fingerprint)
+    key = key_of(context.data, teacher=_answering(context, teacher))
     store = KnowledgeStore(
         context.knowledge / fingerprint.of_json(key)[:16],
         key=key,
@@ -121,6 +121,13 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
     if not store.complete:  # another process filled it
         return recorded_of(context, teacher)
     return RecordedTeacher(store, fingerprint=teacher.fingerprint)
+
+
+def _answering(context: Context, teacher: Teacher) -> str:
+    """Hash what the answers depend on: the weights, and what fits each member to the data."""
+    settings = {"source", "name", "class_names", "normalization", "output_type"}
+    members = [spec.model_dump(mode="json", include=settings) for spec in context.recipe.teachers]
+    return fingerprint.of_json([teacher.fingerprint, members])
 
 
 def _logits(context: Context, teacher: Teacher, batch: Batch) -> Tensor:

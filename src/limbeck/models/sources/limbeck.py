@@ -13,6 +13,8 @@ from limbeck.models import nets
 from limbeck.models.arguments import call, check
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
+from limbeck.models.statement import Statement, beside
+from limbeck.models.weights import find as find_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,4 +66,9 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     return with_build(text, spec.name, _arguments(spec, fit))
 
 
-source = Source(build=build, architecture=architecture, names=names)
+def states(spec: ModelSpec) -> Statement:
+    """Read what lies beside the file of weights: the preprocessing of a student or a run."""
+    return Statement() if spec.weights is None else beside(find_weights(spec.weights))
+
+
+source = Source(build=build, architecture=architecture, names=names, states=states)

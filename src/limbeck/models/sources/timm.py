@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.arguments import call, check_names
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
+from limbeck.models.statement import Statement, beside, of_timm, read_json
+from limbeck.models.weights import find
 from limbeck.optional import require
 
 if TYPE_CHECKING:
@@ -53,4 +57,59 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     return with_build(text, "timm.create_model", arguments, spec.name)
 
 
-source = Source(build=build, architecture=architecture, names=names)
+def states(spec: ModelSpec) -> Statement:
+    """Read timm's `pretrained_cfg` if the weights are timm's own.
+
+    They are where a config.json with a `pretrained_cfg` lies beside them, where the file is called
+    as timm's, where its head has as many classes, and with `pretrained: true`.
+    """
+    file = None if spec.weights is None else find(spec.weights)
+    if file is not None:
+        found = beside(file)
+        found = found if found.origin else _folder(file.with_name("config.json"))
+        if found.origin:
+            return found
+    timm = require("timm", extra="vision")
+    if not timm.is_model(spec.name):
+        return Statement()
+    config = timm.get_pretrained_cfg(spec.name)
+    config = {} if config is None else config.to_dict()
+    own = bool(spec.arguments.get("pretrained")) if file is None else _is_timms(file, config)
+    if not own:
+        return Statement()
+    found = of_timm(config, f"timm's pretrained_cfg of {spec.name}")
+    return found if found.class_names else replace(found, class_names=_imagenet(timm, config))
+
+
+def _folder(path: Path) -> Statement:
+    content = read_json(path)
+    return of_timm(content, str(path)) if "pretrained_cfg" in content else Statement()
+
+
+def _is_timms(file: Path, config: dict[str, Any]) -> bool:
+    if file.name == str(config.get("url", "")).rsplit("/", 1)[-1]:
+        return True
+    heads = config.get("classifier")
+    head = heads[0] if isinstance(heads, list | tuple) and heads else heads
+    if file.suffix != ".safetensors":
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as tensors:
+            shape = tensors.get_slice(f"{head}.weight").get_shape()
+    except (SafetensorError, OSError):
+        return False
+    # Few other tasks have exactly as many classes as ImageNet's.
+    return bool(shape[0] == config.get("num_classes") and shape[0] >= 1000)
+
+
+def _imagenet(timm: Any, config: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return ImageNet's class names for weights that were trained on its 1000 classes."""
+    if config.get("num_classes") != 1000 or not str(config.get("tag", "")).endswith("in1k"):
+        return None
+    info = timm.data.ImageNetInfo()
+    return tuple(info.index_to_description(number) for number in range(1000))
+
+
+source = Source(build=build, architecture=architecture, names=names, states=states)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.arguments import call, check_names
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
+from limbeck.models.statement import Statement, beside, names_of, normalization_of, size_of
+from limbeck.models.weights import find
 from limbeck.optional import require
 
 if TYPE_CHECKING:
@@ -52,4 +55,36 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     return with_build(text, "torchvision.models.get_model", _arguments(spec, fit), spec.name)
 
 
-source = Source(build=build, architecture=architecture, names=names)
+def states(spec: ModelSpec) -> Statement:
+    """Read the transforms and categories of torchvision's own weights, known by their file name."""
+    if spec.weights is None:
+        return Statement()
+    file = find(spec.weights)
+    found = beside(file)
+    if found.origin or spec.name not in names():
+        return found
+    models = require("torchvision.models", extra="vision")
+    for weights in models.get_model_weights(spec.name):
+        if weights.url.rsplit("/", 1)[-1].rsplit(".", 1)[0] == file.stem:
+            prepare = weights.transforms()
+            return Statement(
+                origin=f"torchvision's {weights}",
+                class_names=_distinct(weights.meta.get("categories")),
+                normalization=normalization_of(prepare.mean, prepare.std),
+                size=size_of(prepare.crop_size * 2),
+                interpolation=prepare.interpolation.value,
+            )
+    return Statement()
+
+
+def _distinct(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Number the names that ImageNet has twice (crane, maillot), so that all differ."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names or ():
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names_of(found)
+
+
+source = Source(build=build, architecture=architecture, names=names, states=states)

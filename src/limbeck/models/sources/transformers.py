@@ -9,6 +9,7 @@ from __future__ import annotations
 import pprint
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,16 @@ from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.arguments import call, check_names
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
+from limbeck.models.statement import (
+    PREPROCESSOR,
+    Statement,
+    beside,
+    names_of,
+    normalization_of,
+    read_json,
+    size_of,
+)
+from limbeck.models.weights import find
 from limbeck.optional import require
 
 if TYPE_CHECKING:
@@ -26,6 +37,8 @@ if TYPE_CHECKING:
 ALLOWED = "a model type that transformers makes a classifier of"
 # What a configuration says of where and with what it was made, not of the model.
 CIRCUMSTANCES = {"transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype"}
+# PIL's numbers of its filters.
+RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic", "4": "box"}
 
 
 def names() -> list[str]:
@@ -117,6 +130,7 @@ def _loaded(make: Any, path: str, config: Any) -> nn.Module:
     if holes:
         given = f"{path}: nothing for {', '.join(holes[:8])} ({len(holes)} in all)"
         raise InputError(Problem("model.path", given, "every tensor of the model's body"))
+    model.fresh_parameters = tuple(sorted(info["missing_keys"]))
     module: nn.Module = model
     return module
 
@@ -154,4 +168,57 @@ def _classifier():
     return with_build(text, "_classifier", {})
 
 
-source = Source(build=build, architecture=architecture, names=names)
+# Their positions begin behind the padding token's number.
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"}
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model",
+    "tokenizer.model", "spm.model",
+)  # fmt: skip
+
+
+def states(spec: ModelSpec) -> Statement:
+    """Read config.json, preprocessor_config.json and the tokenizer's files of a local folder."""
+    if spec.path is None:
+        return Statement() if spec.weights is None else beside(find(spec.weights))
+    folder = Path(spec.path)
+    config = read_json(folder / "config.json")
+    positions, pad = config.get("max_position_embeddings"), config.get("pad_token_id")
+    if isinstance(positions, int) and config.get("model_type") in OFFSET_POSITIONS:
+        positions -= 1 + (pad if isinstance(pad, int) else 0)
+    vocab_size = config.get("vocab_size")
+    has_head = any("Classification" in str(name) for name in config.get("architectures") or [])
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return replace(
+        _pixels(folder / PREPROCESSOR),
+        origin=str(folder),
+        class_names=names_of(config.get("id2label")) if has_head else None,
+        tokenizer=folder if has_tokenizer else None,
+        vocab_size=vocab_size if isinstance(vocab_size, int) else None,
+        max_length=positions if isinstance(positions, int) else None,
+        pad=pad if isinstance(pad, int) else None,
+    )
+
+
+def _pixels(path: Path) -> Statement:
+    """Read how an image processor prepares pictures, in terms of pixels in [0, 1]."""
+    config = read_json(path)
+    if not config:
+        return Statement()
+    rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1
+    if not isinstance(rescale, int | float) or not rescale:
+        return Statement()
+    mean, std = config.get("image_mean"), config.get("image_std")
+    if not config.get("do_normalize", mean is not None):
+        channels = len(mean) if isinstance(mean, list) else 3
+        mean, std = [0.0] * channels, [1.0] * channels
+    if isinstance(mean, list) and config.get("rescale_offset"):
+        mean = [one + 1 for one in mean]
+    return Statement(
+        normalization=normalization_of(mean, std, scale=255 * rescale),
+        size=size_of(config.get("crop_size") if config.get("do_center_crop") else None)
+        or size_of(config.get("size") if config.get("do_resize", True) else None),
+        interpolation=RESAMPLING.get(str(config.get("resample"))),
+    )
+
+
+source = Source(build=build, architecture=architecture, names=names, states=states)

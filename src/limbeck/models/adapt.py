@@ -1,0 +1,129 @@
+"""Fit a trained model to data whose classes or pixels are arranged otherwise than its own."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from limbeck.errors import InputError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.models.spec import ModelSpec, Normalization
+
+_FUTURE = "from __future__ import annotations\n"
+_END = '''
+
+_unadapted = build
+
+
+def build():
+    """Build the network with the forward hooks that fit it to the data."""
+    return _hooks()(_unadapted(), {arguments})
+'''
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What forward hooks do to a model's input and output.
+
+    Attributes:
+        scale: What each channel of the data's pixels is multiplied by; None leaves them.
+        shift: What is then added to each channel.
+        output_type: What the model returns: logits, probabilities or sigmoid values.
+        classes: The model's logit for each class of the data; None leaves them in place.
+    """
+
+    scale: list[float] | None = None
+    shift: list[float] | None = None
+    output_type: str = "logits"
+    classes: list[int] | None = None
+
+    def __bool__(self) -> bool:
+        return self != Adaptation()
+
+
+def adaptation(
+    spec: ModelSpec, class_names: tuple[str, ...], normalization: Normalization | None
+) -> Adaptation:
+    """Compute what fits a model to the data.
+
+    Args:
+        spec: What the recipe states about the model.
+        class_names: The data's classes in the order of its labels; empty if they are not known.
+        normalization: How the data's pixels are normalised; None if there are none.
+
+    Raises:
+        InputError: The model lacks a class of the data, or has another number of channels.
+
+    Example:
+        >>> from limbeck.models.spec import ModelSpec
+        >>> spec = ModelSpec(source="python", name="net.py:net", class_names=("no", "yes", "maybe"))
+        >>> adaptation(spec, ("yes", "no"), None).classes
+        [1, 0]
+    """
+    scale, shift = _affine(spec.normalization, normalization)
+    return Adaptation(scale, shift, spec.output_type, _order(spec.class_names, class_names))
+
+
+def _affine(
+    own: Normalization | str | None, data: Normalization | None
+) -> tuple[list[float] | None, list[float] | None]:
+    if own is None or data is None or isinstance(own, str) or own == data:
+        return None, None
+    if len(own.mean) != len(data.mean):
+        given = f"{len(own.mean)} numbers each in mean and std"
+        allowed = f"{len(data.mean)}: one for each channel of the data"
+        fix = f"Set data.image.channels: {len(own.mean)}."
+        raise InputError(Problem("model.normalization", given, allowed, fix))
+    channels = list(zip(own.mean, own.std, data.mean, data.std, strict=True))
+    scale = [theirs / std for _, std, _, theirs in channels]
+    return scale, [(shift - mean) / std for mean, std, shift, _ in channels]
+
+
+def _order(own: tuple[str, ...] | None, data: tuple[str, ...]) -> list[int] | None:
+    if own is None or not data or own == data:
+        return None
+    places = {name: number for number, name in enumerate(own)}
+    missing = [name for name in data if name not in places]
+    if missing:
+        allowed = f"every class of the data: {', '.join(data[:20])}"
+        fix = f"missing: {', '.join(missing[:8])}. {did_you_mean(missing[0], own)}".strip()
+        raise InputError(Problem("model.class_names", ", ".join(own[:20]), allowed, fix))
+    return [places[name] for name in data]
+
+
+def adapt(model: nn.Module, changes: Adaptation) -> nn.Module:
+    """Register the forward hooks of an adaptation on a model, in place.
+
+    Example:
+        >>> import torch
+        >>> net = adapt(torch.nn.Softmax(1), Adaptation(output_type="probabilities"))
+        >>> net(torch.tensor([[0.0, 0.0]])).exp()
+        tensor([[0.5000, 0.5000]])
+    """
+    from limbeck.models.hooks import add_hooks
+
+    return add_hooks(model, **asdict(changes)) if changes else model
+
+
+def adapted_architecture(text: str, changes: Adaptation) -> str:
+    """Add an adaptation to the text of an architecture.py.
+
+    Args:
+        text: A Python file whose `build()` makes the model.
+        changes: The adaptation; without any the text is returned as it is.
+    """
+    if not changes:
+        return text
+    from limbeck.models import hooks
+
+    # Within a function, so that its names meet none of the model's own.
+    inner = textwrap.indent(inspect.getsource(hooks).replace(_FUTURE, "").strip(), "    ")
+    source = f"def _hooks():\n{inner}\n\n    return add_hooks"
+    body = text.replace(_FUTURE, "").rstrip()
+    arguments = ", ".join(f"{name}={value!r}" for name, value in asdict(changes).items())
+    return f"{_FUTURE}\n{body}\n\n\n{source}\n{_END.format(arguments=arguments)}"

@@ -1,0 +1,179 @@
+"""What the files of a trained model state about its training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.models.spec import Normalization
+
+# No configuration of a model comes near; a file that is larger is not one.
+LARGEST = 10_000_000
+PREPROCESS, PREPROCESSOR, TIMM = "preprocess.json", "preprocessor_config.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the files of a trained model state about its training; None where they do not.
+
+    Attributes:
+        origin: The files that were read, for messages.
+        class_names: The classes in the order of the model's logits.
+        normalization: The channel statistics of pixels in [0, 1].
+        size: Height and width of the pictures.
+        interpolation: How pictures were resized: `bilinear`, `bicubic`, ...
+        tokenizer: The folder that holds the tokenizer's files.
+        vocab_size: The number of rows of the embedding table.
+        max_length: The most tokens that the model has positions for.
+        pad: The number of the padding token.
+    """
+
+    origin: str = ""
+    class_names: tuple[str, ...] | None = None
+    normalization: Normalization | None = None
+    size: tuple[int, int] | None = None
+    interpolation: str | None = None
+    tokenizer: Path | None = None
+    vocab_size: int | None = None
+    max_length: int | None = None
+    pad: int | None = None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON mapping; an absent, oversized or malformed file is an empty one.
+
+    Example:
+        >>> read_json(Path("no-such-file.json"))
+        {}
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def normalization_of(mean: object, std: object, *, scale: float = 1.0) -> Normalization | None:
+    """Return channel statistics if they are well-formed, else None.
+
+    Args:
+        mean: What is subtracted, one number for each channel.
+        std: What is divided by, one number for each channel.
+        scale: The value of a white pixel in the unit of `mean` and `std`.
+
+    Example:
+        >>> normalization_of([127.5], [255.0], scale=255.0).mean
+        (0.5,)
+    """
+    from pydantic import ValidationError
+
+    from limbeck.models.spec import Normalization
+
+    if not isinstance(mean, list | tuple) or not isinstance(std, list | tuple):
+        return None
+    try:
+        # Rounded, so that 0.485 * 255 / 255 is 0.485 again.
+        parts = [tuple(round(float(one) / scale, 9) for one in part) for part in (mean, std)]
+        return Normalization(mean=parts[0], std=parts[1])
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError, ValidationError):
+        return None
+
+
+def names_of(names: object) -> tuple[str, ...] | None:
+    """Return class names if they are a list or an `{index: name}` mapping, complete and distinct.
+
+    Example:
+        >>> names_of({"1": "dog", "0": "cat"})
+        ('cat', 'dog')
+        >>> names_of({"0": "cat", "2": "dog"}) is None
+        True
+    """
+    if isinstance(names, Mapping):
+        try:
+            numbered = {int(number): name for number, name in names.items()}
+        except (TypeError, ValueError):
+            return None
+        if sorted(numbered) != list(range(len(numbered))):
+            return None
+        names = [numbered[number] for number in range(len(numbered))]
+    if not isinstance(names, list | tuple) or not names:
+        return None
+    found = tuple(str(name) for name in names)
+    return found if len(set(found)) == len(found) else None
+
+
+def size_of(size: object) -> tuple[int, int] | None:
+    """Return height and width from the forms in which configurations hold them.
+
+    Example:
+        >>> size_of({"height": 8, "width": 6}), size_of([3, 8, 6]), size_of(224)
+        ((8, 6), (8, 6), (224, 224))
+    """
+    if isinstance(size, Mapping):
+        edge = size.get("shortest_edge")
+        size = [size.get("height", edge), size.get("width", edge)]
+    if isinstance(size, int):
+        size = [size, size]
+    if isinstance(size, list | tuple) and all(isinstance(one, int) for one in size[-2:]):
+        return (size[-2], size[-1]) if len(size) >= 2 else None
+    return None
+
+
+def of_student(folder: Path) -> Statement:
+    """Read the preprocess.json of a student folder, which describes the data it was trained on."""
+    path = folder / PREPROCESS
+    content = read_json(path)
+    kind = content.get("kind")
+    if kind not in {"image", "text", "table"}:
+        return Statement()
+    common = Statement(origin=str(path), class_names=names_of(content.get("classes")))
+    if kind == "image":
+        return replace(
+            common,
+            normalization=normalization_of(content.get("mean"), content.get("std")),
+            size=size_of(content.get("size")),
+            interpolation=content.get("resample"),
+        )
+    if kind == "text":
+        return replace(
+            common,
+            tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
+            vocab_size=content.get("vocab_size"),
+            pad=content.get("pad"),
+        )
+    return common
+
+
+def beside(file: Path) -> Statement:
+    """Read what lies beside a file of weights: a student's folder, or the run that a stage is of.
+
+    Args:
+        file: The safetensors file.
+    """
+    found = of_student(file.parent)
+    if found.origin:
+        return found
+    # runs/NAME/stages/01-teach/[member-0/]model.safetensors: the whole run has one preprocessing.
+    stages = next((folder for folder in file.parents[:3] if folder.name == "stages"), None)
+    return Statement() if stages is None else of_student(stages.parent / "student")
+
+
+def of_timm(config: Mapping[str, Any], origin: str) -> Statement:
+    """Read a timm `pretrained_cfg`, or the config.json of a timm folder that holds one."""
+    inner = config.get("pretrained_cfg", config)
+    if not isinstance(inner, Mapping) or "mean" not in inner:
+        return Statement()
+    names = inner.get("label_names") or config.get("label_names")
+    return Statement(
+        origin=origin,
+        class_names=names_of(names),
+        normalization=normalization_of(inner.get("mean"), inner.get("std")),
+        size=size_of(inner.get("input_size")),
+        interpolation=inner.get("interpolation"),
+    )
