@@ -101,3 +101,44 @@ def test_float_arrays_are_resized_without_rounding() -> None:
     assert pixels.dtype == np.float32
     assert pixels.shape == (1, 2, 2)
     assert pixels.mean() == pytest.approx(0.5)
+
+
+def test_class_names_ship_with_every_kind_of_preprocessing(
+    tmp_path: Path, read: Read, png: Any
+) -> None:
+    rows = {"age": [*range(40)], "text": [f"text {n}" for n in range(40)], "label": [1, 0] * 20}
+    table = datasets.Dataset.from_dict({**rows, "image": [png(row) for row in range(40)]})
+    table.to_parquet(tmp_path / "a.parquet")
+    for kind in ({"table": {"numeric": ["age"]}}, {"text": {}}, {"image": {"size": 4}}):
+        data = read(source="parquet", files={"train": "a.parquet"}, classes=["no", "yes"], **kind)
+        data.preprocess.save(tmp_path / "student")
+        written = json.loads((tmp_path / "student" / "preprocess.json").read_text())
+        assert written["classes"] == ["no", "yes"]
+        assert load(tmp_path / "student") == data.preprocess
+        other = read(source="parquet", files={"train": "a.parquet"}, classes=["a", "b"], **kind)
+        assert other.preprocess.fingerprint == data.preprocess.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "no JSON"),
+        ("[1]", "a JSON object"),
+        ("[" * 100_000, "no JSON"),
+        ('{"version": 1}', "kind"),
+        ('{"version": 1, "kind": "audio"}', "'image', 'text', 'table'"),
+        ('{"version": 1, "kind": "table", "numeric": 3, "categorical": []}', "numeric"),
+        ('{"version": 1, "kind": "text", "pad": 0, "vocab_size": 5, "max_length": 1e12}', "max_le"),
+        (
+            '{"version": 1, "kind": "image", "size": [1000000000000, 1], "channels": 3, '
+            '"divide_by": 0, "mean": [0], "std": [1], "resample": "__class__"}',
+            "less than or equal to 4096",
+        ),
+    ],
+)
+def test_a_hostile_preprocess_file_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "preprocess.json").write_text(content)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    assert said in str(caught.value)

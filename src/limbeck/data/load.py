@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         test=len(splits["test"]),
         notes=labels.notes + notes,
     )
+    preprocess = replace(preprocess, classes=labels.classes)
     return Data(**splits, classes=labels.classes, preprocess=preprocess, facts=facts)
 
 

@@ -6,6 +6,7 @@ tokenizer.json beside it and the `tokenizers` library:
 - images: open with PIL, `convert(mode)`, `resize((size[1], size[0]), resample)` if the size is
   another; then as float32 `(pixels / divide_by - mean) / std` for each channel, channels first;
 - texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` cuts and pads as in training;
+- in each, `classes` are the names of the outputs, in their order;
 - rows of a table: for each numeric column `(number - mean) / std`, 0 if it is missing, and with
   `flag` whether it is; then for each categorical column a 1 in the place of its value among
   `values`, or in the place after them. Numbers are computed in float64, features are float32.
@@ -17,14 +18,16 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from limbeck import atomic, fingerprint
 from limbeck.data.columns import Named, name_of, number
 from limbeck.data.features import Categorical, Numeric
+from limbeck.data.spec import LARGEST_SIDE, LONGEST_TEXT
 from limbeck.errors import InputError, Problem
 from limbeck.optional import require
 
@@ -37,6 +40,13 @@ if TYPE_CHECKING:
 
 FILE, TOKENIZER, VERSION = "preprocess.json", "tokenizer.json", 1
 CHUNK = 10_000
+MOST_PROBLEMS = 20
+LARGEST_FILE = 256 * 2**20
+
+Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
+Length = Annotated[int, Field(gt=0, le=LONGEST_TEXT)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -49,15 +59,17 @@ class ImagePreprocess:
         divide_by: What pixels are divided by to lie in [0, 1].
         mean: What is then subtracted, one number a channel.
         std: What is then divided by, one number a channel.
+        classes: The classes' names, in the order of the model's outputs.
     """
 
-    size: tuple[int, int]
-    channels: int
-    divide_by: float
+    size: tuple[Side, Side]
+    channels: Annotated[int, Field(ge=1, le=3)]
+    divide_by: Divisor
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Divisor, ...]
     kind: Literal["image"] = "image"
-    resample: str = "bilinear"
+    resample: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
+    classes: tuple[str, ...] = ()
 
     def model_inputs(self) -> dict[str, int]:
         """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
@@ -124,7 +136,7 @@ class ImagePreprocess:
     @property
     def fingerprint(self) -> str:
         """Name what is done: the same tensors, the same name."""
-        return fingerprint.of_json(asdict(self))
+        return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; give the paths written."""
@@ -143,13 +155,15 @@ class TextPreprocess:
         max_length: Texts are cut to this many tokens.
         pad: The number of the padding token.
         vocab_size: How many tokens there are.
+        classes: The classes' names, in the order of the model's outputs.
     """
 
     tokenizer: str
-    max_length: int
-    pad: int
-    vocab_size: int
+    max_length: Length
+    pad: Count
+    vocab_size: Count
     kind: Literal["text"] = "text"
+    classes: tuple[str, ...] = ()
 
     def model_inputs(self) -> dict[str, int]:
         """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
@@ -178,7 +192,7 @@ class TextPreprocess:
     @property
     def fingerprint(self) -> str:
         """Name what is done: the same tensors, the same name."""
-        return fingerprint.of_json(asdict(self))
+        return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json and tokenizer.json; give the paths written."""
@@ -195,11 +209,13 @@ class TablePreprocess:
     Attributes:
         numeric: The columns of numbers, in the order of their features.
         categorical: The columns of values, whose features come after all numbers.
+        classes: The classes' names, in the order of the model's outputs.
     """
 
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...]
     kind: Literal["table"] = "table"
+    classes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -257,7 +273,7 @@ class TablePreprocess:
     @property
     def fingerprint(self) -> str:
         """Name what is done: the same tensors, the same name."""
-        return fingerprint.of_json(asdict(self))
+        return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; give the paths written."""
@@ -269,30 +285,70 @@ class TablePreprocess:
 Preprocess = ImagePreprocess | TextPreprocess | TablePreprocess
 
 
+def _fingerprint(preprocess: Preprocess) -> str:
+    # What the outputs are called changes no tensor.
+    content = asdict(preprocess)
+    del content["classes"]
+    return fingerprint.of_json(content)
+
+
 def load(folder: Path) -> Preprocess:
     """Read back what `save` wrote.
 
     Raises:
-        InputError: There is no preprocess.json, or one of another version.
+        InputError: There is no preprocess.json, or its content is not what `save` writes.
     """
     path = folder / FILE
-    if not path.is_file():
-        raise InputError(Problem(str(path), "no such file", "a folder that holds preprocess.json"))
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _read_json(path)
     version = content.get("version")
     if version != VERSION:
         fix = "It was written by another version of limbeck."
         raise InputError(Problem(str(path), f"version {version}", f"version {VERSION}", fix))
-    if content["kind"] == "text":
-        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
-        return TextPreprocess(
-            tokenizer, content["max_length"], content["pad"], content["vocab_size"]
+    if content.get("kind") == "text":
+        content["tokenizer"] = _read_text(folder / TOKENIZER)
+    form: TypeAdapter[Preprocess] = TypeAdapter(
+        Annotated[ImagePreprocess | TextPreprocess | TablePreprocess, Field(discriminator="kind")]
+    )
+    try:
+        return form.validate_json(json.dumps(content))
+    except (ValidationError, RecursionError) as error:
+        raise InputError(*_problems(path, error)) from error
+
+
+def _problems(path: Path, error: ValidationError | RecursionError) -> list[Problem]:
+    if isinstance(error, RecursionError):
+        return [Problem(str(path), "values nested too deeply", "what limbeck writes")]
+    return [
+        Problem(
+            ".".join([str(path), *map(str, one["loc"])]),
+            one["input"],
+            "what limbeck writes",
+            one["msg"],
         )
-    if content["kind"] == "table":
-        return TablePreprocess(
-            tuple(Numeric(**one) for one in content["numeric"]),
-            tuple(Categorical(one["name"], tuple(one["values"])) for one in content["categorical"]),
-        )
-    size, mean, std = (tuple(content[key]) for key in ("size", "mean", "std"))
-    scale, resample = content["divide_by"], content["resample"]
-    return ImagePreprocess(size, content["channels"], scale, mean, std, resample=resample)
+        for one in error.errors()[:MOST_PROBLEMS]
+    ]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(Problem(str(path), f"no JSON: {error}", "what limbeck writes")) from error
+    if not isinstance(content, dict):
+        given = type(content).__name__
+        raise InputError(Problem(str(path), given, "a JSON object, as limbeck writes it"))
+    return content
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        allowed = f"a folder that holds {path.name}"
+        raise InputError(Problem(str(path), "no such file", allowed))
+    if path.stat().st_size > LARGEST_FILE:
+        given = f"{path.stat().st_size:,} bytes"
+        raise InputError(Problem(str(path), given, f"at most {LARGEST_FILE:,} bytes"))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(str(path), str(error), "a text in UTF-8")) from error

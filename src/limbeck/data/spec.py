@@ -9,7 +9,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveInt,
     model_validator,
 )
@@ -22,6 +21,16 @@ SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 SplitName = Literal["train", "validation", "test"]
 ADDED = {"table", "groups"}
+LARGEST_SIDE = 4096
+"""Height or width of pictures in pixels: a larger one fills the memory with a single batch."""
+LONGEST_TEXT = 131_072
+"""Tokens of a text: the context of the longest encoders there are."""
+MOST_VIEWS = 10_000
+LARGEST_SEED = 2**63 - 1
+
+Level = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=1e-7, le=1e6, allow_inf_nan=False)]
+Move = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 
 
 def _known_source(name: str) -> str:
@@ -60,10 +69,10 @@ class ImageSpec(_Settings):
         std: What to divide each channel by; measured on the training rows if not given.
     """
 
-    size: PositiveInt | None = None
+    size: Annotated[int, Field(gt=0, le=LARGEST_SIDE)] | None = None
     channels: Literal[1, 3] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    mean: tuple[Level, ...] | None = None
+    std: tuple[Deviation, ...] | None = None
 
     @model_validator(mode="after")
     def _one_number_a_channel(self) -> Self:
@@ -80,7 +89,7 @@ class ImageSpec(_Settings):
 class WordPieceSpec(_Settings):
     """A tokenizer to be trained on the training texts."""
 
-    vocab_size: Annotated[int, Field(ge=8)] = 8000
+    vocab_size: Annotated[int, Field(ge=8, le=1_000_000)] = 8000
 
 
 class TrainTokenizer(_Settings):
@@ -99,7 +108,7 @@ class TextSpec(_Settings):
     """
 
     tokenizer: str | TrainTokenizer = TrainTokenizer()
-    max_length: Annotated[int, Field(ge=4)] = 64
+    max_length: Annotated[int, Field(ge=4, le=LONGEST_TEXT)] = 64
 
 
 class TableSpec(_Settings):
@@ -140,10 +149,10 @@ class AugmentSpec(_Settings):
             epoch is new, and a teacher's answers cannot be recorded.
     """
 
-    crop: NonNegativeInt = 0
+    crop: Move = 0
     flip: bool = False
-    shift: NonNegativeInt = 0
-    views: PositiveInt | None = None
+    shift: Move = 0
+    views: Annotated[int, Field(gt=0, le=MOST_VIEWS)] | None = None
 
 
 class DataSpec(_Settings):
@@ -185,7 +194,7 @@ class DataSpec(_Settings):
     columns: Columns = Columns()
     validation: Fraction = 0.1
     test: Fraction = 0.2
-    split_seed: NonNegativeInt = 0
+    split_seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
     image: ImageSpec | None = None
     text: TextSpec | None = None
     table: TableSpec | None = None
