@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -9,7 +10,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveInt,
     model_validator,
 )
 
@@ -19,6 +19,8 @@ from limbeck.registry import Registry
 SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+# Upper bounds are where a value can only be a slip, and would exhaust the memory or never end.
+Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
 ADDED = {"table", "groups"}
 LARGEST_SIDE = 4096
@@ -41,7 +43,7 @@ def _known_source(name: str) -> str:
 
 
 def _twice(columns: tuple[str, ...]) -> str:
-    return ", ".join(sorted({name for name in columns if columns.count(name) > 1}))
+    return ", ".join(sorted(name for name, count in Counter(columns).items() if count > 1))
 
 
 class _Settings(BaseModel):
@@ -200,7 +202,7 @@ class DataSpec(_Settings):
     table: TableSpec | None = None
     groups: tuple[str, ...] = ()
     augment: AugmentSpec | None = None
-    limit: dict[SplitName, PositiveInt] = {}
+    limit: dict[SplitName, Rows] = {}
     classes: tuple[str, ...] | None = None
     licence: str | None = None
 

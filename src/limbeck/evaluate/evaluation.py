@@ -88,6 +88,9 @@ class Evaluation(Result):
             yield from one.findings
 
 
+LARGEST = 1_000_000
+"""No setting of an evaluation is larger; a slip beyond would exhaust the memory, or never end."""
+
 Questions = Mapping[str, Mapping[str, Any]]
 """Names of questions, each with its settings."""
 
@@ -115,11 +118,19 @@ def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
             advice = did_you_mean(setting, known)
             yield Problem(where, setting, ", ".join(known) or "no settings", advice)
             continue
+        if _is_absurd(value):
+            yield Problem(f"{where}.{setting}", value, f"numbers of {LARGEST:,} at most in size")
+            continue
         try:
             TypeAdapter(known[setting]).validate_python(value)
         except ValidationError as error:
             allowed_value = error.errors(include_url=False)[0]["msg"]
             yield Problem(f"{where}.{setting}", value, allowed_value)
+
+
+def _is_absurd(value: object) -> bool:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(one, int | float) and not abs(one) <= LARGEST for one in parts)
 
 
 def _settings(name: str) -> dict[str, Any]:

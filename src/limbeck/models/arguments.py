@@ -10,6 +10,8 @@ from limbeck.errors import InputError, Problem, did_you_mean
 
 # What follows from the data, so that a recipe does not give it: our names and the libraries'.
 OURS = {"classes", "channels", "vocab_size", "table_features"}
+# Sizes and counts in models stay far below; a slip beyond would exhaust the memory, or never end.
+LARGEST = 10_000_000
 FITTED = OURS | {"num_classes", "in_chans", "num_labels"}
 
 
@@ -32,7 +34,10 @@ def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, wh
     """
     problems = []
     for name, value in given.items():
-        if name in FITTED:
+        if _is_absurd(value):
+            allowed_size = f"numbers of {LARGEST:,} at most in size"
+            problems.append(Problem(f"{where}.{name}", value, allowed_size))
+        elif name in FITTED:
             fix = "Remove it: it follows from the data."
             problems.append(Problem(f"{where}.{name}", value, "nothing", fix))
         elif allowed is not None and name not in allowed:
@@ -41,6 +46,14 @@ def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, wh
             problems.append(Problem(f"{where}.{name}", value, takes, did_you_mean(name, names)))
     if problems:
         raise InputError(*problems)
+
+
+def _is_absurd(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_absurd, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_absurd, value))
+    return isinstance(value, int | float) and not abs(value) <= LARGEST
 
 
 def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:

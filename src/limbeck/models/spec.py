@@ -29,8 +29,12 @@ class Normalization(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=64)]
+    mean: Annotated[
+        tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(min_length=1, max_length=64)
+    ]
+    std: Annotated[
+        tuple[Annotated[float, Field(gt=1e-7, le=1e6)], ...], Field(min_length=1, max_length=64)
+    ]
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:

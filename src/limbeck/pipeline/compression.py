@@ -61,7 +61,9 @@ class Compression(Stage):
     calibration: Annotated[
         int,
         Field(
-            ge=1, description="Training samples that the method may look at, if there are so many."
+            ge=1,
+            le=10**7,
+            description="Training samples that the method may look at, if there are so many.",
         ),
     ] = 512
     recover: Annotated[

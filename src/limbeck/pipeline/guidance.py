@@ -41,6 +41,7 @@ class Guidance(BaseModel):
         list[dict[str, Any] | str] | dict[str, Any],
         Field(
             min_length=1,
+            max_length=100,
             description="Terms, `- name: {weight: 0.9, ...}`; or a method, `name: {...}`.",
         ),
     ] = HINTON
@@ -48,6 +49,7 @@ class Guidance(BaseModel):
         int,
         Field(
             ge=0,
+            le=10**9,
             description="Log each term's gradient norm every so many optimiser steps; 0 does not.",
         ),
     ] = 0

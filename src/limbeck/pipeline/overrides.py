@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
-from limbeck.pipeline.reading import parse
+from limbeck.pipeline.reading import DEEPEST, parse
+
+LONGEST_PATH = 1000
+"""Characters of a dotted path."""
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -23,9 +26,13 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     path, equals, value = text.partition("=")
     path = path.strip()
-    if not equals or not all(path.split(".")):
-        allowed = "path=value, such as stages.distill.epochs=5"
-        raise InputError(Problem("--set", text, allowed))
+    parts = path.split(".") if len(path) <= LONGEST_PATH else []
+    if not equals or not all(parts) or not 0 < len(parts) <= DEEPEST:
+        allowed = (
+            "path=value, such as stages.distill.epochs=5; "
+            f"at most {LONGEST_PATH} characters and {DEEPEST} parts"
+        )
+        raise InputError(Problem("--set", text[:LONGEST_PATH], allowed))
     return path, parse(value, where=f"--set {path}")
 
 
@@ -97,7 +104,7 @@ def put(content: dict[str, Any], path: str, value: Any, *, where: str = "--set")
         if holder[key] is None:
             holder[key] = {}
         holder = holder[key]
-        if part.isdigit() and _is_entry(holder) and following not in holder:
+        if _is_number(part) and _is_entry(holder) and following not in holder:
             holder = _settings(holder)
     holder, key = _located(holder, parts[-1], place)
     holder[key] = value
@@ -110,7 +117,7 @@ def _located(holder: Any, part: str, place: str) -> tuple[Any, Any]:
         return holder, part
     if not isinstance(holder, list):
         raise InputError(Problem(place, holder, f"something with parts, before .{part}"))
-    if part.isdigit() and int(part) < len(holder):
+    if _is_number(part) and int(part) < len(holder):
         return holder, int(part)
     named = [item for item in holder if isinstance(item, dict) and part in item]
     if len(named) == 1:
@@ -119,6 +126,11 @@ def _located(holder: Any, part: str, place: str) -> tuple[Any, Any]:
     fix = "Give a number instead." if named else did_you_mean(part, names)
     given = f"{part}, {len(named)} times" if named else part
     raise InputError(Problem(place, given, ", ".join(names) or "a number", fix))
+
+
+def _is_number(part: str) -> bool:
+    """Check for a short decimal in ASCII: `int` takes other scripts' digits, or raises on them."""
+    return part.isascii() and part.isdigit() and len(part) < 10
 
 
 def _is_entry(item: Any) -> bool:

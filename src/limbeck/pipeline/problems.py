@@ -9,6 +9,9 @@ from pydantic_core import ErrorDetails
 
 from limbeck.errors import InputError, Problem, did_you_mean
 
+MOST = 200
+"""How many of pydantic's errors are turned into problems."""
+
 # What pydantic puts into a location for the branch of a union, beside names like `list[str]`.
 BRANCHES = {"str", "int", "float", "bool", "one", "several", "constrained-str"}
 
@@ -38,7 +41,8 @@ def of_validation(
         data.columns.lable: got 'y'; allowed: one of image, text, label. did you mean "label"?
     """
     found: list[Problem] = []
-    for details in error.errors(include_url=False):
+    # Looking for the nearest allowed word takes time: of thousands of keys, the first will do.
+    for details in error.errors(include_url=False)[:MOST]:
         found += _problems(details, model, prefix)
     return _merged(found)
 

@@ -9,24 +9,29 @@ from typing import Any
 
 import yaml
 
+from limbeck.bounded import read_text
 from limbeck.errors import InputError, Problem
 
 DEEPEST, LARGEST = 50, 100_000
+"""The largest depth, and the largest number of values, aliases and merge keys expanded."""
+
+MOST_BYTES = 2**20
+"""Of a file; the texts in it, with aliases expanded, may have four times as many characters."""
+
 LONGEST_NUMBER = 256
 """Bits of a whole number, far more than any setting needs and few enough to be written out."""
+
+LONGEST_PLAIN = 1000
+"""Characters of a value that is no text; converting longer ones takes quadratic time."""
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read a YAML file into plain data.
 
     Raises:
-        InputError: It cannot be read, is not YAML, or is not a mapping.
+        InputError: It cannot be read, is larger than 1 MiB, is not YAML, or is not a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(Problem(str(path), str(error), "a readable file in UTF-8")) from error
-    content = parse(text, where=str(path))
+    content = parse(read_text(path, limit=MOST_BYTES), where=str(path))
     if not isinstance(content, dict):
         raise InputError(Problem(str(path), content, "a mapping, such as `name: digits`"))
     return content
@@ -46,17 +51,72 @@ def parse(text: str, *, where: str) -> Any:
         ...
         limbeck.errors.InputError: --set: got ... is given twice ...; allowed: YAML
     """
+    if len(text) > MOST_BYTES:
+        given = f"{len(text):,} characters"
+        raise InputError(Problem(where, given, f"YAML of at most {MOST_BYTES:,} characters"))
     try:
         # Unfolding what anchors share also finds the anchors that hold themselves.
-        return _unfolded(yaml.load(text, Loader=_Loader), 0, [LARGEST])
+        return _unfolded(yaml.load(text, Loader=_Loader), 0, _Budget())
     # PyYAML lets every kind of error through for a value that does not fit its tag.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(Problem(where, reason, "YAML")) from error
 
 
+class _Budget:
+    """Count values and characters while a document is expanded."""
+
+    def __init__(self) -> None:
+        self._values, self._characters = LARGEST, 4 * MOST_BYTES
+
+    def spend(self, values: int, characters: int = 0) -> None:
+        """Subtract from what is left.
+
+        Raises:
+            ValueError: Nothing is left.
+        """
+        self._values -= values
+        self._characters -= characters
+        if self._values < 0 or self._characters < 0:
+            raise ValueError(
+                f"more than {LARGEST:,} values or {4 * MOST_BYTES:,} characters, "
+                "aliases and merged keys counted"
+            )
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without surprises: a key given twice is an error, and 1e-3 is a number."""
+    """Load YAML in bounded time: a key given twice is an error, and 1e-3 is a number."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth, self._nodes, self._merged = 0, _Budget(), _Budget()
+        self._flat: set[int] = set()
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise ValueError("nested too deeply")
+        self._nodes.spend(1)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        is_text = not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:str"
+        if node is not None and not is_text and len(node.value) > LONGEST_PLAIN:
+            raise ValueError(f"a value of {len(node.value):,} characters that is no text")
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what `<<` names, counting first: mappings that merge one another grow tenfold."""
+        if id(node) in self._flat:
+            return
+        self._flat.add(id(node))
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for one in merged:
+                    if isinstance(one, yaml.MappingNode):
+                        self.flatten_mapping(one)
+                        self._merged.spend(len(one.value) + 1)
+        super().flatten_mapping(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -80,12 +140,18 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _unfolded(content: Any, depth: int, left: list[int]) -> Any:
-    left[0] -= 1
-    if depth > DEEPEST or left[0] < 0:
-        raise ValueError("nested too deeply, or too large")
+def _unfolded(content: Any, depth: int, left: _Budget) -> Any:
+    left.spend(1, len(content) if isinstance(content, str | bytes) else 0)
+    if depth > DEEPEST:
+        raise ValueError("nested too deeply")
     if isinstance(content, dict):
-        return {_key(key): _unfolded(value, depth + 1, left) for key, value in content.items()}
+        pairs = [
+            (_key(key, left), _unfolded(part, depth + 1, left)) for key, part in content.items()
+        ]
+        unfolded = dict(pairs)
+        if len(unfolded) < len(pairs):
+            raise ValueError("a key is given twice, as a text and as a value that is written alike")
+        return unfolded
     if isinstance(content, list | tuple | set):
         return [_unfolded(value, depth + 1, left) for value in content]
     if isinstance(content, int) and content.bit_length() > LONGEST_NUMBER:
@@ -95,7 +161,7 @@ def _unfolded(content: Any, depth: int, left: list[int]) -> Any:
     return str(content)  # a date, say: the schema will have its word on it
 
 
-def _key(key: Any) -> str:
+def _key(key: Any, left: _Budget) -> str:
     if isinstance(key, tuple):
         raise ValueError("a list as a key")
-    return str(_unfolded(key, DEEPEST, [1]))
+    return str(_unfolded(key, DEEPEST, left))

@@ -12,7 +12,7 @@ from limbeck.pipeline.provenance import Provenance
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e18)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"]
 
@@ -33,7 +33,7 @@ class Budget(BaseModel):
         Field(description="Teacher's accuracy less the student's, as a share of 1."),
     ] = None
     accuracy: Annotated[Share | None, Field(description="The least accuracy on test.")] = None
-    parameters: Annotated[int | None, Field(gt=0)] = None
+    parameters: Annotated[int | None, Field(gt=0, le=10**18)] = None
     flops: Annotated[
         Positive | None, Field(description="For one sample; a multiply-add counts as two.")
     ] = None
@@ -86,7 +86,7 @@ class Recipe(BaseModel):
         Field(ge=1, le=1024, description="Threads torch may use; tiny nets are fastest with 1."),
     ] = None
     device: Literal["auto", "cpu"] = "auto"
-    trackers: list[Tracker] = []
+    trackers: Annotated[list[Tracker], Field(max_length=10)] = []
     stages: Annotated[
         list[dict[str, Any]],
         Field(min_length=1, max_length=50, description="What is done, one stage after another."),

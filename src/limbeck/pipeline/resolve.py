@@ -99,8 +99,9 @@ def find(name: str) -> Path:
 
 
 def _is_file(path: Path) -> bool:
+    """Check for anything but a folder: what is no regular file is refused when it is read."""
     try:
-        return path.is_file()
+        return path.exists() and not path.is_dir()
     except (OSError, ValueError):  # a name that no file can have
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
@@ -14,6 +13,12 @@ from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
 from limbeck.tasks import TASKS
+
+LARGEST = 1e19
+"""Larger numbers mean nothing to any setting."""
+
+MOST_PROBLEMS = 100
+"""More are counted, not listed."""
 
 ONE_STAGE = "one stage with its settings, such as `- teach: {epochs: 20}`"
 
@@ -35,7 +40,7 @@ def validate(content: object) -> Recipe:
     """
     if not isinstance(content, Mapping):
         raise InputError(Problem("recipe", content, "a mapping, such as `name: digits`"))
-    problems = list(_not_finite(content))
+    problems: list[Problem] = []
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(content)
@@ -47,22 +52,33 @@ def validate(content: object) -> Recipe:
     if recipe is not None:
         problems += _check_seeds(recipe)
         problems += check_chain(recipe, stages) if not of_stages else []
+    named = {problem.where for problem in problems}
+    problems += [one for one in _absurd(content) if one.where not in named]
     if problems or recipe is None:
-        raise InputError(*problems)
+        raise InputError(*_listed(problems))
     return recipe
 
 
-def _not_finite(content: object, where: str = "") -> Iterator[Problem]:
-    """Find infinities and NaN: no setting means anything by them, and JSON cannot hold them."""
-    if isinstance(content, float) and not math.isfinite(content):
-        yield Problem(where, content, "a finite number")
+def _listed(problems: list[Problem]) -> list[Problem]:
+    """Keep the first problems, and count the others."""
+    more = len(problems) - MOST_PROBLEMS
+    if more <= 0:
+        return problems
+    rest = Problem("recipe", f"{more} more problems", "none", "Mend these first.")
+    return [*problems[:MOST_PROBLEMS], rest]
+
+
+def _absurd(content: object, where: str = "") -> Iterator[Problem]:
+    """Find NaN, infinities and numbers that no setting can mean; JSON cannot hold the former."""
+    if isinstance(content, int | float) and not abs(content) <= LARGEST:
+        yield Problem(where, content, f"a finite number, of {LARGEST:g} at most in size")
     parts: Iterator[tuple[object, object]] = iter(())
     if isinstance(content, Mapping):
         parts = iter(content.items())
     elif isinstance(content, list):
         parts = enumerate(content)
     for name, part in parts:
-        yield from _not_finite(part, f"{where}.{name}" if where else str(name))
+        yield from _absurd(part, f"{where}.{name}" if where else str(name))
 
 
 def _is_stage(where: str) -> bool:
@@ -84,7 +100,7 @@ def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem
     """Type every stage's settings, and say what does not fit."""
     parsed: list[tuple[str, Stage]] = []
     problems: list[Problem] = []
-    for number, entry in enumerate(stages if isinstance(stages, list) else []):
+    for number, entry in enumerate(stages[:MOST_PROBLEMS] if isinstance(stages, list) else []):
         where = f"stages.{number}"
         if not isinstance(entry, Mapping) or len(entry) != 1:
             problems.append(Problem(where, entry, ONE_STAGE))

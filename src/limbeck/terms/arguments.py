@@ -23,6 +23,9 @@ from limbeck.terms.term import AUTO, DEFAULTS, Loss, Term
 INPUTS = ("labels", "index", "mask")
 """Keyword parameters of a loss that the batch fills: those without a default, and the mask."""
 
+LARGEST = 1_000_000
+"""No argument of a loss is larger; a slip beyond would exhaust the memory, or never end."""
+
 FUSED = "fused_divergence"  # takes hidden states and a head in place of logits
 _OF_RESPONSE = ("bias", "softcap", "targets", "weights", "reduction")
 
@@ -187,7 +190,10 @@ def argument_problems(term: Term, signature: Signature, where: str) -> list[Prob
     problems = []
     for key, value in term.arguments.items():
         place = f"{where}.{key}"
-        if key not in signature.keywords:
+        if _is_absurd(value):
+            allowed = f"a number of {LARGEST:,} at most in size"
+            problems.append(Problem(place, value, allowed))
+        elif key not in signature.keywords:
             problems.append(Problem(place, value, ", ".join(names), did_you_mean(key, names)))
         elif not isinstance(value, Mapping | Schedule | PerUnit) and (
             allowed := _misfit(signature.hints.get(key), value)
@@ -198,6 +204,11 @@ def argument_problems(term: Term, signature: Signature, where: str) -> list[Prob
         Problem(f"{where}.{key}", "nothing", "a value; it is required")
         for key in _missing(term, signature)
     ]
+
+
+def _is_absurd(value: object) -> bool:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return any(is_number(one) and not abs(one) <= LARGEST for one in parts)
 
 
 def _missing(term: Term, signature: Signature) -> list[str]:

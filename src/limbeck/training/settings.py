@@ -19,18 +19,29 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: Annotated[int, Field(ge=1, description="How often every training sample is seen.")]
+    epochs: Annotated[
+        int, Field(ge=1, le=1_000_000, description="How often every training sample is seen.")
+    ]
     batch_size: Annotated[
-        int, Field(ge=1, description="Samples a micro-batch, over all processes together.")
+        int,
+        Field(
+            ge=1, le=1_000_000, description="Samples a micro-batch, over all processes together."
+        ),
     ] = 64
     accumulate: Annotated[
-        int, Field(ge=1, description="Micro-batches an optimiser step; gradients add up exactly.")
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Micro-batches an optimiser step; gradients add up exactly.",
+        ),
     ] = 1
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 3e-3
     momentum: Annotated[float, Field(ge=0, lt=1, description="For sgd; Nesterov's form.")] = 0.9
     weight_decay: Annotated[
-        float, Field(ge=0, description="On matrices and kernels; never on biases or norms.")
+        float,
+        Field(ge=0, le=1000, description="On matrices and kernels; never on biases or norms."),
     ] = 0.0
     warmup: Annotated[
         Share, Field(description="Share of the steps over which the rate rises from 0.")
@@ -40,7 +51,7 @@ class Training(BaseModel):
         Field(description="How the rate falls to 0 after warm-up."),
     ] = "cosine"
     clip: Annotated[
-        float | None, Field(gt=0, description="Largest norm of the whole gradient.")
+        float | None, Field(gt=0, le=1e12, description="Largest norm of the whole gradient.")
     ] = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: Annotated[bool, Field(description="Compile the student with torch.compile.")] = False
@@ -50,20 +61,30 @@ class Training(BaseModel):
     ] = None
     patience: Annotated[
         int | None,
-        Field(ge=1, description="Stop after so many epochs without a better validation."),
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Stop after so many epochs without a better validation.",
+        ),
     ] = None
     keep: Annotated[
         Literal["best", "last"],
         Field(description="Whose weights are kept: the best epoch's on validation, or the last's."),
     ] = "best"
     workers: Annotated[
-        int, Field(ge=0, description="Processes that load data; 0 loads in the loop.")
+        int, Field(ge=0, le=256, description="Processes that load data; 0 loads in the loop.")
     ] = 0
     log_every: Annotated[
         int | None,
-        Field(ge=1, description="Log every so many optimiser steps, besides every epoch."),
+        Field(
+            ge=1, le=10**9, description="Log every so many optimiser steps, besides every epoch."
+        ),
     ] = None
     checkpoint_every: Annotated[
         float,
-        Field(ge=0, description="Seconds between checkpoints; 0 saves after every optimiser step."),
+        Field(
+            ge=0,
+            le=10**9,
+            description="Seconds between checkpoints; 0 saves after every optimiser step.",
+        ),
     ] = 10.0

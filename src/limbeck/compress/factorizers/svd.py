@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TARGETS = ("rank", "energy", "parameters", "flops")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Rank = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Svd(Method):
@@ -48,7 +49,7 @@ class Svd(Method):
     """
 
     rank: Annotated[
-        Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None,
+        Rank | dict[str, Rank] | None,
         Field(
             description="A rank for all layers, or one for each path or pattern such as `*.fc`; of "
             "several that name a layer, the last."

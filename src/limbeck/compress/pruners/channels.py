@@ -77,7 +77,11 @@ class Channels(Method):
     ] = "layer"
     round_to: Annotated[
         int | None,
-        Field(ge=1, description="Channels that stay are a multiple of this, rounded upwards."),
+        Field(
+            ge=1,
+            le=100_000,
+            description="Channels that stay are a multiple of this, rounded upwards.",
+        ),
     ] = None
     layers: Annotated[
         list[str] | None,

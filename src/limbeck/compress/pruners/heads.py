@@ -37,7 +37,9 @@ class Heads(Method):
         True
     """
 
-    heads: Annotated[int | None, Field(ge=1, description="How many heads each layer loses.")] = None
+    heads: Annotated[
+        int | None, Field(ge=1, le=100_000, description="How many heads each layer loses.")
+    ] = None
     ratio: Annotated[
         float | None,
         Field(gt=0, lt=1, description="Share of each layer's heads, to the nearest whole number."),

@@ -37,10 +37,10 @@ class Layers(Method):
     """
 
     drop: Annotated[
-        list[int | str] | None,
+        list[Annotated[int, Field(ge=-100_000, le=100_000)] | str] | None,
         Field(min_length=1, description="Layers by number (from 0), path or pattern."),
     ] = None
-    count: Annotated[int | None, Field(ge=1, description="How many layers go.")] = None
+    count: Annotated[int | None, Field(ge=1, le=100_000, description="How many layers go.")] = None
     by: Annotated[
         Literal["sensitivity", "last", "uniform"],
         Field(description="With `count`: which layers go."),

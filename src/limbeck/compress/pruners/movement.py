@@ -64,13 +64,13 @@ class Movement(Method):
     ] = 0.1
     penalty: Annotated[
         float,
-        Field(gt=0, allow_inf_nan=False, description="For soft: the penalty's final weight λ."),
+        Field(gt=0, le=1e6, description="For soft: the penalty's final weight λ."),
     ] = 10.0
     gain: Annotated[
         float,
         Field(
             gt=0,
-            allow_inf_nan=False,
+            le=1e6,
             description="For soft: how many times as fast as weights the scores learn.",
         ),
     ] = 10.0

@@ -36,8 +36,8 @@ class NM(Method):
     Source: Zhou et al. 2021 (arXiv:2102.04010); 2:4 of Mishra et al. 2021 (arXiv:2104.08378).
     """
 
-    n: Annotated[int, Field(ge=1, description="How many of every m stay.")] = 2
-    m: Annotated[int, Field(ge=2, description="The size of a group.")] = 4
+    n: Annotated[int, Field(ge=1, le=4096, description="How many of every m stay.")] = 2
+    m: Annotated[int, Field(ge=2, le=4096, description="The size of a group.")] = 4
     layers: Layers = None
     skip: Skip = Field(default_factory=list)
 

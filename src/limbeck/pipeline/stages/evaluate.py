@@ -28,13 +28,15 @@ class Evaluate(Stage):
         list[str] | dict[str, dict[str, Any]] | None,
         Field(
             min_length=1,
+            max_length=100,
             description="Which: any of "
             + ", ".join(QUESTIONS.names())
             + "; all if not given. As a mapping, each with settings of its own.",
         ),
     ] = None
     limit: Annotated[
-        int, Field(ge=10, description="Test samples that the costly questions look at.")
+        int,
+        Field(ge=10, le=10**7, description="Test samples that the costly questions look at."),
     ] = 500
 
     @field_validator("questions")

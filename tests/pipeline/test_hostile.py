@@ -1,0 +1,164 @@
+"""Recipes and overrides that attack the parser end in one refusal, in bounded time and memory."""
+
+import os
+import time
+from itertools import pairwise
+
+import pytest
+
+from limbeck.errors import InputError
+from limbeck.pipeline.reading import MOST_BYTES, parse, read
+from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.schema import recipe_schema
+from limbeck.pipeline.validate import validate
+
+LETTERS = "abcdefghijkl"
+SECONDS = 20  # of processor time; each takes below three
+
+
+def bomb(first: str, following: str) -> str:
+    """Write mappings or lists of which each holds the one before ten times."""
+    lines = [f"a: &a {first}"]
+    lines += [f"{b}: &{b} " + following.format(f"[{f', *{a}' * 10}]".replace("[, ", "["))
+              for a, b in pairwise(LETTERS)]  # fmt: skip
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        bomb("{k: 1, l: 2, m: 3}", "{{<<: {}}}"),
+        bomb("[1, 2, 3]", "{}"),
+        f"a: &a '{'x' * 900_000}'\nb: [{'*a, ' * 20_000}]",
+        "a: &a {" + ", ".join(f"k{n}: 1" for n in range(3000)) + "}\n"
+        "b: {<<: [" + "*a, " * 3000 + "]}",
+        "seeds: [" + "1, " * 200_000 + "1]",
+        "- " * 300_000,
+        "{a: " * 60_000,
+        "a: 1" + ":1" * 300_000,
+        "!!int " + "7" * 300_000,
+        "x" * (MOST_BYTES + 1),
+        "{1: a, '1': b}",
+        "{null: a, 'None': b}",
+        "a\x00b",
+    ],
+    ids=lambda text: text[:12].replace("\x00", "0"),
+)
+def test_yaml_that_would_grow_or_lose_a_key_is_refused(text):
+    clock = time.process_time()
+    with pytest.raises(InputError) as caught:
+        parse(text, where="recipe")
+    assert time.process_time() - clock < SECONDS
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_long_honest_list_is_read():
+    names = [f"class {number}" for number in range(21_843)]
+    assert parse("\n".join(f"- {name}" for name in names), where="recipe") == names
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "latin-1", "utf-16", "large"])
+def test_what_is_no_small_text_file_is_refused_without_blocking(kind, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "large":
+        path.write_bytes(b"#" * (MOST_BYTES + 1))
+    else:
+        path.write_bytes("name: é".encode(kind))
+    with pytest.raises(InputError, match=r"recipe\.yaml"):
+        read(path)
+    with pytest.raises(InputError):
+        resolve(str(path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("stages.²", "stages.٣", "stages.-1", "stages.1e9", "stages." + "9" * 4999, "seeds.⑦"),
+        *("a." * 51 + "b", "a" * 1001, "stages.00000000000000000000001"),
+    ],
+)
+def test_paths_of_odd_digits_depth_or_length_are_refused(path):
+    with pytest.raises(InputError, match="--set"):
+        resolve("digits", [f"{path}=1"])
+
+
+def unbounded(node: object, where: str) -> list[str]:
+    """List the numbers of a JSON schema that have no largest value."""
+    if isinstance(node, list):
+        return [
+            one for number, part in enumerate(node) for one in unbounded(part, f"{where}/{number}")
+        ]
+    if not isinstance(node, dict):
+        return []
+    bounded = {"maximum", "exclusiveMaximum", "const", "enum"} & node.keys()
+    here = [where] if node.get("type") in ("integer", "number") and not bounded else []
+    return here + [one for key, part in node.items() for one in unbounded(part, f"{where}/{key}")]
+
+
+def test_every_number_of_the_schema_has_a_largest_value():
+    schema = recipe_schema()
+    # Arguments of losses are bounded when an objective is made, all alike.
+    for name in ("term", "named_method"):
+        del schema["$defs"][name]
+    assert not unbounded(schema, "")
+
+
+def built(setting: str) -> None:
+    from limbeck.models.build import build
+
+    recipe = resolve("digits", [setting])
+    for spec in (*recipe.teachers, recipe.student):
+        build(spec, classes=10, channels=1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("teacher.width=200000000", "student.width=.inf", "stages.0.teach.batch_size=1e18"),
+        *("stages.1.distill.objective.1.soft_target_kl.temperature=1e308", "seeds=[1e30]"),
+        "stages.1.distill.objective.1={multi_level: {temperatures: [1e18]}}",
+        *("stages.evaluate.questions.fidelity.draws=1000000000", "description=[1e30]"),
+        *("data.augment={shift: 100000}", "data.image={size: 100000000}", "budget.flops=1e40"),
+        *("stages.2.quantize.calibration=1000000000000", "threads=1e9", "data.split_seed=1e30"),
+    ],
+)
+def test_absurd_numbers_are_refused_by_their_place(setting):
+    with pytest.raises(InputError) as caught:
+        built(setting)
+    place = setting.partition("=")[0].split(".")[-1]
+    assert any(place in str(problem) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("where", ["recipe", "data", "term", "evaluate", "stages", "table"])
+def test_many_wrong_keys_are_counted_not_listed(where):
+    many = {f"key{number}": 1 for number in range(30_000)}
+    content = {
+        "name": "many",
+        "task": "image_classification",
+        "data": {"source": "sklearn", "name": "digits"},
+        "student": {"source": "limbeck", "name": "digits_cnn"},
+        "stages": [{"distill": {"epochs": 1, "objective": ["task"]}}],
+    }
+    if where == "recipe":
+        content |= many
+    elif where == "data":
+        content["data"] |= many
+    elif where == "term":
+        content["stages"][0]["distill"]["objective"] = [{"soft_target_kl": many}]
+    elif where == "evaluate":
+        content["stages"].append({"evaluate": {"questions": {"fidelity": many}}})
+    elif where == "stages":
+        content["stages"] += [{name: {}} for name in many]
+    else:
+        content["data"]["table"] = {"numeric": [*many, "key7"]}
+    clock = time.process_time()
+    with pytest.raises(InputError) as caught:
+        validate(content)
+    assert time.process_time() - clock < SECONDS
+    assert len(caught.value.problems) <= 101
