@@ -116,6 +116,33 @@ class Split:
         for start in range(0, len(self), size):
             yield plain.__getitems__(torch.arange(start, min(start + size, len(self))))
 
+    def spread(self, count: int) -> list[int]:
+        """Choose rows evenly over the split, with the longest and the shortest text among them.
+
+        Args:
+            count: How many rows at most; at least two.
+
+        Returns:
+            Row numbers in ascending order, all of them if there are no more than `count`.
+        """
+        if len(self) <= count:
+            return list(range(len(self)))
+        lengths = self._lengths()
+        if lengths is None:
+            return torch.linspace(0, len(self) - 1, count).long().tolist()
+        extremes = {int(lengths.argmin()), int(lengths.argmax())}
+        even = torch.linspace(0, len(self) - 1, count - len(extremes)).long().tolist()
+        return sorted(extremes.union(even))
+
+    def _lengths(self) -> Tensor | None:
+        """Count the tokens of each text; None if the rows are no texts."""
+        found = []
+        for batch in self.batches(1024):
+            if "attention_mask" not in batch:
+                return None
+            found.append(batch["attention_mask"].sum(dim=1))
+        return torch.cat(found)
+
     def raw(self, index: int) -> dict[str, Any]:
         """Give one row as it was stored: `{"picture": PIL image}` or `{"text": str}`.
 

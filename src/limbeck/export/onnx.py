@@ -215,8 +215,14 @@ def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f'the exported input "{value.name}" has a fixed batch size.')
     one = tuple(tensor[:1] for tensor in tensors)
-    with torch.no_grad():
-        expected = wrapped(*one)
+    try:
+        with torch.no_grad():
+            expected = wrapped(*one)
+    except Exception as error:  # the model's own code may raise anything
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ExportError(
+            f"the model fails on a single sample: {type(error).__name__}: {reason}"
+        ) from error
     answered = OnnxPredictor(path, threads=1).predict(wrapped.named(one))
     for reference, (name, value) in zip(expected, answered.items(), strict=True):
         _compare(name, reference.numpy(), value)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from limbeck.compress.change import Change, apply
 from limbeck.data.preprocess import ImagePreprocess, Preprocess
 from limbeck.evaluate.accuracy import accuracy
-from limbeck.evaluate.fidelity import parity
 from limbeck.export.compact.files import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import Answers, OnnxPredictor, TorchPredictor, answers
 from limbeck.models.build import build
 from limbeck.models.spec import Normalization
 from limbeck.pipeline.candidate import Artefact, Role, State
+from limbeck.pipeline.parity import PARITY, check_export
 from limbeck.pipeline.watch import Watch
 from limbeck.training import Ticker
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from limbeck.data.load import Data
     from limbeck.data.split import Split
+    from limbeck.evaluate.fidelity import Parity
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.tasks import Batch, Task
@@ -41,7 +42,6 @@ def normalization_of_data(preprocess: Preprocess) -> Normalization | None:
 
 
 EVALUATION_BATCH = 256
-PARITY_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,47 @@ class Context:
 
     def _publish(self, model: nn.Module, **facts: Any) -> Artefact:
         model = model.cpu().eval()
-        self.export(model, self.folder / "model.onnx")
-        pack(self.folder / "model.onnx")
-        exported = self.answers(self.folder / "model.onnx")
-        reference = answers(TorchPredictor(model, self.task), self.batches(self.data.validation))
-        return self.artefact(
-            **facts,
-            exported=exported,
-            parity=parity(reference, exported, tolerance=PARITY_TOLERANCE),
+        path = self.folder / "model.onnx"
+        self.export(model, path)
+        pack(path)
+        exported = self.answers(path)
+        rounded = any(change["kind"] == "quantizers" for change in facts["changes"])
+        parity = self.check_export(model, path, exported, rounded=rounded)
+        return self.artefact(**facts, exported=exported, parity=parity)
+
+    def check_export(
+        self,
+        model: nn.Module,
+        path: Path,
+        exported: Answers,
+        *,
+        tolerance: float = PARITY,
+        rounded: bool = False,
+    ) -> Parity:
+        """Compare an exported file with its model on validation, and fail beyond the tolerance.
+
+        Args:
+            model: The torch model that the file was written from.
+            path: The file.
+            exported: What the file answers to the whole of validation.
+            tolerance: The largest relative difference allowed.
+            rounded: Whether activations are rounded on the way.
+
+        Raises:
+            InputError: The file differs from the model, or a prediction from file or model depends
+                on more than its sample.
+        """
+        inside = self.folder.is_relative_to(self.run)
+        where = self.folder.relative_to(self.run).as_posix() if inside else self.folder.name
+        return check_export(
+            TorchPredictor(model, self.task),
+            OnnxPredictor(path),
+            exported,
+            split=self.data.validation,
+            where=where,
+            model=model,
+            tolerance=tolerance,
+            rounded=rounded,
         )
 
     def export(self, model: nn.Module, path: Path) -> None:

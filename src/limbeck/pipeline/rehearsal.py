@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from limbeck.errors import InputError, LimbeckError, Problem, gathering
 from limbeck.pipeline.chain import loads_teacher
+from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.problems import of_model
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Rehearsal:
         except InputError as error:
             raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
         _answers(context, model, where)
+        _invariant(context, model, where)
         # The models of libraries are known to export; the user's own are tried, for seconds.
         if spec.source == "python":
             _exports(context, model, where)
@@ -164,6 +166,17 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         given = f"answers of shape {shape} to two samples"
         classes = f"{expected}: the data has {expected[1]} classes"
         raise InputError(Problem(where, given, classes, "Change the model, or `data.classes`."))
+
+
+def _invariant(context: Context, model: nn.Module, where: str) -> None:
+    """Refuse a model whose prediction for a row depends on other rows, calls or random numbers."""
+    from limbeck.export.invariance import check_invariance
+    from limbeck.export.predictor import TorchPredictor
+
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(COMPANY))
+    inputs = {name: batch[name] for name in context.task.inputs}
+    check_invariance(TorchPredictor(model, context.task), inputs, where=where, model=model)
 
 
 def _exports(context: Context, model: nn.Module, where: str) -> None:

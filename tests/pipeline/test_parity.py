@@ -1,0 +1,149 @@
+"""An export that differs from its model on real rows fails, in every stage that exports."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck.data.load import load
+from limbeck.data.spec import DataSpec
+from limbeck.errors import InputError
+from limbeck.export.onnx import to_onnx
+from limbeck.export.predictor import OnnxPredictor, TorchPredictor, answers
+from limbeck.pipeline.parity import check_export
+from limbeck.tasks.tabular_classification import TabularClassification
+
+WIDE = TabularClassification(tuple("abc"))
+
+
+class Rows:
+    """Real rows of a table, as a split holds them."""
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_wine
+
+        values, labels = load_wine(return_X_y=True)
+        scaled = (values - values.mean(0)) / values.std(0)
+        self.features = torch.from_numpy(scaled.astype(np.float32))
+        self.labels = torch.from_numpy(labels)
+
+    def spread(self, count: int) -> list[int]:
+        return torch.linspace(0, len(self.labels) - 1, min(count, 178)).long().tolist()
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        return {"features": self.features[rows], "label": self.labels[rows]}
+
+    def batches(self, size: int):
+        yield from (self.__getitems__(range(at, min(at + size, 178))) for at in range(0, 178, size))
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return Rows()
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(13, 32), nn.GELU(), nn.Linear(32, 3)).eval()
+
+
+def check(model: nn.Module, exported: nn.Module, rows: Rows, folder: Path, **settings: object):
+    path = folder / "model.onnx"
+    to_onnx(exported, WIDE, rows.__getitems__([0, 1]), path)
+    predicted = answers(OnnxPredictor(path), rows.batches(256))
+    sides = TorchPredictor(model, WIDE), OnnxPredictor(path)
+    where = "stages/02-prune"
+    return check_export(*sides, predicted, split=rows, where=where, model=model, **settings)
+
+
+def test_an_export_of_the_model_itself_passes(net, rows, tmp_path):
+    found = check(net, net, rows, tmp_path)
+    assert found.within
+    assert found.samples == 178
+    assert found.max_abs_difference < found.tolerance < 0.01
+
+
+def test_a_weight_that_differs_by_a_percent_fails_and_names_stage_output_and_figures(
+    net, rows, tmp_path
+):
+    other = copy.deepcopy(net)
+    other[0].weight.data[5] *= 1.05
+    with pytest.raises(InputError) as caught:
+        check(net, other, rows, tmp_path)
+    message = str(caught.value)
+    parts = ["stages/02-prune: ", '"logits" differs by ', "tolerance 0.00", "178 validation rows"]
+    assert all(part in message for part in parts), message
+
+
+def test_an_approximated_activation_fails(net, rows, tmp_path):
+    other = copy.deepcopy(net)
+    other[1] = nn.SiLU()
+    with pytest.raises(InputError, match="differs by"):
+        check(net, other, rows, tmp_path)
+
+
+def test_rounding_may_move_a_few_rows_and_not_most(net, rows, tmp_path):
+    other = copy.deepcopy(net)
+    other[2].weight.data *= 1.005
+    assert check(net, other, rows, tmp_path, rounded=True).agreement > 0.95
+    other[2].weight.data[:2] = other[2].weight.data[[1, 0]]
+    with pytest.raises(InputError, match="another class"):
+        check(net, other, rows, tmp_path, rounded=True)
+
+
+def test_spread_takes_the_longest_and_the_shortest_text(tmp_path):
+    lines = ["text,label"]
+    for row in range(300):
+        words = {100: 40, 201: 1}.get(row, 3 + row % 7)
+        lines.append(f"{' '.join(['w' + str(row % 9)] * words)},{row % 2}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    spec = DataSpec.model_validate(
+        {
+            "source": "csv",
+            "files": {"train": str(tmp_path / "t.csv")},
+            "text": {"tokenizer": {"train": {"vocab_size": 40}}},
+        }
+    )
+    split = load(spec, workdir=tmp_path).train
+    rows = split.spread(8)
+    assert len(rows) == len(set(rows)) <= 8
+    lengths = split.__getitems__(range(len(split)))["attention_mask"].sum(1)
+    chosen = lengths[rows]
+    assert chosen.max() == lengths.max()
+    assert chosen.min() == lengths.min()
+    assert split.spread(10**6) == list(range(len(split)))
+
+
+@pytest.mark.parametrize("way", ["centred", "stateless"])
+def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, way, monkeypatch):
+    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.runner import run
+
+    nets = {
+        "centred": "nn.Flatten(), Centred(), nn.Linear(64, classes)",
+        "stateless": "nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), "
+        "nn.Linear(64, classes)",
+    }
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Centred(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x - x.mean(0, keepdim=True)\n"
+        f"def build(classes):\n    return nn.Sequential({nets[way]})\n"
+    )
+    (tmp_path / "r.yaml").write_text(
+        "name: batch\ntask: image_classification\n"
+        "data: {source: sklearn, name: digits, limit: {train: 90, validation: 60, test: 40}}\n"
+        "student: {source: python, name: 'net.py:build'}\n"
+        "stages:\n  - distill: {epochs: 1, objective: [{cross_entropy: {weight: 1}}]}\n"
+        "  - export: {format: onnx}\nthreads: 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"one at a time"):
+        run(resolve("r.yaml", []), out=tmp_path / "out")
