@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
+import site
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +61,90 @@ def file_of(name: str) -> Path | None:
     """
     module_name = name.rpartition(":")[0]
     return Path(module_name) if module_name.endswith(".py") else None
+
+
+def local_modules(name: str) -> dict[str, Path]:
+    """Find the user's own modules that a callable's module imports, directly or through others.
+
+    A module is the user's own if its file lies outside the standard library, the installed
+    packages and limbeck. Imports are read from the source; a module that is imported under a
+    computed name is not found.
+
+    Args:
+        name: What `find` takes; it has to be importable.
+
+    Returns:
+        The file of each module by its dotted name, packages on the way included; the file of a
+        `file.py:function` name is not among them, the module of a `module:function` name is.
+
+    Example:
+        >>> local_modules("json.decoder:JSONDecoder")
+        {}
+    """
+    path = file_of(name)
+    module_name = name.rpartition(":")[0]
+    pending = [("", path)] if path is not None else list(_local(module_name))
+    found: dict[str, Path] = {}
+    while pending:
+        dotted, file = pending.pop()
+        if dotted in found:
+            continue
+        if dotted:
+            found[dotted] = file
+        if file.suffix == ".py":
+            package = dotted if file.name == "__init__.py" else dotted.rpartition(".")[0]
+            for imported in _imports(file, package):
+                pending += _local(imported)
+    return dict(sorted(found.items()))
+
+
+def _imports(file: Path, package: str) -> Iterator[str]:
+    """List the dotted names that a file imports, and those that may be modules in them."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            parts = [*(base if node.level else []), *filter(None, [node.module])]
+            module = ".".join(part for part in parts if part)
+            yield from filter(None, [module, *(f"{module}.{alias.name}" for alias in node.names)])
+
+
+def _local(dotted: str) -> Iterator[tuple[str, Path]]:
+    """Give a module and the packages it is in, as far as they are the user's own."""
+    parts = dotted.split(".")
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        if name in sys.builtin_module_names or name.split(".")[0] == "limbeck":
+            return
+        origin = _origin(name)
+        if origin is None:
+            continue  # a namespace package, or an attribute of a module
+        if any(origin.is_relative_to(place) for place in _installed()):
+            return
+        yield name, origin
+
+
+def _origin(name: str) -> Path | None:
+    """Find a module's file, without importing anything that is not imported yet."""
+    parent = name.rpartition(".")[0]
+    if parent and parent not in sys.modules:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None or spec.origin is None or not spec.has_location:
+        return None
+    return Path(spec.origin).resolve()
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    """List where the standard library and installed packages lie."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    places = {sysconfig.get_path(kind) for kind in kinds} | {*site.getsitepackages()}
+    return tuple(Path(place).resolve() for place in (*places, site.getusersitepackages()))
 
 
 def _import(module_name: str, name: str, where: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
@@ -83,3 +84,9 @@ def architecture(
     fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization)
     changes, own = _adaptation(spec, fit)
     return adapted_architecture(source.architecture(spec, own), changes)
+
+
+def modules(spec: ModelSpec) -> dict[str, Path]:
+    """Find the user's own modules that the text of `architecture` imports, by dotted name."""
+    source: Source = SOURCES.load(spec.source)
+    return source.modules(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.models.statement import Statement
@@ -71,9 +72,11 @@ class Source:
             limbeck.
         names: Lists the models that the source knows by name; empty if they are the user's.
         states: Reads what the files of the model's weights state about its training.
+        modules: Finds the user's own modules that the architecture's text imports, by dotted name.
     """
 
     build: Callable[[ModelSpec, Fit], nn.Module]
     architecture: Callable[[ModelSpec, Fit], str]
     names: Callable[[], list[str]]
     states: Callable[[ModelSpec], Statement] = states_nothing
+    modules: Callable[[ModelSpec], dict[str, Path]] = lambda _: {}

@@ -35,12 +35,12 @@ _IMAGES_TORCH = """
 
 ```python
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 
 from architecture import build
 
 model = build()
-model.load_state_dict(load_file("model.safetensors"))
+load_model(model, "model.safetensors")
 model.eval()
 with torch.no_grad():
     logits = model(torch.from_numpy(image))  # `image` as above
@@ -74,12 +74,12 @@ _TEXTS_TORCH = """
 
 ```python
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 
 from architecture import build
 
 model = build()
-model.load_state_dict(load_file("model.safetensors"))
+load_model(model, "model.safetensors")
 model.eval()
 with torch.no_grad():
     outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})  # as above
@@ -130,5 +130,21 @@ def usage(task: str) -> str:
         >>> "tokenizer.json" in usage("text_classification")
         True
     """
-    parts = _SNIPPETS.get(task.split("_")[0], (_IMAGES, _IMAGES_TORCH))
-    return "\n\n".join(part.strip() for part in parts)
+    return "\n\n".join(part.strip() for part in _parts(task))
+
+
+def loading_code(task: str) -> str:
+    """Return the code of the card that builds the model from its weights and predicts with it.
+
+    It expects the prepared inputs under the names of the first snippet, and leaves `logits` or
+    `outputs` behind.
+
+    Example:
+        >>> "load_model" in loading_code("image_classification")
+        True
+    """
+    return _parts(task)[1].split("```python\n")[1].split("```")[0]
+
+
+def _parts(task: str) -> tuple[str, str]:
+    return _SNIPPETS.get(task.split("_")[0], (_IMAGES, _IMAGES_TORCH))

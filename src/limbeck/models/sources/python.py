@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.callables import file_of, find
+from limbeck.callables import file_of, find, local_modules
 from limbeck.errors import InputError, Problem
 from limbeck.models.arguments import call, check
 from limbeck.models.snippet import with_build
@@ -64,4 +65,11 @@ def states(spec: ModelSpec) -> Statement:
     return Statement() if spec.weights is None else beside(find_weights(spec.weights))
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states)
+def modules(spec: ModelSpec) -> dict[str, Path]:
+    """Find the user's modules that the file or module imports."""
+    return local_modules(spec.name)
+
+
+source = Source(
+    build=build, architecture=architecture, names=names, states=states, modules=modules
+)

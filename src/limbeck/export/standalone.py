@@ -1,0 +1,119 @@
+"""A student's folder, tried as its user will: in a process of its own, without limbeck."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import InputError, Problem
+from limbeck.export.invariance import compare
+
+SECONDS = 300.0
+"""How long the process may take: importing torch on a busy machine takes a minute at worst."""
+
+TOLERANCE = 1e-3
+"""How far its outputs may differ from the model's, as a share of the spread of the outputs."""
+
+_CHILD = Path(__file__).with_name("_standalone_child.py")
+_NEEDED = {".py", ".safetensors", ".json"}
+
+
+def check_standalone(
+    folder: Path,
+    code: str,
+    inputs: Mapping[str, NDArray[Any]],
+    expected: NDArray[Any],
+    *,
+    where: str,
+) -> None:
+    """Check that code builds the model from a folder alone, and predicts as the model does.
+
+    The folder's code, weights and settings are copied elsewhere, and the code is executed there by
+    an isolated interpreter (`python -I`) that cannot import limbeck. Files that are read from
+    anywhere but the copy and the installed packages are refused, too: the user does not have them.
+
+    Args:
+        folder: The student's folder.
+        code: What the model card tells its reader to run; it leaves `logits` or `outputs` behind.
+        inputs: The names that the code expects, with arrays of a few real rows.
+        expected: What the model predicts for these, `[n, classes]`.
+        where: The place in the recipe, for messages.
+
+    Raises:
+        InputError: The code fails, reads a file that is not shipped, or predicts otherwise.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        copy, work = Path(temporary) / "student", Path(temporary) / "work"
+        work.mkdir()
+        shutil.copytree(folder, copy, copy_function=_copy, ignore=_unneeded)
+        np.savez(work / "inputs.npz", allow_pickle=False, **dict(inputs))
+        (work / "code.py").write_text(code, encoding="utf-8")
+        ended = _run(copy, work, where)
+        if ended.returncode:
+            raise InputError(_failed(ended.stderr, where))
+        read = (work / "read.txt").read_text(encoding="utf-8").splitlines()
+        if read:
+            fix = "Put the values into the code, or into buffers, which are saved with the weights."
+            given = f"code that reads {', '.join(read[:5])}"
+            raise InputError(Problem(where, given, "code and files that are shipped", fix))
+        logits = np.load(work / "logits.npy")
+    [difference] = compare({"logits": expected}, {"logits": logits}, tolerance=TOLERANCE)
+    if not difference.within:
+        fix = (
+            "Likely cause: the builder does not make the same module twice: weights that are tied "
+            "or put in place after building, attributes that are no parameters or buffers, or "
+            "settings from the environment."
+        )
+        given = f"a model built anew from the shipped files whose {difference}"
+        raise InputError(Problem(where, given, "the predictions of the model", fix))
+
+
+def _run(copy: Path, work: Path, where: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    try:
+        return subprocess.run(
+            [sys.executable, "-I", "-B", str(_CHILD), str(work)],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        given = f"no prediction after {SECONDS:g} seconds"
+        allowed = "a model that is built and run from the shipped files"
+        raise InputError(Problem(where, given, allowed)) from error
+
+
+def _failed(stderr: str, where: str) -> Problem:
+    lines = [line for line in stderr.splitlines() if line.strip()] or ["no message"]
+    last = next((line for line in reversed(lines) if not line.startswith(" ")), lines[-1])
+    fix = "Put what it needs into the same file or into modules beside it, or install it."
+    if "FileNotFoundError" in last:
+        fix = "Put the values into the code, or into buffers, which are saved with the weights."
+    given = f"code that fails in a process of its own: {last.strip()}"
+    allowed = "a model that is built from the shipped files and installed packages alone"
+    return Problem(where, given, allowed, fix)
+
+
+def _copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _unneeded(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(name).suffix not in _NEEDED and "." in name]
