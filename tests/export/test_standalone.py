@@ -158,6 +158,7 @@ def test_the_users_own_modules_are_found_through_packages_files_and_paths(projec
     assert found["elsewhere_widths"] == project / "lib" / "elsewhere_widths.py"
 
 
+@pytest.mark.slow  # a whole run, and three processes that import torch
 def test_a_run_ships_the_modules_that_the_students_code_imports(
     tmp_path, monkeypatch, quick_measuring
 ):

@@ -70,6 +70,4 @@ def modules(spec: ModelSpec) -> dict[str, Path]:
     return local_modules(spec.name)
 
 
-source = Source(
-    build=build, architecture=architecture, names=names, states=states, modules=modules
-)
+source = Source(build=build, architecture=architecture, names=names, states=states, modules=modules)
