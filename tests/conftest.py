@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep records of signatures out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMBECK_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def accelerator() -> Accelerator:
     from accelerate import Accelerator

@@ -27,6 +27,12 @@ from limbeck.passport.policy import Policy, Violation, check, enforce
 from limbeck.passport.policy_file import parse_policy, read_policy
 from limbeck.passport.risk import Risk, inherit
 from limbeck.passport.schema import validate
+from limbeck.passport.signature_record import (
+    SignatureRecord,
+    drop_signature_note,
+    note_signature,
+    noted_signature,
+)
 from limbeck.passport.signing import make_keys, sign, verify_signature
 from limbeck.passport.stamp import Stamp, read_stamp, stamp_folder
 from limbeck.passport.verify import Verification, verify
@@ -46,6 +52,7 @@ __all__ = [
     "PassportFacts",
     "Policy",
     "Risk",
+    "SignatureRecord",
     "Stamp",
     "Verification",
     "Violation",
@@ -54,10 +61,13 @@ __all__ = [
     "build_passport",
     "check",
     "content_sha256",
+    "drop_signature_note",
     "enforce",
     "equivalence",
     "inherit",
     "make_keys",
+    "note_signature",
+    "noted_signature",
     "parse_policy",
     "read_policy",
     "read_stamp",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from limbeck.errors import LimbeckError
+
+SHOWN = 5
+"""How many names a note lists."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,25 @@ class Oddity:
 
 @dataclass
 class Listing:
-    """The files of a folder, by their path in it, and what is odd there."""
+    """The files of a folder, by their path in it, and what is odd there.
+
+    Attributes:
+        files: The plain files.
+        oddities: What cannot be hashed as a file.
+        remarks: What the mode and the links of a plain file allow that its hash does not show.
+    """
 
     files: dict[str, FileHash] = field(default_factory=dict)
     oddities: dict[str, Oddity] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """Return one line for each remark, with the files that it applies to."""
+        return [
+            f"{remark}: {', '.join(_printable(name) for name in names[:SHOWN])}"
+            + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+            for remark, names in self.remarks.items()
+        ]
 
 
 def survey(folder: Path, *, apart: Collection[str]) -> Listing:
@@ -74,6 +93,8 @@ def survey(folder: Path, *, apart: Collection[str]) -> Listing:
             oddity = _oddity(entry, root, apart)
             if oddity is None:
                 listing.files[name] = hash_file(Path(entry.path))
+                for remark in _remarks(entry.stat()):
+                    listing.remarks.setdefault(remark, []).append(name)
         except OSError as error:
             oddity = Oddity(f"cannot be read ({error.strerror or error})")
         if oddity is not None:
@@ -132,6 +153,24 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]
                 pending.append((folder / entry.name, name + "/"))
             else:
                 yield name, entry
+
+
+def _remarks(status: os.stat_result) -> Iterator[str]:
+    """Name what lets a file be changed or run in a way that its hash does not show."""
+    if status.st_nlink > 1:
+        yield "hard links, which another path outside the folder may write through"
+    if os.name == "nt":  # where modes say little
+        return
+    if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        yield "set-user-id or set-group-id files"
+    if status.st_mode & 0o111:
+        yield "executable files"
+    if status.st_mode & stat.S_IWOTH:
+        yield "files that every user may write"
+
+
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _oddity(entry: os.DirEntry[str], root: Path, apart: Collection[str]) -> Oddity | None:

@@ -62,6 +62,8 @@ class Policy:
         owners: Names of owners.
         flags: Flags of export control that may not be there.
         highest_risk: The highest class of risk that an ancestor may have; empty for any.
+        require_signature: Whether a student has to be signed to be verified.
+        keys: Files of the public keys, one of which has to have signed a student.
     """
 
     use: Use = ""
@@ -73,6 +75,8 @@ class Policy:
     owners: Names = Names()
     flags: frozenset[str] = frozenset()
     highest_risk: str = ""
+    require_signature: bool = False
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

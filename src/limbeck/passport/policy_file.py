@@ -30,12 +30,14 @@ _LISTS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {"allow": _ANY, "forbid": _ANY},
     "owners": {"allow": _ANY, "forbid": _ANY},
     "flags": {"forbid": FLAGS},
+    "signature": {"keys": _ANY},
 }
 """The lists of each part, and the words that each may hold; any, where none is named."""
 
 _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "licences": {"unstated": ("allow", "forbid")},
     "risk": {"highest": CLASSES},
+    "signature": {"required": ("true", "false")},
 }
 """The single words of each part, and what each may be."""
 
@@ -58,10 +60,12 @@ def read_policy(path: Path) -> Policy:
             owners: {allow: [Example Institute]}
             flags: {forbid: [dual-use, export-controlled]}
             risk: {highest: limited}
+            signature: {required: true, keys: [keys/release.pem]}
             ```
 
             `terms.allow` lifts what is forbidden without a policy: `no-distillation`, once there
-            is leave for it.
+            is leave for it. `limbeck verify --policy` takes a student only if one of
+            `signature.keys` signed it; their paths start from the policy's folder.
 
     Raises:
         InputError: It cannot be read, or is no policy; every problem is listed.
@@ -113,6 +117,8 @@ class _Reader:
     def policy(self, root: yaml.Node | None) -> Policy:
         parts = dict(self._mapping(root, "", _PARTS)) if root is not None else {}
         read = {name: self._part(parts[name], name) for name in (*_LISTS, "risk") if name in parts}
+        signature = read.pop("signature", {})
+        keys = tuple(signature.get("keys", ()))
         lists = {name: Names(**_lists(content)) for name, content in read.items()}
         terms = lists.get("terms", Names())
         for term in sorted(set(terms.allow) & set(terms.forbid)):
@@ -127,6 +133,8 @@ class _Reader:
             owners=lists.get("owners", Names()),
             flags=frozenset(lists.get("flags", Names()).forbid),
             highest_risk=str(read.get("risk", {}).get("highest", "")),
+            require_signature=bool(keys) or signature.get("required") == "true",
+            keys=keys,
         )
 
     def _part(self, node: yaml.Node, part: str) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.optional import require
 from limbeck.passport.document import SIGNATURE
-from limbeck.passport.envelope import CURVES, of_signature, read_public_key
+from limbeck.passport.envelope import CURVES, of_signature, read_envelope, read_public_key
 from limbeck.passport.finding import Finding
 from limbeck.passport.folder import replacing, survey
+from limbeck.passport.signature_record import note_signature
 from limbeck.passport.verify import verify
 
 
@@ -63,7 +64,8 @@ def sign(folder: Path, private_key: Path) -> Path:
         private_key: A PEM file outside of the folder (see `make_keys`).
 
     Returns:
-        The signature's path, `model.sig` in the folder; an earlier one is replaced.
+        The signature's path, `model.sig` in the folder; an earlier one is replaced. The user's
+        state folder keeps a note of it, so that `verify` finds a signature that was removed.
 
     Raises:
         InputError: The folder is not as its passport says, or the key cannot be used.
@@ -86,6 +88,7 @@ def sign(folder: Path, private_key: Path) -> Path:
             raise InputError(Problem(str(folder), str(error), allowed)) from error
         with replacing(folder / SIGNATURE) as target:
             target.write(made.read_bytes())
+    note_signature(folder, read_envelope(folder / SIGNATURE).key)
     return folder / SIGNATURE
 
 

@@ -10,31 +10,36 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from limbeck.errors import InputError, Problem
 from limbeck.passport.chain import of_claims, of_lineage, of_teacher, passport_of
 from limbeck.passport.contents import of_folder
 from limbeck.passport.document import PASSPORT, SIGNATURE, content_sha256, read, sha256
-from limbeck.passport.envelope import PublicKey, of_signature, read_public_key
+from limbeck.passport.envelope import PublicKey, of_signature, read_envelope, read_public_key
 from limbeck.passport.finding import Finding
 from limbeck.passport.folder import Listing, hash_file, survey
 from limbeck.passport.lineage import STUDENT, read_lineage
 from limbeck.passport.schema import validate
+from limbeck.passport.signature_record import noted_signature
 from limbeck.passport.stamp import of_stamps
 from limbeck.passport.stated import Stated, read_stated
+
+Trust = Literal["unsigned", "signed, key not given", "verified", "failed"]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of holding a folder against its passport.
+    """The outcome of checking a folder against its passport and its signature.
 
     Attributes:
         passport: The passport's path.
         student: The student's name, empty if the passport could not be read.
         files: How many files the passport lists.
         findings: Everything that departs from it; the first is the first thing that is wrong.
-        notes: What was not checked, and why.
+        notes: What was not checked, and why; hard links and unusual modes.
+        signed_by: The SHA-256 of the key that the signature names; empty without a readable one.
+        authenticated: Whether the signature was made by a key that was given.
     """
 
     passport: Path
@@ -42,31 +47,54 @@ class Verification:
     files: int
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    signed_by: str = ""
+    authenticated: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether everything is as the passport says."""
         return not self.findings
 
+    @property
+    def trust(self) -> Trust:
+        """How far the outcome can be trusted.
+
+        `verified`: every file is as a given key signed it. `signed, key not given`: the files fit
+        the signature, which anyone could have made. `unsigned`: the files fit the passport, which
+        anyone who can write the folder could have rewritten: integrity, not authenticity.
+        `failed`: something departs.
+        """
+        if not self.ok:
+            return "failed"
+        if self.authenticated:
+            return "verified"
+        return "signed, key not given" if self.signed_by else "unsigned"
+
 
 def verify(
     passport: Path,
     *,
-    key: Path | None = None,
+    key: Path | Sequence[Path] | None = None,
     lineage: Sequence[Path] = (),
     schema: bool = False,
+    require_signature: bool = False,
 ) -> Verification:
     """Check a student: passport, files, signature, stamps and chain of teachers, in this order.
 
     Without a key, the passport's own content is only held against the hash it states. That is a
-    checksum: somebody who edits the passport and writes its hash anew is noticed by the signature.
+    checksum: somebody who edits the passport and writes its hash anew is noticed by the signature
+    alone. So a result without a key states integrity, not authenticity; see `Verification.trust`.
+
+    A folder that was signed, or verified with a key, on this machine before has to be signed
+    still, with the same key, unless other keys are given.
 
     Args:
         passport: A `passport.json`, or the folder it lies in.
-        key: The public key, in PEM, of whoever has to have signed the student.
+        key: The public key, in PEM, of whoever has to have signed the student; of several, one.
         lineage: Teachers of any generation, which the passport has to name: their folders (each
             verified in turn, if it has a passport), or files of weights.
         schema: Whether to hold the passport against CycloneDX's schema too, which takes seconds.
+        require_signature: Whether a missing signature is a finding although no key is given.
 
     Returns:
         The findings; none if all is as it was. A passport that cannot be understood is a finding.
@@ -78,30 +106,41 @@ def verify(
     if not os.path.lexists(path):
         allowed = "the passport.json of a student, or its folder"
         raise InputError(Problem("passport", str(path), allowed, "There is no such file."))
-    signer = read_public_key(key) if key is not None else None
-    found = _Found(path)
-    found.check(signer, lineage, schema=schema)
-    return Verification(path, found.student, found.files, tuple(found.findings), found.notes())
+    given = [] if key is None else [key] if isinstance(key, Path) else list(key)
+    found = _Found(path, [read_public_key(one) for one in given])
+    found.check(lineage, schema=schema, require_signature=require_signature)
+    return Verification(
+        path,
+        found.student,
+        found.files,
+        tuple(found.findings),
+        found.notes(),
+        signed_by=found.signed_by,
+        authenticated=bool(given) and not found.findings,
+    )
 
 
 class _Found:
     """Gathers findings, the first thing first."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: Sequence[PublicKey]) -> None:
         self.path = path
+        self.keys = keys
+        self.signed_by = ""
         self.student = ""
         self.files = 0
         self.findings: list[Finding] = []
         self._notes: list[str] = []
 
-    def check(self, key: PublicKey | None, lineage: Sequence[Path], *, schema: bool) -> None:
+    def check(self, lineage: Sequence[Path], *, schema: bool, require_signature: bool) -> None:
         link = _link_outside(self.path)
         if link is not None:
             self.findings.append(link)
             return
         listing = survey(self.path.parent, apart=(self.path.name, SIGNATURE))
         read_in = self._passport(listing, schema=schema)
-        self._signature(listing, key)
+        self._signature(listing, required=require_signature)
+        self._notes += listing.notes()
         if read_in is not None:
             self._claims(*read_in, listing, lineage)
 
@@ -130,18 +169,32 @@ class _Found:
             listed = "a valid CycloneDX 1.6 document"
             self.findings.append(Finding("schema", self.path.name, listed, departure))
 
-    def _signature(self, listing: Listing, key: PublicKey | None) -> None:
+    def _signature(self, listing: Listing, *, required: bool) -> None:
+        folder = self.path.parent
         there = {name: contents.sha256 for name, contents in listing.files.items()}
         if self.path.is_file():
             there[self.path.name] = hash_file(self.path).sha256
+        self.signed_by = _signer(folder)
+        key = next((key for key in self.keys if key.sha256 == self.signed_by), None)
         known = {finding.where for finding in self.findings}
         self.findings += (
             finding
-            for finding in of_signature(self.path.parent, there, key)
+            for finding in of_signature(folder, there, key or next(iter(self.keys), None))
             if finding.where not in known
         )
-        if key is None and os.path.lexists(self.path.parent / SIGNATURE):
-            self._notes.append("Signed, but by whom was not checked: no public key was given.")
+        if not self.keys:
+            self._without_key(folder, required=required)
+
+    def _without_key(self, folder: Path, *, required: bool) -> None:
+        """Check against the record of earlier signatures; there is no key to check with."""
+        signed = os.path.lexists(folder / SIGNATURE)
+        noted = noted_signature(folder)
+        if noted is not None and noted.key != self.signed_by:
+            listed = f"a signature by the key {noted.key}, as noted at {noted.noted}"
+            found = f"one by the key {self.signed_by}" if signed else "no such file"
+            self.findings.append(Finding("signature", SIGNATURE, listed, found))
+        elif not signed and required:
+            self.findings.append(Finding("signature", SIGNATURE, "a signature", "no such file"))
 
     def _claims(
         self, document: dict[str, Any], stated: Stated, listing: Listing, lineage: Sequence[Path]
@@ -171,6 +224,14 @@ class _Found:
     def _malformed(self, error: InputError) -> None:
         listed = "a CycloneDX 1.6 passport"
         self.findings.append(Finding("malformed", self.path.name, listed, str(error)))
+
+
+def _signer(folder: Path) -> str:
+    """Return the SHA-256 of the key that a folder's signature names; empty if there is none."""
+    try:
+        return read_envelope(folder / SIGNATURE).key
+    except InputError:
+        return ""
 
 
 def _link_outside(path: Path) -> Finding | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.atomic import replacing_folder, write_json, write_text
-from limbeck.passport import PASSPORT, build_passport
+from limbeck.passport import PASSPORT, build_passport, drop_signature_note
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline.candidate import Candidate, Link
 from limbeck.pipeline.facts import passport_facts
@@ -47,6 +47,7 @@ def publish(
                 write_text(made / "README.md", render_card(result))
                 facts = passport_facts(result, folder=made, lineage=lineage, data=data, task=task)
                 write_json(made / PASSPORT, build_passport(facts))
+        drop_signature_note(place)  # what was signed there was another student
 
 
 def _export(lineage: Candidate) -> Link | None:

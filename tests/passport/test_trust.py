@@ -1,0 +1,170 @@
+"""An answer of `verify` states how far it can be trusted, and an attacker cannot raise it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from limbeck.passport import (
+    drop_signature_note,
+    make_keys,
+    note_signature,
+    noted_signature,
+    sign,
+    verify,
+)
+
+
+def run(*words: object) -> tuple[int, dict]:
+    from limbeck.cli import _app
+
+    ended = CliRunner().invoke(_app(), ["verify", *map(str, words), "--json"])
+    return ended.exit_code, json.loads(ended.output)
+
+
+def rewrite_with_new_hashes(signed) -> None:
+    """Change a file, and write a passport that lists the changed file: what an attacker does."""
+    import dataclasses
+
+    from limbeck.passport import build_passport, render
+
+    (signed.folder / "tokenizer" / "vocab.txt").write_text("[PAD]\n[UNK]\n", encoding="utf-8")
+    (signed.folder / "model.sig").unlink()
+    facts = dataclasses.replace(signed.facts, folder=signed.folder)
+    text = render(build_passport(facts))
+    (signed.folder / "passport.json").write_text(text, encoding="utf-8")
+
+
+def test_a_rewritten_unsigned_passport_passes_as_integrity_only(signed) -> None:
+    rewrite_with_new_hashes(signed)
+    code, said = run(signed.folder)
+    assert (code, said["trust"]) == (0, "unsigned")
+    code, said = run(signed.folder, "--require-signature")
+    assert (code, said["trust"]) == (1, "failed")
+    assert [one["kind"] for one in said["findings"]] == ["signature"]
+    assert run(signed.folder, "--key", signed.public)[0] == 1
+
+
+def test_words_for_people_say_that_unsigned_is_no_authenticity(signed) -> None:
+    from limbeck.cli import _app
+
+    rewrite_with_new_hashes(signed)
+    said = CliRunner().invoke(_app(), ["verify", str(signed.folder)]).output
+    assert "Unsigned: integrity only, not authenticity" in said
+    assert "nothing was changed" not in said
+
+
+def test_a_signature_without_a_key_is_not_verified(signed) -> None:
+    code, said = run(signed.folder)
+    assert (code, said["trust"], said["passed"]) == (1, "signed, key not given", False)
+    assert run(signed.folder, "--integrity-only")[0] == 0
+    code, said = run(signed.folder, "--key", signed.other_public, "--key", signed.public)
+    assert (code, said["trust"]) == (0, "verified")
+
+
+def test_a_folder_signed_again_by_another_key_fails_against_the_pinned_one(
+    signed, tmp_path: Path
+) -> None:
+    assert run(signed.folder, "--key", signed.public)[0] == 0  # notes the key
+    rewrite_with_new_hashes(signed)
+    attacker = tmp_path / "attacker"
+    shutil.copytree(signed.folder, attacker)  # signed elsewhere: another machine has no note
+    sign(attacker, signed.other_private)
+    shutil.copy(attacker / "model.sig", signed.folder / "model.sig")
+    code, said = run(signed.folder, "--key", signed.public)
+    assert (code, said["trust"]) == (1, "failed")
+    # Without a key too: this machine noted by whom it was signed.
+    found = verify(signed.folder)
+    assert [one.kind for one in found.findings] == ["signature"]
+    assert "as noted at" in found.findings[0].listed
+    assert run(signed.folder, "--integrity-only")[0] == 1
+
+
+def test_a_stripped_signature_is_found_where_it_was_seen_before(signed) -> None:
+    assert run(signed.folder, "--key", signed.public)[0] == 0
+    rewrite_with_new_hashes(signed)
+    code, said = run(signed.folder)
+    assert code == 1
+    assert said["findings"][0]["found"] == "no such file"
+    # What replaces the folder on purpose drops the note.
+    drop_signature_note(signed.folder)
+    assert run(signed.folder)[0] == 0
+
+
+def test_signing_notes_the_folder_by_its_real_path(signed, tmp_path: Path) -> None:
+    sign(signed.folder, signed.private)
+    link = tmp_path / "link"
+    link.symlink_to(signed.folder)
+    assert noted_signature(link) == noted_signature(signed.folder) is not None
+    (signed.folder / "model.sig").unlink()
+    assert not verify(link).ok
+
+
+def test_a_policy_states_the_keys_once(signed, tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    shutil.copy(signed.public, tmp_path / "keys" / "release.pem")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("signature: {keys: [keys/release.pem]}\n")
+    assert run(signed.folder, "--policy", policy)[0] == 0
+    (signed.folder / "model.sig").unlink()
+    code, said = run(signed.folder, "--policy", policy)
+    assert (code, said["trust"]) == (1, "failed")
+
+
+def test_a_policy_is_held_against_the_lineage_too(signed, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"signature: {{keys: [{signed.public}]}}\nmodels: {{forbid: [large]}}\n")
+    code, said = run(signed.folder, "--policy", policy)
+    assert (code, said["trust"]) == (1, "verified")
+    assert "large" in said["policy"][0]
+
+
+def test_integrity_only_beside_a_key_is_refused(signed) -> None:
+    from limbeck.cli import _app
+
+    words = ["verify", str(signed.folder), "--integrity-only", "--key", str(signed.public)]
+    assert CliRunner().invoke(_app(), words).exit_code == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes say little on Windows")
+def test_links_and_modes_that_a_hash_does_not_show_are_listed(signed, tmp_path: Path) -> None:
+    os.link(signed.folder / "README.md", tmp_path / "other-name.md")
+    (signed.folder / "model.onnx").chmod(0o755)
+    (signed.folder / "model.safetensors").chmod(0o666)
+    found = verify(signed.folder, key=signed.public)
+    assert found.trust == "verified"
+    notes = " ".join(found.notes)
+    assert "hard links" in notes
+    assert "README.md" in notes
+    assert "executable files: model.onnx" in notes
+    assert "every user may write: model.safetensors" in notes
+
+
+def test_a_record_that_was_tampered_with_is_no_record(signed, tmp_path: Path) -> None:
+    state = Path(os.environ["LIMBECK_STATE"]) / "signatures"
+    note_signature(signed.folder, "a" * 64)
+    (record,) = [
+        path for path in state.glob("*.json") if str(signed.folder) in path.read_text("utf-8")
+    ]
+    for content in ("", "[]", "{}", '{"key": 3, "noted": "now"}', "[" * 100_000):
+        record.write_text(content)
+        assert noted_signature(signed.folder) is None
+    record.unlink()
+    record.symlink_to("/dev/zero")
+    assert noted_signature(signed.folder) is None
+    record.unlink()
+
+
+def test_keys_are_still_made_where_no_state_can_be_kept(
+    signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LIMBECK_STATE", str(tmp_path / "file"))
+    make_keys(tmp_path / "a.pem", tmp_path / "b.pem")
+    sign(signed.folder, tmp_path / "a.pem")
+    assert verify(signed.folder, key=tmp_path / "b.pem").trust == "verified"
