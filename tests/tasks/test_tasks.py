@@ -52,7 +52,10 @@ EXAMPLES = {
 
 def test_every_task_has_an_example_here():
     folder = Path(limbeck.tasks.__file__).parent
-    files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - {"task"}
+    files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - {
+        "task",
+        "checks",
+    }
     assert set(TASKS.names()) == files == set(EXAMPLES)
 
 

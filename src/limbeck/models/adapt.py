@@ -35,12 +35,15 @@ class Adaptation:
         shift: What is then added to each channel.
         output_type: What the model returns: logits, probabilities or sigmoid values.
         classes: The model's logit for each class of the data; None leaves them in place.
+        output: Which of the model's outputs are its logits: a field, a position, or `mean` for the
+            mean of all heads (DeiT's rule, Touvron et al. 2021); None for the only one.
     """
 
     scale: list[float] | None = None
     shift: list[float] | None = None
     output_type: str = "logits"
     classes: list[int] | None = None
+    output: str | int | None = None
 
     def __bool__(self) -> bool:
         return self != Adaptation()
@@ -66,7 +69,8 @@ def adaptation(
         [1, 0]
     """
     scale, shift = _affine(spec.normalization, normalization)
-    return Adaptation(scale, shift, spec.output_type, _order(spec.class_names, class_names))
+    order = _order(spec.class_names, class_names)
+    return Adaptation(scale, shift, spec.output_type, order, spec.output)
 
 
 def _affine(

@@ -48,7 +48,7 @@ class ToLogits:
         """Change the logits within whatever the model returns: a tensor, or a structure of them."""
         if isinstance(output, Tensor):
             return self._applied(output)
-        if hasattr(output, "logits"):
+        if hasattr(output, "logits") and not isinstance(output, tuple):
             output.logits = self._applied(output.logits)
             return output
         if isinstance(output, dict) and "logits" in output:
@@ -69,6 +69,42 @@ class ToLogits:
         return values.index_select(1, torch.tensor(self.classes, device=values.device))
 
 
+class SelectOutput:
+    """A forward hook that returns one of a model's outputs, or the mean of its heads.
+
+    A bare tensor, which many models return in evaluation mode only, stays as it is.
+    """
+
+    def __init__(self, key: str | int) -> None:
+        self.key = key
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Return the part that a field or a position names, or the mean of the first's kind."""
+        if isinstance(output, Tensor):
+            return output
+        parts = _parts(output)
+        if self.key == "mean":
+            first = next(part for part in parts if isinstance(part[1], Tensor))[1]
+            heads = [part for _, part in parts if getattr(part, "shape", None) == first.shape]
+            return torch.stack(heads).mean(0)
+        found = [part for name, part in parts if name == self.key]
+        if isinstance(self.key, int) and not found and self.key < len(parts):
+            found = [parts[self.key][1]]
+        if not found:
+            names = ", ".join(str(name) for name, _ in parts)
+            raise KeyError(f"output {self.key!r}: the model returns {names}")
+        return found[0]
+
+
+def _parts(output: Any) -> list[tuple[Any, Any]]:
+    """List the parts of a structure, by field or position."""
+    if hasattr(output, "keys"):
+        return [(name, output[name]) for name in output.keys()]  # noqa: SIM118
+    if isinstance(output, tuple | list):
+        return list(zip(getattr(output, "_fields", range(len(output))), output, strict=True))
+    return list(vars(output).items())
+
+
 def _is_rows(value: object) -> bool:
     return isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point()
 
@@ -80,10 +116,13 @@ def add_hooks(
     shift: list[float] | None,
     output_type: str,
     classes: list[int] | None,
+    output: str | int | None,
 ) -> nn.Module:
     """Register the hooks that are needed, and return the model."""
     if scale is not None and shift is not None:
         model.register_forward_pre_hook(Renormalize(scale, shift), with_kwargs=True)
+    if output is not None:
+        model.register_forward_hook(SelectOutput(output))
     if output_type != "logits" or classes is not None:
         model.register_forward_hook(ToLogits(output_type, classes))
     return model

@@ -76,6 +76,8 @@ class ModelSpec(BaseModel):
         name: The model's name there; for `python`, `module:callable` or `file.py:callable`.
         path: For `transformers`: a local folder to load instead of a name.
         weights: A safetensors file, or a folder that holds model.safetensors, to begin from.
+        output: Which of the model's outputs are its logits, where that is not certain: a field, a
+            position, or `mean` for the mean of all heads.
         class_names: The classes in the order of the model's logits, in the words of `data.classes`.
             Logits are then reordered to the data's order, and classes that the data lacks are left
             out. Read from the model's own files if not given.
@@ -99,6 +101,7 @@ class ModelSpec(BaseModel):
     name: str = ""
     path: str | None = None
     weights: str | None = None
+    output: str | int | None = None
     class_names: Annotated[tuple[str, ...] | None, Field(min_length=2, max_length=100_000)] = None
     normalization: Normalization | Literal["data"] | None = None
     output_type: Literal["logits", "probabilities", "sigmoid"] = "logits"

@@ -13,6 +13,7 @@ from limbeck.errors import InputError, LimbeckError, Problem, gathering
 from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.problems import of_model
+from limbeck.tasks.checks import check_modes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,6 +154,9 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         with torch.no_grad():
             logits = context.task.outputs(model.cpu(), batch)["logits"]
             shape = tuple(logits.shape)
+        check_modes(model, context.task, batch)
+    except InputError as error:
+        raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
     # The model is other people's code: each fails on what does not fit by an error of its own.
     except Exception as error:
         first = str(error).strip().splitlines()[:1] or [""]

@@ -125,7 +125,7 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
 
 def _answering(context: Context, teacher: Teacher) -> str:
     """Hash what the answers depend on: the weights, and what fits each member to the data."""
-    settings = {"source", "name", "class_names", "normalization", "output_type"}
+    settings = {"source", "name", "class_names", "normalization", "output_type", "output"}
     members = [spec.model_dump(mode="json", include=settings) for spec in context.recipe.teachers]
     return fingerprint.of_json([teacher.fingerprint, members])
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import losses
+from limbeck.tasks._model_output import run
 from limbeck.tasks.task import Batch, Response
 
 if TYPE_CHECKING:
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from limbeck.taps import Taps
 
 
-class PerSample(ABC):
-    """Say which class a sample belongs to; a task adds what its model takes.
+AUXILIARY_WEIGHT = 0.3
+"""Weight of each auxiliary head in training (Szegedy et al. 2015, section 5)."""
+
+
+class PerSample:
+    """Classify samples; a task adds the inputs that its model takes.
 
     Args:
         classes: The names of the classes.
@@ -30,22 +34,33 @@ class PerSample(ABC):
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
 
-    @abstractmethod
+    def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        inputs = {name: batch[name] for name in self.inputs}
+        return run(model, inputs, classes=len(self.classes))
+
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model: the task's inputs to `logits [n, classes]`."""
+        """Run the model: the task's inputs to `logits [n, classes]`.
+
+        The model may return a tensor, a tuple, a mapping or a dataclass that holds them.
+
+        Raises:
+            InputError: No output of the model, or more than one, can be the logits.
+        """
+        return {"logits": self._run(model, batch)[0]}
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
         """Answer a batch; units are its samples, in order."""
-        outputs, label = self.outputs(model, batch), batch["label"]
+        (logits, auxiliary), label = self._run(model, batch), batch["label"]
         mask = batch.get("attention_mask")
         return Response(
-            outputs=outputs,
+            outputs={"logits": logits},
             labels=label,
             weights=self.weights(batch),
             sample_of=torch.arange(len(label), device=label.device),
             taps={} if taps is None else taps.take(),
             index=batch.get("index"),
             mask=None if mask is None else mask.bool(),
+            auxiliary=auxiliary,
         )
 
     def weights(self, batch: Batch) -> Tensor:
@@ -53,8 +68,16 @@ class PerSample(ABC):
         return torch.ones(len(batch["label"]), device=batch["label"].device)
 
     def loss(self, response: Response) -> Tensor:
-        """Cross-entropy with the labels, one value a sample."""
-        return losses.cross_entropy(response.outputs["logits"], response.labels)
+        """Compute the cross-entropy with the labels, one value per sample.
+
+        Auxiliary heads, which answer in training mode only, add theirs times 0.3.
+
+        Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
+        """
+        loss = losses.cross_entropy(response.outputs["logits"], response.labels)
+        for logits in response.auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(logits, response.labels)
+        return loss
 
     def metrics(self) -> MetricCollection:
         """Make top-1 accuracy over all samples."""

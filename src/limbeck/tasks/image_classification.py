@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from limbeck.tasks._per_sample import PerSample
-from limbeck.tasks.task import Batch
 
 
 class ImageClassification(PerSample):
@@ -16,6 +13,7 @@ class ImageClassification(PerSample):
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> task = ImageClassification(classes=("cat", "dog"))
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> batch = {"image": torch.zeros(3, 1, 2, 2), "label": torch.tensor([0, 1, 1])}
@@ -25,7 +23,3 @@ class ImageClassification(PerSample):
 
     name = "image_classification"
     inputs = ("image",)
-
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model: `image [n, channels, height, width]` to `logits [n, classes]`."""
-        return {"logits": model(batch["image"])}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from limbeck.tasks._per_sample import PerSample
-from limbeck.tasks.task import Batch
 
 
 class TabularClassification(PerSample):
@@ -16,6 +13,7 @@ class TabularClassification(PerSample):
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> task = TabularClassification(classes=("stays", "leaves"))
         >>> model = nn.Linear(4, 2)
         >>> batch = {"features": torch.zeros(3, 4), "label": torch.tensor([0, 1, 1])}
@@ -25,7 +23,3 @@ class TabularClassification(PerSample):
 
     name = "tabular_classification"
     inputs = ("features",)
-
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model: `features [n, width]` to `logits [n, classes]`."""
-        return {"logits": model(batch["features"])}

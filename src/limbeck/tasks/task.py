@@ -33,6 +33,7 @@ class Response:
         index: Which sample of the data set each sample is, `[samples]`; None if nobody said.
         mask: Which positions of a sequence hold content, `[samples, positions]`; None without
             padding.
+        auxiliary: The logits of auxiliary heads, `[units, classes]` each; in training mode only.
     """
 
     outputs: dict[str, Tensor]
@@ -44,6 +45,7 @@ class Response:
     head: nn.Module | None = None
     index: Tensor | None = None
     mask: Tensor | None = None
+    auxiliary: tuple[Tensor, ...] = ()
 
 
 class Task(Protocol):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ALLOWED = "a model type that transformers makes a classifier of"
 # What a configuration says of where and with what it was made, not of the model.
-CIRCUMSTANCES = {"transformers_version", "architectures", "_name_or_path", "dtype", "torch_dtype"}
+CIRCUMSTANCES = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
 # PIL's numbers of its filters.
 RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic", "4": "box"}
 
@@ -48,14 +48,19 @@ def names() -> list[str]:
     return sorted(kind for kind in kinds if _classifier(kinds[kind]) is not None)
 
 
-def _classifier(config: type) -> str | None:
-    """Name the class that makes a classifier of a configuration: of texts, else of images."""
+def _classifier(config: type, fit: Fit | None = None) -> str | None:
+    """Name the class that makes a classifier of a configuration: of texts, else of images.
+
+    A few configurations have both (Perceiver); then the data decides.
+    """
     auto = require("transformers.models.auto.modeling_auto", extra="text")
-    if config in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return "AutoModelForSequenceClassification"
-    if config in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        return "AutoModelForImageClassification"
-    return None
+    kinds = {
+        "AutoModelForSequenceClassification": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        "AutoModelForImageClassification": auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    }
+    found = [name for name, mapping in kinds.items() if config in mapping]
+    images = fit is not None and fit.channels is not None
+    return (found[-1] if images else found[0]) if found else None
 
 
 def _config(spec: ModelSpec, fit: Fit) -> Any:
@@ -68,12 +73,15 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
         fix = did_you_mean(spec.name, set(kinds) - {spec.name})
         raise InputError(Problem("model.name", spec.name, ALLOWED, fix))
     kind = kinds[spec.name]
-    known = {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES
+    known = {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES - {"architectures"}
     where = f"model ({spec.name})"
     check_names(spec.arguments, known, where=where)
     fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
-    return call(kind, {"num_labels": fit.classes, **data, **spec.arguments}, where=where)
+    config = call(kind, {"num_labels": fit.classes, **data, **spec.arguments}, where=where)
+    # Where a type has several classifiers (DeiT, LeViT), transformers walks this list.
+    config.architectures = config.architectures or []
+    return config
 
 
 def _config_of(path: str, fit: Fit) -> Any:
@@ -110,7 +118,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     """
     transformers = require("transformers", extra="text")
     config = _config(spec, fit)
-    make = getattr(transformers, str(_classifier(type(config))))
+    make = getattr(transformers, str(_classifier(type(config), fit)))
     if spec.path is None:
         model: nn.Module = call(make.from_config, {"config": config}, where=f"model ({spec.name})")
         return model
@@ -155,7 +163,7 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     config = _config(spec, fit)
     content = {key: value for key, value in config.to_dict().items() if key not in CIRCUMSTANCES}
     kind = content.pop("model_type")
-    make = _classifier(type(config))
+    make = _classifier(type(config), fit)
     text = f'''"""As transformers builds it: pip install transformers."""
 
 from transformers import AutoConfig, {make}

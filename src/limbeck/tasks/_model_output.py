@@ -1,0 +1,144 @@
+"""The call of a model, and the logits in whatever it returns.
+
+Libraries return logits as a tensor, a tuple, a mapping or a dataclass; some nets have auxiliary
+heads that answer in training mode only. This is the one place that knows about it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.errors import InputError, Problem
+
+ALIASES = {"image": "pixel_values"}
+"""What transformers calls an input of a task."""
+
+LOGITS = "logits"
+AUXILIARY = "aux"
+SHOWN = 8
+
+
+def run(
+    model: nn.Module, inputs: Mapping[str, Tensor], *, classes: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a model and return its logits `[n, classes]` and those of its auxiliary heads.
+
+    A tensor `[n, classes, 1, 1]` loses its axes of length 1. In a mapping, dataclass or named
+    tuple, `logits` is taken, and fields whose name begins with `aux` are auxiliary heads; else the
+    only tensor of the shape `[n, classes]` is taken, wherever it stands.
+
+    Args:
+        model: Any module.
+        inputs: The task's inputs by name, in order.
+        classes: How many classes there are.
+
+    Raises:
+        InputError: No output, or more than one, can be the logits: all that was found is listed.
+
+    Example:
+        >>> import torch
+        >>> class Net(nn.Module):
+        ...     def forward(self, x):
+        ...         return {"logits": x[:, :2, None, None], "features": x}
+        >>> run(Net(), {"features": torch.zeros(3, 4)}, classes=2)[0].shape
+        torch.Size([3, 2])
+    """
+    returned = _call(model, inputs)
+    if isinstance(returned, Tensor):
+        return _rows(returned, returned), ()
+    found = dict(_tensors(returned))
+    auxiliary = {name: one for name, one in found.items() if name.startswith(AUXILIARY)}
+    heads = tuple(rows for rows in map(_squeezed, auxiliary.values()) if _fits(rows, classes))
+    if LOGITS in found:
+        return _rows(found[LOGITS], returned), heads
+    candidates = [
+        rows
+        for name, one in found.items()
+        if name not in auxiliary and _fits(rows := _squeezed(one), classes)
+    ]
+    if len(candidates) != 1:
+        raise InputError(_undecided(returned, candidates))
+    return _rows(candidates[0], returned), heads
+
+
+def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+    """Call a model by the names that it knows, or else by position."""
+    parameters = inspect.signature(model.forward).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    anything = inspect.Parameter.VAR_KEYWORD in kinds
+    named = {
+        ALIASES[name] if ALIASES.get(name) in parameters else name: tensor
+        for name, tensor in inputs.items()
+    }
+    first = next(iter(named))
+    if first in parameters or (anything and len(named) > 1):
+        return model(**{key: one for key, one in named.items() if anything or key in parameters})
+    tensors = list(inputs.values())
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return model(*tensors)
+    positional = [
+        one
+        for one in parameters.values()
+        if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
+    ]
+    return model(*tensors[: max(1, len(positional))])
+
+
+def _tensors(returned: Any) -> list[tuple[str, Tensor]]:
+    """List the tensors of a structure, by field name or position; its own nesting is not opened."""
+    if isinstance(returned, Mapping):
+        items = [(str(name), one) for name, one in returned.items()]
+    elif dataclasses.is_dataclass(returned):
+        items = [(one.name, getattr(returned, one.name)) for one in dataclasses.fields(returned)]
+    elif hasattr(returned, "_fields"):
+        items = list(zip(returned._fields, returned, strict=True))
+    elif isinstance(returned, tuple | list):
+        items = [(str(place), one) for place, one in enumerate(returned)]
+    else:  # a plain object with attributes
+        items = list(getattr(returned, "__dict__", {}).items())
+    return [(name, one) for name, one in items if isinstance(one, Tensor)]
+
+
+def _squeezed(tensor: Tensor) -> Tensor:
+    """Drop axes of length 1 after the second, such as those of a convolution that classifies."""
+    while tensor.ndim > 2 and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor
+
+
+def _fits(rows: Tensor, classes: int) -> bool:
+    return rows.ndim == 2 and rows.shape[1] == classes and rows.is_floating_point()
+
+
+def _rows(tensor: Tensor, returned: Any) -> Tensor:
+    rows = _squeezed(tensor)
+    if rows.ndim != 2 or not rows.is_floating_point():
+        fix = "Return one row of logits per sample: pool over positions, do not take the argmax."
+        raise InputError(Problem("model", _described(returned), "logits [n, classes]", fix))
+    return rows
+
+
+def _undecided(returned: Any, candidates: list[Tensor]) -> Problem:
+    allowed = "one tensor [n, classes], or a field named logits"
+    if len(candidates) > 1:
+        fix = (
+            "Set `output` beside the model's name: a field or position (`output: 0`), or "
+            "`output: mean` for the mean of all heads."
+        )
+        return Problem("model.output", _described(returned), allowed, fix)
+    fix = "Set `output` beside the model's name if it is one of these, or change the model."
+    return Problem("model.output", _described(returned), allowed, fix)
+
+
+def _described(returned: Any) -> str:
+    if isinstance(returned, Tensor):
+        kind = str(returned.dtype).removeprefix("torch.")
+        return f"an output {kind} {list(returned.shape)}"
+    parts = [f"{name} {list(one.shape)}" for name, one in _tensors(returned)]
+    more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    return f"{type(returned).__name__} of {', '.join(parts[:SHOWN]) or 'no tensors'}{more}"

@@ -1,0 +1,94 @@
+"""Checks of a model against a task, on one small batch, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from limbeck.tasks.task import Batch, Task
+
+TOLERANCE = 1e-4
+"""Largest difference of logits that counts as equal, relative to the largest logit."""
+
+
+def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
+    """Check that a model is a function of its batch, and means the same logits in both modes.
+
+    In evaluation mode the same batch must get the same logits in every call, and no buffer may
+    change. Then the root module alone is put in training mode, which is what decides in most nets
+    whether auxiliary outputs are returned: the logits must be those of evaluation mode.
+
+    Args:
+        model: The module; its modes and buffers are restored.
+        task: Runs it.
+        batch: Two samples or more, on the device of the model.
+
+    Raises:
+        InputError: The model keeps state between calls, draws random numbers in evaluation mode, or
+            has other logits in training mode.
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad():
+            _check_repeatable(model.eval(), task, batch, buffers)
+            _check_training(model, task, batch)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
+
+
+def _check_repeatable(
+    model: nn.Module, task: Task, batch: Batch, buffers: dict[str, Tensor]
+) -> None:
+    first = task.outputs(model, batch)["logits"]
+    task.outputs(model, {name: tensor.flip(0) for name, tensor in batch.items()})
+    again = task.outputs(model, batch)["logits"]
+    changed = [
+        name
+        for name, buffer in model.named_buffers()
+        if name not in buffers or not _equal(buffer, buffers[name])
+    ]
+    if changed:
+        given = f"buffers that change in evaluation mode: {', '.join(changed[:8])}"
+        fix = "Update buffers only `if self.training`."
+        raise InputError(Problem("model", given, "a model without state between calls", fix))
+    if not _close(first, again):
+        given = "other logits for the same samples in a second call, in evaluation mode"
+        fix = (
+            "Does it keep a hidden state between calls, or draw random numbers without `training`?"
+        )
+        raise InputError(Problem("model", given, "a model without state between calls", fix))
+
+
+def _check_training(model: nn.Module, task: Task, batch: Batch) -> None:
+    expected = task.outputs(model, batch)["logits"]
+    model.training = True
+    first, again = (task.outputs(model, batch)["logits"] for _ in range(2))
+    model.training = False
+    # A root module with dropout of its own differs from call to call: nothing can be compared.
+    if _close(first, again) and not _close(first, expected):
+        given = "in training mode other logits than in evaluation mode"
+        fix = "Is the mean of its heads meant? Then set `output: mean` beside the model's name."
+        raise InputError(Problem("model.output", given, "the same logits in both modes", fix))
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    scale = max(1.0, float(other.abs().nan_to_num(posinf=0.0).max())) if other.numel() else 1.0
+    return one.shape == other.shape and torch.allclose(
+        one, other, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())

@@ -1,0 +1,219 @@
+"""What models of the libraries return becomes logits: in training, evaluation and export."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import InputError
+from limbeck.export.onnx import to_onnx
+from limbeck.models.build import architecture, build
+from limbeck.models.spec import ModelSpec
+from limbeck.tasks import TASKS
+from limbeck.tasks.checks import check_modes
+from limbeck.tasks.image_classification import ImageClassification
+
+CLASSES = ("a", "b", "c")
+TASK = ImageClassification(classes=CLASSES)
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 16,
+    "patch_size": 8,
+}
+
+
+def _batch(size: int = 4) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {"image": torch.randn(3, 3, size, size), "label": torch.tensor([0, 1, 2])}
+
+
+@dataclass
+class Answer:
+    scores: Tensor
+    features: Tensor
+
+
+Pair = namedtuple("Pair", ["logits", "aux_logits"])
+
+
+class Net(nn.Module):
+    """A linear classifier whose answer a function wraps."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.body, self.head, self.second = nn.Linear(48, 5), nn.Linear(5, 3), nn.Linear(5, 3)
+        self.wrap = wrap
+
+    def forward(self, image: Tensor) -> Any:
+        features = self.body(image.flatten(1))
+        return self.wrap(self.head(features), features, self.second(features), self.training)
+
+
+FORMS = {
+    "tuple with features": lambda one, features, two, training: (features, one),
+    "list of one": lambda one, features, two, training: [one],
+    "loss first": lambda one, features, two, training: (one.sum(), one),
+    "mapping": lambda one, features, two, training: {"out": one, "aux": two, "features": features},
+    "dataclass": lambda one, features, two, training: Answer(one, features),
+    "named tuple": lambda one, features, two, training: Pair(one, two),
+    "convolutional": lambda one, features, two, training: one[:, :, None, None],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_logits(form: str) -> None:
+    net, batch = Net(FORMS[form]), _batch()
+    expected = net.head(net.body(batch["image"].flatten(1)))
+    assert torch.equal(TASK.outputs(net, batch)["logits"], expected)
+    check_modes(net, TASK, batch)
+
+
+def test_auxiliary_heads_train_with_a_weight_of_three_tenths() -> None:
+    net, batch = Net(FORMS["named tuple"]), _batch()
+    response = TASK.respond(net, batch)
+    cross_entropy = nn.CrossEntropyLoss(reduction="none")
+    logits, aux = net(batch["image"])
+    expected = cross_entropy(logits, batch["label"]) + 0.3 * cross_entropy(aux, batch["label"])
+    torch.testing.assert_close(TASK.loss(response), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda one, features, two, training: (one, two), r"tuple of 0 \[3, 3\], 1 \[3, 3\]"),
+        (lambda one, features, two, training: {"features": features}, r"features \[3, 5\]"),
+        (lambda one, features, two, training: one.argmax(-1), r"int64 \[3\]"),
+        (lambda one, features, two, training: one[:, :, None].expand(3, 3, 7), r"\[3, 3, 7\]"),
+        (lambda one, features, two, training: None, "NoneType of no tensors"),
+    ],
+)
+def test_what_is_not_certain_is_refused(wrap: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        TASK.outputs(Net(wrap), _batch())
+
+
+TWO_HEADS = """
+from torch import nn
+
+class TwoHeads(nn.Module):
+    def __init__(self, classes, mean):
+        super().__init__()
+        self.first, self.second = nn.Linear(48, classes), nn.Linear(48, classes)
+        self.mean = mean
+
+    def forward(self, image):
+        one, two = self.first(image.flatten(1)), self.second(image.flatten(1))
+        if self.training:
+            return one, two
+        return (one + two) / 2 if self.mean else one
+
+def build(classes, mean=True):
+    return TwoHeads(classes, mean)
+"""
+
+
+def _two_heads(folder: Path, **settings: Any) -> tuple[nn.Module, str]:
+    (folder / "two.py").write_text(TWO_HEADS)
+    spec = ModelSpec(source="python", name=f"{folder / 'two.py'}:build", **settings)
+    return build(spec, classes=3), architecture(spec, classes=3)
+
+
+def test_two_heads_in_training_and_their_mean_in_evaluation(tmp_path: Path) -> None:
+    batch = _batch()
+    with pytest.raises(InputError, match="output: mean"):
+        check_modes(_two_heads(tmp_path)[0], TASK, batch)
+    with pytest.raises(InputError, match="output: mean"):
+        check_modes(_two_heads(tmp_path, output=0)[0], TASK, batch)
+    check_modes(_two_heads(tmp_path, output=0, mean=False)[0], TASK, batch)
+    model, text = _two_heads(tmp_path, output="mean")
+    check_modes(model, TASK, batch)
+    TASK.loss(TASK.respond(model.train(), batch)).mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    scope: dict[str, Any] = {}
+    exec(text, scope)
+    again = scope["build"]().train()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(batch["image"]), model(batch["image"]))
+
+
+class Stateful(nn.Module):
+    def __init__(self, buffer: bool) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 3)
+        self.state: Tensor | None = None
+        self.buffer = buffer
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.buffer:
+            self.calls += 1
+        _, state = self.rnn(image.flatten(2).mT, None if self.buffer else self.state)
+        self.state = state.detach()
+        return self.head(state[0])
+
+
+@pytest.mark.parametrize(("buffer", "said"), [(True, "calls"), (False, "hidden state")])
+def test_nets_with_state_between_calls_are_refused(buffer: bool, said: str) -> None:
+    net = Stateful(buffer)
+    with pytest.raises(InputError, match=said):
+        check_modes(net, TASK, _batch())
+    assert net.training
+    assert net.calls == 0
+
+
+LIBRARIES = [
+    ("torchvision", "googlenet", {"init_weights": False}, 64, 2),
+    ("torchvision", "squeezenet1_0", {}, 32, 0),
+    ("timm", "deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}, 32, 0),
+    ("transformers", "vit", TINY, 16, 0),
+    ("transformers", "deit", TINY, 16, 0),
+]
+
+
+@pytest.mark.parametrize(("source", "name", "arguments", "size", "heads"), LIBRARIES)
+def test_models_of_the_libraries(
+    source: str, name: str, arguments: dict[str, Any], size: int, heads: int
+) -> None:
+    pytest.importorskip(source)
+    torch.manual_seed(0)
+    model = build(ModelSpec(source=source, name=name, **arguments), classes=3, channels=3)
+    batch = _batch(size)
+    check_modes(model, TASK, batch)
+    response = TASK.respond(model.train(), batch)
+    assert response.outputs["logits"].shape == (3, 3)
+    assert len(response.auxiliary) == heads
+    TASK.loss(response).mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_transformers_image_classifier_is_exported(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = build(ModelSpec(source="transformers", name="vit", **TINY), classes=3, channels=3)
+    to_onnx(model, TASK, _batch(16), tmp_path / "model.onnx")
+
+
+def test_a_model_of_texts_without_a_mask_or_with_other_names() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(9, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.embed(tokens).mean(1)
+
+    task = TASKS.load("text_classification")(classes=CLASSES)
+    batch = {
+        "input_ids": torch.ones(2, 4, dtype=torch.long),
+        "attention_mask": torch.ones(2, 4),
+        "label": torch.tensor([0, 1]),
+    }
+    assert task.respond(Plain(), batch).outputs["logits"].shape == (2, 3)
