@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from limbeck.compress.files import record as records
+from limbeck.compress.files.shared import not_matrices, separate_weights
 from limbeck.compress.method import FileMethod
 from limbeck.export import slim
 from limbeck.export.quiet import quiet
@@ -25,7 +26,7 @@ REASONS = {
     "": "not an operator of this method: it has few weights, or would lose accuracy",
     "Conv": "convolutions gain nothing from ranges taken while running; int8_static quantises them",
     "GRU": "ONNX Runtime has no int8 form of it",
-    "MatMul": "both its inputs are activations, so there is no weight to quantise",
+    "MatMul": "both its inputs are activations, or its weight is no matrix",
     "Gather": "what it reads is no float table",
 }
 
@@ -67,6 +68,7 @@ def quantize(
     del calibration
     prepared = onnx.load(source)
     slim.strip(prepared)
+    separate_weights(prepared)
     after = _run(prepared, source, per_channel, reduce_range)
     weights = {weight.name for weight in after.graph.initializer}
     quantized, skipped = records.sort(prepared, partial(_is_quantized, weights), REASONS)
@@ -87,6 +89,7 @@ def _run(prepared: ModelProto, source: Path, per_channel: bool, reduce_range: bo
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
+    excluded = not_matrices(prepared)
     with tempfile.TemporaryDirectory() as folder:
         start, half, end = (Path(folder) / f"{step}.onnx" for step in range(3))
         onnx.save(prepared, start)
@@ -96,9 +99,14 @@ def _run(prepared: ModelProto, source: Path, per_channel: bool, reduce_range: bo
                     start,
                     half,
                     op_types_to_quantize=list(PRODUCTS),
+                    nodes_to_exclude=excluded,
                     per_channel=per_channel,
                     reduce_range=reduce_range,
                 )
+                # Both runs make names from those that are there, and may make the same.
+                between = onnx.load(half)
+                slim.shorten(between)
+                onnx.save(between, half)
                 # A table is only read, so that its eighth bit can do no harm.
                 quantize_dynamic(half, end, op_types_to_quantize=["Gather"])
         except Exception as error:  # onnx and ONNX Runtime raise whatever comes

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from limbeck.compress.files import record as records
+from limbeck.compress.files.shared import not_matrices, separate_weights
 from limbeck.compress.method import FileMethod
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export import slim
@@ -153,12 +154,17 @@ def _run(
         with quiet():
             # Symbolic shapes help only graphs with computed shapes, and fail on some of them.
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            graph = onnx.load(prepared)
+            separate_weights(graph)
+            excluded = not_matrices(graph)
+            onnx.save(graph, prepared)
             quantization.quantize_static(
                 prepared,
                 quantized,
                 reader,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(OPERATORS),
+                nodes_to_exclude=excluded,
                 per_channel=per_channel,
                 reduce_range=reduce_range,
                 activation_type=quantization.QuantType.QUInt8,
