@@ -4,8 +4,18 @@ Losses answer with one value a unit and know no weights; only the `Objective` we
 averages.
 """
 
+from limbeck.objective.checks import TermGradient
 from limbeck.objective.objective import Objective
 from limbeck.objective.result import Answers, Losses, Responds, TermLoss, TrainingSet
 from limbeck.terms import Term
 
-__all__ = ["Answers", "Losses", "Objective", "Responds", "Term", "TermLoss", "TrainingSet"]
+__all__ = [
+    "Answers",
+    "Losses",
+    "Objective",
+    "Responds",
+    "Term",
+    "TermGradient",
+    "TermLoss",
+    "TrainingSet",
+]

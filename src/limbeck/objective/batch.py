@@ -79,6 +79,22 @@ class Batch:
         counts = self._shares(ready) != 0
         return None if bool(counts.all()) else counts
 
+    def count(self, ready: Ready) -> int:
+        """Return how many rows a term compares."""
+        return len(self._shares(ready))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name every tensor that a term may be given."""
+        named: dict[str, Any] = {"labels": self.response.labels, "weights": self.response.weights}
+        for side, given in (("student", self.response), ("teacher", self.answer)):
+            named |= {
+                f"{side} {path}": tensor for path, tensor in getattr(given, "taps", {}).items()
+            }
+        named |= {f"student {name}": tensor for name, tensor in self.response.outputs.items()}
+        if self.answer is not None:
+            named |= {f"teacher {name}": part for name, part in vars(self.answer.targets).items()}
+        return {name: part for name, part in named.items() if isinstance(part, Tensor)}
+
     def by_unit(self, number: PerUnit) -> Tensor:
         """Ask a number that differs from unit to unit."""
         targets = None if self.answer is None else self.answer.targets

@@ -16,6 +16,13 @@ from limbeck.balance import Balance, gradient_norms
 from limbeck.connectors import Joined
 from limbeck.errors import InputError, Problem, gathering
 from limbeck.objective.batch import Batch, nothing, rows, student_of, teacher_of, tempered
+from limbeck.objective.checks import (
+    TermGradient,
+    check_gradient,
+    check_not_a_mean,
+    check_tensor,
+    unchanged,
+)
 from limbeck.objective.result import Answers, Losses, Responds, TermLoss, TrainingSet
 from limbeck.terms import Ready, Term, prepare, read
 
@@ -153,6 +160,13 @@ class Objective:
         """Whether any term looks at a teacher."""
         return any(term.needs_teacher for term in self._ready)
 
+    @functools.cached_property
+    def compares_common_classes(self) -> bool:
+        """Whether every loss over the teacher's logits compares only the classes of both sides."""
+        asked = [term for term in self._ready if term.needs_teacher and term.source != "tap"]
+        by_unit = any(term.unit_weight or term.unit_temperature for term in asked)
+        return all(term.source in ("targets", "head") for term in asked) and not by_unit
+
     def modules(self) -> dict[str, nn.Module]:
         """Name what is learned or kept beside the student; none of it is in the student's file."""
         kept: dict[str, nn.Module] = {"connectors": self.connectors}
@@ -227,6 +241,65 @@ class Objective:
         norms = self._measured(raws, progress, parameters) if measured else _NO_NORMS
         return Losses(cast("Tensor", total), terms, norms)  # there is at least one term
 
+    def check(
+        self,
+        response: Responds,
+        answer: Answers | None,
+        *,
+        task_loss: Callable[[Any], Tensor] | None = None,
+        parameters: Sequence[nn.Parameter],
+    ) -> dict[str, TermGradient]:
+        """Check on one batch that every term keeps its contract and moves the student.
+
+        Args:
+            response: The student's response, with its graph.
+            answer: The teacher's answer to the same batch; None if no term asks for one.
+            task_loss: As for a call.
+            parameters: The student's that train.
+
+        Returns:
+            Each term's gradient, by its name.
+
+        Raises:
+            InputError: All that is wrong with any term: it raises an exception, changes its inputs,
+                returns a wrong shape or type or the batch's mean, is not finite, or gives no
+                parameter a gradient.
+        """
+        batch = Batch(response, answer, self._class_counts)
+        found: dict[str, TermGradient] = {}
+        problems: list[Problem] = []
+        for ready in self._ready:
+            with gathering(problems):
+                found[ready.name] = self._check_term(ready, batch, task_loss, parameters)
+        if problems:
+            raise InputError(*problems)
+        return found
+
+    def _check_term(
+        self,
+        ready: Ready,
+        batch: Batch,
+        task_loss: Callable[[Any], Tensor] | None,
+        parameters: Sequence[nn.Parameter],
+    ) -> TermGradient:
+        with unchanged(ready.name, batch.tensors()):
+            raw, _ = self._raw(ready, batch, task_loss, 0.0)
+            over_batch = ready.name in self._scalars
+            if over_batch and not ready.of_catalogue:
+
+                def part(kept: Tensor) -> Tensor:
+                    return self._value(ready, batch, 0.0, kept)[0]
+
+                check_not_a_mean(ready.name, raw, part, batch.count(ready))
+        return check_gradient(
+            ready.name,
+            raw,
+            parameters,
+            weight=1.0 if ready.auto else ready.weight(0.0),
+            samples=batch.count(ready),
+            over_batch=over_batch,
+        )
+
     def _measured(
         self,
         raws: Mapping[str, Tensor],
@@ -284,6 +357,8 @@ class Objective:
             value = cast("Any", ready.loss)(joined.student, joined.teacher, **arguments)
         else:
             value = tempered(ready, joined, batch.by_unit(ready.unit_temperature), arguments)
+        if not ready.of_catalogue:
+            check_tensor(value, where=ready.name)
         return value, joined.own_loss
 
     def _joined(
