@@ -85,7 +85,7 @@ def check(name, scheme, student, teacher, inputs):
     )
     for key, value in teacher.state_dict().items():
         assert torch.equal(value, before[key])
-    learned = list(scheme.modules()["connectors"].parameters())
+    learned = list(scheme.modules_to_save()["connectors"].parameters())
     assert {id(one) for one in learned} <= {id(one) for one in scheme.trainable()}
     assert all(one.grad is not None for one in learned), name
     assert {id(one) for one in learned}.isdisjoint(id(one) for one in student.parameters())

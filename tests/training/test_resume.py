@@ -31,7 +31,7 @@ CONFIGURATIONS = {
 def bits(subject):
     state = {
         f"{name}.{key}": value.clone()
-        for name, module in subject.modules().items()
+        for name, module in subject.modules_to_save().items()
         for key, value in module.state_dict().items()
     }
     return state | {"random": torch.get_rng_state()}

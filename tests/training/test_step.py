@@ -21,13 +21,13 @@ def doubled(tiny, **more):
     pictures.images, pictures.weights = pictures.images.double(), pictures.weights.double()
     subject = tiny.scheme(dropout=0, norm=False, **more)
     subject.student.double()
-    subject._teacher._model.double()
+    subject.teacher.model.double()
     return pictures, subject
 
 
 def by_hand(pictures, subject, *, rates, clip=None):
     """Weighted means over all samples, in steps of plain gradient descent."""
-    student, teacher = subject.student, subject._teacher._model
+    student, teacher = subject.student, subject.teacher.model
     weights = pictures.weights / pictures.weights.sum()
     for learning_rate in rates:
         student.train()

@@ -24,7 +24,7 @@ class Scheme(Protocol):
         """Give every parameter that the optimiser moves."""
         ...
 
-    def modules(self) -> Mapping[str, nn.Module]:
+    def modules_to_save(self) -> Mapping[str, nn.Module]:
         """Name every module whose state a checkpoint must hold; a teacher is never among them."""
         ...
 

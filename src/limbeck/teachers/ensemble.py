@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import nn
 
 from limbeck import fingerprint
 from limbeck.errors import InputError, Problem
@@ -14,7 +15,7 @@ from limbeck.tasks import Batch
 from limbeck.teachers.teacher import Answer, Teacher
 
 
-class EnsembleTeacher:
+class EnsembleTeacher(nn.Module):
     r"""The mean of several teachers' probabilities.
 
     $$z_i = \log \frac1M \sum_m \mathrm{softmax}(z^{(m)})_i$$
@@ -39,13 +40,32 @@ class EnsembleTeacher:
         >>> EnsembleTeacher(members).answer({}).logits.softmax(-1)
         tensor([[0.7000, 0.3000]])
 
-    Source: Hinton, Vinyals and Dean 2015; ledger C11.
+    Source: Hinton, Vinyals and Dean 2015.
     """
 
     def __init__(self, members: Sequence[Teacher]) -> None:
+        super().__init__()
         if not members:
             raise InputError(Problem("members", given=0, allowed="at least one teacher"))
         self._members = tuple(members)
+        # Registered, so that they move and are saved with the ensemble.
+        self.members = nn.ModuleList(one for one in members if isinstance(one, nn.Module))
+        self.eval()
+
+    def add_taps(self, paths: Iterable[str]) -> None:
+        """Refuse features: those of several models share no axes.
+
+        Raises:
+            InputError: A path is given.
+        """
+        if paths := list(paths):
+            allowed = "terms on answers only, with several teachers"
+            fix = "The features of an ensemble's members share no axes: distil from one of them."
+            raise InputError(Problem("teacher", paths, allowed, fix))
+
+    def train(self, mode: bool = True) -> EnsembleTeacher:
+        """Stay in evaluation mode."""
+        return super().train(False)
 
     @property
     def fingerprint(self) -> str:
@@ -65,3 +85,7 @@ class EnsembleTeacher:
             raise InputError(Problem("members", shapes, allowed))
         log_probabilities = torch.stack([logits.log_softmax(-1) for logits in answers])
         return Answer(DenseTargets(log_probabilities.logsumexp(0) - math.log(len(answers))))
+
+    def forward(self, batch: Batch) -> Answer:
+        """Run `answer`, for wrappers that call a module."""
+        return self.answer(batch)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
 from limbeck.targets import DenseTargets
@@ -20,7 +21,7 @@ class Record(Protocol):
         ...
 
 
-class RecordedTeacher:
+class RecordedTeacher(nn.Module):
     """What a frozen teacher said about each sample, without the teacher.
 
     Answers are keyed by sample and view, never by position in an epoch: a shuffled batch, or one
@@ -32,6 +33,7 @@ class RecordedTeacher:
     """
 
     def __init__(self, record: Record, *, fingerprint: str) -> None:
+        super().__init__()
         self._record = record
         self._fingerprint = fingerprint
 
@@ -39,6 +41,16 @@ class RecordedTeacher:
     def fingerprint(self) -> str:
         """The fingerprint of the teacher who answered."""
         return self._fingerprint
+
+    def add_taps(self, paths: Iterable[str]) -> None:
+        """Refuse features: only answers are recorded.
+
+        Raises:
+            InputError: A path is given.
+        """
+        if paths := list(paths):
+            fix = "Use the teacher itself: a FrozenTeacher, or `recorded: false` in a recipe."
+            raise InputError(Problem("teacher", paths, "terms on recorded answers only", fix))
 
     def answer(self, batch: Batch) -> Answer:
         """Look the answers up; the teacher costs nothing here.
@@ -54,3 +66,7 @@ class RecordedTeacher:
         index = batch["index"]
         logits = self._record.lookup(index.cpu(), batch["view"].cpu())
         return Answer(DenseTargets(logits.to(index.device)))
+
+    def forward(self, batch: Batch) -> Answer:
+        """Run `answer`, for wrappers that call a module."""
+        return self.answer(batch)

@@ -126,7 +126,7 @@ class _Loop:
             settings, seed=seed, samples=len(train), accelerator=accelerator
         )
         self.state = snapshot.Run(
-            modules=scheme.modules(),
+            modules=scheme.modules_to_save(),
             optimizer=self.stepper.optimizer,
             scaler=self.stepper.scaler,
             average=self.average,
@@ -178,7 +178,7 @@ class _Loop:
     def _epoch(self, interrupts: Interrupts) -> None:
         started, progress = time.monotonic(), self.state.progress
         self.train.set_epoch(progress.epoch)
-        for module in self.scheme.modules().values():
+        for module in self.scheme.modules_to_save().values():
             module.train()
         for micro_batches in self._steps():
             self._step(micro_batches)

@@ -26,7 +26,7 @@ def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Ite
         compiles: Whether the student is compiled.
         accelerator: The device and the processes.
     """
-    modules = list(scheme.modules().values())
+    modules = list(scheme.modules_to_save().values())
     with ExitStack() as undo:
         for module in modules:
             undo.callback(module.to, _device(module))

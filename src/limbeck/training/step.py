@@ -46,7 +46,9 @@ class Stepper:
         if not self._parameters:
             fix = "Are the student's parameters frozen, or is the student its own teacher?"
             raise InputError(Problem("student", "no parameters", "at least one that trains", fix))
-        self.optimizer = build_optimizer(self._parameters, scheme.modules().values(), settings)
+        self.optimizer = build_optimizer(
+            self._parameters, scheme.modules_to_save().values(), settings
+        )
         # Not the accelerator's: that one lives on, with its scale, from training to training.
         half = settings.precision == "float16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=half)
