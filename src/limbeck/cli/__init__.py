@@ -75,8 +75,8 @@ def _app() -> typer.Typer:
     # Plain help: rich's takes longer to load than everything else together.
     app = typer.Typer(
         help="Distil large models into small ones that ship.",
+        context_settings={"help_option_names": ["-h", "--help"]},
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )

@@ -1,16 +1,18 @@
-"""`limbeck list`: what there is, by name, with one line each."""
+"""`limbeck list`: names, each with one line."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limbeck.cli._terminal import show
+
+if TYPE_CHECKING:
+    from limbeck.cli._docstrings import Documented
 
 
 class Kind(StrEnum):
@@ -21,6 +23,7 @@ class Kind(StrEnum):
     tasks = "tasks"
     stages = "stages"
     questions = "questions"
+    models = "models"
     recipes = "recipes"
     studies = "studies"
 
@@ -28,9 +31,17 @@ class Kind(StrEnum):
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: name to one line.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(help="For models: list those of one source, such as timm; it is imported."),
+    ] = None,
 ) -> None:
-    """List losses, methods, tasks, stages, questions, recipes or studies."""
-    found = _LISTS[kind]()
+    """List losses, methods, tasks, stages, questions, models, recipes or studies."""
+    from limbeck.errors import InputError, Problem
+
+    if source is not None and kind is not Kind.models:
+        raise InputError(Problem("--source", source, "with `limbeck list models` only"))
+    found = _models_of(source) if source is not None else _LISTS[kind]()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -41,50 +52,77 @@ def list_(
         typer.echo(f"There are no {kind.value} yet.")
 
 
-def _line(thing: Any) -> str:
-    """Take the first line of what something says of itself."""
-    return (inspect.getdoc(thing) or "").split("\n", 1)[0]
-
-
-def _source(thing: Any) -> str:
-    """Take the papers that something says it is from, in brackets; nothing if it says none."""
-    text = " ".join((inspect.getdoc(thing) or "").split())
-    before, _, source = text.rpartition("Source: ")
-    return f"({source.rstrip('.')})" if before else ""
-
-
-def _found(module: Any) -> list[tuple[str, Any]]:
-    return [(name, module.find(name)) for name in sorted(module.__all__)]
-
-
 def _losses() -> dict[str, str]:
-    from limbeck import losses
-
-    return {name: f"{_line(of)} {_source(of)}" for name, of in _found(losses)}
+    return _of_package("limbeck.losses")
 
 
 def _methods() -> dict[str, str]:
-    from limbeck import methods
+    from limbeck.cli._docstrings import of_package
 
-    return {name: f"{_line(of)} {_source(of)}" for name, of in _found(methods)}
+    return {
+        name: f"{one.line} {_required(one)}{one.source}".rstrip()
+        for name, one in of_package("limbeck.methods").items()
+    }
+
+
+def _required(one: Documented) -> str:
+    return f"Requires {', '.join(one.required)}. " if one.required else ""
+
+
+def _of_package(package: str) -> dict[str, str]:
+    from limbeck.cli._docstrings import of_package
+
+    return {name: f"{one.line} {one.source}".rstrip() for name, one in of_package(package).items()}
+
+
+def _files(package: str, attribute: Callable[[str], str], *skip: str) -> dict[str, str]:
+    """List the modules of a package by the first line of what each defines."""
+    from limbeck.cli._docstrings import module_names, of_module
+
+    names = [name for name in module_names(package) if name not in skip]
+    return {name: of_module(f"{package}.{name}", attribute(name)).line for name in names}
 
 
 def _tasks() -> dict[str, str]:
-    from limbeck.tasks import TASKS
+    from limbeck.registry import camel_case
 
-    return {name: _line(TASKS.load(name)) for name in TASKS.names()}
+    return _files("limbeck.tasks", camel_case, "task")
 
 
 def _stages() -> dict[str, str]:
-    from limbeck.pipeline.stages import STAGES
+    from limbeck.registry import camel_case
 
-    return {name: _line(STAGES.load(name)) for name in STAGES.names()}
+    return _files("limbeck.pipeline.stages", camel_case)
 
 
 def _questions() -> dict[str, str]:
-    from limbeck.evaluate.questions import QUESTIONS
+    return _files("limbeck.evaluate.questions", lambda name: "ask")
 
-    return {name: _line(QUESTIONS.load(name)) for name in QUESTIONS.names()}
+
+def _studies() -> dict[str, str]:
+    return _files("limbeck.studies", lambda name: "study")
+
+
+def _models() -> dict[str, str]:
+    """List limbeck's own nets, and how to list those of each library."""
+    from limbeck.cli._docstrings import module_names, of_package_folder
+
+    own = of_package_folder("limbeck.models.nets")
+    nets = {f"limbeck:{name}": one.line for name, one in sorted(own.items())}
+    libraries = [name for name in module_names("limbeck.models.sources") if name != "limbeck"]
+    more = {
+        f"{name}:...": "a model of your own: python:file.py:function"
+        if name == "python"
+        else f"limbeck list models --source {name}"
+        for name in libraries
+    }
+    return nets | more
+
+
+def _models_of(source: str) -> dict[str, str]:
+    from limbeck.models.catalog import names
+
+    return {f"{source}:{name}": "" for name in names(source)}
 
 
 def _recipes() -> dict[str, str]:
@@ -96,19 +134,13 @@ def _recipes() -> dict[str, str]:
     }
 
 
-def _studies() -> dict[str, str]:
-    from limbeck.registry import Registry
-
-    studies = Registry("limbeck.studies", kind="study", attribute="study")
-    return {name: _line(studies.load(name)) for name in studies.names()}
-
-
 _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.losses: _losses,
     Kind.methods: _methods,
     Kind.tasks: _tasks,
     Kind.stages: _stages,
     Kind.questions: _questions,
+    Kind.models: _models,
     Kind.recipes: _recipes,
     Kind.studies: _studies,
 }

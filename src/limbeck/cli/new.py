@@ -21,13 +21,12 @@ def new(
     """Write a recipe of your own, beginning with a shipped one."""
     from limbeck.atomic import write_text
     from limbeck.errors import InputError, Problem
-    from limbeck.pipeline.resolve import SHIPPED, find, resolve
+    from limbeck.pipeline.resolve import SHIPPED, find
 
     if path.suffix not in {".yaml", ".yml"}:
         raise InputError(Problem("PATH", str(path), "a file whose name ends in .yaml"))
     if path.exists():
         raise InputError(Problem("PATH", str(path), "a file that does not exist yet"))
-    resolve(source)
     lines = find(source).read_text(encoding="utf-8").splitlines()
     # The schema's place is relative to the shipped file; one elsewhere names the installed one.
     begun = [f"# yaml-language-server: $schema={SHIPPED / 'schema.json'}"]

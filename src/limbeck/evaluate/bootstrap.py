@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from limbeck.evaluate.finding import Estimate
 from limbeck.evaluate.interval import Interval, Result
@@ -164,5 +164,5 @@ def _widened(tail: float, samples: int) -> float:
     """Give the share of draws to leave out at each end, so that few samples are told from many."""
     if samples < 2:
         return 0.0
-    reach = stats.t.ppf(tail, samples - 1) * math.sqrt(samples / (samples - 1))
-    return float(stats.norm.cdf(reach))
+    reach = scipy.stats.t.ppf(tail, samples - 1) * math.sqrt(samples / (samples - 1))
+    return float(scipy.stats.norm.cdf(reach))

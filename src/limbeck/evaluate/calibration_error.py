@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize
 
 from limbeck.evaluate.bootstrap import Beside, Resamples, mean
 from limbeck.evaluate.finding import Estimate
@@ -96,7 +96,7 @@ def _inverted(gaps: Values, drawn: Values) -> Estimate:
             return 0.0
         if beyond(1.0, level) <= 0:
             return 1.0
-        return float(optimize.brentq(beyond, 0.0, 1.0, args=(level,), xtol=FINE))
+        return float(scipy.optimize.brentq(beyond, 0.0, 1.0, args=(level,), xtol=FINE))
 
     interval = Interval(low=where(0.975), high=where(0.025), method="inverted bootstrap test")
     return Estimate(value=where(0.5), interval=interval)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 
 class Result(BaseModel):
@@ -55,7 +55,7 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
 
     Source: Wilson, JASA 1927.
     """
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
     share = successes / total
     centre = share + z * z / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -95,7 +95,9 @@ def summarize(
     if len(array) < 2:
         return Summary(mean=mean, interval=None, values=tuple(map(float, values)))
     half = float(
-        stats.t.ppf(0.5 + level / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
+        scipy.stats.t.ppf(0.5 + level / 2, len(array) - 1)
+        * array.std(ddof=1)
+        / math.sqrt(len(array))
     )
     interval = Interval(
         low=max(bounds[0], mean - half),

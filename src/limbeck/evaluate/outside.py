@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from limbeck.evaluate.bootstrap import Beside, Counts, Resamples
 from limbeck.evaluate.interval import Result
@@ -41,7 +41,7 @@ def energy(logits: NDArray[Any]) -> Values:
 
     Source: Liu et al., NeurIPS 2020 (arXiv:2010.03759).
     """
-    return np.asarray(special.logsumexp(logits.astype(np.float64), axis=1))
+    return np.asarray(scipy.special.logsumexp(logits.astype(np.float64), axis=1))
 
 
 SCORES: Mapping[str, Score] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from limbeck.evaluate.bootstrap import Beside
 from limbeck.evaluate.finding import Estimate
@@ -49,7 +49,7 @@ def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]
     gaps = student - teacher
     centre = float(gaps.sum()) / (n + 2)
     spread = (float((gaps**2).sum()) + 2) / (n + 2) - centre**2
-    half = float(stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread / (n + 2))
+    half = float(scipy.stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread / (n + 2))
     interval = Interval(
         low=max(-1.0, centre - half),
         high=min(1.0, centre + half),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 if TYPE_CHECKING:
     from limbeck.export.predictor import Answers
@@ -33,7 +33,7 @@ def log_probabilities(logits: NDArray[Any]) -> Values:
     certain = np.isposinf(finite)
     rows = certain.any(axis=1)
     finite[rows] = np.where(certain[rows], 0.0, -np.inf)
-    log_p: Values = special.log_softmax(finite, axis=1)
+    log_p: Values = scipy.special.log_softmax(finite, axis=1)
     return log_p
 
 
@@ -101,4 +101,4 @@ def entropies(log_p: Values) -> Values:
         >>> round(float(entropies(np.log([[0.5, 0.5]]))[0]), 4)
         0.6931
     """
-    return np.asarray(special.entr(np.exp(log_p)).sum(axis=1))
+    return np.asarray(scipy.special.entr(np.exp(log_p)).sum(axis=1))

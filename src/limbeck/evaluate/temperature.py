@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, special
 
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.probabilities import log_probabilities
@@ -56,13 +56,13 @@ def fit_temperature(answers: Answers) -> Temperature:
     finite = np.where(np.isfinite(log_p), log_p, 0.0)
 
     def slope(inverse: float) -> float:
-        expected = (special.softmax(inverse * log_p, axis=1) * finite).sum(axis=1)
+        expected = (scipy.special.softmax(inverse * log_p, axis=1) * finite).sum(axis=1)
         return float((expected - own).mean())
 
     coldest, hottest = 1 / RANGE[0], 1 / RANGE[1]
     if not len(own) or slope(coldest) <= 0 or slope(hottest) >= 0:
         return Temperature(value=1.0, fitted=False)
-    return Temperature(value=1 / optimize.brentq(slope, hottest, coldest), fitted=True)
+    return Temperature(value=1 / scipy.optimize.brentq(slope, hottest, coldest), fitted=True)
 
 
 def scaled(log_p: NDArray[np.float64], temperature: Temperature) -> NDArray[np.float64]:
@@ -73,4 +73,4 @@ def scaled(log_p: NDArray[np.float64], temperature: Temperature) -> NDArray[np.f
         >>> np.exp(half).round(4).tolist()
         [[0.9412, 0.0588]]
     """
-    return np.asarray(special.log_softmax(log_p / temperature.value, axis=1))
+    return np.asarray(scipy.special.log_softmax(log_p / temperature.value, axis=1))

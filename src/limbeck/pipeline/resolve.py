@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.pipeline.overrides import apply_profile, parse_override, put
 from limbeck.pipeline.reading import read
-from limbeck.pipeline.recipe import Recipe
-from limbeck.pipeline.validate import validate
+
+if TYPE_CHECKING:
+    from limbeck.pipeline.recipe import Recipe
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
@@ -43,6 +44,8 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> Recipe:
         >>> resolve("digits", ["seeds=[7]"]).seeds
         [7]
     """
+    from limbeck.pipeline.validate import validate  # it needs every stage's settings
+
     content = read(find(name))
     problems: list[Problem] = []
     settings: list[tuple[str, Any]] = []

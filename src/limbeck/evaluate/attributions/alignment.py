@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def spearman(one: Array, other: Array) -> Array:
 
     Source: Spearman, American Journal of Psychology 1904.
     """
-    ranks = [stats.rankdata(maps, axis=1) for maps in (one, other)]
+    ranks = [scipy.stats.rankdata(maps, axis=1) for maps in (one, other)]
     return cosine(*(rank - rank.mean(axis=1, keepdims=True) for rank in ranks))
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -46,7 +46,7 @@ def fall(answer: Answer, marked: Mask, classes: NDArray[np.int64]) -> Array:
     rows = np.arange(len(classes))
     nothing = np.zeros_like(marked)
     before, after = (
-        special.softmax(answer(mask).astype(np.float64), axis=1)[rows, classes]
+        scipy.special.softmax(answer(mask).astype(np.float64), axis=1)[rows, classes]
         for mask in (nothing, marked)
     )
     return before - after

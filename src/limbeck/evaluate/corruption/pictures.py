@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from limbeck.errors import InputError, Problem, check_choice
 
@@ -77,7 +77,7 @@ def _noise(pictures: Array, level: int, random: np.random.Generator) -> Array:
 
 def _blur(pictures: Array, level: int, _: np.random.Generator) -> Array:
     sigma = BLUR[level] * min(pictures.shape[2:]) / 32
-    return ndimage.gaussian_filter(pictures, sigma=(0, 0, sigma, sigma), mode="nearest")
+    return scipy.ndimage.gaussian_filter(pictures, sigma=(0, 0, sigma, sigma), mode="nearest")
 
 
 def _contrast(pictures: Array, level: int, _: np.random.Generator) -> Array:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import sparse
 
 Array = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ class Members:
         size = (self._shape[0] + 3 * cells, len(labels))
         # Each sample stands in four cells at most: a sparse product counts a thousand draws of ten
         # thousand samples in the time of four.
-        self._cells = sparse.csr_array((np.ones(len(row)), (column, row)), shape=size)
+        self._cells = scipy.sparse.csr_array((np.ones(len(row)), (column, row)), shape=size)
 
     def tally(self, counts: Array | None = None) -> Tallies:
         """Count; `counts [draws, samples]` says how often each sample counts, by default once."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 Features = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -45,7 +45,9 @@ def train(features: Features, answers: Array, *, seed: int) -> Surrogate:
         _move(layers, gradients(layers, inputs[rows], targets[rows]), moments, step)
 
     def answer(asked: Features) -> Array:
-        return special.softmax(_forward(layers, (asked - centre) * scale)[1].astype(float), axis=1)
+        return scipy.special.softmax(
+            _forward(layers, (asked - centre) * scale)[1].astype(float), axis=1
+        )
 
     return answer
 
@@ -60,7 +62,7 @@ def gradients(layers: Layers, inputs: Features, targets: NDArray[np.float32]) ->
         targets: `[n, classes]`.
     """
     hidden, logits = _forward(layers, inputs)
-    off = (special.softmax(logits, axis=1) - targets) / len(inputs)
+    off = (scipy.special.softmax(logits, axis=1) - targets) / len(inputs)
     back = (off @ layers[2].T) * (hidden > 0)
     return [inputs.T @ back, back.sum(axis=0), hidden.T @ off, off.sum(axis=0)]
 

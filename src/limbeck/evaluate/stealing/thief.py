@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 from limbeck.evaluate.stealing import surrogate
 from limbeck.evaluate.stealing.material import Batch, Features, Material
@@ -97,7 +97,7 @@ def probabilities(victim: Predictor, batch: Batch) -> Array:
         for first in range(0, _count(batch), AT_ONCE)
     ]
     logits = np.concatenate([np.asarray(part["logits"], dtype=np.float64) for part in parts])
-    return special.softmax(logits, axis=1)
+    return scipy.special.softmax(logits, axis=1)
 
 
 def steal(
