@@ -1,6 +1,8 @@
 """Every verb says what it found on standard output, and what is wrong on standard error."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,7 @@ def recipes() -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("tasks", files("tasks", but=("task",))),
+        ("tasks", files("tasks", but=("task", "checks"))),
         ("stages", files("pipeline/stages")),
         ("recipes", recipes()),
         ("studies", files("studies")),
@@ -112,7 +114,7 @@ def test_new_begins_with_any_shipped_recipe(tmp_path):
     assert not (tmp_path / "x.yaml").exists()
 
 
-def test_doctor_walks_the_road():
+def test_doctor_checks_the_export():
     ended = limbeck_("doctor")
     assert ended.exit_code == 0, ended.output
     assert "torch to ONNX Runtime: answers differ by" in ended.stdout
@@ -157,3 +159,79 @@ def test_version_is_shown():
 )
 def test_evaluate_refuses_what_no_question_takes(argv, words, tmp_path):
     refused(limbeck_("evaluate", tmp_path, *argv), *words)
+
+
+@pytest.mark.parametrize("kind", ["losses", "methods", "tasks", "stages", "recipes", "models"])
+def test_lists_import_neither_torch_nor_scipy(kind):
+    code = (
+        "import sys; from typer.testing import CliRunner; from limbeck.cli import _app;"
+        f"ended = CliRunner().invoke(_app(), ['list', {kind!r}]); assert ended.exit_code == 0;"
+        "print(sorted({'torch', 'scipy', 'transformers', 'sklearn'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", ["compare", "report", "verify", "new", "audit"])
+def test_verbs_that_read_import_no_torch(verb, tmp_path):
+    words = [verb, str(tmp_path / "x.yaml"), *[str(tmp_path)][: verb == "compare"]]
+    code = (
+        "import sys; from typer.testing import CliRunner; from limbeck.cli import _app;"
+        f"CliRunner().invoke(_app(), {words!r});"
+        "print(sorted({'torch', 'transformers', 'sklearn'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_what_is_read_from_source_is_what_an_import_gives():
+    import inspect
+
+    from limbeck import losses, methods
+    from limbeck.cli._docstrings import of_package, public_names
+
+    for module in (losses, methods):
+        read = of_package(module.__name__)
+        assert public_names(module.__name__) == tuple(sorted(module.__all__)) == tuple(read)
+        for name, one in read.items():
+            found = module.find(name)
+            assert one.docstring == inspect.getdoc(found)
+            required = [
+                parameter.name
+                for parameter in inspect.signature(found).parameters.values()
+                if parameter.default is parameter.empty
+            ]
+            assert list(one.required) == required
+
+
+def test_models_are_listed_and_those_of_a_library_on_demand():
+    found = json.loads(limbeck_("list", "models", "--json").stdout)
+    assert "64,674" in found["limbeck:resnet20"] or "parameters" in found["limbeck:resnet20"]
+    assert "python:..." in found
+    pytest.importorskip("torchvision")
+    assert "torchvision:resnet18" in limbeck_("list", "models", "--source", "torchvision").stdout
+    refused(limbeck_("list", "models", "--source", "tim"), '"timm"')
+    refused(limbeck_("list", "losses", "--source", "timm"), "--source")
+
+
+def test_layers_stop_at_a_depth_and_are_printed_as_json():
+    found = json.loads(limbeck_("layers", "limbeck:resnet20", "--depth", "1", "--json").stdout)
+    assert found
+    assert not any("." in one["path"] for one in found)
+
+
+def test_doctor_as_json():
+    found = json.loads(limbeck_("doctor", "--json").stdout)
+    assert {"name", "well", "found", "fix"} <= found[0].keys()
+
+
+def test_short_help_and_completion_are_there():
+    assert "Usage" in limbeck_("-h").stdout
+    assert "Usage" in limbeck_("verify", "-h").stdout
+    assert "--show-completion" in limbeck_("-h").stdout
+
+
+def test_a_misspelt_verb_is_named_with_its_neighbour():
+    ended = limbeck_("comapre", "a", "b")
+    assert ended.exit_code == 2
+    assert "compare" in ended.output

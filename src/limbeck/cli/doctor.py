@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -40,16 +41,19 @@ EXTRAS = {
 }
 
 
-def doctor() -> None:
-    """Say what this machine has, and how to mend what is missing."""
-    ill = False
-    for finding in (*_python(), *_packages(), *_machine(), *_data(), *_road()):
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Check Python, libraries, processor, data folder and export; exit code 1 for a fix."""
+    findings = (*_python(), *_packages(), *_machine(), *_data(), *_export())
+    if as_json:
+        typer.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
+    for finding in () if as_json else findings:
         mark = "ok  " if finding.well else "FIX " if finding.fix else "--  "
         typer.echo(f"{mark}{finding.name}: {finding.found}")
         if finding.fix:
             typer.echo(f"      {finding.fix}")
-        ill = ill or bool(finding.fix and not finding.well)
-    if ill:
+    if any(finding.fix and not finding.well for finding in findings):
         raise typer.Exit(1)
 
 
@@ -123,8 +127,8 @@ def _data() -> Iterator[Finding]:
     yield Finding(place.is_dir(), "LIMBECK_DATA", found)
 
 
-def _road() -> Iterator[Finding]:
-    """Walk the road once with a net of four weights: torch to ONNX to an answer."""
+def _export() -> Iterator[Finding]:
+    """Export a net of four weights from torch to ONNX, and run the file."""
     import tempfile
 
     import torch

@@ -38,8 +38,14 @@ def layers(
     shape: Annotated[
         str, typer.Option(help="For source:name: channels,height,width of a picture.")
     ] = "3,32,32",
+    depth: Annotated[
+        int | None, typer.Option(help="Show modules down to this many levels only.", min=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the modules as JSON.")] = False,
 ) -> None:
     """Show every module of a model by its path, with the shape of its output and its parameters."""
+    import json
+
     from limbeck.errors import InputError, Problem
     from limbeck.taps import list_paths
 
@@ -52,6 +58,11 @@ def layers(
         fix = f"It raised {type(error).__name__}: {error}"
         allowed = "a model that takes such a picture: give --shape"
         raise InputError(Problem("MODEL", f"{model} with {shape}", allowed, fix)) from error
+    if depth is not None:
+        found = [one for one in found if one.path.count(".") < depth]
+    if as_json:
+        typer.echo(json.dumps([one._asdict() for one in found], indent=2))
+        return
     rows = [(one.path, one.type, _shape(one.shape), f"{one.parameters:,}") for one in found]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for path, kind, size, count in rows:

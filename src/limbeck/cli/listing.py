@@ -75,18 +75,20 @@ def _of_package(package: str) -> dict[str, str]:
     return {name: f"{one.line} {one.source}".rstrip() for name, one in of_package(package).items()}
 
 
-def _files(package: str, attribute: Callable[[str], str], *skip: str) -> dict[str, str]:
+def _files(package: str, attribute: Callable[[str], str]) -> dict[str, str]:
     """List the modules of a package by the first line of what each defines."""
     from limbeck.cli._docstrings import module_names, of_module
 
-    names = [name for name in module_names(package) if name not in skip]
-    return {name: of_module(f"{package}.{name}", attribute(name)).line for name in names}
+    found = {
+        name: of_module(f"{package}.{name}", attribute(name)) for name in module_names(package)
+    }
+    return {name: one.line for name, one in found.items() if one.docstring}
 
 
 def _tasks() -> dict[str, str]:
     from limbeck.registry import camel_case
 
-    return _files("limbeck.tasks", camel_case, "task")
+    return _files("limbeck.tasks", camel_case)
 
 
 def _stages() -> dict[str, str]:

@@ -38,6 +38,34 @@ def comparison_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
     return [_row(result) for result in results]
 
 
+def as_records(results: Sequence[RunResult]) -> list[dict[str, object]]:
+    """Return each run's figures as plain data, unrounded: bytes, milliseconds and shares of 1."""
+    return [_record(result) for result in results]
+
+
+def _record(result: RunResult) -> dict[str, object]:
+    found = figures(result)
+    interval = found.accuracy.interval or found.shipped_interval
+    gain = result.comparison.difference if result.comparison else None
+    ends = gain.interval if gain else None
+    return {
+        "run": result.name,
+        "task": result.task,
+        "seeds": list(result.seeds),
+        "size_bytes": found.size,
+        "compression": found.compression,
+        "parameters": found.parameters,
+        "accuracy": found.accuracy.mean,
+        "accuracy_interval": [interval.low, interval.high] if interval else None,
+        "teacher_accuracy": found.teacher_accuracy,
+        "retained_accuracy": found.retained,
+        "latency_p50_ms": found.latency,
+        "gain": gain.mean if gain else None,
+        "gain_interval": [ends.low, ends.high] if ends else None,
+        "budget": [check.model_dump(mode="json") for check in result.budget],
+    }
+
+
 def render_comparison(results: Sequence[RunResult]) -> str:
     """Write the runs as Markdown: a table, what stands in the way, then what is alike."""
     parts = [table(HEAD, comparison_rows(results)), MEANING, *map(plain, differences(results))]
