@@ -88,7 +88,9 @@ def _files(package: str, attribute: Callable[[str], str]) -> dict[str, str]:
 def _tasks() -> dict[str, str]:
     from limbeck.registry import camel_case
 
-    return _files("limbeck.tasks", camel_case)
+    found = _files("limbeck.tasks", camel_case)
+    found.pop("task")  # the protocol itself
+    return found
 
 
 def _stages() -> dict[str, str]:
