@@ -4,15 +4,58 @@ from __future__ import annotations
 
 from limbeck.evaluate.interval import Result
 
+UNSTEADY = 1.5
+"""From which ratio of the 90th percentile to the median on a latency is called unsteady."""
+
 
 class Latency(Result):
-    """Time of one answer in milliseconds at batch 1, over `runs` timed calls after warm-up."""
+    """Time of one answer in milliseconds at batch 1, over `runs` timed calls after warm-up.
+
+    Attributes:
+        threads: How many threads the call used.
+        p50: The median.
+        p90: The 90th percentile.
+        p99: The 99th percentile.
+        runs: How many calls were timed.
+        p10: The 10th percentile; None in files of earlier versions.
+        blocks: The medians of up to ten consecutive blocks of the calls. Artefacts that are
+            measured together share their blocks, so that a ratio of two has one value a block.
+        load: The machine's load average over the last minute, divided by its cores; None where the
+            system states none.
+    """
 
     threads: int
     p50: float
     p90: float
     p99: float
     runs: int
+    p10: float | None = None
+    blocks: tuple[float, ...] = ()
+    load: float | None = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether the 90th percentile is within 1.5 times the median."""
+        return self.p90 <= UNSTEADY * self.p50
+
+
+def latency_ratio(above: Latency, below: Latency) -> tuple[float, float] | None:
+    """Return the range of a ratio of two latencies over the blocks in which both were measured.
+
+    Of ten blocks, the lowest and the highest ratio are left out, since one disturbance falls into
+    one block. None if the two were not measured together.
+
+    Example:
+        >>> slow = Latency(threads=1, p50=4, p90=4, p99=4, runs=3, blocks=(4.0, 4.2, 3.8))
+        >>> fast = Latency(threads=1, p50=2, p90=2, p99=2, runs=3, blocks=(2.0, 2.0, 2.0))
+        >>> latency_ratio(slow, fast)
+        (1.9, 2.1)
+    """
+    if not above.blocks or len(above.blocks) != len(below.blocks) or not all(below.blocks):
+        return None
+    ratios = sorted(one / two for one, two in zip(above.blocks, below.blocks, strict=True))
+    cut = len(ratios) // 10
+    return ratios[cut], ratios[-1 - cut]
 
 
 class Energy(Result):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,9 @@ import numpy as np
 
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.cost import Latency
+
+BLOCKS = 10
+"""Into how many consecutive blocks the rounds are divided, to show how a ratio varies."""
 
 Call = Callable[[], object]
 
@@ -77,8 +81,25 @@ def _nanoseconds(call: Call) -> int:
 
 
 def _latency(nanoseconds: list[int], threads: int) -> Latency:
-    p50, p90, p99 = (float(v) / 1e6 for v in np.percentile(nanoseconds, [50, 90, 99]))
-    return Latency(threads=threads, p50=p50, p90=p90, p99=p99, runs=len(nanoseconds))
+    p10, p50, p90, p99 = (float(v) / 1e6 for v in np.percentile(nanoseconds, [10, 50, 90, 99]))
+    blocks = np.array_split(np.asarray(nanoseconds), min(BLOCKS, len(nanoseconds)))
+    return Latency(
+        threads=threads,
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        runs=len(nanoseconds),
+        p10=p10,
+        blocks=tuple(float(np.median(block)) / 1e6 for block in blocks),
+        load=_load(),
+    )
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # Windows has none
+        return None
 
 
 def throughput(call: Call, *, batch: int, seconds: float = 0.5) -> float:

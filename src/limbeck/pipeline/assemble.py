@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from limbeck.evaluate.cost import Latency
 from limbeck.evaluate.hardware import describe
 from limbeck.evaluate.interval import summarize
 from limbeck.pipeline.apart import SIMILARITY_TEMPERATURE
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.examine import Examination
-from limbeck.pipeline.slower import slower
+from limbeck.pipeline.slower import slower, unsteady
 from limbeck.pipeline.versions import git_commit, versions
 from limbeck.report.result import (
     BudgetCheck,
@@ -69,7 +70,7 @@ def assemble(
             started=started.isoformat(timespec="seconds"),
             seconds=seconds,
         ),
-        notes=(*_notes(recipe, data), *slower(chain, hardware)),
+        notes=(*_notes(recipe, data), *slower(chain, hardware), *unsteady(chain)),
     )
 
 
@@ -118,11 +119,12 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
     """
     shipped = chain[-1]
     cost = shipped.measured[0].cost
+    latency = next(one for one in cost.latency if one.threads == 1)
     teacher = next((link for link in chain if link.role == "teacher"), None)
     drop = None if teacher is None else teacher.accuracy.mean - shipped.accuracy.mean
     ceilings = {
         "size_kb": (cost.size_bytes / 1000, "kB"),
-        "latency_ms": (next(one.p50 for one in cost.latency if one.threads == 1), "ms"),
+        "latency_ms": (latency.p50, "ms"),
         "accuracy_drop": (drop, ""),
         "parameters": (cost.parameters, ""),
         "flops": (cost.flops, ""),
@@ -132,7 +134,12 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
         allowed = getattr(budget, name)
         if allowed is not None and measured is not None:
             yield BudgetCheck(
-                name=name, allowed=allowed, measured=measured, unit=unit, met=measured <= allowed
+                name=name,
+                allowed=allowed,
+                measured=measured,
+                unit=unit,
+                met=measured <= allowed,
+                conclusive=name != "latency_ms" or _conclusive(latency, allowed),
             )
     if budget.accuracy is not None:
         reached = shipped.accuracy.mean
@@ -143,6 +150,13 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
             unit="",
             met=reached >= budget.accuracy,
         )
+
+
+def _conclusive(latency: Latency, allowed: float) -> bool:
+    """Tell whether the limit lies outside of where an unsteady latency varies."""
+    if latency.steady or latency.p10 is None:
+        return True
+    return not latency.p10 <= allowed <= latency.p90
 
 
 def _curves(lineages: list[Candidate]) -> Iterator[Curve]:

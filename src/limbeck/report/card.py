@@ -90,7 +90,7 @@ def _budget(result: RunResult) -> str:
             verdict.budget_name(check),
             verdict.amount(check.measured, check),
             verdict.asked(check),
-            "met" if check.met else "missed",
+            check.word,
         )
         for check in result.budget
     ]

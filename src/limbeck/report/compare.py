@@ -131,8 +131,12 @@ def _gain(mean: float, interval: str) -> str:
 def _budget(result: RunResult) -> str:
     if not result.budget:
         return "none set"
-    missed = [verdict.budget_name(check) for check in result.budget if not check.met]
-    return f"missed: {fmt.listing(missed)}" if missed else "met"
+    named = {
+        word: [verdict.budget_name(check) for check in result.budget if check.word == word]
+        for word in ("missed", "inconclusive")
+    }
+    parts = [f"{word}: {fmt.listing(names)}" for word, names in named.items() if names]
+    return ", ".join(parts) or "met"
 
 
 def fronts(results: Sequence[RunResult]) -> list[Panel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from limbeck.evaluate.cost import Latency
+from limbeck.evaluate.cost import Latency, latency_ratio
 from limbeck.evaluate.interval import Interval, Summary
 from limbeck.report.result import Link, Measured, RunResult
 
@@ -48,12 +48,39 @@ def quotient(above: float | None, below: float | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def majority_share(measured: Measured | None) -> float | None:
+    """Return the share of the commonest class: the accuracy of a constant answer."""
+    rows = [sum(row) for row in measured.confusion] if measured else []
+    return max(rows) / sum(rows) if sum(rows) else None
+
+
+def _at_chance(measured: Measured | None, mean: float, majority: float | None) -> bool:
+    """Tell whether nothing shows that a model is better than a constant answer."""
+    if measured is None or majority is None:
+        return False
+    return mean <= majority or measured.accuracy.interval.low <= majority
+
+
+def _above(mean: float, teacher: Summary | None, majority: float | None) -> float | None:
+    """Divide what the student has above a constant answer by what its teacher has above it."""
+    if teacher is None or majority is None or teacher.mean <= majority:
+        return None
+    return max(0.0, mean - majority) / (teacher.mean - majority)
+
+
+def _range(above: Latency | None, below: Latency | None) -> tuple[float, float] | None:
+    return latency_ratio(above, below) if above and below else None
+
+
 @dataclass(frozen=True)
 class Figures:
     """What the verdict is made of; none where the run did not measure it.
 
     `compression`, `fewer_parameters` and `speedup` are teacher / student: above 1, the student is
-    better; `retained` is the student's mean accuracy over seeds divided by the teacher's.
+    better; `speedup_range` is what the ratio was from block to block of the measurement. `retained`
+    is the student's mean accuracy over seeds divided by the teacher's; `majority` is the share of
+    the commonest class among the test samples, which a constant answer reaches, and
+    `retained_above_majority` compares what student and teacher have above it.
     """
 
     size: int | None
@@ -70,7 +97,13 @@ class Figures:
     compression: float | None
     fewer_parameters: float | None
     speedup: float | None
+    speedup_range: tuple[float, float] | None
+    latency_spread: Latency | None
     retained: float | None
+    majority: float | None
+    retained_above_majority: float | None
+    student_at_chance: bool
+    teacher_at_chance: bool
     missed: tuple[str, ...]
 
 
@@ -81,6 +114,7 @@ def figures(result: RunResult) -> Figures:
     parameters, teacher_parameters = (m.cost.parameters if m else None for m in (shipped, taught))
     accuracy = result.shipped.accuracy
     teacher_accuracy = result.teacher.accuracy if result.teacher else None
+    majority = majority_share(shipped)
     return Figures(
         size=size,
         parameters=parameters,
@@ -96,6 +130,13 @@ def figures(result: RunResult) -> Figures:
         compression=quotient(teacher_size, size),
         fewer_parameters=quotient(teacher_parameters, parameters),
         speedup=quotient(p50(taught), p50(shipped)),
+        speedup_range=_range(one_thread(taught), one_thread(shipped)),
+        latency_spread=one_thread(shipped),
+        majority=majority,
+        retained_above_majority=_above(accuracy.mean, teacher_accuracy, majority),
+        student_at_chance=_at_chance(shipped, accuracy.mean, majority),
+        teacher_at_chance=teacher_accuracy is not None
+        and _at_chance(taught, teacher_accuracy.mean, majority),
         retained=quotient(accuracy.mean, teacher_accuracy.mean if teacher_accuracy else None),
         missed=tuple(check.name for check in result.budget if not check.met),
     )

@@ -27,7 +27,7 @@ class BudgetLine:
     name: str
     measured: str
     asked: str
-    met: bool
+    word: str
     full: float
 
 
@@ -85,7 +85,7 @@ def budget_line(check: BudgetCheck) -> BudgetLine:
         verdict.budget_name(check),
         verdict.amount(check.measured, check),
         verdict.asked(check),
-        check.met,
+        check.word,
         100 * min(max(share, 0.0), 1.0),
     )
 

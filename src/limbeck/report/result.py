@@ -70,13 +70,22 @@ class Comparison(Result):
 
 
 class BudgetCheck(Result):
-    """One line of the budget: what was allowed, what was measured, and whether it fits."""
+    """One line of the budget: what was allowed, what was measured, and whether it fits.
+
+    `conclusive` is false where the measurement varies so much that its median decides nothing.
+    """
 
     name: str
     allowed: float
     measured: float
     unit: str
     met: bool
+    conclusive: bool = True
+
+    @property
+    def word(self) -> str:
+        """The outcome in one word: met, missed or inconclusive."""
+        return ("met" if self.met else "missed") if self.conclusive else "inconclusive"
 
 
 class Curve(Result):
@@ -152,5 +161,5 @@ class RunResult(Result):
 
     @property
     def within_budget(self) -> bool:
-        """Whether every line of the budget is met (true when there is no budget)."""
-        return all(check.met for check in self.budget)
+        """Whether every line of the budget is met, conclusively (true when there is no budget)."""
+        return all(check.met and check.conclusive for check in self.budget)

@@ -38,7 +38,7 @@ def _budget(result: RunResult, width: int) -> list[str]:
         return [f"  {'Budget':<{width}}  none was set"]
     return [
         f"  {'Budget: ' + verdict.budget_name(check):<{width}}  "
-        f"{'met' if check.met else 'MISSED'}: "
+        f"{'MISSED' if check.word == 'missed' else check.word}: "
         f"{verdict.amount(check.measured, check)} {verdict.asked(check)}"
         for check in result.budget
     ]

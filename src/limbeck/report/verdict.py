@@ -83,8 +83,35 @@ def sentence(result: RunResult) -> str:
         share = fmt.percent(found.accuracy.mean, 1)
         said = f"{size}answers {share} of the test samples correctly"
         return f"The student {said}; the run had no teacher to compare it with{budget}."
-    kept = [part for part in (_smaller(found), _kept(found)) if part]
+    smaller, doubt = _smaller(found), _doubt(found)
+    if doubt:
+        begun = f"The student {smaller}, but {doubt}" if smaller else doubt[:1].upper() + doubt[1:]
+        return f"{begun}{budget}."
+    kept = [part for part in (smaller, _kept(found)) if part]
     return f"The student {' and '.join(kept)}{budget}."
+
+
+FAR_ABOVE = 0.05
+"""How far, as a share, a student may exceed its teacher before that calls for an explanation."""
+
+
+def _doubt(found: Figures) -> str:
+    """Write why retained accuracy means nothing here; empty where it means something."""
+    if found.retained is None or found.teacher_accuracy is None:
+        return ""
+    constant = f"always answering the commonest class ({fmt.percent(found.majority, 1)})"
+    own, taught = (fmt.percent(one.mean, 1) for one in (found.accuracy, found.teacher_accuracy))
+    if found.teacher_at_chance:
+        return f"its teacher, with {taught} accuracy, is no better than {constant}"
+    if found.student_at_chance:
+        return f"with {own} accuracy it is no better than {constant}"
+    if found.accuracy.mean - found.teacher_accuracy.mean > FAR_ABOVE:
+        return (
+            f"it reaches {own} where its teacher reaches {taught}: a teacher that is wrong for "
+            "these data (order of the labels, preprocessing, training) or test rows that are among "
+            "the training rows would look like this"
+        )
+    return ""
 
 
 def _smaller(found: Figures) -> str:
@@ -125,7 +152,11 @@ def _budget_clause(result: RunResult) -> str:
         return ""
     if result.within_budget:
         return ", within its budget"
-    missed = dict.fromkeys(budget_name(check) for check in result.budget if not check.met)
+    missed = dict.fromkeys(
+        budget_name(check) for check in result.budget if not check.met and check.conclusive
+    )
+    if not missed:
+        return ", within its budget except for latency, where the measurement is inconclusive"
     return f", but misses its budget for {fmt.listing(list(missed))}"
 
 
@@ -179,8 +210,13 @@ def _accuracy(result: RunResult, found: Figures) -> Number:
 
 def _retained(found: Figures) -> Number:
     taught = found.teacher_accuracy
-    details = (f"of the teacher's {fmt.percent(taught.mean)}",) if taught else ()
-    return Number("Retained accuracy", fmt.percent(found.retained, 1), details)
+    details = [f"of the teacher's {fmt.percent(taught.mean)}"] if taught else []
+    if found.retained_above_majority is not None:
+        share = fmt.percent(found.retained_above_majority, 1)
+        details.append(
+            f"{share} of what it has above the commonest class ({fmt.percent(found.majority, 1)})"
+        )
+    return Number("Retained accuracy", fmt.percent(found.retained, 1), tuple(details))
 
 
 def _latency(found: Figures) -> Number:
@@ -188,6 +224,13 @@ def _latency(found: Figures) -> Number:
     if found.teacher_latency is not None:
         faster = f", {fmt.ratio(found.speedup)} as fast" if found.speedup else ""
         details.append(f"teacher {fmt.milliseconds(found.teacher_latency)}{faster}")
+    if found.speedup_range is not None:
+        low, high = (fmt.ratio(end) for end in found.speedup_range)
+        details.append(f"{low} to {high} from block to block of the measurement")
+    spread = found.latency_spread
+    if spread is not None and not spread.steady:
+        times = fmt.ratio(spread.p90 / spread.p50)
+        details.append(f"inconclusive: the 90th percentile is {times} the median")
     return Number("Latency", fmt.milliseconds(found.latency), tuple(details))
 
 
