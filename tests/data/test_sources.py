@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from limbeck.data.load import Data
 from limbeck.errors import InputError
@@ -266,3 +269,86 @@ def test_sst2(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = data.train.__getitems__(list(range(64)))
     assert batch["input_ids"].shape[1] <= 32
     assert int(batch["input_ids"].max()) < data.preprocess.vocab_size <= 2000
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["1.png", "2.png"], "pictures outside of any class's folder"),
+        (["cat/2020/1.png", "dog/2021/2.png"], "pictures two folders deep: cat/2020, dog/2021"),
+        (["cat/notes.txt"], "no picture one folder deep"),
+        (["metadata.csv", "cat/1.png"], "source: csv"),
+    ],
+)
+def test_pictures_whose_class_would_be_a_guess(
+    tmp_path: Path, read: Read, png: Png, paths: list[str], said: str
+) -> None:
+    for path in paths:
+        (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / path).write_bytes(png(0))
+    with pytest.raises(InputError, match=said):
+        read(source="imagefolder", files={"train": "set"})
+
+
+def test_classes_of_linked_and_of_listed_folders(tmp_path: Path, read: Read, png: Png) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "far" / name).mkdir(parents=True)
+        for row in range(10):
+            (tmp_path / "far" / name / f"{row}.PNG").write_bytes(png(row + ord(name[0])))
+    (tmp_path / "far" / "dog" / "Thumbs.db").touch()
+    (tmp_path / "set").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "far" / name)
+    linked = read(source="imagefolder", files={"train": "set"})
+    listed = read(source="imagefolder", files={"train": "far/*"})
+    assert linked.classes == listed.classes == ("cat", "dog")
+    assert "train: left out, as no pictures: dog/Thumbs.db" in linked.facts.notes
+    (tmp_path / "far" / "dog" / "0.PNG").write_bytes(png(7))
+    changed = read(source="imagefolder", files={"train": "set"})
+    assert changed.facts.fingerprint != linked.facts.fingerprint
+
+
+def test_pipes_and_devices_are_no_data(tmp_path: Path, read: Read) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(InputError) as caught:
+        read(source="csv", files={"train": "pipe.csv", "test": "/dev/zero"})
+    assert len(caught.value.problems) == 2
+    with pytest.raises(InputError, match="a file that exists"):
+        read(source="csv", files={"train": "a" * 5000, "test": "a\0b"})
+
+
+def _declare(path: Path, label: dict[str, object]) -> None:
+    """Write a Parquet file whose metadata declares this of its labels."""
+    features = {"x": {"dtype": "int64", "_type": "Value"}, "label": label}
+    table = pa.table({"x": range(10), "label": [0, 1] * 5})
+    stated = json.dumps({"info": {"features": features}})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": stated}), path)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ({"num_classes": 10**12, "_type": "ClassLabel"}, "1 to 1,000,000 classes"),
+        ({"names_file": "/dev/zero", "_type": "ClassLabel"}, "names_file"),
+        ({"names": 3, "_type": "ClassLabel"}, "could not be read"),
+        ({"_type": "NoSuchType"}, "could not be read"),
+    ],
+)
+def test_hostile_metadata_of_a_parquet_file(
+    tmp_path: Path, read: Read, label: dict[str, object], said: str
+) -> None:
+    _declare(tmp_path / "a.parquet", label)
+    with pytest.raises(InputError) as caught:
+        read(source="parquet", files={"train": "a.parquet"}, table={"numeric": ["x"]})
+    assert said in str(caught.value)
+
+
+def test_a_parquet_file_that_expands_beyond_all_measure(
+    tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = pa.array(["a" * 2**16] * 4000)
+    parquet.write_table(pa.table({"text": texts, "label": [0, 1] * 2000}), tmp_path / "a.parquet")
+    monkeypatch.setattr("limbeck.data.sources.parquet.ALWAYS", 16 * 2**20)
+    monkeypatch.setattr("limbeck.data.sources.parquet.AT_ONCE", 2**20)
+    with pytest.raises(InputError, match="expand to over"):
+        read(source="parquet", files={"train": "a.parquet"}, text={})

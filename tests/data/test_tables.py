@@ -225,7 +225,7 @@ def test_without_data_table_the_error_says_where_columns_are_named(
     ("changes", "said"),
     [
         ({"age": ["a"] * ROWS}, rf"numeric \('age' in train\): got \"'a' in row 0 \({ROWS} such"),
-        ({"age": ["1"] * ROWS}, "goes under data.table.categorical"),
+        ({"age": ["1", "2 years"] * (ROWS // 2)}, "goes under data.table.categorical"),
         ({"hours": [1.0, float("inf")] * (ROWS // 2)}, r"inf in row 1 \(100 such rows\)"),
         ({"hours": [1.0, -1e101] * (ROWS // 2)}, "finite numbers"),
         ({"job": [["a", "b"]] * ROWS}, "texts, numbers or dates"),
@@ -378,7 +378,9 @@ def test_numbers_are_standardised_as_the_formula_says(values: list[float]) -> No
     assert np.isfinite(features).all()
 
 
-@pytest.mark.parametrize("wrong", ["3", b"3", float("inf"), 1e101])
+@pytest.mark.parametrize(
+    "wrong", ["3 kg", "1_000", "1,000", "inf", "0x10", "٣", b"3", float("inf"), 1e101, "1e101"]
+)
 def test_what_is_no_number(wrong: object) -> None:
     with pytest.raises(ValueError, match="no number"):
         number(wrong)
@@ -398,3 +400,110 @@ def test_values_that_training_has_not_share_a_place() -> None:
     named = Named(("", "cook", "pilot"), np.array([0, 1, 2]))
     assert column.places(named).tolist() == [2, 0, 2]
     assert column.width == 3
+
+
+CODES = ["01234", "1234", "true", "NA", "", "0x1F", "1e5", " padded"]
+
+
+def _csv(path: Path, columns: dict[str, list[str]]) -> None:
+    lines = [",".join(columns)] + [",".join(cells) for cells in zip(*columns.values(), strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_cells_of_a_csv_file_are_the_texts_that_they_are(tmp_path: Path, read: Read) -> None:
+    columns = {
+        "zip": CODES * 10,
+        "age": [str(row) if row % 9 else "NA" for row in range(80)],
+        "label": ["007", "7"] * 40,
+    }
+    _csv(tmp_path / "a.csv", columns)
+    data = read(
+        source="csv",
+        files={"train": "a.csv"},
+        table={"numeric": ["age"], "categorical": ["zip"]},
+        classes=["7", "007"],
+    )
+    (zips,) = data.preprocess.categorical
+    assert set(zips.values) == {*CODES}
+    assert zips.kind == "text"
+    assert data.preprocess.numeric[0].flag
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    served = {
+        row["age"]: data.preprocess([row])["features"][0] for row in rows if row["age"] != "NA"
+    }
+    for split in (data.train, data.validation, data.test):
+        features = _features(split)
+        for n in range(len(split)):
+            age = split.raw(n)["text"].split("age: ")[-1].split(",")[0]
+            if age in served:
+                assert np.array_equal(features[n], served[age].numpy())
+                assert data.classes[int(split.labels[n])] == ["007", "7"][int(age) % 2]
+
+
+@pytest.mark.parametrize(
+    ("trained", "kind", "served", "place"),
+    [
+        (["01", "02"], "text", 1, 0),
+        (["01", "1"], "text", 1, 1),
+        (["01", "001"], "text", 1, 2),
+        (["1", "2"], "number", "2.0", 1),
+        (["1", "2"], "number", " 2", 1),
+        ([str(2**53), str(2**53 + 1)], "number", str(2**53 + 1), 1),
+        (["False", "True"], "boolean", "true", 1),
+        (["false", "true"], "text", True, 1),
+        (["2024-01-01", "2024-01-02"], "date", "2024-01-02T00:00", 1),
+        (["a", "b"], "text", "A", 2),
+        (["1", "2"], "text", "01", 2),
+    ],
+)
+def test_a_value_of_another_type_than_in_training(
+    trained: list[str], kind: Any, served: object, place: int
+) -> None:
+    column = Categorical("code", tuple(trained), kind)
+    features = TablePreprocess((), (column,))([{"code": served}])["features"]
+    assert features.argmax().item() == place
+
+
+def test_a_column_may_be_numbers_in_one_split_and_texts_in_another(
+    tmp_path: Path, read: Read
+) -> None:
+    code = [row % 3 for row in range(60)]
+    rows = {"code": code, "x": [float(row) for row in range(60)], "label": [0, 1] * 30}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    texts = {"code": [f"{one}" for one in code], "x": [f" {row}" for row in range(60, 120)]}
+    test = datasets.Dataset.from_dict({**texts, "label": [0, 1] * 30})
+    test.to_parquet(tmp_path / "test.parquet")
+    files = {"train": "train.parquet", "test": "test.parquet"}
+    table = {"numeric": ["x"], "categorical": ["code"]}
+    data = read(source="parquet", files=files, table=table)
+    assert _features(data.test)[:, 1:].argmax(1).tolist() == code
+    assert not [note for note in data.facts.notes if "has not" in note]
+
+
+def test_identifiers_taken_for_numbers_and_unknown_values_are_noted(
+    people: Callable[..., Data],
+) -> None:
+    data = people(
+        {"age": [2**53 + row for row in range(ROWS)], "job": [f"{row}" for row in range(ROWS)]}
+    )
+    notes = " ".join(data.facts.notes)
+    assert "numbers beyond 2^53, whose last digits are lost: age" in notes
+    assert f"test: values that training has not: job in {len(data.test)} rows" in notes
+
+
+def test_a_csv_file_with_rows_of_other_lengths_or_columns_named_twice(
+    tmp_path: Path, read: Read
+) -> None:
+    table = {"numeric": ["x"]}
+    for text, said in (
+        ("x,label\n1,0\n2,1,3\n", "Expected 2 columns, got 3"),
+        ("x,label\n1,0\n2\n", "Expected 2 columns, got 1"),
+        ("x,x,label\n1,2,0\n", "x more than once"),
+        ("", "Empty CSV"),
+    ):
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(InputError, match=said):
+            read(source="csv", files={"train": "a.csv"}, table=table)
+    (tmp_path / "a.csv").write_bytes(b"x,label\n\xe9,0\n")
+    with pytest.raises(InputError, match="UTF8"):
+        read(source="csv", files={"train": "a.csv"}, table=table)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,11 +16,18 @@ if TYPE_CHECKING:
     import datasets
     from numpy.typing import NDArray
 
+LONGEST_NUMBER = 40
 LARGEST = 1e100
 """Squares of larger numbers, summed up, would pass what a double can hold."""
 
 MISSING = ""
 """The name of a value that is not there; an empty text is one."""
+
+Kind = Literal["text", "number", "boolean", "date"]
+
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+NO_NUMBER = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"))
+"""What stands in a column of numbers, written as text, where there is none."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,12 @@ class Named:
     Attributes:
         values: The different names, sorted.
         codes: For each row which of them it has, int64 `[rows]`.
+        kind: The type that the values had before they were names.
     """
 
     values: tuple[str, ...]
     codes: NDArray[np.int64]
+    kind: Kind = "text"
 
     def take(self, rows: NDArray[np.int64]) -> Named:
         """Give some rows, with only the names that these have.
@@ -41,7 +52,7 @@ class Named:
             ('a', 'c')
         """
         kept, codes = np.unique(self.codes[rows], return_inverse=True)
-        return Named(tuple(self.values[code] for code in kept), codes)
+        return Named(tuple(self.values[code] for code in kept), codes, self.kind)
 
     def names(self) -> NDArray[np.str_]:
         """Give each row's name, `[rows]`."""
@@ -49,18 +60,20 @@ class Named:
 
 
 def number(value: object) -> float:
-    """Give a cell as a number, NaN if it is missing.
+    """Return a cell as a number, NaN if it is missing; a text counts as the number it spells.
 
     Raises:
         ValueError: It is no number, infinite, or beyond 1e100.
 
     Example:
-        >>> number(3), number(None), number(True)
-        (3.0, nan, 1.0)
+        >>> number(3), number(None), number(True), number(" 1.5e3"), number("NA")
+        (3.0, nan, 1.0, 1500.0, nan)
     """
     if value is None:
         return math.nan
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
+        value = _spelt(value)
+    if isinstance(value, bytes):
         raise ValueError(f"{value!r} is no number")
     found = float(value)  # type: ignore[arg-type]
     if abs(found) > LARGEST:
@@ -68,8 +81,58 @@ def number(value: object) -> float:
     return found
 
 
+def _spelt(text: str) -> float:
+    plain = text.strip()
+    word = plain.casefold()
+    if word in NO_NUMBER:
+        return math.nan
+    if word in {"true", "false"}:
+        return float(word == "true")
+    if not DECIMAL.fullmatch(plain):
+        raise ValueError(f"{text!r} is no number")
+    return float(plain)
+
+
+def kind_of(value: object) -> Kind:
+    """Return the type of a cell's value.
+
+    Example:
+        >>> kind_of("1"), kind_of(1), kind_of(True), kind_of(datetime.date(2024, 1, 1))
+        ('text', 'number', 'boolean', 'date')
+    """
+    if isinstance(value, bool | np.bool_):
+        return "boolean"
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta):
+        return "date"
+    return "text" if isinstance(value, str) or value is None else "number"
+
+
+def canonical(name: str) -> tuple[str, object]:
+    """Return what a name stands for, whatever type it was stored in.
+
+    Example:
+        >>> canonical("01") == canonical("1.0"), canonical("true") == canonical("True")
+        (True, True)
+        >>> canonical("2024-01-01") == canonical("2024-01-01 00:00:00")
+        True
+    """
+    plain = name.strip()
+    if plain.isascii() and plain.lstrip("+-").isdigit() and len(plain) < LONGEST_NUMBER:
+        return "number", int(plain)
+    if DECIMAL.fullmatch(plain):
+        return "number", float(plain)
+    if plain.casefold() in {"true", "false"}:
+        return "boolean", plain.casefold()
+    try:
+        return "date", datetime.datetime.fromisoformat(plain).isoformat()
+    except ValueError:
+        return "text", name
+
+
 def name_of(value: object) -> str:
-    """Give the name of a cell's value; whole numbers have no decimal point, however stored.
+    """Return the name of a cell's value; whole numbers have no decimal point, however stored.
+
+    A date without a time of day is a date, stored as a time stamp or not.
 
     Raises:
         ValueError: It is a list, bytes or another thing without a name.
@@ -84,6 +147,8 @@ def name_of(value: object) -> str:
         return MISSING
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, datetime.datetime) and value.timetz() == datetime.time():
+        return str(value.date())
     return str(value)
 
 
@@ -102,10 +167,28 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
 
     cells = _cells(dataset, column)
     kind = pyarrow.types
+    if kind.is_string(cells.type) or kind.is_large_string(cells.type):
+        return _spelt_numbers(cells, where)
     checks = (kind.is_integer, kind.is_floating, kind.is_boolean, kind.is_null, kind.is_decimal)
     if not any(check(cells.type) for check in checks):
         raise InputError(_no_number(cells.to_pylist(), where))
+    if kind.is_boolean(cells.type):
+        cells = cells.cast("int8")
     values = np.asarray(cells.cast("float64", safe=False).to_numpy(), dtype=np.float64)
+    return _finite(values, where)
+
+
+def _spelt_numbers(cells: Any, where: str) -> NDArray[np.float64]:
+    # Parsed once a value: a column of a million rows often has few.
+    encoded = cells.combine_chunks().dictionary_encode()
+    values = [*encoded.dictionary.to_pylist(), None]
+    if not all(map(_is_number, values)):
+        raise InputError(_no_number(cells.to_pylist(), where))
+    codes = encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
+    return _finite(np.array([number(value) for value in values])[codes], where)
+
+
+def _finite(values: NDArray[np.float64], where: str) -> NDArray[np.float64]:
     wrong = np.flatnonzero(np.abs(values) > LARGEST)
     if len(wrong):
         given = f"{values[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows)"
@@ -150,7 +233,10 @@ def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Named:
         raise InputError(Problem(where, f"cells of {cells.type}", allowed)) from error
     codes = encoded.indices.fill_null(len(raw) - 1).to_numpy(zero_copy_only=False)
     values, ranks = np.unique(np.array(names, dtype=object), return_inverse=True)
-    every = Named(tuple(values.tolist()), ranks[codes])
+    kinds = {kind_of(value) for value in raw if value is not None}
+    declared = getattr(dataset.features[column], "names", None) is not None
+    kind = kinds.pop() if len(kinds) == 1 and not declared else "text"
+    every = Named(tuple(values.tolist()), ranks[codes], kind)
     return every.take(np.arange(len(codes)))
 
 

@@ -69,7 +69,9 @@ def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> st
 def _files(path: Path) -> object:
     if path.is_file():
         return fingerprint.of_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    # A class's folder may be a link, which `rglob` would not follow.
+    inside = (*path.glob("*"), *path.glob("*/*"))
+    files = sorted(file for file in inside if file.is_file())
     return [(file.relative_to(path).as_posix(), fingerprint.of_file(file)) for file in files]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.columns import Named
+from limbeck.data.columns import Kind, Named, canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,10 +58,12 @@ class Categorical:
     Attributes:
         name: The column.
         values: The names of the values that the training rows have, sorted; "" is a missing one.
+        kind: The type that the training rows had them in.
     """
 
     name: str
     values: tuple[str, ...]
+    kind: Kind = "text"
 
     @property
     def width(self) -> int:
@@ -73,9 +77,33 @@ class Categorical:
             >>> Categorical("sex", ("f", "m")).places(Named(("m", "x"), np.array([1, 0, 1])))
             array([2, 1, 2])
         """
-        known = {value: place for place, value in enumerate(self.values)}
-        places = [known.get(value, len(self.values)) for value in column.values]
+        places = [self.place(value, column.kind) for value in column.values]
         return np.array(places, dtype=np.int64)[column.codes]
+
+    def place(self, name: str, kind: Kind) -> int:
+        """Return which of the features is 1 for a value, given by its name and type.
+
+        A value that comes in another type than in training is held against what the names stand
+        for: the number 1234 is the text "01234", if no other text spells it.
+
+        Example:
+            >>> codes = Categorical("code", ("01234", "7"))
+            >>> codes.place("1234", "number"), codes.place("1234", "text")
+            (0, 2)
+        """
+        exact, meant = self._known
+        found = exact.get(name)
+        if found is None and kind != self.kind:
+            found = meant.get(canonical(name))
+        return len(self.values) if found is None else found
+
+    @cached_property
+    def _known(self) -> tuple[dict[str, int], dict[tuple[str, object], int]]:
+        forms = [canonical(value) for value in self.values]
+        count = Counter(forms)
+        exact = {value: place for place, value in enumerate(self.values)}
+        meant = {form: place for place, form in enumerate(forms) if count[form] == 1}
+        return exact, meant
 
 
 def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
@@ -100,7 +128,7 @@ def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
 
 def measure_values(name: str, column: Named) -> Categorical | None:
     """List the values of the training rows; None if they have only one."""
-    return Categorical(name, column.values) if len(column.values) > 1 else None
+    return Categorical(name, column.values, column.kind) if len(column.values) > 1 else None
 
 
 def _rounded(value: np.floating) -> float:

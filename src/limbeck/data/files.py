@@ -40,6 +40,12 @@ def resolve(files: Mapping[SplitName, str | tuple[str, ...]]) -> dict[str, list[
             found[split] += paths
             if not paths:
                 problems.append(_missing(f"data.files.{split}", name))
+            # Reading a device or a pipe may never end.
+            problems += [
+                Problem(f"data.files.{split}", str(path), "a file or a folder")
+                for path in paths
+                if not path.is_file() and not path.is_dir()
+            ]
     if problems:
         raise InputError(*problems)
     return found
@@ -47,10 +53,14 @@ def resolve(files: Mapping[SplitName, str | tuple[str, ...]]) -> dict[str, list[
 
 def _matches(name: str) -> list[Path]:
     # An absolute name stands alone: joined to a folder, it replaces the folder.
-    path = data_folder() / name
-    if path.exists():
-        return [path]
-    return sorted(path.parent.glob(path.name)) if "*" in path.name else []
+    try:
+        path = data_folder() / name
+        if path.exists():
+            return [path]
+        return sorted(path.parent.glob(path.name)) if "*" in path.name else []
+    # A name that no file can have: too long, or with a zero byte.
+    except (OSError, ValueError):
+        return []
 
 
 def _missing(where: str, name: str) -> Problem:
@@ -59,11 +69,7 @@ def _missing(where: str, name: str) -> Problem:
     source = (
         f"{VARIABLE}={os.environ[VARIABLE]}" if os.environ.get(VARIABLE) else f"{VARIABLE} not set"
     )
-    near = (
-        did_you_mean(path.name, (p.name for p in path.parent.iterdir()))
-        if path.parent.is_dir()
-        else ""
-    )
+    near = did_you_mean(path.name, _beside(path))
     fix = (
         f"Set {VARIABLE} to the folder that holds it, or give an absolute path." if relative else ""
     )
@@ -71,6 +77,13 @@ def _missing(where: str, name: str) -> Problem:
     return Problem(
         where, name, f"a file that exists; {looked}", " ".join(filter(None, (near, fix)))
     )
+
+
+def _beside(path: Path) -> list[str]:
+    try:
+        return [file.name for file in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def stated_licence(files: Mapping[str, list[Path]]) -> str:

@@ -1,18 +1,29 @@
-"""The labels of every split, checked, as whole numbers that name classes."""
+"""Read the labels of every split as whole numbers that index the classes: names decide."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import datasets
     from numpy.typing import NDArray
+
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+PLACEHOLDER = re.compile(r"(?:LABEL_)?(0|[1-9][0-9]{0,17})")
+"""The names that mean "none was given": a class's number, and what transformers writes for it."""
+FALSE, TRUE = ("false", "no", "f", "n", "0"), ("true", "yes", "t", "y", "1")
+SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -24,115 +35,333 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A split's labels: for each row which of `values` it has.
+
+    Attributes:
+        where: The place in the recipe, for messages.
+        codes: For each row its place in `values`, int64 `[rows]`.
+        values: The different labels, as texts.
+        named: Whether these are names, and not bare numbers.
+        order: The names that the source declares, in its order; None if it declares none.
+        boolean: Whether the labels are truth values.
+    """
+
+    where: str
+    codes: NDArray[np.int64]
+    values: tuple[str, ...]
+    named: bool
+    order: tuple[str, ...] | None = None
+    boolean: bool = False
+
+    def first(self, value: str) -> tuple[int, int]:
+        """Return the first row with a value, and how many rows have it."""
+        rows = np.flatnonzero(self.codes == self.values.index(value))
+        return int(rows[0]), len(rows)
+
+    def numbers(self) -> dict[str, int] | None:
+        """Return what number each value stands for; None if some are names."""
+        if self.boolean or (self.named and self.order is None):
+            found = [NUMBER.fullmatch(value) for value in self.values]
+        else:
+            found = [PLACEHOLDER.fullmatch(value) for value in self.order or ()]
+            if not self.named:
+                return {value: int(value) for value in self.values}
+        if not all(found):
+            return None
+        return {value: int(value.removeprefix("LABEL_")) for value in self.order or self.values}
+
+
 def read_labels(
     splits: dict[str, datasets.Dataset], column: str, classes: tuple[str, ...] | None
 ) -> Labels:
-    """Read the labels of all splits and hold them against the classes.
+    """Read the labels of all splits, and map each to a class.
 
-    Labels are whole numbers from 0, or the classes' names if `classes` lists them. Without
-    `classes` the names are those that the source knows, or the numbers.
+    Where the source names its classes (folders, a `ClassLabel` feature, texts), labels are mapped
+    by name, split by split: `classes` may list the names in any order, and splits may differ in
+    theirs. Names that differ in case, spaces or underscores alone are the same. Bare numbers are
+    places in `classes`, unless its names are these numbers. Without `classes` the classes are those
+    that the training split declares, or the numbers.
 
     Raises:
-        InputError: Labels are missing, not whole numbers, out of range or with gaps; or a split
-            has a class that training has not. Every problem of every split is named.
+        InputError: Labels are missing, lists, out of range or with gaps; a name is none of the
+            classes; or a split has a class that training has not. Every problem of every split is
+            named.
     """
-    names = classes or _names_in_source(splits["train"], column)
     problems: list[Problem] = []
-    rows: dict[str, NDArray[np.int64]] = {}
+    columns: dict[str, _Column] = {}
     for split, dataset in splits.items():
-        where = f"data.columns.label ({column!r} in {split})"
-        values = _numbers(dataset, column, classes, where, problems)
-        if values is not None:
-            problems += _out_of_range(values, len(names) if names else None, where)
-            rows[split] = values
+        with gathering(problems):
+            columns[split] = _read(dataset, column, f"data.columns.label ({column!r} in {split})")
+    if problems:
+        raise InputError(*problems)
+    names = classes or _declared(columns)
+    rows: dict[str, NDArray[np.int64]] = {}
+    notes: list[str] = []
+    positional: list[str] = []
+    for split, labels in columns.items():
+        with gathering(problems):
+            table = _table(labels, names, stated=classes is not None)
+            if table is None:
+                positional.append(split)
+                table = _places(labels, len(names) if names else None)
+            rows[split] = table[labels.codes]
+            notes += _renamed(split, labels, table, names)
+    problems += _mixed(columns, positional, names)
     if not problems:
-        problems += _unseen(rows, named=names is not None)
+        problems += _unseen(rows, names)
     if problems:
         raise InputError(*problems)
     names = names or tuple(str(number) for number in range(int(rows["train"].max()) + 1))
     absent = sorted(set(range(len(names))) - set(rows["train"].tolist()))
-    missing = ", ".join(names[number] for number in absent)
-    return Labels(rows, names, (f"no row of the class {missing} in train",) if absent else ())
+    if absent:
+        notes.append(
+            f"no row of the class {_listed([names[number] for number in absent])} in train"
+        )
+    return Labels(rows, names, tuple(notes))
 
 
-def _names_in_source(dataset: datasets.Dataset, column: str) -> tuple[str, ...] | None:
-    names = getattr(dataset.features[column], "names", None)
-    return tuple(names) if names else None
+def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
+    """Read a split's labels, whatever type they are stored in."""
+    import pyarrow  # type: ignore[import-untyped]
+
+    cells, feature = _flat(dataset, column, where)
+    kind, types = cells.type, pyarrow.types
+    if types.is_floating(kind):
+        cells = _whole(cells, where)
+    if cells.null_count:
+        missing = np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False))
+        given = f"no label in {len(missing)} of {len(cells)} rows, the first is row {missing[0]}"
+        raise InputError(Problem(where, given, "a label in every row"))
+    if types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    if types.is_boolean(cells.type):
+        codes = cells.cast("int64").to_numpy(zero_copy_only=False)
+        return _Column(where, codes, ("False", "True"), named=False, boolean=True)
+    order = tuple(getattr(feature, "names", None) or ()) or None
+    if types.is_integer(cells.type):
+        values, codes = np.unique(cells.to_numpy(zero_copy_only=False), return_inverse=True)
+        if order is None:
+            return _Column(where, codes, tuple(map(str, values.tolist())), named=False)
+        _in_range(values, codes, len(order), where)
+        used = tuple(order[value] for value in values.tolist())
+        return _Column(where, codes, used, named=True, order=order)
+    if types.is_string(cells.type) or types.is_large_string(cells.type):
+        coded = cells.dictionary_encode()
+        codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return _Column(where, codes, tuple(coded.dictionary.to_pylist()), named=True)
+    given = f"{kind} ({cells[0].as_py()!r} in row 0)"
+    raise InputError(Problem(where, given, "whole numbers from 0, or the classes' names"))
 
 
-def _numbers(
-    dataset: datasets.Dataset,
-    column: str,
-    classes: tuple[str, ...] | None,
-    where: str,
-    problems: list[Problem],
-) -> NDArray[np.int64] | None:
-    values = dataset.select_columns([column]).with_format("arrow")[:].column(column)
-    raw = values.to_pandas().to_numpy()
-    missing = np.flatnonzero(raw != raw) if raw.dtype.kind == "f" else _none(raw)
-    if len(missing):
-        given = f"no label in {len(missing)} of {len(raw)} rows, the first is row {missing[0]}"
-        problems.append(Problem(where, given, "a label in every row"))
-    elif raw.dtype.kind in "iub":
-        return raw.astype(np.int64)
-    elif raw.dtype.kind in "OUT" and all(isinstance(value, str) for value in raw):
-        return _by_name(raw, classes, where, problems)
-    else:
-        given = f"{raw.dtype} ({raw[0]} in row 0)" if len(raw) else str(raw.dtype)
-        problems.append(Problem(where, given, "whole numbers from 0, one a class"))
+def _flat(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any, Any]:
+    """Return the column as one array, lists of one label without the list, and its feature."""
+    import pyarrow
+
+    cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+    cells, feature = cells.combine_chunks(), dataset.features[column]
+    if isinstance(cells, pyarrow.ChunkedArray):
+        cells = pyarrow.concat_arrays(cells.chunks) if cells.num_chunks else pyarrow.array([])
+    if isinstance(cells, pyarrow.ExtensionArray):
+        cells = cells.storage
+    types = pyarrow.types
+    while (
+        types.is_list(cells.type)
+        or types.is_large_list(cells.type)
+        or types.is_fixed_size_list(cells.type)
+    ):
+        lengths = np.array([-1 if cell is None else len(cell) for cell in cells.to_pylist()])
+        wrong = np.flatnonzero(lengths != 1)
+        if len(wrong):
+            given = f"a list of {max(lengths[wrong[0]], 0)} labels in row {wrong[0]}"
+            given += f" ({len(wrong)} such rows)"
+            fix = "Data with several labels a row (multi-label) is not supported."
+            raise InputError(Problem(where, given, "one label in every row", fix))
+        cells = cells.flatten()
+        feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return cells, feature
+
+
+def _whole(cells: Any, where: str) -> Any:
+    """Convert floats that are whole to integers; NaN becomes missing."""
+    import pyarrow
+
+    values = cells.to_numpy(zero_copy_only=False)
+    missing = np.isnan(values)
+    whole = (values == np.trunc(values)) & (np.abs(values) < 2**53)
+    wrong = np.flatnonzero(~missing & ~whole)
+    if len(wrong):
+        given = f"{values.dtype} ({values[wrong[0]]} in row {wrong[0]})"
+        raise InputError(Problem(where, given, "whole numbers from 0, one a class"))
+    return pyarrow.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
+
+
+def _declared(columns: dict[str, _Column]) -> tuple[str, ...] | None:
+    """Return the classes that the training split itself declares; None for numbers."""
+    train = columns["train"]
+    if train.order:
+        return train.order
+    if train.boolean:
+        return train.values
+    texts = [one for one in columns.values() if one.named and one.numbers() is None]
+    if texts:
+        found = sorted({value for one in columns.values() for value in one.values})
+        value = texts[0].values[0]
+        fix = f"List the names in data.classes; those found: {_listed(found)}"
+        given = f"names ({value!r} in row {texts[0].first(value)[0]})"
+        raise InputError(Problem(texts[0].where, given, "whole numbers from 0", fix))
     return None
 
 
-def _none(raw: NDArray[Any]) -> NDArray[np.int64]:
-    if raw.dtype.kind != "O":
-        return np.empty(0, dtype=np.int64)
-    return np.flatnonzero([value is None or value != value for value in raw])
-
-
-def _by_name(
-    raw: NDArray[Any], classes: tuple[str, ...] | None, where: str, problems: list[Problem]
+def _table(
+    labels: _Column, names: tuple[str, ...] | None, *, stated: bool
 ) -> NDArray[np.int64] | None:
-    if classes is None:
-        found = sorted(set(raw))
-        shown = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
-        fix = f"List the names in data.classes; those found: {shown}"
-        problems.append(Problem(where, f"names ({raw[0]!r} in row 0)", "whole numbers from 0", fix))
+    """Map each value to a class by its name; None where numbers are places instead."""
+    if names is None:
         return None
-    numbers = {name: number for number, name in enumerate(classes)}
-    unknown = [row for row, name in enumerate(raw) if name not in numbers]
-    if unknown:
-        given = f"{raw[unknown[0]]!r} in row {unknown[0]} ({len(unknown)} such rows)"
-        fix = did_you_mean(raw[unknown[0]], classes)
-        problems.append(
-            Problem(where, given, f"the names in data.classes: {', '.join(classes)}", fix)
+    words = {word: code for code, forms in enumerate((FALSE, TRUE)) for word in forms}
+    meant = [words.get(name.casefold()) for name in names]
+    if labels.boolean and any(code is not None for code in meant):
+        if sorted(code for code in meant if code is not None) != [0, 1] or len(names) != 2:
+            given, fix = "truth values", "Write the labels as names or numbers in the data."
+            raise InputError(Problem(labels.where, given, f"the classes: {_listed(names)}", fix))
+        return np.array([meant.index(0), meant.index(1)], dtype=np.int64)
+    numbers = labels.numbers() if labels.named else dict.fromkeys(labels.values, 0)
+    if numbers is None or set(labels.values) <= set(names):
+        return _by_name(labels, names)
+    if not stated or all(NUMBER.fullmatch(name) for name in names):
+        return _by_name(labels, names)
+    if labels.order and sorted(numbers.values()) != list(range(len(numbers))):
+        return _by_name(labels, names)
+    return None
+
+
+def _by_name(labels: _Column, names: tuple[str, ...]) -> NDArray[np.int64]:
+    exact = {name: place for place, name in enumerate(names)}
+    rough = _rough(names)
+    # Two of the source's names that differ in case alone can only be told apart exactly.
+    alike = Counter(_plain(value) for value in labels.order or labels.values)
+    table, wrong = np.zeros(len(labels.values), dtype=np.int64), []
+    for code, value in enumerate(labels.values):
+        place = exact.get(value)
+        if place is None and alike[_plain(value)] == 1:
+            place = rough.get(_plain(value))
+        if place is None:
+            wrong.append(value)
+        else:
+            table[code] = place
+    if wrong:
+        allowed = f"the classes: {_listed(names)}"
+        raise InputError(
+            *(
+                Problem(labels.where, _found(labels, value), allowed, did_you_mean(value, names))
+                for value in wrong[:SHOWN]
+            )
         )
-        return None
-    return np.array([numbers[name] for name in raw], dtype=np.int64)
+    return table
 
 
-def _out_of_range(values: NDArray[np.int64], count: int | None, where: str) -> list[Problem]:
+def _rough(names: Sequence[str]) -> dict[str, int]:
+    count = Counter(map(_plain, names))
+    return {_plain(name): n for n, name in enumerate(names) if count[_plain(name)] == 1}
+
+
+def _plain(name: str) -> str:
+    """Return a name without what two spellings of it may differ in: case, spaces, underscores."""
+    text = unicodedata.normalize("NFC", name).casefold()
+    return " ".join(re.sub(r"(?<=\w)-(?=\w)|_", " ", text).split())
+
+
+def _places(labels: _Column, count: int | None) -> NDArray[np.int64]:
+    """Take numbers as the classes' places; refuse those out of range."""
+    numbers = labels.numbers()
+    if numbers is None:
+        numbers = {value: code for code, value in enumerate(labels.values)}
     top = np.iinfo(np.int64).max if count is None else count
-    wrong = np.flatnonzero((values < 0) | (values >= top))
-    if not len(wrong):
+    wrong = [value for value in labels.values if not 0 <= numbers[value] < top]
+    if wrong:
+        allowed = f"0 to {count - 1}, one a class" if count else "whole numbers from 0"
+        raise InputError(
+            Problem(labels.where, _found(labels, wrong[0]), allowed, _unlabelled(wrong))
+        )
+    return np.array([numbers[value] for value in labels.values], dtype=np.int64)
+
+
+def _in_range(values: NDArray[np.int64], codes: NDArray[np.int64], count: int, where: str) -> None:
+    wrong = np.flatnonzero((values < 0) | (values >= count))
+    if len(wrong):
+        rows = np.flatnonzero(codes == wrong[0])
+        value = values[wrong[0]]
+        given = f"{value} in row {rows[0]} ({len(rows)} such rows)"
+        fix = _unlabelled([str(value)])
+        raise InputError(Problem(where, given, f"0 to {count - 1}, one a class", fix))
+
+
+def _unlabelled(wrong: Sequence[str]) -> str:
+    return "-1 marks rows without a label: choose a split with labels." if "-1" in wrong else ""
+
+
+def _found(labels: _Column, value: str) -> str:
+    row, count = labels.first(value)
+    shown = value if NUMBER.fullmatch(value) else repr(value)
+    return f"{shown} in row {row} ({count} such rows)"
+
+
+def _renamed(
+    split: str, labels: _Column, table: NDArray[np.int64], names: tuple[str, ...] | None
+) -> list[str]:
+    """Note where names decided: an order or a spelling that is not the classes'."""
+    if names is None or not labels.named:
         return []
-    given = f"{values[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows)"
-    allowed = f"0 to {count - 1}, one a class" if count else "whole numbers from 0"
-    return [Problem(where, given, allowed)]
+    notes = []
+    if labels.order:
+        known = {
+            **_rough(names),
+            **{_plain(v): int(p) for v, p in zip(labels.values, table, strict=True)},
+        }
+        places = [known[_plain(name)] for name in labels.order if _plain(name) in known]
+        if places != sorted(places):
+            shown = _listed(labels.order)
+            notes.append(f"{split}: labels mapped by name; the source's order is {shown}")
+    renamed = {v: names[p] for v, p in zip(labels.values, table, strict=True) if names[p] != v}
+    if renamed:
+        shown = _listed([f"{value} is {name}" for value, name in renamed.items()])
+        notes.append(f"{split}: classes named differently in the source: {shown}")
+    return notes
 
 
-def _unseen(rows: dict[str, NDArray[np.int64]], *, named: bool) -> list[Problem]:
+def _mixed(
+    columns: dict[str, _Column], positional: list[str], names: tuple[str, ...] | None
+) -> list[Problem]:
+    """Refuse bare numbers in one split and names in another, where no order ties them."""
+    bare = [split for split in positional if not columns[split].boolean]
+    by_name = [split for split in columns if split not in positional]
+    if not bare or not by_name or any(columns[split].order == names for split in by_name):
+        return []
+    fix = "Use the names, or the numbers, in every split."
+    given = f"numbers in {', '.join(bare)}, names in {', '.join(by_name)}"
+    return [Problem("data (labels)", given, "labels of one kind in all splits", fix)]
+
+
+def _unseen(rows: dict[str, NDArray[np.int64]], names: tuple[str, ...] | None) -> list[Problem]:
     seen = set(rows["train"].tolist())
     problems = []
     # A label may be anything up to 2**63: the gaps are counted out only as far as they are shown.
     gaps = list(islice((number for number in range(max(seen)) if number not in seen), 10))
-    if gaps and not named:
+    if gaps and names is None:
         given = f"labels up to {max(seen)} without {', '.join(map(str, gaps))}"
         fix = "Renumber them, or list every class in data.classes."
         problems.append(Problem("data (labels of train)", given, "0 to n - 1 without gaps", fix))
     for split, values in rows.items():
         new = sorted(set(values.tolist()) - seen)
         if new:
-            given = f"classes {', '.join(map(str, new[:10]))}, which train has not"
+            shown = _listed([names[number] if names else str(number) for number in new])
+            given = f"classes {shown}, which train has not"
             allowed = f"the {len(seen)} classes that train has"
             problems.append(Problem(f"data (labels of {split})", given, allowed))
     return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -90,7 +90,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         train=len(splits["train"]),
         validation=len(splits["validation"]),
         test=len(splits["test"]),
-        notes=labels.notes + notes,
+        notes=loaded.notes + labels.notes + notes,
     )
     preprocess = replace(preprocess, classes=labels.classes)
     return Data(**splits, classes=labels.classes, preprocess=preprocess, facts=facts)

@@ -21,12 +21,14 @@ class Loaded:
         files: The files they were read from, by split; empty if there are none to hash.
         divide_by: What pixel values are divided by to lie in [0, 1]; by the pixels' type if None.
         licence: The licence that the source itself knows of.
+        notes: What the source left out or changed, for the report.
     """
 
     splits: dict[str, datasets.Dataset]
     files: dict[str, list[Path]] = field(default_factory=dict)
     divide_by: float | None = None
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager

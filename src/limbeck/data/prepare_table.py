@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from limbeck.data.columns import Named, read_names, read_numbers
 from limbeck.data.features import measure_numbers, measure_values
 from limbeck.data.preprocess import TablePreprocess
@@ -13,13 +15,16 @@ from limbeck.data.split import Split
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from limbeck.data.loaded import Loaded
     from limbeck.data.prepare import Division
     from limbeck.data.spec import TableSpec
 
+EXACT = 2**53
+"""Larger whole numbers are rounded by double precision."""
 MOST_VALUES = 1000
 """A column with more values is a name or a number of each row, or a text."""
 
@@ -65,8 +70,37 @@ def tables(
             division.labels_of(name),
             groups=division.groups_of(name),
         )
-    note = f"left out, since all training rows are alike in it: {', '.join(constant)}"
-    return splits, preprocess, (note,) if constant else ()
+    notes = [*_inexact(cells), *_unknown(preprocess, cells)]
+    if constant:
+        notes.append(f"left out, since all training rows are alike in it: {', '.join(constant)}")
+    return splits, preprocess, tuple(notes)
+
+
+def _inexact(cells: dict[str, _Cells]) -> Iterator[str]:
+    """Note columns of numbers whose last digits are lost."""
+    columns = {
+        name
+        for split in cells.values()
+        for name, numbers in split.numbers.items()
+        if (np.abs(numbers) > EXACT).any()
+    }
+    if columns:
+        yield (
+            f"numbers beyond 2^53, whose last digits are lost: {', '.join(sorted(columns))}. "
+            "Identifiers are no numbers: leave them out, or move them to table.categorical"
+        )
+
+
+def _unknown(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> Iterator[str]:
+    """Note how many rows have a value that no training row has."""
+    for split in ("validation", "test"):
+        counts = {
+            one.name: int((one.places(cells[split].names[one.name]) == len(one.values)).sum())
+            for one in preprocess.categorical
+        }
+        shown = [f"{name} in {count} rows" for name, count in counts.items() if count]
+        if shown:
+            yield f"{split}: values that training has not: {', '.join(shown)}"
 
 
 def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:

@@ -9,7 +9,8 @@ tokenizer.json beside it and the `tokenizers` library:
 - in each, `classes` are the names of the outputs, in their order;
 - rows of a table: for each numeric column `(number - mean) / std`, 0 if it is missing, and with
   `flag` whether it is; then for each categorical column a 1 in the place of its value among
-  `values`, or in the place after them. Numbers are computed in float64, features are float32.
+  `values`, or in the place after them. `kind` is the type of the values in training; a whole number
+  has no decimal point. Numbers are computed in float64, features are float32.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from limbeck import atomic, fingerprint
-from limbeck.data.columns import Named, name_of, number
+from limbeck.data.columns import Named, kind_of, name_of, number
 from limbeck.data.features import Categorical, Numeric
 from limbeck.data.spec import LARGEST_SIDE, LONGEST_TEXT
 from limbeck.errors import InputError, Problem
@@ -237,12 +238,16 @@ class TablePreprocess:
 
     def places(self, columns: Mapping[str, Named], *, rows: int) -> Tensor:
         """Say which of all features are 1, for the columns of values: int64 `[rows, columns]`."""
+        return self._shifted([one.places(columns[one.name]) for one in self.categorical], rows)
+
+    def _shifted(self, places: list[NDArray[np.int64]], rows: int) -> Tensor:
+        """Count places from the first feature of all, not from their column's own."""
         start = sum(one.width for one in self.numeric)
-        places = np.empty((rows, len(self.categorical)), dtype=np.int64)
+        shifted = np.empty((rows, len(places)), dtype=np.int64)
         for column, one in enumerate(self.categorical):
-            places[:, column] = start + one.places(columns[one.name])
+            shifted[:, column] = start + places[column]
             start += one.width
-        return torch.from_numpy(places)
+        return torch.from_numpy(shifted)
 
     def features(self, numbers: Tensor, places: Tensor) -> Tensor:
         """Put together what `numbers` and `places` gave: float32 `[n, width]`."""
@@ -253,21 +258,28 @@ class TablePreprocess:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Prepare rows as a model takes them: `{"features": [n, width]}`; None is missing.
 
+        Cells may be texts, as a CSV reader has them, or typed: both give the features that training
+        had.
+
+        Raises:
+            ValueError: A cell of a column of numbers is no number.
+
         Example:
             >>> age, sex = Numeric("age", 40.0, 10.0, False), Categorical("sex", ("f", "m"))
             >>> prepare = TablePreprocess((age,), (sex,))
             >>> prepare([{"age": 50, "sex": "m"}])["features"].tolist()
             [[1.0, 0.0, 1.0, 0.0]]
         """
+        count = len(rows)
         numbers = {
             one.name: np.array([number(row[one.name]) for row in rows]) for one in self.numeric
         }
-        names = {
-            one.name: Named(tuple(name_of(row[one.name]) for row in rows), np.arange(len(rows)))
-            for one in self.categorical
-        }
-        count = len(rows)
-        parts = self.numbers(numbers, rows=count), self.places(names, rows=count)
+        cells = [[row[one.name] for row in rows] for one in self.categorical]
+        places = [
+            np.array([one.place(name_of(value), kind_of(value)) for value in values], np.int64)
+            for one, values in zip(self.categorical, cells, strict=True)
+        ]
+        parts = self.numbers(numbers, rows=count), self._shifted(places, count)
         return {"features": self.features(*parts)}
 
     @property

@@ -104,11 +104,16 @@ with open("row.json") as file:
 features = []
 for column in prepare["numeric"]:
     value = row[column["name"]]
-    features.append(0.0 if value is None else (value - column["mean"]) / column["std"])
+    features.append(0.0 if value is None else (float(value) - column["mean"]) / column["std"])
     if column["flag"]:
         features.append(float(value is None))
 for column in prepare["categorical"]:
-    value = "" if row[column["name"]] is None else str(row[column["name"]])
+    value = row[column["name"]]
+    if column["kind"] == "text" and not isinstance(value, str | None):
+        raise TypeError(f'{column["name"]}: a text, such as {column["values"][-1]!r}')
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # names of whole numbers have no decimal point
+    value = "" if value is None else str(value)
     features += [float(value == known) for known in column["values"]]
     features.append(float(value not in column["values"]))
 features = np.array([features], dtype=np.float32)

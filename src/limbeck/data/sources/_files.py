@@ -2,71 +2,129 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.data.files import resolve
-from limbeck.data.loaded import Loaded, quiet
-from limbeck.errors import InputError, Problem
+from limbeck.data.loaded import Loaded
+from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
     import datasets
 
     from limbeck.data.spec import DataSpec
 
-IN_MEMORY = 2 * 2**30
 
+def read_tables(
+    spec: DataSpec, read: Callable[[Path], Any], *, kind: str, suffixes: tuple[str, ...]
+) -> Loaded:
+    """Read a spec's files as tables: each split with its own column types and class names.
 
-def read(builder: str, spec: DataSpec) -> Loaded:
-    """Read a spec's files with one of the builders of `datasets`.
+    Nothing is written beside the data.
 
-    Small files are read into memory by way of a temporary folder, large ones by way of the cache of
-    `datasets` in the user's home; nothing is ever written beside the data.
+    Args:
+        spec: The `data` part of a recipe.
+        read: Reads one file to a `pyarrow.Table` or a `datasets.Dataset`.
+        kind: What the files are called in messages.
+        suffixes: Which files of a folder are read.
 
     Raises:
-        InputError: A file is missing, cannot be read, or has no rows.
+        InputError: A file is missing, cannot be read, has no rows, or differs from the other files
+            of its split in its columns. Every problem is named.
     """
-    files = resolve(spec.files)
-    size = sum(_size(path) for paths in files.values() for path in paths)
-    if size > IN_MEMORY:
-        return Loaded(_load(builder, files, cache=None), files)
-    with tempfile.TemporaryDirectory(prefix="limbeck-data-") as cache:
-        return Loaded(_load(builder, files, cache=cache), files)
+    files = {
+        split: [file for path in paths for file in _in_folder(path, split, suffixes)]
+        for split, paths in resolve(spec.files).items()
+    }
+    return Loaded(read_files(files, read, kind=kind), files)
 
 
-def _size(path: Path) -> int:
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _load(
-    builder: str, files: dict[str, list[Path]], *, cache: str | None
+def read_files(
+    files: dict[str, list[Path]], read: Callable[[Path], Any], *, kind: str
 ) -> dict[str, datasets.Dataset]:
+    """Read the files of each split, as `read_tables` does.
+
+    Raises:
+        InputError: As there.
+    """
+    problems: list[Problem] = []
+    splits: dict[str, datasets.Dataset] = {}
+    for split, paths in files.items():
+        with gathering(problems):
+            splits[split] = _split(paths, read, kind=kind, where=f"data.files.{split}")
+    problems += [
+        Problem(f"data ({split})", "no rows", "at least one row")
+        for split, rows in splits.items()
+        if not len(rows)
+    ]
+    if problems:
+        raise InputError(*problems)
+    return splits
+
+
+def _in_folder(path: Path, split: str, suffixes: tuple[str, ...]) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = (file for file in path.rglob("*") if file.is_file())
+    found = sorted(file for file in inside if file.name.lower().endswith(suffixes))
+    if not found:
+        allowed = f"a folder with files that end in {', '.join(suffixes)}"
+        raise InputError(Problem(f"data.files.{split}", str(path), allowed))
+    return found
+
+
+def _split(
+    paths: list[Path], read: Callable[[Path], Any], *, kind: str, where: str
+) -> datasets.Dataset:
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]
+
+    parts = [_part(path, read, kind=kind, where=where) for path in paths]
+    _check_alike(paths, parts, where)
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return datasets.concatenate_datasets(parts)
+    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        raise _unreadable(paths[0], error, kind, where) from error
+
+
+def _part(path: Path, read: Callable[[Path], Any], *, kind: str, where: str) -> datasets.Dataset:
+    """Read one file; whatever a reader of formats raises on a bad one names the file."""
     import datasets
 
-    patterns = {split: [_pattern(path) for path in paths] for split, paths in files.items()}
     try:
-        with quiet():
-            build = datasets.load_dataset_builder(builder, data_files=patterns, cache_dir=cache)
-            build.download_and_prepare()
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        # The cause underneath names what is broken; `datasets` itself only says that it failed.
-        cause = error.__cause__ or error
-        shown = os.path.commonpath([path for paths in patterns.values() for path in paths])
-        fix = f"It could not be read: {type(cause).__name__}: {cause}"
-        raise InputError(
-            Problem("data.files", shown, f"files that {builder} can read", fix)
-        ) from error
-    empty = [split for split, info in build.info.splits.items() if info.num_examples == 0]
-    if empty:
-        problems = (Problem(f"data ({split})", "no rows", "at least one row") for split in empty)
+        found = read(path)
+        if isinstance(found, datasets.Dataset):
+            return found
+        return datasets.Dataset(datasets.table.InMemoryTable(found))
+    except InputError:
+        raise
+    # pyarrow and the decoders beneath it fail in many ways on files that are not what they seem.
+    except Exception as error:
+        raise _unreadable(path, error, kind, where) from error
+
+
+def _unreadable(path: Path, error: Exception, kind: str, where: str) -> InputError:
+    fix = f"It could not be read: {type(error).__name__}: {str(error)[:500]}"
+    return InputError(Problem(where, str(path), f"files that {kind} can read", fix))
+
+
+def _check_alike(paths: list[Path], parts: list[datasets.Dataset], where: str) -> None:
+    """Refuse files of one split whose columns differ: none may be read as another's."""
+    first = parts[0].features
+    problems = []
+    for path, part in zip(paths[1:], parts[1:], strict=True):
+        names = sorted({*first, *part.features})
+        differ = [name for name in names if first.get(name) != part.features.get(name)]
+        if differ:
+            shown = "; ".join(
+                f"{name}: {part.features.get(name)} in {path.name}, "
+                f"{first.get(name)} in {paths[0].name}"
+                for name in differ[:5]
+            )
+            fix = "Write these columns with the same names, types and order of classes."
+            problems.append(Problem(where, shown, "files with the same columns", fix))
+    if problems:
         raise InputError(*problems)
-    with quiet():
-        return dict(build.as_dataset(in_memory=cache is not None))
-
-
-def _pattern(path: Path) -> str:
-    return str(path.absolute() / "**") if path.is_dir() else str(path.absolute())

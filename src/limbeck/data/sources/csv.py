@@ -1,20 +1,58 @@
-"""CSV files: texts, or paths of pictures relative to the file's folder, with labels."""
+"""CSV files: texts, tables, or paths of pictures relative to the file's folder, with labels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from limbeck.data.sources._files import read
+from limbeck.data.sources._files import read_tables
+from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from limbeck.data.loaded import Loaded
     from limbeck.data.spec import DataSpec
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+BLOCK = 64 * 2**20
+"""A row may be this long."""
 
 
 def load(spec: DataSpec) -> Loaded:
     """Read the CSV files of each split; the first line names the columns.
 
+    Every cell is read as the text that it is: `01234`, `true` and `NA` stay so, and an empty cell
+    is missing. What a column is follows from its place in the recipe: those in `table.numeric` are
+    numbers. Files that end in `.tsv` are separated by tabs.
+
     Raises:
         InputError: A file is missing or is not CSV.
     """
-    return read("csv", spec)
+    return read_tables(spec, read, kind="csv", suffixes=SUFFIXES)
+
+
+def read(path: Path) -> Any:
+    """Read a CSV file to a table of texts.
+
+    Raises:
+        InputError: Two columns have one name.
+    """
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import csv
+
+    tabs = ".tsv" in path.suffixes
+    parse = csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True)
+    block = csv.ReadOptions(block_size=BLOCK)
+    with csv.open_csv(path, read_options=block, parse_options=parse) as reader:
+        names = reader.schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        allowed = "columns of different names in the first line"
+        raise InputError(Problem(str(path), f"{', '.join(twice)} more than once", allowed))
+    convert = csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pyarrow.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
+    return csv.read_csv(path, read_options=block, parse_options=parse, convert_options=convert)

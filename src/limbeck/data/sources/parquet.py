@@ -1,20 +1,112 @@
-"""Parquet files: pictures as encoded bytes or nested lists, or texts, with labels."""
+"""Parquet files: pictures as encoded bytes or nested lists, texts, or tables, with labels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from limbeck.data.sources._files import read
+from limbeck.data.loaded import quiet
+from limbeck.data.sources._files import read_tables
+from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from limbeck.data.loaded import Loaded
     from limbeck.data.spec import DataSpec
+
+SUFFIXES = (".parquet",)
+PLACE = "data.files"
+MIB = 2**20
+IN_MEMORY = 2048 * MIB
+"""Larger files are read by way of the cache of `datasets` in the user's home."""
+ALWAYS, EXPANSION = 512 * MIB, 200
+"""A file may take so much memory, or so many times its size."""
+AT_ONCE, MOST_ROWS = 128 * MIB, 4096
+MOST_CLASSES = 1_000_000
 
 
 def load(spec: DataSpec) -> Loaded:
     """Read the Parquet files of each split.
 
     Raises:
-        InputError: A file is missing or is not Parquet.
+        InputError: A file is missing, is not Parquet, or expands beyond all measure.
     """
-    return read("parquet", spec)
+    return read_tables(spec, read, kind="parquet", suffixes=SUFFIXES)
+
+
+def read(path: Path) -> Any:
+    """Read a Parquet file: to a table in memory, in pieces of bounded size, unless it is large.
+
+    Raises:
+        InputError: It takes over 512 MiB of memory, and over 200 times the file's size; or its
+            metadata declares columns that cannot be.
+    """
+    import datasets
+    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    size = path.stat().st_size
+    with parquet.ParquetFile(path) as file:
+        # What is declared in a file's metadata can be as hostile as its content.
+        _check_metadata(path, file.schema_arrow)
+        if size > IN_MEMORY:
+            with quiet():
+                return datasets.Dataset.from_parquet(str(path))
+        allowed, taken, batches = max(ALWAYS, EXPANSION * size), 0, []
+        for batch in file.iter_batches(batch_size=_rows(file.metadata)):
+            batches.append(batch)
+            taken += batch.nbytes
+            if taken > allowed:
+                given = f"{path}: {size:,} bytes that expand to over {allowed:,}"
+                fix = "Write the file again without such repetition, if it is to be trusted."
+                raise InputError(Problem(PLACE, given, f"{EXPANSION} times its size", fix))
+        return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+
+
+def _rows(metadata: Any) -> int:
+    """Return how many rows to read at once: one cell may be as large as its column's chunk."""
+    largest = max(
+        (
+            metadata.row_group(group).column(column).total_uncompressed_size
+            for group in range(metadata.num_row_groups)
+            for column in range(metadata.num_columns)
+        ),
+        default=1,
+    )
+    return max(1, min(MOST_ROWS, AT_ONCE // max(largest, 1)))
+
+
+def _check_metadata(path: Path, schema: Any) -> None:
+    """Refuse types of columns, declared in a file, that would read files or fill the memory.
+
+    Raises:
+        InputError: Class names are to be read from a file, or there are more than a million.
+    """
+    stated = (schema.metadata or {}).get(b"huggingface")
+    if stated is None:
+        return
+    try:
+        entries = list(_objects(json.loads(stated)))
+    except (ValueError, RecursionError) as error:
+        given = f"{path} (its metadata is no JSON)"
+        raise InputError(Problem(PLACE, given, "metadata as datasets writes it")) from error
+    for entry in entries:
+        count = entry.get("num_classes")
+        if entry.get("names_file") is not None:
+            raise InputError(
+                Problem(PLACE, f"{path} (names_file)", "class names in the file itself")
+            )
+        if count is not None and not (isinstance(count, int) and 0 < count <= MOST_CLASSES):
+            allowed = f"1 to {MOST_CLASSES:,} classes"
+            raise InputError(Problem(PLACE, f"{path} (num_classes {count})", allowed))
+
+
+def _objects(content: Any) -> Iterable[dict[str, Any]]:
+    if isinstance(content, dict):
+        yield content
+    inside = content.values() if isinstance(content, dict) else content
+    if isinstance(content, dict | list):
+        for value in inside:
+            yield from _objects(value)
