@@ -168,7 +168,7 @@ class TextPreprocess:
 
     def model_inputs(self) -> dict[str, int]:
         """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
-        return {"vocab_size": self.vocab_size}
+        return {"vocab_size": self.vocab_size, "pad_token": self.pad}
 
     @cached_property
     def _encoder(self) -> Any:

@@ -24,6 +24,7 @@ def build(
     table_features: int | None = None,
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
+    pad_token: int | None = None,
 ) -> nn.Module:
     """Build a model and load its weights, if the recipe names any.
 
@@ -39,6 +40,7 @@ def build(
             order if `spec.class_names` states the model's own.
         normalization: How the data's pixels are normalised; the model renormalises them if
             `spec.normalization` states another.
+        pad_token: The number of the token that pads texts, if the data is texts.
 
     Raises:
         InputError: The name or an argument is unknown, or the weights do not fit.
@@ -49,7 +51,7 @@ def build(
         6274
     """
     source: Source = SOURCES.load(spec.source)
-    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization)
+    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
     changes, own = _adaptation(spec, fit)
     model = source.build(spec, own)
     if spec.weights is not None:
@@ -74,6 +76,7 @@ def architecture(
     table_features: int | None = None,
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
+    pad_token: int | None = None,
 ) -> str:
     """Write the text of an architecture.py whose `build()` makes the module without limbeck.
 
@@ -81,7 +84,7 @@ def architecture(
         InputError: The name is unknown.
     """
     source: Source = SOURCES.load(spec.source)
-    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization)
+    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
     changes, own = _adaptation(spec, fit)
     return adapted_architecture(source.architecture(spec, own), changes)
 

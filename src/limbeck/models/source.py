@@ -26,6 +26,7 @@ class Fit:
         table_features: How many features a row has, if the data is a table.
         class_names: The names of the data's classes, in the order of its labels.
         normalization: How the data's pixels are normalised, if the data is pictures.
+        pad_token: The number of the token that pads texts, if the data is texts.
     """
 
     classes: int
@@ -34,6 +35,7 @@ class Fit:
     table_features: int | None = None
     class_names: tuple[str, ...] = ()
     normalization: Normalization | None = None
+    pad_token: int | None = None
 
     def given(self) -> dict[str, int]:
         """Give what is known, as arguments for a builder.

@@ -78,10 +78,25 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
     check_names(spec.arguments, known, where=where)
     fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
-    config = call(kind, {"num_labels": fit.classes, **data, **spec.arguments}, where=where)
+    settings = {"num_labels": fit.classes, **data, **_tokens(kind, fit), **spec.arguments}
+    config = call(kind, settings, where=where)
     # Where a type has several classifiers (DeiT, LeViT), transformers walks this list.
     config.architectures = config.architectures or []
     return config
+
+
+def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
+    """Take the padding token of the tokenizer, and no other token beyond its vocabulary."""
+    if fit.vocab_size is None:
+        return {}
+    default = kind().to_dict()
+    beyond: dict[str, int | None] = {
+        name: None
+        for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+        if isinstance(default.get(name), int) and default[name] >= fit.vocab_size
+    }
+    pad = {} if fit.pad_token is None else {"pad_token_id": fit.pad_token}
+    return {**beyond, **(pad if "pad_token_id" in default else {})}
 
 
 def _config_of(path: str, fit: Fit) -> Any:
@@ -107,6 +122,11 @@ def _config_of(path: str, fit: Fit) -> Any:
         raise InputError(*problems)
     if not has_head:
         config.num_labels = fit.classes
+    # Decoders read the last token before the padding. Where positions begin behind its number,
+    # another padding token means another tokenizer, which is not for the configuration to follow.
+    follows = fit.pad_token is not None and config.model_type not in OFFSET_POSITIONS
+    if follows and getattr(config, "pad_token_id", fit.pad_token) != fit.pad_token:
+        config.pad_token_id = fit.pad_token
     return config
 
 
