@@ -50,6 +50,11 @@ def _trained(texts: Sequence[str], vocab_size: int, workdir: Path) -> Any:
     return tokenizers.Tokenizer.from_file(str(path))
 
 
+def folder_of(name: str) -> Path | None:
+    """Find the local folder that a tokenizer's name stands for; None for a file or the hub."""
+    return next((path for path in (Path(name), data_folder() / name) if path.is_dir()), None)
+
+
 def _find(name: str) -> Any:
     tokenizers = require("tokenizers", extra="text")
     for path in (Path(name), data_folder() / name):

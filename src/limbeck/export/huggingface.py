@@ -1,31 +1,62 @@
-"""A transformers model as the folder that `from_pretrained` reads."""
+"""A transformers model as the folder that `from_pretrained`, `pipeline` and optimum read."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from limbeck.atomic import WriteError
+from limbeck.atomic import WriteError, write_bytes
 from limbeck.errors import InputError, Problem
+from limbeck.export import slim
 from limbeck.export.quiet import quiet
 from limbeck.optional import require
 
+INPUTS = {"image": "pixel_values"}
+"""Inputs whose name in transformers and optimum is another than a task's."""
 
-def to_folder(model: nn.Module, path: Path, *, tokenizer: Any = None) -> None:
+SPECIAL = {
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "bos_token": ("<s>", "<|endoftext|>"),
+    "eos_token": ("</s>", "<|endoftext|>"),
+}
+"""What tokens with a role are called, for tokenizers without a configuration of their own."""
+
+
+def to_folder(
+    model: nn.Module,
+    path: Path,
+    *,
+    classes: Sequence[str] = (),
+    tokenizer: Any = None,
+    image_processor: Mapping[str, Any] | None = None,
+    onnx: Path | None = None,
+    readme: str = "",
+) -> None:
     """Write a transformers model as a Hugging Face folder.
 
-    The folder holds `config.json`, `model.safetensors` and, if there is one, the tokenizer. It is
-    made beside its place first and moved there when it is complete.
+    The folder holds `config.json` with the classes by name and the tokenizer's padding token,
+    `model.safetensors`, and what else is given: the tokenizer, `preprocessor_config.json`,
+    `model.onnx` with the inputs' names of transformers (where optimum looks for it), `README.md`.
+    It is made beside its place first and moved there when it is complete.
 
     Args:
-        model: A transformers model.
+        model: A transformers model; the names of the classes are set in its configuration.
         path: The folder; what stood there is replaced.
+        classes: The classes' names, in the order of the outputs.
         tokenizer: A transformers tokenizer to put beside the model.
+        image_processor: The content of `preprocessor_config.json`.
+        onnx: The exported file to put beside the model.
+        readme: The text of `README.md`.
 
     Raises:
         InputError: transformers is not installed, or the model is not one of its models.
@@ -41,6 +72,7 @@ def to_folder(model: nn.Module, path: Path, *, tokenizer: Any = None) -> None:
                 fix="Export ONNX or safetensors instead.",
             )
         )
+    _configure(model.config, classes, tokenizer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as near:
@@ -49,9 +81,145 @@ def to_folder(model: nn.Module, path: Path, *, tokenizer: Any = None) -> None:
                 model.save_pretrained(made, safe_serialization=True)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(made)
+                    _name_class(made / "tokenizer_config.json")
+            if image_processor is not None:
+                _write_json(made / "preprocessor_config.json", image_processor)
+            if onnx is not None:
+                _write_onnx(onnx, made / "model.onnx")
+            if readme:
+                (made / "README.md").write_text(readme, encoding="utf-8")
             _take_place(made, path)
     except OSError as error:
         raise WriteError(f"{path}: could not be written ({error.strerror or error}).") from error
+
+
+def _configure(config: Any, classes: Sequence[str], tokenizer: Any) -> None:
+    if classes:
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: number for number, name in enumerate(classes)}
+        config.problem_type = "single_label_classification"
+    if tokenizer is not None and tokenizer.pad_token_id is not None:
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _name_class(path: Path) -> None:
+    """Write the name of the general class that transformers 4 and 5 both know."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("tokenizer_class") == "TokenizersBackend":
+        _write_json(path, {**content, "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")
+
+
+def _write_onnx(source: Path, target: Path) -> None:
+    """Copy an ONNX file with the inputs' names that optimum feeds."""
+    import onnx
+
+    model = onnx.load(source)
+    slim.rename(model, lambda name: INPUTS.get(name, name))
+    write_bytes(target, model.SerializeToString())
+
+
+def make_tokenizer(
+    text: str, *, max_length: int, inputs: Sequence[str], beside: Path | None, samples: list[str]
+) -> Any:
+    """Make the transformers tokenizer of a tokenizer.json.
+
+    The class and the special tokens are those of the folder that the tokenizer came from, if
+    tokens come out the same on real texts; otherwise the class is `PreTrainedTokenizerFast`.
+
+    Args:
+        text: The content of tokenizer.json, with its truncation and padding.
+        max_length: Texts are cut to this many tokens.
+        inputs: The names of the model's inputs that the tokenizer makes.
+        beside: The folder that the tokenizer came from, if there is one.
+        samples: Real texts.
+
+    Raises:
+        InputError: transformers or tokenizers is not installed.
+    """
+    transformers = require("transformers", extra="text")
+    encoder = require("tokenizers", extra="text").Tokenizer.from_str(text)
+    padding, truncation = encoder.padding or {}, encoder.truncation or {}
+    settings = {
+        "model_max_length": max_length,
+        "model_input_names": list(inputs),
+        "padding_side": padding.get("direction", "right").lower(),
+        "truncation_side": truncation.get("direction", "right").lower(),
+        "clean_up_tokenization_spaces": False,
+    }
+    if padding:
+        settings["pad_token"] = padding["pad_token"]
+    made = _own_class(transformers, beside, settings)
+    if made is None or not _same_tokens(made, encoder, samples):
+        vocabulary = encoder.get_vocab()
+        roles = {
+            role: next((name for name in names if name in vocabulary), None)
+            for role, names in SPECIAL.items()
+        }
+        named = {role: name for role, name in roles.items() if name is not None}
+        made = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=encoder, **{**named, **settings}
+        )
+    return made
+
+
+def _own_class(transformers: Any, beside: Path | None, settings: Mapping[str, Any]) -> Any:
+    if beside is None or not (beside / "tokenizer_config.json").is_file():
+        return None
+    try:
+        with quiet():
+            return transformers.AutoTokenizer.from_pretrained(
+                beside, local_files_only=True, trust_remote_code=False, **settings
+            )
+    # A folder may name a class that is not installed, or lack its files: any error is possible.
+    except Exception:
+        return None
+
+
+def _same_tokens(tokenizer: Any, encoder: Any, samples: list[str]) -> bool:
+    with quiet():
+        found = tokenizer(samples, truncation=True)["input_ids"] if samples else []
+    expected = [
+        [number for number, real in zip(one.ids, one.attention_mask, strict=True) if real]
+        for one in encoder.encode_batch(samples)
+    ]
+    return list(map(list, found)) == expected
+
+
+def image_processor(
+    *,
+    size: tuple[int, int],
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    resample: str,
+) -> dict[str, Any]:
+    """Return the content of `preprocessor_config.json` for pictures as files hold them.
+
+    Example:
+        >>> made = image_processor(
+        ...     size=(8, 8), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, resample="bilinear"
+        ... )
+        >>> made["size"], made["resample"]
+        ({'height': 8, 'width': 8}, 2)
+    """
+    from PIL import Image
+
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": channels == 3,
+        "do_resize": True,
+        "size": {"height": size[0], "width": size[1]},
+        "resample": int(Image.Resampling[resample.upper()]),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
 
 
 def _take_place(made: Path, path: Path) -> None:

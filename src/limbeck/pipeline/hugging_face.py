@@ -1,0 +1,169 @@
+"""The Hugging Face folder of a student, complete and checked by transformers alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
+from limbeck.data.tokenizer import folder_of
+from limbeck.errors import InputError, Problem
+from limbeck.export.huggingface import image_processor, make_tokenizer, to_folder
+from limbeck.export.invariance import compare
+from limbeck.export.predictor import TorchPredictor
+from limbeck.export.quiet import quiet
+from limbeck.export.standalone import check_standalone
+from limbeck.pipeline.student_code import ROWS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.pipeline.context import Context
+
+SAMPLES = 64
+"""Validation texts on which the tokenizer has to give the tokens of the training."""
+
+README = """---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags: [knowledge-distillation, limbeck, onnx]
+---
+
+# {name}
+
+Classes: {classes}.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("{pipeline}", model="."{settings})
+print(classify({example}))
+```
+
+`model.onnx` is the exported file in the layout of optimum: `{ort}.from_pretrained(".")`.
+"""
+
+LOADING = {
+    "text": """
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSequenceClassification.from_pretrained(".").eval()
+inputs = tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
+outputs = model(**inputs)
+""",
+    "image": """
+import torch
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(".").eval()
+outputs = model(pixel_values=torch.from_numpy(image))
+""",
+}
+
+
+def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
+    """Write the folder, and check it in a process that has transformers and not limbeck.
+
+    Raises:
+        InputError: transformers cannot load it, or predicts otherwise.
+    """
+    prepare = context.data.preprocess
+    to_folder(
+        model,
+        folder,
+        classes=context.data.classes,
+        tokenizer=_tokenizer(context),
+        image_processor=_image_processor(context),
+        onnx=context.folder / "model.onnx",
+        readme=_readme(context),
+    )
+    prepare.save(folder)
+    rows = context.data.validation.spread(ROWS)
+    batch = context.data.validation.__getitems__(rows)
+    expected = TorchPredictor(model, context.task).predict(batch)["logits"]
+    kind, inputs = prepare.kind, {"image": batch["image"].numpy()} if "image" in batch else {}
+    if isinstance(prepare, TextPreprocess):
+        inputs = {"texts": np.array(_texts(context, rows))}
+    check_standalone(folder, LOADING[kind], inputs, expected, where="student/huggingface")
+
+
+def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
+    """Check on an untrained model whether transformers loads what it would save.
+
+    Raises:
+        InputError: The model was changed in a way that its configuration does not describe.
+    """
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(ROWS))
+    expected = TorchPredictor(model, context.task).predict(batch)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "huggingface"
+        to_folder(model, folder)
+        try:
+            with quiet():
+                kind: Any = type(model)
+                loaded, info = kind.from_pretrained(folder, output_loading_info=True)
+            failed = [name for found in info.values() for name in map(str, found)]
+        except Exception as error:  # transformers raises what it likes
+            loaded, failed = None, [f"{type(error).__name__}: {error}"]
+    same = loaded is not None and not failed
+    if same and loaded is not None:
+        found = TorchPredictor(loaded.to(_device(model)), context.task).predict(batch)
+        same = all(one.within for one in compare(expected, found, tolerance=1e-3))
+    if not same:
+        given = "a model that transformers does not load again as it is"
+        given += f" ({', '.join(failed[:3])})" if failed else ""
+        allowed = "onnx or safetensors, for a model whose structure was changed"
+        raise InputError(Problem(f"{where}.format", given, allowed, "Remove huggingface."))
+
+
+def _device(model: nn.Module) -> Any:
+    return next(model.parameters()).device
+
+
+def _tokenizer(context: Context) -> Any:
+    prepare = context.data.preprocess
+    if not isinstance(prepare, TextPreprocess):
+        return None
+    stated = context.recipe.data.text.tokenizer if context.recipe.data.text else None
+    beside = folder_of(stated) if isinstance(stated, str) else None
+    return make_tokenizer(
+        prepare.tokenizer,
+        max_length=prepare.max_length,
+        inputs=context.task.inputs,
+        beside=beside,
+        samples=_texts(context, context.data.validation.spread(SAMPLES)),
+    )
+
+
+def _texts(context: Context, rows: list[int]) -> list[str]:
+    return [context.data.validation.raw(row)["text"] for row in rows]
+
+
+def _image_processor(context: Context) -> dict[str, Any] | None:
+    prepare = context.data.preprocess
+    if not isinstance(prepare, ImagePreprocess):
+        return None
+    return image_processor(
+        size=prepare.size,
+        channels=prepare.channels,
+        mean=prepare.mean,
+        std=prepare.std,
+        resample=prepare.resample,
+    )
+
+
+def _readme(context: Context) -> str:
+    text = isinstance(context.data.preprocess, TextPreprocess)
+    return README.format(
+        name=f"{context.recipe.name}-student",
+        pipeline="text-classification" if text else "image-classification",
+        classes=", ".join(context.data.classes),
+        settings=", truncation=True" if text else "",
+        example=repr("a warm and funny film" if text else "picture.png"),
+        ort=f"ORTModelFor{'SequenceClassification' if text else 'ImageClassification'}",
+    )
