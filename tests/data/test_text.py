@@ -65,7 +65,10 @@ def test_special_tokens_come_first(texts: Data) -> None:
     content = json.loads(texts.preprocess.tokenizer)
     assert [token["content"] for token in content["added_tokens"]] == list(wordpiece.SPECIAL)
     assert texts.preprocess.vocab_size == len(content["model"]["vocab"]) <= 70
-    assert texts.preprocess.model_inputs() == {"vocab_size": texts.preprocess.vocab_size}
+    assert texts.preprocess.model_inputs() == {
+        "vocab_size": texts.preprocess.vocab_size,
+        "pad_token": texts.preprocess.pad,
+    }
 
 
 def test_training_is_the_same_in_every_process() -> None:
