@@ -125,6 +125,36 @@ def test_texts_and_the_least_of_runs_fit_a_phone(
         assert (seen["scroll"], seen["wide"], console) == (390, [], [])
 
 
+TABLES = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
+<iframe id="f" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
+<pre id="out"></pre>
+<script>
+document.getElementById("f").onload = function () {{
+  const inner = this.contentDocument, edge = inner.documentElement.clientWidth;
+  const cells = [...inner.querySelectorAll(".table tbody td")];
+  const words = [...inner.querySelectorAll(".answer b")].map(e => {{
+    const range = inner.createRange(); range.selectNodeContents(e);
+    return range.getClientRects().length;
+  }});
+  document.getElementById("out").textContent = JSON.stringify({{
+    cells: cells.length, lines: Math.max(...words),
+    hidden: cells.filter(e => e.getBoundingClientRect().right > edge + 1).length,
+  }});
+}};
+</script>"""
+
+
+def test_on_a_phone_no_figure_is_hidden_and_no_class_name_is_split(
+    evaluated: RunResult, tmp_path: Path
+) -> None:
+    names = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag")
+    data = evaluated.data.model_copy(update={"classes": (*names, "Boot")})
+    page = render_page(evaluated.model_copy(update={"data": data}))
+    seen, _ = opened(page, tmp_path, width=390, wrapper=TABLES)
+    assert int(str(seen["cells"])) > 50
+    assert (seen["hidden"], seen["lines"]) == (0, 1)
+
+
 def test_names_without_end_and_markup_in_names_do_no_harm(
     digits: RunResult, tmp_path: Path
 ) -> None:

@@ -21,12 +21,12 @@ def _lead(found: Cost) -> str:
     if not found.break_even:
         return "Whether the training pays for itself cannot be said: a part of it is not known."
     said = [
-        f"{name}: after {fmt.significant(count)} answers"
+        f"{name} after {fmt.significant(count)} inferences"
         if count is not None
-        else f"{name}: never, since an answer saves no energy"
+        else f"{name} never, since an inference saves no energy"
         for name, count in found.break_even.items()
     ]
-    return f"The energy that answers save makes up for it. {fmt.listing(said)}."
+    return f"When the energy saved equals the energy spent: {fmt.listing(said)}."
 
 
 def _life(found: Cost) -> Table:
