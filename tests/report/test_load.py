@@ -1,10 +1,14 @@
 import json
+import os
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from limbeck.errors import InputError
+from limbeck.report.compare import render_comparison
 from limbeck.report.load import load_run
+from limbeck.report.page import render_page
 from limbeck.report.result import RunResult
 
 
@@ -63,3 +67,79 @@ def test_what_is_no_run_is_refused(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"run\.json"):
         load_run(file)
+
+
+def places(content: object, path: tuple = ()) -> list[tuple]:
+    below = content.items() if isinstance(content, dict) else enumerate(content[:3])
+    return [
+        path,
+        *(
+            place
+            for key, value in below
+            for place in (
+                places(value, (*path, key)) if isinstance(value, dict | list) else [(*path, key)]
+            )
+        ),
+    ]
+
+
+ODD = (
+    None,
+    -1,
+    1e308,
+    10**30,
+    "",
+    "<script>",
+    [],
+    {},
+    [[1]] * 100,
+    True,
+    3.5,
+    "\x1b[2J",
+    "x" * 10**5,
+)
+
+
+def test_what_is_read_can_be_drawn_and_the_rest_is_refused(
+    digits: RunResult, tmp_path: Path
+) -> None:
+    """Mutations of a run's file: each is either refused as a whole or drawn as a whole."""
+    whole = digits.model_dump(mode="json")
+    spots = [spot for spot in places(whole) if spot]
+    random = Random(0)
+    read, problems = 0, [0]
+    for _ in range(100):
+        content = json.loads(json.dumps(whole))
+        *path, last = random.choice(spots)
+        holder = content
+        for key in path:
+            holder = holder[key]
+        if random.random() < 0.2:
+            del holder[last]
+        else:
+            holder[last] = random.choice(ODD)
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        try:
+            found = load_run(tmp_path)
+        except InputError as error:
+            problems.append(len(error.problems))
+            continue
+        read += 1
+        render_page(found)
+        render_comparison([found, found])
+    assert 10 < read < 90
+    assert max(problems) <= 50
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": Infinity}', '{"a": 1e999}', '{"a": NaN}'])
+def test_numbers_and_nesting_without_end_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json"):
+        load_run(tmp_path)
+
+
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    for path in (tmp_path, "/dev/zero"):
+        with pytest.raises(InputError, match="not a regular file"):
+            load_run(path)

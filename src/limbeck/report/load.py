@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import ValidationError
 
 from limbeck.errors import InputError, Problem
 from limbeck.report.result import RunResult
+
+LARGEST = 256 * 2**20
+"""Bytes of the largest file that is read."""
+
+SHOWN = 50
+"""How many problems of one file are listed."""
+
+SQUARE = "as many rows and columns as there are classes"
 
 
 def load_run(path: str | Path) -> RunResult:
@@ -25,14 +36,23 @@ def load_run(path: str | Path) -> RunResult:
     text = _read(file)
     _check_json(file, text)
     try:
-        return RunResult.model_validate_json(text)
+        result = RunResult.model_validate_json(text)
     except ValidationError as error:
         raise InputError(*_problems(file, error)) from None
+    inconsistent = list(_inconsistencies(file, result))
+    if inconsistent:
+        raise InputError(*inconsistent)
+    return result
 
 
 def _read(file: Path) -> str:
     """The text of the file, or why it cannot be had."""
     try:
+        if file.exists() and not file.is_file():
+            raise InputError(Problem(str(file), "not a regular file", "a run.json"))
+        if file.is_file() and file.stat().st_size > LARGEST:
+            given = f"{file.stat().st_size:,} bytes"
+            raise InputError(Problem(str(file), given, f"at most {LARGEST:,} bytes"))
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         fix = "A run writes it when it ends; finish the run with `limbeck run RECIPE --resume`."
@@ -47,18 +67,69 @@ def _read(file: Path) -> str:
 def _check_json(file: Path, text: str) -> None:
     """Refuse what is not JSON with line and column, which pydantic's message hides in prose."""
     try:
-        json.loads(text)
+        json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise InputError(Problem(str(file), "too many levels of nesting", "a run.json")) from None
     except json.JSONDecodeError as error:
         where = f"{file}, line {error.lineno}, column {error.colno}"
         given = text[max(0, error.pos - 20) : error.pos + 20]
         fix = "The file may be cut short: `limbeck run RECIPE --resume` writes it anew."
         raise InputError(Problem(where, given, f"JSON ({error.msg})", fix)) from None
 
+    except ValueError as error:
+        raise InputError(Problem(str(file), str(error), "finite numbers")) from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text[:40])
+    return number
+
+
+def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
+    """Find what no run of limbeck writes, and what no page could be drawn from."""
+    classes = len(result.data.classes)
+    seeds = len(result.seeds)
+    if not result.chain:
+        yield Problem(f"{file}: chain", "none", "at least one stage")
+    for number, link in enumerate(result.chain):
+        where = f"{file}: chain.{number}"
+        if len(link.measured) != seeds or not seeds:
+            yield Problem(f"{where}.measured", len(link.measured), f"one for each of {seeds} seeds")
+        for one in link.measured:
+            if not _is_square(one.confusion, classes):
+                yield Problem(f"{where}.measured.confusion", "a matrix of another size", SQUARE)
+    if result.class_similarity is not None and not _is_square(result.class_similarity, classes):
+        yield Problem(f"{file}: class_similarity", "a matrix of another size", SQUARE)
+    for row in result.disagreements:
+        if not 0 <= row.label < classes or not len(row.teacher) == len(row.student) == classes:
+            yield Problem(f"{file}: disagreements.{row.index}", row.label, "a class of the data")
+    if not _are_stages(result.recipe.get("stages")):
+        yield Problem(f"{file}: recipe.stages", "something else", "a list of stages by name")
+
+
+def _is_square(matrix: Sequence[Sequence[float]], size: int) -> bool:
+    return len(matrix) == size and all(len(row) == size for row in matrix)
+
+
+def _are_stages(stages: object) -> bool:
+    return isinstance(stages, list) and all(
+        isinstance(stage, dict)
+        and bool(stage)
+        and all(settings is None or isinstance(settings, dict) for settings in stage.values())
+        for stage in stages
+    )
+
 
 def _problems(file: Path, error: ValidationError) -> list[Problem]:
-    """One problem for each thing that pydantic found."""
+    """One problem for each of the first things that pydantic found."""
     problems = []
-    for found in error.errors(include_url=False):
+    for found in error.errors(include_url=False)[:SHOWN]:
         where = f"{file}: {'.'.join(map(str, found['loc'])) or 'the whole'}"
         fix = ""
         if found["loc"] == ("schema_version",):
