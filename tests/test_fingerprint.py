@@ -50,3 +50,13 @@ def test_what_only_shows_results_is_not_part_of_the_code(tmp_path, monkeypatch):
     assert fingerprint.of_code() == before
     (tmp_path / "losses/kl.py").write_text("a = 2\n")
     assert fingerprint.of_code() != before
+
+
+def test_links_to_folders_are_followed_and_circles_are_not(tmp_path):
+    for name in ("train/dog", "elsewhere/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").write_bytes(name.encode())
+    (tmp_path / "train/cat").symlink_to(tmp_path / "elsewhere/cat")
+    (tmp_path / "train/cat/circle").symlink_to(tmp_path / "train")
+    found = fingerprint.files_of(tmp_path / "train")
+    assert list(found) == ["cat/1.png", "dog/1.png"]

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
-import importlib.util
-import site
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
-from functools import cache
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from limbeck import user_code
 from limbeck.errors import InputError, Problem, did_you_mean
 
 FORMS = "package.module:function or path/to/file.py:function"
 
+_DEFERRED: ContextVar[bool] = ContextVar("deferred", default=False)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Import nothing inside the block: `find` checks the form of a name, and no more."""
+    token = _DEFERRED.set(True)
+    try:
+        yield
+    finally:
+        _DEFERRED.reset(token)
+
+
+def are_deferred() -> bool:
+    """Return whether imports are deferred.
+
+    Example:
+        >>> with deferred():
+        ...     are_deferred()
+        True
+    """
+    return _DEFERRED.get()
+
+
+def _unresolved(student: Any, teacher: Any, **arguments: Any) -> Any:
+    """Stand for a callable whose import is deferred; takes any argument, and is never called."""
+    raise RuntimeError("a callable whose import was deferred")
+
 
 def find(name: str, *, where: str) -> Callable[..., Any]:
-    """Import what a name stands for.
+    """Import what a name stands for; inside of `deferred`, check its form alone.
 
     Args:
         name: `package.module:function`, or `file.py:function` with the file relative to the
@@ -42,6 +66,8 @@ def find(name: str, *, where: str) -> Callable[..., Any]:
     module_name, colon, attribute = name.rpartition(":")
     if not colon or not module_name or not attribute:
         raise InputError(Problem(where, name, FORMS))
+    if are_deferred():
+        return _unresolved
     module = _import(module_name, name, where)
     found = getattr(module, attribute, None)
     if not callable(found):
@@ -82,69 +108,24 @@ def local_modules(name: str) -> dict[str, Path]:
         {}
     """
     path = file_of(name)
-    module_name = name.rpartition(":")[0]
-    pending = [("", path)] if path is not None else list(_local(module_name))
-    found: dict[str, Path] = {}
-    while pending:
-        dotted, file = pending.pop()
-        if dotted in found:
-            continue
-        if dotted:
-            found[dotted] = file
-        if file.suffix == ".py":
-            package = dotted if file.name == "__init__.py" else dotted.rpartition(".")[0]
-            for imported in _imports(file, package):
-                pending += _local(imported)
-    return dict(sorted(found.items()))
+    found = user_code.modules_of(_module_name(name), path)
+    own = None if path is None else user_code.name_of(path)
+    return {dotted: Path(file) for dotted, file in sorted(found.items()) if dotted != own}
 
 
-def _imports(file: Path, package: str) -> Iterator[str]:
-    """List the dotted names that a file imports, and those that may be modules in them."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1]
-            parts = [*(base if node.level else []), *filter(None, [node.module])]
-            module = ".".join(part for part in parts if part)
-            yield from filter(None, [module, *(f"{module}.{alias.name}" for alias in node.names)])
+def fingerprint_of(name: str) -> list[tuple[str, str]]:
+    """Hash what a callable that was found depends on: its module, what that imports and reads.
+
+    Example:
+        >>> fingerprint_of("math:sqrt")
+        []
+    """
+    return user_code.fingerprint_of(_module_name(name))
 
 
-def _local(dotted: str) -> Iterator[tuple[str, Path]]:
-    """Give a module and the packages it is in, as far as they are the user's own."""
-    parts = dotted.split(".")
-    for count in range(1, len(parts) + 1):
-        name = ".".join(parts[:count])
-        if name in sys.builtin_module_names or name.split(".")[0] == "limbeck":
-            return
-        origin = _origin(name)
-        if origin is None:
-            continue  # a namespace package, or an attribute of a module
-        if any(origin.is_relative_to(place) for place in _installed()):
-            return
-        yield name, origin
-
-
-def _origin(name: str) -> Path | None:
-    """Find a module's file, without importing anything that is not imported yet."""
-    parent = name.rpartition(".")[0]
-    if parent and parent not in sys.modules:
-        return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    if spec is None or spec.origin is None or not spec.has_location:
-        return None
-    return Path(spec.origin).resolve()
-
-
-@cache
-def _installed() -> tuple[Path, ...]:
-    """List where the standard library and installed packages lie."""
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    places = {sysconfig.get_path(kind) for kind in kinds} | {*site.getsitepackages()}
-    return tuple(Path(place).resolve() for place in (*places, site.getusersitepackages()))
+def _module_name(name: str) -> str:
+    path = file_of(name)
+    return name.rpartition(":")[0] if path is None else user_code.name_of(path)
 
 
 def _import(module_name: str, name: str, where: str) -> ModuleType:
@@ -154,19 +135,10 @@ def _import(module_name: str, name: str, where: str) -> ModuleType:
             Problem(where, name, f"a file that exists; no such file: {path.absolute()}")
         )
     try:
-        return _import_file(path) if path is not None else importlib.import_module(module_name)
+        if path is not None:
+            return user_code.import_file(path)
+        return user_code.import_module(module_name)
     # Whatever the user's own module raises while it is imported is what the user has to hear.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise InputError(Problem(where, name, f"{FORMS} that can be imported", cause)) from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"_limbeck_user_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickling look a module up by its name while it is executed.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module

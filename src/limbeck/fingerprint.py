@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
+import types
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from limbeck import user_code
 
-    from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 # The rooms that show and certify results; they do not make them.
@@ -33,6 +37,24 @@ def of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """List the files below a folder by their relative names; links to folders are followed.
+
+    A link that leads back to a folder above it is not entered.
+    """
+    found: dict[str, Path] = {}
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while waiting:
+        place, above = waiting.pop()
+        for entry in sorted(os.scandir(place), key=lambda one: one.name):
+            real = os.path.realpath(entry.path)
+            if entry.is_dir() and real not in above:
+                waiting.append((Path(entry.path), (*above, real)))
+            elif entry.is_file():
+                found[Path(entry.path).relative_to(folder).as_posix()] = Path(entry.path)
+    return dict(sorted(found.items()))
+
+
 def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash named tensors: names, shapes, types and bytes, in the order of the names.
 
@@ -52,6 +74,132 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
         # Viewed as bytes, since numpy knows no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def of_module(module: nn.Module) -> str:
+    """Hash what a module computes: structure, tensors, other attributes, and the user's own code.
+
+    The code of installed packages is left out: their versions tell it.
+
+    Example:
+        >>> from torch import nn
+        >>> of_module(nn.Dropout(0.1)) == of_module(nn.Dropout(0.1))
+        True
+        >>> of_module(nn.Dropout(0.1)) == of_module(nn.Dropout(0.2))
+        False
+    """
+    digest = hashlib.sha256()
+    for line in _Described().of_module(module):
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    kinds = sorted({type(part).__module__ for part in module.modules()})
+    code = sorted(user_code.fingerprint_of(name) for name in kinds)
+    digest.update(of_json([found for found in code if found]).encode())
+    return digest.hexdigest()
+
+
+DEEPEST_VALUE = 12
+LARGEST_FILE = 2**30
+
+
+class _Described:
+    """Write down a module and everything reachable from it, the same in every process."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._kept: list[object] = []
+
+    def of_module(self, module: nn.Module) -> Iterator[str]:
+        from torch import nn
+
+        internal = vars(nn.Module()).keys()
+        for path, part in module.named_modules(remove_duplicate=False):
+            self._seen.add(id(part))
+            yield f"{path}: {_name(type(part))}"
+            tensors = {**part._parameters, **part._buffers}
+            for name, tensor in tensors.items():
+                yield f"{path}.{name}={None if tensor is None else of_tensors({name: tensor})}"
+                grows = tensor is not None and tensor.requires_grad
+                yield f"{path}.{name}:{grows}"
+            for name in sorted(vars(part).keys() - internal):
+                yield f"{path}.{name}={self.of_value(vars(part)[name], 0)}"
+
+    def of_value(self, value: Any, depth: int) -> str:
+        """Describe a value; an object by its class and attributes, never by its address."""
+        import numpy as np
+        import torch
+
+        if value is None or isinstance(value, bool | int | float | complex | bytes):
+            return repr(value)
+        if isinstance(value, str | os.PathLike):
+            return f"{os.fspath(value)!r}{_content(os.fspath(value))}"
+        if isinstance(value, torch.Tensor):
+            return of_tensors({"": value})
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            array = np.ascontiguousarray(value)
+            return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+        if isinstance(value, torch.dtype | torch.device | np.generic | type(...)):
+            return repr(value)
+        if id(value) in self._seen:
+            return "seen"
+        if depth > DEEPEST_VALUE:
+            return "deep"
+        self._seen.add(id(value))
+        self._kept.append(value)  # so that no other object takes its id
+        return self._of_object(value, depth + 1)
+
+    def _of_object(self, value: Any, depth: int) -> str:
+        from torch import nn
+
+        if isinstance(value, nn.Module):
+            return "".join(self.of_module(value))
+        if isinstance(value, Mapping):
+            pairs = [(self.of_value(key, depth), self.of_value(value[key], depth)) for key in value]
+            return f"{_name(type(value))}{pairs}"
+        if isinstance(value, Set):
+            return f"{_name(type(value))}{sorted(self.of_value(one, depth) for one in value)}"
+        if isinstance(value, Sequence):
+            return f"{_name(type(value))}{[self.of_value(one, depth) for one in value]}"
+        if isinstance(value, functools.partial):
+            parts = (value.func, value.args, value.keywords)
+            return f"partial{[self.of_value(one, depth) for one in parts]}"
+        if isinstance(value, types.MethodType):
+            return f"{_name(type(value.__self__))}.{value.__func__.__qualname__}"
+        if isinstance(value, types.FunctionType):
+            closed = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+            inside = [closed, value.__defaults__, value.__kwdefaults__]
+            code = value.__code__.co_code.hex() + str(value.__code__.co_names)
+            described = [self.of_value(one, depth) for one in inside]
+            return f"{_name(value)}{code}{described}"
+        if isinstance(value, type | types.BuiltinFunctionType | types.ModuleType):
+            return _name(value)
+        attributes = getattr(value, "__dict__", {})
+        described = [
+            f"{name}={self.of_value(attributes[name], depth)}" for name in sorted(attributes)
+        ]
+        return f"{_name(type(value))}{described}"
+
+
+def _name(thing: Any) -> str:
+    # A module that was made from a file has the file's place in its name, behind an @.
+    module = str(getattr(thing, "__module__", "")).partition("@")[0]
+    return f"{module}.{getattr(thing, '__qualname__', '')}"
+
+
+def _is_full(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # nothing was assigned yet
+        return False
+
+
+def _content(path: str | bytes) -> str:
+    """Hash the file that a text names, if it names one: it may be read while the model runs."""
+    try:
+        if len(path) > 4096 or not os.path.isfile(path) or os.path.getsize(path) > LARGEST_FILE:
+            return ""
+        return of_file(Path(os.fsdecode(path)))
+    except (OSError, ValueError):
+        return ""
 
 
 def of_code() -> str:

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from limbeck.data.load import Data
+from limbeck.data.load import Data, load
+from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 
 Read = Callable[..., Data]
@@ -352,3 +353,15 @@ def test_a_parquet_file_that_expands_beyond_all_measure(
     monkeypatch.setattr("limbeck.data.sources.parquet.AT_ONCE", 2**20)
     with pytest.raises(InputError, match="expand to over"):
         read(source="parquet", files={"train": "a.parquet"}, text={})
+
+
+def test_a_picture_that_a_table_names_by_its_path_counts_as_content(tmp_path):
+    for number in range(20):
+        Image.new("L", (4, 4), number * 10).save(tmp_path / f"{number}.png")
+    rows = "\n".join(f"{number}.png,{number % 2}" for number in range(20))
+    (tmp_path / "rows.csv").write_text(f"image,label\n{rows}\n")
+    spec = DataSpec(source="csv", files={"train": str(tmp_path / "rows.csv")})
+    before = load(spec, workdir=tmp_path).facts.fingerprint
+    assert load(spec, workdir=tmp_path).facts.fingerprint == before
+    Image.new("L", (4, 4), 255).save(tmp_path / "7.png")
+    assert load(spec, workdir=tmp_path).facts.fingerprint != before

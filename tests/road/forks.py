@@ -73,6 +73,14 @@ def quick_onnx(model: Any, task: Any, example: Any, path: Path) -> None:
         )
 
 
+def pretend(found: dict[str, str]) -> None:
+    """Let packages have other versions than those installed."""
+    from importlib import metadata
+
+    version = metadata.version
+    metadata.version = lambda name: found.get(name) or version(name)
+
+
 def child(order: dict[str, Any]) -> None:
     """Be the command line."""
     import limbeck.cli
@@ -86,6 +94,8 @@ def child(order: dict[str, Any]) -> None:
     if largest := order.get("largest"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if version := order.get("version"):
+        pretend(version)
     if order.get("quick"):
         quicken()
     sys.argv = ["limbeck", *order["argv"]]

@@ -1,6 +1,7 @@
 """What is unchanged is not done again, and what depends on a change is."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -170,3 +171,64 @@ def test_a_teacher_is_loaded_and_loaded_anew_when_its_file_changes(forks, tiny, 
     second = forks("run", tiny, "--out", "run", *more, cwd=tmp_path, quick=True)
     assert second.code == 0, second.err
     assert loaded.read_bytes() != were
+
+
+OWN = """
+import json
+from pathlib import Path
+
+from torch import nn
+
+HERE = Path(__file__).parent
+
+
+def net(classes):
+    from bark import slope
+
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.LeakyReLU(slope()))
+    return nn.Sequential(body, nn.Linear(6, classes))
+
+
+def loss(student, teacher):
+    scale = json.loads((HERE / "scale.json").read_text())
+    return scale * (student - teacher).square().mean(-1)
+"""
+
+
+def test_what_the_users_code_imports_and_reads_is_part_of_a_stage(forks, tiny, tmp_path):
+    """A helper imported in a function, and a file that a loss reads each time it is called."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "bark.py").write_text("def slope():\n    return 0.1\n")
+    (tmp_path / "scale.json").write_text("0.5")
+    settings = [
+        "student={source: python, name: 'own.py:net'}",
+        "stages.distill.objective=[task, 'python:own.py:loss']",
+        "stages.distill.baseline=false",
+    ]
+    more = [part for setting in settings for part in ("--set", setting)]
+
+    def redone():
+        before = stamps(tmp_path / "run")
+        ended = forks("run", tiny, "--out", "run", *more, cwd=tmp_path, quick=True)
+        assert ended.code == 0, ended.err
+        now = stamps(tmp_path / "run")
+        return {name for name, stamp in now.items() if before.get(name) != stamp}
+
+    everything = records(*STAGES) | {"examination.json"}
+    assert redone() == everything
+    assert redone() == set()
+    for name, text in (("bark.py", "def slope():\n    return 0.9\n"), ("scale.json", "0.7")):
+        stat = (tmp_path / name).stat()
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        # The teacher does not depend on either.
+        assert redone() == everything - records("01-teach")
+
+
+def test_another_version_of_a_library_does_all_anew(again, tiny, forks):
+    folder = again.folder.parent
+    before = stamps(again.folder)
+    ended = forks("run", tiny, "--out", "run", cwd=folder, quick=True, version={"torch": "0.0.1"})
+    assert ended.code == 0, ended.err
+    assert stamps(again.folder).keys() == before.keys()
+    assert all(stamps(again.folder)[name] != before[name] for name in before)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from limbeck.cli._terminal import show, watch
+from limbeck.cli._trust import TrustCode, permit
 
 
 def evaluate(
@@ -27,6 +28,7 @@ def evaluate(
     limit: Annotated[
         int, typer.Option(min=10, help="Test samples that the costly questions look at.")
     ] = 500,
+    trust_code: TrustCode = False,
 ) -> None:
     """Ask what the student kept: fidelity, calibration, robustness, fairness and more."""
     from pydantic import ValidationError
@@ -34,8 +36,10 @@ def evaluate(
     from limbeck.errors import InputError
     from limbeck.evaluate.questions import QUESTIONS
     from limbeck.pipeline.evaluation import ask_again
+    from limbeck.pipeline.folder import MARK
     from limbeck.pipeline.overrides import parse_override, put_all
     from limbeck.pipeline.problems import of_validation
+    from limbeck.pipeline.reopen import recipe_of
     from limbeck.pipeline.stages.evaluate import Evaluate
     from limbeck.report.terminal import finding_lines
 
@@ -46,6 +50,7 @@ def evaluate(
         asked = Evaluate.model_validate({"questions": wanted, "limit": limit})
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
+    permit(recipe_of(run), run / MARK, trusted=trust_code)
     with watch() as watching:
         found = ask_again(run, asked, watch=watching)
     show("\n".join(finding_lines(found)))

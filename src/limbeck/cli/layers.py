@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limbeck.cli._terminal import show
+from limbeck.cli._trust import TrustCode, permit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,7 @@ def layers(
         int | None, typer.Option(help="Show modules down to this many levels only.", min=1)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the modules as JSON.")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Show every module of a model by its path, with the shape of its output and its parameters."""
     import json
@@ -50,7 +52,9 @@ def layers(
     from limbeck.taps import list_paths
 
     source, colon, name = model.partition(":")
-    built, run = _named(source, name, classes, shape) if colon else _of_recipe(model, which)
+    built, run = (
+        _named(source, name, classes, shape) if colon else _of_recipe(model, which, trust_code)
+    )
     try:
         found = list_paths(built, run)
     # The model is other people's code: each fails on what does not fit by an error of its own.
@@ -109,17 +113,18 @@ def _sizes(shape: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _of_recipe(name: str, which: Which) -> tuple[nn.Module, Run]:
+def _of_recipe(name: str, which: Which, trusted: bool) -> tuple[nn.Module, Run]:
     import tempfile
     from pathlib import Path
 
     from limbeck.data.load import load
     from limbeck.errors import InputError, Problem
     from limbeck.models.build import build
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.resolve import find, resolve
     from limbeck.tasks import TASKS
 
     recipe = resolve(name)
+    permit(recipe, find(name), trusted=trusted)
     students: list[ModelSpec] = [recipe.student] if recipe.student else []
     specs = recipe.teachers if which is Which.teacher else students
     if not specs:

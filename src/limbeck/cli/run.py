@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli._terminal import show, watch
+from limbeck.cli._trust import TrustCode, permit
 
 
 def run(
@@ -29,11 +30,13 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
     ] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Run a recipe: teach, distil, quantise, export, measure, report."""
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.resolve import find, resolve
 
     resolved = resolve(recipe, set_ or [])
+    permit(resolved, find(recipe), trusted=trust_code, overrides=set_ or [])
     folder = out if out is not None else Path("runs") / resolved.name
     with watch() as watching:
         from limbeck.pipeline.runner import run as run_recipe

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from limbeck.cli._terminal import complain, show, watch
+from limbeck.cli._trust import TrustCode, permit
 from limbeck.sweep.sampler import Sampler
 
 INTERRUPTED = 130
@@ -62,10 +63,11 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder; runs/NAME-sweep if not given.")
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Try settings of a recipe, and show which are worth their cost; again, it goes on."""
     from limbeck.pipeline.rehearsal import gathered
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.resolve import find, resolve
     from limbeck.report.sweep_terminal import sweep_lines
     from limbeck.sweep.budget import limits_of
     from limbeck.sweep.objectives import costs_of
@@ -79,6 +81,7 @@ def sweep(
         lambda: None if budget is None else limits_of(budget),
     ]
     resolved, choices, costs, limits = gathered(given)
+    permit(resolved, find(recipe), trusted=trust_code, overrides=[*(set_ or []), *(vary or [])])
     planned = plan(
         resolved,
         choices,

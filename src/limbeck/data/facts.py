@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import datasets
 
@@ -63,21 +63,51 @@ def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> st
     }
     if not content:
         content = {split: _rows(data, columns) for split, data in loaded.splits.items()}
+    pictures = {} if spec.text or spec.table else _pictures(spec, loaded)
+    if pictures:
+        content["pictures"] = pictures
     return fingerprint.of_json({"content": content, "spec": spec.identity()})
+
+
+def _pictures(spec: DataSpec, loaded: Loaded) -> dict[str, str]:
+    """Hash the files of pictures that rows name by their paths, without their folder."""
+    found: dict[str, str] = {}
+    for split, dataset in loaded.splits.items():
+        files = loaded.files.get(split, [])
+        if spec.columns.image not in dataset.column_names or any(path.is_dir() for path in files):
+            continue  # a folder of pictures is hashed as a whole
+        folder = files[0].parent if files else Path()
+        cells = dataset.select_columns([spec.columns.image]).with_format("arrow")
+        for start in range(0, len(cells), CHUNK):
+            for name in _paths(cells[start : start + CHUNK].column(0).combine_chunks()):
+                if (folder / name).is_file():
+                    found[name] = fingerprint.of_file(folder / name)
+    return found
+
+
+def _paths(cells: Any) -> Iterator[str]:
+    """Give the paths in a column of texts, or of pictures that have no bytes of their own."""
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.compute as compute  # type: ignore[import-untyped]
+
+    kind = pyarrow.types
+    if kind.is_struct(cells.type) and {"bytes", "path"} <= {field.name for field in cells.type}:
+        cells = cells.filter(compute.is_null(compute.struct_field(cells, "bytes")))
+        cells = compute.struct_field(cells, "path")
+    if kind.is_string(cells.type) or kind.is_large_string(cells.type):
+        yield from (name for name in cells.to_pylist() if name)
 
 
 def _files(path: Path) -> object:
     if path.is_file():
         return fingerprint.of_file(path)
-    # A class's folder may be a link, which `rglob` would not follow.
-    inside = (*path.glob("*"), *path.glob("*/*"))
-    files = sorted(file for file in inside if file.is_file())
-    return [(file.relative_to(path).as_posix(), fingerprint.of_file(file)) for file in files]
+    files = fingerprint.files_of(path)
+    return [(name, fingerprint.of_file(file)) for name, file in files.items()]
 
 
 def _rows(dataset: datasets.Dataset, columns: Sequence[str]) -> list[str]:
     """Hash columns in chunks of fixed size, so that how they are stored is of no account."""
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     # Training rows need not say to whom they belong.
     there = [column for column in columns if column in dataset.column_names]

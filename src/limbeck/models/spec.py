@@ -101,7 +101,7 @@ class ModelSpec(BaseModel):
     name: str = ""
     path: str | None = None
     weights: str | None = None
-    output: str | int | None = None
+    output: str | Annotated[int, Field(ge=-1000, le=1000)] | None = None
     class_names: Annotated[tuple[str, ...] | None, Field(min_length=2, max_length=100_000)] = None
     normalization: Normalization | Literal["data"] | None = None
     output_type: Literal["logits", "probabilities", "sigmoid"] = "logits"

@@ -44,7 +44,11 @@ class Artefact(BaseModel):
 
 
 class Record(BaseModel):
-    """What a stage did: its settings, what it started from, what it made, and what it noticed."""
+    """What a stage did: its settings, what it started from, what it made, and what it noticed.
+
+    `files` are those that it wrote, by their names in its folder; `read` are those that the user's
+    own code read meanwhile, by their absolute paths; both with their hashes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +59,7 @@ class Record(BaseModel):
     what: str
     artefacts: tuple[Artefact, ...]
     files: dict[str, str]
+    read: dict[str, str] = {}
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0

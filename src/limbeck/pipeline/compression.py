@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -98,8 +97,8 @@ class Compression(Stage):
         """Make the model anew."""
         return ("student", "float student") if self.role == "student" else ("teacher",)
 
-    def own_code(self) -> list[Path]:
-        """Name the files of the recipe's own losses."""
+    def own_code(self) -> list[str]:
+        """List the recipe's own losses."""
         return [] if self.recover is None else self.recover.code_of_terms()
 
     def misfits(self, recipe: Recipe) -> list[Problem]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, Field, field_validator
 
-from limbeck.callables import file_of
+from limbeck.callables import are_deferred
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Objective
 from limbeck.pipeline.problems import RefusedError, inside
@@ -78,14 +77,17 @@ class Guidance(BaseModel):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a term asks for one."""
+        """Whether a term asks for one; of losses whose import is deferred, nothing is known."""
+        entries = self.objective
+        if are_deferred() and isinstance(entries, list):
+            entries = [one for one in entries if not _is_own(one)]
+            return bool(entries) and Objective.from_recipe(entries).needs_teacher
         return self.terms().needs_teacher
 
-    def code_of_terms(self) -> list[Path]:
-        """Name the files of the recipe's own losses."""
+    def code_of_terms(self) -> list[str]:
+        """List the recipe's own losses."""
         named = (str(term.loss) for term in self.terms().terms)
-        files = (file_of(name.removeprefix(PYTHON)) for name in named if name.startswith(PYTHON))
-        return [file for file in files if file is not None]
+        return [name.removeprefix(PYTHON) for name in named if name.startswith(PYTHON)]
 
     def refused(self, recipe: Recipe) -> list[Problem]:
         """Refuse features of an ensemble, and recorded features: there are none."""
@@ -142,6 +144,11 @@ class Guidance(BaseModel):
             return None
         teacher = teacher_of(context, state, taps=objective.teacher_taps)
         return recorded_of(context, teacher) if self.recorded else teacher
+
+
+def _is_own(entry: dict[str, Any] | str) -> bool:
+    names = [entry] if isinstance(entry, str) else list(entry)
+    return any(str(name).startswith(PYTHON) for name in names)
 
 
 def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -> None:

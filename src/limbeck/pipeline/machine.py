@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.callables import deferred
 from limbeck.errors import InputError, Problem
 from limbeck.optional import available
 
@@ -61,7 +62,8 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
 
 def _precision(recipe: Recipe) -> str:
     """Find the half precision that some stage asks for; there is one at most."""
-    asked = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
+    with deferred():
+        asked = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
     return next(iter(sorted(asked - {"float32"})), "float32")
 
 

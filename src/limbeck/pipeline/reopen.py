@@ -14,7 +14,9 @@ from limbeck.pipeline import machine
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.reading import read
-from limbeck.pipeline.validate import validate
+from limbeck.pipeline.recipe import Recipe
+from limbeck.pipeline.validate import check_code, validate
+from limbeck.pipeline.versions import versions
 from limbeck.pipeline.watch import Watch
 from limbeck.tasks import TASKS
 
@@ -33,10 +35,8 @@ def reopen(run: Path, *, watch: Watch) -> tuple[Candidate, Context]:
     """
     from limbeck.data.load import load
 
-    mark = run / folders.MARK
-    if not mark.is_file():
-        raise InputError(Problem("RUN", str(run), "the folder of a run of limbeck"))
-    recipe = validate(read(mark))
+    recipe = recipe_of(run)
+    check_code(recipe)
     candidate = _lineage(run)
     watch.say(f"Reading {recipe.data.source} {recipe.data.name}".rstrip())
     data = load(recipe.data, workdir=run / folders.DATA)
@@ -48,11 +48,23 @@ def reopen(run: Path, *, watch: Watch) -> tuple[Candidate, Context]:
         folder=run,
         run=run,
         knowledge=run.parent / "knowledge",
-        key=fingerprint.of_json([candidate.key, fingerprint.of_code()]),
+        key=fingerprint.of_json([candidate.key, fingerprint.of_code(), versions()]),
         accelerator=machine.accelerator_of(recipe, run),
         watch=watch,
         resume=False,
     )
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Read a run folder's recipe; none of the code that it names is imported.
+
+    Raises:
+        InputError: It is no run folder, or its recipe is not valid.
+    """
+    mark = run / folders.MARK
+    if not mark.is_file():
+        raise InputError(Problem("RUN", str(run), "the folder of a run of limbeck"))
+    return validate(read(mark))
 
 
 def _lineage(run: Path) -> Candidate:

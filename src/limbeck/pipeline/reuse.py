@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck import fingerprint
+from limbeck import callables, fingerprint, user_code
 from limbeck.atomic import write_text
 from limbeck.errors import InputError
 from limbeck.pipeline import candidate as candidates
 from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.problems import of_model
+from limbeck.pipeline.versions import versions
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.recipe import Recipe
@@ -24,7 +29,58 @@ INDIFFERENT = {"checkpoint_every", "log_every", "workers"}
 STARTED = "started"
 
 
-def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, code: str) -> str:
+class Inputs:
+    """Hash, once per run, what no setting shows: limbeck, installed packages, models, user code.
+
+    Args:
+        build: Builds a model of the recipe, always from the same seed.
+    """
+
+    def __init__(self, build: Callable[[ModelSpec], nn.Module]) -> None:
+        self._build = build
+        self._models: dict[str, dict[str, Any]] = {}
+        self._functions: dict[str, object] = {}
+
+    @cached_property
+    def code(self) -> str:
+        """The hash of limbeck's own source and of the versions of the packages that take part."""
+        return fingerprint.of_json([fingerprint.of_code(), versions()])
+
+    def function(self, name: str) -> object:
+        """Hash a callable of the user's: its source, what it imports, what it read meanwhile."""
+        if name not in self._functions:
+            self._functions[name] = callables.fingerprint_of(name)
+        return self._functions[name]
+
+    def model(self, spec: ModelSpec, where: str) -> dict[str, Any]:
+        """Describe a model by its settings, its files, and the module that is built from them.
+
+        Raises:
+            InputError: A file is missing, or it cannot be built.
+        """
+        content = spec.model_dump(mode="json")
+        known = fingerprint.of_json(content)
+        if known not in self._models:
+            try:
+                files = _files(spec)
+                with user_code.reads() as read:
+                    built = fingerprint.of_module(self._build(spec))
+            except InputError as error:
+                raise InputError(*(of_model(one, where) for one in error.problems)) from error
+            own = self.function(spec.name) if spec.source == "python" else None
+            self._models[known] = {
+                **content,
+                "files": files,
+                "built": built,
+                "code": own,
+                "read": sorted(user_code.hash_reads(read).values()),
+            }
+        return self._models[known]
+
+
+def key_of(
+    name: str, stage: Stage, candidate: Candidate, context: Context, *, inputs: Inputs
+) -> str:
     """Name all that a stage's outcome depends on.
 
     Args:
@@ -32,7 +88,7 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
         stage: Its settings.
         candidate: What it starts from.
         context: The recipe, the data and the seed.
-        code: The hash of limbeck's own source.
+        inputs: What no setting shows.
     """
     recipe, data = context.recipe, context.data
     augment = data.train.augment
@@ -41,20 +97,20 @@ def key_of(name: str, stage: Stage, candidate: Candidate, context: Context, *, c
     content: dict[str, Any] = {
         "stage": name,
         "settings": stage.model_dump(mode="json", exclude=INDIFFERENT),
-        "own code": {str(path): fingerprint.of_file(path) for path in stage.own_code()},
+        "own code": {name: inputs.function(name) for name in stage.own_code()},
         "seed": context.seed,
         "data": data.facts.fingerprint,
         "preprocess": data.preprocess.fingerprint,
         "augment": None if augment is None else augment.model_dump(mode="json"),
         "task": recipe.task,
-        "models": [_model(spec, where) for where, spec in made],
+        "models": [inputs.model(spec, where) for where, spec in made],
         # An export writes the architecture down, whatever stage made the student.
-        "student": recipe.small.model_dump(mode="json") if recipe.small else None,
+        "student": inputs.model(recipe.small, "student") if recipe.small else None,
         "before": candidate.key,
         "processes": context.accelerator.num_processes,
         "threads": recipe.threads,
         "device": recipe.device,
-        "code": code,
+        "code": inputs.code,
     }
     if makes_teacher:
         del content["student"]
@@ -72,26 +128,28 @@ def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
     return []
 
 
-def _model(spec: ModelSpec, where: str) -> dict[str, Any]:
-    """Describe a model, with the contents of the files that it is made from."""
-    from limbeck.callables import file_of
+def _files(spec: ModelSpec) -> dict[str, str]:
+    """Hash the files that a model is made from, by their paths within a folder."""
     from limbeck.models.weights import find
 
-    try:
-        files = [] if spec.weights is None else [find(spec.weights)]
-    except InputError as error:
-        raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
-    code = file_of(spec.name) if spec.source == "python" else None
-    files += [] if code is None else [code]
+    found: dict[str, Path] = {}
+    if spec.weights is not None:
+        weights = find(spec.weights)
+        found[weights.name] = weights
     if spec.path is not None:
-        files += sorted(path for path in Path(spec.path).rglob("*") if path.is_file())
-    hashes = {path.name: fingerprint.of_file(path) for path in files if path.is_file()}
-    return {**spec.model_dump(mode="json"), "files": hashes}
+        found.update(fingerprint.files_of(Path(spec.path)))
+    return {name: fingerprint.of_file(path) for name, path in found.items()}
+
+
+def peek(context: Context) -> Record | None:
+    """Return the record of this very work if it was done before; nothing is written."""
+    record = candidates.load(context.folder, key=context.key)
+    return record if record is not None and user_code.unchanged(record.read) else None
 
 
 def finished(context: Context) -> Record | None:
     """Give the record of this very work if it was done before, and tidy up after it."""
-    record = candidates.load(context.folder, key=context.key)
+    record = peek(context)
     if record is not None and context.main:
         drop_checkpoints(context.folder)
     return record

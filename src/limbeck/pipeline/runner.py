@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from limbeck import fingerprint
+from limbeck import fingerprint, user_code
 from limbeck.atomic import write_text
+from limbeck.errors import InputError
+from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine, reuse
 from limbeck.pipeline.assemble import assemble
@@ -27,6 +29,8 @@ from limbeck.pipeline.publish import publish
 from limbeck.pipeline.rehearsal import rehearse
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
+from limbeck.pipeline.trust import named_code
+from limbeck.pipeline.validate import check_code
 from limbeck.pipeline.watch import Unwatched, Watch
 from limbeck.tasks import TASKS
 
@@ -90,18 +94,20 @@ class _Run:
     ) -> None:
         self.recipe, self.out, self.resume = recipe, out, resume
         self.accelerator, self.watch = accelerator, watch
-        self.code = fingerprint.of_code()
+        self.stages = check_code(recipe)
+        # Recipes that name no code of the user's are not watched: it would cost time for nothing.
+        self.own_code = bool(named_code(recipe))
         with accelerator.main_process_first():
             self.data = self._load()
         self.task = TASKS.load(recipe.task)(classes=self.data.classes)
-        self.stages = recipe.parsed_stages()
+        self.inputs = reuse.Inputs(lambda spec: self._context(0).build(spec, seed=0))
         if loads_teacher(recipe, self.stages):
             self.stages = [("load", Load()), *self.stages]
 
     def result(self, started: datetime, clock: float) -> RunResult:
         """Do what is not done yet, and write down what was found."""
         stop_if_forbidden(self.recipe, self.data.facts)
-        if not all(self._done(seed) for seed in self.recipe.seeds):
+        if not self._all_done():
             rehearse(self._context(self.recipe.seeds[0]))
         self._mark()
         finished = [self._seed(seed) for seed in self.recipe.seeds]
@@ -160,8 +166,15 @@ class _Run:
     def _ready(self, planned: _Planned, candidate: Candidate, seed: int) -> Context:
         """Give a stage its folder, and the name of all that it starts from."""
         context = self._context(seed)
-        key = reuse.key_of(planned.name, planned.stage, candidate, context, code=self.code)
+        key = reuse.key_of(planned.name, planned.stage, candidate, context, inputs=self.inputs)
         return replace(context, folder=planned.folder, key=key)
+
+    def _all_done(self) -> bool:
+        """Check whether every stage of every seed was done before."""
+        try:
+            return all(self._done(seed) for seed in self.recipe.seeds)
+        except InputError:  # a model that cannot be built: the dry run says so, with all the rest
+            return False
 
     def _done(self, seed: int) -> bool:
         """Tell whether every stage of a seed was done before."""
@@ -184,7 +197,7 @@ class _Run:
             kept = [link.folder for link in candidate.lineage]
             first = seed == self.recipe.seeds[0]
             folders.forget(context.run, self.recipe.seeds if first else (), kept)
-        context = replace(context, key=fingerprint.of_json([candidate.key, self.code]))
+        context = replace(context, key=self._key_of(candidate))
         return candidate, context.once(lambda: examination(candidate, context))
 
     def _evaluation(self, candidate: Candidate) -> Evaluation | None:
@@ -193,8 +206,13 @@ class _Run:
         if not asked:
             return None
         context = self._context(self.recipe.seeds[0])
-        context = replace(context, key=fingerprint.of_json([candidate.key, self.code]))
+        context = replace(context, key=self._key_of(candidate))
         return context.once(lambda: evaluation(candidate, context, asked[-1]))
+
+    def _key_of(self, candidate: Candidate) -> str:
+        """Hash what is examined, and on which machine: latencies of another are not this one's."""
+        machine_ = describe().model_dump(mode="json")
+        return fingerprint.of_json([candidate.key, self.inputs.code, machine_])
 
     def _stage(self, planned: _Planned, candidate: Candidate, seed: int) -> Candidate:
         context = self._ready(planned, candidate, seed)
@@ -210,9 +228,13 @@ class _Run:
         self.accelerator.wait_for_everyone()
         self.watch.say(label)
         clock = time.monotonic()
-        after = planned.stage.run(candidate, context)
+        with user_code.reads() as read:
+            after = planned.stage.run(candidate, context)
         seconds = time.monotonic() - clock
-        record = after.lineage[-1].record.model_copy(update={"seconds": seconds})
+        ours = (self.out, context.knowledge)
+        known = user_code.hash_reads(read, but=ours) if self.own_code else {}
+        update = {"seconds": seconds, "read": known}
+        record = after.lineage[-1].record.model_copy(update=update)
         if context.main:
             reuse.finish(context, record)
         self.accelerator.wait_for_everyone()

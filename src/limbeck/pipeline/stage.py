@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -47,8 +46,8 @@ class Stage(BaseModel):
         """Say what is no longer there after it, given the settings."""
         return self.spends
 
-    def own_code(self) -> list[Path]:
-        """Name the files of a user's own code that its outcome depends on."""
+    def own_code(self) -> list[str]:
+        """List the callables of a user's own code that its outcome depends on."""
         return []
 
     def misfits(self, recipe: Recipe) -> list[Problem]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck import fingerprint
 from limbeck.pipeline.candidate import Artefact, State
 from limbeck.pipeline.context import EVALUATION_BATCH, Context
+from limbeck.pipeline.versions import versions
 from limbeck.teachers import EnsembleTeacher, FrozenTeacher, RecordedTeacher, Teacher
 
 if TYPE_CHECKING:
@@ -124,10 +125,10 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
 
 
 def _answering(context: Context, teacher: Teacher) -> str:
-    """Hash what the answers depend on: the weights, and what fits each member to the data."""
+    """Hash what the answers depend on: the models, their code, and what fits them to the data."""
     settings = {"source", "name", "class_names", "normalization", "output_type", "output"}
     members = [spec.model_dump(mode="json", include=settings) for spec in context.recipe.teachers]
-    return fingerprint.of_json([teacher.fingerprint, members])
+    return fingerprint.of_json([teacher.fingerprint, members, fingerprint.of_code(), versions()])
 
 
 def _logits(context: Context, teacher: Teacher, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
+from limbeck.callables import deferred
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.pipeline.chain import check_chain
 from limbeck.pipeline.problems import inside, of_validation
@@ -24,7 +25,7 @@ ONE_STAGE = "one stage with its settings, such as `- teach: {epochs: 20}`"
 
 
 def validate(content: object) -> Recipe:
-    """Turn plain data into a recipe.
+    """Turn plain data into a recipe; none of the code that it names is imported.
 
     Raises:
         InputError: Every problem of the recipe at once: where, what was given, what is allowed, and
@@ -40,6 +41,27 @@ def validate(content: object) -> Recipe:
     """
     if not isinstance(content, Mapping):
         raise InputError(Problem("recipe", content, "a mapping, such as `name: digits`"))
+    with deferred():
+        return _validated(content)
+
+
+def check_code(recipe: Recipe) -> list[tuple[str, Stage]]:
+    """Import the user's own code that the stages name, and check the recipe against it.
+
+    Returns:
+        The stages by name, with their settings typed.
+
+    Raises:
+        InputError: A name cannot be imported, or does not take its settings: all problems at once.
+    """
+    stages, problems = _check_stages(recipe.stages)
+    problems += check_chain(recipe, stages) if not problems else []
+    if problems:
+        raise InputError(*_listed(problems))
+    return stages
+
+
+def _validated(content: Mapping[str, object]) -> Recipe:
     problems: list[Problem] = []
     recipe: Recipe | None = None
     try:

@@ -13,6 +13,7 @@ import yaml
 
 from limbeck import fingerprint
 from limbeck.atomic import write_text
+from limbeck.callables import deferred
 from limbeck.errors import InputError
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline.chain import loads_teacher
@@ -100,7 +101,8 @@ def _read(runs: Iterable[Path], *, but: Path) -> Iterator[tuple[Path, Recipe]]:
 
 
 def _stages(recipe: Recipe) -> Sequence[tuple[str, Stage]]:
-    stages = recipe.parsed_stages()
+    with deferred():  # of other runs' recipes nothing is imported
+        stages = recipe.parsed_stages()
     return [("load", Load()), *stages] if loads_teacher(recipe, stages) else stages
 
 

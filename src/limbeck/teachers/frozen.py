@@ -75,8 +75,8 @@ class FrozenTeacher(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash the parameters and buffers, under their names."""
-        return fingerprint.of_tensors(self.model.state_dict())
+        """Hash the model: structure, parameters, buffers and other attributes, the user's code."""
+        return fingerprint.of_module(self.model)
 
     def answer(self, batch: Batch) -> Answer:
         """Run the model without gradient; one row of logits per element."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -43,8 +42,8 @@ class Distill(Training, Guidance, Stage):
         """Need a teacher, unless the labels are all that is asked for."""
         return ("teacher",) if self.needs_teacher else ()
 
-    def own_code(self) -> list[Path]:
-        """Name the files of the recipe's own losses."""
+    def own_code(self) -> list[str]:
+        """List the recipe's own losses."""
         return self.code_of_terms()
 
     def misfits(self, recipe: Recipe) -> list[Problem]:

@@ -1,0 +1,81 @@
+"""Recipes that name code: what would be imported, and whose permission that needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.errors import InputError, Problem
+from limbeck.terms.term import PYTHON
+
+if TYPE_CHECKING:
+    from limbeck.pipeline.recipe import Recipe
+
+OPTION, VARIABLE = "--trust-code", "LIMBECK_TRUST_CODE"
+
+
+def named_code(recipe: Recipe) -> list[tuple[str, str]]:
+    """List the callables that a recipe names, each with its place; nothing is imported.
+
+    Example:
+        >>> from limbeck.pipeline.resolve import resolve
+        >>> student = "student={source: python, name: 'nets.py:build'}"
+        >>> named_code(resolve("digits", [student]))
+        [('student.name', 'nets.py:build')]
+    """
+    found = []
+    if recipe.data.source == "python":
+        found.append(("data.name", recipe.data.name))
+    places = ["teacher"] if len(recipe.teachers) == 1 else []
+    places += [f"teacher.{number}" for number in range(len(recipe.teachers))] * (not places)
+    models = [*zip(places, recipe.teachers, strict=True)]
+    models += [("student", recipe.student)] if recipe.student else []
+    found += [(f"{where}.name", spec.name) for where, spec in models if spec.source == "python"]
+    return [*found, *_in_settings(recipe.stages, "stages")]
+
+
+def _in_settings(content: object, where: str) -> Iterator[tuple[str, str]]:
+    """Find `python:` names, as keys and as values, at any depth."""
+    if isinstance(content, str) and content.startswith(PYTHON):
+        yield where, content.removeprefix(PYTHON)
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            if str(key).startswith(PYTHON):
+                yield where, str(key).removeprefix(PYTHON)
+            yield from _in_settings(value, f"{where}.{key}")
+    elif isinstance(content, list | tuple):
+        for number, value in enumerate(content):
+            yield from _in_settings(value, f"{where}.{number}")
+
+
+def require_trust(
+    recipe: Recipe, source: Path, *, trusted: bool = False, overrides: Sequence[str] = ()
+) -> None:
+    """Refuse to import the code that somebody else's recipe names.
+
+    A recipe under the current folder is the user's own, links resolved; so is what the command
+    line itself names. Others need `--trust-code`, or LIMBECK_TRUST_CODE=1 in the environment.
+
+    Args:
+        recipe: The recipe.
+        source: The file or run folder that it was read from.
+        trusted: Whether the user gave the option.
+        overrides: The `--set` options, in which names are the user's own.
+
+    Raises:
+        InputError: The recipe lies elsewhere and names code: each name, with its place.
+    """
+    if trusted or os.environ.get(VARIABLE) == "1":
+        return
+    if source.resolve().is_relative_to(Path.cwd().resolve()):
+        return
+    allowed = "code of a recipe under the current folder, or with permission"
+    fix = f"{source.absolute()} would import it: read it, then add {OPTION} or set {VARIABLE}=1."
+    own = "\n".join(overrides)
+    names = [(where, name) for where, name in named_code(recipe) if name not in own]
+    if names:
+        raise InputError(
+            *(Problem(where, f"python: {name}", allowed, fix) for where, name in names)
+        )
