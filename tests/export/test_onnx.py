@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck import fingerprint
 from limbeck.atomic import WriteError
 from limbeck.errors import InputError
-from limbeck.export.onnx import ExportError, to_onnx
+from limbeck.export.onnx import ExportError, embed_classes, to_onnx
 from limbeck.export.predictor import OnnxPredictor, TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification
 
@@ -216,3 +216,21 @@ def test_operators_that_are_listed_once_change_no_file(exported, tmp_path, monke
     to_onnx(made.model, made.task, made.draw(2), files[2])
     first, second, without = (path.read_bytes() for path in files)
     assert first == second == without
+
+
+def test_class_names_stand_in_the_metadata_and_the_answers_stay(exported, tmp_path):
+    import json
+    import shutil
+
+    import onnxruntime
+
+    one, path = exported["cnn"], tmp_path / "m.onnx"
+    shutil.copyfile(one.path, path)
+    names = ["chien", 'a "quoted" name', "鳥", "with, comma", "cat"]
+    for classes in (names[::-1], names):  # written anew, not twice
+        embed_classes(path, classes)
+    session = onnxruntime.InferenceSession(path)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == names
+    batch = one.draw(3)
+    expected = OnnxPredictor(one.path).predict(batch)["logits"]
+    assert (OnnxPredictor(path).predict(batch)["logits"] == expected).all()

@@ -119,6 +119,18 @@ def test_the_snippets_of_the_card_run(away):
     assert re.fullmatch(r"class \d", said)
 
 
+def test_the_onnx_file_names_its_classes(away):
+    script = (
+        "import json, onnxruntime\n"
+        "session = onnxruntime.InferenceSession('model.onnx')\n"
+        "print(json.loads(session.get_modelmeta().custom_metadata_map['classes']))\n"
+    )
+    said = alone(script, away / "student", blocked={"limbeck", "torch"})
+    assert said == str([str(digit) for digit in range(10)])
+    prepare = json.loads((away / "student" / "preprocess.json").read_text())
+    assert prepare["classes"] == [str(digit) for digit in range(10)]
+
+
 def test_the_passport_verifies_until_a_file_is_changed(away):
     from typer.testing import CliRunner
 

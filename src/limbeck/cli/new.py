@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ def new(
     begun += [_named(line, path) for line in lines if "$schema" not in line]
     write_text(path, "\n".join(begun) + "\n")
     show(f"{path}: a copy of {source}. Change `data`, `teacher` and `student`, then:")
-    show(f"  limbeck run {path}")
+    show(f"  {shlex.join(['limbeck', 'run', str(path)])}")
 
 
 def _named(line: str, path: Path) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.atomic import replacing
+from limbeck.atomic import replacing, write_bytes
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
 from limbeck.export.operators import listed_once
@@ -89,6 +90,28 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
     with replacing(path) as temporary:
         temporary.write_bytes(graph.SerializeToString())
         _check(temporary, wrapped, tensors)
+
+
+def embed_classes(path: Path, classes: Sequence[str]) -> None:
+    """Write the names of the classes into the metadata of an ONNX file, as a JSON list.
+
+    ONNX Runtime returns them as `session.get_modelmeta().custom_metadata_map["classes"]`.
+
+    Args:
+        path: The file; every byte of its graph stays as it is.
+        classes: The names, in the order of the outputs.
+
+    Raises:
+        WriteError: The file cannot be written to.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    kept = [entry for entry in model.metadata_props if entry.key != "classes"]
+    names = onnx.StringStringEntryProto(key="classes", value=json.dumps(list(classes)))
+    del model.metadata_props[:]
+    model.metadata_props.extend([*kept, names])
+    write_bytes(path, model.SerializeToString())
 
 
 def _example_tensors(task: Runnable, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

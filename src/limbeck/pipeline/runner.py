@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ class _Run:
             evaluation=self._evaluation(finished[0][0]),
             started=started,
             seconds=time.monotonic() - clock,
-            command=" ".join(["limbeck", *sys.argv[1:]]),
+            command=shlex.join(["limbeck", *sys.argv[1:]]),
         )
         if self.accelerator.is_main_process:
             lineages = [candidate for candidate, _ in finished]

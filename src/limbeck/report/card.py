@@ -9,7 +9,7 @@ import yaml
 from limbeck.report import format as fmt
 from limbeck.report import tables, verdict
 from limbeck.report.figures import figures, first
-from limbeck.report.markdown import bullets, plain, table
+from limbeck.report.markdown import bullets, code, plain, table
 from limbeck.report.page import notes
 from limbeck.report.result import RunResult
 from limbeck.report.usage import usage as default_usage
@@ -141,7 +141,7 @@ def _made(result: RunResult, digest: str | None) -> str:
     made = result.environment
     version = made.versions.get("limbeck", "")
     lines = [
-        f"Made with limbeck {version}".rstrip() + f" by `{made.command.replace('`', '')}`",
+        f"Made with limbeck {version}".rstrip() + f" by {code(made.command)}",
         f"Started {fmt.moment(made.started)}, took {fmt.duration(made.seconds)}; "
         f"seeds {', '.join(map(str, result.seeds))}",
         f"Measured on {plain(made.hardware.processor)}, {fmt.plural(made.hardware.cores, 'core')}, "

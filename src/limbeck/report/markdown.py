@@ -18,6 +18,19 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
+def code(text: str) -> str:
+    """Write a code span that holds any text on one line, backticks included.
+
+    Example:
+        >>> code("limbeck run 'my recipe.yaml'"), code("a`b")
+        ("`limbeck run 'my recipe.yaml'`", '`` a`b ``')
+    """
+    line = " ".join(text.splitlines())
+    longest = max(map(len, re.findall("`+", line)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:
     """Write a table; every cell is escaped.
 

@@ -15,6 +15,7 @@ from PIL import Image
 with open("preprocess.json") as file:
     prepare = json.load(file)
 session = onnxruntime.InferenceSession("model.onnx")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
 picture = Image.open("picture.png").convert(prepare["mode"])
 height, width = prepare["size"]
@@ -26,7 +27,7 @@ pixels = (pixels - np.float32(prepare["mean"])) / np.float32(prepare["std"])
 image = pixels.transpose(2, 0, 1)[None]
 
 (logits,) = session.run(["logits"], {session.get_inputs()[0].name: image})
-print("class", int(logits[0].argmax()))
+print("class", classes[int(logits[0].argmax())])
 ```
 """
 
@@ -51,12 +52,15 @@ _TEXTS = """
 **From the ONNX file**, with numpy, tokenizers and onnxruntime (no torch, no limbeck), here:
 
 ```python
+import json
+
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
 session = onnxruntime.InferenceSession("model.onnx")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
 encoded = tokenizer.encode_batch(["a warm and funny film", "two hours that I will not get back"])
 inputs = {
@@ -65,7 +69,7 @@ inputs = {
 }
 
 (logits,) = session.run(["logits"], inputs)
-print("classes", logits.argmax(axis=-1))
+print("classes", [classes[number] for number in logits.argmax(axis=-1)])
 ```
 """
 
@@ -98,6 +102,7 @@ import onnxruntime
 with open("preprocess.json") as file:
     prepare = json.load(file)
 session = onnxruntime.InferenceSession("model.onnx")
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
 with open("row.json") as file:
     row = json.load(file)  # the columns by name: {"age": 39, "sex": "Female"}; null is missing
@@ -119,7 +124,7 @@ for column in prepare["categorical"]:
 features = np.array([features], dtype=np.float32)
 
 (logits,) = session.run(["logits"], {"features": features})
-print("class", int(logits[0].argmax()))
+print("class", classes[int(logits[0].argmax())])
 ```
 """
 

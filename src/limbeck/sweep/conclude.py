@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -162,7 +163,7 @@ def _environment(trials: Sequence[Trial]) -> Environment:
         hardware=describe(),
         versions=versions(),
         git_commit=git_commit(),
-        command=" ".join(["limbeck", *sys.argv[1:]]),
+        command=shlex.join(["limbeck", *sys.argv[1:]]),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=math.fsum(trial.seconds for trial in trials),
     )

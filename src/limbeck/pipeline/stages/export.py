@@ -13,6 +13,7 @@ from limbeck.atomic import replacing
 from limbeck.compress.bake import bake, structural
 from limbeck.compress.change import Change
 from limbeck.errors import Problem
+from limbeck.export.onnx import embed_classes
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.hugging_face import try_folder, write_folder
@@ -98,6 +99,7 @@ class Export(Stage):
             raise ValueError("an export stage without a student")
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")
+        embed_classes(context.folder / "model.onnx", context.data.classes)
         model, changes = self._plain(candidate, context)
         save_weights(model, context.folder / "model.safetensors")
         write_code(spec, context, changes, context.folder)
