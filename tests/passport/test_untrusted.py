@@ -135,3 +135,11 @@ def test_nothing_is_written_by_looking(real, write) -> None:
     verify(real.folder, schema=True)
     as_teacher(real.folder / "passport.json")
     assert {path: path.stat().st_mtime_ns for path in real.folder.rglob("*")} == before
+
+
+def test_a_document_without_end_is_not_held_against_the_schema(student: Path) -> None:
+    content = json.loads((student / "passport.json").read_text(encoding="utf-8"))
+    content["metadata"]["tools"] = {"components": [{"name": "a", "value": "b"}] * 50_000}
+    (student / "passport.json").write_text(json.dumps(content))
+    found = verify(student, schema=True)
+    assert any("at most 1,048,576 are validated" in one.found for one in found.findings)

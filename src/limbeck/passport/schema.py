@@ -14,6 +14,9 @@ from typing import Any
 MOST_ERRORS = 100
 """How many departures are looked for."""
 
+LARGEST = 2**20
+"""The longest document, in characters, that is validated: the schema takes seconds for more."""
+
 
 def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Validate a passport with cyclonedx-python-lib, strictly.
@@ -33,7 +36,10 @@ def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
     if validator is None:
         return None
     try:
-        errors = validator.validate_str(json.dumps(passport), all_errors=True) or ()
+        text = json.dumps(passport)
+        if len(text) > LARGEST:
+            return (f"$: {len(text):,} characters; at most {LARGEST:,} are validated",)
+        errors = validator.validate_str(text, all_errors=True) or ()
         # The library wraps jsonschema's error, whose own text quotes the whole schema.
         return tuple(
             f"{error.data.json_path}: {error.data.message[:200]}"
