@@ -67,11 +67,11 @@ def test_the_export_holds_the_adaptation(tmp_path: Path) -> None:
 
 def test_probabilities_become_logits_of_the_same_distribution() -> None:
     logits = torch.randn(7, 3) * 5
-    softmax = adapt(nn.Softmax(1), Adaptation(output_type="probabilities"))
+    softmax = adapt(nn.Softmax(1), Adaptation(output_type="probabilities", count=3))
     torch.testing.assert_close(softmax(logits).softmax(1), logits.softmax(1))
-    sigmoid = adapt(nn.Sigmoid(), Adaptation(output_type="sigmoid"))
+    sigmoid = adapt(nn.Sigmoid(), Adaptation(output_type="sigmoid", count=3))
     torch.testing.assert_close(sigmoid(logits), logits, atol=1e-3, rtol=1e-3)
-    certain = torch.tensor([[1000.0, 0.0]])
+    certain = torch.tensor([[1000.0, 0.0, 0.0]])
     assert softmax(certain).isfinite().all()
 
 
@@ -94,12 +94,12 @@ Pair = namedtuple("Pair", ["logits_of_head", "aux"])
     [
         (lambda x: {"logits": x}, lambda out: out["logits"]),
         (lambda x: (x, x + 1), lambda out: out[0]),
-        (lambda x: [x], lambda out: out[0]),
+        (lambda x: [x, torch.zeros(4, 7)], lambda out: out[0]),
         (lambda x: Pair(x, x), lambda out: out.logits_of_head),
     ],
 )
 def test_logits_within_a_structure_are_reordered(structure, taken) -> None:
-    model = adapt(Returns(structure), Adaptation(classes=[2, 0]))
+    model = adapt(Returns(structure), Adaptation(classes=[2, 0], count=3))
     logits = torch.randn(4, 3)
     assert torch.equal(taken(model(logits)), logits[:, [2, 0]])
 
@@ -113,7 +113,7 @@ def test_transformers_outputs_and_named_inputs() -> None:
     ).eval()
     image = torch.rand(2, 1, 8, 8)
     expected = model(pixel_values=image * 2 - 1).logits[:, [1, 2]]
-    adapt(model, Adaptation(scale=[2.0], shift=[-1.0], classes=[1, 2]))
+    adapt(model, Adaptation(scale=[2.0], shift=[-1.0], classes=[1, 2], count=3))
     torch.testing.assert_close(model(pixel_values=image).logits, expected)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem, did_you_mean
@@ -37,6 +37,7 @@ class Adaptation:
         classes: The model's logit for each class of the data; None leaves them in place.
         output: Which of the model's outputs are its logits: a field, a position, or `mean` for the
             mean of all heads (DeiT's rule, Touvron et al. 2021); None for the only one.
+        count: How many classes the model itself has; tensors of other shapes are left alone.
     """
 
     scale: list[float] | None = None
@@ -44,9 +45,10 @@ class Adaptation:
     output_type: str = "logits"
     classes: list[int] | None = None
     output: str | int | None = None
+    count: int = 0
 
     def __bool__(self) -> bool:
-        return self != Adaptation()
+        return replace(self, count=0) != Adaptation()
 
 
 def adaptation(
@@ -105,7 +107,7 @@ def adapt(model: nn.Module, changes: Adaptation) -> nn.Module:
 
     Example:
         >>> import torch
-        >>> net = adapt(torch.nn.Softmax(1), Adaptation(output_type="probabilities"))
+        >>> net = adapt(torch.nn.Softmax(1), Adaptation(output_type="probabilities", count=2))
         >>> net(torch.tensor([[0.0, 0.0]])).exp()
         tensor([[0.5000, 0.5000]])
     """

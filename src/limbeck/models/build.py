@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
 from limbeck.models.source import Fit, Source
 from limbeck.models.spec import SOURCES, ModelSpec, Normalization
+from limbeck.models.statement import Statement
 from limbeck.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -62,9 +63,19 @@ def build(
 
 def _adaptation(spec: ModelSpec, fit: Fit) -> tuple[Adaptation, Fit]:
     """Return what fits the model to the data, and the fit that the model itself is built with."""
-    changes = adaptation(spec, fit.class_names, fit.normalization)
     own = fit if spec.class_names is None else replace(fit, classes=len(spec.class_names))
-    return changes, own
+    changes = adaptation(spec, fit.class_names, fit.normalization)
+    return replace(changes, count=own.classes), own
+
+
+def states(spec: ModelSpec) -> Statement:
+    """Read what the files of a model's weights state about its training.
+
+    Raises:
+        InputError: The file of weights does not exist.
+    """
+    source: Source = SOURCES.load(spec.source)
+    return source.states(spec)
 
 
 def architecture(

@@ -39,26 +39,33 @@ class Renormalize:
 
 
 class ToLogits:
-    """A forward hook that turns probabilities into logits, and selects and orders the classes."""
+    """A forward hook that turns probabilities into logits, and selects and orders the classes.
 
-    def __init__(self, output_type: str, classes: list[int] | None) -> None:
-        self.output_type, self.classes = output_type, classes
+    Of a structure of tensors, those of the shape `[n, count, ...]` are changed: logits and the
+    logits of auxiliary heads.
+    """
+
+    def __init__(self, output_type: str, classes: list[int] | None, count: int) -> None:
+        self.output_type, self.classes, self.count = output_type, classes, count
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Change the logits within whatever the model returns: a tensor, or a structure of them."""
         if isinstance(output, Tensor):
             return self._applied(output)
-        if hasattr(output, "logits") and not isinstance(output, tuple):
-            output.logits = self._applied(output.logits)
-            return output
-        if isinstance(output, dict) and "logits" in output:
-            return {**output, "logits": self._applied(output["logits"])}
         if isinstance(output, tuple | list):
-            parts = [self._applied(part) if _is_rows(part) else part for part in output]
+            parts = [self._applied(part) for part in output]
             return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-        raise TypeError(f"no logits in an output of type {type(output).__name__}")
+        if isinstance(output, dict):
+            for name in list(output):
+                output[name] = self._applied(output[name])
+        else:
+            for name, value in list(vars(output).items()):
+                setattr(output, name, self._applied(value))
+        return output
 
-    def _applied(self, values: Tensor) -> Tensor:
+    def _applied(self, values: Any) -> Any:
+        if not isinstance(values, Tensor) or values.shape[1:2] != (self.count,):
+            return values
         # Above the smallest normal number of float32, whose logarithm is finite in every runtime.
         if self.output_type == "probabilities":
             values = values.float().clamp(min=1e-30).log()
@@ -105,10 +112,6 @@ def _parts(output: Any) -> list[tuple[Any, Any]]:
     return list(vars(output).items())
 
 
-def _is_rows(value: object) -> bool:
-    return isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point()
-
-
 def add_hooks(
     model: nn.Module,
     *,
@@ -117,6 +120,7 @@ def add_hooks(
     output_type: str,
     classes: list[int] | None,
     output: str | int | None,
+    count: int,
 ) -> nn.Module:
     """Register the hooks that are needed, and return the model."""
     if scale is not None and shift is not None:
@@ -124,5 +128,5 @@ def add_hooks(
     if output is not None:
         model.register_forward_hook(SelectOutput(output))
     if output_type != "logits" or classes is not None:
-        model.register_forward_hook(ToLogits(output_type, classes))
+        model.register_forward_hook(ToLogits(output_type, classes, count))
     return model

@@ -30,6 +30,7 @@ class Statement:
         vocab_size: The number of rows of the embedding table.
         max_length: The most tokens that the model has positions for.
         pad: The number of the padding token.
+        columns: The columns of a table: `numeric` and `categorical`, as in preprocess.json.
     """
 
     origin: str = ""
@@ -41,6 +42,7 @@ class Statement:
     vocab_size: int | None = None
     max_length: int | None = None
     pad: int | None = None
+    columns: Mapping[str, Any] | None = None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def of_student(folder: Path) -> Statement:
             vocab_size=content.get("vocab_size"),
             pad=content.get("pad"),
         )
-    return common
+    return replace(common, columns=content)
 
 
 def beside(file: Path) -> Statement:
