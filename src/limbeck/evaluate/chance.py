@@ -1,0 +1,169 @@
+"""Test whether predictions are better than chance, and in the order of the labels' classes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from limbeck.evaluate.interval import Result
+
+if TYPE_CHECKING:
+    from limbeck.export.predictor import Answers
+
+ALPHA = 0.05
+# A gain in accuracy that no error of estimation reaches: standard deviations, and at least a share.
+SIGMAS, GAIN = 5.0, 0.1
+
+
+class ChanceTest(Result):
+    """How predictions compare with a constant prediction of the most frequent class.
+
+    Attributes:
+        accuracy: The share of right predictions.
+        total: How many samples there are.
+        majority_share: The share of the most frequent class: what a constant prediction reaches.
+        kappa_p_value: The probability of so many right predictions if predictions did not depend on
+            the labels, given how often each class is predicted (a one-sided test of Cohen's kappa
+            against 0).
+        worse_p_value: The probability of so few right predictions if accuracy were
+            `majority_share`.
+        better_p_value: The probability of so many right predictions if accuracy were
+            `majority_share`.
+        class_order: The order of outputs in which accuracy is far higher, estimated on one half of
+            the samples and confirmed on the other; None if there is no such order. Entry `k` is the
+            output that predicts class `k`.
+        reordered_accuracy: The accuracy in that order, on samples that it was not estimated on.
+    """
+
+    accuracy: float
+    total: int
+    majority_share: float
+    kappa_p_value: float
+    worse_p_value: float
+    better_p_value: float
+    class_order: tuple[int, ...] | None = None
+    reordered_accuracy: float | None = None
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether predictions are independent of the labels, or worse than a constant one."""
+        return self.kappa_p_value >= ALPHA or self.worse_p_value < ALPHA
+
+    @property
+    def is_better_than_majority(self) -> bool:
+        """Whether accuracy is significantly above the share of the most frequent class."""
+        return self.better_p_value < ALPHA
+
+    def __str__(self) -> str:
+        return (
+            f"{self.accuracy:.2%} on {self.total} validation samples, where the most frequent "
+            f"class alone has {self.majority_share:.2%}"
+        )
+
+
+def chance_test(answers: Answers) -> ChanceTest:
+    """Compute whether predictions are better than chance.
+
+    Args:
+        answers: Logits `[n, classes]` and labels `[n]`.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> labels = np.arange(60) % 3
+        >>> constant = Answers(np.tile([1.0, 0.0, 0.0], (60, 1)).astype(np.float32), labels)
+        >>> chance_test(constant).is_chance
+        True
+        >>> reversed_order = Answers(np.eye(3, dtype=np.float32)[2 - labels], labels)
+        >>> chance_test(reversed_order).class_order
+        (2, 1, 0)
+
+    Source: Cohen 1960 for kappa; the moments of a permutation statistic are Hoeffding's (1951).
+    """
+    labels, classes = answers.labels, answers.logits.shape[1]
+    predicted = answers.logits.argmax(axis=1)
+    total, right = len(labels), int((predicted == labels).sum())
+    majority = float(np.bincount(labels, minlength=classes).max()) / total
+    order = _order(labels, predicted, classes)
+    return ChanceTest(
+        accuracy=right / total,
+        total=total,
+        majority_share=majority,
+        kappa_p_value=_kappa_p_value(labels, predicted, classes),
+        worse_p_value=float(stats.binom.cdf(right, total, majority)),
+        better_p_value=float(stats.binom.sf(right - 1, total, majority)),
+        class_order=None if order is None else order[0],
+        reordered_accuracy=None if order is None else order[1],
+    )
+
+
+def _kappa_p_value(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:
+    r"""Compute the one-sided p-value of the number of right predictions under permutations.
+
+    With row counts $r_k$ and column counts $c_l$ of the confusion matrix, the number of right
+    predictions has mean $\sum_k r_k c_k/n$ and variance
+    $\frac{1}{n-1}\sum_{kl} r_k c_l (\delta_{kl} - c_k/n - r_l/n + \sum_j r_j c_j/n^2)^2$.
+    """
+    total = len(labels)
+    if total < 2:
+        return 1.0
+    rows, columns = (np.bincount(one, minlength=classes) for one in (labels, predicted))
+    used = (rows + columns) > 0
+    rows, columns = rows[used].astype(np.float64), columns[used].astype(np.float64)
+    mean = float(rows @ columns) / total
+    deviation = np.eye(len(rows)) - columns[:, None] / total - rows[None, :] / total + mean / total
+    variance = float(rows @ deviation**2 @ columns) / (total - 1)
+    if variance < 1e-9:
+        return 1.0
+    right = float((labels == predicted).sum())
+    # A half is the correction of a count for continuity.
+    return float(stats.norm.sf((right - 0.5 - mean) / math.sqrt(variance)))
+
+
+def _order(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> tuple[tuple[int, ...], float] | None:
+    """Find an order of the outputs that is confirmed to be far better on other samples."""
+    # Drawn, since labels may alternate.
+    drawn = np.random.default_rng(0).permutation(len(labels)) % 2
+    halves = [drawn == half for half in (0, 1)]
+    right = before = 0
+    for half, other in (halves, halves[::-1]):
+        order = _assignment(labels[half], predicted[half], classes)
+        right += int((order[labels[other]] == predicted[other]).sum())
+        before += int((labels[other] == predicted[other]).sum())
+    total = len(labels)
+    gain = (right - before) / total
+    if gain <= max(GAIN, SIGMAS / math.sqrt(total)):
+        return None
+    whole = _assignment(labels, predicted, classes)
+    return tuple(int(one) for one in whole), right / total
+
+
+def _assignment(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Assign an output to each class so that the most predictions are right."""
+    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    # A small preference for the order as it is, where nothing tells two outputs apart.
+    table = cells.reshape(classes, classes) + 1e-3 * np.eye(classes)
+    _, order = optimize.linear_sum_assignment(table, maximize=True)
+    found: NDArray[np.int64] = order.astype(np.int64)
+    return found
+
+
+def lowest_expected(accuracy: float, total: int) -> float:
+    """Return the least accuracy on `total` samples that agrees with a true one, at 99 %.
+
+    Args:
+        accuracy: The true accuracy.
+        total: How many samples it is measured on.
+
+    Example:
+        >>> round(lowest_expected(0.9339, 1000), 3)
+        0.915
+    """
+    return float(stats.binom.ppf(0.01, total, accuracy)) / total
