@@ -1,0 +1,466 @@
+"""Hold trained models against the data: classes, normalisation, size, tokenizer, columns.
+
+What the files of a model state about its training is compared with how the data is prepared. What
+can be fitted with certainty is filled into the recipe; what contradicts is refused; what nobody
+states is noted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from limbeck.data.preprocess import ImagePreprocess, TablePreprocess, TextPreprocess
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
+from limbeck.models.build import states
+from limbeck.models.spec import ModelSpec, Normalization
+from limbeck.models.statement import Statement
+from limbeck.numbers import is_number, is_positive
+from limbeck.optional import require
+from limbeck.pipeline.context import normalization_of_data
+from limbeck.pipeline.problems import of_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from limbeck.data.load import Data
+    from limbeck.data.spec import DataSpec
+    from limbeck.pipeline.recipe import Recipe
+
+GENERIC = re.compile(r"(label|class)?[ _-]*\d+", re.IGNORECASE)
+# Channel statistics that differ by less are the same ones, rounded.
+ROUNDED = 5e-3
+# Columns whose mean has moved by more of a deviation are scaled otherwise than in training.
+MOVED = 0.05
+TEXTS, SHOWN = 200, 12
+PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you", "日本語 🙂", "")
+
+
+@dataclass
+class Held:
+    """What came of holding models against the data.
+
+    Attributes:
+        specs: The teachers, with what their files state filled in where it is certain.
+        problems: What contradicts.
+        notes: What was fitted, and what nobody states.
+    """
+
+    specs: list[ModelSpec] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def with_statements(recipe: Recipe, data: Data) -> Recipe:
+    """Fill the class names and the normalisation that the teachers' files state into a recipe.
+
+    The recipe is then explicit: whoever builds a model from it fits it to the data in the same way.
+    """
+    held = hold(recipe, data)
+    teachers = held.specs[0] if len(held.specs) == 1 else held.specs
+    unchanged = held.specs == recipe.teachers or not held.specs
+    return recipe if unchanged else recipe.model_copy(update={"teacher": teachers})
+
+
+def hold(recipe: Recipe, data: Data) -> Held:
+    """Hold every model whose weights are loaded against the data.
+
+    Args:
+        recipe: The recipe; filled in or not, what is found is the same.
+        data: The data as it is prepared.
+    """
+    held = Held()
+    trained = trains_teacher(recipe)
+    names = ["teacher"] if len(recipe.teachers) == 1 else _numbered(len(recipe.teachers))
+    for where, spec in zip(names, recipe.teachers, strict=True):
+        found = _statement(spec, where, held)
+        held.specs.append(
+            spec
+            if found is None
+            else _Comparison(where, spec, found, data, recipe.data, trained, held).filled()
+        )
+    if recipe.student is not None:
+        _student(recipe.student, data, recipe.data, held)
+    return held
+
+
+def trains_teacher(recipe: Recipe) -> bool:
+    """Return whether a stage of the recipe trains the teacher."""
+    return any(name == "teach" for stage in recipe.stages for name in stage)
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"teacher.{number}" for number in range(count)]
+
+
+def is_loaded(spec: ModelSpec) -> bool:
+    """Return whether a model begins from trained weights, as far as the recipe states it."""
+    return bool(spec.weights or spec.path or spec.arguments.get("pretrained"))
+
+
+def _statement(spec: ModelSpec, where: str, held: Held) -> Statement | None:
+    if not is_loaded(spec):
+        return None
+    try:
+        return states(spec)
+    except InputError as error:
+        held.problems += [of_model(problem, where) for problem in error.problems]
+        return None
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One model whose weights are loaded, what its files state, and the data it is held against."""
+
+    where: str
+    spec: ModelSpec
+    found: Statement
+    data: Data
+    settings: DataSpec
+    trained: bool
+    held: Held
+
+    def filled(self) -> ModelSpec:
+        """Compare everything; return the spec with what is certain filled in."""
+        content: dict[str, Any] = {"class_names": self.class_names() or self.spec.class_names}
+        theirs = normalization_of_data(self.data.preprocess)
+        if theirs is not None:
+            own = self.normalization(theirs)
+            content["normalization"] = own or self.spec.normalization
+        if not self.trained and isinstance(self.data.preprocess, ImagePreprocess):
+            self.size(self.data.preprocess)
+        self.inputs()
+        return self.spec.model_copy(update=content)
+
+    def note(self, text: str) -> None:
+        """Add a note about the model."""
+        self.held.notes.append(f"{self.where}: {text}")
+
+    def refuse(self, where: str, given: object, allowed: str, fix: str = "") -> None:
+        """Add a problem."""
+        self.held.problems.append(Problem(where, given, allowed, fix.strip()))
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Compare class names; return the model's if its logits must be mapped."""
+        own, theirs = self.spec.class_names or self.found.class_names, self.data.classes
+        if own is None:
+            if not self.trained:
+                self.note(
+                    "no file beside its weights names its classes; they are taken to be in the "
+                    f"order of the data: {_list(theirs)}."
+                )
+            return None
+        order = class_order(own, theirs)
+        if order is None:
+            self.unmatched_classes(own)
+            return None
+        if order == theirs:
+            return None
+        left = len(order) - len(theirs)
+        picked = f"; {left} classes that the data lacks are left out" if left else ""
+        self.note(
+            f"its classes are {_list(order)}; its logits are brought into the order of the data, "
+            f"{_list(theirs)}, by name{picked}."
+        )
+        return order
+
+    def unmatched_classes(self, own: tuple[str, ...]) -> None:
+        """Refuse class names that contradict the data's, or note that they cannot be compared."""
+        stated, theirs = self.spec.class_names is not None, self.data.classes
+        if not stated and (_generic(own) or _generic(theirs)):
+            if not self.trained:
+                self.note(
+                    f"its classes ({_list(own)}) cannot be compared with the data's "
+                    f"({_list(theirs)}); they are taken to be in the same order."
+                )
+            return
+        if self.trained and not stated:
+            self.note(f"its files name the classes {_list(own)}; it is trained on {_list(theirs)}.")
+            return
+        missing = [name for name in theirs if name not in own]
+        near = did_you_mean(missing[0], own) if missing else ""
+        self.refuse(
+            f"{self.where}.class_names",
+            f"{_list(own)} ({'the recipe' if stated else self.found.origin})",
+            f"the data's classes: {_list(theirs)}",
+            f"Correct data.classes, or state {self.where}.class_names: the data's names in the "
+            f"order of the model's logits. {near}",
+        )
+
+    def normalization(self, theirs: Normalization) -> Normalization | None:
+        """Compare channel statistics; return the model's if its input must be renormalised."""
+        place, found = f"{self.where}.normalization", self.found.normalization
+        stated = theirs if self.spec.normalization == "data" else self.spec.normalization
+        own = stated if isinstance(stated, Normalization) else found
+        if own is None:
+            self.unknown_normalization(theirs)
+            return None
+        origin = self.found.origin if found else "the recipe"
+        if found and not _alike(own, found, ROUNDED):
+            fix = f"Remove it, or correct {self.found.origin}."
+            self.refuse(place, _text(own), f"{_text(found)}, as {self.found.origin} states", fix)
+            return None
+        if len(own.mean) != len(theirs.mean):
+            allowed = f"one number for each of the data's {len(theirs.mean)} channels"
+            fix = f"Set data.image.channels: {len(own.mean)}."
+            self.refuse(place, f"{_text(own)} ({origin})", allowed, fix)
+            return None
+        if _alike(own, theirs, 1e-6):
+            return None
+        self.note(
+            f"it was trained with {_text(own)} ({origin}); it renormalises its input, which the "
+            f"data gives with {_text(theirs)}."
+        )
+        return own
+
+    def unknown_normalization(self, theirs: Normalization) -> None:
+        """Refuse pixels whose normalisation in training is unknown; note it for a trained model."""
+        image = self.settings.image
+        if self.trained or (image and image.mean and image.std):
+            self.note(
+                "no file beside its weights states how its pixels were normalised; it is given "
+                f"the data's {_text(theirs)}."
+            )
+            return
+        self.refuse(
+            f"{self.where}.normalization",
+            "nothing, and no file beside the weights states it",
+            "the mean and std with which the model was trained, for pixels in [0, 1]",
+            f"Add normalization: {{mean: [...], std: [...]}}; or normalization: data, if it was "
+            f"trained with what was measured on this data: {_text(theirs)}.",
+        )
+
+    def size(self, prepare: ImagePreprocess) -> None:
+        """Compare the size of pictures, and how they were resized."""
+        found, stated = self.found, bool(self.settings.image and self.settings.image.size)
+        own, theirs = found.size, prepare.size
+        if own is not None and own != theirs:
+            if stated:
+                self.note(
+                    f"it was trained on pictures of {own[0]} x {own[1]} ({found.origin}); "
+                    f"data.image.size makes them {theirs[0]} x {theirs[1]}."
+                )
+            else:
+                self.refuse(
+                    self.where,
+                    f"pictures of {theirs[0]} x {theirs[1]}",
+                    f"{own[0]} x {own[1]}, on which the model was trained ({found.origin})",
+                    f"Set data.image.size: {own[0]}; or data.image.size: {theirs[0]}, to keep the "
+                    "size of the data.",
+                )
+        if stated and found.interpolation and found.interpolation != prepare.resample:
+            self.note(
+                f"its pictures were resized with {found.interpolation} interpolation "
+                f"({found.origin}), the data's with {prepare.resample}."
+            )
+
+    def inputs(self) -> None:
+        """Compare tokenizers, or the columns of a table."""
+        prepare = self.data.preprocess
+        if isinstance(prepare, TextPreprocess):
+            with gathering(self.held.problems):
+                self.tokens(prepare)
+        elif isinstance(prepare, TablePreprocess) and self.found.columns is not None:
+            self.columns(prepare, self.found.columns)
+
+    def tokens(self, prepare: TextPreprocess) -> None:
+        """Compare tokenizers, the padding token and the length of texts."""
+        found, place = self.found, "data.text.tokenizer"
+        if found.max_length is not None and prepare.max_length > found.max_length:
+            allowed = f"at most {found.max_length}, the positions of {self.where} ({found.origin})"
+            self.refuse("data.text.max_length", prepare.max_length, allowed)
+        if found.tokenizer is None:
+            self.note(
+                "no tokenizer lies beside its weights to compare the data's with"
+                + (
+                    f"; it has {found.vocab_size} token embeddings, the data's tokenizer has "
+                    f"{prepare.vocab_size} tokens."
+                    if found.vocab_size
+                    else "."
+                )
+            )
+            return
+        rows = range(min(TEXTS, len(self.data.train)))
+        texts = [str(self.data.train.raw(row)["text"]) for row in rows]
+        own = _tokenizer(found.tokenizer, self.where)
+        difference = tokenizers_differ(own, prepare.tokenizer, [*texts, *PROBES])
+        if difference:
+            allowed = f"the tokenizer that {self.where} was trained with ({found.tokenizer})"
+            self.refuse(place, difference, allowed, f"Set data.text.tokenizer: {found.tokenizer}")
+        elif found.pad is not None and found.pad != prepare.pad:
+            allowed = f"token {found.pad}, the pad_token_id of {self.where} ({found.origin})"
+            fix = "Let the padding token of the tokenizer and pad_token_id of config.json agree."
+            self.refuse(place, f"padding with token {prepare.pad}", allowed, fix)
+
+    def columns(self, prepare: TablePreprocess, content: Mapping[str, Any]) -> None:
+        """Compare the columns of a table: their order, their values, and how they are scaled."""
+        allowed = f"as {self.where} was trained ({self.found.origin})"
+        own, theirs = list(_described(content)), list(_described(asdict(prepare)))
+        names = [[str(one.get("name")) for one in side] for side in (own, theirs)]
+        if names[0] != names[1]:
+            self.refuse("data.table", _list(names[1]), f"{_list(names[0])}, {allowed}")
+            return
+        for mine, one in zip(own, theirs, strict=True):
+            for key in ("values", "flag"):
+                if _plain(mine.get(key)) != _plain(one.get(key)):
+                    given = f"{one['name']} with {key} {_plain(one.get(key))}"
+                    self.refuse("data.table", given, f"{_plain(mine.get(key))}, {allowed}")
+            if "mean" in one and _moved(mine, one):
+                given = f"{one['name']} with mean {one['mean']:.4g} and std {one['std']:.4g}"
+                wanted = f"mean {mine.get('mean')} and std {mine.get('std')}, {allowed}"
+                self.refuse("data.table", given, wanted)
+
+
+def _student(spec: ModelSpec, data: Data, settings: DataSpec, held: Held) -> None:
+    """Compare the inputs of a student that begins from trained weights; its head is trained."""
+    if spec.expect is not None:
+        fix = "Remove it: a budget states what the student must reach."
+        held.problems.append(Problem("student.expect", spec.expect.accuracy, "nothing", fix))
+    found = _statement(spec, "student", held)
+    if found is None:
+        return
+    comparison = _Comparison("student", spec, found, data, settings, True, held)
+    comparison.inputs()
+    theirs, own = normalization_of_data(data.preprocess), found.normalization
+    if own and theirs and not spec.normalization and not _alike(own, theirs, ROUNDED):
+        comparison.note(
+            f"its weights were trained with {_text(own)} ({found.origin}); it is trained further "
+            f"with the data's {_text(theirs)}."
+        )
+
+
+def class_order(own: Sequence[str], data: Sequence[str]) -> tuple[str, ...] | None:
+    """Return a model's class names in the data's words, in the order of the model's logits.
+
+    Names match if they are equal, or if they are but for case, spaces, hyphens and underscores, or
+    if one of a name's synonyms (`"tench, Tinca tinca"`) is; each must match exactly one other.
+    Names that the data lacks stay.
+
+    Returns:
+        The names; None if a class of the data is not found, or not with certainty.
+
+    Example:
+        >>> class_order(["Sci/Tech", "World", "not used"], ["world", "sci_tech"])
+        ('sci_tech', 'world', 'not used')
+        >>> class_order(["good", "bad"], ["positive", "negative"]) is None
+        True
+    """
+    places: dict[str, set[int]] = {}
+    for number, name in enumerate(own):
+        for key in _keys(name):
+            places.setdefault(key, set()).add(number)
+    exact = {name: number for number, name in enumerate(own)}
+    words: dict[int, str] = {}
+    for name in data:
+        near = {number for key in _keys(name) for number in places.get(key, ())}
+        found = {exact[name]} if name in exact else near
+        if len(found) != 1 or found & words.keys():
+            return None
+        words[found.pop()] = name
+    return tuple(words.get(number, name) for number, name in enumerate(own))
+
+
+def _keys(name: str) -> set[str]:
+    parts = [name, *name.split(",")] if "," in name else [name]
+    return {re.sub(r"[\s_/-]+", " ", part).strip().casefold() for part in parts}
+
+
+def _generic(names: Sequence[str]) -> bool:
+    return all(GENERIC.fullmatch(name) for name in names)
+
+
+def _tokenizer(folder: Path, where: str) -> str:
+    """Read the tokenizer beside a model's weights as the text of a tokenizer.json.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    file = folder / "tokenizer.json"
+    try:
+        if file.is_file():
+            made = require("tokenizers", extra="text").Tokenizer.from_file(str(file))
+        else:
+            auto = require("transformers", extra="text").AutoTokenizer
+            made = auto.from_pretrained(str(folder), local_files_only=True)
+            made = made.backend_tokenizer
+    # The libraries raise whatever a malformed file leads to.
+    except Exception as error:
+        allowed = "files that transformers reads as a tokenizer"
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(Problem(where, str(folder), allowed, reason)) from error
+    text: str = made.to_str()
+    return text
+
+
+def tokenizers_differ(own: str, data: str, texts: Sequence[str]) -> str:
+    """Describe how two tokenizers differ in vocabulary or behaviour; empty if they do not.
+
+    Args:
+        own: The text of the one tokenizer.json: the model's.
+        data: The text of the other: the data's.
+        texts: What both encode.
+    """
+    if _without_cutting(own) == _without_cutting(data):
+        return ""
+    library = require("tokenizers", extra="text").Tokenizer
+    pair = [library.from_str(text) for text in (own, data)]
+    for one in pair:
+        one.no_padding()
+        one.no_truncation()
+    mine, theirs = (one.get_vocab(with_added_tokens=True) for one in pair)
+    # Tokens that only the model's has are never given to it.
+    moved = [token for token, number in theirs.items() if mine.get(token) != number]
+    if moved:
+        first = min(moved, key=theirs.__getitem__)
+        place = mine.get(first)
+        other = "lacks it" if place is None else f"has it as {place}"
+        return (
+            f"a vocabulary in which {len(moved)} of {len(theirs)} tokens have other numbers: "
+            f"{first!r} is {theirs[first]}, the model's {other}"
+        )
+    encoded = [one.encode_batch(list(texts)) for one in pair]
+    for text, first, second in zip(texts, *encoded, strict=True):
+        if first.ids != second.ids:
+            cut = text if len(text) <= 40 else text[:37] + "..."
+            return f"{cut!r} becomes {second.tokens[:SHOWN]}, by the model's {first.tokens[:SHOWN]}"
+    return ""
+
+
+def _without_cutting(text: str) -> Any:
+    content = json.loads(text)
+    return {key: value for key, value in content.items() if key not in {"truncation", "padding"}}
+
+
+def _described(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for part in ("numeric", "categorical"):
+        yield from (one for one in content.get(part, ()) if isinstance(one, Mapping))
+
+
+def _moved(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    mean, std = own.get("mean"), own.get("std")
+    if not is_number(mean) or not is_positive(std):
+        return True
+    return abs(mean - data["mean"]) / std > MOVED or abs(data["std"] / std - 1) > MOVED
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _alike(one: Normalization, other: Normalization, tolerance: float) -> bool:
+    pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=False)
+    same_channels = len(one.mean) == len(other.mean)
+    return same_channels and all(abs(a - b) <= tolerance for a, b in pairs)
+
+
+def _text(one: Normalization) -> str:
+    mean, std = (", ".join(f"{value:.4g}" for value in part) for part in (one.mean, one.std))
+    return f"mean [{mean}], std [{std}]"
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return "[" + ", ".join(names[:SHOWN]) + more + "]"
