@@ -155,7 +155,8 @@ def test_an_ensemble_recorded_answers_and_a_second_distillation(forks, tiny, tmp
 def test_a_teacher_is_loaded_and_loaded_anew_when_its_file_changes(forks, tiny, once, tmp_path):
     weights = tmp_path / "teacher.safetensors"
     shutil.copyfile(once / "run/stages/01-teach/model.safetensors", weights)
-    settings = [f"teacher.weights={weights}", "stages=[distill: {epochs: 1}, export: {}]"]
+    pixels = "teacher.normalization=data"
+    settings = [f"teacher.weights={weights}", pixels, "stages=[distill: {epochs: 1}, export: {}]"]
     more = [part for setting in settings for part in ("--set", setting)]
     first = forks("run", tiny, "--out", "run", *more, cwd=tmp_path, quick=True)
     assert first.code == 0, first.err

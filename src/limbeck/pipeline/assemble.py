@@ -13,6 +13,8 @@ from limbeck.pipeline.apart import SIMILARITY_TEMPERATURE
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.examine import Examination
 from limbeck.pipeline.slower import slower, unsteady
+from limbeck.pipeline.statements import hold
+from limbeck.pipeline.teacher_checks import teacher_notes
 from limbeck.pipeline.versions import git_commit, versions
 from limbeck.report.result import (
     BudgetCheck,
@@ -70,7 +72,7 @@ def assemble(
             started=started.isoformat(timespec="seconds"),
             seconds=seconds,
         ),
-        notes=(*_notes(recipe, data), *slower(chain, hardware), *unsteady(chain)),
+        notes=(*_notes(recipe, data, lineages), *slower(chain, hardware), *unsteady(chain)),
     )
 
 
@@ -165,9 +167,15 @@ def _curves(lineages: list[Candidate]) -> Iterator[Curve]:
             yield from link.record.curves
 
 
-def _notes(recipe: Recipe, data: Data) -> Iterator[str]:
+def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[str]:
     if len(recipe.seeds) == 1:
         yield "One seed: no interval over seeds can be given. Set `seeds: [0, 1, 2]` for one."
     if recipe.profile != "default":
         yield f"The profile {recipe.profile!r} was applied; figures of the whole recipe may differ."
     yield from data.facts.notes
+    yield from hold(recipe, data).notes
+    for number, lineage in enumerate(lineages):
+        notes = [note for link in lineage.lineage for note in teacher_notes(link.record)]
+        yield from (
+            note if len(lineages) == 1 else f"Seed {recipe.seeds[number]}: {note}" for note in notes
+        )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from limbeck import fingerprint
 from limbeck.atomic import write_json
+from limbeck.evaluate.chance import ChanceTest
 from limbeck.evaluate.fidelity import Parity
 from limbeck.report.result import Curve
 
@@ -30,6 +31,7 @@ class Artefact(BaseModel):
         changes: What compressing did to the structure since the model was built, in order.
         parity: How well the file agrees with the model.
         validation_accuracy: Of the file.
+        chance: How the file's predictions on validation compare with a constant prediction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,7 @@ class Artefact(BaseModel):
     changes: tuple[dict[str, Any], ...] = ()
     parity: Parity | None
     validation_accuracy: float
+    chance: ChanceTest | None = None
 
 
 class Record(BaseModel):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from limbeck.compress.change import Change, apply
 from limbeck.data.preprocess import ImagePreprocess, Preprocess
 from limbeck.evaluate.accuracy import accuracy
+from limbeck.evaluate.chance import chance_test
 from limbeck.export.compact.files import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import Answers, OnnxPredictor, TorchPredictor, answers
@@ -148,14 +149,19 @@ class Context:
             if samples <= 0:
                 return
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Measure a model on the validation samples with the task's metrics, in evaluation mode."""
+    def validate(self, model: nn.Module, split: Split | None = None) -> dict[str, float]:
+        """Measure a model with the task's metrics, in evaluation mode.
+
+        Args:
+            model: The model.
+            split: The samples; those of validation if not given.
+        """
         import torch
 
         metrics = self.task.metrics().to(self.accelerator.device)
         model.eval()
         with torch.no_grad():
-            for batch in self.batches(self.data.validation):
+            for batch in self.batches(split or self.data.validation):
                 batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
                 response = self.task.respond(model, batch)
                 metrics.update(response.outputs["logits"], response.labels)
@@ -247,4 +253,9 @@ class Context:
 
     def artefact(self, *, exported: Answers, **fields: Any) -> Artefact:
         """Describe `model.onnx` in this folder, given what it answers on validation."""
-        return Artefact(file="model.onnx", validation_accuracy=accuracy(exported).value, **fields)
+        return Artefact(
+            file="model.onnx",
+            validation_accuracy=accuracy(exported).value,
+            chance=chance_test(exported),
+            **fields,
+        )

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from limbeck.errors import InputError, LimbeckError, Problem, gathering
+from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.problems import of_model
+from limbeck.pipeline.statements import hold, trains_teacher
 from limbeck.tasks.checks import check_modes
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
@@ -77,8 +79,10 @@ class Rehearsal:
             model = context.build(spec, seed=context.seed).eval()
         except InputError as error:
             raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
+        _has_a_head(context, model, where)
         _answers(context, model, where)
         _invariant(context, model, where)
+        _returns_what_it_states(context, spec, model, where)
         # The models of libraries are known to export; the user's own are tried, for seconds.
         if spec.source == "python":
             _exports(context, model, where)
@@ -92,8 +96,14 @@ def rehearse(context: Context) -> None:
         InputError: Some would: every problem of every stage at once.
     """
     problems = _batch_fits(context)
+    fits = not problems
+    if fits:
+        held = hold(context.recipe, context.data)
+        problems += held.problems
+        for note in held.notes:
+            context.watch.say(note)
     rehearsal = Rehearsal(context)
-    for where, stage in _stages(context) if not problems else ():
+    for where, stage in _stages(context) if fits else ():
         try:
             stage.rehearse(rehearsal, where=where)
         except InputError as error:
@@ -170,6 +180,31 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         given = f"answers of shape {shape} to two samples"
         classes = f"{expected}: the data has {expected[1]} classes"
         raise InputError(Problem(where, given, classes, "Change the model, or `data.classes`."))
+
+
+def _has_a_head(context: Context, model: nn.Module, where: str) -> None:
+    """Refuse a teacher with freshly initialised parameters, unless it is trained in the recipe."""
+    fresh = getattr(model, "fresh_parameters", ())
+    if not fresh or where == "student" or trains_teacher(context.recipe):
+        return
+    shown = ", ".join(fresh[:8]) + (", ..." if len(fresh) > 8 else "")
+    given = f"a model without a trained head: its folder has nothing for {shown}"
+    fix = "Train it by a `teach` stage, or give a folder whose model classifies."
+    raise InputError(Problem(where, given, "a teacher with all of its weights", fix))
+
+
+def _returns_what_it_states(
+    context: Context, spec: ModelSpec, model: nn.Module, where: str
+) -> None:
+    """Refuse a model that returns probabilities where logits are stated, or the other way round."""
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(COMPANY))
+    inputs = {name: batch[name] for name in context.task.inputs}
+
+    def run() -> Tensor:
+        return context.task.outputs(model, inputs)["logits"]
+
+    check_output_type(model, run, output_type=spec.output_type, where=where)
 
 
 def _invariant(context: Context, model: nn.Module, where: str) -> None:

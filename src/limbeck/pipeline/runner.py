@@ -30,6 +30,8 @@ from limbeck.pipeline.publish import publish
 from limbeck.pipeline.rehearsal import rehearse
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
+from limbeck.pipeline.statements import with_statements
+from limbeck.pipeline.teacher_checks import check_teacher
 from limbeck.pipeline.trust import named_code
 from limbeck.pipeline.validate import check_code
 from limbeck.pipeline.watch import Unwatched, Watch
@@ -100,6 +102,7 @@ class _Run:
         self.own_code = bool(named_code(recipe))
         with accelerator.main_process_first():
             self.data = self._load()
+            self.recipe = with_statements(recipe, self.data)
         self.task = TASKS.load(recipe.task)(classes=self.data.classes)
         self.inputs = reuse.Inputs(lambda spec: self._context(0).build(spec, seed=0))
         if loads_teacher(recipe, self.stages):
@@ -223,7 +226,9 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if record is not None:
             self.watch.say(f"{label}: unchanged, reused")
-            return candidate.then(planned.folder, record)
+            candidate = candidate.then(planned.folder, record)
+            check_teacher(candidate, context)
+            return candidate
         if context.main:
             reuse.begin(context)
         self.accelerator.wait_for_everyone()
@@ -239,4 +244,6 @@ class _Run:
         if context.main:
             reuse.finish(context, record)
         self.accelerator.wait_for_everyone()
-        return candidate.then(planned.folder, record)
+        candidate = candidate.then(planned.folder, record)
+        check_teacher(candidate, context)
+        return candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from limbeck.pipeline.context import Context
 from limbeck.pipeline.guidance import Guidance
 from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
 from limbeck.report.result import Curve
 from limbeck.training import Training
@@ -59,11 +61,16 @@ class Distill(Training, Guidance, Stage):
         objective = self.terms()
         teacher = self.teacher(context, candidate.state("teacher"))
         begin = candidate.state("student")
-        trained = [self._train(context, objective, begin=begin, teacher=teacher)]
+        # The baseline first: a teacher that is no better than it is known before the distillation.
+        baseline = []
         if self.baseline and objective.needs_teacher:
             twin = candidate.state("baseline")
             same = twin.weights and twin.changes == begin.changes
-            trained.append(self._twin(context, twin if same else begin))
+            baseline.append(self._twin(context, twin if same else begin))
+        notes = tuple(filter(None, [self._weak_teacher(candidate, baseline)]))
+        for note in notes:
+            context.watch.say(note)
+        trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]
         artefacts = tuple(artefact for artefact, _ in trained)
         record = Record(
             stage="distill",
@@ -76,8 +83,17 @@ class Distill(Training, Guidance, Stage):
                 context.folder, [name for one in artefacts for name in (one.file, *one.weights)]
             ),
             curves=tuple(curve for _, curve in trained),
+            notes=notes,
         )
         return candidate.then(context.folder, record)
+
+    def _weak_teacher(
+        self, candidate: Candidate, baseline: Sequence[tuple[Artefact, Curve]]
+    ) -> str:
+        """Describe a teacher that is no better than the label-only student, trained or known."""
+        teacher, known = candidate.newest("teacher"), candidate.newest("baseline")
+        of_labels = baseline[0][0] if baseline else known and known[1]
+        return weak_teacher(teacher and teacher[1], of_labels or None)
 
     def _twin(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
         """Train the student on labels alone, in a folder inside this stage's."""

@@ -1,0 +1,142 @@
+"""Stop before a student is trained under a teacher that is not what it is taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from limbeck.errors import InputError, Problem
+from limbeck.evaluate.chance import ChanceTest, lowest_expected
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from limbeck.models.spec import Expect, ModelSpec
+    from limbeck.pipeline.candidate import Artefact, Candidate, Record
+    from limbeck.pipeline.context import Context
+
+
+def check_teacher(candidate: Candidate, context: Context) -> None:
+    """Check the teacher that the newest stage has made.
+
+    Args:
+        candidate: The chain so far.
+        context: What the stage worked with.
+
+    Raises:
+        InputError: The teacher is no better than chance, its classes are in another order than the
+            data's, or it is worse than the recipe expects.
+    """
+    link = candidate.lineage[-1]
+    artefact = link.artefact("teacher")
+    if artefact is None:
+        return
+    specs = context.recipe.teachers
+    loaded = link.record.stage == "load"
+    chance = all(spec.expect is None or spec.expect.above_chance for spec in specs)
+    problems = []
+    if artefact.chance is not None and chance:
+        problems += list(_of_chance(artefact.chance, loaded=loaded))
+    if link.record.stage in {"load", "teach"}:  # what a compressed teacher keeps is for its report
+        problems += context.once(lambda: list(_of_expectations(candidate, context, artefact)))
+    if problems:
+        raise InputError(*problems)
+
+
+def _of_chance(found: ChanceTest, *, loaded: bool) -> Iterator[Problem]:
+    if found.class_order is not None and found.reordered_accuracy is not None:
+        order = ", ".join(map(str, found.class_order[:20]))
+        more = ", ..." if len(found.class_order) > 20 else ""
+        yield Problem(
+            "teacher",
+            f"classes in another order than the data's: {found}",
+            f"logits in the order of data.classes: {found.reordered_accuracy:.2%} with the outputs "
+            f"[{order}{more}]",
+            "State teacher.class_names: the data's classes in the order of the model's outputs; or "
+            "teacher.expect: {above_chance: false} if this is intended.",
+        )
+    elif found.is_chance:
+        causes = (
+            "Check its weights, data.classes, the normalisation and the tokenizer"
+            if loaded
+            else "Train it for longer, or check the labels and the learning rate"
+        )
+        yield Problem(
+            "teacher",
+            f"no better than chance: {found}",
+            "a teacher that is better than a constant prediction",
+            f"{causes}; or state teacher.expect: {{above_chance: false}} if this is intended.",
+        )
+
+
+def _of_expectations(
+    candidate: Candidate, context: Context, artefact: Artefact
+) -> Iterator[Problem]:
+    specs, state = context.recipe.teachers, candidate.state("teacher")
+    for number, (spec, weights) in enumerate(zip(specs, state.weights, strict=True)):
+        if spec.expect is None or spec.expect.accuracy is None:
+            continue
+        where = "teacher" if len(specs) == 1 else f"teacher.{number}"
+        published = len(specs) == 1 and spec.expect.split == "validation"
+        measured = (
+            artefact.validation_accuracy
+            if published
+            else _measured(spec, weights, context, spec.expect)
+        )
+        yield from _unexpected(spec.expect, measured, context, where)
+
+
+def _measured(spec: ModelSpec, weights: Path, context: Context, expect: Expect) -> float:
+    plain = spec.model_copy(update={"weights": None})
+    model = context.build(plain, seed=0, weights=weights).to(context.accelerator.device)
+    split = context.data.test if expect.split == "test" else context.data.validation
+    return next(iter(context.validate(model, split).values()))
+
+
+def _unexpected(expect: Expect, measured: float, context: Context, where: str) -> Iterator[Problem]:
+    wanted = expect.accuracy or 0.0
+    total = len(context.data.test if expect.split == "test" else context.data.validation)
+    low = lowest_expected(wanted, total)
+    high = 1.0
+    if expect.tolerance is not None:
+        low, high = wanted - expect.tolerance, wanted + expect.tolerance
+    # Rounding of a share of so many samples is no deviation.
+    if low - 1e-9 <= measured <= high + 1e-9:
+        context.watch.say(
+            f"{where}: accuracy {measured:.2%} on {total} {expect.split} samples, as expected "
+            f"({wanted:.2%})"
+        )
+        return
+    how = "99 % binomial" if expect.tolerance is None else "tolerance"
+    upper = "" if high == 1.0 else f" and at most {high:.2%}"
+    yield Problem(
+        f"{where}.expect.accuracy",
+        f"{measured:.2%} on {total} {expect.split} samples",
+        f"at least {low:.2%}{upper} ({how} of {wanted:.2%})",
+        "Check its weights, class order, normalisation, size and tokenizer.",
+    )
+
+
+def teacher_notes(record: Record) -> Iterator[str]:
+    """Describe models that a stage has made and that are no better than chance."""
+    for artefact in record.artefacts:
+        found = artefact.chance
+        if found is None or (artefact.role == "teacher" and record.stage not in {"load", "teach"}):
+            continue
+        if found.is_chance:
+            yield f"{artefact.label}: no better than chance: {found}."
+        elif not found.is_better_than_majority:
+            yield f"{artefact.label}: not above the most frequent class: {found}."
+
+
+def weak_teacher(teacher: Artefact | None, baseline: Artefact | None) -> str:
+    """Describe a teacher that is no better than the label-only student; empty if it is better."""
+    if teacher is None or baseline is None:
+        return ""
+    if teacher.validation_accuracy > baseline.validation_accuracy:
+        return ""
+    return (
+        f"The teacher is no better than the label-only student: {teacher.validation_accuracy:.2%} "
+        f"and {baseline.validation_accuracy:.2%} on validation. Distillation may bring nothing: "
+        "consider a better teacher, or the label-only student."
+    )

@@ -1,0 +1,296 @@
+"""A teacher that is not what it is taken for stops a run before a student is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+
+from limbeck.errors import InputError
+from limbeck.evaluate.chance import ChanceTest, chance_test
+from limbeck.export.predictor import Answers
+from limbeck.models.outputs import check_output_type
+from limbeck.pipeline.candidate import Artefact, Candidate, Record
+from limbeck.pipeline.rehearsal import rehearse
+from limbeck.pipeline.runner import _Run
+from limbeck.pipeline.teacher_checks import check_teacher, teacher_notes, weak_teacher
+from limbeck.pipeline.validate import validate
+from limbeck.pipeline.watch import Unwatched
+
+DIGITS = {
+    "name": "t",
+    "task": "image_classification",
+    "data": {
+        "source": "sklearn",
+        "name": "digits",
+        "limit": {"train": 60, "validation": 40, "test": 20},
+    },
+    "student": {"source": "limbeck", "name": "digits_cnn", "width": 2},
+    "threads": 1,
+}
+LOADED = [{"load": {}}, {"distill": {"epochs": 1}}]
+
+NETS = '''
+import torch
+from torch import nn
+
+
+def net(classes, channels, last="Identity"):
+    """A small net with some last layer."""
+    head = getattr(nn, last)
+    layers = [nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, classes)]
+    return nn.Sequential(*layers, head(dim=1) if "Softmax" in last else head())
+
+
+class Centred(nn.Module):
+    """Features are centred over the batch."""
+
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.head = nn.Linear(64 * channels, classes)
+
+    def forward(self, image):
+        features = image.flatten(1)
+        return self.head(features - features.mean(0))
+
+
+class AcrossSamples(nn.Module):
+    """Attention that takes the first axis for the sequence: batch_first is missing."""
+
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, image):
+        rows = image.flatten(1, 2)
+        return self.head(self.attention(rows, rows, rows)[0].mean(1))
+
+
+def unsteady(classes, channels):
+    """Batch statistics in evaluation mode, too."""
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    layers = [nn.Conv2d(channels, 4, 3), norm, nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * 36, classes))
+'''
+
+
+@pytest.fixture
+def work(tmp_path: Path, accelerator: Accelerator) -> Callable[..., _Run]:
+    """Prepare a run of the digits with some teacher and stages."""
+    (tmp_path / "nets.py").write_text(NETS)
+
+    def make(teacher: Any, stages: Sequence[Any] = LOADED, **more: Any) -> _Run:
+        recipe = validate({**DIGITS, "teacher": teacher, "stages": stages, **more})
+        return _Run(recipe, tmp_path / "run", accelerator, Unwatched(), False)
+
+    return make
+
+
+def mine(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
+    return {"source": "python", "name": f"{tmp_path}/nets.py:{name}", **more}
+
+
+def refused(work: _Run) -> str:
+    with pytest.raises(InputError) as error:
+        rehearse(work._context(0))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [("Softmax", "probabilities"), ("Sigmoid", "sigmoid"), ("Hardsigmoid", "sigmoid")],
+)
+def test_outputs_that_are_probabilities_are_noticed(work, tmp_path, last, kind) -> None:
+    said = refused(work(mine(tmp_path, "net", last=last)))
+    assert "teacher.output_type: got 'logits', but each of 16 rows lies in [0, 1]" in said
+    assert f"state output_type: {kind}" in said
+    rehearse(work(mine(tmp_path, "net", last=last, output_type=kind))._context(0))
+    student = work(mine(tmp_path, "net"), student=mine(tmp_path, "net", last=last))
+    assert "student.output_type" in refused(student)
+
+
+@pytest.mark.parametrize("last", ["Identity", "LogSoftmax", "Tanh"])
+def test_outputs_that_are_logits_are_logits(work, tmp_path, last) -> None:
+    rehearse(work(mine(tmp_path, "net", last=last))._context(0))
+    said = refused(work(mine(tmp_path, "net", last=last, output_type="probabilities")))
+    assert "Remove output_type" in said
+
+
+def test_logits_that_happen_to_lie_in_0_to_1_are_logits() -> None:
+    net = nn.Linear(2, 2)
+    nn.init.zeros_(net.weight)
+    net.bias.data = torch.tensor([0.25, 0.5])
+    check_output_type(net, lambda: net(torch.ones(3, 2)), output_type="logits", where="teacher")
+
+
+def test_a_softmax_within_a_structure_is_noticed() -> None:
+    class Structured(nn.Module):
+        def forward(self, x):
+            return {"logits": x.softmax(1), "features": x}
+
+    net = Structured()
+    with pytest.raises(InputError, match="state output_type: probabilities"):
+        check_output_type(
+            net,
+            lambda: net(torch.randn(4, 3))["logits"],
+            output_type="logits",
+            where="teacher",
+        )
+
+
+@pytest.mark.parametrize("name", ["Centred", "AcrossSamples", "unsteady"])
+def test_models_whose_samples_mix_are_refused(work, tmp_path, name) -> None:
+    said = refused(work(mine(tmp_path, name)))
+    assert "teacher" in said
+    assert "one at a time" in said
+
+
+def test_a_body_without_a_head_is_refused_unless_it_is_trained(work, tmp_path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "intermediate_size": 8, "num_channels": 1}
+    folder = tmp_path / "vit"
+    transformers.ViTModel(transformers.ViTConfig(**config)).save_pretrained(folder)
+    teacher = {"source": "transformers", "path": str(folder), "normalization": "data"}
+    said = refused(work(teacher, [{"distill": {"epochs": 1}}]))
+    assert "without a trained head" in said
+    assert "classifier.bias, classifier.weight" in said
+    rehearse(work(teacher, [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0))
+
+
+def test_every_problem_is_told_at_once(work, tmp_path) -> None:
+    torch.manual_seed(0)
+    save_file(nn.Linear(1, 1).state_dict(), tmp_path / "w.safetensors")
+    teacher = {
+        "source": "limbeck",
+        "name": "digits_cnn",
+        "weights": str(tmp_path / "w.safetensors"),
+    }
+    said = refused(work(teacher, DISTILL, student=mine(tmp_path, "net", last="Softmax")))
+    assert "teacher.normalization" in said
+    assert "student.output_type" in said
+
+
+DISTILL = [{"distill": {"epochs": 1}}]
+
+
+def artefact(role: str, accuracy: float, chance: ChanceTest | None = None) -> Artefact:
+    return Artefact(
+        role=role, label=role, file="model.onnx", weights=("model.safetensors",), parity=None,
+        validation_accuracy=accuracy, chance=chance,
+    )  # fmt: skip
+
+
+def checked(predicted: Any, labels: Any, *, stage: str = "load", **expect: Any) -> None:
+    """Check a teacher that has made these predictions on validation."""
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    answers = Answers(np.eye(4, dtype=np.float32)[predicted], labels)
+    made = artefact("teacher", float((labels == predicted).mean()), chance_test(answers))
+    record = Record(stage=stage, key="", seed=0, settings={}, what="", artefacts=(made,), files={})
+    content = {"source": "limbeck", "name": "digits_cnn", "expect": expect or None}
+    recipe = validate({**DIGITS, "teacher": content, "stages": LOADED})
+    split = range(len(labels))
+    context = SimpleNamespace(
+        recipe=recipe, once=lambda work: work(), watch=Unwatched(),
+        data=SimpleNamespace(validation=split, test=split),
+    )  # fmt: skip
+    check_teacher(Candidate().then(Path(), record), context)
+
+
+RIGHT = np.arange(200) % 4
+
+
+@pytest.mark.parametrize("stage", ["load", "teach"])
+def test_a_teacher_at_chance_stops_the_run(stage: str) -> None:
+    random = np.random.default_rng(0).integers(0, 4, 200)
+    with pytest.raises(InputError, match=r"no better than chance: 2\d\.\d+% on 200"):
+        checked(random, RIGHT, stage=stage)
+    with pytest.raises(InputError, match=r"above_chance: false"):
+        checked(np.zeros(200, dtype=int), RIGHT, stage=stage)
+    checked(random, RIGHT, stage=stage, above_chance=False)
+    checked(RIGHT, RIGHT, stage=stage)
+
+
+def test_a_teacher_whose_classes_are_in_another_order_stops_the_run() -> None:
+    with pytest.raises(InputError, match=r"another order.*\[1, 2, 3, 0\].*class_names"):
+        checked((RIGHT + 1) % 4, RIGHT)
+
+
+def test_an_expected_accuracy_is_held_to_its_binomial_interval() -> None:
+    nearly = RIGHT.copy()
+    nearly[:12] = (nearly[:12] + 1) % 4  # 94 %
+    checked(nearly, RIGHT, accuracy=0.97)
+    with pytest.raises(InputError, match=r"expect\.accuracy: got '94\.00% on 200 validation"):
+        checked(nearly, RIGHT, accuracy=0.99)
+    checked(RIGHT, RIGHT, accuracy=0.9)  # better than expected
+    with pytest.raises(InputError, match=r"at least 89\.00% and at most 91\.00%"):
+        checked(RIGHT, RIGHT, accuracy=0.9, tolerance=0.01)
+
+
+def test_a_teacher_no_better_than_the_label_only_student_is_warned_of() -> None:
+    teacher, student = artefact("teacher", 0.8), artefact("baseline", 0.82)
+    assert "80.00% and 82.00%" in weak_teacher(teacher, student)
+    assert not weak_teacher(artefact("teacher", 0.9), student)
+    assert not weak_teacher(teacher, None)
+
+
+def test_students_at_chance_are_noted() -> None:
+    constant = Answers(np.tile(np.eye(4, dtype=np.float32)[0], (200, 1)), RIGHT)
+    made = artefact("student", 0.25, chance_test(constant))
+    record = Record(
+        stage="distill", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
+    )
+    (note,) = teacher_notes(record)
+    assert "student: no better than chance" in note
+
+
+WEIGHTS = Path(os.environ.get("LIMBECK_DATA", "../shared/data")) / "weights/cifar10_resnets"
+RESNET = {
+    "source": "limbeck", "name": "resnet20", "shortcut": "pad",
+    "weights": str(WEIGHTS / "resnet20-12fca82f.safetensors"),
+}  # fmt: skip
+CIFAR = {
+    "data": {
+        "source": "parquet",
+        "files": {"train": "cifar10/test.parquet"},
+        "limit": {"train": 50, "validation": 1000, "test": 10},
+        "classes": [
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ],
+    },
+    "student": {"source": "limbeck", "name": "resnet20"},
+}
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="LIMBECK_DATA has no CIFAR-10 weights")
+def test_a_real_teacher_with_its_own_and_with_other_pixels(work) -> None:
+    expect = {"accuracy": 0.9173}
+    assert "teacher.normalization" in refused(work({**RESNET, "expect": expect}, DISTILL, **CIFAR))
+    own = work({**RESNET, "normalization": IMAGENET, "expect": expect}, DISTILL, **CIFAR)
+    context = own._context(0)
+    spec = context.recipe.teachers[0]
+    measured = context.validate(context.build(spec, seed=0))["accuracy"]
+    assert measured > 0.9
+    plain = own._context(0)
+    other = context.build(spec.model_copy(update={"normalization": "data"}), seed=0)
+    assert plain.validate(other)["accuracy"] != measured
