@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
     from limbeck.compress.change import Changed
     from limbeck.compress.files.record import QuantizeRecord
+
+
+Tolerance: TypeAlias = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=10,
+        description="The largest error in logits that is accepted, as a share of their size, and "
+        "the largest share of samples whose class changes.",
+    ),
+]
+"""How far a smaller file may differ from the float one; beyond it, the stage fails."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,14 @@ class FileMethod(BaseModel):
 
     Attributes:
         takes_samples: Whether it looks at training samples.
+        tolerance: How far the smaller file may differ from the float one on validation samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     takes_samples: ClassVar[bool] = False
+
+    tolerance: Tolerance
 
     @abstractmethod
     def write(

@@ -97,6 +97,12 @@ class Context:
             raise ValueError("a stage that works on a student, without one")
         return self.recipe.small
 
+    @property
+    def where(self) -> str:
+        """The stage's folder as messages name it: relative to the run."""
+        inside = self.folder.is_relative_to(self.run)
+        return self.folder.relative_to(self.run).as_posix() if inside else self.folder.name
+
     def within(self, name: str) -> Context:
         """Give the same context with a folder inside this one."""
         return replace(self, folder=self.folder / name)
@@ -230,14 +236,12 @@ class Context:
             InputError: The file differs from the model, or a prediction from file or model depends
                 on more than its sample.
         """
-        inside = self.folder.is_relative_to(self.run)
-        where = self.folder.relative_to(self.run).as_posix() if inside else self.folder.name
         return check_export(
             TorchPredictor(model, self.task),
             OnnxPredictor(path),
             exported,
             split=self.data.validation,
-            where=where,
+            where=self.where,
             model=model,
             tolerance=tolerance,
             rounded=rounded,

@@ -1,8 +1,11 @@
-"""An exported file held against the model that it was written from, on real rows."""
+"""An exported file compared with the model or the file that it was made from, on real rows."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.fidelity import Parity, parity
@@ -72,8 +75,7 @@ def check_export(
     [difference] = compare(
         {"logits": reference.logits}, {"logits": found.logits}, tolerance=tolerance, rounded=rounded
     )
-    agreement = float((reference.logits.argmax(1) == found.logits.argmax(1)).mean())
-    if not difference.within or (rounded and agreement < BOUNDARY):
+    if not difference.within or (rounded and agreement(reference, found) < BOUNDARY):
         fix = (
             "Likely cause: an operator that ONNX Runtime computes otherwise, or a forward pass "
             "that branches on sizes, on values or on `self.training`."
@@ -81,3 +83,69 @@ def check_export(
         allowed = f"a file that agrees with its model on {len(rows)} validation rows"
         raise InputError(Problem(where, f"an export whose {difference}", allowed, fix))
     return parity(reference, found, tolerance=difference.tolerance)
+
+
+def check_compressed(
+    reference: Answers, compressed: Answers, *, where: str, method: str, tolerance: float
+) -> str:
+    """Compare a file that was made smaller with the float file, and fail beyond the tolerance.
+
+    The error is the root mean square of the difference of logits, as a share of that of the float
+    file's logits, both less their mean over the classes. It may be as large as the tolerance, and
+    the share of samples whose top class is another may, too.
+
+    Args:
+        reference: What the float file predicts.
+        compressed: What the smaller file predicts for the same samples.
+        where: The stage, for messages.
+        method: The method, for messages.
+        tolerance: The largest error, and share of samples with another class, that is accepted.
+
+    Returns:
+        The figures in a sentence, for the record.
+
+    Raises:
+        InputError: The two differ by more, or a logit is not a number.
+
+    Example:
+        >>> one = Answers(np.array([[2.0, 0.0], [0.0, 2.0]], np.float32), np.array([0, 1]))
+        >>> two = Answers(np.array([[2.0, 0.1], [0.0, 2.1]], np.float32), np.array([0, 1]))
+        >>> check_compressed(one, two, where="2-quantize", method="int8_static", tolerance=0.1)
+        'differs from the float file by 5.0 % in logits, and in the top class on 0.0 % of 2 samples'
+    """
+    error = relative_error(reference, compressed)
+    changed = 1 - agreement(reference, compressed)
+    text = (
+        f"differs from the float file by {100 * error:.1f} % in logits, and in the top class on "
+        f"{100 * changed:.1f} % of {len(reference)} samples"
+    )
+    if error <= tolerance and changed <= tolerance:
+        return text
+    fix = (
+        "Likely causes: outliers among activations or weights, too few calibration samples, or an "
+        "operator that loses much in few bits. Use a method with more bits, or activations in "
+        "float (int8_dynamic, float16); to accept this, set the stage's `tolerance`."
+    )
+    allowed = f"at most {100 * tolerance:g} % each (tolerance: {tolerance:g})"
+    raise InputError(Problem(where, f"a file by {method} that {text}", allowed, fix))
+
+
+def relative_error(reference: Answers, other: Answers) -> float:
+    """Compute the error of logits as a share of their size; infinity if one is not a number.
+
+    Classes that both rule out with an infinite logit are left out.
+    """
+    one, two = (side.logits.astype(np.float64) for side in (reference, other))
+    left_out = np.isinf(one) & (one == two)
+    one, two = (np.where(left_out, np.nan, side) for side in (one, two))
+    if not (np.isfinite(one) == np.isfinite(two)).all() or np.isnan(two[~left_out]).any():
+        return math.inf
+    one, two = (side - np.nanmean(side, axis=1, keepdims=True) for side in (one, two))
+    size = max(float(np.nanmean(np.square(one))), 1e-30)
+    return math.sqrt(float(np.nanmean(np.square(one - two))) / size)
+
+
+def agreement(reference: Answers, other: Answers) -> float:
+    """Compute the share of samples with the same top class."""
+    same = reference.logits.argmax(axis=1) == other.logits.argmax(axis=1)
+    return float(same.mean())

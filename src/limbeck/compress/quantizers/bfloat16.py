@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from limbeck.compress.files.half import BFLOAT16_LARGEST, quantize_halves
 from limbeck.compress.files.record import QuantizeRecord
-from limbeck.compress.method import FileMethod
+from limbeck.compress.method import FileMethod, Tolerance
 
 BFLOAT16 = 16
 """ONNX's number of the type."""
@@ -19,6 +19,8 @@ BFLOAT16 = 16
 
 class Bfloat16(FileMethod):
     """Weights as bfloat16 in the file; the same answers to about two digits, at the same speed."""
+
+    tolerance: Tolerance = 0.05
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from limbeck.compress.files.half import quantize_halves
 from limbeck.compress.files.record import QuantizeRecord
-from limbeck.compress.method import FileMethod
+from limbeck.compress.method import FileMethod, Tolerance
 
 FLOAT16 = 10
 """ONNX's number of the type."""
@@ -22,6 +22,8 @@ LARGEST = 65504.0
 
 class Float16(FileMethod):
     """Weights as float16 in the file; the same answers to about three digits, at the same speed."""
+
+    tolerance: Tolerance = 0.02
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]

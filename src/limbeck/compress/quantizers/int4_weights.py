@@ -20,7 +20,7 @@ from pydantic import Field
 
 from limbeck.compress.files.record import QuantizeRecord
 from limbeck.compress.files.weight_only import FLOAT, Values, Weight, quantize_weights
-from limbeck.compress.method import FileMethod
+from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.errors import InputError, Problem
 from limbeck.export.compact.bits import Bytes, pack
 from limbeck.export.compact.rebuild import Parts, tensor
@@ -52,6 +52,8 @@ class Int4Weights(FileMethod):
     symmetric: Annotated[
         bool, Field(description="Steps on both sides of zero alike; else a zero point a block.")
     ] = True
+
+    tolerance: Tolerance = 0.5
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from limbeck.compress.files import record as records
 from limbeck.compress.files.shared import not_matrices, separate_weights
-from limbeck.compress.method import FileMethod
+from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.export import slim
 from limbeck.export.quiet import quiet
 
@@ -33,6 +33,8 @@ REASONS = {
 
 class Int8Dynamic(FileMethod):
     """Weights to eight bits, and activations while they run: for transformers and LSTMs."""
+
+    tolerance: Tolerance = 0.25
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from limbeck.compress.files import record as records
 from limbeck.compress.files.shared import not_matrices, separate_weights
-from limbeck.compress.method import FileMethod
+from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export import slim
 from limbeck.export.predictor import OnnxPredictor
@@ -53,6 +53,8 @@ class Int8Static(FileMethod):
         Literal["minmax", "entropy", "percentile"],
         Field(description="How a range is taken from what was seen."),
     ] = "minmax"
+
+    tolerance: Tolerance = 0.25
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]

@@ -11,12 +11,15 @@ from pydantic import model_validator
 
 from limbeck.compress.method import FileMethod
 from limbeck.compress.quantizers import QUANTIZERS
-from limbeck.errors import Problem
+from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.evaluate.flops import parameters
 from limbeck.export.compact.files import pack
+from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline.candidate import Candidate, Record, hashes
-from limbeck.pipeline.compression import Compression
+from limbeck.pipeline.compression import REHEARSED, Compression
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.problems import RefusedError
+from limbeck.pipeline.parity import check_compressed
+from limbeck.pipeline.problems import RefusedError, inside
 from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.registry import Registry
 
@@ -73,11 +76,39 @@ class Quantize(Compression):
         return [] if self.of_file else super().misfits(recipe)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Try a model's method; what a file's finds is known in seconds, after the training."""
+        """Try the method: on the untrained model, or on the file of it."""
         if self.of_file:
             self.check_calibration(rehearsal, where=where)
+            self._rehearse_file(rehearsal, where=where)
         else:
             super().rehearse(rehearsal, where=where)
+
+    def _rehearse_file(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Export the untrained student, and see whether its smaller file can be run.
+
+        Raises:
+            InputError: There is nothing to make smaller, or ONNX Runtime cannot run what is made.
+        """
+        way, context, model = self.way, rehearsal.context, rehearsal.student
+        if not isinstance(way, FileMethod) or parameters(model) >= REHEARSED:
+            return
+        context.watch.say(f"{where}: trying the method on the untrained student's file")
+        device = next((one.device for one in model.parameters()), "cpu")
+        batch = {name: tensor.cpu() for name, tensor in rehearsal.batch.items()}
+        arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
+            try:
+                context.export(model.cpu().eval(), plain)
+                way.write(plain, small, calibration=[arrays])
+                OnnxPredictor(small).predict(batch)
+            except InputError as error:
+                raise InputError(*inside(error, where)) from error
+            except LimbeckError as error:
+                allowed = "a method that fits the model"
+                raise InputError(Problem(where, self.method, allowed, str(error))) from error
+            finally:
+                model.to(device)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Quantise, and measure what came out on the validation samples."""
@@ -94,13 +125,22 @@ class Quantize(Compression):
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
             context.export(model, plain)
+            reference = context.answers(plain)
             done: QuantizeRecord = way.write(plain, target, calibration=self._arrays(context))
         size = pack(target).bytes_after
+        exported = context.answers(target)
+        compared = check_compressed(
+            reference,
+            exported,
+            where=context.where,
+            method=self.method,
+            tolerance=way.tolerance,
+        )
         artefact = context.artefact(
             role="student",
             label=f"{self.method.split('_')[0]} student",
             changes=found[1].changes,
-            exported=context.answers(target),
+            exported=exported,
             parity=None,
             weights=(),
         )
@@ -112,7 +152,7 @@ class Quantize(Compression):
             what=f"{self.method}, {done.bytes_before:,} to {size:,} bytes",
             artefacts=(artefact,),
             files=hashes(context.folder, [artefact.file]),
-            notes=tuple(_notes(done)),
+            notes=(*_notes(done), f"the file {compared}"),
         )
 
     def _arrays(self, context: Context) -> Iterator[dict[str, Any]]:
