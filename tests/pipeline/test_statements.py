@@ -391,6 +391,24 @@ def test_what_is_no_statement_states_nothing(digits, student_folder, tmp_path) -
         assert problem.where == "teacher.normalization"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": 3, "id2label": {"a": 1}, "vocab_size": "many", "pad_token_id": True},
+        {"architectures": ["XForSequenceClassification"], "id2label": {"0": "a", "7": "b"}},
+        {"architectures": ["XForSequenceClassification"], "id2label": ["a", "a"]},
+        {"max_position_embeddings": 9, "model_type": ["roberta"]},
+    ],
+)
+def test_malformed_configurations_state_nothing(tmp_path, config) -> None:
+    from limbeck.models.build import states
+
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": ["a"], "size": "big"}')
+    found = states(ModelSpec(source="transformers", path=str(tmp_path)))
+    assert found.class_names is found.normalization is found.size is found.vocab_size is None
+
+
 def test_a_student_is_expected_to_meet_a_budget(digits) -> None:
     spec, data = digits()
     student = {"source": "limbeck", "name": "digits_cnn", "expect": {"accuracy": 0.9}}

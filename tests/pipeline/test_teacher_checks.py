@@ -22,7 +22,7 @@ from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.candidate import Artefact, Candidate, Record
 from limbeck.pipeline.rehearsal import rehearse
 from limbeck.pipeline.runner import _Run
-from limbeck.pipeline.teacher_checks import check_teacher, teacher_notes, weak_teacher
+from limbeck.pipeline.teacher_checks import chance_notes, check_teacher, weak_teacher
 from limbeck.pipeline.validate import validate
 from limbeck.pipeline.watch import Unwatched
 
@@ -238,9 +238,9 @@ def test_an_expected_accuracy_is_held_to_its_binomial_interval() -> None:
 
 
 def test_a_teacher_no_better_than_the_label_only_student_is_warned_of() -> None:
-    teacher, student = artefact("teacher", 0.8), artefact("baseline", 0.82)
+    teacher, student = (Path(), artefact("teacher", 0.8)), (Path(), artefact("baseline", 0.82))
     assert "80.00% and 82.00%" in weak_teacher(teacher, student)
-    assert not weak_teacher(artefact("teacher", 0.9), student)
+    assert not weak_teacher((Path(), artefact("teacher", 0.9)), student)
     assert not weak_teacher(teacher, None)
 
 
@@ -250,8 +250,41 @@ def test_students_at_chance_are_noted() -> None:
     record = Record(
         stage="distill", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
     )
-    (note,) = teacher_notes(record)
+    (note,) = chance_notes(record)
     assert "student: no better than chance" in note
+
+
+def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
+    """One trained member hides two that are not: each is tested by itself."""
+    from limbeck.export.weights import save_weights
+
+    net = {"source": "limbeck", "name": "digits_cnn", "width": 2}
+    run = work([net, net], [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])
+    context = run._context(0)
+    names = tuple(f"member-{number}/model.safetensors" for number in range(2))
+    for name in names:
+        model = context.build(context.recipe.teachers[0], seed=0)
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        save_weights(model, tmp_path / name)
+    answers = Answers(np.eye(10, dtype=np.float32)[np.arange(200) % 10], np.arange(200) % 10)
+    made = artefact("teacher", 1.0, chance_test(answers)).model_copy(update={"weights": names})
+    record = Record(
+        stage="teach", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
+    )
+    with pytest.raises(InputError) as error:
+        check_teacher(Candidate().then(tmp_path, record), context)
+    assert [one.where for one in error.value.problems] == ["teacher.0", "teacher.1"]
+
+
+def test_recorded_answers_belong_to_the_weights_and_what_fits_them_to_the_data(work) -> None:
+    from limbeck.pipeline.teachers import _answering
+
+    net = {"source": "limbeck", "name": "digits_cnn"}
+    stated = ({}, {"output_type": "probabilities"}, {"normalization": {"mean": [0], "std": [1]}})
+    teacher = SimpleNamespace(fingerprint="weights")
+    keys = {_answering(work({**net, **one})._context(0), teacher) for one in stated}
+    assert len(keys) == 3
 
 
 WEIGHTS = Path(os.environ.get("LIMBECK_DATA", "../shared/data")) / "weights/cifar10_resnets"
@@ -259,23 +292,13 @@ RESNET = {
     "source": "limbeck", "name": "resnet20", "shortcut": "pad",
     "weights": str(WEIGHTS / "resnet20-12fca82f.safetensors"),
 }  # fmt: skip
+CLASSES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR = {
     "data": {
         "source": "parquet",
         "files": {"train": "cifar10/test.parquet"},
         "limit": {"train": 50, "validation": 1000, "test": 10},
-        "classes": [
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ],
+        "classes": CLASSES,
     },
     "student": {"source": "limbeck", "name": "resnet20"},
 }

@@ -140,16 +140,24 @@ def of_student(folder: Path) -> Statement:
             common,
             normalization=normalization_of(content.get("mean"), content.get("std")),
             size=size_of(content.get("size")),
-            interpolation=content.get("resample"),
+            interpolation=_text(content.get("resample")),
         )
     if kind == "text":
         return replace(
             common,
             tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
-            vocab_size=content.get("vocab_size"),
-            pad=content.get("pad"),
+            vocab_size=_whole(content.get("vocab_size")),
+            pad=_whole(content.get("pad")),
         )
     return replace(common, columns=content)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def beside(file: Path) -> Statement:
@@ -177,5 +185,5 @@ def of_timm(config: Mapping[str, Any], origin: str) -> Statement:
         class_names=names_of(names),
         normalization=normalization_of(inner.get("mean"), inner.get("std")),
         size=size_of(inner.get("input_size")),
-        interpolation=inner.get("interpolation"),
+        interpolation=_text(inner.get("interpolation")),
     )

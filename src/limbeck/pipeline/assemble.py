@@ -14,7 +14,7 @@ from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.examine import Examination
 from limbeck.pipeline.slower import slower, unsteady
 from limbeck.pipeline.statements import hold
-from limbeck.pipeline.teacher_checks import teacher_notes
+from limbeck.pipeline.teacher_checks import chance_notes
 from limbeck.pipeline.versions import git_commit, versions
 from limbeck.report.result import (
     BudgetCheck,
@@ -175,7 +175,7 @@ def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[st
     yield from data.facts.notes
     yield from hold(recipe, data).notes
     for number, lineage in enumerate(lineages):
-        notes = [note for link in lineage.lineage for note in teacher_notes(link.record)]
+        notes = [note for link in lineage.lineage for note in chance_notes(link.record)]
         yield from (
             note if len(lineages) == 1 else f"Seed {recipe.seeds[number]}: {note}" for note in notes
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.guidance import Guidance
 from limbeck.pipeline.problems import RefusedError, inside, of_validation
 from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
 from limbeck.progressive import Progressive
 from limbeck.training import Training
@@ -174,9 +175,16 @@ class Compression(Stage):
             artefacts=(artefact,),
             files=hashes(context.folder, [artefact.file, *artefact.weights]),
             curves=tuple(curves),
-            notes=changed.notes,
+            notes=(*changed.notes, *self._weak_teacher(candidate, curves)),
         )
         return candidate.then(context.folder, record)
+
+    def _weak_teacher(self, candidate: Candidate, curves: Sequence[Curve]) -> list[str]:
+        """Note a teacher that is no better than a label-only student that an earlier stage made."""
+        if self.recover is None or not self.recover.needs_teacher or not curves:
+            return []
+        note = weak_teacher(candidate.newest("teacher"), candidate.newest("baseline"))
+        return [note] if note else []
 
     def begin(self, candidate: Candidate, context: Context) -> State:
         """Give what the method starts from; the student begins as the teacher if there is none."""

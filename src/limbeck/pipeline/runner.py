@@ -31,7 +31,7 @@ from limbeck.pipeline.rehearsal import rehearse
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.statements import with_statements
-from limbeck.pipeline.teacher_checks import check_teacher
+from limbeck.pipeline.teacher_checks import chance_notes, check_teacher
 from limbeck.pipeline.trust import named_code
 from limbeck.pipeline.validate import check_code
 from limbeck.pipeline.watch import Unwatched, Watch
@@ -245,5 +245,7 @@ class _Run:
             reuse.finish(context, record)
         self.accelerator.wait_for_everyone()
         candidate = candidate.then(planned.folder, record)
+        for note in chance_notes(record):
+            self.watch.say(note)
         check_teacher(candidate, context)
         return candidate

@@ -384,7 +384,8 @@ def _tokenizer(folder: Path, where: str) -> str:
             made = require("tokenizers", extra="text").Tokenizer.from_file(str(file))
         else:
             auto = require("transformers", extra="text").AutoTokenizer
-            made = auto.from_pretrained(str(folder), local_files_only=True)
+            settings = {"local_files_only": True, "trust_remote_code": False}
+            made = auto.from_pretrained(str(folder), **settings)
             made = made.backend_tokenizer
     # The libraries raise whatever a malformed file leads to.
     except Exception as error:
@@ -436,7 +437,9 @@ def _without_cutting(text: str) -> Any:
 
 def _described(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for part in ("numeric", "categorical"):
-        yield from (one for one in content.get(part, ()) if isinstance(one, Mapping))
+        columns = content.get(part)
+        if isinstance(columns, list | tuple):
+            yield from (one for one in columns if isinstance(one, Mapping))
 
 
 def _moved(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:

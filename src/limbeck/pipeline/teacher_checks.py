@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.chance import ChanceTest, lowest_expected
+from limbeck.evaluate.chance import ChanceTest, chance_test, lowest_expected
+from limbeck.export.predictor import TorchPredictor, answers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,24 +38,40 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
     chance = all(spec.expect is None or spec.expect.above_chance for spec in specs)
     problems = []
     if artefact.chance is not None and chance:
-        problems += list(_of_chance(artefact.chance, loaded=loaded))
+        problems += list(_of_chance(artefact.chance, "teacher", loaded=loaded))
+    if len(specs) > 1 and chance and not problems:
+        members = partial(_of_members, candidate, context, loaded=loaded)
+        problems += context.once(lambda: list(members()))
     if link.record.stage in {"load", "teach"}:  # what a compressed teacher keeps is for its report
         problems += context.once(lambda: list(_of_expectations(candidate, context, artefact)))
     if problems:
         raise InputError(*problems)
 
 
-def _of_chance(found: ChanceTest, *, loaded: bool) -> Iterator[Problem]:
+def _of_members(candidate: Candidate, context: Context, *, loaded: bool) -> Iterator[Problem]:
+    """Test each member of an ensemble, since the others hide what one of them lacks."""
+    state = candidate.state("teacher")
+    for number, (spec, weights) in enumerate(
+        zip(context.recipe.teachers, state.weights, strict=True)
+    ):
+        plain = spec.model_copy(update={"weights": None})
+        model = context.build(plain, seed=0, weights=weights, changes=state.changes)
+        predictor = TorchPredictor(model.to(context.accelerator.device), context.task)
+        found = chance_test(answers(predictor, context.batches(context.data.validation)))
+        yield from _of_chance(found, f"teacher.{number}", loaded=loaded)
+
+
+def _of_chance(found: ChanceTest, where: str, *, loaded: bool) -> Iterator[Problem]:
     if found.class_order is not None and found.reordered_accuracy is not None:
         order = ", ".join(map(str, found.class_order[:20]))
         more = ", ..." if len(found.class_order) > 20 else ""
         yield Problem(
-            "teacher",
+            where,
             f"classes in another order than the data's: {found}",
             f"logits in the order of data.classes: {found.reordered_accuracy:.2%} with the outputs "
             f"[{order}{more}]",
-            "State teacher.class_names: the data's classes in the order of the model's outputs; or "
-            "teacher.expect: {above_chance: false} if this is intended.",
+            f"State {where}.class_names: the data's classes in the order of the model's outputs; "
+            f"or {where}.expect: {{above_chance: false}} if this is intended.",
         )
     elif found.is_chance:
         causes = (
@@ -62,10 +80,10 @@ def _of_chance(found: ChanceTest, *, loaded: bool) -> Iterator[Problem]:
             else "Train it for longer, or check the labels and the learning rate"
         )
         yield Problem(
-            "teacher",
+            where,
             f"no better than chance: {found}",
             "a teacher that is better than a constant prediction",
-            f"{causes}; or state teacher.expect: {{above_chance: false}} if this is intended.",
+            f"{causes}; or state {where}.expect: {{above_chance: false}} if this is intended.",
         )
 
 
@@ -117,7 +135,7 @@ def _unexpected(expect: Expect, measured: float, context: Context, where: str) -
     )
 
 
-def teacher_notes(record: Record) -> Iterator[str]:
+def chance_notes(record: Record) -> Iterator[str]:
     """Describe models that a stage has made and that are no better than chance."""
     for artefact in record.artefacts:
         found = artefact.chance
@@ -129,10 +147,18 @@ def teacher_notes(record: Record) -> Iterator[str]:
             yield f"{artefact.label}: not above the most frequent class: {found}."
 
 
-def weak_teacher(teacher: Artefact | None, baseline: Artefact | None) -> str:
-    """Describe a teacher that is no better than the label-only student; empty if it is better."""
-    if teacher is None or baseline is None:
+def weak_teacher(
+    of_teacher: tuple[Path, Artefact] | None, of_baseline: tuple[Path, Artefact] | None
+) -> str:
+    """Describe a teacher that is no better than the label-only student; empty if it is better.
+
+    Args:
+        of_teacher: The newest teacher with its folder, if there is one.
+        of_baseline: The newest label-only student with its folder, if there is one.
+    """
+    if of_teacher is None or of_baseline is None:
         return ""
+    teacher, baseline = of_teacher[1], of_baseline[1]
     if teacher.validation_accuracy > baseline.validation_accuracy:
         return ""
     return (

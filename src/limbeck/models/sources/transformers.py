@@ -211,10 +211,11 @@ def states(spec: ModelSpec) -> Statement:
     folder = Path(spec.path)
     config = read_json(folder / "config.json")
     positions, pad = config.get("max_position_embeddings"), config.get("pad_token_id")
-    if isinstance(positions, int) and config.get("model_type") in OFFSET_POSITIONS:
+    if isinstance(positions, int) and str(config.get("model_type")) in OFFSET_POSITIONS:
         positions -= 1 + (pad if isinstance(pad, int) else 0)
     vocab_size = config.get("vocab_size")
-    has_head = any("Classification" in str(name) for name in config.get("architectures") or [])
+    kinds = config.get("architectures")
+    has_head = isinstance(kinds, list) and any("Classification" in str(kind) for kind in kinds)
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return replace(
         _pixels(folder / PREPROCESSOR),

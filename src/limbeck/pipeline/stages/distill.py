@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -67,7 +66,9 @@ class Distill(Training, Guidance, Stage):
             twin = candidate.state("baseline")
             same = twin.weights and twin.changes == begin.changes
             baseline.append(self._twin(context, twin if same else begin))
-        notes = tuple(filter(None, [self._weak_teacher(candidate, baseline)]))
+        known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
+        weak = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
+        notes = (weak,) if weak else ()
         for note in notes:
             context.watch.say(note)
         trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]
@@ -86,14 +87,6 @@ class Distill(Training, Guidance, Stage):
             notes=notes,
         )
         return candidate.then(context.folder, record)
-
-    def _weak_teacher(
-        self, candidate: Candidate, baseline: Sequence[tuple[Artefact, Curve]]
-    ) -> str:
-        """Describe a teacher that is no better than the label-only student, trained or known."""
-        teacher, known = candidate.newest("teacher"), candidate.newest("baseline")
-        of_labels = baseline[0][0] if baseline else known and known[1]
-        return weak_teacher(teacher and teacher[1], of_labels or None)
 
     def _twin(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
         """Train the student on labels alone, in a folder inside this stage's."""
