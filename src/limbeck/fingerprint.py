@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
 import os
+import stat
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -32,8 +34,16 @@ def of_json(content: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Hash a file's bytes (sha256), without reading it whole into memory."""
-    with path.open("rb") as file:
+    """Hash a regular file's bytes (sha256), without reading it whole into memory.
+
+    Raises:
+        OSError: It cannot be read, or is a device, a pipe or a folder.
+    """
+    # Opening a pipe that nobody writes to would block; reading a device would never end.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

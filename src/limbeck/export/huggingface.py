@@ -16,6 +16,7 @@ from limbeck.atomic import WriteError, write_bytes
 from limbeck.errors import InputError, Problem
 from limbeck.export import slim
 from limbeck.export.quiet import quiet
+from limbeck.export.reading import read_model
 from limbeck.optional import require
 
 INPUTS = {"image": "pixel_values"}
@@ -115,9 +116,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _write_onnx(source: Path, target: Path) -> None:
     """Copy an ONNX file with the inputs' names that optimum feeds."""
-    import onnx
-
-    model = onnx.load(source)
+    model = read_model(source)
     slim.rename(model, lambda name: INPUTS.get(name, name))
     write_bytes(target, model.SerializeToString())
 

@@ -19,14 +19,12 @@ from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
 from limbeck.export.operators import listed_once
 from limbeck.export.quiet import quiet
+from limbeck.export.reading import LARGEST, read_model
 from limbeck.export.runnable import Runnable
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
-
-LARGEST = 2**31 - 1
-"""The most bytes that one ONNX file can hold: protobuf counts them in 32 bits."""
 
 _PUT_OVER = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
 """What torch puts into the names of weights that something is put over."""
@@ -102,11 +100,12 @@ def embed_classes(path: Path, classes: Sequence[str]) -> None:
         classes: The names, in the order of the outputs.
 
     Raises:
+        InputError: It is no ONNX file.
         WriteError: The file cannot be written to.
     """
     import onnx
 
-    model = onnx.load(path)
+    model = read_model(path)
     kept = [entry for entry in model.metadata_props if entry.key != "classes"]
     names = onnx.StringStringEntryProto(key="classes", value=json.dumps(list(classes)))
     del model.metadata_props[:]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.export.reading import check_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,6 +66,7 @@ class OnnxPredictor:
         threads: Threads within one operator; `None` takes all cores.
 
     Raises:
+        InputError: The file is damaged or not safe to load.
         LimbeckError: The file is missing, or ONNX Runtime cannot load it.
     """
 
@@ -115,8 +117,9 @@ def _session(path: Path, threads: int | None) -> Any:
     options.log_severity_level = 3
     # Idle threads that spin take cores from whatever is measured next to them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not path.is_file():
+    if not path.exists():
         raise LimbeckError(f"{path}: there is no such ONNX file.")
+    check_file(path)
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own

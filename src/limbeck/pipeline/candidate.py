@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from limbeck import fingerprint
 from limbeck.atomic import write_json
 from limbeck.evaluate.chance import ChanceTest
 from limbeck.evaluate.fidelity import Parity
 from limbeck.report.result import Curve
+
+
+def _inside(name: str) -> str:
+    """Refuse the name of a file that does not lie inside its folder."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not the relative name of a file inside the folder")
+    return name
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+"""The name of a file relative to a folder that it lies in."""
 
 Role = Literal["teacher", "student", "baseline"]
 
@@ -38,8 +50,8 @@ class Artefact(BaseModel):
 
     role: Role
     label: str
-    file: str
-    weights: tuple[str, ...]
+    file: Inside
+    weights: tuple[Inside, ...]
     changes: tuple[dict[str, Any], ...] = ()
     parity: Parity | None
     validation_accuracy: float
@@ -61,7 +73,7 @@ class Record(BaseModel):
     settings: dict[str, Any]
     what: str
     artefacts: tuple[Artefact, ...]
-    files: dict[str, str]
+    files: dict[Inside, str]
     read: dict[str, str] = {}
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()

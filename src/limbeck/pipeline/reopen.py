@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from limbeck import fingerprint
+from limbeck.bounded import read_text
 from limbeck.errors import InputError, Problem
+from limbeck.export.reading import probe
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine
-from limbeck.pipeline.candidate import Candidate, Record, hashes
+from limbeck.pipeline.candidate import Candidate, Record, Role, hashes
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.reading import read
 from limbeck.pipeline.recipe import Recipe
@@ -20,6 +20,8 @@ from limbeck.pipeline.versions import versions
 from limbeck.pipeline.watch import Watch
 from limbeck.tasks import TASKS
 
+ROLES: tuple[Role, ...] = ("teacher", "student")
+LARGEST_RECORD = 2**26
 FIX = "Run its recipe again, with the same --out."
 
 
@@ -71,16 +73,29 @@ def _lineage(run: Path) -> Candidate:
     candidate = Candidate()
     for folder in sorted((run / "stages").glob("*")):
         candidate = candidate.then(folder, _record(folder))
+    _probe(candidate)
     if not candidate.lineage:
         raise InputError(Problem(str(run / "stages"), "no stage", "a run that has ended", FIX))
     return candidate
 
 
+def _probe(candidate: Candidate) -> None:
+    """Try each file once in a process with limits: somebody else may have written the folder."""
+    newest = {
+        folder / artefact.file
+        for role in ROLES
+        if (found := candidate.newest(role)) is not None
+        for folder, artefact in [found]
+    }
+    for path in sorted(newest):
+        probe(path)
+
+
 def _record(folder: Path) -> Record:
     path = folder / "record.json"
     try:
-        record = Record.model_validate(json.loads(path.read_text()))
-    except (OSError, ValueError, ValidationError) as error:
+        record = Record.model_validate(json.loads(read_text(path, limit=LARGEST_RECORD)))
+    except (OSError, ValueError, RecursionError, InputError) as error:
         allowed = "the record of a stage that has ended"
         raise InputError(Problem(str(path), f"{type(error).__name__}", allowed, FIX)) from error
     try:
@@ -88,6 +103,10 @@ def _record(folder: Path) -> Record:
     except OSError as error:
         given = f"{error.filename} cannot be read"
         raise InputError(Problem(str(folder), given, "every file of the stage", FIX)) from error
+    strange = [one.file for one in record.artefacts if one.file not in record.files]
+    if strange:
+        given = f"{strange[0]} without a hash"
+        raise InputError(Problem(str(path), given, "a record of every file of the stage", FIX))
     changed = [name for name in record.files if found[name] != record.files[name]]
     if changed:
         given = f"{changed[0]} was changed since the stage wrote it"

@@ -1,0 +1,44 @@
+"""A process of its own: loads an ONNX file under a limit of memory, and predicts one sample.
+
+Imports numpy and ONNX Runtime only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+
+def main(path: str, memory: int) -> None:
+    """Fail with one line if the file cannot be loaded or run."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session.run(None, {value.name: _one(value) for value in session.get_inputs()})
+    # ONNX Runtime's exceptions share no base class of their own.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "out of memory"
+        sys.exit(f"{type(error).__name__}: {reason[:300]}")
+
+
+def _one(value: Any) -> Any:
+    """Make one sample of zeros; sizes that are not fixed are one."""
+    kinds = {"float": "float32", "double": "float64", "bool": "bool_"}
+    name = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = [size if isinstance(size, int) else 1 for size in value.shape]
+    return np.zeros(shape, dtype=getattr(np, kinds.get(name, name)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

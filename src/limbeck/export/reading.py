@@ -1,0 +1,250 @@
+"""ONNX files of unknown origin, read in bounded time and memory.
+
+ONNX Runtime trusts a file: it follows external data anywhere, allocates what a shape declares, and
+runs a loop as long as the file says. A file is therefore checked before a session is made of it,
+and one that somebody else may have written is first tried in a process with limits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.bounded import read_bytes
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+LARGEST = 2**31 - 1
+"""The most bytes that one ONNX file can hold: protobuf counts them in 32 bits."""
+
+DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+"""Where the operators of ONNX Runtime are; any other has to be a function of the file."""
+
+MOST_NODES = 1_000_000
+"""Nodes that a graph may have once its functions are written out."""
+
+DEEPEST = 50
+"""Levels of graphs within nodes and of functions within functions."""
+
+SECONDS, MEMORY = 60.0, 4 * 2**30
+"""What a file of unknown origin may take at least, to load and to predict one sample."""
+
+_FIELDS = (
+    "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
+)  # fmt: skip
+_CHILD = Path(__file__).with_name("_reading_child.py")
+
+
+def read_model(path: Path) -> ModelProto:
+    """Read an ONNX file and check that it is complete in itself and bounded.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: It is no regular file, no ONNX, larger than 2 GiB, refers to data outside of
+            itself, declares other tensors than it holds, or has custom operators, functions that
+            call themselves, or more nodes than can be run: every problem at once.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    content = read_bytes(path, limit=LARGEST)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        problem = Problem(str(path), f"damaged or no ONNX file ({error})", "a whole ONNX file")
+        raise InputError(problem) from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise InputError(Problem(str(path), "a file without a graph", "a whole ONNX file"))
+    problems = [Problem(str(path), *found) for found in _problems(model)]
+    if problems:
+        raise InputError(*problems[:20])
+    return model
+
+
+def check_file(path: Path) -> None:
+    """Check an ONNX file as `read_model` does; one that has not changed since is not read again.
+
+    Raises:
+        InputError: As `read_model`.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        read_model(path)  # says what is wrong
+        return
+    _checked(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _checked(path: Path, inode: int, size: int, changed: int) -> None:
+    read_model(path)
+
+
+def probe(path: Path) -> None:
+    """Load a file of unknown origin and predict one sample, in a process with limits.
+
+    The process may take a minute and 4 GiB, and more for a large file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: As `read_model`; or ONNX Runtime fails, or takes more time or memory.
+    """
+    check_file(path)
+    size = path.stat().st_size
+    seconds, memory = SECONDS + size / 2**23, MEMORY + 16 * size
+    allowed = (
+        f"an ONNX file that predicts a sample within {seconds:.0f} s and {memory / 2**30:.0f} GiB"
+    )
+    command = [sys.executable, "-I", str(_CHILD), str(path.resolve()), str(memory)]
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(Problem(str(path), "no prediction in time", allowed)) from error
+    if ended.returncode:
+        lines = ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"]
+        raise InputError(Problem(str(path), lines[-1], allowed))
+
+
+def _problems(model: ModelProto) -> Iterator[tuple[str, str]]:
+    """List what is wrong, each as what was given and what is allowed."""
+    functions = {(one.domain, one.name): one for one in model.functions}
+    scopes: list[Iterable[NodeProto]] = [model.graph.node]
+    scopes += [function.node for function in model.functions]
+    nodes: list[NodeProto] = []
+    tensors: list[TensorProto] = []
+    _graph_tensors(model.graph, tensors)
+    for scope in scopes:
+        if not _collect(scope, nodes, tensors, 0):
+            yield f"graphs nested more than {DEEPEST} levels", f"at most {DEEPEST} levels"
+            return
+    for tensor in tensors:
+        yield from _of_tensor(tensor)
+    known = {domain for domain, _ in functions}
+    foreign = sorted({node.domain for node in nodes} - DOMAINS - known)
+    if foreign:
+        yield f"operators of {', '.join(foreign)}", "operators of ONNX and of ONNX Runtime"
+    count = _expanded(model, functions)
+    if count is None:
+        yield "functions that call themselves", "functions without recursion"
+    elif count > MOST_NODES:
+        yield f"{count:,} nodes with all functions written out", f"at most {MOST_NODES:,}"
+
+
+def _graph_tensors(graph: GraphProto, tensors: list[TensorProto]) -> None:
+    tensors += graph.initializer
+    for sparse in graph.sparse_initializer:
+        tensors += [sparse.values, sparse.indices]
+
+
+def _collect(
+    scope: Iterable[NodeProto], nodes: list[NodeProto], tensors: list[TensorProto], depth: int
+) -> bool:
+    """Gather the nodes and tensors of a scope and the graphs in it; False if it is too deep."""
+    if depth > DEEPEST:
+        return False
+    for node in scope:
+        nodes.append(node)
+        for attribute in node.attribute:
+            tensors += attribute.tensors
+            if attribute.HasField("t"):
+                tensors.append(attribute.t)
+            one = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in (*one, *attribute.sparse_tensors):
+                tensors += [sparse.values, sparse.indices]
+            graphs = [attribute.g] if attribute.HasField("g") else []
+            for graph in (*graphs, *attribute.graphs):
+                _graph_tensors(graph, tensors)
+                if not _collect(graph.node, nodes, tensors, depth + 1):
+                    return False
+    return True
+
+
+def _of_tensor(tensor: TensorProto) -> Iterator[tuple[str, str]]:
+    import onnx
+
+    name = tensor.name or "a constant"
+    if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        given = f"{name} kept in another file, {', '.join(places) or 'without a name'}"
+        yield given, "weights within the file (save it without external data)"
+        return
+    dims = list(tensor.dims)
+    if any(size < 0 for size in dims):
+        yield f"{name} of shape {dims}", "sizes from 0"
+        return
+    if not tensor.raw_data or tensor.data_type not in _bits():
+        # Values in fields of their own: one each, and half as many for pairs.
+        held = max(len(getattr(tensor, field)) for field in _FIELDS)
+        if math.prod(dims) > max(8 * held, len(tensor.raw_data)):
+            yield f"{name} of shape {dims} with {held} values", "as many values as the shape says"
+        return
+    needed = -(-math.prod(dims) * _bits()[tensor.data_type] // 8)
+    if needed != len(tensor.raw_data):
+        given = f"{name} of shape {dims} in {len(tensor.raw_data):,} bytes"
+        yield given, f"{needed:,} bytes"
+
+
+@lru_cache(maxsize=1)
+def _bits() -> dict[int, int]:
+    """Give the bits of an element by its type, for the types whose bits are known."""
+    import onnx
+
+    kinds = {
+        "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64,
+        "BOOL": 8, "FLOAT16": 16, "DOUBLE": 64, "UINT32": 32, "UINT64": 64, "BFLOAT16": 16,
+        "UINT4": 4, "INT4": 4,
+    }  # fmt: skip
+    return {onnx.TensorProto.DataType.Value(name): bits for name, bits in kinds.items()}
+
+
+def _expanded(model: ModelProto, functions: dict[tuple[str, str], FunctionProto]) -> int | None:
+    """Count the nodes of a graph with its functions written out; None if one calls itself."""
+    counts: dict[tuple[str, str], int] = {}
+    under_way: set[tuple[str, str]] = set()
+
+    def count(scope: Iterable[NodeProto]) -> int | None:
+        total = 0
+        for node in scope:
+            inner = of_function((node.domain, node.op_type))
+            if inner is None:
+                return None
+            total += inner
+            for attribute in node.attribute:
+                graphs = [attribute.g] if attribute.HasField("g") else []
+                for graph in (*graphs, *attribute.graphs):
+                    inner = count(graph.node)
+                    if inner is None:
+                        return None
+                    total += inner
+        return total
+
+    def of_function(key: tuple[str, str]) -> int | None:
+        if key not in functions:
+            return 1
+        if key not in counts:
+            if key in under_way or len(under_way) > DEEPEST:
+                return None
+            under_way.add(key)
+            found = count(functions[key].node)
+            under_way.remove(key)
+            if found is None:
+                return None
+            counts[key] = found
+        return counts[key]
+
+    return count(model.graph.node)
