@@ -1,6 +1,7 @@
 """The student folder works alone, and its figures are those that the run reports."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ sys.meta_path.insert(0, Block())
 
 ONNX = """
 import json
+import os
 import numpy as np, onnxruntime
 from PIL import Image
 
@@ -179,3 +181,59 @@ def test_report_and_compare_draw_without_torch(finished, tmp_path):
     assert not {"torch", "onnxruntime", "datasets", "transformers", "timm"} & set(loaded)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "both.html").is_file()
+
+
+def _fifo(stage: Path, record: dict) -> None:
+    (stage / "model.onnx").unlink()
+    os.mkfifo(stage / "model.onnx")
+
+
+def _outside(stage: Path, record: dict) -> None:
+    shutil.copyfile(stage / "model.onnx", stage.parent / "elsewhere.onnx")
+    record["artefacts"][0]["file"] = "../elsewhere.onnx"
+    record["files"]["../elsewhere.onnx"] = record["files"].pop("model.onnx")
+
+
+def _external(stage: Path, record: dict) -> None:
+    """Refer to a device for the weights, and state the right hash of the file."""
+    import hashlib
+
+    import onnx
+
+    model = onnx.load(stage / "model.onnx")
+    weight = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../../../../../../../dev/zero")
+    (stage / "model.onnx").write_bytes(model.SerializeToString())
+    digest = hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest()
+    record["files"]["model.onnx"] = digest
+
+
+@pytest.mark.parametrize("change", [_fifo, _outside, _external])
+def test_a_run_folder_of_somebody_else_is_refused_without_hanging(finished, tmp_path, change):
+    from typer.testing import CliRunner
+
+    from limbeck.cli import _app
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    stage = next((run / "stages").glob("*-export"))
+    record = json.loads((stage / "record.json").read_text())
+    change(stage, record)
+    (stage / "record.json").write_text(json.dumps(record))
+    ended = CliRunner().invoke(_app(), ["evaluate", str(run), "--questions", "calibration"])
+    assert ended.exit_code == 2, ended.output
+    assert "Traceback" not in ended.output
+    assert "allowed" in ended.output
+
+
+def test_the_run_folder_as_it_was_is_evaluated_again(finished, tmp_path):
+    from typer.testing import CliRunner
+
+    from limbeck.cli import _app
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    ended = CliRunner().invoke(_app(), ["evaluate", str(run), "--questions", "calibration"])
+    assert ended.exit_code == 0, ended.output
