@@ -37,7 +37,7 @@ def test_a_missing_or_damaged_file_is_one_message(tmp_path):
     with pytest.raises(LimbeckError, match="no such ONNX file"):
         OnnxPredictor(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"not an ONNX file at all")
-    with pytest.raises(LimbeckError, match="cannot load"):
+    with pytest.raises(LimbeckError, match="damaged or no ONNX file"):
         OnnxPredictor(tmp_path / "bad.onnx")
 
 
