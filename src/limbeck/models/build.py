@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
+from limbeck.models.normal_form import as_float32, keeping_defaults, reparametrize
 from limbeck.models.source import Fit, Source
 from limbeck.models.spec import SOURCES, ModelSpec, Normalization
 from limbeck.models.statement import Statement
@@ -26,10 +27,12 @@ def build(
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
     pad_token: int | None = None,
+    notes: list[str] | None = None,
 ) -> nn.Module:
     """Build a model and load its weights, if the recipe names any.
 
-    Fresh weights come from torch's global generator: the caller seeds it.
+    Fresh weights come from torch's global generator: the caller seeds it. Parameters and buffers
+    are in float32, whatever the checkpoint or the builder has them in.
 
     Args:
         spec: The `teacher` or `student` part of a recipe.
@@ -42,6 +45,7 @@ def build(
         normalization: How the data's pixels are normalised; the model renormalises them if
             `spec.normalization` states another.
         pad_token: The number of the token that pads texts, if the data is texts.
+        notes: A list that what was not loaded, or loaded in another precision, is added to.
 
     Raises:
         InputError: The name or an argument is unknown, or the weights do not fit.
@@ -54,9 +58,20 @@ def build(
     source: Source = SOURCES.load(spec.source)
     fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
     changes, own = _adaptation(spec, fit)
-    model = source.build(spec, own)
+    with keeping_defaults():
+        model = source.build(spec, own)
+    said = as_float32(model)
     if spec.weights is not None:
-        load_weights(model, spec.weights, classes=own.classes)
+        said += load_weights(
+            model,
+            spec.weights,
+            classes=own.classes,
+            loading=spec.loading,
+            convert=source.convert,
+        )
+    reparametrize(model)
+    if notes is not None:
+        notes += said
     adapt(model, changes)
     return model
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from limbeck.models.statement import Statement
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from limbeck.models.spec import ModelSpec, Normalization
 
@@ -75,6 +75,7 @@ class Source:
         names: Lists the models that the source knows by name; empty if they are the user's.
         states: Reads what the files of the model's weights state about its training.
         modules: Finds the user's own modules that the architecture's text imports, by dotted name.
+        convert: Renames the tensors of the library's older checkpoints as the library does.
     """
 
     build: Callable[[ModelSpec, Fit], nn.Module]
@@ -82,3 +83,4 @@ class Source:
     names: Callable[[], list[str]]
     states: Callable[[ModelSpec], Statement] = states_nothing
     modules: Callable[[ModelSpec], dict[str, Path]] = lambda _: {}
+    convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None

@@ -43,6 +43,41 @@ class Normalization(BaseModel):
         return self
 
 
+class Loading(BaseModel):
+    """How a checkpoint's tensors are matched with the model's; nothing is left out unless stated.
+
+    Attributes:
+        prefix: What stands before the model's names in the file, such as `state_dict_ema`; found if
+            not given, and only needed where several sets of weights in the file fit.
+        rename: Dotted parts of the file's names, and what they are called in the model:
+            `{fc: linear, downsample.0: shortcut.0}`.
+        skip: Names, or whole dotted beginnings of names, that are neither loaded nor required.
+        head: `fresh` leaves the last layer, which gives the logits, as it is initialised: for a
+            checkpoint of other classes, or without a head.
+
+    Example:
+        >>> Loading(rename={"fc": "linear"}).renamed("module.fc.weight")
+        'module.linear.weight'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefix: str | None = None
+    rename: dict[Annotated[str, Field(min_length=1)], str] = Field({}, max_length=1000)
+    skip: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=1000)] = ()
+    head: Literal["fresh"] | None = None
+
+    def renamed(self, name: str) -> str:
+        """Return a tensor's name with the dotted parts renamed."""
+        for old, new in self.rename.items():
+            name = f".{name}.".replace(f".{old}.", f".{new}." if new else ".").strip(".")
+        return name
+
+    def skips(self, name: str) -> bool:
+        """Return whether a tensor is neither loaded nor required."""
+        return any(name == part or name.startswith(f"{part.rstrip('.')}.") for part in self.skip)
+
+
 class Expect(BaseModel):
     """What the teacher must reach before anything is trained under it.
 
@@ -75,7 +110,9 @@ class ModelSpec(BaseModel):
         source: Where the model comes from: a file in `limbeck/models/sources`.
         name: The model's name there; for `python`, `module:callable` or `file.py:callable`.
         path: For `transformers`: a local folder to load instead of a name.
-        weights: A safetensors file, or a folder that holds model.safetensors, to begin from.
+        weights: A checkpoint to begin from: safetensors, sharded safetensors, or a PyTorch file
+            (.pt, .pth, .th, .bin, .ckpt) of tensors; or a folder that holds model.safetensors.
+        loading: How the checkpoint's names are matched, and what of it is left out.
         output: Which of the model's outputs are its logits, where that is not certain: a field, a
             position, or `mean` for the mean of all heads.
         class_names: The classes in the order of the model's logits, in the words of `data.classes`.
@@ -102,6 +139,7 @@ class ModelSpec(BaseModel):
     path: str | None = None
     weights: str | None = None
     output: str | Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    loading: Loading = Loading()
     class_names: Annotated[tuple[str, ...] | None, Field(min_length=2, max_length=100_000)] = None
     normalization: Normalization | Literal["data"] | None = None
     output_type: Literal["logits", "probabilities", "sigmoid"] = "logits"

@@ -1,99 +1,359 @@
-"""Weights of a safetensors file into a module, or a message that says what does not fit."""
+"""A checkpoint's weights into a module, or a message that says what does not fit."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem
+from limbeck.models.checkpoint import Checkpoint, find, read_checkpoint
+from limbeck.models.spec import Loading
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FILE = "model.safetensors"
+    Convert = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
+
+__all__ = ["find", "load_weights"]
+
 # How many tensors are named in a message before it says "and more".
 SHOWN = 8
+# How many missing names are compared with all others: the comparison is quadratic.
+COMPARED = 60
+COUNTER = "num_batches_tracked"
 
 
-def load_weights(model: nn.Module, path: str, *, classes: int) -> None:
-    """Copy a file's weights into a model.
+@dataclass
+class _Match:
+    """What of a checkpoint goes where, and what does not."""
 
-    Every tensor must be there with its shape and no other; only the counters of batch normalisation
-    may be absent, since nothing is computed from them.
+    prefix: str
+    given: dict[str, Tensor]
+    outside: list[str]
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        return not (self.missing or self.extra or self.shapes)
+
+
+def load_weights(
+    model: nn.Module,
+    path: str,
+    *,
+    classes: int,
+    loading: Loading | None = None,
+    convert: Convert | None = None,
+) -> list[str]:
+    """Copy a checkpoint's weights into a model.
+
+    Names are matched below whatever prefix they have in the file (`state_dict.`, `model.`,
+    `module.`). Every tensor must be there with its shape and no other; only the counters of batch
+    normalisation may be absent, since nothing is computed from them, and the second name of a
+    tensor that two modules share.
 
     Args:
-        model: The module.
-        path: A safetensors file, or a folder that holds model.safetensors; a relative one is looked
-            up in the current folder, then in LIMBECK_DATA.
+        model: The module, in float32.
+        path: A checkpoint, see `limbeck.models.checkpoint.find`.
         classes: How many classes the data has, to say so if that is what differs.
+        loading: What the recipe says about names and about what is not loaded.
+        convert: Renames an older checkpoint's tensors as the model's own library does.
+
+    Returns:
+        What was not loaded, and in which precision the file stores the rest.
 
     Raises:
-        InputError: There is no such file, it is not safetensors, or tensors are missing, unexpected
-            or of another shape; all are named.
+        InputError: There is no such file, it cannot be read, tensors are missing, unexpected or of
+            another shape or kind, or several sets of weights fit: all are named.
     """
+    import torch
+
     file = find(path)
-    given, wanted = _read(file), model.state_dict()
-    problems = _differences(given, wanted, str(file), classes)
+    loading = loading or Loading()
+    checkpoint = read_checkpoint(file)
+    where = f"model.weights ({file})"
+    wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
+    match = _best(checkpoint, wanted, loading, classes, where, _converter(convert, model))
+    problems = [*_differences(match, wanted, where, classes), *_kinds(match, wanted, where)]
     if problems:
         raise InputError(*problems)
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(match.given, strict=False)
+    _check_finite(model, match, where)
+    return _notes(match, checkpoint)
 
 
-def find(path: str) -> Path:
-    """Find a file of weights: as given, or in the folder LIMBECK_DATA.
-
-    Raises:
-        InputError: There is no such file.
-    """
-    data = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
-    for place in (Path(path), data / path):
-        file = place / FILE if place.is_dir() else place
-        if file.is_file():
-            return file
-    allowed = f"a safetensors file, or a folder that holds {FILE}"
-    fix = f"No such file: {Path(path).absolute()}"
-    if not Path(path).is_absolute():
-        fix += f", nor {(data / path).absolute()} (the folder LIMBECK_DATA)"
-    raise InputError(Problem("model.weights", path, allowed, fix))
+def _converter(
+    convert: Convert | None, model: nn.Module
+) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return (lambda given: given) if convert is None else lambda given: convert(model, given)
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _best(
+    checkpoint: Checkpoint,
+    wanted: dict[str, Tensor],
+    loading: Loading,
+    classes: int,
+    where: str,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> _Match:
+    """Find the set of weights within the file that fits the model, or nearly does."""
+    tensors = {loading.renamed(name): one for name, one in checkpoint.tensors.items()}
+    aliases = {loading.renamed(k): loading.renamed(v) for k, v in checkpoint.aliases.items()}
+    for name, of in aliases.items():
+        if of in tensors:
+            tensors.setdefault(name, tensors[of])
+    matches = []
+    for prefix in _prefixes(tensors, wanted, loading):
+        match = _match(tensors, wanted, prefix, loading, classes, aliases)
+        if not match.fits:
+            converted = _match(
+                convert(match.given), wanted, "", loading, classes, aliases, match.outside
+            )
+            converted.prefix = prefix
+            match = converted if converted.fits else match
+        matches.append(match)
+    fitting = [match for match in matches if match.fits]
+    different = [one for one in fitting[1:] if not _same(one, fitting[0])]
+    if different:
+        names = [repr(one.prefix) for one in (fitting[0], *different)]
+        fix = f"Choose one beside the model's name: `loading: {{prefix: {names[0]}}}`."
+        given = f"{len(names)} sets of weights, under {', '.join(names)}"
+        raise InputError(Problem(where, given, "one set of weights that fits", fix))
+    return fitting[0] if fitting else matches[0]
 
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        allowed = "a whole safetensors file"
-        raise InputError(Problem("model.weights", str(file), allowed, str(error))) from error
-    return tensors
+
+def _prefixes(tensors: Iterable[str], wanted: dict[str, Tensor], loading: Loading) -> list[str]:
+    """List the prefixes under which the model's names stand, the one with most of them first."""
+    if loading.prefix is not None:
+        dotted = loading.prefix.rstrip(".")
+        return [f"{dotted}." if dotted else ""]
+    hits: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        for cut in range(min(len(parts), 12)):
+            if ".".join(parts[cut:]) in wanted:
+                hits["".join(f"{part}." for part in parts[:cut])] += 1
+    if not hits:
+        return [_common(list(tensors))]
+    most = max(hits.values())
+    likely = [prefix for prefix, count in hits.items() if 2 * count >= most]
+    return sorted(likely, key=lambda prefix: (-hits[prefix], len(prefix), prefix))[:16]
+
+
+def _common(names: list[str]) -> str:
+    """Return the dotted beginning that all names share."""
+    parts = [name.split(".")[:-1] for name in (min(names), max(names))]
+    shared = []
+    for one, other in zip(*parts, strict=False):
+        if one != other:
+            break
+        shared.append(f"{one}.")
+    return "".join(shared)
+
+
+def _match(
+    tensors: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    prefix: str,
+    loading: Loading,
+    classes: int,
+    aliases: dict[str, str],
+    outside: list[str] | None = None,
+) -> _Match:
+    inside = {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
+    others = [name for name in tensors if not name.startswith(prefix)]
+    match = _Match(prefix, inside, others if outside is None else outside)
+    for name, partners in _shared(wanted).items():
+        present = [one for one in partners if one in inside]
+        if name not in inside and present:
+            inside[name] = inside[present[0]]
+    skipped = [name for name in {*inside, *wanted} if loading.skips(name)]
+    match.left = sorted(name for name in skipped if name in inside)
+    match.fresh = sorted(name for name in skipped if name in wanted)
+    for name in match.left:
+        del inside[name]
+    expected = {name: one for name, one in wanted.items() if name not in match.fresh}
+    match.missing = [n for n in expected if n not in inside and not n.endswith(COUNTER)]
+    surplus = [name for name in inside if name not in wanted]
+    match.extra = [n for n in surplus if not n.endswith(COUNTER) and f"{prefix}{n}" not in aliases]
+    for name in surplus:
+        if name not in match.extra:
+            del inside[name]
+    for name, one in expected.items():
+        given = inside.get(name)
+        if given is None or given.shape == one.shape:
+            continue
+        if given.numel() == one.numel() == 1:
+            inside[name] = given.reshape(one.shape)
+        else:
+            match.shapes.append(name)
+    if loading.head == "fresh":
+        _leave_head(match, wanted, classes)
+    return match
+
+
+def _leave_head(match: _Match, wanted: dict[str, Tensor], classes: int) -> None:
+    """Leave the head as it was initialised: what differs in the classes, or the last layer."""
+    head = [n for n in match.shapes if _is_head(match.given[n], wanted[n], classes)]
+    head += [name for name in match.missing if wanted[name].shape[:1] == (classes,)]
+    if not head:
+        last = [name for name, one in wanted.items() if one.ndim > 1 and len(one) == classes][-1:]
+        head = [n for n in wanted for m in last if n.rpartition(".")[0] == m.rpartition(".")[0]]
+    match.fresh = sorted({*match.fresh, *head})
+    match.missing = [name for name in match.missing if name not in head]
+    match.shapes = [name for name in match.shapes if name not in head]
+    for name in head:
+        match.given.pop(name, None)
+
+
+def _shared(wanted: dict[str, Tensor]) -> dict[str, list[str]]:
+    """List for each tensor the other names that it has in the model."""
+    places: dict[tuple[object, ...], list[str]] = {}
+    for name, one in wanted.items():
+        if one.numel() and one.device.type != "meta":
+            key = (one.data_ptr(), one.dtype, tuple(one.shape), one.stride())
+            places.setdefault(key, []).append(name)
+    return {
+        name: [other for other in names if other != name]
+        for names in places.values()
+        if len(names) > 1
+        for name in names
+    }
+
+
+def _same(one: _Match, other: _Match) -> bool:
+    import torch
+
+    return one.given.keys() == other.given.keys() and all(
+        torch.equal(tensor, other.given[name]) for name, tensor in one.given.items()
+    )
 
 
 def _differences(
-    given: dict[str, Tensor], wanted: dict[str, Tensor], file: str, classes: int
+    match: _Match, wanted: dict[str, Tensor], where: str, classes: int
 ) -> list[Problem]:
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    missing = [name for name in wanted if name not in given and name not in counters]
-    extra = [name for name in given if name not in wanted]
-    shapes = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
-    where = f"model.weights ({file})"
     problems = []
-    if missing:
-        problems.append(
-            Problem(where, f"nothing for {_some(missing)}", "every tensor of the model")
-        )
-    if extra:
-        problems.append(Problem(where, f"also {_some(extra)}", "the tensors of the model only"))
-    heads = [name for name in shapes if _is_head(given[name], wanted[name], classes)]
+    nearest = _renames(match, wanted)
+    if match.missing:
+        text = f"nothing for {_some(match.missing)}"
+        problems.append(Problem(where, text, "every tensor of the model", nearest))
+    if match.extra:
+        fix = "" if nearest and match.missing else "Leave some out by `loading: {skip: [...]}`."
+        text = f"also {_some(match.extra)}"
+        problems.append(Problem(where, text, "the tensors of the model only", fix))
+    heads = [n for n in match.shapes if _is_head(match.given[n], wanted[n], classes)]
     if heads:
-        found = given[heads[0]].shape[0]
+        found = match.given[heads[0]].shape[0]
         text = f"weights for {found} classes ({_some(heads)})"
-        problems.append(Problem(where, text, f"weights for the {classes} classes of the data"))
-    for name in [name for name in shapes if name not in heads][:SHOWN]:
-        text = f"{name} of shape {tuple(given[name].shape)}"
+        fix = "To train a new head on the other weights: `loading: {head: fresh}`."
+        problems.append(Problem(where, text, f"weights for the {classes} classes of the data", fix))
+    for name in [name for name in match.shapes if name not in heads][:SHOWN]:
+        text = f"{name} of shape {tuple(match.given[name].shape)}"
         problems.append(Problem(where, text, f"shape {tuple(wanted[name].shape)}"))
+    for name, partners in _shared(wanted).items():
+        for other in partners:
+            if name < other and _differ(match.given, name, other):
+                text = f"two values for {name} and {other}, which are one tensor in the model"
+                problems.append(Problem(where, text, "the same value under both names"))
     return problems
+
+
+def _differ(given: dict[str, Tensor], one: str, other: str) -> bool:
+    import torch
+
+    present = one in given and other in given and given[one].shape == given[other].shape
+    return present and not torch.equal(given[one], given[other])
+
+
+def _kinds(match: _Match, wanted: dict[str, Tensor], where: str) -> list[Problem]:
+    """Refuse numbers that a cast would change: quantised and 8-bit weights need their scales."""
+    wrong = []
+    for name, one in match.given.items():
+        if name not in wanted or name.endswith(COUNTER):
+            continue
+        kind, small = str(one.dtype).removeprefix("torch."), one.element_size() == 1
+        cast = one.is_floating_point() != wanted[name].is_floating_point()
+        complex_ = one.is_complex() != wanted[name].is_complex()
+        stored = one.is_sparse or one.is_quantized or one.layout != wanted[name].layout
+        if cast or complex_ or stored or (small and one.is_floating_point()):
+            wrong.append(f"{name} ({kind})")
+    if not wrong:
+        return []
+    allowed = "dense tensors of the model's kind: float16, bfloat16, float32 or float64 weights"
+    fix = "Is the checkpoint quantised? Load the original weights instead."
+    return [Problem(where, _some(wrong), allowed, fix)]
+
+
+def _check_finite(model: nn.Module, match: _Match, where: str) -> None:
+    import torch
+
+    wrong = [
+        name
+        for name, parameter in model.named_parameters()
+        if name in match.given and not bool(torch.isfinite(parameter).all())
+    ]
+    if wrong:
+        raise InputError(Problem(where, f"NaN or infinity in {_some(wrong)}", "finite weights"))
+
+
+def _notes(match: _Match, checkpoint: Checkpoint) -> list[str]:
+    import torch
+
+    notes = []
+    stored = Counter(one.dtype for one in match.given.values() if one.is_floating_point())
+    others = sorted(str(kind).removeprefix("torch.") for kind in stored if kind != torch.float32)
+    if others:
+        notes.append(f"weights stored in {', '.join(others)} are loaded as float32")
+    if match.prefix:
+        notes.append(f"weights taken from under {match.prefix!r}")
+    if match.outside:
+        groups = Counter(name.split(".")[0] for name in match.outside)
+        listed = ", ".join(f"{name} ({count} tensors)" for name, count in sorted(groups.items()))
+        notes.append(f"not loaded: {listed}")
+    if match.left:
+        notes.append(f"skipped in the file: {_some(match.left)}")
+    if match.fresh:
+        notes.append(f"not loaded, freshly initialised: {_some(match.fresh)}")
+    return notes
+
+
+def _renames(match: _Match, wanted: dict[str, Tensor]) -> str:
+    """Suggest what to rename: for missing names the most similar unexpected ones of their shape."""
+    found: Counter[tuple[str, str]] = Counter()
+    nearest = []
+    for name in match.missing[:COMPARED]:
+        same = [one for one in match.extra if match.given[one].shape == wanted[name].shape]
+        close = difflib.get_close_matches(name, same[:2000], n=1, cutoff=0.3)
+        if close:
+            found[_parting(close[0], name)] += 1
+            nearest.append(f"{name} <- {close[0]}")
+    if not nearest:
+        return ""
+    pairs = ", ".join(f"{old}: {new}" for (old, new), _ in found.most_common(4))
+    shown = "; ".join(nearest[:4])
+    return f"Nearest of the same shape: {shown}. Try `loading: {{rename: {{{pairs}}}}}`."
+
+
+def _parting(old: str, new: str) -> tuple[str, str]:
+    """Return the dotted parts in which two names differ.
+
+    Example:
+        >>> _parting("layer1.fc.weight", "layer1.linear.weight")
+        ('fc', 'linear')
+    """
+    ones, others = old.split("."), new.split(".")
+    while len(ones) > 1 and len(others) > 1 and ones[0] == others[0]:
+        ones, others = ones[1:], others[1:]
+    while len(ones) > 1 and len(others) > 1 and ones[-1] == others[-1]:
+        ones, others = ones[:-1], others[:-1]
+    return ".".join(ones), ".".join(others)
 
 
 def _is_head(given: Tensor, wanted: Tensor, classes: int) -> bool:

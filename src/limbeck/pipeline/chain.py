@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from limbeck.pipeline.stage import Stage
 
 FIXES = {
-    "teacher": "Put a `teach` stage before it, or give `teacher.weights`.",
+    "teacher": "Put a `teach` stage before it, or give `teacher.weights`, or put `load` before it "
+    "for a teacher whose own code loads its weights.",
     "student": "Put a `distill` stage before it.",
     "float student": "Put a `distill` stage before it; a file is quantised once, and last.",
 }
@@ -43,7 +44,8 @@ def loads_teacher(recipe: Recipe, stages: list[tuple[str, Stage]]) -> bool:
 
 
 def _has_weights(spec: ModelSpec) -> bool:
-    return spec.weights is not None or spec.path is not None
+    trained = spec.weights is not None or spec.path is not None
+    return trained and spec.loading.head is None  # a fresh head knows no class yet
 
 
 def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:

@@ -118,6 +118,7 @@ class Context:
         seed: int,
         weights: Path | None = None,
         changes: Sequence[Change] = (),
+        notes: list[str] | None = None,
     ) -> nn.Module:
         """Build a model for this data: from a seed, or with weights that a stage saved.
 
@@ -126,13 +127,14 @@ class Context:
             seed: Decides fresh weights.
             weights: A file to fill it from.
             changes: What compressing did to its structure before these weights were saved.
+            notes: A list that what was not loaded, or loaded in another precision, is added to.
         """
         from accelerate.utils import set_seed
 
         from limbeck.export.weights import load_weights
 
         set_seed(seed)
-        model = build(spec, **self.fit)
+        model = build(spec, **self.fit, notes=notes)
         apply(model, changes)
         if weights is not None:
             load_weights(model, weights)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from limbeck.errors import InputError, LimbeckError, Problem, gathering
+from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.parity import COMPANY
@@ -76,10 +77,14 @@ class Rehearsal:
     def _model(self, spec: ModelSpec, where: str) -> nn.Module:
         context = self.context
         try:
-            model = context.build(spec, seed=context.seed).eval()
+            notes: list[str] = []
+            model = context.build(spec, seed=context.seed, notes=notes).eval()
+            check_copies(model)
         except InputError as error:
             raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
         _has_a_head(context, model, where)
+        for note in notes:
+            context.watch.say(f"{where}: {note}")
         _answers(context, model, where)
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)

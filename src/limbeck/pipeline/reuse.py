@@ -130,12 +130,11 @@ def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
 
 def _files(spec: ModelSpec) -> dict[str, str]:
     """Hash the files that a model is made from, by their paths within a folder."""
-    from limbeck.models.weights import find
+    from limbeck.models.checkpoint import files_of, find
 
     found: dict[str, Path] = {}
     if spec.weights is not None:
-        weights = find(spec.weights)
-        found[weights.name] = weights
+        found |= {file.name: file for file in files_of(find(spec.weights))}
     if spec.path is not None:
         found.update(fingerprint.files_of(Path(spec.path)))
     return {name: fingerprint.of_file(path) for name, path in found.items()}

@@ -18,10 +18,9 @@ TOLERANCE = 1e-4
 
 
 def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
-    """Check that a model is a function of its batch, and means the same logits in both modes.
+    """Check that evaluation mode changes no buffer, and that both modes mean the same logits.
 
-    In evaluation mode the same batch must get the same logits in every call, and no buffer may
-    change. Then the root module alone is put in training mode, which is what decides in most nets
+    The root module alone is put in training mode, which is what decides in most nets
     whether auxiliary outputs are returned: the logits must be those of evaluation mode.
 
     Args:
@@ -30,14 +29,13 @@ def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
         batch: Two samples or more, on the device of the model.
 
     Raises:
-        InputError: The model keeps state between calls, draws random numbers in evaluation mode, or
-            has other logits in training mode.
+        InputError: Buffers change in evaluation mode, or the logits of training mode are others.
     """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad():
-            _check_repeatable(model.eval(), task, batch, buffers)
+            _check_buffers(model.eval(), task, batch, buffers)
             _check_training(model, task, batch)
     finally:
         for module, mode in modes.items():
@@ -48,12 +46,8 @@ def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
                     buffer.copy_(buffers[name])
 
 
-def _check_repeatable(
-    model: nn.Module, task: Task, batch: Batch, buffers: dict[str, Tensor]
-) -> None:
-    first = task.outputs(model, batch)["logits"]
-    task.outputs(model, {name: tensor.flip(0) for name, tensor in batch.items()})
-    again = task.outputs(model, batch)["logits"]
+def _check_buffers(model: nn.Module, task: Task, batch: Batch, buffers: dict[str, Tensor]) -> None:
+    task.outputs(model, batch)
     changed = [
         name
         for name, buffer in model.named_buffers()
@@ -62,12 +56,6 @@ def _check_repeatable(
     if changed:
         given = f"buffers that change in evaluation mode: {', '.join(changed[:8])}"
         fix = "Update buffers only `if self.training`."
-        raise InputError(Problem("model", given, "a model without state between calls", fix))
-    if not _close(first, again):
-        given = "other logits for the same samples in a second call, in evaluation mode"
-        fix = (
-            "Does it keep a hidden state between calls, or draw random numbers without `training`?"
-        )
         raise InputError(Problem("model", given, "a model without state between calls", fix))
 
 

@@ -15,7 +15,7 @@ from limbeck.models.weights import find
 from limbeck.optional import require
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from limbeck.models.spec import ModelSpec
 
@@ -112,4 +112,19 @@ def _imagenet(timm: Any, config: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(number) for number in range(1000))
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states)
+def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and reshape an original checkpoint's tensors by the architecture's own filter."""
+    import sys
+
+    own = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if own is None:
+        return tensors
+    # Each filter expects the names of the checkpoints that its authors knew.
+    try:
+        converted = own(dict(tensors), model)
+    except Exception:
+        return tensors
+    return dict(converted)
+
+
+source = Source(build=build, architecture=architecture, names=names, states=states, convert=convert)

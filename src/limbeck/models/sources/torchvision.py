@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from limbeck.models.weights import find
 from limbeck.optional import require
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from limbeck.models.spec import ModelSpec
 
@@ -87,4 +88,10 @@ def _distinct(names: Sequence[str] | None) -> tuple[str, ...] | None:
     return names_of(found)
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states)
+def convert(_model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of torchvision's DenseNet files: `norm.1` became `norm1` in 2018."""
+    old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+    return {old.sub(r"\1\2.", name): tensor for name, tensor in tensors.items()}
+
+
+source = Source(build=build, architecture=architecture, names=names, states=states, convert=convert)

@@ -66,7 +66,7 @@ def _classifier(config: type, fit: Fit | None = None) -> str | None:
 def _config(spec: ModelSpec, fit: Fit) -> Any:
     """Make the configuration, fitted to the data."""
     if spec.path is not None:
-        return _config_of(spec.path, fit)
+        return _config_of(spec.path, fit, fresh=spec.loading.head == "fresh")
     transformers = require("transformers", extra="text")
     kinds = transformers.CONFIG_MAPPING
     if spec.name not in kinds or _classifier(kinds[spec.name]) is None:
@@ -99,7 +99,7 @@ def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
     return {**beyond, **(pad if "pad_token_id" in default else {})}
 
 
-def _config_of(path: str, fit: Fit) -> Any:
+def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
     """Read a folder's configuration, and refuse one that does not fit the data."""
     transformers = require("transformers", extra="text")
     if not (Path(path) / "config.json").is_file():
@@ -109,10 +109,12 @@ def _config_of(path: str, fit: Fit) -> Any:
     problems = []
     if _classifier(type(config)) is None:
         problems.append(Problem("model.path", f"{path}: {config.model_type}", ALLOWED))
-    has_head = any("Classification" in name for name in config.architectures or [])
+    has_head = not fresh and any("Classification" in name for name in config.architectures or [])
     if has_head and config.num_labels != fit.classes:
         given = f"{path}: a model for {config.num_labels} classes"
-        problems.append(Problem("model.path", given, f"the {fit.classes} classes of the data"))
+        fix = "To train a new head on its body: `loading: {head: fresh}`."
+        allowed = f"the {fit.classes} classes of the data"
+        problems.append(Problem("model.path", given, allowed, fix))
     tokens = getattr(config, "vocab_size", None)
     if fit.vocab_size and tokens and fit.vocab_size > tokens:
         given = f"{path}: a model for {tokens} tokens"
@@ -142,11 +144,21 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     if spec.path is None:
         model: nn.Module = call(make.from_config, {"config": config}, where=f"model ({spec.name})")
         return model
-    return _loaded(make, spec.path, config)
+    return _loaded(make, spec.path, config, fresh=spec.loading.head == "fresh")
 
 
-def _loaded(make: Any, path: str, config: Any) -> nn.Module:
-    settings = {"config": config, "local_files_only": True, "output_loading_info": True}
+def _loaded(make: Any, path: str, config: Any, *, fresh: bool) -> nn.Module:
+    import torch
+
+    settings = {
+        "config": config,
+        "local_files_only": True,
+        "output_loading_info": True,
+        "trust_remote_code": False,
+        "ignore_mismatched_sizes": fresh,
+        # Not the dtype of the file, which would be trained in.
+        "dtype": torch.float32,
+    }
     arguments = {"pretrained_model_name_or_path": path, **settings}
     with _quiet():
         model, info = call(make.from_pretrained, arguments, where="model.path")

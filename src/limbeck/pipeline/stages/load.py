@@ -27,7 +27,7 @@ class Load(Stage):
         """Copy the weights into the run, so that it holds all it was made from; publish them."""
         specs = context.recipe.teachers
         names = member_files(len(specs))
-        context.once(lambda: self._copy(context, names))
+        notes = context.once(lambda: self._copy(context, names))
         artefact = publish_teacher(context, State(tuple(context.folder / name for name in names)))
         record = Record(
             stage="load",
@@ -37,11 +37,15 @@ class Load(Stage):
             what="taught elsewhere: " + ", ".join(spec.weights or spec.name for spec in specs),
             artefacts=(artefact.model_copy(update={"weights": names}),),
             files=hashes(context.folder, [artefact.file, *names]),
+            notes=tuple(notes),
         )
         return candidate.then(context.folder, record)
 
-    def _copy(self, context: Context, names: tuple[str, ...]) -> None:
+    def _copy(self, context: Context, names: tuple[str, ...]) -> list[str]:
         from limbeck.export.weights import save_weights
 
+        notes: list[str] = []
         for spec, name in zip(context.recipe.teachers, names, strict=True):
-            save_weights(context.build(spec, seed=context.seed), context.folder / name)
+            model = context.build(spec, seed=context.seed, notes=notes)
+            save_weights(model, context.folder / name)
+        return notes

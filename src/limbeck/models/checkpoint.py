@@ -1,0 +1,247 @@
+"""Checkpoint files of any usual kind as tensors by name, without executing anything in them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "model.safetensors"
+FOLDER_FILES = (FILE, f"{FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The files that a folder is searched for, in this order."""
+
+INDEX = ".index.json"
+LARGEST_INDEX = 50_000_000
+LARGEST_PICKLE = 500_000_000
+MOST = 500_000
+ALLOWED = "a safetensors file, a PyTorch checkpoint (.pt, .pth, .th, .bin, .ckpt) of tensors"
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP and activation checkpointing put into names."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint.
+
+    Attributes:
+        tensors: By name; a dictionary within the file puts its key and a dot before the names.
+        aliases: Names that were left out when the file was written, since their tensor is shared,
+            and the names under which it stands.
+    """
+
+    tensors: dict[str, Tensor]
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+def find(path: str) -> Path:
+    """Find a checkpoint: as given, or in the folder LIMBECK_DATA.
+
+    Raises:
+        InputError: There is no such file, or the folder holds none.
+    """
+    data = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
+    for place in (Path(path), data / path):
+        files = [place / name for name in FOLDER_FILES] if place.is_dir() else [place]
+        for file in files:
+            if file.is_file():
+                return file
+    fix = f"No such file: {Path(path).absolute()}"
+    if Path(path).exists() and not Path(path).is_dir():
+        fix = f"It is not a regular file: {Path(path).absolute()}"
+    elif not Path(path).is_absolute():
+        fix += f", nor {(data / path).absolute()} (the folder LIMBECK_DATA)"
+    allowed = f"{ALLOWED}, or a folder that holds {' or '.join(FOLDER_FILES)}"
+    raise InputError(Problem("model.weights", path, allowed, fix))
+
+
+def files_of(file: Path) -> list[Path]:
+    """List a checkpoint's files: the index and its shards, or the file alone.
+
+    Raises:
+        InputError: The index is malformed, or a shard is absent or not beside it.
+    """
+    return [file, *_shards(file)] if file.name.endswith(INDEX) else [file]
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Read a safetensors file, an index of shards, or a PyTorch checkpoint with `weights_only`.
+
+    Raises:
+        InputError: The file is damaged, of no known kind, or holds pickled objects.
+    """
+    if not file.name.endswith(INDEX):
+        return _read(file)
+    parts = [_read(shard) for shard in _shards(file)]
+    return Checkpoint(
+        {name: tensor for part in parts for name, tensor in part.tensors.items()},
+        {name: of for part in parts for name, of in part.aliases.items()},
+    )
+
+
+def _refuse(file: Path, given: str, allowed: str, fix: str = "") -> InputError:
+    return InputError(Problem("model.weights", f"{file}: {given}", allowed, fix))
+
+
+def _shards(index: Path) -> list[Path]:
+    allowed = "an index with a weight_map of tensor names to files beside it"
+    try:
+        if index.stat().st_size > LARGEST_INDEX:
+            raise ValueError("it is too large")
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise _refuse(index, "not an index", allowed, f"{type(error).__name__}: {error}") from error
+    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if wrong:
+        raise _refuse(index, f"a shard named {wrong[0]!r}", allowed)
+    absent = [name for name in names if not (index.parent / name).is_file()]
+    if absent:
+        fix = f"Missing: {', '.join(absent[:8])}"
+        raise _refuse(index, f"{len(absent)} of {len(names)} shards missing", "every shard", fix)
+    return [index.parent / name for name in names]
+
+
+def _read(file: Path) -> Checkpoint:
+    if not file.is_file():
+        raise _refuse(file, "not a regular file", ALLOWED)
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(9)
+    except OSError as error:
+        raise _refuse(file, "not readable", ALLOWED, str(error)) from error
+    if start[8:9] == b"{" or file.suffix == ".safetensors":
+        return _safetensors(file)
+    if start[:4] == b"PK\x03\x04":
+        _check_archive(file)
+        return _torch(file)
+    if start[:1] == b"\x80":
+        return _torch(file)
+    raise _refuse(file, "neither safetensors nor a PyTorch checkpoint", ALLOWED)
+
+
+def _safetensors(file: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            aliases = {name: of for name, of in (opened.metadata() or {}).items() if of in tensors}
+    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        raise _refuse(file, "damaged", "a whole safetensors file", str(error)) from error
+    return Checkpoint(_plain_names(tensors), aliases)
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse archives that torch.save does not write: compressed ones may be of any size."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _refuse(file, "damaged", "a whole PyTorch checkpoint", str(error)) from error
+    if any("/code/" in entry.filename for entry in entries):
+        fix = "Save its weights: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')."
+        raise _refuse(file, "a TorchScript archive, which is a program", ALLOWED, fix)
+    names = [entry.filename for entry in entries]
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    size = sum(entry.file_size for entry in entries)
+    if packed or size > file.stat().st_size or len(names) != len(set(names)):
+        raise _refuse(file, "a compressed archive", ALLOWED, "Write it with torch.save.")
+    pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if pickles > LARGEST_PICKLE:
+        raise _refuse(file, f"{pickles:,} bytes of pickled objects", ALLOWED)
+
+
+def _torch(file: Path) -> Checkpoint:
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_inert()):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    # The unpickler raises anything on malformed input.
+    except Exception as error:
+        raise _refusal_of(file, error) from error
+    if isinstance(content, torch.Tensor):
+        raise _refuse(file, "a single tensor", "tensors by name: model.state_dict()")
+    tensors = dict(_flattened(content, file))
+    if not tensors:
+        raise _refuse(file, f"no tensors in a {type(content).__name__}", ALLOWED)
+    return Checkpoint(_plain_names(tensors))
+
+
+def _inert() -> list[Any]:
+    """Return types that hold values and do nothing, common beside the weights of a training."""
+    import numpy as np
+
+    types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")}
+    scalar = np.float64(0).__reduce__()[0]
+    names = [scalar, (scalar, "numpy.core.multiarray.scalar")]
+    return [argparse.Namespace, np.dtype, *types, *names]
+
+
+def _refusal_of(file: Path, error: Exception) -> InputError:
+    text = str(error)
+    if "nsupported global" in text or "WeightsUnpickler" in text or "weights_only" in text.lower():
+        fix = (
+            "Objects in a pickle can run code when they are read, so they are not. Where you trust "
+            "the file, save its tensors alone: c = torch.load(path, weights_only=False); "
+            "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c['state_dict'], new_path)."
+        )
+        found = _objects(file)
+        given = f"pickled objects ({', '.join(found[:4])})" if found else "pickled objects"
+        return _refuse(file, given, ALLOWED, fix)
+    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    return _refuse(file, "damaged", "a whole PyTorch checkpoint", first[:300])
+
+
+def _objects(file: Path) -> list[str]:
+    import torch
+
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    # It reads older formats and damaged files in no other way than by raising.
+    except Exception:
+        return []
+
+
+def _flattened(content: object, file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Walk nested dictionaries once each; lists and other values hold no named tensors."""
+    import torch
+
+    waiting: list[tuple[str, object]] = [("", content)]
+    seen: set[int] = set()
+    count = 0
+    while waiting:
+        prefix, part = waiting.pop()
+        if not isinstance(part, Mapping) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        for key, value in reversed(list(part.items())):
+            name = f"{prefix}{key}"
+            if isinstance(value, torch.Tensor):
+                count += 1
+                if count > MOST:
+                    raise _refuse(file, f"more than {MOST:,} tensors", ALLOWED)
+                yield name, value.detach()
+            elif name.count(".") < 100 and len(seen) < MOST:
+                waiting.append((f"{name}.", value))
+
+
+def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what wrappers put into names, where this makes no two names one."""
+    plain = {}
+    for name, tensor in tensors.items():
+        short = name
+        for wrapper in WRAPPERS:
+            short = short.replace(wrapper, "")
+        plain[name if short in plain or (short != name and short in tensors) else short] = tensor
+    return plain

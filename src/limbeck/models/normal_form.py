@@ -1,0 +1,173 @@
+"""Every model in one form: float32, allocated, its weights free of hooks that prevent a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHOWN = 8
+
+
+@contextmanager
+def keeping_defaults() -> Iterator[None]:
+    """Restore torch's default dtype and gradient mode, which a builder may change."""
+    import torch
+
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+
+
+def as_float32(model: nn.Module) -> list[str]:
+    """Convert a model's floating-point parameters and buffers to float32, in place.
+
+    Training computes in the recipe's `precision` from float32 weights (Micikevicius et al. 2018),
+    and what is exported is float32 before it is compressed.
+
+    Returns:
+        A note on what was in another precision; empty if nothing was.
+
+    Raises:
+        InputError: Parameters have no shape yet (lazy modules), no memory (the meta device), or are
+            quantised.
+
+    Example:
+        >>> import torch
+        >>> as_float32(torch.nn.Linear(2, 2).bfloat16())
+        ['the builder returned bfloat16 tensors; they are float32 in training and export']
+    """
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    lazy = [name for name, one in tensors.items() if is_lazy(one)]
+    if lazy:
+        fix = "Call the model once on an example in the builder, or state the sizes (nn.Linear)."
+        raise _refused("lazy modules", lazy, "modules whose sizes are known", fix)
+    meta = [name for name, one in tensors.items() if one.device.type == "meta"]
+    if meta:
+        fix = "Build it on the CPU: leave out torch.device('meta') or init_empty_weights."
+        raise _refused("tensors on the meta device", meta, "tensors with values", fix)
+    small = [name for name, one in tensors.items() if one.is_quantized or _is_float8(one.dtype)]
+    if small:
+        fix = "Load the original weights, and add a `quantize` stage."
+        raise _refused("quantised tensors", small, "float16, bfloat16, float32 or float64", fix)
+    kinds = {one.dtype for one in tensors.values() if one.is_floating_point()} - {torch.float32}
+    if not kinds:
+        return []
+    model.float()
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    return [f"the builder returned {names} tensors; they are float32 in training and export"]
+
+
+def _is_float8(dtype: object) -> bool:
+    return "float8" in str(dtype) or "float4" in str(dtype)
+
+
+def _refused(kind: str, names: list[str], allowed: str, fix: str) -> InputError:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return InputError(Problem("model", f"{kind}: {', '.join(names[:SHOWN])}{more}", allowed, fix))
+
+
+def reparametrize(model: nn.Module) -> None:
+    """Replace hooks of old `weight_norm` and `spectral_norm` by parametrizations, in place.
+
+    The hooks keep a computed weight as an attribute, which `copy.deepcopy` refuses. The outputs
+    stay the same.
+
+    Raises:
+        InputError: `torch.nn.utils.prune` masks a weight in the same way.
+    """
+    from torch.nn.utils.prune import BasePruningMethod
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    for path, module in list(model.named_modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                _weight_norm(module, hook)
+            elif isinstance(hook, SpectralNorm):
+                _spectral_norm(module, hook)
+            elif isinstance(hook, BasePruningMethod):
+                fix = "Call torch.nn.utils.prune.remove(module, 'weight') in the builder."
+                raise _refused("masks of torch.nn.utils.prune", [path], "plain weights", fix)
+
+
+def _weight_norm(module: nn.Module, hook: Any) -> None:
+    from torch.nn.utils import parametrizations, remove_weight_norm
+
+    remove_weight_norm(module, hook.name)
+    parametrizations.weight_norm(module, hook.name, hook.dim)
+
+
+def _spectral_norm(module: nn.Module, hook: Any) -> None:
+    import torch
+    from torch.nn.utils import parametrizations, remove_spectral_norm
+
+    name = hook.name
+    original = getattr(module, f"{name}_orig").detach().clone()
+    u, v = (getattr(module, f"{name}_{part}").detach().clone() for part in "uv")
+    remove_spectral_norm(module, name)
+    for number, hooked in list(module._load_state_dict_pre_hooks.items()):
+        if "SpectralNorm" in type(getattr(hooked, "hook", hooked)).__name__:
+            del module._load_state_dict_pre_hooks[number]  # torch leaves it behind
+    settings = {"n_power_iterations": hook.n_power_iterations, "eps": hook.eps, "dim": hook.dim}
+    parametrizations.spectral_norm(module, name, **settings)
+    installed: Any = module.get_submodule(f"parametrizations.{name}")
+    with torch.no_grad():
+        installed.original.copy_(original)
+        installed[0]._u.copy_(u)
+        installed[0]._v.copy_(v)
+
+
+def check_copies(model: nn.Module) -> None:
+    """Check that a model can be copied, which averaging, compression and export need.
+
+    Raises:
+        InputError: It cannot: a module holds a tensor that a graph computed, a lock, or a file.
+    """
+    try:
+        copy.deepcopy(model)
+    # Whatever the model's attributes raise while they are copied.
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        fix = f"copy.deepcopy raised {type(error).__name__}: {first[:200]}"
+        allowed = "a module that copy.deepcopy copies"
+        raise InputError(Problem("model", type(model).__name__, allowed, fix)) from error
+
+
+PLAIN = """
+
+_build_parametrized = build
+
+
+def build():
+    "Build the module with plain weights, as they are saved: parametrizations are removed."
+    from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+
+    model = _build_parametrized()
+    for module in list(model.modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if type(hook).__name__ == "WeightNorm":
+                remove_weight_norm(module, hook.name)
+            elif type(hook).__name__ == "SpectralNorm":
+                remove_spectral_norm(module, hook.name)
+                for number, hooked in list(module._load_state_dict_pre_hooks.items()):
+                    if "SpectralNorm" in type(getattr(hooked, "hook", hooked)).__name__:
+                        del module._load_state_dict_pre_hooks[number]
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, name)
+    return model
+"""
+"""What an architecture.py of a user's model ends with, if its code mentions a weight's norm."""
