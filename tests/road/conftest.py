@@ -61,7 +61,10 @@ class Forks:
         return json.loads(self._process.stdout.readline())
 
     def __call__(self, *argv: object, cwd: Path, **order: Any) -> Ended:
-        """Run one; `kill` seconds after its start it is sent a signal, SIGKILL if not stated."""
+        """Run one; `kill` seconds after its start, or once that file is there, send a signal.
+
+        The signal is SIGKILL if not stated.
+        """
         out, err = self._folder / "out", self._folder / "err"
         content = {"argv": [str(one) for one in argv], "cwd": str(cwd), **order}
         assert self._process.stdin is not None
@@ -73,7 +76,7 @@ class Forks:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

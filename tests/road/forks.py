@@ -114,6 +114,13 @@ def child(order: dict[str, Any]) -> None:
     os._exit(code)
 
 
+def _due(moment: float | str, seconds: float, folder: str) -> bool:
+    """Tell whether so many seconds went by, or whether a file is there."""
+    if isinstance(moment, str):
+        return os.path.exists(os.path.join(folder, moment))
+    return seconds >= moment
+
+
 def serve(order: dict[str, Any]) -> dict[str, Any]:
     """Fork, wait, and send the signal when its moment has come."""
     started = time.monotonic()
@@ -126,7 +133,7 @@ def serve(order: dict[str, Any]) -> dict[str, Any]:
         seconds = time.monotonic() - started
         if done:
             return {"code": os.waitstatus_to_exitcode(status), "seconds": seconds}
-        if moment is not None and seconds >= moment:
+        if moment is not None and _due(moment, seconds, order["cwd"]):
             os.kill(number, order.get("signal", signal.SIGKILL))
             moment = None
         if seconds > 240:

@@ -83,6 +83,19 @@ def test_an_interrupt_saves_says_so_and_resumes(forks, tiny, undisturbed, tmp_pa
     assert contents(tmp_path / "run") == expected
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_run_ends_as_an_interrupted_one(number, forks, tiny, tmp_path):
+    # After the trainings, in a part that has no checkpoints of its own.
+    trained = "run/stages/02-distill/record.json"
+    ended = forks(
+        "run", tiny, "--out", "run", cwd=tmp_path, quick=True, kill=trained, signal=number
+    )
+    assert ended.code == 130
+    assert "--resume" in ended.err
+    assert "Traceback" not in ended.err
+    assert (tmp_path / trained).is_file()
+
+
 def test_without_resume_a_killed_run_starts_anew_to_the_same_bits(
     forks, tiny, undisturbed, tmp_path
 ):

@@ -140,7 +140,7 @@ class Then:
     def __init__(self, step, what):
         self.step, self.what = step, what
 
-    def tick(self, done, total, note):
+    def tick(self, done, total, note, *, milestone=False):
         if done == self.step:
             self.what()
 

@@ -155,15 +155,28 @@ def test_any_tracker_hears_the_same_numbers(tiny, tmp_path):
     assert [step for step, _ in fake.rows] == [row["step"] for row in rows]
 
 
-def test_the_watcher_hears_every_step(tiny, tmp_path, accelerator):
-    heard = []
+def test_every_step_and_every_epoch_is_reported_with_loss_and_score(tiny, tmp_path, accelerator):
+    steps, epochs = [], []
 
-    class Watcher:
-        def tick(self, done, total, note):
-            heard.append((done, total, note))
+    class Reporter:
+        def tick(self, done, total, note, *, milestone=False):
+            (epochs if milestone else steps).append((done, total, note))
 
-    tiny.train(tmp_path, ticker=Watcher())
-    assert heard == [(step, 9, f"epoch {(step + 2) // 3}") for step in range(1, 10)]
+    tiny.train(tmp_path, ticker=Reporter(), log_every=1)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [done for done, _, _ in steps] == list(range(1, 10))
+    assert {total for _, total, _ in steps + epochs} == {9}
+    by_step = [row for row in rows if "validation/wobble" not in row]
+    for (done, _, note), row in zip(steps, by_step, strict=True):
+        assert note.startswith(f"epoch {(done + 2) // 3}/3, loss {row['train/loss']:.4g}")
+    by_epoch = [row for row in rows if "validation/wobble" in row]
+    assert [done for done, _, _ in epochs] == [3, 6, 9]
+    for number, ((_, _, note), row) in enumerate(zip(epochs, by_epoch, strict=True), start=1):
+        assert note.startswith(f"epoch {number}/3, loss {row['train/loss']:.4g} (")
+        assert f"soft_target_kl {row['train/soft_target_kl/weighted']:.4g}" in note
+        assert f"validation wobble {row['validation/wobble']:.4f}" in note
+        assert f"learning rate {row['learning_rate']:.3g}" in note
+    assert steps[-1][2].endswith(f"validation wobble {by_epoch[1]['validation/wobble']:.4f}")
 
 
 def test_every_sample_is_seen_once_an_epoch(tiny, tmp_path, accelerator):

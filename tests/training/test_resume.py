@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import time
 import warnings
 
 import pytest
@@ -174,7 +175,7 @@ def test_what_decides_nothing_may_change(tiny, tmp_path, accelerator):
     assert same(got, expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_saves_a_checkpoint_first(tiny, tmp_path, accelerator, number):
     expected, rows, _ = go(tiny, tmp_path / "whole", accelerator)
     before = signal.getsignal(number)
@@ -209,12 +210,14 @@ def test_an_interrupt_in_the_last_validation_is_not_lost(tiny, tmp_path, acceler
 
 
 def test_a_second_interrupt_does_not_wait(tiny):
-    from limbeck.training.interrupt import Interrupts
+    from limbeck.interrupt import TOGETHER, Interrupts
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.heard
+        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` sends it: to the process and its group
+        time.sleep(TOGETHER)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal was swallowed")
     assert signal.getsignal(signal.SIGINT) is before

@@ -86,7 +86,9 @@ class KillAt:
     def __init__(self, step: int, *, number: int | None = None) -> None:
         self.step, self.number = step, number
 
-    def tick(self, done: int, total: int, note: str) -> None:
+    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+        if milestone:
+            return
         if done == self.step and self.number is not None:
             os.kill(os.getpid(), self.number)
         elif done == self.step:

@@ -28,8 +28,15 @@ from limbeck.cli import (
     verify,
 )
 from limbeck.cli._terminal import complain
+from limbeck.interrupt import ignore_signals, raise_on_signals
 
 INTERRUPTED = 130
+# How an interrupted verb goes on; the others write nothing that could.
+GO_ON = {
+    "run": "What was done is saved: the same command with --resume goes on from there.",
+    "evaluate": "The evaluations that ended are saved: the same command does the others.",
+    "sweep": "The trials that ended are saved: the same command goes on from there.",
+}
 BAD_INPUT = 2
 # What the system says of the place that was given to write to, not of a mistake of ours.
 OF_THE_PLACE = {
@@ -68,7 +75,13 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # no terminal fails for want of a letter
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _plainly
-    _app()()
+    raise_on_signals()
+    try:
+        _app()()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            ignore_signals()
+        raise
 
 
 def _app() -> typer.Typer:
@@ -136,7 +149,7 @@ def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
             complain(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            complain("Interrupted; what was done is saved. Go on with --resume.")
+            complain(" ".join(["Interrupted.", GO_ON.get(verb.__name__, "")]).strip())
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:  # whoever read our output has had enough
             # The interpreter would complain once more when it closes the stream.

@@ -1,13 +1,21 @@
-"""What a person at a terminal sees; of a run under way, a file or a pipe sees nothing."""
+"""Text for people: bars at a terminal, log lines in a file or a pipe."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+FIRST, LATER = 10.0, 30.0
+"""Seconds until a long piece of work is reported between milestones, first and then."""
+MILESTONES, APART = 20, 5.0
+"""So many milestones are all reported; later ones only if they are so many seconds apart."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress, only the result.")]
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,12 +47,16 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def watch() -> Iterator[Watch]:
-    """Give somebody who watches: progress bars at a terminal, silence elsewhere."""
+def watch(*, quiet: bool = False) -> Iterator[Watch]:
+    """Report progress on standard error: bars at a terminal, log lines elsewhere.
+
+    Args:
+        quiet: Report nothing.
+    """
     from limbeck.pipeline.watch import Unwatched
 
-    if not sys.stderr.isatty():
-        yield Unwatched()
+    if quiet or not sys.stderr.isatty():
+        yield Unwatched() if quiet else _Log()
         return
     from rich.console import Console
     from rich.progress import (
@@ -56,10 +68,11 @@ def watch() -> Iterator[Watch]:
     )
 
     columns = (
-        TextColumn("  {task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        # Last, so that a narrow terminal cuts its end off.
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _Terminal(progress)
@@ -72,22 +85,89 @@ class _Terminal:
         self._progress = progress
         self._task: TaskID | None = None
 
+    def begin(self, part: str) -> None:
+        self._remove_bar()
+        self.say(part)
+
     def say(self, line: str) -> None:
         self._progress.console.print(printable(line), markup=False, highlight=False)
 
     def ticker(self, what: str) -> _Bar:
-        if self._task is not None:
-            self._progress.remove_task(self._task)
+        self._remove_bar()
         self._task = self._progress.add_task(printable(what), total=None)
         return _Bar(self._progress, self._task, printable(what))
 
+    def _remove_bar(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
 
 class _Bar:
-    """One progress bar."""
+    """One progress bar, with the last milestone's note until the next one."""
 
     def __init__(self, progress: Progress, task: TaskID, what: str) -> None:
         self._progress, self._task, self._what = progress, task, what
 
-    def tick(self, done: int, total: int, note: str) -> None:
-        said = f"{self._what}, {note}"
-        self._progress.update(self._task, completed=done, total=total, description=said)
+    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+        text = f"{self._what}: {printable(note)}"
+        self._progress.update(self._task, completed=done, total=total, description=text)
+
+
+class _Log:
+    """Lines on standard error, each with the time of day and the part of the run."""
+
+    def __init__(self) -> None:
+        self._part = ""
+
+    def begin(self, part: str) -> None:
+        self._part = f"{part}: "
+        _log(part)
+
+    def say(self, line: str) -> None:
+        _log(line)
+
+    def ticker(self, what: str) -> _LogTicker:
+        return _LogTicker(f"{self._part}{what}")
+
+
+class _LogTicker:
+    """Lines about one long piece of work: at milestones, and every half minute between them."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = self._reported = time.monotonic()
+        self._first: int | None = None
+        self._milestones, self._wait = 0, FIRST
+
+    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+        now = time.monotonic()
+        # A training that is resumed begins with some of its steps done.
+        self._first = done - 1 if self._first is None else self._first
+        self._milestones += milestone
+        since = now - self._reported
+        few = self._milestones <= MILESTONES or since >= APART or done == total
+        if not (milestone and few) and since < self._wait:
+            return
+        self._reported, self._wait = now, LATER
+        rate = (done - self._first) / max(now - self._began, 1e-9)
+        words = [note, f"{done}/{total} at {rate:.3g}/s"]
+        if done < total:
+            words.append(f"{_clock((total - done) / rate)} left")
+        _log(f"{self._what}: {', '.join(words)}")
+
+
+def _log(line: str) -> None:
+    complain(f"{time.strftime('%H:%M:%S')} {line.strip()}")
+
+
+def _clock(seconds: float) -> str:
+    """Write a time as a clock does.
+
+    Example:
+        >>> _clock(62), _clock(3723)
+        ('1:02', '1:02:03')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli._terminal import show, watch
+from limbeck.cli._terminal import Quiet, show, watch
 from limbeck.cli._trust import TrustCode, permit
 
 
@@ -27,10 +27,14 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int, typer.Option(min=10, help="Test samples that the costly questions look at.")
-    ] = 500,
+    ] = 300,
     trust_code: TrustCode = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Ask what the student kept: fidelity, calibration, robustness, fairness and more."""
+    """Ask what the student kept: fidelity, calibration, robustness, fairness and more.
+
+    The exit code is 1 if an evaluation failed: the others stand, and the report says why.
+    """
     from pydantic import ValidationError
 
     from limbeck.errors import InputError
@@ -51,7 +55,9 @@ def evaluate(
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
     permit(recipe_of(run), run / MARK, trusted=trust_code)
-    with watch() as watching:
+    with watch(quiet=quiet) as watching:
         found = ask_again(run, asked, watch=watching)
     show("\n".join(finding_lines(found)))
     show(f"Report: {run / 'report.html'}")
+    if found.failed:
+        raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli._terminal import show, watch
+from limbeck.cli._terminal import Quiet, show, watch
 from limbeck.cli._trust import TrustCode, permit
 
 
@@ -31,14 +31,18 @@ def run(
         bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")
     ] = False,
     trust_code: TrustCode = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: teach, distil, quantise, export, measure, report."""
+    """Run a recipe: teach, distil, quantise, export, measure, report.
+
+    The exit code is 1 if an evaluation failed: the student and the report stand without it.
+    """
     from limbeck.pipeline.resolve import find, resolve
 
     resolved = resolve(recipe, set_ or [])
     permit(resolved, find(recipe), trusted=trust_code, overrides=set_ or [])
     folder = out if out is not None else Path("runs") / resolved.name
-    with watch() as watching:
+    with watch(quiet=quiet) as watching:
         from limbeck.pipeline.runner import run as run_recipe
 
         result = run_recipe(resolved, out=folder, resume=resume, watch=watching)
@@ -46,6 +50,8 @@ def run(
         from limbeck.report.terminal import verdict_lines
 
         show("\n".join(verdict_lines(result, report=folder / "report.html")))
+    if result.evaluation is not None and result.evaluation.failed:
+        raise typer.Exit(1)
 
 
 def _is_first_process() -> bool:

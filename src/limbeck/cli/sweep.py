@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli._terminal import complain, show, watch
+from limbeck.cli._terminal import Quiet, show, watch
 from limbeck.cli._trust import TrustCode, permit
 from limbeck.sweep.sampler import Sampler
-
-INTERRUPTED = 130
 
 
 def sweep(
@@ -64,6 +62,7 @@ def sweep(
         Path | None, typer.Option(help="The sweep's folder; runs/NAME-sweep if not given.")
     ] = None,
     trust_code: TrustCode = False,
+    quiet: Quiet = False,
 ) -> None:
     """Try settings of a recipe, and show which are worth their cost; again, it goes on."""
     from limbeck.pipeline.rehearsal import gathered
@@ -92,14 +91,10 @@ def sweep(
         timeout=timeout,
         seed=seed,
     )
-    try:
-        with watch() as watching:
-            from limbeck.sweep.run import sweep as do
+    with watch(quiet=quiet) as watching:
+        from limbeck.sweep.run import sweep as do
 
-            result = do(planned, workers=workers, limits=limits, watch=watching)
-    except KeyboardInterrupt as error:
-        complain("Interrupted; what was done is saved. The same command goes on.")
-        raise typer.Exit(INTERRUPTED) from error
+        result = do(planned, workers=workers, limits=limits, watch=watching)
     show("\n".join(sweep_lines(result, page=planned.out / "sweep.html")))
     if result.chosen is not None:
         _say_chosen(result.chosen.fits, planned.out / "chosen")

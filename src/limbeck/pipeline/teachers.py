@@ -111,6 +111,7 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
         classes=len(context.task.classes),
     )
     if context.main and not store.complete:
+        context.watch.say(f"recording the teacher's predictions in {store.folder}")
         ticker = context.ticker("recording the teacher")
         store.record(
             lambda batch: _logits(context, teacher, batch),

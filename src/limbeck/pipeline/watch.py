@@ -1,4 +1,4 @@
-"""Who watches a run: a person at a terminal, or nobody."""
+"""Report the progress of a run: to a terminal, to a log, or not at all."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ from limbeck.training import Silent, Ticker
 
 
 class Watch(Protocol):
-    """Hears of the run's steps."""
+    """Reports the progress of a run."""
+
+    def begin(self, part: str) -> None:
+        """Report that a part of the run begins; what follows belongs to it."""
+        ...
 
     def say(self, line: str) -> None:
-        """Hear one line of plain words."""
+        """Report one line of text."""
         ...
 
     def ticker(self, what: str) -> Ticker:
-        """Give something that hears how far one long step has come."""
+        """Return what reports the steps of one long piece of work."""
         ...
 
 
 class Unwatched:
-    """Nobody watches."""
+    """Reports nothing."""
+
+    def begin(self, part: str) -> None:
+        """Report it as any other line."""
+        self.say(part)
 
     def say(self, line: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def ticker(self, what: str) -> Ticker:
-        """Tick for nobody."""
+        """Return what reports nothing."""
         return Silent()

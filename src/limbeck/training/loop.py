@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from limbeck.errors import InputError, Problem
+from limbeck.interrupt import Interrupts
 from limbeck.tasks import Batch
 from limbeck.training import checkpoint, order, snapshot
 from limbeck.training.average import MovingAverage
-from limbeck.training.interrupt import Interrupts
 from limbeck.training.loader import Examples, load
 from limbeck.training.log import Log
 from limbeck.training.optimizer import rate
@@ -34,18 +34,25 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Ticker(Protocol):
-    """Somebody who watches: a progress bar, a log, or nobody."""
+    """Reports how far a long piece of work has come: a progress bar, log lines, or nothing."""
 
-    def tick(self, done: int, total: int, note: str) -> None:
-        """Hear that `done` of `total` steps are done."""
+    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+        """Report that `done` of `total` steps are done.
+
+        Args:
+            done: Steps that are done.
+            total: Steps in all.
+            note: Epoch, losses and scores, as text.
+            milestone: Whether a part is complete, such as an epoch: a log has a line for it.
+        """
         ...
 
 
 class Silent:
-    """Nobody watches."""
+    """Reports nothing."""
 
-    def tick(self, done: int, total: int, note: str) -> None:
-        """Say nothing."""
+    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+        """Do nothing."""
 
 
 def fit(
@@ -75,7 +82,7 @@ def fit(
         accelerator: The device and the processes. The precision is the settings' own.
         resume: Go on from the newest sound checkpoint in `folder`, to the same bits as if
             undisturbed. Otherwise older checkpoints are removed.
-        ticker: Hears of every step.
+        ticker: Reports every step and every epoch.
 
     Raises:
         KeyboardInterrupt: Somebody interrupted; a checkpoint was saved first.
@@ -182,7 +189,7 @@ class _Loop:
             module.train()
         for micro_batches in self._steps():
             self._step(micro_batches)
-            self.ticker.tick(progress.step, self.total, f"epoch {progress.epoch + 1}")
+            self.ticker.tick(progress.step, self.total, self._note())
             self._save_if_due(interrupts.heard)
         metrics = self._validate()
         row = self._row(self.state.epoch.take(self.accelerator)) | {
@@ -195,6 +202,7 @@ class _Loop:
             weights = self.model.state_dict()
             self.state.best = {name: value.clone() for name, value in weights.items()}
         self.state.log.write(row)
+        self.ticker.tick(progress.step, self.total, self._summary(row), milestone=True)
         self._save_if_due(interrupts.heard)
 
     def _step(self, micro_batches: list[Batch]) -> None:
@@ -217,6 +225,29 @@ class _Loop:
             "learning_rate": rate((step - 1) / self.total, self.settings),
             **losses,
         }
+
+    # -- what is reported -------------------------------------------------------------------------
+
+    def _note(self) -> str:
+        """Describe a step: the epoch, this step's loss, and the score of the epoch before."""
+        progress = self.state.progress
+        note = f"epoch {progress.epoch + 1}/{self.settings.epochs}, loss {self.stepper.loss:.4g}"
+        scores = _scores(progress.rows[-1]) if progress.rows else []
+        return ", ".join([note, *scores[:1]])
+
+    def _summary(self, row: Mapping[str, float]) -> str:
+        """Describe an epoch: the mean loss, its terms as weighted, and the validation scores."""
+        terms = {
+            name.removeprefix("train/").removesuffix("/weighted"): value
+            for name, value in row.items()
+            if name.endswith("/weighted")
+        }
+        loss = f"loss {row['train/loss']:.4g}"
+        if len(terms) > 1:
+            loss += f" ({', '.join(f'{name} {value:.4g}' for name, value in terms.items())})"
+        epoch = f"epoch {self.state.progress.epoch}/{self.settings.epochs}"
+        learning_rate = f"learning rate {row['learning_rate']:.3g}"
+        return ", ".join([epoch, loss, *_scores(row), learning_rate])
 
     def _validate(self) -> dict[str, float]:
         metrics = {name: float(value) for name, value in self.validate(self.model).items()}
@@ -268,3 +299,12 @@ class _Loop:
         if interrupted:
             self.accelerator.wait_for_everyone()
             raise KeyboardInterrupt
+
+
+def _scores(row: Mapping[str, float]) -> list[str]:
+    """Write the validation scores of an epoch's row, the one that decides first."""
+    return [
+        f"{name.replace('/', ' ')} {value:.4f}"
+        for name, value in row.items()
+        if name.startswith("validation/")
+    ]

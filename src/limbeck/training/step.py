@@ -35,6 +35,7 @@ class Stepper:
     Attributes:
         optimizer: The optimiser; its learning rate is set at each step.
         scaler: Scales the loss in float16, and does nothing otherwise.
+        loss: The loss of the last step, over all processes.
 
     Raises:
         InputError: The scheme has nothing that trains.
@@ -42,6 +43,7 @@ class Stepper:
 
     def __init__(self, scheme: Scheme, settings: Training, accelerator: Accelerator) -> None:
         self._scheme, self._settings, self._accelerator = scheme, settings, accelerator
+        self.loss = math.nan
         self._parameters = list(dict.fromkeys(scheme.trainable()))
         if not self._parameters:
             fix = "Are the student's parameters frozen, or is the student its own teacher?"
@@ -75,7 +77,8 @@ class Stepper:
             total = losses.total if share == 1 else losses.total * share
             self.scaler.scale(total).backward()
         row = _row(said, shares)
-        self._check(said, self._sum_over_processes(row["train/loss"]))
+        self.loss = self._sum_over_processes(row["train/loss"])
+        self._check(said, self.loss)
         self._move(progress)
         return row
 
