@@ -1,10 +1,13 @@
 """A whole run's proof: questions, asked again; a policy that stops it; stamps, a signature."""
 
 import json
+import re
 import shutil
 
 import pytest
+from typer.testing import CliRunner
 
+from limbeck.cli import _app
 from limbeck.errors import InputError
 from limbeck.passport import PASSPORT, make_keys, read_stamp, sign, verify
 from limbeck.pipeline.evaluation import ask_again
@@ -13,6 +16,7 @@ from limbeck.pipeline.runner import run
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.watch import Unwatched
 from limbeck.report.load import load_run
+from limbeck.report.terminal import verdict_lines
 
 
 class Listening(Unwatched):
@@ -49,7 +53,86 @@ def test_more_is_asked_of_a_finished_run_and_nothing_is_lost(copied):
     assert 'id="on-fairness"' in (copied / "report.html").read_text()
     watch = Listening()
     ask_again(copied, Evaluate(questions=["fairness"]), watch=watch)
-    assert "questions: unchanged, reused" in watch.heard
+    assert "evaluation 1/1 fairness: unchanged, reused" in watch.heard
+
+
+class InterruptedAt(Unwatched):
+    """Interrupts when a part of the run begins, as Ctrl-C does."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def begin(self, part):
+        if part.startswith(self.part):
+            raise KeyboardInterrupt
+
+
+SETTINGS = [
+    "profile=smoke",
+    "stages.evaluate.questions={fidelity: {pairs: 3}, fairness: {}, calibration: {bins: 10}}",
+]
+
+
+def test_an_interrupted_run_has_its_report_and_the_evaluations_that_ended(copied):
+    recipe = resolve("vision/digits", SETTINGS)
+    for name in ("run.json", "report.html"):
+        (copied / name).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, out=copied, watch=InterruptedAt("evaluation 1/3"))
+    assert load_run(copied).evaluation is None
+    assert (copied / "report.html").is_file()
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, out=copied, watch=InterruptedAt("evaluation 3/3"))
+    cut = load_run(copied).evaluation
+    assert [one.question for one in cut.asked] == ["fidelity", "fairness"]
+    assert cut.pending == ("calibration",)
+    assert "Not done yet" in (copied / "report.html").read_text()
+    watch = Listening()
+    result = run(recipe, out=copied, watch=watch)
+    assert result.evaluation.asked[:2] == cut.asked
+    assert names(result) == ["fidelity", "fairness", "calibration"]
+    assert "evaluation 2/3 fairness: unchanged, reused" in watch.heard
+    [said] = [line for line in watch.heard if line.startswith("evaluation 3/3")]
+    assert re.search(r"calibration: [\d,]+ predictions of each model, about \d+ s", said)
+
+
+def test_an_evaluation_that_fails_is_recorded_and_the_others_go_on(copied, capsys):
+    recipe = resolve(
+        "vision/digits",
+        [
+            "profile=smoke",
+            "stages.evaluate.questions={fairness: {positive: eleven}, calibration: {}}",
+        ],
+    )
+    result = run(recipe, out=copied, watch=Unwatched())
+    [failed] = load_run(copied).evaluation.failed
+    assert failed.question == "fairness"
+    assert "fairness.positive: got 'eleven'" in failed.reason
+    assert names(load_run(copied)) == names(result) == ["calibration"]
+    assert "Failed: fairness.positive" in (copied / "report.html").read_text()
+    assert "FAILED: evaluation fairness" in "\n".join(verdict_lines(result))
+    code = (
+        CliRunner()
+        .invoke(
+            _app(),
+            [
+                "evaluate",
+                str(copied),
+                "--questions",
+                "fairness,fidelity",
+                "--set",
+                "fairness.positive=eleven",
+                "--quiet",
+            ],
+        )
+        .exit_code
+    )
+    assert code == 1
+    assert names(load_run(copied)) == ["calibration", "fidelity"]
+    # Its failure is not kept: with a class that there is, it is evaluated.
+    ask_again(copied, Evaluate(questions=["fairness"]), watch=Unwatched())
+    assert names(load_run(copied)) == ["calibration", "fidelity", "fairness"]
+    assert load_run(copied).evaluation.failed == ()
 
 
 def test_a_stage_that_was_touched_is_named(copied):

@@ -18,7 +18,8 @@ from pydantic import (
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.evaluate.finding import Finding
 from limbeck.evaluate.interval import Result
-from limbeck.evaluate.questions import QUESTIONS, RESULTS
+from limbeck.evaluate.questions import QUESTIONS, RESULTS, WORKLOADS
+from limbeck.evaluate.workload import describe
 
 if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Sitting
@@ -72,10 +73,32 @@ class Asked(Result):
         return cast("Found", self.found).notes
 
 
+class Failed(Result):
+    """One evaluation that raised an error.
+
+    Attributes:
+        question: Its name.
+        seconds: Seconds until it failed.
+        reason: The error.
+    """
+
+    question: str
+    seconds: float
+    reason: str
+
+
 class Evaluation(Result):
-    """Every question that was asked of one student, in order."""
+    """The evaluations of one student.
+
+    Attributes:
+        asked: Those that ended, in order.
+        failed: Those that raised an error.
+        pending: Names of those that are still to come, in a run that goes on or was interrupted.
+    """
 
     asked: tuple[Asked, ...]
+    failed: tuple[Failed, ...] = ()
+    pending: tuple[str, ...] = ()
 
     def find(self, question: str) -> Any:
         """Give what a question found, or nothing if it was not asked."""
@@ -164,11 +187,27 @@ def evaluate(
     check(wanted)
     asked = []
     for name, settings in wanted.items():
-        say(f"question: {name}")
-        began = perf_counter()
-        found = QUESTIONS.load(name)(sitting, **_converted(name, settings))
-        asked.append(Asked(question=name, seconds=perf_counter() - began, found=found))
+        say(f"evaluation {name}: {estimate(sitting, name, settings)}")
+        asked.append(evaluate_one(sitting, name, settings))
     return Evaluation(asked=tuple(asked))
+
+
+def evaluate_one(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> Asked:
+    """Run one evaluation; its name and settings were checked.
+
+    Raises:
+        InputError: A setting does not fit the data.
+    """
+    began = perf_counter()
+    found = QUESTIONS.load(name)(sitting, **_converted(name, settings))
+    return Asked(question=name, seconds=perf_counter() - began, found=found)
+
+
+def estimate(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> str:
+    """Describe what an evaluation takes: its predictions, and their time by a measured probe."""
+    defaults = inspect.signature(QUESTIONS.load(name)).parameters
+    values = {key: defaults[key].default for key in _settings(name)} | _converted(name, settings)
+    return describe(WORKLOADS.load(name)(sitting, **values), sitting)
 
 
 def _converted(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

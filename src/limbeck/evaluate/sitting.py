@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from limbeck.evaluate.workload import gradient_seconds, prediction_seconds
 from limbeck.export.predictor import Answers, Predictor, answers
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Side:
         twin: The same model with gradients, or none.
         file: The file that ships, for what it costs; none if there is no file.
         seconds: What its training took, in seconds of one core; none if that is not known.
+        tested: Its predictions of all test samples, if they were computed before.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Side:
     twin: Twin | None = None
     file: Path | None = None
     seconds: float | None = None
+    tested: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -116,18 +119,43 @@ class Sitting:
     pixels: Pixels | None = None
     texts: Texts | None = None
     groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
-    limit: int = 500
+    limit: int = 300
     seed: int = 0
 
     @cached_property
     def student_answers(self) -> Answers:
-        """What the student answers to the test samples."""
-        return answers(self.student.predictor, self.batches())
+        """The student's predictions of the test samples."""
+        return self.student.tested or answers(self.student.predictor, self.batches())
 
     @cached_property
     def teacher_answers(self) -> Answers | None:
-        """What the teacher answers to the test samples."""
-        return answers(self.teacher.predictor, self.batches()) if self.teacher else None
+        """The teacher's predictions of the test samples."""
+        if self.teacher is None:
+            return None
+        return self.teacher.tested or answers(self.teacher.predictor, self.batches())
+
+    @cached_property
+    def to_answer(self) -> int:
+        """The number of test samples, or 0 if both models' predictions of them are known."""
+        given = [self.student.tested, self.teacher.tested if self.teacher else self.student.tested]
+        if None not in given:
+            return 0
+        return sum(len(batch["label"]) for batch in self.batches())
+
+    @cached_property
+    def validation_size(self) -> int:
+        """The number of validation samples."""
+        return sum(len(batch["label"]) for batch in self.validation())
+
+    @cached_property
+    def prediction_seconds(self) -> float:
+        """Seconds per sample until both models have predicted it, as measured."""
+        return sum(prediction_seconds(side, self.sample) for _, side in self.sides())
+
+    @cached_property
+    def gradient_seconds(self) -> float:
+        """Seconds per sample of a gradient of both models, as measured."""
+        return sum(gradient_seconds(side, self.sample) for _, side in self.sides())
 
     @cached_property
     def sample(self) -> Mapping[str, NDArray[Any]]:

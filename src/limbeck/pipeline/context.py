@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -61,6 +61,8 @@ class Context:
         accelerator: Device and processes.
         watch: Who hears how far the stage has come.
         resume: Whether to go on from a checkpoint.
+        tested: Predictions of the test samples by the newest teacher and student, if the
+            examination computed them in this process; it is shared by all contexts of a seed.
     """
 
     recipe: Recipe
@@ -74,6 +76,7 @@ class Context:
     accelerator: Accelerator
     watch: Watch
     resume: bool
+    tested: dict[Role, Answers] = field(default_factory=dict)
 
     @property
     def main(self) -> bool:

@@ -3,65 +3,130 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from limbeck import fingerprint
-from limbeck.atomic import write_json, write_text
+from limbeck.atomic import write_json
 from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
-from limbeck.evaluate.evaluation import Evaluation, evaluate
+from limbeck.errors import LimbeckError
+from limbeck.evaluate.evaluation import Asked, Evaluation, Failed, estimate, evaluate_one
+from limbeck.evaluate.hardware import describe
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.sitting import Batch, Pixels, Side, Sitting, Texts, Twin
 from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine
 from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.publish import write_report
 from limbeck.pipeline.reopen import reopen
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.watch import Watch
 from limbeck.report.load import load_run
-from limbeck.report.page import render_page
 
 if TYPE_CHECKING:
     from limbeck.data.split import Split
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
 
-FILE = "evaluation.json"
+FOLDER = "evaluations"
+Ended = Callable[[Evaluation], None]
 
 
 class Kept(Result):
-    """An evaluation as it is kept: with the hash of all that was asked."""
+    """One evaluation as it is kept, in a file of its own.
 
+    Attributes:
+        candidate: The hash of the models, the data, the code and the machine.
+        key: The hash of the evaluation's settings, and of the files that they name.
+        asked: The evaluation.
+    """
+
+    candidate: str
     key: str
-    evaluation: Evaluation
+    asked: Asked
 
 
-def evaluation(candidate: Candidate, context: Context, asked: Evaluate) -> Evaluation:
-    """Ask the questions, or read what was found when the same was asked of the same files."""
-    path = context.run / FILE
-    key = fingerprint.of_json([context.key, asked.model_dump(mode="json"), _files(asked)])
-    try:
-        kept = Kept.model_validate(json.loads(path.read_text()))
-        if kept.key == key:
-            context.watch.say("questions: unchanged, reused")
-            return kept.evaluation
-    except (OSError, ValueError, ValidationError):
-        pass  # none, or of another version: ask
+def evaluation(
+    candidate: Candidate, context: Context, asked: Evaluate, *, ended: Ended
+) -> Evaluation:
+    """Run the evaluations one after another; each is kept as soon as it ends.
+
+    One that was kept of the same models, data, code and settings is read instead. One that raises
+    an error is recorded with the error, and the others go on.
+
+    Args:
+        candidate: The whole chain of a seed.
+        context: Its data and task.
+        asked: Which evaluations, with their settings.
+        ended: Called with what there is so far, each time that one ends.
+    """
+    whose = _identity(candidate, context)
     sitting = sitting_of(candidate, context, limit=asked.limit)
-    found = evaluate(sitting, asked.asked, say=context.watch.say)
-    write_json(path, Kept(key=key, evaluation=found).model_dump(mode="json"))
-    return found
+    done: list[Asked] = []
+    failed: list[Failed] = []
+    names = list(asked.asked)
+    for number, (name, settings) in enumerate(asked.asked.items(), start=1):
+        path = context.run / FOLDER / f"{name}.json"
+        key = fingerprint.of_json([asked.limit, name, settings, _files(settings)])
+        kept = _kept(path)
+        label = f"evaluation {number}/{len(names)} {name}"
+        if kept is not None and (kept.candidate, kept.key) == (whose, key):
+            context.watch.say(f"{label}: unchanged, reused")
+            done.append(kept.asked)
+        else:
+            one = _evaluated(sitting, name, settings, watch=context.watch, label=label)
+            if isinstance(one, Failed):
+                context.watch.say(f"{label}: failed: {one.reason}")
+                failed.append(one)
+            else:
+                done.append(one)
+                kept = Kept(candidate=whose, key=key, asked=one)
+                write_json(path, kept.model_dump(mode="json"))
+        ended(Evaluation(asked=(*done,), failed=(*failed,), pending=(*names[number:],)))
+    return Evaluation(asked=(*done,), failed=(*failed,))
 
 
-def _files(asked: Evaluate) -> dict[str, str]:
-    """Hash the files that settings name: another file at the same place is another question."""
-    values = (value for settings in asked.asked.values() for value in settings.values())
-    paths = {str(value) for value in values if isinstance(value, str | Path)}
+def _evaluated(
+    sitting: Sitting, name: str, settings: Mapping[str, Any], *, watch: Watch, label: str
+) -> Asked | Failed:
+    began = perf_counter()
+    try:
+        watch.begin(f"{label}: {estimate(sitting, name, settings)}")
+        return evaluate_one(sitting, name, settings)
+    # Models, and the libraries that attack and explain them, fail each by an error of their own.
+    except Exception as error:
+        kind = "" if isinstance(error, LimbeckError) else f"{type(error).__name__}: "
+        return Failed(question=name, seconds=perf_counter() - began, reason=f"{kind}{error}")
+
+
+def _identity(candidate: Candidate, context: Context) -> str:
+    """Hash the models, the data, the code and the machine, whose latencies are measured."""
+    stages = [
+        [link.record.key, link.record.files]
+        for link in candidate.lineage
+        if link.record.stage != Evaluate.__name__.lower()
+    ]
+    machine_ = describe().model_dump(mode="json")
+    data = context.data.facts.fingerprint
+    return fingerprint.of_json([stages, data, fingerprint.of_code(), machine_])
+
+
+def _kept(path: Path) -> Kept | None:
+    try:
+        return Kept.model_validate(json.loads(path.read_text()))
+    except (OSError, ValueError, ValidationError):
+        return None  # none, or of another version
+
+
+def _files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Hash the files that settings name: another file at the same place is another evaluation."""
+    paths = {str(value) for value in settings.values() if isinstance(value, str | Path)}
     return {path: fingerprint.of_file(Path(path)) for path in sorted(paths) if Path(path).is_file()}
 
 
@@ -107,6 +172,7 @@ def _side(
         twin=_twin(candidate, context, role, specs),
         file=path,
         seconds=_seconds(candidate, role),
+        tested=context.tested.get(role),
     )
 
 
@@ -177,14 +243,19 @@ def ask_again(run: Path, asked: Evaluate, *, watch: Watch) -> Evaluation:
         InputError: It is no run folder, or a file of it is missing or was changed.
     """
     result = load_run(run)
+    before = result.evaluation or Evaluation(asked=())
+
+    def write(found: Evaluation) -> None:
+        """Keep what was found before; the same evaluation replaces it."""
+        names = {one.question for one in found.asked} | {one.question for one in found.failed}
+        asked = [one for one in before.asked if one.question not in names]
+        failed = [one for one in before.failed if one.question not in names]
+        whole = Evaluation(
+            asked=(*asked, *found.asked), failed=(*failed, *found.failed), pending=found.pending
+        )
+        write_report(result.model_copy(update={"evaluation": whole}), out=run)
+
     with folders.held(run):
         candidate, context = reopen(run, watch=watch)
         with machine.threads(context.recipe.threads):
-            found = evaluation(candidate, context, asked)
-        before = result.evaluation.asked if result.evaluation else ()
-        names = {one.question for one in found.asked}
-        together = (*(one for one in before if one.question not in names), *found.asked)
-        result = result.model_copy(update={"evaluation": Evaluation(asked=together)})
-        write_json(run / "run.json", result.model_dump(mode="json"))
-        write_text(run / "report.html", render_page(result))
-    return found
+            return evaluation(candidate, context, asked, ended=write)

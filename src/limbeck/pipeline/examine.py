@@ -69,11 +69,11 @@ def examination(candidate: Candidate, context: Context) -> Examination:
     try:
         done = Examination.model_validate(json.loads(path.read_text()))
         if done.key == context.key:
-            context.watch.say("examination: unchanged, reused")
+            context.watch.say(f"examination, seed {context.seed}: unchanged, reused")
             return done
     except (OSError, ValueError, ValidationError):
         pass  # none, or of another version: examine
-    context.watch.say("examination on the test samples")
+    context.watch.begin(f"examination on the test samples, seed {context.seed}")
     examined = _examine(candidate, context)
     write_json(path, examined.model_dump(mode="json"))
     return examined
@@ -95,6 +95,9 @@ def _examine(candidate: Candidate, context: Context) -> Examination:
     asked = _ask(candidate, context)
     teacher = _last(asked, "teacher")
     student = _last(asked, "student")
+    for one in (teacher, student):
+        if one is not None:
+            context.tested[one.artefact.role] = one.answers
     rows = apart(teacher.answers, student.answers) if teacher and student else []
     return Examination(
         key=context.key,

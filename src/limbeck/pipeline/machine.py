@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,15 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
 
     _check_trackers(recipe)
     precision = _precision(recipe)
     # Accelerate keeps its state for the whole process; a second run may have another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
+        # Others wait while the first process examines and evaluates, for as long as that takes.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
         cpu=recipe.device == "cpu",
         mixed_precision=MIXED[precision],
         log_with=list(recipe.trackers) or None,

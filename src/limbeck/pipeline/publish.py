@@ -33,8 +33,7 @@ def publish(
         data: What they were trained on.
         task: What a batch means.
     """
-    write_json(out / "run.json", result.model_dump(mode="json"))
-    write_text(out / "report.html", render_page(result))
+    write_report(result, out=out)
     for seed, lineage in zip(result.seeds, lineages, strict=True):
         place = folders.seed_folder(out, result.seeds, seed) / folders.STUDENT
         export = _export(lineage)
@@ -48,6 +47,12 @@ def publish(
                 facts = passport_facts(result, folder=made, lineage=lineage, data=data, task=task)
                 write_json(made / PASSPORT, build_passport(facts))
         drop_signature_note(place)  # what was signed there was another student
+
+
+def write_report(result: RunResult, *, out: Path) -> None:
+    """Write `run.json` and the page of a run."""
+    write_json(out / "run.json", result.model_dump(mode="json"))
+    write_text(out / "report.html", render_page(result))
 
 
 def _export(lineage: Candidate) -> Link | None:

@@ -20,13 +20,13 @@ from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine, reuse
 from limbeck.pipeline.assemble import assemble
-from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.candidate import Candidate, Record, Role
 from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.evaluation import evaluation
 from limbeck.pipeline.examine import Examination, examination
 from limbeck.pipeline.provenance import stop_if_forbidden
-from limbeck.pipeline.publish import publish
+from limbeck.pipeline.publish import publish, write_report
 from limbeck.pipeline.rehearsal import rehearse
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from limbeck.data.load import Data
     from limbeck.evaluate.evaluation import Evaluation
+    from limbeck.export.predictor import Answers
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
     from limbeck.report.result import RunResult
@@ -84,6 +85,7 @@ def run(
 class _Planned:
     """One stage on one seed: what it starts from is not known before the one before it is done."""
 
+    number: int
     name: str
     stage: Stage
     folder: Path
@@ -100,6 +102,7 @@ class _Run:
         self.stages = check_code(recipe)
         # Recipes that name no code of the user's are not watched: it would cost time for nothing.
         self.own_code = bool(named_code(recipe))
+        self.tested: dict[Role, Answers] = {}
         with accelerator.main_process_first():
             self.data = self._load()
             self.recipe = with_statements(recipe, self.data)
@@ -115,21 +118,43 @@ class _Run:
             rehearse(self._context(self.recipe.seeds[0]))
         self._mark()
         finished = [self._seed(seed) for seed in self.recipe.seeds]
+        lineages = [candidate for candidate, _ in finished]
         result = assemble(
             recipe=self.recipe,
             data=self.data,
-            lineages=[candidate for candidate, _ in finished],
+            lineages=lineages,
             examinations=[examined for _, examined in finished],
-            evaluation=self._evaluation(finished[0][0]),
+            evaluation=None,
             started=started,
             seconds=time.monotonic() - clock,
             command=shlex.join(["limbeck", *sys.argv[1:]]),
         )
-        if self.accelerator.is_main_process:
-            lineages = [candidate for candidate, _ in finished]
-            publish(result, out=self.out, lineages=lineages, data=self.data, task=self.task)
+        # Before the evaluations: what was trained and measured is not lost with them.
+        self._publish(result, lineages)
+        asked = [stage for _, stage in self.stages if isinstance(stage, Evaluate)]
+        if asked:
+            result = self._evaluated(result, lineages[0], asked[-1])
+            update = {"seconds": time.monotonic() - clock}
+            environment = result.environment.model_copy(update=update)
+            result = result.model_copy(update={"environment": environment})
+            self._publish(result, lineages)
         self.accelerator.end_training()
         return result
+
+    def _publish(self, result: RunResult, lineages: list[Candidate]) -> None:
+        if self.accelerator.is_main_process:
+            publish(result, out=self.out, lineages=lineages, data=self.data, task=self.task)
+        self.watch.say(f"report: {self.out / 'report.html'}")
+
+    def _evaluated(self, result: RunResult, candidate: Candidate, asked: Evaluate) -> RunResult:
+        """Run the evaluations of the student that ships, and write each down as it ends."""
+
+        def ended(found: Evaluation) -> None:
+            write_report(result.model_copy(update={"evaluation": found}), out=self.out)
+
+        context = self._context(self.recipe.seeds[0])
+        found = context.once(lambda: evaluation(candidate, context, asked, ended=ended))
+        return result.model_copy(update={"evaluation": found})
 
     def _load(self) -> Data:
         from limbeck.data.load import load
@@ -149,7 +174,7 @@ class _Run:
     def _plan(self, seed: int) -> Iterator[_Planned]:
         place = folders.seed_folder(self.out, self.recipe.seeds, seed)
         for number, (name, stage) in enumerate(self.stages):
-            yield _Planned(name, stage, folders.stage_folder(place, number, name))
+            yield _Planned(number + 1, name, stage, folders.stage_folder(place, number, name))
 
     def _context(self, seed: int) -> Context:
         place = folders.seed_folder(self.out, self.recipe.seeds, seed)
@@ -165,6 +190,8 @@ class _Run:
             accelerator=self.accelerator,
             watch=self.watch,
             resume=self.resume,
+            # Of the first seed, whose student is evaluated.
+            tested=self.tested if seed == self.recipe.seeds[0] else {},
         )
 
     def _ready(self, planned: _Planned, candidate: Candidate, seed: int) -> Context:
@@ -204,15 +231,6 @@ class _Run:
         context = replace(context, key=self._key_of(candidate))
         return candidate, context.once(lambda: examination(candidate, context))
 
-    def _evaluation(self, candidate: Candidate) -> Evaluation | None:
-        """Ask the questions that the recipe wants asked of the student that ships."""
-        asked = [stage for _, stage in self.stages if isinstance(stage, Evaluate)]
-        if not asked:
-            return None
-        context = self._context(self.recipe.seeds[0])
-        context = replace(context, key=self._key_of(candidate))
-        return context.once(lambda: evaluation(candidate, context, asked[-1]))
-
     def _key_of(self, candidate: Candidate) -> str:
         """Hash what is examined, and on which machine: latencies of another are not this one's."""
         machine_ = describe().model_dump(mode="json")
@@ -220,7 +238,7 @@ class _Run:
 
     def _stage(self, planned: _Planned, candidate: Candidate, seed: int) -> Candidate:
         context = self._ready(planned, candidate, seed)
-        label = planned.name + (f" (seed {seed})" if len(self.recipe.seeds) > 1 else "")
+        label = f"stage {planned.number}/{len(self.stages)} {planned.name}, seed {seed}"
         record = reuse.finished(context)
         # No process may begin to clear the folder while another still looks into it.
         self.accelerator.wait_for_everyone()
@@ -232,7 +250,7 @@ class _Run:
         if context.main:
             reuse.begin(context)
         self.accelerator.wait_for_everyone()
-        self.watch.say(label)
+        self.watch.begin(label)
         clock = time.monotonic()
         with user_code.reads() as read:
             after = planned.stage.run(candidate, context)
@@ -243,9 +261,16 @@ class _Run:
         record = after.lineage[-1].record.model_copy(update=update)
         if context.main:
             reuse.finish(context, record)
+        self.watch.say(f"{label}: done in {seconds:.1f} s{_scored(record)}")
         self.accelerator.wait_for_everyone()
         candidate = candidate.then(planned.folder, record)
         for note in chance_notes(record):
             self.watch.say(note)
         check_teacher(candidate, context)
         return candidate
+
+
+def _scored(record: Record) -> str:
+    """Write what a stage's files score on the validation samples."""
+    scores = [f"{one.label} {one.validation_accuracy:.4f}" for one in record.artefacts]
+    return f", validation accuracy: {', '.join(scores)}" if scores else ""

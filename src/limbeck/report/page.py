@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
@@ -69,7 +70,17 @@ def render_page(result: RunResult) -> str:
 def notes(result: RunResult) -> list[tuple[str, str]]:
     """What a reader must know to judge the numbers: of whom, and what."""
     linked = [(link.label, note) for link in tables.links(result) for note in link.notes]
-    return [*(("The run", note) for note in result.notes), *linked]
+    return [*(("The run", note) for note in result.notes), *linked, *_unfinished(result)]
+
+
+def _unfinished(result: RunResult) -> Iterator[tuple[str, str]]:
+    """Name the evaluations that failed, with the error, and those that are still to come."""
+    if result.evaluation is None:
+        return
+    for one in result.evaluation.failed:
+        yield f"Evaluation {one.question}", f"Failed: {one.reason}"
+    for name in result.evaluation.pending:
+        yield f"Evaluation {name}", "Not done yet: the run goes on, or was interrupted."
 
 
 def recipe_text(result: RunResult) -> str:

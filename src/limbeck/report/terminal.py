@@ -23,6 +23,8 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
         lines.append(f"  {number.name:<{width}}  {number.value}")
         lines += [f"  {'':<{width}}  {detail}" for detail in number.details]
     lines += ["", *_budget(result, width)]
+    if result.evaluation is not None and (unfinished := _unfinished(result.evaluation)):
+        lines += ["", *unfinished]
     # How the data were divided is for the page; here it would bury what must be read.
     notes = [note for note in result.notes if note not in result.data.notes]
     if notes:
@@ -44,6 +46,14 @@ def _budget(result: RunResult, width: int) -> list[str]:
     ]
 
 
+def _unfinished(evaluation: Evaluation) -> list[str]:
+    """One line for each evaluation that failed, and one for those that are still to come."""
+    lines = [f"  FAILED: evaluation {one.question}: {one.reason}" for one in evaluation.failed]
+    if evaluation.pending:
+        lines.append(f"  Not evaluated yet: {', '.join(evaluation.pending)}")
+    return lines
+
+
 SIGNS = {"improved": "+", "kept": "=", "lost": "-", "open": "?", "alone": " "}
 
 
@@ -54,5 +64,7 @@ def finding_lines(found: Evaluation) -> list[str]:
         lines += ["", one.question]
         lines += [f"  {SIGNS[finding.verdict]} {finding.words}" for finding in one.findings]
         lines += [f"    Note: {note}" for note in one.notes]
+    unfinished = _unfinished(found)
+    lines += ["", *unfinished] if unfinished else []
     meaning = "+ better than the teacher   = kept   - worse   ? too few samples to tell"
     return [*lines[1:], "", meaning]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from limbeck.evaluate.attributions.compare import (
 )
 from limbeck.evaluate.attributions.examples import PictureExample, TextExample
 from limbeck.evaluate.attributions.explained import Explained, Material, Numbers, Words
+from limbeck.evaluate.attributions.maps import windows
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.finding import Finding
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.sitting import Sitting, inputs
+from limbeck.evaluate.workload import Workload
 from limbeck.optional import available
 
 Array = NDArray[np.float64]
@@ -54,7 +57,7 @@ class Attribution(Result):
 def ask(
     sitting: Sitting,
     *,
-    samples: int = 64,
+    samples: int = 32,
     texts: int = 16,
     steps: int = 32,
     share: float = 0.1,
@@ -193,3 +196,15 @@ def _examples(
                 examples.picture(material, at, maps, row=row, label=label, explained=about)
             )
     return tuple(pictures), tuple(texts)
+
+
+def workload(
+    sitting: Sitting, *, samples: int, texts: int, steps: int, **settings: object
+) -> Workload:
+    """Compute the workload: for each sample the windows that are covered, and the gradients."""
+    sample = inputs(sitting.sample)
+    if "input_ids" in sample:
+        return Workload(predictions=2 * texts, gradients=min(texts, samples) * (steps + 1))
+    shape = next(iter(sample.values())).shape[1:]
+    covered = prod(map(ceil, np.divide(shape, windows(shape)))) if shape else 0
+    return Workload(predictions=samples * (covered + 3), gradients=samples * (steps + 4))

@@ -16,6 +16,7 @@ from limbeck.evaluate.interval import Result
 from limbeck.evaluate.probabilities import brier, log_probabilities, losses
 from limbeck.evaluate.reliability import Reliability, gaps, reliability
 from limbeck.evaluate.temperature import Temperature, fit_temperature, scaled
+from limbeck.evaluate.workload import Workload
 from limbeck.export.predictor import answers
 
 if TYPE_CHECKING:
@@ -179,3 +180,8 @@ def _notes(models: list[_Model]) -> tuple[str, ...]:
         for model in models
         if not model.temperature.fitted
     )
+
+
+def workload(sitting: Sitting, **settings: object) -> Workload:
+    """Compute the workload: the validation samples, and the test samples unless they are known."""
+    return Workload(predictions=sitting.to_answer + sitting.validation_size)

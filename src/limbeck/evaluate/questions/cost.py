@@ -11,6 +11,7 @@ from limbeck.evaluate import cost, lifecycle
 from limbeck.evaluate.finding import Estimate, Finding, Unit, find
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.measure import Artefact, measure
+from limbeck.evaluate.workload import Workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,3 +175,8 @@ def _compared(
         margin=noise * beside,
         how=how,
     )
+
+
+def workload(sitting: Sitting, *, seconds: float, **settings: object) -> Workload:
+    """Compute the workload: latencies, then throughput, memory and energy in a process each."""
+    return Workload(seconds=2 * seconds + 4)

@@ -30,6 +30,7 @@ from limbeck.evaluate.stealing.thefts import (
 )
 from limbeck.evaluate.stealing.thief import STRATEGIES
 from limbeck.evaluate.stealing.victim import Victim
+from limbeck.evaluate.workload import Workload
 
 Sample = Mapping[str, NDArray[Any]]
 FEWEST = 10
@@ -222,3 +223,9 @@ def _short(pool: Sample, most: int) -> list[str]:
     if have >= most:
         return []
     return [f"The thief has {have} inputs of its own; its other queries are mixtures of them."]
+
+
+def workload(sitting: Sitting, *, budgets: Sequence[int], **settings: object) -> Workload:
+    """Compute the workload: the queries of every strategy, and small networks trained on them."""
+    queries = (len(STRATEGIES) + 1) * budgets[-1] // 2
+    return Workload(predictions=queries + len(sitting.sample["label"]), seconds=5)

@@ -14,6 +14,7 @@ from limbeck.evaluate.fairness.by_group import Attribute, compare_groups
 from limbeck.evaluate.fairness.drawn import Before
 from limbeck.evaluate.finding import Finding
 from limbeck.evaluate.interval import Result
+from limbeck.evaluate.workload import Workload
 
 if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Sitting
@@ -106,3 +107,8 @@ def _frequency(sitting: Sitting) -> NDArray[np.int64]:
     """Count the classes among the validation samples: test samples may have been balanced."""
     labels = np.concatenate([np.asarray(batch["label"]) for batch in sitting.validation()])
     return np.bincount(labels, minlength=len(sitting.classes))
+
+
+def workload(sitting: Sitting, **settings: object) -> Workload:
+    """Compute the workload: the test samples, unless their predictions are known."""
+    return Workload(predictions=sitting.to_answer)

@@ -13,6 +13,7 @@ from limbeck.evaluate.overlap import Overlap, Parting, error_overlap, partings
 from limbeck.evaluate.paired import share, shares
 from limbeck.evaluate.probabilities import divergences, log_probabilities, right
 from limbeck.evaluate.slices import Slice, accuracy_slices, parts
+from limbeck.evaluate.workload import Workload
 
 if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Sitting
@@ -113,3 +114,8 @@ def _notes(slices: tuple[Slice, ...]) -> tuple[str, ...]:
         f"{len(slices)} slices are compared: by chance alone about one interval in twenty does not "
         "hold its true value.",
     )
+
+
+def workload(sitting: Sitting, **settings: object) -> Workload:
+    """Compute the workload: the test samples, unless their predictions are known."""
+    return Workload(predictions=sitting.to_answer)

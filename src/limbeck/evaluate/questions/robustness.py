@@ -18,10 +18,11 @@ from limbeck.evaluate.corruption.compare import (
     compare_corruptions,
     compare_variance,
 )
-from limbeck.evaluate.corruption.pictures import PICTURES, corrupt_pictures
+from limbeck.evaluate.corruption.pictures import PICTURES, SEVERITIES, corrupt_pictures
 from limbeck.evaluate.corruption.texts import TEXTS, corrupt_texts
 from limbeck.evaluate.finding import Finding
 from limbeck.evaluate.interval import Result
+from limbeck.evaluate.workload import Workload
 from limbeck.numbers import is_positive, is_whole
 from limbeck.optional import available
 
@@ -35,6 +36,8 @@ PARTS = ("attacks", "corruption", "certified", "distances")
 """What can be asked."""
 NOISE_DRAWS = 5
 """How often noise is drawn to see how much answers vary under it."""
+BOUNDS = 13
+"""What certificates cost per picture, in gradients: measured on residual nets."""
 NO_GRADIENTS = (
     "The {} has no twin in torch: it was attacked without gradients of its own, and may be less "
     "robust than it looks."
@@ -84,7 +87,7 @@ def ask(
     parts: tuple[str, ...] = PARTS,
     sizes: tuple[float, ...] = (2 / 255, 8 / 255, 0.1),
     certified_sizes: tuple[float, ...] = (0.001, 1 / 255, 2 / 255),
-    attacked: int = 150,
+    attacked: int = 64,
     steps: int = 10,
     restarts: int = 2,
     queries: int = 50,
@@ -265,3 +268,31 @@ def _certifiable(sitting: Sitting, pictures: Pictures) -> dict[str, Certifiable]
         for name, side in sitting.sides()
         if side.twin is not None
     }
+
+
+def workload(
+    sitting: Sitting,
+    *,
+    parts: tuple[str, ...],
+    sizes: tuple[float, ...],
+    attacked: int,
+    steps: int,
+    restarts: int,
+    queries: int,
+    **settings: object,
+) -> Workload:
+    """Compute the workload, as if every picture withstood the first attacks of every size."""
+    pictures = sitting.pixels is not None
+    if not pictures and sitting.texts is None:
+        return Workload()
+    kinds = PICTURES if pictures else TEXTS
+    worsened = (len(kinds) * len(SEVERITIES) + 1 + NOISE_DRAWS) * len(sitting.sample["label"])
+    predictions, gradients = worsened * ("corruption" in parts), 0
+    if pictures and "attacks" in parts:
+        predictions += attacked * (queries + 3 * len(sizes))
+        gradients += attacked * (len(sizes) * (steps + 1) + restarts)
+    if pictures and "certified" in parts:
+        gradients += attacked * BOUNDS
+    if pictures and "distances" in parts:
+        gradients += attacked * len(sitting.classes) // 3
+    return Workload(predictions=predictions, gradients=gradients)

@@ -20,6 +20,7 @@ from limbeck.evaluate.outside import Logits, Outside, pictures_outside, told_apa
 from limbeck.evaluate.paired import share
 from limbeck.evaluate.probabilities import log_probabilities
 from limbeck.evaluate.sitting import Batch, Batches, Side, Sitting
+from limbeck.evaluate.workload import Workload
 from limbeck.export.predictor import Answers, answers
 
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -253,3 +254,10 @@ def _notes(told: Beside, teacher: Doubter | None, apart: tuple[Outside, ...]) ->
             "Samples from outside are made of pictures only; none were given, so how those are "
             "told apart is not known."
         )
+
+
+def workload(sitting: Sitting, *, outside: Batches | None, **settings: object) -> Workload:
+    """Compute the workload: validation samples, those from outside, and test samples not known."""
+    made = 0 if sitting.pixels is None else 3 * len(sitting.sample["label"])
+    given = made if outside is None else sum(map(_size, outside()))
+    return Workload(predictions=sitting.to_answer + sitting.validation_size + given)

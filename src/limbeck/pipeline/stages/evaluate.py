@@ -37,7 +37,7 @@ class Evaluate(Stage):
     limit: Annotated[
         int,
         Field(ge=10, le=10**7, description="Test samples that the costly questions look at."),
-    ] = 500
+    ] = 300
 
     @field_validator("questions")
     @classmethod

@@ -1,0 +1,88 @@
+"""What an evaluation takes is counted before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+import sittings
+
+from limbeck.evaluate.evaluation import estimate, evaluate, evaluate_one
+from limbeck.evaluate.questions import QUESTIONS, WORKLOADS
+from limbeck.evaluate.workload import Workload, describe
+from limbeck.export.predictor import answers
+
+BRIEF = {
+    "attribution": {"samples": 4, "steps": 4},
+    "calibration": {},
+    "extraction": {"budgets": [20, 40]},
+    "fidelity": {},
+    "fairness": {},
+    "robustness": {"attacked": 8, "queries": 5, "steps": 2, "restarts": 1},
+    "uncertainty": {},
+}
+
+
+class Counting:
+    """A predictor that counts the samples that it is asked to predict."""
+
+    def __init__(self, predictor):
+        self.predictor, self.count = predictor, 0
+
+    def predict(self, batch):
+        self.count += len(next(iter(batch.values())))
+        return self.predictor.predict(batch)
+
+
+def counted(**sizes):
+    """A student and a teacher that count."""
+    sitting = sittings.digits(**sizes)
+    sides = [
+        dataclasses.replace(side, predictor=Counting(side.predictor))
+        for side in (sitting.student, sitting.teacher)
+    ]
+    return dataclasses.replace(sitting, student=sides[0], teacher=sides[1])
+
+
+@pytest.mark.parametrize("name", list(BRIEF))
+def test_as_many_predictions_are_announced_as_there_are(name):
+    announced = estimate(counted(samples=60, limit=20), name, BRIEF[name])
+    [number] = re.findall(r"([\d,]+) predictions", announced)
+    sitting = counted(samples=60, limit=20)
+    evaluate_one(sitting, name, BRIEF[name])
+    made = (sitting.student.predictor.count + sitting.teacher.predictor.count) / 2
+    assert made / 2 <= int(number.replace(",", "")) <= 2 * made
+    assert re.search(r", about \d+ s$", announced)
+
+
+def test_every_evaluation_is_announced_before_it_starts():
+    lines = []
+    evaluate(sittings.digits(samples=40, limit=10), {"fairness": {}, "cost": {}}, say=lines.append)
+    assert lines[0].startswith("evaluation fairness: 40 predictions of each model, about ")
+    assert lines[1] == "evaluation cost: about 6 s"
+    assert WORKLOADS.names() == QUESTIONS.names()
+
+
+def test_predictions_that_are_known_are_not_made_again():
+    sitting = counted(samples=50)
+    student, teacher = (
+        dataclasses.replace(side, tested=answers(side.predictor, sitting.batches()))
+        for side in (sitting.student, sitting.teacher)
+    )
+    known = dataclasses.replace(sitting, student=student, teacher=teacher)
+    assert estimate(known, "fidelity", {}) == "about 1 s"
+    before = student.predictor.count
+    found = evaluate(known, {"fidelity": {}})
+    assert student.predictor.count == before
+    assert found.asked[0].found == evaluate(sitting, {"fidelity": {}}).asked[0].found
+
+
+def test_seconds_are_measured_and_grow_with_the_work():
+    sitting = sittings.digits(limit=20)
+    seconds = [
+        int(re.findall(r"about (\d+) s", describe(Workload(*counts), sitting))[0])
+        for counts in ((10**6, 0), (0, 10**6), (2 * 10**6, 0), (10**6, 10**6, 1000.0))
+    ]
+    assert seconds[2] == pytest.approx(2 * seconds[0], abs=2)
+    assert seconds[3] == pytest.approx(seconds[0] + seconds[1] + 1000, abs=2)
