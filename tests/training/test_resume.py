@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import multiprocessing
 import os
 import signal
+import sys
 import time
-import warnings
+from pathlib import Path
 
 import pytest
 import torch
-
-from limbeck.training import checkpoint
 
 CONFIGURATIONS = {
     "adamw": {},
@@ -225,25 +224,28 @@ def test_a_second_interrupt_does_not_wait(tiny):
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def killed_with_9(run):
-    """Let a copy of this process run something, and see it end by SIGKILL."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python does not like a fork where there are threads
-        child = os.fork()
-    if child == 0:
-        try:
-            run()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+@pytest.fixture(scope="module")
+def killed_with_9(tiny):
+    """Run a function of tiny.py in a process of its own, and see it end by SIGKILL."""
+    sys.path.insert(0, str(Path(tiny.__file__).parent))  # where that process looks for tiny.py
+    # A server that has run no gradient forks it: a process that has cannot fork one that will.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch", "accelerate"])
+
+    def run(function, *arguments):
+        child = server.Process(target=function, args=arguments)
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+
+    yield run
+    sys.path.remove(str(Path(tiny.__file__).parent))
 
 
-def test_killed_with_9_it_comes_to_the_same_bits(tiny, tmp_path, accelerator):
+def test_killed_with_9_it_comes_to_the_same_bits(tiny, tmp_path, accelerator, killed_with_9):
     expected, rows, _ = go(tiny, tmp_path / "whole", accelerator)
     for step in (2, 4, 7, 9):
-        ticker = tiny.KillAt(step, number=signal.SIGKILL)
-        killed_with_9(functools.partial(go, tiny, tmp_path / "a", accelerator, ticker=ticker))
+        killed_with_9(tiny.train_until_killed, tmp_path / "a", step)
     got, got_rows, _ = go(tiny, tmp_path / "a", accelerator)
     assert same(got, expected)
     assert got_rows == rows
@@ -252,21 +254,10 @@ def test_killed_with_9_it_comes_to_the_same_bits(tiny, tmp_path, accelerator):
 
 
 def test_killed_with_9_while_it_saves_it_comes_to_the_same_bits(
-    tiny, tmp_path, accelerator, monkeypatch
+    tiny, tmp_path, accelerator, killed_with_9
 ):
     expected, rows, _ = go(tiny, tmp_path / "whole", accelerator)
-    with monkeypatch.context() as patch:
-        plain, calls = checkpoint.save_file, []
-
-        def half(tensors, path, **more):
-            plain(tensors, path, **more)
-            calls.append(path)
-            if len(calls) == 3:
-                os.truncate(path, 2000)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        patch.setattr(checkpoint, "save_file", half)
-        killed_with_9(functools.partial(go, tiny, tmp_path / "a", accelerator))
+    killed_with_9(tiny.train_until_killed_saving, tmp_path / "a", 3)
     assert len(list((tmp_path / "a" / "checkpoint").glob(".*.partial"))) == 1
     got, got_rows, _ = go(tiny, tmp_path / "a", accelerator)
     assert same(got, expected)

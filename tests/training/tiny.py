@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from limbeck.schemes import Offline
 from limbeck.tasks import Batch, Response
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.teachers import FrozenTeacher
-from limbeck.training import History, Training, fit
+from limbeck.training import History, Training, checkpoint, fit
 
 
 class Pictures:
@@ -140,3 +141,22 @@ def train(
         ticker=ticker,
     )
     return subject, history
+
+
+def train_until_killed(folder: Path, step: int) -> None:
+    train(folder, ticker=KillAt(step, number=signal.SIGKILL))
+
+
+def train_until_killed_saving(folder: Path, number: int) -> None:
+    """Be killed in the middle of writing a checkpoint."""
+    plain, calls = checkpoint.save_file, []
+
+    def half(tensors: Any, path: Path, **more: Any) -> None:
+        plain(tensors, path, **more)
+        calls.append(path)
+        if len(calls) == number:
+            os.truncate(path, 2000)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save_file = half
+    train(folder)
