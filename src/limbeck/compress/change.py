@@ -24,6 +24,10 @@ class CompressError(LimbeckError):
     """There was nothing to compress, or it would have changed nothing."""
 
 
+class NothingGainedError(CompressError):
+    """With these weights nothing would change; with others, as after a training, it might."""
+
+
 @dataclass(frozen=True)
 class Changed:
     """What a method did to a model.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from limbeck.compress.change import CompressError
+from limbeck.compress.change import CompressError, NothingGainedError
 from limbeck.compress.masks.held import fixed
 from limbeck.compress.method import Method, Work
 from limbeck.errors import InputError, Problem
@@ -140,7 +140,7 @@ class Compression(Stage):
             if sum(parameter.numel() for parameter in model.parameters()) < REHEARSED:
                 changed = copy.deepcopy(model)
                 # Untrained weights may have nothing that pays to take out; trained ones may.
-                with suppress(CompressError):
+                with suppress(NothingGainedError):
                     self.way.change(changed, work)
                 rehearsal.replace(self.role, changed)
         except InputError as error:

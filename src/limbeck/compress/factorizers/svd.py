@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.change import Changed, NothingGainedError
 from limbeck.compress.method import Method, Work
 from limbeck.errors import InputError, Problem
 
@@ -247,7 +247,7 @@ def _those_that_pay(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
             pays = plan.costs[path].most
             plan.left[path] = "the target is met without" if pays else "no rank makes it smaller"
     if not ranks:
-        raise CompressError(f"no layer would become smaller. {'; '.join(plan.notes)}")
+        raise NothingGainedError(f"no layer would become smaller. {'; '.join(plan.notes)}")
     return ranks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.change import Changed, CompressError, NothingGainedError
 from limbeck.compress.method import Method, Work
 from limbeck.errors import InputError, Problem
 
@@ -46,9 +47,11 @@ class Channels(Method):
     - `bn_scale`: the mean |γ| of the batch norms; layers without one are left;
     - `random`: by chance, a control.
 
-    Torch-Pruning finds what is tied. It may silently cut nothing, or what no longer runs: a copy is
-    cut first, its shapes are compared and it has to answer, so that the model is either smaller
-    afterwards or as it was.
+    Torch-Pruning finds what is tied. It may silently cut nothing, what no longer runs, or the wrong
+    inputs (where channels change places on the way): a copy is cut first, and has to predict as
+    the model with the same channels set to zero, on real and on random rows
+    (`compress/structure/verify` has the definition). Where it does not, those channels are left,
+    and listed.
 
     Source: Fang et al. 2023 (DepGraph, arXiv:2301.12900); Molchanov et al. 2019 (Taylor,
     arXiv:1906.10771); Liu et al. 2017 (batch norm's scale, arXiv:1708.06519).
@@ -133,18 +136,18 @@ class Channels(Method):
             scores = self._scores(trial, choice, work)
             gone = self._weakest(scores, choice, most)
             cut, wrong = _attempt(model, gone, work, like)
+            if not wrong and self.ratio is None:
+                gone = self._nearest(model, choice, scores, cost(cut, work), before, work)
+                cut, wrong = _attempt(model, gone, work, like)
             if not wrong:
                 break
             found = _that_break(model, gone, work, like)
             if not found:
-                raise CompressError(f"the model does not run without the channels: {wrong}")
+                raise CompressError(f"no channels can be cut together: {wrong}")
             broken |= found
-        if self.ratio is None:
-            gone = self._nearest(model, choice, scores, cost(cut, work), before, work)
-            cut, _ = _attempt(model, gone, work, like)
         if not gone:
             few = ", ".join(f"{path}: {tied.channels}" for path, tied in choice.taken.items())
-            raise CompressError(f"no channel would be cut; channels there are: {few}")
+            raise NothingGainedError(f"no channel would be cut; channels there are: {few}")
         change = adopt(model, cut)
         what = f"{choice.count(gone)}, {before.to(cost(model, work))}"
         return Changed(change, what, choice.notes(gone, named=self.layers is not None))
@@ -235,21 +238,36 @@ def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.
 def _attempt(
     model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
 ) -> tuple[nn.Module, str]:
-    """Cut channels of a copy; give it, and why it does not run without them."""
-    from limbeck.compress.structure.resize import trouble
+    """Cut channels of a copy; return it, and why it is not the model without them."""
+    from limbeck.compress.structure.channels import Channels as All
+    from limbeck.compress.structure.resize import adopt, spare, trouble
+    from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
 
+    trial = spare(model)
+    if not gone:
+        return trial, ""
     try:
-        trial = _without(model, gone, work)
+        channels = All(trial, work)
+        kept = cut_and_trace(trial, lambda: channels.cut(gone))
+        wrong = trouble(trial, work, like)
+        if wrong:
+            return trial, f"the model does not run without them: {wrong}"
+        change = adopt(copy.deepcopy(model), trial)
     except Exception as error:  # of Torch-Pruning, which fails in many ways
-        return model, f"{type(error).__name__}: {error}"
-    return trial, trouble(trial, work, like)
+        return trial, f"Torch-Pruning cannot cut them ({type(error).__name__}: {error})"
+    wrong = departs_from_masked(model, change, kept, work)
+    return trial, f"the cut model is not the model with them set to zero: {wrong}" if wrong else ""
 
 
 def _that_break(
     model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
 ) -> dict[str, str]:
-    """Find the places that the model does not run without, one by one."""
+    """Find the places whose channels cannot go: alone, or else together with those before."""
     reasons = {path: _attempt(model, {path: parts}, work, like)[1] for path, parts in gone.items()}
-    return {
-        path: f"the model does not run without: {wrong}" for path, wrong in reasons.items() if wrong
-    }
+    if not any(reasons.values()):
+        together: dict[str, list[int]] = {}
+        for path, parts in gone.items():
+            reasons[path] = _attempt(model, {**together, path: parts}, work, like)[1]
+            if not reasons[path]:
+                together[path] = parts
+    return {path: wrong for path, wrong in reasons.items() if wrong}

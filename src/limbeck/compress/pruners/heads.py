@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,6 +87,7 @@ class Heads(Method):
         """
         from limbeck.compress.structure.ranking import scores
         from limbeck.compress.structure.resize import adopt, answer, cost, spare, trouble
+        from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
 
         before, like = cost(model, work), answer(model, work)
         trial = spare(model)
@@ -107,11 +109,20 @@ class Heads(Method):
         if not gone:
             few = ", ".join(f"{path}: {number}" for path, number in heads.items())
             raise CompressError(f"no head would be cut; heads there are: {few}")
-        for path, some in gone.items():
-            taken[path].cut(some)
+
+        def cut() -> None:
+            for path, some in gone.items():
+                taken[path].cut(some)
+
+        kept = cut_and_trace(trial, cut)
         wrong = trouble(trial, work, like)
+        if not wrong:
+            planned = adopt(copy.deepcopy(model), trial)
+            wrong = departs_from_masked(model, planned, kept, work)
         if wrong:
-            raise CompressError(f"the model's code does not run with fewer heads: {wrong}")
+            raise CompressError(
+                f"the model does not run with fewer heads, or not as without them: {wrong}"
+            )
         change = adopt(model, trial)
         what = (
             f"{sum(counts.values())} of {sum(heads.values())} heads cut from {len(gone)} of "

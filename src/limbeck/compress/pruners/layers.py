@@ -74,6 +74,7 @@ class Layers(Method):
         from limbeck.compress.changes import drop
         from limbeck.compress.structure.drop import least_harmful, spread, without
         from limbeck.compress.structure.resize import answer, cost, trouble
+        from limbeck.compress.structure.verify import departs_from_bypassed
 
         before, like = cost(model, work), answer(model, work)
         found = self._found(model, work)
@@ -87,10 +88,18 @@ class Layers(Method):
         wrong = trouble(without(model, gone), work, like)
         if wrong:
             raise CompressError(f"the model does not run without {', '.join(gone)}: {wrong}")
+        change = {"kind": "drop", "layers": gone}
+        wrong = departs_from_bypassed(model, change, gone, work)
+        if wrong:
+            raise CompressError(
+                f"without {', '.join(gone)} the model does not predict as with their outputs "
+                f"replaced by their inputs ({wrong}): its code counts layers, or uses more than "
+                "what a layer returns. Choose other layers."
+            )
         drop.apply(model, layers=gone)
         what = f"{len(gone)} layers taken out ({', '.join(gone)})"
         cost_now = before.to(cost(model, work))
-        return Changed({"kind": "drop", "layers": gone}, f"{what}, {cost_now}")
+        return Changed(change, f"{what}, {cost_now}")
 
     def _found(self, model: nn.Module, work: Work) -> list[str]:
         """Give the layers that are named; without names, those to choose from."""

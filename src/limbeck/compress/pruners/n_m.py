@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.change import Changed, CompressError, NothingGainedError
 from limbeck.compress.masks.pruning import (
     Layers,
     Names,
@@ -66,7 +66,7 @@ class NM(Method):
             more |= bool((scores[~keep] > -torch.inf).any())
             restrict(weight, keep)
         if not more:
-            raise CompressError(
+            raise NothingGainedError(
                 f"nothing would be pruned: every group of {self.m} in {', '.join(names)} has at "
                 f"most {self.n} weights already."
             )

@@ -107,6 +107,7 @@ class Channels:
         self._answers: list[Tensor] = []
         self._graph = self._trace(work)
         self._places: dict[str, list[int]] = {}
+        self._single: dict[str, Tied] = {}
 
     @cached_property
     def tied(self) -> dict[str, Tied]:
@@ -123,7 +124,7 @@ class Channels:
     def cut(self, parts: Mapping[str, Iterable[int]]) -> None:
         """Cut parts of channels, in place; places are those before anything was cut."""
         for path, some in parts.items():
-            tied = self.tied[path]
+            tied = self._found(path)
             left = self._places.setdefault(path, list(range(tied.channels)))
             gone = {part + block * tied.parts for part in some for block in range(tied.blocks)}
             now = [place for place, channel in enumerate(left) if channel in gone]
@@ -131,6 +132,12 @@ class Channels:
                 root = tied.group[0].dep
                 self._cut(self._graph.get_pruning_group(root.layer, root.handler, now))
                 self._places[path] = [channel for channel in left if channel not in gone]
+
+    def _found(self, path: str) -> Tied:
+        """Return what is tied to a layer, without looking at all other layers for it."""
+        if "tied" in vars(self):
+            return self.tied[path]
+        return self._single.setdefault(path, self._of(path, self._model.get_submodule(path)))
 
     def _cut(self, group: Any) -> None:
         # Torch-Pruning 1.6 puts the weights of a layer norm in another order when it keeps few.

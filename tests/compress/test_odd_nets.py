@@ -1,0 +1,140 @@
+"""Drawn nets in which channels change places: a cut is right, or those channels are left."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from every_method import attempt
+from four_nets import Subject
+from odd_nets import BLOCKS, HEADS, OddNet, drawn, with_silent
+from torch import Tensor, nn
+
+from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.pruners.channels import Channels
+from limbeck.compress.pruners.layers import Layers
+from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
+from limbeck.tasks.image_classification import ImageClassification
+
+pytest.importorskip("torch_pruning", reason="torch-pruning is an extra")
+
+TASK = ImageClassification(tuple("abcd"))
+MOVED = {"shuffle", "regroup", "flip", "roll"}
+
+
+def subject(model: nn.Module) -> Subject:
+    torch.manual_seed(0)
+    images = torch.randn(16, 3, 4, 4)
+    return Subject(model.eval(), TASK, {"image": images, "label": torch.arange(16) % 4})
+
+
+def check_cut(model: nn.Module, **settings) -> Changed:
+    """Cut channels, and compare with the net whose channels are silenced by hooks."""
+    made = subject(model)
+    whole = copy.deepcopy(model)
+    changed = Channels(**settings).change(model, made.work)
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
+    assert with_silent(whole, model)
+    torch.testing.assert_close(made.answers(model), made.answers(whole), rtol=1e-4, atol=1e-5)
+    return changed
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_each_block_is_cut_right(block):
+    torch.manual_seed(1)
+    changed = check_cut(OddNet([block], "mean"), ratio=0.5)
+    if block in MOVED:
+        assert any("stem.0 (the cut model is not the model with" in note for note in changed.notes)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_reads_the_right_inputs(head):
+    torch.manual_seed(1)
+    changed = check_cut(OddNet(["plain"], head), ratio=0.5)
+    if head in ("channels last", "heads"):
+        assert any("last (the cut model is not the model with" in note for note in changed.notes)
+
+
+@pytest.mark.parametrize("seed", range(200, 216))
+def test_drawn_nets_are_cut_right_or_refused(seed):
+    model, what = drawn(seed)
+    before = copy.deepcopy(model.state_dict())
+    changed, why = attempt(lambda: check_cut(model, ratio=0.5))
+    if changed is None:
+        assert "left: " in why, what
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_target_is_met_by_channels_that_may_go():
+    torch.manual_seed(2)
+    changed = check_cut(OddNet(["flip", "plain", "plain"], "mean"), parameters=0.7)
+    assert any("stem.0 (the cut model" in note for note in changed.notes)
+
+
+def test_zeros_and_dead_units_do_not_hide_a_wrong_cut():
+    torch.manual_seed(3)
+    net = OddNet(["flip"], "mean")
+    with torch.no_grad():
+        net.last.weight.zero_()
+    changed = Channels(ratio=0.5).change(net, subject(net).work)
+    assert net.stem[0].out_channels == 8
+    assert any("weights moved at random" in note for note in changed.notes)
+
+
+class Counted(nn.Module):
+    """Layers whose code counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.mean(1).flatten(1)
+        for number, layer in enumerate(self.layers):
+            x = x + layer(x) * (1.0 if number % 2 else -0.5)
+        return self.head(x)
+
+
+def test_a_layer_that_others_are_counted_from_cannot_go_and_the_last_can():
+    torch.manual_seed(0)
+    net = Counted()
+    with pytest.raises(CompressError, match=r"without layers\.1 .*counts layers"):
+        Layers(drop=[1]).change(net, subject(net).work)
+    assert len(net.layers) == 4
+    made = subject(copy.deepcopy(net))
+    net.layers[3].register_forward_hook(lambda _, args, out: torch.zeros_like(out))
+    Layers(drop=[3]).change(made.model, made.work)
+    torch.testing.assert_close(made.answers(), made.answers(net))
+
+
+def test_a_cut_in_another_order_is_found():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.LayerNorm(6), nn.Linear(6, 4)).eval()
+    made = subject(net)
+    kept, order = [1, 2, 4, 5], [4, 1, 2, 5]
+    tensors = {"weight": [4, 48], "bias": [4]}
+    change = {
+        "kind": "reshape",
+        "modules": {
+            "1": {"attributes": {"out_features": 4}, "tensors": tensors},
+            "2": {
+                "attributes": {"normalized_shape": [4]},
+                "tensors": {"weight": [4], "bias": [4]},
+            },
+            "3": {"attributes": {"in_features": 4}, "tensors": {"weight": [4, 4]}},
+        },
+    }
+
+    def cut(model: nn.Module, of_norm: list[int]) -> None:
+        for layer, places in ((model[1], kept), (model[2], of_norm)):
+            layer.weight = nn.Parameter(layer.weight.detach()[places])
+            layer.bias = nn.Parameter(layer.bias.detach()[places])
+        model[3].weight = nn.Parameter(model[3].weight.detach()[:, kept])
+
+    for places, right in ((kept, True), (order, False)):
+        trial = copy.deepcopy(net)
+        left = cut_and_trace(trial, lambda: cut(trial, places))  # noqa: B023
+        wrong = departs_from_masked(net, change, left, made.work)
+        assert (wrong == "") == right, wrong
