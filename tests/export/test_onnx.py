@@ -20,6 +20,7 @@ from limbeck.errors import InputError
 from limbeck.export.onnx import ExportError, embed_classes, to_onnx
 from limbeck.export.predictor import OnnxPredictor, TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification
+from limbeck.tasks.text_classification import TextClassification
 
 TASK = ImageClassification(tuple("abcde"))
 KINDS = ("cnn", "mlp", "bert")
@@ -234,3 +235,29 @@ def test_class_names_stand_in_the_metadata_and_the_answers_stay(exported, tmp_pa
     batch = one.draw(3)
     expected = OnnxPredictor(one.path).predict(batch)["logits"]
     assert (OnnxPredictor(path).predict(batch)["logits"] == expected).all()
+
+
+class Tied(nn.Module):
+    """Scores a text's tokens with the matrix that embeds them, through a layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(500, 32)
+        self.body = nn.Linear(32, 32)
+        self.again = self.body
+        self.head = nn.Linear(500, 5)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask[..., None]
+        x = self.again(self.body(self.embed(input_ids)).relu())
+        x = nn.functional.linear(x, self.embed.weight)
+        return self.head((x * mask).sum(1) / mask.sum(1))
+
+
+def test_shared_weights_stand_once_in_the_file(tmp_path):
+    model = Tied().eval()
+    ids = torch.randint(0, 500, (3, 6))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    to_onnx(model, TextClassification(tuple("abcde")), batch, tmp_path / "m.onnx")
+    weights = sum(4 * parameter.numel() for parameter in model.parameters())
+    assert weights < (tmp_path / "m.onnx").stat().st_size < 1.1 * weights

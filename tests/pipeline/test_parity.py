@@ -147,3 +147,24 @@ def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"one at a time"):
         run(resolve("r.yaml", []), out=tmp_path / "out")
+
+
+@pytest.mark.slow  # imports transformers, and tries a factorisation
+def test_a_hugging_face_folder_of_a_changed_structure_is_refused_in_the_dry_run(tmp_path):
+    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.runner import run
+
+    lines = [f"{'good fine' if row % 2 else 'bad poor'} film {row},{row % 2}" for row in range(90)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "r.yaml").write_text(
+        "name: changed\ntask: text_classification\n"
+        f"data: {{source: csv, files: {{train: '{tmp_path}/t.csv'}}, classes: [bad, good],"
+        " text: {tokenizer: {train: {vocab_size: 60}}, max_length: 8}}\n"
+        "student: {source: transformers, name: bert, hidden_size: 32, num_hidden_layers: 2,"
+        " num_attention_heads: 2, intermediate_size: 64}\n"
+        "stages:\n  - distill: {epochs: 1, objective: [{cross_entropy: {weight: 1}}]}\n"
+        "  - factorize: {method: svd, energy: 0.5}\n"
+        "  - export: {format: [onnx, huggingface]}\nthreads: 1\n"
+    )
+    with pytest.raises(InputError, match=r"stages\.2\.export\.format: .*structure was changed"):
+        run(resolve(str(tmp_path / "r.yaml"), []), out=tmp_path / "out")
