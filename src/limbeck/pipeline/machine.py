@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -53,7 +54,7 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
     accelerator = Accelerator(
         # Others wait while the first process examines and evaluates, for as long as that takes.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
-        cpu=recipe.device == "cpu",
+        cpu=recipe.device == "cpu" or _without_accelerator(),
         mixed_precision=MIXED[precision],
         log_with=list(recipe.trackers) or None,
         project_dir=str(out),
@@ -62,6 +63,28 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
         # It would run, many times slower than float32 and without the scaling that it needs.
         raise InputError(Problem("precision", precision, "float32 or bfloat16, on a CPU"))
     return accelerator
+
+
+def _without_accelerator() -> bool:
+    """Check whether several processes on this machine have to share its CPU.
+
+    Accelerate joins processes on a CPU only if the CPU is asked for; otherwise each would take
+    itself for the only one.
+
+    Raises:
+        InputError: There are accelerators, but fewer than processes.
+    """
+    import torch
+
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    if processes == 1:
+        return False
+    devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if 0 < devices < processes:
+        allowed = f"at most {devices}, one for each accelerator of this machine"
+        fix = "Start fewer processes, or set `device: cpu` in the recipe."
+        raise InputError(Problem("processes on this machine", processes, allowed, fix))
+    return devices == 0
 
 
 def _precision(recipe: Recipe) -> str:
