@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,122 @@ def test_killed_by_the_system_it_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert starts == [200, 250]
     zero = torch.zeros(300, dtype=torch.int64)
     assert store.lookup(torch.arange(300), zero)[:, 1].tolist() == list(range(300))
+
+
+def _writer(folder: Path, number: int, *, stop: int | None = None, pause: float = 0.0) -> int:
+    """Fork a process that records answers of its own: the row, and the process's number.
+
+    Args:
+        folder: The store.
+        number: The second column of its answers.
+        stop: The row at which it stops itself by SIGSTOP.
+        pause: Seconds per batch.
+    """
+
+    def answer(batch: Batch) -> torch.Tensor:
+        if stop is not None and int(batch["index"][0]) >= stop and not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(pause)
+        rows = batch["image"]
+        return torch.cat([rows, torch.full_like(rows, number)], dim=1)
+
+    stopped: list[bool] = []
+    child = os.fork()
+    if child:
+        return child
+    try:
+        rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
+        _shared(folder).record(answer, rows, batch_size=20)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def _shared(folder: Path) -> KnowledgeStore:
+    return KnowledgeStore(folder, key={}, rows=300, views=1, classes=2)
+
+
+def _authors(folder: Path) -> set[int]:
+    """Check that every row has its own answer; return whose they are."""
+    zero = torch.zeros(300, dtype=torch.int64)
+    found = _shared(folder).lookup(torch.arange(300), zero)
+    assert found[:, 0].tolist() == list(range(300))
+    return set(map(int, found[:, 1].tolist()))
+
+
+@pytest.mark.parametrize("stop", [0, 160, 280])
+def test_a_paused_writer_holds_no_other_up_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    monkeypatch.setattr(knowledge, "NOTED_EVERY", 40)
+    paused = _writer(tmp_path / "store", 1, stop=stop)
+    assert os.WIFSTOPPED(os.waitpid(paused, os.WUNTRACED)[1])
+    other = _writer(tmp_path / "store", 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
+    reader = _shared(tmp_path / "store")
+    assert _authors(tmp_path / "store") == {2}
+    os.kill(paused, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(paused, 0)[1]) == 0
+    assert _authors(tmp_path / "store") == {2}
+    assert reader.complete
+    names = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert names == ["logits.1.bin", "manifest.json"]
+
+
+def test_a_writer_whose_folder_was_removed_does_not_publish_what_another_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knowledge, "NOTED_EVERY", 1000)
+    store = tmp_path / "store"
+    old = _writer(store, 1, stop=280)
+    assert os.WIFSTOPPED(os.waitpid(old, os.WUNTRACED)[1])
+    shutil.rmtree(store)
+    new = _writer(store, 2, stop=100)
+    assert os.WIFSTOPPED(os.waitpid(new, os.WUNTRACED)[1])
+    os.kill(old, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(old, 0)[1]) == 1
+    assert not _shared(store).complete
+    os.kill(new, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(new, 0)[1]) == 0
+    assert _authors(store) == {2}
+
+
+def test_writers_that_are_paused_and_killed_leave_whole_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knowledge, "NOTED_EVERY", 40)
+    random = np.random.default_rng(0)
+    for number in range(6):
+        store = tmp_path / str(number)
+        children = [_writer(store, writer, pause=0.002) for writer in (1, 2, 3)]
+        for _ in range(6):
+            child = children[random.integers(3)]
+            os.kill(child, signal.SIGSTOP)
+            time.sleep(random.uniform(0, 0.01))
+            if (store / "manifest.json").exists():
+                assert len(_authors(store)) <= 2
+            os.kill(child, signal.SIGCONT)
+        os.kill(children[0], signal.SIGKILL)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert codes[1:] == [0, 0]
+        assert len(_authors(store)) <= 2  # two, if one went on where another was killed
+        # What a process leaves that is killed after the store is complete does no harm.
+        assert len(list(store.glob("logits*.bin"))) <= 2
+
+
+@pytest.mark.parametrize("name", ["progress.json", "manifest.json"])
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{", "{}"])
+def test_a_damaged_note_is_found_out(tmp_path: Path, split: Split, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "logits.bin").write_bytes(b"half")
+    if name == "manifest.json":
+        with pytest.raises(InputError, match=r"Delete .* to have the teacher asked again"):
+            _store(tmp_path)
+        return
+    _store(tmp_path).record(_answer, split, batch_size=100)
+    batch = split.__getitems__([0, 358])
+    assert torch.equal(_store(tmp_path).lookup(batch["index"], batch["view"]), _answer(batch))
 
 
 @pytest.mark.parametrize("change", ["batch_size", "key", "file"])

@@ -1,19 +1,26 @@
 """A frozen teacher's answers, recorded once and looked up by row and view.
 
 A store is a folder: `logits.bin`, numbers alone, `[views * rows, classes]`; `progress.json` while
-it is being written; and `manifest.json`, with the key and a hash, which is written last. A folder
-without a manifest is not a store yet: writing goes on where it was broken off, or begins anew if
-that was under another key or with other batches.
+it is being written; and `manifest.json`, with the key, the name of the file of logits and its hash,
+which is written last. A folder without a manifest is not a store yet: writing goes on where it was
+broken off, or begins anew if that was under another key or with other batches.
+
+Several processes may record at once. Each locks a file of its own, `logits.bin`, `logits.1.bin` and
+so on, so that none waits for one that is paused; the manifest names the file that was complete
+first, and the others are removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
@@ -22,12 +29,16 @@ from limbeck import atomic, fingerprint
 from limbeck.errors import InputError, LimbeckError, Problem
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from torch import Tensor
 
     from limbeck.data.load import Data
     from limbeck.data.split import Batch, Split
 
-LOGITS, PROGRESS, MANIFEST, VERSION = "logits.bin", "progress.json", "manifest.json", 1
+MANIFEST, VERSION = "manifest.json", 1
+WRITERS = 64
+"""How many processes may record into one store at once."""
 # Each note of the progress waits for the disk; so many rows may have to be answered again.
 NOTED_EVERY = 8192
 
@@ -74,6 +85,28 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
         "augmentation": augment.model_dump() if augment else None,
         "seed": data.train.seed if augment else None,
     }
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """The files of one process that records: logits, and a note of how many are on the disk."""
+
+    logits: Path
+    progress: Path
+    lock: Path
+
+    @classmethod
+    def numbered(cls, folder: Path, number: int) -> _Draft:
+        """Name the files of a writer; the first has the plain names."""
+        part = f".{number}" if number else ""
+        return cls(
+            folder / f"logits{part}.bin", folder / f"progress{part}.json", folder / f".lock{part}"
+        )
+
+    def remove(self) -> None:
+        """Remove the files."""
+        self.logits.unlink(missing_ok=True)
+        self.progress.unlink(missing_ok=True)
 
 
 class KnowledgeStore:
@@ -168,16 +201,74 @@ class KnowledgeStore:
         if self.complete:
             return
         self._check(split)
-        before = split.epoch
+        with self._draft() as draft:
+            if self.complete:  # another process was faster
+                return
+            before = split.epoch
+            try:
+                with self._file(draft, batch_size) as (file, done):
+                    self._write(answer, split, batch_size, progress, draft, file, done)
+                    self._publish(draft, file)
+            finally:
+                split.set_epoch(before)
+        self._open()
+
+    @contextmanager
+    def _draft(self) -> Iterator[_Draft]:
+        """Lock the first files that no living process writes; those of a dead one are continued."""
+        from filelock import FileLock, Timeout
+
+        for number in range(WRITERS):
+            draft = _Draft.numbered(self.folder, number)
+            lock = FileLock(draft.lock, timeout=0, thread_local=False)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+            except Timeout:
+                continue
+            except OSError as error:
+                raise self._not_written(draft.logits, error) from error
+            try:
+                yield draft
+            finally:
+                with suppress(OSError):
+                    draft.lock.unlink()
+                lock.release()
+            return
+        raise LimbeckError(f"{self.folder}: {WRITERS} processes record into it; start fewer.")
+
+    def _publish(self, draft: _Draft, file: BinaryIO) -> None:
+        """Write the manifest, unless another process was first; its answers then count."""
+        # Of the open file: at its path another process may write, if the folder was removed.
+        file.seek(0)
+        digest = hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+        if not self._is_at(draft.logits, file):
+            gone = OSError(f"the folder was removed while process {os.getpid()} wrote to it")
+            raise self._not_written(draft.logits, gone)
+        manifest = {"key": self._key, "sha256": digest, "file": draft.logits.name}
+        if not _create_json(self.folder / MANIFEST, manifest):
+            draft.remove()
+            return
+        draft.progress.unlink(missing_ok=True)
+        for number in range(WRITERS):
+            other = _Draft.numbered(self.folder, number)
+            if other != draft and other.logits.exists():
+                self._remove_abandoned(other)
+
+    def _remove_abandoned(self, draft: _Draft) -> None:
+        """Remove the files of a process that died; one that lives removes its own."""
+        from filelock import FileLock, Timeout
+
+        with suppress(Timeout, OSError), FileLock(draft.lock, timeout=0):
+            draft.remove()
+            draft.lock.unlink()
+
+    @staticmethod
+    def _is_at(path: Path, file: BinaryIO) -> bool:
         try:
-            self._write(answer, split, batch_size, progress)
-        finally:
-            split.set_epoch(before)
-        path = self.folder / LOGITS
-        manifest = {"key": self._key, "sha256": fingerprint.of_file(path)}
-        atomic.write_json(self.folder / MANIFEST, manifest)
-        (self.folder / PROGRESS).unlink(missing_ok=True)
-        self._map()
+            return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except OSError:
+            return False
 
     def _check(self, split: Split) -> None:
         given = (len(split), split.views)
@@ -191,37 +282,39 @@ class KnowledgeStore:
         split: Split,
         batch_size: int,
         progress: Callable[[int, int], None] | None,
+        draft: _Draft,
+        file: BinaryIO,
+        done: int,
     ) -> None:
-        rows, total = self.shape.rows, self.shape.rows * self.shape.views
-        done = noted = self._done(batch_size)
-        with self._file(done) as file:
-            while done < total:
-                view, start = divmod(done, rows)
-                split.set_epoch(view)
-                batch = split.__getitems__(torch.arange(start, min(start + batch_size, rows)))
-                self._put(file, self._checked(answer(batch), batch).tobytes())
-                done += len(batch["index"])
-                if done - noted >= NOTED_EVERY or done == total:
-                    self._put(file, b"", flush=True)
-                    content = {"key": self._key, "done": done, "batch_size": batch_size}
-                    atomic.write_json(self.folder / PROGRESS, content)
-                    noted = done
-                if progress is not None:
-                    progress(done, total)
+        rows, total, noted = self.shape.rows, self.shape.rows * self.shape.views, done
+        while done < total:
+            view, start = divmod(done, rows)
+            split.set_epoch(view)
+            batch = split.__getitems__(torch.arange(start, min(start + batch_size, rows)))
+            self._put(draft, file, self._checked(answer(batch), batch).tobytes())
+            done += len(batch["index"])
+            if done - noted >= NOTED_EVERY or done == total:
+                self._put(draft, file, b"", flush=True)
+                content = {"key": self._key, "done": done, "batch_size": batch_size}
+                atomic.write_json(draft.progress, content)
+                noted = done
+            if progress is not None:
+                progress(done, total)
 
-    def _file(self, done: int) -> BinaryIO:
-        """Open the file of logits behind the answers that are kept."""
-        path = self.folder / LOGITS
+    @contextmanager
+    def _file(self, draft: _Draft, batch_size: int) -> Iterator[tuple[BinaryIO, int]]:
+        """Open the file of logits behind the answers that are kept, and count those."""
+        done = self._done(draft, batch_size)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("r+b" if done else "wb")
+            file = draft.logits.open("r+b" if done else "w+b")
             file.truncate(done * self.shape.bytes_each)
             file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise self._not_written(error) from error
-        return file
+            raise self._not_written(draft.logits, error) from error
+        with file:
+            yield file, done
 
-    def _put(self, file: BinaryIO, content: bytes, *, flush: bool = False) -> None:
+    def _put(self, draft: _Draft, file: BinaryIO, content: bytes, *, flush: bool = False) -> None:
         try:
             file.write(content)
             if flush:
@@ -229,23 +322,24 @@ class KnowledgeStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise self._not_written(error) from error
+            raise self._not_written(draft.logits, error) from error
 
-    def _not_written(self, error: OSError) -> atomic.WriteError:
-        path = self.folder / LOGITS
+    def _not_written(self, path: Path, error: OSError) -> atomic.WriteError:
         return atomic.WriteError(
             f"{path}: could not be written ({error.strerror or error}). It needs "
             f"{self.shape.bytes / 2**20:.0f} MiB; make room and run again: it goes on from there."
         )
 
-    def _done(self, batch_size: int) -> int:
-        """Say how many answers can be kept: those asked in the same batches, under the same key."""
-        noted, path = self._read(PROGRESS), self.folder / LOGITS
-        if noted is None or not path.is_file():
-            return 0
-        done = int(noted["done"])
-        same = noted["key"] == self._key and noted["batch_size"] == batch_size
-        return done if same and path.stat().st_size >= done * self.shape.bytes_each else 0
+    def _done(self, draft: _Draft, batch_size: int) -> int:
+        """Count the answers to keep: those of the same batches, under the same key."""
+        try:
+            noted = json.loads(draft.progress.read_text(encoding="utf-8"))
+            done = int(noted["done"])
+            same = noted["key"] == self._key and noted["batch_size"] == batch_size
+            whole = 0 <= done * self.shape.bytes_each <= draft.logits.stat().st_size
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0  # none, or damaged
+        return done if same and whole else 0
 
     def _checked(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, Any]:
         wanted = (len(batch["index"]), self.shape.classes)
@@ -261,30 +355,29 @@ class KnowledgeStore:
             raise InputError(Problem("teacher", given, f"numbers that {self.shape.dtype} holds"))
         return kept
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / name
-        if not path.is_file():
-            return None
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-
     def _open(self) -> None:
         """Check and map the answers, if there is a manifest."""
-        manifest = self._read(MANIFEST)
-        if manifest is None:
+        path, fix = self.folder / MANIFEST, f"Delete {self.folder} to have the teacher asked again."
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            key, digest = dict(manifest["key"]), manifest["sha256"]
+            path = self.folder / Path(manifest.get("file", "logits.bin")).name
+        except (FileNotFoundError, NotADirectoryError):
             return
-        self._refuse_other_key(manifest["key"])
-        path = self.folder / LOGITS
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            given = f"{type(error).__name__}: {error}"
+            problem = Problem(str(path), given, "a manifest of recorded answers", fix)
+            raise InputError(problem) from error
+        self._refuse_other_key(key)
         size = path.stat().st_size if path.is_file() else 0
-        fix = f"Delete {self.folder} to have the teacher asked again."
         if size != self.shape.bytes:
             problem = Problem(str(path), f"{size} bytes", f"{self.shape.bytes} bytes", fix)
             raise InputError(problem)
-        if fingerprint.of_file(path) != manifest["sha256"]:
+        if fingerprint.of_file(path) != digest:
             raise InputError(
                 Problem(str(path), "bytes that were changed", "what was recorded", fix)
             )
-        self._map()
+        self._map(path)
 
     def _refuse_other_key(self, recorded: dict[str, Any]) -> None:
         fix = f"Record to another folder, or delete {self.folder}."
@@ -296,8 +389,26 @@ class KnowledgeStore:
         if problems:
             raise InputError(*problems)
 
-    def _map(self) -> None:
+    def _map(self, path: Path) -> None:
         shape = (self.shape.rows * self.shape.views, self.shape.classes)
-        path = self.folder / LOGITS
         # As a plain array over the mapping: indexing np.memmap itself costs ten times as much.
         self._logits = np.asarray(np.memmap(path, dtype=self.shape.dtype, mode="r", shape=shape))
+
+
+def _create_json(path: Path, content: dict[str, Any]) -> bool:
+    """Write a file whole, only if there is none; return whether there was none.
+
+    Raises:
+        WriteError: The disk is full, or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    atomic.write_json(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: the last of two equals counts
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
