@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
@@ -15,7 +16,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.evaluate.finding import Finding
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.questions import QUESTIONS, RESULTS, WORKLOADS
@@ -125,6 +126,28 @@ def check(questions: Questions) -> None:
         InputError: A name is no question's, or a setting is none of its; the nearest are named.
     """
     problems = [problem for name in questions for problem in _problems(name, questions[name])]
+    if problems:
+        raise InputError(*problems)
+
+
+def check_values(questions: Questions, classes: tuple[str, ...]) -> None:
+    """Check, once the classes are known, what the types of settings leave open.
+
+    A question whose module has a `check(classes, *, ...)` of some of its settings is checked by it.
+
+    Raises:
+        InputError: A value is refused: all of them, each with its place.
+    """
+    problems: list[Problem] = []
+    for name, settings in questions.items():
+        checked = getattr(sys.modules[QUESTIONS.load(name).__module__], "check", None)
+        if checked is not None:
+            taken = inspect.signature(checked).parameters
+            given = {
+                key: value for key, value in _converted(name, settings).items() if key in taken
+            }
+            with gathering(problems):
+                checked(classes, **given)
     if problems:
         raise InputError(*problems)
 

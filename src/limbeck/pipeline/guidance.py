@@ -10,13 +10,15 @@ from pydantic import BaseModel, Field, field_validator
 from limbeck.callables import are_deferred
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Objective
+from limbeck.pipeline.one_step import try_training
 from limbeck.pipeline.problems import RefusedError, inside
 from limbeck.pipeline.rehearsal import Rehearsal, gathered
 from limbeck.pipeline.teachers import check_recordable, members_as_one, recorded_of, teacher_of
-from limbeck.pipeline.train import training_set
+from limbeck.pipeline.train import training_of, training_set
 from limbeck.schemes import Offline
 from limbeck.taps import Taps
 from limbeck.terms.term import PYTHON
+from limbeck.training import Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,10 +105,10 @@ class Guidance(BaseModel):
         return problems
 
     def join_once(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Build student and teacher, and join them once as the training will.
+        """Build student and teacher, join them as the training will, and try one step of it.
 
         Raises:
-            InputError: They cannot be built, tapped or joined.
+            InputError: They cannot be built, tapped, joined or trained.
         """
         objective = self.terms()
         needs = objective.needs_teacher
@@ -126,7 +128,7 @@ class Guidance(BaseModel):
         taps = objective.teacher_taps
         teacher = members_as_one(context, teachers, taps=taps) if needs else None
         try:
-            Offline(
+            scheme = Offline(
                 student[0],
                 context.task,
                 objective,
@@ -136,6 +138,8 @@ class Guidance(BaseModel):
             )
         except InputError as error:
             raise InputError(*inside(error, place)) from error
+        if isinstance(self, Training):
+            try_training(context, scheme, training_of(self), where=where)
 
     def teacher(self, context: Context, state: State) -> Teacher | None:
         """Load the teacher from what a stage saved, if a term asks for one."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+EXPORTED = 20_000_000
+"""Parameters of the largest model of a library whose export is tried beforehand."""
+
 
 class Rehearsal:
     """The models of a recipe, built once and asked once; every stage may look at them.
@@ -38,6 +41,7 @@ class Rehearsal:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.parameters: dict[str, int] = {}
 
     @cached_property
     def batch(self) -> Batch:
@@ -52,7 +56,8 @@ class Rehearsal:
             InputError: It cannot be built, does not fit the data, or cannot be exported.
         """
         if self.context.recipe.student is None:  # it begins as the teacher
-            return copy.deepcopy(self.teachers[0])
+            # A teacher that was joined before is frozen.
+            return copy.deepcopy(self.teachers[0]).requires_grad_(True)
         return self._model(self.context.recipe.student, "student")
 
     @cached_property
@@ -88,14 +93,20 @@ class Rehearsal:
         _answers(context, model, where)
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)
-        # The models of libraries are known to export; the user's own are tried, for seconds.
-        if spec.source == "python":
-            _exports(context, model, where)
+        self.parameters[where] = sum(one.numel() for one in model.parameters())
+        # limbeck's own models are known to export; others are tried where it takes seconds.
+        if spec.source == "python" or (
+            spec.source != "limbeck" and self.parameters[where] < EXPORTED
+        ):
+            _exports(context, model, where, own=spec.source == "python")
         return model.to(context.accelerator.device)
 
 
-def rehearse(context: Context) -> None:
+def rehearse(context: Context) -> Rehearsal:
     """Let every stage of a recipe find out what would fail, without training anything.
+
+    Returns:
+        The models that were built.
 
     Raises:
         InputError: Some would: every problem of every stage at once.
@@ -115,6 +126,7 @@ def rehearse(context: Context) -> None:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(*problems)
+    return rehearsal
 
 
 def _stages(context: Context) -> Iterator[tuple[str, Stage]]:
@@ -223,14 +235,17 @@ def _invariant(context: Context, model: nn.Module, where: str) -> None:
     check_invariance(TorchPredictor(model, context.task), inputs, where=where, model=model)
 
 
-def _exports(context: Context, model: nn.Module, where: str) -> None:
+def _exports(context: Context, model: nn.Module, where: str, *, own: bool) -> None:
     from limbeck.export.onnx import to_onnx
 
     example = context.data.validation.__getitems__([0])
     context.watch.say(f"{where}: trying the export")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            to_onnx(model, context.task, example, Path(folder) / "model.onnx")
+            if own:
+                to_onnx(model, context.task, example, Path(folder) / "model.onnx")
+            else:
+                context.export(model, Path(folder) / "model.onnx")
         except LimbeckError as error:
             allowed = "a model that can be written as ONNX"
             raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error

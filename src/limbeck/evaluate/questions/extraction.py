@@ -84,9 +84,7 @@ def ask(
     Raises:
         InputError: The budgets are not ascending whole numbers above zero.
     """
-    if not budgets or budgets[0] < 1 or list(budgets) != sorted(set(budgets)):
-        allowed = "ascending whole numbers above 0"
-        raise InputError(Problem("extraction.budgets", list(budgets), allowed))
+    check(sitting.classes, budgets=budgets)
     tests = sitting.sample
     material = _material(sitting, tests)
     if material is None:
@@ -109,6 +107,17 @@ def ask(
         price=price,
         notes=(*notes, *_short(pool, budgets[-1])),
     )
+
+
+def check(classes: tuple[str, ...], *, budgets: Sequence[int] = (1,)) -> None:
+    """Check that the budgets ascend, before anything is trained.
+
+    Raises:
+        InputError: They are not ascending whole numbers above zero.
+    """
+    if not budgets or budgets[0] < 1 or list(budgets) != sorted(set(budgets)):
+        allowed = "ascending whole numbers above 0"
+        raise InputError(Problem("extraction.budgets", list(budgets), allowed))
 
 
 def _material(sitting: Sitting, sample: Sample) -> Material | None:

@@ -85,6 +85,15 @@ def ask(
     )
 
 
+def check(classes: tuple[str, ...], *, positive: str | None = None) -> None:
+    """Check that the positive class is a class of the data, before anything is trained.
+
+    Raises:
+        InputError: It is not.
+    """
+    _chosen(classes, positive)
+
+
 def _chosen(classes: tuple[str, ...], positive: str | None) -> tuple[int, ...]:
     if positive is not None:
         check_choice(positive, classes, where="fairness.positive")

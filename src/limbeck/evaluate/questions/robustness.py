@@ -141,6 +141,22 @@ def ask(
     )
 
 
+def check(
+    classes: tuple[str, ...],
+    *,
+    parts: tuple[str, ...] = PARTS,
+    sizes: tuple[float, ...] = (),
+    certified_sizes: tuple[float, ...] = (),
+    attacked: int = 1,
+) -> None:
+    """Check the settings that their types leave open, before anything is trained.
+
+    Raises:
+        InputError: A part is none of `PARTS`, or a size or number is out of range.
+    """
+    _check(parts, (*sizes, *certified_sizes), attacked)
+
+
 def _check(parts: tuple[str, ...], sizes: tuple[float, ...], attacked: int) -> None:
     for part in parts:
         check_choice(part, PARTS, where="robustness.parts")

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from limbeck.evaluate.evaluation import Questions, check
+from limbeck.errors import InputError
+from limbeck.evaluate.evaluation import Questions, check, check_values
 from limbeck.evaluate.questions import QUESTIONS
 from limbeck.pipeline.candidate import Candidate, Record
+from limbeck.pipeline.problems import inside
 from limbeck.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
+    from limbeck.pipeline.rehearsal import Rehearsal
 
 
 class Evaluate(Stage):
@@ -51,6 +54,13 @@ class Evaluate(Stage):
     def asked(self) -> Questions:
         """The questions with their settings."""
         return _with_settings(QUESTIONS.names() if self.questions is None else self.questions)
+
+    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+        """Check the settings against the classes of the data."""
+        try:
+            check_values(self.asked, tuple(rehearsal.context.data.classes))
+        except InputError as error:
+            raise InputError(*inside(error, f"{where}.questions")) from error
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Note what will be asked."""

@@ -9,10 +9,12 @@ from limbeck import methods
 from limbeck.objective import Objective
 from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.one_step import try_training
 from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teachers import member_files, publish_teacher
-from limbeck.pipeline.train import train, training_of
+from limbeck.pipeline.train import train, training_of, training_set
+from limbeck.schemes import Offline
 from limbeck.training import Training
 
 # Far apart, so that no member of one seed is a member of the next.
@@ -25,8 +27,17 @@ class Teach(Training, Stage):
     makes: ClassVar[tuple[str, ...]] = ("teacher",)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Build every member, and let it answer once."""
-        _ = rehearsal.teachers
+        """Build every member, and try one step of its training."""
+        context = rehearsal.context
+        for model in rehearsal.teachers:
+            scheme = Offline(
+                model,
+                context.task,
+                Objective(methods.label_only()),
+                probe=rehearsal.batch,
+                training_set=training_set(context),
+            )
+            try_training(context, scheme, training_of(self), where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train every member, and publish what they say together."""
