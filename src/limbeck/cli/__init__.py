@@ -15,6 +15,7 @@ import typer
 
 from limbeck.cli import (
     audit,
+    check,
     compare,
     doctor,
     evaluate,
@@ -51,6 +52,7 @@ OF_THE_PLACE = {
 }
 VERBS = (
     run.run,
+    check.check,
     report.report,
     evaluate.evaluate,
     compare.compare,

@@ -74,6 +74,8 @@ class Source:
             limbeck.
         names: Lists the models that the source knows by name; empty if they are the user's.
         states: Reads what the files of the model's weights state about its training.
+        check: Raises an `InputError` for a name or an argument that no data could make right;
+            builds nothing.
         modules: Finds the user's own modules that the architecture's text imports, by dotted name.
         convert: Renames the tensors of the library's older checkpoints as the library does.
     """
@@ -82,5 +84,6 @@ class Source:
     architecture: Callable[[ModelSpec, Fit], str]
     names: Callable[[], list[str]]
     states: Callable[[ModelSpec], Statement] = states_nothing
+    check: Callable[[ModelSpec], None] = lambda _: None
     modules: Callable[[ModelSpec], dict[str, Path]] = lambda _: {}
     convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None

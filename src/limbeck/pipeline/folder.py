@@ -69,6 +69,18 @@ def check(run: Path) -> None:
         raise InputError(Problem("--out", str(run), allowed, f"It holds {strange[0]}."))
 
 
+def check_place(run: Path) -> None:
+    """Refuse a folder that a run could not use, without writing anything.
+
+    Raises:
+        InputError: It holds something else, or nothing can be written there.
+    """
+    check(run)
+    place = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(Problem("--out", str(run), f"a place to write to; {place} is none"))
+
+
 def _ours(path: Path) -> bool:
     """Tell what a run leaves behind that was killed before it had its mark."""
     return path.name in {LOCK, HOLDER, DATA} or path.name.endswith(".partial")

@@ -139,7 +139,8 @@ def _undisturbed(scheme: Offline) -> Iterator[None]:
             for module, buffers in kept.items():
                 module._buffers.update(buffers)
                 for name, buffer in buffers.items():
-                    if buffer is not None:
-                        buffer.copy_(values[module][name])
+                    value = values[module][name]
+                    if buffer is not None and value is not None:
+                        buffer.copy_(value)
         for module, mode in modes.items():
             module.training = mode

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import yaml
 
 from limbeck import fingerprint, user_code
 from limbeck.atomic import write_text
-from limbeck.errors import InputError
+from limbeck.errors import InputError, Problem
 from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine, reuse
@@ -25,9 +25,10 @@ from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.evaluation import evaluation
 from limbeck.pipeline.examine import Examination, examination
+from limbeck.pipeline.problems import of_model
 from limbeck.pipeline.provenance import stop_if_forbidden
 from limbeck.pipeline.publish import publish, write_report
-from limbeck.pipeline.rehearsal import rehearse
+from limbeck.pipeline.rehearsal import Rehearsal, gathered, rehearse
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.statements import with_statements
@@ -74,10 +75,10 @@ def run(
     with machine.threads(recipe.threads):
         accelerator = machine.accelerator_of(recipe, out)
         if not accelerator.is_main_process:
-            return _Run(recipe, out, accelerator, Unwatched(), resume).result(started, clock)
+            return Work(recipe, out, accelerator, Unwatched(), resume).result(started, clock)
         with folders.held(out):
             folders.sweep(out)
-            work = _Run(recipe, out, accelerator, watch or Unwatched(), resume)
+            work = Work(recipe, out, accelerator, watch or Unwatched(), resume)
             return work.result(started, clock)
 
 
@@ -91,7 +92,7 @@ class _Planned:
     folder: Path
 
 
-class _Run:
+class Work:
     """One run under way: what stays the same from seed to seed."""
 
     def __init__(
@@ -104,7 +105,7 @@ class _Run:
         self.own_code = bool(named_code(recipe))
         self.tested: dict[Role, Answers] = {}
         with accelerator.main_process_first():
-            self.data = self._load()
+            _, self.data = cast("tuple[None, Data]", gathered([self._find_files, self._load]))
             self.recipe = with_statements(recipe, self.data)
         self.task = TASKS.load(recipe.task)(classes=self.data.classes)
         self.inputs = reuse.Inputs(lambda spec: self._context(0).build(spec, seed=0))
@@ -113,9 +114,10 @@ class _Run:
 
     def result(self, started: datetime, clock: float) -> RunResult:
         """Do what is not done yet, and write down what was found."""
-        stop_if_forbidden(self.recipe, self.data.facts)
-        if not self._all_done():
-            rehearse(self._context(self.recipe.seeds[0]))
+        if self._all_done():
+            stop_if_forbidden(self.recipe, self.data.facts)
+        else:
+            self.dry_run()
         self._mark()
         finished = [self._seed(seed) for seed in self.recipe.seeds]
         lineages = [candidate for candidate, _ in finished]
@@ -155,6 +157,55 @@ class _Run:
         context = self._context(self.recipe.seeds[0])
         found = context.once(lambda: evaluation(candidate, context, asked, ended=ended))
         return result.model_copy(update={"evaluation": found})
+
+    def dry_run(self) -> Rehearsal:
+        """Find out what would fail, without training anything.
+
+        Returns:
+            The models that were built.
+
+        Raises:
+            InputError: Something would: all of it.
+        """
+        _, rehearsal = gathered(
+            [
+                lambda: stop_if_forbidden(self.recipe, self.data.facts),
+                lambda: rehearse(self._context(self.recipe.seeds[0])),
+            ]
+        )
+        return cast("Rehearsal", rehearsal)
+
+    def unchanged(self, out: Path) -> dict[int, list[str]]:
+        """List by seed the stages that a run in a folder would take from there; writes nothing."""
+        self.out = out
+        return {seed: [one.name for one in self._reused(seed)] for seed in self.recipe.seeds}
+
+    def _reused(self, seed: int) -> Iterator[_Planned]:
+        candidate = Candidate()
+        for planned in self._plan(seed):
+            record = reuse.peek(self._ready(planned, candidate, seed))
+            if record is None:
+                return
+            candidate = candidate.then(planned.folder, record)
+            yield planned
+
+    def _find_files(self) -> None:
+        """Find the models' weights, so that what is missing is said together with missing data."""
+        from limbeck.models.weights import find
+
+        problems: list[Problem] = []
+        named = [("student", self.recipe.student)] if self.recipe.student else []
+        for number, spec in enumerate(self.recipe.teachers):
+            several = len(self.recipe.teachers) > 1
+            named.append((f"teacher.{number}" if several else "teacher", spec))
+        for where, spec in named:
+            try:
+                if spec.weights is not None:
+                    find(spec.weights)
+            except InputError as error:
+                problems += [of_model(problem, where) for problem in error.problems]
+        if problems:
+            raise InputError(*problems)
 
     def _load(self) -> Data:
         from limbeck.data.load import load

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 
 from limbeck.callables import deferred
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
+from limbeck.models.source import Source
+from limbeck.models.spec import SOURCES, ModelSpec
 from limbeck.pipeline.chain import check_chain
-from limbeck.pipeline.problems import inside, of_validation
+from limbeck.pipeline.problems import inside, of_model, of_validation
 from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
@@ -70,7 +72,7 @@ def _validated(content: Mapping[str, object]) -> Recipe:
         # A stage that is no mapping is spoken of below, in better words.
         problems += [one for one in of_validation(error, Recipe) if not _is_stage(one.where)]
     stages, of_stages = _check_stages(content.get("stages"))
-    problems += [*_check_task(content.get("task")), *of_stages]
+    problems += [*_check_task(content.get("task")), *of_stages, *_check_models(content)]
     if recipe is not None:
         problems += _check_seeds(recipe)
         problems += check_chain(recipe, stages) if not of_stages else []
@@ -111,6 +113,25 @@ def _check_task(task: object) -> Iterator[Problem]:
     allowed = TASKS.names()
     if isinstance(task, str) and task not in allowed:
         yield Problem("task", task, ", ".join(allowed), did_you_mean(task, allowed))
+
+
+def _check_models(content: Mapping[str, object]) -> list[Problem]:
+    """Check what is certain of each model without the data: its name, and its arguments."""
+    problems: list[Problem] = []
+    for role in ("teacher", "student"):
+        given = content.get(role)
+        several = given[:MOST_PROBLEMS] if isinstance(given, list) else [given]
+        for number, one in enumerate(several):
+            where = f"{role}.{number}" if isinstance(given, list) else role
+            try:
+                spec = ModelSpec.model_validate(one)
+                source: Source = SOURCES.load(spec.source)
+                source.check(spec)
+            except ValidationError:  # the recipe's own schema says so
+                continue
+            except InputError as error:
+                problems += [of_model(problem, where) for problem in error.problems]
+    return problems
 
 
 def _check_seeds(recipe: Recipe) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,11 +52,25 @@ def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
     return {**known, **spec.arguments}
 
 
+def _builder(name: str) -> Callable[..., Any]:
+    module = importlib.import_module(f"limbeck.models.nets.{_file(name).stem}")
+    builder: Callable[..., Any] = getattr(module, name)
+    return builder
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Check the name and the arguments.
+
+    Raises:
+        InputError: There is no such net, or it does not take the arguments.
+    """
+    check(_builder(spec.name), spec.arguments, where=f"model ({spec.name})")
+
+
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     """Build a net by its name."""
-    module = importlib.import_module(f"limbeck.models.nets.{_file(spec.name).stem}")
-    builder = getattr(module, spec.name)
-    check(builder, spec.arguments, where=f"model ({spec.name})")
+    check_spec(spec)
+    builder = _builder(spec.name)
     model: nn.Module = call(builder, _arguments(spec, fit), where=f"model ({spec.name})")
     return model
 
@@ -71,4 +86,6 @@ def states(spec: ModelSpec) -> Statement:
     return Statement() if spec.weights is None else beside(find_weights(spec.weights))
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states)
+source = Source(
+    build=build, architecture=architecture, names=names, states=states, check=check_spec
+)

@@ -32,11 +32,11 @@ def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
     return {"num_classes": fit.classes, "in_chans": fit.channels or 3, **spec.arguments}
 
 
-def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by timm's own `create_model`.
+def check(spec: ModelSpec) -> None:
+    """Check the name, and that no argument follows from the data.
 
     Raises:
-        InputError: timm has no such model, or refuses an argument.
+        InputError: timm has no such model, or an argument is refused.
     """
     timm = require("timm", extra="vision")
     if not timm.is_model(spec.name):
@@ -44,6 +44,17 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
         raise InputError(
             Problem("model.name", spec.name, allowed, did_you_mean(spec.name, names()))
         )
+    check_names(spec.arguments, None, where="model")
+
+
+def build(spec: ModelSpec, fit: Fit) -> nn.Module:
+    """Build a model by timm's own `create_model`.
+
+    Raises:
+        InputError: timm has no such model, or refuses an argument.
+    """
+    check(spec)
+    timm = require("timm", extra="vision")
     arguments = {"model_name": spec.name, **_arguments(spec, fit)}
     model: nn.Module = call(timm.create_model, arguments, where=f"model ({spec.name})")
     return model
@@ -127,4 +138,6 @@ def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(converted)
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states, convert=convert)
+source = Source(
+    build=build, architecture=architecture, names=names, states=states, convert=convert, check=check
+)

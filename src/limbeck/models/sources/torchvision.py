@@ -35,16 +35,26 @@ def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
     return {"num_classes": fit.classes, **spec.arguments}
 
 
+def check(spec: ModelSpec) -> None:
+    """Check the name, and that no argument follows from the data.
+
+    Raises:
+        InputError: torchvision has no such model, or an argument is refused.
+    """
+    if spec.name not in names():
+        fix = did_you_mean(spec.name, names())
+        raise InputError(Problem("model.name", spec.name, ", ".join(names()), fix))
+    check_names(spec.arguments, None, where="model")
+
+
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     """Build a model by torchvision's own `get_model`.
 
     Raises:
         InputError: torchvision has no such model, refuses an argument, or the pictures are grey.
     """
+    check(spec)
     models = require("torchvision.models", extra="vision")
-    if spec.name not in names():
-        fix = did_you_mean(spec.name, names())
-        raise InputError(Problem("model.name", spec.name, ", ".join(names()), fix))
     arguments = {"name": spec.name, **_arguments(spec, fit)}
     model: nn.Module = call(models.get_model, arguments, where=f"model ({spec.name})")
     return model
@@ -94,4 +104,6 @@ def convert(_model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {old.sub(r"\1\2.", name): tensor for name, tensor in tensors.items()}
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states, convert=convert)
+source = Source(
+    build=build, architecture=architecture, names=names, states=states, convert=convert, check=check
+)

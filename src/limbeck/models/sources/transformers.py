@@ -67,15 +67,9 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
     """Make the configuration, fitted to the data."""
     if spec.path is not None:
         return _config_of(spec.path, fit, fresh=spec.loading.head == "fresh")
-    transformers = require("transformers", extra="text")
-    kinds = transformers.CONFIG_MAPPING
-    if spec.name not in kinds or _classifier(kinds[spec.name]) is None:
-        fix = did_you_mean(spec.name, set(kinds) - {spec.name})
-        raise InputError(Problem("model.name", spec.name, ALLOWED, fix))
-    kind = kinds[spec.name]
-    known = {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES - {"architectures"}
-    where = f"model ({spec.name})"
-    check_names(spec.arguments, known, where=where)
+    check(spec)
+    kind = require("transformers", extra="text").CONFIG_MAPPING[spec.name]
+    known, where = _arguments_of(kind), f"model ({spec.name})"
     fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
     settings = {"num_labels": fit.classes, **data, **_tokens(kind, fit), **spec.arguments}
@@ -83,6 +77,26 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
     # Where a type has several classifiers (DeiT, LeViT), transformers walks this list.
     config.architectures = config.architectures or []
     return config
+
+
+def check(spec: ModelSpec) -> None:
+    """Check the model type and the arguments; a folder is checked when it is read.
+
+    Raises:
+        InputError: There is no such type, or its configuration has no such setting.
+    """
+    if spec.path is not None:
+        return
+    kinds = require("transformers", extra="text").CONFIG_MAPPING
+    if spec.name not in kinds or _classifier(kinds[spec.name]) is None:
+        fix = did_you_mean(spec.name, set(kinds) - {spec.name})
+        raise InputError(Problem("model.name", spec.name, ALLOWED, fix))
+    known = _arguments_of(kinds[spec.name])
+    check_names(spec.arguments, known, where=f"model ({spec.name})")
+
+
+def _arguments_of(kind: Any) -> set[str]:
+    return {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES - {"architectures"}
 
 
 def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
@@ -262,4 +276,4 @@ def _pixels(path: Path) -> Statement:
     )
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states)
+source = Source(build=build, architecture=architecture, names=names, states=states, check=check)
