@@ -75,8 +75,9 @@ class Export(Stage):
         context = rehearsal.context
         if context.recipe.small is None:
             return
+        student = rehearsal.student  # what is wrong with it is said once, whatever its source
         if "huggingface" in self.formats:
-            model = copy.deepcopy(rehearsal.student)
+            model = copy.deepcopy(student)
             bake(model)
             try_folder(model, context, where=where)
         if context.recipe.small.source == "python":

@@ -1,0 +1,202 @@
+"""`limbeck check` names what would fail, all at once, and leaves nothing behind."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from limbeck.cli import _app
+from limbeck.errors import InputError
+from limbeck.pipeline.check import check
+from limbeck.pipeline.resolve import resolve
+
+TINY = """
+name: tiny
+task: image_classification
+data: {source: sklearn, name: digits, limit: {train: 200, validation: 60, test: 80}}
+teacher: {source: limbeck, name: digits_cnn, width: 4}
+student: {source: limbeck, name: digits_cnn, width: 2}
+seeds: [3]
+threads: 1
+stages:
+  - teach: {epochs: 2}
+  - distill: {epochs: 2}
+  - quantize: {method: int8_static, calibration: 64}
+  - export: {format: onnx}
+"""
+
+NETS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, fault=None):
+        super().__init__()
+        self.fault = fault
+        self.body = nn.Linear(64, 8)
+        self.norm = nn.BatchNorm1d(8, track_running_stats=fault != "batch")
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, image):
+        hidden = self.norm(self.body(image.flatten(1)))
+        if self.fault == "training" and self.training:
+            raise RuntimeError("only ever evaluated")
+        if self.fault == "centred":
+            hidden = hidden - hidden.mean(0)
+        if self.fault == "nan" and self.training:
+            return self.head(hidden) * float("nan")
+        if self.fault == "half":
+            hidden = hidden.to(torch.int64).float() @ torch.ones(8, 8, dtype=torch.float64)
+        if self.fault == "large" and self.training and len(image) > 32:
+            raise RuntimeError("too many rows at once")
+        if self.fault == "bodyless":
+            return hidden
+        return self.head(hidden)
+
+
+def net(classes, fault=None):
+    return Net(classes, fault)
+
+
+def flat(student, teacher):
+    return (student - teacher).square().mean(-1).detach()
+
+
+def wide(student, teacher):
+    return (student - teacher).square()
+
+
+def ones(student, labels):
+    if 9 in labels:
+        raise ValueError("nobody thought of a nine")
+    return student.square().mean(-1)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+def limbeck_(*argv: object):
+    return CliRunner().invoke(_app(), [str(one) for one in argv])
+
+
+def own(fault: str) -> str:
+    return f"student={{source: python, name: 'nets.py:net', fault: {fault}}}"
+
+
+def objective(term: str) -> str:
+    return f"stages.distill.objective=[task, {term}]"
+
+
+FAULTS = {
+    "setting of a model": (["student.widht=3"], ["student", '"width"']),
+    "two models and a stage": (
+        ["student.widht=3", "teacher.name=digits_cn", "stages.teach.epoks=1"],
+        ['"width"', '"digits_cnn"', '"epochs"'],
+    ),
+    "weights and data": (
+        ["teacher.weights=none.safetensors", "data={source: csv, files: {train: none.csv}}"],
+        ["teacher.weights", "data.files.train"],
+    ),
+    "training mode": ([own("training")], ["student", "only ever evaluated"]),
+    "features centred over the batch": ([own("centred")], ["student"]),
+    "statistics of the batch": ([own("batch")], ["student"]),
+    "NaN in training": ([own("nan")], ["student", "in training mode"]),
+    "types that do not match": ([own("half")], ["student", "RuntimeError"]),
+    "a batch of the size that is trained on": ([own("large")], ["too many rows at once"]),
+    "a body without a head": ([own("bodyless")], ["student", "10 classes"]),
+    "a loss without gradient": ([objective("'python:nets.py:flat'")], ["flat", "gradient"]),
+    "a loss of a wrong shape": ([objective("'python:nets.py:wide'")], ["wide"]),
+    "a label that is not in every batch": ([objective("'python:nets.py:ones'")], ["nine"]),
+    "a loss that is not there": ([objective("'python:nets.py:flatt'")], ['"flat"']),
+    "a class that is not there": (
+        ["stages=[teach: {epochs: 1}, distill: {epochs: 1}, "
+         "evaluate: {questions: {fairness: {positive: eleven}}}]"],
+        ["fairness.positive", "eleven"],
+    ),
+    "budgets that do not ascend": (
+        ["stages=[teach: {epochs: 1}, distill: {epochs: 1}, "
+         "evaluate: {questions: {extraction: {budgets: [9, 3]}}}]"],
+        ["extraction.budgets", "ascending"],
+    ),
+    "classes that are too few": (["data.classes=[a, b]"], ["data.columns.label", "0 to 1"]),
+    "absurd numbers": (
+        ["stages.teach.epochs=1e18", "student.width=1000000000000", "data.image={size: 1000000}"],
+        ["stages.0.teach.epochs", "width", "data.image.size"],
+    ),
+    "a place that holds something else": (["out"], ["--out", "thesis.tex"]),
+    "more calibration than rows": (["stages.quantize.calibration=999"], ["1 to 200"]),
+    "features of layers that are not there": (
+        [objective("{fitnet_hint: {student: blok, teacher: features.9}}")],
+        ["stages.1.distill.objective", "blok", "features.9"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named(name, here):
+    settings, words = FAULTS[name]
+    if settings == ["out"]:
+        (here / "runs" / "tiny").mkdir(parents=True)
+        (here / "runs" / "tiny" / "thesis.tex").write_text("years of work")
+        settings = []
+    before = sorted(here.rglob("*.*"))
+    more = [part for setting in settings for part in ("--set", setting)]
+    ended = limbeck_("check", "tiny.yaml", *more)
+    assert ended.exit_code == 2, ended.output
+    assert "Traceback" not in ended.output
+    for word in words:
+        assert word in ended.output, (word, ended.output)
+    assert [path for path in sorted(here.rglob("*.*")) if "__pycache__" not in path.parts] == before
+
+
+def test_a_sound_recipe_is_described_and_nothing_is_written(here):
+    ended = limbeck_("check", "tiny.yaml")
+    assert ended.exit_code == 0, ended.output
+    for words in ("no problem", "200 train, 60 validation, 80 test", "to do: teach, distill"):
+        assert words in ended.stdout
+    assert sorted(path.name for path in here.iterdir()) == ["nets.py", "tiny.yaml"]
+
+
+def test_as_json(here):
+    found = json.loads(limbeck_("check", "tiny.yaml", "--json").stdout)
+    assert found["ok"]
+    assert found["rows"] == {"train": 200, "validation": 60, "test": 80}
+    assert set(found["parameters"]) == {"teacher", "student"}
+    assert found["reused"] == {"3": []}
+    ended = limbeck_("check", "tiny.yaml", "--json", "--set", "student.widht=3")
+    assert ended.exit_code == 2
+    (problem,) = json.loads(ended.stdout)["problems"]
+    assert problem["given"] == "3"
+    assert "width" in problem["allowed"]
+
+
+def test_a_step_leaves_modules_as_they_were():
+    from torch import nn
+
+    from limbeck.pipeline.one_step import _undisturbed
+
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout()).eval()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with _undisturbed(module):
+        module.train()(torch.rand(5, 3)).sum().backward()
+        module[1].running_mean = torch.full((4,), 9.0)
+    assert torch.equal(torch.rand(3), expected)
+    assert not any(part.training for part in module.modules())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_what_a_run_would_take_from_its_folder_is_said(here):
+    with pytest.raises(InputError, match="--out"):
+        check(resolve("tiny.yaml"), out=here / "tiny.yaml")
