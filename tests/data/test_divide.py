@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import datasets
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.data.divide import LIMIT, TEST, choose, divide
 from limbeck.data.spec import DataSpec
+from limbeck.errors import InputError
 
 
 @given(
@@ -62,3 +69,49 @@ def test_splits_that_the_source_has_are_kept_and_limits_come_last() -> None:
     assert np.bincount(labels["train"][rows["train"][1]]).tolist() == [5, 5, 5, 5]
     assert len(rows["test"][1]) == 100
     assert notes == ("train: limited to 20 of 100 rows, stratified",)
+
+
+def _counts(labels: np.ndarray, **settings: Any) -> dict[str, list[int]]:
+    spec = DataSpec(source="csv", files={"train": "a"}, **settings)
+    rows, _ = divide({"train": labels}, spec)
+    return {
+        name: np.bincount(labels[numbers], minlength=labels.max() + 1).tolist()
+        for name, (_, numbers) in rows.items()
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rare_class_always_has_a_training_row(rows: int, seed: int) -> None:
+    labels = np.array([0] * 40 + [1] * rows + [2] * 40 + [3] * rows)
+    counts = _counts(labels, split_seed=seed, test=0.4, validation=0.3)
+    assert min(counts["train"]) >= 1
+    assert sum(counts["test"]) == round(0.4 * len(labels))
+    assert sum(map(sum, counts.values())) == len(labels)
+
+
+def test_a_limit_keeps_every_class_and_cannot_be_smaller_than_their_number() -> None:
+    labels = np.repeat(np.arange(12), [200, *[3] * 11])
+    counts = _counts(labels, limit={"train": 12}, split_seed=3)
+    assert counts["train"] == [1] * 12
+    with pytest.raises(InputError, match="at least 12, one row for each class") as caught:
+        _counts(labels, limit={"train": 11, "test": 1})
+    assert len(caught.value.problems) == 2
+
+
+def test_exchanging_rows_changes_nothing_where_no_class_is_rare() -> None:
+    labels = np.arange(300) % 7
+    plain = choose(labels, 60, seed=4, purpose=1)
+    assert np.array_equal(plain, choose(labels, 60, seed=4, purpose=1, left=1, least=1))
+
+
+def test_classes_that_a_split_lacks_are_named_with_their_rows(tmp_path: Path, read: Any) -> None:
+    rows = {"x": list(range(43)), "label": ["a", "b"] * 20 + ["rare", "rare", "once"]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    settings = {"files": {"train": "a.parquet"}, "classes": ["a", "b", "rare", "once"]}
+    data = read(source="parquet", table={"numeric": ["x"]}, **settings)
+    assert torch.bincount(data.train.labels, minlength=4).min() == 1
+    notes = [note for note in data.facts.notes if "no row of" in note]
+    assert any("once (1 in train" in note and note.startswith("test") for note in notes)
+    with pytest.raises(InputError, match=r"no row of (rare|once).*at least one training row"):
+        read(source="parquet", table={"numeric": ["x"]}, test=0.88, validation=0.5, **settings)

@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from limbeck.data.randomness import random_bits
+from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from limbeck.data.spec import DataSpec
 
 TEST, VALIDATION, LIMIT = 1, 2, 3
+SHOWN = 10
 
 
-def choose(labels: NDArray[np.int64], count: int, *, seed: int, purpose: int) -> NDArray[np.bool_]:
+def choose(
+    labels: NDArray[np.int64], count: int, *, seed: int, purpose: int, least: int = 0, left: int = 0
+) -> NDArray[np.bool_]:
     """Choose rows at random so that each class keeps its share, within one row.
 
     Args:
@@ -24,9 +30,12 @@ def choose(labels: NDArray[np.int64], count: int, *, seed: int, purpose: int) ->
         count: How many rows to choose.
         seed: Which rows these are.
         purpose: What they are for, so that two choices with one seed are not alike.
+        least: How many rows of each class to choose at least.
+        left: How many rows of each class to leave at least.
 
     Returns:
-        For each row whether it is chosen; exactly `count` are.
+        For each row whether it is chosen; exactly `count` are. Where `least` or `left` cannot be
+        kept, since a class is too small or `count` too large, the shares alone decide.
 
     Example:
         >>> labels = np.array([0, 1] * 50)
@@ -40,7 +49,35 @@ def choose(labels: NDArray[np.int64], count: int, *, seed: int, purpose: int) ->
     steps = np.arange(rows + 1, dtype=np.int64) * count // max(rows, 1)
     chosen = np.zeros(rows, dtype=np.bool_)
     chosen[order[np.diff(steps) > 0]] = True
+    if rows and (least or left):
+        _balance(labels, order, chosen, least=least, left=left)
     return chosen
+
+
+def _balance(
+    labels: NDArray[np.int64],
+    order: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    *,
+    least: int,
+    left: int,
+) -> None:
+    """Exchange rows of rare classes for rows of the class that can spare most, in place."""
+    sizes = np.bincount(labels)
+    taken = np.bincount(labels[chosen], minlength=len(sizes))
+    low = np.minimum(least, sizes)
+    high = np.maximum(sizes - left, low)
+    for wanted in (True, False):
+        for rare in np.flatnonzero(taken < low if wanted else taken > high):
+            while taken[rare] < low[rare] if wanted else taken[rare] > high[rare]:
+                spare = taken - low if wanted else high - taken
+                common = int(spare.argmax())
+                if spare[common] <= 0:
+                    return
+                for label, value in ((rare, wanted), (common, not wanted)):
+                    mine = order[(labels[order] == label) & (chosen[order] != value)]
+                    chosen[mine[0]] = value
+                    taken[label] += 1 if value else -1
 
 
 def divide(
@@ -63,16 +100,70 @@ def divide(
         if name not in rows:
             source, train = rows["train"]
             seed, count = spec.split_seed, round(share * len(train))
-            chosen = choose(labels[source][train], count, seed=seed, purpose=purpose)
+            # A class without training rows could not be learned.
+            chosen = choose(labels[source][train], count, seed=seed, purpose=purpose, left=1)
             rows[name] = (source, train[chosen])
             rows["train"] = (source, train[~chosen])
             notes.append(
                 f"{name}: {count} of {len(train)} training rows, stratified, split_seed {seed}"
             )
+    _check_limits({name: labels[source][kept] for name, (source, kept) in rows.items()}, spec)
     for name, limit in spec.limit.items():
         source, kept = rows[name]
         if limit < len(kept):
-            chosen = choose(labels[source][kept], limit, seed=spec.split_seed, purpose=LIMIT)
+            seed, mine = spec.split_seed, labels[source][kept]
+            chosen = choose(mine, limit, seed=seed, purpose=LIMIT, least=1)
             rows[name] = (source, kept[chosen])
             notes.append(f"{name}: limited to {limit} of {len(kept)} rows, stratified")
     return rows, tuple(notes)
+
+
+def _check_limits(labels: dict[str, NDArray[np.int64]], spec: DataSpec) -> None:
+    """Refuse a limit that leaves no row for some class."""
+    problems = []
+    for name, limit in spec.limit.items():
+        classes = len(np.unique(labels[name]))
+        if limit < classes:
+            allowed = f"at least {classes}, one row for each class"
+            problems.append(Problem(f"data.limit.{name}", limit, allowed))
+    if problems:
+        raise InputError(*problems)
+
+
+def check_classes(labels: Mapping[str, NDArray[np.int64]], classes: Sequence[str]) -> list[str]:
+    """Refuse a class that has rows, but none for training; note one that another split lacks.
+
+    Args:
+        labels: For each split the class of each row.
+        classes: The classes' names.
+
+    Returns:
+        Notes for the report.
+
+    Raises:
+        InputError: Some classes have no training row; each is named, with its rows.
+
+    Example:
+        >>> check_classes({"train": np.array([0, 1]), "test": np.array([1])}, ["a", "b"])
+        ['test: no row of a (1 in train)']
+    """
+    counts = {name: np.bincount(one, minlength=len(classes)) for name, one in labels.items()}
+    there = sum(counts.values()) > 0
+    missing = {name: np.flatnonzero((one == 0) & there) for name, one in counts.items()}
+
+    def shown(split: str) -> str:
+        others = [name for name in counts if name != split]
+        named = [
+            f"{classes[number]} ("
+            + ", ".join(f"{counts[name][number]} in {name}" for name in others)
+            + ")"
+            for number in missing[split][:SHOWN]
+        ]
+        more = len(missing[split]) - len(named)
+        return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+    if len(missing["train"]):
+        fix = "Add rows of these classes, remove them, or keep fewer rows for the test."
+        allowed = "at least one training row for each class"
+        raise InputError(Problem("data (train)", f"no row of {shown('train')}", allowed, fix))
+    return [f"{name}: no row of {shown(name)}" for name in counts if len(missing[name])]

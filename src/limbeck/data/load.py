@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.data import checks, prepare
-from limbeck.data.divide import divide
+from limbeck.data.divide import check_classes, divide
 from limbeck.data.facts import Facts, fingerprint_of, name_of
 from limbeck.data.files import stated_licence
 from limbeck.data.groups import read_groups
 from limbeck.data.labels import read_labels
+from limbeck.data.overlap import check_overlap
 from limbeck.data.prepare_table import tables
 from limbeck.data.preprocess import Preprocess
 from limbeck.data.spec import SOURCES, DataSpec
@@ -67,19 +68,24 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
     rows, notes = divide(labels.rows, spec)
     checks.rows_are_there({name: numbers for name, (_, numbers) in rows.items()})
+    mine = {name: labels.rows[source][numbers] for name, (source, numbers) in rows.items()}
+    rare = check_classes(mine, labels.classes)
     groups = read_groups(loaded.splits, rows, spec.groups)
     division = prepare.Division(rows, labels.rows, groups)
-    splits: dict[str, Split]
-    preprocess: Preprocess
     if spec.table:
-        splits, preprocess, more = tables(spec.table, loaded, division)
-        notes += more
+        ready = tables(spec.table, loaded, division)
     elif textual:
         checks.texts_are_there(loaded.splits, spec.columns.text)
-        splits, preprocess = prepare.texts(spec, loaded, division, workdir=workdir)
+        ready = prepare.texts(spec, loaded, division, workdir=workdir)
     else:
-        splits, preprocess, more = prepare.images(spec, loaded, division)
-        notes += more
+        ready = prepare.images(spec, loaded, division)
+    overlap = check_overlap(
+        ready.hashes,
+        mine,
+        largest=spec.max_overlap,
+        expected=ready.expected,
+    )
+    splits = ready.splits
     in_use = list(dict.fromkeys((*columns, *spec.groups)))
     facts = Facts(
         source=spec.source,
@@ -90,9 +96,9 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         train=len(splits["train"]),
         validation=len(splits["validation"]),
         test=len(splits["test"]),
-        notes=loaded.notes + labels.notes + notes,
+        notes=(*loaded.notes, *labels.notes, *notes, *rare, *ready.notes, *overlap),
     )
-    preprocess = replace(preprocess, classes=labels.classes)
+    preprocess = replace(ready.preprocess, classes=labels.classes)
     return Data(**splits, classes=labels.classes, preprocess=preprocess, facts=facts)
 
 

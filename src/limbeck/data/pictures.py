@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from limbeck.data.preprocess import upright
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -19,6 +22,15 @@ if TYPE_CHECKING:
 GREY = {"1", "L", "LA"}
 COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 CHUNK = 1000
+
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM"),
+    *("PCX", "TGA", "ICO"),
+)
+"""What is read: pictures of pixels. PIL has others executed, such as EPS by Ghostscript."""
+TRAITS = "limbeck.traits"
+MOST_PIXELS = 2**26
+"""A larger picture is taken for a decompression bomb."""
 
 
 class Pictures:
@@ -59,7 +71,7 @@ class Pictures:
 
     def cell(self, row: int) -> Image.Image | NDArray[Any]:
         """Open one picture: as PIL has it if it is encoded, else as a checked array `[c, h, w]`."""
-        return self._open(row, self._dataset[row][self._column])
+        return self.open(row, self._dataset[row][self._column])
 
     def cells(self, rows: Sequence[int] | None = None) -> Iterator[Image.Image | NDArray[Any]]:
         """Open pictures one after the other, reading them from the data set in chunks.
@@ -67,13 +79,22 @@ class Pictures:
         Raises:
             InputError: One cannot be opened, or has NaN or values out of range.
         """
+        for row, cell in self.stored(rows):
+            yield self.open(row, cell)
+
+    def stored(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
+        """Read the rows' numbers and cells in chunks, without opening them."""
         dataset = self._dataset if rows is None else self._dataset.select(rows)
         for start in range(0, len(dataset), CHUNK):
             for offset, cell in enumerate(dataset[start : start + CHUNK][self._column]):
-                row = start + offset if rows is None else rows[start + offset]
-                yield self._open(row, cell)
+                yield (start + offset if rows is None else rows[start + offset]), cell
 
-    def _open(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
+    def open(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
+        """Open what `stored` read, and check it.
+
+        Raises:
+            InputError: It cannot be opened, is too large, or differs in size.
+        """
         picture = self._read(row, cell)
         if self._size is not None and size_of(picture) != self._size:
             (height, width), (wanted_height, wanted_width) = size_of(picture), self._size
@@ -95,18 +116,35 @@ class Pictures:
     def _decode(self, row: int, content: bytes | str) -> Image.Image:
         from PIL import Image, UnidentifiedImageError
 
-        file = io.BytesIO(content) if isinstance(content, bytes) else self._folder / content
         shown = "bytes" if isinstance(content, bytes) else content
+        allowed = "a picture that PIL can open"
         try:
-            picture = Image.open(file)
+            # Reading a device or a pipe may never end.
+            if isinstance(content, str) and not (self._folder / content).is_file():
+                raise self.wrong(row, f"{shown} (no such file)", allowed)
+            source = io.BytesIO(content) if isinstance(content, bytes) else self._folder / content
+            with warnings.catch_warnings():
+                # What PIL only warns of is refused below.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                picture = Image.open(source, formats=_formats())
+            if picture.width * picture.height > MOST_PIXELS:
+                given = f"a picture of {picture.height}x{picture.width}"
+                raise self.wrong(row, given, f"at most {MOST_PIXELS:,} pixels")
             # Only now are the pixels read: a file cut short is found out here.
             picture.load()
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            allowed = "a picture that PIL can open"
-            raise self.wrong(row, f"{shown} ({error})", allowed) from error
-        if picture.mode not in GREY | COLOUR:
-            raise self.wrong(row, f"pixels of mode {picture.mode}", "8 bits a channel")
-        return picture
+            turned = upright(picture)
+        except InputError:
+            raise
+        # A decoder may raise anything on bytes that it does not expect.
+        except Exception as error:
+            unknown = isinstance(error, UnidentifiedImageError)
+            cause = "no known format" if unknown else str(error) or type(error).__name__
+            raise self.wrong(row, f"{shown} ({cause})", allowed) from error
+        if turned.mode not in GREY | COLOUR:
+            fix = "Convert it to 8 bits a channel: scale its values to 0..255."
+            raise self.wrong(row, f"pixels of mode {turned.mode}", "8 bits a channel", fix)
+        turned.info[TRAITS] = _traits(picture, turned)
+        return turned
 
     def _array(self, row: int, content: Any) -> NDArray[Any]:
         try:
@@ -131,6 +169,32 @@ class Pictures:
     def wrong(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
         """Say what is wrong with the picture in a row, by the row's number in the source."""
         return InputError(Problem(f"{self._where}, row {self._rows[row]}", given, allowed, fix))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _traits(picture: Image.Image, turned: Image.Image) -> tuple[str, ...]:
+    found = {
+        "turned as their EXIF orientation says": turned is not picture,
+        "with transparency, which is dropped": "A" in picture.mode.removesuffix("LAB")
+        or "transparency" in picture.info,
+        "animated, of which the first frame is used": getattr(picture, "n_frames", 1) > 1,
+        "CMYK, converted to RGB": picture.mode == "CMYK",
+    }
+    return tuple(trait for trait, there in found.items() if there)
+
+
+def traits_of(cell: Image.Image | NDArray[Any]) -> tuple[str, ...]:
+    """Return what is lost or changed when a picture becomes pixels, in words for a report."""
+    if isinstance(cell, np.ndarray):
+        return ()
+    return tuple(cell.info.get(TRAITS, ()))
 
 
 def channels_of(cell: Image.Image | NDArray[Any]) -> int:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from limbeck.data import tokenizer
 from limbeck.data.pictures import Pictures, channels_of, size_of
-from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
-from limbeck.data.samples import PIXELS_UNDER, Images, Texts, read_pixels
+from limbeck.data.preprocess import ImagePreprocess, Preprocess
+from limbeck.data.samples import (
+    GREY,
+    MOST_PROBLEMS,
+    PIXELS_UNDER,
+    ColourError,
+    Images,
+    Scan,
+    Texts,
+    read_pixels,
+    scan,
+)
 from limbeck.data.spec import ImageSpec, TextSpec
 from limbeck.data.split import Split
+from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor
 
     from limbeck.data.groups import Groups
     from limbeck.data.loaded import Loaded
     from limbeck.data.spec import DataSpec
 
-# Whether there are colours is asked of so many pictures; mean and deviation are taken from at most
-# so many if they are too large to be held.
-ASKED, MEASURED = 256, 10_000
+# Mean and deviation are taken from at most so many pictures if they are too large to be held.
+MEASURED = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,10 +66,31 @@ class Division:
         return self.groups.get(name, {})
 
 
-def texts(
-    spec: DataSpec, loaded: Loaded, division: Division, *, workdir: Path
-) -> tuple[dict[str, Split], TextPreprocess]:
-    """Make splits of texts; a tokenizer is trained on the training rows alone."""
+@dataclass(frozen=True)
+class Prepared:
+    """Splits that are ready for batches.
+
+    Attributes:
+        splits: Train, validation and test.
+        preprocess: How their rows became tensors.
+        hashes: For each split a hash of each row as a model sees it.
+        notes: What was decided, left out or changed, for the report.
+        expected: The share of rows that equal a training row by coincidence.
+    """
+
+    splits: dict[str, Split]
+    preprocess: Preprocess
+    hashes: dict[str, NDArray[np.uint64]]
+    notes: tuple[str, ...] = ()
+    expected: float = 0.0
+
+
+def texts(spec: DataSpec, loaded: Loaded, division: Division, *, workdir: Path) -> Prepared:
+    """Make splits of texts; a tokenizer is trained on the training rows alone.
+
+    Raises:
+        InputError: The tokenizer is missing or cannot encode the texts.
+    """
     column = spec.columns.text
     chosen = {
         name: loaded.splits[source].select_columns([column]).select(rows)
@@ -64,41 +98,53 @@ def texts(
     }
     settings = spec.text or TextSpec()
     preprocess = tokenizer.make(settings, list(chosen["train"][column]), workdir=workdir)
-    splits = {
-        name: Split(
-            Texts(dataset, column, preprocess),
-            division.labels_of(name),
-            groups=division.groups_of(name),
-        )
+    where = f"data.columns.text ({column!r})"
+    samples = {
+        name: Texts(dataset, column, preprocess, where=f"{where[:-1]} in {name})")
         for name, dataset in chosen.items()
     }
-    return splits, preprocess
+    splits = {
+        name: Split(one, division.labels_of(name), groups=division.groups_of(name))
+        for name, one in samples.items()
+    }
+    cut = [
+        f"{one.cut:,} of {len(one):,} in {name} ({one.cut / len(one):.1%})"
+        for name, one in samples.items()
+        if one.cut
+    ]
+    note = f"texts cut at data.text.max_length, {settings.max_length} tokens: {', '.join(cut)}"
+    hashes = {name: one.hashes for name, one in samples.items()}
+    return Prepared(splits, preprocess, hashes, (note,) if cut else ())
 
 
-def images(
-    spec: DataSpec, loaded: Loaded, division: Division
-) -> tuple[dict[str, Split], ImagePreprocess, tuple[str, ...]]:
-    """Make splits of pictures; size, channels, mean and deviation come from the training rows.
+def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
+    """Make splits of pictures: size and channels fit all rows, mean and deviation those of train.
 
-    Returns:
-        The splits, the preprocessing, and notes for the report.
+    Every picture is opened once, so that a bad one is found now and not in the middle of training.
 
     Raises:
-        InputError: A picture cannot be opened, differs in size, or has NaN.
+        InputError: A picture cannot be opened, differs in size or type, or has NaN.
     """
     settings = spec.image or ImageSpec()
     shape = _shape(settings, _pictures(spec, loaded, division, "train", None))
     size = None if settings.size else shape.size
     pictures = {name: _pictures(spec, loaded, division, name, size) for name in division.rows}
-    pixels = {name: _held(pictures[name], shape) for name in pictures}
-    measured, notes = pixels["train"], tuple[str, ...]()
+    stated = bool(settings.channels or settings.mean or settings.std)
+    try:
+        scans = _scans(pictures, shape, grey_only=not stated and shape.channels == 1)
+    except ColourError:
+        shape = _blank(shape.size, 3)
+        scans = _scans(pictures, shape, grey_only=False)
+    _check_moves(spec, shape)
+    measured = scans["train"].pixels
+    notes = _looks(scans, shape)
     if measured is None:
         measured = _sample(pictures["train"], shape)
-        notes = (f"mean and deviation measured on {len(measured)} training rows",)
+        notes.append(f"mean and deviation measured on {len(measured)} training rows")
     preprocess = _scale(settings, shape, measured, loaded.divide_by)
     splits = {
         name: Split(
-            Images(pictures[name], preprocess, pixels[name]),
+            Images(pictures[name], preprocess, scans[name].pixels),
             division.labels_of(name),
             augment=spec.augment if name == "train" else None,
             black=preprocess.black(),
@@ -106,7 +152,52 @@ def images(
         )
         for name in pictures
     }
-    return splits, preprocess, notes
+    hashes = {name: one.hashes for name, one in scans.items()}
+    return Prepared(splits, preprocess, hashes, tuple(notes))
+
+
+def _scans(
+    pictures: dict[str, Pictures], shape: ImagePreprocess, *, grey_only: bool
+) -> dict[str, Scan]:
+    """Open all pictures of all splits; every problem of every split is named."""
+    problems: list[Problem] = []
+    scans = {}
+    for name, one in pictures.items():
+        keep = len(one) * shape.channels * math.prod(shape.size) <= PIXELS_UNDER
+        with gathering(problems):
+            scans[name] = scan(one, shape, keep=keep, grey_only=grey_only)
+    types = {name: str(one.dtype) for name, one in scans.items()}
+    if not problems and len(set(types.values())) > 1:
+        given = ", ".join(f"{dtype} in {name}" for name, dtype in types.items())
+        fix = "Store all splits in one type: the pixels' scale follows from it."
+        problems.append(Problem("data (pictures)", given, "pixels of one type", fix))
+    if problems:
+        raise InputError(*problems)
+    return scans
+
+
+def _looks(scans: dict[str, Scan], shape: ImagePreprocess) -> list[str]:
+    """Note what pictures lost or how they were changed, and where splits differ."""
+    counts = {name: Counter(one.traits) for name, one in scans.items()}
+    total = sum(len(one.hashes) for one in scans.values())
+    grey = sum(one.pop(GREY, 0) for one in counts.values())
+    found = {trait: count for trait, count in sum(counts.values(), Counter[str]()).items() if count}
+    if shape.channels == 1:
+        found["in colour, converted to grey"] = total - grey
+    elif grey != total:
+        found["grey among pictures in colour"] = grey
+    return [
+        f"{count:,} of {total:,} pictures are {trait}" for trait, count in found.items() if count
+    ]
+
+
+def _check_moves(spec: DataSpec, shape: ImagePreprocess) -> None:
+    """Refuse movements that can push a picture out of its frame."""
+    augment = spec.augment
+    if augment and augment.crop + augment.shift >= min(shape.size):
+        height, width = shape.size
+        given = f"crop {augment.crop} and shift {augment.shift} for pictures of {height}x{width}"
+        raise InputError(Problem("data.augment", given, f"less than {min(shape.size)} together"))
 
 
 def _pictures(
@@ -120,20 +211,29 @@ def _pictures(
 
 
 def _shape(settings: ImageSpec, pictures: Pictures) -> ImagePreprocess:
-    """Settle size and channels; the scale comes later, when the pixels are known."""
-    size = (settings.size, settings.size) if settings.size else size_of(pictures.cell(0))
+    """Settle size, and channels by the first rows; the scale follows when all pixels are known."""
+    first = _first(pictures)
+    size = (settings.size, settings.size) if settings.size else size_of(first)
     given = settings.mean or settings.std
     channels = settings.channels or (len(given) if given else None)
     if channels is None:
-        asked = list(range(min(ASKED, len(pictures))))
-        channels = max(channels_of(cell) for cell in pictures.cells(asked))
+        channels = channels_of(first)
+    return _blank(size, channels)
+
+
+def _first(pictures: Pictures) -> Image.Image | NDArray[Any]:
+    """Return the first picture that can be opened: bad ones are named later, all at once."""
+    problems: list[Problem] = []
+    for row, stored in pictures.stored():
+        with gathering(problems):
+            return pictures.open(row, stored)
+        if len(problems) >= MOST_PROBLEMS:
+            break
+    raise InputError(*problems)
+
+
+def _blank(size: tuple[int, int], channels: int) -> ImagePreprocess:
     return ImagePreprocess(size, channels, 1.0, (0.0,) * channels, (1.0,) * channels)
-
-
-def _held(pictures: Pictures, shape: ImagePreprocess) -> Tensor | None:
-    height, width = shape.size
-    small = len(pictures) * shape.channels * height * width <= PIXELS_UNDER
-    return read_pixels(pictures, shape) if small else None
 
 
 def _sample(pictures: Pictures, shape: ImagePreprocess) -> Tensor:

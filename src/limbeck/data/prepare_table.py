@@ -9,6 +9,8 @@ import numpy as np
 
 from limbeck.data.columns import Named, read_names, read_numbers
 from limbeck.data.features import measure_numbers, measure_values
+from limbeck.data.overlap import expected_share
+from limbeck.data.prepare import Prepared
 from limbeck.data.preprocess import TablePreprocess
 from limbeck.data.samples import Rows
 from limbeck.data.split import Split
@@ -43,15 +45,10 @@ class _Cells:
         )
 
 
-def tables(
-    settings: TableSpec, loaded: Loaded, division: Division
-) -> tuple[dict[str, Split], TablePreprocess, tuple[str, ...]]:
+def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
     """Make splits of features; means, deviations and values come from the training rows alone.
 
     A column that has one value in all training rows is left out, and said in the notes.
-
-    Returns:
-        The splits, the preprocessing, and notes for the report.
 
     Raises:
         InputError: A column of numbers holds something else, one of values has more than 1000, or
@@ -60,20 +57,24 @@ def tables(
     read = _read(settings, loaded)
     cells = {name: read[source].take(rows) for name, (source, rows) in division.rows.items()}
     preprocess, constant = _measure(settings, cells["train"])
-    splits = {}
+    splits, hashes, expected = {}, {}, 0.0
     for name, (source, rows) in division.rows.items():
         shown = loaded.splits[source].select_columns(list(settings.columns)).select(rows)
         numbers = preprocess.numbers(cells[name].numbers, rows=len(rows))
         places = preprocess.places(cells[name].names, rows=len(rows))
+        samples = Rows(shown, preprocess, numbers, places)
+        hashes[name] = samples.hashes
+        if name == "train":
+            expected = expected_share(samples.cells, samples.hashes)
         splits[name] = Split(
-            Rows(shown, preprocess, numbers, places),
+            samples,
             division.labels_of(name),
             groups=division.groups_of(name),
         )
     notes = [*_inexact(cells), *_unknown(preprocess, cells)]
     if constant:
         notes.append(f"left out, since all training rows are alike in it: {', '.join(constant)}")
-    return splits, preprocess, tuple(notes)
+    return Prepared(splits, preprocess, hashes, tuple(notes), expected)
 
 
 def _inexact(cells: dict[str, _Cells]) -> Iterator[str]:

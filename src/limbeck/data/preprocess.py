@@ -3,8 +3,9 @@
 `preprocess.json` is all that somebody without limbeck needs, with numpy and PIL, or with the
 tokenizer.json beside it and the `tokenizers` library:
 
-- images: open with PIL, `convert(mode)`, `resize((size[1], size[0]), resample)` if the size is
-  another; then as float32 `(pixels / divide_by - mean) / std` for each channel, channels first;
+- images: open with PIL, `ImageOps.exif_transpose`, `convert(mode)`,
+  `resize((size[1], size[0]), resample)` if the size is another; then as float32
+  `(pixels / divide_by - mean) / std` for each channel, channels first;
 - texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` cuts and pads as in training;
 - in each, `classes` are the names of the outputs, in their order;
 - rows of a table: for each numeric column `(number - mean) / std`, 0 if it is missing, and with
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 FILE, TOKENIZER, VERSION = "preprocess.json", "tokenizer.json", 1
 CHUNK = 10_000
+ORIENTATION = 0x0112
 MOST_PROBLEMS = 20
 LARGEST_FILE = 256 * 2**20
 
@@ -48,6 +50,15 @@ Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
 Length = Annotated[int, Field(gt=0, le=LONGEST_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; return it as it is if there is none."""
+    from PIL import ImageOps
+
+    # Asked first, since PIL would copy each picture.
+    turned = picture.getexif().get(ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ class ImagePreprocess:
         """
         if isinstance(picture, np.ndarray):
             return self._array(picture)
-        picture = picture.convert("L" if self.channels == 1 else "RGB")
+        picture = upright(picture).convert("L" if self.channels == 1 else "RGB")
         array = np.asarray(self._resize(picture))
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
@@ -182,13 +193,13 @@ class TextPreprocess:
             "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
         }
 
-    def tokens(self, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
-        """Give each text's token numbers, cut but not padded."""
+    def tokens(self, texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int32], bool]]:
+        """Yield each text's token numbers, cut but not padded, and whether it was cut."""
         encoder = require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
         encoder.no_padding()
         for start in range(0, len(texts), CHUNK):
             for encoding in encoder.encode_batch_fast(list(texts[start : start + CHUNK])):
-                yield np.asarray(encoding.ids, dtype=np.int32)
+                yield np.asarray(encoding.ids, dtype=np.int32), bool(encoding.overflowing)
 
     @property
     def fingerprint(self) -> str:

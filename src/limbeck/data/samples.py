@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from limbeck.data.pictures import channels_of, traits_of
+from limbeck.errors import InputError, Problem, gathering
+
 if TYPE_CHECKING:
     import datasets
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from limbeck.data.pictures import Pictures
     from limbeck.data.preprocess import ImagePreprocess, TablePreprocess, TextPreprocess
 
 MIB = 2**20
+MOST_PROBLEMS = 10
+GREY = "grey"
 # A training step of a tiny net takes 1.5 ms: ready tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
 
@@ -35,44 +44,100 @@ class Samples(Protocol):
         ...
 
 
-def read_pixels(
-    pictures: Pictures, prepare: ImagePreprocess, rows: list[int] | None = None
-) -> Tensor:
-    """Decode pictures to one tensor `[n, c, h, w]`, uint8 or float32.
+class ColourError(Exception):
+    """A picture has colours where all before it were grey."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over all pictures of a split found.
+
+    Attributes:
+        pixels: All of them, `[n, c, h, w]`, uint8 or float32; None if they were not to be kept.
+        hashes: A hash of each picture's pixels, `[n]`.
+        traits: How many pictures are grey, have transparency, and so on.
+        dtype: The type of the pixels.
+    """
+
+    pixels: Tensor | None
+    hashes: NDArray[np.uint64]
+    traits: Counter[str]
+    dtype: np.dtype[Any]
+
+
+def scan(pictures: Pictures, prepare: ImagePreprocess, *, keep: bool, grey_only: bool) -> Scan:
+    """Open every picture of a split once: nothing about it is found out later.
 
     Args:
         pictures: The pictures.
         prepare: Their size and channels.
-        rows: Which ones; all if None.
+        keep: Whether to hold the pixels in memory.
+        grey_only: Whether a picture with colours ends the pass, since they would be lost.
 
     Raises:
-        InputError: One cannot be opened or converted, or some hold NaN or infinity.
+        InputError: Some cannot be opened or converted, or hold NaN or infinity; each is named, up
+            to ten.
+        ColourError: With `grey_only`, a picture has colours.
     """
-    pixels: np.ndarray[Any, Any] | None = None
-    count = len(pictures) if rows is None else len(rows)
-    for place, cell in enumerate(pictures.cells(rows)):
-        row = place if rows is None else rows[place]
-        try:
-            one = prepare.pixels(cell)
-        except ValueError as error:
-            raise pictures.wrong(row, str(error), f"{prepare.channels} channels") from error
-        if pixels is None:
-            pixels = np.empty((count, *one.shape), dtype=one.dtype)
-        pixels[place] = one
+    problems: list[Problem] = []
+    hashes = np.zeros(len(pictures), dtype=np.uint64)
+    traits: Counter[str] = Counter()
+    pixels: NDArray[Any] | None = None
+    for row, stored in pictures.stored():
+        with gathering(problems):
+            cell = pictures.open(row, stored)
+            if grey_only and channels_of(cell) > 1:
+                raise ColourError
+            traits.update(traits_of(cell))
+            traits[GREY] += channels_of(cell) == 1
+            one = _pixels_of(pictures, prepare, row, cell)
+            if pixels is None:
+                pixels = np.empty((len(pictures) if keep else 1, *one.shape), dtype=one.dtype)
+            _same_type(pictures, row, one.dtype, pixels.dtype)
+            pixels[row if keep else 0] = one
+            hashes[row] = hash_of(one)
+        if len(problems) >= MOST_PROBLEMS:
+            break
+    if problems:
+        raise InputError(*problems)
     if pixels is None:
         pixels = np.empty((0, prepare.channels, *prepare.size), dtype=np.uint8)
-    _refuse_nan(pictures, pixels, rows)
-    return torch.from_numpy(pixels)
+    return Scan(torch.from_numpy(pixels) if keep else None, hashes, traits, pixels.dtype)
 
 
-def _refuse_nan(pictures: Pictures, pixels: np.ndarray[Any, Any], rows: list[int] | None) -> None:
-    if pixels.dtype.kind != "f":
-        return
-    wrong = np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3)))
-    if len(wrong):
-        first = int(wrong[0]) if rows is None else rows[wrong[0]]
-        given = f"NaN or infinity in {len(wrong)} of {len(pixels)} pictures, this the first"
-        raise pictures.wrong(first, given, "finite numbers")
+def hash_of(row: NDArray[Any] | bytes) -> int:
+    """Hash a row's content: equal rows, equal numbers below 2**64."""
+    content = row if isinstance(row, bytes) else np.ascontiguousarray(row).data
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def read_pixels(pictures: Pictures, prepare: ImagePreprocess, rows: list[int]) -> Tensor:
+    """Decode some pictures to one tensor `[n, c, h, w]`, uint8 or float32.
+
+    Raises:
+        InputError: One cannot be opened or converted, or holds NaN or infinity.
+    """
+    cells = zip(rows, pictures.cells(rows), strict=True)
+    found = [_pixels_of(pictures, prepare, row, cell) for row, cell in cells]
+    return torch.from_numpy(np.stack(found))
+
+
+def _pixels_of(pictures: Pictures, prepare: ImagePreprocess, row: int, cell: Any) -> NDArray[Any]:
+    try:
+        one = prepare.pixels(cell)
+    except ValueError as error:
+        raise pictures.wrong(row, str(error), f"{prepare.channels} channels") from error
+    if one.dtype.kind == "f" and not np.isfinite(one).all():
+        raise pictures.wrong(row, "NaN or infinity", "finite numbers")
+    return one
+
+
+def _same_type(pictures: Pictures, row: int, found: Any, first: Any) -> None:
+    if found != first:
+        kinds = {"f": "floats", "u": "whole numbers"}
+        allowed = f"{kinds[first.kind]}, like the rows before"
+        fix = "Store all pictures in one type: their scale follows from it."
+        raise pictures.wrong(row, kinds[found.kind], allowed, fix)
 
 
 class Images:
@@ -81,7 +146,7 @@ class Images:
     Args:
         pictures: The pictures, for what is not held and for showing.
         prepare: How they become tensors.
-        pixels: What `read_pixels` gave, or None to decode in each batch.
+        pixels: What `scan` kept, or None to decode in each batch.
     """
 
     def __init__(self, pictures: Pictures, prepare: ImagePreprocess, pixels: Tensor | None) -> None:
@@ -123,13 +188,28 @@ class Texts:
         dataset: The rows, for showing.
         column: The column of the texts.
         prepare: How they become token numbers.
+        where: The place in the recipe, for messages.
+
+    Attributes:
+        cut: How many texts were cut at the preprocessing's `max_length`.
+        hashes: A hash of each text, case and spaces aside, `[n]`.
+
+    Raises:
+        InputError: The tokenizer fails, or has no token for a text.
     """
 
-    def __init__(self, dataset: datasets.Dataset, column: str, prepare: TextPreprocess) -> None:
+    def __init__(
+        self, dataset: datasets.Dataset, column: str, prepare: TextPreprocess, *, where: str
+    ) -> None:
         self._dataset = dataset
         self._column = column
         self._pad = prepare.pad
-        tokens = list(prepare.tokens(list(dataset[column])))
+        texts = list(dataset[column])
+        tokens, cut = _tokens(prepare, texts, where)
+        self.cut = sum(cut)
+        # Copies are copies in another case, too.
+        plain = (" ".join(text.casefold().split()) for text in texts)
+        self.hashes = np.array([hash_of(text.encode()) for text in plain], dtype=np.uint64)
         self._lengths = torch.tensor([len(text) for text in tokens], dtype=torch.int64)
         self._starts = self._lengths.cumsum(0) - self._lengths
         self._flat = torch.from_numpy(np.concatenate(tokens))
@@ -151,6 +231,22 @@ class Texts:
         return {"text": self._dataset[row][self._column]}
 
 
+def _tokens(
+    prepare: TextPreprocess, texts: list[str], where: str
+) -> tuple[list[NDArray[np.int32]], list[bool]]:
+    try:
+        found = list(prepare.tokens(texts))
+    # The library raises plain Exception, for instance if the token for unknown words is missing.
+    except Exception as error:
+        allowed = "a tokenizer that can encode every text"
+        raise InputError(Problem("data.text.tokenizer", str(error), allowed)) from error
+    empty = [row for row, (tokens, _) in enumerate(found) if not len(tokens)]
+    if empty:
+        given = f"no token in row {empty[0]}, {texts[empty[0]]!r} ({len(empty)} such rows)"
+        raise InputError(Problem(where, given, "a text with at least one token in every row"))
+    return [tokens for tokens, _ in found], [cut for _, cut in found]
+
+
 class Rows:
     """Rows of a table, held as the numbers and the places of the ones that features consist of.
 
@@ -159,6 +255,10 @@ class Rows:
         prepare: How they become features.
         numbers: What `TablePreprocess.numbers` gave.
         places: What `TablePreprocess.places` gave.
+
+    Attributes:
+        cells: Numbers that stand for each row's values, int64 `[n, columns]`.
+        hashes: A hash of each row's features, `[n]`.
     """
 
     def __init__(
@@ -168,6 +268,10 @@ class Rows:
         self._prepare = prepare
         self._numbers = numbers
         self._places = places
+        # Numbers as their bits: all that counts is whether they are equal.
+        bits = np.ascontiguousarray(numbers.numpy() + 0.0).view(np.int32)
+        self.cells = np.hstack([bits.astype(np.int64), places.numpy()])
+        self.hashes = np.array([hash_of(row) for row in self.cells], dtype=np.uint64)
 
     def __len__(self) -> int:
         return len(self._numbers)

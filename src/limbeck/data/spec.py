@@ -23,6 +23,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
 ADDED = {"table", "groups"}
+NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
+"""What changes neither rows nor tensors, or is hashed elsewhere."""
 LARGEST_SIDE = 4096
 """Height or width of pictures in pixels: a larger one fills the memory with a single batch."""
 LONGEST_TEXT = 131_072
@@ -177,6 +179,9 @@ class DataSpec(_Settings):
         groups: Columns that say to whom a row belongs, such as sex: kept beside the validation and
             test rows, for the question of fairness, whether or not a model sees them.
         augment: How training pictures are varied.
+        max_overlap: The largest share of the validation or test rows that may equal a training row
+            of the same label in its content: pixels, text or features. Equal rows that are
+            expected in a table of few values are not counted.
         limit: Use only so many rows of a split, with the classes in their proportions.
         classes: The classes' names, in the order of the labels.
         licence: The data's licence; taken from the SOURCE.txt beside the files if not given.
@@ -202,6 +207,7 @@ class DataSpec(_Settings):
     table: TableSpec | None = None
     groups: tuple[str, ...] = ()
     augment: AugmentSpec | None = None
+    max_overlap: Annotated[float, Field(ge=0, le=1)] = 0.1
     limit: dict[SplitName, Rows] = {}
     classes: tuple[str, ...] | None = None
     licence: str | None = None
@@ -235,6 +241,6 @@ class DataSpec(_Settings):
 
         Where the files lie and under which licence does not change them.
         """
-        content = self.model_dump(mode="json", exclude={"files", "licence", "augment", "name"})
+        content = self.model_dump(mode="json", exclude=NO_CONTENT)
         # Data that has neither keeps the name that it had before there were any.
         return {key: value for key, value in content.items() if key not in ADDED or value}

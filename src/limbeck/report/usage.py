@@ -10,14 +10,14 @@ import json
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 with open("preprocess.json") as file:
     prepare = json.load(file)
 session = onnxruntime.InferenceSession("model.onnx")
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
-picture = Image.open("picture.png").convert(prepare["mode"])
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert(prepare["mode"])
 height, width = prepare["size"]
 if picture.size != (width, height):
     picture = picture.resize((width, height), Image.Resampling[prepare["resample"].upper()])

@@ -1,0 +1,120 @@
+"""Rows that are equal between the splits, and rows of one content with several labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))
+NATURAL = 0.01
+"""Coincidences are called natural if chance alone makes at least this share of rows equal."""
+
+
+def check_overlap(
+    hashes: Mapping[str, NDArray[np.uint64]],
+    labels: Mapping[str, NDArray[np.int64]],
+    *,
+    largest: float,
+    expected: float = 0.0,
+) -> tuple[str, ...]:
+    """Count rows of a split that equal rows of another in their content.
+
+    A model that has seen a test row in training is not tested by it: a share of such rows with the
+    same label above `largest`, beyond the share that is expected by coincidence, is refused.
+
+    Args:
+        hashes: For each split a hash of each row.
+        labels: For each split the class of each row.
+        largest: The largest share, `data.max_overlap`.
+        expected: The share that comes about by coincidence.
+
+    Returns:
+        Notes for the report.
+
+    Raises:
+        InputError: A share is larger; each pair of splits is named.
+    """
+    problems, notes = [], []
+    for name, other in PAIRS:
+        known, mine = _known(hashes[other], labels[other]), hashes[name]
+        equal = np.isin(mine, known["row"])
+        same = np.isin(_pairs(mine, labels[name]), known)
+        if not equal.any():
+            continue
+        share = float(same.mean())
+        if share - expected > largest:
+            given = (
+                f"{int(same.sum()):,} of {len(mine):,} rows ({share:.1%}) equal a row of {other}"
+            )
+            allowed = f"at most {largest:.1%} of the rows"
+            if expected:
+                allowed += f", beyond the {expected:.1%} that are expected by coincidence"
+            fix = "Remove the equal rows, or state in data.max_overlap the share to be allowed."
+            problems.append(Problem(f"data ({name})", given, allowed, fix))
+        notes.append(
+            f"{name}: {int(equal.sum()):,} of {len(mine):,} rows ({equal.mean():.1%}) equal a row "
+            f"of {other}, {int(same.sum()):,} of them ({share:.1%} of the rows) with the same label"
+        )
+    if problems:
+        raise InputError(*problems)
+    return (*notes, *_contradictions(hashes["train"], labels["train"]))
+
+
+def _pairs(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.void]:
+    pairs = np.empty(len(hashes), dtype=[("row", np.uint64), ("label", np.int64)])
+    pairs["row"], pairs["label"] = hashes, labels
+    return pairs
+
+
+def _known(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.void]:
+    return np.unique(_pairs(hashes, labels))
+
+
+def _contradictions(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> Iterator[str]:
+    rows, counts = np.unique(_known(hashes, labels)["row"], return_counts=True)
+    count = int(np.isin(hashes, rows[counts > 1]).sum())
+    if count:
+        yield (
+            f"train: {count:,} of {len(hashes):,} rows ({count / len(hashes):.1%}) equal another "
+            "row with another label"
+        )
+
+
+def expected_share(cells: NDArray[np.int64], hashes: NDArray[np.uint64]) -> float:
+    r"""Estimate which share of a table's rows equals a training row by coincidence.
+
+    Rows of few columns with few values are equal by chance. If columns were independent, two rows
+    would be equal with the probability $p = \prod_c s_c$, where $s_c$ is that of two equal cells in
+    column c, taken over the different rows. Where this alone would make 1 % of the rows equal to
+    one of n, $1 - e^{-np} \ge 0.01$, equal rows are natural, and the share of training rows that
+    equal another training row is what is to be expected of a new row: one minus the share of rows
+    that are there once. Elsewhere equal rows are copies, and none is expected.
+
+    Args:
+        cells: The training rows, numbers that stand for their values, `[n, columns]`.
+        hashes: A hash of each row, `[n]`.
+
+    Source:
+        I. J. Good, "The population frequencies of species and the estimation of population
+        parameters", Biometrika 40 (1953).
+    """
+    _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+    different = cells[first]
+    count = len(different)
+    if count < 2:
+        return 1.0
+    chance = 1.0
+    for column in different.T:
+        sizes = np.unique(column, return_counts=True)[1].astype(np.float64)
+        chance *= float((sizes * (sizes - 1)).sum() / (count * (count - 1)))
+    if -np.expm1(-len(hashes) * chance) < NATURAL:
+        return 0.0
+    return 1.0 - float((counts == 1).sum() / len(hashes))
