@@ -10,12 +10,24 @@ from limbeck.data import wordpiece
 from limbeck.data.files import data_folder
 from limbeck.data.preprocess import TextPreprocess
 from limbeck.errors import InputError, Problem
+from limbeck.limited import LimitError, call_limited
 from limbeck.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from limbeck.data.spec import TextSpec
+
+LARGEST = 100_000_000
+# Every printable character of ASCII, accents, other scripts, an emoji, a long word, repetitions.
+PROBES = (
+    "",
+    "".join(map(chr, range(32, 127))),
+    "Ünïcödé ñandú straße, Ελληνικά, кириллица, 漢字かな, עברית, 🙂🧪\n\t\u200b",
+    "a" * 200,
+    " ".join(["the quick brown fox jumps over the lazy dog 0123456789"] * 5),
+)
+_tried: set[str] = set()
 
 PADDING_NAMES = (wordpiece.PAD, "<pad>", "<|endoftext|>")
 
@@ -32,13 +44,16 @@ def make(spec: TextSpec, texts: Sequence[str], *, workdir: Path) -> TextPreproce
         InputError: There is no such tokenizer, or it has no token for padding.
     """
     if isinstance(spec.tokenizer, str):
-        tokenizer = _find(spec.tokenizer)
+        tokenizer = _find(spec.tokenizer, texts)
     else:
         tokenizer = _trained(texts, spec.tokenizer.train.vocab_size, workdir)
     pad = _padding(tokenizer, str(spec.tokenizer))
+    if tokenizer.id_to_token(pad) is None:
+        given = f"{spec.tokenizer}: padding with token {pad}, which is not in the vocabulary"
+        raise InputError(Problem("data.text.tokenizer", given, "a padding token that it has"))
     tokenizer.enable_truncation(spec.max_length)
     tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
-    return TextPreprocess(tokenizer.to_str(), spec.max_length, pad, tokenizer.get_vocab_size())
+    return TextPreprocess(tokenizer.to_str(), spec.max_length, pad, _size(tokenizer))
 
 
 def _trained(texts: Sequence[str], vocab_size: int, workdir: Path) -> Any:
@@ -55,12 +70,21 @@ def folder_of(name: str) -> Path | None:
     return next((path for path in (Path(name), data_folder() / name) if path.is_dir()), None)
 
 
-def _find(name: str) -> Any:
+def _size(tokenizer: Any) -> int:
+    """Return how many rows an embedding needs: one more than the largest id, over any gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def _find(name: str, texts: Sequence[str]) -> Any:
     tokenizers = require("tokenizers", extra="text")
     for path in (Path(name), data_folder() / name):
         file = path / "tokenizer.json" if path.is_dir() else path
         if file.is_file():
-            return _read(tokenizers, file)
+            return _read(tokenizers, file, texts)
+        if file.exists() and not file.is_dir():
+            allowed = "a tokenizer.json of the tokenizers library"
+            given = f"{file}: not a regular file"
+            raise InputError(Problem("data.text.tokenizer", given, allowed))
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
     # The hub's client fails in many ways: no network, no such name, no tokenizer.json in it.
@@ -70,13 +94,46 @@ def _find(name: str) -> Any:
         raise InputError(Problem("data.text.tokenizer", name, allowed, fix)) from error
 
 
-def _read(tokenizers: Any, file: Path) -> Any:
-    try:
-        return tokenizers.Tokenizer.from_file(str(file))
-    # The library raises plain Exception for a file that it cannot read.
-    except Exception as error:
-        allowed = "a tokenizer.json of the tokenizers library"
-        raise InputError(Problem("data.text.tokenizer", str(file), allowed, str(error))) from error
+def _read(tokenizers: Any, file: Path, texts: Sequence[str]) -> Any:
+    """Read a tokenizer.json that a child process with limits has tried."""
+    allowed = "a tokenizer.json of the tokenizers library"
+    if file.stat().st_size > LARGEST:
+        given = f"{file}: {file.stat().st_size:,} bytes"
+        raise InputError(Problem("data.text.tokenizer", given, f"at most {LARGEST:,} bytes"))
+    key = fingerprint.of_file(file)
+    if key not in _tried:
+        samples = [*PROBES, *(str(text)[:2000] for text in texts[:64])]
+        try:
+            call_limited(lambda: _try(tokenizers, file, samples))
+        except LimitError as error:
+            given = f"{file}: {error}"
+            raise InputError(Problem("data.text.tokenizer", given, allowed)) from error
+        _tried.add(key)
+    return tokenizers.Tokenizer.from_file(str(file))
+
+
+def _try(tokenizers: Any, file: Path, texts: Sequence[str]) -> None:
+    """Tokenize some texts, and hold the ids against the vocabulary.
+
+    Raises:
+        InputError: Ids lie far beyond the number of tokens, or outside of the vocabulary.
+    """
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    rows, count = _size(tokenizer), tokenizer.get_vocab_size()
+    where = "data.text.tokenizer"
+    if count == 0 or rows > 4 * count + 100_000:
+        given = f"{file}: {count:,} tokens with ids up to {rows - 1:,}"
+        raise InputError(Problem(where, given, "ids that follow one another"))
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        if max(ids, default=0) >= rows:
+            given = f"{file}: token {max(ids):,} for a text"
+            raise InputError(Problem(where, given, f"ids below {rows:,}, the vocabulary"))
+        if len(ids) > 100 * (len(text) + 10):
+            given = f"{file}: {len(ids):,} tokens for a text of {len(text)} characters"
+            raise InputError(Problem(where, given, "at most 100 tokens per character"))
 
 
 def _padding(tokenizer: Any, name: str) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
 from limbeck.models.normal_form import as_float32, keeping_defaults, reparametrize
+from limbeck.models.size import check_size
 from limbeck.models.source import Fit, Source
 from limbeck.models.spec import SOURCES, ModelSpec, Normalization
 from limbeck.models.statement import Statement
@@ -58,6 +59,7 @@ def build(
     source: Source = SOURCES.load(spec.source)
     fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
     changes, own = _adaptation(spec, fit)
+    check_size(spec, own, source)
     with keeping_defaults():
         model = source.build(spec, own)
     said = as_float32(model)

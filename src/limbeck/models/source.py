@@ -77,6 +77,7 @@ class Source:
         check: Raises an `InputError` for a name or an argument that no data could make right;
             builds nothing.
         modules: Finds the user's own modules that the architecture's text imports, by dotted name.
+        preload: Imports what building a model needs, before a child process is forked for it.
         convert: Renames the tensors of the library's older checkpoints as the library does.
     """
 
@@ -86,4 +87,5 @@ class Source:
     states: Callable[[ModelSpec], Statement] = states_nothing
     check: Callable[[ModelSpec], None] = lambda _: None
     modules: Callable[[ModelSpec], dict[str, Path]] = lambda _: {}
+    preload: Callable[[ModelSpec], object] = lambda _: None
     convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None

@@ -138,6 +138,17 @@ def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(converted)
 
 
+def preload(_spec: ModelSpec) -> None:
+    """Import the library."""
+    require("timm", extra="vision")
+
+
 source = Source(
-    build=build, architecture=architecture, names=names, states=states, convert=convert, check=check
+    build=build,
+    architecture=architecture,
+    names=names,
+    states=states,
+    preload=preload,
+    convert=convert,
+    check=check,
 )

@@ -104,6 +104,17 @@ def convert(_model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {old.sub(r"\1\2.", name): tensor for name, tensor in tensors.items()}
 
 
+def preload(_spec: ModelSpec) -> None:
+    """Import the library."""
+    require("torchvision.models", extra="vision")
+
+
 source = Source(
-    build=build, architecture=architecture, names=names, states=states, convert=convert, check=check
+    build=build,
+    architecture=architecture,
+    names=names,
+    states=states,
+    preload=preload,
+    convert=convert,
+    check=check,
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.arguments import call, check_names
+from limbeck.models.folder import check_folder, read_config
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import (
@@ -61,6 +62,15 @@ def _classifier(config: type, fit: Fit | None = None) -> str | None:
     found = [name for name, mapping in kinds.items() if config in mapping]
     images = fit is not None and fit.channels is not None
     return (found[-1] if images else found[0]) if found else None
+
+
+def import_model(kind: Any) -> None:
+    """Import the modules that hold the classifiers of a configuration's class."""
+    transformers = require("transformers", extra="text")
+    for name in ("AutoModelForSequenceClassification", "AutoModelForImageClassification"):
+        mapping = getattr(transformers, name)._model_mapping
+        if kind in mapping:
+            _ = mapping[kind]
 
 
 def _config(spec: ModelSpec, fit: Fit) -> Any:
@@ -116,13 +126,16 @@ def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
 def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
     """Read a folder's configuration, and refuse one that does not fit the data."""
     transformers = require("transformers", extra="text")
-    if not (Path(path) / "config.json").is_file():
-        fix = f"No such file: {(Path(path) / 'config.json').absolute()}"
-        raise InputError(Problem("model.path", path, "a folder that holds config.json", fix))
-    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    content = read_config(path, transformers.CONFIG_MAPPING)
+    kind = transformers.CONFIG_MAPPING[content["model_type"]]
+    name = _classifier(kind, fit)
+    if name is None:
+        given = f"{path}: {content['model_type']}"
+        raise InputError(Problem("model.path", given, ALLOWED))
+    import_model(kind)
+    check_folder(path, content, getattr(transformers, name), kind)
+    config = kind.from_dict(content)
     problems = []
-    if _classifier(type(config)) is None:
-        problems.append(Problem("model.path", f"{path}: {config.model_type}", ALLOWED))
     has_head = not fresh and any("Classification" in name for name in config.architectures or [])
     if has_head and config.num_labels != fit.classes:
         given = f"{path}: a model for {config.num_labels} classes"
@@ -276,4 +289,14 @@ def _pixels(path: Path) -> Statement:
     )
 
 
-source = Source(build=build, architecture=architecture, names=names, states=states, check=check)
+def preload(spec: ModelSpec) -> None:
+    """Import the modules of a model type."""
+    transformers = require("transformers", extra="text")
+    kinds = transformers.CONFIG_MAPPING
+    if spec.name in kinds:
+        import_model(kinds[spec.name])
+
+
+source = Source(
+    build=build, architecture=architecture, names=names, states=states, preload=preload, check=check
+)

@@ -1,0 +1,149 @@
+"""Work on files that nobody vouches for, in a child process with a limit on time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from limbeck.errors import InputError, Problem
+
+CPU_SECONDS = 3
+WALL_SECONDS = 60.0
+"""A child that computes ends by its CPU limit; this one ends a child that waits."""
+
+MEMORY = 3 * 2**29
+"""Bytes beyond what the process holds already: 1.5 GiB."""
+
+
+class LimitError(Exception):
+    """Work in a child process exceeded its limits, or raised: the message states which.
+
+    Attributes:
+        exceeded: Whether a limit ended it, rather than an exception of its own.
+    """
+
+    def __init__(self, message: str, *, exceeded: bool = True) -> None:
+        super().__init__(message)
+        self.exceeded = exceeded
+
+
+def call_limited(
+    work: Callable[[], Any], *, seconds: int | None = None, memory: int = MEMORY
+) -> Any:
+    """Run a function in a forked child process, and return its result, which JSON must hold.
+
+    Where there is no fork (Windows), it runs in this process without limits.
+
+    Args:
+        work: The function. It must not use an accelerator.
+        seconds: The limit on CPU time; `CPU_SECONDS` if not given.
+        memory: The limit on additional address space, in bytes.
+
+    Raises:
+        LimitError: The function raised, or the limit on time or memory was exceeded.
+        InputError: The function raised it.
+
+    Example:
+        >>> call_limited(lambda: 6 * 7)
+        42
+    """
+    seconds = CPU_SECONDS if seconds is None else seconds
+    if not hasattr(os, "fork"):
+        return json.loads(json.dumps(_result(work)))["value"]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside torch's idle threads
+        child = os.fork()
+    if child == 0:
+        _be_child(work, writing, seconds, memory)
+    os.close(writing)
+    try:
+        text = _received(reading, child)
+    finally:
+        os.close(reading)
+        _, status = os.waitpid(child, 0)
+    if text is None:
+        raise LimitError(f"more than {WALL_SECONDS:.0f} s")
+    try:
+        result = json.loads(text)
+    except ValueError:
+        raise LimitError(_ended(status, seconds, memory)) from None
+    if "problems" in result:
+        raise InputError(*(Problem(*one) for one in result["problems"]))
+    if "error" in result:
+        raise LimitError(result["error"], exceeded=result["exceeded"])
+    return result["value"]
+
+
+def _received(reading: int, child: int) -> bytes | None:
+    """Read until the child ends; None if that takes too long."""
+    parts: list[bytes] = []
+    end = time.monotonic() + WALL_SECONDS
+    while True:
+        ready, _, _ = select.select([reading], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+            return None
+        part = os.read(reading, 65536)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+def _ended(status: int, seconds: int, memory: int) -> str:
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    if number in {signal.SIGXCPU, signal.SIGKILL}:
+        return f"more than {seconds} s of computing"
+    if number in {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS}:
+        return f"more than {memory / 2**30:.1f} GiB of memory, or a crash of the library"
+    return "the library ended the process"
+
+
+def _be_child(work: Callable[[], Any], writing: int, seconds: int, memory: int) -> None:
+    """Run the work within the limits, write what came of it, and end without any clean-up."""
+    import faulthandler
+    import resource
+
+    try:
+        faulthandler.disable()  # what ends this process is told to the parent
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        spent = int(used.ru_utime + used.ru_stime)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, spent + seconds + 1))
+        if sys.platform.startswith("linux"):
+            with open("/proc/self/statm") as statm:
+                held = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))
+        content = json.dumps(_result(work, memory)).encode()
+        while content:
+            content = content[os.write(writing, content) :]
+    finally:
+        os._exit(0)
+
+
+def _result(work: Callable[[], Any], memory: int = MEMORY) -> dict[str, Any]:
+    try:
+        return {"value": work()}
+    except InputError as error:
+        return {"problems": [[p.where, str(p.given), p.allowed, p.fix] for p in error.problems]}
+    except MemoryError:
+        return {"error": f"more than {memory / 2**30:.1f} GiB of memory", "exceeded": True}
+    # A panic of a library in Rust is no Exception.
+    except BaseException as error:
+        if sys.platform == "win32":
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        large = "memory" in first or "allocate" in first
+        return {"error": f"{type(error).__name__}: {first[:300]}", "exceeded": large}
