@@ -91,6 +91,7 @@ def test_the_card_says_how_to_use_it_alone(folder, tmp_path):
         [sys.executable, "-c", script], cwd=student, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    features = load(student)([row])
+    prepare = load(student)
+    features = prepare([row])
     logits = OnnxPredictor(student / "model.onnx").predict(features)["logits"]
-    assert done.stdout.splitlines()[0] == f"class {logits.argmax()}"
+    assert done.stdout.splitlines()[0] == f"class {prepare.classes[logits.argmax()]}"
