@@ -138,3 +138,33 @@ def test_a_cut_in_another_order_is_found():
         left = cut_and_trace(trial, lambda: cut(trial, places))  # noqa: B023
         wrong = departs_from_masked(net, change, left, made.work)
         assert (wrong == "") == right, wrong
+
+
+class Recurrence(nn.Module):
+    """A convolutional recurrence with gates, whose channels go in a circle."""
+
+    def __init__(self, non_local: bool) -> None:
+        super().__init__()
+        self.non_local = non_local
+        self.into, self.again = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.hidden, self.head = nn.Linear(8 * 16, 12), nn.Linear(12, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        state = torch.zeros(len(image), 8, 4, 4).to(image)
+        for _ in range(12):
+            one, other = (self.into(image) + self.again(state)).chunk(2, 1)
+            if self.non_local:
+                places = one.flatten(2)
+                one = (places @ (places.mT @ places).softmax(-1)).view_as(one)
+            state = torch.sigmoid(one) * torch.tanh(other) + state
+        return self.head(torch.relu(self.hidden(state.flatten(1))))
+
+
+@pytest.mark.parametrize("non_local", [False, True])
+def test_what_goes_in_a_circle_is_left_in_bounded_time(non_local, monkeypatch):
+    monkeypatch.setattr("limbeck.compress.structure.channels.STEPS", 1_000)
+    torch.manual_seed(0)
+    net = Recurrence(non_local)
+    changed = check_cut(net, ratio=0.5)
+    assert net.hidden.out_features == 6
+    assert any("left: into" in note and "come to an end" in note for note in changed.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,82 @@ WHOLE = {nn.RNNBase: "recurrent", nn.MultiheadAttention: "attention in one piece
 
 PRODUCTS = ("bmmbackward", "scaleddotproduct")
 """How autograd calls products of activations, as the backward functions that it records."""
+
+
+STEPS = 6_000
+"""Dependencies that Torch-Pruning may follow for one layer; DenseNet-121 takes 900."""
+
+ALL_STEPS = 300_000
+"""Dependencies that it may follow for a model; beyond them, the layers that remain are left."""
+
+
+class EffortError(Exception):
+    """Torch-Pruning follows dependencies without coming to an end."""
+
+
+class Effort:
+    """Bounds the time that Torch-Pruning takes to find what is tied.
+
+    Where channels go in a circle and come back as others (through a reshape, or a split inside of a
+    recurrence), it follows them for ever, with more and more places.
+
+    Args:
+        model: Its largest axis bounds how many places a layer can have.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._most = 2 * max((max(one.shape, default=1) for one in model.parameters()), default=1)
+        self._steps = self._all = 0
+
+    def begin(self) -> None:
+        """Begin with another layer."""
+        self._steps = 0
+
+    def limit(self, nodes: Iterable[Any]) -> None:
+        """Count from now on what is followed in a graph."""
+        for node in nodes:
+            for dependency in node.dependencies:
+                dependency.is_triggered_by = self._counted(dependency.is_triggered_by)
+                dependency.index_mapping = _Mappings(dependency.index_mapping, self)
+
+    def spend(self, places: int = 0) -> None:
+        """Count one step.
+
+        Raises:
+            EffortError: There were too many, or there are more places than a layer can have.
+        """
+        self._steps += 1
+        self._all += 1
+        if self._steps > STEPS or self._all > ALL_STEPS or places > self._most:
+            raise EffortError(
+                "Torch-Pruning does not come to an end with them: they go in a circle, and come "
+                "back in other places"
+            )
+
+    def _counted(self, triggered: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        def counted(handler: Any) -> bool:
+            self.spend()
+            return triggered(handler)
+
+        return counted
+
+
+class _Mappings(list[Any]):
+    """The mappings of a dependency, each of which counts what it is given."""
+
+    def __init__(self, mappings: Iterable[Any], effort: Effort) -> None:
+        super().__init__(mappings)
+        self._effort = effort
+
+    def __iter__(self) -> Iterator[Any]:
+        return (one and self._counted(one) for one in super().__iter__())
+
+    def _counted(self, mapping: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def counted(places: Any) -> Any:
+            self._effort.spend(len(places))
+            return mapping(places)
+
+        return counted
 
 
 @dataclass(frozen=True)
@@ -105,6 +181,7 @@ class Channels:
         self._pruning = require("torch_pruning", extra="prune")
         self._model = model
         self._answers: list[Tensor] = []
+        self._effort = Effort(self._model)
         self._graph = self._trace(work)
         self._places: dict[str, list[int]] = {}
         self._single: dict[str, Tied] = {}
@@ -129,6 +206,7 @@ class Channels:
             gone = {part + block * tied.parts for part in some for block in range(tied.blocks)}
             now = [place for place, channel in enumerate(left) if channel in gone]
             if now:
+                self._effort.begin()
                 root = tied.group[0].dep
                 self._cut(self._graph.get_pruning_group(root.layer, root.handler, now))
                 self._places[path] = [channel for channel in left if channel not in gone]
@@ -162,9 +240,9 @@ class Channels:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             try:
-                return graph.build_dependency(
-                    self._model, samples, forward_fn=forward, verbose=False
-                )
+                graph.build_dependency(self._model, samples, forward_fn=forward, verbose=False)
+                self._effort.limit(graph.module2node.values())
+                return graph
             except Exception as error:  # it cannot follow every model, and fails in many ways
                 raise CompressError(
                     f"Torch-Pruning cannot follow the model ({type(error).__name__}: {error})"
@@ -173,8 +251,11 @@ class Channels:
     def _of(self, path: str, layer: nn.Module) -> Tied:
         pruner = self._graph.get_pruner_of_module(layer)
         channels = pruner.get_out_channels(layer)
+        self._effort.begin()
         try:
             group = self._graph.get_pruning_group(layer, pruner.prune_out_channels, range(channels))
+        except EffortError as error:
+            return Tied(path, (path,), channels, 1, None, str(error))
         except Exception as error:  # it cannot follow every operator, and fails in many ways
             why_not = f"Torch-Pruning cannot follow them ({type(error).__name__}: {error})"
             return Tied(path, (path,), channels, 1, None, why_not)
