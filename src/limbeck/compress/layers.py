@@ -28,7 +28,7 @@ def chosen(
         skip: Paths or patterns of layers to leave alone.
 
     Raises:
-        InputError: A path or pattern names none of the layers.
+        InputError: A path or pattern names none of the layers, or a weight is recomputed by a hook.
 
     Example:
         >>> from torch import nn
@@ -40,14 +40,60 @@ def chosen(
         ...
         limbeck.errors.InputError: layers: got '1'; allowed: 0, 2...
     """
+    check_no_hooked_weights(model)
     fitting = {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
     wanted = set(fitting) if layers is None else _named(fitting, layers, where="layers")
     left = _named(fitting, skip, where="skip")
     return {path: module for path, module in fitting.items() if path in wanted - left}
 
 
-def sharing(model: nn.Module) -> set[str]:
+def check_no_hooked_weights(model: nn.Module) -> None:
+    """Check that no weight is recomputed by a hook before each forward pass.
+
+    torch's old `weight_norm` and `spectral_norm` do so: what is done to the weight would be undone,
+    and such a module cannot be copied.
+
+    Raises:
+        InputError: Some are; they are named.
+
+    Example:
+        >>> from torch import nn
+        >>> check_no_hooked_weights(nn.utils.spectral_norm(nn.Linear(2, 2)))
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: model: got weights recomputed by a hook: weight...
+    """
+    hooked = [
+        ".".join(filter(None, (path, name)))
+        for path, module in model.named_modules()
+        for name in _hooked(module)
+    ]
+    if hooked:
+        fix = (
+            "Use torch.nn.utils.parametrizations (weight_norm, spectral_norm) in the model, or "
+            "remove the norm (torch.nn.utils.remove_weight_norm) and keep the plain weight."
+        )
+        given = f"weights recomputed by a hook: {', '.join(hooked)}"
+        raise InputError(Problem("model", given, "weights that are parameters", fix))
+
+
+def _hooked(module: nn.Module) -> list[str]:
+    """Return the names that the old norms hook on a module."""
+    names = {
+        name.removesuffix(suffix)
+        for name in module._parameters
+        for suffix in ("_g", "_v", "_orig")
+        if name.endswith(suffix)
+    }
+    return sorted(name for name in names if name in vars(module) and name not in module._parameters)
+
+
+def sharing(model: nn.Module, *, two_names: bool = True) -> set[str]:
     """Find the layers, by path, with a parameter that stands at another path too.
+
+    Args:
+        model: Where to look.
+        two_names: Whether one module under two names counts.
 
     Example:
         >>> from torch import nn
@@ -58,9 +104,12 @@ def sharing(model: nn.Module) -> set[str]:
         ['0', '2']
     """
     named = list(model.named_parameters(remove_duplicate=False))
+    if not two_names:
+        first = {path for path, _ in model.named_modules()}
+        named = [pair for pair in named if pair[0].rpartition(".")[0] in first]
     count = Counter(id(parameter) for _, parameter in named)
     owners = {name.rpartition(".")[0] for name, parameter in named if count[id(parameter)] > 1}
-    return {owner.removesuffix(".parametrizations.weight") for owner in owners}
+    return {owner.partition(".parametrizations.")[0] for owner in owners}
 
 
 def _named(fitting: dict[str, nn.Module], patterns: Iterable[str], *, where: str) -> set[str]:

@@ -162,7 +162,10 @@ class Svd(Method):
             layers = chosen(model, kinds, named, self.skip)
         except InputError as error:
             wheres = {"layers": "layers" if self.layers else "rank", "skip": "skip"}
-            problems = [replace(found, where=wheres[found.where]) for found in error.problems]
+            problems = [
+                replace(found, where=wheres.get(found.where, found.where))
+                for found in error.problems
+            ]
             raise InputError(*problems) from error
         return plan(
             model,

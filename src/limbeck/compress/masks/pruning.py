@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from limbeck.compress.change import Changed, CompressError
 from limbeck.compress.changes.masks import Mask, apply, clear, mask_of, settle
-from limbeck.compress.layers import chosen
+from limbeck.compress.layers import chosen, sharing
 from limbeck.compress.masks.held import KINDS, masked_weights, sparsity_of, weights_of
 from limbeck.compress.masks.ranking import count_of, smallest
 from limbeck.errors import InputError, Problem
@@ -43,11 +43,13 @@ Names: TypeAlias = Mapping[str, list[str]]
 
 
 def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]) -> Names:
-    """Give the names of the weights to mask, of each layer by path.
+    """Return the names of the weights to mask, of each layer by path.
+
+    Layers that share a weight with another are left out, unless they are asked for by name.
 
     Raises:
         InputError: A pattern names no layer that has such weights, or one whose weight is computed
-            from several tensors.
+            from several tensors or is another layer's too.
         CompressError: The model has no such layer.
 
     Example:
@@ -59,7 +61,12 @@ def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]
     if not found:
         kinds_said = ", ".join(kind.__name__ for kind in kinds)
         raise CompressError(f"nothing can be pruned: the model has no layer of {kinds_said}.")
-    names = {path: weights_of(layer) for path, layer in found.items()}
+    shared = sharing(model, two_names=False) & found.keys()
+    if shared and (layers is not None or shared == found.keys()):
+        allowed = "layers whose weights no other layer has"
+        fix = "A mask on one would not hold on the other: skip them, or untie the weights."
+        raise InputError(Problem("layers", sorted(shared), allowed, fix))
+    names = {path: weights_of(layer) for path, layer in found.items() if path not in shared}
     composed = [path for path, of_layer in names.items() if _composed(found[path], of_layer)]
     if composed:
         fix = "Skip them, or remove that parametrization first."
@@ -167,7 +174,19 @@ def told(model: nn.Module, names: Names, *, by: str) -> Changed:
     what = (
         f"{zeros:,} of {total:,} weights in {len(names)} layers masked ({zeros / total:.2%}) {by}"
     )
+    notes += _left(model, names)
     return Changed({"kind": "masks", "layers": dict(names)}, what, tuple(notes))
+
+
+def _left(model: nn.Module, names: Names) -> list[str]:
+    """Return a note on the layers that are left because they share a weight."""
+    kinds = (*KINDS, nn.Embedding)
+    left = [
+        path
+        for path in sorted(sharing(model, two_names=False) - names.keys())
+        if isinstance(model.get_submodule(path), kinds)
+    ]
+    return [f"left: {', '.join(left)} (another layer shares the weight)"] if left else []
 
 
 def grown(model: nn.Module, names: Names, growth: Mapping[str, Any], *, what: str) -> Changed:
@@ -176,7 +195,7 @@ def grown(model: nn.Module, names: Names, growth: Mapping[str, Any], *, what: st
     total = _counts(model, names)[1]
     change = {"kind": "masks", "layers": dict(names), "growth": dict(growth)}
     said = f"{what} of {total:,} weights in {len(names)} layers, in the training that follows"
-    return Changed(change, said)
+    return Changed(change, said, tuple(_left(model, names)))
 
 
 def score_of(weight: ParametrizationList, score: Callable[[Tensor], Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compress.changes import drop
+from limbeck.compress.layers import check_no_hooked_weights
 from limbeck.compress.method import Work
 from limbeck.compress.structure.resize import answer
 from limbeck.errors import InputError, Problem, did_you_mean
@@ -29,6 +30,7 @@ def candidates(model: nn.Module, work: Work) -> list[str]:
     Returns:
         Paths in the order of the model; an entry's own entries come after it.
     """
+    check_no_hooked_weights(model)
     entries = {
         f"{path}.{name}" if path else name: entry
         for path, holder in model.named_modules()

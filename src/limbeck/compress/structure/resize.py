@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from limbeck.compress.calls import first_batch, passage
 from limbeck.compress.change import Change, CompressError
 from limbeck.compress.changes import reshape
+from limbeck.compress.layers import check_no_hooked_weights
 from limbeck.compress.method import Work
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.flops import evaluating, parameters
@@ -110,6 +111,7 @@ def spare(model: nn.Module) -> nn.Module:
     Raises:
         InputError: Weights have masks or are otherwise computed, so that they cannot be cut.
     """
+    check_no_hooked_weights(model)
     computed = [path for path, part in model.named_modules() if parametrize.is_parametrized(part)]
     if computed:
         given = f"masked or quantised {', '.join(computed)}"
