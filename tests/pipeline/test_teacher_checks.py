@@ -21,7 +21,7 @@ from limbeck.export.predictor import Answers
 from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.candidate import Artefact, Candidate, Record
 from limbeck.pipeline.rehearsal import rehearse
-from limbeck.pipeline.runner import _Run
+from limbeck.pipeline.runner import Work
 from limbeck.pipeline.teacher_checks import chance_notes, check_teacher, weak_teacher
 from limbeck.pipeline.validate import validate
 from limbeck.pipeline.watch import Unwatched
@@ -85,13 +85,13 @@ def unsteady(classes, channels):
 
 
 @pytest.fixture
-def work(tmp_path: Path, accelerator: Accelerator) -> Callable[..., _Run]:
+def work(tmp_path: Path, accelerator: Accelerator) -> Callable[..., Work]:
     """Prepare a run of the digits with some teacher and stages."""
     (tmp_path / "nets.py").write_text(NETS)
 
-    def make(teacher: Any, stages: Sequence[Any] = LOADED, **more: Any) -> _Run:
+    def make(teacher: Any, stages: Sequence[Any] = LOADED, **more: Any) -> Work:
         recipe = validate({**DIGITS, "teacher": teacher, "stages": stages, **more})
-        return _Run(recipe, tmp_path / "run", accelerator, Unwatched(), False)
+        return Work(recipe, tmp_path / "run", accelerator, Unwatched(), False)
 
     return make
 
@@ -100,7 +100,7 @@ def mine(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
     return {"source": "python", "name": f"{tmp_path}/nets.py:{name}", **more}
 
 
-def refused(work: _Run) -> str:
+def refused(work: Work) -> str:
     with pytest.raises(InputError) as error:
         rehearse(work._context(0))
     return str(error.value)
@@ -166,6 +166,28 @@ def test_a_body_without_a_head_is_refused_unless_it_is_trained(work, tmp_path) -
     assert "without a trained head" in said
     assert "classifier.bias, classifier.weight" in said
     rehearse(work(teacher, [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0))
+
+
+def test_a_head_that_is_stated_to_be_fresh_has_to_be_trained(work, tmp_path) -> None:
+    from limbeck.models.build import build
+    from limbeck.models.spec import ModelSpec
+
+    net = {"source": "limbeck", "name": "digits_cnn", "width": 2}
+    save_file(
+        build(ModelSpec(**net), classes=7, channels=1).state_dict(), tmp_path / "w.safetensors"
+    )
+    loading = {"weights": str(tmp_path / "w.safetensors"), "loading": {"head": "fresh"}}
+    teacher = {**net, **loading, "normalization": "data"}
+    assert "without a trained head" in refused(work(teacher))
+    rehearse(work(teacher, [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0))
+
+
+def test_timm_without_the_head_of_its_weights_is_noticed() -> None:
+    timm = pytest.importorskip("timm")
+    from limbeck.models.sources.timm import _head_names
+
+    config = timm.get_pretrained_cfg("deit_tiny_distilled_patch16_224").to_dict()
+    assert _head_names(config) == ("head.weight", "head_dist.weight")
 
 
 def test_every_problem_is_told_at_once(work, tmp_path) -> None:
@@ -297,7 +319,7 @@ CIFAR = {
     "data": {
         "source": "parquet",
         "files": {"train": "cifar10/test.parquet"},
-        "limit": {"train": 50, "validation": 1000, "test": 10},
+        "limit": {"train": 50, "validation": 400, "test": 10},
         "classes": CLASSES,
     },
     "student": {"source": "limbeck", "name": "resnet20"},
@@ -313,7 +335,7 @@ def test_a_real_teacher_with_its_own_and_with_other_pixels(work) -> None:
     context = own._context(0)
     spec = context.recipe.teachers[0]
     measured = context.validate(context.build(spec, seed=0))["accuracy"]
-    assert measured > 0.9
+    assert measured > 0.88
     plain = own._context(0)
     other = context.build(spec.model_copy(update={"normalization": "data"}), seed=0)
     assert plain.validate(other)["accuracy"] != measured

@@ -87,7 +87,7 @@ class Rehearsal:
             check_copies(model)
         except InputError as error:
             raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
-        _has_a_head(context, model, where)
+        _has_a_head(context, spec, model, where)
         for note in notes:
             context.watch.say(f"{where}: {note}")
         _answers(context, model, where)
@@ -199,14 +199,16 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         raise InputError(Problem(where, given, classes, "Change the model, or `data.classes`."))
 
 
-def _has_a_head(context: Context, model: nn.Module, where: str) -> None:
+def _has_a_head(context: Context, spec: ModelSpec, model: nn.Module, where: str) -> None:
     """Refuse a teacher with freshly initialised parameters, unless it is trained in the recipe."""
-    fresh = getattr(model, "fresh_parameters", ())
+    fresh = getattr(model, "fresh_parameters", ()) or spec.loading.skip
+    if spec.loading.head == "fresh":
+        fresh = (*fresh, "the head (loading.head: fresh)")
     if not fresh or where == "student" or trains_teacher(context.recipe):
         return
     shown = ", ".join(fresh[:8]) + (", ..." if len(fresh) > 8 else "")
-    given = f"a model without a trained head: its folder has nothing for {shown}"
-    fix = "Train it by a `teach` stage, or give a folder whose model classifies."
+    given = f"a model without a trained head: its weights have nothing for {shown}"
+    fix = "Train it by a `teach` stage, or give weights of a model that classifies."
     raise InputError(Problem(where, given, "a teacher with all of its weights", fix))
 
 

@@ -145,7 +145,8 @@ class _Comparison:
 
     def class_names(self) -> tuple[str, ...] | None:
         """Compare class names; return the model's if its logits must be mapped."""
-        own, theirs = self.spec.class_names or self.found.class_names, self.data.classes
+        theirs, fresh = self.data.classes, self.spec.loading.head == "fresh"
+        own = self.spec.class_names or (None if fresh else self.found.class_names)
         if own is None:
             if not self.trained:
                 self.note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,19 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     check(spec)
     timm = require("timm", extra="vision")
     arguments = {"model_name": spec.name, **_arguments(spec, fit)}
-    model: nn.Module = call(timm.create_model, arguments, where=f"model ({spec.name})")
-    return model
+    model: Any = call(timm.create_model, arguments, where=f"model ({spec.name})")
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if spec.arguments.get("pretrained") and config.get("num_classes") != fit.classes:
+        # timm drops the head of its weights where the number of classes is another.
+        model.fresh_parameters = _head_names(config)
+    made: nn.Module = model
+    return made
+
+
+def _head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+    heads = config.get("classifier") or "classifier"
+    names = heads if isinstance(heads, list | tuple) else [heads]
+    return tuple(f"{name}.weight" for name in names)
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
