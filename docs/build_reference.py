@@ -47,7 +47,7 @@ TAKES = {"Recipe.teacher": "mapping or list of mappings"}
 def reference() -> str:
     """Write every table."""
     from limbeck.data import spec as data
-    from limbeck.models.spec import Expect, ModelSpec, Normalization
+    from limbeck.models.spec import Expect, Loading, ModelSpec, Normalization
     from limbeck.pipeline.compression import Compression, Recover
     from limbeck.pipeline.recipe import Budget, Recipe
     from limbeck.pipeline.stages import STAGES
@@ -66,6 +66,7 @@ def reference() -> str:
         parts += [f"#### data.{name}", _table(model)]
     parts += ["### teacher and student", _table(ModelSpec)]
     parts += ["Any other key is an argument of the model: `width: 64`.", _model_names()]
+    parts += ["#### teacher.loading", _table(Loading)]
     parts += ["#### teacher.expect", _table(Expect)]
     parts += ["#### teacher.normalization", _table(Normalization)]
     parts += ["### budget", _table(Budget), "### stages", "A stage is `- name: {settings}`."]
@@ -193,8 +194,26 @@ def _model_names() -> str:
     return (
         f"Names of `limbeck`: {known}. `timm`, `torchvision` and `transformers` know their own; "
         "`python` takes `file.py:function` or `package.module:function`, which is given `classes`, "
-        "`channels` and `vocab_size` as far as it takes them."
+        "`channels` and `vocab_size` as far as it takes them.\n\n" + _net_arguments()
     )
+
+
+def _net_arguments() -> str:
+    """Write what each net of limbeck takes, from its signature and docstring."""
+    import importlib
+
+    from limbeck.models.arguments import OURS
+    from limbeck.models.sources.limbeck import file_of_net, names
+
+    rows = ["| net | argument | default | meaning |", "|-|-|-|-|"]
+    for name in names():
+        module = importlib.import_module(f"limbeck.models.nets.{file_of_net(name).stem}")
+        builder = getattr(module, name)
+        described = dict(re.findall(r"^\s{4,8}(\w+): (.+)$", inspect.getdoc(builder) or "", re.M))
+        for key, parameter in inspect.signature(builder).parameters.items():
+            if key not in OURS:
+                rows.append(f"| `{name}` | `{key}` | `{parameter.default}` | {described[key]} |")
+    return "\n".join(rows)
 
 
 def _objective() -> str:

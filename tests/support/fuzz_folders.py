@@ -61,6 +61,8 @@ def mutate(folder: Path, draw: random.Random) -> str:
     file = folder / draw.choice(
         ["config.json"] * 5 + ["tokenizer.json"] * 5 + ["model.safetensors"] * 2
     )
+    if not file.is_file():  # a mutation before this one put a device or nothing in its place
+        return f"{file.name}: no file any more"
     kind = draw.choice(["value", "value", "value", "key", "bytes", "cut", "file"])
     if kind == "file":
         return f"{file.name}: {_replace_file(file, draw)}"

@@ -39,7 +39,8 @@ def names() -> list[str]:
     return sorted(_files())
 
 
-def _file(name: str) -> Path:
+def file_of_net(name: str) -> Path:
+    """Return the file that holds a net."""
     if name not in _files():
         raise InputError(
             Problem("model.name", name, ", ".join(names()), did_you_mean(name, names()))
@@ -53,7 +54,7 @@ def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
 
 
 def _builder(name: str) -> Callable[..., Any]:
-    module = importlib.import_module(f"limbeck.models.nets.{_file(name).stem}")
+    module = importlib.import_module(f"limbeck.models.nets.{file_of_net(name).stem}")
     builder: Callable[..., Any] = getattr(module, name)
     return builder
 
@@ -77,7 +78,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
     """Write the net's own file, with `build()` at its end."""
-    text = _file(spec.name).read_text(encoding="utf-8")
+    text = file_of_net(spec.name).read_text(encoding="utf-8")
     return with_build(text, spec.name, _arguments(spec, fit))
 
 
