@@ -365,3 +365,58 @@ def test_a_picture_that_a_table_names_by_its_path_counts_as_content(tmp_path):
     assert load(spec, workdir=tmp_path).facts.fingerprint == before
     Image.new("L", (4, 4), 255).save(tmp_path / "7.png")
     assert load(spec, workdir=tmp_path).facts.fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"train": "pets/train"}, "pets"),
+        ({"train": "pets/train", "test": "pets/test"}, "pets"),
+        ({"train": "pets/train/*"}, "pets"),
+        ({"train": "birds/Data/Training"}, "birds"),
+        ({"train": "owls"}, "owls"),
+    ],
+)
+def test_data_is_called_after_its_folder_and_not_after_a_split(
+    tmp_path: Path, read: Read, png: Png, files: dict[str, str], name: str
+) -> None:
+    for folder in ("pets/train", "pets/test", "birds/Data/Training", "owls"):
+        for label in ("a", "b"):
+            (tmp_path / folder / label).mkdir(parents=True)
+            for row in range(10):
+                (tmp_path / folder / label / f"{row}.png").write_bytes(png(row))
+    assert read(source="imagefolder", files=files).facts.name == name
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("return [np.zeros((4, 4)), np.zeros((5, 5))], [0, 1]", "rows of one shape"),
+        ("return np.zeros((4, 4, 4)), np.eye(4)", "labels of shape \\(4, 4\\)"),
+        ("return 3.0, [0]", "inputs of shape \\(\\)"),
+        ("return [['a', 'b']] * 4, [0, 1] * 2", "a column for each feature"),
+        ("return ['a', 3, None], [0, 1, 0]", "texts or numbers of one type"),
+        ("return np.zeros((2, 4, 4)), [{}, []]", "texts or numbers of one type|labels"),
+        ("return {1: (np.zeros((2, 4, 4)), [0, 1])}", "train, and validation"),
+        ("raise SystemError('mine')", "SystemError: mine"),
+    ],
+)
+def test_what_a_function_may_not_return(tmp_path: Path, read: Read, code: str, said: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"import numpy as np\ndef make():\n    {code}\n")
+    with pytest.raises(InputError, match=said):
+        read(source="python", name=f"{file}:make")
+
+
+def test_tensors_and_column_vectors_of_labels(tmp_path: Path, read: Read) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\n"
+        "def make():\n"
+        "    pictures = torch.rand(40, 3, 4, 4, requires_grad=True)\n"
+        "    return pictures, torch.arange(40)[:, None] % 2\n"
+    )
+    data = read(source="python", name=f"{file}:make")
+    assert next(data.train.batches(2))["image"].shape == (2, 3, 4, 4)
+    assert data.classes == ("0", "1")
+    assert data.facts.name == "mine.py:make"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -136,3 +137,42 @@ def test_texts_are_known_by_their_column(texts: Data, read: Read) -> None:
     data = read(source="parquet", files={"train": "a.parquet"})
     assert data.preprocess.kind == "text"
     assert data.train.raw(0)["text"] in TEXTS
+
+
+def _tokenizer(folder: Path, vocabulary: dict[str, int], **model: Any) -> str:
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]", **model},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return str(folder / "tokenizer.json")
+
+
+def test_texts_that_are_cut_are_counted_once(tmp_path: Path, read: Any) -> None:
+    rows = {"text": ["a b a b a b"] * 10 + ["a b"] * 30, "label": [0, 1] * 20}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    files = {"train": "a.parquet", "validation": "a.parquet", "test": "a.parquet"}
+    name = _tokenizer(tmp_path, {"[PAD]": 0, "[UNK]": 1, "a": 2, "b": 3})
+    text = {"tokenizer": name, "max_length": 5}
+    notes = read(source="parquet", files=files, text=text).facts.notes
+    (note,) = [note for note in notes if "cut" in note]
+    assert "max_length, 5 tokens: 10 of 40 in train (25.0%), 10 of 40 in validation" in note
+    longer = {"tokenizer": name, "max_length": 6}
+    notes = read(source="parquet", files=files, text=longer).facts.notes
+    assert not [note for note in notes if "cut" in note]
+
+
+def test_tokenizers_that_fail_on_the_texts(tmp_path: Path, read: Any) -> None:
+    rows = {"text": ["a b", "c"] * 20, "label": [0, 1] * 20}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    settings = {"source": "parquet", "files": {"train": "a.parquet"}}
+    for vocabulary, said in (
+        ({"[PAD]": 0, "a": 1}, "unk|UNK"),
+        ({"[PAD]": 0, "[UNK]": 1, "a": 10**9}, "ids that follow one another"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read(**settings, text={"tokenizer": _tokenizer(tmp_path, vocabulary)})
+    gap = _tokenizer(tmp_path, {"[PAD]": 0, "[UNK]": 1, "a": 90})
+    assert read(**settings, text={"tokenizer": gap}).preprocess.vocab_size == 91

@@ -158,6 +158,13 @@ def test_the_python_of_a_page_runs(page, root, alone, blocks_of):
         session.follow(block)
 
 
+def test_the_page_on_data_is_true(root, alone, blocks_of):
+    page = root / "docs" / "data.md"
+    session = Session(page, alone)
+    for block in blocks_of(page):
+        session.follow(block)
+
+
 def test_the_readmes_recipe_is_one(root, alone, blocks_of):
     from limbeck.pipeline.resolve import resolve
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import fingerprint
+from limbeck.data.files import data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from limbeck.data.spec import DataSpec
 
 CHUNK = 10_000
+OF_A_SPLIT = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "data", "images")
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,19 @@ class Facts:
 
 
 def name_of(spec: DataSpec, loaded: Loaded) -> str:
-    """Give the data's name: as the recipe has it, else that of the folder it lies in."""
+    """Return the data's name: as the recipe has it, else that of the folder it lies in.
+
+    A folder that is called after a split, such as `pets/train`, is no name: its parent is.
+    """
     if spec.name:
-        return spec.name
-    path = loaded.files["train"][0]
-    return (path.parent if path.is_file() else path).resolve().name
+        # A place on this machine is no name either.
+        place = Path(spec.name)
+        return place.name if place.is_absolute() or place.is_dir() else spec.name
+    paths = [path.absolute() for path in loaded.files["train"]]
+    folder = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
+    while folder.name.lower() in OF_A_SPLIT and folder != data_folder().absolute():
+        folder = folder.parent
+    return folder.resolve().name
 
 
 def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> str:

@@ -25,20 +25,56 @@ def from_arrays(
         InputError: The shapes are others, or there are not as many labels as inputs.
     """
     import datasets
-    import numpy as np
+    import pyarrow  # type: ignore[import-untyped]
 
-    array, targets = np.asarray(inputs), np.asarray(labels)
-    if len(array) != len(targets):
-        given = f"{len(array)} inputs, {len(targets)} labels"
+    array, targets = _array(inputs, where, "inputs"), _array(labels, where, "labels")
+    if array.ndim == 0 or targets.ndim == 0 or len(array) != len(targets):
+        shapes = f"inputs of shape {array.shape}, labels of shape {targets.shape}"
+        counted = array.ndim and targets.ndim
+        given = f"{len(array)} inputs, {len(targets)} labels" if counted else shapes
         raise InputError(Problem(where, given, "as many labels as inputs"))
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.ndim != 1:
+        fix = "Data with several labels a row (multi-label) is not supported."
+        given = f"labels of shape {targets.shape}"
+        raise InputError(Problem(where, given, "one label for each input", fix))
     label = datasets.ClassLabel(names=names) if names else None
-    if array.dtype.kind in "UO":
+    if array.dtype.kind in "UO" and array.ndim == 1:
         kind, column = datasets.Value("string"), "text"
-    elif array.ndim in (3, 4):
+    elif array.ndim in (3, 4) and array.dtype.kind in "biuf":
         shaped = datasets.Array2D if array.ndim == 3 else datasets.Array3D
         kind, column = shaped(array.shape[1:], str(array.dtype)), "image"
     else:
-        allowed = "texts, or pictures of shape [n, h, w], [n, c, h, w] or [n, h, w, c]"
-        raise InputError(Problem(where, f"an array of shape {array.shape}", allowed))
-    data = datasets.Dataset.from_dict({column: array}, datasets.Features({column: kind}))
-    return data.add_column("label", targets, feature=label)
+        allowed = "n texts, or pictures of shape [n, h, w], [n, c, h, w] or [n, h, w, c]"
+        fix = "A table is given as a datasets.Dataset with a column for each feature."
+        given = f"an array of shape {array.shape} ({array.dtype})"
+        raise InputError(Problem(where, given, allowed, fix))
+    try:
+        data = datasets.Dataset.from_dict({column: array}, datasets.Features({column: kind}))
+        if targets.dtype.kind in "UO":
+            return data.add_column("label", targets.tolist())
+        return data.add_column("label", targets, feature=label)
+    # Whatever arrow cannot hold: mixed types, dates, objects.
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        given = f"{array.dtype} and {targets.dtype} ({error})"
+        raise InputError(Problem(where, given, "texts or numbers of one type")) from error
+
+
+def _array(values: Any, where: str, what: str) -> Any:
+    import numpy as np
+
+    try:
+        if hasattr(values, "detach"):  # a tensor of torch, wherever it lies
+            values = values.detach().cpu()
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        allowed = "an array, a tensor or a list of rows of one shape"
+        raise InputError(Problem(where, f"{what} ({error})", allowed)) from error
+    # Arrays make a text of whatever stands beside a text.
+    if array.dtype.kind in "UO" and array.ndim == 1:
+        wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+        if wrong:
+            given = f"{what}: {values[wrong[0]]!r} in row {wrong[0]} ({len(wrong)} such rows)"
+            raise InputError(Problem(where, given, "texts or numbers of one type"))
+    return array

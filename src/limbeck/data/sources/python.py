@@ -1,4 +1,17 @@
-"""Data that a function of the user's gives: `{source: python, name: "file.py:function"}`."""
+"""Data that a function of the user returns: `{source: python, name: "file.py:function"}`.
+
+The function takes no arguments, and returns one of:
+
+- a pair `(inputs, labels)` of arrays, tensors or lists of n rows. Inputs are n texts, or pictures
+  of shape `[n, h, w]`, `[n, c, h, w]` or `[n, h, w, c]`: whole numbers in 0..255, or floats, which
+  are taken as they are. Labels are n whole numbers from 0, or the names in `data.classes`;
+- a `datasets.Dataset`, for a table or where columns have other names: `data.columns` and
+  `data.table` name them;
+- a dict of either by split: `train`, and `validation` and `test` if there are any. What is missing
+  is divided from the training rows.
+
+It has to return the same rows each time: they are hashed, and a stage whose data changed runs anew.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +28,11 @@ if TYPE_CHECKING:
 
     from limbeck.data.spec import DataSpec
 
-FORMS = "a dict of splits, each a datasets.Dataset or a pair (inputs, labels); or one such pair"
+FORMS = "a datasets.Dataset or a pair (inputs, labels), or a dict of these by split"
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Call the function and take what it gives: splits by name, or one pair of arrays.
+    """Call the function and read what it returns.
 
     Raises:
         InputError: There is no such function, it fails, or it gives something else.
@@ -37,7 +50,8 @@ def load(spec: DataSpec) -> Loaded:
     unknown = [name for name in splits if name not in {"train", "validation", "test"}]
     if unknown or "train" not in splits:
         allowed = "train, and validation and test if there are any"
-        raise InputError(Problem(f"data.name ({spec.name})", sorted(splits), allowed))
+        given = ", ".join(map(str, splits)) or "no split"
+        raise InputError(Problem(f"data.name ({spec.name})", given, allowed))
     return Loaded({name: _dataset(name, value) for name, value in splits.items()})
 
 
