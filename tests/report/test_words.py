@@ -1,6 +1,7 @@
 """The terminal, the card, the comparison: the same numbers as on the page, in words."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 from limbeck.evaluate.interval import summarize
 from limbeck.report import verdict
 from limbeck.report.card import render_card
-from limbeck.report.compare import HEAD, render_comparison, render_comparison_page
+from limbeck.report.compare import HEAD, as_records, render_comparison, render_comparison_page
 from limbeck.report.figures import figures
 from limbeck.report.result import BudgetCheck, RunResult
 from limbeck.report.terminal import verdict_lines
@@ -201,3 +202,10 @@ def test_the_comparison_escapes_names(digits: RunResult) -> None:
     page = render_comparison_page([named, digits])
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_runs_are_compared_as_plain_data_too(result: RunResult, minimal: RunResult) -> None:
+    records = json.loads(json.dumps(as_records([result, minimal]), allow_nan=False))
+    assert [record["run"] for record in records] == [result.name, minimal.name]
+    assert records[0]["accuracy"] == result.shipped.accuracy.mean
+    assert len(records[0]["budget"]) == len(result.budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,9 @@ def evaluate(
     ] = 300,
     trust_code: TrustCode = False,
     quiet: Quiet = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything that was measured as JSON.")
+    ] = False,
 ) -> None:
     """Ask what the student kept: fidelity, calibration, robustness, fairness and more.
 
@@ -57,7 +61,10 @@ def evaluate(
     permit(recipe_of(run), run / MARK, trusted=trust_code)
     with watch(quiet=quiet) as watching:
         found = ask_again(run, asked, watch=watching)
-    show("\n".join(finding_lines(found)))
-    show(f"Report: {run / 'report.html'}")
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+    else:
+        show("\n".join(finding_lines(found)))
+        show(f"Report: {run / 'report.html'}")
     if found.failed:
         raise typer.Exit(1)

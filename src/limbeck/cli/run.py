@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,9 @@ def run(
     ] = False,
     trust_code: TrustCode = False,
     quiet: Quiet = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures of the verdict as JSON.")
+    ] = False,
 ) -> None:
     """Run a recipe: teach, distil, quantise, export, measure, report.
 
@@ -47,9 +51,16 @@ def run(
 
         result = run_recipe(resolved, out=folder, resume=resume, watch=watching)
     if _is_first_process():
+        from limbeck.report.compare import as_records
         from limbeck.report.terminal import verdict_lines
+        from limbeck.report.verdict import sentence
 
-        show("\n".join(verdict_lines(result, report=folder / "report.html")))
+        if as_json:
+            (record,) = as_records([result])
+            places = {"folder": str(folder), "report": str(folder / "report.html")}
+            typer.echo(json.dumps({"verdict": sentence(result), **record, **places}, indent=2))
+        else:
+            show("\n".join(verdict_lines(result, report=folder / "report.html")))
     if result.evaluation is not None and result.evaluation.failed:
         raise typer.Exit(1)
 

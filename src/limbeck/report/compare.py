@@ -57,7 +57,7 @@ def _record(result: RunResult) -> dict[str, object]:
         "parameters": found.parameters,
         "accuracy": found.accuracy.mean,
         "accuracy_interval": [interval.low, interval.high] if interval else None,
-        "teacher_accuracy": found.teacher_accuracy,
+        "teacher_accuracy": found.teacher_accuracy.mean if found.teacher_accuracy else None,
         "retained_accuracy": found.retained,
         "latency_p50_ms": found.latency,
         "gain": gain.mean if gain else None,
