@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ import tiny
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.training import CheckpointError
@@ -132,6 +136,81 @@ def spoiled(accelerator: Accelerator, folder: Path) -> None:
         tiny.train(folder / "alone", accelerator=accelerator)
 
 
+class Skipping(nn.Module):
+    """Blocks with batch normalisation, each skipped as `skips` says, with the net's head."""
+
+    def __init__(self, skips: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+            for _ in range(3)
+        )
+        self.head = nn.Sequential(nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+        self.skips = skips
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = self.stem(image)
+        for block in self.blocks:
+            if not (self.training and self.skips(hidden)):
+                hidden = hidden + block(hidden)
+        return self.head(hidden)
+
+
+BRANCHES = {
+    "torch": lambda hidden: bool(torch.rand(()) < 0.5),
+    "python": lambda hidden: random.random() < 0.5,
+    "data": lambda hidden: bool(hidden.detach().sum() > 0),
+    "rarely": lambda hidden: bool(torch.rand(()) < 0.05),
+}
+
+
+def branches(accelerator: Accelerator, folder: Path) -> None:
+    """Train nets that skip blocks; the same bits in both processes, also killed and resumed."""
+    for name, skips in BRANCHES.items():
+        ends = []
+        for run, step in (("whole", None), ("killed", 4)):
+            random.seed(accelerator.process_index)
+            for kill in (step, None) if step else (None,):
+                torch.manual_seed(5)
+                subject = tiny.scheme()
+                subject.student = Skipping(skips)
+                ticker = None if kill is None else tiny.KillAt(kill)
+                caught = pytest.raises(tiny.Killed) if kill else nullcontext()
+                with warnings.catch_warnings(record=True) as warned, caught:
+                    warnings.simplefilter("always")
+                    tiny.train(
+                        folder / f"{name}-{run}",
+                        subject=subject,
+                        accelerator=accelerator,
+                        ticker=ticker,
+                        epochs=6,
+                    )
+                accelerator.wait_for_everyone()
+                said = [one for one in warned if "different branches" in str(one.message)]
+                assert len(said) <= accelerator.is_main_process
+            state = subject.student.state_dict().values()
+            flat = torch.cat([value.double().flatten() for value in state])
+            other = flat.clone()
+            dist.broadcast(other, 0)
+            assert torch.equal(flat, other), name
+            assert torch.isfinite(flat).all()
+            ends.append(flat)
+        assert torch.equal(*ends), name
+
+
+def alone(accelerator: Accelerator) -> None:
+    """Normalise one sample by running statistics, once the processes normalise for themselves."""
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    with synchronized(model) as channel:
+        channel.local = True
+        samples = torch.tensor([[3.0, 5.0]] * (1 + accelerator.process_index))
+        assert torch.isfinite(model(samples)).all()
+        channel.end_step(torch.device("cpu"))
+    assert model[0].num_batches_tracked == 1
+    torch.testing.assert_close(model[0].running_mean, torch.tensor([0.15, 0.25]))
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     accelerator = Accelerator(cpu=True)
@@ -140,6 +219,8 @@ def main() -> None:
     curves(accelerator, folder)
     resumed(accelerator, folder)
     spoiled(accelerator, folder)
+    branches(accelerator, folder)
+    alone(accelerator)
     accelerator.end_training()
     print(f"process {accelerator.process_index} is content")
 

@@ -24,6 +24,7 @@ from limbeck.training.preparation import prepared
 from limbeck.training.record import History
 from limbeck.training.settings import Training
 from limbeck.training.step import Stepper
+from limbeck.training.synchronized_norm import Channel
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -91,8 +92,8 @@ def fit(
         LimbeckError: A term became NaN or infinite, or a checkpoint could not be written.
     """
     _check(train, settings, accelerator)
-    with prepared(scheme, compiles=settings.compile, accelerator=accelerator):
-        loop = _Loop(scheme, train, validate, settings, folder, seed, accelerator, ticker)
+    with prepared(scheme, compiles=settings.compile, accelerator=accelerator) as channel:
+        loop = _Loop(scheme, train, validate, settings, folder, seed, accelerator, ticker, channel)
         loop.begin(resume=resume)
         with Interrupts() as interrupts:
             history = loop.run(interrupts)
@@ -122,11 +123,12 @@ class _Loop:
         seed: int,
         accelerator: Accelerator,
         ticker: Ticker | None,
+        channel: Channel,
     ) -> None:
         self.scheme, self.train, self.validate = scheme, train, validate
         self.settings, self.seed, self.accelerator = settings, seed, accelerator
         self.folder, self.ticker = folder / "checkpoint", ticker or Silent()
-        self.stepper = Stepper(scheme, settings, accelerator)
+        self.stepper = Stepper(scheme, settings, accelerator, channel)
         self.average = self._average()
         self.model = scheme.student if self.average is None else self.average.module
         self.training = snapshot.identity(
@@ -137,6 +139,7 @@ class _Loop:
             optimizer=self.stepper.optimizer,
             scaler=self.stepper.scaler,
             average=self.average,
+            channel=channel,
             log=Log(folder / "log.jsonl", accelerator),
         )
         self.steps_an_epoch = -(-len(self._batches(0)) // settings.accumulate)

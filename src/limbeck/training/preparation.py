@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from limbeck.training.synchronized_norm import synchronized
+from limbeck.training.synchronized_norm import Channel, synchronized
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,28 +18,31 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Iterator[None]:
+def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Iterator[Channel]:
     """Put the modules on the device, the same in every process; afterwards as they were before.
 
     Args:
         scheme: Whose modules.
         compiles: Whether the student is compiled.
         accelerator: The device and the processes.
+
+    Yields:
+        What joins the batch normalisations of all processes.
     """
     modules = list(scheme.modules_to_save().values())
     with ExitStack() as undo:
         for module in modules:
             undo.callback(module.to, _device(module))
             module.to(accelerator.device)
+        channel = Channel()
         if accelerator.num_processes > 1:
             _share(modules, accelerator)
-            for module in modules:
-                undo.enter_context(synchronized(module))
+            channel = undo.enter_context(synchronized(*modules))
         if compiles:
             # A wrapper, not a module compiled in place: taps can look inside of the former only.
             undo.callback(setattr, scheme, "student", scheme.student)
             scheme.student = cast("nn.Module", torch.compile(scheme.student))
-        yield
+        yield channel
 
 
 def _device(module: nn.Module) -> torch.device:

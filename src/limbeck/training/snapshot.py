@@ -15,6 +15,7 @@ from limbeck.training.checkpoint import CheckpointError, Content
 from limbeck.training.log import Log
 from limbeck.training.record import Progress, Tally
 from limbeck.training.settings import Training
+from limbeck.training.synchronized_norm import Channel
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,6 +34,7 @@ class Run:
         optimizer: Its state: momenta and the like.
         scaler: The scale of the loss in float16.
         average: The moving average of the student, if there is one.
+        channel: What joins batch normalisations, and whether the processes' branches differ.
         log: The log, which ends where the training stands.
         best: The weights of the best epoch so far.
         progress: Where the training stands.
@@ -44,6 +46,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: MovingAverage | None
+    channel: Channel
     log: Log
     best: dict[str, Tensor] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
@@ -96,6 +99,7 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
         "optimizer": optimizer,
         "scaler": run.scaler.state_dict(),
         "average_steps": 0 if run.average is None else run.average.steps,
+        "local_norms": run.channel.local,
         "log": run.log.settle(),
     }
     return Content(tensors | optimizer_tensors, plain)
@@ -118,6 +122,7 @@ def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Ac
     run.best = {name: value.to(accelerator.device) for name, value in best.items()}
     run.optimizer.load_state_dict(_unflatten(tensors, plain["optimizer"]))
     run.scaler.load_state_dict(plain["scaler"])
+    run.channel.local = plain.get("local_norms", False)
     run.progress = Progress(**plain["progress"])
     run.log.begin(plain["log"])
     own = plain["processes"][accelerator.process_index]

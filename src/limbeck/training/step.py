@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.tasks import Batch
 from limbeck.training.optimizer import build_optimizer, rate
 from limbeck.training.settings import Training
+from limbeck.training.synchronized_norm import Channel, DivergedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from limbeck.objective import Losses
     from limbeck.schemes import Scheme
 
+BRANCHES = (
+    "the processes take different branches of the model, as layers skipped at random have them: "
+    "batch normalisation uses each process's own samples, and averages the running statistics."
+)
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -31,6 +37,7 @@ class Stepper:
         scheme: What one micro-batch means.
         settings: How to train.
         accelerator: The device and the processes.
+        channel: What joins the batch normalisations of several processes.
 
     Attributes:
         optimizer: The optimiser; its learning rate is set at each step.
@@ -41,7 +48,14 @@ class Stepper:
         InputError: The scheme has nothing that trains.
     """
 
-    def __init__(self, scheme: Scheme, settings: Training, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        scheme: Scheme,
+        settings: Training,
+        accelerator: Accelerator,
+        channel: Channel | None = None,
+    ) -> None:
+        self._channel = channel or Channel()
         self._scheme, self._settings, self._accelerator = scheme, settings, accelerator
         self.loss = math.nan
         self._parameters = list(dict.fromkeys(scheme.trainable()))
@@ -69,6 +83,25 @@ class Stepper:
             LimbeckError: A loss is not finite; the weights have not moved.
         """
         shares = self._shares(micro_batches)
+        try:
+            said = self._losses(micro_batches, shares, progress)
+        except DivergedError:
+            # All processes raise it at the same message, and take the step anew.
+            if self._accelerator.is_main_process:
+                warnings.warn(BRANCHES, stacklevel=2)
+            self._channel.local = True
+            self.optimizer.zero_grad()
+            said = self._losses(micro_batches, shares, progress)
+        row = _row(said, shares)
+        self.loss = self._sum_over_processes(row["train/loss"])
+        self._check(said, self.loss)
+        self._move(progress)
+        return row
+
+    def _losses(
+        self, micro_batches: Sequence[Batch], shares: Sequence[float], progress: float
+    ) -> list[Losses]:
+        """Add up the gradients of all micro-batches, and return their losses."""
         said = []
         for batch, share in zip(micro_batches, shares, strict=True):
             with self._autocast():
@@ -76,11 +109,9 @@ class Stepper:
             said.append(losses)
             total = losses.total if share == 1 else losses.total * share
             self.scaler.scale(total).backward()
-        row = _row(said, shares)
-        self.loss = self._sum_over_processes(row["train/loss"])
-        self._check(said, self.loss)
-        self._move(progress)
-        return row
+        if not self._alone:
+            self._channel.end_step(self._accelerator.device)
+        return said
 
     def _shares(self, micro_batches: Sequence[Batch]) -> list[float]:
         """Give each micro-batch its part in the whole step's mean, over all processes."""

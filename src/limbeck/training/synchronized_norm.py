@@ -2,16 +2,24 @@
 
 Torch's own `SyncBatchNorm` runs on GPUs only; this one runs wherever `torch.distributed` does, so
 that two processes train as one does with the same global batch.
+
+A model that skips blocks at random (LayerDrop, stochastic depth by batch) takes other branches in
+each process, and the processes' messages would not belong together. Every message names its layer:
+where the names differ, all processes notice it at once, raise `DivergedError`, and normalise by
+their own samples from then on, as DistributedDataParallel does; only the running statistics are
+averaged, once a step, outside the branches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.errors import InputError, LimbeckError, Problem
@@ -19,8 +27,89 @@ from limbeck.errors import InputError, LimbeckError, Problem
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+class DivergedError(LimbeckError):
+    """The processes took different branches of a model."""
+
+
+class Channel:
+    """Carries the messages of all batch normalisations of a training, all of one length.
+
+    Attributes:
+        norms: The layers; a message names its layer by its place here.
+        local: Whether each process normalises by its own samples, since branches differ.
+    """
+
+    def __init__(self) -> None:
+        self.norms: list[SynchronizedBatchNorm] = []
+        self.local = False
+
+    def sum(self, values: Tensor, norm: SynchronizedBatchNorm) -> Tensor:
+        """Sum values over the processes, forward and backward.
+
+        Raises:
+            DivergedError: Another process is at another layer.
+        """
+        total: Tensor = _Sum.apply(values, self, 1 + self.norms.index(norm))
+        return total
+
+    def end_step(self, device: torch.device) -> None:
+        """Check that every process is at the end of a step; average what only each has seen.
+
+        Raises:
+            DivergedError: Another process is still within the model.
+        """
+        if not self.norms:
+            return
+        if not self.local:
+            self.exchange(torch.zeros(0, device=device), 0)
+            return
+        buffers = [b for norm in self.norms for b in (norm.running_mean, norm.running_var)]
+        statistics = [buffer for buffer in buffers if buffer is not None]
+        counts = [n.num_batches_tracked for n in self.norms if n.num_batches_tracked is not None]
+        if statistics:
+            flat = torch.cat([buffer.flatten().float() for buffer in statistics])
+            dist.all_reduce(flat)
+            parts = (flat / dist.get_world_size()).split([one.numel() for one in statistics])
+            for buffer, part in zip(statistics, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
+        if counts:
+            largest = torch.stack(counts)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+            for count, value in zip(counts, largest, strict=True):
+                count.copy_(value)
+
+    def exchange(self, values: Tensor, name: int) -> Tensor:
+        """Sum a message over the processes, and check that all of them sent the same kind."""
+        length = max(norm.num_features for norm in self.norms) + 1
+        message = values.new_zeros(length + 2, dtype=torch.float64)
+        message[: values.numel()] = values
+        message[length], message[length + 1] = name, name * name
+        dist.all_reduce(message)
+        count = dist.get_world_size()
+        # Equal to the mean and to the mean square: all names are the same.
+        if message[length:].tolist() != [count * name, count * name * name]:
+            raise DivergedError("batch normalisation: the processes took different branches.")
+        return message[: values.numel()].to(values.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; so is the gradient, whose message has the negative name."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, channel: Channel, name: int) -> Tensor:
+        ctx.channel, ctx.name = channel, name
+        return channel.exchange(values, name)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return ctx.channel.exchange(gradient, -ctx.name), None, None
+
+
 class SynchronizedBatchNorm(_BatchNorm):
     """Normalise by mean and variance over every process's samples; in evaluation mode, as ever."""
+
+    channel: Channel
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any number of axes after the channels."""
@@ -34,24 +123,40 @@ class SynchronizedBatchNorm(_BatchNorm):
         # Without running statistics a batch is normalised by its own, in evaluation mode too.
         if not self.training and self.running_mean is not None:
             return super().forward(input)
+        if self.channel.local:
+            return self._forward_alone(input)
         inputs = input if input.dtype == torch.float64 else input.float()
         dimensions = [axis for axis in range(inputs.dim()) if axis != 1]
         shape = [1, -1] + [1] * (inputs.dim() - 2)
         own = inputs.numel() // inputs.shape[1]
-        sums = all_reduce(torch.cat([inputs.sum(dimensions), inputs.new_tensor([own])]))
+        sums = self._sum(torch.cat([inputs.sum(dimensions), inputs.new_tensor([own])]))
         count = sums[-1].detach()
         if own < 2 and count < 2:
             raise LimbeckError("batch normalisation: one value a channel has no variance.")
         # Mean first: a variance from sums of squares loses its digits when the mean is large.
         mean = sums[:-1] / count
         centred = inputs - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dimensions)) / count
+        variance = self._sum(centred.square().sum(dimensions)) / count
         if self.training:
             self._track(mean.detach(), variance.detach() * (count / (count - 1)))
         outputs = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             outputs = outputs * self.weight.view(shape) + self.bias.view(shape)
         return outputs.to(input.dtype)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _sum(self, values: Tensor) -> Tensor:
+        return self.channel.sum(values, self)
+
+    def _forward_alone(self, input: Tensor) -> Tensor:
+        """Normalise by this process's samples; by the running statistics, if it has one value."""
+        if input.numel() > input.shape[1]:
+            return super().forward(input)
+        if self.running_mean is None:
+            raise LimbeckError("batch normalisation: one value a channel has no variance.")
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:
@@ -66,28 +171,31 @@ class SynchronizedBatchNorm(_BatchNorm):
 
 
 @contextmanager
-def synchronized(model: nn.Module) -> Iterator[None]:
-    """Put synchronised twins in the places of every batch normalisation; take them out at the end.
+def synchronized(*models: nn.Module) -> Iterator[Channel]:
+    """Put synchronised layers in the places of every batch normalisation; remove them at the end.
 
-    Parameters, buffers and their names stay: the twins hold the very same ones.
+    Parameters, buffers and their names stay: the new layers hold the very same ones.
 
     Raises:
-        InputError: The model holds a kind of batch normalisation that cannot be synchronised.
+        InputError: A model holds a kind of batch normalisation that cannot be synchronised.
     """
     places = [
-        (path, module)
+        (model, path, module)
+        for model in models
         for path, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, _BatchNorm) and not isinstance(module, SynchronizedBatchNorm)
     ]
-    _refuse_others(places)
-    twins = {norm: _twin(norm) for _, norm in places}
-    for path, norm in places:
-        _put(model, path, twins[norm])
+    _refuse_others([(path, norm) for _, path, norm in places])
+    channel = Channel()
+    replacements = {norm: _replacement(norm, channel) for _, _, norm in places}
+    channel.norms += replacements.values()
+    for model, path, norm in places:
+        _put(model, path, replacements[norm])
     try:
-        yield
+        yield channel
     finally:
-        for path, norm in places:
-            norm.train(twins[norm].training)
+        for model, path, norm in places:
+            norm.train(replacements[norm].training)
             _put(model, path, norm)
 
 
@@ -111,10 +219,11 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _twin(norm: _BatchNorm) -> SynchronizedBatchNorm:
-    twin = SynchronizedBatchNorm(
+def _replacement(norm: _BatchNorm, channel: Channel) -> SynchronizedBatchNorm:
+    new = SynchronizedBatchNorm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )
     # The same parameters and buffers, not copies: an optimiser may hold them already.
-    twin._parameters, twin._buffers, twin.training = norm._parameters, norm._buffers, norm.training
-    return twin
+    new._parameters, new._buffers, new.training = norm._parameters, norm._buffers, norm.training
+    new.channel = channel
+    return new
