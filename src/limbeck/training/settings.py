@@ -25,7 +25,10 @@ class Training(BaseModel):
     batch_size: Annotated[
         int,
         Field(
-            ge=1, le=1_000_000, description="Samples a micro-batch, over all processes together."
+            ge=1,
+            le=1_000_000,
+            description="Samples a micro-batch, over all processes together; a last batch of one "
+            "sample joins the one before it, since it has no batch statistics.",
         ),
     ] = 64
     accumulate: Annotated[
