@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
-from every_method import attempt
+from every_method import attempt, changed, of_models
 from four_nets import Subject
 from odd_nets import BLOCKS, HEADS, OddNet, drawn, with_silent
 from torch import Tensor, nn
 
-from limbeck.compress.change import Changed, CompressError
+from limbeck.compress.change import Changed, CompressError, apply
 from limbeck.compress.pruners.channels import Channels
 from limbeck.compress.pruners.layers import Layers
 from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
@@ -33,43 +34,43 @@ def check_cut(model: nn.Module, **settings) -> Changed:
     """Cut channels, and compare with the net whose channels are silenced by hooks."""
     made = subject(model)
     whole = copy.deepcopy(model)
-    changed = Channels(**settings).change(model, made.work)
+    found = Channels(**settings).change(model, made.work)
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
     assert with_silent(whole, model)
     torch.testing.assert_close(made.answers(model), made.answers(whole), rtol=1e-4, atol=1e-5)
-    return changed
+    return found
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_each_block_is_cut_right(block):
     torch.manual_seed(1)
-    changed = check_cut(OddNet([block], "mean"), ratio=0.5)
+    found = check_cut(OddNet([block], "mean"), ratio=0.5)
     if block in MOVED:
-        assert any("stem.0 (the cut model is not the model with" in note for note in changed.notes)
+        assert any("stem.0 (the cut model is not the model with" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_each_head_reads_the_right_inputs(head):
     torch.manual_seed(1)
-    changed = check_cut(OddNet(["plain"], head), ratio=0.5)
+    found = check_cut(OddNet(["plain"], head), ratio=0.5)
     if head in ("channels last", "heads"):
-        assert any("last (the cut model is not the model with" in note for note in changed.notes)
+        assert any("last (the cut model is not the model with" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("seed", range(200, 216))
 def test_drawn_nets_are_cut_right_or_refused(seed):
     model, what = drawn(seed)
     before = copy.deepcopy(model.state_dict())
-    changed, why = attempt(lambda: check_cut(model, ratio=0.5))
-    if changed is None:
+    found, why = attempt(lambda: check_cut(model, ratio=0.5))
+    if found is None:
         assert "left: " in why, what
         torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_a_target_is_met_by_channels_that_may_go():
     torch.manual_seed(2)
-    changed = check_cut(OddNet(["flip", "plain", "plain"], "mean"), parameters=0.7)
-    assert any("stem.0 (the cut model" in note for note in changed.notes)
+    found = check_cut(OddNet(["flip", "plain", "plain"], "mean"), parameters=0.7)
+    assert any("stem.0 (the cut model" in note for note in found.notes)
 
 
 def test_zeros_and_dead_units_do_not_hide_a_wrong_cut():
@@ -77,9 +78,9 @@ def test_zeros_and_dead_units_do_not_hide_a_wrong_cut():
     net = OddNet(["flip"], "mean")
     with torch.no_grad():
         net.last.weight.zero_()
-    changed = Channels(ratio=0.5).change(net, subject(net).work)
+    found = Channels(ratio=0.5).change(net, subject(net).work)
     assert net.stem[0].out_channels == 8
-    assert any("weights moved at random" in note for note in changed.notes)
+    assert any("weights moved at random" in note for note in found.notes)
 
 
 class Counted(nn.Module):
@@ -165,6 +166,21 @@ def test_what_goes_in_a_circle_is_left_in_bounded_time(non_local, monkeypatch):
     monkeypatch.setattr("limbeck.compress.structure.channels.STEPS", 1_000)
     torch.manual_seed(0)
     net = Recurrence(non_local)
-    changed = check_cut(net, ratio=0.5)
+    found = check_cut(net, ratio=0.5)
     assert net.hidden.out_features == 6
-    assert any("left: into" in note and "come to an end" in note for note in changed.notes)
+    assert any("left: into" in note and "come to an end" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("seed", range(300, 304))
+@pytest.mark.parametrize("name", [name for name in of_models() if name != "prune.heads"])
+def test_a_change_of_a_drawn_net_can_be_done_again_or_is_refused(name, seed):
+    model, what = drawn(seed)
+    fresh = copy.deepcopy(model)
+    made = subject(model)
+    changes, why = attempt(lambda: changed(name, made, made.model))
+    if changes is None:
+        assert len(why) > 20
+        return
+    apply(fresh, json.loads(json.dumps(changes)))
+    fresh.load_state_dict(made.model.state_dict())
+    torch.testing.assert_close(made.answers(fresh), made.answers(), msg=what)
