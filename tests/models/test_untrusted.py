@@ -75,6 +75,7 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], object]] = {
     },
     "words for numbers": lambda config: {**config, "hidden_size": "large"},
     "labels as text": lambda config: {**config, "id2label": "none"},
+    "numbers for names": lambda config: {**config, "architectures": [7]},
     "negative": lambda config: {**config, "hidden_size": -16},
     "many layers": lambda config: {**config, "num_hidden_layers": 10**7},
     "wide": lambda config: {**config, "hidden_size": 10**9},

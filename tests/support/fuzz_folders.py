@@ -157,7 +157,7 @@ def mutate_once(folder: Path, draw: random.Random) -> str:
     """Mutate a folder, which an earlier mutation may have left without the file."""
     try:
         return mutate(folder, draw)
-    except (OSError, ValueError, IndexError, TypeError):
+    except (OSError, ValueError, IndexError, TypeError, RecursionError):
         return "nothing more"
 
 

@@ -44,6 +44,12 @@ def read_config(path: str, known: Any) -> dict[str, Any]:
         hint = did_you_mean(kind, list(known)) if isinstance(kind, str) else ""
         fix = f"{hint} Code in the folder (auto_map) is not executed.".strip()
         raise InputError(Problem("model.path", given, "a model_type of transformers", fix))
+    names = content.get("architectures")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        given = f"{path}: architectures {str(names)[:100]}"
+        raise InputError(Problem("model.path", given, "a list of class names"))
     if content.get("quantization_config") is not None:
         fix = "Load the original weights, and add a `quantize` stage."
         raise InputError(Problem("model.path", f"{path}: a quantised model", "float weights", fix))

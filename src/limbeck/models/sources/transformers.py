@@ -143,7 +143,7 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
         allowed = f"the {fit.classes} classes of the data"
         problems.append(Problem("model.path", given, allowed, fix))
     tokens = getattr(config, "vocab_size", None)
-    if fit.vocab_size and tokens and fit.vocab_size > tokens:
+    if fit.vocab_size and isinstance(tokens, int) and fit.vocab_size > tokens:
         given = f"{path}: a model for {tokens} tokens"
         fix = "Use the model's own tokenizer: data.text.tokenizer."
         problems.append(Problem("model.path", given, f"the data's {fit.vocab_size} tokens", fix))
