@@ -217,4 +217,5 @@ def test_a_sample_of_mutations(tmp_path: Path) -> None:
     tried = list(run(tmp_path / "folder", count=8, seed=1, workdir=tmp_path))
     # Time is not held here: other tests run beside this one.
     assert [one for one in tried if one.code not in {0, 2}] == []
-    assert {one.code for one in tried} == {0, 2}
+    assert 2 in {one.code for one in tried}
+    assert max(one.bytes for one in tried) < 2**31

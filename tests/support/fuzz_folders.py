@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import sys
 import time
@@ -176,12 +175,10 @@ def _tried(number: int, what: str, folder: Path, workdir: Path) -> Tried:
             os._exit(code)
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    # The child starts with what this process holds.
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    grown = max(0, usage.ru_maxrss - own) * 1024
+    peak = usage.ru_maxrss * 1024  # of the child and of its children, what torch holds included
     lines = log.read_text(errors="replace").strip().splitlines()
     said = lines[-1] if lines else ""
-    return Tried(number, what, code, time.monotonic() - started, grown, said)
+    return Tried(number, what, code, time.monotonic() - started, peak, said)
 
 
 def _code(folder: Path, workdir: Path) -> int:
