@@ -29,8 +29,8 @@ def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         torch.float64
     """
     ours = precise(student)
-    theirs = teacher.detach() if teacher.requires_grad else teacher
-    return ours, theirs.to(ours.dtype)
+    # Even where no gradient is asked for: forward mode's tangents end here, too.
+    return ours, teacher.detach().to(ours.dtype)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

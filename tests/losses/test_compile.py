@@ -6,8 +6,11 @@ compile.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from limbeck import losses
 
 PROGRAM = """
 import torch
@@ -66,12 +69,92 @@ for backend in ("eager", "aot_eager"):
 """
 
 
-@pytest.mark.slow
-def test_compiled_code_gives_what_plain_code_gives():
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+EVERY = """
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+from limbeck.targets import DenseTargets
+from limbeck.testing.subject import Subject, each, parts
+
+
+def gradient(loss, subject, inputs):
+    leaf = each(lambda side: side.clone().requires_grad_(), inputs.student)
+    second = DenseTargets(inputs.second) if subject.takes_targets else inputs.second
+    value = loss(leaf, second, **subject.settings(inputs))
+    return value, *torch.autograd.grad(value.sum(), parts(leaf))
+
+
+tried = set()
+for path in Path(sys.argv[1]).glob("*.py"):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, trials in module.TRIALS.items():
+        for trial in trials[:2]:
+            [loss], given = trial.args, trial.keywords
+            if given["kind"] == "fused":
+                continue
+            subject = Subject(loss, given["kind"], None, 0, given.get("draw"))
+            inputs = subject.draw()
+            torch.compiler.reset()
+            compiled = torch.compile(loss, backend="eager", fullgraph=True)
+            plain, ours = (gradient(one, subject, inputs) for one in (loss, compiled))
+            torch.testing.assert_close(ours, plain, msg=lambda text: f"{name}: {text}")
+            tried.add(name)
+print(*sorted(tried))
+"""
+
+FORWARD = """
+import torch
+
+from limbeck.losses import fused_divergence
+from limbeck.targets import DenseTargets
+
+hidden, weight, teacher = torch.randn(4, 3), torch.randn(5, 3), torch.randn(4, 5)
+
+
+@torch.compile(backend="eager")
+def derivative(hidden):
+    def loss(hidden):
+        return fused_divergence(hidden, weight, DenseTargets(teacher), temperature=2.0)
+
+    return torch.func.jvp(loss, (hidden,), (torch.ones_like(hidden),))[1]
+
+
+try:
+    print("silently", derivative(hidden))
+except Exception as error:
+    print("refused", type(error).__name__, error)
+"""
+
+
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_what_plain_code_gives():
+    done = run(PROGRAM)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_every_loss_compiles_to_one_graph_that_gives_the_same():
+    done = run(EVERY, Path(__file__).parent / "trials")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [name for name in losses.__all__ if name != "fused_divergence"]
+
+
+@pytest.mark.slow
+def test_forward_mode_through_a_compiled_fused_form_is_refused():
+    done = run(FORWARD)
+    assert done.stdout.startswith("refused"), done.stdout
+    assert "forward mode" in done.stdout

@@ -16,19 +16,18 @@ import pytest
 
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.testing import BrokenLawError
+from limbeck.testing import LAWS, BrokenLawError
 
 FOLDER = Path(__file__).parent / "trials"
-LAWS = set(range(14))
 # How many laws each kind keeps, when at most one is left out of those that always apply.
 LEAST = {
-    "divergence": 10,
-    "response": 7,
-    "hard_label": 7,
-    "feature": 6,
-    "relation": 6,
-    "batch": 6,
-    "fused": 10,
+    "divergence": 11,
+    "response": 8,
+    "hard_label": 8,
+    "feature": 7,
+    "relation": 7,
+    "batch": 7,
+    "fused": 11,
 }
 NO_SOURCE = {"cross_entropy"}  # older than the papers
 
@@ -51,7 +50,10 @@ EACH = [
 
 @functools.cache
 def tried(name, place, seed):
-    return TRIALS[name][place](seed=seed)
+    trial = TRIALS[name][place]
+    # Transforms take the most time, and depend on the draw the least.
+    fewer = {"without": [*trial.keywords.get("without", ()), 15]} if seed else {}
+    return trial(seed=seed, **fewer)
 
 
 def written():
@@ -85,7 +87,7 @@ def test_the_catalogue_is_what_is_written():
 @pytest.mark.parametrize(("name", "place"), EACH)
 def test_every_law_holds(name, place, seed):
     kind = TRIALS[name][place].keywords["kind"]
-    assert len(tried(name, place, seed)) >= LEAST[kind]
+    assert len(tried(name, place, seed)) >= LEAST[kind] - (seed > 0)
 
 
 @pytest.mark.parametrize(("name", "place"), EACH)
@@ -113,7 +115,7 @@ def test_every_law_is_tried():
             seen.update(tried(*parameters.values, 0))
         except BrokenLawError as error:  # `test_every_law_holds` tells of it
             seen.add(error.law)
-    assert seen == LAWS
+    assert seen == set(LAWS)
 
 
 @pytest.mark.parametrize("name", losses.__all__)

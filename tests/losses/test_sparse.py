@@ -78,7 +78,7 @@ def drawn(*shape, scale=2.0, seed=0):
 def blocks(request, monkeypatch):
     if request.param == "blocks":
         monkeypatch.setattr("limbeck.losses.blocks._CACHED", (20, 20))
-        monkeypatch.setattr("limbeck.losses.blocks._SMALL", 0)
+        monkeypatch.setattr("limbeck.losses.blocks._PLAIN", 0)
 
 
 @few

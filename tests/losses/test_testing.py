@@ -22,7 +22,7 @@ from limbeck.losses import (
 )
 from limbeck.precision import precise, without_autocast
 from limbeck.targets import DenseTargets, TopKTargets
-from limbeck.testing import BrokenLawError, audit_loss, check_loss
+from limbeck.testing import LAWS, BrokenLawError, audit_loss, check_loss
 
 
 def broken(loss, kind, **settings):
@@ -266,6 +266,83 @@ def similarities_by_unit(student, teacher):
     return similarities(student, teacher).expand(len(student))
 
 
+# Losses that `torch.func` or a second derivative sees otherwise than plain torch.
+
+
+class Squares(torch.autograd.Function):
+    """Sums of squares of rows; each subclass is wrong in one way that a backward pass hides."""
+
+    @staticmethod
+    def forward(difference):
+        return difference.square().sum(1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient.unsqueeze(1)
+
+
+class NoTangent(Squares):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return torch.zeros_like(tangent.sum(1))
+
+
+class Mixed(Squares):
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * (ctx.saved_tensors[0] * tangent).sum(1)
+
+    @staticmethod
+    def vmap(info, dims, difference):
+        flat = difference.movedim(dims[0], 0)
+        return flat.square().sum(-1).roll(1, 0), 0
+
+
+class Constant(Squares):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0].detach() * gradient.unsqueeze(1)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * (ctx.saved_tensors[0].detach() * tangent).sum(1)
+
+
+def difference(student, teacher):
+    return (precise(student) - precise(teacher.detach())).flatten(1)
+
+
+def without_forward_mode(student, teacher):
+    return NoTangent.apply(difference(student, teacher))
+
+
+def mixes_copies(student, teacher):
+    return Mixed.apply(difference(student, teacher))
+
+
+def linear_gradient(student, teacher):
+    return Constant.apply(difference(student, teacher))
+
+
+def teacher_in_forward_mode(student, teacher):
+    theirs = teacher.detach() if teacher.requires_grad else teacher
+    return (precise(student) - precise(theirs)).flatten(1).square().sum(1)
+
+
+def other_without_gradient(student, teacher):
+    value = difference(student, teacher).square().sum(1)
+    return value if torch.is_grad_enabled() else 2 * value.clamp_min(0)
+
+
 # Fused forms.
 
 
@@ -322,7 +399,7 @@ BROKEN = [
     (in_single_precision, "divergence", {0, 4, 5, 8, 12}),
     (without_square, "divergence", {5}),
     (square_on_value_only, "divergence", {4, 5}),
-    (into_teacher, "divergence", {3}),
+    (into_teacher, "divergence", {3, 15}),
     (not_finite_where_classes_are_ruled_out, "divergence", {9, 12}),
     (logits_as_they_are, "divergence", {5, 8}),
     (padding_kept, "divergence", {12}),
@@ -338,11 +415,11 @@ BROKEN = [
     (of_probabilities, "hard_label", {7, 9}),
     (ranks_by_place, "response", {8}),
     (spreads_over_the_batch, "feature", {6, 7}),
-    (batch_norms, "feature", {4, 6, 7}),
+    (batch_norms, "feature", {4, 6, 7, 15}),
     (distance, "feature", {1, 9}),
     (pushed_off, "feature", {1, 4}),
-    (changes_its_input, "feature", {0, 4, 6, 7}),
-    (drops_out, "feature", {0, 1, 4, 6, 7}),
+    (changes_its_input, "feature", {0, 4, 6, 7, 15}),
+    (drops_out, "feature", {0, 1, 4, 6, 7, 15}),
     (under_autocast, "feature", {0}),
     (lowered_by_autocast, "feature", {0}),
     (in_the_inputs_type, "feature", {0}),
@@ -351,6 +428,11 @@ BROKEN = [
     (partial(similarities, wrong="empty"), "relation", {9}),
     (partial(similarities, wrong="apart"), "relation", {1}),
     (similarities_by_unit, "feature", {6, 7}),
+    (without_forward_mode, "feature", {15}),
+    (mixes_copies, "feature", {15}),
+    (linear_gradient, "feature", {15}),
+    (teacher_in_forward_mode, "feature", {15}),
+    (other_without_gradient, "feature", {15}),
     (fused_without_the_last_block, "fused", {10}),
     (fused_mean_of_means, "fused", {10}),
     (fused_over_all_weights, "fused", {7}),
@@ -377,7 +459,7 @@ def test_the_check_stops_at_the_first(loss, kind, laws):
 
 
 def test_every_law_can_fail():
-    assert set.union(*(laws for _, _, laws in BROKEN)) == set(range(14))
+    assert set.union(*(laws for _, _, laws in BROKEN)) == set(LAWS)
 
 
 def test_a_mask_that_is_ignored_is_caught():
@@ -459,7 +541,7 @@ def weighed_by_label(student, teacher, *, labels, temperature):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loss_that_is_right_passes(seed):
-    common = {0, 3, 4, 7, 9}
+    common = {0, 3, 4, 7, 9, 15}
     laws = {
         hellinger: ("divergence", {1, 2, 5, 6, 8, 12}),
         weighed_by_label: ("response", {1, 5, 6, 8}),
@@ -471,7 +553,7 @@ def test_a_loss_that_is_right_passes(seed):
         assert check_loss(loss, kind=kind, seed=seed) == sorted(common | more)
     assert check_loss(of_two_layers, kind="feature", draw=two_layers, seed=seed)
     assert check_loss(masked_mean, kind="feature", draw=tokens, seed=seed)
-    assert check_loss(fused_divergence, kind="fused", seed=seed) == [*range(6), *range(7, 13)]
+    assert check_loss(fused_divergence, kind="fused", seed=seed) == [*range(6), *range(7, 13), 15]
 
 
 def test_a_reference_is_given_what_the_loss_is_given():
@@ -495,6 +577,7 @@ def test_laws_can_be_left_out():
         *range(5),
         *range(6, 10),
         12,
+        15,
     ]
 
 
@@ -538,6 +621,6 @@ def test_what_a_loss_raises_is_what_was_seen():
 
 def test_an_audit_tells_of_every_law():
     verdicts = audit_loss(mean_over_the_batch, kind="divergence")
-    assert sorted(verdicts) == [*range(10), 12]
+    assert sorted(verdicts) == [*range(10), 12, 15]
     assert verdicts[0] == "one value a unit is (6,), not ()"
     assert verdicts[1] is None

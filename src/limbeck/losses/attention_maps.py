@@ -6,7 +6,7 @@ Attention here is the strength of a convolutional map at its places; that of a t
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -204,25 +204,11 @@ def _agreement(ours: Tensor, theirs: Tensor) -> Tensor:
 def _attention(features: Tensor, power: float) -> Tensor:
     """Say where the layer looks, `[samples, places]`, each of length 1."""
     # Not the mean: a direction knows no size.
-    strength = _Squares.apply(features) if power == 2 else features.abs().pow(power).sum(1)
+    strength = features.square().sum(1) if power == 2 else features.abs().pow(power).sum(1)
     places = strength.flatten(1)
     # Without this, the square of a high power would leave float32.
     largest = places.detach().amax(1, keepdim=True)
     return unit_length(places / F.threshold(largest, 0, 1))
-
-
-class _Squares(torch.autograd.Function):
-    """The sum of squares over channels; torch forms its gradient in three passes, not in one."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        ctx.save_for_backward(features)
-        return features.square().sum(1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (features,) = ctx.saved_tensors
-        return (2 * gradients[0]).unsqueeze(1) * features
 
 
 def _check_power(power: object, *, where: str) -> None:

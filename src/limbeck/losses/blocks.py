@@ -7,7 +7,7 @@ cache, which makes this faster than whole matrices, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.losses.kinds import Measure, closed_form, forward_kl_of_finite
-from limbeck.losses.known import is_small, known, wants_slope
+from limbeck.losses.kinds import Measure, closed_form
 from limbeck.precision import precise
 from limbeck.targets import DenseTargets, HeadTargets
 
@@ -24,41 +23,36 @@ from limbeck.targets import DenseTargets, HeadTargets
 # as many as make the launches of kernels cheap.
 _CACHED = (2**16, 2**18)
 _LAUNCHED = 2**25
-_SMALL = 2**18  # up to so many elements in full precision the gradient is formed at once and kept
+_PLAIN = 2**20  # up to so many elements, what autograd keeps of plain operations is not felt
 
 
 def dense(student: Tensor, targets: DenseTargets | HeadTargets, measure: Measure) -> Tensor:
     """Divergence of checked logits over the classes that both sides have, `[units]`."""
-    if measure.kind == "forward_kl" and isinstance(targets, DenseTargets):
-        return forward_kl_of_all(student, targets.logits, measure)
-    return _careful(student, targets, measure)
-
-
-def forward_kl_of_all(student: Tensor, teacher: Tensor, measure: Measure) -> Tensor:
-    """Do as `dense` does; the commonest of all, a few logits that rule nothing out, goes faster."""
-    found, temperature = None, measure.temperature
-    if is_small(student, teacher):
-        found = forward_kl_of_finite(
-            student.detach() / temperature,
-            teacher.detach() / temperature,
-            temperature,
-            slope=wants_slope(student),
-        )
-    if found is None:
-        return _careful(student, DenseTargets(teacher), measure)
-    return known(student, teacher, *found, lambda s, t: _careful(s, DenseTargets(t), measure))
-
-
-def _careful(student: Tensor, targets: DenseTargets | HeadTargets, measure: Measure) -> Tensor:
-    form: Callable[..., DenseTargets | HeadTargets]
+    targets = _common(targets, student.shape[1])
+    if is_plain(targets.units * targets.classes):
+        return _block(student, targets, None, measure, slope=False)[0]
+    form: Callable[..., DenseTargets | HeadTargets] = DenseTargets
     parts: tuple[Tensor | None, ...]
     if isinstance(targets, DenseTargets):
-        form, parts = DenseTargets, (targets.logits,)
+        parts = (targets.logits.detach(),)
     else:
         form = partial(HeadTargets, softcap=targets.softcap)
-        parts = (targets.hidden, targets.weight, targets.bias)
+        sides = (targets.hidden, targets.weight, targets.bias)
+        parts = tuple(None if side is None else side.detach() for side in sides)
     value: Tensor = _Blocked.apply(student, measure, form, *parts)
     return value
+
+
+def is_plain(elements: int) -> bool:
+    """Whether plain operations serve: below this size blocks save nothing worth having.
+
+    A compiler joins the operations itself.
+
+    Example:
+        >>> is_plain(1000), is_plain(10**7)
+        (True, False)
+    """
+    return elements <= _PLAIN or torch.compiler.is_compiling()
 
 
 def row_blocks(units: int, classes: int, device: torch.device) -> list[slice]:
@@ -83,49 +77,78 @@ def widened(slope: Tensor, classes: int) -> Tensor:
 
 
 class _Blocked(torch.autograd.Function):
-    """Any kind, with its gradient in closed form.
+    """Any kind, with its gradient in closed form, so that nothing of the logits' size is kept.
 
-    Recorded operation by operation it takes three times as long, which a small student's step
-    feels. The backward pass is itself differentiable.
+    The backward pass is itself differentiable.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
         student: Tensor,
         measure: Measure,
         form: Callable[..., DenseTargets | HeadTargets],
         *parts: Tensor | None,
     ) -> Tensor:
-        targets = _common(form(*parts), student.shape[1])
-        size, slope = targets.units * targets.classes, None
-        if 0 < size <= _SMALL and precise(student) is student:
-            value, slope = _block(student, targets, None, measure, ctx.needs_input_grad[0])
-        else:
-            rows = _blocks(student, targets)
-            value = torch.cat([_block(student, targets, r, measure, False)[0] for r in rows])
-        ctx.save_for_backward(student, slope, *parts)
-        ctx.measure, ctx.form = measure, form
-        return value
+        targets = form(*parts)
+        rows = _blocks(student, targets)
+        return torch.cat([_block(student, targets, r, measure, slope=False)[0] for r in rows])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        student, ctx.measure, ctx.form, *parts = inputs
+        ctx.save_for_backward(student, *parts)
+        ctx.save_for_forward(student, *parts)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        student, slope, *parts = ctx.saved_tensors
-        others = (None,) * (2 + len(parts))
+        student, *parts = ctx.saved_tensors
+        targets = ctx.form(*parts)
         factor = (gradient * ctx.measure.temperature).unsqueeze(-1)
-        recorded = torch.is_grad_enabled()  # the gradient will itself be differentiated
-        if slope is not None and not recorded:
-            return widened(slope * factor, student.shape[1]), *others
-        targets = _common(ctx.form(*parts), student.shape[1])
-        if recorded:
-            whole = _block(student, targets, None, ctx.measure, True)[1] * factor
-            return widened(whole, student.shape[1]).to(student.dtype), *others
-        result = student.new_empty(student.shape)
-        result[:, targets.classes :] = 0
+        result = None if torch.is_grad_enabled() else _gradient(student, targets, ctx, factor)
+        if result is None:  # to be differentiated itself, or many gradients at once
+            whole = _block(student, targets, None, ctx.measure, slope=True)[1] * factor
+            result = widened(whole, student.shape[1]).to(student.dtype)
+        return result, *(None,) * (2 + len(parts))
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: Tensor | None) -> Tensor:
+        student, *parts = ctx.saved_tensors
+        targets = ctx.form(*parts)
+        values = []
         for rows in _blocks(student, targets):
-            part = _block(student, targets, rows, ctx.measure, True)[1]
-            result[rows, : targets.classes] = part.mul_(factor[rows])
-        return result, *others
+            slope = _block(student, targets, rows, ctx.measure, slope=True)[1]
+            values.append((slope * tangent[rows, : targets.classes].to(slope.dtype)).sum(-1))
+        return torch.cat(values) * ctx.measure.temperature
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return over_copies(_Blocked.apply, info.batch_size, dims, inputs), 0
+
+
+def over_copies(
+    function: Callable[..., Tensor], copies: int, dims: Sequence[int | None], inputs: Sequence[Any]
+) -> Tensor:
+    """Run a function for each of the copies that `torch.func.vmap` has, one after the other."""
+    found = []
+    for place in range(copies):
+        pairs = zip(inputs, dims, strict=True)
+        found.append(function(*(one if d is None else one.select(d, place) for one, d in pairs)))
+    return torch.stack(found)
+
+
+def _gradient(
+    student: Tensor, targets: DenseTargets | HeadTargets, ctx: Any, factor: Tensor
+) -> Tensor | None:
+    """Write the gradient block by block; None for many factors at once, as `vmap` has them."""
+    result = student.new_empty(student.shape)
+    result[:, targets.classes :] = 0
+    try:
+        for rows in _blocks(student, targets):
+            part = _block(student, targets, rows, ctx.measure, slope=True)[1]
+            result[rows, : targets.classes] = part * factor[rows]
+    except RuntimeError:
+        return None
+    return result
 
 
 def _blocks(student: Tensor, targets: DenseTargets | HeadTargets) -> list[slice]:
@@ -146,6 +169,7 @@ def _block(
     targets: DenseTargets | HeadTargets,
     rows: slice | None,
     measure: Measure,
+    *,
     slope: bool,
 ) -> Any:
     """Value and slope of some rows, or of all, in full precision."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import check_labels, check_temperature
+from limbeck.losses.inputs import check_labels, check_temperature, outside
 from limbeck.losses.samples import vector_pair
 from limbeck.precision import precise, without_autocast
 from limbeck.vectors import length, unit_length
@@ -55,7 +55,7 @@ def info_nce(
         >>> info_nce(torch.eye(4), torch.ones(4, 4))
         tensor(1.3863)
 
-    Source: van den Oord et al. 2018; ledger B5, after Tian et al. 2020.
+    Source: van den Oord et al. 2018; other samples as negatives after Tian et al. 2020.
     """
     ours, theirs = _directions(student, teacher, temperature, labels, where="info_nce")
     if not len(ours):
@@ -264,12 +264,9 @@ def _check_drawn(
     if len(shape) != 2 or shape[0] != samples or not shape[1] or not whole:
         allowed = f"whole numbers [{samples}, negatives]"
         raise InputError(Problem(where, f"{shape} of {kind}", allowed))
-    if drawn.device.type == "cpu" and samples and not torch.compiler.is_compiling():
-        rows = min(len(side) for side in sides)
-        low, high = (int(end) for end in drawn.aminmax())
-        if low < 0 or high >= rows:
-            wrong = low if low < 0 else high
-            raise InputError(Problem(where, wrong, f"rows from 0 to {rows - 1}"))
+    rows = min(len(side) for side in sides)
+    if wrong := outside(drawn, rows):
+        raise InputError(Problem(where, wrong[0], f"rows from 0 to {rows - 1}"))
 
 
 def _log_means(first_cosines: Tensor | None, temperature: float, like: Tensor) -> Tensor:

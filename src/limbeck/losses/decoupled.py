@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from limbeck.losses.inputs import (
-    check_label_range,
     check_labels,
     check_temperature,
     check_weight,
     logit_pair,
+    looked_up,
+    not_negative,
 )
 
 _RULED_OUT = -1e9  # stands for -inf: no probability in any float type, yet 0 * it is 0 and not NaN
@@ -74,48 +73,14 @@ def dkd(
     check_weight(beta, where="dkd.beta")
     check_temperature(temperature, where="dkd.temperature")
     right = labels.long().unsqueeze(-1)
-    try:
-        value: Tensor = _Decoupled.apply(z, t, right, (alpha, beta), temperature)
-    except RuntimeError:  # a CPU looks at the labels anyway; looking before would be a second time
-        check_label_range(labels, student, where="dkd.labels")
-        raise
-    return value
-
-
-class _Decoupled(torch.autograd.Function):
-    """Both parts, with their gradient in closed form: half the time of operation by operation.
-
-    The backward pass is itself differentiable.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        right: Tensor,
-        weights: tuple[float, float],
-        temperature: float,
-    ) -> Tensor:
-        teacher = teacher.masked_fill(student == -math.inf, -math.inf)
-        their_margin, theirs, nothing = _decoupled(teacher, right, temperature)
-        our_margin, ours, _ = _decoupled(student, right, temperature)
-        p, chance = theirs.exp().masked_fill_(nothing, 0), their_margin.sigmoid()
-        ctx.save_for_backward(student, right, chance, p, nothing)
-        ctx.settings = weights, temperature
-        target = _binary_kl(their_margin, our_margin).squeeze(-1)
-        others = theirs.sub_(ours).mul_(p).sum(-1).clamp_min_(0)  # rounding may push it below
-        return (weights[0] * target + weights[1] * others) * temperature**2
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        student, right, chance, p, nothing = ctx.saved_tensors
-        (alpha, beta), temperature = ctx.settings
-        margin, logs, _ = _decoupled(student, right, temperature)
-        q, off = logs.exp(), alpha * (margin.sigmoid() - chance)
-        slope = (beta * (q - p)).masked_fill(nothing, 0) - off * q
-        slope = slope.scatter(-1, right, off)
-        return slope * (gradient * temperature).unsqueeze(-1), None, None, None, None
+    t = t.masked_fill(z == -math.inf, -math.inf)
+    with looked_up(labels, student, where="dkd.labels"):
+        margin, others, _ = _decoupled(z, right, temperature)
+    their_margin, theirs, nothing = _decoupled(t, right, temperature)
+    p = theirs.exp().masked_fill(nothing, 0)
+    target = _binary_kl(their_margin, margin).squeeze(-1)
+    rest = not_negative((p * (theirs - others)).sum(-1))
+    return (alpha * target + beta * rest) * temperature**2
 
 
 def _decoupled(logits: Tensor, right: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,4 +98,4 @@ def _binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL between two classes, from their log-odds."""
     right = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     wrong = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return (right + wrong).clamp_min(0)
+    return not_negative(right + wrong)

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses.blocks import dense, forward_kl_of_all
-from limbeck.losses.inputs import check_logits
+from limbeck.losses.blocks import dense
+from limbeck.losses.inputs import check_logits, outside
 from limbeck.losses.kinds import Kind, Measure
 from limbeck.losses.sparse import sampled, top_k
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
@@ -100,7 +100,7 @@ def divergence(
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T²·KL(teacher ‖ student) of checked logits of one shape; `soft_target_kl` is the same."""
-    return forward_kl_of_all(student, teacher, Measure("forward_kl", float(temperature)))
+    return dense(student, DenseTargets(teacher), Measure("forward_kl", float(temperature)))
 
 
 def check_targets(
@@ -132,28 +132,26 @@ def check_targets(
                 f"Draw at that one: SampledTargets.draw(..., temperature={measure.temperature}).",
             )
         )
-    if isinstance(targets, SampledTargets | TopKTargets) and _can_look(targets.ids):
-        _check_ids(targets.ids, targets.classes or classes, where=f"{where}.ids")
-    if isinstance(targets, TopKTargets) and _can_look(targets.ids):
+    if isinstance(targets, SampledTargets | TopKTargets):
+        known = targets.classes or classes
+        if wrong := outside(targets.ids, known):
+            raise InputError(Problem(f"{where}.ids", wrong[0], f"classes from 0 to {known - 1}"))
+    if isinstance(targets, TopKTargets):
         _check_likeliest(targets, where=where)
 
 
-def _can_look(ids: Tensor) -> bool:
-    return ids.device.type == "cpu" and not torch.compiler.is_compiling() and ids.numel() > 0
-
-
-def _check_ids(ids: Tensor, classes: int, *, where: str) -> None:
-    low, high = (int(end) for end in ids.aminmax())
-    if low < 0 or high >= classes:
-        allowed = f"classes from 0 to {classes - 1}"
-        raise InputError(Problem(where, low if low < 0 else high, allowed))
-
-
 def _check_likeliest(targets: TopKTargets, *, where: str) -> None:
-    ordered = targets.ids.sort(-1).values
-    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+    ids, logs = targets.ids, targets.log_probabilities.detach()
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    ordered = ids.sort(-1).values
+    try:
+        twice = bool((ordered[:, 1:] == ordered[:, :-1]).any())
+        total = float(logs.float().logsumexp(-1).max().exp())
+    except RuntimeError:  # under `torch.func.vmap` there are no values to look at
+        return
+    if twice:
         raise InputError(Problem(f"{where}.ids", "a class twice in one unit", "each class once"))
-    total = float(targets.log_probabilities.detach().float().logsumexp(-1).max().exp())
     if total > 1 + _SLACK:
         fix = "Take logarithms of probabilities at a temperature of 1, not logits."
         given = f"probabilities that sum to {total:.3g}"

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, check_choice
-from limbeck.losses.known import is_small
 from limbeck.losses.maps import (
     aligned,
     check_features,
@@ -85,39 +83,7 @@ def fitnet_hint(
     check_choice(norm, get_args(Norm), where="fitnet_hint.norm")
     check_features(student, teacher, where="fitnet_hint")
     ours, theirs = precise_pair(student, teacher)
-    if norm == "l2" and is_small(ours, theirs):
-        value: Tensor = _MeanSquares.apply(ours, theirs)
-        return value
     return mean_of_each(_COMPARE[norm](ours, theirs, reduction="none"))
-
-
-class _MeanSquares(torch.autograd.Function):
-    """Of few differences: these are kept, and become the gradient in their own place.
-
-    A second array of that size, asked for at every step, would cost as much as the maths.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        ctx.save_for_backward(student, teacher)
-        difference = student - teacher
-        rows = difference.flatten(1)
-        ctx.difference, ctx.factor = difference, 2 / rows.shape[1]
-        return torch.linalg.vector_norm(rows, dim=1).square_().div_(rows.shape[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        student, teacher = ctx.saved_tensors
-        factor = (gradient * ctx.factor).view(-1, *[1] * (student.ndim - 1))
-        if torch.is_grad_enabled():  # the gradient will itself be differentiated
-            return (student - teacher) * factor, None
-        difference, ctx.difference = ctx.difference, None
-        if difference is None:  # a second pass
-            difference = student - teacher
-        try:
-            return difference.mul_(factor), None
-        except RuntimeError:  # many gradients at once (vmap) do not fit into one
-            return (student - teacher) * factor, None
 
 
 def gram(

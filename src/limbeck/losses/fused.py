@@ -6,17 +6,16 @@ is of the size of the hidden states and of the head, however many units and clas
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
-import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.losses.divergence import check_targets
-from limbeck.losses.fused_blocks import Reduction, Work, run
+from limbeck.losses.fused_blocks import Reduction, Work
 from limbeck.losses.fused_operation import whole
-from limbeck.losses.head import Head, product_type
+from limbeck.losses.head import product_type
 from limbeck.losses.inputs import check_labels
 from limbeck.losses.kinds import Kind, Measure
 from limbeck.numbers import is_positive, is_whole
@@ -47,7 +46,8 @@ def fused_divergence(
     $$\frac{\sum_i w_i \left[D(z_i, t_i) + \lambda\,\mathrm{CE}(z_i, y_i)\right]}{\sum_i w_i}$$
 
     D is `divergence`, and the value and gradients are those of the dense form. Since gradients
-    are formed in the forward pass, they cannot themselves be differentiated (`create_graph`).
+    are formed in the forward pass, they cannot themselves be differentiated, and there is no
+    forward mode: both raise an error. `torch.func.grad` and `vmap` work.
 
     Args:
         hidden: The student's last hidden states h, `[units, features]`.
@@ -71,7 +71,7 @@ def fused_divergence(
         A scalar in nats; float32 for half precision. Gradients are summed up in float32, too.
 
     Raises:
-        InputError: A wrong shape, type or setting; a backward pass with `create_graph`.
+        InputError: A wrong shape, type or setting; a second derivative, or forward mode.
 
     Example:
         >>> import torch
@@ -102,33 +102,7 @@ def fused_divergence(
         check_labels(labels, hidden, where=f"{where}.labels")
     share = float(label_weight)
     work = Work(targets, measure, labels, share, softcap, weights, reduction, block_bytes)
-    if torch.compiler.is_compiling():
-        return whole(hidden, weight, bias, work)
-    total: Tensor = _Fused.apply(hidden, weight, bias, work, torch.is_grad_enabled())
-    return total
-
-
-class _Fused(torch.autograd.Function):
-    """Value and gradients in one pass; the way back only scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work, training: bool
-    ) -> Tensor:
-        wanted = tuple(training and needed for needed in ctx.needs_input_grad[:3])
-        head = Head(hidden, weight, bias, wanted)
-        value = run(head, work)
-        ctx.save_for_backward(head.to_hidden, *head.to_weights())
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            fix = "Use divergence on logits, whose gradient can be differentiated."
-            raise InputError(Problem("fused_divergence", "create_graph=True", "a plain", fix))
-        # Not in place: the graph may be gone through again.
-        scaled = [None if g is None else g * gradient.to(g.dtype) for g in ctx.saved_tensors]
-        return *scaled, None, None
+    return whole(hidden, weight, bias, work)
 
 
 def _check_head(

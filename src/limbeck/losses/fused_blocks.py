@@ -70,8 +70,7 @@ def run(head: Head, work: Work) -> Tensor:
     shares, chosen = _shares(work, head.hidden)
     if work.labels is not None:
         heard = work.labels if chosen is None else work.labels[chosen]
-        none = head.hidden.new_empty(0, len(head.weight))
-        check_label_range(heard, none, where="fused_divergence.labels")
+        check_label_range(heard, len(head.weight), where="fused_divergence.labels")
     work = replace(work.prepared(len(head.weight)), weights=shares)
     with without_autocast(head.hidden):
         values = torch.zeros_like(shares)

@@ -2,18 +2,22 @@
 
 Traced through, its blocks would be unrolled, and might all be kept at once. An operation takes
 nothing but tensors and plain settings, so what is asked for is taken apart here and put together
-again inside.
+again inside. Outside of compiled code it is an autograd function: that of `torch.library` would
+return a derivative of 0 in forward mode, without an error.
 """
 
 # No `from __future__ import annotations`: the operation's schema is read from its annotations.
 
+import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from limbeck.errors import InputError, Problem
 from limbeck.losses.fused_blocks import Reduction, Work, run
 from limbeck.losses.head import Head
 from limbeck.losses.kinds import Kind, Measure
@@ -22,20 +26,19 @@ from limbeck.targets.top_k import Tail
 
 
 def whole(hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work) -> Tensor:
-    """Do the work in one operation; the gradients of all three come with its value."""
-    sides = (hidden, weight, bias)
-    training = torch.is_grad_enabled()
-    measure = work.measure
-    found: tuple[Tensor, ...] = _operation(
-        *sides,
-        work.labels,
-        work.weights,
-        _parts(work.targets),
-        [training and side is not None and side.requires_grad for side in sides],
-        type(work.targets).__name__,
-        getattr(work.targets, "classes", None),
-        getattr(work.targets, "tail", "bucket"),
-        getattr(work.targets, "softcap", None),
+    """Do the work in one operation; the gradients of all three come with its value.
+
+    Raises:
+        InputError: A derivative in forward mode is asked for.
+    """
+    measure, targets = work.measure, work.targets
+    tensors = (hidden, weight, bias, work.labels, work.weights)
+    settings = (
+        _wanted(hidden, weight, bias),
+        type(targets).__name__,
+        getattr(targets, "classes", None),
+        getattr(targets, "tail", "bucket"),
+        getattr(targets, "softcap", None),
         measure.kind,
         measure.temperature,
         measure.beta,
@@ -46,7 +49,19 @@ def whole(hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work) -> Te
         work.block_bytes,
         _autocast_type(hidden.device.type),
     )
+    found: tuple[Tensor, ...]
+    if not torch.compiler.is_compiling():
+        found = _Fused.apply(settings, *tensors, *_parts(targets))
+    elif forward_ad._current_level >= 0:
+        raise InputError(_no_such("a derivative in forward mode"))
+    else:
+        found = _operation(*tensors, _parts(targets), *settings)
     return found[0]
+
+
+def _wanted(*sides: Tensor | None) -> list[bool]:
+    training = torch.is_grad_enabled()
+    return [training and side is not None and side.requires_grad for side in sides]
 
 
 def _parts(targets: Targets) -> list[Tensor]:
@@ -86,8 +101,7 @@ def _together(
 
 
 # Optional and not a union, which older torch cannot read.
-@torch.library.custom_op("limbeck::fused_divergence", mutates_args=())
-def _operation(
+def _compute(
     hidden: Tensor,
     weight: Tensor,
     bias: Optional[Tensor],  # noqa: UP045
@@ -130,6 +144,9 @@ def _operation(
     return value, first, second, third
 
 
+_operation = torch.library.custom_op("limbeck::fused_divergence", _compute, mutates_args=())
+
+
 @_operation.register_fake
 def _shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Any:
     wanted = others[3]
@@ -144,16 +161,88 @@ def _shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *_, parts, wanted = inputs[:7]
     ctx.wanted, ctx.parts, ctx.settings = wanted, len(parts), len(inputs) - 6
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], *inputs[:3])
+
+
+class _Scaled(torch.autograd.Function):
+    """Scale a gradient that was formed in the forward pass.
+
+    It depends on the `sides`, too, but what that needs is gone by now: without them here, a second
+    derivative would be 0.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(slope: Tensor, gradient: Tensor, *sides: Tensor | None) -> Tensor:
+        # Not in place: the graph may be gone through again.
+        return slope * gradient.to(slope.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise InputError(_no_such("a second derivative"))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise InputError(_no_such("a second derivative"))
+
+
+def _no_such(derivative: str) -> Problem:
+    allowed = "a first derivative in reverse mode"
+    fix = "Use divergence on logits, which has all derivatives."
+    return Problem("fused_divergence", derivative, allowed, fix)
+
+
+def _slopes(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
+    slopes, sides = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+    pairs = zip(slopes, ctx.wanted, strict=True)
+    return [_Scaled.apply(slope, gradient, *sides) if want else None for slope, want in pairs]
 
 
 def _backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Any, ...]:
-    pairs = zip(ctx.saved_tensors, ctx.wanted, strict=True)
-    scaled = [g * gradient.to(g.dtype) if want else None for g, want in pairs]
-    return *scaled, None, None, [None] * ctx.parts, *(None,) * ctx.settings
+    return *_slopes(ctx, gradient), None, None, [None] * ctx.parts, *(None,) * ctx.settings
 
 
 _operation.register_autograd(_backward, setup_context=_keep)
+
+
+class _Fused(torch.autograd.Function):
+    """Value and gradients in one pass; the way back only scales them."""
+
+    @staticmethod
+    def forward(settings: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = cast("Any", _compute)(*tensors[:5], tensors[5:], *settings)
+        return found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.wanted, ctx.others = inputs[0][0], len(inputs) - 4
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:], *inputs[1:4])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_slopes(ctx, gradient), *(None,) * ctx.others
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise InputError(_no_such("a derivative in forward mode"))
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], Any]:
+        found = []
+        for place in range(info.batch_size):
+            pairs = zip(inputs[1:], dims[1:], strict=True)
+            tensors = [one if d is None else one.select(d, place) for one, d in pairs]
+            # For a gradient outside of `vmap` it shows on these only that one is wanted.
+            wanted = map(operator.or_, inputs[0][0], _wanted(*tensors[:3]))
+            settings = ([*wanted], *inputs[0][1:])
+            found.append(_Fused.apply(settings, *tensors))
+        return tuple(torch.stack(column) for column in zip(*found, strict=True)), (0, 0, 0, 0)
 
 
 def _autocast_type(device: str) -> torch.dtype | None:

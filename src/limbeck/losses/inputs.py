@@ -5,6 +5,9 @@ The checks read shapes and types only, so that none of them waits for a device.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -104,24 +107,50 @@ def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
         raise InputError(Problem(where, tuple(labels.shape), allowed))
 
 
-def check_label_range(labels: Tensor, logits: Tensor, *, where: str) -> None:
-    """Refuse labels out of range on a CPU; elsewhere a look at them would wait for the device.
+def check_label_range(labels: Tensor, classes: int, *, where: str) -> None:
+    """Refuse labels out of range where a look at them waits for nothing.
 
     Raises:
         InputError: A label is negative, or not below the number of classes.
     """
-    if labels.device.type != "cpu" or torch.compiler.is_compiling() or not len(labels):
-        return
-    low, high = (int(end) for end in labels.aminmax())
-    if low < 0 or high >= logits.shape[1]:
-        raise InputError(
-            Problem(
-                where,
-                given=low if low < 0 else high,
-                allowed=f"labels from 0 to {logits.shape[1] - 1}",
-                fix="A unit without a label is left out by a weight of 0, with any label in range.",
-            )
-        )
+    if wrong := outside(labels, classes):
+        fix = "A unit without a label is left out by a weight of 0, with any label in range."
+        raise InputError(Problem(where, wrong[0], f"labels from 0 to {classes - 1}", fix))
+
+
+def outside(ids: Tensor, count: int) -> list[int]:
+    """Return an id that is not from 0 to count − 1, if there is one and it can be seen.
+
+    On a device other than a CPU a look would wait for it; in compiled code it would break the
+    graph; and under `torch.func.vmap` there are no values to look at.
+
+    Example:
+        >>> outside(torch.tensor([0, 5]), 3), outside(torch.tensor([0, 2]), 3)
+        ([5], [])
+    """
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return []
+    try:
+        low, high = (int(end) for end in ids.aminmax())
+    except RuntimeError:
+        return []
+    return [end for end in (low, high) if not 0 <= end < count]
+
+
+@contextmanager
+def looked_up(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[None]:
+    """Turn the error of an operation that looks labels up into one that names the label.
+
+    A CPU looks at each label anyway; a look beforehand would be a second one.
+
+    Raises:
+        InputError: The operation failed, and a label is out of range.
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError):
+        check_label_range(labels, logits.shape[1], where=where)
+        raise
 
 
 def check_temperature(temperature: object, *, where: str) -> None:

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, check_choice
-from limbeck.losses.inputs import check_fraction, check_temperature
+from limbeck.losses.inputs import check_fraction, check_temperature, not_negative
 
 Kind: TypeAlias = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
 
@@ -77,13 +76,13 @@ def closed_form(
     """
     value, part = _ROWS[measure.kind](student, teacher, measure, slope)
     # Rounding may push a value below 0.
-    return (value * measure.temperature**2).clamp_min(0), part
+    return not_negative(value * measure.temperature**2), part
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
     """Log-probabilities at a temperature, with classes ruled out at a finite floor."""
     kept = logits.clamp_min(RULED_OUT)
-    return F.log_softmax(kept if temperature == 1 else kept.div_(temperature), dim=-1)
+    return F.log_softmax(kept if temperature == 1 else kept / temperature, dim=-1)
 
 
 def log_mixture(difference: Tensor, share: float) -> Tensor:
@@ -103,33 +102,8 @@ def _forward_kl(
     teacher = teacher.masked_fill(student == -math.inf, -math.inf)
     log_p, log_q = (log_softmax(x, measure.temperature) for x in (teacher, student))
     p = log_p.exp()
-    value = (log_p.sub_(log_q)).mul_(p).sum(-1)
+    value = (p * (log_p - log_q)).sum(-1)
     return value, log_q.exp() - p if slope else None
-
-
-def forward_kl_of_finite(
-    student: Tensor, teacher: Tensor, temperature: float, *, slope: bool
-) -> tuple[Tensor, Tensor | None] | None:
-    """T²·KL of logits over T on a processor, and T·(q − p); None if there is a -inf among them.
-
-    A -inf shows in the value: its logarithm makes the value infinite or, times a probability of 0,
-    not a number. Without any, half of the operations are not needed.
-
-    Example:
-        >>> import torch
-        >>> logits = torch.zeros(1, 2), torch.tensor([[2.0, 0.0]])
-        >>> forward_kl_of_finite(*logits, 1.0, slope=True)
-        (tensor([0.3278]), tensor([[-0.3808,  0.3808]]))
-    """
-    log_p, log_q = torch.log_softmax(teacher, -1), torch.log_softmax(student, -1)
-    p = log_p.exp()
-    value = log_p.sub_(log_q).mul_(p).sum(-1).mul_(temperature**2)
-    low, high = value.aminmax()
-    if not float(high) < -RULED_OUT:  # false of what is not a number, too
-        return None
-    if float(low) < 0:  # by rounding
-        value.clamp_min_(0)
-    return value, log_q.exp_().sub_(p).mul_(temperature) if slope else None
 
 
 def _reverse_kl(

@@ -16,8 +16,7 @@ from torch import Tensor
 from limbeck.errors import InputError, Problem
 from limbeck.losses.divergence import forward_kl
 from limbeck.losses.inputs import check_temperature, logit_pair
-from limbeck.losses.kinds import forward_kl_of_finite
-from limbeck.losses.known import is_small, known, wants_slope
+from limbeck.vectors import norm
 
 _RULED_OUT = -1e9  # stands for -inf where -inf would turn a gradient into NaN
 _SOFTENING = 1e-7  # what the published code adds to a standard deviation
@@ -154,54 +153,7 @@ def standardized_kl(
     check_temperature(temperature, where="standardized_kl.temperature")
     if correction not in (0, 1):
         raise InputError(Problem("standardized_kl.correction", correction, "0 or 1"))
-    value = _lean(z, t, temperature, correction) if is_small(z, t) else None
-    return _careful(z, t, temperature, correction) if value is None else value
-
-
-def _lean(student: Tensor, teacher: Tensor, temperature: float, correction: int) -> Tensor | None:
-    """Value and gradient of a few scores; None where a class is ruled out or a row constant."""
-    of_student, of_teacher = (
-        _scores(side.detach(), temperature, correction) for side in (student, teacher)
-    )
-    if of_student is None or of_teacher is None:
-        return None
-    (ours, deviation, size), (theirs, *_) = of_student, of_teacher
-    found = forward_kl_of_finite(ours, theirs, temperature, slope=wants_slope(student))
-    if found is None:
-        return None
-    value, slope = found
-    if slope is not None:
-        # A score changes by its own logit, and by the deviation that all of them share; by the
-        # mean it does not, since the slopes of a row have a sum of 0.
-        along = (slope * ours).sum(-1, keepdim=True).mul_(deviation).div_(size)
-        slope = slope.addcmul_(ours, along, value=-temperature).div_(deviation)
-    return known(
-        student,
-        teacher,
-        value,
-        slope,
-        lambda s, t: _careful(s, t, temperature, correction),
-        factor=temperature,
-    )
-
-
-def _scores(
-    logits: Tensor, temperature: float, correction: int
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Scores over the temperature, what they were divided by, and what has no `_SOFTENING` yet."""
-    rest = logits - logits.mean(-1, keepdim=True)
-    size = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
-    least = _ROUNDING * torch.finfo(logits.dtype).eps * float(torch.linalg.vector_norm(logits))
-    if not float(size.amin()) > least:  # stricter than of each row; false of what is not a number
-        return None
-    freedom = math.sqrt(logits.shape[1] - correction)
-    deviation = (size * (temperature / freedom)).add_(temperature * _SOFTENING)
-    return rest.div_(deviation), deviation, size.mul_(freedom)
-
-
-def _careful(student: Tensor, teacher: Tensor, temperature: float, correction: int) -> Tensor:
-    teacher = _conditioned(teacher, student)
-    ours, theirs = (_standardized(side, correction) for side in (student, teacher))
+    ours, theirs = (_standardized(side, correction) for side in (z, _conditioned(t, z)))
     return forward_kl(ours, theirs, temperature)
 
 
@@ -209,7 +161,7 @@ def _standardized(logits: Tensor, correction: int) -> Tensor:
     possible = logits != -math.inf
     rest = _centred(logits, possible)
     degrees = (possible.sum(-1, keepdim=True) - correction).clamp_min(1).to(rest.dtype)
-    deviation = torch.linalg.vector_norm(rest, dim=-1, keepdim=True) / degrees.sqrt()
+    deviation = norm(rest)[0] / degrees.sqrt()
     return (rest / (deviation + _SOFTENING)).masked_fill(~possible, -math.inf)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from limbeck.errors import InputError, Problem
 from limbeck.losses.divergence import forward_kl
-from limbeck.losses.inputs import check_temperature, check_weight, logit_pair
+from limbeck.losses.inputs import check_temperature, check_weight, logit_pair, not_negative
 from limbeck.precision import without_autocast
+from limbeck.vectors import norm
 
 _RULED_OUT = -1e9  # stands for -inf: no probability in any float type, and no NaN
 _ROUNDING = 32  # so many units in the last place may a row vary and still count as constant
@@ -77,74 +77,28 @@ def dist(
     if not len(z):
         return z.sum()
     check_weight(epsilon, where="dist.epsilon")
-    value: Tensor = _Relations.apply(z, t, (beta, gamma), temperature, epsilon)
-    return value
+    q, p = _softmax(z, temperature), _softmax(t, temperature)
+    rows, columns = _correlation(q, p, epsilon), _correlation(q.T, p.T, epsilon)
+    value = beta * (1 - rows.mean()) + gamma * (1 - columns.mean())
+    return not_negative(value * temperature**2)
 
 
-class _Relations(torch.autograd.Function):
-    """Both parts, with their gradient in closed form, which is faster than operation by operation.
-
-    It is formed beside the value. The backward pass is itself differentiable.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        weights: tuple[float, float],
-        temperature: float,
-        epsilon: float,
-    ) -> Tensor:
-        value, slope = _relations(student, teacher, weights, temperature, epsilon)
-        ctx.save_for_backward(student, teacher, slope)
-        ctx.settings = weights, temperature, epsilon
-        return value.clamp_min(0)  # rounding may push it below
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        student, teacher, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody asks for the gradient of the gradient
-            slope = _relations(student, teacher, *ctx.settings)[1]
-        return gradient * slope, None, None, None, None
-
-
-def _relations(
-    student: Tensor,
-    teacher: Tensor,
-    weights: tuple[float, float],
-    temperature: float,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """Give the value, and its gradient for the student's logits."""
-    q, p = _softmax(student, temperature), _softmax(teacher, temperature)
-    between, along_rows = _correlation(q, p, epsilon)
-    within, along_columns = _correlation(q.T, p.T, epsilon)
-    shares = [weight * temperature**2 / len(x) for weight, x in zip(weights, (q, q.T), strict=True)]
-    value = temperature**2 * sum(weights) - shares[0] * between.sum() - shares[1] * within.sum()
-    slope = (-shares[0] * along_rows - shares[1] * along_columns.T) * q
-    return value, (slope - q * slope.sum(-1, keepdim=True)) / temperature
-
-
-def _correlation(ours: Tensor, theirs: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Give Pearson's correlation of each row, and its gradient for our side."""
+def _correlation(ours: Tensor, theirs: Tensor, epsilon: float) -> Tensor:
+    """Return Pearson's correlation of each row; 0 where a row of either side is constant."""
     (x, x_size, x_flat), (y, y_size, y_flat) = _centred(ours), _centred(theirs)
-    product, flat = x_size * y_size, x_flat | y_flat
-    divisor = (product + epsilon).clamp_min(_FLOOR)
-    y = (y / divisor).masked_fill(flat, 0)
-    correlation = (x * y).sum(-1, keepdim=True)
-    lean = correlation / x_size.square() * (product / divisor)
-    lean = lean.masked_fill(flat | (product + epsilon < _FLOOR), 0)
-    return correlation, y - lean * x
+    divisor = (x_size * y_size + epsilon).clamp_min(_FLOOR)
+    return (x * y).sum(-1, keepdim=True).masked_fill(x_flat | y_flat, 0) / divisor
 
 
 def _centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Take the mean off rows of probabilities; give their sizes, and which are but rounding."""
+    """Subtract the mean of rows of probabilities; return their sizes, and which are constant."""
     mean = rows.mean(-1, keepdim=True)
     rest = rows - mean
-    size = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
     noise = _ROUNDING * torch.finfo(rows.dtype).eps * math.sqrt(rows.shape[-1])
-    return rest, size, size <= noise * mean
+    flat = torch.linalg.vector_norm(rest.detach(), dim=-1, keepdim=True) <= noise * mean.detach()
+    # The norm of rounding errors has no derivative worth having, and that of zeros none at all.
+    rest = rest.masked_fill(flat, 0)
+    return rest, norm(rest)[0], flat
 
 
 def multi_level(

@@ -7,7 +7,7 @@ length of their features, and no connector is needed.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -59,27 +59,7 @@ def similarity_preserving(
     if not len(ours):
         return ours.sum()
     with without_autocast(ours):
-        return F.mse_loss(unit_length(_products(ours)), unit_length(theirs @ theirs.T))
-
-
-def _products(rows: Tensor) -> Tensor:
-    given: Tensor = _Products.apply(rows)
-    return given
-
-
-class _Products(torch.autograd.Function):
-    """The product of each row with each, with one product in its gradient where torch takes two."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        return rows @ rows.T
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (rows,) = ctx.saved_tensors
-        with without_autocast(rows):
-            return (gradients[0] + gradients[0].T) @ rows
+        return F.mse_loss(unit_length(ours @ ours.T), unit_length(theirs @ theirs.T))
 
 
 def correlation_congruence(
@@ -202,51 +182,15 @@ def probabilistic_transfer(
     ours, theirs = vector_pair(student, teacher, where="probabilistic_transfer")
     if not len(ours):
         return ours.sum()
-    nearness, total, _ = _nearness(theirs, length(theirs))
-    value: Tensor = _Transfer.apply(ours, (nearness / total).to(ours.dtype))
-    return value
+    p, q = _neighbours(theirs), _neighbours(ours)
+    return (p * ((p + _TINY) / (q + _TINY)).log()).mean()
 
 
-class _Transfer(torch.autograd.Function):
-    """The value, and its gradient in closed form, which is faster than operation by operation.
-
-    It is formed beside the value. The backward pass is itself differentiable.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, p: Tensor) -> Tensor:
-        value, slope = _transfer(features, p)
-        ctx.save_for_backward(features, p, slope)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        features, p, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody asks for the gradient of the gradient
-            slope = _transfer(features, p)[1]
-        return gradients[0] * slope, None
-
-
-def _transfer(features: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the value, and its gradient for the student's features."""
-    lengths = length(features)
-    nearness, total, directions = _nearness(features, lengths)
-    q = nearness / total
-    ratio = (p + _TINY) / (q + _TINY)
-    pull = p / (q + _TINY)
-    pull = ((pull * q).sum(1, keepdim=True) - pull) / (total * len(p) ** 2)
-    with without_autocast(features):
-        slope = (pull + pull.T) @ directions
-    along = (slope * directions).sum(1, keepdim=True)
-    slope = (slope - features * (along / lengths)) / (lengths + _TINY)
-    return (p * ratio.log()).mean(), slope
-
-
-def _nearness(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give 1 + cᵢⱼ (the half of it would cancel), its sum along a row, and the directions."""
-    directions = features / (lengths + _TINY)
+def _neighbours(features: Tensor) -> Tensor:
+    """Return each sample's distribution over the samples, by 1 + their cosines."""
+    directions = features / (length(features) + _TINY)
     with without_autocast(features):
         cosines = directions @ directions.T
-    # Rounding may take a cosine of opposite directions below -1.
+    # Rounding may take a cosine of opposite directions below -1; a half of 1 + c would cancel.
     nearness = (cosines + 1).clamp_min(0)
-    return nearness, nearness.sum(1, keepdim=True), directions
+    return nearness / nearness.sum(1, keepdim=True)

@@ -9,11 +9,11 @@ from torch import Tensor
 from limbeck.errors import InputError, Problem
 from limbeck.losses.divergence import forward_kl
 from limbeck.losses.inputs import (
-    check_label_range,
     check_labels,
     check_logits,
     check_temperature,
     logit_pair,
+    looked_up,
 )
 from limbeck.numbers import is_number
 from limbeck.precision import precise
@@ -48,11 +48,8 @@ def cross_entropy(
     check_logits(student, where="cross_entropy.student")
     check_labels(labels, student, where="cross_entropy.labels")
     logits, right = precise(student), labels.long()
-    try:
+    with looked_up(labels, student, where="cross_entropy.labels"):
         value = F.cross_entropy(logits, right, reduction="none", ignore_index=_NO_LABEL)
-    except IndexError:  # a CPU looks at the labels anyway; looking before would be a second time
-        check_label_range(labels, student, where="cross_entropy.labels")
-        raise
     return value.clamp_max(-_RULED_OUT)
 
 
@@ -88,7 +85,6 @@ def label_smoothing(
     """
     check_logits(student, where="label_smoothing.student")
     check_labels(labels, student, where="label_smoothing.labels")
-    check_label_range(labels, student, where="label_smoothing.labels")
     if not (is_number(smoothing) and 0 <= smoothing < 1):
         raise InputError(
             Problem("label_smoothing.smoothing", smoothing, "a number in [0, 1)", "Try 0.1.")
@@ -96,7 +92,8 @@ def label_smoothing(
     logits = precise(student)
     possible = logits != -float("inf")
     surprise = -F.log_softmax(logits.clamp_min(_RULED_OUT), dim=-1)
-    hard = surprise.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
+    with looked_up(labels, student, where="label_smoothing.labels"):
+        hard = surprise.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
     spread = surprise.masked_fill(~possible, 0).sum(-1) / possible.sum(-1).clamp_min(1)
     return (1 - smoothing) * hard + smoothing * spread
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from limbeck.errors import InputError, Problem, check_choice
+from limbeck.losses.blocks import over_copies
 from limbeck.losses.inputs import check_temperature
 from limbeck.losses.samples import vector_pair
 from limbeck.precision import without_autocast
@@ -145,18 +144,44 @@ def rkd_angle(
     widest = max(ours.shape[1], theirs.shape[1])
     rows = max(1, _BLOCK // (count * (count + widest)))
     blocks = [slice(start, start + rows) for start in range(0, count, rows)]
-    seen_from = partial(_seen_from, ours, theirs, similarity, temperature)
-    if len(blocks) == 1:
-        total = seen_from(blocks[0])
+    if len(blocks) == 1 or torch.compiler.is_compiling():
+        total = _seen_from(ours, theirs, similarity, temperature, slice(0, count))
     else:
-        total = torch.stack([_again_backward(seen_from, block) for block in blocks]).sum()
+        kept = (similarity, temperature)
+        total = torch.stack([_SeenFrom.apply(ours, theirs, *kept, one) for one in blocks]).sum()
     return total / (count**3 if similarity == "huber" else max(1, count * (count - 1)))
 
 
-def _again_backward(function: Callable[[slice], Tensor], block: slice) -> Tensor:
-    """Keep nothing for the gradient: what it needs is formed again."""
-    value: Tensor = checkpoint(function, block, use_reentrant=False, preserve_rng_state=False)
-    return value
+class _SeenFrom(torch.autograd.Function):
+    """Keep nothing of the size of the angles for the gradient: they are formed again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        ours: Tensor, theirs: Tensor, similarity: Similarity, temperature: float, vertices: slice
+    ) -> Tensor:
+        return _seen_from(ours, theirs, similarity, temperature, vertices)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ours, theirs, *ctx.settings = inputs
+        ctx.save_for_backward(ours, theirs)
+        ctx.save_for_forward(ours, theirs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ours, theirs = ctx.saved_tensors
+        pull = torch.func.vjp(lambda side: _seen_from(side, theirs, *ctx.settings), ours)[1]
+        return *pull(gradients[0]), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: Tensor | None) -> Tensor:
+        ours, theirs = ctx.saved_tensors
+        # The value is a scalar: its gradient times the tangent.
+        pair = torch.func.vjp(lambda side: _seen_from(side, theirs, *ctx.settings), ours)
+        value, pull = pair[:2]
+        return (pull(torch.ones_like(value))[0] * tangent).sum()
 
 
 def _seen_from(
@@ -192,30 +217,58 @@ def distances(features: Tensor) -> Tensor:
         >>> distances(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0., 5.])
     """
+    if torch.compiler.is_compiling():
+        return torch.pdist(features)
     given: Tensor = _Distances.apply(features)
     return given
 
 
 class _Distances(torch.autograd.Function):
-    """Distances by differences, their gradient by a product of matrices.
+    """Distances by differences, their derivatives by a product of matrices.
 
-    Differences keep the digits of what is near and far from zero, and tell what is equal; torch
-    forms them fast. But its gradient forms them again, which takes thirty times as long.
+    Differences keep the digits of what is near and far from zero, and show what is equal; torch
+    forms them fast. But its gradient forms them again, which takes thirty times as long, or keeps
+    a vector for each pair; and it has neither a second derivative nor one in forward mode.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        apart = torch.pdist(features)
-        ctx.save_for_backward(features, apart)
-        return apart
+    def forward(features: Tensor) -> Tensor:
+        return torch.pdist(features)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         features, apart = ctx.saved_tensors
-        pulls = _square(torch.where(apart > 0, gradients[0] / apart, 0), len(features))
+        pulls = _square(gradients[0] * _inverse(apart), len(features))
         centred = features - features.mean(0)  # nothing but differences counts
         with without_autocast(features):
             return pulls.sum(1, keepdim=True) * centred - pulls @ centred
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        features, apart = ctx.saved_tensors
+        centred, moved = features - features.mean(0), tangent - tangent.mean(0)
+        with without_autocast(features):
+            cross = centred @ moved.T
+        own = cross.diagonal()
+        count = len(features)
+        one, other = torch.triu_indices(count, count, 1, device=features.device)
+        change = own[one] + own[other] - cross[one, other] - cross[other, one]
+        return change * _inverse(apart)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int], features: Tensor) -> tuple[Tensor, int]:
+        return over_copies(_Distances.apply, info.batch_size, dims, (features,)), 0
+
+
+def _inverse(apart: Tensor) -> Tensor:
+    """Return 1 over each distance, and 0 for a distance of 0, with derivatives of 0 there."""
+    none = apart <= 0
+    return apart.masked_fill(none, 1).reciprocal().masked_fill(none, 0)
 
 
 def _square(pairs: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.losses.blocks import dense, row_blocks, widened
+from limbeck.losses.blocks import dense, is_plain, over_copies, row_blocks, widened
 from limbeck.losses.inputs import not_negative
 from limbeck.losses.kinds import RULED_OUT, Measure, closed_form, log_mixture
 from limbeck.precision import precise
@@ -146,6 +146,8 @@ def _likeliest(targets: TopKTargets, classes: int) -> Tensor:
 
 
 def _pick(student: Tensor, ids: Tensor, classes: int, temperature: float, mode: str) -> Tensor:
+    if is_plain(len(student) * classes):
+        return _picked(precise(student[:, :classes]), ids.long(), temperature, mode)
     logits: Tensor = _Pick.apply(student, ids.long(), classes, temperature, mode)
     return logits
 
@@ -158,31 +160,63 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, ids: Tensor, classes: int, temperature: float, mode: str
+        student: Tensor, ids: Tensor, classes: int, temperature: float, mode: str
     ) -> Tensor:
-        blocks = row_blocks(len(student), classes, student.device) or [slice(0, 0)]
         common = student[:, :classes]
-        picked = torch.cat(
-            [_picked(precise(common[rows]), ids[rows], temperature, mode) for rows in blocks]
+        return torch.cat(
+            [
+                _picked(precise(common[rows]), ids[rows], temperature, mode)
+                for rows in _row_blocks(student, classes)
+            ]
         )
-        ctx.save_for_backward(student, ids, picked)
-        ctx.blocks, ctx.classes, ctx.settings = blocks, classes, (temperature, mode)
-        return picked
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        student, ids, ctx.classes, *ctx.settings = inputs
+        ctx.save_for_backward(student, ids, output)
+        ctx.save_for_forward(student, ids, output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         student, ids, picked = ctx.saved_tensors
-        common, others = student[:, : ctx.classes], (None,) * 4
-        if torch.is_grad_enabled():  # the gradient will be differentiated: record it
-            whole = _spread(precise(common), ids, picked, gradient, *ctx.settings)
-            return widened(whole, student.shape[1]).to(student.dtype), *others
-        result = student.new_empty(student.shape)
-        result[:, ctx.classes :] = 0
-        for rows in ctx.blocks:
-            ours = precise(common[rows])
+        result = None if torch.is_grad_enabled() else _gradient(ctx, gradient)
+        if result is None:  # to be differentiated itself, or many gradients at once
+            common = precise(student[:, : ctx.classes])
+            whole = _spread(common, ids, picked, gradient, *ctx.settings)
+            result = widened(whole, student.shape[1]).to(student.dtype)
+        return result, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: Tensor | None) -> Tensor:
+        student, ids, picked = ctx.saved_tensors
+        found = []
+        for rows in _row_blocks(student, ctx.classes):
+            ours, change = (precise(side[rows, : ctx.classes]) for side in (student, tangent))
+            found.append(_changed(ours, ids[rows], picked[rows], change, *ctx.settings))
+        return torch.cat(found)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return over_copies(_Pick.apply, info.batch_size, dims, inputs), 0
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> Tensor | None:
+    """Write the gradient block by block; None for many of them at once, as `vmap` has them."""
+    student, ids, picked = ctx.saved_tensors
+    result = student.new_empty(student.shape)
+    result[:, ctx.classes :] = 0
+    try:
+        for rows in _row_blocks(student, ctx.classes):
+            ours = precise(student[rows, : ctx.classes])
             whole = _spread(ours, ids[rows], picked[rows], gradient[rows], *ctx.settings)
             result[rows, : ctx.classes] = whole
-        return result, *others
+    except RuntimeError:
+        return None
+    return result
+
+
+def _row_blocks(student: Tensor, classes: int) -> list[slice]:
+    return row_blocks(len(student), classes, student.device) or [slice(0, 0)]
 
 
 def _picked(logits: Tensor, ids: Tensor, temperature: float, mode: str) -> Tensor:
@@ -195,7 +229,10 @@ def _picked(logits: Tensor, ids: Tensor, temperature: float, mode: str) -> Tenso
     summed = logits if temperature == 1 else logits / temperature
     if mode == "others":
         summed = summed.masked_fill(_listed(logits, ids), -math.inf)
-    return torch.cat([chosen, summed.logsumexp(-1, keepdim=True)], dim=1)
+    # Where nothing is left the sum is 0; the derivative of its logarithm would not be finite.
+    nothing = (summed == -math.inf).all(-1, keepdim=True)
+    rest = summed.masked_fill(nothing, 0).logsumexp(-1, keepdim=True)
+    return torch.cat([chosen, rest.masked_fill(nothing, -math.inf)], dim=1)
 
 
 def _spread(
@@ -207,18 +244,34 @@ def _spread(
     if mode == "none":
         whole = torch.zeros_like(logits)
     else:
-        rest = picked[:, -1:]
-        rest = rest.masked_fill(rest == -math.inf, 0)
-        scaled = logits if temperature == 1 else logits / temperature
-        whole = (scaled - rest).exp() * gradient[:, -1:]
-        if mode == "others":
-            whole = whole.masked_fill(_listed(logits, ids), 0)
+        whole = _shares(logits, ids, picked, temperature, mode) * gradient[:, -1:]
     whole = whole.scatter_add(1, ids.masked_fill(lacking, 0), direct)
     return whole if temperature == 1 else whole / temperature
+
+
+def _changed(
+    logits: Tensor, ids: Tensor, picked: Tensor, tangent: Tensor, temperature: float, mode: str
+) -> Tensor:
+    """Take a tangent of all logits to one of what was picked."""
+    lacking = ids >= logits.shape[1]
+    direct = tangent.gather(1, ids.masked_fill(lacking, 0)).masked_fill(lacking, 0)
+    if mode != "none":
+        shares = _shares(logits, ids, picked, temperature, mode)
+        direct = torch.cat([direct, (shares * tangent).sum(1, keepdim=True)], dim=1)
+    return direct / temperature
+
+
+def _shares(logits: Tensor, ids: Tensor, picked: Tensor, temperature: float, mode: str) -> Tensor:
+    """Return the share of each class in the sum of the last column."""
+    rest = picked[:, -1:]
+    rest = rest.masked_fill(rest == -math.inf, 0)
+    scaled = logits if temperature == 1 else logits / temperature
+    whole = (scaled - rest).exp()
+    return whole.masked_fill(_listed(logits, ids), 0) if mode == "others" else whole
 
 
 def _listed(logits: Tensor, ids: Tensor) -> Tensor:
     """Which classes of `[rows, classes]` the ids name; ids beyond the classes name none."""
     classes = logits.shape[1]
     marked = torch.zeros(len(ids), classes + 1, dtype=torch.bool, device=ids.device)
-    return marked.scatter_(1, ids.clamp_max(classes), True)[:, :classes]
+    return marked.scatter(1, ids.clamp_max(classes), True)[:, :classes]

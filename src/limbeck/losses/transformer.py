@@ -6,13 +6,13 @@ mean, whatever stands there.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
 from limbeck.losses.inputs import check_floating, check_mask, check_same_shape
 from limbeck.precision import precise
+from limbeck.vectors import norm
 
 
 def hidden_mse(
@@ -135,9 +135,8 @@ def hidden_cosine(
 
 def _directions(states: Tensor) -> tuple[Tensor, Tensor]:
     """Bring each state to length 1, but for zeros, which get no gradient; tell which these are."""
-    length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-    zero = length == 0
-    return states.masked_fill(zero, 0) / length.masked_fill(zero, 1), zero.squeeze(-1)
+    length, zero = norm(states)
+    return states.masked_fill(zero, 0) / length, zero.squeeze(-1)
 
 
 def without_padding(states: Tensor, mask: Tensor | None, *, rest: int, where: str) -> Tensor:

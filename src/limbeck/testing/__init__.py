@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.testing import extremes, forms, fused, laws, masks
+from limbeck.testing import extremes, forms, fused, laws, masks, transforms
 from limbeck.testing.subject import FILLED, Draw, Kind, Reference, Subject
 
 __all__ = ["BrokenLawError", "audit_loss", "check_loss"]
@@ -84,7 +84,7 @@ def check_loss(
     Example:
         >>> from limbeck.losses import logit_mse
         >>> check_loss(logit_mse, kind="response")
-        [0, 1, 3, 4, 6, 7, 8, 9]
+        [0, 1, 3, 4, 6, 7, 8, 9, 15]
         >>> check_loss(lambda student, teacher: (student - teacher).sum(1), kind="response")
         Traceback (most recent call last):
         ...
@@ -176,15 +176,16 @@ LAWS: dict[int, Law] = {
     11: forms.sparse,
     12: forms.padding,
     13: forms.ends,
+    15: transforms.transforms,
 }
 
 _OF_KIND: dict[str, frozenset[int]] = {
     "divergence": frozenset(LAWS) - {10},
-    "response": frozenset({0, 1, 3, 4, 5, 6, 7, 8, 9}),
-    "hard_label": frozenset({0, 2, 4, 6, 7, 8, 9, 12}),
-    "batch": frozenset({0, 1, 3, 4, 5, 7, 8, 9}),
-    "feature": frozenset({0, 1, 3, 4, 6, 7, 9}),
-    "relation": frozenset({0, 1, 3, 4, 7, 8, 9}),
+    "response": frozenset({0, 1, 3, 4, 5, 6, 7, 8, 9, 15}),
+    "hard_label": frozenset({0, 2, 4, 6, 7, 8, 9, 12, 15}),
+    "batch": frozenset({0, 1, 3, 4, 5, 7, 8, 9, 15}),
+    "feature": frozenset({0, 1, 3, 4, 6, 7, 9, 15}),
+    "relation": frozenset({0, 1, 3, 4, 7, 8, 9, 15}),
     "fused": frozenset(LAWS) - {6},
 }
 
@@ -214,7 +215,7 @@ def _check(subject: Subject, without: Iterable[int]) -> None:
         fix = did_you_mean(subject.kind, kinds)
         problems.append(Problem("check_loss.kind", subject.kind, ", ".join(kinds), fix))
     problems += [
-        Problem("check_loss.without", law, f"numbers of laws, 0 to {max(LAWS)}")
+        Problem("check_loss.without", law, f"numbers of laws: {', '.join(map(str, LAWS))}")
         for law in without
         if law not in LAWS
     ]
