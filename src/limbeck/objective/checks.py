@@ -105,7 +105,7 @@ def check_gradient(
     if not norm < float("inf"):
         fix = "Check for a square root or a logarithm at 0."
         raise InputError(Problem(name, f"a gradient norm of {norm}", "a finite gradient", fix))
-    if norm > 0:
+    if norm > 0 and size != 0:  # at the minimum, rounding alone gives a gradient
         return TermGradient(norm)
     if weight == 0:
         return TermGradient(norm, "its weight is 0")
