@@ -35,7 +35,7 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
         return
     specs = context.recipe.teachers
     loaded = link.record.stage == "load"
-    chance = all(spec.expect is None or spec.expect.above_chance for spec in specs)
+    chance = any(spec.expect is None or spec.expect.above_chance for spec in specs)
     problems = []
     if artefact.chance is not None and chance:
         problems += list(_of_chance(artefact.chance, "teacher", loaded=loaded))
@@ -54,6 +54,8 @@ def _of_members(candidate: Candidate, context: Context, *, loaded: bool) -> Iter
     for number, (spec, weights) in enumerate(
         zip(context.recipe.teachers, state.weights, strict=True)
     ):
+        if spec.expect is not None and not spec.expect.above_chance:
+            continue
         plain = spec.model_copy(update={"weights": None})
         model = context.build(plain, seed=0, weights=weights, changes=state.changes)
         predictor = TorchPredictor(model.to(context.accelerator.device), context.task)
