@@ -138,6 +138,8 @@ def _places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
 
 
 def _spoil_value(draw: random.Random, text: bytes) -> bytes:
+    if b"&" in text or len(text) > 100_000:  # what grows without end is not unfolded here
+        return text
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
@@ -164,7 +166,7 @@ def _spoil_value(draw: random.Random, text: bytes) -> bytes:
     elif how == "add" and isinstance(value, dict):
         value[draw.choice(["width", "x", "epochs", "weight", "size"])] = draw.choice(NUMBERS)
     elif how == "repeat" and isinstance(holder, list):
-        holder.extend(copy.deepcopy(value) for _ in range(draw.choice([1, 60, 3000])))
+        holder.extend(copy.deepcopy(value) for _ in range(draw.choice([1, 60, 300])))
     else:
         holder[key] = draw.choice([[value], {"train": value}, [value] * 50])
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False).encode(
@@ -286,11 +288,14 @@ def main() -> None:
     warm()
     codes: dict[int, int] = {}
     broken, slowest, largest = 0, 0.0, 0
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         for case in cases(options.cases, options.seed):
             if options.only not in (None, case.number):
                 continue
             outcome = run(case, Path(place))
+            if case.number % 50 == 49:
+                print(f"{case.number + 1} cases, {time.monotonic() - started:.0f} s", flush=True)
             codes[outcome.code] = codes.get(outcome.code, 0) + 1
             slowest, largest = max(slowest, outcome.seconds), max(largest, outcome.bytes)
             if outcome.faults or options.only is not None:
