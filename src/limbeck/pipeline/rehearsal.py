@@ -42,6 +42,7 @@ class Rehearsal:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.parameters: dict[str, int] = {}
+        self._exported: set[tuple[str, str]] = set()
 
     @cached_property
     def batch(self) -> Batch:
@@ -94,11 +95,13 @@ class Rehearsal:
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)
         self.parameters[where] = sum(one.numel() for one in model.parameters())
-        # limbeck's own models are known to export; others are tried where it takes seconds.
-        if spec.source == "python" or (
-            spec.source != "limbeck" and self.parameters[where] < EXPORTED
-        ):
-            _exports(context, model, where, own=spec.source == "python")
+        # limbeck's own models are known to export; of a library's, one of each type is tried, where
+        # that takes seconds.
+        own, kind = spec.source == "python", (spec.source, spec.name or str(spec.path))
+        tried = spec.source == "limbeck" or kind in self._exported
+        if own or not (tried or self.parameters[where] >= EXPORTED):
+            _exports(context, model, where, own=own)
+            self._exported.add(kind)
         return model.to(context.accelerator.device)
 
 
