@@ -96,43 +96,37 @@ def test_an_interrupted_run_has_its_report_and_the_evaluations_that_ended(copied
     assert re.search(r"calibration: [\d,]+ predictions of each model, about \d+ s", said)
 
 
-def test_an_evaluation_that_fails_is_recorded_and_the_others_go_on(copied, capsys):
-    recipe = resolve(
-        "vision/digits",
-        [
-            "profile=smoke",
-            "stages.evaluate.questions={fairness: {positive: eleven}, calibration: {}}",
-        ],
-    )
-    result = run(recipe, out=copied, watch=Unwatched())
+class Removing(Unwatched):
+    """Removes a file when the examination begins: after everything that is checked in advance."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def say(self, line):
+        if line.startswith("examination"):
+            self.path.unlink()
+
+
+def test_an_evaluation_that_fails_is_recorded_and_the_others_go_on(copied, tmp_path):
+    previous = tmp_path / "previous.onnx"
+    previous.write_bytes((copied / "student" / "model.onnx").read_bytes())
+    questions = f"{{cost: {{previous: {previous}}}, calibration: {{}}}}"
+    recipe = resolve("vision/digits", ["profile=smoke", f"stages.evaluate.questions={questions}"])
+    result = run(recipe, out=copied, watch=Removing(previous))
     [failed] = load_run(copied).evaluation.failed
-    assert failed.question == "fairness"
-    assert "fairness.positive: got 'eleven'" in failed.reason
+    assert failed.question == "cost"
+    assert str(previous) in failed.reason
     assert names(load_run(copied)) == names(result) == ["calibration"]
-    assert "Failed: fairness.positive" in (copied / "report.html").read_text()
-    assert "FAILED: evaluation fairness" in "\n".join(verdict_lines(result))
-    code = (
-        CliRunner()
-        .invoke(
-            _app(),
-            [
-                "evaluate",
-                str(copied),
-                "--questions",
-                "fairness,fidelity",
-                "--set",
-                "fairness.positive=eleven",
-                "--quiet",
-            ],
-        )
-        .exit_code
-    )
-    assert code == 1
+    assert "Failed: " in (copied / "report.html").read_text()
+    assert "FAILED: evaluation cost" in "\n".join(verdict_lines(result))
+    asked = ["--questions", "fairness,fidelity", "--set", "fairness.positive=eleven", "--quiet"]
+    assert CliRunner().invoke(_app(), ["evaluate", str(copied), *asked]).exit_code == 1
+    assert [one.question for one in load_run(copied).evaluation.failed] == ["cost", "fairness"]
     assert names(load_run(copied)) == ["calibration", "fidelity"]
     # Its failure is not kept: with a class that there is, it is evaluated.
     ask_again(copied, Evaluate(questions=["fairness"]), watch=Unwatched())
     assert names(load_run(copied)) == ["calibration", "fidelity", "fairness"]
-    assert load_run(copied).evaluation.failed == ()
+    assert [one.question for one in load_run(copied).evaluation.failed] == ["cost"]
 
 
 def test_a_stage_that_was_touched_is_named(copied):

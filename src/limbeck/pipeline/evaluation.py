@@ -15,7 +15,7 @@ from limbeck import fingerprint
 from limbeck.atomic import write_json
 from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
 from limbeck.errors import LimbeckError
-from limbeck.evaluate.evaluation import Asked, Evaluation, Failed, estimate, evaluate_one
+from limbeck.evaluate.evaluation import Asked, Evaluation, Failed, check, estimate, evaluate_one
 from limbeck.evaluate.hardware import describe
 from limbeck.evaluate.interval import Result
 from limbeck.evaluate.sitting import Batch, Pixels, Side, Sitting, Texts, Twin
@@ -97,6 +97,7 @@ def _evaluated(
 ) -> Asked | Failed:
     began = perf_counter()
     try:
+        check({name: settings})  # files that they name may be gone since the recipe was checked
         watch.begin(f"{label}: {estimate(sitting, name, settings)}")
         return evaluate_one(sitting, name, settings)
     # Models, and the libraries that attack and explain them, fail each by an error of their own.
