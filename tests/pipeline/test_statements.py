@@ -244,7 +244,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dic
 
     def make(**text: Any) -> tuple[dict, Data]:
         spec = {
-            "source": "csv", "files": {"train": str(folder / "reviews.csv")},
+            "source": "csv", "files": {"train": str(folder / "reviews.csv")}, "max_overlap": 1,
             "text": {"max_length": 16, **text}, "classes": ("bad", "good"), "validation": 0.3,
         }  # fmt: skip
         return spec, load(DataSpec(**spec), workdir=folder / "work")
