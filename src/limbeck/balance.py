@@ -28,7 +28,7 @@ class Balance(nn.Module):
     Attributes:
         names: The terms that ask for it.
 
-    Source: after Chen et al. 2018 (GradNorm); ledger A29.
+    Source: after Chen et al. 2018 (GradNorm).
     """
 
     scales: Tensor

@@ -59,7 +59,7 @@ def layer_map(student_layers: int, teacher_layers: int, strategy: Strategy) -> P
         [(0, 2), (5, 11)]
 
     Source: Jiao et al. 2020 (TinyBERT, whose g(m) = m T / S counts the embeddings as 0); Sun et al.
-    2019 (patient distillation: skip, last); ledger A26.
+    2019 (patient distillation: skip, last).
     """
     problems = [
         Problem(where, count, "a whole number above 0")

@@ -61,7 +61,7 @@ class LogitSpread:
         >>> LogitSpread(scale=2.0)(seen)
         tensor([ 2., 10.])
 
-    Source: ledger A20; Sun et al. 2024.
+    Source: Sun et al. 2024.
     """
 
     scale: float = 1.0
@@ -94,7 +94,7 @@ class TeacherEntropy:
         >>> TeacherEntropy(low=0.1, high=0.9)(seen)
         tensor([0.9000, 0.1000])
 
-    Source: ledger A19 and L8.
+    Source: after Su, Tseng and Lee 2023 (EA-KD).
     """
 
     low: float
@@ -119,7 +119,7 @@ class TeacherConfidence:
         >>> TeacherConfidence(low=0.0, high=1.0)(seen)
         tensor([0.5000, 1.0000])
 
-    Source: ledger D22.
+    Source: after Zhang, Chen and Wang 2022 (confidence-aware distillation).
     """
 
     low: float
@@ -140,7 +140,7 @@ class TeacherCorrectness:
         >>> TeacherCorrectness(right=1.0, wrong=0.0)(seen)
         tensor([1., 0.])
 
-    Source: ledger D22.
+    Source: after Wen, Lai and Qian 2021 (knowledge adjustment).
     """
 
     right: float
@@ -170,7 +170,7 @@ class ClassBalanced:
         >>> ClassBalanced(beta=0.999)(seen)
         tensor([0.5666, 4.9008])
 
-    Source: Cui et al. 2019; ledger J17.
+    Source: Cui et al. 2019.
     """
 
     beta: float = 0.999
@@ -228,7 +228,7 @@ def parse(spec: Any, *, where: str) -> PerUnit:
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: weight.teacher_entropy.hihg: got 1; ... did you mean "high"?
-        weight.teacher_entropy.high: got 'nothing'; allowed: a finite number; it is required
+        weight.teacher_entropy.high: got 'nothing'; allowed: a finite number; field required
     """
     if isinstance(spec, PerUnit):
         return spec
@@ -256,7 +256,7 @@ def _problems(kind: str, settings: Any, where: str) -> list[Problem]:
         if name in settings:
             problems += _misfits(kind, name, settings[name], place)
         elif field.default is MISSING:
-            problems.append(Problem(place, "nothing", "a finite number; it is required"))
+            problems.append(Problem(place, "nothing", "a finite number; field required"))
     return problems
 
 

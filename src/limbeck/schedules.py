@@ -144,7 +144,7 @@ def parse(spec: object, *, where: str = "schedule") -> Schedule:
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: schedule.ramp.untill: got 0.2; ... did you mean "until"?
-        schedule.ramp.until: got 'nothing'; allowed: a finite number; it is required
+        schedule.ramp.until: got 'nothing'; allowed: a finite number; field required
     """
     if isinstance(spec, Schedule):
         return spec
@@ -203,7 +203,7 @@ def _problems(kind: str, settings: object, where: str) -> list[Problem]:
     )
     for name in names:
         if name not in settings:
-            problems.append(Problem(f"{where}.{name}", "nothing", f"{form}; it is required"))
+            problems.append(Problem(f"{where}.{name}", "nothing", f"{form}; field required"))
         elif not fits(settings[name]):
             problems.append(Problem(f"{where}.{name}", settings[name], form))
     return problems or _range_problems(kind, settings, where)

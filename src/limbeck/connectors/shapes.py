@@ -139,7 +139,7 @@ def connect(student: Tensor, teacher: Tensor, *, size: bool = True) -> nn.Module
         limbeck.errors.InputError: connector: ... a vector has no places, so that nothing could be
         learned about the teacher's; tap the student before its pooling
 
-    Source: Romero et al. 2015 (regressors); ledger A24.
+    Source: Romero et al. 2015 (regressors).
     """
     layouts = _read(student, teacher)
     if isinstance(layouts, str):

@@ -88,7 +88,7 @@ def payloads(
     Raises:
         InputError: There is a previous file, and the extra `evaluate` is not installed.
 
-    Source: ledger I48; Percival, Naive differences of executable code, 2003 (bsdiff).
+    Source: Percival, Naive differences of executable code, 2003 (bsdiff).
     """
     sent: dict[str, int] = {}
     for name, path in files.items():

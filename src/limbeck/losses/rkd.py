@@ -40,7 +40,7 @@ def rkd_distance(
     h(x) = \begin{cases} x^2/2 & |x| \le 1 \\ |x| - 1/2 & \text{otherwise} \end{cases}$$
 
     It is the mean over all N² entries, the diagonal's zeros among them: the weight published with
-    the CIFAR-100 benchmark (25) applies as it is. With `similarity="kl"` (ledger B9) rows are
+    the CIFAR-100 benchmark (25) applies as it is. With `similarity="kl"` rows are
     compared as distributions, without the diagonal, for N samples:
 
     $$\frac{\tau^2}N \sum_i KL\left(\mathrm{softmax}_{j \ne i}(\psi^T_{ij}/\tau) \,\|\,

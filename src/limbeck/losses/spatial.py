@@ -29,7 +29,7 @@ def spatial_correlation(
     $$\frac1N \sum_n \left\| C^S_n - C^T_n \right\|^2_F, \quad C_n = F_n^\top F_n
     \quad [HW \times HW]$$
 
-    As the ledger writes it: the sum of the squares over both axes of C, then the mean over samples.
+    It is the sum of the squares over both axes of C, then the mean over samples.
     With `normalized` the channels at each place are scaled to length one, so that C holds cosines,
     and the sum is divided by (HW)²: of one scale for any number of channels and any size. This is
     the reading within a sample; `correlation_congruence`, across the samples of a batch, is the one
@@ -55,7 +55,7 @@ def spatial_correlation(
         >>> spatial_correlation(torch.zeros(2, 3, 2, 2), torch.ones(2, 5, 2, 2))
         tensor(400.)
 
-    Source: ledger B10, after Peng et al. 2019.
+    Source: after Peng et al. 2019.
     """
     where = "spatial_correlation"
     ours, theirs = _maps(student, f"{where}.student"), _maps(teacher.detach(), f"{where}.teacher")

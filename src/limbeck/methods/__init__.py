@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from limbeck.errors import InputError, Problem, check_choice, did_you_mean
 from limbeck.methods.answers import (
@@ -27,6 +27,7 @@ from limbeck.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, v
 from limbeck.methods.relations import cc, crd, fsp, pkt, rkd, sp
 from limbeck.methods.transformers import distilbert, minilm, tinybert
 from limbeck.terms import Term
+from limbeck.terms.arguments import setting_problems
 
 __all__ = [
     "ab",
@@ -98,10 +99,13 @@ def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
         if key not in known
     ]
     problems += [
-        Problem(f"{where}.{name}.{key}", "nothing", "a value; it is required")
+        Problem(f"{where}.{name}.{key}", "nothing", "a value; field required")
         for key, parameter in known.items()
         if parameter.default is parameter.empty and key not in settings
     ]
+    hints = get_type_hints(method)
+    for key in filter(known.__contains__, settings):
+        problems += setting_problems(hints[key], settings[key], f"{where}.{name}.{key}")
     if problems:
         raise InputError(*problems)
     try:

@@ -82,7 +82,7 @@ def tinybert(
         >>> [(term.loss, term.student) for term in terms[2:]]
         [('embedding_mse', 'bert.embeddings'), ('hidden_mse', 'bert.encoder.layer.0'), ...]
 
-    Source: Jiao et al. 2020; ledger E2, P14.
+    Source: Jiao et al. 2020.
     """
     mapped = layer_map(student_layers, teacher_layers, layers)
     # Embeddings have a term of their own.

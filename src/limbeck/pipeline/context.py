@@ -175,7 +175,9 @@ class Context:
             for batch in self.batches(split or self.data.validation):
                 batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
                 response = self.task.respond(model, batch)
-                metrics.update(response.outputs["logits"], response.labels)
+                # What weighs nothing, such as padding, is not measured.
+                counts = response.weights != 0
+                metrics.update(response.outputs["logits"][counts], response.labels[counts])
         return {name: float(value) for name, value in metrics.compute().items()}
 
     def once(self, work: Callable[[], T]) -> T:

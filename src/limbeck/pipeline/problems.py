@@ -85,7 +85,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> lis
     parts, _ = _place(model, location)
     where, given = _joined(prefix, *parts) or "recipe", details["input"]
     if details["type"] == "missing":
-        return [Problem(where, "nothing", "a value; it is required")]
+        return [Problem(where, "nothing", "a value; field required")]
     if details["type"] == "value_error":
         return [_of_message(where, given, str(cause))]
     return [Problem(where, given, _allowed(details["msg"]))]

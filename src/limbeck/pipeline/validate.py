@@ -37,8 +37,8 @@ def validate(content: object) -> Recipe:
         >>> validate({"name": "mine", "stages": [{"teech": {}}]})
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: task: got 'nothing'; allowed: a value; it is required
-        data: got 'nothing'; allowed: a value; it is required
+        limbeck.errors.InputError: task: got 'nothing'; allowed: a value; field required
+        data: got 'nothing'; allowed: a value; field required
         stages.0: got 'teech'; allowed: ... did you mean "teach"?
     """
     if not isinstance(content, Mapping):

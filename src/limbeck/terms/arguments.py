@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -16,9 +16,9 @@ from limbeck.connectors import BUILDERS
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.numbers import is_number
 from limbeck.per_unit import PerUnit
-from limbeck.schedules import Constant, Schedule
+from limbeck.schedules import Constant, Schedule, Spec
 from limbeck.targets import DenseTargets
-from limbeck.terms.term import AUTO, DEFAULTS, Loss, Term
+from limbeck.terms.term import AUTO, DEFAULTS, Loss, Paths, Term
 
 INPUTS = ("labels", "index", "mask")
 """Keyword parameters of a loss that the batch fills: those without a default, and the mask."""
@@ -201,7 +201,7 @@ def argument_problems(term: Term, signature: Signature, where: str) -> list[Prob
             fix = did_you_mean(value, allowed.split(", "))
             problems.append(Problem(place, value, allowed, fix))
     return problems + [
-        Problem(f"{where}.{key}", "nothing", "a value; it is required")
+        Problem(f"{where}.{key}", "nothing", "a value; field required")
         for key in _missing(term, signature)
     ]
 
@@ -209,6 +209,27 @@ def argument_problems(term: Term, signature: Signature, where: str) -> list[Prob
 def _is_absurd(value: object) -> bool:
     parts = value if isinstance(value, list | tuple) else [value]
     return any(is_number(one) and not abs(one) <= LARGEST for one in parts)
+
+
+def setting_problems(hint: Any, value: object, where: str) -> list[Problem]:
+    """Compare the value of a method's setting with the annotation of its parameter.
+
+    Example:
+        >>> print(*setting_problems(float, "high", "hinton.alpha"))
+        hinton.alpha: got 'high'; allowed: a finite number
+    """
+    if hint in (Spec, Spec | PerUnit):
+        return []  # handed on as it is: the term checks it
+    if hint == Paths:
+        allowed = "" if _are_paths(value) else "the path of a module, or several paths"
+    elif hint == Sequence[float]:
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        fits = several and bool(value) and all(map(is_number, cast("Sequence[Any]", value)))
+        allowed = "" if fits else "a list of finite numbers"
+    else:
+        # A method computes with a plain number, so that a schedule cannot stand for it.
+        allowed = _misfit(hint, value).removesuffix(" or a schedule")
+    return [Problem(where, value, allowed)] if allowed else []
 
 
 def _missing(term: Term, signature: Signature) -> list[str]:

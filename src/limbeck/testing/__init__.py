@@ -18,7 +18,7 @@ from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.testing import extremes, forms, fused, laws, masks, transforms
 from limbeck.testing.subject import FILLED, Draw, Kind, Reference, Subject
 
-__all__ = ["BrokenLawError", "audit_loss", "check_loss"]
+__all__ = ["LAWS", "BrokenLawError", "Draw", "Kind", "Reference", "audit_loss", "check_loss"]
 
 Law: TypeAlias = Callable[[Subject], Iterator[str]]
 

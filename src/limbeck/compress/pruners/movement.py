@@ -43,7 +43,7 @@ class Movement(Method):
     not have been complete.
 
     Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683) for `gradient`; `distance` is how texts on
-    distillation retell it (ledger P11).
+    distillation retell it.
     """
 
     score: Annotated[

@@ -1,4 +1,4 @@
-"""What the field's ledger says of the first losses, as numbers; and where it contradicts itself."""
+"""Published statements about the first losses, as numbers, and where they contradict each other."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ def gradient(value, leaf):
     return torch.autograd.grad(value.sum(), leaf)[0]
 
 
-def test_a6_temperature_raises_entropy_and_changes_no_order():
+def test_temperature_raises_entropy_and_changes_no_order():
     entropies = [stats.entropy(softened(CAT, t)) for t in (0.1, 1, 2, 5, 10, 100)]
     assert entropies == sorted(entropies)
     assert softened(CAT, 1e-3) == pytest.approx([1, 0, 0, 0])
@@ -34,14 +34,14 @@ def test_a6_temperature_raises_entropy_and_changes_no_order():
     assert all(softened(CAT, t).argmax() == 0 for t in (0.1, 1, 10, 100))
 
 
-def test_p4_the_cats_probabilities_are_those_that_come_out():
+def test_the_cats_probabilities_are_those_that_come_out():
     assert softened(CAT, 1).round(4).tolist() == [0.9998, 0.0002, 0, 0]
     assert softened(CAT, 10).round(3).tolist() == [0.558, 0.241, 0.115, 0.086]
     # One source prints .75, .20, .03, .02, which no temperature gives: 6 comes near.
     assert softened(CAT, 6).round(3).tolist() == [0.734, 0.181, 0.053, 0.033]
 
 
-def test_a9_j14_kl_is_a_negative_log_likelihood_up_to_the_teachers_entropy():
+def test_kl_is_a_negative_log_likelihood_up_to_the_teachers_entropy():
     student, teacher = logits(5, 4), logits(5, 4).flip(0)
     p = special.softmax(teacher.numpy(), 1)
     likelihood = -(p * special.log_softmax(student.numpy(), 1)).sum(1)
@@ -49,7 +49,7 @@ def test_a9_j14_kl_is_a_negative_log_likelihood_up_to_the_teachers_entropy():
     np.testing.assert_allclose(kl, likelihood - special.entr(p).sum(1), rtol=1e-10)
 
 
-def test_a13_p6_without_t_squared_the_gradient_falls_with_its_square():
+def test_without_t_squared_the_gradient_falls_with_its_square():
     student, teacher = logits(8, 10).requires_grad_(), logits(8, 10).flip(0)
     temperatures = np.array([4.0, 8.0, 16.0, 32.0])
     sizes = [
@@ -62,7 +62,7 @@ def test_a13_p6_without_t_squared_the_gradient_falls_with_its_square():
     assert without == pytest.approx(-2, abs=0.1)
 
 
-def test_p7_the_limit_at_high_temperature_is_logit_matching_up_to_the_offset():
+def test_the_limit_at_high_temperature_is_logit_matching_up_to_the_offset():
     student, teacher = logits(6, 5), logits(6, 5).flip(0)
     centred = [x - x.mean(1, keepdim=True) for x in (student, teacher)]
     soft = losses.soft_target_kl(student, teacher, temperature=1e4)
@@ -70,7 +70,7 @@ def test_p7_the_limit_at_high_temperature_is_logit_matching_up_to_the_offset():
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5])
-def test_a12_p3_both_ways_to_write_the_hybrid_objective_are_one(alpha):
+def test_both_ways_to_write_the_hybrid_objective_are_one(alpha):
     """α·hard + (1−α)·T²·KL, and α·hard + β·T²·KL with a β of one's own."""
     student, teacher = logits(6, 5).requires_grad_(), logits(6, 5).flip(0)
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
@@ -101,7 +101,7 @@ def test_a12_p3_both_ways_to_write_the_hybrid_objective_are_one(alpha):
     assert total(apart).item() == pytest.approx(expected)
 
 
-def test_a10_matching_probabilities_or_logits_are_two_losses():
+def test_matching_probabilities_or_logits_are_two_losses():
     student, teacher = logits(3, 4), logits(3, 4).flip(0)
     plain = losses.logit_mse(student, teacher)
     of_probabilities = losses.logit_mse(student.softmax(1), teacher.softmax(1))
@@ -109,7 +109,7 @@ def test_a10_matching_probabilities_or_logits_are_two_losses():
     assert not torch.allclose(plain, of_probabilities)
 
 
-def test_p5_a_soft_target_that_does_not_sum_to_one_is_brought_there_or_refused():
+def test_a_soft_target_that_does_not_sum_to_one_is_brought_there_or_refused():
     """[0.1, 0.8, 0.001]: as dense targets its logarithm is normalised; as a share of 1 it lacks."""
     printed = torch.tensor([[0.1, 0.8, 0.001]], dtype=torch.float64)
     student = logits(1, 3)

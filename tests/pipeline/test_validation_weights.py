@@ -1,0 +1,31 @@
+"""Validation measures what counts: elements of weight 0 are no part of a metric."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from limbeck.pipeline.context import Context
+from limbeck.tasks.image_classification import ImageClassification
+
+
+class HalfWeighed(ImageClassification):
+    """A task in which samples with an odd number weigh nothing, as padding does."""
+
+    def weights(self, batch):
+        return (batch["index"] % 2 == 0).float()
+
+
+def test_elements_of_weight_zero_are_not_measured():
+    labels = torch.tensor([0, 1, 1, 0, 0, 1])
+    right = torch.tensor([True, False, True, False, False, False])
+    logits = nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
+    batch = {"image": logits, "label": labels, "index": torch.arange(6)}
+    context = SimpleNamespace(
+        task=HalfWeighed(classes=("a", "b")),
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+        batches=lambda split: [batch, batch],
+        data=SimpleNamespace(validation=None),
+    )
+    found = Context.validate(context, nn.Identity())
+    assert found["accuracy"] == torch.tensor(2 / 3).item()
