@@ -218,6 +218,7 @@ def _net_arguments() -> str:
 
 def _objective() -> str:
     from limbeck import losses
+    from limbeck.connectors import BUILDERS
     from limbeck.terms import Term
     from limbeck.terms.arguments import signature_of
 
@@ -232,10 +233,12 @@ def _objective() -> str:
     rows.append("| `task` | - | The task's own loss, on the labels. |")
     for name in sorted(losses.__all__):
         loss = getattr(losses, name)
-        own = ", ".join(f"`{key}`" for key in signature_of(loss).keywords) or "-"
+        # What a connector learns and hands over is no setting to give.
+        learned = name in BUILDERS
+        own = _settings(signature_of(loss).keywords, learned=learned)
         rows.append(f"| `{name}` | {own} | {_first_line(loss)} |")
     rows.append("| `python:file.py:function` | what it takes | A loss of your own. |")
-    return "\n".join(settings) + "\n\n" + "\n".join(rows)
+    return "\n".join(settings) + "\n\nRequired settings are bold.\n\n" + "\n".join(rows)
 
 
 def _methods() -> str:
@@ -244,10 +247,22 @@ def _methods() -> str:
     rows = ["| method | its settings | what it is |", "|-|-|-|"]
     for name in sorted(methods.__all__):
         method = methods.find(name)
-        own = ", ".join(f"`{key}`" for key in inspect.signature(method).parameters) or "-"
+        own = _settings(inspect.signature(method).parameters)
         rows.append(f"| `{name}` | {own} | {_first_line(method)} |")
-    said = "In place of a list of terms, `objective` may be one of these: `{name: {settings}}`."
+    said = (
+        "In place of a list of terms, `objective` may be one of these: `{name: {settings}}`. "
+        "Required settings are bold."
+    )
     return said + "\n\n" + "\n".join(rows)
+
+
+def _settings(parameters: Mapping[str, inspect.Parameter], *, learned: bool = False) -> str:
+    """Name the settings, those without a default in bold."""
+    named = (
+        f"**`{name}`**" if one.default is one.empty and not learned else f"`{name}`"
+        for name, one in parameters.items()
+    )
+    return ", ".join(named) or "-"
 
 
 def _arguments(thing: Any) -> dict[str, str]:
