@@ -108,6 +108,7 @@ def test_spread_takes_the_longest_and_the_shortest_text(tmp_path):
             "source": "csv",
             "files": {"train": str(tmp_path / "t.csv")},
             "text": {"tokenizer": {"train": {"vocab_size": 40}}},
+            "max_overlap": 1,
         }
     )
     split = load(spec, workdir=tmp_path).train
