@@ -1,12 +1,12 @@
-"""The passport: what a student inherits, from whom, under what licence, and every file's hash.
+"""The passport: the student's ML-BOM with its lineage, licences and the hash of every file.
 
 `passport.json` lies beside the student as a CycloneDX 1.6 ML-BOM. The pipeline fills
-`PassportFacts`; `enforce` holds the lineage against a policy before anything trains;
-`stamp_folder` writes the short form into the model files, `build_passport` turns the facts into the
-document, and `sign` covers it all. `verify` holds a student against all of these, `as_teacher`
-carries its lineage into the next generation, and `audit` looks at many students together. This
-room imports nothing of limbeck but its errors and its door for optional libraries, and needs
-no library to write a passport or to verify one, other than for signatures.
+`PassportFacts`; `enforce` checks the lineage against a policy before training; `stamp_folder`
+embeds metadata in the model files; `build_passport` builds the document; `sign` signs every file.
+`verify` checks a student against all of these, `as_teacher` reads its lineage for the next
+generation, and `audit` measures the teacher concentration of many students. The package imports
+nothing of limbeck but its errors and its loader of optional libraries. Only signatures need a
+third-party library.
 """
 
 from limbeck.passport.build import build_passport

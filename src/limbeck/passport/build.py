@@ -1,4 +1,4 @@
-"""Writing a passport: facts about a student become a CycloneDX 1.6 ML-BOM."""
+"""Building a passport: `PassportFacts` converted to a CycloneDX 1.6 ML-BOM."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ _SERIALS = uuid.UUID("6d0c8f3e-5e0b-5c39-9f2a-1f6f3c0a7a11")
 
 
 def build_passport(facts: PassportFacts) -> dict[str, Any]:
-    """Make a student's passport; the same facts and files give the same passport.
+    """Build a student's passport; deterministic for the same facts and files.
 
-    Every file in the folder is hashed, except `passport.json` itself and the signature, so this
-    comes last, when all else has been written and stamped (`stamp_folder`).
+    Every file in the folder is hashed, except `passport.json` itself and the signature. Call this
+    last, when all other files are written and carry their metadata (`stamp_folder`).
 
     Args:
-        facts: What is known of the student.
+        facts: The facts about the student.
 
     Returns:
-        The document, to be written as `render` writes it (`limbeck.atomic.write_json` does so too).
+        The document, to be written with `render` (`limbeck.atomic.write_json` writes the same
+        text).
 
     Raises:
-        InputError: The model file is not in the folder, the time has no zone, a word for terms,
-            flags or risk is unknown, a figure makes no sense, or the folder holds what cannot be
-            hashed as a file of it.
+        InputError: The model file is not in the folder, the timestamp has no zone, a term, flag or
+            class of risk is unknown, a figure is invalid, or the folder holds something that cannot
+            be hashed as a file of it.
     """
     files = _files(facts)
     family = eldest_first(facts.teachers)
@@ -137,7 +138,7 @@ def _student(
 def _about(
     facts: PassportFacts, family: Sequence[ModelFacts], teachers: Sequence[dict[str, Any]]
 ) -> dict[str, str]:
-    """State of the student what CycloneDX has no field for."""
+    """Return the student's properties that CycloneDX has no field for."""
     risk = inherit(facts.risk, family, justification=facts.risk_justification)
     flags = {*facts.flags, *(flag for model in family for flag in model.flags)}
     return {

@@ -1,8 +1,8 @@
-"""Holding a lineage together: a passport's models among themselves, and against teachers given.
+"""Lineage checks: consistency within a passport, and against the teachers passed to `verify`.
 
-A model's reference is a hash of all that its passport says of it, the references of its teachers
-among it. So one reference stands for every generation behind it, and whoever exchanges a teacher
-has to change all that descend from it.
+A model's reference is a hash of all that its passport states of it, including the references of its
+teachers. One reference therefore covers every earlier generation: replacing a teacher changes the
+reference of every descendant.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _SHOWN = ("digest", "licence", "terms", "owner", "flags", "risk", "architecture"
 
 
 def of_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) -> Iterator[Finding]:
-    """Find what a passport says of its lineage in two places, in two ways.
+    """Yield the contradictions between the places where a passport states its lineage.
 
     Args:
         document: The passport.
-        models: Its models, as `read_lineage` gives them.
+        models: Its models, as returned by `read_lineage`.
 
     Raises:
-        InputError: A part of it cannot be understood.
+        InputError: A part of it cannot be parsed.
     """
     found = by_reference(document)
     for reference, component in found.items():
@@ -64,10 +64,10 @@ def of_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) ->
 
 
 def of_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[Finding]:
-    """Find a class of risk or a verdict on robustness that does not follow from what is stated.
+    """Yield a class of risk or a robustness verdict that does not follow from the stated facts.
 
     Raises:
-        InputError: A part of it cannot be understood.
+        InputError: A part of it cannot be parsed.
     """
     family = eldest_first([student])
     strange = [model for model in family if model.risk and model.risk not in CLASSES]
@@ -91,12 +91,12 @@ def of_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[Find
 
 
 def of_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Finding]:
-    """Hold a teacher that was given against the lineage that ought to name it.
+    """Check that the lineage names a teacher.
 
     Args:
-        models: The student's lineage, as `read_lineage` gives it.
-        place: A folder with a passport: all that it says has to be in the lineage. Or a folder or
-            a file without one: one of its files has to be named there by its hash.
+        models: The student's lineage, as returned by `read_lineage`.
+        place: A folder with a passport, whose whole content must be in the lineage; or a folder or
+            file without one, of which one file must be named there by its hash.
 
     Raises:
         InputError: There is no such folder or file.
@@ -117,12 +117,12 @@ def of_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Findin
 
 
 def passport_of(place: Path) -> Path:
-    """Give the path at which a folder has its passport, or a passport itself."""
+    """Return the path of a folder's passport, or the path itself if it is a passport."""
     return place if place.suffix == ".json" and place.is_file() else place / PASSPORT
 
 
 def _of_generation(ancestors: list[ModelFacts], given: ModelFacts) -> Iterator[Finding]:
-    # Both are written anew, so that it is of no account which version of limbeck wrote them.
+    # Both are rewritten, so that the limbeck version that wrote them makes no difference.
     written = components.models([*ancestors, given])
     reference = written[id(given)]["bom-ref"]
     if reference in {written[id(model)]["bom-ref"] for model in ancestors}:

@@ -1,4 +1,4 @@
-"""The components of the document: models, data, files and software, each as CycloneDX writes it."""
+"""CycloneDX components of the document: models, data, files and software."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def filled(component: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is empty.
+    """Remove empty values.
 
     Example:
         >>> filled({"name": "digits", "version": "", "hashes": []})
@@ -29,7 +29,7 @@ def filled(component: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def properties(facts: Mapping[str, str | None]) -> list[dict[str, str]]:
-    """Write facts that CycloneDX has no field for, each under `limbeck:`; empty ones are left out.
+    """Convert facts that CycloneDX has no field for into `limbeck:` properties; omit empty ones.
 
     Example:
         >>> properties({"source": "sklearn", "notes": ""})
@@ -39,12 +39,12 @@ def properties(facts: Mapping[str, str | None]) -> list[dict[str, str]]:
 
 
 def hashes(digest: str) -> list[dict[str, str]]:
-    """Write a SHA-256; what is not one is no hash here."""
+    """Return a SHA-256 as CycloneDX hashes; anything else becomes an empty list."""
     return [{"alg": "SHA-256", "content": digest}] if _SHA256.fullmatch(digest) else []
 
 
 def metric(facts: MetricFacts) -> dict[str, Any]:
-    """Write a measurement; CycloneDX has no field for its unit, so its name carries it.
+    """Convert a measurement; its name carries the unit, for which CycloneDX has no field.
 
     Example:
         >>> metric(MetricFacts("latency_p50", 0.25, unit="ms"))
@@ -57,7 +57,7 @@ def metric(facts: MetricFacts) -> dict[str, Any]:
 
 
 def data(facts: DatasetFacts) -> dict[str, Any]:
-    """Write data as a component, named after its content."""
+    """Convert data into a component whose reference is a hash of its content."""
     return _named(
         "data",
         {
@@ -84,7 +84,7 @@ def data(facts: DatasetFacts) -> dict[str, Any]:
 def model(
     facts: ModelFacts, ancestors: Sequence[dict[str, Any]], made_with: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write a model that the student descends from, named after its content and lineage."""
+    """Convert an ancestor model into a component; its reference hashes its content and lineage."""
     card = {
         "modelParameters": filled(
             {
@@ -112,7 +112,7 @@ def model(
                     "source": facts.source,
                     "digest": facts.digest,
                     "licence": _unstated(facts.licence),
-                    # Two models of one name and hash may still come from different teachers.
+                    # Two models with the same name and hash may come from different teachers.
                     "ancestors": written(item["bom-ref"] for item in ancestors),
                     **inherited(facts),
                 }
@@ -122,7 +122,7 @@ def model(
 
 
 def inherited(facts: ModelFacts) -> dict[str, str]:
-    """Write what a model hands on beside its weights, as facts for `properties`."""
+    """Return the facts that a model passes on besides its weights, for `properties`."""
     return {
         "owner": facts.owner,
         "terms": written(facts.terms),
@@ -133,7 +133,7 @@ def inherited(facts: ModelFacts) -> dict[str, str]:
 
 
 def written(texts: Iterable[str]) -> str:
-    """Write a list as one text; none is written as nothing.
+    """Write a list as one string; an empty list becomes an empty string.
 
     Example:
         >>> written(["dual-use"]), written([])
@@ -144,7 +144,7 @@ def written(texts: Iterable[str]) -> str:
 
 
 def models(teachers: Iterable[ModelFacts]) -> dict[int, dict[str, Any]]:
-    """Write models and all their ancestors, each by the `id` of its facts."""
+    """Convert models and all their ancestors into components, keyed by the `id` of the facts."""
     found: dict[int, dict[str, Any]] = {}
     for facts in eldest_first(teachers):
         ancestors = unique(found[id(item)] for item in facts.ancestors)
@@ -153,17 +153,18 @@ def models(teachers: Iterable[ModelFacts]) -> dict[int, dict[str, Any]]:
 
 
 def unique(components: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep each component once, in the order of their references."""
-    # A reference is a hash of what it names: the same reference is the same component.
+    """Return each component once, ordered by reference."""
+    # References are content hashes: the same reference is the same component.
     found = {item["bom-ref"]: item for item in components}
     return [found[reference] for reference in sorted(found)]
 
 
 def pedigree(ancestors: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Write what a model descends from.
+    """Return the pedigree of a model.
 
-    The ancestors are named here and described in full among the components, where each states its
-    own: a reference may stand only once in a document, whose depth does not grow with generations.
+    Ancestors are referenced here and described in full among the components, each with its own
+    pedigree: a reference must be unique in a document, and the document's depth does not grow with
+    the number of generations.
     """
     kept = ("type", "name", "version", "hashes", "licenses")
     named = [{key: item[key] for key in kept if key in item} for item in ancestors]
@@ -171,7 +172,7 @@ def pedigree(ancestors: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def file(name: str, contents: FileHash) -> dict[str, Any]:
-    """Write a file of the student folder."""
+    """Convert a file of the student folder into a component."""
     return {
         "type": "file",
         "bom-ref": f"file:{name}",
@@ -182,13 +183,13 @@ def file(name: str, contents: FileHash) -> dict[str, Any]:
 
 
 def software(name: str, version: str) -> dict[str, Any]:
-    """Write a library.
+    """Convert a library into a component.
 
     Example:
         >>> software("torch", "2.9.0+cpu")["purl"]
         'pkg:pypi/torch@2.9.0%2Bcpu'
     """
-    # Python is no package of the index that "pypi" means, nor is limbeck: a stranger's could be.
+    # Python and limbeck are not packages of the index that "pypi" denotes; a stranger's could be.
     indexed = name.lower() not in ("python", "limbeck") and _DISTRIBUTION.fullmatch(name)
     address = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version, safe='')}"
     return {
@@ -201,13 +202,13 @@ def software(name: str, version: str) -> dict[str, Any]:
 
 def _named(kind: str, component: dict[str, Any]) -> dict[str, Any]:
     content = filled(component)
-    # CycloneDX wants a name even where it is empty.
+    # CycloneDX requires a name, even an empty one.
     content["name"] = component["name"]
     return {"bom-ref": reference(kind, content), **content}
 
 
 def reference(kind: str, content: Mapping[str, Any]) -> str:
-    """Name a component after its content, and so after all that it descends from.
+    """Compute a component's reference: a hash of its content, and so of all its ancestors.
 
     Example:
         >>> reference("model", {"name": "digits_cnn"})

@@ -1,9 +1,9 @@
-"""Where a safetensors or ONNX file can carry a note, found without loading a tensor.
+"""Embedded metadata of safetensors and ONNX files, read and written without loading a tensor.
 
-Both formats keep notes beside their tensors: safetensors in the `__metadata__` of the JSON header
-(https://huggingface.co/docs/safetensors), ONNX in the `metadata_props` of the model's protobuf
-message. A file is taken as a row of pieces; to write a note, pieces of header change places and
-every byte of the tensors stays as it is, at any size.
+Both formats store metadata beside their tensors: safetensors in the `__metadata__` of the JSON
+header (https://huggingface.co/docs/safetensors), ONNX in the `metadata_props` of the model's
+protobuf message. A file is handled as a list of byte ranges; writing a note replaces ranges of the
+header and copies the bytes of the tensors unchanged, at any file size.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Container:
 
     Attributes:
         path: The file.
-        note: The note it carries, if any.
+        note: Its note, if any.
         bare: The file without the note, in one form whether or not it ever carried one.
-        noted: Gives the file with a note.
+        noted: Returns the file with a note.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Container:
     noted: Callable[[str], tuple[Piece, ...]]
 
     def bare_sha256(self) -> str:
-        """Hash the file without its note."""
+        """Return the SHA-256 of the file without its note."""
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
             for block in _blocks(file, self.bare):
@@ -62,27 +62,27 @@ class Container:
         return digest.hexdigest()
 
     def write(self, note: str) -> None:
-        """Write the note into the file, in place of the one it carries; whole or not at all."""
+        """Write the note into the file atomically, replacing an earlier note."""
         with self.path.open("rb") as file, replacing(self.path) as target:
             for block in _blocks(file, self.noted(note)):
                 target.write(block)
 
 
 def open_container(path: Path, key: str) -> Container | None:
-    """Open a file by its suffix; `None` if files of its kind carry no notes.
+    """Open a file by its suffix; return `None` if this file type cannot carry notes.
 
     Args:
         path: The file.
-        key: The name that the note goes by.
+        key: The metadata key of the note.
 
     Raises:
-        InputError: The file is not what its suffix says.
+        InputError: The file is not what its suffix claims.
     """
     reader = _READERS.get(path.suffix)
     if reader is None:
         return None
     allowed = f"a {path.suffix.removeprefix('.')} file"
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block for ever
         raise InputError(Problem(str(path), "no such file", allowed))
     try:
         with path.open("rb") as file:
@@ -120,7 +120,7 @@ def _safetensors(path: Path, file: BinaryIO, size: int, key: str) -> Container:
 
 def _header(content: dict[str, Any]) -> bytes:
     text = json.dumps(content, separators=(",", ":")).encode()
-    # The format wants tensors to begin at a multiple of eight, and spaces to fill up to it.
+    # The format requires tensors to begin at a multiple of eight, padded with spaces.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
@@ -141,14 +141,14 @@ def _onnx(path: Path, file: BinaryIO, size: int, key: str) -> Container:
 
     def noted(text: str) -> tuple[Piece, ...]:
         entry = _field(1, key.encode()) + _field(2, text.encode())
-        # The fields of a message may stand in any order: the last place moves nothing.
+        # The fields of a message may be in any order: appending moves nothing.
         return (*bare, _field(_METADATA_PROPS, entry))
 
     return Container(path, notes[0] if notes else None, tuple(bare), noted)
 
 
 def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes | None]]:
-    """Walk a message's top: where each field ends, and its bytes if it is of `metadata_props`."""
+    """Yield each top-level field's end, and its bytes if it belongs to `metadata_props`."""
     for _ in range(MOST_FIELDS):
         if file.tell() == size:
             return

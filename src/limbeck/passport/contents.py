@@ -1,4 +1,4 @@
-"""Holding a student folder's files against those that its passport lists."""
+"""Comparison of a student folder's files with those listed in its passport."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from limbeck.passport.folder import FileHash, Listing
 
 
 def of_folder(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Finding]:
-    """Find every file that was changed, added or taken away, and whatever is no plain file.
+    """Yield every changed, added or missing file, and everything that is not a plain file.
 
     Args:
         listed: The files that the passport lists.
-        listing: What lies in the folder.
+        listing: The files found in the folder.
     """
     for name, oddity in sorted(listing.oddities.items()):
         said = str(listed.get(name, "nothing"))
@@ -35,6 +35,6 @@ def of_folder(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Find
 
 
 def _leads_out(name: str) -> bool:
-    # On every system's terms, since a passport may be read on another than it was written on.
+    # By the rules of every system: the passport may be verified on another than it was written on.
     parts = re.split(r"[/\\]", name)
     return parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) is not None

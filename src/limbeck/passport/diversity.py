@@ -1,8 +1,8 @@
-"""How many students hang on how few teachers: shares by root, concentration, single points.
+"""Teacher concentration of a set of students: shares by root, Herfindahl index, single points.
 
-If most students of an organisation descend from one model, what is wrong with it is wrong with all
-of them. The Herfindahl index is that of competition law: the sum of squared shares (Hirschman 1945;
-Herfindahl 1950).
+If most students of an organisation descend from one model, its faults reach all of them. The
+Herfindahl index is that of competition law: the sum of squared shares (Hirschman 1945; Herfindahl
+1950).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST = 0.5
 
 @dataclass(frozen=True)
 class Dependence:
-    """A model, and how many students hang on it.
+    """A model and the share of students that depend on it.
 
     Attributes:
         name: The model's name.
@@ -40,17 +40,17 @@ class Dependence:
 
 @dataclass(frozen=True)
 class Diversity:
-    """What came of looking at a set of students together.
+    """Teacher concentration of a set of students.
 
     Attributes:
-        students: How many there are.
-        roots: Each root teacher, with the share of students that descend from it. A student of two
-            roots counts for both; one without a teacher is a root of its own.
+        students: The number of students.
+        roots: Each root teacher, with the share of students that descend from it. A student with
+            two roots counts for both; one without a teacher is a root itself.
         herfindahl: The sum of squared shares, where a student's roots share it equally: 1 if all
-            hang on one, `1 / n` if they are spread evenly over n.
-        effective_roots: How many equal roots would give the same index: `1 / herfindahl`.
-        single_points: Each teacher that as large a share as `most` of the students cannot do
-            without: no other root would be left to them. Root teachers and those between.
+            students have one root, `1 / n` if they are spread evenly over n.
+        effective_roots: The number of equal roots with the same index: `1 / herfindahl`.
+        single_points: Each teacher, root or intermediate, that a share of at least `most` of the
+            students depends on: without it, no other root would be left to them.
     """
 
     students: int
@@ -64,10 +64,10 @@ _Key = tuple[str, ...]
 
 
 def audit(students: Sequence[ModelFacts], *, most: float = MOST) -> Diversity:
-    """Look at students together: on whom do they hang?
+    """Compute the teacher concentration of a set of students.
 
-    Two models are the same if their weights have the same hash; where none is stated, the same
-    name and source.
+    Two models are the same if their weights have the same hash; where none is stated, if name and
+    source are equal.
 
     Args:
         students: The students, each with its ancestors (`as_teacher` reads them from a passport).
@@ -108,10 +108,10 @@ def audit(students: Sequence[ModelFacts], *, most: float = MOST) -> Diversity:
 
 
 def read_students(folders: Iterable[Path]) -> list[ModelFacts]:
-    """Read students, with all they descend from, from their folders or passports.
+    """Read students with all their ancestors from their folders or passports.
 
     Raises:
-        InputError: A passport is missing or is none; every problem is listed.
+        InputError: A passport is missing or invalid; every problem is listed.
     """
     found, problems = [], []
     for folder in folders:
@@ -141,7 +141,7 @@ class _Family:
         self._gates = _gates(elders, student.name)
 
     def needed(self) -> list[_Key]:
-        """Find the teachers without which no root would be left."""
+        """Return the teachers without which no root would be left."""
         found = []
         key = self._gates[self.student]
         while key is not None:
@@ -151,9 +151,9 @@ class _Family:
 
 
 def _gates(elders: Mapping[_Key, set[_Key]], student: str) -> dict[_Key, _Key | None]:
-    """Find for each model the nearest one that every way to a root leads through.
+    """Compute for each model the nearest one that every path to a root passes through.
 
-    These are the immediate dominators of the graph of descent (Cooper, Harvey and Kennedy 2001).
+    These are the immediate dominators of the descent graph (Cooper, Harvey and Kennedy 2001).
     """
     gates: dict[_Key, _Key | None] = {}
     depth: dict[_Key | None, int] = {None: 0}

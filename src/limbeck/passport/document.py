@@ -1,6 +1,6 @@
-"""The passport as a document: its one written form, the hash of its content, and reading it back.
+"""The passport document: canonical JSON, content hash and strict parsing.
 
-What is read may come from anywhere: whatever is wrong with it ends in one `InputError`.
+A passport may come from an untrusted source: every fault in it raises one `InputError`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _KINDS: dict[type, str] = {
 
 
 def canonical(content: Any) -> str:
-    r"""Write plain data in one way only: sorted keys, no spaces, ASCII.
+    r"""Write plain data as canonical JSON: sorted keys, no spaces, ASCII.
 
     Example:
         >>> canonical({"b": "é", "a": 1})
@@ -45,14 +45,14 @@ def canonical(content: Any) -> str:
 
 
 def sha256(text: str) -> str:
-    """Hash a text; half of a surrogate pair, which JSON can hold, is no obstacle."""
+    """Compute the SHA-256 of a text; lone surrogates, which JSON can hold, are allowed."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def render(passport: Mapping[str, Any]) -> str:
-    """Write the passport as it stands in its file.
+    """Write the passport as the text of its file.
 
-    `verify` takes any other way of writing the same content for an edit.
+    `verify` reports any other form of the same content as an edit.
 
     Example:
         >>> print(render({"specVersion": "1.6", "bomFormat": "CycloneDX"}), end="")
@@ -65,17 +65,17 @@ def render(passport: Mapping[str, Any]) -> str:
 
 
 def content_sha256(passport: Mapping[str, Any]) -> str:
-    """Hash the passport's content, apart from the property that states this hash.
+    """Compute the hash of the passport's content, without the property that states this hash.
 
-    This is a checksum, not a signature: it shows that the passport was edited by somebody who did
-    not write the hash anew, and nothing about who wrote it.
+    This is a checksum, not a signature: it detects an edit only if the hash was not updated, and it
+    does not show who wrote the passport.
     """
     others = [item for item in passport.get("properties", []) if item.get("name") != CONTENT]
     return sha256(canonical({**passport, "properties": others}))
 
 
 def read(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read a passport's file: the document, and whether it is written as `render` writes it.
+    """Read a passport's file: the document, and whether its text is as `render` writes it.
 
     Raises:
         InputError: There is no such file, or it is not a JSON object that could be a passport.
@@ -99,21 +99,21 @@ def read(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def refuse(where: str, given: object, allowed: str) -> NoReturn:
-    """Say what is wrong with a passport.
+    """Raise an error about a passport.
 
     Raises:
         InputError: Always.
     """
-    # The place may hold a name from elsewhere, which must not steer a terminal.
+    # The place may contain a foreign name, which must not control a terminal.
     place = where if where.isprintable() else ascii(where)
     raise InputError(Problem(place, given, allowed, "This is not a passport written by limbeck."))
 
 
 def member(parent: Any, key: str, kind: type, where: str) -> Any:
-    """Take `parent[key]`, of the stated kind.
+    """Return `parent[key]`, checked to be of the stated type.
 
     Raises:
-        InputError: It is missing, or of another kind.
+        InputError: It is missing, or of another type.
 
     Example:
         >>> member({"name": "digits"}, "name", str, "metadata")
@@ -131,7 +131,7 @@ def properties_of(parent: Any, where: str) -> dict[str, str]:
     """Read a component's properties, each name once.
 
     Raises:
-        InputError: They are not a list of names and values, or a name stands twice.
+        InputError: They are not a list of names and values, or a name is repeated.
     """
     found: dict[str, str] = {}
     if not isinstance(parent, dict) or "properties" not in parent:
@@ -161,10 +161,10 @@ def sha256_of(component: Any, where: str) -> str:
 
 
 def json_of(text: str, kind: type, where: str) -> Any:
-    """Read JSON that stands as a text in the passport, of the stated kind.
+    """Parse JSON stored as a string in the passport, of the stated type.
 
     Raises:
-        InputError: It is not JSON, or of another kind.
+        InputError: It is not JSON, or of another type.
 
     Example:
         >>> json_of("[1, 2]", list, "limbeck:seeds")
@@ -195,8 +195,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse, as a hook of `json.loads`, an object in which a key stands twice."""
-    # Of a key that stands twice, one reader takes the first value and another the last.
+    """Raise for duplicate keys of an object, as `object_pairs_hook` of `json.loads`."""
+    # Of duplicate keys, some parsers use the first value and others the last.
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
@@ -204,5 +204,5 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_constant(name: str) -> NoReturn:
-    """Refuse, as a hook of `json.loads`, what Python alone takes for a number."""
+    """Raise for NaN and infinities, as `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not JSON")

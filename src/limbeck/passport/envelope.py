@@ -1,10 +1,10 @@
-"""The signature of a student: who signed, and which bytes of which files.
+"""The signature of a student (`model.sig`): the signing key and the hash of every signed file.
 
-`model.sig` is what OpenSSF's model-signing writes: a Sigstore bundle around a DSSE envelope
+`model.sig` has the format of OpenSSF's model-signing: a Sigstore bundle around a DSSE envelope
 (https://github.com/secure-systems-lab/dsse), which holds an in-toto statement of every file's hash.
-It is read here and not by that library, since this is stricter: the library leaves out of account
-whatever files the statement says to ignore, takes forms of before its first release, and reads a
-file of which a byte was changed that means nothing.
+It is parsed here, more strictly than by that library, which skips files that the statement lists as
+ignored, accepts formats from before its first release, and accepts a file with a changed byte that
+has no meaning.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Envelope:
-    """A signature that was read, but not yet held against a key.
+    """A parsed signature, not yet verified with a key.
 
     Attributes:
-        key: The SHA-256 of the public key, as the signature names it.
-        payload: What was signed.
+        key: The SHA-256 of the public key, as stated in the signature.
+        payload: The signed bytes.
         signature: The signature, as DER.
-        files: The SHA-256 of every file that was signed, by its name.
+        files: The SHA-256 of every signed file, by its name.
     """
 
     key: str
@@ -50,18 +50,18 @@ class Envelope:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A public key, and the SHA-256 that a signature names it by."""
+    """A public key, and its SHA-256 as stated in signatures."""
 
     key: Any
     sha256: str
 
     def signed(self, envelope: Envelope) -> bool:
-        """Tell whether this key's owner made a signature."""
+        """Return whether a signature was made with this key."""
         ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
         hashes = require("cryptography.hazmat.primitives.hashes", extra="sign")
         exceptions = require("cryptography.exceptions", extra="sign")
         hash_of = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
-        # What DSSE signs is the payload with its type and the lengths of both.
+        # DSSE signs the payload together with its type and both lengths.
         head = f"DSSEv1 {len(_STATEMENT)} {_STATEMENT} {len(envelope.payload)} ".encode()
         chosen = ec.ECDSA(hash_of[self.key.curve.key_size]())
         try:
@@ -74,13 +74,13 @@ class PublicKey:
 def of_signature(
     folder: Path, found: Mapping[str, str], key: PublicKey | None
 ) -> Iterator[Finding]:
-    """Hold a folder against its signature.
+    """Check a folder against its signature.
 
     Args:
         folder: The student folder.
         found: The SHA-256 of every file in it but the signature.
-        key: Whose signature it has to be; without one, only the hashes are compared, and a folder
-            without a signature is no finding.
+        key: The key that must have signed it; without one, only the hashes are compared, and a
+            folder without a signature is no finding.
     """
     path = folder / SIGNATURE
     if not os.path.lexists(path):
@@ -111,7 +111,7 @@ def read_public_key(path: Path) -> PublicKey:
     """Read a public key from a PEM file.
 
     Raises:
-        InputError: It is none, or not of an elliptic curve that model-signing knows.
+        InputError: It is not a public key, or not on an elliptic curve that model-signing supports.
     """
     serialization = require("cryptography.hazmat.primitives.serialization", extra="sign")
     ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
@@ -134,10 +134,10 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
 def read_envelope(path: Path) -> Envelope:
-    """Read a signature, without holding it against anything.
+    """Parse a signature without verifying it.
 
     Raises:
-        InputError: It is not written as model-signing writes it, to the byte.
+        InputError: It is not byte for byte in the format of model-signing.
     """
     bundle = _bundle(path)
     try:
@@ -152,7 +152,7 @@ def read_envelope(path: Path) -> Envelope:
 
 
 def _written(key: Any, payload: Any, signature: Any) -> dict[str, Any]:
-    """Write the one bundle that these parts make, since nothing else in it is signed."""
+    """Write the one valid bundle of these parts, since nothing else in it is signed."""
     return {
         "mediaType": _BUNDLE,
         "verificationMaterial": {"publicKey": {"hint": key}, "tlogEntries": []},

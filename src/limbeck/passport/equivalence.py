@@ -1,7 +1,7 @@
-"""Is a student as robust as its teacher, within stated margins: PASS, FAIL or NOT SHOWN.
+"""Non-inferiority test of a student's robustness within stated margins: PASS, FAIL or NOT SHOWN.
 
-A test of non-inferiority on the interval of each difference, as in trials of medicines: that no
-difference was found is no proof that there is none.
+The test uses the interval of each difference, as in clinical trials: the absence of a significant
+difference does not prove equivalence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Judgement = Literal["PASS", "FAIL", "NOT SHOWN"]
 
 @dataclass(frozen=True)
 class Equivalence:
-    """What came of holding a student's robustness against its teacher's.
+    """The result of a non-inferiority test of the student's robustness.
 
     Attributes:
         verdict: `FAIL` if one line fails, else `NOT SHOWN` if one is not shown or there is none.
@@ -32,14 +32,14 @@ class Equivalence:
 
 
 def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
-    """Judge whether a student is no less robust than its teacher.
+    """Test whether a student's robustness is non-inferior to its teacher's.
 
     Args:
-        differences: Student less teacher, each with its interval and margin.
+        differences: Student minus teacher, each with its interval and margin.
 
     Raises:
-        InputError: A margin is negative or not finite, an interval is upside down, or `better` is
-            neither `higher` nor `lower`.
+        InputError: A margin is negative or not finite, an interval's ends are swapped, or `better`
+            is neither `higher` nor `lower`.
 
     Example:
         >>> pgd = DifferenceFacts("accuracy under PGD", -0.004, -0.012, 0.003, margin=0.02)
@@ -56,7 +56,7 @@ def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
 
 
 def robustness(differences: Iterable[DifferenceFacts]) -> str:
-    """Write the judgement and all that it follows from, as it stands in a passport.
+    """Write the verdict and the figures behind it as the text of the passport property.
 
     Raises:
         InputError: As `equivalence`.
@@ -71,10 +71,10 @@ def robustness(differences: Iterable[DifferenceFacts]) -> str:
 
 
 def read_robustness(text: str, where: str) -> tuple[DifferenceFacts, ...]:
-    """Read the differences back from what `robustness` wrote.
+    """Parse the differences from the text written by `robustness`.
 
     Raises:
-        InputError: It is something else, or the verdicts do not follow from the differences.
+        InputError: It has another format, or the verdicts do not follow from the differences.
     """
     content = json_of(text, dict, where)
     found = tuple(_difference(item, where) for item in member(content, "lines", list, where))
@@ -84,10 +84,10 @@ def read_robustness(text: str, where: str) -> tuple[DifferenceFacts, ...]:
 
 
 def judge(item: DifferenceFacts) -> Judgement:
-    """Judge one difference by its interval.
+    """Return the verdict on one difference from its interval.
 
-    `PASS`: no loss larger than the margin lies within it. `FAIL`: nothing else does. `NOT SHOWN`:
-    it holds both, or there is no interval.
+    `PASS`: the interval contains no loss larger than the margin. `FAIL`: it contains only such
+    losses. `NOT SHOWN`: it contains both, or there is no interval.
 
     Example:
         >>> judge(DifferenceFacts("latency", 3.0, 2.0, 4.0, margin=1.0, better="lower"))
@@ -117,7 +117,7 @@ def _odd(item: DifferenceFacts) -> Iterable[Problem]:
 
 
 def _plain(item: DifferenceFacts) -> dict[str, Any]:
-    # Whole numbers too are written as floats: read back, they are written the same.
+    # Integers are written as floats too, so that a round trip is exact.
     numbers = ("difference", "low", "high", "margin")
     return {
         key: float(value) if key in numbers and value is not None else value

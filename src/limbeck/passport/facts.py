@@ -1,4 +1,4 @@
-"""What a passport is made from: plain facts, filled by whoever made the student."""
+"""Inputs of a passport: plain facts about a student, filled by its producer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class MetricFacts:
     """One measurement of a model.
 
     Attributes:
-        name: What was measured, such as `accuracy` or `latency_p50`.
+        name: The metric, such as `accuracy` or `latency_p50`.
         value: The figure.
         low: The lower end of its interval, if it has one.
         high: The upper end of its interval, if it has one.
         unit: The unit, such as `ms`; empty for a share.
-        slice: The data it was measured on, such as `test`.
+        slice: The split it was measured on, such as `test`.
     """
 
     name: str
@@ -32,16 +32,16 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Data that a model was made with.
+    """Data that a model was trained on.
 
     Attributes:
         name: The data's name.
-        source: Where it came from: a recipe's source, a path, an address.
+        source: Its origin: a recipe's source, a path, an address.
         fingerprint: A hash of its contents.
         licence: An SPDX id when there is one, else the licence's name; empty when not stated.
         classes: The names of its classes.
-        counts: How many samples each split holds.
-        terms: What its terms forbid or ask, of `terms.TERMS`, such as `non-commercial`.
+        counts: The number of samples per split.
+        terms: Restrictions and obligations from `terms.TERMS`, such as `non-commercial`.
     """
 
     name: str
@@ -59,19 +59,19 @@ class ModelFacts:
 
     Attributes:
         name: The model's name.
-        source: Where it came from: `taught in this run`, a hub id, an address.
+        source: Its origin: `taught in this run`, a hub id, an address.
         digest: The SHA-256 of its weights.
         version: Its version, if it has one.
         licence: An SPDX id when there is one, else the licence's name; empty when not stated.
-        architecture: What it is built of.
-        metrics: What was measured of it.
-        data: What it was made with.
+        architecture: Its architecture.
+        metrics: Its measurements.
+        data: The data it was trained on.
         ancestors: The models it descends from, any number of generations.
-        owner: Who owns it; empty when not stated.
-        terms: What its terms forbid or ask, of `terms.TERMS`, such as `no-distillation`.
-        flags: What its export is held to, of `terms.FLAGS`, such as `dual-use`.
-        risk: Its class under the EU AI Act, of `risk.CLASSES`; empty when not stated.
-        risk_justification: Why that is lower than an ancestor's, if it is.
+        owner: Its owner; empty when not stated.
+        terms: Restrictions and obligations from `terms.TERMS`, such as `no-distillation`.
+        flags: Export-control flags from `terms.FLAGS`, such as `dual-use`.
+        risk: Its class under the EU AI Act, from `risk.CLASSES`; empty when not stated.
+        risk_justification: The reason why that is lower than an ancestor's, if it is.
     """
 
     name: str
@@ -92,12 +92,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class CarbonFacts:
-    """The carbon that making a student let out.
+    """The carbon emissions of producing a student.
 
     Attributes:
         grams: Grams of CO2 equivalent.
         grid_factor: Grams of CO2 equivalent per kWh of the grid.
-        grid: Which grid and year that factor is of.
+        grid: The grid and year of that factor.
         scope: What was counted, such as `teaching and distilling, three seeds`.
     """
 
@@ -109,15 +109,15 @@ class CarbonFacts:
 
 @dataclass(frozen=True)
 class DifferenceFacts:
-    """One figure of a student less its teacher's, and how large a loss was said not to matter.
+    """One metric of a student minus its teacher's, with its non-inferiority margin.
 
     Attributes:
-        name: What was measured, such as `accuracy under PGD, 8/255`.
-        difference: Student less teacher.
+        name: The metric, such as `accuracy under PGD, 8/255`.
+        difference: Student minus teacher.
         low: The lower end of its interval, if it has one.
         high: The upper end of its interval, if it has one.
-        margin: How large a loss does not matter, in the same unit.
-        better: Which way is good.
+        margin: The largest acceptable loss, in the same unit.
+        better: The direction of improvement, `higher` or `lower`.
     """
 
     name: str
@@ -136,33 +136,33 @@ class PassportFacts:
         name: The student's name.
         task: The recipe's task.
         folder: The student folder; every file in it but `passport.json` is listed.
-        model_file: The file that ships, relative to the folder, with `/` between its parts.
-        timestamp: When the student was made, with its time zone.
+        model_file: The exported file, relative to the folder, with `/` between its parts.
+        timestamp: When the student was produced, with its time zone.
         version: The student's version.
         licence: The student's licence; empty when not stated.
         architecture_family: Such as `convolutional network`.
-        architecture: Such as `digits_cnn`, with what sets its size.
-        inputs: The form of each input, such as `image float32 [n, 1, 8, 8]`.
-        outputs: The form of each output.
-        teachers: The models whose answers it learned from.
-        data: What it was made with.
+        architecture: Such as `digits_cnn`, with the settings of its size.
+        inputs: The name, dtype and shape of each input, such as `image float32 [n, 1, 8, 8]`.
+        outputs: The name, dtype and shape of each output.
+        teachers: The models it was distilled from.
+        data: The data it was trained on.
         recipe: The resolved recipe.
-        metrics: What was measured on the file that ships.
-        versions: The software, by name; `limbeck` among them names the tool.
-        seeds: The seeds of the run; the first is the shipped student's.
+        metrics: The measurements of the exported file.
+        versions: The software versions, by name; `limbeck` among them names the tool.
+        seeds: The seeds of the run; the first is the exported student's.
         git_commit: The commit of the working tree, if there is one.
-        hardware: What it was made and measured on.
-        limits: What it cannot do or was not tested for.
-        tradeoffs: What was given up for what.
-        owner: Who answers for the student.
-        terms: What the student's own terms forbid or ask, of `terms.TERMS`.
-        flags: What its export is held to, of `terms.FLAGS`; those of its ancestors are added.
-        risk: The class of its own use, of `risk.CLASSES`; its ancestors' may raise it.
+        hardware: The hardware it was produced and measured on.
+        limits: Its limitations and what it was not tested for.
+        tradeoffs: The trade-offs made.
+        owner: The student's owner.
+        terms: The restrictions of the student's own terms, from `terms.TERMS`.
+        flags: Its export-control flags, from `terms.FLAGS`; those of its ancestors are added.
+        risk: The class of its own use, from `risk.CLASSES`; its ancestors' may raise it.
         risk_justification: Why its class may be lower than an ancestor's; it then is `risk`.
-        robustness: The differences that its robustness is judged by.
-        carbon: The carbon that making it let out.
-        environment: What it was made in, by name, such as the CPU's flags.
-        negative_results: What was tried and did not work.
+        robustness: The differences that its robustness verdict rests on.
+        carbon: The carbon emissions of its production.
+        environment: The environment it was produced in, by name, such as the CPU's flags.
+        negative_results: What was tried without success.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One way in which a student departs from its passport."""
+"""A deviation of a student from its passport."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ LONGEST = 600
 
 @dataclass(frozen=True)
 class Finding:
-    """One way in which a folder departs from its passport.
+    """A deviation of a folder from its passport.
 
     Attributes:
-        kind: `changed`, `missing`, `added`: a file is. `escape`: a name or a link leads out of the
-            folder. `odd`: not a plain file, or not readable. `recipe`: not what its hash says.
-            `edited`: the passport is not as it was written. `malformed`: it is no passport.
-            `schema`: it is not CycloneDX 1.6. `signature`: the signature is missing, is not by the
-            key, or was made for other contents. `lineage`: the chain of teachers does not hold.
-            `risk`: the class of risk is lower than an ancestor's, without a reason. `robustness`:
-            the verdict does not follow from the figures. `stamp`: a file's header says otherwise.
-        where: The file, or the place in the passport.
-        listed: What the passport says.
-        found: What is there.
+        kind: `changed`, `missing`, `added`: of a file. `escape`: a name or a link leads out of the
+            folder. `odd`: not a plain file, or not readable. `recipe`: its hash does not match.
+            `edited`: the passport is not as it was written. `malformed`: not a passport. `schema`:
+            not valid CycloneDX 1.6. `signature`: the signature is missing, is not by the key, or
+            was made for other contents. `lineage`: the chain of teachers is inconsistent. `risk`:
+            the class of risk is lower than an ancestor's, without a reason. `robustness`: the
+            verdict does not follow from the figures. `stamp`: a file's embedded metadata
+            contradicts the passport.
+        where: The file, or the path in the passport.
+        listed: The value in the passport.
+        found: The value found.
 
     Example:
         >>> print(Finding("missing", "model.onnx", "9 bytes", "no such file"))
@@ -58,6 +59,6 @@ class Finding:
 
 
 def _shown(text: str) -> str:
-    # Names come from elsewhere: they may not steer a terminal, nor fill it.
+    # Names are untrusted: they must not control a terminal, nor fill it.
     text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -1,7 +1,7 @@
-"""What lies in a student folder: every file with its hash, and whatever is not a plain file of it.
+"""File listing of a student folder: the hash of every plain file, and all anomalies.
 
-Paths come from walking the folder, never from a passport: a passport from elsewhere cannot name a
-file that we would then read outside.
+Paths come from walking the folder, never from a passport: a passport from elsewhere cannot make
+limbeck read a file outside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class FileHash:
-    """A file's contents in two figures."""
+    """The size and the SHA-256 of a file."""
 
     sha256: str
     size: int
@@ -39,7 +39,7 @@ class Oddity:
     """Something in the folder that cannot be hashed as a file of it.
 
     Attributes:
-        what: What it is.
+        what: A description.
         escapes: Whether it leads out of the folder.
     """
 
@@ -49,12 +49,12 @@ class Oddity:
 
 @dataclass
 class Listing:
-    """The files of a folder, by their path in it, and what is odd there.
+    """The files of a folder, by their path in it, and its anomalies.
 
     Attributes:
         files: The plain files.
-        oddities: What cannot be hashed as a file.
-        remarks: What the mode and the links of a plain file allow that its hash does not show.
+        oddities: Everything that cannot be hashed as a file.
+        remarks: Effects of a plain file's mode and links that its hash does not cover.
     """
 
     files: dict[str, FileHash] = field(default_factory=dict)
@@ -71,9 +71,9 @@ class Listing:
 
 
 def survey(folder: Path, *, apart: Collection[str]) -> Listing:
-    """Hash every file of a folder, except those called `apart` at its top.
+    """Compute the hash of every file of a folder, except those named in `apart` at its top level.
 
-    Links are followed to plain files inside the folder only. Nothing is opened but plain files.
+    Links are followed only to plain files inside the folder. Only plain files are opened.
 
     Example:
         >>> import tempfile
@@ -103,7 +103,7 @@ def survey(folder: Path, *, apart: Collection[str]) -> Listing:
 
 
 def hash_file(path: Path) -> FileHash:
-    """Hash a file's bytes without reading it whole into memory."""
+    """Compute the hash of a file's bytes without reading it whole into memory."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileHash(digest, file.tell())
@@ -111,10 +111,10 @@ def hash_file(path: Path) -> FileHash:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, which takes the place of `path` when the block ends well.
+    """Yield a file to write to, which replaces `path` if the block ends without an error.
 
     Raises:
-        LimbeckError: It could not be written; what stood at `path` is unharmed.
+        LimbeckError: It could not be written; the previous file at `path` is unchanged.
     """
     temporary: Path | None = None
     try:
@@ -156,10 +156,10 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]
 
 
 def _remarks(status: os.stat_result) -> Iterator[str]:
-    """Name what lets a file be changed or run in a way that its hash does not show."""
+    """Yield the properties that let a file be changed or run without a change of its hash."""
     if status.st_nlink > 1:
         yield "hard links, which another path outside the folder may write through"
-    if os.name == "nt":  # where modes say little
+    if os.name == "nt":  # where modes carry little information
         return
     if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
         yield "set-user-id or set-group-id files"
@@ -181,5 +181,5 @@ def _oddity(entry: os.DirEntry[str], root: Path, apart: Collection[str]) -> Oddi
         if not target.is_file() or target in [root / name for name in apart]:
             return Oddity("a link to what is not a listed file of the folder")
         return None
-    # Opening a pipe would wait for ever, and a device is nobody's student.
+    # Opening a pipe would block for ever, and a device is not part of a student.
     return None if entry.is_file(follow_symlinks=False) else Oddity("neither a file nor a folder")

@@ -1,6 +1,6 @@
-"""Licences as CycloneDX writes them: an SPDX id when it is one, else a name.
+"""CycloneDX licences: an SPDX id where there is one, else a name.
 
-`spdx_ids.txt` holds the ids that the CycloneDX 1.6 schema allows; a test holds it current.
+`spdx_ids.txt` holds the ids that the CycloneDX 1.6 schema allows; a test keeps it current.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def _spdx_ids() -> dict[str, str]:
 
 
 def licences(licence: str) -> list[dict[str, Any]]:
-    """Write a licence as CycloneDX does; an empty one is none.
+    """Convert a licence to CycloneDX; an empty one becomes an empty list.
 
-    Case does not matter, as SPDX has it.
+    Matching ignores case, as SPDX specifies.
 
     Example:
         >>> licences("apache-2.0")
@@ -37,7 +37,7 @@ def licences(licence: str) -> list[dict[str, Any]]:
 
 
 def spelled(licence: str) -> str:
-    """Spell a licence as the passport does.
+    """Return a licence in the spelling of the passport.
 
     Example:
         >>> spelled("apache-2.0"), spelled("ask the author"), spelled(" ")
@@ -47,10 +47,10 @@ def spelled(licence: str) -> str:
 
 
 def alternatives(licence: str) -> list[list[str]]:
-    """Take a licence apart: it is held by holding all of any one of these lists.
+    """Parse a licence into alternatives: complying with all of any one list is enough.
 
-    An SPDX expression without brackets is taken at its operators; `WITH` keeps its exception. A
-    remark in brackets behind an id is left out. Anything else is one free text.
+    An SPDX expression without brackets is split at its operators; `WITH` keeps its exception. A
+    remark in brackets after an id is dropped. Anything else is one free text.
 
     Example:
         >>> alternatives("MIT OR GPL-2.0-only WITH Classpath-exception-2.0 AND BSD-3-Clause")

@@ -1,4 +1,4 @@
-"""Generations: the models behind a student, eldest first, and a student that itself teaches."""
+"""Lineage: the models behind a student in topological order, and a student used as a teacher."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STUDENT = "student"
 
 
 def eldest_first(models: Iterable[ModelFacts]) -> list[ModelFacts]:
-    """Order models and all their ancestors so that each comes after those it descends from.
+    """Return models and all their ancestors in topological order, ancestors first.
 
     Example:
         >>> grandparent = ModelFacts("large")
@@ -44,12 +44,12 @@ def eldest_first(models: Iterable[ModelFacts]) -> list[ModelFacts]:
 
 
 def as_teacher(passport: Path) -> ModelFacts:
-    """Read a student's passport as a teacher's facts, with every generation behind it.
+    """Read a student's passport as a teacher's facts, with all its ancestors.
 
-    The files beside it are not looked at (`verify` does that).
+    The files beside it are not checked (`verify` does that).
 
     Args:
-        passport: The `passport.json` of a student that now teaches.
+        passport: The `passport.json` of a student used as a teacher.
 
     Raises:
         InputError: It is not a passport, or it was edited after it was written.
@@ -63,10 +63,10 @@ def as_teacher(passport: Path) -> ModelFacts:
 
 
 def read_lineage(document: Mapping[str, Any]) -> dict[str, ModelFacts]:
-    """Read every model of a passport, the student among them, by its reference.
+    """Read every model of a passport, including the student, by its reference.
 
     Raises:
-        InputError: What is written of one cannot be understood, or the lineage goes in a circle.
+        InputError: A model cannot be parsed, or the lineage has a cycle.
     """
     components = by_reference(document)
     data = {
@@ -81,7 +81,7 @@ def read_lineage(document: Mapping[str, Any]) -> dict[str, ModelFacts]:
 
 
 def ancestors_of(component: Mapping[str, Any], where: str) -> list[str]:
-    """Read the references of the models that one descends from.
+    """Read the references of a model's ancestors.
 
     Raises:
         InputError: They are not a list of references.
@@ -90,10 +90,10 @@ def ancestors_of(component: Mapping[str, Any], where: str) -> list[str]:
 
 
 def by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Find the student and every component of a passport by its reference.
+    """Return the student and every component of a passport by its reference.
 
     Raises:
-        InputError: One has no reference, or one that stands twice.
+        InputError: A component has no reference, or a reference is repeated.
     """
     student = member(member(document, "metadata", dict, "passport"), "component", dict, "metadata")
     found = {STUDENT: student}
@@ -177,7 +177,7 @@ def _dataset(component: dict[str, Any], where: str) -> DatasetFacts:
 
 
 def _metric(item: Any, where: str) -> MetricFacts:
-    # The unit stays in the name, where it was put: written again, it reads the same.
+    # The name keeps its unit, so that a round trip is exact.
     interval = _part(item, "confidenceInterval", where)
     return MetricFacts(
         name=member(item, "type", str, where),

@@ -1,6 +1,7 @@
-"""What a house allows its students to descend from, held against a lineage before anything trains.
+"""Lineage policy: the licences, terms, models, data and owners that a student may descend from.
 
-Without a policy file one rule holds: a model whose terms forbid distillation teaches nobody.
+It is checked before training. Without a policy file one rule applies: a model whose terms forbid
+distillation may not be a teacher.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _NOT_FOR_SALE = {"non-commercial", "research-only"}
 
 @dataclass(frozen=True)
 class Names:
-    """Which names may be there. `*` stands for anything, and case does not matter.
+    """Allowed and forbidden names, as patterns in which `*` matches anything; case is ignored.
 
     Attributes:
-        allow: If there are any, no other name may be there.
-        forbid: What may not be there, even if it is allowed.
+        allow: If not empty, only these names are accepted.
+        forbid: Names that are never accepted, even if allowed.
     """
 
     allow: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
 
     def accepts(self, name: str) -> bool:
-        """Tell whether a name may be there.
+        """Return whether a name is accepted.
 
         Example:
             >>> Names(forbid=("gpt-*",)).accepts("GPT-4")
@@ -48,22 +49,22 @@ class Names:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be in a lineage.
+    """Rules for the models and data of a lineage.
 
     Attributes:
-        use: What the student is for; `commercial` refuses what is `non-commercial` or
-            `research-only`, whether a model or data.
-        licences: SPDX ids and free texts. `A OR B` is accepted if one of both is, `A AND B` if
-            both are.
-        unstated_licence: Whether a model or data may be there that states no licence.
-        terms: Terms that may not be there; `no-distillation` unless a policy file allows it.
+        use: The student's use; `commercial` refuses models and data that are `non-commercial` or
+            `research-only`.
+        licences: SPDX ids and free texts. `A OR B` is accepted if one of both is, `A AND B` if both
+            are.
+        unstated_licence: Whether a model or data without a stated licence is accepted.
+        terms: Forbidden terms; `no-distillation` unless a policy file allows it.
         models: Names of models.
         data: Names of data.
         owners: Names of owners.
-        flags: Flags of export control that may not be there.
+        flags: Forbidden export-control flags.
         highest_risk: The highest class of risk that an ancestor may have; empty for any.
-        require_signature: Whether a student has to be signed to be verified.
-        keys: Files of the public keys, one of which has to have signed a student.
+        require_signature: Whether verification requires a signature.
+        keys: Files of the public keys, one of which must have signed a student.
     """
 
     use: Use = ""
@@ -81,14 +82,14 @@ class Policy:
 
 @dataclass(frozen=True)
 class Violation:
-    """One rule that one ancestor breaks.
+    """A rule that an ancestor violates.
 
     Attributes:
         ancestor: The model or data, as `model 'base'` or `data 'web pages'`.
-        rule: The rule, by its place in the policy file.
-        given: What the ancestor states.
-        allowed: What the policy allows.
-        fix: What to do about it.
+        rule: The rule, by its path in the policy file.
+        given: The ancestor's value.
+        allowed: The values that the policy allows.
+        fix: The suggested fix.
     """
 
     ancestor: str
@@ -99,7 +100,7 @@ class Violation:
 
     @property
     def problem(self) -> Problem:
-        """The violation as one of the problems of an `InputError`."""
+        """Return the violation as a problem of an `InputError`."""
         return Problem(f"{self.ancestor} ({self.rule})", self.given, self.allowed, self.fix)
 
     def __str__(self) -> str:
@@ -109,19 +110,19 @@ class Violation:
 def check(
     policy: Policy, teachers: Iterable[ModelFacts], data: Iterable[DatasetFacts] = ()
 ) -> list[Violation]:
-    """Hold a lineage against a policy: every ancestor of every generation, and all their data.
+    """Check a lineage against a policy: every ancestor of every generation, and all their data.
 
     Args:
-        policy: What is allowed.
-        teachers: The models that are to teach, each with its ancestors.
-        data: What the student is to be made with.
+        policy: The rules.
+        teachers: The teachers, each with its ancestors.
+        data: The data that the student is trained on.
 
     Returns:
-        Every rule that is broken, models first and the eldest first; none if all is allowed.
+        Every violation, models before data and in topological order; empty if all is allowed.
 
     Raises:
-        InputError: An ancestor's terms, flags or class of risk are not words that limbeck knows,
-            so that they cannot be held against anything.
+        InputError: An ancestor's terms, flags or class of risk are unknown words, so that no rule
+            can be applied to them.
 
     Example:
         >>> closed = ModelFacts("large", terms=("no-distillation",))
@@ -143,10 +144,10 @@ def check(
 def enforce(
     policy: Policy, teachers: Iterable[ModelFacts], data: Iterable[DatasetFacts] = ()
 ) -> None:
-    """Stop, naming every violation, unless a lineage is allowed.
+    """Raise an error that lists every violation, unless a lineage is allowed.
 
     Raises:
-        InputError: It is not; or as `check`.
+        InputError: There is a violation; or as `check`.
 
     Example:
         >>> enforce(Policy(), [ModelFacts("digits_cnn", licence="MIT")])

@@ -1,6 +1,6 @@
-"""Reading a policy file: YAML in which every typing error is an error.
+"""Strict YAML parser for policy files: every unknown key is an error.
 
-Each text is taken as it stands: nothing in it turns into a number, a date or an object.
+Scalars stay strings: none becomes a number, a date or an object.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def read_policy(path: Path) -> Policy:
     """Read a policy file.
 
     Args:
-        path: Such as this, where every part may be left out:
+        path: An example, in which every part is optional:
 
             ```yaml
             use: commercial          # or research
@@ -63,12 +63,12 @@ def read_policy(path: Path) -> Policy:
             signature: {required: true, keys: [keys/release.pem]}
             ```
 
-            `terms.allow` lifts what is forbidden without a policy: `no-distillation`, once there
-            is leave for it. `limbeck verify --policy` takes a student only if one of
-            `signature.keys` signed it; their paths start from the policy's folder.
+            `terms.allow` lifts the default ban on `no-distillation`, once permission is obtained.
+            `limbeck verify --policy` accepts a student only if one of `signature.keys` signed it;
+            their paths are relative to the policy's folder.
 
     Raises:
-        InputError: It cannot be read, or is no policy; every problem is listed.
+        InputError: It cannot be read, or is not a policy; every problem is listed.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -80,10 +80,10 @@ def read_policy(path: Path) -> Policy:
 
 
 def parse_policy(text: str, *, where: str) -> Policy:
-    """Read a policy from its text, as `read_policy` does.
+    """Parse a policy from its text, as `read_policy` does.
 
     Raises:
-        InputError: It is no policy; every problem is listed.
+        InputError: It is not a policy; every problem is listed.
 
     Example:
         >>> parse_policy("licences: {allow: [MIT]}", where="policy.yaml").licences.allow
@@ -95,7 +95,7 @@ def parse_policy(text: str, *, where: str) -> Policy:
     """
     try:
         _check_depth(text)
-        # Nodes and not values: what a tag asks to be built is never built.
+        # Nodes, not values: YAML tags are never constructed.
         root = yaml.compose(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -108,7 +108,7 @@ def parse_policy(text: str, *, where: str) -> Policy:
 
 
 class _Reader:
-    """Takes a policy from YAML's nodes, and keeps every problem on the way."""
+    """A parser of a policy's YAML nodes that collects every problem."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -186,7 +186,7 @@ class _Reader:
 
 
 def _check_depth(text: str) -> None:
-    # PyYAML takes seconds over a thousand brackets before it gives up.
+    # PyYAML takes seconds on a thousand nested brackets before it fails.
     depth = 0
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)

@@ -1,8 +1,8 @@
-"""The class of risk that a student inherits: that of the riskiest it descends from.
+"""Inherited class of risk: the highest class among a student's own use and its ancestors.
 
 The four classes are those of the EU AI Act (Regulation 2024/1689): minimal, limited, high and
-unacceptable. The law classes a *use*; a student answers with what its teachers were trusted with,
-so its class is never lower than theirs unless somebody says in writing why.
+unacceptable. The law classifies a *use*; a student reproduces what its teachers were trusted with,
+so its class is never lower than theirs without a written justification.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ CLASSES = ("minimal", "limited", "high", "unacceptable")
 
 @dataclass(frozen=True)
 class Risk:
-    """A student's class of risk, and how it came to it.
+    """A student's class of risk and its derivation.
 
     Attributes:
-        risk: The class; empty if nobody stated one.
+        risk: The class; empty if none is stated.
         own: The class of its own use; empty when not stated.
         inherited: The highest class of its ancestors; empty when none is stated.
         inherited_from: The names of the ancestors of that class.
@@ -39,7 +39,7 @@ class Risk:
 
 
 def rank(risk: str) -> int:
-    """Place a class among the others; what is not stated lies below all.
+    """Return the rank of a class of risk; an unstated class ranks lowest.
 
     Example:
         >>> rank("") < rank("minimal") < rank("high")
@@ -49,15 +49,15 @@ def rank(risk: str) -> int:
 
 
 def inherit(own: str, ancestors: Iterable[ModelFacts], *, justification: str = "") -> Risk:
-    """Find a student's class: the highest of its own use and all its ancestors.
+    """Compute a student's class: the highest of its own use and all its ancestors.
 
     Args:
         own: The class of the student's own use; empty when not stated.
-        ancestors: Every model that it descends from, of any generation.
+        ancestors: Every ancestor, of any generation.
         justification: Why `own`, though lower than an ancestor's, is the student's class.
 
     Raises:
-        InputError: A class is not one of the four, or there is a justification and no own class.
+        InputError: A class is not one of the four, or there is a justification without `own`.
 
     Example:
         >>> inherit("minimal", [ModelFacts("credit scorer", risk="high")]).risk

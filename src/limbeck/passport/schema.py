@@ -1,4 +1,4 @@
-"""Holding a passport against the schema of CycloneDX 1.6, where the library for that is installed.
+"""Validation of a passport against the CycloneDX 1.6 schema, with the optional library for it.
 
 limbeck writes and verifies passports without it; the tests validate every kind of passport with it.
 """
@@ -25,8 +25,8 @@ def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
         passport: The document.
 
     Returns:
-        The first hundred places where the document departs from the schema, none of them for a
-        valid one; `None` if the library is not installed.
+        The first hundred schema violations; empty for a valid document; `None` if the library is
+        not installed.
 
     Example:
         >>> validate({"bomFormat": "CycloneDX", "specVersion": "1.6"}) in ((), None)

@@ -1,9 +1,9 @@
-"""A record, outside every student folder, of which folders were signed and with which key.
+"""Trust-on-first-use record of signed folders and their keys, stored outside the student folders.
 
-An attacker who can write a folder can also delete its signature. Nothing in the folder shows that
-there was one, so `sign` and a successful `verify --key` note it in the user's state folder
-(`LIMBECK_STATE`, else `XDG_STATE_HOME/limbeck`, else `~/.local/state/limbeck`): trust on first
-use, as SSH does with host keys.
+An attacker with write access to a folder can also delete its signature, without a trace in the
+folder. `sign` and a successful `verify --key` therefore record it in the user's state folder
+(`LIMBECK_STATE`, else `XDG_STATE_HOME/limbeck`, else `~/.local/state/limbeck`), as SSH does with
+host keys.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class SignatureRecord:
-    """One folder that was signed.
+    """A folder that was signed.
 
     Attributes:
         key: The SHA-256 of the public key.
-        noted: When it was noted, in ISO 8601.
+        noted: When it was recorded, in ISO 8601.
     """
 
     key: str
@@ -37,11 +37,11 @@ class SignatureRecord:
 
 
 def note_signature(folder: Path, key: str) -> bool:
-    """Note that a folder is signed with a key; return False where no record can be written.
+    """Write the record that a folder is signed with a key; return False if it cannot be written.
 
     Args:
         folder: The student folder.
-        key: The SHA-256 of the public key, as the signature names it.
+        key: The SHA-256 of the public key, as stated in the signature.
     """
     noted = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"folder": os.path.realpath(folder), "key": key, "noted": noted}
@@ -53,13 +53,13 @@ def note_signature(folder: Path, key: str) -> bool:
     try:
         with replacing(place) as file:
             file.write(json.dumps(content, indent=2).encode())
-    except Exception:  # a read-only home is no reason not to sign
+    except Exception:  # a read-only home must not prevent signing
         return False
     return True
 
 
 def noted_signature(folder: Path) -> SignatureRecord | None:
-    """Return what was noted of a folder, or None."""
+    """Return the record of a folder, or None."""
     place = _place(folder)
     try:
         if place.is_symlink() or not place.is_file() or place.stat().st_size > _LARGEST:
@@ -74,7 +74,7 @@ def noted_signature(folder: Path) -> SignatureRecord | None:
 
 
 def drop_signature_note(folder: Path) -> None:
-    """Remove the record of a folder: its contents were replaced on purpose."""
+    """Remove the record of a folder whose contents were replaced on purpose."""
     with contextlib.suppress(OSError):
         _place(folder).unlink(missing_ok=True)
 

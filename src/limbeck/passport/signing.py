@@ -1,7 +1,7 @@
-"""Signing a student folder with a key of one's own, as OpenSSF's model-signing does.
+"""Signing and verification of a student folder with a local key, as in OpenSSF's model-signing.
 
-The signature covers every file, the passport too; whoever has the public key can tell that nothing
-was changed since, and by whom it was signed. Keyless signing through Sigstore is not done here: use
+The signature covers every file, including the passport; with the public key, a recipient can verify
+the signer and that nothing was changed. Keyless signing through Sigstore is not supported here: use
 the `model_signing` command for that.
 """
 
@@ -22,16 +22,16 @@ from limbeck.passport.verify import verify
 
 
 def make_keys(private: Path, public: Path) -> None:
-    """Make a key pair on the curve P-256, and write it as two PEM files.
+    """Generate a key pair on the curve P-256, and write it as two PEM files.
 
-    Only the owner may read the private key, which is not encrypted. Nothing is written over.
+    Only the owner may read the private key, which is not encrypted. No file is overwritten.
 
     Args:
-        private: Where the key to sign with is written.
-        public: Where the key to verify with is written.
+        private: The file of the private key, for signing.
+        public: The file of the public key, for verification.
 
     Raises:
-        InputError: One of the files is there already.
+        InputError: One of the files exists.
         LimbeckError: One could not be written.
 
     Example:
@@ -57,26 +57,26 @@ def make_keys(private: Path, public: Path) -> None:
 
 
 def sign(folder: Path, private_key: Path) -> Path:
-    """Sign a student folder: every file in it, the passport too.
+    """Sign every file of a student folder, including the passport.
 
     Args:
-        folder: The student folder. It has to be as its passport says.
-        private_key: A PEM file outside of the folder (see `make_keys`).
+        folder: The student folder. It must match its passport.
+        private_key: A PEM file outside the folder (see `make_keys`).
 
     Returns:
         The signature's path, `model.sig` in the folder; an earlier one is replaced. The user's
-        state folder keeps a note of it, so that `verify` finds a signature that was removed.
+        state folder keeps a record, so that `verify` detects a removed signature.
 
     Raises:
-        InputError: The folder is not as its passport says, or the key cannot be used.
+        InputError: The folder does not match its passport, or the key cannot be used.
         LimbeckError: The signature could not be written.
     """
     _check_folder(folder)
     _check_key(private_key, folder)
-    require("OpenSSL", extra="sign")  # which model-signing needs, but does not ask for
+    require("OpenSSL", extra="sign")  # model-signing needs it, but does not depend on it
     signing = require("model_signing.signing", extra="sign")
     hashing = require("model_signing.hashing", extra="sign")
-    # Unless told otherwise, the library signs no file that belongs to git.
+    # By default, the library skips the files of git.
     covered = hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
     with tempfile.TemporaryDirectory() as place:
         made = Path(place) / SIGNATURE
@@ -93,14 +93,14 @@ def sign(folder: Path, private_key: Path) -> Path:
 
 
 def verify_signature(folder: Path, public_key: Path) -> tuple[Finding, ...]:
-    """Hold a folder against its signature alone, whatever its passport says.
+    """Verify a folder's signature alone, without its passport.
 
     Args:
         folder: The student folder.
-        public_key: The PEM file of whoever has to have signed it.
+        public_key: The PEM file of the expected signer.
 
     Returns:
-        What departs from the signature; nothing if all is as it was signed.
+        The deviations from the signature; empty if the folder is as it was signed.
 
     Raises:
         InputError: The key cannot be used, or there is no such folder.
@@ -120,7 +120,7 @@ def verify_signature(folder: Path, public_key: Path) -> tuple[Finding, ...]:
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(Problem("folder", str(folder), "a student folder"))
-    # An earlier signature is about to be replaced, whatever it says.
+    # An earlier signature is about to be replaced, whatever its content.
     wrong = [one for one in verify(folder).findings if one.kind != "signature"]
     if wrong:
         allowed = "a folder that is as its passport says"
@@ -146,7 +146,7 @@ def _check_key(path: Path, folder: Path) -> None:
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
     try:
-        # Made with its mode and not given it later, so that nobody can read it in between.
+        # Created with its mode, so that nobody can read it before a later chmod.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)

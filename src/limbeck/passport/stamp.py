@@ -1,9 +1,9 @@
-"""The passport's short form, carried in the header of the student's own files.
+"""Embedded metadata: the passport's short form in the header of the student's own files.
 
-A model file that has lost its folder still says whose it is: `limbeck.passport` in the metadata of
+A model file separated from its folder still names its origin: `limbeck.passport` in the metadata of
 a safetensors file, or in the `metadata_props` of an ONNX file. The stamp is written before the
-passport is built, since the passport hashes the file with its stamp; what the stamp states of the
-weights is a hash of the file without it.
+passport is built, since the passport hashes the file with its stamp; the stamp's own hash of the
+weights is that of the file without it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _IDS = uuid.UUID("0b1f7a0e-8a53-5b52-9a2e-5d1c3f6b7d42")
 
 @dataclass(frozen=True)
 class Stamp:
-    """A passport in a few lines.
+    """A passport's short form.
 
     Attributes:
         name: The student's name.
-        id: The student's id, as its passport states it: the same facts and weights, the same id.
+        id: The student's id, as in its passport: the same facts and weights have the same id.
         roots: Each root teacher's name and the SHA-256 of its weights (empty when not stated).
         licence: The student's licence; empty when not stated.
         risk: Its class of risk; empty when not stated.
@@ -60,7 +60,7 @@ class Stamp:
     weights_sha256: str
 
     def text(self) -> str:
-        """Write the stamp as it stands in a file."""
+        """Write the stamp as the text stored in a file."""
         content = {**vars(self), "roots": [list(root) for root in self.roots]}
         return canonical(content)
 
@@ -68,16 +68,16 @@ class Stamp:
 def stamp_folder(facts: PassportFacts) -> tuple[str, ...]:
     """Write the stamp into every safetensors and ONNX file of a student folder.
 
-    Comes before `build_passport`, with the same facts. Done again, it changes nothing.
+    Call it before `build_passport`, with the same facts. It is idempotent.
 
     Args:
-        facts: What the passport will state.
+        facts: The facts of the passport.
 
     Returns:
-        The files that were stamped, by their path in the folder.
+        The stamped files, by their path in the folder.
 
     Raises:
-        InputError: A file is not what its suffix says, or the facts cannot be stated.
+        InputError: A file is not what its suffix claims, or the facts are invalid.
         LimbeckError: A file could not be written.
     """
     student = student_id(facts)
@@ -85,7 +85,7 @@ def stamp_folder(facts: PassportFacts) -> tuple[str, ...]:
     for name in sorted(survey(facts.folder, apart=(PASSPORT, SIGNATURE)).files):
         path = facts.folder / name
         if path.is_symlink():
-            continue  # what it leads to is stamped under its own name
+            continue  # the link's target is stamped under its own name
         container = open_container(path, KEY)
         if container is not None:
             container.write(_stamp(facts, student, container.bare_sha256()).text())
@@ -94,30 +94,30 @@ def stamp_folder(facts: PassportFacts) -> tuple[str, ...]:
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """Read the stamp of a file; `None` if it carries none.
+    """Read the stamp of a file; return `None` if it carries none.
 
     Raises:
-        InputError: The file is not what its suffix says, or its stamp is none.
+        InputError: The file is not what its suffix claims, or its stamp is invalid.
     """
     container = open_container(path, KEY)
     return None if container is None or container.note is None else parse(container.note, path.name)
 
 
 def bare_sha256(path: Path) -> str:
-    """Hash a file without its stamp; of a file that can carry none, all of it.
+    """Compute the hash of a file without its stamp; of all its bytes if it cannot carry one.
 
     Raises:
         InputError: The file cannot be read.
     """
     try:
         container = open_container(path, KEY)
-    except InputError:  # whatever it is, it carries no stamp
+    except InputError:  # an invalid file carries no stamp
         container = None
     return hash_file(path).sha256 if container is None else container.bare_sha256()
 
 
 def student_id(facts: PassportFacts) -> str:
-    """Give a student's id: what it is called, taught by, and its weights."""
+    """Compute a student's id from its name, its teachers and its weights."""
     stated = {
         "name": facts.name,
         "version": facts.version,
@@ -128,7 +128,7 @@ def student_id(facts: PassportFacts) -> str:
 
 
 def roots_of(teachers: Iterable[ModelFacts]) -> tuple[tuple[str, str], ...]:
-    """Name the root teachers: those of a lineage that descend from none.
+    """Return the root teachers: the models of a lineage without ancestors.
 
     Example:
         >>> roots_of([ModelFacts("base", ancestors=(ModelFacts("large", digest="a" * 4),))])
@@ -139,10 +139,10 @@ def roots_of(teachers: Iterable[ModelFacts]) -> tuple[tuple[str, str], ...]:
 
 
 def parse(text: str, where: str) -> Stamp:
-    """Read a stamp from its text.
+    """Parse a stamp from its text.
 
     Raises:
-        InputError: It is none.
+        InputError: It is not a stamp.
 
     Example:
         >>> stamp = Stamp("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
@@ -167,15 +167,15 @@ def parse(text: str, where: str) -> Stamp:
 def of_stamps(
     folder: Path, files: Iterable[str], student: ModelFacts, stated: Stated
 ) -> Iterator[Finding]:
-    """Hold the stamps of a folder's files against its passport.
+    """Compare the stamps of a folder's files with its passport.
 
-    A file that is not what its suffix says carries no stamp, and is no finding here.
+    A file that is not what its suffix claims carries no stamp, and is no finding here.
 
     Args:
         folder: The student folder.
-        files: The files to look at, by their path in it.
-        student: The student, as its passport describes it.
-        stated: What else the passport states.
+        files: The files to check, by their path in it.
+        student: The student, as described in its passport.
+        stated: The other facts of the passport.
     """
     expected = {
         "name": student.name,

@@ -1,4 +1,4 @@
-"""What a passport states that can be held against something."""
+"""The verifiable facts of a passport."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from limbeck.passport.folder import FileHash
 
 @dataclass(frozen=True)
 class Stated:
-    """What a passport states of the student and its files.
+    """The facts that a passport states of the student and its files.
 
     Attributes:
         student: The student's name.
-        id: Its id; empty in a passport that was written before there was one.
-        model_file: The file that ships.
+        id: Its id; empty in a passport written before ids existed.
+        model_file: The exported file.
         model_sha256: That file's hash.
         files: Every file of the folder.
         recipe: The recipe, as canonical JSON.
@@ -44,14 +44,14 @@ class Stated:
 
 
 def read_stated(document: dict[str, Any], own_name: str) -> Stated:
-    """Take from a passport what can be checked.
+    """Read the verifiable facts of a passport.
 
     Args:
         document: The passport.
         own_name: The name of its own file.
 
     Raises:
-        InputError: It does not state what a passport states.
+        InputError: A required fact is missing.
     """
     metadata = member(document, "metadata", dict, "passport")
     student = member(metadata, "component", dict, "metadata")

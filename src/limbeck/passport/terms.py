@@ -1,4 +1,4 @@
-"""Words for what terms forbid and export law asks: one spelling each, so that none slips by."""
+"""Vocabulary of licence terms and export-control flags: one spelling each, so none is missed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NON_COMMERCIAL = re.compile(r"non[- ]?commercial", re.IGNORECASE)
 
 
 def terms_of(model: ModelFacts | DatasetFacts) -> tuple[str, ...]:
-    """Give the terms of a model or of data: those stated, and those that its licence's name says.
+    """Return the terms of a model or data: those stated, and those implied by its licence's name.
 
     Example:
         >>> terms_of(DatasetFacts("photographs", licence="CC-BY-NC-4.0"))
@@ -45,7 +45,7 @@ def terms_of(model: ModelFacts | DatasetFacts) -> tuple[str, ...]:
 
 
 def odd_words(models: Iterable[ModelFacts], data: Iterable[DatasetFacts]) -> Iterator[Problem]:
-    """Find terms, flags and classes of risk that are no words of ours: a slip would forbid nothing.
+    """Yield unknown terms, flags and classes of risk: a typing error would forbid nothing.
 
     Example:
         >>> [problem] = odd_words([ModelFacts("large", terms=("no-distilation",))], [])

@@ -1,7 +1,7 @@
-"""Holding a student against its passport, its signature and its teachers.
+"""Verification of a student against its passport, its signature and its teachers.
 
 Nothing is executed and nothing outside the folder is read: the files are found by walking the
-folder, and the passport's names are only compared with what was found.
+folder, and the passport's names are only compared with the result.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ Trust = Literal["unsigned", "signed, key not given", "verified", "failed"]
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of checking a folder against its passport and its signature.
+    """The result of checking a folder against its passport and its signature.
 
     Attributes:
         passport: The passport's path.
         student: The student's name, empty if the passport could not be read.
-        files: How many files the passport lists.
-        findings: Everything that departs from it; the first is the first thing that is wrong.
+        files: The number of files that the passport lists.
+        findings: All deviations, in the order of the checks.
         notes: What was not checked, and why; hard links and unusual modes.
-        signed_by: The SHA-256 of the key that the signature names; empty without a readable one.
-        authenticated: Whether the signature was made by a key that was given.
+        signed_by: The SHA-256 of the key that the signature states; empty without a readable one.
+        authenticated: Whether the signature was made by a key passed to `verify`.
     """
 
     passport: Path
@@ -52,17 +52,17 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as the passport says."""
+        """Return whether there is no deviation from the passport."""
         return not self.findings
 
     @property
     def trust(self) -> Trust:
-        """How far the outcome can be trusted.
+        """Return the level of trust.
 
-        `verified`: every file is as a given key signed it. `signed, key not given`: the files fit
-        the signature, which anyone could have made. `unsigned`: the files fit the passport, which
-        anyone who can write the folder could have rewritten: integrity, not authenticity.
-        `failed`: something departs.
+        `verified`: every file is as a given key signed it. `signed, key not given`: the files match
+        the signature, which anyone could have made. `unsigned`: the files match the passport, which
+        anyone with write access to the folder could have rewritten: integrity, not authenticity.
+        `failed`: there is a deviation.
         """
         if not self.ok:
             return "failed"
@@ -81,23 +81,24 @@ def verify(
 ) -> Verification:
     """Check a student: passport, files, signature, stamps and chain of teachers, in this order.
 
-    Without a key, the passport's own content is only held against the hash it states. That is a
-    checksum: somebody who edits the passport and writes its hash anew is noticed by the signature
-    alone. So a result without a key states integrity, not authenticity; see `Verification.trust`.
+    Without a key, the passport's content is only compared with the hash that it states. That is a
+    checksum: only a signature detects an edit after which the hash was rewritten. A result without
+    a key therefore shows integrity, not authenticity; see `Verification.trust`.
 
-    A folder that was signed, or verified with a key, on this machine before has to be signed
-    still, with the same key, unless other keys are given.
+    A folder that was signed, or verified with a key, on this machine before must still be signed
+    with the same key, unless other keys are passed.
 
     Args:
         passport: A `passport.json`, or the folder it lies in.
-        key: The public key, in PEM, of whoever has to have signed the student; of several, one.
-        lineage: Teachers of any generation, which the passport has to name: their folders (each
+        key: The public key, in PEM, of the expected signer; with several, one of them must match.
+        lineage: Teachers of any generation, which the passport must name: their folders (each
             verified in turn, if it has a passport), or files of weights.
-        schema: Whether to hold the passport against CycloneDX's schema too, which takes seconds.
-        require_signature: Whether a missing signature is a finding although no key is given.
+        schema: Whether to validate the passport against CycloneDX's schema too, which takes
+            seconds.
+        require_signature: Whether a missing signature is a finding although no key is passed.
 
     Returns:
-        The findings; none if all is as it was. A passport that cannot be understood is a finding.
+        The findings; empty if nothing changed. A passport that cannot be parsed is a finding.
 
     Raises:
         InputError: There is no such file, or the key cannot be used.
@@ -121,7 +122,7 @@ def verify(
 
 
 class _Found:
-    """Gathers findings, the first thing first."""
+    """A collector of findings, in the order of the checks."""
 
     def __init__(self, path: Path, keys: Sequence[PublicKey]) -> None:
         self.path = path
@@ -186,7 +187,7 @@ class _Found:
             self._without_key(folder, required=required)
 
     def _without_key(self, folder: Path, *, required: bool) -> None:
-        """Check against the record of earlier signatures; there is no key to check with."""
+        """Check the folder against the record of earlier signatures, as no key was passed."""
         signed = os.path.lexists(folder / SIGNATURE)
         noted = noted_signature(folder)
         if noted is not None and noted.key != self.signed_by:
@@ -227,7 +228,7 @@ class _Found:
 
 
 def _signer(folder: Path) -> str:
-    """Return the SHA-256 of the key that a folder's signature names; empty if there is none."""
+    """Return the SHA-256 of the key that a folder's signature states; empty if there is none."""
     try:
         return read_envelope(folder / SIGNATURE).key
     except InputError:
