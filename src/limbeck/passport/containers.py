@@ -23,13 +23,13 @@ from limbeck.passport.document import canonical, no_constant, unique
 from limbeck.passport.folder import replacing
 
 Piece = bytes | range
-"""Bytes to be written, or where they stand in the file."""
+"""Bytes to write, or their range in the file."""
 
 LARGEST_HEADER = 100_000_000
-"""Bytes of the largest header that the safetensors library reads too."""
+"""The largest header in bytes, the limit of the safetensors library too."""
 
 MOST_FIELDS = 1_000_000
-"""Fields at the top of an ONNX message; a model has a few dozen."""
+"""The most top-level fields of an ONNX message; a model has a few dozen."""
 
 _BLOCK = 2**20
 _METADATA = "__metadata__"

@@ -23,7 +23,7 @@ Kind = Literal[
 ]
 
 LONGEST = 600
-"""How much of what is said a finding shows."""
+"""The most characters of a text that a finding shows."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from limbeck.errors import LimbeckError
 
 SHOWN = 5
-"""How many names a note lists."""
+"""The number of names that a note lists."""
 
 
 @dataclass(frozen=True)

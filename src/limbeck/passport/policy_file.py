@@ -17,10 +17,10 @@ from limbeck.passport.risk import CLASSES
 from limbeck.passport.terms import FLAGS, TERMS
 
 LARGEST = 2**20
-"""Bytes of the largest file that is read."""
+"""The largest file in bytes."""
 
 DEEPEST = 10
-"""Levels of nesting; a policy has three."""
+"""The most levels of nesting; a policy has three."""
 
 _ANY: tuple[str, ...] = ()
 _LISTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -32,14 +32,14 @@ _LISTS: dict[str, dict[str, tuple[str, ...]]] = {
     "flags": {"forbid": FLAGS},
     "signature": {"keys": _ANY},
 }
-"""The lists of each part, and the words that each may hold; any, where none is named."""
+"""The list keys of each part, with their allowed values; an empty tuple allows any."""
 
 _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "licences": {"unstated": ("allow", "forbid")},
     "risk": {"highest": CLASSES},
     "signature": {"required": ("true", "false")},
 }
-"""The single words of each part, and what each may be."""
+"""The scalar keys of each part, with their allowed values."""
 
 _USES = ("commercial", "research")
 _PARTS = ("use", *dict.fromkeys([*_LISTS, *_WORDS]))

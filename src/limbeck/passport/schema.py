@@ -12,10 +12,10 @@ from itertools import islice
 from typing import Any
 
 MOST_ERRORS = 100
-"""How many departures are looked for."""
+"""The most schema violations that are collected."""
 
 LARGEST = 2**20
-"""The longest document, in characters, that is validated: the schema takes seconds for more."""
+"""The longest document, in characters, that is validated: more would take seconds."""
 
 
 def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:

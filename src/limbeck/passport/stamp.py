@@ -34,7 +34,7 @@ from limbeck.passport.risk import inherit
 from limbeck.passport.stated import Stated
 
 KEY = "limbeck.passport"
-"""The name that the stamp goes by in a file's metadata."""
+"""The stamp's key in a file's metadata."""
 
 _IDS = uuid.UUID("0b1f7a0e-8a53-5b52-9a2e-5d1c3f6b7d42")
 

@@ -16,10 +16,10 @@ TERMS = (
     "non-commercial",
     "research-only",
 )
-"""What the terms of a model or of data may forbid."""
+"""The restrictions and obligations in the terms of a model or of data."""
 
 FLAGS = ("dual-use", "export-controlled")
-"""What export control asks to be said of a model (the Wassenaar Arrangement's words)."""
+"""The export-control flags of a model, in the words of the Wassenaar Arrangement."""
 
 _PARTS = {"NC": "non-commercial", "ND": "no-derivatives"}
 _CREATIVE_COMMONS = re.compile(r"\bCC[- ]BY((?:[- ](?:NC|ND|SA))*)\b", re.IGNORECASE)

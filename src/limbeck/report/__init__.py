@@ -1,4 +1,4 @@
-"""From what a run found to what people read: a page, a model card, lines on the terminal."""
+"""The report of a run: an HTML page, a model card and lines for the terminal."""
 
 from limbeck.report.card import render_card
 from limbeck.report.compare import render_comparison, render_comparison_page

@@ -1,4 +1,4 @@
-"""Runs that may be compared fairly: of equal size, or of equal stages in another order."""
+"""Comparable runs: runs of equal model size, or with the same stages in another order."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ HOW = (
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared, best first.
+    """A group of comparable runs, best first.
 
     Attributes:
-        title: What they have in common.
-        rows: A row each; the columns are `HEAD`.
+        title: Their common property.
+        rows: One row per run; the columns are `HEAD`.
     """
 
     title: str
@@ -55,17 +55,17 @@ class Group:
 
 
 def groups(results: Sequence[RunResult]) -> list[Group]:
-    """Find what can be compared: files of equal size, then the same stages in another order.
+    """Return the groups of comparable runs: files of equal size, then the same stages reordered.
 
-    Runs on other data are never put together.
+    Runs on different data are never grouped.
     """
     return [*_of_equal_size(results), *_in_another_order(results)]
 
 
 def stages(result: RunResult) -> str:
-    """Write the stages of a run with their methods, in order; the export goes without saying.
+    """Write the stages of a run with their methods, in order, without the export.
 
-    As in `teach → prune (channels) → distill → quantize (int8_static)`.
+    For example `teach → prune (channels) → distill → quantize (int8_static)`.
     """
     return " → ".join(
         f"{name} ({settings['method']})" if settings and "method" in settings else name
@@ -142,10 +142,10 @@ def difference(result: RunResult, other: RunResult) -> Summary:
 
 
 def of_files(result: RunResult, other: RunResult) -> Summary | None:
-    """Compare the files that ship on the test samples that both answered: a paired bootstrap.
+    """Compare the exported files of two runs with a paired bootstrap over the test samples.
 
     Returns:
-        The difference of their accuracies; none if the samples are not the same.
+        The difference of their accuracies; `None` if the samples are not the same.
     """
     ours, theirs = (_rights(one) for one in (result, other))
     if ours is None or theirs is None or len(ours) != len(theirs):

@@ -1,4 +1,4 @@
-"""The model card: the README.md that travels with the student."""
+"""The model card: the `README.md` in the student folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "
 
 
 def render_card(result: RunResult, *, usage: str | None = None, licence: str = "other") -> str:
-    """Write the card of the student as Markdown with the front matter that Hugging Face reads.
+    """Write the student's model card as Markdown with Hugging Face front matter.
 
     Args:
-        result: What the run found.
-        usage: How to use the student, as Markdown; by default two snippets that fit the task.
+        result: The result of the run.
+        usage: How to use the student, as Markdown; by default two snippets for the task.
         licence: The student's licence as Hugging Face names it (`apache-2.0`, `mit`, `other` …).
     """
     shipped = first(result.shipped)
@@ -42,7 +42,7 @@ def render_card(result: RunResult, *, usage: str | None = None, licence: str = "
 
 
 def _front_matter(result: RunResult, licence: str) -> str:
-    """The YAML block: licence, tags, metrics and the test accuracy as an evaluation result."""
+    """Write the YAML block: licence, tags, metrics and test accuracy as an evaluation result."""
     known = licence.lower()
     entry: dict[str, Any] = {"license": known if known in _LICENCES else "other"}
     if known not in _LICENCES and licence != "other":
@@ -65,7 +65,7 @@ def _front_matter(result: RunResult, licence: str) -> str:
 
 
 def _what(result: RunResult) -> str:
-    """What it is, and from which teacher."""
+    """Write the description of the student and its teacher."""
     task = result.task.replace("_", " ")
     steps = " → ".join(plain(link.label) for link in result.chain)
     what = (
@@ -98,7 +98,7 @@ def _budget(result: RunResult) -> str:
 
 
 def _links(result: RunResult) -> str:
-    """What each link knows and costs, and torch against ONNX Runtime, as on the page."""
+    """Write quality and cost per stage, and torch compared with ONNX Runtime, as on the page."""
     head = ("", *(f"{link.label} ({link.role})" for link in tables.links(result)))
     return "\n\n".join(
         f"### {one.title}\n\n{table(head, [(row.name, *row.cells) for row in one.rows])}\n\n"
@@ -108,7 +108,7 @@ def _links(result: RunResult) -> str:
 
 
 def _limits(result: RunResult) -> list[str]:
-    """What the numbers do not say."""
+    """Return the limitations of the figures."""
     found = figures(result)
     limits = [
         f"Measured on {fmt.integer(result.data.test)} test samples of {result.data.name} only; on "

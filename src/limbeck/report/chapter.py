@@ -1,4 +1,4 @@
-"""A chapter of the page: what a question found, in words, pictures and figures."""
+"""A section of the page: the result of one evaluation, as text, charts and tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOTH = (Column("student", "student"), Column("teacher", "teacher"))
 
 @dataclass(frozen=True)
 class Sample:
-    """A test sample with pictures of it, each with a caption; or a text."""
+    """A test sample with captioned images of it, or a text."""
 
     title: str
     pictures: tuple[tuple[str, str], ...] = ()
@@ -37,15 +37,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What a question found, ready for the page.
+    """The result of an evaluation, ready for the page.
 
     Attributes:
-        title: A question in plain words.
-        lead: Its answer in a sentence or two.
-        panels: The pictures.
-        tables: Figures that are many.
-        samples: Samples that show what is meant.
-        warnings: What must not be overlooked.
+        title: Its heading.
+        lead: A summary in one or two sentences.
+        panels: The charts.
+        tables: Detailed figures.
+        samples: Illustrative samples.
+        warnings: Warnings that must be seen.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the verdict table, as written; `place` is where it says how it was measured."""
+    """A row of the verdict table, as written; `place` is the anchor of how it was measured."""
 
     place: str
     name: str
@@ -73,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter with its place on the page, its lines and its notes."""
+    """A chapter with its anchor on the page, its table rows and its notes."""
 
     id: str
     chapter: Chapter
@@ -82,7 +82,7 @@ class Section:
 
 
 def sections(result: RunResult) -> list[Section]:
-    """Draw every question that was asked, in the order in which it was."""
+    """Return the sections of all evaluations of a run, in their order."""
     if result.evaluation is None:
         return []
     return [_section(one, result) for one in result.evaluation.asked]
@@ -156,7 +156,7 @@ def between(estimate: Estimate | None, unit: Unit = "share") -> str:
 def pair(
     student: Estimate | None, teacher: Estimate | None, unit: Unit = "share"
 ) -> tuple[str, ...]:
-    """Write both models' figures as the cells of a row below `BOTH`."""
+    """Write the student's and the teacher's figures as cells of a row below `BOTH`."""
     return (between(student, unit), between(teacher, unit))
 
 
@@ -164,7 +164,7 @@ Points = tuple[tuple[float, float], ...]
 
 
 def both(student: Points, teacher: Points) -> list[Series]:
-    """Make the lines of both models, told apart by dash and mark as well as by colour."""
+    """Return the series of student and teacher, which differ in dash and mark as well as colour."""
     sides: tuple[tuple[Role, Points, str | None], ...] = (
         ("student", student, None),
         ("teacher", teacher, "6 3"),

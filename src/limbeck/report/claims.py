@@ -1,4 +1,4 @@
-"""Half-truths that a page must not tell: what is missing beside a claim is said."""
+"""Missing evidence: claims of a report that lack a measurement they need."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from limbeck.report.result import RunResult
 
 
 def unsaid(result: RunResult) -> list[tuple[str, str]]:
-    """List the claims that lack what makes them whole, each with what it lacks.
+    """Return the claims that lack evidence, each with what is missing.
 
-    A saving needs latency and memory together, and the energy of training beside that of answers; a
-    gain by distilling needs a student on labels alone; a teacher needs its architecture, the data
-    it learnt from and its accuracy; accuracy needs seeds.
+    A saving needs both latency and memory, and the energy of training besides that of inference; a
+    distillation gain needs a label-only baseline; a teacher needs its architecture, its training
+    data and its accuracy; accuracy needs several seeds.
     """
     return [*_savings(result), *_teacher(result), *_gain(result), *_seeds(result)]
 

@@ -1,4 +1,4 @@
-"""Several runs side by side: a Markdown table, and the same as a page."""
+"""Comparison of several runs: a Markdown table, and the same as an HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MEANING = (
 
 
 def comparison_rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
-    """One row a run, in the order given, each figure as written; the columns are `HEAD`."""
+    """Return one row per run in the given order, figures as written; the columns are `HEAD`."""
     return [_row(result) for result in results]
 
 
@@ -67,7 +67,7 @@ def _record(result: RunResult) -> dict[str, object]:
 
 
 def render_comparison(results: Sequence[RunResult]) -> str:
-    """Write the runs as Markdown: a table, what stands in the way, then what is alike."""
+    """Write the runs as Markdown: a table, the caveats, then the groups of comparable runs."""
     parts = [table(HEAD, comparison_rows(results)), MEANING, *map(plain, differences(results))]
     for group in alike.groups(results):
         parts += [f"## {plain(group.title)}", table(alike.HEAD, group.rows), alike.HOW]
@@ -91,7 +91,7 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
 
 
 def differences(results: Sequence[RunResult]) -> list[str]:
-    """Say what else differs between the runs, lest it be taken for the effect of a recipe."""
+    """Return the other differences between the runs, as possible confounders of the recipe."""
     asked: dict[str, set[object]] = {
         "tasks": {result.task for result in results},
         "data": {result.data.fingerprint for result in results},
@@ -140,7 +140,7 @@ def _budget(result: RunResult) -> str:
 
 
 def fronts(results: Sequence[RunResult]) -> list[Panel]:
-    """Draw accuracy over size and over latency: which runs are worth their cost."""
+    """Draw the Pareto fronts of accuracy over size and over latency."""
     shown = [figures(result) for result in results]
     sizes, latencies = [one.size for one in shown], [one.latency for one in shown]
     return [

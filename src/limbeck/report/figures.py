@@ -1,4 +1,4 @@
-"""The figures that a verdict rests on, the same for page, card and terminal."""
+"""The figures behind the verdict, the same for page, card and terminal."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from limbeck.report.result import Link, Measured, RunResult
 
 
 def first(link: Link | None) -> Measured | None:
-    """What the first seed's artefact of a link measured: the one that ships, if the link ships."""
+    """Return the measurements of a stage's first seed: of the last stage, the exported file's."""
     return link.measured[0] if link is not None and link.measured else None
 
 
 def one_thread(measured: Measured | None) -> Latency | None:
-    """The latency at one thread, or none if it was not measured."""
+    """Return the latency at one thread, or `None` if it was not measured."""
     timed = measured.cost.latency if measured else ()
     return next((latency for latency in timed if latency.threads == 1), None)
 
 
 def all_threads(measured: Measured | None) -> Latency | None:
-    """The latency at the largest number of threads above one, or none if it was not measured."""
+    """Return the latency at the most threads above one, or `None` if it was not measured."""
     timed = [
         latency for latency in (measured.cost.latency if measured else ()) if latency.threads > 1
     ]
@@ -30,13 +30,13 @@ def all_threads(measured: Measured | None) -> Latency | None:
 
 
 def p50(measured: Measured | None) -> float | None:
-    """The median latency at one thread in milliseconds."""
+    """Return the median latency at one thread in milliseconds."""
     latency = one_thread(measured)
     return latency.p50 if latency else None
 
 
 def quotient(above: float | None, below: float | None) -> float | None:
-    """Divide, or say nothing where a part is missing or the divisor is zero.
+    """Compute a quotient; `None` where a part is missing or the divisor is zero.
 
     Example:
         >>> quotient(6, 3), quotient(6, None), quotient(6, 0)
@@ -49,20 +49,20 @@ def quotient(above: float | None, below: float | None) -> float | None:
 
 
 def majority_share(measured: Measured | None) -> float | None:
-    """Return the share of the commonest class: the accuracy of a constant answer."""
+    """Compute the majority-class baseline: the share of the most frequent class."""
     rows = [sum(row) for row in measured.confusion] if measured else []
     return max(rows) / sum(rows) if sum(rows) else None
 
 
 def _at_chance(measured: Measured | None, mean: float, majority: float | None) -> bool:
-    """Tell whether nothing shows that a model is better than a constant answer."""
+    """Return whether the model is not shown to beat the majority-class baseline."""
     if measured is None or majority is None:
         return False
     return mean <= majority or measured.accuracy.interval.low <= majority
 
 
 def _above(mean: float, teacher: Summary | None, majority: float | None) -> float | None:
-    """Divide what the student has above a constant answer by what its teacher has above it."""
+    """Compute the student / teacher ratio of the accuracies above the majority-class baseline."""
     if teacher is None or majority is None or teacher.mean <= majority:
         return None
     return max(0.0, mean - majority) / (teacher.mean - majority)
@@ -74,13 +74,13 @@ def _range(above: Latency | None, below: Latency | None) -> tuple[float, float] 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the verdict is made of; none where the run did not measure it.
+    """The figures of the verdict; `None` where the run did not measure them.
 
     `compression`, `fewer_parameters` and `speedup` are teacher / student: above 1, the student is
-    better; `speedup_range` is what the ratio was from block to block of the measurement. `retained`
+    better; `speedup_range` is the range of the ratio over the blocks of the measurement. `retained`
     is the student's mean accuracy over seeds divided by the teacher's; `majority` is the share of
-    the commonest class among the test samples, which a constant answer reaches, and
-    `retained_above_majority` compares what student and teacher have above it.
+    the most frequent class among the test samples, the accuracy of a constant prediction;
+    `retained_above_majority` is the ratio of the accuracies in excess of it.
     """
 
     size: int | None
@@ -108,7 +108,7 @@ class Figures:
 
 
 def figures(result: RunResult) -> Figures:
-    """Take the verdict's figures from a result."""
+    """Compute the verdict's figures from a result."""
     shipped, taught = first(result.shipped), first(result.teacher)
     size, teacher_size = (m.cost.size_bytes if m else None for m in (shipped, taught))
     parameters, teacher_parameters = (m.cost.parameters if m else None for m in (shipped, taught))

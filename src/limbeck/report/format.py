@@ -1,4 +1,4 @@
-"""How numbers are written: one way for each kind, on the page, the card and the terminal."""
+"""Number formatting: one format per kind of quantity, for the page, the card and the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]?FLOP|m?s|min|h|points|[µmk
 
 
 def _finite(value: float | None) -> str | None:
-    """What to write instead of a number that is none; nothing when it is one."""
+    """Return the text for a value that is not a finite number; `None` for one that is."""
     if value is None:
         return MISSING
     if math.isnan(value):
@@ -26,7 +26,7 @@ def _finite(value: float | None) -> str | None:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Write a number to so many significant digits, without an exponent, thousands set apart.
+    """Write a number to `digits` significant digits, with thousands separators, not an exponent.
 
     Example:
         >>> significant(0.11234), significant(38.26), significant(12345.6), significant(0)
@@ -39,12 +39,12 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def minus(text: str) -> str:
-    """Write a leading hyphen as the minus sign it stands for."""
+    """Replace a leading hyphen by the minus sign."""
     return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write any number; very small and very large ones as a power of ten.
+    """Write a number; very small and very large ones as a power of ten.
 
     Example:
         >>> number(0.0421), number(2.5e-7), number(None), number(float("inf"))
@@ -61,7 +61,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """Write a share as per cent.
+    """Write a share as a percentage.
 
     Example:
         >>> percent(0.97777), percent(0.9891, 1), percent(None)
@@ -113,7 +113,7 @@ def points_interval(interval: Interval | None, digits: int = 2) -> str:
 def _scaled(value: float, units: Sequence[str], step: float = 1000.0) -> str:
     """Write a number of base units in the largest unit of which it holds at least one."""
     for unit in units[:-1]:
-        # 999.6 would be written as 1,000 of the smaller unit: the next one up says it shorter.
+        # 999.6 rounds to 1,000 of the smaller unit: the next one up is shorter.
         if abs(value) < step - 0.5:
             return f"{significant(value)} {unit}"
         value /= step
@@ -131,7 +131,7 @@ def size(count: float | None) -> str:
 
 
 def operations(count: float | None) -> str:
-    """Write floating-point operations of one answer.
+    """Write the floating-point operations per inference.
 
     Example:
         >>> operations(1_213_000)
@@ -143,7 +143,7 @@ def operations(count: float | None) -> str:
 
 
 def integer(count: int | None) -> str:
-    """Write a whole number with its thousands set apart.
+    """Write an integer with thousands separators.
 
     Example:
         >>> integer(6274)
@@ -153,7 +153,7 @@ def integer(count: int | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a time of one answer, always in milliseconds, so that two can be compared.
+    """Write the time per inference, always in milliseconds, so that two can be compared.
 
     Example:
         >>> milliseconds(0.1123)
@@ -163,7 +163,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Write how many times as much.
+    """Write a ratio.
 
     Example:
         >>> ratio(24.31), ratio(3.04), ratio(148.6)
@@ -196,7 +196,7 @@ def grams(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write how long something took.
+    """Write a duration.
 
     Example:
         >>> duration(0.42), duration(42.4), duration(192), duration(3725)
@@ -219,7 +219,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(text: str) -> str:
-    """Write an ISO 8601 time as people do; anything else is shown as it came.
+    """Write an ISO 8601 timestamp for people; any other text is unchanged.
 
     Example:
         >>> moment("2026-03-01T14:05:09+00:00"), moment("yesterday")
@@ -234,7 +234,7 @@ def moment(text: str) -> str:
 
 
 def listing(words: Sequence[str]) -> str:
-    """Join words as a sentence does.
+    """Join words with commas and "and".
 
     Example:
         >>> listing(["size"]), listing(["size", "latency", "accuracy"])
@@ -256,7 +256,7 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def trim(text: str) -> str:
-    """Leave out the zeros after a point that an axis does not need.
+    """Remove zeros after the decimal point that an axis does not need.
 
     Example:
         >>> trim("10.0 kB"), trim("1.50 MB"), trim("100 kB")
@@ -268,7 +268,7 @@ def trim(text: str) -> str:
 
 
 def tight(text: str) -> str:
-    """Keep a number and its unit on one line.
+    """Replace the space between a number and its unit by a no-break space.
 
     Example:
         >>> tight("keeps 99.0 % of it").replace(chr(160), "_")

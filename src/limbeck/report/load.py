@@ -1,4 +1,4 @@
-"""Read `run.json` back into the typed result, or say what in it is wrong and where."""
+"""Reader of `run.json`, with the location of every error."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from limbeck.errors import InputError, Problem
 from limbeck.report.result import RunResult
 
 LARGEST = 256 * 2**20
-"""Bytes of the largest file that is read."""
+"""The largest file in bytes."""
 
 SHOWN = 50
-"""How many problems of one file are listed."""
+"""The most problems of one file that are listed."""
 
 SQUARE = "as many rows and columns as there are classes"
 
 
 def load_run(path: str | Path) -> RunResult:
-    """Read the result of a run.
+    """Load the result of a run.
 
     Args:
         path: A run folder or a `run.json`.
@@ -46,7 +46,7 @@ def load_run(path: str | Path) -> RunResult:
 
 
 def _read(file: Path) -> str:
-    """The text of the file, or why it cannot be had."""
+    """Read the text of the file."""
     try:
         if file.exists() and not file.is_file():
             raise InputError(Problem(str(file), "not a regular file", "a run.json"))
@@ -65,7 +65,7 @@ def _read(file: Path) -> str:
 
 
 def _check_json(file: Path, text: str) -> None:
-    """Refuse what is not JSON with line and column, which pydantic's message hides in prose."""
+    """Raise for invalid JSON with line and column, which pydantic's message hides in prose."""
     try:
         json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
@@ -92,7 +92,7 @@ def _finite(text: str) -> float:
 
 
 def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
-    """Find what no run of limbeck writes, and what no page could be drawn from."""
+    """Yield contradictions that no run of limbeck writes, and that no page could be drawn from."""
     classes = len(result.data.classes)
     seeds = len(result.seeds)
     if not result.chain:
@@ -127,7 +127,7 @@ def _are_stages(stages: object) -> bool:
 
 
 def _problems(file: Path, error: ValidationError) -> list[Problem]:
-    """One problem for each of the first things that pydantic found."""
+    """Convert the first of pydantic's errors to problems, one each."""
     problems = []
     for found in error.errors(include_url=False)[:SHOWN]:
         where = f"{file}: {'.'.join(map(str, found['loc'])) or 'the whole'}"

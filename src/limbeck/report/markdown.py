@@ -1,4 +1,4 @@
-"""Markdown out of plain text: names and notes are shown as they are, never read as markup."""
+"""Markdown from plain text: names and notes are escaped, never parsed as markup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
 def plain(text: str) -> str:
-    r"""Escape what Markdown or HTML would read as markup, and keep it on one line.
+    r"""Escape the markup of Markdown and HTML, and join all lines into one.
 
     Example:
         >>> plain("a|b <script> *x*")
@@ -19,7 +19,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Write a code span that holds any text on one line, backticks included.
+    """Write a code span of any text on one line, including backticks.
 
     Example:
         >>> code("limbeck run 'my recipe.yaml'"), code("a`b")
@@ -37,7 +37,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool =
     Args:
         head: The names of the columns.
         rows: The cells.
-        figures: Whether all columns but the first hold figures, which stand at the right.
+        figures: Whether all columns but the first are numeric and right-aligned.
 
     Example:
         >>> print(table(["", "size"], [["net", "3 kB"]]))

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a run: the verdict, then pictures, then every number."""
+"""The report page of a run: one self-contained HTML file with verdict, charts and all figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from limbeck.report.template import render
 
 @dataclass(frozen=True)
 class BudgetLine:
-    """A line of the budget as written, and how full it is (0 to 100, for the bar)."""
+    """A line of the budget as written, and the share used (0 to 100, for the bar)."""
 
     name: str
     measured: str
@@ -35,7 +35,7 @@ class BudgetLine:
 def render_page(result: RunResult) -> str:
     """Draw the page of a run.
 
-    The page needs no network, no font and no script; the same result gives the same bytes.
+    The page needs no network, no font and no script; the same result always yields the same bytes.
     """
     shared = {"result": result, "sentence": verdict.sentence(result), "notes": notes(result)}
     return render(
@@ -68,13 +68,13 @@ def render_page(result: RunResult) -> str:
 
 
 def notes(result: RunResult) -> list[tuple[str, str]]:
-    """What a reader must know to judge the numbers: of whom, and what."""
+    """Return the notes that a reader needs to judge the figures: the subject, and the note."""
     linked = [(link.label, note) for link in tables.links(result) for note in link.notes]
     return [*(("The run", note) for note in result.notes), *linked, *_unfinished(result)]
 
 
 def _unfinished(result: RunResult) -> Iterator[tuple[str, str]]:
-    """Name the evaluations that failed, with the error, and those that are still to come."""
+    """Yield the evaluations that failed, with the error, and those still to come."""
     if result.evaluation is None:
         return
     for one in result.evaluation.failed:
@@ -84,13 +84,13 @@ def _unfinished(result: RunResult) -> Iterator[tuple[str, str]]:
 
 
 def recipe_text(result: RunResult) -> str:
-    """The resolved recipe as YAML, in the order in which it is read."""
+    """Return the resolved recipe as YAML, in the order of its keys."""
     plain = result.model_dump(mode="json")["recipe"]
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=88))
 
 
 def budget_line(check: BudgetCheck) -> BudgetLine:
-    """Write a line of the budget: what was allowed, what was measured, and how much was used."""
+    """Write a line of the budget: the allowed value, the measured value, and the share used."""
     share = check.measured / check.allowed if check.allowed > 0 else float(not check.met)
     return BudgetLine(
         verdict.budget_name(check),

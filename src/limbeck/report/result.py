@@ -1,4 +1,4 @@
-"""What a run found, typed: `run.json` is this and nothing else, and every page is drawn from it."""
+"""The typed result of a run: the schema of `run.json`, from which every page is drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Role = Literal["teacher", "student", "baseline"]
 
 
 class DataFacts(Result):
-    """Which data a run saw, and how it was divided."""
+    """The data of a run, and its splits."""
 
     source: str
     name: str
@@ -30,9 +30,9 @@ class DataFacts(Result):
 
 
 class Measured(Result):
-    """One artefact of one seed, measured as it ships; accuracy is that on the test set.
+    """The measurements of one seed's artefact as exported; accuracy is that on the test set.
 
-    `right` says of every test sample whether the answer was right, packed by `pack_right`.
+    `right` holds whether the prediction of each test sample is correct, packed by `pack_right`.
     """
 
     seed: int
@@ -49,7 +49,7 @@ class Measured(Result):
 
 
 class Link(Result):
-    """One link of the chain from teacher to shipped student: a stage, and every seed's figures."""
+    """A stage of the chain from teacher to exported student, with every seed's figures."""
 
     stage: str
     label: str
@@ -62,7 +62,7 @@ class Link(Result):
 
 
 class Comparison(Result):
-    """The student against its twin on labels alone, seed by seed: student less baseline."""
+    """The student compared with the label-only baseline, seed by seed: student minus baseline."""
 
     student: Summary
     baseline: Summary
@@ -70,7 +70,7 @@ class Comparison(Result):
 
 
 class BudgetCheck(Result):
-    """One line of the budget: what was allowed, what was measured, and whether it fits.
+    """A line of the budget: the allowed value, the measured value, and whether it is met.
 
     `conclusive` is false where the measurement varies so much that its median decides nothing.
     """
@@ -84,12 +84,12 @@ class BudgetCheck(Result):
 
     @property
     def word(self) -> str:
-        """The outcome in one word: met, missed or inconclusive."""
+        """Return the outcome: met, missed or inconclusive."""
         return ("met" if self.met else "missed") if self.conclusive else "inconclusive"
 
 
 class Curve(Result):
-    """One training: an epoch a row (epoch, train/…, validation/…); whose, and which seed."""
+    """A training curve: a row per epoch (epoch, train/…, validation/…), with its role and seed."""
 
     label: str
     role: Role = "student"
@@ -98,7 +98,7 @@ class Curve(Result):
 
 
 class Disagreement(Result):
-    """A test sample to which teacher and shipped student answer differently.
+    """A test sample for which teacher and exported student predict different classes.
 
     `picture` is a PNG in base64 for images; `text` the sentence for text.
     """
@@ -112,7 +112,7 @@ class Disagreement(Result):
 
 
 class Environment(Result):
-    """Where and with what the run was made."""
+    """The hardware and the software of a run."""
 
     hardware: Hardware
     versions: dict[str, str]
@@ -123,11 +123,11 @@ class Environment(Result):
 
 
 class RunResult(Result):
-    """Everything a run found.
+    """The result of a run.
 
-    The last link of `chain` is what ships. `chain[0]` is the teacher when the run has one. Lists
-    that hold one entry a seed follow the order of `seeds`; what ships is the first seed's student,
-    and `evaluation` is of that one.
+    The last link of `chain` is the exported file. `chain[0]` is the teacher when the run has one.
+    Lists with one entry per seed follow the order of `seeds`; the exported file is the first seed's
+    student, and `evaluation` describes that one.
     """
 
     schema_version: Literal[1] = 1
@@ -151,15 +151,15 @@ class RunResult(Result):
 
     @property
     def teacher(self) -> Link | None:
-        """The link that holds the teacher, or none if the run had no teacher."""
+        """Return the link of the teacher, or `None` if the run had no teacher."""
         return next((link for link in self.chain if link.role == "teacher"), None)
 
     @property
     def shipped(self) -> Link:
-        """The link that ships: the last of the chain."""
+        """Return the link of the exported file: the last of the chain."""
         return self.chain[-1]
 
     @property
     def within_budget(self) -> bool:
-        """Whether every line of the budget is met, conclusively (true when there is no budget)."""
+        """Return whether every line of the budget is met, conclusively (true without a budget)."""
         return all(check.met and check.conclusive for check in self.budget)

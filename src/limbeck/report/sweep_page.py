@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a sweep: what to take, the fronts, every trial."""
+"""The report page of a sweep: one self-contained HTML file with choice, fronts and all trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limbeck.report.template import render
 
 @dataclass(frozen=True)
 class _Shown:
-    """How a cost is called and written; which line of a budget limits it, and in what unit."""
+    """The title and the format of a cost; the budget line that limits it, and that line's unit."""
 
     title: str
     written: Callable[[Any], str]
@@ -40,7 +40,7 @@ ALWAYS: tuple[Cost, ...] = ("size", "latency", "parameters", "flops")
 
 @dataclass(frozen=True)
 class Row:
-    """A trial in the table: where it stands, its settings and its figures, as written."""
+    """A trial in the table: its standing, its settings and its figures, as written."""
 
     number: int
     kind: str
@@ -51,7 +51,7 @@ class Row:
 def render_sweep(result: SweepResult) -> str:
     """Draw the page of a sweep.
 
-    The page needs no network, no font and no script; the same result gives the same bytes.
+    The page needs no network, no font and no script; the same result always yields the same bytes.
     """
     return render(
         "sweep.html.jinja",
@@ -69,7 +69,7 @@ def render_sweep(result: SweepResult) -> str:
 
 
 def sentence(result: SweepResult) -> str:
-    """Say in one sentence what came out."""
+    """Write the outcome of the sweep in one sentence."""
     chosen = result.chosen
     if chosen is None:
         front, done = len(result.front), fmt.plural(len(result.done), "trial")
@@ -84,7 +84,7 @@ def sentence(result: SweepResult) -> str:
 
 
 def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
-    """The big numbers: of what the budget picks, else of the first knee, else of the best."""
+    """Return the headline figures of the trial that the budget selects, else the knee or best."""
     trial, why = _looked_at(result)
     figures = _figures(trial)
     details = [f"trial {trial.number}, {why}", "on the validation samples"]
@@ -94,7 +94,7 @@ def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
         details.append(
             f"on {test.total:,} test samples {fmt.percent(test.value)}, 95 % interval {interval}"
         )
-    # Six tiles fill the rows of a wide screen and of a phone alike.
+    # Six tiles fill whole rows on wide screens and on phones.
     shown = list(dict.fromkeys([*result.costs, *ALWAYS]))[:4]
     return (
         verdict.Number("Accuracy", fmt.percent(figures.accuracy), tuple(details)),
@@ -107,7 +107,7 @@ def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
 
 
 def counts(result: SweepResult) -> str:
-    """Say how many trials came to what."""
+    """Write the number of trials per outcome."""
     states = [trial.state for trial in result.trials]
     counted = {
         "on the front": len(result.front),
@@ -119,13 +119,13 @@ def counts(result: SweepResult) -> str:
 
 
 def head(result: SweepResult) -> list[str]:
-    """The columns of the table of trials, after the number."""
+    """Return the columns of the table of trials, after the number."""
     costs = (COSTS[cost].title for cost in _columns(result))
     return ["accuracy", *costs, *result.space]
 
 
 def rows(result: SweepResult) -> list[Row]:
-    """The trials: the front from cheap to dear, then the others by accuracy, then the rest."""
+    """Return the trials: the front by ascending cost, the others by accuracy, then the rest."""
     dearness = result.costs[0]
 
     def rank(trial: Trial) -> tuple[float, ...]:
@@ -139,7 +139,7 @@ def rows(result: SweepResult) -> list[Row]:
 
 
 def standing(result: SweepResult, trial: Trial) -> str:
-    """Say in words where a trial stands: chosen, a knee, on the front, dominated, failed."""
+    """Write a trial's standing: chosen, a knee, on the front, dominated or failed."""
     if trial.state != "done":
         return "not done yet" if trial.state == "running" else "failed"
     knees = [COSTS[view.cost].title for view in result.views if view.knee == trial.number]

@@ -1,4 +1,4 @@
-"""What a sweep found, typed: `sweep.json` is this and nothing else; its page is drawn from it."""
+"""The typed result of a sweep: the schema of `sweep.json`, from which its page is drawn."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 class Figures(Result):
-    """What the student of one trial is worth, and what its exported file costs.
+    """The quality of one trial's student, and the cost of its exported file.
 
     Attributes:
-        accuracy: Share of right answers on the validation samples, the mean over seeds.
-        accuracy_drop: The teacher's less the student's; none without a teacher.
+        accuracy: Accuracy on the validation samples, the mean over seeds.
+        accuracy_drop: Teacher minus student; `None` without a teacher.
         size: Bytes of the file.
-        latency: Median time of one answer in milliseconds, at batch 1 on one thread.
-        flops: Operations of one answer; a multiply-add counts as two.
-        parameters: Of the network behind the file.
+        latency: Median time per inference in milliseconds, at batch 1 on one thread.
+        flops: Operations per inference; a multiply-add counts as two.
+        parameters: Parameters of the network behind the file.
         memory: Peak memory of the runtime in bytes.
-        energy: Joules of one answer, an estimate; none if it was not measured.
+        energy: Estimated joules per inference; `None` if not measured.
     """
 
     accuracy: float
@@ -37,14 +37,14 @@ class Figures(Result):
 
 
 class Trial(Result):
-    """One choice of settings, and what came of it.
+    """A choice of settings and its outcome.
 
     Attributes:
         number: Its folder in `trials/`.
         settings: The value at each path of the space.
-        state: Whether it is done, failed, or is not at its end yet.
-        seconds: How long it took; 0 before its end.
-        figures: What was measured, if it is done.
+        state: Whether it is done, failed, or not finished yet.
+        seconds: Its duration; 0 until it ends.
+        figures: The measurements, if it is done.
         reason: Why it failed.
         front: Whether no other trial is at least as good in every objective and better in one.
     """
@@ -67,13 +67,13 @@ class View(Result):
 
 
 class Chosen(Result):
-    """The trial that a budget picks, or the one that comes nearest to fitting.
+    """The trial that a budget selects, or the one nearest to meeting it.
 
     Attributes:
         number: The trial.
         fits: Whether it meets every line.
         checks: The lines of the budget, accuracies on the validation samples.
-        test: Its accuracy on the test samples, if it was chosen; no other trial's is looked at.
+        test: Its accuracy on the test samples, if it was chosen; no other trial is tested.
     """
 
     number: int
@@ -83,19 +83,19 @@ class Chosen(Result):
 
 
 class SweepResult(Result):
-    """Everything a sweep found.
+    """The result of a sweep.
 
     Attributes:
         name: The recipe's name.
-        task: What a batch means.
+        task: The recipe's task.
         space: Each path with its choices, as written.
-        costs: What was minimised, beside accuracy maximised.
-        sampler: Who chose the settings.
+        costs: The minimised costs; accuracy is maximised.
+        sampler: The sampler of the settings.
         trials: By number.
         views: Accuracy against each cost.
-        chosen: What the budget picks; none without a budget.
-        environment: Where and with what it was made; the time is that of all trials together.
-        notes: What a reader must know to judge the numbers.
+        chosen: The trial that the budget selects; `None` without a budget.
+        environment: Hardware and software; the time is that of all trials together.
+        notes: Notes that a reader needs to judge the figures.
     """
 
     schema_version: Literal[1] = 1
@@ -112,14 +112,14 @@ class SweepResult(Result):
 
     @property
     def done(self) -> tuple[Trial, ...]:
-        """The trials that came to their end."""
+        """Return the finished trials."""
         return tuple(trial for trial in self.trials if trial.state == "done")
 
     @property
     def front(self) -> tuple[Trial, ...]:
-        """The trials that no other beats."""
+        """Return the trials on the Pareto front."""
         return tuple(trial for trial in self.trials if trial.front)
 
     def trial(self, number: int) -> Trial:
-        """Find a trial by its number."""
+        """Return a trial by its number."""
         return next(trial for trial in self.trials if trial.number == number)

@@ -1,4 +1,4 @@
-"""What `limbeck sweep` prints last: the sentence, the front, and where the page lies."""
+"""Terminal output of `limbeck sweep`: the outcome, the front, and the path of the page."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def sweep_lines(result: SweepResult, *, page: str | PathLike[str]) -> list[str]:
     """Write a sweep as lines of plain text.
 
     Args:
-        result: What the sweep found.
-        page: Where the page lies; it becomes the last line.
+        result: The result of the sweep.
+        page: The path of the page; it becomes the last line.
     """
     shown = [row for row in rows(result) if row.kind in {"front", "knee"}]
     table = [

@@ -1,4 +1,4 @@
-"""The tables of the page: a row a quantity, a column a link of the chain."""
+"""The tables of the page: one row per quantity, one column per stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PERCENTILES: tuple[tuple[str, Callable[[Latency], float]], ...] = (
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column: whose figures stand below it."""
+    """The head of a column: the model of its figures."""
 
     label: str
     role: Role
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its title and with a caption that says how it was measured."""
+    """A table with its title and with a caption that states how it was measured."""
 
     title: str
     caption: str
@@ -45,7 +45,7 @@ class Table:
 
 
 def links(result: RunResult) -> tuple[Link, ...]:
-    """The chain, and after it the baseline if there is one."""
+    """Return the chain, followed by the baseline if there is one."""
     return (*result.chain, *((result.baseline,) if result.baseline else ()))
 
 
@@ -56,13 +56,13 @@ def _table(title: str, caption: str, shown: Sequence[Link], rows: Sequence[Row])
 
 
 def _row(name: str, shown: Sequence[Link], cell: Callable[[Measured], str]) -> Row:
-    """One quantity of every link's first seed."""
+    """Return the row of one quantity of every stage's first seed."""
     found = (first(link) for link in shown)
     return Row(name, tuple(cell(measured) if measured else fmt.MISSING for measured in found))
 
 
 def quality(result: RunResult) -> Table:
-    """What each artefact of the first seed knows."""
+    """Return the table of the quality of each artefact of the first seed."""
     shown = links(result)
     rows = [
         _row("Test accuracy", shown, lambda m: fmt.percent(m.accuracy.value)),
@@ -86,7 +86,7 @@ def _fidelity(name: str, shown: Sequence[Link], cell: Callable[[Fidelity], str])
 
 
 def cost(result: RunResult) -> Table:
-    """What each artefact of the first seed costs."""
+    """Return the table of the cost of each artefact of the first seed."""
     shown = links(result)
     rows = [
         _row("Size on disk", shown, lambda m: f"{fmt.size(m.cost.size_bytes)}"),
@@ -108,7 +108,7 @@ def cost(result: RunResult) -> Table:
 
 
 def _latencies(shown: Sequence[Link]) -> list[Row]:
-    """p50, p90 and p99 at one thread and at all threads."""
+    """Return the rows of p50, p90 and p99 at one thread and at all threads."""
     most = {found.threads for link in shown if (found := all_threads(first(link)))}
     every = f"{max(most)} threads" if most else "all threads"
     return [
@@ -121,25 +121,25 @@ def _latencies(shown: Sequence[Link]) -> list[Row]:
 def _percentile(
     pick: Callable[[Measured], Latency | None], value: Callable[[Latency], float]
 ) -> Callable[[Measured], str]:
-    """Write one percentile of the latency that was picked, if there is one."""
+    """Return a function that writes one percentile of the picked latency, if there is one."""
     return lambda measured: fmt.milliseconds(value(found) if (found := pick(measured)) else None)
 
 
 def _throughput_name(shown: Sequence[Link]) -> str:
-    """Samples a second, and in batches of how many."""
+    """Write the name of the throughput, samples per second, with its batch size."""
     batches = sorted({m.cost.throughput_batch for link in shown if (m := first(link))})
     return f"Samples a second, batch {' or '.join(map(str, batches))}"
 
 
 def _energy_name(shown: Sequence[Link]) -> str:
-    """Say "measured" only if every figure is; an estimate that is not called one misleads."""
+    """Write the name of the energy row: "measured" only if every figure is."""
     sources = [m.cost.energy.source for link in shown if (m := first(link)) and m.cost.energy]
     measured = bool(sources) and all(source.startswith("measured") for source in sources)
     return f"Energy an answer, {'measured' if measured else 'estimated'}"
 
 
 def _energy_sources(shown: Sequence[Link]) -> str:
-    """How the energy was found, which decides what its figure is worth."""
+    """Write how the energy was measured or estimated, which decides its reliability."""
     found = (m.cost.energy for link in shown if (m := first(link)))
     sources = dict.fromkeys(energy.source for energy in found if energy)
     return f"Energy: {'; '.join(sources)}." if sources else ""
@@ -156,7 +156,7 @@ def _carbon(measured: Measured) -> str:
 
 
 def parity(result: RunResult) -> Table:
-    """How far ONNX Runtime's answers lie from those of torch."""
+    """Return the table of the differences between the outputs of ONNX Runtime and torch."""
     shown = links(result)
     rows = [
         _parity("Largest difference", shown, lambda p: fmt.number(p.max_abs_difference)),
@@ -178,7 +178,7 @@ def _parity(name: str, shown: Sequence[Link], cell: Callable[[Parity], str]) -> 
 
 
 def seeds(result: RunResult) -> Table:
-    """Test accuracy of every link, seed by seed."""
+    """Return the table of the test accuracy of every stage, seed by seed."""
     shown = links(result)
     rows = [
         Row(f"Seed {seed}", tuple(_nth(link.accuracy.values, index) for link in shown))

@@ -1,4 +1,4 @@
-"""The templates of the pages, with everything that they show escaped."""
+"""The Jinja templates of the pages, with escaping on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.report import format as fmt
 
 @cache
 def environment() -> jinja2.Environment:
-    """The one environment: escaping on, and a name that a template does not know is an error."""
+    """Return the Jinja environment: escaping is on, and undefined names are errors."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("limbeck.report", "templates"),
         autoescape=True,
@@ -25,5 +25,5 @@ def environment() -> jinja2.Environment:
 
 
 def render(name: str, **context: object) -> str:
-    """Fill a template."""
+    """Render a template."""
     return environment().get_template(name).render(**context)

@@ -1,4 +1,4 @@
-"""The verdict on a terminal: what `limbeck run` prints last."""
+"""Terminal output of `limbeck run`: the verdict."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
     """Write the verdict as lines of plain text.
 
     Args:
-        result: What the run found.
-        report: Where the page lies, if it was written; it becomes the last line.
+        result: The result of the run.
+        report: The path of the page, if it was written; it becomes the last line.
     """
     lines = [verdict.sentence(result), ""]
     shown = verdict.numbers(result)
@@ -25,7 +25,7 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
     lines += ["", *_budget(result, width)]
     if result.evaluation is not None and (unfinished := _unfinished(result.evaluation)):
         lines += ["", *unfinished]
-    # How the data were divided is for the page; here it would bury what must be read.
+    # The data splits are on the page only; here they would hide the warnings.
     notes = [note for note in result.notes if note not in result.data.notes]
     if notes:
         lines += ["", *(f"  Note: {note}" for note in notes)]
@@ -35,7 +35,7 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
 
 
 def _budget(result: RunResult, width: int) -> list[str]:
-    """One line for each line of the budget, in words rather than colours."""
+    """Return one line per line of the budget, in words rather than colours."""
     if not result.budget:
         return [f"  {'Budget':<{width}}  none was set"]
     return [
@@ -47,7 +47,7 @@ def _budget(result: RunResult, width: int) -> list[str]:
 
 
 def _unfinished(evaluation: Evaluation) -> list[str]:
-    """One line for each evaluation that failed, and one for those that are still to come."""
+    """Return one line per failed evaluation, and one for those still to come."""
     lines = [f"  FAILED: evaluation {one.question}: {one.reason}" for one in evaluation.failed]
     if evaluation.pending:
         lines.append(f"  Not evaluated yet: {', '.join(evaluation.pending)}")
@@ -58,7 +58,7 @@ SIGNS = {"improved": "+", "kept": "=", "lost": "-", "open": "?", "alone": " "}
 
 
 def finding_lines(found: Evaluation) -> list[str]:
-    """Write what was found as lines of plain text: a sign, and the finding in words."""
+    """Write the comparisons of an evaluation as lines of plain text, each with a sign."""
     lines: list[str] = []
     for one in found.asked:
         lines += ["", one.question]

@@ -1,4 +1,4 @@
-"""How to use a student without limbeck: the snippets of the model card."""
+"""Code snippets of the model card that use a student without limbeck."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ _SNIPPETS = {"text": (_TEXTS, _TEXTS_TORCH), "tabular": (_TABLES, _TABLES_TORCH)
 
 
 def usage(task: str) -> str:
-    """The two snippets that fit a task, as Markdown.
+    """Return the two snippets of a task, as Markdown.
 
     Example:
         >>> "tokenizer.json" in usage("text_classification")
@@ -146,8 +146,8 @@ def usage(task: str) -> str:
 def loading_code(task: str) -> str:
     """Return the code of the card that builds the model from its weights and predicts with it.
 
-    It expects the prepared inputs under the names of the first snippet, and leaves `logits` or
-    `outputs` behind.
+    It expects the prepared inputs under the names of the first snippet, and defines `logits` or
+    `outputs`.
 
     Example:
         >>> "load_model" in loading_code("image_classification")

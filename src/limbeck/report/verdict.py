@@ -1,4 +1,4 @@
-"""The verdict: one sentence in plain words, the big numbers, and the budget line by line."""
+"""The verdict of a run: a summary sentence, the headline figures and the budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BUDGET_NAMES = {
 
 @dataclass(frozen=True)
 class Number:
-    """A big number: what it is, its value as written, and the lines that put it into proportion."""
+    """A headline figure: its title, its value as written, and the lines of context below it."""
 
     name: str
     value: str
@@ -30,12 +30,12 @@ class Number:
 
     @property
     def missing(self) -> bool:
-        """Whether the run did not measure it."""
+        """Return whether the run did not measure it."""
         return self.value == fmt.MISSING
 
 
 def budget_name(check: BudgetCheck) -> str:
-    """The name of a budget line in plain words.
+    """Return the readable name of a budget line.
 
     Example:
         >>> budget_name(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
@@ -45,7 +45,7 @@ def budget_name(check: BudgetCheck) -> str:
 
 
 def amount(value: float, check: BudgetCheck) -> str:
-    """Write one side of a budget line in its own unit; shares bear none and are written as such.
+    """Write one side of a budget line in its own unit; shares have none and are written as such.
 
     Example:
         >>> check = BudgetCheck(name="accuracy_drop", allowed=0, measured=0.02, unit="", met=False)
@@ -62,7 +62,7 @@ def amount(value: float, check: BudgetCheck) -> str:
 
 
 def asked(check: BudgetCheck) -> str:
-    """Write what a budget line asks for.
+    """Write the requirement of a budget line.
 
     Example:
         >>> asked(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
@@ -75,7 +75,7 @@ def asked(check: BudgetCheck) -> str:
 
 
 def sentence(result: RunResult) -> str:
-    """Say in one sentence what came out: how much smaller, how much was kept, whether it fits."""
+    """Write a summary sentence: the compression, the retained accuracy, and the budget."""
     found = figures(result)
     budget = _budget_clause(result)
     if found.compression is None and found.retained is None:
@@ -92,11 +92,11 @@ def sentence(result: RunResult) -> str:
 
 
 FAR_ABOVE = 0.05
-"""How far, as a share, a student may exceed its teacher before that calls for an explanation."""
+"""The excess over the teacher's accuracy, as a share, above which it needs an explanation."""
 
 
 def _doubt(found: Figures) -> str:
-    """Write why retained accuracy means nothing here; empty where it means something."""
+    """Write why retained accuracy is meaningless here; empty where it is meaningful."""
     if found.retained is None or found.teacher_accuracy is None:
         return ""
     constant = f"always answering the commonest class ({fmt.percent(found.majority, 1)})"
@@ -115,7 +115,7 @@ def _doubt(found: Figures) -> str:
 
 
 def _smaller(found: Figures) -> str:
-    """How the sizes compare, in words."""
+    """Write the comparison of the sizes."""
     if found.compression is None:
         return ""
     if found.compression < 1.05:
@@ -126,7 +126,7 @@ def _smaller(found: Figures) -> str:
 
 
 def _kept(found: Figures) -> str:
-    """How much of the teacher's accuracy is left, in words."""
+    """Write the share of the teacher's accuracy that is retained."""
     if found.retained is None:
         return ""
     share = fmt.percent(found.retained, 1)
@@ -137,7 +137,7 @@ def _kept(found: Figures) -> str:
 
 
 def _proven(found: Figures) -> bool:
-    """Tell whether the student is better seed by seed, by more than chance may do."""
+    """Return whether the student is better seed by seed, by more than chance."""
     own, other = found.accuracy.values, found.teacher_accuracy
     if other is None or len(own) != len(other.values):
         return False
@@ -147,7 +147,7 @@ def _proven(found: Figures) -> bool:
 
 
 def _budget_clause(result: RunResult) -> str:
-    """The end of the sentence: what became of the budget; without one nothing needs saying here."""
+    """Write the end of the sentence: the outcome of the budget; empty without a budget."""
     if not result.budget:
         return ""
     if result.within_budget:
@@ -161,7 +161,7 @@ def _budget_clause(result: RunResult) -> str:
 
 
 def numbers(result: RunResult) -> tuple[Number, ...]:
-    """The big numbers of the verdict, in the order in which they are asked for."""
+    """Return the headline figures of the verdict, in their order."""
     found = figures(result)
     return (
         _size(found),
@@ -191,7 +191,7 @@ def _compression(found: Figures) -> Number:
 
 
 def _accuracy(result: RunResult, found: Figures) -> Number:
-    """Mean over seeds with Student's interval; beside it what ships, with Wilson's."""
+    """Return the mean over seeds with Student's interval, and the exported file's with Wilson's."""
     seeds = len(found.accuracy.values)
     details = []
     if found.accuracy.interval:

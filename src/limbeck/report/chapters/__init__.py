@@ -1,9 +1,9 @@
-"""The page's chapters, one file a question of `limbeck.evaluate.questions`.
+"""The page's sections, one file per evaluation of `limbeck.evaluate.questions`.
 
-A file holds a function `chapter(found, result) -> Chapter` that draws what its question found.
+Each file holds a function `chapter(found, result) -> Chapter` that draws the evaluation's result.
 """
 
 from limbeck.registry import Registry
 
 CHAPTERS = Registry(__name__, kind="chapter", attribute="chapter")
-"""Names of questions to functions that draw what they found."""
+"""The registry of functions that draw results, by the name of the evaluation."""

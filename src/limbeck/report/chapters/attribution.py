@@ -1,4 +1,4 @@
-"""The chapter on attribution: do student and teacher look at the same places?"""
+"""The section on attribution: similarity of the attribution maps of student and teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = tuple(
 
 
 def chapter(found: Attribution, result: RunResult) -> Chapter:
-    """Show how alike the maps are, and some of them."""
+    """Draw the similarity of the attribution maps, with examples."""
     tables = [table for table in (_alike(found), _complete(found)) if table.rows]
     return Chapter(
         "Does it look where its teacher looks?",

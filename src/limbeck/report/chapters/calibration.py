@@ -1,4 +1,4 @@
-"""The chapter on calibration: is confidence worth its number, and what does scaling mend?"""
+"""The section on calibration: expected calibration error and temperature scaling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.report.tables import Column, Row, Table
 
 
 def chapter(found: Calibration, result: RunResult) -> Chapter:
-    """Draw both models after temperature scaling, and list every way to count the error."""
+    """Draw the reliability diagrams after temperature scaling, and list all calibration errors."""
     return Chapter(
         "Can its confidence be trusted, and mended?",
         _lead(found),

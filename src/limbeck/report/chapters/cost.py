@@ -1,4 +1,4 @@
-"""The chapter on cost: what an answer takes, and when the trainings are paid for."""
+"""The section on cost: time and energy per inference, and the amortisation of training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.report.tables import Column, Row, Table
 
 
 def chapter(found: Cost, result: RunResult) -> Chapter:
-    """Set the trainings beside the answers, and an update beside its alternatives."""
+    """Compare the cost of training with that of inference, and an update with its alternatives."""
     tables = [table for table in (_life(found), _updates(found)) if table.rows]
     return Chapter("What does it cost, and when does it pay?", _lead(found), tables=tuple(tables))
 

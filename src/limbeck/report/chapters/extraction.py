@@ -1,4 +1,4 @@
-"""The chapter on extraction: how much of the student could be stolen by asking it?"""
+"""The section on model extraction: fidelity of a stolen copy by number of queries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLD = {"full": "all probabilities", "top_1": "the first and its probability", "
 
 
 def chapter(found: Extraction, result: RunResult) -> Chapter:
-    """Draw what a thief gets by what it asks and is told, and what defences change."""
+    """Draw extraction fidelity by queries and response format, and the effect of defences."""
     tables = (
         _thefts(found.thefts),
         _defences(found.defences),

@@ -1,4 +1,4 @@
-"""The chapter on fairness: gaps between groups, rare classes, and what was inherited."""
+"""The section on fairness: gaps between groups, rare classes, and inherited bias."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limbeck.report.tables import Row, Table
 
 
 def chapter(found: Fairness, result: RunResult) -> Chapter:
-    """Set groups beside each other, and rare classes beside frequent ones."""
+    """Compare the groups, and rare with frequent classes."""
     tables = [*map(_groups, found.attributes), *map(_gaps, found.attributes)]
     return Chapter(
         "Are all treated alike?",

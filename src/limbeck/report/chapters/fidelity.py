@@ -1,4 +1,4 @@
-"""The chapter on fidelity: does the student answer as its teacher does, and where not?"""
+"""The section on fidelity: agreement of student and teacher, and their disagreements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limbeck.report.tables import Column, Row, Table
 
 
 def chapter(found: Fidelity, result: RunResult) -> Chapter:
-    """Show every slice, the errors that are shared, and where the two part."""
+    """Draw agreement per slice, shared errors and the disagreements."""
     tables = [_slices(found.slices)]
     if found.overlap is not None:
         tables.append(_errors(found.overlap))

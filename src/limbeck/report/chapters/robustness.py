@@ -1,4 +1,4 @@
-"""The chapter on robustness: attacks, damage, and what is certain."""
+"""The section on robustness: adversarial attacks, corruptions and certified accuracy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = {
 
 
 def chapter(found: Robustness, result: RunResult) -> Chapter:
-    """Draw accuracy over the strength of attack and damage, and what cannot be broken."""
+    """Draw accuracy by strength of attack and corruption, and certified accuracy."""
     panels = [panel for panel in (_attacks(found), _damage(found)) if panel]
     tables = [
         table for table in (_by_attack(found), _by_damage(found), _certain(found)) if table.rows

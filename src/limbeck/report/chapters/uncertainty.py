@@ -1,4 +1,4 @@
-"""The chapter on uncertainty: does the student know when it does not know?"""
+"""The section on uncertainty: selective prediction and OOD detection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.report.tables import Column, Row, Table
 
 
 def chapter(found: Uncertainty, result: RunResult) -> Chapter:
-    """Draw the risk by coverage, and say what deferring is worth."""
+    """Draw the risk–coverage curve, and the effect of deferring to the teacher."""
     tables = (
         _deferrals(found.deferrals, found.to_match),
         _entropies(found),

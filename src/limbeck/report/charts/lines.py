@@ -1,4 +1,4 @@
-"""Lines over epochs, told apart by dash and end mark as well as by colour; a legend below."""
+"""Line chart over epochs; series differ in dash and end mark as well as colour; a legend below."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEGEND_TOP, _LEGEND_ROW = _BOTTOM + 48.0, 18.0
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its points (epoch, value), its name in the legend (or none), how it is drawn.
+    """A line: its points (epoch, value), its name in the legend (or none) and its style.
 
     `tone` is `role` for the colour of the role, `ink` for the grey of the text.
     """
@@ -49,15 +49,15 @@ def lines(
     across: str = "epoch",
     log: bool = False,
 ) -> Markup:
-    """Draw the lines.
+    """Draw a line chart.
 
     Args:
-        series: The lines; points that are not finite break none of the others, they are left out.
-        axis: How a number is written along the upright axis.
-        title: What a screen reader calls the picture.
-        description: What it says of it.
-        across: What runs along the level axis.
-        log: Whether the upright axis is logarithmic; points at or below zero are then left out.
+        series: The lines; points that are not finite are left out and break no line.
+        axis: Formats a number on the vertical axis.
+        title: The accessible title of the chart.
+        description: The accessible description of the chart.
+        across: The label of the horizontal axis.
+        log: Whether the vertical axis is logarithmic; points at or below zero are then left out.
     """
     values = [y for one in series for _, y in one.points]
     epochs = finite(x for one in series for x, _ in one.points) or [0.0, 1.0]
@@ -104,7 +104,7 @@ def _curve(one: Series, across: Scale, up: Scale) -> Markup:
 
 
 def _legend(named: Sequence[Series]) -> Markup:
-    """Two names a row, each with a sample of its line."""
+    """Draw the legend: two names per row, each with a sample of its line."""
     half = (_RIGHT + 12) / 2
     entries = []
     for index, one in enumerate(named):

@@ -1,4 +1,4 @@
-"""A square of cells, class by class: confusions, or how alike classes are."""
+"""Matrix chart, class by class: a confusion matrix, or the similarity of classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TITLE_ROOM, _FOOT = 20.0, 6.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Where cells lie: the room for labels at the left and above, and the side of a cell."""
+    """The geometry of the matrix: left and top margins for labels, and the side of a cell."""
 
     left: float
     top: float
@@ -25,7 +25,7 @@ class Layout:
 
 
 def busiest(matrix: Sequence[Sequence[float]], limit: int) -> tuple[int, ...]:
-    """The classes with most off the diagonal, in their own order, when all are too many to show.
+    """Return the `limit` classes with the largest off-diagonal sums, in class order.
 
     Example:
         >>> busiest([[9, 0, 1], [0, 9, 0], [2, 0, 7]], limit=2)
@@ -54,19 +54,19 @@ def matrix(
     title: str,
     description: str,
 ) -> Markup:
-    """Draw the cells: the diagonal outlined, the others shaded relative to `most`.
+    """Draw a matrix: the diagonal outlined, the other cells shaded relative to `most`.
 
     Args:
-        values: The square, row by row.
+        values: The square matrix, row by row.
         labels: The classes.
-        role: Whose matrix it is, which gives the colour.
-        written: What a cell says (nothing: an empty cell).
-        tip: What a cell says when pointed at, by row and column.
+        role: The model that the matrix belongs to, which sets the colour.
+        written: Formats a cell (an empty string for an empty cell).
+        tip: The tooltip of a cell, by row and column.
         most: The value of the darkest shade; two matrices that share it can be compared.
-        rows: What a row is.
-        columns: What a column is.
-        title: What a screen reader calls the picture.
-        description: What it says of it.
+        rows: The label of the rows.
+        columns: The label of the columns.
+        title: The accessible title of the chart.
+        description: The accessible description of the chart.
     """
     layout = _layout(labels)
     cells = [
@@ -85,7 +85,7 @@ def matrix(
 
 
 def largest(values: Sequence[Sequence[float]]) -> float:
-    """The largest value off the diagonal.
+    """Return the largest value off the diagonal.
 
     Example:
         >>> largest([[9, 1], [2, 9]])
@@ -96,12 +96,12 @@ def largest(values: Sequence[Sequence[float]]) -> float:
 
 
 def needed_width(labels: Sequence[str]) -> float:
-    """How many pixels wide the picture must be for its text to be read."""
+    """Compute the width in pixels at which the chart's text is readable."""
     return _layout(labels).width
 
 
 def _layout(labels: Sequence[str]) -> Layout:
-    """Square cells that fill the width, but never smaller than four digits need."""
+    """Compute square cells that fill the width, but are never smaller than four digits need."""
     longest = min(max((len(label) for label in labels), default=1), 12) * _LETTER
     left = _TITLE_ROOM + longest + 6
     side = max((WIDTH - left - 2) / max(1, len(labels)), _CELL_LEAST)
@@ -111,7 +111,7 @@ def _layout(labels: Sequence[str]) -> Layout:
 
 
 def _frame(layout: Layout, labels: Sequence[str], rows: str, columns: str) -> Markup:
-    """What rows and columns are, and the classes; names too long for a cell stand upright."""
+    """Draw the axis labels and the classes; names too long for a cell are written vertically."""
     upright = layout.top > _TITLE_ROOM + 16
     end = layout.top + layout.side * len(labels)
     middle = (layout.top + end) / 2
@@ -145,7 +145,7 @@ def _frame(layout: Layout, labels: Sequence[str], rows: str, columns: str) -> Ma
 def _cell(
     layout: Layout, i: int, j: int, value: float, most: float, written: str, tip: str
 ) -> Markup:
-    """One cell: nothing for zero, an outline on the diagonal, a shade elsewhere."""
+    """Draw one cell: nothing for zero, an outline on the diagonal, a shade elsewhere."""
     x, y = layout.left + j * layout.side, layout.top + i * layout.side
     side = layout.side - _GAP
     parts = [element("rect", x=x, y=y, width=side, height=side, rx=2, class_="cell")]
@@ -153,7 +153,7 @@ def _cell(
         inset = {"x": x + 0.75, "y": y + 0.75, "width": side - 1.5, "height": side - 1.5}
         parts.append(element("rect", element("title", tip), rx=2, class_="diagonal", **inset))
     elif value > 0 and most > 0:
-        # A shade above 0.55 would take the text on it below the contrast that reading needs.
+        # A shade above 0.55 would reduce the contrast of the text on it below the readable minimum.
         shade = 0.08 + 0.47 * min(1.0, value / most) ** 0.6
         parts.append(
             element(

@@ -1,7 +1,7 @@
-"""One quality against one cost: what is on the front, what is dominated, the knee, the chosen.
+"""Pareto chart of one quality and one cost: front, dominated points, knee and chosen trial.
 
-Shape tells them apart as well as colour: on the front a filled circle, dominated a small hollow
-one, the knee a diamond, the chosen in a ring.
+Shape distinguishes them as well as colour: a filled circle on the front, a small hollow one if
+dominated, a diamond for the knee, a ring around the chosen trial.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _HEIGHT = _BOTTOM + 40.0
 
 @dataclass(frozen=True)
 class Point:
-    """One trial: what it costs, how good it is, and what it is called when it is pointed at.
+    """A trial with its cost, its quality and its tooltip.
 
     Attributes:
-        cost: Along the level axis, above zero.
-        quality: Along the upright axis.
-        tip: Said of the point when it is pointed at.
-        front: Whether no other point dominates it in everything that was asked.
-        line: Whether it is on the front of these two quantities, along which a line runs.
+        cost: The horizontal coordinate, above zero.
+        quality: The vertical coordinate.
+        tip: The tooltip.
+        front: Whether no other point dominates it in all objectives.
+        line: Whether it is on the front of these two quantities, which is drawn as a line.
         knee: Whether it is that line's knee.
-        chosen: Whether the budget picked it.
-        name: Written beside it, if anything.
+        chosen: Whether the budget selects it.
+        name: The label beside it, if any.
     """
 
     cost: float
@@ -57,13 +57,13 @@ def pareto(
     """Draw quality over cost, the cost on a logarithmic scale.
 
     Args:
-        points: The trials; what is not finite, or costs nothing, cannot be drawn and is left out.
-        across: How a number is written along the level axis.
-        up: How a number is written along the upright axis.
-        name: What runs along the level axis.
-        title: What a screen reader calls the picture.
-        description: What it says of it.
-        limit: The most that the budget allows to be spent, drawn as an upright.
+        points: The trials; those with a value that is not finite, or a cost of zero, are left out.
+        across: Formats a number on the horizontal axis.
+        up: Formats a number on the vertical axis.
+        name: The label of the horizontal axis.
+        title: The accessible title of the chart.
+        description: The accessible description of the chart.
+        limit: The largest cost that the budget allows, drawn as a vertical line.
     """
     drawn = [one for one in points if len(finite([one.cost, one.quality])) == 2 and one.cost > 0]
     costs = [*(one.cost for one in drawn), *([limit] if limit else [])]
@@ -115,7 +115,7 @@ def _limit(limit: float | None, x: Scale) -> Markup:
 
 
 def _stairs(best: Sequence[Point], x: Scale, y: Scale) -> Markup:
-    """A line of steps: the quality that can be had for so much and no more."""
+    """Draw the front as a step line: the best quality at each cost."""
     if len(best) < 2:
         return Markup("")
     places = [(x(best[0].cost), y(best[0].quality))]
@@ -142,7 +142,7 @@ def _mark(one: Point, x: Scale, y: Scale) -> Markup:
 
 
 def _name(one: Point, x: Scale, y: Scale) -> Markup:
-    """Below the point and beside it, where a front that rises to the right leaves room."""
+    """Draw the label below the point and beside it, where a rising front leaves space."""
     left, top = x(one.cost), y(one.quality)
     right = left > (_LEFT + 2 * _RIGHT) / 3
     beside = -11 if right else 11

@@ -1,4 +1,4 @@
-"""The reliability diagram: how often an answer is right, for each confidence."""
+"""Reliability diagram: accuracy per confidence bin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def reliability(bins: Sequence[Bin], role: Role, *, title: str, description: str) -> Markup:
-    """Draw one model's bins: share of right answers over confidence; below, how many samples."""
+    """Draw one model's bins: accuracy over confidence; below, the number of samples."""
     filled = [
         one for one in bins if one.count > 0 and len(finite([one.confidence, one.accuracy])) == 2
     ]
@@ -70,7 +70,7 @@ def _mark(one: Bin, role: Role, across: Scale, up: Scale) -> Markup:
 
 
 def _counts(bins: Sequence[Bin], across: Scale) -> Markup:
-    """Bars of equal width, the fullest as high as there is room."""
+    """Draw bars of equal width, the largest at full height."""
     most = max((one.count for one in bins), default=1)
     said = f"samples at each confidence, at most {most:,}"
     parts = [text(_LEFT, _COUNTS_TOP - 5, said, kind="axis")]

@@ -1,4 +1,4 @@
-"""Scales: from a number to a place on the page, and the round numbers to write along an axis."""
+"""Scales: from a number to a coordinate, and the ticks of an axis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """A map from numbers (`low` to `high`) to places (`start` to `end`), linear or logarithmic.
+    """A linear or logarithmic map from numbers (`low`–`high`) to coordinates (`start`–`end`).
 
     Example:
         >>> scale = Scale(1, 100, start=0, end=200, log=True)
@@ -24,7 +24,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a number; what lies outside is put on the edge."""
+        """Return the coordinate of a number, clamped to the range."""
         value = min(max(value, self.low), self.high)
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -33,12 +33,12 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int = 4) -> tuple[float, ...]:
-        """Round numbers within the scale, about as many as asked for."""
+        """Return round numbers within the scale, about `count` of them."""
         return _decades(self.low, self.high) if self.log else _steps(self.low, self.high, count)
 
 
 def _steps(low: float, high: float, count: int) -> tuple[float, ...]:
-    """Multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    """Return multiples of 1, 2, 2.5 or 5 times a power of ten."""
     rough = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * unit for unit in (1, 2, 2.5, 5, 10) if power * unit >= rough * 0.999)
@@ -49,7 +49,7 @@ def _steps(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 def _decades(low: float, high: float) -> tuple[float, ...]:
-    """Powers of ten; between them, where there are fewer than three, the twos and fives as well."""
+    """Return powers of ten; if fewer than three, the twos and fives between them as well."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for units in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
         marks = (unit * 10.0**exponent for exponent in exponents for unit in units)
@@ -60,14 +60,14 @@ def _decades(low: float, high: float) -> tuple[float, ...]:
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
-    """Leave out what cannot be drawn."""
+    """Return the finite values."""
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def zoomed(
     values: Iterable[float | None], *, margin: float = 0.12, least: float = 1e-9
 ) -> tuple[float, float]:
-    """The range that holds all values with some air around; never empty.
+    """Return a range that holds all values with a margin around them; never empty.
 
     Example:
         >>> zoomed([0.90, 0.98], margin=0.25)
@@ -80,14 +80,14 @@ def zoomed(
 
 
 def from_zero(values: Iterable[float | None], *, margin: float = 0.06) -> tuple[float, float]:
-    """The range from zero to somewhat above the largest value."""
+    """Return the range from zero to somewhat above the largest value."""
     top = max(finite(values), default=1.0)
     return 0.0, top * (1 + margin) if top > 0 else 1.0
 
 
 def decades(values: Iterable[float | None], *, margin: float = 1.35) -> tuple[float, float]:
-    """The range for a logarithmic scale: from below the smallest value to above the largest."""
+    """Return the range of a logarithmic scale, from below the smallest to above the largest."""
     known = [value for value in finite(values) if value > 0] or [1.0, 10.0]
-    # A change of a few per cent must not look like one of many times: the axis spans a factor of 4.
+    # The axis spans at least a factor of 4, so that a change of a few per cent looks small.
     widen = max(1.0, (4.0 / (margin**2 * max(known) / min(known))) ** 0.5)
     return min(known) / margin / widen, max(known) * margin * widen

@@ -1,4 +1,4 @@
-"""Every seed as a dot: one row a group, its mean and interval, lines between a seed's dots."""
+"""Strip plot: a row per group with a dot per seed, mean and interval; a seed's dots are joined."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EDGE, _DOT = 1.0, 5.0
 
 @dataclass(frozen=True)
 class Group:
-    """A row of dots: who, the value of every seed in order, the mean as written, the interval."""
+    """A row of dots: label, the value of every seed in order, the mean as written, the interval."""
 
     label: str
     role: Role
@@ -50,10 +50,10 @@ def strip(
     Args:
         groups: The rows; where there are several, a seed's dots are joined.
         seeds: The seeds, in the order of the values.
-        axis: How a number is written along the axis.
-        title: What a screen reader calls the picture.
-        description: What it says of it.
-        zero: Whether the axis must hold zero, drawn as a line.
+        axis: Formats a number on the axis.
+        title: The accessible title of the chart.
+        description: The accessible description of the chart.
+        zero: Whether the axis must include zero, drawn as a line.
     """
     shown = [v for g in groups for v in (*g.values, g.mean, *(g.interval or ()))]
     low, high = zoomed([*shown, 0.0] if zero else shown, least=0.002)
@@ -79,7 +79,7 @@ def _axis(place: Scale, bottom: float, written: Callable[[float], str]) -> Marku
 
 
 def _pairs(groups: Sequence[Group], heights: Sequence[float], place: Scale) -> list[Markup]:
-    """Lines between the dots of one seed in neighbouring rows."""
+    """Draw lines between the dots of one seed in neighbouring rows."""
     lines = []
     for upper, lower, y1, y2 in zip(groups, groups[1:], heights, heights[1:], strict=False):
         for a, b in zip(upper.values, lower.values, strict=False):
@@ -89,7 +89,7 @@ def _pairs(groups: Sequence[Group], heights: Sequence[float], place: Scale) -> l
 
 
 def _row(group: Group, seeds: Sequence[int], place: Scale, y: float) -> Markup:
-    """The name and the mean above; dots on the track; mean and interval below it."""
+    """Draw the label and the mean above; dots on the track; mean and interval below it."""
     room = _RIGHT - _LEFT - 7.0 * len(group.written) - 12
     parts = [
         text(_EDGE, y - 26, shorten(group.label, room)),
@@ -99,7 +99,7 @@ def _row(group: Group, seeds: Sequence[int], place: Scale, y: float) -> Markup:
     drawn: list[float] = []
     for seed, value in zip(seeds, group.values, strict=False):
         if finite([value]):
-            # Dots that would hide one another stand in a pile.
+            # Dots that would overlap are stacked.
             pile = sum(abs(place(value) - x) < _DOT for x in drawn)
             height = y - 1.7 * _DOT * pile
             parts.append(
@@ -114,7 +114,7 @@ def _row(group: Group, seeds: Sequence[int], place: Scale, y: float) -> Markup:
 
 
 def _mean(group: Group, place: Scale, y: float) -> Markup:
-    """A bar for the interval with the mean as a thick upright; with one seed, the upright alone."""
+    """Draw the interval as a bar with the mean as a thick tick; with one seed, the tick alone."""
     parts = [line(place(group.mean), y - 6, place(group.mean), y + 6, kind="mean")]
     if group.interval and len(finite(group.interval)) == 2:
         low, high = (place(end) for end in group.interval)

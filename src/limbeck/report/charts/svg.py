@@ -1,4 +1,4 @@
-"""SVG elements as escaped markup, and the marks that every chart shares."""
+"""SVG elements as escaped markup, and the marks shared by all charts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DASHES: dict[Role, str | None] = {"teacher": "7 4", "student": None, "baseline":
 def element(name: str, *children: str, **attributes: Attribute) -> Markup:
     """Write one element; text and attributes are escaped, markup is not escaped twice.
 
-    Attribute names take `_` for `-`, and a trailing `_` where Python has the word.
+    In attribute names `_` becomes `-`; a trailing `_` is dropped, for Python's keywords.
 
     Example:
         >>> print(element("text", "<script>", class_="t", x=1.50, stroke_width=2, fill=None))
@@ -34,19 +34,19 @@ def element(name: str, *children: str, **attributes: Attribute) -> Markup:
 
 
 def _attribute(value: str | float) -> str:
-    """Write numbers short: two decimals are finer than a pixel."""
+    """Write a number with at most two decimals, which is finer than a pixel."""
     return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def join(parts: Iterable[Markup]) -> Markup:
-    """Put markup after markup."""
+    """Concatenate markup."""
     return Markup("").join(parts)
 
 
 def picture(
     *parts: Markup, height: float, title: str, description: str, width: float = WIDTH
 ) -> Markup:
-    """Wrap parts as a picture that scales, with what a screen reader says of it."""
+    """Write the parts as a scalable SVG picture with its accessible title and description."""
     return element(
         "svg",
         element("title", title),
@@ -59,21 +59,21 @@ def picture(
 
 
 def text(x: float, y: float, content: str, *, anchor: str | None = None, kind: str = "") -> Markup:
-    """A label; `kind` is a CSS class such as `muted` or `strong`."""
+    """Draw a label; `kind` is a CSS class such as `muted` or `strong`."""
     return element("text", content, x=x, y=y, text_anchor=anchor, class_=f"t {kind}".rstrip())
 
 
 def line(
     x1: float, y1: float, x2: float, y2: float, *, kind: str = "rule", dash: str | None = None
 ) -> Markup:
-    """A straight line."""
+    """Draw a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind, stroke_dasharray=dash)
 
 
 def marker(
     role: Role, x: float, y: float, *, radius: float = 5.5, kind: str = "mark", tip: str = ""
 ) -> Markup:
-    """The mark of a role: teacher square, student circle, baseline diamond."""
+    """Draw the mark of a role: teacher square, student circle, baseline diamond."""
     children = (element("title", tip),) if tip else ()
     if role == "student":
         return element("circle", *children, cx=x, cy=y, r=radius, class_=kind)
@@ -93,7 +93,7 @@ def marker(
 
 
 def shorten(content: str, room: float, size: float = 12.0) -> str:
-    """Cut a label to what fits into so many units, by a good guess of a letter's width.
+    """Truncate a label to a width in units, from an estimate of a letter's width.
 
     Example:
         >>> shorten("quantised to int8 by ONNX Runtime", 90)

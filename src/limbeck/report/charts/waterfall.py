@@ -1,4 +1,4 @@
-"""One quantity along the chain: a row a stage, and a bar from what it was to what it became."""
+"""Waterfall chart of one quantity along the stages: a bar per stage, from its previous value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EDGE = 1.0
 
 @dataclass(frozen=True)
 class Step:
-    """One row: who, how much, as written, what changed, the interval, and every seed's value."""
+    """A row: label, value, value as written, change, interval, and every seed's value."""
 
     label: str
     role: Role
@@ -47,15 +47,15 @@ def waterfall(
     title: str,
     description: str,
 ) -> Markup:
-    """Draw the chain for one quantity.
+    """Draw the chain of stages for one quantity.
 
     Args:
-        steps: The rows from the teacher to what ships.
+        steps: The rows from the teacher to the exported file.
         scale: The smallest and the largest number on the axis.
         log: Whether the axis is logarithmic.
-        axis: How a number is written along the axis.
-        title: What a screen reader calls the picture.
-        description: What it says of it.
+        axis: Formats a number on the axis.
+        title: The accessible title of the chart.
+        description: The accessible description of the chart.
     """
     place = Scale(*scale, start=_LEFT, end=_RIGHT, log=log)
     bottom = _TOP + _ROW * len(steps)
@@ -74,12 +74,12 @@ def waterfall(
 
 
 def _drawn(value: float | None, place: Scale) -> bool:
-    """Whether a value has a place on the axis."""
+    """Return whether a value can be drawn on the axis."""
     return value is not None and math.isfinite(value) and (value > 0 or not place.log)
 
 
 def _axis(place: Scale, bottom: float, written: Callable[[float], str]) -> Markup:
-    """Faint uprights at round numbers, which are written below."""
+    """Draw faint vertical lines at round numbers, which are written below."""
     parts = []
     for tick in place.ticks():
         x = place(tick)
@@ -90,7 +90,7 @@ def _axis(place: Scale, bottom: float, written: Callable[[float], str]) -> Marku
 
 
 def _row(step: Step, before: float | None, place: Scale, top: float, *, last: bool) -> Markup:
-    """The name and the value above, the track with its mark below."""
+    """Draw the label and the value above, the track with its mark below."""
     y = top + 33
     value_kind = "strong" if step.value is not None else "muted"
     value = element(
@@ -111,7 +111,7 @@ def _row(step: Step, before: float | None, place: Scale, top: float, *, last: bo
 
 
 def _track(step: Step, value: float, before: float | None, place: Scale, y: float) -> Markup:
-    """The bar from the stage before, the seeds, the interval and the mark."""
+    """Draw the bar from the previous stage, the seeds, the interval and the mark."""
     x = place(value)
     parts = []
     if before is not None:

@@ -1,1 +1,1 @@
-"""From a result to titled, captioned charts: one file for each part of the page."""
+"""Titled, captioned charts of a result, one file per part of the page."""

@@ -1,4 +1,4 @@
-"""Reliability of teacher and student: is the confidence of an answer worth its number?"""
+"""Calibration of teacher and student: reliability diagrams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.report.result import Link, RunResult
 
 
 def calibration(result: RunResult) -> list[Panel]:
-    """Draw the teacher (if there is one) and what ships."""
+    """Draw the reliability diagrams of the teacher (if there is one) and of the exported file."""
     taught, shipped = result.teacher, result.shipped
     links = [shipped] if taught is None or taught is shipped else [taught, shipped]
     return [panel for link in links if (panel := _panel(link))]

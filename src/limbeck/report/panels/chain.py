@@ -83,7 +83,7 @@ def _accuracy(result: RunResult) -> Panel:
 
 
 def _whiskers(result: RunResult) -> str:
-    """What the lines beside the marks mean."""
+    """Write the explanation of the intervals beside the marks."""
     if len(result.seeds) > 1:
         return (
             f"Mark: mean of {len(result.seeds)} seeds; dots: each seed; line: 95 % interval of "
@@ -93,7 +93,7 @@ def _whiskers(result: RunResult) -> str:
 
 
 def _of_samples(link: Link) -> tuple[float, float] | None:
-    """With one seed, the interval over samples is the only one that there is."""
+    """Return the interval over samples if there is only one seed, and so no interval over seeds."""
     measured = first(link)
     return ends(measured.accuracy.interval) if measured else None
 
@@ -104,7 +104,7 @@ def _steps(
     written: Callable[[float | None], str],
     change: Callable[[float, float], str],
 ) -> list[Step]:
-    """One step a link, with what it changed."""
+    """Return one step per stage, with its change."""
     changes = [""] + [
         change(before, after) if before is not None and after is not None else ""
         for before, after in pairwise(values)
@@ -116,7 +116,7 @@ def _steps(
 
 
 def _times(before: float, after: float) -> str:
-    """How many times less, or more; nothing for a change that is none.
+    """Write the factor of a decrease or increase; empty for a negligible change.
 
     Example:
         >>> _times(100, 25), _times(10, 12), _times(10, 10.1)
@@ -130,7 +130,7 @@ def _times(before: float, after: float) -> str:
 
 
 def _difference(before: float, after: float) -> str:
-    """The change in percentage points."""
+    """Write the change in percentage points."""
     written = fmt.points(after - before).removesuffix(" points")
     return "" if float(f"{after - before:.4f}") == 0 else written
 
@@ -138,6 +138,6 @@ def _difference(before: float, after: float) -> str:
 def _spoken(
     links: Sequence[Link], values: Sequence[float | None], written: Callable[[float | None], str]
 ) -> str:
-    """The whole picture in words."""
+    """Write the chart's accessible description."""
     parts = (f"{link.label} {written(value)}" for link, value in zip(links, values, strict=True))
     return "; ".join(parts)

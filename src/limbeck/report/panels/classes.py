@@ -1,4 +1,4 @@
-"""Classes: what each is taken for, and which of them the teacher finds alike."""
+"""Classes: confusion matrices, and the class similarity learned by the teacher."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _FAINT = 5.0
 
 
 def confusion(result: RunResult) -> list[Panel]:
-    """Draw the confusions of teacher and shipped student over the same classes."""
+    """Draw the confusion matrices of the teacher and the exported student over the same classes."""
     taught, shipped = result.teacher, result.shipped
     both = [shipped] if taught is None or taught is shipped else [taught, shipped]
     links = [link for link in both if _confusion(link)]
     if not links:
         return []
     classes = busiest(_confusion(links[-1]), _LIMIT)
-    # One scale for both, and one that does not paint a single error in the darkest shade.
+    # One scale for both, on which a single error does not get the darkest shade.
     most = max(_FAINT, *(largest(_confusion(link)) for link in links))
     return [_confused(link, classes, most, result) for link in links]
 
 
 def similarity(result: RunResult) -> Panel | None:
-    """Draw which classes the teacher finds alike; none if there was no teacher to ask."""
+    """Draw the teacher's class similarity; return `None` if there was no teacher."""
     values = result.class_similarity
     if not values:
         return None
@@ -64,7 +64,7 @@ def similarity(result: RunResult) -> Panel | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """When the first class is true, the teacher gives the second so much probability."""
+    """Two classes, and the teacher's mean probability of the second when the first is true."""
 
     truth: str
     other: str
@@ -72,7 +72,7 @@ class Pair:
 
 
 def closest(result: RunResult, count: int = 6) -> list[Pair]:
-    """The pairs of classes that the teacher finds most alike, the most alike first."""
+    """Return the pairs of classes that the teacher finds most similar, in descending order."""
     values = result.class_similarity or ()
     names = _names(result, len(values))
     pairs = [(row[j], i, j) for i, row in enumerate(values) for j in range(len(row)) if i != j]
@@ -117,19 +117,19 @@ def _confusion(link: Link) -> Sequence[Sequence[int]]:
 
 
 def _names(result: RunResult, count: int) -> list[str]:
-    """The classes' names; numbers where there are not as many names as classes."""
+    """Return the class names; numbers if there are not as many names as classes."""
     classes = result.data.classes
     return list(classes) if len(classes) == count else [str(index) for index in range(count)]
 
 
 def _per_cent(share: float) -> str:
-    """As short as fits into a cell; nothing below half of what could be written."""
+    """Write a percentage that fits into a cell; empty if it would round to zero."""
     value = share * 100
     return "" if not value >= 0.05 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 def _left_out(classes: Sequence[int], count: int) -> str:
-    """Say so if not all classes are drawn."""
+    """Write a note if not all classes are drawn."""
     if len(classes) == count:
         return ""
     return f" Drawn are the {len(classes)} of {count} classes with most off the diagonal."

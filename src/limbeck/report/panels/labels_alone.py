@@ -1,4 +1,4 @@
-"""The student against the same student on labels alone: what the teacher was good for."""
+"""Distillation gain: the student compared with the label-only baseline."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from limbeck.report.result import Comparison, Role, RunResult
 
 
 def labels_alone(result: RunResult) -> list[Panel]:
-    """Draw both groups with every seed, and the difference; nothing if there was no comparison."""
+    """Draw both groups with every seed, and their difference; return nothing without a baseline."""
     if result.comparison is None:
         return []
     return [_groups(result, result.comparison), _difference(result, result.comparison)]
 
 
 def in_words(result: RunResult) -> str:
-    """What the comparison found, in one sentence that claims no more than the interval allows."""
+    """Write the comparison in one sentence that claims no more than the interval allows."""
     if result.comparison is None:
         return ""
     difference = result.comparison.difference
@@ -81,7 +81,7 @@ def _group(label: str, role: Role, summary: Summary) -> Group:
 
 
 def _dots(summary: Summary) -> str:
-    """What dots and bars are, or why there is no bar."""
+    """Write the explanation of dots and bars, or why there is no bar."""
     if summary.interval is None:
         return "One seed, one dot: no interval is possible."
     return "A dot a seed; below, the mean and its 95 % interval (Student)."

@@ -1,4 +1,4 @@
-"""A chart with its title and with a caption that says how it was measured."""
+"""A chart with its title and with a caption that states how it was measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Panel:
     """A figure of the page.
 
     Attributes:
-        title: What the figure shows.
+        title: The title.
         caption: How it was measured.
-        chart: The picture, as SVG.
-        least_width: How many pixels it needs to be read, where that is more than a phone has.
+        chart: The chart, as SVG.
+        least_width: The least width in pixels at which it is readable, if more than a phone has.
     """
 
     title: str
@@ -27,12 +27,12 @@ class Panel:
 
 
 def ends(interval: Interval | None) -> tuple[float, float] | None:
-    """The two ends of an interval, if there is one."""
+    """Return the two ends of an interval, if there is one."""
     return (interval.low, interval.high) if interval else None
 
 
 def percent_tick(share: float) -> str:
-    """Write a share along an axis, as short as it can be.
+    """Write a share as the shortest possible axis label.
 
     Example:
         >>> percent_tick(0.975), percent_tick(1.0)

@@ -1,4 +1,4 @@
-"""The test samples on which teacher and student disagree, ready to be shown."""
+"""Disagreements: the test samples on which teacher and student predict different classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.report.result import Disagreement, Role, RunResult
 
 @dataclass(frozen=True)
 class Reply:
-    """What one of the two said: to which class, how sure, and whether that is right."""
+    """A model's prediction: its class, its confidence, and whether it is correct."""
 
     role: Role
     name: str
@@ -21,7 +21,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample: its true class, a picture in base64 or a sentence or neither, both replies."""
+    """A sample: its true class, an image in base64 or a sentence or neither, both predictions."""
 
     index: int
     truth: str
@@ -31,7 +31,7 @@ class Sample:
 
 
 def samples(result: RunResult) -> list[Sample]:
-    """Make the samples ready, in the order in which the result holds them."""
+    """Convert the samples for the page, in the order of the result."""
     return [_sample(one, result.data.classes) for one in result.disagreements]
 
 
@@ -44,7 +44,7 @@ def _sample(one: Disagreement, classes: Sequence[str]) -> Sample:
 
 
 def _reply(role: Role, shares: Sequence[float], label: int, classes: Sequence[str]) -> Reply:
-    """The class with the largest share; a share that is no number counts as none."""
+    """Return the class with the largest share; a NaN counts as no share."""
     known = [share if finite([share]) else 0.0 for share in shares] or [0.0]
     top = max(range(len(known)), key=known.__getitem__)
     return Reply(role, _name(top, classes), known[top], top == label)

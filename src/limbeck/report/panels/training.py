@@ -1,4 +1,4 @@
-"""Training curves: the accuracy of all in one figure, each training's losses in its own."""
+"""Training curves: the accuracy of all trainings in one chart, the losses in a chart each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.report.tables import links
 _ACCURACY = "validation/accuracy"
 _TOTAL = "train/loss"
 _TERM_DASHES = ("7 4", "2 4", "10 3 2 3", "4 2", "12 4", "1 3")
-# Steps of the optimiser, not losses: they have other units and would squash the picture.
+# Optimiser steps, not losses: their other units would compress the chart.
 _NOT_LOSSES = ("rate", "norm", "lr", "accuracy", "temperature", "weight", "samples", "seconds")
 
 
@@ -38,12 +38,12 @@ def other_seeds(result: RunResult) -> list[Panel]:
 
 
 def _of_first_seed(result: RunResult) -> list[Curve]:
-    """Curves that name no seed count as the first seed's."""
+    """Return the first seed's curves; curves without a seed count as its own."""
     return [curve for curve in result.curves if curve.seed in (None, result.seeds[0])]
 
 
 def _points(curve: Curve, key: str) -> tuple[tuple[float, float], ...]:
-    """One column of the rows, over the epoch (or the row's number where none is written)."""
+    """Return one column of the rows, over the epoch (or the row's index where none is written)."""
     return tuple(
         (row.get("epoch", float(number)), row[key])
         for number, row in enumerate(curve.rows, start=1)
@@ -52,7 +52,7 @@ def _points(curve: Curve, key: str) -> tuple[tuple[float, float], ...]:
 
 
 def _role(curve: Curve, result: RunResult) -> Role:
-    """Whose training it is: of the link that has its name, else as the curve says."""
+    """Return the role of a curve: that of the stage with its name, else the curve's own."""
     return next((link.role for link in links(result) if link.label == curve.label), curve.role)
 
 
@@ -78,7 +78,7 @@ def _accuracy(result: RunResult) -> Panel | None:
 
 
 def _losses(curve: Curve, role: Role) -> Panel | None:
-    """The total in the colour of the role, its terms in grey with a dash each."""
+    """Draw the total in the colour of the role, its terms in grey with a dash each."""
     keys = _loss_keys(curve)
     series = [
         Series(_TOTAL.removeprefix("train/"), _points(curve, _TOTAL), role)
@@ -113,7 +113,7 @@ def _losses(curve: Curve, role: Role) -> Panel | None:
 
 
 def _loss_keys(curve: Curve) -> list[str]:
-    """The columns that are losses, the total first; a term that is there twice, as weighted."""
+    """Return the loss columns, the total first; of a term with two columns, the weighted one."""
     keys = list(dict.fromkeys(key for row in curve.rows for key in row if key.startswith("train/")))
     keys = [
         key for key in keys if not any(word in key for word in _NOT_LOSSES) or "weighted" in key
@@ -121,12 +121,12 @@ def _loss_keys(curve: Curve) -> list[str]:
     if any(key.endswith("weighted") for key in keys):
         keys = [key for key in keys if not key.endswith("raw")]
     if len(keys) == 2 and _TOTAL in keys:
-        return [_TOTAL]  # one term alone is the total
+        return [_TOTAL]  # a single term equals the total
     return sorted(keys, key=lambda key: key != _TOTAL)
 
 
 def _ends(series: Iterable[Series], written: Callable[[float], str]) -> str:
-    """Where each named line ends, in words."""
+    """Write the final value of each named line."""
     return "; ".join(
         f"{one.label} ends at {written(one.points[-1][1])}"
         for one in series
