@@ -1,1 +1,1 @@
-"""Questions asked of what ships: one file a question, typed answers."""
+"""Evaluations of the exported student against its teacher, one file each, with typed results."""

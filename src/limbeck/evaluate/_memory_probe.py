@@ -1,6 +1,6 @@
-"""A process of its own: loads an ONNX file, answers once, prints by how many bytes it grew.
+"""Peak-memory probe: a process that loads an ONNX file, predicts once, and prints its growth.
 
-Imports numpy and ONNX Runtime only, since whatever else stands in memory would hide the growth.
+Imports only numpy and ONNX Runtime, since other memory in use would hide the growth.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(path: str, inputs: str) -> None:
 
 
 def _resident() -> int:
-    """Bytes held now, with the peak set back to them where the system can do that (Linux)."""
+    """Return the resident bytes; reset the peak to them where the system allows it (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
@@ -35,7 +35,7 @@ def _resident() -> int:
 
 
 def _peak() -> int:
-    # Not ru_maxrss on Linux: a child inherits there the peak of the process that started it.
+    # Not ru_maxrss on Linux: a child process inherits the peak of its parent.
     try:
         return _status("VmHWM")
     except OSError:

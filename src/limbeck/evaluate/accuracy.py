@@ -1,4 +1,4 @@
-"""How often is the answer right, and what is it taken for when it is wrong?"""
+"""Top-1 accuracy, the confusion matrix, and the packed mask of correct predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Accuracy(Result):
-    """The share of right answers, with Wilson's interval over the samples."""
+    """The top-1 accuracy, with Wilson's interval over the samples."""
 
     value: float
     interval: Interval
@@ -25,7 +25,7 @@ class Accuracy(Result):
 
 
 def accuracy(answers: Answers) -> Accuracy:
-    """Count the samples whose top answer is the label.
+    """Compute the top-1 accuracy.
 
     Args:
         answers: Logits `[n, classes]` and labels `[n]`, with n at least one.
@@ -44,7 +44,7 @@ def accuracy(answers: Answers) -> Accuracy:
 
 
 def confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
-    """Count, for each label (row), how often each class (column) was the top answer.
+    """Compute the confusion matrix: counts of samples per label (row) and predicted class (column).
 
     Example:
         >>> from limbeck.export.predictor import Answers
@@ -59,7 +59,7 @@ def confusion(answers: Answers) -> tuple[tuple[int, ...], ...]:
 
 
 def pack_right(answers: Answers) -> str:
-    """Say of every sample whether its answer is right, a bit each, packed and in base64.
+    """Pack whether each prediction is correct into one bit per sample, in base64.
 
     Example:
         >>> from limbeck.export.predictor import Answers
@@ -72,7 +72,7 @@ def pack_right(answers: Answers) -> str:
 
 
 def unpack_right(packed: str, total: int) -> NDArray[np.bool_] | None:
-    """Unpack what `pack_right` packed, `[total]`; none if it is not of so many samples."""
+    """Unpack the result of `pack_right` into `[total]`; None if the number of samples differs."""
     try:
         raw = base64.b64decode(packed, validate=True)
     except binascii.Error:

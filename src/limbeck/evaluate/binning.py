@@ -1,4 +1,4 @@
-"""Samples sorted into bins by confidence, and the calibration errors that are sums over bins."""
+"""Expected, maximum, debiased and static calibration error over confidence bins (ECE, MCE, SCE)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JUST_UNDER_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 class Bin(Result):
-    """Samples of confidence between `low` and `high`: how many, how sure, how often right."""
+    """The samples of confidence `low` to `high`: their number, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -25,11 +25,11 @@ class Bin(Result):
 
 @dataclass(frozen=True)
 class Binning:
-    """Where each sample lies.
+    """The assignment of samples to bins.
 
     Attributes:
-        edges: From the lowest to the highest, `[bins + 1]`.
-        place: The bin of each sample, `[samples]`.
+        edges: The bin edges in rising order, `[bins + 1]`.
+        place: The bin index of each sample, `[samples]`.
     """
 
     edges: Values
@@ -37,11 +37,11 @@ class Binning:
 
     @property
     def bins(self) -> int:
-        """How many bins there are."""
+        """Return the number of bins."""
         return len(self.edges) - 1
 
     def sums(self, values: Values) -> Values:
-        """Add up values, `[samples]`, in each bin: `[bins]`."""
+        """Compute the sum of values, `[samples]`, within each bin: `[bins]`."""
         return np.asarray(np.bincount(self.place, weights=values, minlength=self.bins), np.float64)
 
     def spread(self, values: Values) -> Values:
@@ -52,11 +52,11 @@ class Binning:
 
 
 def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
-    """Divide [0, 1] into bins of equal width, as torchmetrics does.
+    """Assign confidences to bins of equal width over [0, 1], as torchmetrics does.
 
     Args:
-        confidence: How sure each answer is, `[samples]` in [0, 1].
-        bins: How many bins.
+        confidence: The confidence of each prediction, `[samples]` in [0, 1].
+        bins: Number of bins.
 
     Example:
         >>> equal_width(np.array([0.1, 0.6, 1.0]), bins=2).place.tolist()
@@ -64,7 +64,7 @@ def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
 
     Source: Guo et al., ICML 2017 (arXiv:1706.04599).
     """
-    # In float32, as torchmetrics has it: a confidence on an edge must fall on the same side.
+    # In float32, as in torchmetrics: a confidence on an edge must fall on the same side.
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
     inside = np.minimum(confidence.astype(np.float32), JUST_UNDER_ONE)
     place = np.searchsorted(edges, inside, side="right") - 1
@@ -72,11 +72,11 @@ def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
 
 
 def equal_mass(confidence: Values, *, bins: int = 15) -> Binning:
-    """Divide confidences into bins with about as many samples each; equal ones stay together.
+    """Assign confidences to bins of about equally many samples; equal confidences share a bin.
 
     Args:
-        confidence: How sure each answer is, `[samples]` in [0, 1].
-        bins: How many bins; some stay empty if many confidences are equal.
+        confidence: The confidence of each prediction, `[samples]` in [0, 1].
+        bins: Number of bins; some stay empty if many confidences are equal.
 
     Example:
         >>> equal_mass(np.array([0.1, 0.7, 0.8, 0.9]), bins=2).place.tolist()
@@ -89,13 +89,13 @@ def equal_mass(confidence: Values, *, bins: int = 15) -> Binning:
 
 
 def expected_error(confidence: Values, right: Values, binning: Binning) -> float:
-    r"""Give the expected calibration error.
+    r"""Compute the expected calibration error (ECE).
 
     $$\mathrm{ECE} = \sum_b \frac{n_b}{n} \, |\mathrm{acc}_b - \mathrm{conf}_b|$$
 
     Args:
-        confidence: How sure each answer is, `[samples]`.
-        right: 1 for a right answer, 0 for an error, `[samples]`.
+        confidence: The confidence of each prediction, `[samples]`.
+        right: 1 for a correct prediction, 0 for an error, `[samples]`.
         binning: The bins.
 
     Example:
@@ -107,11 +107,11 @@ def expected_error(confidence: Values, right: Values, binning: Binning) -> float
 
 
 def largest_error(confidence: Values, right: Values, binning: Binning) -> float:
-    """Give the maximum calibration error: the largest gap of any bin that holds samples.
+    """Compute the maximum calibration error (MCE): the largest gap over all non-empty bins.
 
     Args:
-        confidence: How sure each answer is, `[samples]`.
-        right: 1 for a right answer, 0 for an error, `[samples]`.
+        confidence: The confidence of each prediction, `[samples]`.
+        right: 1 for a correct prediction, 0 for an error, `[samples]`.
         binning: The bins.
 
     Source: Naeini et al., AAAI 2015.
@@ -121,16 +121,16 @@ def largest_error(confidence: Values, right: Values, binning: Binning) -> float:
 
 
 def debiased_error(confidence: Values, right: Values, binning: Binning) -> float:
-    r"""Give the root mean squared calibration error less what chance adds to it.
+    r"""Compute the debiased root mean squared calibration error.
 
     $$\sqrt{\max\Big(0, \sum_b \frac{n_b}{n}\Big[(\mathrm{acc}_b - \mathrm{conf}_b)^2
       - \frac{\mathrm{acc}_b (1 - \mathrm{acc}_b)}{n_b - 1}\Big]\Big)}$$
 
-    A bin of one sample says nothing about its own chance and is left out.
+    A bin of one sample has no variance estimate and is left out.
 
     Args:
-        confidence: How sure each answer is, `[samples]`.
-        right: 1 for a right answer, 0 for an error, `[samples]`.
+        confidence: The confidence of each prediction, `[samples]`.
+        right: 1 for a correct prediction, 0 for an error, `[samples]`.
         binning: The bins.
 
     Source: Kumar et al., NeurIPS 2019 (arXiv:1909.10155).
@@ -145,15 +145,15 @@ def debiased_error(confidence: Values, right: Values, binning: Binning) -> float
 
 
 def class_wise_error(probabilities: Values, labels: NDArray[np.int64], *, bins: int = 15) -> float:
-    r"""Give the static calibration error: that of every class's probability, averaged.
+    r"""Compute the static (class-wise) calibration error (SCE), averaged over the classes.
 
     $$\mathrm{SCE} = \frac1C \sum_c \sum_b \frac{n_{bc}}{n} \, |\mathrm{share}_{bc}
       - \mathrm{conf}_{bc}|$$
 
     Args:
         probabilities: `[samples, classes]`.
-        labels: The right answers, `[samples]`.
-        bins: How many bins of equal width each class has.
+        labels: `[samples]`.
+        bins: Number of bins of equal width per class.
 
     Example:
         >>> class_wise_error(np.array([[0.75, 0.25]]), np.array([0]))
@@ -170,7 +170,7 @@ def class_wise_error(probabilities: Values, labels: NDArray[np.int64], *, bins: 
 
 
 def diagram(confidence: Values, right: Values, binning: Binning) -> tuple[Bin, ...]:
-    """Give the bins of a reliability diagram: how many samples, how sure, how often right."""
+    """Compute a reliability diagram: sample count, mean confidence and accuracy per bin."""
     count = binning.sums(np.ones_like(right)).astype(np.int64)
     held = np.maximum(count, 1)
     sure, correct = binning.sums(confidence) / held, binning.sums(right) / held

@@ -1,4 +1,4 @@
-"""How sure a figure is that was computed from samples: drawn again, with replacement."""
+"""Bootstrap confidence intervals: percentile intervals from resampling with replacement."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from limbeck.evaluate.interval import Interval, Result
 Counts = NDArray[np.float64]
 Statistic = Callable[[Counts], NDArray[np.float64]]
 BLOCK = 2**19
-"""Counts held at once: 4 MB, which stay in a cache."""
+"""Number of counts computed at once: 4 MB, which stay in a cache."""
 
 
 class Beside(Result):
-    """A figure of the student beside the teacher's; `find` takes `**dict(beside)`."""
+    """A paired estimate of student and teacher; `find` takes `**dict(beside)`."""
 
     student: Estimate
     teacher: Estimate | None = None
@@ -28,24 +28,23 @@ class Beside(Result):
 
 
 class Resamples:
-    """The same samples drawn again and again: one set of draws serves every figure of a sitting.
+    """Bootstrap resamples of a test set, shared by all metrics of an evaluation.
 
-    A statistic takes how often each sample was drawn, `[draws, samples]`, and gives one value a
-    draw; that is one matrix product for anything that is a mean.
+    A statistic maps sample counts, `[draws, samples]`, to one value per draw; for a mean this is
+    one matrix product.
 
-    The interval is the percentile interval, widened by as much as Student's t is wider than the
-    normal distribution, since draws from few samples vary too little. It covers what it says for
-    means and for other smooth figures; for a calibration error, which chance only ever adds to, see
-    `limbeck.evaluate.calibration_error`. Figures that are shares of few samples are better served
-    by `limbeck.evaluate.paired` and by Wilson's interval: all right on five samples is no
-    certainty.
+    The interval is the percentile interval, widened by the ratio of Student's t to the normal
+    quantile, since resamples of few samples vary too little. Its coverage is nominal for means and
+    other smooth statistics. For the calibration error, which is biased upwards, see
+    `limbeck.evaluate.calibration_error`; for shares of few samples use `limbeck.evaluate.paired`
+    or Wilson's interval, since the bootstrap of five correct samples has zero width.
 
     Args:
-        samples: How many samples there are.
-        draws: How often all of them are drawn again.
-        seed: Decides the draws.
-        parts: Sizes of the parts that are each drawn from on their own, if the samples are several
-            sets one after the other; their sum is `samples`.
+        samples: Number of samples.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the resampling.
+        parts: Sizes of strata that are resampled separately, if the samples are several
+            concatenated sets; their sum is `samples`.
 
     Example:
         >>> right = np.array([1.0] * 90 + [0.0] * 10)
@@ -79,26 +78,26 @@ class Resamples:
         return np.concatenate(drawn).astype(np.uint16)
 
     def counts(self) -> Iterator[Counts]:
-        """Give how often each sample was drawn, `[draws, samples]`, block by block."""
+        """Yield how often each sample was drawn, `[draws, samples]`, block by block."""
         for block in self._blocks:
             yield block.astype(np.float64)
 
     def distribution(self, statistic: Statistic) -> NDArray[np.float64]:
-        """Give a statistic of every draw, `[draws]`, or several at once, `[draws, figures]`."""
+        """Compute a statistic per draw, `[draws]`, or several at once, `[draws, figures]`."""
         return np.concatenate([statistic(block) for block in self.counts()])
 
     def estimate(self, statistic: Statistic, *, level: float = 0.95) -> Estimate:
-        """Give a statistic of the samples themselves, and its interval."""
+        """Compute a statistic of the samples and its confidence interval."""
         return self.estimates(lambda counts: statistic(counts)[:, None], level=level)[0]
 
     def estimates(self, statistic: Statistic, *, level: float = 0.95) -> list[Estimate]:
-        """Give several figures of the same draws: the statistic gives `[draws, figures]`."""
+        """Compute several statistics, `[draws, figures]` per call, and their intervals."""
         values = statistic(np.ones((1, self.samples)))[0]
         drawn = self.distribution(statistic)
         return [self._estimate(*pair, level) for pair in zip(values, drawn.T, strict=True)]
 
     def means(self, values: NDArray[np.float64], *, level: float = 0.95) -> list[Estimate]:
-        """Give the mean of each column of `[samples, figures]`; an infinite value makes it so.
+        """Compute the mean of each column of `[samples, figures]`; infinite if a value is.
 
         Example:
             >>> [one, two] = Resamples(4).means(np.array([[1, 2], [3, 4], [5, 6], [7, 8.0]]))
@@ -108,7 +107,7 @@ class Resamples:
         return self.estimates(lambda counts: mean(counts, values), level=level)
 
     def beside(self, student: Statistic, teacher: Statistic | None) -> Beside:
-        """Give a figure of both models and the difference, student less teacher, draw by draw."""
+        """Compute a statistic of both models and the paired difference, student less teacher."""
         if teacher is None:
             return Beside(student=self.estimate(student))
 
@@ -124,14 +123,14 @@ class Resamples:
         if not len(drawn):
             return Estimate(value=float(value))
         tail = _widened((1 - level) / 2, self.samples)
-        # An end is one of the draws: between a finite and an infinite one there is nothing.
+        # Each end is one of the draws: a finite and an infinite draw cannot be interpolated.
         low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")
         interval = Interval(low=low, high=high, level=level, method="percentile bootstrap")
         return Estimate(value=float(value), interval=interval)
 
 
 def mean(counts: Counts, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the mean of values over each draw; one infinite value that was drawn makes it infinite.
+    """Compute the mean of values per draw; a drawn infinite value makes it infinite.
 
     Args:
         counts: How often each sample was drawn, `[draws, samples]`.
@@ -161,7 +160,7 @@ def _less(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def _widened(tail: float, samples: int) -> float:
-    """Give the share of draws to leave out at each end, so that few samples are told from many."""
+    """Return the tail probability to cut at each end, reduced for small samples by Student's t."""
     if samples < 2:
         return 0.0
     reach = scipy.stats.t.ppf(tail, samples - 1) * math.sqrt(samples / (samples - 1))

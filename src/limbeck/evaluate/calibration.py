@@ -1,4 +1,4 @@
-"""When the model says 80 %, is it right 80 % of the time?"""
+"""Expected calibration error (ECE) and negative log-likelihood (NLL) of an exported file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Calibration(Result):
-    """What is measured of every file: calibration error, log-likelihood, and the bins.
+    """The calibration metrics computed for every file: ECE, NLL, and the bins.
 
-    The calibration question has the other ways to measure it, with intervals.
+    The calibration evaluation adds further metrics and confidence intervals.
     """
 
     ece: float
@@ -25,16 +25,16 @@ class Calibration(Result):
 
 
 def calibration(answers: Answers, *, bins: int = 15) -> Calibration:
-    r"""Compare how sure the model is with how often it is right.
+    r"""Compute the expected calibration error and the negative log-likelihood.
 
     $$\mathrm{ECE} = \sum_b \frac{n_b}{n} \, |\mathrm{acc}_b - \mathrm{conf}_b|, \qquad
       \mathrm{NLL} = -\frac1n \sum_i \log p_{i,y_i}$$
 
-    Log-likelihood is in nats; all in float64.
+    NLL is in nats; all in float64.
 
     Args:
         answers: Logits `[n, classes]` and labels `[n]`.
-        bins: How many bins of equal width divide the confidences from 0 to 1.
+        bins: Number of bins of equal width over [0, 1].
 
     Example:
         >>> import numpy as np

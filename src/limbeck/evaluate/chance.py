@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from limbeck.export.predictor import Answers
 
 ALPHA = 0.05
-# A gain in accuracy that no error of estimation reaches: standard deviations, and at least a share.
+# A gain in accuracy beyond estimation error: in standard deviations, and a minimal share.
 SIGMAS, GAIN = 5.0, 0.1
 
 
 class ChanceTest(Result):
-    """How predictions compare with a constant prediction of the most frequent class.
+    """The comparison of predictions with a constant prediction of the most frequent class.
 
     Attributes:
-        accuracy: The share of right predictions.
-        total: How many samples there are.
-        majority_share: The share of the most frequent class: what a constant prediction reaches.
-        kappa_p_value: The probability of so many right predictions if predictions did not depend on
+        accuracy: The share of correct predictions.
+        total: Number of samples.
+        majority_share: The share of the most frequent class, a constant prediction's accuracy.
+        kappa_p_value: The probability of as many correct predictions if they were independent of
             the labels, given how often each class is predicted (a one-sided test of Cohen's kappa
             against 0).
-        worse_p_value: The probability of so few right predictions if accuracy were
+        worse_p_value: The probability of as few correct predictions if accuracy were
             `majority_share`.
-        better_p_value: The probability of so many right predictions if accuracy were
+        better_p_value: The probability of as many correct predictions if accuracy were
             `majority_share`.
         class_order: The order of outputs in which accuracy is far higher, estimated on one half of
             the samples and confirmed on the other; None if there is no such order. Entry `k` is the
@@ -50,12 +50,12 @@ class ChanceTest(Result):
 
     @property
     def is_chance(self) -> bool:
-        """Whether predictions are independent of the labels, or worse than a constant one."""
+        """Return whether predictions are independent of the labels, or worse than constant ones."""
         return self.kappa_p_value >= ALPHA or self.worse_p_value < ALPHA
 
     @property
     def is_better_than_majority(self) -> bool:
-        """Whether accuracy is significantly above the share of the most frequent class."""
+        """Return whether accuracy is significantly above the share of the most frequent class."""
         return self.better_p_value < ALPHA
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class ChanceTest(Result):
 
 
 def chance_test(answers: Answers) -> ChanceTest:
-    """Compute whether predictions are better than chance.
+    """Test whether predictions are better than chance.
 
     Args:
         answers: Logits `[n, classes]` and labels `[n]`.
@@ -101,9 +101,9 @@ def chance_test(answers: Answers) -> ChanceTest:
 
 
 def _kappa_p_value(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:
-    r"""Compute the one-sided p-value of the number of right predictions under permutations.
+    r"""Compute the one-sided p-value of the number of correct predictions under permutations.
 
-    With row counts $r_k$ and column counts $c_l$ of the confusion matrix, the number of right
+    With row counts $r_k$ and column counts $c_l$ of the confusion matrix, the number of correct
     predictions has mean $\sum_k r_k c_k/n$ and variance
     $\frac{1}{n-1}\sum_{kl} r_k c_l (\delta_{kl} - c_k/n - r_l/n + \sum_j r_j c_j/n^2)^2$.
     """
@@ -119,15 +119,15 @@ def _kappa_p_value(labels: NDArray[np.int64], predicted: NDArray[np.int64], clas
     if variance < 1e-9:
         return 1.0
     right = float((labels == predicted).sum())
-    # A half is the correction of a count for continuity.
+    # The half is the continuity correction.
     return float(stats.norm.sf((right - 0.5 - mean) / math.sqrt(variance)))
 
 
 def _order(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> tuple[tuple[int, ...], float] | None:
-    """Find an order of the outputs that is confirmed to be far better on other samples."""
-    # Drawn, since labels may alternate.
+    """Return an order of the outputs that is confirmed to be far better on held-out samples."""
+    # Random halves, since labels may alternate.
     drawn = np.random.default_rng(0).permutation(len(labels)) % 2
     halves = [drawn == half for half in (0, 1)]
     right = before = 0
@@ -146,9 +146,9 @@ def _order(
 def _assignment(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """Assign an output to each class so that the most predictions are right."""
+    """Assign an output to each class so that accuracy is highest."""
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    # A small preference for the order as it is, where nothing tells two outputs apart.
+    # Ties are broken in favour of the given order.
     table = cells.reshape(classes, classes) + 1e-3 * np.eye(classes)
     _, order = optimize.linear_sum_assignment(table, maximize=True)
     found: NDArray[np.int64] = order.astype(np.int64)
@@ -156,11 +156,11 @@ def _assignment(
 
 
 def lowest_expected(accuracy: float, total: int) -> float:
-    """Return the least accuracy on `total` samples that agrees with a true one, at 99 %.
+    """Return the lowest accuracy on `total` samples that agrees with a true one, at 99 %.
 
     Args:
         accuracy: The true accuracy.
-        total: How many samples it is measured on.
+        total: Number of samples that it is measured on.
 
     Example:
         >>> round(lowest_expected(0.9339, 1000), 3)

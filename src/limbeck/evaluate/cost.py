@@ -1,27 +1,27 @@
-"""What does an answer cost: bytes, parameters, operations, time, memory, energy?"""
+"""Inference cost: file size, parameters, FLOPs, latency, throughput, peak memory and energy."""
 
 from __future__ import annotations
 
 from limbeck.evaluate.interval import Result
 
 UNSTEADY = 1.5
-"""From which ratio of the 90th percentile to the median on a latency is called unsteady."""
+"""Ratio of the 90th percentile to the median above which a latency is called unsteady."""
 
 
 class Latency(Result):
-    """Time of one answer in milliseconds at batch 1, over `runs` timed calls after warm-up.
+    """The latency of one prediction in ms at batch 1, over `runs` timed calls after warm-up.
 
     Attributes:
-        threads: How many threads the call used.
+        threads: Number of threads of the call.
         p50: The median.
         p90: The 90th percentile.
         p99: The 99th percentile.
-        runs: How many calls were timed.
+        runs: Number of timed calls.
         p10: The 10th percentile; None in files of earlier versions.
         blocks: The medians of up to ten consecutive blocks of the calls. Artefacts that are
-            measured together share their blocks, so that a ratio of two has one value a block.
+            measured together share their blocks, so that a ratio of two has one value per block.
         load: The machine's load average over the last minute, divided by its cores; None where the
-            system states none.
+            system reports none.
     """
 
     threads: int
@@ -35,7 +35,7 @@ class Latency(Result):
 
     @property
     def steady(self) -> bool:
-        """Whether the 90th percentile is within 1.5 times the median."""
+        """Return whether the 90th percentile is within 1.5 times the median."""
         return self.p90 <= UNSTEADY * self.p50
 
 
@@ -59,7 +59,7 @@ def latency_ratio(above: Latency, below: Latency) -> tuple[float, float] | None:
 
 
 class Energy(Result):
-    """Energy of one answer; always an estimate unless the source says measured."""
+    """The energy of one prediction; an estimate unless `source` states that it was measured."""
 
     joules: float
     grams_co2: float
@@ -67,7 +67,7 @@ class Energy(Result):
 
 
 class Cost(Result):
-    """All that an artefact costs; `flops` counts a multiply-add as two, for one sample."""
+    """The inference cost of an artefact; `flops` counts a multiply-add as two, for one sample."""
 
     size_bytes: int
     parameters: int

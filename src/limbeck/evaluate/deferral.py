@@ -1,4 +1,4 @@
-"""What a model answers itself and what it hands on: risk by coverage, and deferring the unsure."""
+"""Selective prediction: the risk-coverage curve, and deferral of low-confidence predictions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Values = NDArray[np.float64]
 
 
 class CoveragePoint(Result):
-    """Where the surest `coverage` of the samples are answered: the share of errors among them."""
+    """A point of the risk-coverage curve: the error rate on the most confident samples."""
 
     coverage: float
     risk: float
 
 
 class Deferral(Result):
-    """The student answers what it is sure of and hands the rest on.
+    """The result of selective prediction with deferral of the remaining samples.
 
     Attributes:
-        coverage: The share that it was to answer itself, by which the threshold was chosen.
-        threshold: The confidence below which it hands on, chosen on validation samples.
-        answered: The share that it did answer itself, of the test samples.
-        alone: Its accuracy on those; none if there are none.
-        with_teacher: The accuracy of all if the teacher answers the rest.
-        against_teacher: That less the accuracy of the teacher alone.
-        with_person: The accuracy of all if a person who is always right answers the rest.
+        coverage: The target coverage, by which the threshold was chosen.
+        threshold: The confidence below which a sample is deferred, chosen on validation samples.
+        answered: The coverage on the test samples.
+        alone: The student's accuracy on the covered samples; None if there are none.
+        with_teacher: The accuracy on all samples if the teacher predicts the rest.
+        against_teacher: `with_teacher` less the accuracy of the teacher alone.
+        with_person: The accuracy on all samples if an error-free person predicts the rest.
     """
 
     coverage: float
@@ -45,12 +45,12 @@ class Deferral(Result):
 def coverage_risk(
     confidence: Values, wrong: Values, *, points: int = 101
 ) -> tuple[CoveragePoint, ...]:
-    """Give the curve of risk by coverage, from the surest sample to all.
+    """Compute the risk-coverage curve, from the most confident sample to all.
 
     Args:
-        confidence: How sure each answer is, `[samples]`.
-        wrong: 1 for an error, 0 for a right answer, `[samples]`.
-        points: How many points at most; equally sure samples are answered together.
+        confidence: The confidence of each prediction, `[samples]`.
+        wrong: 1 for an error, 0 for a correct prediction, `[samples]`.
+        points: Largest number of points; samples of equal confidence are covered together.
 
     Example:
         >>> curve = coverage_risk(np.array([0.9, 0.8]), np.array([0.0, 1.0]))
@@ -71,11 +71,11 @@ def coverage_risk(
 
 
 def threshold_for(confidence: Values, coverage: float) -> float:
-    """Find the confidence that this share of the samples, or a little more, reaches.
+    """Compute the confidence threshold for a coverage, reached exactly or slightly exceeded.
 
     Args:
-        confidence: How sure each answer is, of samples that no figure is taken from.
-        coverage: The share to be answered.
+        confidence: The confidence of each prediction, on samples that no metric is computed from.
+        coverage: The target coverage.
 
     Example:
         >>> threshold_for(np.array([0.2, 0.4, 0.6, 0.8]), 0.5)
@@ -85,15 +85,15 @@ def threshold_for(confidence: Values, coverage: float) -> float:
 
 
 def threshold_to_match(confidence: Values, student: Values, teacher: Values) -> float:
-    """Find the lowest confidence from which student and teacher together are no worse than it.
+    """Compute the lowest threshold at which the pair's accuracy is no less than the teacher's.
 
     Args:
-        confidence: How sure the student is, of samples that no figure is taken from, `[samples]`.
-        student: 1 where the student is right, 0 where not.
+        confidence: The student's, on samples that no metric is computed from, `[samples]`.
+        student: 1 where the student is correct, 0 where not.
         teacher: The same of the teacher.
 
     Returns:
-        The threshold; infinity if all has to be handed on.
+        The threshold; infinity if every sample has to be deferred.
 
     Example:
         >>> threshold_to_match(np.array([0.9, 0.5]), np.array([1.0, 0.0]), np.array([1.0, 1.0]))
@@ -113,14 +113,14 @@ def defer(
     coverage: float,
     threshold: float,
 ) -> Deferral:
-    """Let the student answer what it is sure of, and hand on the rest.
+    """Measure selective prediction: the student predicts confident samples and defers the rest.
 
     Args:
-        confidence: How sure the student is of each test sample, `[samples]`.
-        student: 1 where the student is right, 0 where not, `[samples]`.
+        confidence: The student's confidence on each test sample, `[samples]`.
+        student: 1 where the student is correct, 0 where not, `[samples]`.
         teacher: The same of the teacher.
-        coverage: The share that the threshold was chosen for.
-        threshold: From which confidence on the student answers.
+        coverage: The coverage that the threshold was chosen for.
+        threshold: The lowest confidence at which the student predicts.
 
     Source: Madras et al., NeurIPS 2018 (arXiv:1711.06664); Geifman and El-Yaniv, NeurIPS 2017.
     """

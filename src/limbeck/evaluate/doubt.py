@@ -1,4 +1,4 @@
-"""Where one model is unsure: the entropy of right and wrong answers, and risk by coverage."""
+"""Selective prediction of one model: entropy by correctness, AURC, failure-detection AUROC."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Values = NDArray[np.float64]
 
 
 class Doubt(Result):
-    """Where one model is unsure.
+    """The uncertainty metrics of one model.
 
     Attributes:
-        entropy: Of right and of wrong answers.
-        curve: The share of errors among the surest answers, by how many are given.
-        aurc: The area under the curve.
-        best_aurc: What it were if every error were less sure than every right answer.
+        entropy: Entropy of correct and of wrong predictions.
+        curve: The risk-coverage curve.
+        aurc: The area under the risk-coverage curve (AURC).
+        best_aurc: The AURC if every error had less confidence than every correct prediction.
     """
 
     entropy: EntropyByCorrectness
@@ -37,12 +37,12 @@ class Doubt(Result):
 
 @dataclass(frozen=True)
 class Doubter:
-    """What one model says of some samples, `[samples]` each.
+    """The predictions of one model and their uncertainty, `[samples]` each.
 
     Attributes:
         log_p: Log-probabilities, `[samples, classes]`.
-        confidence: The largest probability.
-        right: 1 where it is right, 0 where not.
+        confidence: The maximum softmax probability.
+        right: 1 where the prediction is correct, 0 where not.
         entropy: In nats.
     """
 
@@ -53,23 +53,23 @@ class Doubter:
 
     @classmethod
     def of(cls, log_p: Values, labels: NDArray[np.int64]) -> Doubter:
-        """Take it from log-probabilities, `[samples, classes]`, and the right answers."""
+        """Build it from log-probabilities, `[samples, classes]`, and labels."""
         return cls(log_p, *top(log_p, labels), entropies(log_p))
 
     @property
     def errors_told(self) -> Statistic:
-        """How often an error has more entropy than a right answer: AUROC, NaN if one is missing."""
+        """Return the failure-detection AUROC by entropy; NaN if no or all predictions are wrong."""
         ranking = Ranking.of(-self.entropy)
         return lambda counts: auroc(ranking, counts, self.right)
 
     @property
     def risk(self) -> Statistic:
-        """The area under risk by coverage."""
+        """Return the statistic of the area under the risk-coverage curve (AURC)."""
         ranking = Ranking.of(self.confidence)
         return lambda counts: aurc(ranking, counts, 1 - self.right)
 
     def doubt(self, area: Estimate, *, resamples: Resamples) -> Doubt:
-        """Say where it is unsure, beside the area under risk by coverage."""
+        """Build the uncertainty metrics, given the AURC estimate."""
         best = Ranking.of(self.right + self.confidence)
         wrong = 1 - self.right
         return Doubt(

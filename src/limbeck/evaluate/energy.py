@@ -1,4 +1,4 @@
-"""How much energy does an answer take? An estimate: no portable meter sees one process."""
+"""Energy and CO2 per prediction: an estimate, since no portable meter measures one process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Call = Callable[[], object]
 Method = Literal["auto", "codecarbon", "cpu_time", "off"]
 
 WATTS_A_CORE = 10.0
-"""What one busy core of a server or desktop processor draws, roughly; used without codecarbon."""
+"""Approximate power of one busy core of a server or desktop processor; used without codecarbon."""
 
 GRAMS_A_KWH = 475.0
-"""Carbon dioxide for a kilowatt hour, the world average of 2019 (IEA); used without codecarbon."""
+"""Carbon dioxide per kilowatt hour, the world average of 2019 (IEA); used without codecarbon."""
 
 JOULES_A_KWH = 3.6e6
 
@@ -31,18 +31,18 @@ def energy(
     method: Method = "auto",
     country: str = "USA",
 ) -> dict[str, Energy | None]:
-    """Estimate the energy of one answer of each call.
+    """Estimate the energy of one prediction of each call.
 
     Args:
-        calls: What to run, by name; each answers one sample.
-        seconds: For how long to repeat each call.
+        calls: Functions to run, by name; each predicts one sample.
+        seconds: Seconds for which each call is repeated.
         method: `codecarbon` (offline: no network, nothing written); `cpu_time`, processor time
-            times a stated 10 W a core; `auto`, the first if it is installed; `off`, which gives
+            times a fixed 10 W per core; `auto`, the first if it is installed; `off`, which gives
             `None` for each.
-        country: ISO code of the country whose grid codecarbon reckons with.
+        country: ISO code of the country whose grid codecarbon assumes.
 
     Raises:
-        InputError: The method is unknown, or codecarbon was asked for and is not installed.
+        InputError: The method is unknown, or codecarbon was requested and is not installed.
 
     Example:
         >>> energy({"sum": lambda: sum(range(100))}, seconds=0.01, method="cpu_time")["sum"].source
@@ -97,7 +97,7 @@ def _with_codecarbon(
 
 
 def _offline_tracker(codecarbon: ModuleType, country: str) -> Any:
-    # Every way out is shut by name, since a configuration file in the user's home could open one.
+    # Every output is disabled by name: a configuration file in the user's home could enable one.
     return codecarbon.OfflineEmissionsTracker(
         country_iso_code=country,
         tracking_mode="process",
@@ -110,7 +110,7 @@ def _offline_tracker(codecarbon: ModuleType, country: str) -> Any:
 
 
 def _task(tracker: Any, name: str, call: Call, seconds: float) -> tuple[float, float, int]:
-    """Run one call under the tracker: kilowatt hours, kilograms of CO2, and how many answers."""
+    """Run one call under the tracker; return kilowatt hours, kilograms of CO2, and predictions."""
     call()
     tracker.start_task(name)
     count = _repeat(call, seconds)

@@ -1,4 +1,4 @@
-"""How unsure a model is where it is right, and where it is wrong."""
+"""Predictive entropy of correct and of wrong predictions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Values = NDArray[np.float64]
 
 
 class EntropyByCorrectness(Result):
-    """The entropy of a model's answers, in nats, of the right ones and of the wrong ones.
+    """The entropy of a model's predictions, in nats, split by correctness.
 
     Attributes:
-        edges: Where the bars of the histogram begin and end: `[bars + 1]`.
-        right: How many right answers each bar holds.
-        wrong: How many wrong answers each bar holds.
-        mean_right: Mean entropy of the right answers; none if there are none.
-        mean_wrong: Mean entropy of the wrong answers; none if there are none.
+        edges: The edges of the histogram, `[bars + 1]`.
+        right: Number of correct predictions per bar.
+        wrong: Number of wrong predictions per bar.
+        mean_right: Mean entropy of the correct predictions; None if there are none.
+        mean_wrong: Mean entropy of the wrong predictions; None if there are none.
     """
 
     edges: tuple[float, ...]
@@ -35,14 +35,14 @@ class EntropyByCorrectness(Result):
 def entropy_by_correctness(
     entropy: Values, right: Values, *, classes: int, resamples: Resamples, bars: int = 20
 ) -> EntropyByCorrectness:
-    """Divide the entropies of answers by whether the answers are right.
+    """Compute the histogram and the mean of entropies, split by correctness.
 
     Args:
-        entropy: Of each answer, `[samples]` in nats.
-        right: 1 for a right answer, 0 for an error, `[samples]`.
-        classes: How many classes there are; their logarithm is the most there can be.
-        resamples: The draws.
-        bars: How many bars the histogram has.
+        entropy: Of each prediction, `[samples]` in nats.
+        right: 1 for a correct prediction, 0 for an error, `[samples]`.
+        classes: Number of classes; its logarithm is the maximum entropy.
+        resamples: The bootstrap resamples.
+        bars: Number of bars of the histogram.
 
     Example:
         >>> two = Resamples(2)

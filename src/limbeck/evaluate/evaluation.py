@@ -1,4 +1,4 @@
-"""What a student was asked beside its teacher, and what was found: every question's result."""
+"""Evaluation of a student against its teacher: runs the evaluations and collects their results."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 class Found(Protocol):
-    """What every question's result holds, whatever else it holds for the page."""
+    """The interface of every evaluation's result."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The lines that it adds to the verdict."""
+        """Return the metric comparisons that it adds to the summary."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it could not do, and why."""
+        """Return what could not be computed, and why."""
         ...
 
 
 def _typed(value: object, info: ValidationInfo) -> object:
-    """Read a result as what its question finds."""
+    """Parse a result as the type of its evaluation."""
     if isinstance(value, Result):
         return value
     name = info.data.get("question")
@@ -51,12 +51,12 @@ def _typed(value: object, info: ValidationInfo) -> object:
 
 
 class Asked(Result):
-    """One question and its answer.
+    """One evaluation and its result.
 
     Attributes:
         question: Its name.
-        seconds: How long it took.
-        found: What was found, of the type of the question.
+        seconds: Its duration.
+        found: The result, of the evaluation's type.
     """
 
     question: str
@@ -65,12 +65,12 @@ class Asked(Result):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The lines that it adds to the verdict."""
+        """Return the metric comparisons that it adds to the summary."""
         return cast("Found", self.found).findings
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What it could not do, and why."""
+        """Return what could not be computed, and why."""
         return cast("Found", self.found).notes
 
 
@@ -92,9 +92,9 @@ class Evaluation(Result):
     """The evaluations of one student.
 
     Attributes:
-        asked: Those that ended, in order.
+        asked: The completed ones, in order.
         failed: Those that raised an error.
-        pending: Names of those that are still to come, in a run that goes on or was interrupted.
+        pending: Names of those still to come, in a run that continues or was interrupted.
     """
 
     asked: tuple[Asked, ...]
@@ -102,28 +102,28 @@ class Evaluation(Result):
     pending: tuple[str, ...] = ()
 
     def find(self, question: str) -> Any:
-        """Give what a question found, or nothing if it was not asked."""
+        """Return the result of an evaluation, or None if it was not run."""
         return next((one.found for one in self.asked if one.question == question), None)
 
     @property
     def findings(self) -> Iterator[Finding]:
-        """All lines of the verdict."""
+        """Yield all metric comparisons."""
         for one in self.asked:
             yield from one.findings
 
 
 LARGEST = 1_000_000
-"""No setting of an evaluation is larger; a slip beyond would exhaust the memory, or never end."""
+"""Upper bound of every setting; a larger one would exhaust the memory, or never end."""
 
 Questions = Mapping[str, Mapping[str, Any]]
-"""Names of questions, each with its settings."""
+"""Names of evaluations, each with its settings."""
 
 
 def check(questions: Questions) -> None:
-    """Refuse questions that there are not, and settings that they do not have, all at once.
+    """Check the names and settings of evaluations, reporting all problems at once.
 
     Raises:
-        InputError: A name is no question's, or a setting is none of its; the nearest are named.
+        InputError: An evaluation or a setting does not exist; the nearest names are listed.
     """
     problems = [problem for name in questions for problem in _problems(name, questions[name])]
     if problems:
@@ -133,10 +133,10 @@ def check(questions: Questions) -> None:
 def check_values(questions: Questions, classes: tuple[str, ...]) -> None:
     """Check, once the classes are known, what the types of settings leave open.
 
-    A question whose module has a `check(classes, *, ...)` of some of its settings is checked by it.
+    An evaluation whose module defines `check(classes, *, ...)` of some settings is checked by it.
 
     Raises:
-        InputError: A value is refused: all of them, each with its place.
+        InputError: Values are invalid: all of them, each with its place.
     """
     problems: list[Problem] = []
     for name, settings in questions.items():
@@ -180,9 +180,9 @@ def _is_absurd(value: object) -> bool:
 
 
 def _settings(name: str) -> dict[str, Any]:
-    """Give the settings of a question, with their types."""
+    """Return the settings of an evaluation, with their types."""
     ask = QUESTIONS.load(name)
-    # Annotations are texts of our own files; those of a sitting are for type checkers alone.
+    # Annotations are strings of our own files; those of the context are for type checkers only.
     types = inspect.get_annotations(ask)
     return {
         setting: eval(types[setting], ask.__globals__)
@@ -196,15 +196,15 @@ def evaluate(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """Ask questions of a student and its teacher, one after another.
+    """Run evaluations of a student and its teacher, one after another.
 
     Args:
         sitting: The two models and the samples.
-        questions: Names of questions with their settings; all, with none, if None.
-        say: Hears which question is being asked.
+        questions: Names of evaluations with their settings; if None, all with their defaults.
+        say: Called with the name of each evaluation as it starts.
 
     Raises:
-        InputError: There is no such question, or it has no such setting.
+        InputError: An evaluation or a setting does not exist.
     """
     wanted: Questions = {key: {} for key in QUESTIONS.names()} if questions is None else questions
     check(wanted)
@@ -216,7 +216,7 @@ def evaluate(
 
 
 def evaluate_one(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> Asked:
-    """Run one evaluation; its name and settings were checked.
+    """Run one evaluation, whose name and settings were checked.
 
     Raises:
         InputError: A setting does not fit the data.
@@ -227,7 +227,7 @@ def evaluate_one(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> As
 
 
 def estimate(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> str:
-    """Describe what an evaluation takes: its predictions, and their time by a measured probe."""
+    """Describe an evaluation's workload: its predictions, and their time by a measured probe."""
     defaults = inspect.signature(QUESTIONS.load(name)).parameters
     values = {key: defaults[key].default for key in _settings(name)} | _converted(name, settings)
     return describe(WORKLOADS.load(name)(sitting, **values), sitting)

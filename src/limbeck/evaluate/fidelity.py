@@ -1,4 +1,4 @@
-"""How faithfully does the student follow the teacher, and the exported file its model?"""
+"""Fidelity of the student to the teacher, and parity of the exported file with the torch model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fidelity(Result):
-    """Student beside teacher: share of equal top answers, mean KL(teacher || student) in nats."""
+    """Student-teacher fidelity: top-1 agreement, and mean KL(teacher || student) in nats."""
 
     agreement: float
     interval: Interval
@@ -23,7 +23,7 @@ class Fidelity(Result):
 
 
 class Parity(Result):
-    """Two runtimes on one model: how far their answers lie apart, and whether within tolerance."""
+    """A comparison of two runtimes on one model: logit differences, whether within tolerance."""
 
     max_abs_difference: float
     mean_abs_difference: float
@@ -34,7 +34,7 @@ class Parity(Result):
 
 
 def fidelity(student: Answers, teacher: Answers) -> Fidelity:
-    r"""Compare the student's answers with the teacher's, sample by sample.
+    r"""Compute the fidelity of the student's predictions to the teacher's.
 
     $$\mathrm{KL} = \frac1n \sum_i \sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$
 
@@ -42,7 +42,7 @@ def fidelity(student: Answers, teacher: Answers) -> Fidelity:
     float64.
 
     Raises:
-        LimbeckError: The two did not answer the same samples over the same classes.
+        LimbeckError: The two did not predict the same samples over the same classes.
 
     Example:
         >>> from limbeck.export.predictor import Answers
@@ -65,17 +65,17 @@ def parity(reference: Answers, exported: Answers, *, tolerance: float) -> Parity
     """Compare two runtimes on one model: absolute differences of logits.
 
     Args:
-        reference: What torch answered.
-        exported: What the exported file answered to the same samples.
+        reference: The predictions of torch.
+        exported: The exported file's predictions of the same samples.
         tolerance: The largest absolute difference allowed.
 
     Raises:
-        LimbeckError: The two did not answer the same samples over the same classes.
+        LimbeckError: The two did not predict the same samples over the same classes.
     """
     _same_samples(exported, reference)
     with np.errstate(invalid="ignore"):
         difference = np.abs(reference.logits.astype(np.float64) - exported.logits)
-    # Where both rule a class out, minus infinity on both sides is no difference.
+    # Minus infinity on both sides (a class that both exclude) is no difference.
     difference[reference.logits == exported.logits] = 0.0
     largest = float(difference.max())
     same = reference.logits.argmax(axis=1) == exported.logits.argmax(axis=1)

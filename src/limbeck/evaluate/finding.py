@@ -1,4 +1,4 @@
-"""A line of the verdict: a figure of student and teacher, and what became of it."""
+"""Metric comparison of student and teacher, classified as a non-inferiority test."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ Unit = Literal["share", "nats", "joules", "number", "bytes", "milliseconds", "gr
 
 
 class Estimate(Result):
-    """A number with the range that holds it at 95 %; none where one could not be had."""
+    """A value with its 95 % confidence interval; None where there is no interval."""
 
     value: float
     interval: Interval | None = None
 
 
 class Finding(Result):
-    """One figure of both models, and what became of it.
+    """One metric of both models, and its verdict.
 
     Attributes:
-        name: What was measured, as a heading: "Accuracy under PGD, 8/255".
-        unit: What it is measured in.
-        better: Which way is good.
-        student: The student's figure.
+        name: The metric, as a heading: "Accuracy under PGD, 8/255".
+        unit: Its unit.
+        better: Whether higher or lower is better.
+        student: The student's value.
         teacher: The teacher's, if there is one.
         difference: Student less teacher, on the same samples.
-        margin: How large a loss does not matter, in the same unit.
-        verdict: What became of it; see `judge`.
+        margin: The non-inferiority margin, in the same unit.
+        verdict: The classification; see `judge`.
         words: The verdict as one plain sentence.
-        how: How it was measured, as one plain sentence.
+        how: The method of measurement, as one plain sentence.
     """
 
     name: str
@@ -47,16 +47,16 @@ class Finding(Result):
 
 
 def judge(difference: Estimate | None, *, better: Better, margin: float) -> Verdict:
-    """Say what became of a figure, by the interval of its difference.
+    """Classify a metric by the confidence interval of its difference, as a non-inferiority test.
 
     `improved`: the whole interval is on the better side of zero. `kept`: no loss larger than the
     margin lies within it. `lost`: the whole interval is on the worse side of zero. `open`: too few
-    samples to tell. `alone`: there is nothing to compare with.
+    samples to decide. `alone`: there is no reference.
 
     Args:
         difference: Student less teacher.
-        better: Which way is good.
-        margin: How large a loss does not matter.
+        better: Whether higher or lower is better.
+        margin: The non-inferiority margin.
 
     Example:
         >>> between = Interval(low=-0.004, high=0.002, method="paired bootstrap")
@@ -87,17 +87,17 @@ def find(
     margin: float,
     how: str,
 ) -> Finding:
-    """Make a finding: its verdict follows from the difference, and its words from the verdict.
+    """Compare a metric of student and teacher; the difference decides the verdict and its sentence.
 
     Args:
-        name: What was measured, as a heading begins: "Accuracy under PGD, 8/255".
-        unit: What it is measured in.
-        better: Which way is good.
-        student: The student's figure.
+        name: The metric, as a heading begins: "Accuracy under PGD, 8/255".
+        unit: Its unit.
+        better: Whether higher or lower is better.
+        student: The student's value.
         teacher: The teacher's.
         difference: Student less teacher, on the same samples.
-        margin: How large a loss does not matter, in the same unit.
-        how: How it was measured, as one plain sentence.
+        margin: The non-inferiority margin, in the same unit.
+        how: The method of measurement, as one plain sentence.
     """
     verdict = judge(difference, better=better, margin=margin)
     beside = "" if teacher is None else f", the teacher's {_written(teacher.value, unit)}"
@@ -134,10 +134,10 @@ FORMS: dict[Unit, tuple[float, str, str]] = {
     "milliseconds": (1, ".3g", " ms"),
     "grams": (1, ".3g", " g"),
 }
-"""How a unit is written: what the number is multiplied by, its format, what follows."""
+"""The format of each unit: factor, number format, suffix."""
 
 PREFIXES = ((1e3, 1e-3, "k"), (1.0, 1.0, ""), (1e-3, 1e3, "m"))
-"""From which size on a unit of energy or mass is multiplied by what, and the letter before it."""
+"""SI prefixes of energy and mass: smallest value, factor, letter."""
 
 
 def _form(unit: Unit, largest: float) -> tuple[float, str, str]:

@@ -1,4 +1,4 @@
-"""How many operations does one answer take?"""
+"""Parameter and FLOP counts of one prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parameters(model: nn.Module) -> int:
-    """Count a model's parameters; a weight that is shared counts once.
+    """Count a model's parameters; a shared weight counts once.
 
     Example:
         >>> from torch import nn
@@ -25,16 +25,16 @@ def parameters(model: nn.Module) -> int:
 
 
 def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> int:
-    """Count the operations of one sample's forward pass, a multiply-add as two.
+    """Count the FLOPs of one sample's forward pass, a multiply-add as two.
 
     Convolutions, matrix products, attention and recurrent layers are counted; elementwise work,
-    pooling and normalisation are not, as is the custom. torch's fused kernels hide their products
-    from the counter, so the sample is run through the plain ones.
+    pooling and normalisation are not, as is the convention. torch's fused kernels hide their
+    products from the counter, so the sample is run through the plain ones.
 
     Args:
         model: Any module that the task can run.
         task: Names the inputs and runs the model.
-        example: A batch; its first sample is used, so for texts the figure is for that sample's
+        example: A batch; its first sample is used, so for texts the count is for that sample's
             length.
 
     Example:
@@ -59,7 +59,7 @@ def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> in
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode for the block, and each back in its own mode after."""
+    """Set every submodule to eval mode for the block, and restore each one's mode after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -71,7 +71,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Run attention, transformer and recurrent layers as the matrix products they are made of."""
+    """Run attention, transformer and recurrent layers as plain matrix products."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -79,8 +79,8 @@ def _plain_kernels() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the switch below speaks of Intel's graphics cards
-            # oneDNN runs a whole LSTM as one operator, which the counter does not know.
+            warnings.simplefilter("ignore")  # the switch below warns about Intel GPUs
+            # oneDNN runs a whole LSTM as one operator, which the counter does not support.
             with torch.backends.mkldnn.flags(enabled=False):
                 yield
     finally:

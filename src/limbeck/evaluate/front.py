@@ -1,4 +1,4 @@
-"""Which points are worth their price, and where more of it stops paying."""
+"""The Pareto front, and its knee."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Direction = Literal["minimize", "maximize"]
 
 
 def pareto(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
-    """Mark the points that no other dominates.
+    """Return the mask of the Pareto front: the points that no other point dominates.
 
     A point dominates another if it is at least as good in every coordinate and better in one; of
     points that are equal in all, none dominates.
 
     Args:
         points: `[n, k]`, finite.
-        directions: Whether each of the `k` coordinates is to be small or large.
+        directions: Whether each of the `k` coordinates is minimized or maximized.
 
     Returns:
         The mask, bool `[n]`.
 
     Raises:
-        InputError: A number is not finite, or there are not as many directions as coordinates.
+        InputError: A number is not finite, or the number of directions is not that of coordinates.
 
     Example:
         >>> pareto([[1, 0.90], [2, 0.95], [3, 0.94]], ["minimize", "maximize"]).tolist()
@@ -41,19 +41,19 @@ def pareto(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.boo
 
 
 def knee(points: ArrayLike, directions: Sequence[Direction]) -> int | None:
-    r"""Find the knee of a front: beyond it, more of one coordinate buys little of the other.
+    r"""Return the index of the knee of a front, beyond which one coordinate improves little.
 
-    With both coordinates scaled to $[0, 1]$ over the front and turned so that small is good, the
-    ends of the front are $(0, 1)$ and $(1, 0)$. The knee is the point that lies farthest from the
-    line between them, on its better side: the largest $(1 - x - y)/\sqrt 2$.
+    With both coordinates scaled to $[0, 1]$ over the front and oriented so that small is good, the
+    ends of the front are $(0, 1)$ and $(1, 0)$. The knee is the point farthest from the line
+    between them, on its better side: the largest $(1 - x - y)/\sqrt 2$.
 
     Args:
         points: The front, `[n, 2]`, finite.
-        directions: Whether each coordinate is to be small or large.
+        directions: Whether each coordinate is minimized or maximized.
 
     Returns:
-        The knee's place among the points (the first of equals); none if no point lies on the better
-        side of the line, as with fewer than three points.
+        The knee's index (the first of equals); None if no point lies on the better side of the
+        line, as with fewer than three points.
 
     Raises:
         InputError: A number is not finite, or there are not two coordinates.
@@ -76,12 +76,12 @@ def knee(points: ArrayLike, directions: Sequence[Direction]) -> int | None:
         return None
     bulge = 1 - ((costs - low) / span).sum(axis=1)
     best = int(bulge.argmax())
-    # On the line itself, rounding alone may lift a point above it.
+    # Rounding alone may lift a point of the line above it.
     return best if bulge[best] > 1e-9 else None
 
 
 def _costs(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.float64]:
-    """Turn every coordinate so that small is good."""
+    """Convert every coordinate so that small is good."""
     for direction in directions:
         check_choice(direction, ("minimize", "maximize"), where="directions")
     array = np.asarray(points, dtype=np.float64).reshape(-1, len(directions))

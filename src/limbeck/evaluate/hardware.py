@@ -1,4 +1,4 @@
-"""Which machine did the measuring?"""
+"""Description of the machine that the measurements were made on."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MATTERS = (
     *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme", "neon"),
 )
-"""Instruction sets that change how fast, or how, a network is computed; on Arm, `asimd` is Neon."""
+"""Instruction sets that affect a network's speed or arithmetic; on Arm, `asimd` is Neon."""
 
 
 class Hardware(Result):
-    """The processor, the instruction sets that matter to inference, cores, memory, accelerator."""
+    """The processor, its instruction sets for inference, cores, memory, accelerator."""
 
     processor: str
     flags: tuple[str, ...]
@@ -41,9 +41,9 @@ class Hardware(Result):
 
 
 def describe() -> Hardware:
-    """Describe this machine, as far as the system tells.
+    """Return a description of this machine, as far as the system provides one.
 
-    Cores are those that this process may use. Memory is 0 where the system does not say.
+    Cores are those that this process may use. Memory is 0 where the system does not report it.
 
     Example:
         >>> describe().cores >= 1
@@ -61,7 +61,7 @@ def describe() -> Hardware:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Read what Linux says of the first processor; empty elsewhere."""
+    """Read Linux's entry for the first processor; empty elsewhere."""
     try:
         text = CPUINFO.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals for a share of a test set and for a mean over seeds."""
+"""Confidence intervals: Wilson's for a proportion, Student's for a mean over seeds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Result(BaseModel):
-    """A measurement: typed, frozen, and the same after a trip through JSON."""
+    """A measurement: typed, frozen, and unchanged by a JSON round trip."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Interval(Result):
-    """A range that holds the true value with the stated confidence."""
+    """A confidence interval, with its level and method."""
 
     low: float
     high: float
@@ -29,9 +29,9 @@ class Interval(Result):
 
 
 class Summary(Result):
-    """A number measured once a seed: every value, their mean, and Student's interval of the mean.
+    """A value measured per seed: all values, their mean, and Student's interval of the mean.
 
-    With one seed there is no interval: one run says nothing about another.
+    With one seed there is no interval.
     """
 
     mean: float
@@ -40,14 +40,14 @@ class Summary(Result):
 
 
 def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
-    r"""Wilson's score interval of a share.
+    r"""Compute Wilson's score interval of a proportion.
 
     $$\frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}$$
 
     Args:
-        successes: How many of the trials succeeded.
-        total: How many trials there were, at least one.
-        level: The confidence, between 0 and 1.
+        successes: Number of successful trials.
+        total: Number of trials, at least one.
+        level: The confidence level, between 0 and 1.
 
     Example:
         >>> print(wilson(98, 100))
@@ -75,14 +75,14 @@ def summarize(
     level: float = 0.95,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Summary:
-    r"""Summarise one value a seed: the mean, and Student's interval of it.
+    r"""Compute the mean of one value per seed, and its Student's interval.
 
     $$\bar x \pm t_{n-1}\, s/\sqrt n$$
 
     Args:
-        values: One value a seed, at least one.
-        level: The confidence, between 0 and 1.
-        bounds: Where values can lie at all; the interval is cut there. A share lies in (0, 1).
+        values: One value per seed, at least one.
+        level: The confidence level, between 0 and 1.
+        bounds: The range of possible values; the interval is clipped to it. A share lies in (0, 1).
 
     Example:
         >>> summarize([0.97, 0.98, 0.99]).mean

@@ -1,4 +1,4 @@
-"""Is the student as sure of its figures as the teacher is, and within the same bounds?"""
+"""Overlap of the confidence intervals of student and teacher (Jaccard index)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Values = NDArray[np.float64]
 
 
 class IntervalOverlap(Result):
-    """A figure of both models, and how far their intervals are the same.
+    """A metric of both models, and the overlap of its confidence intervals.
 
     Attributes:
-        figure: What was measured.
+        figure: The metric.
         student: The student's.
         teacher: The teacher's.
-        overlap: What both intervals cover, of what either covers: 0 apart, 1 the same.
-        width: How wide the student's interval is beside the teacher's; none if that is a point.
+        overlap: Intersection over union of the intervals: 0 if disjoint, 1 if equal.
+        width: Ratio of the student's interval width to the teacher's; None if that is a point.
     """
 
     figure: str
@@ -36,7 +36,7 @@ class IntervalOverlap(Result):
 
 
 def overlap(one: Interval, other: Interval) -> float:
-    r"""Give what both intervals cover, of what either covers.
+    r"""Compute the Jaccard index of two intervals: intersection over union.
 
     $$\frac{|A \cap B|}{|A \cup B|}$$
 
@@ -57,13 +57,13 @@ def overlap(one: Interval, other: Interval) -> float:
 def interval_overlaps(
     student: Values, teacher: Values, labels: NDArray[np.int64], *, resamples: Resamples
 ) -> tuple[IntervalOverlap, ...]:
-    """Compare the intervals of accuracy, likelihood and calibration error, from the same draws.
+    """Compare the intervals of accuracy, likelihood and calibration error, from the same resamples.
 
     Args:
         student: The student's log-probabilities, `[samples, classes]`.
         teacher: The teacher's, of the same samples.
-        labels: The right answers, `[samples]`.
-        resamples: The draws.
+        labels: `[samples]`.
+        resamples: The bootstrap resamples.
     """
 
     def means(one: Values, other: Values) -> Beside:

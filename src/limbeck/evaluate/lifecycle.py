@@ -1,4 +1,4 @@
-"""What a model costs from its first epoch to its last answer, and when a smaller one pays."""
+"""Life-cycle cost: training energy, CO2, break-even point, over-the-air update sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MILLIWATT_HOUR = 3.6
 
 
 def training_joules(seconds: float) -> float:
-    """Estimate the energy of a training from its seconds on one core, at 10 W a core.
+    """Estimate the energy of a training from its seconds on one core, at 10 W per core.
 
     Example:
         >>> training_joules(60)
@@ -24,7 +24,7 @@ def training_joules(seconds: float) -> float:
 
 
 def grams(joules: float) -> float:
-    """Estimate the carbon dioxide of so much energy, at the world's average grid of 2019 (IEA).
+    """Estimate the grams of CO2 of an energy, at the world's average grid of 2019 (IEA).
 
     Example:
         >>> grams(3.6e6)
@@ -34,17 +34,17 @@ def grams(joules: float) -> float:
 
 
 def break_even(spent: float, before: float, after: float) -> float | None:
-    r"""Say after how many answers what was spent on a smaller model is saved again.
+    r"""Compute the number of predictions after which a smaller model has saved its training energy.
 
     $$n = \frac{E_{spent}}{e_{before} - e_{after}}$$
 
     Args:
-        spent: Energy of making the smaller model, in joules.
-        before: Energy of an answer of the larger one.
-        after: Energy of an answer of the smaller one.
+        spent: Energy of producing the smaller model, in joules.
+        before: Energy per prediction of the larger model.
+        after: Energy per prediction of the smaller model.
 
     Returns:
-        The number of answers; none if an answer of the smaller model saves nothing.
+        The number of predictions; None if the smaller model saves nothing.
 
     Example:
         >>> break_even(600.0, before=0.5, after=0.2)
@@ -57,7 +57,7 @@ def break_even(spent: float, before: float, after: float) -> float | None:
 
 
 def answers_a_milliwatt_hour(joules: float) -> float:
-    """Say how many answers a milliwatt hour of a battery gives.
+    """Compute the number of predictions per milliwatt hour of a battery.
 
     Example:
         >>> answers_a_milliwatt_hour(0.0036)
@@ -74,19 +74,18 @@ def payloads(
     previous: Path | None = None,
     level: int = 9,
 ) -> dict[str, int]:
-    """Say how many bytes an update takes over the air, by what is sent.
+    """Compute the bytes of an over-the-air update, by what is sent.
 
     Args:
         files: The files that could be sent whole, by name.
         samples: Public samples whose soft labels could be sent instead, in half precision; the
             device then distils by itself.
-        classes: How many classes each soft label has.
-        previous: The student that devices hold now; what the new one differs in can then be sent,
-            by bsdiff.
-        level: How hard zlib tries.
+        classes: Number of classes of each soft label.
+        previous: The student now on the devices; its bsdiff to the new one could then be sent.
+        level: The compression level of zlib.
 
     Raises:
-        InputError: There is a previous file, and the extra `evaluate` is not installed.
+        InputError: `previous` is given, and the extra `evaluate` is not installed.
 
     Source: Percival, Naive differences of executable code, 2003 (bsdiff).
     """

@@ -1,4 +1,4 @@
-"""All that artefacts cost, measured side by side on the files that ship."""
+"""Inference cost of artefacts, measured side by side on the exported files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from limbeck.evaluate.timing import latencies, throughput
 from limbeck.export.predictor import OnnxPredictor
 
 ENERGY_SECONDS = 0.2
-"""Seconds for which the energy of a file is taken at the least."""
+"""Minimal seconds for the energy measurement of a file."""
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file to measure, with what only the model that it came from can tell.
+    """A file to measure, with the counts taken from its torch model.
 
     Attributes:
         path: The ONNX file.
@@ -56,10 +56,10 @@ def measure(
         artefacts: The files, by name.
         example: A batch of at least one sample with the inputs of every artefact; other entries are
             ignored.
-        seconds: Time for the latencies of all artefacts together, for each number of threads; half
-            of it is for their energy.
+        seconds: Time for the latencies of all artefacts together, per number of threads; half of it
+            is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
-        throughput_batch: Samples in the batch that throughput is measured with.
+        throughput_batch: Batch size of the throughput measurement.
         energy_method: See `energy.energy`.
     """
     one = _samples(example, 1)
@@ -86,7 +86,7 @@ def measure(
 
 
 def _samples(example: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
-    """Take or repeat samples until there are `count`."""
+    """Return `count` samples, repeated where there are fewer."""
     arrays = {name: np.asarray(value) for name, value in example.items()}
     return {
         name: np.take(array, range(count), axis=0, mode="wrap") for name, array in arrays.items()
@@ -120,7 +120,7 @@ def _throughput(path: Path, many: dict[str, NDArray[Any]], batch: int, seconds: 
 
 
 def _memory(artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]]) -> dict[str, int]:
-    """Ask a process for each file, several at a time: what one holds does not depend on others."""
+    """Measure the peak memory of each file, several processes at a time: they are independent."""
 
     def peak(artefact: Artefact) -> int:
         return peak_memory(artefact.path, OnnxPredictor(artefact.path, threads=1).feeds(one))

@@ -1,4 +1,4 @@
-"""How much memory does an answer take, at the most?"""
+"""Peak resident memory of one prediction."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ PROBE = Path(__file__).with_name("_memory_probe.py")
 
 
 def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float = 120.0) -> int:
-    """Measure how much a fresh process grows at most while it loads a file and answers once.
+    """Measure the peak memory growth of a fresh process that loads a file and predicts once.
 
-    The process imports numpy and ONNX Runtime and nothing of ours; what those take is not counted.
-    One thread.
+    The process imports numpy and ONNX Runtime only; their memory is not counted. One thread.
 
     Args:
         path: The ONNX file.
         feeds: The graph's inputs, by name, in the graph's types.
-        timeout: Seconds after which to give up.
+        timeout: Timeout in seconds.
 
     Returns:
         Bytes of resident memory over what the process held before it loaded the file.

@@ -1,4 +1,4 @@
-"""Samples from outside of what a model was made for, and how well its answers give them away."""
+"""Out-of-distribution (OOD) detection: AUROC and FPR@95TPR by confidence, entropy and energy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Figure = Callable[[Ranking, Counts, Values], Values]
 
 
 def surest(logits: NDArray[Any]) -> Values:
-    """Score a sample by its largest probability.
+    """Compute the maximum softmax probability per sample, an OOD score.
 
     Source: Hendrycks and Gimpel, ICLR 2017 (arXiv:1610.02136).
     """
@@ -32,12 +32,12 @@ def surest(logits: NDArray[Any]) -> Values:
 
 
 def least_entropy(logits: NDArray[Any]) -> Values:
-    """Score a sample by its negative entropy, in nats."""
+    """Compute the negative entropy per sample, in nats, an OOD score."""
     return -entropies(log_probabilities(logits))
 
 
 def energy(logits: NDArray[Any]) -> Values:
-    r"""Score a sample by its negative free energy, $\log \sum_c e^{z_c}$.
+    r"""Compute the negative free energy per sample, $\log \sum_c e^{z_c}$, an OOD score.
 
     Source: Liu et al., NeurIPS 2020 (arXiv:2010.03759).
     """
@@ -49,24 +49,24 @@ SCORES: Mapping[str, Score] = {
     "entropy": least_entropy,
     "energy": energy,
 }
-"""By name: what is high for samples that the model was made for. `logits` to `[n]`."""
+"""OOD scores by name, `logits` to `[n]`: high for in-distribution samples."""
 
 
 def pictures_outside(
     pictures: NDArray[Any], pixels: Pixels, *, seed: int
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Make pictures that are none of the classes: noise, shuffled pixels, and negatives.
+    """Generate out-of-distribution images: noise, shuffled pixels, and negatives.
 
-    All lie in the pixel box [0, 1], and shuffled and inverted ones have the brightness or the
-    shapes of the pictures that they come from.
+    All lie in the pixel box [0, 1]; shuffled and inverted ones keep the brightness or the shapes of
+    the images that they come from.
 
     Args:
-        pictures: What the models take, `[n, channels, height, width]`.
-        pixels: How that comes from pixels in [0, 1].
-        seed: Decides noise and order.
+        pictures: The models' inputs, `[n, channels, height, width]`.
+        pixels: The normalization from pixels in [0, 1].
+        seed: Seed of noise and order.
 
     Returns:
-        Names and pictures as the models take them, of the same shape.
+        Names and images as the models' inputs, of the same shape.
 
     Example:
         >>> from limbeck.evaluate.sitting import Pixels
@@ -79,7 +79,7 @@ def pictures_outside(
     mean, std = (np.asarray(part)[:, None, None] for part in (pixels.mean, pixels.std))
     shown = np.clip(pictures * std + mean, 0, 1)
     flat = shown.reshape(*shown.shape[:2], -1)
-    # One order a picture, the same in all its channels: colours stay whole.
+    # One order per image for all channels, so that colours stay intact.
     order = random.permuted(np.broadcast_to(np.arange(flat.shape[2]), flat[:, :1].shape), axis=2)
     made = {
         "noise": random.random(shown.shape),
@@ -91,15 +91,15 @@ def pictures_outside(
 
 
 class Outside(Result):
-    """How well samples from outside are told from the test samples, by one score.
+    """OOD detection metrics of one score on one set of OOD samples.
 
     Attributes:
-        samples: What the samples from outside are.
-        score: What they are told by.
-        count: How many test samples and how many from outside were looked at.
-        auroc: How often a test sample scores above one from outside.
-        false_positives: The share let through of those from outside, where 95 % of the test samples
-            are.
+        samples: The kind of OOD samples.
+        score: The OOD score.
+        count: Numbers of in-distribution and of OOD samples.
+        auroc: The probability that a test sample scores above an OOD sample.
+        false_positives: FPR@95TPR: the share of OOD samples accepted at the threshold that accepts
+            95 % of the test samples.
     """
 
     samples: str
@@ -111,7 +111,7 @@ class Outside(Result):
 
 @dataclass(frozen=True)
 class Logits:
-    """What one model answers inside and outside: `[n, classes]` and `[m, classes]`."""
+    """The logits of one model, in and out of distribution: `[n, classes]` and `[m, classes]`."""
 
     inside: NDArray[Any]
     outside: NDArray[Any]
@@ -125,14 +125,14 @@ def told_apart(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[Outside, ...]:
-    """Measure by each of the scores how well samples from outside are told from those inside.
+    """Measure OOD detection by each score.
 
     Args:
-        student: What the student answers.
-        teacher: What the teacher answers to the same samples.
-        samples: What the samples from outside are.
-        draws: How often both sets are drawn again, each on its own.
-        seed: Decides the draws.
+        student: The student's logits.
+        teacher: The teacher's, on the same samples.
+        samples: The kind of OOD samples.
+        draws: Number of bootstrap resamples; both sets are resampled separately.
+        seed: Seed of the resampling.
     """
     count = (len(student.inside), len(student.outside))
     resamples = Resamples(sum(count), draws=draws, seed=seed, parts=count)

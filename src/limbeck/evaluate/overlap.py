@@ -1,4 +1,4 @@
-"""Do two models err on the same samples, and where do their answers part?"""
+"""Error overlap of student and teacher, and their most frequent disagreements."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ Values = NDArray[np.float64]
 
 
 class Overlap(Result):
-    """How far the student's errors are its teacher's.
+    """The overlap of the student's errors with the teacher's.
 
-    A share is none where there are no errors to take it of.
+    A share is None where there are no errors to compute it from.
 
     Attributes:
-        both_right: How many samples both answer right.
-        only_student: How many only the student does.
-        only_teacher: How many only the teacher does.
-        same_error: How many both answer with the same wrong class.
-        other_error: How many both answer wrong, each with a class of its own.
-        shared: Share of the student's errors that the teacher makes too.
-        shared_if_independent: What `shared` were if the two erred independently: the teacher's
-            error rate.
-        same_answer: Share of the student's errors that the teacher makes with the same class.
-        jaccard: Errors of both among errors of either.
-        jaccard_if_independent: What `jaccard` were if the two erred independently.
-        consistency: Cohen's kappa of right and wrong: 0 if independent, 1 if the same.
+        both_right: Number of samples that both predict correctly.
+        only_student: Number that only the student predicts correctly.
+        only_teacher: Number that only the teacher predicts correctly.
+        same_error: Number on which both predict the same wrong class.
+        other_error: Number on which both are wrong, with different classes.
+        shared: Share of the student's errors that are also the teacher's.
+        shared_if_independent: `shared` under independent errors: the teacher's error rate.
+        same_answer: Share of the student's errors on which the teacher predicts the same class.
+        jaccard: Errors of both, divided by errors of either.
+        jaccard_if_independent: `jaccard` under independent errors.
+        consistency: Cohen's kappa of correctness: 0 if independent, 1 if identical.
     """
 
     both_right: int
@@ -53,14 +52,14 @@ class Overlap(Result):
 
 
 class Parting(Result):
-    """A pair of classes where the two part: what each says, how often, and how often each is right.
+    """A pair of classes on which student and teacher disagree, with count and correctness.
 
     Attributes:
-        teacher: The class that the teacher answers.
-        student: The class that the student answers.
-        count: On how many samples.
-        teacher_right: On how many of them the teacher is right.
-        student_right: On how many of them the student is right.
+        teacher: The teacher's prediction.
+        student: The student's prediction.
+        count: Number of samples.
+        teacher_right: On how many of them the teacher is correct.
+        student_right: On how many of them the student is correct.
     """
 
     teacher: str
@@ -71,19 +70,19 @@ class Parting(Result):
 
 
 def error_overlap(student: Answers, teacher: Answers, *, resamples: Resamples) -> Overlap:
-    r"""Count the errors that student and teacher share, beside what chance would give.
+    r"""Compute the error overlap of student and teacher, and its values under independence.
 
     $$\mathrm{shared} = \frac{|E_S \cap E_T|}{|E_S|}, \qquad
       J = \frac{|E_S \cap E_T|}{|E_S \cup E_T|}, \qquad
       \kappa = \frac{c - c_0}{1 - c_0}$$
 
-    with E the samples that each gets wrong, c the share on which both are right or both wrong, and
-    $c_0$ that share if they erred independently at the rates they do.
+    with E the samples that each gets wrong, c the share on which both are correct or both wrong, and
+    $c_0$ that share if they erred independently at their error rates.
 
     Args:
-        student: Its answers.
-        teacher: The teacher's answers to the same samples.
-        resamples: The draws.
+        student: Its predictions.
+        teacher: The teacher's predictions of the same samples.
+        resamples: The bootstrap resamples.
 
     Source: Geirhos et al., NeurIPS 2020 (arXiv:2006.16736), for the consistency.
     """
@@ -115,13 +114,13 @@ def error_overlap(student: Answers, teacher: Answers, *, resamples: Resamples) -
 def partings(
     student: Answers, teacher: Answers, classes: Sequence[str], *, most: int = 10
 ) -> tuple[Parting, ...]:
-    """Give the pairs of classes on which the two part most often, the most frequent first.
+    """Return the pairs of classes on which the two disagree, the most frequent first.
 
     Args:
-        student: Its answers.
-        teacher: The teacher's answers to the same samples.
+        student: Its predictions.
+        teacher: The teacher's predictions of the same samples.
         classes: The classes' names.
-        most: How many pairs at most.
+        most: Largest number of pairs.
 
     Example:
         >>> from limbeck.export.predictor import Answers
@@ -156,7 +155,7 @@ def partings(
 
 
 def _shares(counts: Counts, columns: Values) -> Values:
-    """Give shared, same answer, Jaccard and kappa of each draw: `[draws, 4]`."""
+    """Compute shared, same answer, Jaccard and kappa per draw: `[draws, 4]`."""
     wrong, mistaken, both, same = mean(counts, columns).T
     chance = wrong * mistaken + (1 - wrong) * (1 - mistaken)
     consistent = 1 - wrong - mistaken + 2 * both

@@ -1,4 +1,4 @@
-"""An interval for the difference of two shares of the same samples, honest for few of them too."""
+"""Confidence interval of a paired difference of proportions (Bonett-Price)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limbeck.evaluate.interval import Interval, wilson
 
 
 def share(hits: NDArray[np.float64]) -> Estimate:
-    """Give the share of hits, `[samples]` of 0 and 1, with Wilson's interval.
+    """Compute the share of hits, `[samples]` of 0 and 1, with Wilson's interval.
 
     Example:
         >>> share(np.array([1.0, 1.0, 1.0, 1.0])).interval.low < 0.6
@@ -24,18 +24,18 @@ def share(hits: NDArray[np.float64]) -> Estimate:
 
 
 def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> Estimate:
-    r"""Give the difference of two shares of the same samples, with Bonett and Price's interval.
+    r"""Compute the paired difference of two proportions, with Bonett and Price's interval.
 
     $$\tilde d \pm z \sqrt{\frac{\tilde s - \tilde d^2}{n + 2}}, \qquad
       \tilde d = \frac{\sum_i d_i}{n + 2}, \; \tilde s = \frac{\sum_i d_i^2 + 2}{n + 2}$$
 
-    with d the difference of each sample: two more samples are reckoned with, in one of which only
-    the student is right, in the other only the teacher. A bootstrap of five samples on which both
-    are right would say that they differ by exactly nothing; this does not. For shares of 0 and 1 it
-    is the published interval; samples may count in part, such as right under two of five damages.
+    with d the difference per sample: two samples are added, in one of which only the student is
+    correct, in the other only the teacher. A bootstrap of five samples on which both are correct
+    would have zero width; this interval has not. For values of 0 and 1 it is the published
+    interval; fractions are allowed, such as correct under two of five corruptions.
 
     Args:
-        student: From 0 to 1 a sample, `[samples]`.
+        student: From 0 to 1 per sample, `[samples]`.
         teacher: The same of the teacher.
 
     Example:
@@ -60,7 +60,7 @@ def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]
 
 
 def shares(student: NDArray[np.float64], teacher: NDArray[np.float64] | None) -> Beside:
-    """Give a share of both models beside each other: `[samples]` of 0 and 1 each."""
+    """Compute a share of both models and its paired difference: `[samples]` of 0 and 1 each."""
     if teacher is None:
         return Beside(student=share(student))
     return Beside(

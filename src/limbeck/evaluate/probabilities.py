@@ -1,4 +1,4 @@
-"""From answers to one number a sample: likelihood, Brier score, divergence, entropy."""
+"""Per-sample metrics from logits: log-likelihood, Brier score, KL divergence, entropy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Values = NDArray[np.float64]
 
 
 def log_probabilities(logits: NDArray[Any]) -> Values:
-    r"""Take the logarithm of softmax, in float64; a logit of plus infinity takes everything.
+    r"""Compute log-softmax in float64; a logit of plus infinity takes all probability.
 
     $$\log p_{ic} = z_{ic} - \log \textstyle\sum_k e^{z_{ik}}$$
 
@@ -23,7 +23,7 @@ def log_probabilities(logits: NDArray[Any]) -> Values:
         logits: `[n, classes]`.
 
     Returns:
-        `[n, classes]` in nats, minus infinity where a class is ruled out.
+        `[n, classes]` in nats, minus infinity where a class has no probability.
 
     Example:
         >>> np.exp(log_probabilities(np.array([[0.0, 0.0], [np.inf, 1.0]]))).tolist()
@@ -38,28 +38,28 @@ def log_probabilities(logits: NDArray[Any]) -> Values:
 
 
 def right(answers: Answers) -> Values:
-    """Say which answers are right: 1 or 0, `[n]`."""
+    """Return whether each prediction is correct: 1 or 0, `[n]`."""
     return (answers.logits.argmax(axis=1) == answers.labels).astype(np.float64)
 
 
 def losses(log_p: Values, labels: NDArray[np.int64]) -> Values:
-    """Give the negative log-likelihood of each label, `[n]` in nats; infinite if it was ruled out.
+    """Compute the negative log-likelihood per sample, `[n]` in nats; infinite at probability 0.
 
     Args:
         log_p: Log-probabilities, `[n, classes]`.
-        labels: The right answers, `[n]`.
+        labels: `[n]`.
     """
     return np.asarray(-log_p[np.arange(len(labels)), labels])
 
 
 def brier(log_p: Values, labels: NDArray[np.int64]) -> Values:
-    r"""Give the Brier score of each answer, `[n]` in [0, 2].
+    r"""Compute the Brier score per sample, `[n]` in [0, 2].
 
     $$\sum_c (p_{ic} - [c = y_i])^2$$
 
     Args:
         log_p: Log-probabilities, `[n, classes]`.
-        labels: The right answers, `[n]`.
+        labels: `[n]`.
 
     Example:
         >>> float(brier(np.log([[0.5, 0.5]]), np.array([0]))[0])
@@ -73,13 +73,13 @@ def brier(log_p: Values, labels: NDArray[np.int64]) -> Values:
 
 
 def divergences(log_p: Values, log_q: Values) -> Values:
-    r"""Give KL(p || q) of each sample, `[n]` in nats; infinite where q rules out what p does not.
+    r"""Compute KL(p || q) per sample, `[n]` in nats; infinite where q is 0 and p is not.
 
     $$\sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$
 
     Args:
-        log_p: Log-probabilities of the one that is followed, `[n, classes]`.
-        log_q: Those of the one that follows, `[n, classes]`.
+        log_p: Log-probabilities of the reference, `[n, classes]`.
+        log_q: Those of the approximation, `[n, classes]`.
 
     Example:
         >>> round(float(divergences(np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]]))[0]), 4)
@@ -87,13 +87,13 @@ def divergences(log_p: Values, log_q: Values) -> Values:
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 1951.
     """
-    # A class that p rules out adds nothing, whatever q says: 0 log 0 = 0.
+    # Where p is 0 the term is 0, whatever q is: 0 log 0 = 0.
     gap = np.subtract(log_p, log_q, out=np.zeros_like(log_p), where=np.isfinite(log_p))
     return np.maximum(0.0, (np.exp(log_p) * gap).sum(axis=1))
 
 
 def entropies(log_p: Values) -> Values:
-    r"""Give the entropy of each answer, `[n]` in nats: 0 if sure, log(classes) if at a loss.
+    r"""Compute the entropy per sample, `[n]` in nats: from 0 to log(classes).
 
     $$-\sum_c p_{ic} \log p_{ic}$$
 

@@ -1,4 +1,4 @@
-"""What follows from the order that a score puts samples in: AUROC, risk by coverage."""
+"""Ranking metrics: AUROC, FPR@95TPR and the area under the risk-coverage curve (AURC)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ranking:
-    """Samples from the highest score to the lowest; equal scores stand on one step.
+    """Samples from the highest score to the lowest; equal scores form one step.
 
     Attributes:
         order: The samples' rows, highest score first, `[samples]`.
-        last: Where in the order each step ends, `[steps]`.
+        last: The end of each step in the order, `[steps]`.
     """
 
     order: NDArray[np.int64]
@@ -26,18 +26,18 @@ class Ranking:
 
     @classmethod
     def of(cls, scores: Values) -> Ranking:
-        """Rank samples by their scores, `[samples]`."""
+        """Build a ranking of samples by their scores, `[samples]`."""
         order = np.argsort(-scores, kind="stable")
         ranked = scores[order]
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         return cls(order, last)
 
     def cumulated(self, counts: Counts, *weights: Values) -> list[Counts]:
-        """Add up counts times each of the weights, from the highest score down to each step.
+        """Compute the cumulative sum of counts times each weight, from the highest score down.
 
         Args:
             counts: How often each sample was drawn, `[draws, samples]`.
-            weights: What each sample counts for, `[samples]`.
+            weights: The weight of each sample, `[samples]`.
 
         Returns:
             `[draws, steps]` for each of the weights.
@@ -50,17 +50,17 @@ class Ranking:
 
 
 def auroc(ranking: Ranking, counts: Counts, positive: Values) -> Values:
-    r"""Give how often a positive sample scores above a negative one, ties counted half.
+    r"""Compute the AUROC: how often a positive scores above a negative, ties counted half.
 
     $$P(s^+ > s^-) + \tfrac12 P(s^+ = s^-)$$
 
     Args:
         ranking: The samples' order by score.
         counts: How often each sample was drawn, `[draws, samples]`.
-        positive: 1 for a sample that should score high, 0 for one that should not, `[samples]`.
+        positive: 1 for a positive sample, 0 for a negative one, `[samples]`.
 
     Returns:
-        `[draws]`; NaN for a draw in which one of the two kinds is missing.
+        `[draws]`; NaN for a draw without positives or without negatives.
 
     Example:
         >>> order = Ranking.of(np.array([0.9, 0.8, 0.7]))
@@ -79,16 +79,16 @@ def auroc(ranking: Ranking, counts: Counts, positive: Values) -> Values:
 def false_positives(
     ranking: Ranking, counts: Counts, positive: Values, *, reached: float = 0.95
 ) -> Values:
-    """Give the share of negatives let through where `reached` of the positives are: FPR at 95 %.
+    """Compute the false positive rate at a true positive rate: FPR@95TPR.
 
     Args:
         ranking: The samples' order by score.
         counts: How often each sample was drawn, `[draws, samples]`.
-        positive: 1 for a sample that should score high, 0 for one that should not, `[samples]`.
-        reached: The share of positives that must be let through.
+        positive: 1 for a positive sample, 0 for a negative one, `[samples]`.
+        reached: The true positive rate.
 
     Returns:
-        `[draws]`; NaN for a draw in which one of the two kinds is missing.
+        `[draws]`; NaN for a draw without positives or without negatives.
 
     Example:
         >>> order = Ranking.of(np.array([0.9, 0.8, 0.7]))
@@ -98,7 +98,7 @@ def false_positives(
     Source: Hendrycks and Gimpel, ICLR 2017 (arXiv:1610.02136); Liang et al., ICLR 2018.
     """
     above, below = ranking.cumulated(counts, positive, 1.0 - positive)
-    # Counts are whole numbers: a little less than the bound keeps rounding from moving the step.
+    # Counts are integers: a bound slightly lower keeps rounding from moving the step.
     step = (above >= reached * above[:, -1:] - 1e-9).argmax(axis=1)
     with np.errstate(invalid="ignore"):
         share = below[np.arange(len(below)), step] / below[:, -1]
@@ -107,16 +107,16 @@ def false_positives(
 
 
 def aurc(ranking: Ranking, counts: Counts, wrong: Values) -> Values:
-    r"""Give the area under the risk-coverage curve: the mean error rate over all coverages.
+    r"""Compute the area under the risk-coverage curve (AURC): the mean risk over all coverages.
 
     $$\mathrm{AURC} = \frac1n \sum_k \frac{1}{k} \sum_{i \le k} e_{(i)}$$
 
-    with the errors e in the order of confidence; equally sure samples are answered together.
+    with the errors e in the order of confidence; samples of equal confidence are covered together.
 
     Args:
         ranking: The samples' order by confidence.
         counts: How often each sample was drawn, `[draws, samples]`.
-        wrong: 1 for an error, 0 for a right answer, `[samples]`.
+        wrong: 1 for an error, 0 for a correct prediction, `[samples]`.
 
     Returns:
         `[draws]`, each in [0, 1].

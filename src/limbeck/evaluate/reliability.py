@@ -1,4 +1,4 @@
-"""How far confidence is from accuracy, measured in each of the ways that the field has."""
+"""Calibration metrics of one model: ECE and its variants, MCE, Brier score, NLL."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Values = NDArray[np.float64]
 
 
 class Reliability(Result):
-    """How far the confidence of one model can be trusted.
+    """The calibration metrics of one model.
 
     Attributes:
-        ece: Expected calibration error over bins of equal width, as the literature has it.
-        ece_equal_mass: The same over bins with as many samples each.
+        ece: Expected calibration error over bins of equal width, as in the literature.
+        ece_equal_mass: The same over bins of equally many samples.
         ece_class_wise: The same of every class's probability, averaged over the classes.
-        ece_debiased: Root mean squared error over bins of equal mass, less what chance adds.
-        mce: The largest gap of any bin of equal width.
+        ece_debiased: Debiased root mean squared error over bins of equal mass.
+        mce: Maximum calibration error over bins of equal width.
         brier: Mean Brier score, in [0, 2].
         nll: Mean negative log-likelihood, in nats.
-        bins: The bins of equal width, for the diagram.
+        bins: The bins of equal width, for the reliability diagram.
     """
 
     ece: float
@@ -38,12 +38,12 @@ class Reliability(Result):
 
 
 def reliability(log_p: Values, labels: NDArray[np.int64], *, bins: int = 15) -> Reliability:
-    """Measure how far confidence is from accuracy.
+    """Compute the calibration metrics.
 
     Args:
         log_p: Log-probabilities, `[samples, classes]`.
-        labels: The right answers, `[samples]`.
-        bins: How many bins divide the confidences.
+        labels: `[samples]`.
+        bins: Number of bins.
 
     Example:
         >>> found = reliability(np.log([[0.75, 0.25], [0.75, 0.25]]), np.array([0, 1]))
@@ -66,7 +66,7 @@ def reliability(log_p: Values, labels: NDArray[np.int64], *, bins: int = 15) -> 
 
 
 def top(log_p: Values, labels: NDArray[np.int64]) -> tuple[Values, Values]:
-    """Give the confidence in the first answer and whether it is right: `[samples]` each."""
+    """Return the confidence of the top-1 prediction and its correctness: `[samples]` each."""
     return np.exp(log_p.max(axis=1)), (log_p.argmax(axis=1) == labels).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What a question may look at: a student and its teacher before the same samples."""
+"""The evaluation context: a student and its teacher, evaluated on the same samples."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 Batch = Mapping[str, Any]
 Batches = Callable[[], Iterator[Batch]]
 BESIDE = frozenset({"label", "index", "view", "row"})
-"""What a batch holds beside the inputs of a model."""
+"""Batch entries that are not inputs of a model."""
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A model in torch, for what needs gradients: attacks, and where an answer came from.
+    """The torch model, for evaluations that need gradients: attacks and attributions.
 
-    The file that ships may have been quantised after it: what its gradients found is then held
-    against the file, and both figures are said.
+    The exported file may be a quantised copy of it: what its gradients find is then checked on the
+    file, and both values are reported.
 
     Attributes:
         model: The module, in eval mode, its parameters without gradients.
@@ -41,20 +41,20 @@ class Twin:
     task: Runnable
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Answer a batch with a way back to its inputs: `[n, classes]`."""
+        """Compute the logits of a batch, differentiable in its inputs: `[n, classes]`."""
         return self.task.outputs(self.model, batch)["logits"]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models.
+    """One evaluated model.
 
     Attributes:
-        name: What it is called in a sentence.
-        predictor: What ships; figures are taken from it.
-        twin: The same model with gradients, or none.
-        file: The file that ships, for what it costs; none if there is no file.
-        seconds: What its training took, in seconds of one core; none if that is not known.
+        name: Its name in a sentence.
+        predictor: The exported model, from which metrics are computed.
+        twin: The same model in torch, or None.
+        file: The exported file, for its cost; None if there is no file.
+        seconds: Training time in seconds of one core; None if unknown.
         tested: Its predictions of all test samples, if they were computed before.
     """
 
@@ -68,11 +68,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How the numbers that a model takes come from pixels in [0, 1]: `(pixel - mean) / std`.
+    """The normalization of pixels in [0, 1] to a model's inputs: `(pixel - mean) / std`.
 
     Attributes:
-        mean: One number a channel.
-        std: One number a channel.
+        mean: One number per channel.
+        std: One number per channel.
     """
 
     mean: tuple[float, ...]
@@ -81,11 +81,11 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Texts:
-    """The sentences behind the samples, and how they become a batch.
+    """The texts of the samples, and their encoding.
 
     Attributes:
-        raw: The sentences, in the order of the samples.
-        encode: Turns sentences into the inputs of a model.
+        raw: The texts, in the order of the samples.
+        encode: Converts texts to the inputs of a model.
     """
 
     raw: Sequence[str]
@@ -94,21 +94,21 @@ class Texts:
 
 @dataclass(frozen=True)
 class Sitting:
-    """Two models before the same samples.
+    """Two models and the samples on which they are evaluated.
 
     Attributes:
-        student: What is examined.
-        teacher: What it is held against, or none.
-        batches: Goes through the test samples in order, as often as it is called; each batch holds
-            the inputs and `label`.
-        validation: The same for the validation samples, for whatever has to be fitted (a
-            temperature, a threshold); test samples fit nothing.
+        student: The evaluated model.
+        teacher: The reference, or None.
+        batches: Iterates over the test samples in order, on every call; each batch holds the inputs
+            and `label`.
+        validation: The same for the validation samples, for whatever is fitted (a temperature, a
+            threshold); nothing is fitted on test samples.
         classes: The classes' names.
-        pixels: How pixels become inputs, if the samples are pictures.
-        texts: The sentences, if the samples are texts.
-        groups: To whom each sample belongs, by attribute: `[samples]` of names.
-        limit: How many samples the costly questions look at, drawn by the seed.
-        seed: For whatever is drawn by chance.
+        pixels: The normalization, if the samples are images.
+        texts: The texts, if the samples are texts.
+        groups: The group of each sample, by attribute: `[samples]` of names.
+        limit: Number of samples of the costly evaluations, drawn by the seed.
+        seed: Seed of everything random.
     """
 
     student: Side
@@ -124,19 +124,19 @@ class Sitting:
 
     @cached_property
     def student_answers(self) -> Answers:
-        """The student's predictions of the test samples."""
+        """Return the student's predictions of the test samples."""
         return self.student.tested or answers(self.student.predictor, self.batches())
 
     @cached_property
     def teacher_answers(self) -> Answers | None:
-        """The teacher's predictions of the test samples."""
+        """Return the teacher's predictions of the test samples."""
         if self.teacher is None:
             return None
         return self.teacher.tested or answers(self.teacher.predictor, self.batches())
 
     @cached_property
     def to_answer(self) -> int:
-        """The number of test samples, or 0 if both models' predictions of them are known."""
+        """Return the number of test samples, or 0 if both models' predictions of them are known."""
         given = [self.student.tested, self.teacher.tested if self.teacher else self.student.tested]
         if None not in given:
             return 0
@@ -144,22 +144,22 @@ class Sitting:
 
     @cached_property
     def validation_size(self) -> int:
-        """The number of validation samples."""
+        """Return the number of validation samples."""
         return sum(len(batch["label"]) for batch in self.validation())
 
     @cached_property
     def prediction_seconds(self) -> float:
-        """Seconds per sample until both models have predicted it, as measured."""
+        """Measure the seconds per sample of a prediction by both models."""
         return sum(prediction_seconds(side, self.sample) for _, side in self.sides())
 
     @cached_property
     def gradient_seconds(self) -> float:
-        """Seconds per sample of a gradient of both models, as measured."""
+        """Measure the seconds per sample of a gradient of both models."""
         return sum(gradient_seconds(side, self.sample) for _, side in self.sides())
 
     @cached_property
     def sample(self) -> Mapping[str, NDArray[Any]]:
-        """At most `limit` test samples as arrays, drawn by the seed and in order, with `label`."""
+        """Return at most `limit` test samples, drawn by the seed and in order, with `label`."""
         batches = [{name: np.asarray(part) for name, part in b.items()} for b in self.batches()]
         whole = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
         count = len(whole["label"])
@@ -168,14 +168,14 @@ class Sitting:
         return {name: values[rows] for name, values in whole.items()} | {"row": rows}
 
     def sides(self) -> Iterator[tuple[Literal["student", "teacher"], Side]]:
-        """Give the student, and the teacher if there is one."""
+        """Yield the student, and the teacher if there is one."""
         yield "student", self.student
         if self.teacher is not None:
             yield "teacher", self.teacher
 
 
 def inputs(batch: Batch) -> dict[str, Any]:
-    """Take from a batch what goes into a model, without what stands beside it.
+    """Return the entries of a batch that are inputs of a model.
 
     Example:
         >>> list(inputs({"image": [[0.5]], "label": [3], "row": [7]}))
@@ -185,7 +185,7 @@ def inputs(batch: Batch) -> dict[str, Any]:
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Put batches of texts of different lengths into one array, padded with zeros."""
+    """Concatenate batches of texts of different lengths into one array, padded with zeros."""
     longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
     if parts[0].ndim != 2:
         return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Student beside teacher within parts of the test set: the classes, and the groups of the data."""
+"""Accuracy and fidelity of student and teacher per class and per group."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Part = tuple[str, str, NDArray[np.int64]]
 
 
 class Slice(Result):
-    """Student beside teacher on the samples of one class or group.
+    """The metrics of student and teacher on the samples of one class or group.
 
     Attributes:
         attribute: "class", or the attribute of the group.
         name: The class or the group.
-        samples: How many there are.
+        samples: Number of samples.
         student: The student's accuracy.
         teacher: The teacher's, if there is one.
         difference: Student less teacher.
-        agreement: How often the two answer the same.
+        agreement: Top-1 agreement.
         kl: KL(teacher || student), in nats.
     """
 
@@ -47,12 +47,12 @@ def parts(
     classes: Sequence[str],
     groups: Mapping[str, NDArray[np.str_]],
 ) -> Iterator[Part]:
-    """Give the rows of every class and of every group that has samples.
+    """Yield the rows of every class and of every group that has samples.
 
     Args:
-        labels: The right answers, `[samples]`.
+        labels: `[samples]`.
         classes: The classes' names.
-        groups: To whom each sample belongs, by attribute: `[samples]` of names.
+        groups: The group of each sample, by attribute: `[samples]` of names.
 
     Raises:
         InputError: An attribute does not name a group for every sample.
@@ -84,15 +84,15 @@ def accuracy_slices(
     kl: Values | None = None,
     resamples: Resamples,
 ) -> tuple[Slice, ...]:
-    """Compare both models within each part.
+    """Compare both models within each slice.
 
     Args:
-        found: What `parts` gives.
-        student: 1 where the student is right, 0 where not, `[samples]`.
+        found: The result of `parts`.
+        student: 1 where the student is correct, 0 where not, `[samples]`.
         teacher: The same of the teacher.
-        same: 1 where the two answer the same, `[samples]`.
-        kl: KL(teacher || student) of each sample, `[samples]`.
-        resamples: The draws of all samples; a part is drawn with them.
+        same: 1 where the two predict the same class, `[samples]`.
+        kl: KL(teacher || student) per sample, `[samples]`.
+        resamples: The bootstrap resamples of all samples; each slice uses its part of them.
     """
     divergence: Sequence[Estimate | None] = [None] * len(found)
     if kl is not None:

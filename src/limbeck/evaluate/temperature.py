@@ -1,4 +1,4 @@
-"""One number that makes a model as sure as it is right: a temperature fitted by likelihood."""
+"""Temperature scaling: a temperature fitted by maximum likelihood."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from limbeck.export.predictor import Answers
 
 RANGE = (0.01, 100.0)
-"""Where a temperature is looked for."""
+"""The search range of the temperature."""
 
 
 class Temperature(Result):
-    """What logits are divided by; 1, and not `fitted`, if the samples set it no bound.
+    """The divisor of the logits; 1, and not `fitted`, if the samples do not bound it.
 
-    A model that is right on every one of them would like to be ever surer, and one that is no
-    better than chance ever less so; neither says how sure it should be of other samples.
+    It is unbounded where every prediction is correct (the likelihood rises as T falls to 0), and
+    where predictions are no better than chance (it rises with T).
     """
 
     value: float
@@ -30,16 +30,16 @@ class Temperature(Result):
 
 
 def fit_temperature(answers: Answers) -> Temperature:
-    r"""Find the temperature at which the labels are likeliest.
+    r"""Fit the temperature of maximum likelihood.
 
     $$T = \arg\min_T \; -\frac1n \sum_i \log \mathrm{softmax}(z_i / T)_{y_i}$$
 
-    In the inverse temperature this is convex: its slope, the mean logit under the model less the
-    label's, rises, and its only root is bracketed, in float64. Answers that rule their label out
-    are as unlikely at any temperature and are left out.
+    This is convex in the inverse temperature: its derivative, the mean logit under the model less
+    the label's, increases, and its only root is bracketed, in float64. Samples whose label has
+    probability 0 have it at any temperature and are left out.
 
     Args:
-        answers: Logits `[n, classes]` and labels `[n]` of samples that no figure is taken from.
+        answers: Logits `[n, classes]` and labels `[n]` of samples that no metric is computed from.
 
     Example:
         >>> from limbeck.export.predictor import Answers
@@ -52,7 +52,7 @@ def fit_temperature(answers: Answers) -> Temperature:
     log_p = log_probabilities(answers.logits)
     own = log_p[np.arange(len(answers)), answers.labels]
     log_p, own = log_p[np.isfinite(own)], own[np.isfinite(own)]
-    # An infinite logit times no probability is no part of the mean.
+    # An infinite logit of probability 0 adds nothing to the mean.
     finite = np.where(np.isfinite(log_p), log_p, 0.0)
 
     def slope(inverse: float) -> float:
@@ -66,7 +66,7 @@ def fit_temperature(answers: Answers) -> Temperature:
 
 
 def scaled(log_p: NDArray[np.float64], temperature: Temperature) -> NDArray[np.float64]:
-    """Give log-probabilities at a temperature, `[n, classes]`; the order of classes stays.
+    """Apply a temperature to log-probabilities, `[n, classes]`; the order of classes is unchanged.
 
     Example:
         >>> half = scaled(np.log([[0.8, 0.2]]), Temperature(value=0.5, fitted=True))

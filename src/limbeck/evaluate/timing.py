@@ -1,4 +1,4 @@
-"""How long does an answer take, beside others measured in the same minute?"""
+"""Latency of several calls, interleaved, and throughput."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from limbeck.errors import InputError, Problem
 from limbeck.evaluate.cost import Latency
 
 BLOCKS = 10
-"""Into how many consecutive blocks the rounds are divided, to show how a ratio varies."""
+"""Number of consecutive blocks of rounds, which show how a ratio varies."""
 
 Call = Callable[[], object]
 
 WARM_UP = 5
-"""Untimed calls of each artefact before the first timed one."""
+"""Warm-up calls of each artefact."""
 
 LEAST = 5
-"""Timed calls of each artefact at least, however slow it is."""
+"""Minimal number of timed calls of each artefact, however slow it is."""
 
 
 def latencies(
     calls: Mapping[str, Call], *, threads: int, seconds: float = 2.0, most: int = 1000
 ) -> dict[str, Latency]:
-    """Time several calls in turn, so that whatever disturbs the machine disturbs them all alike.
+    """Measure the latency of several calls, interleaved, so that disturbances affect all alike.
 
-    Every round calls each once, and each round begins with another, so that none always follows the
-    slowest.
+    Every round runs each call once, in rotating order, so that none always follows the slowest.
 
     Args:
-        calls: What to time, by name; each answers one sample.
-        threads: How many threads the calls use; it is only noted.
-        seconds: When to stop (after the round under way, and after five rounds at least).
-        most: How many rounds at most.
+        calls: Functions to time, by name; each predicts one sample.
+        threads: Number of threads of the calls; it is only recorded.
+        seconds: Time after which to stop (at the end of a round, after at least five).
+        most: Largest number of rounds.
 
     Returns:
-        Percentiles of each call's time in milliseconds, and over how many runs.
+        Percentiles of each call's time in milliseconds, and the number of runs.
 
     Example:
         >>> times = latencies({"sum": lambda: sum(range(100))}, threads=1, seconds=0.01)
@@ -98,17 +97,17 @@ def _latency(nanoseconds: list[int], threads: int) -> Latency:
 def _load() -> float | None:
     try:
         return os.getloadavg()[0] / (os.cpu_count() or 1)
-    except (AttributeError, OSError):  # Windows has none
+    except (AttributeError, OSError):  # not on Windows
         return None
 
 
 def throughput(call: Call, *, batch: int, seconds: float = 0.5) -> float:
-    """Count the samples a second of a call that answers a whole batch, from its median time.
+    """Compute the samples per second of a call on a batch, from its median time.
 
     Args:
-        call: Answers one batch.
-        batch: How many samples the batch holds.
-        seconds: For how long to repeat it (three times at least).
+        call: Predicts one batch.
+        batch: Number of samples in the batch.
+        seconds: Time for which it is repeated (at least three times).
     """
     call()
     times: list[int] = []

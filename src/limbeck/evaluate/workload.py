@@ -1,4 +1,4 @@
-"""Estimate how long an evaluation takes, before it starts."""
+"""Estimate of an evaluation's duration before it starts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Side, Sitting
 
 ROWS = 16
-"""Samples of the probe."""
+"""Number of samples of the probe."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What an evaluation asks of each model.
+    """The work of an evaluation, per model.
 
     Attributes:
-        predictions: Samples that the file that ships predicts.
-        gradients: Samples that the torch model takes forward and backward.
+        predictions: Samples that the exported file predicts.
+        gradients: Samples that the torch model runs forward and backward.
         seconds: Time that does not depend on the models.
     """
 
@@ -32,9 +32,9 @@ class Workload:
 
 
 def describe(workload: Workload, sitting: Sitting) -> str:
-    """Describe a workload, with the seconds that a measured probe of both models makes of it.
+    """Describe a workload, with its seconds estimated by a measured probe of both models.
 
-    The estimate is rough: it has neither the resampling of intervals nor what libraries add.
+    The estimate is rough: it excludes the resampling of intervals and the overhead of libraries.
     """
     counts, seconds = [], workload.seconds
     if workload.predictions:
@@ -48,13 +48,13 @@ def describe(workload: Workload, sitting: Sitting) -> str:
 
 
 def prediction_seconds(side: Side, sample: Mapping[str, Any]) -> float:
-    """Measure the seconds per sample of a prediction in a small batch, the second time."""
+    """Measure the seconds per sample of a prediction in a small batch, on the second run."""
     probe = {name: values[:ROWS] for name, values in sample.items()}
     return _second_time(lambda: side.predictor.predict(probe)) / len(probe["label"])
 
 
 def gradient_seconds(side: Side, sample: Mapping[str, Any]) -> float:
-    """Measure the seconds per sample of a gradient likewise; 0 without a torch model."""
+    """Measure the seconds per sample of a gradient, on the second run; 0 without a torch model."""
     if side.twin is None:
         return 0.0
     import torch
@@ -71,12 +71,12 @@ def gradient_seconds(side: Side, sample: Mapping[str, Any]) -> float:
         if real:
             torch.autograd.grad(logits.sum(), real)
 
-    # Tokens have no gradients: the pass forward is then counted as a third of both.
+    # Tokens have no gradients: the forward pass then counts as a third of both.
     return _second_time(gradient) / count * (1 if real else 3)
 
 
 def _second_time(work: Callable[[], object]) -> float:
-    """Measure work once it was done before: what is prepared at first use does not count."""
+    """Measure the second run of a call, without the setup of the first."""
     work()
     began = perf_counter()
     work()

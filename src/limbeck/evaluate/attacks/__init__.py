@@ -1,4 +1,4 @@
-"""Small changes of pictures that make a model go wrong, and whether they can be trusted to.
+"""Adversarial attacks on images, and checks for gradient masking.
 
-Attacks with gradients are made on a twin in torch; what they find is shown to what ships.
+Gradient attacks run on the torch model; their results are checked on the exported file.
 """

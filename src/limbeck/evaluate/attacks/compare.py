@@ -1,4 +1,4 @@
-"""Student and teacher under the same attacks: what each still answers rightly."""
+"""Robust accuracy of student and teacher under the same adversarial attacks."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from limbeck.evaluate.paired import shares
 
 ATTACKS: tuple[Attack, ...] = ("fgsm", "pgd", "transfer", "gradients", "strongest")
 NEAREST = 100
-"""How many pictures DeepFool, the slowest attack, looks at."""
+"""Number of images for DeepFool, the slowest attack."""
 EXAMPLES = 6
-"""How many attacked pictures are shown."""
+"""Number of adversarial examples shown."""
 
 
 @dataclass(frozen=True)
 class UnderAttack:
-    """What attacks did to student and teacher.
+    """The results of attacks on student and teacher.
 
     Attributes:
-        rows: Accuracy by attack and size.
-        findings: The lines of the verdict.
-        warnings: Which of the figures must not be believed, and why.
-        broken: What the largest size left of the student.
+        rows: Robust accuracy by attack and perturbation size.
+        findings: The metric comparisons.
+        warnings: The values that are unreliable, and why.
+        broken: The result of the largest size on the student.
     """
 
     rows: tuple[AttackRow, ...]
@@ -59,15 +59,15 @@ def compare_attacks(
     effort: Effort,
     margin: float,
 ) -> UnderAttack:
-    """Attack both models at every size, each with its own gradients and with the other's pictures.
+    """Compare robust accuracy at every size, by each model's own gradients and by transfer.
 
     Args:
         student: The student.
-        teacher: The teacher, or none.
-        pictures: What is changed.
-        sizes: The largest change of any pixel, in rising order.
-        effort: How hard the attacks try.
-        margin: How large a loss of accuracy does not matter.
+        teacher: The teacher, or None.
+        pictures: The images.
+        sizes: L-infinity perturbation sizes, in rising order.
+        effort: The attack budget.
+        margin: The non-inferiority margin of accuracy.
 
     Raises:
         InputError: foolbox is not installed.
@@ -97,20 +97,20 @@ def compare_attacks(
 
 
 FURTHER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
-"""How far DeepFool's way is followed until what ships errs, as a share of the way."""
+"""Multiples of DeepFool's perturbation that are tried until the exported file errs."""
 
 
 def compare_deepfool(
     student: Attacked, teacher: Attacked | None, pictures: Pictures, *, draws: int, seed: int
 ) -> list[Finding]:
-    """Compare how far DeepFool has to push the middle picture; nothing, without the student's twin.
+    """Compare the median minimal perturbation by DeepFool; empty without the student's torch model.
 
     Args:
         student: The student.
-        teacher: The teacher, or none.
-        pictures: What is changed.
-        draws: How often the pictures are drawn again.
-        seed: Decides which pictures DeepFool looks at, and the draws.
+        teacher: The teacher, or None.
+        pictures: The images.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the choice of images and of the resampling.
     """
     pictures = pictures.drawn(NEAREST, seed)
     resamples = Resamples(len(pictures.labels), draws=draws, seed=seed)
@@ -136,12 +136,11 @@ def compare_deepfool(
 
 
 def deepfool_distances(attacked: Attacked, pictures: Pictures) -> NDArray[np.float64] | None:
-    """Measure how far DeepFool pushed each picture until what ships was wrong, `[n]`, or none.
+    """Measure DeepFool's minimal perturbation that fools the exported file, `[n]`, or return None.
 
-    The nearest wrong picture of the twin lies just beyond the twin's boundary; the boundary of a
-    quantised file lies a little elsewhere. The same way is therefore followed on, in steps, until
-    the file errs. In the L2 norm of pixels; 0 if it was wrong at once, the diagonal of the box if
-    it never was.
+    DeepFool's image lies just beyond the torch model's decision boundary; a quantised file's lies
+    slightly elsewhere. The perturbation is therefore scaled up in steps until the file errs. In the
+    L2 norm of pixels; 0 if the file errs at once, the diagonal of the pixel box if it never does.
     """
     if attacked.model is None:
         return None
@@ -160,7 +159,7 @@ def deepfool_distances(attacked: Attacked, pictures: Pictures) -> NDArray[np.flo
 def examples(
     student: Attacked, pictures: Pictures, broken: Withstood, classes: tuple[str, ...]
 ) -> tuple[Example, ...]:
-    """Show pictures that the student answered rightly until they were changed."""
+    """Return images that the student classified correctly until they were perturbed."""
     clean = _right(student, pictures.pixels, pictures)
     rows = np.flatnonzero(clean & ~broken.strongest)[:EXAMPLES]
     if len(rows) == 0:

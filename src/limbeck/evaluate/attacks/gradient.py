@@ -1,4 +1,4 @@
-"""The attacks that everybody names, by foolbox: FGSM, projected gradient descent, DeepFool."""
+"""Gradient attacks by foolbox: FGSM, projected gradient descent (PGD), DeepFool."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Labels = NDArray[np.int64]
 
 
 def fgsm(model: PixelModel, pixels: Floats, labels: Labels, *, size: float) -> Floats:
-    r"""Go one step along the sign of the gradient of cross-entropy.
+    r"""Apply the fast gradient sign method (FGSM): one step along the sign of the gradient.
 
     $$x' = \mathrm{clip}(x + \epsilon\,\mathrm{sign}\,\nabla_x \mathrm{CE}(f(x), y))$$
 
     Args:
-        model: Takes pixels.
+        model: A model of pixels.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        size: The largest change of any pixel, ε.
+        labels: `[n]`.
+        size: The L-infinity perturbation size, ε.
 
     Raises:
         InputError: foolbox is not installed.
@@ -44,18 +44,18 @@ def pgd(
     steps: int = 10,
     seed: int = 0,
 ) -> Floats:
-    """Go many small steps along the sign of the gradient of cross-entropy, from a random start.
+    """Apply projected gradient descent (PGD) on cross-entropy, from a random start.
 
-    After each step the picture is put back within `size` of the original, pixel by pixel. A step
-    is 2.5 times the size divided by the number of steps, as Madry's.
+    After each step the image is projected onto the L-infinity ball of `size` around the original. A
+    step is 2.5 times the size divided by the number of steps, as Madry's.
 
     Args:
-        model: Takes pixels.
+        model: A model of pixels.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        size: The largest change of any pixel.
-        steps: How many.
-        seed: Decides the start.
+        labels: `[n]`.
+        size: The L-infinity perturbation size.
+        steps: Number of steps.
+        seed: Seed of the start.
 
     Raises:
         InputError: foolbox is not installed.
@@ -69,14 +69,14 @@ def pgd(
 def deepfool(
     model: PixelModel, pixels: Floats, labels: Labels, *, steps: int = 20, candidates: int = 4
 ) -> Floats:
-    """Look for the nearest wrong picture in the L2 norm, by walking to the nearest linear boundary.
+    """Apply DeepFool: approximate the minimal L2 perturbation by linearized boundaries.
 
     Args:
-        model: Takes pixels.
+        model: A model of pixels.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        steps: How many at most.
-        candidates: How many of the likeliest classes are considered, the right one included.
+        labels: `[n]`.
+        steps: Largest number of steps.
+        candidates: Number of the likeliest classes considered, the label's included.
 
     Raises:
         InputError: foolbox is not installed.
@@ -88,9 +88,9 @@ def deepfool(
 
 
 def zero_gradients(model: PixelModel, pixels: Floats, labels: Labels) -> NDArray[np.bool_]:
-    """Tell for which pictures cross-entropy has no gradient at all in float32, `[n]`.
+    """Return for which images cross-entropy has no gradient at all in float32, `[n]`.
 
-    FGSM and PGD leave such a picture as it is, or where chance has put it.
+    FGSM leaves such an image unchanged, and PGD leaves it at its random start.
     """
 
     def zero(part: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ def by_batches(
     pixels: Floats,
     labels: Labels,
 ) -> NDArray[Any]:
-    """Apply a function of pictures and labels on the model's device, a few at a time."""
+    """Apply a function of images and labels on the model's device, in batches."""
     parts = [
         function(
             torch.tensor(pixels[first : first + BATCH], device=model.device),
@@ -126,7 +126,7 @@ def _foolbox() -> Any:
 def _run(
     attack: Any, model: PixelModel, pixels: Floats, labels: Labels, *, size: float | None, seed: int
 ) -> Floats:
-    # Without a device foolbox takes the first GPU it sees.
+    # Without a device foolbox uses the first GPU.
     seen = _foolbox().PyTorchModel(model, bounds=(0, 1), device=model.device)
 
     def found(part: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

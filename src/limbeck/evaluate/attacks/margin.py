@@ -1,4 +1,4 @@
-"""A stronger attack with gradients: on distances of logits, which no softmax can flatten."""
+"""PGD on the logit margin (Carlini-Wagner loss), which softmax saturation does not affect."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ def margin_pgd(
     restart: int = 0,
     seed: int = 0,
 ) -> Floats:
-    r"""Raise the margin of a wrong class over the right one, by signed steps.
+    r"""Apply PGD to maximize the logit margin of a wrong class over the label's.
 
     $$\max_{\lVert x' - x \rVert_\infty \le \epsilon} \; z_j(x') - z_y(x')$$
 
-    Cross-entropy of very large logits has a gradient of zero in float32; this loss has not, and
-    its signed steps are the same whatever the logits are multiplied by. Steps begin at twice the
-    size and shrink to nothing; the picture with the largest margin on the way is kept.
+    Cross-entropy of very large logits has a zero gradient in float32; this loss has not, and its
+    sign does not depend on the scale of the logits. The step size begins at twice the perturbation
+    size and decays to zero; the image with the largest margin on the way is returned.
 
     Args:
-        model: Takes pixels.
+        model: A model of pixels.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        size: The largest change of any pixel, ε.
-        steps: How many.
-        restart: With 0, j is the likeliest wrong class at each step, and the start is the picture.
-            With r, j is the r-th likeliest wrong class of the picture, and the start is random.
-        seed: Decides the random start.
+        labels: `[n]`.
+        size: The L-infinity perturbation size, ε.
+        steps: Number of steps.
+        restart: With 0, j is the likeliest wrong class at each step, and the start is the image.
+            With r, j is the r-th likeliest wrong class of the image, and the start is random.
+        seed: Seed of the random start.
 
-    Source: Carlini & Wagner, IEEE S&P 2017 (arXiv:1608.04644), whose loss this is; Gowal et al.
-        2019 (arXiv:1910.09338), who give each restart a class of its own.
+    Source: Carlini & Wagner, IEEE S&P 2017 (arXiv:1608.04644), for the loss; Gowal et al. 2019
+        (arXiv:1910.09338), for one target class per restart.
     """
     random = torch.Generator(model.device).manual_seed(seed + restart)
 
@@ -58,7 +58,7 @@ def margin_pgd(
 
 
 def wrong_classes(model: PixelModel, pixels: Tensor, labels: Tensor) -> Tensor:
-    """Rank the wrong classes of each picture, the likeliest first: `[n, classes - 1]`."""
+    """Rank the wrong classes of each image, the likeliest first: `[n, classes - 1]`."""
     with torch.no_grad():
         logits = model(pixels).scatter(1, labels[:, None], -torch.inf)
     return logits.argsort(dim=1, descending=True)[:, :-1]

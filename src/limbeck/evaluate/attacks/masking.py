@@ -1,4 +1,4 @@
-"""Can a weak attack be believed? The signs of masked gradients."""
+"""Gradient masking checks: whether the robust accuracy under gradient attacks is reliable."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from limbeck.evaluate.attacks.withstood import Effort, Right, Withstood
 from limbeck.evaluate.paired import paired_difference
 
 GAP = 0.05
-"""How much further a stronger attack has to come, at 95 %, before the weaker is called fooled."""
+"""Gain of a stronger attack, at 95 %, above which the weaker one counts as masked."""
 ZERO = 0.05
-"""Share of pictures without any gradient that is taken as a sign."""
+"""Share of images with zero gradient above which gradients count as masked."""
 UNBOUNDED = 0.1
-"""Accuracy above which an attack that may change pixels at will has failed."""
+"""Accuracy above which an unbounded attack counts as failed."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What was tried on a model that may mask its gradients, `[n]` each.
+    """The probes of a model for gradient masking, `[n]` each.
 
     Attributes:
-        zero: Does cross-entropy have no gradient on the picture?
-        unbounded: Is the answer still right after PGD with no limit on the change?
+        zero: Whether cross-entropy has zero gradient on the image.
+        unbounded: Whether the prediction is still correct after unbounded PGD.
     """
 
     zero: Right
@@ -37,14 +37,14 @@ class Probed:
 def probe(
     model: PixelModel, shown: Shown, pictures: Pictures, withstood: Withstood, effort: Effort
 ) -> Probed:
-    """Count gradients of zero, and let PGD change pixels at will where it has failed so far.
+    """Test each image for a zero gradient, and apply unbounded PGD where PGD has failed so far.
 
     Args:
-        model: The twin, which takes pixels.
-        shown: What ships.
-        pictures: The pictures.
-        withstood: What was left at the largest size.
-        effort: How many steps PGD has.
+        model: The torch model of pixels.
+        shown: The exported file.
+        pictures: The images.
+        withstood: The result at the largest size.
+        effort: The attack budget, for PGD's steps.
     """
     unbounded = np.zeros(len(pictures.labels), dtype=np.bool_)
     if withstood.pgd is not None and withstood.pgd.any():
@@ -55,15 +55,14 @@ def probe(
 
 
 def masking(withstood: Sequence[Withstood], probed: Probed) -> tuple[str, ...]:
-    """Name the signs that FGSM and PGD were fooled, as clauses; none for an honest model.
+    """Return the signs of gradient masking, as clauses; empty if there are none.
 
-    The signs are: pictures without any gradient; a stronger attack of the same size, pictures made
-    on another model, or an attack without gradients break clearly more than PGD does; PGD fails
-    even if it may change pixels at will.
+    The signs are: images with zero gradient; a stronger attack of the same size, transferred
+    images, or an attack without gradients succeed clearly more often than PGD; unbounded PGD fails.
 
     Args:
-        withstood: What was left at each size.
-        probed: What else was tried.
+        withstood: The result at each size.
+        probed: The probes.
 
     Source: Athalye et al., ICML 2018 (arXiv:1802.00420), section 3.1; Carlini et al. 2019
         (arXiv:1902.06705).

@@ -1,4 +1,4 @@
-"""The median as a statistic that can be drawn again and again."""
+"""The median as a bootstrap statistic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from limbeck.evaluate.bootstrap import Statistic
 
 
 def median_of(values: NDArray[np.float64]) -> Statistic:
-    """Make a statistic of one value a sample: its median, the lower of the two middle ones.
+    """Return the statistic of the median of one value per sample, the lower of the two middle ones.
 
     Example:
         >>> float(median_of(np.array([3.0, 1.0, 2.0]))(np.ones((1, 3)))[0])

@@ -1,4 +1,4 @@
-"""Models that take pixels in [0, 1]: attacks and corruptions know no other unit."""
+"""Models of pixels in [0, 1], the unit of attacks and corruptions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from limbeck.export.predictor import Predictor
 
 Floats = NDArray[np.float32]
 Shown = Callable[[Floats], Floats]
-"""Shows pixels `[n, channels, height, width]` to a model and gives its logits `[n, classes]`."""
+"""The logits `[n, classes]` of the exported file for pixels `[n, channels, height, width]`."""
 BATCH = 100
-"""Pictures that a model sees at once."""
+"""Batch size in images."""
 OUTSIDE = 1e-3
-"""How far a pixel may lie outside [0, 1]: rounding, and no more."""
+"""Tolerance by which a pixel may lie outside [0, 1], for rounding."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Pictures:
     Attributes:
         pixels: In [0, 1], `[n, channels, height, width]`.
         labels: `[n]`.
-        name: What the models call the input.
-        scale: How the models' numbers come from pixels.
+        name: The models' name of the input.
+        scale: The normalization from pixels to inputs.
     """
 
     pixels: Floats
@@ -41,40 +41,40 @@ class Pictures:
     scale: Pixels
 
     def some(self, rows: NDArray[np.int64]) -> Pictures:
-        """Take some of them."""
+        """Return the given rows."""
         return Pictures(self.pixels[rows], self.labels[rows], self.name, self.scale)
 
     def drawn(self, count: int, seed: int) -> Pictures:
-        """Take at most so many of them, drawn by the seed and in order."""
+        """Return at most `count` of them, drawn by the seed and in order."""
         order = np.random.default_rng(seed).permutation(len(self.labels))
         return self.some(np.sort(order[:count]))
 
     def inputs(self, pixels: Floats) -> dict[str, Floats]:
-        """Turn pixels into what the models take."""
+        """Convert pixels to the models' inputs."""
         mean, std = _constants(self.scale)
         return {self.name: (pixels - mean) / std}
 
     def show(self, predictor: Predictor) -> Shown:
-        """Give a function that shows pixels to what ships."""
+        """Return the function from pixels to the exported file's logits."""
         return lambda pixels: answered(predictor, self.inputs(pixels))
 
     def model(self, twin: Twin) -> PixelModel:
-        """Give a twin that takes pixels."""
+        """Return the torch model as a function of pixels."""
         return PixelModel(twin, self.name, self.scale)
 
 
 class PixelModel(nn.Module):
-    """A twin that takes pixels: the normalisation is part of it, so that attacks see through it.
+    """A torch model of pixels, with the normalization inside, so that gradients include it.
 
     Args:
         twin: The model.
-        name: What it calls its input.
-        scale: How its numbers come from pixels.
+        name: The name of its input.
+        scale: The normalization from pixels to its input.
     """
 
     def __init__(self, twin: Twin, name: str, scale: Pixels) -> None:
         super().__init__()
-        # A copy, in the layout in which convolutions are quickest on a CPU.
+        # A copy, in the memory layout in which convolutions are fastest on a CPU.
         self.model = copy.deepcopy(twin.model).to(memory_format=torch.channels_last)
         self._task = twin.task
         self._name = name
@@ -85,18 +85,18 @@ class PixelModel(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Give the logits `[n, classes]` of pixels `[n, channels, height, width]`."""
+        """Compute the logits `[n, classes]` of pixels `[n, channels, height, width]`."""
         inputs = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
         return self._task.outputs(self.model, {self._name: inputs})["logits"]
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the model's device."""
         return self.get_buffer("mean").device
 
 
 def pictures_of(sitting: Sitting) -> Pictures | str:
-    """Take the pictures of a sitting's sample as pixels, or say why that cannot be done."""
+    """Return the images of a context's sample as pixels, or the reason why there are none."""
     if sitting.pixels is None:
         return "The samples are not pictures"
     sample = sitting.sample

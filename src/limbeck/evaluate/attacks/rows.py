@@ -1,4 +1,4 @@
-"""What attacks did to student and teacher, as the page shows it."""
+"""Results of adversarial attacks on student and teacher, for the report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Attack = Literal["fgsm", "pgd", "transfer", "gradients", "strongest"]
 
 
 class AttackRow(Result):
-    """Accuracy after one attack of one size; none where the attack could not be made.
+    """The robust accuracy under one attack of one size; None where the attack could not run.
 
     Attributes:
         attack: `fgsm`; `pgd` on cross-entropy; `transfer`, PGD made on the other model;
-            `gradients`, the worst of these and of PGD on the margin, picture by picture;
-            `strongest`, the worst of all, an attack without gradients among them. The last two
-            count what a smaller size broke as broken.
-        size: The largest change of any pixel.
+            `gradients`, the worst case per image of these and of PGD on the margin; `strongest`,
+            the worst case of all, including an attack without gradients. The last two count an
+            image that a smaller size broke as broken.
+        size: The L-infinity perturbation size.
         student: The student's accuracy.
         teacher: The teacher's.
     """
@@ -30,14 +30,14 @@ class AttackRow(Result):
 
 
 class Example(Result):
-    """A picture before and after an attack on the student; PNG in base64.
+    """An image before and after an attack on the student; PNG in base64.
 
     Attributes:
-        label: The right answer, which was given before.
-        answer: What the student says after.
-        size: The largest change of any pixel.
-        before: The picture.
-        after: The changed picture.
+        label: The label, which was predicted before the attack.
+        answer: The student's prediction after it.
+        size: The L-infinity perturbation size.
+        before: The image.
+        after: The perturbed image.
     """
 
     label: str
@@ -48,7 +48,7 @@ class Example(Result):
 
 
 def in_255ths(size: float) -> str:
-    """Write a size as the field does.
+    """Return a perturbation size in 255ths, as in the literature.
 
     Example:
         >>> in_255ths(8 / 255), in_255ths(0.1)

@@ -1,4 +1,4 @@
-"""An attack without gradients: it only asks what ships, again and again."""
+"""The Square attack: a query-based black-box attack on the exported file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from limbeck.evaluate.attacks.pixels import Floats, Shown
 
 FIRST_SHARE = 0.8
-"""Share of the picture that the first squares cover."""
+"""Share of the image that the first squares cover."""
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""After which shares of the queries the squares' area is halved."""
+"""Shares of the queries after which the squares' area is halved."""
 
 
 def square(
@@ -22,18 +22,18 @@ def square(
     queries: int = 50,
     seed: int = 0,
 ) -> Floats:
-    """Change squares at random, and keep what lowers the right class's margin.
+    """Apply the Square attack: keep random square perturbations that lower the label's margin.
 
     It begins with vertical stripes; each query sets a square of each channel to the lowest or the
-    highest value allowed. A picture that is answered wrong is left alone from then on.
+    highest value allowed. An image that is misclassified gets no further queries.
 
     Args:
-        shown: Shows pixels to the model and gives its logits.
+        shown: Computes the model's logits from pixels.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        size: The largest change of any pixel.
-        queries: How often each picture is shown at most.
-        seed: Decides stripes and squares.
+        labels: `[n]`.
+        size: The L-infinity perturbation size.
+        queries: Largest number of queries per image.
+        seed: Seed of stripes and squares.
 
     Source: Andriushchenko et al., ECCV 2020 (arXiv:1912.00049), Algorithm 2 and its schedule.
     """
@@ -72,14 +72,14 @@ def _place(
 
 
 def _side(progress: float, space: tuple[int, ...]) -> int:
-    """Give the side of a square, in pixels."""
+    """Compute the side of a square, in pixels."""
     halved = sum(progress > share for share in HALVINGS)
     area = FIRST_SHARE / 2**halved * np.prod(space)
     return min(max(round(float(area) ** 0.5), 1), *space)
 
 
 def _margins(logits: Floats, labels: NDArray[np.int64]) -> Floats:
-    """Give how far the right class lies above the likeliest wrong one, `[n]`."""
+    """Compute the margin of the label's logit over the largest other logit, `[n]`."""
     rows = np.arange(len(labels))
     wrong = logits.astype(np.float64)
     right = wrong[rows, labels]

@@ -1,4 +1,4 @@
-"""All attacks on one model, the strong after the weak: which pictures it still answers rightly."""
+"""Worst-case robust accuracy of one model: all attacks, from the weakest to the strongest."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard the attacks try.
+    """The attack budget.
 
     Attributes:
-        steps: Steps of every attack that goes in steps.
-        restarts: How often the attack on the margin begins, each time towards another class.
-        queries: How often the attack without gradients shows a picture.
-        seed: For random starts and squares.
+        steps: Steps of every iterative attack.
+        restarts: Restarts of PGD on the margin, each with another target class.
+        queries: Queries per image of the attack without gradients.
+        seed: Seed of random starts and squares.
     """
 
     steps: int = 10
@@ -35,11 +35,11 @@ class Effort:
 
 @dataclass(frozen=True)
 class Attacked:
-    """A model with what attacks need of it.
+    """A model as an attack target.
 
     Attributes:
-        shown: Shows pixels to what ships.
-        model: Its twin that takes pixels, or none: then no attack has gradients.
+        shown: Computes the exported file's logits from pixels.
+        model: The torch model of pixels, or None: no attack then has gradients.
     """
 
     shown: Shown
@@ -48,18 +48,18 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Withstood:
-    """What attacks of one size left, `[n]` each: is the answer of what ships still right?
+    """The result of attacks of one size, `[n]` each: whether the exported file is still correct.
 
-    A picture that was answered wrong before any attack counts as wrong after it.
+    An image that was misclassified before any attack counts as wrong after it.
 
     Attributes:
-        size: The largest change of any pixel.
-        fgsm: After FGSM, or none without gradients.
-        pgd: After PGD on cross-entropy, or none without gradients.
-        transfer: After PGD on the other model, or none.
-        gradients: After all of these, the attack on the margin, and whatever a smaller size broke.
+        size: The L-infinity perturbation size.
+        fgsm: After FGSM, or None without gradients.
+        pgd: After PGD on cross-entropy, or None without gradients.
+        transfer: After PGD on the other model, or None.
+        gradients: After all of these, PGD on the margin, and whatever a smaller size broke.
         strongest: After these and the attack without gradients.
-        pixels: A picture that broke it, where one was found; otherwise the picture itself.
+        pixels: The adversarial image, where one was found; otherwise the original.
     """
 
     size: float
@@ -74,7 +74,7 @@ class Withstood:
 def pgd_pictures(
     model: PixelModel | None, pictures: Pictures, sizes: tuple[float, ...], effort: Effort
 ) -> dict[float, Floats]:
-    """Make the pictures of PGD at every size; they are shown to both models."""
+    """Compute PGD's images at every size; both models are tested on them."""
     if model is None:
         return {}
     return {
@@ -99,19 +99,18 @@ def withstand(
     others: Mapping[float, Floats],
     effort: Effort,
 ) -> list[Withstood]:
-    """Attack a model at every size, the smallest first.
+    """Apply all attacks to a model at every size, the smallest first.
 
-    The stronger attacks are spent on what the weaker left, and a picture that a smaller change
-    broke is broken at every larger size: the figure is that of the worst of all attacks, picture
-    by picture.
+    Stronger attacks run only on images that the weaker ones left, and an image broken at a
+    smaller size is broken at every larger one: the result is the worst case over all attacks.
 
     Args:
-        attacked: The model.
-        pictures: What is changed.
-        sizes: The largest change of any pixel, smallest first.
-        own: The pictures of `pgd_pictures` made on it, by size; empty without gradients.
+        attacked: The attack target.
+        pictures: The images.
+        sizes: L-infinity perturbation sizes, smallest first.
+        own: The images of `pgd_pictures` made on it, by size; empty without gradients.
         others: Those made on the other model.
-        effort: How hard the attacks try.
+        effort: The attack budget.
 
     Source: Croce & Hein, ICML 2020 (arXiv:2003.01690), for the worst case over several attacks.
     """
@@ -120,7 +119,7 @@ def withstand(
 
 
 class _Attack:
-    """What is known so far about each picture: is it still right, and what broke it."""
+    """The state of the attacks: per image, whether it is still correct, and what broke it."""
 
     def __init__(self, attacked: Attacked, pictures: Pictures, effort: Effort) -> None:
         self._attacked = attacked
@@ -152,7 +151,7 @@ class _Attack:
         )
 
     def _show(self, found: Floats) -> Right:
-        """Show changed pictures, all of them, and keep those that broke something."""
+        """Predict all perturbed images, and keep those that are misclassified."""
         right = self._clean & self._right(found, self._pictures.labels)
         self._keep(np.flatnonzero(self._standing & ~right), found[self._standing & ~right])
         return right

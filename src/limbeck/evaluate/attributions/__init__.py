@@ -1,1 +1,1 @@
-"""Where in an input an answer comes from, and whether two models look at the same places."""
+"""Attribution maps (saliency, integrated gradients, occlusion) and their similarity."""

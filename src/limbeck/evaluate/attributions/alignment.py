@@ -1,4 +1,4 @@
-"""Do two maps of the same input mark the same places?"""
+"""Attribution similarity: cosine, rank correlation, and overlap of the top positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 def cosine(one: Array, other: Array) -> Array:
-    r"""Give the cosine of the angle between two maps, `[n]`; NaN where one is zero everywhere.
+    r"""Compute the cosine similarity of two maps, `[n]`; NaN where one is zero everywhere.
 
     $$\frac{a \cdot b}{\lVert a \rVert \, \lVert b \rVert}$$
 
@@ -29,7 +29,7 @@ def cosine(one: Array, other: Array) -> Array:
 
 
 def spearman(one: Array, other: Array) -> Array:
-    """Give the correlation of the places' ranks, `[n]`; NaN where a map is the same everywhere.
+    """Compute Spearman's rank correlation of two maps, `[n]`; NaN where a map is constant.
 
     Args:
         one: Maps, `[n, places]`.
@@ -46,17 +46,17 @@ def spearman(one: Array, other: Array) -> Array:
 
 
 def top_overlap(one: Array, other: Array, *, share: float = 0.1) -> Array:
-    r"""Give which share of the strongest places two maps have in common, `[n]`.
+    r"""Compute the share of the top-k positions that two maps have in common, `[n]`.
 
     $$\frac1k \sum_i \min(m^a_i, m^b_i)$$
 
-    where m is 1 for the k strongest places, whatever their sign. Places as strong as the k-th share
-    what is left of k among them.
+    where m is 1 for the k positions of largest absolute value. Positions tied with the k-th share
+    the rest of k equally.
 
     Args:
         one: Maps, `[n, places]`.
         other: Maps of the same inputs, `[n, places]`.
-        share: How many places count, of all of them; at least one.
+        share: k as a share of all positions; at least one position.
 
     Example:
         >>> top_overlap(np.array([[3.0, -2.0, 1.0, 0.0]]), np.array([[0.0, 5.0, 1.0, 2.0]]),
@@ -68,7 +68,7 @@ def top_overlap(one: Array, other: Array, *, share: float = 0.1) -> Array:
 
 
 def _strongest(maps: Array, count: int) -> Array:
-    """Say how much of each place is among the strongest, `[n, places]`; each row sums to count."""
+    """Compute the membership of each position in the top k, `[n, places]`; each row sums to k."""
     strength = np.abs(maps)
     least = -np.partition(-strength, count - 1, axis=1)[:, count - 1 : count]
     above, tied = strength > least, strength == least

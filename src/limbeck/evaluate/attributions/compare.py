@@ -1,4 +1,4 @@
-"""The maps of two models beside each other, and the check of one that adds up."""
+"""Attribution similarity of two models, and the completeness check of integrated gradients."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from limbeck.evaluate.interval import Result
 
 Array = NDArray[np.float64]
 TOLERANCE = 0.05
-"""How much of the mean difference a sum may miss."""
+"""Largest completeness error, as a share of the mean difference."""
 
 
 class Alignment(Result):
-    """How alike the maps of student and teacher are, by one method.
+    """The attribution similarity of student and teacher, by one method.
 
     Attributes:
-        method: By which method.
-        cosine: Mean cosine of the two maps of a sample.
-        spearman: Mean correlation of their ranks.
-        overlap: Mean share of the strongest places that they have in common.
-        elsewhere: Mean cosine with the teacher's map of another sample: what likeness is worth.
-        samples: How many samples were counted: a map that is the same everywhere points nowhere.
+        method: The attribution method.
+        cosine: Mean cosine similarity per sample.
+        spearman: Mean rank correlation.
+        overlap: Mean share of the top positions in common.
+        elsewhere: Mean cosine with the teacher's map of another sample, as a baseline.
+        samples: Number of samples counted: those with a constant map are left out.
     """
 
     method: str
@@ -36,12 +36,12 @@ class Alignment(Result):
 
 
 class Completeness(Result):
-    """Whether integrated gradients add up to the difference that they share out.
+    """The completeness of integrated gradients: whether they sum to the difference of the logits.
 
     Attributes:
-        side: Whose.
-        largest: The most that a sum misses, as a share of the mean difference.
-        within: The share of samples whose sums miss less than `TOLERANCE` of the mean difference.
+        side: The model.
+        largest: The largest error of a sum, as a share of the mean difference.
+        within: The share of samples with an error below `TOLERANCE` of the mean difference.
     """
 
     side: str
@@ -52,15 +52,15 @@ class Completeness(Result):
 def align(
     method: str, student: Array, teacher: Array, *, share: float, draws: int, seed: int
 ) -> Alignment | None:
-    """Compare the maps of two models; none if no sample has a map in both.
+    """Compute the similarity of two models' maps; None if no sample has a map in both.
 
     Args:
-        method: What the method is called.
+        method: The name of the method.
         student: The student's maps, `[n, places]`.
         teacher: The teacher's, of the same samples and classes.
-        share: How many places count as the strongest, of all of them.
-        draws: How often the samples are drawn again.
-        seed: Decides the draws.
+        share: The share of positions that counts as top.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the resampling.
     """
     cosines, ranks = alignment.cosine(student, teacher), alignment.spearman(student, teacher)
     both = np.isfinite(cosines) & np.isfinite(ranks)
@@ -80,12 +80,12 @@ def align(
 
 
 def complete(side: str, maps: Array, missed: Array) -> Completeness:
-    r"""Check that attributions add up: $\sum_i a_i = f(x) - f(x')$.
+    r"""Check the completeness of attributions: $\sum_i a_i = f(x) - f(x')$.
 
     Args:
-        side: Whose they are.
+        side: The model.
         maps: Integrated gradients, `[n, places]`.
-        missed: What their sums have too much, `[n]`.
+        missed: The errors of their sums, `[n]`.
 
     Example:
         >>> complete("student", np.array([[1.0, 1.0], [2.0, 0.0]]), np.array([0.0, 0.5]))
@@ -98,5 +98,5 @@ def complete(side: str, maps: Array, missed: Array) -> Completeness:
 
 
 def mean(values: Array, resamples: Resamples) -> Estimate:
-    """Give the mean of one value a sample, with its interval."""
+    """Estimate the mean of one value per sample, with its interval."""
     return resamples.estimate(lambda counts: counts @ values / len(values))

@@ -1,4 +1,4 @@
-"""A few samples to be looked at, with the maps of both models."""
+"""Example samples with the attribution maps of both models, for the report."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Array = NDArray[np.float64]
 
 
 class PictureExample(Result):
-    """A picture and its maps as PNG in base64: dark speaks for the class, light blue against it.
+    """An image and its maps as PNG in base64: dark is evidence for the class, blue against it.
 
     Attributes:
-        row: Which test sample it is.
-        label: The right answer.
-        explained: The class that the maps speak for or against.
-        cosine: How alike the two maps are, if there are two.
-        picture: The picture.
+        row: The index of the test sample.
+        label: The label.
+        explained: The class that the maps explain.
+        cosine: The cosine similarity of the two maps, if there are two.
+        picture: The image.
         student: The student's map.
         teacher: The teacher's.
     """
@@ -38,15 +38,15 @@ class PictureExample(Result):
 
 
 class TextExample(Result):
-    """A text's tokens, and how much each spoke for the class, in logits.
+    """A text's tokens, and the attribution of each to the class, in logits.
 
     Attributes:
-        row: Which test sample it is.
-        label: The right answer.
-        explained: The class that the tokens speak for or against.
-        cosine: How alike the two maps are, if there are two.
-        tokens: The words, or numbers of tokens where no word is known.
-        student: What the student made of each token.
+        row: The index of the test sample.
+        label: The label.
+        explained: The class that the attributions explain.
+        cosine: The cosine similarity of the two maps, if there are two.
+        tokens: The words, or token ids where no word is known.
+        student: The student's attribution of each token.
         teacher: The same of the teacher.
     """
 
@@ -60,13 +60,13 @@ class TextExample(Result):
 
 
 def telling(maps: Sequence[Array], count: int) -> list[int]:
-    """Choose samples to show: those whose maps are least alike, then those most alike.
+    """Select samples to show: those with the least similar maps, then those with the most similar.
 
-    With the maps of one model alone, the first samples are shown.
+    With the maps of one model alone, the first samples are selected.
 
     Args:
         maps: The student's maps, and the teacher's if there are any: `[n, places]` each.
-        count: How many samples.
+        count: Number of samples.
 
     Example:
         >>> one = np.eye(3)
@@ -85,7 +85,7 @@ def telling(maps: Sequence[Array], count: int) -> list[int]:
 def picture(
     material: Numbers, at: int, maps: Sequence[Array], *, row: int, label: str, explained: str
 ) -> PictureExample:
-    """Show a sample of pictures; `at` is its place in the material, the student's map is first."""
+    """Build an image example; `at` is its index in the material, the student's map is first."""
     drawn = [pictures.drawn(side[at].reshape(material.places)) for side in maps]
     return PictureExample(
         row=row,
@@ -108,7 +108,7 @@ def text(
     label: str,
     explained: str,
 ) -> TextExample:
-    """Show a text; `at` is its place in the material, the student's map is first."""
+    """Build a text example; `at` is its index in the material, the student's map is first."""
     where = material.there[at]
     ids = [int(number) for number in material.ids[at][where]]
     tokens = [f"#{number}" for number in ids]

@@ -1,4 +1,4 @@
-"""What questions about maps are asked of: numbers or words, explained by one door."""
+"""Attribution maps of numeric inputs and of texts, with one interface."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 STEP = 2 / 255
-"""How far every pixel goes to see whether a map keeps."""
+"""Step per pixel of the test of saliency stability."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """The maps of one model.
+    """The attribution maps of one model.
 
     Attributes:
         maps: By method, `[n, places]`.
-        missed: What the sums of integrated gradients miss of the difference, `[n]`; none without.
-        after_step: The saliency maps after a small step, `[n, places]`; none without pixels.
+        missed: Completeness errors of integrated gradients, `[n]`; None without them.
+        after_step: The saliency maps after a small step, `[n, places]`; None without pixels.
     """
 
     maps: Mapping[str, Array]
@@ -39,30 +39,30 @@ class Explained:
 
 
 class Material(Protocol):
-    """Samples of one kind.
+    """The interface of samples to explain.
 
     Attributes:
-        there: Which places an input has, `[n, places]`; the others are padding.
+        there: The positions of each input, `[n, places]`; the others are padding.
     """
 
     there: NDArray[np.bool_]
 
     def explain(self, side: Side, classes: Labels, *, steps: int) -> Explained:
-        """Make the maps of a model for the logits of some classes."""
+        """Compute a model's maps for the logits of some classes."""
         ...
 
     def without(self, predictor: Predictor, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Ask again without the marked places: logits, `[n, classes]`."""
+        """Predict the inputs without the marked positions: logits, `[n, classes]`."""
         ...
 
 
 class Numbers:
-    """Inputs that are numbers: pictures, or rows of a table.
+    """Numeric inputs: images, or rows of a table.
 
     Args:
-        name: What the model calls them.
+        name: The model's name of the input.
         values: `[n, channels, ...]`, or `[n, numbers]`.
-        pixels: How pixels became numbers; black is then the baseline, and else zero.
+        pixels: The normalization of pixels; the baseline is then black, and else zero.
     """
 
     def __init__(self, name: str, values: NDArray[np.float32], pixels: Pixels | None) -> None:
@@ -78,7 +78,7 @@ class Numbers:
         )
 
     def explain(self, side: Side, classes: Labels, *, steps: int) -> Explained:
-        """Cover windows before what ships; if there is a twin, follow its gradients too."""
+        """Compute occlusion maps of the exported file, and gradient maps of any torch model."""
         import torch
 
         inputs = torch.from_numpy(self.values)
@@ -109,13 +109,13 @@ class Numbers:
         return Explained(found, missed, after)
 
     def without(self, predictor: Predictor, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Put the baseline where the mask is, in all channels, and ask."""
+        """Predict with the baseline at the marked positions, in all channels."""
         mask = marked.reshape(-1, *self.places)
         mask = mask[:, None] if self.values.ndim > 2 else mask
         return predictor.predict({self.name: np.where(mask, self._baseline, self.values)})["logits"]
 
     def pixels(self, at: int) -> Array:
-        """Give one picture as pixels in [0, 1], `[channels, height, width]`."""
+        """Return one image as pixels in [0, 1], `[channels, height, width]`."""
         values = self.values[at].astype(np.float64)
         if self._ends is None:
             return pictures.between(values)
@@ -134,11 +134,11 @@ class Numbers:
 
 
 class Words:
-    """Inputs that are texts.
+    """Text inputs.
 
     Args:
         batch: `input_ids` and `attention_mask`, `[n, tokens]`.
-        texts: Says what an empty text has; none, if that is not known.
+        texts: Encodes an empty text; None, if that is not possible.
     """
 
     def __init__(self, batch: Mapping[str, NDArray[Any]], texts: Texts | None) -> None:
@@ -149,7 +149,7 @@ class Words:
         )
 
     def explain(self, side: Side, classes: Labels, *, steps: int) -> Explained:
-        """Integrate the gradients of a twin at its word embeddings; without them, no maps."""
+        """Compute integrated gradients at the torch model's word embeddings; none without them."""
         import torch
 
         if side.twin is None:
@@ -170,12 +170,12 @@ class Words:
         return Explained({"integrated_gradients": found}, missed)
 
     def without(self, predictor: Predictor, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Put padding where the mask is, and ask."""
+        """Predict with padding at the marked positions."""
         ids = np.where(marked, self._blank, self.ids)
         return predictor.predict({**self.batch, "input_ids": ids})["logits"]
 
 
 def _ends(pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give what black and white become, `[channels]` each."""
+    """Return the inputs of black and white, `[channels]` each."""
     mean, std = (np.array(part, dtype=np.float32) for part in (pixels.mean, pixels.std))
     return -mean / std, (1 - mean) / std

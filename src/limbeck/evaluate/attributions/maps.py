@@ -1,4 +1,4 @@
-"""Maps of an input: how much each of its numbers had to do with an answer."""
+"""Attribution maps: saliency, integrated gradients, occlusion."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Logits = Callable[["Tensor"], "Tensor"]
 BLOCK = 2**21
-"""Numbers that go through a model at once when gradients are integrated."""
+"""Numbers per forward pass when gradients are integrated."""
 
 
 def saliency(logits: Logits, inputs: Tensor, classes: Tensor) -> Array:
-    r"""Give how steeply a class's logit changes with each number: `[n, ...]`, never below zero.
+    r"""Compute saliency: the absolute gradient of a class's logit, `[n, ...]`.
 
     $$a_i = \left|\frac{\partial f_c(x)}{\partial x_i}\right|$$
 
     Args:
-        logits: Answers inputs with a way back to them, `[n, ...]` to `[n, classes]`.
-        inputs: What is explained, `[n, ...]`.
-        classes: Whose logit, `[n]`.
+        logits: The model, differentiable in its inputs, `[n, ...]` to `[n, classes]`.
+        inputs: The explained inputs, `[n, ...]`.
+        classes: The class of the logit, `[n]`.
 
     Raises:
         InputError: captum is not installed.
 
-    Source: Simonyan et al., 2013 (arXiv:1312.6034), as captum has it.
+    Source: Simonyan et al., 2013 (arXiv:1312.6034), as in captum.
     """
     captum = require("captum.attr", extra="evaluate")
     inputs = inputs.detach().clone().requires_grad_()
@@ -42,25 +42,25 @@ def saliency(logits: Logits, inputs: Tensor, classes: Tensor) -> Array:
 def integrated_gradients(
     logits: Logits, inputs: Tensor, baseline: Tensor, classes: Tensor, *, steps: int
 ) -> tuple[Array, Array]:
-    r"""Share a class's logit out among the numbers of an input, from a baseline on.
+    r"""Compute integrated gradients of a class's logit along the path from a baseline.
 
     $$a_i = (x_i - x'_i) \int_0^1 \frac{\partial f_c(x' + t(x - x'))}{\partial x_i}\, dt, \qquad
       \sum_i a_i = f_c(x) - f_c(x')$$
 
     Args:
-        logits: Answers inputs with a way back to them, `[n, ...]` to `[n, classes]`.
-        inputs: What is explained, `[n, ...]`.
-        baseline: Where the path begins, `[1, ...]`.
-        classes: Whose logit, `[n]`.
-        steps: At how many points the integral is taken (Gauss and Legendre's).
+        logits: The model, differentiable in its inputs, `[n, ...]` to `[n, classes]`.
+        inputs: The explained inputs, `[n, ...]`.
+        baseline: The start of the path, `[1, ...]`.
+        classes: The class of the logit, `[n]`.
+        steps: Number of integration points (Gauss-Legendre).
 
     Returns:
-        The attributions, `[n, ...]`, and what their sums miss of the difference, `[n]`.
+        The attributions, `[n, ...]`, and their completeness errors, `[n]`.
 
     Raises:
         InputError: captum is not installed.
 
-    Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as captum has it.
+    Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as in captum.
     """
     import torch
 
@@ -82,23 +82,23 @@ def integrated_gradients(
 
 
 def occlusion(logits: Logits, inputs: Tensor, baseline: Tensor, classes: Tensor) -> Array:
-    r"""Give how far a class's logit falls when a window of the input is covered: `[n, ...]`.
+    r"""Compute the decrease of a class's logit when a window of the input is occluded: `[n, ...]`.
 
     $$a_i = f_c(x) - f_c(x \text{ with } x_W = x'_W), \qquad i \in W$$
 
-    Windows lie side by side, a seventh of each side long, and cover all channels; the numbers of a
-    row are covered one by one. It needs no gradients.
+    Windows do not overlap, are a seventh of each side long, and cover all channels; the numbers of
+    a row are occluded one by one. No gradients are needed.
 
     Args:
-        logits: Answers inputs, `[n, ...]` to `[n, classes]`.
-        inputs: What is explained, `[n, ...]`.
-        baseline: What covers it, `[1, ...]`.
-        classes: Whose logit, `[n]`.
+        logits: The model, `[n, ...]` to `[n, classes]`.
+        inputs: The explained inputs, `[n, ...]`.
+        baseline: The values of the occluded part, `[1, ...]`.
+        classes: The class of the logit, `[n]`.
 
     Raises:
         InputError: captum is not installed.
 
-    Source: Zeiler and Fergus, ECCV 2014 (arXiv:1311.2901), as captum has it.
+    Source: Zeiler and Fergus, ECCV 2014 (arXiv:1311.2901), as in captum.
     """
     import torch
 
@@ -117,15 +117,15 @@ def occlusion(logits: Logits, inputs: Tensor, baseline: Tensor, classes: Tensor)
 
 
 def nudged(logits: Logits, inputs: Tensor, classes: Tensor, step: Tensor) -> Tensor:
-    r"""Give inputs one small step towards any other class, to see whether their maps keep.
+    r"""Return inputs after one small signed step against a class, to test their maps' stability.
 
     $$x + s \cdot \mathrm{sign}\, \frac{\partial (-\log p_c(x))}{\partial x}$$
 
     Args:
-        logits: Answers inputs with a way back to them, `[n, ...]` to `[n, classes]`.
-        inputs: Where the step begins, `[n, ...]`.
-        classes: Away from which, `[n]`.
-        step: How far each number goes, broadcast to the inputs.
+        logits: The model, differentiable in its inputs, `[n, ...]` to `[n, classes]`.
+        inputs: The start of the step, `[n, ...]`.
+        classes: The class whose probability the step lowers, `[n]`.
+        step: The step of each number, broadcast to the inputs.
 
     Source: Goodfellow et al., ICLR 2015 (arXiv:1412.6572).
     """
@@ -138,7 +138,7 @@ def nudged(logits: Logits, inputs: Tensor, classes: Tensor, step: Tensor) -> Ten
 
 
 def windows(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Say how large a window is that covers a part of an input of a shape.
+    """Return the size of an occlusion window for an input of a shape.
 
     Example:
         >>> windows((3, 28, 28)), windows((1, 5, 8)), windows((13,))
@@ -149,14 +149,14 @@ def windows(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def flat(maps: Array, how: str) -> Array:
-    """Make one number of a place's channels, `[n, channels, ...]` to `[n, ...]`.
+    """Reduce a map over channels, `[n, channels, ...]` to `[n, ...]`.
 
-    A row of numbers, `[n, numbers]`, has no channels and stays as it is.
+    A row of numbers, `[n, numbers]`, has no channels and is returned unchanged.
 
     Args:
-        maps: What one of the methods gave.
-        how: Which: "saliency" takes the largest, "integrated_gradients" the sum, and "occlusion"
-            the mean, since it covers all channels at once.
+        maps: The maps of one method.
+        how: The method: "saliency" takes the maximum, "integrated_gradients" the sum, and
+            "occlusion" the mean, since it covers all channels at once.
     """
     join: dict[str, Any] = {
         "saliency": np.max,

@@ -1,4 +1,4 @@
-"""Maps and inputs as small pictures that a page can hold."""
+"""Attribution maps and inputs as small images for the report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST = 96
-"""Pixels on the longer side: enough to see, few enough for a page with many."""
+"""Pixels on the longer side: enough to see, few enough for a page with many images."""
 FOR, AGAINST = np.array([0.35, 0.08, 0.0]), np.array([0.62, 0.80, 0.95])
-"""Dark brown speaks for the class, light blue against it: told apart in grey, too."""
+"""Dark brown is evidence for the class, light blue against it: they differ in greyscale, too."""
 
 
 def shown(pixels: NDArray[np.float64]) -> str:
-    """Write a picture `[channels, height, width]` of pixels in [0, 1] as PNG in base64.
+    """Convert an image `[channels, height, width]` of pixels in [0, 1] to PNG in base64.
 
     One channel is grey, three are red, green and blue; of any other number the mean is shown.
     """
@@ -25,7 +25,7 @@ def shown(pixels: NDArray[np.float64]) -> str:
 
 
 def drawn(values: NDArray[np.float64]) -> str:
-    """Draw a map `[height, width]` as PNG in base64: white is zero, the strongest value is full.
+    """Draw a map `[height, width]` as PNG in base64: white is zero, full colour the largest value.
 
     Example:
         >>> drawn(np.array([[0.0, 1.0], [-1.0, 0.5]]))[:8]
@@ -38,7 +38,7 @@ def drawn(values: NDArray[np.float64]) -> str:
 
 
 def between(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Stretch numbers of unknown range to [0, 1].
+    """Scale numbers of unknown range to [0, 1].
 
     Example:
         >>> between(np.array([[[-1.0, 1.0, 3.0]]]))

@@ -1,4 +1,4 @@
-"""Is what a map marks what the answer rests on? Take it away, and ask again."""
+"""Deletion score: the loss of probability when the top positions of a map are removed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Answer = Callable[[Mask], NDArray[np.float32]]
 
 
 def strongest(maps: Array, there: Mask, *, share: float) -> Mask:
-    """Mark each input's places that spoke most for the class: `[n, places]`.
+    """Return the mask of each input's positions of highest attribution: `[n, places]`.
 
     Args:
-        maps: What each place had to do with the class, `[n, places]`.
-        there: Which places an input has (others are padding), `[n, places]`.
-        share: How many of them are marked; at least one.
+        maps: The attribution of each position, `[n, places]`.
+        there: The positions of each input (others are padding), `[n, places]`.
+        share: The share of them that is marked; at least one.
 
     Example:
         >>> strongest(np.array([[1.0, 3.0, -5.0, 9.0]]), np.array([[True, True, True, False]]),
@@ -34,12 +34,12 @@ def strongest(maps: Array, there: Mask, *, share: float) -> Mask:
 
 
 def fall(answer: Answer, marked: Mask, classes: NDArray[np.int64]) -> Array:
-    """Give how far a class's probability falls when the marked places are taken away, `[n]`.
+    """Compute the deletion score: the decrease of probability without some positions, `[n]`.
 
     Args:
-        answer: Answers the inputs without the places of a mask: logits, `[n, classes]`.
-        marked: Which places go, `[n, places]`.
-        classes: Whose probability, `[n]`.
+        answer: Predicts the inputs without the positions of a mask: logits, `[n, classes]`.
+        marked: The removed positions, `[n, places]`.
+        classes: The class of the probability, `[n]`.
 
     Source: Samek et al., TNNLS 2017 (arXiv:1509.06321).
     """

@@ -1,4 +1,4 @@
-"""What maps say of a student beside its teacher, as lines of the verdict."""
+"""Metric comparisons of attributions: similarity, deletion score, stability."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ METHODS = {
     "saliency": "saliency",
     "occlusion": "occlusion",
 }
-"""What the methods are called, those that say most first."""
+"""Names of the methods, the most informative first."""
 MARGIN = 0.05
 
 
 def aligned(alignments: Sequence[Alignment], share: float) -> list[Finding]:
-    """Say how alike the maps are; there is nothing of the teacher's to hold it against."""
+    """Build the comparisons of attribution similarity, which have no reference value."""
     source = {"occlusion": "of the files that ship"}
     return [
         find(
@@ -56,7 +56,7 @@ def removed(
     share: float,
     resamples: Resamples,
 ) -> Finding:
-    """Take the strongest places away before the files that ship, and as many drawn by chance."""
+    """Compare deletion scores on the exported files, relative to random positions."""
     random = np.random.default_rng(sitting.seed).random(material.there.shape)
     anywhere = removal.strongest(random, material.there, share=share)
     falls = []
@@ -82,7 +82,7 @@ def removed(
 
 
 def steady(explained: Sequence[Explained], resamples: Resamples) -> list[Finding]:
-    """Compare each model's saliency before and after a small step against it."""
+    """Compare the stability of each model's saliency under a small step against the class."""
     kept = [
         np.nan_to_num(alignment.cosine(side.maps["saliency"], side.after_step))
         for side in explained

@@ -1,4 +1,4 @@
-"""Which words an answer comes from: gradients integrated at the word embeddings."""
+"""Attributions of tokens: integrated gradients at the word embeddings."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 WORD = re.compile(r"\w+|[^\w\s]")
 TEXTS_AT_ONCE = 128
-"""Texts that go through a model at once, steps of the integral counted."""
+"""Texts per forward pass, integration points counted."""
 
 
 def word_embedding(twin: Twin, batch: Mapping[str, Tensor]) -> nn.Embedding | None:
-    """Find the module that turns token numbers into vectors: the one that is given `input_ids`.
+    """Find the word embedding module: the one whose input is `input_ids`.
 
     Args:
         twin: The model.
         batch: A batch to run it on.
 
     Returns:
-        The module, or none if no embedding sees the token numbers.
+        The module, or None if no embedding receives the token ids.
     """
     import torch
 
     found: list[nn.Embedding] = []
 
     def look(module: nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
-        # A model may have turned them to another type, or cut them out of a larger tensor.
+        # A model may have converted their type, or sliced them from a larger tensor.
         if torch.equal(inputs[0], batch["input_ids"]):
             found.append(module)
 
@@ -61,24 +61,24 @@ def token_gradients(
     *,
     steps: int,
 ) -> tuple[Array, Array]:
-    """Share a class's logit out among the tokens of texts: integrated gradients at the embeddings.
+    """Compute the attributions of tokens: integrated gradients at the embeddings.
 
     Args:
         twin: The model.
-        embedding: Where its tokens become vectors; see `word_embedding`.
-        batch: The texts: `input_ids [n, tokens]` and whatever else the model takes.
-        baseline: The token numbers where the path begins, `[n, tokens]`.
-        classes: Whose logit, `[n]`.
-        steps: At how many points the integral is taken.
+        embedding: The word embedding; see `word_embedding`.
+        batch: The texts: `input_ids [n, tokens]` and the model's other inputs.
+        baseline: The token ids at the start of the path, `[n, tokens]`.
+        classes: The class of the logit, `[n]`.
+        steps: Number of integration points.
 
     Returns:
-        The attributions, summed over each vector, `[n, tokens]`, and what their sums miss of the
-        difference of the two logits, `[n]`.
+        The attributions, summed over each vector, `[n, tokens]`, and their completeness errors,
+        `[n]`.
 
     Raises:
         InputError: captum is not installed.
 
-    Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as captum has it.
+    Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as in captum.
     """
     import torch
 
@@ -108,17 +108,17 @@ def token_gradients(
 
 
 def blank(ids: NDArray[np.int64], there: NDArray[np.bool_], texts: Texts | None) -> tuple[Any, Any]:
-    """Say what a text without words looks like, and which places hold words.
+    """Return the baseline of texts, without words, and the mask of word positions.
 
-    The tokens that even an empty text has (`[CLS]`, `[SEP]`) stay; all others become padding.
+    The tokens of an empty text (`[CLS]`, `[SEP]`) stay; all others become padding.
 
     Args:
-        ids: The token numbers, `[n, tokens]`.
-        there: Where they are no padding, `[n, tokens]`.
-        texts: Tells what an empty text has; without it every token counts as a word.
+        ids: The token ids, `[n, tokens]`.
+        there: The mask of non-padding, `[n, tokens]`.
+        texts: Encodes an empty text; without it every token counts as a word.
 
     Returns:
-        The token numbers without words and where words are, `[n, tokens]` both.
+        The token ids without words, and the mask of words, `[n, tokens]` both.
     """
     padding = ids[~there]
     pad = int(padding[0]) if padding.size else 0
@@ -128,14 +128,14 @@ def blank(ids: NDArray[np.int64], there: NDArray[np.bool_], texts: Texts | None)
 
 
 def readable(text: str, ids: list[int], texts: Texts) -> list[str]:
-    """Give the piece of a text that each of its tokens stands for, or its number.
+    """Return the piece of text of each token, or its id.
 
-    A tokenizer says only numbers, so words are cut out of the text and encoded one by one: where
-    their numbers join to the text's, each word is written at its first token.
+    A tokenizer returns ids only, so the text's words are encoded one by one: where their ids
+    concatenate to the text's, each word is written at its first token.
 
     Args:
         text: The text.
-        ids: The numbers of its words' tokens, in order.
+        ids: The ids of its words' tokens, in order.
         texts: Encodes words.
     """
     words = WORD.findall(text)

@@ -1,1 +1,1 @@
-"""What no attack can break: bounds on a model's answers that hold for every change of a size."""
+"""Certified robustness: bounds on the logits that hold for every perturbation of a size."""

@@ -1,4 +1,4 @@
-"""Numbers known to lie between two others, and how far arithmetic may have been off."""
+"""Interval arithmetic, with bounds on float32 rounding errors."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from torch import Tensor
 from limbeck.errors import LimbeckError
 
 UNIT = 2.0**-24
-"""The largest relative error of one rounding in float32."""
+"""The largest relative error of one rounding in float32 (unit roundoff)."""
 
 
 class NoBoundsError(LimbeckError):
-    """A part of a model has no rule that says where its results lie."""
+    """A part of a model that has no bound propagation rule."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Every number lies between `low` and `high`, of equal shape `[n, ...]`, in float64."""
+    """Elementwise bounds `low` and `high`, of equal shape `[n, ...]`, in float64."""
 
     low: Tensor
     high: Tensor
 
     @property
     def centre(self) -> Tensor:
-        """The middle."""
+        """Return the midpoint."""
         return (self.low + self.high) / 2
 
     @property
     def radius(self) -> Tensor:
-        """Half the width."""
+        """Return half the width."""
         return (self.high - self.low) / 2
 
     @property
     def size(self) -> Tensor:
-        """The largest absolute value that each number can have."""
+        """Return the largest possible absolute value per element."""
         return self.low.abs().maximum(self.high.abs())
 
     def rounded(self, terms: float) -> Bounds:
-        r"""Widen by what float32 may be off: `terms` roundings of numbers of this size.
+        r"""Return bounds widened by `terms` roundings in float32.
 
         $$|\mathrm{fl}(x) - x| \le k\,2^{-24}\,|x|$$
 
-        Bounds so widened hold for the model in exact arithmetic and for float32 in any order of
-        summation; the float64 used here is off by a thousand millionth of that.
+        Such bounds hold for the model in exact arithmetic and for float32 in any order of
+        summation; the error of the float64 used here is a thousand millionth of that.
 
         Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1.
         """

@@ -1,4 +1,4 @@
-"""Which pictures are answered rightly whatever is done to them within a size?"""
+"""Certified accuracy by interval bound propagation (IBP)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.evaluate.certified.bounds import UNIT, Bounds, NoBoundsError
 from limbeck.evaluate.certified.propagate import propagate, trace
 
 BATCH = 50
-"""Pictures bounded at once."""
+"""Batch size in images."""
 
 
 def certified_margins(
@@ -22,22 +22,22 @@ def certified_margins(
     size: float,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> NDArray[np.float64]:
-    r"""Bound from below how far the right class stays above every other, by interval arithmetic.
+    r"""Compute a lower bound of the label's margin over every other class, by interval arithmetic.
 
     $$\min_{\lVert x' - x \rVert_\infty \le \epsilon} \bigl(z_y(x') - \max_{j \ne y} z_j(x')\bigr)
       \;\ge\; \text{the number given}$$
 
-    Where it is above zero, no change of that size changes the answer. It holds for the model's
-    weights in exact arithmetic and in float32, in any order of summation; not for a quantised
-    copy. It is a bound: many pictures that no change can break have none above zero. A last linear
+    Where it is positive, no perturbation of that size changes the prediction. It holds for the
+    model's weights in exact arithmetic and in float32, in any order of summation; not for a
+    quantised copy. The bound is not tight: many robust images have none above zero. A last linear
     layer is bounded for differences of classes at once, which is tighter.
 
     Args:
-        model: Takes `[n, ...]`, gives logits `[n, classes]`; in eval mode.
-        pixels: What it takes, `[n, ...]`.
-        labels: The right answers, `[n]`.
-        size: The largest change of any input, ε.
-        box: Between which numbers the changed inputs have to stay.
+        model: Maps `[n, ...]` to logits `[n, classes]`; in eval mode.
+        pixels: Its inputs, `[n, ...]`.
+        labels: `[n]`.
+        size: The L-infinity perturbation size, ε.
+        box: The range of the perturbed inputs.
 
     Returns:
         The bounds, `[n]`.
@@ -54,7 +54,7 @@ def certified_margins(
 
     Source: Gowal et al. 2018 (arXiv:1810.12715).
     """
-    if fx.Tracer().is_leaf_module(model, ""):  # it would be looked into, not looked up
+    if fx.Tracer().is_leaf_module(model, ""):  # otherwise it would be traced into
         model = nn.Sequential(model)
     graph = trace(model)
     device = next(model.parameters(), torch.empty(0)).device
@@ -68,7 +68,7 @@ def certified_margins(
 
 
 def around(pixels: Tensor, size: float, box: tuple[float, float]) -> Bounds:
-    """Bound everything within a size of some inputs, and within the box."""
+    """Compute the bounds of all perturbations of a size around inputs, within the box."""
     exact = pixels.double()
     return Bounds((exact - size).clamp(min=box[0]), (exact + size).clamp(max=box[1])).rounded(2)
 
@@ -97,13 +97,13 @@ def _margins(
 
 
 def _check(bounds: Bounds, logits: Tensor) -> None:
-    """Refuse bounds that do not hold the model's own answers: a rule and a module disagree."""
+    """Check that bounds contain the model's own logits: otherwise a rule and a module disagree."""
     if not ((bounds.low <= logits) & (logits <= bounds.high)).all():
         raise NoBoundsError("the bounds do not hold the model's own answers")
 
 
 def _last_layer(module: nn.Linear, x: Bounds, labels: Tensor) -> Tensor:
-    """Bound `z_y - z_j` by the difference of their weights, and take the least over j."""
+    """Compute the lower bound of `z_y - z_j` by the difference of weights, minimized over j."""
     weight = module.weight.double()
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.double()
     middle = x.centre @ weight.T + bias

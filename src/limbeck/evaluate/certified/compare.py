@@ -1,4 +1,4 @@
-"""What of student and teacher is certain, and how far their boundaries are."""
+"""Certified accuracy and decision boundary distances of student and teacher."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from limbeck.evaluate.finding import Finding, find
 from limbeck.evaluate.paired import shares
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-"""Which quantiles of the distances are kept."""
+"""Quantiles of the distances that are recorded."""
 CANDIDATES = 9
-"""How many of the likeliest wrong classes a distance looks at."""
+"""Number of the likeliest wrong classes considered for a distance."""
 
 
 @dataclass(frozen=True)
 class Certifiable:
-    """A model with what a certificate needs of it.
+    """A model to certify.
 
     Attributes:
-        model: Takes pixels.
-        right: Does what ships answer each picture rightly? `[n]`
+        model: The torch model of pixels.
+        right: Whether the exported file classifies each image correctly, `[n]`.
     """
 
     model: nn.Module
@@ -46,17 +46,17 @@ def compare_certified(
     sizes: tuple[float, ...],
     margin: float,
 ) -> tuple[tuple[CertifiedRow, ...], list[Finding], list[str]]:
-    """Certify both models at every size, by interval bounds.
+    """Compute the certified accuracy of both models at every size, by interval bounds.
 
     Args:
         sides: `student`, and `teacher` if there is one.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        sizes: The largest change of any pixel.
-        margin: How large a loss does not matter.
+        labels: `[n]`.
+        sizes: L-infinity perturbation sizes.
+        margin: The non-inferiority margin.
 
     Returns:
-        The figures, the lines of the verdict, and why a model has no certificate.
+        The values, the metric comparisons, and why a model has no certificate.
     """
     certified: dict[str, list[NDArray[np.float64]]] = {}
     notes = []
@@ -101,15 +101,15 @@ def compare_distances(
     *,
     resamples: Resamples,
 ) -> tuple[Distances, Finding]:
-    """Compare how far the decision boundary is from the middle picture, by margin and slope.
+    """Compare the median distance to the decision boundary, by margin and gradient norm.
 
     Args:
         sides: `student`, and `teacher` if there is one.
         pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: The right answers, `[n]`.
-        resamples: Draws of the pictures.
+        labels: `[n]`.
+        resamples: The bootstrap resamples of the images.
     """
-    # No picture in the box is further from another than its diagonal.
+    # No two images in the box are further apart than its diagonal.
     diagonal = pixels[0].size ** 0.5
     found = {
         name: boundary_distances(side.model, pixels, labels, candidates=CANDIDATES).clip(

@@ -1,4 +1,4 @@
-"""How far is the decision boundary? The margin divided by the slope."""
+"""Distance to the decision boundary: the margin divided by its gradient norm."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 Norm = Literal["l2", "linf"]
 DUAL: dict[Norm, float] = {"l2": 2, "linf": 1}
-"""The norm in which a slope is measured, for a change measured in the other."""
+"""The dual norm, of the gradient, for each norm of a perturbation."""
 BATCH = 100
-"""Pictures looked at once."""
+"""Batch size in images."""
 
 
 def boundary_distances(
@@ -24,26 +24,27 @@ def boundary_distances(
     norm: Norm = "l2",
     candidates: int | None = None,
 ) -> NDArray[np.float64]:
-    r"""Divide the margin over each other class by its slope, and take the least.
+    r"""Compute the distance to the decision boundary: the minimum of margin over gradient norm.
 
     $$d(x) = \min_{j \ne y} \frac{z_y(x) - z_j(x)}
       {\lVert \nabla_x z_y(x) - \nabla_x z_j(x) \rVert_*}$$
 
-    For a linear model this is the exact distance to the nearest input that is answered otherwise,
-    with the gradients `w_y` and `w_j` its weights. For a net of ReLUs it is exact as long as the
-    nearest boundary lies within the linear piece around the input; beyond, it is an estimate.
-    Inputs may go anywhere: there is no box.
+    For a linear model this is the exact distance to the nearest input of another class, with the
+    gradients `w_y` and `w_j` its weights. For a ReLU network it is exact as long as the nearest
+    boundary lies within the linear region around the input; beyond, it is an estimate. Inputs are
+    not confined to a box.
 
     Args:
-        model: Takes `[n, ...]`, gives logits `[n, classes]`; in eval mode.
-        pixels: What it takes, `[n, ...]`.
-        labels: The right answers, `[n]`.
-        norm: In what a change is measured; the slope is measured in the dual norm, L2 for L2 and
-            L1 for L-infinity.
-        candidates: How many of the likeliest other classes are looked at; all, without.
+        model: Maps `[n, ...]` to logits `[n, classes]`; in eval mode.
+        pixels: Its inputs, `[n, ...]`.
+        labels: `[n]`.
+        norm: The norm of a perturbation; gradients are measured in the dual norm, L2 for L2 and L1
+            for L-infinity.
+        candidates: Number of the likeliest other classes considered; by default all.
 
     Returns:
-        The distances, `[n]`: 0 where the answer is wrong already, infinite where no logit moves.
+        The distances, `[n]`: 0 where the prediction is wrong already, infinite where all gradients
+        are zero.
 
     Example:
         >>> model = nn.Linear(2, 2, bias=False).requires_grad_(False)

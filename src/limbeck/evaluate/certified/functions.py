@@ -1,4 +1,4 @@
-"""Where the results of a function or a method lie if its arguments lie between bounds."""
+"""Bound propagation rules of functions and tensor methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Function = Callable[..., Any]
 
 
 def _lifted(function: Function) -> Function:
-    """Make a rule of a function that never falls where its first argument rises."""
+    """Return the rule of a function that is nondecreasing in its first argument."""
     return lambda x, *rest, **options: monotone(lambda v: function(v, *rest, **options), x)
 
 
@@ -118,7 +118,7 @@ FUNCTIONS: dict[Any, Function] = {
     F.dropout: _dropout,
     F.pad: _lifted(F.pad),
 }
-"""Functions to what bounds them."""
+"""Functions and their rules."""
 
 METHODS: dict[str, Function] = {
     **{
@@ -131,7 +131,7 @@ METHODS: dict[str, Function] = {
     "mean": _mean(torch.mean),
     "add": _add,
 }
-"""Methods of a tensor, by name, to what bounds them."""
+"""Names of tensor methods and their rules."""
 
 IN_PLACE = frozenset({operator.iadd})
 """Functions that overwrite their first argument."""
@@ -143,4 +143,4 @@ NEW = frozenset(
         *(operator.add, torch.add, operator.sub, operator.mul, operator.truediv, torch.cat),
     }
 )
-"""What makes new numbers, and shares none with its arguments."""
+"""Modules and functions whose results share no memory with their arguments."""

@@ -1,4 +1,4 @@
-"""Bounds through a whole model: along its graph as torch.fx sees it."""
+"""Interval bound propagation (IBP) through a model's torch.fx graph."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from limbeck.evaluate.certified.rules import RULES
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """Take down a model's graph.
+    """Trace a model's graph.
 
     Raises:
-        NoBoundsError: The model's path depends on its input, or torch.fx cannot follow it.
+        NoBoundsError: The model's control flow depends on its input, or torch.fx cannot trace it.
     """
     try:
         return fx.Tracer().trace(model)
@@ -27,7 +27,7 @@ def trace(model: nn.Module) -> fx.Graph:
 
 
 def propagate(model: nn.Module, graph: fx.Graph, x: Bounds) -> dict[fx.Node, Any]:
-    """Bound what every node of a graph gives, if the input lies between bounds.
+    """Compute the bounds of every node of a graph from bounds of the input.
 
     Args:
         model: The model, in eval mode, with one input.
@@ -35,7 +35,7 @@ def propagate(model: nn.Module, graph: fx.Graph, x: Bounds) -> dict[fx.Node, Any
         x: Bounds of the input, `[n, ...]`.
 
     Raises:
-        NoBoundsError: There is no rule for a part of it, which is named.
+        NoBoundsError: A part has no rule; it is named.
 
     Source: Gowal et al. 2018 (arXiv:1810.12715); Mirman et al., ICML 2018.
     """
@@ -78,7 +78,7 @@ def _call(node: fx.Node, arguments: Any, options: Any) -> Any:
         raise NoBoundsError("there is no rule for it")
     try:
         return rule(*arguments, **options)
-    except TypeError as error:  # an option that the rule does not know, such as `alpha`
+    except TypeError as error:  # an option without support in the rule, such as `alpha`
         raise NoBoundsError(f"there is no rule for it with these options: {error}") from error
 
 
@@ -91,12 +91,12 @@ def _bounded(values: Any) -> bool:
 
 
 def _check_overwriting(model: nn.Module, node: fx.Node) -> None:
-    """Refuse a step in place if what it overwrites is used elsewhere: bounds are kept."""
+    """Raise if an in-place operation overwrites a result that is used elsewhere."""
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     in_place = (
         node.target in IN_PLACE
         or bool(node.kwargs.get("inplace"))
-        # Given by place, `inplace` is the only thing that a function with a rule takes as True.
+        # As a positional argument, `inplace` is the only True of functions with a rule.
         or any(argument is True for argument in node.args)
         or (module is not None and bool(vars(module).get("inplace")))
     )
@@ -104,7 +104,7 @@ def _check_overwriting(model: nn.Module, node: fx.Node) -> None:
     while isinstance(source, fx.Node):
         if len(source.users) > 1 or source.op in {"placeholder", "get_attr"}:
             raise NoBoundsError("it overwrites what is used elsewhere")
-        # Whatever does not make new numbers may share them with what it was made from.
+        # Any other result may share memory with its arguments.
         source = source.args[0] if source.args and not _new(model, source) else None
 
 

@@ -1,4 +1,4 @@
-"""What of student and teacher is certain, as the page shows it."""
+"""Certified accuracy and boundary distances of student and teacher, for the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from limbeck.evaluate.interval import Result
 
 
 class CertifiedRow(Result):
-    """Share of pictures answered rightly whatever is done to them within a size."""
+    """The certified accuracy at one perturbation size."""
 
     size: float
     student: Estimate

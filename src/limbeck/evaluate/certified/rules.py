@@ -1,4 +1,4 @@
-"""Where the results of a module lie if its inputs lie between bounds: one rule a module.
+"""Bound propagation rules of modules, one per module type.
 
 The rule is chosen by the exact type, a parametrization aside: a subclass may compute something
 else.
@@ -17,22 +17,22 @@ from limbeck.evaluate.certified.bounds import UNIT, Bounds, NoBoundsError
 
 Rule = Callable[[Any, Bounds], Bounds]
 ROUNDINGS = 8
-"""How many roundings a smooth function of one number may take."""
+"""Number of roundings allowed for a smooth function of one number."""
 
 
 def affine(
     apply: Callable[[Tensor, Tensor], Tensor], weight: Tensor, bias: Tensor | None, x: Bounds
 ) -> Bounds:
-    r"""Bound a linear map by its centre and radius.
+    r"""Compute the bounds of a linear map, by centre and radius.
 
     $$Wc + b \pm |W|\,(r + k u\,(|c| + r)) + k u |b|$$
 
-    with u the unit of float32's rounding and k the number of terms of each sum.
+    with u the unit roundoff of float32 and k the number of terms of each sum.
 
     Args:
         apply: Applies a weight to an input, without bias.
-        weight: One row an output, `[out, ...]`.
-        bias: Of a shape that is added to the outputs, or none.
+        weight: One row per output, `[out, ...]`.
+        bias: Of a shape that broadcasts to the outputs, or None.
         x: Bounds of the inputs.
 
     Source: Gowal et al. 2018 (arXiv:1810.12715), equation 6.
@@ -88,7 +88,7 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, x: Bounds) -> Bounds:
 
 
 def monotone(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
-    """Bound a function that never falls where its inputs rise."""
+    """Compute the bounds of a nondecreasing function."""
     # Cloned, since a module may work in place.
     low, high = function(x.low.clone()), function(x.high.clone())
     if not isinstance(low, Tensor):
@@ -97,13 +97,13 @@ def monotone(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
 
 
 def valley(function: Callable[[Tensor], Tensor], lowest: float, x: Bounds) -> Bounds:
-    """Bound a function that falls until `lowest` and rises from there."""
+    """Compute the bounds of a unimodal function: decreasing until `lowest`, then increasing."""
     at = x.low.clamp(min=lowest).minimum(x.high)
     return Bounds(function(at), function(x.low).maximum(function(x.high)))
 
 
 def averaged(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
-    """Bound means over any part of a sample: monotone, and rounded once a term."""
+    """Compute the bounds of means over a part of a sample: monotone, one rounding per term."""
     found = monotone(function, x)
     terms = x.low[0].numel() + ROUNDINGS
     largest = x.size.flatten(1).amax(dim=1).view(-1, *(1 for _ in found.low.shape[1:]))
@@ -112,12 +112,12 @@ def averaged(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
 
 
 def smooth(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
-    """Bound a monotone function that is itself computed with roundings."""
+    """Compute the bounds of a monotone function whose own computation rounds."""
     return _near(monotone(function, x), x)
 
 
 def _near(found: Bounds, x: Bounds) -> Bounds:
-    # An activation's result is no larger than its input or 1, and so is what it may be off.
+    # An activation's size is at most that of its input or 1, to which its error is relative.
     slack = ROUNDINGS * UNIT * x.size.clamp(min=1)
     return Bounds(found.low - slack, found.high + slack)
 
@@ -135,18 +135,18 @@ def _dropout(module: nn.Dropout, x: Bounds) -> Bounds:
 
 
 def gelu(x: Bounds, approximate: str = "none") -> Bounds:
-    """Bound GELU, exact or by tanh."""
+    """Compute the bounds of GELU, exact or by tanh."""
     lowest = -0.7517916243494656 if approximate == "none" else -0.7524613922
     return _near(valley(lambda v: F.gelu(v, approximate=approximate), lowest, x), x)
 
 
 def silu(x: Bounds) -> Bounds:
-    """Bound SiLU."""
+    """Compute the bounds of SiLU."""
     return _near(valley(F.silu, -1.2784645427610738, x), x)
 
 
 def hardswish(x: Bounds) -> Bounds:
-    """Bound hard swish."""
+    """Compute the bounds of hard swish."""
     return _near(valley(F.hardswish, -1.5, x), x)
 
 
@@ -176,4 +176,4 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Dropout: _dropout,
     nn.Dropout2d: _dropout,
 }
-"""Types of modules to what bounds them."""
+"""Module types and their rules."""

@@ -1,1 +1,1 @@
-"""What happens to samples in the world: noise, blur, jpeg; typos, lost words. Five strengths."""
+"""Corruption robustness: noise, blur, jpeg; typos, dropped words; five severities."""

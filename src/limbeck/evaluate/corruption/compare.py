@@ -1,4 +1,4 @@
-"""Student and teacher before the same worsened samples."""
+"""Corruption robustness of student and teacher, and prediction variance under noise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from limbeck.evaluate.probabilities import log_probabilities
 from limbeck.export.predictor import Predictor
 
 Damage = Callable[[str, int], Mapping[str, Any]]
-"""Gives all samples after a corruption of a kind and a severity; 0 changes nothing."""
+"""Returns all samples after a corruption of a kind and a severity; 0 is no change."""
 Values = NDArray[np.float64]
 BATCH = 100
-"""Samples that a model sees at once."""
+"""Batch size of predictions."""
 
 
 class CorruptedRow(Result):
-    """Accuracy on samples worsened in one way, at one severity from 1 to 5."""
+    """The accuracy under one corruption, at one severity from 1 to 5."""
 
     kind: str
     severity: int
@@ -42,16 +42,16 @@ def compare_corruptions(
     resamples: Resamples,
     margin: float,
 ) -> tuple[tuple[CorruptedRow, ...], list[Finding]]:
-    """Ask both models about worsened samples, for every kind and severity.
+    """Compare the accuracy of both models under every corruption and severity.
 
     Args:
-        student: What ships.
-        teacher: What it is held against, or none.
-        labels: The right answers, `[n]`.
+        student: The exported student.
+        teacher: The reference, or None.
+        labels: `[n]`.
         kinds: The kinds of corruption.
-        damage: Makes samples worse.
-        resamples: Draws of the samples.
-        margin: How large a loss of accuracy does not matter.
+        damage: Corrupts the samples.
+        resamples: The bootstrap resamples.
+        margin: The non-inferiority margin of accuracy.
     """
     sides = [student] if teacher is None else [student, teacher]
     clean = [_right(side, damage(kinds[0], 0), labels) for side in sides]
@@ -73,13 +73,13 @@ def compare_corruptions(
 def variance_of_answers(
     predictor: Predictor, noisy: Sequence[Mapping[str, Any]]
 ) -> NDArray[np.float64]:
-    r"""Measure how much the answer to a sample varies under noise, `[n]`.
+    r"""Measure the prediction variance under noise, `[n]`.
 
     $$\sum_c \mathrm{Var}_k\; p_c(x + \eta_k)$$
 
     Args:
-        predictor: Who answers.
-        noisy: The inputs of the same samples, once a draw of the noise; at least two draws.
+        predictor: The model.
+        noisy: The inputs of the same samples, once per draw of the noise; at least two draws.
     """
     answers = np.stack([np.exp(log_probabilities(answered(predictor, one))) for one in noisy])
     return answers.var(axis=0, ddof=1).sum(axis=1)
@@ -92,13 +92,13 @@ def compare_variance(
     *,
     resamples: Resamples,
 ) -> Finding:
-    """Compare how much answers vary under noise: a smooth decision boundary varies little.
+    """Compare the prediction variance under noise, which a smooth decision boundary keeps low.
 
     Args:
-        student: What ships.
-        teacher: What it is held against, or none.
-        noisy: The inputs of the same samples, once a draw of the noise.
-        resamples: Draws of the samples.
+        student: The exported student.
+        teacher: The reference, or None.
+        noisy: The inputs of the same samples, once per draw of the noise.
+        resamples: The bootstrap resamples.
     """
     sides = [student] if teacher is None else [student, teacher]
     variances = [_mean_of(variance_of_answers(side, noisy)) for side in sides]
@@ -117,7 +117,7 @@ def compare_variance(
 
 
 def answered(predictor: Predictor, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Give the logits `[n, classes]` of many samples, a few at a time."""
+    """Compute the logits `[n, classes]` of many samples, in batches."""
     arrays = {name: np.asarray(values) for name, values in inputs.items()}
     count = len(next(iter(arrays.values())))
     parts = [
@@ -172,7 +172,7 @@ def _beside(resamples: Resamples, statistics: Sequence[Statistic]) -> Beside:
 
 
 def _means(resamples: Resamples, values: Sequence[Values]) -> Beside:
-    """Give mean accuracies: both models may be right alike on few samples, which proves little."""
+    """Estimate mean accuracies, with a paired interval: a bootstrap may have zero width."""
     beside = _beside(resamples, [_mean_of(side) for side in values])
     if len(values) == 1:
         return beside
@@ -186,7 +186,7 @@ def _mean_of(values: Values) -> Statistic:
 def _ratio_of(values: Values, to: Values) -> Statistic:
     def ratio(counts: Values) -> Values:
         whole = counts @ to
-        # With nothing right from the start there is no share of it.
+        # Undefined if no clean sample is correct.
         gone = np.full_like(whole, np.nan)
         return np.divide(counts @ values, whole, out=gone, where=whole > 0)
 

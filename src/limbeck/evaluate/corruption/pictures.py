@@ -1,4 +1,4 @@
-"""Pictures made worse in five ways and five strengths, by the seed and within the pixel box."""
+"""Image corruptions: five kinds at five severities, seeded and within the pixel range."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ Array = NDArray[np.float64]
 Corruption = Callable[[Array, int, np.random.Generator], Array]
 
 NOISE = (0.04, 0.08, 0.12, 0.18, 0.26)
-"""Standard deviation of Gaussian noise, where a pixel goes from 0 to 1."""
+"""Standard deviation of Gaussian noise, for pixels in [0, 1]."""
 BLUR = (0.4, 0.7, 1.0, 1.4, 2.0)
-"""Standard deviation of a Gaussian blur, in pixels of a picture whose shorter side is 32."""
+"""Standard deviation of a Gaussian blur, in pixels of an image whose shorter side is 32."""
 CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)
-"""What is left of each pixel's distance from its channel's mean."""
+"""Factor of each pixel's distance from its channel's mean."""
 OCCLUSION = (0.15, 0.25, 0.35, 0.45, 0.55)
-"""Side of a grey square, as a share of the picture's."""
+"""Side of a grey square, as a share of the image's."""
 JPEG = (50, 30, 18, 10, 5)
-"""Quality of the jpeg that the picture goes through."""
+"""JPEG quality."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt_pictures(
     pictures: NDArray[np.float32], kind: str, *, severity: int, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Make pictures worse; the same seed makes them worse in the same way.
+    """Apply a corruption to images, reproducibly by the seed.
 
-    What is drawn by chance does not depend on the severity, so that a higher one is the same
-    damage grown: the same noise times a larger number, a larger square at the same place.
+    Random draws do not depend on the severity, so that a higher severity is a stronger version of
+    the same corruption: the same noise scaled up, a larger square at the same position.
 
     Args:
         pictures: Pixels in [0, 1], `[n, channels, height, width]`, any number of channels.
         kind: One of `PICTURES`.
-        severity: From 0, which changes nothing, to 5.
-        seed: Decides the noise and the places.
+        severity: From 0 (no change) to 5.
+        seed: Seed of noise and positions.
 
     Raises:
-        InputError: There is no such kind or severity.
+        InputError: The kind or the severity does not exist.
 
     Example:
         >>> black = np.zeros((1, 1, 8, 8), dtype=np.float32)
         >>> float(corrupt_pictures(black, "occlusion", severity=5).max())
         0.5
 
-    Source: Hendrycks & Dietterich, ICLR 2019 (arXiv:1903.12261); the strengths are limbeck's own.
+    Source: Hendrycks & Dietterich, ICLR 2019 (arXiv:1903.12261); the severities are limbeck's own.
     """
     check_choice(kind, tuple(PICTURES), where="kind")
     check_severity(severity)
@@ -62,10 +62,10 @@ def corrupt_pictures(
 
 
 def check_severity(severity: int) -> None:
-    """Refuse a severity that is not one of 0 to 5.
+    """Check that a severity is one of 0 to 5.
 
     Raises:
-        InputError: It is none of them.
+        InputError: It is not.
     """
     if severity not in (0, *SEVERITIES):
         raise InputError(Problem("severity", severity, "a whole number from 0 to 5"))
@@ -95,7 +95,7 @@ def _occlusion(pictures: Array, level: int, random: np.random.Generator) -> Arra
 
 
 def _span(centre: float, length: int, share: float) -> slice:
-    """Give the pixels of one side of the square; larger shares hold those of smaller ones."""
+    """Return the pixel range of the square's side; a larger share's contains a smaller one's."""
     size = max(1, round(share * length))
     first = math.floor(centre * length) - size // 2
     return slice(max(first, 0), min(first + size, length))
@@ -106,7 +106,7 @@ def _jpeg(pictures: Array, level: int, _: np.random.Generator) -> Array:
     if pictures.shape[1] == 3:
         through = [_through_jpeg(one.transpose(1, 2, 0), level) for one in pixels]
         return np.stack(through).transpose(0, 3, 1, 2) / 255
-    # Anything but red, green and blue goes through one channel at a time.
+    # Other than RGB, each channel is compressed separately.
     return np.stack([[_through_jpeg(one, level) for one in channels] for channels in pixels]) / 255
 
 

@@ -1,4 +1,4 @@
-"""Sentences made worse in two ways and five strengths, by the seed: typos and lost words."""
+"""Text corruptions: typos and dropped words, at five severities, seeded."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ Corruption = Callable[[list[str], int, np.random.Generator], list[str]]
 TYPOS = (0.05, 0.1, 0.2, 0.35, 0.5)
 """Share of the words that get a typo, rounded up."""
 DROPPED = (0.05, 0.1, 0.2, 0.35, 0.5)
-"""Share of the words that are lost, rounded up; one word always stays."""
+"""Share of the words that are dropped, rounded up; at least one word stays."""
 
 
 def corrupt_texts(
     texts: Sequence[str], kind: str, *, severity: int, seed: int = 0
 ) -> tuple[str, ...]:
-    """Make sentences worse; the words hit at one severity are among those hit at the next.
+    """Apply a corruption to texts; the words changed at one severity are also changed at the next.
 
-    A word is what stands between spaces. A typo doubles a letter, drops one or swaps two, in any
-    script.
+    Words are separated by spaces. A typo doubles a letter, drops one or swaps two, in any script.
 
     Args:
-        texts: The sentences.
+        texts: The texts.
         kind: One of `TEXTS`.
-        severity: From 0, which changes nothing, to 5.
-        seed: Decides which words are hit, and how.
+        severity: From 0 (no change) to 5.
+        seed: Seed of the choice of words and of their change.
 
     Raises:
-        InputError: There is no such kind or severity.
+        InputError: The kind or the severity does not exist.
 
     Example:
         >>> corrupt_texts(["a fine film for a rainy day"], "dropped words", severity=5)
@@ -52,7 +51,7 @@ def corrupt_texts(
 def _typos(words: list[str], level: int, random: np.random.Generator) -> list[str]:
     order = random.permutation(len(words))
     hit = set(order[: math.ceil(TYPOS[level] * len(words))].tolist())
-    # Drawn for every word, hit or not, so that a word's typo is the same at every severity.
+    # Drawn for every word, changed or not, so that its typo is the same at every severity.
     places = random.random(len(words))
     ways = random.integers(3, size=len(words))
     return [
@@ -62,7 +61,7 @@ def _typos(words: list[str], level: int, random: np.random.Generator) -> list[st
 
 
 def _mistyped(word: str, where: float, way: int) -> str:
-    """Double the letter at a place, drop it, or swap it with the next.
+    """Return a word with one letter doubled, dropped, or swapped with the next.
 
     Example:
         >>> [_mistyped("film", 0.3, way) for way in range(3)]

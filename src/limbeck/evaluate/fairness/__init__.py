@@ -1,1 +1,1 @@
-"""Groups beside each other, and rare classes beside frequent ones."""
+"""Group fairness (demographic parity, equalised odds), and recall of rare classes."""

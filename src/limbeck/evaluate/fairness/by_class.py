@@ -1,4 +1,4 @@
-"""Rare classes beside frequent ones."""
+"""Recall per class, of rare classes against frequent ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from limbeck.evaluate.interval import Result
 
 
 class ClassRecall(Result):
-    """One class: how frequent it is, how many test samples it has, and how often it is recognised.
+    """The recall of one class, with its frequency and number of test samples.
 
     Attributes:
         name: The class.
-        frequency: Its share of the samples by which frequency is told.
-        samples: How many test samples it has.
+        frequency: Its share of the samples from which frequency is estimated.
+        samples: Number of test samples.
         judged: Whether they suffice.
-        student: The share of them that the student recognises; none without samples.
+        student: The student's recall; None without samples.
         teacher: The same of the teacher.
     """
 
@@ -35,14 +35,14 @@ class ClassRecall(Result):
 def compare_classes(
     frequency: NDArray[np.int64], before: Before
 ) -> tuple[tuple[ClassRecall, ...], list[Finding], list[str]]:
-    """Hold rare classes beside frequent ones.
+    """Compare the recall of rare classes with that of frequent ones.
 
     Args:
         frequency: How often each class occurs where the models are used, `[classes]`.
-        before: Who answered what.
+        before: The labels and predictions.
 
     Returns:
-        The classes, the rarest first; the lines of the verdict; what could not be judged.
+        The classes, the rarest first; the metric comparisons; what could not be judged.
     """
     total = np.bincount(before.labels, minlength=len(before.classes))
     enough = total >= before.smallest

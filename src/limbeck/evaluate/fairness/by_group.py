@@ -1,4 +1,4 @@
-"""The groups of one attribute beside each other."""
+"""Group fairness by one sensitive attribute."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Enough = NDArray[np.bool_]
 
 
 class GroupFigures(Result):
-    """One group: how many samples it has, whether they suffice, and how often both are right."""
+    """One group: its number of samples, whether they suffice, and the accuracy of both models."""
 
     name: str
     samples: int
@@ -29,9 +29,9 @@ class GroupFigures(Result):
 
 
 class ClassGaps(Result):
-    """One class against the rest: how far groups lie apart, the student's figure first.
+    """The gaps between groups for one class against the rest, the student's value first.
 
-    None where fewer than two groups have samples enough, or where nobody gets the answer.
+    None where fewer than two groups have enough samples, or where no sample is predicted as it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ClassGaps(Result):
 
 
 class Attribute(Result):
-    """What was found of one attribute: its groups, the gaps by class, and what was inherited."""
+    """The results of one sensitive attribute: its groups, gaps by class, and bias inheritance."""
 
     name: str
     groups: tuple[GroupFigures, ...]
@@ -51,13 +51,13 @@ class Attribute(Result):
 
 @dataclass(frozen=True)
 class Gap:
-    """A way to say how far groups lie apart.
+    """A fairness metric: a gap between groups.
 
     Attributes:
-        name: What it is called.
-        figure: Takes rates, gives one number a draw and class.
-        better: Which way is good.
-        how: What it is, as a sentence begins.
+        name: Its name.
+        figure: Maps rates to one value per draw and class.
+        better: Whether higher or lower is better.
+        how: Its definition, as a sentence begins.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Gap:
     how: str
 
     def worst(self, values: Array) -> int:
-        """Choose the class, `values [classes]`, in which groups lie furthest apart."""
+        """Return the class, of `values [classes]`, with the largest gap."""
         return int(np.nanargmax(values) if self.better == "lower" else np.nanargmin(values))
 
     def over_classes(self, values: Array) -> Array:
-        """Take the worst class of every draw: `[draws, classes]` to `[draws]`."""
+        """Reduce to the worst class per draw: `[draws, classes]` to `[draws]`."""
         end = np.fmax if self.better == "lower" else np.fmin
         return end.reduce(values, axis=1)
 
@@ -101,16 +101,16 @@ GAPS = (
 def compare_groups(
     name: str, of: NDArray[np.str_], before: Before, *, chosen: tuple[int, ...]
 ) -> tuple[Attribute, list[Finding], list[str]]:
-    """Hold the groups of one attribute beside each other.
+    """Compare the groups of one sensitive attribute.
 
     Args:
-        name: What the attribute is called.
+        name: The attribute.
         of: The group of each sample, `[samples]`.
-        before: Who answered what.
-        chosen: The classes that gaps are taken of, each against the rest.
+        before: The labels and predictions.
+        chosen: The classes for which gaps are computed, each against the rest.
 
     Returns:
-        What was found, the lines of the verdict, and what could not be judged.
+        The results, the metric comparisons, and what could not be judged.
     """
     found, number = np.unique(of, return_inverse=True)
     names = tuple(str(each) for each in found)
@@ -166,12 +166,12 @@ def _figures(
 
 
 def share(part: int, total: int) -> Estimate:
-    """Give a share with Wilson's interval."""
+    """Compute a share with Wilson's interval."""
     return Estimate(value=part / total, interval=wilson(part, total))
 
 
 def _judged(before: Before, members: Members, tally: Tallies, enough: Enough) -> Rates:
-    """Give the rates of all draws, NaN wherever a group has too few samples to be judged by."""
+    """Compute the rates of all draws, NaN where a group has too few samples."""
     labelled = tally.labelled[0]
     others = tally.samples[0][:, None] - labelled
     whole = np.repeat(enough[:, None], len(before.classes), axis=1)
@@ -186,7 +186,7 @@ def _judged(before: Before, members: Members, tally: Tallies, enough: Enough) ->
 
 
 def _only(blocks: list[Array], enough: Enough) -> Array:
-    """Leave out groups that are too small, and rates by which only one group could be judged."""
+    """Mask groups that are too small, and rates with fewer than two groups left."""
     kept = enough & (enough.sum(axis=0) > 1)
     return np.where(kept, np.concatenate(blocks), np.nan)
 
@@ -247,7 +247,7 @@ def _there(value: float) -> float | None:
 def _inherited(
     classes: tuple[str, ...], names: tuple[str, ...], rates: list[Rates], chosen: tuple[int, ...]
 ) -> tuple[Inheritance, ...]:
-    """Follow two gaps of the teacher's: of accuracy, and of the answer it gives most unevenly."""
+    """Measure bias inheritance of two gaps: of accuracy, and of the class with the largest gap."""
     if len(rates) < 2:
         return ()
     student, teacher = rates

@@ -1,4 +1,4 @@
-"""A figure of the samples and of every draw of them, and what becomes of it in two models."""
+"""Fairness metrics on the samples and on every bootstrap resample, and their comparison."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Before:
-    """What is judged: who answered what, and how many samples it takes to judge.
+    """The inputs of the fairness metrics.
 
     Attributes:
-        labels: The right answers, `[samples]`.
-        predicted: What each model answered, `[samples]` each; the student first.
+        labels: `[samples]`.
+        predicted: The predicted classes of each model, `[samples]` each; the student first.
         classes: The classes' names.
-        resamples: The draws, the same for both models.
-        smallest: How many samples a group or a class needs to be judged.
+        resamples: The bootstrap resamples, the same for both models.
+        smallest: The number of samples that a group or a class needs to be judged.
     """
 
     labels: Labels
@@ -36,9 +36,9 @@ class Before:
     smallest: int
 
     def drawn(self, statistic: Callable[[Array], Array]) -> Array:
-        """Give a statistic of the samples themselves, then of every draw: `[1 + draws, ...]`.
+        """Compute a statistic of the samples, then of every draw: `[1 + draws, ...]`.
 
-        The statistic takes how often each sample counts, `[draws, samples]`.
+        The statistic maps how often each sample counts, `[draws, samples]`.
         """
         themselves = np.ones((1, len(self.labels)))
         draws = [statistic(counts) for counts in self.resamples.counts()]
@@ -46,15 +46,15 @@ class Before:
 
 
 def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) -> Estimate:
-    """Make an estimate of a figure and its draws, `[1 + draws]`, the figure itself first.
+    """Build an estimate from a value and its draws, `[1 + draws]`, the value first.
 
-    If all draws are the same, they say nothing of samples that were not seen: the interval then
-    goes as far as the share of samples of a kind of which there may be none among so many.
+    If all draws are equal, the bootstrap has zero width: the interval is then widened by the upper
+    bound of the share of a kind of sample that is absent from so many.
 
     Args:
         values: A share, or a difference of shares.
-        samples: How many samples were drawn from; none, where a figure cannot be all the same.
-        level: The confidence.
+        samples: Number of samples; None, where the draws cannot all be equal.
+        level: The confidence level.
 
     Example:
         >>> estimate(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5).interval.low
@@ -73,7 +73,7 @@ def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) 
 def compared(
     name: str, values: Sequence[Array], *, samples: int, better: Better, how: str
 ) -> Finding:
-    """Make a finding of a share of the student, or of both: `[1 + draws]` of the same draws."""
+    """Compare a share of student and teacher: `[1 + draws]` of the same draws."""
     student, *teacher = values
     gap = student - teacher[0] if teacher else None
     return find(

@@ -1,4 +1,4 @@
-"""Whom does a model treat how: rates of answers by group, and how far they lie apart."""
+"""Group fairness metrics: demographic parity difference and ratio, equalised odds difference."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rates:
-    r"""How a model answers each group, once a draw; each class is held against the rest.
+    r"""The rates of a model per draw and group; each class against the rest.
 
-    A group without samples has no rates: NaN. A group that has samples, but none of the kind that
-    a rate is a share of (no positives), has the rate 0, as in fairlearn.
+    A group without samples has no rates: NaN. A group with samples, but none of the kind that a
+    rate is a share of (no positives), has the rate 0, as in fairlearn.
 
     Attributes:
         accuracy: $P(\hat y = y \mid g)$, `[draws, groups]`.
@@ -33,13 +33,13 @@ class Rates:
 
 @dataclass(frozen=True)
 class Tallies:
-    """How many samples of each group there are, by label and by answer.
+    """Counts of samples per group, by label and by prediction.
 
     Attributes:
         samples: Of the group, `[draws, groups]`.
         labelled: Of these, those of the class, `[draws, groups, classes]`.
-        answered: Those that were said to be of the class, the same shape.
-        right: Those of which it was rightly said, the same shape.
+        answered: Those predicted as the class, the same shape.
+        right: Those correctly predicted as it, the same shape.
     """
 
     samples: Array
@@ -48,7 +48,7 @@ class Tallies:
     right: Array
 
     def rates(self) -> Rates:
-        """Divide the counts."""
+        """Compute the rates from the counts."""
         everybody = self.samples[..., None]
         others = everybody - self.labelled
         return Rates(
@@ -60,13 +60,13 @@ class Tallies:
 
 
 class Members:
-    """Who answered what to whom, ready to be counted again and again.
+    """Labels, predictions and groups, prepared for counting under many resamples.
 
     Args:
-        labels: The right answers, `[samples]`.
-        predicted: The answers given, `[samples]`.
-        groups: The number of each sample's group, `[samples]`.
-        classes: How many classes there are.
+        labels: `[samples]`.
+        predicted: The predicted classes, `[samples]`.
+        groups: The group index of each sample, `[samples]`.
+        classes: Number of classes.
 
     Example:
         >>> members = Members(
@@ -100,12 +100,12 @@ class Members:
         column = np.concatenate(places)
         row = np.concatenate([rows, rows, rows, rows[right]])
         size = (self._shape[0] + 3 * cells, len(labels))
-        # Each sample stands in four cells at most: a sparse product counts a thousand draws of ten
-        # thousand samples in the time of four.
+        # Each sample is in at most four cells, so a sparse product is fast: a thousand draws of ten
+        # thousand samples cost as much as four dense ones.
         self._cells = scipy.sparse.csr_array((np.ones(len(row)), (column, row)), shape=size)
 
     def tally(self, counts: Array | None = None) -> Tallies:
-        """Count; `counts [draws, samples]` says how often each sample counts, by default once."""
+        """Count samples, weighted by `counts [draws, samples]`; by default each counts once."""
         counts = np.ones((1, self._samples)) if counts is None else counts
         table = np.asarray((self._cells @ counts.T).T)
         groups, classes = self._shape
@@ -115,18 +115,18 @@ class Members:
         return Tallies(samples, *(part.reshape(-1, groups, classes) for part in parts))
 
     def rates(self, counts: Array | None = None) -> Rates:
-        """Give the rates; `counts` as for `tally`."""
+        """Compute the rates; `counts` as for `tally`."""
         return self.tally(counts).rates()
 
 
 def _share(part: Array, of: Array, group: Array) -> Array:
-    """Divide; 0 where there is nothing to divide, NaN where the group itself is empty."""
+    """Compute a ratio; 0 where the denominator is 0, NaN where the group itself is empty."""
     share = np.divide(part, of, out=np.zeros(part.shape), where=of > 0)
     return np.where(group > 0, share, np.nan)
 
 
 def spread(rates: Array) -> Array:
-    """Give the largest rate of a group less the smallest, over axis 1; empty groups left out.
+    """Compute the largest rate of a group less the smallest, over axis 1; empty groups left out.
 
     Example:
         >>> spread(np.array([[0.5, 0.8, np.nan]]))
@@ -136,7 +136,7 @@ def spread(rates: Array) -> Array:
 
 
 def parity_difference(rates: Rates) -> Array:
-    r"""Say how differently often groups get each answer, `[draws, classes]`.
+    r"""Compute the demographic parity difference of each class, `[draws, classes]`.
 
     $$\max_g P(\hat y = c \mid g) - \min_g P(\hat y = c \mid g)$$
 
@@ -147,7 +147,7 @@ def parity_difference(rates: Rates) -> Array:
 
 
 def parity_ratio(rates: Rates) -> Array:
-    r"""Divide the smallest share of each answer by the largest, `[draws, classes]`; NaN for 0 / 0.
+    r"""Compute the demographic parity ratio of each class, `[draws, classes]`; NaN for 0 / 0.
 
     $$\min_g P(\hat y = c \mid g) \;/\; \max_g P(\hat y = c \mid g)$$
 
@@ -160,7 +160,7 @@ def parity_ratio(rates: Rates) -> Array:
 
 
 def odds_difference(rates: Rates) -> Array:
-    r"""Say how differently groups are recognised, or wrongly accused, `[draws, classes]`.
+    r"""Compute the equalised odds difference of each class, `[draws, classes]`.
 
     $$\max_{y \in \{c, \neg c\}} \Big(\max_g P(\hat y = c \mid g, y)
       - \min_g P(\hat y = c \mid g, y)\Big)$$

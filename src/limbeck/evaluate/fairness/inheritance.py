@@ -1,4 +1,4 @@
-"""Is the student's gap between two groups the teacher's, and has it grown?"""
+"""Bias inheritance: whether the student's gap between two groups is the teacher's, or larger."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ SAID: dict[Fate, str] = {
 
 
 class Inheritance(Result):
-    """What became of a gap of the teacher's between the groups that it treats best and worst.
+    """The outcome, in the student, of the teacher's gap between its best and its worst group.
 
     Attributes:
-        rate: What the gap is one of: "accuracy", or the share that gets an answer.
-        most: The group whose rate is the largest with the teacher.
-        least: The group whose rate is the smallest.
+        rate: The rate of the gap: "accuracy", or the share predicted as a class.
+        most: The group with the teacher's largest rate.
+        least: The group with the smallest.
         teacher: The teacher's gap, never below zero.
-        student: The student's between the same two groups; below zero, it is turned round.
+        student: The student's between the same two groups; negative if reversed.
         amplification: Student's less teacher's, on the same samples.
         share: The student's gap as a share of the teacher's, where the teacher has one.
-        fate: What became of the gap; see `fate_of`.
+        fate: The outcome; see `fate_of`.
         words: The same as a sentence.
     """
 
@@ -50,13 +50,13 @@ class Inheritance(Result):
 def inheritance(
     rate: str, names: tuple[str, ...], *, student: Array, teacher: Array
 ) -> Inheritance:
-    """Follow the teacher's largest gap into the student.
+    """Measure the inheritance of the teacher's largest gap by the student.
 
     Args:
-        rate: What the rates are, for the sentence.
+        rate: The rate, for the sentence.
         names: The groups' names.
-        student: The student's rates, `[1 + draws, groups]`: the samples' own first, then those of
-            draws with replacement.
+        student: The student's rates, `[1 + draws, groups]`: of the samples first, then of the
+            bootstrap resamples.
         teacher: The teacher's, of the same draws.
 
     Example:
@@ -87,11 +87,11 @@ def inheritance(
 
 
 def fate_of(*, teacher: Estimate, student: Estimate, amplification: Estimate) -> Fate:
-    """Say what became of a gap, by the intervals of both and of their difference.
+    """Classify the outcome of a gap, by the intervals of both and of their difference.
 
-    `none`: zero lies within the teacher's. Then by the student's: `reversed` where all of it lies
+    `none`: the teacher's contains zero. Then by the student's: `reversed` where all of it lies
     below zero; `amplified` and `lessened` where all of the difference lies on one side of zero;
-    `inherited` where the student's is clear and the difference is not; else `open`.
+    `inherited` where the student's excludes zero and the difference does not; else `open`.
     """
     if _low(teacher) <= 0:
         return "none"

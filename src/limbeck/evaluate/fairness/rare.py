@@ -1,4 +1,4 @@
-"""Are rare classes recognised as well as frequent ones?"""
+"""Long-tailed recall: rare classes against frequent ones (head-tail split)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNEVEN = 2.0
-"""How many times as frequent the frequent classes have to be for a gap to be spoken of."""
+"""Minimal frequency ratio of frequent to rare classes for a gap to be reported."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """The rarest and the most frequent third of the classes, by number.
+    """The rarest and the most frequent third of the classes, by index.
 
     Attributes:
         rare: The rarest, at least one.
@@ -27,7 +27,7 @@ class Ends:
 
 
 def ends(frequency: NDArray[np.int64]) -> Ends:
-    """Find the rarest and the most frequent third of the classes.
+    """Return the rarest and the most frequent third of the classes.
 
     Args:
         frequency: How often each class occurs, as counts.
@@ -53,14 +53,12 @@ def recall(
     classes: int,
     counts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Give the share of each class's samples that are recognised, `[draws, classes]`.
-
-    A class without samples has none: NaN.
+    """Compute the recall of each class, `[draws, classes]`; NaN for a class without samples.
 
     Args:
-        labels: The right answers, `[samples]`.
-        predicted: The answers given, `[samples]`.
-        classes: How many classes there are.
+        labels: `[samples]`.
+        predicted: The predicted classes, `[samples]`.
+        classes: Number of classes.
         counts: How often each sample counts, `[draws, samples]`; by default once.
 
     Example:
@@ -75,12 +73,12 @@ def recall(
 
 
 def worst(recalls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the smallest recall of a class, `[draws]`; classes without samples left out."""
+    """Return the smallest recall of a class, `[draws]`; classes without samples left out."""
     return np.fmin.reduce(recalls, axis=1)
 
 
 def gap(recalls: NDArray[np.float64], between: Ends) -> NDArray[np.float64]:
-    """Give the mean recall of the frequent classes less that of the rare ones, `[draws]`.
+    """Compute the mean recall of the frequent classes less that of the rare ones, `[draws]`.
 
     Example:
         >>> gap(np.array([[0.9, 0.8, 0.5]]), Ends(rare=(2,), frequent=(0,), uneven=True))

@@ -1,16 +1,16 @@
-"""The questions that a student is asked beside its teacher: one file a question.
+"""The evaluations of a student against its teacher, one file each.
 
-A file holds a function `ask(sitting) -> <its result>`; the result is named after the file. Its
-function `workload(sitting)`, with the same settings, computes how many predictions that takes.
+A file defines a function `ask(sitting) -> <its result>`; the result is named after the file. Its
+function `workload(sitting)`, with the same settings, computes the number of predictions.
 """
 
 from limbeck.registry import Registry, camel_case
 
 QUESTIONS = Registry(__name__, kind="question", attribute="ask")
-"""Names to functions that ask them."""
+"""Evaluations by name."""
 
 WORKLOADS = Registry(__name__, kind="question", attribute="workload")
-"""Names to functions that compute their workload."""
+"""Functions that compute an evaluation's workload, by name."""
 
 RESULTS = Registry(__name__, kind="question", attribute=camel_case)
-"""Names to the types of what they find."""
+"""Types of the results, by name."""

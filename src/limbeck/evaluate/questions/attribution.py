@@ -1,4 +1,4 @@
-"""Where do answers come from, and do student and teacher look at the same places?"""
+"""Attribution: saliency, integrated gradients and occlusion of student and teacher, compared."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ Labels = NDArray[np.int64]
 
 
 class Attribution(Result):
-    """Where answers come from.
+    """The attribution results.
 
     Attributes:
-        findings: The lines of the verdict.
-        alignments: How alike the maps of the two models are, by method.
-        completeness: The check of integrated gradients, by side.
-        pictures: Examples, the least alike first.
+        findings: The metric comparisons.
+        alignments: The attribution similarity of the two models, by method.
+        completeness: The check of integrated gradients, per model.
+        pictures: Examples, the least similar first.
         texts: The same of texts.
-        samples: How many samples were explained.
-        notes: What could not be done, and why.
+        samples: Number of samples explained.
+        notes: Reasons for what could not be done.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -64,19 +64,19 @@ def ask(
     shown: int = 6,
     draws: int = 1000,
 ) -> Attribution:
-    """Hold the maps of student and teacher beside each other, for the class the teacher answers.
+    """Compare the attribution maps of student and teacher, for the class that the teacher predicts.
 
-    Occlusion covers parts of what the files that ship are shown. Gradients are the twins'; what
-    they mark is then taken away before the files.
+    Occlusion runs on the exported files. Gradients are the torch models'; the deletion score of
+    their maps is measured on the files.
 
     Args:
-        sitting: What to look at.
-        samples: How many test samples are explained.
-        texts: How many, if they are texts: each costs a model `steps` passes there and back.
-        steps: At how many points gradients are integrated.
-        share: How many places count as the strongest, of all of them.
-        shown: How many samples are shown.
-        draws: How often the samples are drawn again.
+        sitting: The evaluation context.
+        samples: Number of test samples explained.
+        texts: Number of texts explained: each costs a model `steps` forward and backward passes.
+        steps: Number of integration points.
+        share: The share of positions that counts as top.
+        shown: Number of samples shown.
+        draws: Number of bootstrap resamples.
     """
     sample = replace(sitting, limit=samples).sample
     if "input_ids" in sample and texts < samples:
@@ -135,7 +135,7 @@ def _unable(sitting: Sitting, material: Material | None) -> tuple[str, ...]:
 
 
 def _answered(sitting: Sitting, sample: Mapping[str, NDArray[Any]]) -> Labels:
-    """Give the class that the teacher answers, or without a teacher the student."""
+    """Return the class that the teacher predicts, or without a teacher the student."""
     *_, (_, side) = sitting.sides()
     return np.asarray(side.predictor.predict(sample)["logits"]).argmax(axis=1)
 
@@ -201,7 +201,7 @@ def _examples(
 def workload(
     sitting: Sitting, *, samples: int, texts: int, steps: int, **settings: object
 ) -> Workload:
-    """Compute the workload: for each sample the windows that are covered, and the gradients."""
+    """Compute the workload: per sample the occlusion windows, and the gradients."""
     sample = inputs(sitting.sample)
     if "input_ids" in sample:
         return Workload(predictions=2 * texts, gradients=min(texts, samples) * (steps + 1))

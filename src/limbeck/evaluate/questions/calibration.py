@@ -1,4 +1,4 @@
-"""Is each model as sure as it is right, and could one number make it so?"""
+"""Calibration of student and teacher, as exported and after temperature scaling."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Labels = NDArray[np.int64]
 
 
 class Sureness(Result):
-    """One model as it ships and after temperature scaling, and its temperature."""
+    """The calibration of one model, as exported and after scaling, and its temperature."""
 
     shipped: Reliability
     scaled: Reliability
@@ -36,13 +36,13 @@ class Sureness(Result):
 
 
 class Calibration(Result):
-    """How well the confidence of student and teacher can be trusted.
+    """The calibration of student and teacher.
 
     Attributes:
-        findings: Calibration error, Brier score and likelihood, as shipped and scaled.
-        student: The student's figures.
+        findings: Calibration error, Brier score and likelihood, as exported and scaled.
+        student: The student's metrics.
         teacher: The teacher's, if there is one.
-        notes: What could not be said, and why.
+        notes: Reasons for what could not be computed.
     """
 
     findings: tuple[Finding, ...]
@@ -53,7 +53,7 @@ class Calibration(Result):
 
 @dataclass(frozen=True)
 class _Model:
-    """Log-probabilities that one model gives to the test samples, as it ships and scaled."""
+    """One model's log-probabilities of the test samples, as exported and scaled."""
 
     name: str
     shipped: Values
@@ -64,15 +64,15 @@ class _Model:
 def ask(
     sitting: Sitting, *, bins: int = 15, draws: int = 1000, margin: float = 0.01
 ) -> Calibration:
-    """Ask how well the confidence of both can be trusted, before and after temperature scaling.
+    """Evaluate the calibration of both models, before and after temperature scaling.
 
     The temperature of each is fitted on the validation samples.
 
     Args:
         sitting: The two models and the samples.
-        bins: How many bins divide the confidences.
-        draws: How often the samples are drawn again.
-        margin: How large a loss does not matter, of a calibration error, a Brier score, and of a
+        bins: Number of bins.
+        draws: Number of bootstrap resamples.
+        margin: The non-inferiority margin of a calibration error, a Brier score, and of a
             likelihood in nats.
     """
     labels = sitting.student_answers.labels
@@ -108,7 +108,7 @@ def _sureness(model: _Model, labels: Labels, bins: int) -> Sureness:
 
 @dataclass(frozen=True)
 class _Lines:
-    """What is the same for all lines of the verdict."""
+    """The settings common to all metric comparisons."""
 
     labels: Labels
     resamples: Resamples
@@ -118,7 +118,7 @@ class _Lines:
     def of(
         self, student: Values, teacher: Values | None, *, scaled: bool = False
     ) -> tuple[Finding, Finding, Finding]:
-        """Give the three lines on log-probabilities, `[samples, classes]` of each model."""
+        """Compute the three comparisons from log-probabilities, `[samples, classes]` per model."""
         after = " after temperature scaling" if scaled else ""
         way = (
             " The logits of each model are divided by the temperature that suits the validation "

@@ -1,4 +1,4 @@
-"""What does an answer cost, what did the training cost, and when does the one pay for the other?"""
+"""Inference cost, training cost, and the break-even point between them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Sitting
 
 NOISE = 0.05
-"""What chance may do to a time or an energy, as a share of the teacher's."""
+"""Noise of a time or an energy, as a share of the teacher's."""
 
 
 class Cost(Result):
-    """What both models cost, in use and in the making.
+    """The inference and training cost of both models.
 
     Attributes:
-        findings: Size, time, memory, energy and carbon of an answer.
+        findings: Size, latency, memory, energy and carbon of a prediction.
         student: Everything measured of the student.
         teacher: Everything measured of the teacher.
-        training: Energy of the trainings in joules, by model.
+        training: Training energy in joules, by model.
         grams: Carbon dioxide of the same.
-        break_even: After how many answers the student's training is saved again, and after how many
-            the teacher's as well; none where an answer saves nothing.
+        break_even: Numbers of predictions after which the student's training energy is saved, and
+            after which the teacher's is as well; None where a prediction saves nothing.
         answers_a_milliwatt_hour: By model.
         payloads: Bytes of an update, by what is sent.
-        grid: The grid factor, and where it is from.
-        notes: What was not measured, and why.
+        grid: The grid factor, and its source.
+        notes: Reasons for what was not measured.
     """
 
     findings: tuple[Finding, ...]
@@ -52,12 +52,12 @@ class Cost(Result):
 
 
 def ask(sitting: Sitting, *, seconds: float = 1.0, previous: FilePath | None = None) -> Cost:
-    """Measure both files side by side, and set the trainings beside the answers.
+    """Measure the cost of both files side by side, and compare it with that of the trainings.
 
     Args:
         sitting: The two models; they need files.
         seconds: Time for the latencies.
-        previous: The student that devices hold now, for the size of an update by difference.
+        previous: The student now on the devices, for the size of an update by difference.
     """
     files: dict[str, Path] = {
         name: side.file for name, side in sitting.sides() if side.file is not None

@@ -1,4 +1,4 @@
-"""How much of the student can be stolen by asking it, and what would hold a thief up?"""
+"""Model extraction: the fidelity of attackers, and defences against them."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from limbeck.evaluate.workload import Workload
 
 Sample = Mapping[str, NDArray[Any]]
 FEWEST = 10
-"""Honest queries that a detector has to be fitted on."""
+"""Smallest number of benign queries to fit a detector on."""
 MARGIN = 0.02
 
 
 class Extraction(Result):
-    """How much of the student can be stolen.
+    """The model extraction results.
 
     Attributes:
-        findings: The lines of the verdict.
-        thefts: How far thieves got, by strategy, form and budget.
-        chance: How often one agrees who always answers what the student answers most.
-        defences: What each leaves to a thief and to an honest user.
-        detection: How well each strategy's queries are told from honest ones.
-        costs: What levels of agreement cost.
-        price: What one query costs.
-        notes: What could not be done, and why.
+        findings: The metric comparisons.
+        thefts: Extraction fidelity by strategy, response format and budget.
+        chance: The agreement of a constant prediction of the student's most frequent class.
+        defences: The effect of each on an attacker and on a benign user.
+        detection: Attacker detection per strategy.
+        costs: The cost of levels of fidelity.
+        price: The price of one query.
+        notes: Reasons for what could not be done.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -69,17 +69,17 @@ def ask(
     price: float = 0.001,
     draws: int = 1000,
 ) -> Extraction:
-    """Rob the student of what its answers tell, and try what would hold a thief up.
+    """Extract the student from its responses, and measure defences and detection.
 
-    The thief has half of the validation samples without their labels; the other half are the
-    honest queries that a detector is fitted on. Its model is a small network of one hidden layer:
-    what is found is what little effort steals, not the most that could be.
+    The attacker has half of the validation samples without their labels; the other half are the
+    benign queries that a detector is fitted on. Its model is a small network of one hidden layer:
+    the result is a lower bound of what can be extracted.
 
     Args:
-        sitting: What to look at.
-        budgets: How many queries a thief has, ascending.
-        price: What a query costs, in any currency.
-        draws: How often the test samples are drawn again.
+        sitting: The evaluation context.
+        budgets: The attacker's numbers of queries, ascending.
+        price: The price of a query, in any currency.
+        draws: Number of bootstrap resamples.
 
     Raises:
         InputError: The budgets are not ascending whole numbers above zero.
@@ -131,16 +131,16 @@ def _material(sitting: Sitting, sample: Sample) -> Material | None:
 
 
 def _halves(sitting: Sitting, *, most: int) -> tuple[Sample, Sample]:
-    """Divide validation inputs between the thief and whoever wants to catch it."""
+    """Split the validation inputs between the attacker and its detection."""
     drawn = replace(sitting, batches=sitting.validation, limit=2 * most).sample
     taken = inputs(drawn)
-    # Whatever order the samples are in, neighbours go to both.
+    # Alternate rows, whatever order the samples are in.
     thief_, honest = ({name: values[at::2] for name, values in taken.items()} for at in (0, 1))
     return thief_, honest
 
 
 def _stolen(victims: Sequence[Victim], robberies: Robberies) -> list[Finding]:
-    """Hold what all queries steal of the student beside what they steal of the teacher."""
+    """Compare the extraction fidelity of student and teacher, at the largest budget."""
     most = victims[0].budgets[-1]
     findings = []
     for form, tells in TELLS.items():
@@ -164,7 +164,7 @@ def _stolen(victims: Sequence[Victim], robberies: Robberies) -> list[Finding]:
 
 
 def _caught(seen: Sequence[Detection], found: Sequence[Theft]) -> list[Finding]:
-    """Say how well the strategy is detected that steals most."""
+    """Compute the detection of the strategy with the highest extraction fidelity."""
     if not seen:
         return []
     best = max((theft for theft in found if theft.form == "full"), key=lambda t: t.agreement.value)
@@ -191,7 +191,7 @@ def _chance(victim: Victim) -> float:
 def _defences(
     victim: Victim, robberies: Robberies, classes: int, *, seed: int
 ) -> tuple[Defence, ...]:
-    """Try what changes answers, then caps on how many there are."""
+    """Measure output perturbations, then caps on the number of queries."""
     plain = [robbery.hits for robbery in robberies["random", "label"]]
     full = [robbery.hits for robbery in robberies["random", "full"]]
     found = [victim.defended(change, plain[-1]) for change in changes(classes, seed=seed)]

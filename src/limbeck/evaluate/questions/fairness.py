@@ -1,4 +1,4 @@
-"""Are groups and rare classes treated alike, and is what sets them apart the teacher's?"""
+"""Group fairness, rare classes, and bias inheritance from the teacher."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Sitting
 
 SMALLEST = 20
-"""With 20 samples a share of one half is known to within 20 points: fewer judge nobody."""
+"""Smallest group: with 20 samples a share of one half has an interval of 20 points to each side."""
 
 
 class Fairness(Result):
     """Gaps between groups and between classes, of student and teacher.
 
     Attributes:
-        findings: The lines of the verdict.
-        attributes: What was found of the groups, by attribute.
-        classes: How well each class is recognised, the rarest first.
-        smallest: How many samples a group or class needs to be judged.
-        notes: What could not be judged, and why.
+        findings: The metric comparisons.
+        attributes: The results per sensitive attribute.
+        classes: The recall of each class, the rarest first.
+        smallest: The number of samples that a group or class needs to be judged.
+        notes: Reasons for what could not be judged.
     """
 
     findings: tuple[Finding, ...]
@@ -44,18 +44,18 @@ class Fairness(Result):
 def ask(
     sitting: Sitting, *, positive: str | None = None, smallest: int = SMALLEST, draws: int = 1000
 ) -> Fairness:
-    """Hold groups beside each other, and rare classes beside frequent ones.
+    """Compare groups, and rare classes with frequent ones.
 
-    The gap of a largest and a smallest is never below zero and grows with noise: whether a student
-    has made one larger is told by the difference from its teacher's, on the same draws.
+    A gap of the largest and the smallest is never negative and is biased upwards by noise: whether
+    a student has increased one follows from the paired difference from its teacher's.
 
     Args:
-        sitting: What to look at; `groups` says to whom each test sample belongs.
-        positive: The class that one wants to get, for demographic parity and equalised odds; by
-            default the second of two classes, and of more whichever has the largest gap.
-        smallest: How many samples a group or class needs to be judged. For equalised odds a group
-            needs as many of the class, or of the others.
-        draws: How often the samples are drawn again.
+        sitting: The evaluation context; `groups` holds the group of each test sample.
+        positive: The favourable class, for demographic parity and equalised odds; by default the
+            second of two classes, and of more whichever has the largest gap.
+        smallest: The number of samples that a group or class needs to be judged. For equalised odds
+            a group needs as many of the class, or of the others.
+        draws: Number of bootstrap resamples.
 
     Raises:
         InputError: There is no class of that name, or an attribute does not name every sample.

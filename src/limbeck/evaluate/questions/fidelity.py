@@ -1,4 +1,4 @@
-"""Does the student answer as its teacher does, err where it errs, and where do the two part?"""
+"""Fidelity to the teacher: agreement, KL divergence, error overlap, disagreements."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Fidelity(Result):
-    """The student's answers beside the teacher's.
+    """The fidelity of the student to its teacher.
 
     Attributes:
         findings: Accuracy, agreement and divergence.
-        slices: The same within every class and every group.
-        overlap: Which errors the two share, if there is a teacher.
-        partings: The pairs of classes on which they part most often.
-        notes: What could not be said, and why.
+        slices: The same per class and per group.
+        overlap: The error overlap, if there is a teacher.
+        partings: The pairs of classes on which they disagree most often.
+        notes: Reasons for what could not be computed.
     """
 
     findings: tuple[Finding, ...]
@@ -39,13 +39,13 @@ class Fidelity(Result):
 
 
 def ask(sitting: Sitting, *, draws: int = 1000, margin: float = 0.01, pairs: int = 10) -> Fidelity:
-    """Ask how faithful the student is to its teacher, in all and slice by slice.
+    """Evaluate the student's fidelity to its teacher, overall and per slice.
 
     Args:
         sitting: The two models and the samples.
-        draws: How often the samples are drawn again.
-        margin: How large a loss of accuracy does not matter.
-        pairs: How many pairs of classes to name on which the two part.
+        draws: Number of bootstrap resamples.
+        margin: The non-inferiority margin of accuracy.
+        pairs: Number of most frequent disagreements to list.
 
     Raises:
         InputError: An attribute of `sitting.groups` does not name a group for every sample.

@@ -1,4 +1,4 @@
-"""Does the student stand what the teacher stands: attacks, damage, every change of a size?"""
+"""Robustness: adversarial attacks, corruptions, certified accuracy, boundary distances."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from limbeck.evaluate.sitting import Side, Sitting, Texts
 
 PARTS = ("attacks", "corruption", "certified", "distances")
-"""What can be asked."""
+"""All parts of the evaluation."""
 NOISE_DRAWS = 5
-"""How often noise is drawn to see how much answers vary under it."""
+"""Number of noise draws for the prediction variance."""
 BOUNDS = 13
-"""What certificates cost per picture, in gradients: measured on residual nets."""
+"""Cost of certificates per image, in gradients: measured on residual networks."""
 NO_GRADIENTS = (
     "The {} has no twin in torch: it was attacked without gradients of its own, and may be less "
     "robust than it looks."
@@ -45,19 +45,19 @@ NO_GRADIENTS = (
 
 
 class Robustness(Result):
-    """What student and teacher stand.
+    """The robustness of student and teacher.
 
     Attributes:
-        findings: The lines of the verdict.
-        notes: What could not be done, and why.
-        samples: How many samples were worsened.
-        attacked: How many were attacked, certified and measured.
-        warnings: Which figures must not be believed, and why.
-        attacks: Accuracy by attack and size.
-        examples: Pictures that the student was wrong about after a change.
+        findings: The metric comparisons.
+        notes: Reasons for what could not be done.
+        samples: Number of samples corrupted.
+        attacked: Number attacked, certified and measured.
+        warnings: The values that are unreliable, and why.
+        attacks: Accuracy by attack and perturbation size.
+        examples: Adversarial examples of the student.
         corruptions: Accuracy by corruption and severity.
-        certified: Share of pictures that no change of a size can break.
-        distances: How far the decision boundary is, in pixels.
+        certified: Certified accuracy.
+        distances: Distance to the decision boundary, in pixels.
     """
 
     findings: tuple[Finding, ...]
@@ -74,7 +74,7 @@ class Robustness(Result):
 
 @dataclass(frozen=True)
 class _Part:
-    """What one part adds: lines, notes, and fields of the result by name."""
+    """The contribution of one part: metric comparisons, notes, and fields of the result by name."""
 
     findings: Sequence[Finding] = ()
     notes: Sequence[str] = ()
@@ -94,20 +94,19 @@ def ask(
     margin: float = 0.02,
     draws: int = 1000,
 ) -> Robustness:
-    """Attack both models, worsen their samples, and bound what no change can break.
+    """Evaluate robustness to attacks and corruptions, and certify accuracy.
 
     Args:
-        sitting: What to look at.
-        parts: What is asked, of `PARTS`.
-        sizes: The largest change of any pixel that attacks may make.
+        sitting: The evaluation context.
+        parts: The parts to run, of `PARTS`.
+        sizes: L-infinity perturbation sizes of attacks.
         certified_sizes: The same for certificates.
-        attacked: How many of the sample are attacked, certified and measured; all of it is
-            worsened.
-        steps: Steps of an attack with gradients.
-        restarts: How often the strongest of them begins.
-        queries: How often the attack without gradients shows a picture.
-        margin: How large a loss of accuracy does not matter.
-        draws: How often the samples are drawn again.
+        attacked: Number of samples that are attacked, certified and measured; all are corrupted.
+        steps: Steps of a gradient attack.
+        restarts: Restarts of the strongest of them.
+        queries: Queries per image of the attack without gradients.
+        margin: The non-inferiority margin of accuracy.
+        draws: Number of bootstrap resamples.
 
     Raises:
         InputError: There is no such part, or a size is not within (0, 1].
@@ -297,7 +296,7 @@ def workload(
     queries: int,
     **settings: object,
 ) -> Workload:
-    """Compute the workload, as if every picture withstood the first attacks of every size."""
+    """Compute the workload, as if no image were broken by the first attacks of any size."""
     pictures = sitting.pixels is not None
     if not pictures and sitting.texts is None:
         return Workload()

@@ -1,4 +1,4 @@
-"""Does the student know when it does not know?"""
+"""Uncertainty: failure detection, selective prediction, deferral, OOD detection."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from limbeck.evaluate.workload import Workload
 from limbeck.export.predictor import Answers, answers
 
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Which shares the student is to answer itself, in the table of deferral."""
+"""Target coverages of the deferral table."""
 BATCH = 250
-"""How many pictures from outside are answered at once."""
+"""Batch size of OOD images."""
 HEADLINE = "largest probability"
-"""The score that the verdict goes by; the table has them all."""
+"""The score of the metric comparison; the table has all scores."""
 
 
 class Uncertainty(Result):
-    """How well student and teacher know when they do not know.
+    """The uncertainty metrics of student and teacher.
 
     Attributes:
-        findings: Errors told apart, risk by coverage, deferral, samples from outside.
-        intervals: How far the intervals of both models' figures are the same.
-        student: Where the student is unsure.
-        teacher: Where the teacher is.
-        deferrals: What becomes of all answers if the student hands on what it is least sure of.
-        to_match: The least that had to be handed to the teacher to be no worse than it, on
-            validation samples, and what becomes of the test samples then.
-        outside: How samples from outside are told from the test samples.
-        notes: What could not be said, and why.
+        findings: Failure-detection AUROC, AURC, deferral, OOD detection.
+        intervals: The overlap of both models' confidence intervals.
+        student: The student's uncertainty metrics.
+        teacher: The teacher's.
+        deferrals: Selective prediction if the student defers its least confident samples.
+        to_match: The smallest deferral to the teacher that matches its accuracy on validation
+            samples, measured on test samples.
+        outside: OOD detection metrics.
+        notes: Reasons for what could not be computed.
     """
 
     findings: tuple[Finding, ...]
@@ -64,15 +64,15 @@ def ask(
     draws: int = 1000,
     margin: float = 0.01,
 ) -> Uncertainty:
-    """Ask whether the student is unsure where it errs, and of what it was never made for.
+    """Evaluate failure detection, selective prediction and OOD detection.
 
     Args:
         sitting: The two models and the samples.
-        outside: Goes through samples from outside; they need no label. By default they are made
-            from the pictures of the sitting: noise, shuffled pixels, negatives.
-        coverage: The share that the student answers itself, in the verdict on deferral.
-        draws: How often the samples are drawn again.
-        margin: How large a loss does not matter, of accuracy, of AUROC, and of risk.
+        outside: Iterates over OOD samples, which need no label. By default they are generated from
+            the context's images: noise, shuffled pixels, negatives.
+        coverage: The target coverage of the metric comparison of deferral.
+        draws: Number of bootstrap resamples.
+        margin: The non-inferiority margin of accuracy, of AUROC, and of risk.
     """
     student = _doubter(sitting.student_answers)
     teacher = None if sitting.teacher_answers is None else _doubter(sitting.teacher_answers)
@@ -130,7 +130,7 @@ def _deferrals(
 def _to_match(
     sitting: Sitting, validation: Doubter, student: Doubter, teacher: Doubter | None
 ) -> Deferral | None:
-    """Hand on as little as makes student and teacher together no worse on validation samples."""
+    """Compute the smallest deferral that matches the teacher's accuracy on validation samples."""
     if sitting.teacher is None or teacher is None:
         return None
     master = _on_validation(sitting.teacher, sitting)
@@ -158,7 +158,7 @@ def _outside(sitting: Sitting, outside: Batches | None, *, draws: int) -> Iterat
 
 
 def _made(sitting: Sitting) -> Iterator[tuple[str, Batches]]:
-    """Make samples from outside of the sitting's pictures, if they are pictures."""
+    """Generate OOD samples from the context's images, if the samples are images."""
     inputs = {name: values for name, values in sitting.sample.items() if name != "row"}
     pictures = next((name for name, values in inputs.items() if values.ndim == 4), None)
     if sitting.pixels is None or pictures is None:
@@ -173,7 +173,7 @@ def _batches(inputs: Mapping[str, NDArray[Any]]) -> Iterator[Batch]:
 
 
 def _logits(side: Side, batches: Batches, sitting: Sitting) -> NDArray[np.float32]:
-    """Answer samples from outside, and keep as many as the costly questions look at."""
+    """Compute the logits of OOD samples, at most `limit` of them."""
     labelled = ({**batch, "label": np.zeros(_size(batch))} for batch in batches())
     logits = answers(side.predictor, labelled).logits
     random = np.random.default_rng(sitting.seed)
@@ -187,7 +187,7 @@ def _size(batch: Batch) -> int:
 def _errors_told(told: Beside, margin: float) -> Iterator[Finding]:
     if math.isnan(told.student.value):
         return
-    # A teacher without errors is no measure.
+    # Without errors of the teacher there is no reference.
     alone = told.teacher is None or math.isnan(told.teacher.value)
     yield find(
         "Errors told from right answers",
@@ -257,7 +257,7 @@ def _notes(told: Beside, teacher: Doubter | None, apart: tuple[Outside, ...]) ->
 
 
 def workload(sitting: Sitting, *, outside: Batches | None, **settings: object) -> Workload:
-    """Compute the workload: validation samples, those from outside, and test samples not known."""
+    """Compute the workload: validation samples, OOD samples, and test samples not known."""
     made = 0 if sitting.pixels is None else 3 * len(sitting.sample["label"])
     given = made if outside is None else sum(map(_size, outside()))
     return Workload(predictions=sitting.to_answer + sitting.validation_size + given)

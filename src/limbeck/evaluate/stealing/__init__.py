@@ -1,1 +1,1 @@
-"""How much of a model can be had by asking it, and what holds a thief up."""
+"""Model extraction attacks on the student, and defences against them."""

@@ -1,4 +1,4 @@
-"""What a defence takes from a thief, and what from an honest user."""
+"""Defences against model extraction, and their cost for benign users."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from limbeck.evaluate.stealing import forms
 
 Array = NDArray[np.float64]
 LEAST = 1e-6
-"""What an honest user takes a probability of zero for: a surprise, but not an endless one."""
+"""Probability that replaces zero in the benign user's NLL, which would be infinite."""
 
 
 class Defence(Result):
-    """One defence: what it leaves the thief and what the honest user.
+    """One defence: the attacker's fidelity under it, and the benign user's accuracy.
 
     Attributes:
-        name: What is done.
-        queries: How many queries the thief has.
-        agreement: How often the thief's model answers as the victim does, by the better of two
-            thieves: one learns from the answers as they are, one from the first class alone.
-        accuracy: How often the answers that an honest user gets are right.
+        name: The defence.
+        queries: Number of the attacker's queries.
+        agreement: Extraction fidelity, by the better of two attackers: one learns from the
+            responses as they are, one from the top-1 class alone.
+        accuracy: The accuracy of the responses to a benign user.
         nll: Their mean negative log-likelihood, in nats, with `LEAST` for a probability of zero.
     """
 
@@ -39,18 +39,18 @@ class Defence(Result):
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to every answer: probabilities to probabilities, `[n, classes]`."""
+    """An output perturbation: probabilities to probabilities, `[n, classes]`."""
 
     name: str
     made: Callable[[Array], Array]
 
 
 def changes(classes: int, *, seed: int) -> list[Change]:
-    """Name the defences that change answers.
+    """Return the defences that perturb outputs.
 
     Args:
-        classes: How many classes there are.
-        seed: Decides the noise.
+        classes: Number of classes.
+        seed: Seed of the noise.
 
     Source: Tramèr et al., USENIX Security 2016 (arXiv:1609.02943).
     """
@@ -68,11 +68,11 @@ def changes(classes: int, *, seed: int) -> list[Change]:
 
 
 def utility(told: Array, labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Give accuracy, and negative log-likelihood in nats, of answers to an honest user.
+    """Compute accuracy, and negative log-likelihood in nats, of the responses to a benign user.
 
     Args:
         told: Distributions over the classes, `[n, classes]`.
-        labels: The right answers, `[n]`.
+        labels: `[n]`.
 
     Example:
         >>> utility(np.array([[0.5, 0.5], [0.0, 1.0]]), np.array([0, 1]))

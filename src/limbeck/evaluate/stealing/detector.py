@@ -1,4 +1,4 @@
-"""Can somebody who answers tell a thief's queries from honest ones?"""
+"""Detection of model extraction queries against benign ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from limbeck.evaluate.stealing.thief import Asked
 
 Array = NDArray[np.float64]
 FALSE_ALARMS = 0.05
-"""The share of honest queries that the threshold was set to flag."""
+"""The false positive rate on benign queries at which the threshold is set."""
 POINTS = 21
-"""Of the ROC curve."""
+"""Number of points of the ROC curve."""
 
 
 class Detection(Result):
-    """How well a thief's queries are told from honest ones.
+    """The detection metrics of one attack strategy.
 
     Attributes:
-        strategy: How the thief asked.
-        auc: The chance that a query of the thief's scores higher than an honest one.
-        false_alarms: Points of the ROC curve: the share of honest queries that are flagged.
-        caught: The share of the thief's that are flagged at each of these.
-        flagged: The share that is flagged at the threshold set on other honest queries.
-        flagged_honest: The share of honest queries that is.
+        strategy: The attacker's query strategy.
+        auc: The AUROC: the probability that an attacker's query scores above a benign one.
+        false_alarms: Points of the ROC curve: the false positive rates on benign queries.
+        caught: The true positive rate on the attacker's queries at each of these.
+        flagged: The true positive rate at the threshold set on other benign queries.
+        flagged_honest: The false positive rate at it.
     """
 
     strategy: str
@@ -39,17 +39,16 @@ class Detection(Result):
 
 
 class Detector:
-    r"""Scores queries by how unlike honest ones they are.
+    r"""A detector that scores queries by their distance from benign ones.
 
-    Two numbers say what a query is like: the logarithm of the distance to the nearest honest one,
-    and the entropy of the answer. The score is the squared distance, by the covariance of honest
-    queries, from their mean.
+    A query has two features: the logarithm of the distance to the nearest benign one, and the
+    entropy of the prediction. The score is the squared Mahalanobis distance to benign queries.
 
     $$s(x) = (z - \mu)^\top \Sigma^{-1} (z - \mu), \qquad
       z = (\log d(x),\; H(p(\cdot \mid x)))$$
 
     Args:
-        honest: Honest queries, at least two, kept apart from whatever is to be told.
+        honest: Benign queries, at least two, not among those to be scored.
 
     Source: Juuti et al., EuroS&P 2019 (arXiv:1805.02628), for distances; Lee et al., NeurIPS 2018
     (arXiv:1807.03888), for the score.
@@ -67,7 +66,7 @@ class Detector:
         self.threshold = float(np.quantile(self._score(signs), 1 - FALSE_ALARMS))
 
     def scores(self, asked: Asked) -> Array:
-        """Give a score a query, `[n]`; higher is less like an honest one."""
+        """Compute one score per query, `[n]`; higher is less like a benign one."""
         return self._score(self._signs(distance.cdist(asked.features, self._honest), asked))
 
     def _signs(self, distances: Array, asked: Asked) -> Array:
@@ -84,20 +83,20 @@ class Detector:
 def detection(
     strategy: str, detector: Detector, *, honest: Asked, thief: Asked, draws: int, seed: int
 ) -> Detection:
-    """See how well queries are told apart that the detector has not been fitted on.
+    """Measure the detection of queries that the detector was not fitted on.
 
     Args:
-        strategy: How the thief asked.
-        detector: Gives scores.
-        honest: Honest queries.
-        thief: The thief's.
-        draws: How often both are drawn again.
-        seed: Decides the draws.
+        strategy: The attacker's query strategy.
+        detector: The fitted detector.
+        honest: Benign queries.
+        thief: The attacker's queries.
+        draws: Number of bootstrap resamples of both.
+        seed: Seed of the resampling.
     """
     good, bad = detector.scores(honest), detector.scores(thief)
     resamples = Resamples(len(good) + len(bad), draws=draws, seed=seed)
     rates = np.linspace(0, 1, POINTS)
-    # As many honest queries as a rate says score above its threshold.
+    # At each rate, that share of benign queries scores above the threshold.
     thresholds = np.quantile(good, 1 - rates)
     return Detection(
         strategy=strategy,
@@ -110,19 +109,19 @@ def detection(
 
 
 def _floor(distances: Array) -> float:
-    """Keep the logarithm of the distance of a query asked twice finite."""
+    """Return the lower bound of distances, so that the logarithm of a zero distance is finite."""
     return 1e-3 * float(np.median(distances)) or 1e-12
 
 
 def roc_auc(honest: Array, thief: Array, counts: Array | None = None) -> Array:
-    r"""Give the chance that a thief's query scores higher than an honest one, `[draws]`.
+    r"""Compute the AUROC of the attacker's queries against benign ones, `[draws]`.
 
     $$P(s_{\text{thief}} > s_{\text{honest}}) + \tfrac12 P(s_{\text{thief}} = s_{\text{honest}})$$
 
     Args:
         honest: Scores, `[n]`.
         thief: Scores, `[m]`.
-        counts: How often each counts, the honest first: `[draws, n + m]`; by default once. NaN
+        counts: How often each counts, the benign first: `[draws, n + m]`; by default once. NaN
             where one of the two was not drawn at all.
 
     Example:

@@ -1,7 +1,7 @@
-"""What a model tells: all probabilities, the first alone, or a label; and what a defence changes.
+"""Response formats of a model (all probabilities, top-1, hard label), and output perturbations.
 
-Each function takes probabilities `[n, classes]`, and gives distributions of the same shape: what a
-thief can make of the answer, and an honest user too.
+Each function maps probabilities `[n, classes]` to distributions of the same shape: what an
+attacker, or a benign user, can infer from the response.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Array = NDArray[np.float64]
 
 
 def full(probabilities: Array) -> Array:
-    """Tell everything."""
+    """Return all probabilities."""
     return probabilities
 
 
 def top_1(probabilities: Array) -> Array:
-    """Tell the first class and its probability; what is left is anybody's guess.
+    """Return the top-1 class and its probability; the rest is spread evenly.
 
     Example:
         >>> top_1(np.array([[0.6, 0.3, 0.1]]))
@@ -28,7 +28,7 @@ def top_1(probabilities: Array) -> Array:
 
 
 def label(probabilities: Array) -> Array:
-    """Tell the first class alone.
+    """Return the hard label, one-hot.
 
     Example:
         >>> label(np.array([[0.6, 0.3, 0.1]]))
@@ -38,11 +38,11 @@ def label(probabilities: Array) -> Array:
 
 
 def top_k(probabilities: Array, count: int) -> Array:
-    """Tell the first classes and their probabilities; the others share what is left.
+    """Return the top-k classes and their probabilities; the rest is spread evenly over the others.
 
     Args:
         probabilities: `[n, classes]`.
-        count: How many classes are told.
+        count: The number of classes, k.
 
     Example:
         >>> top_k(np.array([[0.6, 0.3, 0.06, 0.04]]), 2)
@@ -58,7 +58,7 @@ def top_k(probabilities: Array, count: int) -> Array:
 
 
 def rounded(probabilities: Array, decimals: int) -> Array:
-    """Round, then make each row sum to one again; a row of zeros says nothing.
+    """Round, then normalize each row to sum to one; a row of zeros becomes uniform.
 
     Example:
         >>> rounded(np.array([[0.62, 0.34, 0.04], [0.04, 0.94, 0.02]]), 1).round(2)
@@ -69,12 +69,12 @@ def rounded(probabilities: Array, decimals: int) -> Array:
 
 
 def noisy(probabilities: Array, deviation: float, *, seed: int) -> Array:
-    """Add normal noise, cut at zero, and make each row sum to one again.
+    """Add normal noise, clip at zero, and normalize each row to sum to one.
 
     Args:
         probabilities: `[n, classes]`.
         deviation: The standard deviation of the noise.
-        seed: Decides the noise.
+        seed: Seed of the noise.
     """
     noise = np.random.default_rng(seed).normal(scale=deviation, size=probabilities.shape)
     return _normal(np.clip(probabilities + noise, 0, None))

@@ -1,4 +1,4 @@
-"""What a thief can ask with: inputs that it has, mixtures of them, and noise."""
+"""Query generators of model extraction: the attacker's inputs, mixtures of them, and noise."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 Batch = Mapping[str, NDArray[Any]]
 Features = NDArray[np.float32]
 FEATURES = 1024
-"""A surrogate sees no more numbers than these: larger pictures are made smaller for it."""
+"""Largest number of a surrogate's features: larger images are downsampled for it."""
 
 
 class Material(Protocol):
-    """Inputs of one kind."""
+    """The interface of queries of one modality."""
 
     def features(self, batch: Batch) -> Features:
-        """Say what a surrogate sees of inputs, `[n, features]`."""
+        """Compute the surrogate's features, `[n, features]`."""
         ...
 
     def mixed(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Mix inputs of a pool, two and two."""
+        """Mix pairs of inputs from a pool."""
         ...
 
     def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Make inputs that look like nothing, within the range of a pool's."""
+        """Generate noise inputs, within the range of a pool's."""
         ...
 
 
 class Numbers:
-    """Pictures, or rows of a table.
+    """Images, or rows of a table.
 
     Args:
-        name: What the model calls them.
-        pixels: How pixels became numbers: noise fills their range, or else that of the pool.
+        name: The model's name of the input.
+        pixels: The normalization of pixels: noise fills its range, or else that of the pool.
     """
 
     def __init__(self, name: str, pixels: Pixels | None) -> None:
@@ -47,7 +47,7 @@ class Numbers:
         self._pixels = pixels
 
     def features(self, batch: Batch) -> Features:
-        """Give all numbers; of larger pictures, means of neighbours."""
+        """Return all numbers; of larger images, means of neighbours."""
         import torch
         from torch.nn import functional as F
 
@@ -59,7 +59,7 @@ class Numbers:
         return values.reshape(len(values), -1)
 
     def mixed(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        r"""Give $\lambda a + (1 - \lambda) b$ with $\lambda$ drawn evenly.
+        r"""Apply mixup: $\lambda a + (1 - \lambda) b$ with $\lambda$ uniform.
 
         Source: Zhang et al., ICLR 2018 (arXiv:1710.09412).
         """
@@ -69,7 +69,7 @@ class Numbers:
         return {self._name: part * values[one] + (1 - part) * values[other]}
 
     def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Draw every number evenly between black and white, or the pool's extremes."""
+        """Draw every number uniformly between black and white, or between the pool's extremes."""
         values = np.asarray(pool[self._name], dtype=np.float32)
         low, high = values.min(axis=0), values.max(axis=0)
         if self._pixels is not None:
@@ -83,10 +83,10 @@ class Numbers:
 
 
 class Tokens:
-    """Texts as token numbers: `input_ids` and `attention_mask`, `[n, tokens]`."""
+    """Texts as token ids: `input_ids` and `attention_mask`, `[n, tokens]`."""
 
     def features(self, batch: Batch) -> Features:
-        """Count the tokens of each text, by the remainder of their numbers: a bag of tokens."""
+        """Count the tokens of each text, with ids hashed by remainder: a bag of tokens."""
         ids, there = np.asarray(batch["input_ids"]), np.asarray(batch["attention_mask"]) > 0
         bag = np.zeros((len(ids), FEATURES), dtype=np.float32)
         rows = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
@@ -94,7 +94,7 @@ class Tokens:
         return np.log1p(bag)
 
     def mixed(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Begin with one text, and from the middle of the shorter on go on with another."""
+        """Concatenate one text's beginning and another's end, cut at the middle of the shorter."""
         ids, mask = (np.asarray(pool[name]) for name in ("input_ids", "attention_mask"))
         one, other = random.integers(len(ids), size=(2, count))
         middle = np.minimum(mask[one].sum(axis=1), mask[other].sum(axis=1)) // 2
@@ -105,7 +105,7 @@ class Tokens:
         }
 
     def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Put words drawn from the whole pool between the first and the last token of a text."""
+        """Replace the tokens between a text's first and last by random tokens of the whole pool."""
         ids, mask = (np.asarray(pool[name]) for name in ("input_ids", "attention_mask"))
         frame = random.integers(len(ids), size=count)
         place = np.arange(ids.shape[1])

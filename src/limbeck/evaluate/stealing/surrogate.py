@@ -1,4 +1,4 @@
-"""What a thief makes of the answers: a small network of a fixed size, quickly trained."""
+"""The surrogate model of an extraction attack: a small network of a fixed size."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ HIDDEN, STEPS, BATCH, RATE = 64, 200, 64, 3e-3
 
 
 def train(features: Features, answers: Array, *, seed: int) -> Surrogate:
-    """Train a network of one hidden layer on what was asked and answered.
+    """Train a network of one hidden layer on queries and responses.
 
-    It is trained for as many steps on many answers as on few, so that a budget costs answers and
-    nothing else. Thirty are trained for one student: in plain arrays that takes half the time that
-    torch takes for nets so small.
+    The number of steps does not depend on the number of queries, so that budgets differ in queries
+    only. Thirty are trained for one student: for networks so small, numpy takes half of torch's
+    time.
 
     Args:
-        features: What was asked, `[n, features]`.
+        features: The queries, `[n, features]`.
         answers: Distributions over the classes, `[n, classes]`.
-        seed: Decides where the network begins, and the order of its batches.
+        seed: Seed of the initialization and of the order of batches.
 
     Returns:
-        A function of features, `[m, features]`, that gives probabilities, `[m, classes]`.
+        A function of features, `[m, features]`, that returns probabilities, `[m, classes]`.
 
     Example:
         >>> asked = np.array([[0.0], [1.0]], dtype=np.float32)
@@ -53,7 +53,7 @@ def train(features: Features, answers: Array, *, seed: int) -> Surrogate:
 
 
 def gradients(layers: Layers, inputs: Features, targets: NDArray[np.float32]) -> Layers:
-    """Give the gradients of the mean cross-entropy with distributions, in the layers' order.
+    """Compute the gradients of the mean cross-entropy with distributions, in the layers' order.
 
     Args:
         layers: Weight and bias of the hidden layer, `[features, hidden]` and `[hidden]`, then of
@@ -73,7 +73,7 @@ def _forward(layers: Layers, inputs: Features) -> tuple[NDArray[np.float32], NDA
 
 
 def _begin(features: int, classes: int, random: np.random.Generator) -> Layers:
-    """Draw weights as He et al. do (arXiv:1502.01852)."""
+    """Initialize weights as He et al. (arXiv:1502.01852)."""
     first, last = (
         random.normal(scale=np.sqrt(2 / before), size=(before, after)).astype(np.float32)
         for before, after in ((features, HIDDEN), (HIDDEN, classes))
@@ -82,7 +82,7 @@ def _begin(features: int, classes: int, random: np.random.Generator) -> Layers:
 
 
 def _move(layers: Layers, slopes: Layers, moments: tuple[Layers, Layers], step: int) -> None:
-    """Make one step of Adam (Kingma and Ba, arXiv:1412.6980), in place."""
+    """Apply one step of Adam (Kingma and Ba, arXiv:1412.6980), in place."""
     rate = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
     for layer, slope, first, second in zip(layers, slopes, *moments, strict=True):
         first += 0.1 * (slope - first)
@@ -91,9 +91,9 @@ def _move(layers: Layers, slopes: Layers, moments: tuple[Layers, Layers], step: 
 
 
 def _scale(features: Features) -> Features:
-    """Give one over the features' common deviation where a feature changes, and else zero.
+    """Compute the inverse of the features' common deviation where a feature varies, and else zero.
 
-    What never changed among the queries tells nothing, however it lies among the tests.
+    A feature that is constant among the queries is not informative, whatever it is in the tests.
     """
     deviation = features.std(axis=0)
     common = float(np.sqrt((deviation**2).mean()))

@@ -1,4 +1,4 @@
-"""How far thieves get by strategy, form and budget, and what it costs them."""
+"""Extraction fidelity by query strategy, response format and budget, and its cost."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Robberies = dict[tuple[Strategy, str], list[Robbery]]
 
 
 class Theft(Result):
-    """How far a thief got.
+    """The extraction fidelity of one attacker.
 
     Attributes:
-        strategy: How it asked: random, uncertain, mixed or noise.
-        form: What it was told: full, top_1 or label.
-        queries: How often it asked.
-        agreement: How often its model answers test samples as the victim does.
+        strategy: The query strategy: random, uncertain, mixed or noise.
+        form: The response format: full, top_1 or label.
+        queries: Number of queries.
+        agreement: Top-1 agreement of its model with the victim on test samples.
     """
 
     strategy: Strategy
@@ -37,13 +37,13 @@ class Theft(Result):
 
 
 class Cost(Result):
-    """What a level of agreement costs a thief: the fewest queries tried that reach it.
+    """The cost of a level of extraction fidelity: the fewest queries tried that reach it.
 
     Attributes:
-        form: What it is told.
+        form: The response format.
         agreement: The level.
-        queries: How many; none if no budget tried reached it.
-        price: What they cost; none as well.
+        queries: Number of queries; None if no budget tried reached it.
+        price: Their price; None as well.
     """
 
     form: str
@@ -53,7 +53,7 @@ class Cost(Result):
 
 
 def rob(victim: Victim) -> Robberies:
-    """Let every strategy be told all probabilities, and random queries less and less."""
+    """Run every strategy on full responses, and random queries on reduced ones."""
     tried: list[tuple[Strategy, str]] = [(strategy, "full") for strategy in STRATEGIES]
     tried += [("random", form) for form in FORMS if form != "full"]
     return {
@@ -63,7 +63,7 @@ def rob(victim: Victim) -> Robberies:
 
 
 def thefts(robberies: Robberies) -> tuple[Theft, ...]:
-    """Say how far each thief got."""
+    """Compute the extraction fidelity of each attacker."""
     return tuple(
         Theft(
             strategy=strategy,
@@ -77,11 +77,11 @@ def thefts(robberies: Robberies) -> tuple[Theft, ...]:
 
 
 def costs(found: Sequence[Theft], price: float) -> tuple[Cost, ...]:
-    """Say what levels of agreement cost at a price per query, by the cheapest strategy.
+    """Compute the cost of levels of fidelity at a price per query, by the cheapest strategy.
 
     Args:
-        found: How far thieves got.
-        price: What a query costs.
+        found: The extraction fidelities.
+        price: The price of a query.
 
     Example:
         >>> one = Theft(

@@ -1,4 +1,4 @@
-"""A thief that asks within a budget, and learns from what it is told."""
+"""The attacker of model extraction: queries within a budget, and a surrogate trained on them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Form = Callable[[Array], Array]
 Strategy = Literal["random", "uncertain", "mixed", "noise"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 FEW = 20
-"""How many inputs of its own a thief has that mixes them."""
+"""Number of own inputs of an attacker that mixes them."""
 AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What could be asked, and what the victim thinks of it.
+    """Possible queries and the victim's responses.
 
     Attributes:
-        features: What a surrogate sees of it, `[n, features]`.
+        features: The surrogate's features, `[n, features]`.
         probabilities: The victim's, `[n, classes]`.
     """
 
@@ -38,17 +38,17 @@ class Asked:
     probabilities: Array
 
     def rows(self, which: NDArray[np.int64]) -> Asked:
-        """Give some of it."""
+        """Return the given rows."""
         return Asked(self.features[which], self.probabilities[which])
 
 
 @dataclass(frozen=True)
 class Loot:
-    """What a thief has after so many queries.
+    """The attacker's result for one budget.
 
     Attributes:
-        asked: Which of the possible queries it asked.
-        answers: What its model answers to the test samples, `[n]`.
+        asked: The rows of the possible queries that were used.
+        answers: Its model's predictions of the test samples, `[n]`.
     """
 
     asked: NDArray[np.int64]
@@ -56,18 +56,18 @@ class Loot:
 
 
 def queries(strategy: Strategy, material: Material, pool: Batch, count: int, *, seed: int) -> Batch:
-    """Make what a thief asks, in order; an uncertain one chooses among twice as many.
+    """Generate an attacker's queries, in order; `uncertain` selects from twice as many.
 
-    `random` asks with inputs of the kind that the victim is made for, and once they run out, with
-    mixtures of them. `uncertain` chooses among the same those that it is least sure of. `mixed` has
-    `FEW` inputs, and mixes them. `noise` has none.
+    `random` queries with in-distribution inputs and, once they run out, with mixtures of them.
+    `uncertain` selects from the same those of smallest margin. `mixed` queries with `FEW` inputs
+    and their mixtures, `noise` with noise.
 
     Args:
-        strategy: How the thief asks.
-        material: The kind of the inputs.
-        pool: Inputs of the kind that the victim is made for.
-        count: How many queries.
-        seed: Decides the order, and what is drawn.
+        strategy: The query strategy.
+        material: The generator of the inputs' modality.
+        pool: In-distribution inputs.
+        count: Number of queries.
+        seed: Seed of the order and of the draws.
 
     Source: Papernot et al., 2017 (arXiv:1602.02697); Pal et al., AAAI 2020 (arXiv:1905.09165), for
     active learning; Orekondy et al., CVPR 2019 (arXiv:1812.02766).
@@ -86,12 +86,12 @@ def queries(strategy: Strategy, material: Material, pool: Batch, count: int, *, 
 
 
 def ask(victim: Predictor, material: Material, batch: Batch) -> Asked:
-    """Ask everything of a batch."""
+    """Query the victim with every input of a batch."""
     return Asked(material.features(batch), probabilities(victim, batch))
 
 
 def probabilities(victim: Predictor, batch: Batch) -> Array:
-    """Give a model's probabilities, `[n, classes]`, a few samples at a time."""
+    """Compute a model's probabilities, `[n, classes]`, in batches."""
     parts = [
         victim.predict(_rows(batch, np.arange(first, min(first + AT_ONCE, _count(batch)))))
         for first in range(0, _count(batch), AT_ONCE)
@@ -103,19 +103,19 @@ def probabilities(victim: Predictor, batch: Batch) -> Array:
 def steal(
     asked: Asked, form: Form, budgets: Sequence[int], tests: Features, *, chooses: bool, seed: int
 ) -> list[Loot]:
-    """Train a surrogate for each budget, and let it answer test samples.
+    """Train a surrogate for each budget, and predict the test samples with it.
 
     Args:
-        asked: What could be asked, and what the victim thinks of it.
-        form: What the victim tells of its probabilities.
-        budgets: How many queries are allowed, ascending.
-        tests: What a surrogate sees of the test samples, `[n, features]`.
-        chooses: Whether the thief chooses what it is least sure of, each time the budget grows; it
-            begins with the first ones.
-        seed: Decides how surrogates are trained.
+        asked: Possible queries and the victim's responses.
+        form: The response format.
+        budgets: Numbers of queries allowed, ascending.
+        tests: The surrogate's features of the test samples, `[n, features]`.
+        chooses: Whether the attacker selects the queries of smallest margin each time the budget
+            grows; it begins with the first ones.
+        seed: Seed of the surrogates' training.
 
     Returns:
-        What the thief has, for each budget.
+        The attacker's result for each budget.
     """
     told = form(asked.probabilities)
     known = np.arange(0)
@@ -132,7 +132,7 @@ def steal(
 
 
 def _unsure(thief: surrogate.Surrogate, features: Features, known: NDArray[Any]) -> NDArray[Any]:
-    """Sort what has not been asked yet by the margin between the first two classes."""
+    """Sort unused queries by the margin between the top two classes."""
     first = np.sort(thief(features), axis=1)
     margin = first[:, -1] - first[:, -2]
     margin[known] = np.inf

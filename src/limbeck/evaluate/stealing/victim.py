@@ -1,4 +1,4 @@
-"""One victim, what can be asked of it, and how far thieves get."""
+"""The victim of model extraction, its query pool, and the attacks on it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Hits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Robbery:
-    """What came of robbing a victim once.
+    """The result of one extraction attack.
 
     Attributes:
-        asked: Which of the possible queries the thief asked.
-        hits: Where its model answers the test samples as the victim does, `[n]`.
+        asked: The rows of the possible queries that were used.
+        hits: Where its model's prediction equals the victim's on the test samples, `[n]`.
     """
 
     asked: NDArray[np.int64]
@@ -38,15 +38,15 @@ class Robbery:
 
 
 class Victim:
-    """A model that answers whoever asks; each query of a strategy is answered once and kept.
+    """A model under extraction attack; the responses to a strategy's queries are cached.
 
     Args:
-        predictor: Who is asked.
-        material: The kind of its inputs.
-        pool: Unlabelled inputs that a thief may have.
-        tests: Inputs by which a thief's model is judged, with `label`.
-        budgets: How many queries a thief has, ascending.
-        seed: For whatever is drawn.
+        predictor: The model.
+        material: The generator of its inputs' modality.
+        pool: Unlabelled inputs available to an attacker.
+        tests: Inputs on which an attacker's model is evaluated, with `label`.
+        budgets: The attacker's numbers of queries, ascending.
+        seed: Seed of everything random.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Victim:
 
     @cached_property
     def tests(self) -> Asked:
-        """What a surrogate sees of the test samples, and what the victim thinks of them."""
+        """Return the surrogate's features of the test samples, and the victim's responses."""
         return thief.ask(self._predictor, self._material, self._tests)
 
     def asked(self, strategy: Strategy) -> Asked:
-        """Answer what a thief could ask within the largest budget."""
+        """Return the victim's responses to a strategy's queries within the largest budget."""
         if strategy not in self._answered:
             batch = thief.queries(
                 strategy, self._material, self._pool, self.budgets[-1], seed=self._seed
@@ -82,7 +82,7 @@ class Victim:
         return self._answered[strategy]
 
     def robbed(self, strategy: Strategy, form: Form, budgets: Sequence[int]) -> list[Robbery]:
-        """Rob it with each of some budgets, by one strategy and told in one form."""
+        """Run the extraction attack with each budget, by one strategy and response format."""
         mine = self.tests.probabilities.argmax(axis=1)
         stolen = thief.steal(
             self.asked(strategy),
@@ -95,11 +95,11 @@ class Victim:
         return [Robbery(loot.asked, loot.answers == mine) for loot in stolen]
 
     def defended(self, change: Change, plain: Hits) -> Defence:
-        """Change every answer, and see what is left to a thief and to an honest user.
+        """Measure a defence that perturbs every output, for an attacker and for a benign user.
 
         Args:
-            change: What is done to the answers.
-            plain: How far the thief gets that learns from labels which are as they were.
+            change: The output perturbation.
+            plain: The hits of the attacker that learns from unchanged labels.
         """
         most = self.budgets[-1:]
         hits = self.robbed("random", change.made, most)[0].hits
@@ -109,7 +109,7 @@ class Victim:
         return self._defence(change, max(hits, plain, key=np.mean), most[0])
 
     def capped(self, budget: int, change: Change, hits: Hits) -> Defence:
-        """Describe a cap on queries, whose thief is known already."""
+        """Describe a cap on queries, whose attack was run already."""
         return self._defence(change, hits, budget)
 
     def _defence(self, change: Change, hits: Hits, budget: int) -> Defence:
@@ -122,6 +122,6 @@ class Victim:
 
 
 def share(hits: Hits) -> Estimate:
-    """Give the share of test samples, with Wilson's interval."""
+    """Compute the share of test samples, with Wilson's interval."""
     interval = wilson(int(hits.sum()), len(hits))
     return Estimate(value=float(hits.mean()), interval=interval)
