@@ -76,8 +76,8 @@ def error_overlap(student: Answers, teacher: Answers, *, resamples: Resamples) -
       J = \frac{|E_S \cap E_T|}{|E_S \cup E_T|}, \qquad
       \kappa = \frac{c - c_0}{1 - c_0}$$
 
-    with E the samples that each gets wrong, c the share on which both are correct or both wrong, and
-    $c_0$ that share if they erred independently at their error rates.
+    with E the samples that each gets wrong, c the share on which both are correct or both wrong,
+    and $c_0$ that share if they erred independently at their error rates.
 
     Args:
         student: Its predictions.
