@@ -1,4 +1,4 @@
-"""What the student may cost, and which trial fits best."""
+"""The budget of the student, and the selection of the best trial within it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limbeck.report.sweep_result import Figures, Trial
 class Limits(Budget):
     """The lines of `--budget`: those of a recipe's budget, and energy.
 
-    Accuracy and its drop are held against the validation samples, since they choose.
+    Accuracy and its drop are checked on the validation samples, since they select the trial.
     """
 
     energy_mj: Annotated[
@@ -29,7 +29,7 @@ class Limits(Budget):
 
 @dataclass(frozen=True)
 class _Line:
-    """How a line of the budget is measured: a figure, its unit, and how it is scaled to it."""
+    """The measurement of a budget line: a figure, its unit, and its scale."""
 
     figure: str
     unit: str = ""
@@ -49,10 +49,11 @@ LINES = {
 
 
 def limits_of(text: str) -> Limits:
-    """Read `--budget`.
+    """Parse `--budget`.
 
     Raises:
-        InputError: A line is unknown, has no value or a wrong one, or there is none: all of them.
+        InputError: A line is unknown, or has no value or a wrong one, or there is none; every
+            problem is listed.
 
     Example:
         >>> limits_of("size_kb=30, latency_ms=0.5").latency_ms
@@ -77,10 +78,10 @@ def limits_of(text: str) -> Limits:
 
 
 def checks(figures: Figures, limits: Limits) -> tuple[BudgetCheck, ...]:
-    """Hold a trial against every line that is given.
+    """Check a trial against every line of the budget.
 
     Raises:
-        InputError: A line is about something that was not measured.
+        InputError: A line limits something that was not measured.
     """
     found = []
     for name, line in LINES.items():
@@ -98,9 +99,9 @@ def checks(figures: Figures, limits: Limits) -> tuple[BudgetCheck, ...]:
 
 
 def miss(check: BudgetCheck) -> float:
-    """By how much a line is missed, 0 if it is met.
+    """Compute by how much a line is missed, 0 if it is met.
 
-    A cost is missed by its excess as a share of what is allowed, an accuracy by the difference: one
+    A cost is missed by its excess relative to the allowed value, an accuracy by the difference: one
     per cent too large counts as much as one point too inaccurate.
 
     Example:
@@ -115,13 +116,13 @@ def miss(check: BudgetCheck) -> float:
 
 
 def choose(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, tuple[BudgetCheck, ...]]:
-    """Pick the trial of the highest accuracy among those that meet every line.
+    """Return the trial of the highest accuracy among those that meet every line.
 
-    Of equals the smaller is taken, then the faster, then the earlier. Where none meets all, the one
-    that misses least in sum is taken.
+    Ties are broken by size, then latency, then number. If no trial meets all lines, the one with
+    the smallest sum of misses is returned.
 
     Args:
-        trials: Trials that are done, at least one.
+        trials: Finished trials, at least one.
         limits: The budget.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From the trials to a result: latencies side by side, the front, and what fits the budget."""
+"""Conclusion of a sweep: latencies measured in turn, the Pareto front, and the budget's choice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IN_TURN = (
     "that a busy machine is unfair to none."
 )
 GRAIN, MEASURED = 1.05, {"latency", "memory", "energy"}
-"""Steps in which measured costs are compared: less than so many times more is told by chance."""
+"""The ratio between the steps to which measured costs are rounded: smaller gaps are noise."""
 APART = "Latencies were taken in each trial's own run: the files are too large to be timed in turn."
 VALIDATED = (
     "Accuracy is that on the validation samples, which have chosen: of the best of many it says "
@@ -42,17 +42,18 @@ ONE_SEED = "Each trial has one seed: differences of a few samples may be luck."
 
 
 def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> SweepResult:
-    """Time the students in turn, find the front, hold the trials against the budget; write it all.
+    """Measure the latencies in turn, compute the front, apply the budget, and write the result.
 
-    What fits best is copied to `chosen/`; where nothing fits, an older choice is removed.
+    The best trial within the budget is copied to `chosen/`; if none meets it, an earlier choice is
+    removed.
 
     Args:
-        plan: What the sweep was to do.
-        trials: What it did.
+        plan: The plan of the sweep.
+        trials: Its trials.
         limits: The budget, if there is one.
 
     Raises:
-        LimbeckError: No trial came to its end.
+        LimbeckError: No trial finished.
         WriteError: The folder cannot be written to.
     """
     done = [trial for trial in trials if trial.state == "done"]
@@ -99,14 +100,14 @@ def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:
 
 
 def _with_latency(trial: Trial, latency: float) -> Trial:
-    if trial.figures is None:  # those that are done have figures
+    if trial.figures is None:  # finished trials have figures
         return trial
     figures = trial.figures.model_copy(update={"latency": latency})
     return trial.model_copy(update={"figures": figures})
 
 
 def _points(done: Sequence[Trial], costs: Sequence[Cost]) -> list[list[float]]:
-    """Give accuracy and costs of each trial, as finely as they can be told apart."""
+    """Return accuracy and costs of each trial, rounded to distinguishable steps."""
     found = [values(trial.figures, costs) for trial in done if trial.figures is not None]
     return [
         [accuracy, *(_grained(cost, value) for cost, value in zip(costs, paid, strict=True))]
@@ -129,7 +130,7 @@ def _on_front(done: Sequence[Trial], costs: Sequence[Cost]) -> list[Trial]:
 
 
 def _view(done: Sequence[Trial], cost: Cost) -> View:
-    """Look at accuracy and one cost alone; the front runs from the cheapest to the dearest."""
+    """Compute the front of accuracy and one cost, by ascending cost."""
     points, ways = _points(done, (cost,)), directions((cost,))
     places = [place for place, good in enumerate(pareto(points, ways)) if good]
     places.sort(key=lambda place: points[place][1])
@@ -147,13 +148,13 @@ def _chosen(plan: Plan, done: Sequence[Trial], limits: Limits) -> Chosen:
         return Chosen(number=trial.number, fits=False, checks=checks, test=None)
     run = plan.folder(trial.number)
     _copy(run / folders.STUDENT, target)
-    # The one look at the test samples: nothing is chosen after it.
+    # The only use of the test samples: nothing is selected after it.
     test = load_run(run).shipped.measured[0].accuracy
     return Chosen(number=trial.number, fits=True, checks=checks, test=test)
 
 
 def _copy(student: Path, target: Path) -> None:
-    """Copy a student folder; the old one is replaced when the new one is whole."""
+    """Copy a student folder; the old one is replaced when the new one is complete."""
     with replacing_folder(target) as made:
         shutil.copytree(student, made, dirs_exist_ok=True)
 

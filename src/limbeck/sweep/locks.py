@@ -1,4 +1,4 @@
-"""Files that one process holds while it lives: the system lets go of them when it dies."""
+"""File locks held by one process; the operating system releases them when it dies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold a file, and wait for it if another process does.
+    """Lock a file, waiting until it is free, and release it at the end of the block.
 
     Example:
         >>> import tempfile
@@ -28,7 +28,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether a living process holds a file."""
+    """Return whether a living process holds the lock of a file."""
     try:
         with path.open("r+") as file:
             return not _lock(file.fileno(), wait=False)

@@ -1,4 +1,4 @@
-"""What is asked of a student: accuracy always, and the costs that are to be small."""
+"""Objectives of a sweep: accuracy is maximised, the chosen costs are minimised."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ACCURACY = "accuracy"
 
 
 def costs_of(text: str) -> tuple[Cost, ...]:
-    """Read `--objective`: the costs beside accuracy, in the order given.
+    """Parse `--objective`: the costs besides accuracy, in the order given.
 
     Raises:
-        InputError: A word is unknown or there twice, accuracy is missing, or there is no cost.
+        InputError: A word is unknown or repeated, accuracy is missing, or there is no cost.
 
     Example:
         >>> costs_of("accuracy,size,latency")
@@ -42,16 +42,16 @@ def costs_of(text: str) -> tuple[Cost, ...]:
 
 
 def directions(costs: Sequence[Cost]) -> list[Direction]:
-    """Say which way each objective goes: accuracy up, every cost down."""
+    """Return the direction of each objective: accuracy is maximised, every cost minimised."""
     down: Direction = "minimize"
     return ["maximize", *(down for _ in costs)]
 
 
 def values(figures: Figures, costs: Sequence[Cost]) -> list[float]:
-    """Take the objectives from a trial's figures: accuracy, then the costs.
+    """Return the objectives of a trial's figures: accuracy, then the costs.
 
     Raises:
-        LimbeckError: One was not measured, or is no number.
+        LimbeckError: One was not measured, or is not a finite number.
     """
     found = {name: getattr(figures, name) for name in (ACCURACY, *costs)}
     for name, value in found.items():
@@ -61,7 +61,7 @@ def values(figures: Figures, costs: Sequence[Cost]) -> list[float]:
 
 
 def figures_of(result: RunResult) -> Figures:
-    """Take from a run what chooses; nothing of it comes from the test samples.
+    """Return the figures of a run that select a trial, none of them from the test samples.
 
     Raises:
         LimbeckError: The latency was not measured.

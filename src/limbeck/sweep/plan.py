@@ -1,4 +1,4 @@
-"""What a sweep is to do, checked whole before anything runs."""
+"""The plan of a sweep, validated as a whole before anything runs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from limbeck.sweep.space import Space, size
 
 TRIALS = 20
 STUDY, LOCK = "study.db", ".lock"
-# They name or judge a run and change nothing of what it makes; profiles were applied before.
+# They name or judge a run and do not change its artefacts; profiles were applied before.
 NEUTRAL = {"name", "description", "budget", "trackers", "profile", "profiles"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to do; every worker has the same.
+    """The plan of a sweep, the same for every worker.
 
     Attributes:
         content: The recipe as plain data, resolved.
-        space: What to choose from.
-        costs: What is to be small, beside accuracy that is to be large.
+        space: The search space.
+        costs: The costs to minimise; accuracy is maximised.
         out: The sweep's folder.
-        sampler: Who chooses.
-        trials: How many there are to be in all, earlier ones and failed ones included.
+        sampler: The sampler.
+        trials: The total number of trials, including earlier and failed ones.
         timeout: Seconds after which a worker begins no further trial.
-        seed: Of the sampler.
+        seed: The sampler's seed.
     """
 
     content: dict[str, Any]
@@ -48,11 +48,11 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as it stands, nothing varied."""
+        """Return the recipe without varied settings."""
         return validate(self.content)
 
     def folder(self, number: int) -> Path:
-        """Give the run folder of a trial."""
+        """Return the run folder of a trial."""
         return self.out / "trials" / str(number)
 
 
@@ -67,24 +67,24 @@ def plan(
     timeout: float | None = None,
     seed: int = 0,
 ) -> Plan:
-    """Make a plan, once every choice was held against the recipe.
+    """Build a plan, with every choice validated against the recipe.
 
     Args:
         recipe: The recipe, resolved.
-        space: What to choose from.
-        costs: What is to be small.
+        space: The search space.
+        costs: The costs to minimise.
         out: The sweep's folder.
-        sampler: Who chooses.
-        trials: How many in all; 20 if not given, and with `grid` as many as there are.
+        sampler: The sampler.
+        trials: The total number of trials; 20 if not given, and all settings with `grid`.
         timeout: Seconds after which no further trial begins.
-        seed: Of the sampler.
+        seed: The sampler's seed.
 
     Raises:
-        InputError: A path or a choice does not fit the recipe, the recipe ships no student, a grid
-            has no end, or the folder holds something else: all problems at once.
+        InputError: A path or a choice does not fit the recipe, the recipe exports no student, a
+            grid is infinite, or the folder holds something else; every problem is listed.
     """
     content = recipe.model_dump(mode="json")
-    # Questions choose nothing and look at the test samples: `limbeck evaluate` asks the chosen one.
+    # Evaluations select nothing and use the test samples: run `limbeck evaluate` on the chosen one.
     content["stages"] = [stage for stage in content["stages"] if "evaluate" not in stage]
     count = size(space)
     problems = [*_choices(content, space), *_ships(recipe), *_folder(out)]
@@ -98,10 +98,10 @@ def plan(
 
 
 def settled(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
-    """Give the recipe with some settings.
+    """Return the recipe with some settings applied.
 
     Raises:
-        InputError: They lead nowhere, or the recipe is not valid with them.
+        InputError: A path does not exist, or the recipe is invalid with the settings.
     """
     changed = copy.deepcopy(dict(content))
     put_all(changed, settings, where="--vary")
@@ -109,7 +109,7 @@ def settled(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
 
 
 def _choices(content: Mapping[str, Any], space: Space) -> list[Problem]:
-    """Try every choice by itself, the rest of the recipe as it stands."""
+    """Validate every choice by itself, with the rest of the recipe unchanged."""
     problems: list[Problem] = []
     for path, domain in space.items():
         if path.split(".")[0] in NEUTRAL:
@@ -126,7 +126,7 @@ def _choices(content: Mapping[str, Any], space: Space) -> list[Problem]:
 
 
 def _named(problem: Problem, path: str, value: object) -> Problem:
-    """Say which choice brought a problem about, unless it says so itself."""
+    """Add the choice that caused a problem, unless the problem already names it."""
     if problem.where.startswith("--vary") or problem.where == path:
         return problem
     where = f"--vary {path}={value}: {problem.where}"
@@ -142,7 +142,7 @@ def _ships(recipe: Recipe) -> list[Problem]:
 
 
 def _folder(out: Path) -> list[Problem]:
-    """Refuse a folder that holds something which is not a sweep."""
+    """Return a problem if a folder holds something that is not a sweep."""
     allowed = "an empty folder, a new one, or one that holds a sweep of limbeck"
     try:
         strange = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))

@@ -1,4 +1,4 @@
-"""Do a whole sweep: with helpers if asked, then draw the conclusion."""
+"""Execution of a sweep: worker processes, then the conclusion."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ INTERRUPTED = 130
 def sweep(
     plan: Plan, *, workers: int = 1, limits: Limits | None = None, watch: Watch | None = None
 ) -> SweepResult:
-    """Do the trials that are not done yet, and say which settings are worth their cost.
+    """Run the trials that are not finished yet, and return the front and the chosen trial.
 
     Args:
-        plan: What to do.
-        workers: How many processes do trials at once, this one included.
-        limits: The budget, if one is to be chosen.
-        watch: Who hears how far it has come.
+        plan: The plan.
+        workers: The number of processes that run trials at once, including this one.
+        limits: The budget that selects a trial, if any.
+        watch: The progress reporter.
 
     Raises:
-        InputError: Optuna is not installed, or the folder holds a sweep that asks something else.
-        LimbeckError: No trial came to its end, a file could not be written, or a helper failed.
-        KeyboardInterrupt: Somebody interrupted; what was done is saved.
+        InputError: Optuna is not installed, or the folder holds a sweep with another plan.
+        LimbeckError: No trial finished, a file could not be written, or a worker failed.
+        KeyboardInterrupt: The user interrupted; finished trials are saved.
     """
-    Study(plan)  # what is wrong with it is said once, not by every worker
+    Study(plan)  # reports its problems once, not once per worker
     with _helped(plan, workers - 1):
         work(plan, watch or Unwatched())
     return conclude(plan, Study(plan).trials(), limits)
@@ -47,7 +47,7 @@ def sweep(
 
 @contextmanager
 def _helped(plan: Plan, count: int) -> Iterator[None]:
-    """Let other processes do trials, too, while the block lasts; then wait for them."""
+    """Run trials in other processes during the block; then wait for them."""
     spawn = multiprocessing.get_context("spawn")
     helpers = [spawn.Process(target=_help, args=(plan,)) for _ in range(count)]
     if helpers:
@@ -65,7 +65,7 @@ def _helped(plan: Plan, count: int) -> Iterator[None]:
 
 
 def _start(helpers: Sequence[BaseProcess]) -> None:
-    """Start processes that are deaf to interrupts until they have something to say to them."""
+    """Start processes that ignore interrupts until they have their own handler."""
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for helper in helpers:
@@ -75,7 +75,7 @@ def _start(helpers: Sequence[BaseProcess]) -> None:
 
 
 def _stop(helpers: Sequence[BaseProcess]) -> None:
-    """Interrupt processes until they hear it, and wait for them."""
+    """Interrupt processes until they end."""
     for helper in helpers:
         while helper.is_alive() and helper.pid is not None:
             os.kill(helper.pid, signal.SIGINT)
@@ -83,18 +83,18 @@ def _stop(helpers: Sequence[BaseProcess]) -> None:
 
 
 def _help(plan: Plan) -> None:
-    """Be a helper: silent, and ended by the first interrupt of several."""
+    """Run as a worker process: without output, and ended by the first interrupt of several."""
     signal.signal(signal.SIGINT, _once)
     try:
         work(plan, Unwatched())
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except LimbeckError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a process of its own has no other voice
+        print(error, file=sys.stderr)  # noqa: T201 - a process of its own has no other output
         sys.exit(error.exit_code)
 
 
 def _once(number: int, frame: FrameType | None) -> None:
-    # At a terminal every process is interrupted, and the first one passes it on again.
+    # At a terminal every process is interrupted, and the first one forwards the signal again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Who chooses the settings of a trial: by itself here, since the command line's help needs it."""
+"""The sampler names, in a module without heavy imports, for the command line's help."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Sampler(StrEnum):
-    """Who chooses the settings of the next trial."""
+    """A sampler of the settings of the next trial."""
 
     tpe = "tpe"
     nsga2 = "nsga2"

@@ -1,4 +1,4 @@
-"""What several trials have in common is done once: the teacher, above all."""
+"""Reuse of stages that several trials have in common, above all the teacher's training."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
 
-# What every stage's outcome depends on; `student` counts from the first stage that makes one.
+# Inputs of every stage; `student` is one from the first stage that builds it on.
 COMMON = ("task", "data", "teacher", "threads", "device")
 DONE = "record.json"
 
 
 def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
-    """Take finished stages of other runs into a run's folder, as far as the recipes agree.
+    """Copy finished stages of other runs to a run's folder, as far as the recipes agree.
 
-    What is taken is no more than a guess: the run itself holds the key and the hashes of each stage
-    against its own, and does anew what does not agree. Files are linked, not copied, where the disk
-    can: limbeck replaces files and never writes into one that is finished.
+    This is only a proposal: the run checks the key and the hashes of each stage, and repeats a
+    stage that does not match. Files are hard-linked where the file system allows: limbeck replaces
+    files and never writes into a finished one.
 
     Args:
-        recipe: What the run is to do.
+        recipe: The recipe of the run.
         run: Its folder.
         others: The folders of other runs.
 
     Returns:
-        How many stages were taken, over all seeds.
+        The number of reused stages, over all seeds.
     """
     taken = 0
     for other, its in _read(others, but=run):
@@ -62,7 +62,7 @@ def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
                     _link(finished, begun)
                     taken += 1
     if taken and not (run / folders.MARK).exists():
-        # A folder with files in it is refused unless it bears a run's mark.
+        # A non-empty folder is refused unless it has a run's marker.
         content = recipe.model_dump(mode="json")
         write_text(run / folders.MARK, yaml.safe_dump(content, sort_keys=False))
     return taken
@@ -70,13 +70,13 @@ def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
 
 @contextmanager
 def teaching(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """Let one worker alone do the first trial with a teacher; the others wait, and then take it.
+    """Run the first trial with a teacher in one worker; the others wait, then reuse the teacher.
 
-    Otherwise each would teach it, and all would record its answers into one store at once.
+    Otherwise each would train it, and all would write its cached outputs at once.
 
     Args:
         recipe: The trial's recipe.
-        folder: Where the locks lie, one for each teacher.
+        folder: The folder of the locks, one per teacher.
     """
     made = [stage.model_dump(mode="json") for _, stage in _stages(recipe) if _teaches(stage)]
     common = [recipe.model_dump(mode="json", include={*COMMON, "seeds"}), made]
@@ -97,11 +97,11 @@ def _read(runs: Iterable[Path], *, but: Path) -> Iterator[tuple[Path, Recipe]]:
             try:
                 yield run, validate(read(run / folders.MARK))
             except InputError:
-                continue  # a recipe of another version: there is nothing to take
+                continue  # the recipe of another version: nothing to reuse
 
 
 def _stages(recipe: Recipe) -> Sequence[tuple[str, Stage]]:
-    with deferred():  # of other runs' recipes nothing is imported
+    with deferred():  # import nothing for the recipes of other runs
         stages = recipe.parsed_stages()
     return [("load", Load()), *stages] if loads_teacher(recipe, stages) else stages
 
@@ -111,7 +111,7 @@ def _teaches(stage: Stage) -> bool:
 
 
 def _agreed(recipe: Recipe, other: Recipe) -> int:
-    """Count the leading stages that two recipes do alike."""
+    """Return the number of leading stages that two recipes share."""
     if any(getattr(recipe, name) != getattr(other, name) for name in COMMON):
         return 0
     count = 0
@@ -123,18 +123,18 @@ def _agreed(recipe: Recipe, other: Recipe) -> int:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Link a finished stage; without the note of its beginning, so that half of one is not kept."""
+    """Link a finished stage, without its start marker, so that a partial copy is not kept."""
     ignored = shutil.ignore_patterns("started", "checkpoint")
     try:
         shutil.copytree(source, target, copy_function=_linked, ignore=ignored)
     except (OSError, shutil.Error):
-        # The other run is being tidied up meanwhile: the stage is done anew.
+        # The other run is being cleaned up meanwhile: the stage is repeated.
         shutil.rmtree(target, ignore_errors=True)
 
 
 def _linked(source: str, target: str) -> str:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one that knows no links
+    except OSError:  # another disk, or a file system without hard links
         shutil.copy2(source, target)
     return target

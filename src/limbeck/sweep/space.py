@@ -1,4 +1,4 @@
-"""What a sweep may choose from: at each path of the recipe a list of choices, or a range."""
+"""The search space of a sweep: at each path of the recipe a list of choices, or a range."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(?::(log|{NUMBER}))?")
 FORM = "a,b,c or low..high or low..high:step or low..high:log"
 DIGITS = 12
-"""Significant digits of a number that a range gives: 0.3 rather than 0.30000000000000004."""
+"""Significant digits of a range's numbers: 0.3 rather than 0.30000000000000004."""
 
 Number = (
     Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -33,20 +33,20 @@ Number = (
 
 @dataclass(frozen=True)
 class Choices:
-    """A list of values, in no order that would mean anything."""
+    """A categorical list of values."""
 
     values: tuple[Any, ...]
 
     def ends(self) -> tuple[Any, ...]:
-        """Give the values that stand for all of them when they are checked."""
+        """Return all values; each is validated."""
         return self.values
 
     def listed(self) -> Sequence[Any]:
-        """Give every value."""
+        """Return every value."""
         return self.values
 
     def suggest(self, trial: Trial, path: str) -> Any:
-        """Let the sampler choose."""
+        """Return a value suggested by the sampler."""
         return json.loads(trial.suggest_categorical(path, [coded(self, v) for v in self.values]))
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Choices:
 
 
 class Range(BaseModel):
-    """Numbers from `low` to `high`; whole ones if both ends (and the step) are whole."""
+    """Numbers from `low` to `high`; integers if both ends (and the step) are integers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,15 +82,15 @@ class Range(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether the numbers are whole ones."""
+        """Return whether the numbers are integers."""
         return all(isinstance(n, int) for n in (self.low, self.high, self.step or 1))
 
     def ends(self) -> tuple[Any, ...]:
-        """Give the values that stand for all of them when they are checked."""
+        """Return the ends, which are validated in place of all values."""
         return self.low, self.high
 
     def listed(self) -> Sequence[Any] | None:
-        """Give every value; none if there are endlessly many."""
+        """Return every value; `None` if there are infinitely many."""
         if self.whole:
             return range(int(self.low), int(self.high) + 1, int(self.step or 1))
         if self.step is None:
@@ -99,9 +99,9 @@ class Range(BaseModel):
         return [_rounded(self.low + index * self.step) for index in range(count + 1)]
 
     def suggest(self, trial: Trial, path: str) -> Any:
-        """Let the sampler choose."""
+        """Return a value suggested by the sampler."""
         listed = self.listed()
-        # The last step within the range: no sampler takes a range that steps do not fill.
+        # The last step within the range: samplers require a range that the steps fill.
         high = self.high if listed is None else listed[-1]
         how = {"step": self.step, "log": self.log}
         if self.whole:
@@ -118,12 +118,12 @@ Space: TypeAlias = dict[str, Domain]
 
 
 def coded(domain: Domain, value: Any) -> Any:
-    """Write a value as the sampler knows it: a choice may be a list, which no sampler takes."""
+    """Encode a value for the sampler, which accepts no list as a choice."""
     return json.dumps(value, sort_keys=True) if isinstance(domain, Choices) else value
 
 
 def key(settings: Mapping[str, Any]) -> str:
-    """Name settings, so that equal ones are known.
+    """Compute a key of settings; equal settings have equal keys.
 
     Example:
         >>> key({"b": 1, "a": [2]}) == key({"a": [2], "b": 1})
@@ -133,7 +133,7 @@ def key(settings: Mapping[str, Any]) -> str:
 
 
 def size(space: Space) -> int | None:
-    """Count the settings that there are; none if there are endlessly many.
+    """Return the number of settings; `None` if there are infinitely many.
 
     Example:
         >>> size({"student.width": Range(low=4, high=8), "student.depth": Choices((1, 2))})
@@ -144,21 +144,21 @@ def size(space: Space) -> int | None:
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
-    """Go through all settings of a space that can be listed."""
+    """Iterate over all settings of a finite space."""
     lists = (domain.listed() or () for domain in space.values())
     for values in itertools.product(*lists):
         yield dict(zip(space, values, strict=True))
 
 
 def space_of(varied: Sequence[str], file: Path | None) -> Space:
-    """Read a space from `--vary` options and a `--space` file.
+    """Parse a space from `--vary` options and a `--space` file.
 
     Args:
         varied: Texts such as `student.width=4,8,16` or `stages.teach.learning_rate=1e-3..0.1:log`.
         file: A YAML file: each path with a list, or with `{low, high, step}`, or `log: true`.
 
     Raises:
-        InputError: Some cannot be read, a path is there twice, or there is none.
+        InputError: A choice cannot be parsed, a path is repeated, or there is none.
 
     Example:
         >>> {path: str(one) for path, one in space_of(["student.width=4..16:4"], None).items()}
@@ -199,7 +199,7 @@ def _taken_apart(text: str) -> tuple[str, str, Any]:
 
 @dataclass(frozen=True)
 class _Unread:
-    """Choices as typed: read where what is wrong with them can be gathered."""
+    """Choices as typed, parsed later, where all their problems are collected."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""The book of a sweep: which trials there are, whose they are and what came of them (Optuna)."""
+"""The Optuna study of a sweep: its trials, their workers and their outcomes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NAME = "sweep"
 WORKERS = ".workers"
 BEGUN, ENDED = "begun", "ended"
 LISTED = 100_000
-"""Settings that are gone through to find one that was not tried yet."""
+"""The most settings searched for one that was not tried yet."""
 GENERATION = 12
-"""Trials of one generation of NSGA-II: a sweep is tens of trials, not thousands."""
+"""The NSGA-II population size: a sweep has tens of trials, not thousands."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A trial that a worker has taken on."""
+    """A trial assigned to a worker."""
 
     number: int
     settings: dict[str, Any]
@@ -41,17 +41,17 @@ class Taken:
 
 
 class Study:
-    """The book of a sweep, kept in SQLite; several workers may write into it.
+    """The Optuna study of a sweep, stored in SQLite for several workers.
 
-    A trial is begun, finished or failed under one lock, so that no two workers take the same one.
-    The worker of a trial holds a file while it lives: a trial that is not at its end and whose
-    worker is gone was killed. It is marked as failed, and queued again under the same number.
+    Trials start and end under one lock, so that no two workers run the same one. Each worker holds
+    a lock file while it lives: an unfinished trial without a living worker was killed. It is marked
+    as failed, and queued again under the same number.
 
     Args:
-        plan: What the sweep is to do.
+        plan: The plan of the sweep.
 
     Raises:
-        InputError: Optuna is not installed, or the folder holds a sweep that asks something else.
+        InputError: Optuna is not installed, or the folder holds a sweep with another plan.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -65,14 +65,14 @@ class Study:
 
     @contextmanager
     def worked(self) -> Iterator[None]:
-        """Be known as alive while the block lasts."""
+        """Register this worker as alive during the block."""
         place = self._place(self._me)
         with held(place):
             yield
         place.unlink(missing_ok=True)
 
     def take(self) -> Taken | None:
-        """Take the next trial on; none if there are as many as were asked for, or no others."""
+        """Return the next trial; `None` if the number is reached or all settings were tried."""
         with held(self._plan.out / LOCK):
             self._bury()
             trials = self.trials()
@@ -87,7 +87,7 @@ class Study:
             return taken
 
     def finish(self, taken: Taken, figures: Figures, seconds: float) -> None:
-        """Write down what a trial found.
+        """Store the figures of a finished trial.
 
         Raises:
             LimbeckError: An objective was not measured.
@@ -98,12 +98,12 @@ class Study:
         self._study.tell(taken.trial, found)
 
     def fail(self, taken: Taken, reason: str, seconds: float) -> None:
-        """Write down why a trial came to nothing."""
+        """Store the reason of a failed trial."""
         taken.trial.set_user_attr(ENDED, {"reason": reason, "seconds": seconds})
         self._study.tell(taken.trial, state=self._optuna.trial.TrialState.FAIL)
 
     def trials(self) -> list[Trial]:
-        """List the trials by number, each as its last attempt left it."""
+        """Return the trials by number, each with the state of its last attempt."""
         found = {}
         for one in self._study.get_trials(deepcopy=False):
             if BEGUN in one.user_attrs:
@@ -126,7 +126,7 @@ class Study:
             )
 
     def _check(self) -> None:
-        """Refuse to go on with a study that asked something else: its trials do not compare."""
+        """Raise an error for a study with another plan, whose trials are not comparable."""
         recipe = {name: part for name, part in self._plan.content.items() if name not in NEUTRAL}
         asked = {
             "--vary": {path: str(domain) for path, domain in sorted(self._plan.space.items())},
@@ -147,7 +147,7 @@ class Study:
             raise InputError(*problems)
 
     def _asked(self, trials: Sequence[Trial]) -> Taken:
-        """Let the sampler choose; where it repeats itself, choose at random what is new."""
+        """Return a trial suggested by the sampler; replace repeated by random untried settings."""
         taken = self._suggested(trials)
         tried = {key(trial.settings): trial.number for trial in trials}
         twin = tried.get(key(taken.settings))
@@ -167,8 +167,9 @@ class Study:
         return Taken(again["number"] if again else fresh, settings, trial)
 
     def _sampler(self) -> Any:
-        # Made anew for each trial and seeded by how many there are, so that a sweep that is
-        # interrupted and goes on chooses as it would have.
+        # Rebuilt for each trial and seeded by the number of trials, so that a resumed sweep
+        # continues
+        # as an uninterrupted one.
         samplers = self._optuna.samplers
         if self._plan.sampler is Sampler.nsga2:
             return samplers.NSGAIISampler(population_size=GENERATION, seed=self._seed())
@@ -181,7 +182,7 @@ class Study:
         return int(fingerprint.of_json([self._plan.seed, made])[:8], 16)
 
     def _untried(self, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:
-        """Go through the settings that no trial has."""
+        """Iterate over the settings that no trial has."""
         tried = {key(trial.settings) for trial in trials}
         return (settings for settings in grid(self._plan.space) if key(settings) not in tried)
 
@@ -201,7 +202,7 @@ class Study:
             begun = one.user_attrs.get(BEGUN)
             if begun is not None and is_held(self._place(begun["worker"])):
                 continue
-            # Queued first: whoever is killed in between leaves a trial too many, not one too few.
+            # Queued first: being killed in between leaves a trial too many, not one too few.
             if begun is not None:
                 self._queue(begun["settings"], begun)
             self._study.tell(one.number, state=states.FAIL)
@@ -212,7 +213,7 @@ class Study:
         return self._plan.out / WORKERS / worker
 
     def _read(self, one: Any) -> Trial:
-        """Read a trial; one that was killed waits to be done again, and counts as under way."""
+        """Convert an Optuna trial; a killed one, which will be repeated, counts as running."""
         begun, ended = one.user_attrs[BEGUN], one.user_attrs.get(ENDED, {})
         states = self._optuna.trial.TrialState
         state = "running"

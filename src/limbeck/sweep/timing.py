@@ -1,4 +1,4 @@
-"""Latencies of all trials in turn, so that whatever disturbs the machine disturbs them alike."""
+"""Latency measurement of all trials in turn, so that disturbances affect all alike."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from limbeck.pipeline.recipe import Recipe
 from limbeck.tasks import Batch
 
 TOGETHER = 2e9
-"""Bytes of the files that are held in memory at once to be timed."""
+"""The most bytes of files loaded at once for timing."""
 
 
 def timed(trials: Mapping[int, tuple[Recipe, Path]]) -> dict[int, float] | None:
-    """Time the students of several trials at batch 1 on one thread, in turn.
+    """Measure the latency of several students at batch 1 on one thread, in turn.
 
     Args:
         trials: Each trial's recipe and run folder, by number.
 
     Returns:
-        The median of each in milliseconds; none if they are too large to be held together.
+        The median of each in milliseconds; `None` if they are too large to be loaded together.
     """
     files = {number: run / folders.STUDENT / "model.onnx" for number, (_, run) in trials.items()}
     if not files or sum(file.stat().st_size for file in files.values()) > TOGETHER:

@@ -1,4 +1,4 @@
-"""One worker of a sweep: it takes trial after trial, each a run, until there are none left."""
+"""One worker of a sweep, which executes trials, each a run, until none are left."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ TEACHERS = ".teachers"
 
 
 def work(plan: Plan, watch: Watch) -> None:
-    """Do trials until there are as many as the plan asks for, or its time is over.
+    """Run trials until the plan's number or its timeout is reached.
 
-    A trial that fails is written down with its reason, and the next one begins.
+    A failed trial is stored with its reason, and the next one begins.
 
     Args:
-        plan: What the sweep is to do.
-        watch: Who hears how far it has come.
+        plan: The plan of the sweep.
+        watch: The progress reporter.
 
     Raises:
-        InputError: Optuna is not installed, or the folder holds a sweep that asks something else.
-        WriteError: The disk is full; the trial under way is done again next time.
-        KeyboardInterrupt: Somebody interrupted; likewise.
+        InputError: Optuna is not installed, or the folder holds a sweep with another plan.
+        WriteError: The disk is full; the current trial is repeated next time.
+        KeyboardInterrupt: The user interrupted; likewise.
     """
     end = None if plan.timeout is None else time.monotonic() + plan.timeout
     study = Study(plan)
@@ -61,10 +61,10 @@ def _do(plan: Plan, study: Study, taken: Taken, watch: Watch) -> None:
         study.finish(taken, figures, time.monotonic() - clock)
         return
     except WriteError:
-        raise  # it would befall every trial after this one, too
+        raise  # it would affect every later trial too
     except LimbeckError as error:
         reason = str(error)
-    # Models and exporters are other people's code: each fails by an error of its own.
+    # Models and exporters are third-party code: any error type can occur.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     study.fail(taken, reason, time.monotonic() - clock)
@@ -75,11 +75,11 @@ def _figures(plan: Plan, taken: Taken, watch: Watch) -> Figures:
     recipe, folder = settled(plan.content, taken.settings), plan.folder(taken.number)
     with teaching(recipe, plan.out / TEACHERS):
         share(recipe, folder, _runs(plan))
-        # A trial that was killed goes on from its checkpoint, to the same bits.
+        # A trial that was killed resumes from its checkpoint, bit for bit.
         return figures_of(run(recipe, out=folder, resume=True, watch=watch))
 
 
 def _runs(plan: Plan) -> list[Path]:
-    """List the trials' folders, the newest first: it was made by the newest code."""
+    """Return the trials' folders, newest first: those were made by the newest code."""
     found = (plan.out / "trials").glob("[0-9]*")
     return sorted(found, key=lambda run: int(run.name), reverse=True)
