@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Nothing heavy is imported before a verb does its work."""
+"""The command-line interface: one file per command, without heavy imports before it executes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from limbeck.cli._terminal import complain
 from limbeck.interrupt import ignore_signals, raise_on_signals
 
 INTERRUPTED = 130
-# How an interrupted verb goes on; the others write nothing that could.
+# How to resume an interrupted command; the others write nothing to resume.
 GO_ON = {
     "run": "What was done is saved: the same command with --resume goes on from there.",
     "evaluate": "The evaluations that ended are saved: the same command does the others.",
     "sweep": "The trials that ended are saved: the same command goes on from there.",
 }
 BAD_INPUT = 2
-# What the system says of the place that was given to write to, not of a mistake of ours.
+# Errors of the file system that is written to, not bugs of limbeck.
 OF_THE_PLACE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -74,7 +74,7 @@ def main() -> None:
     The exit code is 0, or 1 for a failure, 2 for bad input, 130 for an interrupt.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # no terminal fails for want of a letter
+        if isinstance(stream, io.TextIOWrapper):  # unencodable characters must not cause an error
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _plainly
     raise_on_signals()
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _app() -> typer.Typer:
-    # Plain help: rich's takes longer to load than everything else together.
+    # Plain help: importing rich takes longer than everything else together.
     app = typer.Typer(
         help="Distil large models into small ones that ship.",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -112,13 +112,13 @@ def _show_version(wanted: bool) -> None:
 def _version(
     version: Annotated[
         bool,
-        # A callback, since without a verb nothing else would run.
+        # A callback, since without a command nothing else would run.
         typer.Option(
             "--version", help="Show the version and stop.", is_eager=True, callback=_show_version
         ),
     ] = False,
 ) -> None:
-    """Take the options that stand before any verb."""
+    """Register the options before any command."""
 
 
 def _plainly(
@@ -129,12 +129,12 @@ def _plainly(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    """Say a warning without the line of code that it came from."""
+    """Show a warning without the line of code that raised it."""
     complain(f"Warning: {message}")
 
 
 def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn what limbeck can explain into a message and an exit code, without a traceback."""
+    """Convert limbeck's errors to a message and an exit code, without a traceback."""
     from limbeck.errors import InputError, LimbeckError
 
     @functools.wraps(verb)
@@ -153,8 +153,8 @@ def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt as error:
             complain(" ".join(["Interrupted.", GO_ON.get(verb.__name__, "")]).strip())
             raise typer.Exit(INTERRUPTED) from error
-        except BrokenPipeError as error:  # whoever read our output has had enough
-            # The interpreter would complain once more when it closes the stream.
+        except BrokenPipeError as error:  # the reader of the output closed it
+            # The interpreter would report the error again when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
         except OSError as error:

@@ -1,6 +1,6 @@
-"""Names and docstrings of a package, read from its source without importing it.
+"""Names and docstrings of a package, parsed from its source without importing it.
 
-Importing torch takes seconds; a list of names and first lines needs none of it.
+Importing torch takes seconds, which a list of names and first lines does not need.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Documented:
-    """A function or class as its source describes it.
+    """A function or class with its docstring, as parsed from its source.
 
     Attributes:
         name: Its name.
         docstring: Its docstring, without indentation; empty if it has none.
-        required: The parameters of a function that have no default.
-        optional: The parameters of a function that have one.
+        required: The parameters of a function without a default.
+        optional: The parameters of a function with a default.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Documented:
 
     @property
     def line(self) -> str:
-        """The first line of the docstring."""
+        """Return the first line of the docstring."""
         return self.docstring.split("\n", 1)[0]
 
     @property
     def source(self) -> str:
-        """The papers that the docstring names, in brackets; empty if it names none."""
+        """Return the papers cited in the docstring, in brackets; empty if there are none."""
         before, _, source = " ".join(self.docstring.split()).rpartition("Source: ")
         return f"({source.rstrip('.')})" if before else ""
 
@@ -48,7 +48,7 @@ def public_names(package: str) -> tuple[str, ...]:
 
 
 def of_package(package: str) -> dict[str, Documented]:
-    """Return what `__all__` of a package names, wherever in the package it is defined."""
+    """Return the objects in `__all__` of a package, wherever in the package they are defined."""
     wanted = public_names(package)
     found = {
         one.name: one
@@ -60,7 +60,7 @@ def of_package(package: str) -> dict[str, Documented]:
 
 
 def of_package_folder(package: str) -> dict[str, Documented]:
-    """Return what the `__all__` of each module of a package names."""
+    """Return the objects in the `__all__` of each module of a package."""
     found: dict[str, Documented] = {}
     for name in module_names(package):
         public = _all(_folder(package) / f"{name}.py")
@@ -95,7 +95,7 @@ def _all(path: Path) -> tuple[str, ...]:
 
 
 def _folder(package: str) -> Path:
-    # The top package is found without importing it, and the rest by its folder.
+    # The top package is found without an import, and the rest by its folder.
     top, *rest = package.split(".")
     spec = find_spec(top)
     assert spec is not None

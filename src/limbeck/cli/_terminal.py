@@ -1,4 +1,4 @@
-"""Text for people: bars at a terminal, log lines in a file or a pipe."""
+"""Terminal output: progress bars at a terminal, log lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 FIRST, LATER = 10.0, 30.0
-"""Seconds until a long piece of work is reported between milestones, first and then."""
+"""Seconds between reports of a long task without a milestone: before the first, and after."""
 MILESTONES, APART = 20, 5.0
-"""So many milestones are all reported; later ones only if they are so many seconds apart."""
+"""The first milestones, all reported; then the least seconds between two reported ones."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress, only the result.")]
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 def show(text: str) -> None:
-    """Write to standard output what may hold other people's words."""
+    """Write to standard output, escaping control characters of untrusted text."""
     typer.echo(printable(text))
 
 
 def complain(text: str) -> None:
-    """Write to standard error what may hold other people's words."""
+    """Write to standard error, escaping control characters of untrusted text."""
     typer.echo(printable(text), err=True)
 
 
 def printable(text: str) -> str:
-    r"""Write out what a terminal would obey: a recipe's name may not clear the screen.
+    r"""Escape control characters: a recipe's name must not clear the screen.
 
     Example:
         >>> printable("digits\x1b[2J")
@@ -48,7 +48,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def watch(*, quiet: bool = False) -> Iterator[Watch]:
-    """Report progress on standard error: bars at a terminal, log lines elsewhere.
+    """Yield a progress reporter on standard error: bars at a terminal, log lines elsewhere.
 
     Args:
         quiet: Report nothing.
@@ -71,7 +71,7 @@ def watch(*, quiet: bool = False) -> Iterator[Watch]:
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        # Last, so that a narrow terminal cuts its end off.
+        # Last, so that a narrow terminal truncates it.
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -79,7 +79,7 @@ def watch(*, quiet: bool = False) -> Iterator[Watch]:
 
 
 class _Terminal:
-    """Lines and bars on standard error."""
+    """A progress reporter with lines and bars on standard error."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -104,7 +104,7 @@ class _Terminal:
 
 
 class _Bar:
-    """One progress bar, with the last milestone's note until the next one."""
+    """A progress bar with a note."""
 
     def __init__(self, progress: Progress, task: TaskID, what: str) -> None:
         self._progress, self._task, self._what = progress, task, what
@@ -115,7 +115,7 @@ class _Bar:
 
 
 class _Log:
-    """Lines on standard error, each with the time of day and the part of the run."""
+    """A progress reporter that logs lines with the time of day and the part of the run."""
 
     def __init__(self) -> None:
         self._part = ""
@@ -132,7 +132,7 @@ class _Log:
 
 
 class _LogTicker:
-    """Lines about one long piece of work: at milestones, and every half minute between them."""
+    """Log lines of one long task: at milestones, and every half minute between them."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -142,7 +142,7 @@ class _LogTicker:
 
     def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         now = time.monotonic()
-        # A training that is resumed begins with some of its steps done.
+        # A resumed training begins with some of its steps done.
         self._first = done - 1 if self._first is None else self._first
         self._milestones += milestone
         since = now - self._reported
@@ -162,7 +162,7 @@ def _log(line: str) -> None:
 
 
 def _clock(seconds: float) -> str:
-    """Write a time as a clock does.
+    """Write a duration in clock format.
 
     Example:
         >>> _clock(62), _clock(3723)

@@ -1,4 +1,4 @@
-"""The option `--trust-code`, and the question at a terminal that stands for it."""
+"""The option `--trust-code`, and the confirmation at a terminal that replaces it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TrustCode = Annotated[
 
 
 def permit(recipe: Recipe, source: Path, *, trusted: bool, overrides: Sequence[str] = ()) -> None:
-    """Check that the recipe's code may be imported; at a terminal, ask.
+    """Check that the recipe's code may be imported; at a terminal, ask the user.
 
     Raises:
-        InputError: It may not.
+        InputError: The code is not trusted.
     """
     from limbeck.errors import InputError
     from limbeck.pipeline.trust import require_trust

@@ -1,4 +1,4 @@
-"""`limbeck audit`: on whom do several students hang?"""
+"""`limbeck audit`: teacher concentration of several students."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def audit(
         float, typer.Option(help="The share of students that makes a model a single point.")
     ] = 0.5,
 ) -> None:
-    """Show the share of students by root teacher, and who must not fail."""
+    """Measure teacher concentration: share of students by root, and single points of failure."""
     from limbeck.passport import audit as look
     from limbeck.passport import read_students
 

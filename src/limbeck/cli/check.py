@@ -1,4 +1,4 @@
-"""`limbeck check`: everything that a run would find out before it trains, and nothing written."""
+"""`limbeck check`: dry run of a recipe, which writes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(
     ] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Check a recipe: read its data, build its models, try every stage; train and write nothing."""
+    """Check a recipe: load its data, build its models, try every stage; train and write nothing."""
     import json
 
     from limbeck.errors import InputError

@@ -1,4 +1,4 @@
-"""`limbeck compare`: several runs side by side."""
+"""`limbeck compare`: comparison of several runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write a page with the same table.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Show several runs side by side."""
+    """Compare several runs side by side."""
     import json
 
     from limbeck.atomic import write_text

@@ -1,4 +1,4 @@
-"""`limbeck doctor`: what this machine has, and what is missing."""
+"""`limbeck doctor`: check of the installation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 
 class Finding(NamedTuple):
-    """One thing looked at: well or not, what was found, and how to mend it."""
+    """The result of one check: whether it passed, what was found, and the fix."""
 
     well: bool
     name: str
@@ -80,7 +80,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _version(package: str) -> str | None:
-    from importlib import metadata  # it takes a tenth of the time in which help is shown
+    from importlib import metadata  # its import takes a tenth of the time of showing the help
 
     try:
         return metadata.version(package)

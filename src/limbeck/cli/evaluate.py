@@ -1,4 +1,4 @@
-"""`limbeck evaluate`: ask a run's student more questions, beside its teacher."""
+"""`limbeck evaluate`: further evaluations of a run's student, paired with its teacher."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def evaluate(
         bool, typer.Option("--json", help="Print everything that was measured as JSON.")
     ] = False,
 ) -> None:
-    """Ask what the student kept: fidelity, calibration, robustness, fairness and more.
+    """Evaluate a run's student: fidelity, calibration, robustness, fairness and more.
 
-    The exit code is 1 if an evaluation failed: the others stand, and the report says why.
+    The exit code is 1 if an evaluation failed: the others are kept, and the report states why.
     """
     from pydantic import ValidationError
 

@@ -1,4 +1,4 @@
-"""`limbeck layers`: the paths that a feature term can tap, with the shapes that come out there."""
+"""`limbeck layers`: the module paths that a forward hook can capture, with output shapes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     Run = Callable[[nn.Module], object]
 
 TOKENS = 16
-"""How many tokens a model of texts is shown."""
+"""The number of tokens in a text model's example input."""
 
 
 class Which(StrEnum):
-    """Which model of a recipe."""
+    """A model of a recipe."""
 
     teacher = "teacher"
     student = "student"
@@ -45,7 +45,7 @@ def layers(
     as_json: Annotated[bool, typer.Option("--json", help="Print the modules as JSON.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show every module of a model by its path, with the shape of its output and its parameters."""
+    """List every module of a model by its path, with its output shape and number of parameters."""
     import json
 
     from limbeck.errors import InputError, Problem
@@ -57,7 +57,7 @@ def layers(
     )
     try:
         found = list_paths(built, run)
-    # The model is other people's code: each fails on what does not fit by an error of its own.
+    # The model is third-party code: any error type can occur.
     except Exception as error:
         fix = f"It raised {type(error).__name__}: {error}"
         allowed = "a model that takes such a picture: give --shape"

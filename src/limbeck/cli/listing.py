@@ -1,4 +1,4 @@
-"""`limbeck list`: names, each with one line."""
+"""`limbeck list`: available names, with one line each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """A kind of object that can be listed."""
 
     losses = "losses"
     methods = "methods"
@@ -76,7 +76,7 @@ def _of_package(package: str) -> dict[str, str]:
 
 
 def _files(package: str, attribute: Callable[[str], str]) -> dict[str, str]:
-    """List the modules of a package by the first line of what each defines."""
+    """Return the modules of a package with the first docstring line of the object each defines."""
     from limbeck.cli._docstrings import module_names, of_module
 
     found = {
@@ -108,7 +108,7 @@ def _studies() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    """List limbeck's own nets, and how to list those of each library."""
+    """Return limbeck's own models, and the command that lists those of each library."""
     from limbeck.cli._docstrings import module_names, of_package_folder
 
     own = of_package_folder("limbeck.models.nets")

@@ -1,4 +1,4 @@
-"""`limbeck new`: a recipe to begin with."""
+"""`limbeck new`: a new recipe from a shipped one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def new(
         str, typer.Option("--from", help="The shipped recipe to begin with.")
     ] = "vision/digits",
 ) -> None:
-    """Write a recipe of your own, beginning with a shipped one."""
+    """Write a new recipe, as a copy of a shipped one."""
     from limbeck.atomic import write_text
     from limbeck.errors import InputError, Problem
     from limbeck.pipeline.resolve import SHIPPED, find
@@ -29,7 +29,7 @@ def new(
     if path.exists():
         raise InputError(Problem("PATH", str(path), "a file that does not exist yet"))
     lines = find(source).read_text(encoding="utf-8").splitlines()
-    # The schema's place is relative to the shipped file; one elsewhere names the installed one.
+    # The schema's path is relative to the shipped file; elsewhere, the installed one is needed.
     begun = [f"# yaml-language-server: $schema={SHIPPED / 'schema.json'}"]
     begun += [_named(line, path) for line in lines if "$schema" not in line]
     write_text(path, "\n".join(begun) + "\n")
@@ -38,7 +38,7 @@ def new(
 
 
 def _named(line: str, path: Path) -> str:
-    """Name the recipe after its file, as far as a name may hold what stands there."""
+    """Set the recipe's name to its file's, without characters that a name may not contain."""
     if not line.startswith("name:"):
         return line
     kept = "".join(

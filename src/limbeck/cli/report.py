@@ -1,4 +1,4 @@
-"""`limbeck report`: draw the page of a run anew."""
+"""`limbeck report`: regenerate the page of a run."""
 
 from __future__ import annotations
 

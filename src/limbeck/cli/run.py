@@ -1,4 +1,4 @@
-"""`limbeck run`: from a recipe to a student that ships."""
+"""`limbeck run`: from a recipe to an exported student."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def run(
         bool, typer.Option("--json", help="Print the figures of the verdict as JSON.")
     ] = False,
 ) -> None:
-    """Run a recipe: teach, distil, quantise, export, measure, report.
+    """Run a recipe: train, distil, quantise, export, measure, report.
 
-    The exit code is 1 if an evaluation failed: the student and the report stand without it.
+    The exit code is 1 if an evaluation failed: the student and the report are kept without it.
     """
     from limbeck.pipeline.resolve import find, resolve
 
@@ -66,5 +66,5 @@ def run(
 
 
 def _is_first_process() -> bool:
-    """Tell whether this is the one of several processes that speaks."""
+    """Return whether this is the main process of a distributed run."""
     return os.environ.get("RANK", "0") == "0"

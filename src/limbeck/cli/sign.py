@@ -1,4 +1,4 @@
-"""`limbeck sign` and `limbeck keys`: put a name to a student."""
+"""`limbeck sign` and `limbeck keys`: signatures of student folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def sign(
     student: Annotated[Path, typer.Argument(help="A student folder.")],
     key: Annotated[Path, typer.Option(help="Your private key, in PEM; `limbeck keys` makes one.")],
 ) -> None:
-    """Sign every file of a student folder with a key of your own."""
+    """Sign every file of a student folder with a local key."""
     from limbeck.passport import sign as sign_folder
 
     show(f"Signed: {sign_folder(student, key)}")
@@ -24,7 +24,7 @@ def keys(
     private: Annotated[Path, typer.Argument(help="Where the key to sign with is written.")],
     public: Annotated[Path, typer.Argument(help="Where the key to verify with is written.")],
 ) -> None:
-    """Make a key pair to sign students with, and to verify them."""
+    """Generate a key pair to sign students and to verify them."""
     from limbeck.passport import make_keys
 
     make_keys(private, public)

@@ -1,4 +1,4 @@
-"""`limbeck sweep`: many runs of a recipe, and which settings are worth their cost."""
+"""`limbeck sweep`: hyperparameter search over a recipe, with a Pareto front."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sweep(
     trust_code: TrustCode = False,
     quiet: Quiet = False,
 ) -> None:
-    """Try settings of a recipe, and show which are worth their cost; again, it goes on."""
+    """Search the settings of a recipe for the Pareto front; run again to resume."""
     from limbeck.pipeline.rehearsal import gathered
     from limbeck.pipeline.resolve import find, resolve
     from limbeck.report.sweep_terminal import sweep_lines

@@ -1,4 +1,4 @@
-"""`limbeck verify`: check that a student is what its passport states and who signed it."""
+"""`limbeck verify`: check that a student matches its passport, and who signed it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def verify(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Check a student's passport, files, signature and lineage.
+    """Verify a student's passport, files, signature and lineage.
 
-    Exit code 0 if nothing departs and, where it is signed or a signature is required, a given key
-    made the signature; otherwise 1.
+    The exit code is 0 if there is no deviation and, where the student is signed or a signature is
+    required, a given key made the signature; otherwise 1.
     """
     from limbeck.errors import InputError, Problem
     from limbeck.passport import Policy, note_signature, read_policy
@@ -80,7 +80,7 @@ def verify(
 
 
 def _broken(found: Verification, rules: Policy) -> list[str]:
-    """Return the rules of a policy that a student's lineage breaks."""
+    """Return the rules of a policy that a student's lineage violates."""
     from limbeck.errors import InputError
     from limbeck.passport import as_teacher, check
 
