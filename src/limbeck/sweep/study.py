@@ -168,8 +168,7 @@ class Study:
 
     def _sampler(self) -> Any:
         # Rebuilt for each trial and seeded by the number of trials, so that a resumed sweep
-        # continues
-        # as an uninterrupted one.
+        # continues as an uninterrupted one.
         samplers = self._optuna.samplers
         if self._plan.sampler is Sampler.nsga2:
             return samplers.NSGAIISampler(population_size=GENERATION, seed=self._seed())
