@@ -13,7 +13,7 @@ import typer
 FIRST, LATER = 10.0, 30.0
 """Seconds between reports of a long task without a milestone: before the first, and after."""
 MILESTONES, APART = 20, 5.0
-"""The first milestones, all reported; then the least seconds between two reported ones."""
+"""The number of milestones that are all reported; after them, the least seconds between two."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress, only the result.")]
 
@@ -132,7 +132,7 @@ class _Log:
 
 
 class _LogTicker:
-    """Log lines of one long task: at milestones, and every half minute between them."""
+    """A logger of one long task: at milestones, and every half minute between them."""
 
     def __init__(self, what: str) -> None:
         self._what = what

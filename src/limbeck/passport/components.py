@@ -189,7 +189,7 @@ def software(name: str, version: str) -> dict[str, Any]:
         >>> software("torch", "2.9.0+cpu")["purl"]
         'pkg:pypi/torch@2.9.0%2Bcpu'
     """
-    # Python and limbeck are not packages of the index that "pypi" denotes; a stranger's could be.
+    # Python and limbeck are not on the index that "pypi" denotes; a stranger's package could be.
     indexed = name.lower() not in ("python", "limbeck") and _DISTRIBUTION.fullmatch(name)
     address = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version, safe='')}"
     return {

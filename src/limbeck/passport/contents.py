@@ -35,6 +35,6 @@ def of_folder(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Find
 
 
 def _leads_out(name: str) -> bool:
-    # By the rules of every system: the passport may be verified on another than it was written on.
+    # By the path rules of every system: a passport may be verified on another than its own.
     parts = re.split(r"[/\\]", name)
     return parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) is not None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """One measurement of a model.
+    """A measurement of a model.
 
     Attributes:
         name: The metric, such as `accuracy` or `latency_p50`.
@@ -109,7 +109,7 @@ class CarbonFacts:
 
 @dataclass(frozen=True)
 class DifferenceFacts:
-    """One metric of a student minus its teacher's, with its non-inferiority margin.
+    """A metric of a student minus its teacher's, with its non-inferiority margin.
 
     Attributes:
         name: The metric, such as `accuracy under PGD, 8/255`.
@@ -130,7 +130,7 @@ class DifferenceFacts:
 
 @dataclass(frozen=True)
 class PassportFacts:
-    """Everything that a student's passport states.
+    """The facts in a student's passport.
 
     Attributes:
         name: The student's name.

@@ -36,7 +36,7 @@ class FileHash:
 
 @dataclass(frozen=True)
 class Oddity:
-    """Something in the folder that cannot be hashed as a file of it.
+    """A path in the folder that cannot be hashed as a file of it.
 
     Attributes:
         what: A description.

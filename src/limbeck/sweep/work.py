@@ -1,4 +1,4 @@
-"""One worker of a sweep, which executes trials, each a run, until none are left."""
+"""A worker of a sweep, which executes trials, each a run, until none are left."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from limbeck.report.tables import Column, Row, Table
 
 
 def chapter(found: Calibration, result: RunResult) -> Chapter:
-    """Draw the reliability diagrams after temperature scaling, and list all calibration errors."""
+    """Draw the reliability diagrams after temperature scaling, and list the calibration errors."""
     return Chapter(
         "Can its confidence be trusted, and mended?",
         _lead(found),

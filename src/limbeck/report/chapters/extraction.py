@@ -1,4 +1,4 @@
-"""The section on model extraction: fidelity of a stolen copy by number of queries."""
+"""The section on model extraction: fidelity of an extracted copy by number of queries."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Pair:
 
 
 def closest(result: RunResult, count: int = 6) -> list[Pair]:
-    """Return the pairs of classes that the teacher finds most similar, in descending order."""
+    """Return the pairs of classes of highest teacher similarity, in descending order."""
     values = result.class_similarity or ()
     names = _names(result, len(values))
     pairs = [(row[j], i, j) for i, row in enumerate(values) for j in range(len(row)) if i != j]

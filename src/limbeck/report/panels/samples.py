@@ -44,7 +44,7 @@ def _sample(one: Disagreement, classes: Sequence[str]) -> Sample:
 
 
 def _reply(role: Role, shares: Sequence[float], label: int, classes: Sequence[str]) -> Reply:
-    """Return the class with the largest share; a NaN counts as no share."""
+    """Return the class with the largest share; a share that is not finite counts as 0."""
     known = [share if finite([share]) else 0.0 for share in shares] or [0.0]
     top = max(range(len(known)), key=known.__getitem__)
     return Reply(role, _name(top, classes), known[top], top == label)
