@@ -1,1 +1,1 @@
-"""Data: what a recipe's `data` says, turned into batches; and the store of a teacher's answers."""
+"""Data loading: the `data` section of a recipe as batches, and the cache of teacher logits."""

@@ -1,4 +1,4 @@
-"""Variants of training pictures: a pure function of (seed, view, index)."""
+"""Augmentation of training images: a pure function of (seed, view, index)."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
     from limbeck.data.spec import AugmentSpec
 
-# The numbers of the draws: changing one would give every recorded answer another picture.
+# Indices of the draws: changing one would invalidate every cached teacher output.
 CROP, SHIFT, MIRROR = 1, 2, 3
 
 
 def vary(
     images: Tensor, index: Tensor, *, seed: int, view: int, spec: AugmentSpec, black: Tensor
 ) -> Tensor:
-    """Move and mirror pictures, each by random numbers of its own.
+    """Apply a random crop, shift and horizontal flip per image, each with its own random numbers.
 
-    Cutting a window out of a picture padded by p pixels moves the picture by up to p pixels, so
-    crop and shift are one movement, each part of it drawn evenly.
+    Cropping from an image padded by p pixels shifts it by up to p pixels, so crop and shift are one
+    translation, each part drawn uniformly.
 
     Args:
         images: `[n, c, h, w]`.
-        index: The pictures' rows in the split, `[n]`.
+        index: The images' rows in the split, `[n]`.
         seed: The run's seed.
         view: Which variant.
-        spec: What may be done.
-        black: What comes in from beyond an edge, `[c]`.
+        spec: The augmentation settings.
+        black: The fill value beyond an edge, `[c]`.
     """
     rows, border = index.numpy(), spec.crop + spec.shift
-    # In numpy, which copies a window or a mirrored half several times as fast as torch does.
+    # numpy copies a window or a mirrored half several times as fast as torch.
     pixels = images.numpy()
     if border:
         pixels = _windows(pixels, *_corner(rows, seed, view, spec), black.numpy(), border)
@@ -50,11 +50,11 @@ def vary(
 def _corner(
     rows: NDArray[np.int64], seed: int, view: int, spec: AugmentSpec
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw where each picture's upper left corner lies in the padded picture."""
+    """Draw the upper left corner of each image in the padded image."""
     down = right = np.zeros(len(rows), dtype=np.int64)
     for draw, reach in ((CROP, spec.crop), (SHIFT, spec.shift)):
         if reach:
-            # The upper half of the bits says how far down, the lower half how far right.
+            # The upper half of the bits is the vertical offset, the lower half the horizontal one.
             bits = random_bits(seed, view, draw, index=rows)
             down = down + below(2 * reach + 1, bits)
             right = right + below(2 * reach + 1, bits << S32)
@@ -73,6 +73,6 @@ def _windows(
     padded = np.empty(shape, dtype=np.float32)
     padded[:] = black[:, None, None]
     padded[:, :, border : border + height, border : border + width] = images
-    # Every window of every picture as a view, of which one a picture is copied.
+    # A view of every window of every image, of which one per image is copied.
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     return windows[np.arange(count), :, down, right]

@@ -1,4 +1,4 @@
-"""What is wrong with a data set before a row of it is looked at, every problem at once."""
+"""Validation of a data set's columns and sizes before its rows are read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 def columns_are_there(
     splits: Mapping[str, datasets.Dataset], columns: Mapping[str, str], *, fix: str = ""
 ) -> None:
-    """Refuse a split that lacks a column.
+    """Raise an error if a split lacks a column.
 
     Args:
         splits: The source's splits.
-        columns: The columns that each has to have, and their place in the recipe, for messages.
-        fix: What else to do than to take the column that is called nearly so.
+        columns: The required columns, and their key in the recipe, for messages.
+        fix: An alternative to the suggested similar column name.
 
     Raises:
-        InputError: Some lack one; the columns that there are and the nearest of them are named.
+        InputError: A column is missing; the message lists the existing columns and the nearest
+            name.
     """
     problems = [
         Problem(
@@ -40,10 +41,10 @@ def columns_are_there(
 
 
 def rows_are_there(splits: Mapping[str, Sized]) -> None:
-    """Refuse a split without rows.
+    """Raise an error if a split has no rows.
 
     Raises:
-        InputError: Some have none.
+        InputError: A split is empty.
 
     Example:
         >>> rows_are_there({"train": [1, 2], "test": []})
@@ -62,10 +63,11 @@ def rows_are_there(splits: Mapping[str, Sized]) -> None:
 
 
 def texts_are_there(splits: Mapping[str, datasets.Dataset], column: str) -> None:
-    """Refuse rows without a text.
+    """Raise an error if a row has no text.
 
     Raises:
-        InputError: Some have none; how many and the first are named, for every split.
+        InputError: Texts are missing; the message has their number and the first row, for every
+            split.
     """
     problems = []
     for split, dataset in splits.items():

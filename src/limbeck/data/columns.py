@@ -1,4 +1,4 @@
-"""Columns of a table as arrays: numbers with gaps, and values by name."""
+"""Table columns as arrays: numbers with missing values, and categorical values."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ NO_NUMBER = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"))
 
 @dataclass(frozen=True)
 class Named:
-    """A column of values by name.
+    """A categorical column.
 
     Attributes:
-        values: The different names, sorted.
-        codes: For each row which of them it has, int64 `[rows]`.
-        kind: The type that the values had before they were names.
+        values: The distinct values as names, sorted.
+        codes: The index of each row's value in `values`, int64 `[rows]`.
+        kind: The type of the values before conversion to names.
     """
 
     values: tuple[str, ...]
@@ -45,7 +45,7 @@ class Named:
     kind: Kind = "text"
 
     def take(self, rows: NDArray[np.int64]) -> Named:
-        """Give some rows, with only the names that these have.
+        """Return some rows, with only the values that occur in them.
 
         Example:
             >>> Named(("a", "b", "c"), np.array([2, 0, 2, 1])).take(np.array([0, 1])).values
@@ -55,15 +55,15 @@ class Named:
         return Named(tuple(self.values[code] for code in kept), codes, self.kind)
 
     def names(self) -> NDArray[np.str_]:
-        """Give each row's name, `[rows]`."""
+        """Return the name of each row's value, `[rows]`."""
         return np.array(self.values or (MISSING,), dtype=np.str_)[self.codes]
 
 
 def number(value: object) -> float:
-    """Return a cell as a number, NaN if it is missing; a text counts as the number it spells.
+    """Convert a cell to a number, NaN if it is missing; a text is parsed as a number.
 
     Raises:
-        ValueError: It is no number, infinite, or beyond 1e100.
+        ValueError: The cell is not a number, infinite, or beyond 1e100.
 
     Example:
         >>> number(3), number(None), number(True), number(" 1.5e3"), number("NA")
@@ -108,7 +108,7 @@ def kind_of(value: object) -> Kind:
 
 
 def canonical(name: str) -> tuple[str, object]:
-    """Return what a name stands for, whatever type it was stored in.
+    """Return the value that a name represents, independent of the stored type.
 
     Example:
         >>> canonical("01") == canonical("1.0"), canonical("true") == canonical("True")
@@ -130,12 +130,12 @@ def canonical(name: str) -> tuple[str, object]:
 
 
 def name_of(value: object) -> str:
-    """Return the name of a cell's value; whole numbers have no decimal point, however stored.
+    """Return the name of a cell's value; whole numbers have no decimal point, whatever their type.
 
-    A date without a time of day is a date, stored as a time stamp or not.
+    A timestamp without a time of day is named as a date.
 
     Raises:
-        ValueError: It is a list, bytes or another thing without a name.
+        ValueError: The value is a list, bytes or another unsupported type.
 
     Example:
         >>> name_of(2.0), name_of("x"), name_of(None), name_of(True)
@@ -153,15 +153,15 @@ def name_of(value: object) -> str:
 
 
 def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArray[np.float64]:
-    """Read a column of numbers, float64 `[rows]`; a missing one is NaN.
+    """Read a numeric column, float64 `[rows]`; a missing value is NaN.
 
     Args:
         dataset: One of the source's splits.
-        column: Which of its columns.
-        where: The place in the recipe, for messages.
+        column: The column's name.
+        where: The key in the recipe, for messages.
 
     Raises:
-        InputError: Some cells hold no finite number; how many and the first are named.
+        InputError: Cells hold no finite number; the message has their number and the first.
     """
     import pyarrow  # type: ignore[import-untyped]
 
@@ -179,7 +179,7 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
 
 
 def _spelt_numbers(cells: Any, where: str) -> NDArray[np.float64]:
-    # Parsed once a value: a column of a million rows often has few.
+    # Parsed once per distinct value: a column of a million rows often has few.
     encoded = cells.combine_chunks().dictionary_encode()
     values = [*encoded.dictionary.to_pylist(), None]
     if not all(map(_is_number, values)):
@@ -212,18 +212,18 @@ def _is_number(cell: object) -> bool:
 
 
 def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Named:
-    """Read a column of values by their names; a class label counts as the name that it stands for.
+    """Read a categorical column by names; a class label is read as its name.
 
     Args:
         dataset: One of the source's splits.
-        column: Which of its columns.
-        where: The place in the recipe, for messages.
+        column: The column's name.
+        where: The key in the recipe, for messages.
 
     Raises:
-        InputError: The cells hold something without a name, such as lists.
+        InputError: The cells hold an unsupported type, such as lists.
     """
     cells = _cells(dataset, column)
-    # Names are made once a value: a column of a million rows has few.
+    # Named once per distinct value: a column of a million rows has few.
     try:
         encoded = cells.combine_chunks().dictionary_encode()
         raw = [*encoded.dictionary.to_pylist(), None]

@@ -1,4 +1,4 @@
-"""Which rows belong to which split, with the classes in their proportions."""
+"""Stratified train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ SHOWN = 10
 def choose(
     labels: NDArray[np.int64], count: int, *, seed: int, purpose: int, least: int = 0, left: int = 0
 ) -> NDArray[np.bool_]:
-    """Choose rows at random so that each class keeps its share, within one row.
+    """Draw a stratified random subset in which each class keeps its share, within one row.
 
     Args:
         labels: The class of each row.
-        count: How many rows to choose.
-        seed: Which rows these are.
-        purpose: What they are for, so that two choices with one seed are not alike.
-        least: How many rows of each class to choose at least.
-        left: How many rows of each class to leave at least.
+        count: The number of rows to draw.
+        seed: The random seed.
+        purpose: The purpose of the draw, so that two draws with one seed differ.
+        least: The minimum number of drawn rows per class.
+        left: The minimum number of remaining rows per class.
 
     Returns:
-        For each row whether it is chosen; exactly `count` are. Where `least` or `left` cannot be
-        kept, since a class is too small or `count` too large, the shares alone decide.
+        A mask over the rows with exactly `count` true values. If `least` or `left` cannot be met,
+        because a class is too small or `count` too large, only the shares decide.
 
     Example:
         >>> labels = np.array([0, 1] * 50)
@@ -45,7 +45,7 @@ def choose(
     """
     rows = len(labels)
     order = np.lexsort((random_bits(seed, purpose, index=np.arange(rows)), labels))
-    # With the rows sorted by class, every (rows / count)-th one: no class is off by more than one.
+    # Every (rows / count)-th row of the rows sorted by class: no class is off by more than one.
     steps = np.arange(rows + 1, dtype=np.int64) * count // max(rows, 1)
     chosen = np.zeros(rows, dtype=np.bool_)
     chosen[order[np.diff(steps) > 0]] = True
@@ -62,7 +62,7 @@ def _balance(
     least: int,
     left: int,
 ) -> None:
-    """Exchange rows of rare classes for rows of the class that can spare most, in place."""
+    """Exchange rows of rare classes for rows of the most frequent classes, in place."""
     sizes = np.bincount(labels)
     taken = np.bincount(labels[chosen], minlength=len(sizes))
     low = np.minimum(least, sizes)
@@ -83,13 +83,13 @@ def _balance(
 def divide(
     labels: dict[str, NDArray[np.int64]], spec: DataSpec
 ) -> tuple[dict[str, tuple[str, NDArray[np.int64]]], tuple[str, ...]]:
-    """Say for each split which rows of which of the source's splits it has, and what was done.
+    """Split the rows of the source's splits into train, validation and test.
 
-    The test rows are taken first and do not depend on the share of validation; then validation;
-    then the limits are applied. Rows stay in the source's order.
+    The test rows are drawn first and do not depend on the validation share; then validation; then
+    the limits are applied. Rows stay in the source's order.
 
     Returns:
-        For each split the source's split and the rows in it; and notes for the report.
+        The source split and row indices of each split; and notes for the report.
     """
     rows = {name: (name, np.arange(len(values))) for name, values in labels.items()}
     notes: list[str] = []
@@ -119,7 +119,7 @@ def divide(
 
 
 def _check_limits(labels: dict[str, NDArray[np.int64]], spec: DataSpec) -> None:
-    """Refuse a limit that leaves no row for some class."""
+    """Raise an error if a limit leaves no row for some class."""
     problems = []
     for name, limit in spec.limit.items():
         classes = len(np.unique(labels[name]))
@@ -131,17 +131,17 @@ def _check_limits(labels: dict[str, NDArray[np.int64]], spec: DataSpec) -> None:
 
 
 def check_classes(labels: Mapping[str, NDArray[np.int64]], classes: Sequence[str]) -> list[str]:
-    """Refuse a class that has rows, but none for training; note one that another split lacks.
+    """Check that every class has training rows; note classes that another split lacks.
 
     Args:
-        labels: For each split the class of each row.
-        classes: The classes' names.
+        labels: The class of each row, by split.
+        classes: The class names.
 
     Returns:
         Notes for the report.
 
     Raises:
-        InputError: Some classes have no training row; each is named, with its rows.
+        InputError: Classes have no training row; the message lists each with its rows.
 
     Example:
         >>> check_classes({"train": np.array([0, 1]), "test": np.array([1])}, ["a", "b"])

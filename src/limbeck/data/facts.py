@@ -1,4 +1,4 @@
-"""What a report says about the data, and the name that the same data always gets."""
+"""Data set metadata for the report, and the data fingerprint."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ OF_A_SPLIT = frozenset(
 
 @dataclass(frozen=True)
 class Facts:
-    """Which data a run saw, and how it was divided.
+    """The data of a run and its splits.
 
     Attributes:
-        source: Where it came from.
+        source: The data source.
         name: The data set's name.
         licence: Its licence, or "not stated".
-        fingerprint: A hash of the data's bytes and of all that decides what becomes of them, apart
-            from augmentation: same data, same name, wherever the files lie.
-        classes: The classes' names.
-        train: How many rows train.
-        validation: How many rows choose.
-        test: How many rows are kept for the end.
-        notes: How the splits were made, and what else a reader should know.
+        fingerprint: A hash of the data and of every setting that changes the samples, except
+            augmentation; independent of the files' location.
+        classes: The class names.
+        train: The number of training rows.
+        validation: The number of validation rows.
+        test: The number of test rows.
+        notes: Notes for the report: how the splits were made, and warnings.
     """
 
     source: str
@@ -54,12 +54,12 @@ class Facts:
 
 
 def name_of(spec: DataSpec, loaded: Loaded) -> str:
-    """Return the data's name: as the recipe has it, else that of the folder it lies in.
+    """Return the data set's name: the recipe's, else the name of its folder.
 
-    A folder that is called after a split, such as `pets/train`, is no name: its parent is.
+    For a folder named after a split, such as `pets/train`, the parent's name is used.
     """
     if spec.name:
-        # A place on this machine is no name either.
+        # A local path is not a name either.
         place = Path(spec.name)
         return place.name if place.is_absolute() or place.is_dir() else spec.name
     paths = [path.absolute() for path in loaded.files["train"]]
@@ -70,7 +70,7 @@ def name_of(spec: DataSpec, loaded: Loaded) -> str:
 
 
 def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> str:
-    """Hash the source's files, or its columns in use if there are none, and the spec."""
+    """Hash the spec and the source's files, or the columns in use if there are no files."""
     content: dict[str, object] = {
         split: [_files(path) for path in paths] for split, paths in loaded.files.items()
     }
@@ -83,12 +83,12 @@ def fingerprint_of(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> st
 
 
 def _pictures(spec: DataSpec, loaded: Loaded) -> dict[str, str]:
-    """Hash the files of pictures that rows name by their paths, without their folder."""
+    """Hash the image files that rows reference by path, independent of their folder."""
     found: dict[str, str] = {}
     for split, dataset in loaded.splits.items():
         files = loaded.files.get(split, [])
         if spec.columns.image not in dataset.column_names or any(path.is_dir() for path in files):
-            continue  # a folder of pictures is hashed as a whole
+            continue  # a folder of images is hashed as a whole
         folder = files[0].parent if files else Path()
         cells = dataset.select_columns([spec.columns.image]).with_format("arrow")
         for start in range(0, len(cells), CHUNK):
@@ -99,7 +99,7 @@ def _pictures(spec: DataSpec, loaded: Loaded) -> dict[str, str]:
 
 
 def _paths(cells: Any) -> Iterator[str]:
-    """Give the paths in a column of texts, or of pictures that have no bytes of their own."""
+    """Yield the paths in a column of texts, or of images that have no bytes of their own."""
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.compute as compute  # type: ignore[import-untyped]
 
@@ -119,10 +119,10 @@ def _files(path: Path) -> object:
 
 
 def _rows(dataset: datasets.Dataset, columns: Sequence[str]) -> list[str]:
-    """Hash columns in chunks of fixed size, so that how they are stored is of no account."""
+    """Hash columns in chunks of fixed size, so that the storage layout does not matter."""
     import pyarrow
 
-    # Training rows need not say to whom they belong.
+    # Training rows need no sensitive features.
     there = [column for column in columns if column in dataset.column_names]
     table = dataset.select_columns(there).with_format("arrow")
     hashes = []

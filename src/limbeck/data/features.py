@@ -1,4 +1,4 @@
-"""From the columns of a table to features: numbers standardised, values one-hot."""
+"""Feature encoding of table columns: standardisation and one-hot encoding."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, and what to do with it: `(number - mean) / std`, 0 where it is missing.
+    """A numeric column and its standardisation `(number - mean) / std`, 0 where it is missing.
 
     Attributes:
-        name: The column.
-        mean: What is subtracted.
-        std: What is then divided by.
-        flag: Whether a second feature says that the number is missing: 1, else 0.
+        name: The column's name.
+        mean: The mean, subtracted.
+        std: The standard deviation, the divisor.
+        flag: Whether a second feature is 1 where the number is missing, else 0.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Numeric:
 
     @property
     def width(self) -> int:
-        """How many features it becomes."""
+        """Return the number of features."""
         return 1 + self.flag
 
     def features(self, numbers: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Standardise numbers `[rows]`, NaN where they are missing; give a feature an array.
+        """Standardise numbers `[rows]`, NaN where they are missing; return one array per feature.
 
         Example:
             >>> Numeric("age", 40.0, 10.0, True).features(np.array([50.0, np.nan]))
@@ -53,12 +53,12 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of values: a feature a value, and a last one for any other value.
+    """A categorical column: one feature per value, and a last one for any other value.
 
     Attributes:
-        name: The column.
-        values: The names of the values that the training rows have, sorted; "" is a missing one.
-        kind: The type that the training rows had them in.
+        name: The column's name.
+        values: The names of the values in the training rows, sorted; "" is a missing value.
+        kind: The type of the values in the training rows.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Categorical:
 
     @property
     def width(self) -> int:
-        """How many features it becomes."""
+        """Return the number of features."""
         return len(self.values) + 1
 
     def places(self, column: Named) -> NDArray[np.int64]:
-        """Say which of the features is 1, `[rows]`; the others are 0.
+        """Return the index of the feature that is 1, `[rows]`; the others are 0.
 
         Example:
             >>> Categorical("sex", ("f", "m")).places(Named(("m", "x"), np.array([1, 0, 1])))
@@ -81,10 +81,10 @@ class Categorical:
         return np.array(places, dtype=np.int64)[column.codes]
 
     def place(self, name: str, kind: Kind) -> int:
-        """Return which of the features is 1 for a value, given by its name and type.
+        """Return the index of the feature that is 1 for a value, given by its name and type.
 
-        A value that comes in another type than in training is held against what the names stand
-        for: the number 1234 is the text "01234", if no other text spells it.
+        A value of another type than in training is compared by the value that the names represent:
+        the number 1234 matches the text "01234", if no other text does.
 
         Example:
             >>> codes = Categorical("code", ("01234", "7"))
@@ -107,12 +107,12 @@ class Categorical:
 
 
 def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
-    r"""Measure mean and deviation over the training rows that have a number.
+    r"""Compute mean and standard deviation over the training rows that have a number.
 
     $$\mu = \frac{1}{n} \sum_i x_i, \quad \sigma = \sqrt{\frac{1}{n} \sum_i (x_i - \mu)^2}$$
 
     Returns:
-        None if all rows are alike: such a column tells no two samples apart.
+        None if all rows are equal: such a column carries no information.
 
     Example:
         >>> measure_numbers("age", np.array([30.0, 50.0, np.nan]))
@@ -122,12 +122,12 @@ def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
     flag = len(known) < len(numbers)
     if not len(known) or (known.min() == known.max() and not flag):
         return None
-    # One and the same number has no deviation, which nothing could be divided by.
+    # A constant column with missing values has standard deviation 0, which cannot be a divisor.
     return Numeric(name, _rounded(known.mean()), _rounded(known.std()) or 1.0, flag)
 
 
 def measure_values(name: str, column: Named) -> Categorical | None:
-    """List the values of the training rows; None if they have only one."""
+    """Return the values of the training rows; None if they have only one."""
     return Categorical(name, column.values, column.kind) if len(column.values) > 1 else None
 
 

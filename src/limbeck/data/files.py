@@ -1,4 +1,4 @@
-"""Where the user's files lie, which licence lies beside them, what to say if they are missing."""
+"""Resolution of data file paths, and the licence stated beside the files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ DEFAULT = "../shared/data"
 
 
 def data_folder() -> Path:
-    """Give the folder in which relative paths are looked up: LIMBECK_DATA, or its default."""
+    """Return the folder for relative paths: LIMBECK_DATA, or its default."""
     return Path(os.environ.get(VARIABLE) or DEFAULT)
 
 
 def resolve(files: Mapping[SplitName, str | tuple[str, ...]]) -> dict[str, list[Path]]:
-    """Find the files of each split; a name with `*` stands for all that match, in sorted order.
+    """Resolve the files of each split; a name with `*` matches files in sorted order.
 
     Raises:
-        InputError: Some are not there: all of them are named, with the variable and the fix.
+        InputError: Files are missing; the message lists all of them, with the variable and the fix.
 
     Example:
         >>> resolve({"train": "nowhere/train.parquet"})
@@ -52,13 +52,13 @@ def resolve(files: Mapping[SplitName, str | tuple[str, ...]]) -> dict[str, list[
 
 
 def _matches(name: str) -> list[Path]:
-    # An absolute name stands alone: joined to a folder, it replaces the folder.
+    # An absolute name replaces the folder that it is joined to.
     try:
         path = data_folder() / name
         if path.exists():
             return [path]
         return sorted(path.parent.glob(path.name)) if "*" in path.name else []
-    # A name that no file can have: too long, or with a zero byte.
+    # A name that no file can have: too long, or with a null byte.
     except (OSError, ValueError):
         return []
 
@@ -89,7 +89,7 @@ def _beside(path: Path) -> list[str]:
 def stated_licence(files: Mapping[str, list[Path]]) -> str:
     """Read the licence from the SOURCE.txt beside the files; empty if there is none.
 
-    It is what follows "Licence:" or "Licence as stated:", up to the citation or the line's end.
+    It is the text after "Licence:" or "Licence as stated:", up to the citation or the line's end.
     """
     for path in (path for paths in files.values() for path in paths):
         source = (path if path.is_dir() else path.parent) / "SOURCE.txt"

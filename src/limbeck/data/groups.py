@@ -1,4 +1,4 @@
-"""To whom each validation and test row belongs: columns that are kept beside the samples."""
+"""Sensitive features of validation and test rows: columns kept beside the samples."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ def read_groups(
     rows: Mapping[str, tuple[str, NDArray[np.int64]]],
     columns: tuple[str, ...],
 ) -> dict[str, Groups]:
-    """Read the groups of the validation and test rows.
+    """Read the sensitive features of the validation and test rows.
 
-    A row without a value belongs to "not stated", a group like any other.
+    A row without a value belongs to the group "not stated".
 
     Args:
         splits: The source's splits.
-        rows: For each split the source's split and the numbers of the rows in it.
-        columns: Which columns say to whom a row belongs.
+        rows: The source split and the row indices in it, by split.
+        columns: The sensitive feature columns.
 
     Returns:
-        For validation and test the name of each row's group, `[rows]`, by column.
+        The group of each validation and test row, `[rows]`, by column.
 
     Raises:
-        InputError: A column is not there, or has more than 50 values; every problem is named.
+        InputError: A column is missing, or has more than 50 values; the message lists every
+            problem.
     """
     kept = {name: rows[name] for name in KEPT}
     sources = {source: splits[source] for source, _ in kept.values()}

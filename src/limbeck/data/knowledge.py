@@ -1,13 +1,13 @@
-"""A frozen teacher's answers, recorded once and looked up by row and view.
+"""Teacher output cache: the logits of a frozen teacher, looked up by row and view.
 
-A store is a folder: `logits.bin`, numbers alone, `[views * rows, classes]`; `progress.json` while
-it is being written; and `manifest.json`, with the key, the name of the file of logits and its hash,
-which is written last. A folder without a manifest is not a store yet: writing goes on where it was
-broken off, or begins anew if that was under another key or with other batches.
+A cache is a folder: `logits.bin`, raw numbers `[views * rows, classes]`; `progress.json` during
+writing; and `manifest.json`, written last, with the key, the name of the logits file and its hash.
+A folder without a manifest is incomplete: writing resumes, or restarts if the key or the batches
+differ.
 
-Several processes may record at once. Each locks a file of its own, `logits.bin`, `logits.1.bin` and
-so on, so that none waits for one that is paused; the manifest names the file that was complete
-first, and the others are removed.
+Several processes may write at once. Each locks its own file, `logits.bin`, `logits.1.bin` and so
+on, so that none waits for a paused one; the manifest names the file that was complete first, and
+the others are removed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 MANIFEST, VERSION = "manifest.json", 1
 WRITERS = 64
 """How many processes may record into one store at once."""
-# Each note of the progress waits for the disk; so many rows may have to be answered again.
+# Each progress write waits for the disk; a kill loses at most this many rows.
 NOTED_EVERY = 8192
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many answers there are, and of which type."""
+    """The shape and dtype of the cached logits."""
 
     rows: int
     views: int
@@ -54,24 +54,24 @@ class Shape:
 
     @property
     def bytes_each(self) -> int:
-        """How long one answer is."""
+        """Return the number of bytes per output."""
         return self.classes * np.dtype(self.dtype).itemsize
 
     @property
     def bytes(self) -> int:
-        """How long the file of logits is."""
+        """Return the number of bytes of the logits file."""
         return self.rows * self.views * self.bytes_each
 
 
 def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
-    """Say what recorded answers depend on: a store made with another key is refused.
+    """Return the cache key: everything that cached outputs depend on.
 
     Args:
-        data: The data whose training rows are answered; the seed of its augmentation is set.
+        data: The data with the training rows; the seed of its augmentation is set.
         teacher: A hash of the teacher's weights and architecture.
 
     Raises:
-        InputError: Augmentation makes new pictures in every epoch: no answer could be used twice.
+        InputError: Augmentation creates new images in every epoch: no output could be reused.
     """
     augment = data.train.augment
     if data.train.views is None:
@@ -89,7 +89,7 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Draft:
-    """The files of one process that records: logits, and a note of how many are on the disk."""
+    """The files of one writing process: logits, and the number of outputs on disk."""
 
     logits: Path
     progress: Path
@@ -97,7 +97,7 @@ class _Draft:
 
     @classmethod
     def numbered(cls, folder: Path, number: int) -> _Draft:
-        """Name the files of a writer; the first has the plain names."""
+        """Return the files of a writer; the first has no number in its names."""
         part = f".{number}" if number else ""
         return cls(
             folder / f"logits{part}.bin", folder / f"progress{part}.json", folder / f".lock{part}"
@@ -110,19 +110,19 @@ class _Draft:
 
 
 class KnowledgeStore:
-    """Recorded logits in a folder.
+    """A cache of teacher logits in a folder.
 
     Args:
-        folder: Where the store is or will be.
-        key: What the answers depend on, as plain data; see `key_of`.
-        rows: How many rows the split has.
-        views: How many variants of each row.
-        classes: How many logits an answer has.
-        dtype: How they are kept; `float16` halves the file, at three digits.
+        folder: The folder of the cache.
+        key: The cache key, as plain data; see `key_of`.
+        rows: The number of rows in the split.
+        views: The number of variants per row.
+        classes: The number of logits per row.
+        dtype: The stored dtype; `float16` halves the file, at three digits.
 
     Raises:
-        InputError: The folder holds answers under another key, or the file of logits is cut short
-            or has been changed.
+        InputError: The folder holds outputs under another key, or the logits file is truncated or
+            modified.
     """
 
     def __init__(
@@ -137,27 +137,27 @@ class KnowledgeStore:
     ) -> None:
         self.folder = folder
         self.shape = Shape(rows, views, classes, dtype)
-        # Through JSON and back, as it will be read: tuples become lists.
+        # Through JSON and back, as it is read: tuples become lists.
         self._key = json.loads(json.dumps({**key, **asdict(self.shape), "version": VERSION}))
         self._logits: np.ndarray[Any, Any] | None = None
         self._open()
 
     @property
     def complete(self) -> bool:
-        """Whether every answer is there; another process may have recorded them meanwhile."""
+        """Return whether every output is cached, by this or another process."""
         if self._logits is None:
             self._open()
         return self._logits is not None
 
     def lookup(self, index: Tensor, view: Tensor) -> Tensor:
-        """Give the logits of some rows, float32 `[n, classes]`.
+        """Return the logits of some rows, float32 `[n, classes]`.
 
         Args:
-            index: The rows, int64 `[n]`.
-            view: Which variant of each, int64 `[n]`.
+            index: The row indices, int64 `[n]`.
+            view: The variant of each row, int64 `[n]`.
 
         Raises:
-            LimbeckError: The store is not complete, or holds no such row or view.
+            LimbeckError: The cache is incomplete, or holds no such row or view.
         """
         if self._logits is None:
             self._open()
@@ -182,20 +182,20 @@ class KnowledgeStore:
         batch_size: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Ask for every answer that is not there yet, and keep it.
+        """Compute and store every output that is not cached yet.
 
-        A process killed at any moment leaves what it noted; the next one goes on from there, with
-        the same batches. A store that is complete is left alone.
+        Safe against a kill at any moment; the next process resumes with the same batches. A
+        complete cache is unchanged.
 
         Args:
-            answer: The teacher: from a batch to its logits `[n, classes]`.
+            answer: The teacher: a function from a batch to logits `[n, classes]`.
             split: The rows, with their augmentation.
-            batch_size: How many rows the teacher is asked at a time.
-            progress: Called with the answers done so far and their total.
+            batch_size: The number of rows per teacher batch.
+            progress: Called with the number of outputs done and their total.
 
         Raises:
-            InputError: The split has other rows or views than the store, or an answer has another
-                shape or numbers that are not finite.
+            InputError: The numbers of rows or views of split and cache differ, or an output has
+                another shape or non-finite values.
             WriteError: The disk is full, or the folder cannot be written to.
         """
         if self.complete:
@@ -215,7 +215,7 @@ class KnowledgeStore:
 
     @contextmanager
     def _draft(self) -> Iterator[_Draft]:
-        """Lock the first files that no living process writes; those of a dead one are continued."""
+        """Lock the first files that no living process writes; those of a dead one are resumed."""
         from filelock import FileLock, Timeout
 
         for number in range(WRITERS):
@@ -238,8 +238,8 @@ class KnowledgeStore:
         raise LimbeckError(f"{self.folder}: {WRITERS} processes record into it; start fewer.")
 
     def _publish(self, draft: _Draft, file: BinaryIO) -> None:
-        """Write the manifest, unless another process was first; its answers then count."""
-        # Of the open file: at its path another process may write, if the folder was removed.
+        """Write the manifest, unless another process was first; then use its outputs."""
+        # Of the open file: another process may write at its path, if the folder was removed.
         file.seek(0)
         digest = hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
         if not self._is_at(draft.logits, file):
@@ -256,7 +256,7 @@ class KnowledgeStore:
                 self._remove_abandoned(other)
 
     def _remove_abandoned(self, draft: _Draft) -> None:
-        """Remove the files of a process that died; one that lives removes its own."""
+        """Remove the files of dead processes; a living one removes its own."""
         from filelock import FileLock, Timeout
 
         with suppress(Timeout, OSError), FileLock(draft.lock, timeout=0):
@@ -303,7 +303,7 @@ class KnowledgeStore:
 
     @contextmanager
     def _file(self, draft: _Draft, batch_size: int) -> Iterator[tuple[BinaryIO, int]]:
-        """Open the file of logits behind the answers that are kept, and count those."""
+        """Open the logits file after the outputs to keep, and count those."""
         done = self._done(draft, batch_size)
         try:
             file = draft.logits.open("r+b" if done else "w+b")
@@ -318,7 +318,7 @@ class KnowledgeStore:
         try:
             file.write(content)
             if flush:
-                # What the note of the progress counts has to be on the disk before it.
+                # The counted outputs must be on disk before the progress file.
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -331,14 +331,14 @@ class KnowledgeStore:
         )
 
     def _done(self, draft: _Draft, batch_size: int) -> int:
-        """Count the answers to keep: those of the same batches, under the same key."""
+        """Count the outputs to keep: those of the same batches, under the same key."""
         try:
             noted = json.loads(draft.progress.read_text(encoding="utf-8"))
             done = int(noted["done"])
             same = noted["key"] == self._key and noted["batch_size"] == batch_size
             whole = 0 <= done * self.shape.bytes_each <= draft.logits.stat().st_size
         except (OSError, ValueError, TypeError, KeyError):
-            return 0  # none, or damaged
+            return 0  # missing or corrupt
         return done if same and whole else 0
 
     def _checked(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, Any]:
@@ -346,7 +346,7 @@ class KnowledgeStore:
         if tuple(logits.shape) != wanted:
             given = f"an answer of shape {tuple(logits.shape)}"
             raise InputError(Problem("teacher", given, f"shape {wanted}"))
-        # Numbers too large for float16 become infinite, and are found out below.
+        # Numbers too large for float16 become infinite, and raise below.
         with np.errstate(over="ignore"):
             kept = logits.detach().cpu().to(torch.float32).numpy().astype(self.shape.dtype)
         if not np.isfinite(kept).all():
@@ -356,7 +356,7 @@ class KnowledgeStore:
         return kept
 
     def _open(self) -> None:
-        """Check and map the answers, if there is a manifest."""
+        """Check and memory-map the logits, if there is a manifest."""
         path, fix = self.folder / MANIFEST, f"Delete {self.folder} to have the teacher asked again."
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -391,12 +391,12 @@ class KnowledgeStore:
 
     def _map(self, path: Path) -> None:
         shape = (self.shape.rows * self.shape.views, self.shape.classes)
-        # As a plain array over the mapping: indexing np.memmap itself costs ten times as much.
+        # A plain array over the mapping: indexing np.memmap itself costs ten times as much.
         self._logits = np.asarray(np.memmap(path, dtype=self.shape.dtype, mode="r", shape=shape))
 
 
 def _create_json(path: Path, content: dict[str, Any]) -> bool:
-    """Write a file whole, only if there is none; return whether there was none.
+    """Write a file atomically if it does not exist; return whether it was written.
 
     Raises:
         WriteError: The disk is full, or the folder cannot be written to.
@@ -407,7 +407,7 @@ def _create_json(path: Path, content: dict[str, Any]) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links: the last of two equals counts
+    except OSError:  # a file system without hard links: the last of two equal files counts
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Read the labels of every split as whole numbers that index the classes: names decide."""
+"""Labels of every split as class indices, mapped by class names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each row of each split, the classes' names, and notes for the report."""
+    """The class of each row by split, the class names, and notes for the report."""
 
     rows: dict[str, NDArray[np.int64]]
     classes: tuple[str, ...]
@@ -37,15 +37,15 @@ class Labels:
 
 @dataclass(frozen=True)
 class _Column:
-    """A split's labels: for each row which of `values` it has.
+    """The labels of a split, as codes into its distinct values.
 
     Attributes:
-        where: The place in the recipe, for messages.
-        codes: For each row its place in `values`, int64 `[rows]`.
-        values: The different labels, as texts.
-        named: Whether these are names, and not bare numbers.
-        order: The names that the source declares, in its order; None if it declares none.
-        boolean: Whether the labels are truth values.
+        where: The key in the recipe, for messages.
+        codes: The index of each row's label in `values`, int64 `[rows]`.
+        values: The distinct labels, as texts.
+        named: Whether the values are names, not bare numbers.
+        order: The class names that the source declares, in its order; None if it declares none.
+        boolean: Whether the labels are booleans.
     """
 
     where: str
@@ -56,12 +56,12 @@ class _Column:
     boolean: bool = False
 
     def first(self, value: str) -> tuple[int, int]:
-        """Return the first row with a value, and how many rows have it."""
+        """Return the first row with a value, and the number of such rows."""
         rows = np.flatnonzero(self.codes == self.values.index(value))
         return int(rows[0]), len(rows)
 
     def numbers(self) -> dict[str, int] | None:
-        """Return what number each value stands for; None if some are names."""
+        """Return the number of each value; None if some are names."""
         if self.boolean or (self.named and self.order is None):
             found = [NUMBER.fullmatch(value) for value in self.values]
         else:
@@ -78,16 +78,16 @@ def read_labels(
 ) -> Labels:
     """Read the labels of all splits, and map each to a class.
 
-    Where the source names its classes (folders, a `ClassLabel` feature, texts), labels are mapped
-    by name, split by split: `classes` may list the names in any order, and splits may differ in
-    theirs. Names that differ in case, spaces or underscores alone are the same. Bare numbers are
-    places in `classes`, unless its names are these numbers. Without `classes` the classes are those
-    that the training split declares, or the numbers.
+    If the source names its classes (folders, a `ClassLabel` feature, texts), labels are mapped by
+    name per split: `classes` may list the names in any order, and the order may differ between
+    splits. Names that differ only in case, spaces or underscores are equal. Bare numbers are
+    indices into `classes`, unless its names are these numbers. Without `classes` the classes are
+    those that the training split declares, or the numbers.
 
     Raises:
-        InputError: Labels are missing, lists, out of range or with gaps; a name is none of the
-            classes; or a split has a class that training has not. Every problem of every split is
-            named.
+        InputError: Labels are missing, lists, out of range or with gaps; a name is not among the
+            classes; or a split has a class that training lacks. The message lists every problem of
+            every split.
     """
     problems: list[Problem] = []
     columns: dict[str, _Column] = {}
@@ -123,7 +123,7 @@ def read_labels(
 
 
 def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
-    """Read a split's labels, whatever type they are stored in."""
+    """Read a split's labels, of any stored type."""
     import pyarrow  # type: ignore[import-untyped]
 
     cells, feature = _flat(dataset, column, where)
@@ -156,7 +156,7 @@ def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
 
 
 def _flat(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any, Any]:
-    """Return the column as one array, lists of one label without the list, and its feature."""
+    """Return the column as one array, with lists of one label flattened, and its feature."""
     import pyarrow
 
     cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
@@ -184,7 +184,7 @@ def _flat(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any, Any]
 
 
 def _whole(cells: Any, where: str) -> Any:
-    """Convert floats that are whole to integers; NaN becomes missing."""
+    """Convert floats with integer values to integers; NaN becomes missing."""
     import pyarrow
 
     values = cells.to_numpy(zero_copy_only=False)
@@ -217,7 +217,7 @@ def _declared(columns: dict[str, _Column]) -> tuple[str, ...] | None:
 def _table(
     labels: _Column, names: tuple[str, ...] | None, *, stated: bool
 ) -> NDArray[np.int64] | None:
-    """Map each value to a class by its name; None where numbers are places instead."""
+    """Map each value to a class by its name; None if numbers are indices instead."""
     if names is None:
         return None
     words = {word: code for code, forms in enumerate((FALSE, TRUE)) for word in forms}
@@ -240,7 +240,7 @@ def _table(
 def _by_name(labels: _Column, names: tuple[str, ...]) -> NDArray[np.int64]:
     exact = {name: place for place, name in enumerate(names)}
     rough = _rough(names)
-    # Two of the source's names that differ in case alone can only be told apart exactly.
+    # Two of the source's names that differ only in case need an exact match.
     alike = Counter(_plain(value) for value in labels.order or labels.values)
     table, wrong = np.zeros(len(labels.values), dtype=np.int64), []
     for code, value in enumerate(labels.values):
@@ -268,13 +268,13 @@ def _rough(names: Sequence[str]) -> dict[str, int]:
 
 
 def _plain(name: str) -> str:
-    """Return a name without what two spellings of it may differ in: case, spaces, underscores."""
+    """Normalise a name: case, spaces and underscores are ignored."""
     text = unicodedata.normalize("NFC", name).casefold()
     return " ".join(re.sub(r"(?<=\w)-(?=\w)|_", " ", text).split())
 
 
 def _places(labels: _Column, count: int | None) -> NDArray[np.int64]:
-    """Take numbers as the classes' places; refuse those out of range."""
+    """Map numbers to class indices; raise an error for those out of range."""
     numbers = labels.numbers()
     if numbers is None:
         numbers = {value: code for code, value in enumerate(labels.values)}
@@ -311,7 +311,7 @@ def _found(labels: _Column, value: str) -> str:
 def _renamed(
     split: str, labels: _Column, table: NDArray[np.int64], names: tuple[str, ...] | None
 ) -> list[str]:
-    """Note where names decided: an order or a spelling that is not the classes'."""
+    """Return notes on labels mapped by name: another order or spelling than the classes'."""
     if names is None or not labels.named:
         return []
     notes = []
@@ -334,7 +334,7 @@ def _renamed(
 def _mixed(
     columns: dict[str, _Column], positional: list[str], names: tuple[str, ...] | None
 ) -> list[Problem]:
-    """Refuse bare numbers in one split and names in another, where no order ties them."""
+    """Return problems for bare numbers in one split and names in another without a common order."""
     bare = [split for split in positional if not columns[split].boolean]
     by_name = [split for split in columns if split not in positional]
     if not bare or not by_name or any(columns[split].order == names for split in by_name):
@@ -347,7 +347,7 @@ def _mixed(
 def _unseen(rows: dict[str, NDArray[np.int64]], names: tuple[str, ...] | None) -> list[Problem]:
     seen = set(rows["train"].tolist())
     problems = []
-    # A label may be anything up to 2**63: the gaps are counted out only as far as they are shown.
+    # A label may be anything up to 2**63: gaps are counted only as far as they are shown.
     gaps = list(islice((number for number in range(max(seen)) if number not in seen), 10))
     if gaps and names is None:
         given = f"labels up to {max(seen)} without {', '.join(map(str, gaps))}"

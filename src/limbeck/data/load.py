@@ -1,4 +1,4 @@
-"""From what a recipe says about its data to three splits of batches."""
+"""Data loading: from the `data` section of a recipe to three splits of batches."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, divided and ready.
+    """A loaded data set with its splits.
 
     Attributes:
-        train: The rows that teach; the only ones that are augmented.
-        validation: The rows that choose.
-        test: The rows that are touched once, at the end.
-        classes: The classes' names, in the order of the labels.
-        preprocess: How a picture, text or row becomes what a model takes; `save` it with the
-            student.
-        facts: What to report.
+        train: The training split; the only one that is augmented.
+        validation: The validation split.
+        test: The test split, used once, at the end.
+        classes: The class names, in the order of the labels.
+        preprocess: The preprocessing from an image, text or table row to model inputs; `save` it
+            with the student.
+        facts: Metadata for the report.
     """
 
     train: Split
@@ -45,11 +45,11 @@ class Data:
 
 
 def load(spec: DataSpec, *, workdir: Path) -> Data:
-    """Load data, check it, divide it and make it ready for batches.
+    """Load data, check it, split it and prepare it for batches.
 
     Args:
-        spec: The `data` part of a recipe.
-        workdir: Where a tokenizer that is trained is kept.
+        spec: The `data` section of a recipe.
+        workdir: The folder for a trained tokenizer.
 
     Raises:
         InputError: A file or column is missing, labels or values are wrong, or a split is empty.
@@ -103,7 +103,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
 
 
 def _columns(spec: DataSpec, loaded: Loaded, *, textual: bool) -> tuple[str, ...]:
-    """Name the columns that make the samples and their labels; all have to be there."""
+    """Return the columns of the samples and their labels; check that all exist."""
     columns = {spec.columns.text if textual else spec.columns.image: "data.columns"}
     if spec.table:
         columns = dict.fromkeys(spec.table.columns, "data.table")
@@ -114,7 +114,7 @@ def _columns(spec: DataSpec, loaded: Loaded, *, textual: bool) -> tuple[str, ...
 
 
 def _is_text(spec: DataSpec, loaded: Loaded) -> bool:
-    """Tell texts from images: by what the recipe says, else by which column there is."""
+    """Return whether the data is text: by the recipe, else by the existing columns."""
     if spec.text or spec.image or spec.table:
         return spec.text is not None
     columns = loaded.splits["train"].column_names

@@ -1,4 +1,4 @@
-"""What a source hands over, before it is checked, divided and turned into tensors."""
+"""The data that a source returns, before it is checked, split and converted to tensors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The splits that a source has.
+    """The splits of a source.
 
     Attributes:
-        splits: `train`, and `validation` and `test` where the source has them.
-        files: The files they were read from, by split; empty if there are none to hash.
-        divide_by: What pixel values are divided by to lie in [0, 1]; by the pixels' type if None.
-        licence: The licence that the source itself knows of.
-        notes: What the source left out or changed, for the report.
+        splits: `train`, and `validation` and `test` if the source has them.
+        files: The files read, by split; empty if there are none to hash.
+        divide_by: The divisor that scales pixel values to [0, 1]; by the pixel dtype if None.
+        licence: The licence stated by the source.
+        notes: Rows or values that the source left out or changed, for the report.
     """
 
     splits: dict[str, datasets.Dataset]
@@ -33,7 +33,7 @@ class Loaded:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` silent when nobody watches a terminal."""
+    """Disable the progress bars of `datasets` if the output is not a terminal."""
     import sys
 
     import datasets

@@ -1,4 +1,4 @@
-"""Rows that are equal between the splits, and rows of one content with several labels."""
+"""Data leakage: equal rows in several splits, and equal rows with different labels."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def check_overlap(
     largest: float,
     expected: float = 0.0,
 ) -> tuple[str, ...]:
-    """Count rows of a split that equal rows of another in their content.
+    """Count rows of a split that equal rows of another split.
 
-    A model that has seen a test row in training is not tested by it: a share of such rows with the
-    same label above `largest`, beyond the share that is expected by coincidence, is refused.
+    A share of rows with equal content and label above `largest`, beyond the share expected by
+    coincidence, is an error: such test rows do not measure generalisation.
 
     Args:
-        hashes: For each split a hash of each row.
-        labels: For each split the class of each row.
+        hashes: The hash of each row, by split.
+        labels: The class of each row, by split.
         largest: The largest share, `data.max_overlap`.
-        expected: The share that comes about by coincidence.
+        expected: The share expected by coincidence.
 
     Returns:
         Notes for the report.
 
     Raises:
-        InputError: A share is larger; each pair of splits is named.
+        InputError: A share is larger; the message lists each pair of splits.
     """
     problems, notes = [], []
     for name, other in PAIRS:
@@ -89,17 +89,17 @@ def _contradictions(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> It
 
 
 def expected_share(cells: NDArray[np.int64], hashes: NDArray[np.uint64]) -> float:
-    r"""Estimate which share of a table's rows equals a training row by coincidence.
+    r"""Estimate the share of a table's rows that equals a training row by coincidence.
 
     Rows of few columns with few values are equal by chance. If columns were independent, two rows
     would be equal with the probability $p = \prod_c s_c$, where $s_c$ is that of two equal cells in
-    column c, taken over the different rows. Where this alone would make 1 % of the rows equal to
-    one of n, $1 - e^{-np} \ge 0.01$, equal rows are natural, and the share of training rows that
-    equal another training row is what is to be expected of a new row: one minus the share of rows
-    that are there once. Elsewhere equal rows are copies, and none is expected.
+    column c, taken over the different rows. If at least 1 % of the rows would equal one of n by
+    chance, $1 - e^{-np} \ge 0.01$, the expected share for a new row is the share of training rows
+    that equal another training row: one minus the share of unique rows (Good-Turing). Otherwise
+    equal rows are copies, and 0 is returned.
 
     Args:
-        cells: The training rows, numbers that stand for their values, `[n, columns]`.
+        cells: The training rows as value codes, `[n, columns]`.
         hashes: A hash of each row, `[n]`.
 
     Source:

@@ -1,4 +1,4 @@
-"""A column of pictures, whatever form they are stored in: encoded bytes, files, or arrays."""
+"""Image columns: encoded bytes, files or arrays."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ MOST_PIXELS = 2**26
 
 
 class Pictures:
-    """The pictures of one split, opened one by one or read as one array.
+    """The images of one split, opened one by one or read as one array.
 
     Args:
         dataset: One of the source's splits.
-        rows: Which of its rows these are.
-        column: The column that holds the pictures.
-        folder: Where paths in the column are relative to.
-        where: The place in the recipe, for messages.
-        size: The height and width that every picture must have; None if they may differ.
+        rows: The row indices.
+        column: The image column.
+        folder: The folder for relative paths in the column.
+        where: The key in the recipe, for messages.
+        size: The required height and width of every image; None if they may differ.
     """
 
     def __init__(
@@ -70,30 +70,30 @@ class Pictures:
         return len(self._dataset)
 
     def cell(self, row: int) -> Image.Image | NDArray[Any]:
-        """Open one picture: as PIL has it if it is encoded, else as a checked array `[c, h, w]`."""
+        """Open one image: a PIL image if it is encoded, else a checked array `[c, h, w]`."""
         return self.open(row, self._dataset[row][self._column])
 
     def cells(self, rows: Sequence[int] | None = None) -> Iterator[Image.Image | NDArray[Any]]:
-        """Open pictures one after the other, reading them from the data set in chunks.
+        """Open images one after the other, read from the data set in chunks.
 
         Raises:
-            InputError: One cannot be opened, or has NaN or values out of range.
+            InputError: An image cannot be opened, or has NaN or values out of range.
         """
         for row, cell in self.stored(rows):
             yield self.open(row, cell)
 
     def stored(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
-        """Read the rows' numbers and cells in chunks, without opening them."""
+        """Read row indices and cells in chunks, without opening the images."""
         dataset = self._dataset if rows is None else self._dataset.select(rows)
         for start in range(0, len(dataset), CHUNK):
             for offset, cell in enumerate(dataset[start : start + CHUNK][self._column]):
                 yield (start + offset if rows is None else rows[start + offset]), cell
 
     def open(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
-        """Open what `stored` read, and check it.
+        """Open a cell read by `stored`, and check it.
 
         Raises:
-            InputError: It cannot be opened, is too large, or differs in size.
+            InputError: The image cannot be opened, is too large, or differs in size.
         """
         picture = self._read(row, cell)
         if self._size is not None and size_of(picture) != self._size:
@@ -124,18 +124,18 @@ class Pictures:
                 raise self.wrong(row, f"{shown} (no such file)", allowed)
             source = io.BytesIO(content) if isinstance(content, bytes) else self._folder / content
             with warnings.catch_warnings():
-                # What PIL only warns of is refused below.
+                # Warnings of PIL are errors below.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 picture = Image.open(source, formats=_formats())
             if picture.width * picture.height > MOST_PIXELS:
                 given = f"a picture of {picture.height}x{picture.width}"
                 raise self.wrong(row, given, f"at most {MOST_PIXELS:,} pixels")
-            # Only now are the pixels read: a file cut short is found out here.
+            # Only this reads the pixels, and detects a truncated file.
             picture.load()
             turned = upright(picture)
         except InputError:
             raise
-        # A decoder may raise anything on bytes that it does not expect.
+        # A decoder may raise any exception on invalid bytes.
         except Exception as error:
             unknown = isinstance(error, UnidentifiedImageError)
             cause = "no known format" if unknown else str(error) or type(error).__name__
@@ -167,7 +167,7 @@ class Pictures:
         raise self.wrong(row, f"an array of shape {array.shape}", allowed)
 
     def wrong(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
-        """Say what is wrong with the picture in a row, by the row's number in the source."""
+        """Return the error for an image, with its row number in the source."""
         return InputError(Problem(f"{self._where}, row {self._rows[row]}", given, allowed, fix))
 
 
@@ -191,14 +191,14 @@ def _traits(picture: Image.Image, turned: Image.Image) -> tuple[str, ...]:
 
 
 def traits_of(cell: Image.Image | NDArray[Any]) -> tuple[str, ...]:
-    """Return what is lost or changed when a picture becomes pixels, in words for a report."""
+    """Return the properties that are lost or changed in conversion to pixels, for a report."""
     if isinstance(cell, np.ndarray):
         return ()
     return tuple(cell.info.get(TRAITS, ()))
 
 
 def channels_of(cell: Image.Image | NDArray[Any]) -> int:
-    """Count the channels that a picture has: 1 if it is grey, 3 if it has colours.
+    """Count the channels of an image: 1 for grey, 3 for colour.
 
     Example:
         >>> channels_of(np.zeros((3, 8, 8)))
@@ -210,7 +210,7 @@ def channels_of(cell: Image.Image | NDArray[Any]) -> int:
 
 
 def size_of(cell: Image.Image | NDArray[Any]) -> tuple[int, int]:
-    """Give a picture's height and width.
+    """Return an image's height and width.
 
     Example:
         >>> size_of(np.zeros((3, 8, 6)))

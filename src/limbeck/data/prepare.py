@@ -1,4 +1,4 @@
-"""From rows, checked and divided, to splits of tensors: a function each for images and texts."""
+"""Tensor splits from checked rows: one function each for images and texts."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from limbeck.data.loaded import Loaded
     from limbeck.data.spec import DataSpec
 
-# Mean and deviation are taken from at most so many pictures if they are too large to be held.
+# The maximum number of images for mean and deviation if all do not fit in memory.
 MEASURED = 10_000
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which rows each split has.
+    """The rows of each split.
 
     Attributes:
-        rows: For each split the source's split and the numbers of the rows in it.
-        labels: For each of the source's splits the class of each row.
-        groups: For each split that has any to whom each row in it belongs, by attribute.
+        rows: The source split and the row indices in it, by split.
+        labels: The class of each row, by source split.
+        groups: The sensitive features of each row, by split and column, where there are any.
     """
 
     rows: dict[str, tuple[str, NDArray[np.int64]]]
@@ -57,25 +57,25 @@ class Division:
     groups: dict[str, Groups] = field(default_factory=dict)
 
     def labels_of(self, name: str) -> Tensor:
-        """Give the classes of a split's rows, int64 `[rows]`."""
+        """Return the classes of a split's rows, int64 `[rows]`."""
         source, rows = self.rows[name]
         return torch.from_numpy(self.labels[source][rows])
 
     def groups_of(self, name: str) -> Groups:
-        """Give to whom a split's rows belong, by attribute."""
+        """Return the sensitive features of a split's rows, by column."""
         return self.groups.get(name, {})
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Splits that are ready for batches.
+    """Splits ready for batches.
 
     Attributes:
         splits: Train, validation and test.
-        preprocess: How their rows became tensors.
-        hashes: For each split a hash of each row as a model sees it.
-        notes: What was decided, left out or changed, for the report.
-        expected: The share of rows that equal a training row by coincidence.
+        preprocess: The preprocessing of their rows.
+        hashes: The hash of each row's model input, by split.
+        notes: Inferred, dropped or changed values, for the report.
+        expected: The share of rows expected to equal a training row by coincidence.
     """
 
     splits: dict[str, Split]
@@ -86,7 +86,7 @@ class Prepared:
 
 
 def texts(spec: DataSpec, loaded: Loaded, division: Division, *, workdir: Path) -> Prepared:
-    """Make splits of texts; a tokenizer is trained on the training rows alone.
+    """Build splits of texts; a tokenizer is trained on the training rows only.
 
     Raises:
         InputError: The tokenizer is missing or cannot encode the texts.
@@ -118,12 +118,12 @@ def texts(spec: DataSpec, loaded: Loaded, division: Division, *, workdir: Path) 
 
 
 def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
-    """Make splits of pictures: size and channels fit all rows, mean and deviation those of train.
+    """Build splits of images: size and channels fit all rows; mean and deviation are of train.
 
-    Every picture is opened once, so that a bad one is found now and not in the middle of training.
+    Every image is opened once, so that a corrupt one raises here and not during training.
 
     Raises:
-        InputError: A picture cannot be opened, differs in size or type, or has NaN.
+        InputError: An image cannot be opened, differs in size or type, or has NaN.
     """
     settings = spec.image or ImageSpec()
     shape = _shape(settings, _pictures(spec, loaded, division, "train", None))
@@ -159,7 +159,7 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
 def _scans(
     pictures: dict[str, Pictures], shape: ImagePreprocess, *, grey_only: bool
 ) -> dict[str, Scan]:
-    """Open all pictures of all splits; every problem of every split is named."""
+    """Open all images of all splits; the error lists every problem of every split."""
     problems: list[Problem] = []
     scans = {}
     for name, one in pictures.items():
@@ -177,7 +177,7 @@ def _scans(
 
 
 def _looks(scans: dict[str, Scan], shape: ImagePreprocess) -> list[str]:
-    """Note what pictures lost or how they were changed, and where splits differ."""
+    """Return notes on images that lost information or were changed, and on split differences."""
     counts = {name: Counter(one.traits) for name, one in scans.items()}
     total = sum(len(one.hashes) for one in scans.values())
     grey = sum(one.pop(GREY, 0) for one in counts.values())
@@ -192,7 +192,7 @@ def _looks(scans: dict[str, Scan], shape: ImagePreprocess) -> list[str]:
 
 
 def _check_moves(spec: DataSpec, shape: ImagePreprocess) -> None:
-    """Refuse movements that can push a picture out of its frame."""
+    """Raise an error if a shift can move an image out of its frame."""
     augment = spec.augment
     if augment and augment.crop + augment.shift >= min(shape.size):
         height, width = shape.size
@@ -211,7 +211,7 @@ def _pictures(
 
 
 def _shape(settings: ImageSpec, pictures: Pictures) -> ImagePreprocess:
-    """Settle size, and channels by the first rows; the scale follows when all pixels are known."""
+    """Determine size, and channels by the first rows; the scale is set when all pixels are read."""
     first = _first(pictures)
     size = (settings.size, settings.size) if settings.size else size_of(first)
     given = settings.mean or settings.std
@@ -222,7 +222,7 @@ def _shape(settings: ImageSpec, pictures: Pictures) -> ImagePreprocess:
 
 
 def _first(pictures: Pictures) -> Image.Image | NDArray[Any]:
-    """Return the first picture that can be opened: bad ones are named later, all at once."""
+    """Return the first image that can be opened: corrupt ones are reported later, all at once."""
     problems: list[Problem] = []
     for row, stored in pictures.stored():
         with gathering(problems):
@@ -245,9 +245,9 @@ def _scale(
     settings: ImageSpec, shape: ImagePreprocess, pixels: Tensor, divide_by: float | None
 ) -> ImagePreprocess:
     scale = float(divide_by or (255 if pixels.dtype == torch.uint8 else 1))
-    # Channel by channel in double precision: a sum over 10**8 pixels in single precision is off.
+    # Per channel in double precision: a sum over 10**8 pixels in single precision is inexact.
     channels = [pixels[:, number].double() / scale for number in range(shape.channels)]
     mean = settings.mean or tuple(round(values.mean().item(), 6) for values in channels)
-    # A channel without any contrast would be divided by nothing.
+    # A constant channel has standard deviation 0.
     measured = tuple(round(values.std(correction=0).item(), 6) or 1.0 for values in channels)
     return replace(shape, divide_by=scale, mean=mean, std=settings.std or measured)

@@ -1,4 +1,4 @@
-"""From rows of a table, checked and divided, to splits of features."""
+"""Feature splits from checked table rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_VALUES = 1000
 
 @dataclass(frozen=True)
 class _Cells:
-    """The columns in use, whole, of one of the source's splits."""
+    """The columns in use of one of the source's splits."""
 
     numbers: dict[str, NDArray[np.float64]]
     names: dict[str, Named]
@@ -46,13 +46,13 @@ class _Cells:
 
 
 def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
-    """Make splits of features; means, deviations and values come from the training rows alone.
+    """Build splits of features; means, deviations and values come from the training rows only.
 
-    A column that has one value in all training rows is left out, and said in the notes.
+    A column that is constant over the training rows is dropped, with a note.
 
     Raises:
-        InputError: A column of numbers holds something else, one of values has more than 1000, or
-            no column tells two rows apart. Every problem of every column is named.
+        InputError: A numeric column holds other values, a categorical one has more than 1000, or
+            all columns are constant. The message lists every problem of every column.
     """
     read = _read(settings, loaded)
     cells = {name: read[source].take(rows) for name, (source, rows) in division.rows.items()}
@@ -78,7 +78,7 @@ def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
 
 
 def _inexact(cells: dict[str, _Cells]) -> Iterator[str]:
-    """Note columns of numbers whose last digits are lost."""
+    """Yield notes on numeric columns that lose digits in float32."""
     columns = {
         name
         for split in cells.values()
@@ -93,7 +93,7 @@ def _inexact(cells: dict[str, _Cells]) -> Iterator[str]:
 
 
 def _unknown(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> Iterator[str]:
-    """Note how many rows have a value that no training row has."""
+    """Yield notes on the number of rows with a value that no training row has."""
     for split in ("validation", "test"):
         counts = {
             one.name: int((one.places(cells[split].names[one.name]) == len(one.values)).sum())
@@ -122,7 +122,7 @@ def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
 
 
 def _measure(settings: TableSpec, train: _Cells) -> tuple[TablePreprocess, list[str]]:
-    """Settle every column by the training rows; list those that tell no two rows apart."""
+    """Fit every column on the training rows; return the constant columns too."""
     problems = [
         Problem(
             f"data.table.categorical ({column!r} in train)",

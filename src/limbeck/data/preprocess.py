@@ -1,17 +1,18 @@
-"""How pictures, texts and rows of a table become tensors, in a form that travels with the student.
+"""Preprocessing of images, texts and table rows to tensors, saved with the student.
 
-`preprocess.json` is all that somebody without limbeck needs, with numpy and PIL, or with the
+`preprocess.json` is enough to reproduce it without limbeck, with numpy and PIL, or with the
 tokenizer.json beside it and the `tokenizers` library:
 
-- images: open with PIL, `ImageOps.exif_transpose`, `convert(mode)`,
-  `resize((size[1], size[0]), resample)` if the size is another; then as float32
-  `(pixels / divide_by - mean) / std` for each channel, channels first;
-- texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` cuts and pads as in training;
-- in each, `classes` are the names of the outputs, in their order;
-- rows of a table: for each numeric column `(number - mean) / std`, 0 if it is missing, and with
-  `flag` whether it is; then for each categorical column a 1 in the place of its value among
-  `values`, or in the place after them. `kind` is the type of the values in training; a whole number
-  has no decimal point. Numbers are computed in float64, features are float32.
+- images: open with PIL, `ImageOps.exif_transpose`, `convert(mode)`, `resize((size[1], size[0]),
+  resample)` if the size differs; then as float32 `(pixels / divide_by - mean) / std` for each
+  channel, channels first;
+- texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` truncates and pads as in
+  training;
+- in each, `classes` are the class names in the order of the outputs;
+- table rows: for each numeric column `(number - mean) / std`, 0 if it is missing, and with `flag` 1
+  if it is missing; then for each categorical column a one-hot encoding of its value in `values`,
+  with one more place for any other value. `kind` is the type of the values in training; a whole
+  number has no decimal point. Numbers are computed in float64, features are float32.
 """
 
 from __future__ import annotations
@@ -53,25 +54,25 @@ Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; return it as it is if there is none."""
+    """Rotate an image by its EXIF orientation; return it unchanged if there is none."""
     from PIL import ImageOps
 
-    # Asked first, since PIL would copy each picture.
+    # Checked first, since PIL would copy each image.
     turned = picture.getexif().get(ORIENTATION, 1) != 1
     return ImageOps.exif_transpose(picture) if turned else picture
 
 
 @dataclass(frozen=True)
 class ImagePreprocess:
-    """From a picture to the numbers that a model takes.
+    """Image preprocessing: from an image to model inputs.
 
     Attributes:
         size: Height and width.
         channels: 1 for grey, 3 for colour.
-        divide_by: What pixels are divided by to lie in [0, 1].
-        mean: What is then subtracted, one number a channel.
-        std: What is then divided by, one number a channel.
-        classes: The classes' names, in the order of the model's outputs.
+        divide_by: The divisor that scales pixels to [0, 1].
+        mean: The mean per channel, subtracted next.
+        std: The standard deviation per channel, the divisor.
+        classes: The class names, in the order of the model's outputs.
     """
 
     size: tuple[Side, Side]
@@ -84,14 +85,14 @@ class ImagePreprocess:
     classes: tuple[str, ...] = ()
 
     def model_inputs(self) -> dict[str, int]:
-        """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
+        """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
         return {"channels": self.channels}
 
     def pixels(self, picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
-        """Turn a picture into pixels `[channels, height, width]`, not yet scaled.
+        """Convert an image to pixels `[channels, height, width]`, not yet scaled.
 
         Raises:
-            ValueError: An array has colours where grey is wanted.
+            ValueError: An array is in colour but grey is required.
 
         Example:
             >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
@@ -123,7 +124,7 @@ class ImagePreprocess:
         return picture.resize((width, height), Image.Resampling[self.resample.upper()])
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Scale pixels `[n, channels, height, width]` to what a model takes, in float32.
+        """Normalise pixels `[n, channels, height, width]` to model inputs, in float32.
 
         Example:
             >>> prepare = ImagePreprocess((1, 1), 1, 16.0, (0.25,), (0.5,))
@@ -133,25 +134,25 @@ class ImagePreprocess:
         mean = torch.tensor(self.mean, dtype=torch.float32)[:, None, None]
         std = torch.tensor(self.std, dtype=torch.float32)[:, None, None]
         scale = torch.tensor(self.divide_by, dtype=torch.float32)
-        # A tensor of its own, so that the steps after it may work in place.
+        # A copy, so that the next steps may work in place.
         return pixels.to(torch.float32, copy=True).div_(scale).sub_(mean).div_(std)
 
     def black(self) -> Tensor:
-        """Give what a black pixel becomes, `[channels]`: what is drawn in from beyond an edge."""
+        """Return the value of a black pixel, `[channels]`: the fill value beyond an edge."""
         return self.normalise(torch.zeros(1, self.channels, 1, 1)).reshape(-1)
 
     def __call__(self, pictures: Sequence[Image.Image | NDArray[Any]]) -> dict[str, Tensor]:
-        """Prepare pictures as a model takes them: `{"image": [n, channels, height, width]}`."""
+        """Convert images to model inputs: `{"image": [n, channels, height, width]}`."""
         pixels = np.stack([self.pixels(picture) for picture in pictures])
         return {"image": self.normalise(torch.from_numpy(pixels))}
 
     @property
     def fingerprint(self) -> str:
-        """Name what is done: the same tensors, the same name."""
+        """Return a hash of the preprocessing: equal tensors, equal hash."""
         return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
-        """Write preprocess.json; give the paths written."""
+        """Write preprocess.json; return the paths written."""
         mode = "L" if self.channels == 1 else "RGB"
         content = {**asdict(self), "version": VERSION, "mode": mode, "layout": "NCHW"}
         atomic.write_json(folder / FILE, content)
@@ -160,14 +161,14 @@ class ImagePreprocess:
 
 @dataclass(frozen=True)
 class TextPreprocess:
-    """From a text to the token numbers that a model takes.
+    """Text preprocessing: from a text to token ids.
 
     Attributes:
-        tokenizer: The whole tokenizer.json, with its cutting and padding.
-        max_length: Texts are cut to this many tokens.
-        pad: The number of the padding token.
-        vocab_size: How many tokens there are.
-        classes: The classes' names, in the order of the model's outputs.
+        tokenizer: The content of tokenizer.json, with its truncation and padding.
+        max_length: Texts are truncated to this many tokens.
+        pad: The id of the padding token.
+        vocab_size: The size of the vocabulary.
+        classes: The class names, in the order of the model's outputs.
     """
 
     tokenizer: str
@@ -178,7 +179,7 @@ class TextPreprocess:
     classes: tuple[str, ...] = ()
 
     def model_inputs(self) -> dict[str, int]:
-        """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
+        """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
         return {"vocab_size": self.vocab_size, "pad_token": self.pad}
 
     @cached_property
@@ -186,7 +187,7 @@ class TextPreprocess:
         return require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Prepare texts as a model takes them: `input_ids` and `attention_mask`, `[n, longest]`."""
+        """Tokenize texts: return `input_ids` and `attention_mask`, `[n, longest]`."""
         encodings = self._encoder.encode_batch(list(texts))
         return {
             "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
@@ -194,7 +195,7 @@ class TextPreprocess:
         }
 
     def tokens(self, texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int32], bool]]:
-        """Yield each text's token numbers, cut but not padded, and whether it was cut."""
+        """Yield each text's token ids, truncated but not padded, and whether it was truncated."""
         encoder = require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
         encoder.no_padding()
         for start in range(0, len(texts), CHUNK):
@@ -203,11 +204,11 @@ class TextPreprocess:
 
     @property
     def fingerprint(self) -> str:
-        """Name what is done: the same tensors, the same name."""
+        """Return a hash of the preprocessing: equal tensors, equal hash."""
         return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
-        """Write preprocess.json and tokenizer.json; give the paths written."""
+        """Write preprocess.json and tokenizer.json; return the paths written."""
         content = {**asdict(self), "version": VERSION, "tokenizer": TOKENIZER}
         atomic.write_text(folder / TOKENIZER, self.tokenizer)
         atomic.write_json(folder / FILE, content)
@@ -216,12 +217,12 @@ class TextPreprocess:
 
 @dataclass(frozen=True)
 class TablePreprocess:
-    """From a row of a table to the features that a model takes.
+    """Table preprocessing: from a table row to features.
 
     Attributes:
-        numeric: The columns of numbers, in the order of their features.
-        categorical: The columns of values, whose features come after all numbers.
-        classes: The classes' names, in the order of the model's outputs.
+        numeric: The numeric columns, in the order of their features.
+        categorical: The categorical columns, whose features come after all numeric ones.
+        classes: The class names, in the order of the model's outputs.
     """
 
     numeric: tuple[Numeric, ...]
@@ -231,15 +232,15 @@ class TablePreprocess:
 
     @property
     def width(self) -> int:
-        """How many features there are."""
+        """Return the number of features."""
         return sum(one.width for one in self.numeric) + sum(one.width for one in self.categorical)
 
     def model_inputs(self) -> dict[str, int]:
-        """Give what a model has to fit, as arguments for `limbeck.models.build.build`."""
+        """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
         return {"table_features": self.width}
 
     def numbers(self, columns: Mapping[str, NDArray[np.float64]], *, rows: int) -> Tensor:
-        """Standardise the columns of numbers, `[rows]` each, NaN where one is missing.
+        """Standardise the numeric columns, `[rows]` each, NaN where a number is missing.
 
         Returns:
             The first features, float32 `[rows, numbers and flags]`.
@@ -248,11 +249,11 @@ class TablePreprocess:
         return torch.from_numpy(np.vstack([np.empty((0, rows)), *parts]).T.astype(np.float32))
 
     def places(self, columns: Mapping[str, Named], *, rows: int) -> Tensor:
-        """Say which of all features are 1, for the columns of values: int64 `[rows, columns]`."""
+        """Return the one-hot indices of the categorical columns: int64 `[rows, columns]`."""
         return self._shifted([one.places(columns[one.name]) for one in self.categorical], rows)
 
     def _shifted(self, places: list[NDArray[np.int64]], rows: int) -> Tensor:
-        """Count places from the first feature of all, not from their column's own."""
+        """Offset each column's indices to indices among all features."""
         start = sum(one.width for one in self.numeric)
         shifted = np.empty((rows, len(places)), dtype=np.int64)
         for column, one in enumerate(self.categorical):
@@ -261,19 +262,19 @@ class TablePreprocess:
         return torch.from_numpy(shifted)
 
     def features(self, numbers: Tensor, places: Tensor) -> Tensor:
-        """Put together what `numbers` and `places` gave: float32 `[n, width]`."""
+        """Concatenate the results of `numbers` and `places`: float32 `[n, width]`."""
         features = torch.zeros(len(numbers), self.width)
         features[:, : numbers.shape[1]] = numbers
         return features.scatter_(1, places, 1.0)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Prepare rows as a model takes them: `{"features": [n, width]}`; None is missing.
+        """Convert table rows to model inputs: `{"features": [n, width]}`; None is missing.
 
-        Cells may be texts, as a CSV reader has them, or typed: both give the features that training
-        had.
+        Cells may be texts, as a CSV reader returns, or typed: both result in the features of
+        training.
 
         Raises:
-            ValueError: A cell of a column of numbers is no number.
+            ValueError: A cell of a numeric column is not a number.
 
         Example:
             >>> age, sex = Numeric("age", 40.0, 10.0, False), Categorical("sex", ("f", "m"))
@@ -295,11 +296,11 @@ class TablePreprocess:
 
     @property
     def fingerprint(self) -> str:
-        """Name what is done: the same tensors, the same name."""
+        """Return a hash of the preprocessing: equal tensors, equal hash."""
         return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
-        """Write preprocess.json; give the paths written."""
+        """Write preprocess.json; return the paths written."""
         content = {**asdict(self), "version": VERSION, "width": self.width}
         atomic.write_json(folder / FILE, content)
         return [folder / FILE]
@@ -309,17 +310,17 @@ Preprocess = ImagePreprocess | TextPreprocess | TablePreprocess
 
 
 def _fingerprint(preprocess: Preprocess) -> str:
-    # What the outputs are called changes no tensor.
+    # Class names change no tensor.
     content = asdict(preprocess)
     del content["classes"]
     return fingerprint.of_json(content)
 
 
 def load(folder: Path) -> Preprocess:
-    """Read back what `save` wrote.
+    """Load the preprocessing written by `save`.
 
     Raises:
-        InputError: There is no preprocess.json, or its content is not what `save` writes.
+        InputError: There is no preprocess.json, or its content is invalid.
     """
     path = folder / FILE
     content = _read_json(path)

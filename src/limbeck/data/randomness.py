@@ -1,8 +1,7 @@
-"""Random numbers that are a function of what they are for, not of when they are drawn.
+"""Counter-based random numbers: a function of their purpose, not of the order of the draws.
 
-A generator's numbers depend on everything drawn before. Here the bits of sample i, for a purpose
-that words such as a seed and a view name, are a hash of both: the same in any batch, order, process
-and resumed run.
+The numbers of a generator depend on all earlier draws. Here the bits of sample i are a hash of i
+and of words such as a seed and a view: the same in any batch, order, process and resumed run.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MASK = 2**64 - 1
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64 bits one to one: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+    """Scramble 64 bits bijectively: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
     bits = (bits ^ (bits >> S30)) * FIRST
     bits = (bits ^ (bits >> S27)) * SECOND
     return bits ^ (bits >> S31)
@@ -41,8 +40,8 @@ def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
     """Draw 64 random bits for each sample.
 
     Args:
-        words: What the numbers are for: a seed, a view, the number of the draw.
-        index: The samples' numbers, `[n]`.
+        words: The purpose of the numbers: a seed, a view, the index of the draw.
+        index: The sample indices, `[n]`.
 
     Example:
         >>> all_at_once = random_bits(0, 7, index=[3, 4, 5])
@@ -54,7 +53,7 @@ def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
 
 
 def below(bound: int, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Turn the upper 32 random bits into whole numbers in [0, bound), even to one in 2**32.
+    """Convert the upper 32 random bits to integers in [0, bound), uniform up to one in 2**32.
 
     Example:
         >>> bool(below(3, random_bits(1, index=range(8))).max() <= 2)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MIB = 2**20
 MOST_PROBLEMS = 10
 GREY = "grey"
-# A training step of a tiny net takes 1.5 ms: ready tensors cost it a copy, pixels a scaling too.
+# A training step of a tiny net takes 1.5 ms: tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
 
 
@@ -32,31 +32,31 @@ class Samples(Protocol):
     """The rows of a split, as tensors."""
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         ...
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Give the inputs of some rows, by name."""
+        """Return the inputs of some rows, by name."""
         ...
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Give one row as it was, to be shown."""
+        """Return one row as stored, for display."""
         ...
 
 
 class ColourError(Exception):
-    """A picture has colours where all before it were grey."""
+    """An image is in colour after only grey ones."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over all pictures of a split found.
+    """The result of one pass over all images of a split.
 
     Attributes:
-        pixels: All of them, `[n, c, h, w]`, uint8 or float32; None if they were not to be kept.
-        hashes: A hash of each picture's pixels, `[n]`.
-        traits: How many pictures are grey, have transparency, and so on.
-        dtype: The type of the pixels.
+        pixels: All pixels, `[n, c, h, w]`, uint8 or float32; None if they were not kept.
+        hashes: A hash of each image's pixels, `[n]`.
+        traits: The number of images per property: grey, transparent and so on.
+        dtype: The dtype of the pixels.
     """
 
     pixels: Tensor | None
@@ -66,18 +66,18 @@ class Scan:
 
 
 def scan(pictures: Pictures, prepare: ImagePreprocess, *, keep: bool, grey_only: bool) -> Scan:
-    """Open every picture of a split once: nothing about it is found out later.
+    """Open and check every image of a split once.
 
     Args:
-        pictures: The pictures.
-        prepare: Their size and channels.
-        keep: Whether to hold the pixels in memory.
-        grey_only: Whether a picture with colours ends the pass, since they would be lost.
+        pictures: The images.
+        prepare: The preprocessing, for size and channels.
+        keep: Whether to keep the pixels in memory.
+        grey_only: Whether to stop at an image in colour, whose colours would be lost.
 
     Raises:
-        InputError: Some cannot be opened or converted, or hold NaN or infinity; each is named, up
-            to ten.
-        ColourError: With `grey_only`, a picture has colours.
+        InputError: Images cannot be opened or converted, or hold NaN or infinity; the message lists
+            up to ten.
+        ColourError: With `grey_only`, an image is in colour.
     """
     problems: list[Problem] = []
     hashes = np.zeros(len(pictures), dtype=np.uint64)
@@ -106,16 +106,16 @@ def scan(pictures: Pictures, prepare: ImagePreprocess, *, keep: bool, grey_only:
 
 
 def hash_of(row: NDArray[Any] | bytes) -> int:
-    """Hash a row's content: equal rows, equal numbers below 2**64."""
+    """Hash a row's content to a number below 2**64."""
     content = row if isinstance(row, bytes) else np.ascontiguousarray(row).data
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def read_pixels(pictures: Pictures, prepare: ImagePreprocess, rows: list[int]) -> Tensor:
-    """Decode some pictures to one tensor `[n, c, h, w]`, uint8 or float32.
+    """Decode some images to one tensor `[n, c, h, w]`, uint8 or float32.
 
     Raises:
-        InputError: One cannot be opened or converted, or holds NaN or infinity.
+        InputError: An image cannot be opened or converted, or holds NaN or infinity.
     """
     cells = zip(rows, pictures.cells(rows), strict=True)
     found = [_pixels_of(pictures, prepare, row, cell) for row, cell in cells]
@@ -141,12 +141,12 @@ def _same_type(pictures: Pictures, row: int, found: Any, first: Any) -> None:
 
 
 class Images:
-    """Pictures: ready tensors if they are small, pixels if they fit, else decoded batch by batch.
+    """Images: tensors if they are small, pixels if they fit, else decoded batch by batch.
 
     Args:
-        pictures: The pictures, for what is not held and for showing.
-        prepare: How they become tensors.
-        pixels: What `scan` kept, or None to decode in each batch.
+        pictures: The images, for decoding and display.
+        prepare: The preprocessing to tensors.
+        pixels: The pixels kept by `scan`, or None to decode in each batch.
     """
 
     def __init__(self, pictures: Pictures, prepare: ImagePreprocess, pixels: Tensor | None) -> None:
@@ -161,7 +161,7 @@ class Images:
         return len(self._pictures)
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Give `image`, float32 `[n, c, h, w]`."""
+        """Return `image`, float32 `[n, c, h, w]`."""
         if self._ready is not None:
             return {"image": self._ready.index_select(0, index)}
         if self._pixels is not None:
@@ -170,7 +170,7 @@ class Images:
         return {"image": self._prepare.normalise(pixels)}
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Give `picture`, a PIL image as it was stored."""
+        """Return `picture`, a PIL image as stored."""
         from PIL import Image
 
         cell = self._pictures.cell(row)
@@ -182,17 +182,17 @@ class Images:
 
 
 class Texts:
-    """Texts as one row of token numbers, and where each text begins.
+    """Texts as one concatenated array of token ids, and the start of each text.
 
     Args:
-        dataset: The rows, for showing.
-        column: The column of the texts.
-        prepare: How they become token numbers.
-        where: The place in the recipe, for messages.
+        dataset: The rows, for display.
+        column: The text column.
+        prepare: The preprocessing to token ids.
+        where: The key in the recipe, for messages.
 
     Attributes:
-        cut: How many texts were cut at the preprocessing's `max_length`.
-        hashes: A hash of each text, case and spaces aside, `[n]`.
+        cut: The number of texts truncated at the preprocessing's `max_length`.
+        hashes: A hash of each text, ignoring case and spaces, `[n]`.
 
     Raises:
         InputError: The tokenizer fails, or has no token for a text.
@@ -207,7 +207,7 @@ class Texts:
         texts = list(dataset[column])
         tokens, cut = _tokens(prepare, texts, where)
         self.cut = sum(cut)
-        # Copies are copies in another case, too.
+        # Copies in another case are copies, too.
         plain = (" ".join(text.casefold().split()) for text in texts)
         self.hashes = np.array([hash_of(text.encode()) for text in plain], dtype=np.uint64)
         self._lengths = torch.tensor([len(text) for text in tokens], dtype=torch.int64)
@@ -218,7 +218,7 @@ class Texts:
         return len(self._lengths)
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Give `input_ids` and `attention_mask`, int64 `[n, longest of the batch]`."""
+        """Return `input_ids` and `attention_mask`, int64 `[n, longest of the batch]`."""
         lengths = self._lengths[index, None]
         places = torch.arange(int(lengths.max()))
         mask = places < lengths
@@ -227,7 +227,7 @@ class Texts:
         return {"input_ids": tokens, "attention_mask": mask.to(torch.int64)}
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Give `text`, as it was stored."""
+        """Return `text`, as stored."""
         return {"text": self._dataset[row][self._column]}
 
 
@@ -236,7 +236,7 @@ def _tokens(
 ) -> tuple[list[NDArray[np.int32]], list[bool]]:
     try:
         found = list(prepare.tokens(texts))
-    # The library raises plain Exception, for instance if the token for unknown words is missing.
+    # The library raises plain Exception, for instance if the unknown token is missing.
     except Exception as error:
         allowed = "a tokenizer that can encode every text"
         raise InputError(Problem("data.text.tokenizer", str(error), allowed)) from error
@@ -248,16 +248,16 @@ def _tokens(
 
 
 class Rows:
-    """Rows of a table, held as the numbers and the places of the ones that features consist of.
+    """Table rows, held as numeric features and indices of one-hot features.
 
     Args:
-        dataset: The rows, for showing.
-        prepare: How they become features.
-        numbers: What `TablePreprocess.numbers` gave.
-        places: What `TablePreprocess.places` gave.
+        dataset: The rows, for display.
+        prepare: The preprocessing to features.
+        numbers: The result of `TablePreprocess.numbers`.
+        places: The result of `TablePreprocess.places`.
 
     Attributes:
-        cells: Numbers that stand for each row's values, int64 `[n, columns]`.
+        cells: Codes of each row's values, int64 `[n, columns]`.
         hashes: A hash of each row's features, `[n]`.
     """
 
@@ -268,7 +268,7 @@ class Rows:
         self._prepare = prepare
         self._numbers = numbers
         self._places = places
-        # Numbers as their bits: all that counts is whether they are equal.
+        # Compared bitwise: only equality matters.
         bits = np.ascontiguousarray(numbers.numpy() + 0.0).view(np.int32)
         self.cells = np.hstack([bits.astype(np.int64), places.numpy()])
         self.hashes = np.array([hash_of(row) for row in self.cells], dtype=np.uint64)
@@ -277,11 +277,11 @@ class Rows:
         return len(self._numbers)
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Give `features`, float32 `[n, width]`."""
+        """Return `features`, float32 `[n, width]`."""
         numbers, places = (part.index_select(0, index) for part in (self._numbers, self._places))
         return {"features": self._prepare.features(numbers, places)}
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Give `text`: every column with its value, as it was stored."""
+        """Return `text`: every column with its value, as stored."""
         cells = self._dataset[row]
         return {"text": ", ".join(f"{column}: {value}" for column, value in cells.items())}

@@ -1,4 +1,4 @@
-"""What a recipe says about its data."""
+"""Settings of the `data` section of a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limbeck.registry import Registry
 SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-# Upper bounds are where a value can only be a slip, and would exhaust the memory or never end.
+# Upper bounds reject values that can only be a slip, and would exhaust the memory or never end.
 Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
 ADDED = {"table", "groups"}
@@ -49,13 +49,13 @@ def _twice(columns: tuple[str, ...]) -> str:
 
 
 class _Settings(BaseModel):
-    """Settings that refuse unknown keys and cannot be changed."""
+    """Immutable settings that reject unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Columns(_Settings):
-    """What the columns are called in the source."""
+    """Column names of the source."""
 
     image: str = "image"
     text: str = "text"
@@ -63,14 +63,13 @@ class Columns(_Settings):
 
 
 class ImageSpec(_Settings):
-    """How pictures become tensors.
+    """Image preprocessing settings.
 
     Attributes:
-        size: Height and width after resizing; as they are if not given (then all must be alike).
-        channels: 1 for grey, 3 for colour; as the pictures are if not given.
-        mean: What to subtract from each channel, in [0, 1]; measured on the training rows if not
-            given.
-        std: What to divide each channel by; measured on the training rows if not given.
+        size: Height and width after resizing; unchanged if not given (then all must be equal).
+        channels: 1 for grey, 3 for colour; inferred from the images if not given.
+        mean: The mean per channel, in [0, 1]; computed on the training rows if not given.
+        std: The standard deviation per channel; computed on the training rows if not given.
     """
 
     size: Annotated[int, Field(gt=0, le=LARGEST_SIDE)] | None = None
@@ -91,7 +90,7 @@ class ImageSpec(_Settings):
 
 
 class WordPieceSpec(_Settings):
-    """A tokenizer to be trained on the training texts."""
+    """Settings of a tokenizer trained on the training texts."""
 
     vocab_size: Annotated[int, Field(ge=8, le=1_000_000)] = 8000
 
@@ -103,12 +102,12 @@ class TrainTokenizer(_Settings):
 
 
 class TextSpec(_Settings):
-    """How texts become tensors.
+    """Text preprocessing settings.
 
     Attributes:
         tokenizer: A local tokenizer.json or the folder that holds one, a name on the Hugging Face
             hub, or `{train: {vocab_size: 8000}}` for a WordPiece tokenizer trained in the run.
-        max_length: Texts are cut to this many tokens, special ones counted.
+        max_length: Texts are truncated to this many tokens, including special ones.
     """
 
     tokenizer: str | TrainTokenizer = TrainTokenizer()
@@ -116,13 +115,14 @@ class TextSpec(_Settings):
 
 
 class TableSpec(_Settings):
-    """Which columns of a table a model sees, and as what.
+    """Table preprocessing settings.
 
     Attributes:
-        numeric: Columns of numbers: mean and deviation of the training rows become 0 and 1, a
-            missing number the mean; another feature says which were missing, if any were.
-        categorical: Columns of names or codes: a feature a value that the training rows have, and
-            one for any other.
+        numeric: Numeric columns, standardised by mean and standard deviation of the training rows;
+            a missing number becomes the mean, with a second feature as missing indicator, if any
+            were missing.
+        categorical: Categorical columns, one-hot encoded: one feature per value in the training
+            rows, and one for any other.
     """
 
     numeric: tuple[str, ...] = ()
@@ -130,7 +130,7 @@ class TableSpec(_Settings):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns in use."""
+        """Return all columns in use."""
         return self.numeric + self.categorical
 
     @model_validator(mode="after")
@@ -143,14 +143,15 @@ class TableSpec(_Settings):
 
 
 class AugmentSpec(_Settings):
-    """How training pictures are varied, each by its own random numbers.
+    """Augmentation settings of training images, each image with its own random numbers.
 
     Attributes:
-        crop: Pad with this many black pixels on each side, then cut out the old size at random.
-        flip: Mirror half of the pictures left to right.
+        crop: Pad with this many black pixels on each side, then crop to the original size at
+            random.
+        flip: Flip half of the images horizontally.
         shift: Move by up to this many pixels in each direction, filling with black.
-        views: How many variants of a picture there are; epochs go round them. Without it every
-            epoch is new, and a teacher's answers cannot be recorded.
+        views: The number of variants per image, which epochs cycle through. Without it every epoch
+            has new variants, and teacher outputs cannot be cached.
     """
 
     crop: Move = 0
@@ -160,31 +161,31 @@ class AugmentSpec(_Settings):
 
 
 class DataSpec(_Settings):
-    """The `data` part of a recipe.
+    """The `data` section of a recipe.
 
     Attributes:
-        source: Where the data comes from: a file in `limbeck/data/sources`.
+        source: The data source: a module in `limbeck/data/sources`.
         name: The data set's name: in scikit-learn, on the hub, or `module:function` for `python`.
         config: The hub data set's configuration.
         revision: The hub data set's commit, tag or branch.
         files: The files of each split; relative ones lie in the folder LIMBECK_DATA. For `hub`,
             the names of its splits.
-        columns: What the columns are called.
+        columns: The column names.
         validation: The share of the training rows kept for validation, if `files` names none.
         test: The share of all rows kept for the test, if the source has no test split.
-        split_seed: Which rows these are; it does not depend on the run's seed.
-        image: How pictures become tensors.
-        text: How texts become tensors; giving it makes the data text.
-        table: Which columns become features; giving it makes the data a table.
-        groups: Columns that say to whom a row belongs, such as sex: kept beside the validation and
-            test rows, for the question of fairness, whether or not a model sees them.
-        augment: How training pictures are varied.
+        split_seed: The seed of the split; independent of the run's seed.
+        image: The image preprocessing.
+        text: The text preprocessing; if given, the data is text.
+        table: The feature columns; if given, the data is a table.
+        groups: Sensitive feature columns, such as sex: kept with the validation and test rows for
+            the fairness evaluation, whether or not they are model inputs.
+        augment: The augmentation of training images.
         max_overlap: The largest share of the validation or test rows that may equal a training row
             of the same label in its content: pixels, text or features. Equal rows that are
             expected in a table of few values are not counted.
-        limit: Use only so many rows of a split, with the classes in their proportions.
-        classes: The classes' names, in the order of the labels.
-        licence: The data's licence; taken from the SOURCE.txt beside the files if not given.
+        limit: The maximum number of rows per split, stratified by class.
+        classes: The class names, in the order of the labels.
+        licence: The data's licence; read from the SOURCE.txt beside the files if not given.
 
     Example:
         >>> DataSpec(source="sklearn", name="digits").validation
@@ -237,10 +238,10 @@ class DataSpec(_Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Give what decides which rows and tensors come out, apart from the files and augmentation.
+        """Return the settings that determine rows and tensors, without files and augmentation.
 
-        Where the files lie and under which licence does not change them.
+        The files' location and licence do not change them.
         """
         content = self.model_dump(mode="json", exclude=NO_CONTENT)
-        # Data that has neither keeps the name that it had before there were any.
+        # Data without these keys keeps the hash that it had before they were added.
         return {key: value for key, value in content.items() if key not in ADDED or value}

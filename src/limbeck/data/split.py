@@ -1,4 +1,4 @@
-"""One split of the data: batches by row numbers, labels, and rows to be shown."""
+"""One data split: batches by row index, labels, and rows for display."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Batch = dict[str, Tensor]
 
 
 class Split:
-    """Rows that are asked for by number; order and sharding are the loop's business.
+    """Rows accessed by index; order and sharding belong to the training loop.
 
     Args:
         samples: The rows' inputs.
         labels: The rows' classes, int64 `[rows]`.
-        augment: How pictures are varied; None leaves them as they are.
-        black: What comes in from beyond an edge, `[channels]`; needed with `augment`.
-        groups: To whom each row belongs, by attribute, `[rows]` of names.
+        augment: The augmentation of images; None for none.
+        black: The fill value beyond an edge, `[channels]`; needed with `augment`.
+        groups: The sensitive features of each row, by column, `[rows]` of names.
 
     Attributes:
         labels: The rows' classes, int64 `[rows]`.
-        augment: How pictures are varied.
-        groups: To whom each row belongs, by attribute, `[rows]` of names; validation and test rows
-            have those that the recipe names in `data.groups`.
-        seed: The seed of the variation; see `set_seed`.
-        epoch: The epoch that batches are of; see `set_epoch`.
+        augment: The augmentation of images.
+        groups: The sensitive features of each row, by column, `[rows]` of names; validation and
+            test rows have those of `data.groups`.
+        seed: The seed of the augmentation; see `set_seed`.
+        epoch: The epoch of the batches; see `set_epoch`.
     """
 
     def __init__(
@@ -61,28 +61,28 @@ class Split:
 
     @property
     def views(self) -> int | None:
-        """How many variants of each row there are: 1 without augmentation, None if without end."""
+        """Return the number of variants per row: 1 without augmentation, None if unlimited."""
         return self.augment.views if self.augment else 1
 
     @property
     def view(self) -> int:
-        """Which variant this epoch's batches are of: the epoch modulo the views."""
+        """Return the variant of this epoch's batches: the epoch modulo the views."""
         return self.epoch if self.views is None else self.epoch % self.views
 
     def set_seed(self, seed: int) -> None:
-        """Set the seed of the variation: the run's own. What a row looks like depends on it."""
+        """Set the seed of the augmentation: the run's seed."""
         self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next batches are of."""
+        """Set the epoch of the next batches."""
         self.epoch = epoch
 
     def __getitem__(self, row: int) -> Batch:
-        """Give one row, as a batch of one."""
+        """Return one row, as a batch of one."""
         return self.__getitems__([row])
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Give some rows as a batch: torch's DataLoader asks so, with `collate_fn` the identity.
+        """Return some rows as a batch; called by a DataLoader with `collate_fn` the identity.
 
         Returns:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
@@ -107,20 +107,20 @@ class Split:
         return batch
 
     def for_evaluation(self) -> Split:
-        """Give the same rows without variation; nothing is copied."""
+        """Return the same rows without augmentation; nothing is copied."""
         return Split(self._samples, self.labels, groups=self.groups)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Go through all rows once, in order and without variation."""
+        """Iterate over all rows once, in order and without augmentation."""
         plain = self.for_evaluation()
         for start in range(0, len(self), size):
             yield plain.__getitems__(torch.arange(start, min(start + size, len(self))))
 
     def spread(self, count: int) -> list[int]:
-        """Choose rows evenly over the split, with the longest and the shortest text among them.
+        """Select rows evenly over the split, including the longest and the shortest text.
 
         Args:
-            count: How many rows at most; at least two.
+            count: The maximum number of rows; at least two.
 
         Returns:
             Row numbers in ascending order, all of them if there are no more than `count`.
@@ -135,7 +135,7 @@ class Split:
         return sorted(extremes.union(even))
 
     def _lengths(self) -> Tensor | None:
-        """Count the tokens of each text; None if the rows are no texts."""
+        """Count the tokens of each text; None if the rows are not texts."""
         found = []
         for batch in self.batches(1024):
             if "attention_mask" not in batch:
@@ -144,8 +144,8 @@ class Split:
         return torch.cat(found)
 
     def raw(self, index: int) -> dict[str, Any]:
-        """Give one row as it was stored: `{"picture": PIL image}` or `{"text": str}`.
+        """Return one row as stored: `{"picture": PIL image}` or `{"text": str}`.
 
-        A row of a table is a text, too: its columns with their values.
+        A table row is a text, too: its columns with their values.
         """
         return self._samples.raw(index)

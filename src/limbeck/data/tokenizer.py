@@ -1,4 +1,4 @@
-"""Tokenizers: trained on the training texts, or found; set to cut and pad."""
+"""Tokenizers, pretrained or trained on the training texts, with truncation and padding."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ PADDING_NAMES = (wordpiece.PAD, "<pad>", "<|endoftext|>")
 
 
 def make(spec: TextSpec, texts: Sequence[str], *, workdir: Path) -> TextPreprocess:
-    """Find the tokenizer that a spec names, or train one on texts.
+    """Load the tokenizer of a spec, or train one on texts.
 
     Args:
-        spec: What the recipe says.
-        texts: The training texts; read only if the tokenizer is to be trained.
-        workdir: Where a trained tokenizer is kept, under a name made of the texts and settings.
+        spec: The `text` settings of the recipe.
+        texts: The training texts; read only to train a tokenizer.
+        workdir: The folder for a trained tokenizer, named by a hash of texts and settings.
 
     Raises:
-        InputError: There is no such tokenizer, or it has no token for padding.
+        InputError: The tokenizer is missing, or has no padding token.
     """
     if isinstance(spec.tokenizer, str):
         tokenizer = _find(spec.tokenizer, texts)
@@ -66,12 +66,12 @@ def _trained(texts: Sequence[str], vocab_size: int, workdir: Path) -> Any:
 
 
 def folder_of(name: str) -> Path | None:
-    """Find the local folder that a tokenizer's name stands for; None for a file or the hub."""
+    """Return the local folder of a tokenizer's name; None for a file or the hub."""
     return next((path for path in (Path(name), data_folder() / name) if path.is_dir()), None)
 
 
 def _size(tokenizer: Any) -> int:
-    """Return how many rows an embedding needs: one more than the largest id, over any gaps."""
+    """Return the number of embedding rows: the largest id plus one, including gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
@@ -87,7 +87,7 @@ def _find(name: str, texts: Sequence[str]) -> Any:
             raise InputError(Problem("data.text.tokenizer", given, allowed))
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
-    # The hub's client fails in many ways: no network, no such name, no tokenizer.json in it.
+    # The hub's client raises many exception types: network, name, no tokenizer.json.
     except Exception as error:
         allowed = "a tokenizer.json, a folder that holds one, a name on the hub, or {train: {...}}"
         fix = f"No such file here or in {data_folder()}, and the hub said: {error}"
@@ -95,7 +95,7 @@ def _find(name: str, texts: Sequence[str]) -> Any:
 
 
 def _read(tokenizers: Any, file: Path, texts: Sequence[str]) -> Any:
-    """Read a tokenizer.json that a child process with limits has tried."""
+    """Read a tokenizer.json that was tested in a child process with resource limits."""
     allowed = "a tokenizer.json of the tokenizers library"
     if file.stat().st_size > LARGEST:
         given = f"{file}: {file.stat().st_size:,} bytes"
@@ -113,10 +113,10 @@ def _read(tokenizers: Any, file: Path, texts: Sequence[str]) -> Any:
 
 
 def _try(tokenizers: Any, file: Path, texts: Sequence[str]) -> None:
-    """Tokenize some texts, and hold the ids against the vocabulary.
+    """Tokenize some texts, and check the ids against the vocabulary.
 
     Raises:
-        InputError: Ids lie far beyond the number of tokens, or outside of the vocabulary.
+        InputError: Ids are far above the number of tokens, or outside of the vocabulary.
     """
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_padding()

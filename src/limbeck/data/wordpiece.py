@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer trained so that the same texts always give the same one."""
+"""Deterministic training of a WordPiece tokenizer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ INSIDE = "##"
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a tokenizer as BERT has it: lower case, words cut into pieces, `[CLS] text [SEP]`.
+    """Train a tokenizer as for BERT: lower case, WordPiece, `[CLS] text [SEP]`.
 
-    The library's trainer numbers the letters inside words in the order of a hash table, which is
-    another in every run, and breaks ties between merges by these numbers. Here the letters are
-    counted and numbered first, so the same texts and size give the same tokenizer.
+    The library's trainer numbers the letters inside words in hash-table order, which differs per
+    run, and breaks ties between merges by these numbers. Here the letters are counted and numbered
+    first, so that equal texts and sizes result in equal tokenizers.
 
     Args:
         texts: The training texts.
-        vocab_size: At most so many tokens, the four special ones counted; half of them at most are
-            single letters, of which the rarest are left out.
+        vocab_size: The maximum number of tokens, including the four special ones; at most half of
+            them are single letters, the most frequent ones.
 
     Example:
         >>> tokenizer = train(["to be or not to be"], vocab_size=40)
@@ -41,10 +41,10 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
         continuing_subword_prefix=INSIDE,
         show_progress=False,
     )
-    # Words as often as they occur: to the trainer, which counts words, it is the same as the texts.
+    # Words repeated by their counts: the trainer only counts words, so this equals the texts.
     ordered = sorted(words.items())
     trained.train_from_iterator((" ".join([word] * count) for word, count in ordered), trainer)
-    # Letters had to be "special" to get their numbers; in the tokenizer to be used they are not.
+    # Letters were "special" only to get their ids; in the final tokenizer they are not.
     tokenizer = _blank(tokenizers, trained.get_vocab())
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -67,7 +67,7 @@ def _blank(tokenizers: Any, vocabulary: dict[str, int]) -> Any:
 
 
 def _letters(tokenizer: Any, words: Counter[str], *, limit: int) -> tuple[list[str], list[str]]:
-    """Find the most frequent letters, and those of them that stand inside words; both sorted."""
+    """Return the most frequent letters, and those of them that occur inside words; both sorted."""
     everywhere: Counter[str] = Counter()
     inside: set[str] = set()
     for word, count in words.items():

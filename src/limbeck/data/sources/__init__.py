@@ -1,1 +1,1 @@
-"""Where data comes from, one file a source, each with `load(spec, cache=...) -> Loaded`."""
+"""Data sources: one file per source, each with `load(spec, cache=...) -> Loaded`."""

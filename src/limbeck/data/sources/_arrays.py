@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 def from_arrays(
     inputs: Any, labels: Any, *, names: list[str] | None, where: str
 ) -> datasets.Dataset:
-    """Make a data set of pictures or texts and their labels.
+    """Build a data set of images or texts and their labels.
 
     Args:
-        inputs: Pictures `[n, h, w]`, `[n, c, h, w]` or `[n, h, w, c]`, or n texts.
-        labels: n whole numbers, or names of classes.
-        names: The classes' names, if the labels are numbers and they have any.
-        where: The place in the recipe, for messages.
+        inputs: Images `[n, h, w]`, `[n, c, h, w]` or `[n, h, w, c]`, or n texts.
+        labels: n integers, or class names.
+        names: The class names, if the labels are numbers and have names.
+        where: The key in the recipe, for messages.
 
     Raises:
-        InputError: The shapes are others, or there are not as many labels as inputs.
+        InputError: A shape is not supported, or the numbers of labels and inputs differ.
     """
     import datasets
     import pyarrow  # type: ignore[import-untyped]
@@ -55,7 +55,7 @@ def from_arrays(
         if targets.dtype.kind in "UO":
             return data.add_column("label", targets.tolist())
         return data.add_column("label", targets, feature=label)
-    # Whatever arrow cannot hold: mixed types, dates, objects.
+    # Values that arrow does not support: mixed types, dates, objects.
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         given = f"{array.dtype} and {targets.dtype} ({error})"
         raise InputError(Problem(where, given, "texts or numbers of one type")) from error
@@ -65,13 +65,13 @@ def _array(values: Any, where: str, what: str) -> Any:
     import numpy as np
 
     try:
-        if hasattr(values, "detach"):  # a tensor of torch, wherever it lies
+        if hasattr(values, "detach"):  # a torch tensor, on any device
             values = values.detach().cpu()
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
         allowed = "an array, a tensor or a list of rows of one shape"
         raise InputError(Problem(where, f"{what} ({error})", allowed)) from error
-    # Arrays make a text of whatever stands beside a text.
+    # numpy converts values beside a text to text.
     if array.dtype.kind in "UO" and array.ndim == 1:
         wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
         if wrong:

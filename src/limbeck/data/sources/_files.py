@@ -1,4 +1,4 @@
-"""What the sources that read files share."""
+"""Reading of files, shared by the file-based data sources."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def read_tables(
     Nothing is written beside the data.
 
     Args:
-        spec: The `data` part of a recipe.
-        read: Reads one file to a `pyarrow.Table` or a `datasets.Dataset`.
-        kind: What the files are called in messages.
-        suffixes: Which files of a folder are read.
+        spec: The `data` section of a recipe.
+        read: A function that reads one file to a `pyarrow.Table` or a `datasets.Dataset`.
+        kind: The name of the format, for messages.
+        suffixes: The file suffixes that are read from a folder.
 
     Raises:
         InputError: A file is missing, cannot be read, has no rows, or differs from the other files
-            of its split in its columns. Every problem is named.
+            of its split in its columns. The message lists every problem.
     """
     files = {
         split: [file for path in paths for file in _in_folder(path, split, suffixes)]
@@ -46,7 +46,7 @@ def read_files(
     """Read the files of each split, as `read_tables` does.
 
     Raises:
-        InputError: As there.
+        InputError: As for `read_tables`.
     """
     problems: list[Problem] = []
     splits: dict[str, datasets.Dataset] = {}
@@ -91,7 +91,7 @@ def _split(
 
 
 def _part(path: Path, read: Callable[[Path], Any], *, kind: str, where: str) -> datasets.Dataset:
-    """Read one file; whatever a reader of formats raises on a bad one names the file."""
+    """Read one file; any error of the reader is reported with the file's name."""
     import datasets
 
     try:
@@ -101,7 +101,7 @@ def _part(path: Path, read: Callable[[Path], Any], *, kind: str, where: str) -> 
         return datasets.Dataset(datasets.table.InMemoryTable(found))
     except InputError:
         raise
-    # pyarrow and the decoders beneath it fail in many ways on files that are not what they seem.
+    # pyarrow and its decoders raise many exception types on invalid files.
     except Exception as error:
         raise _unreadable(path, error, kind, where) from error
 
@@ -112,7 +112,7 @@ def _unreadable(path: Path, error: Exception, kind: str, where: str) -> InputErr
 
 
 def _check_alike(paths: list[Path], parts: list[datasets.Dataset], where: str) -> None:
-    """Refuse files of one split whose columns differ: none may be read as another's."""
+    """Raise an error if the columns of one split's files differ."""
     first = parts[0].features
     problems = []
     for path, part in zip(paths[1:], parts[1:], strict=True):

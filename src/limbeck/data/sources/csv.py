@@ -1,4 +1,4 @@
-"""CSV files: texts, tables, or paths of pictures relative to the file's folder, with labels."""
+"""CSV files: texts, tables, or image paths relative to the file's folder, with labels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BLOCK = 64 * 2**20
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Read the CSV files of each split; the first line names the columns.
+    """Load the CSV files of each split; the first line is the header.
 
-    Every cell is read as the text that it is: `01234`, `true` and `NA` stay so, and an empty cell
-    is missing. What a column is follows from its place in the recipe: those in `table.numeric` are
-    numbers. Files that end in `.tsv` are separated by tabs.
+    Every cell is read as text: `01234`, `true` and `NA` are unchanged, and an empty cell is
+    missing. The recipe decides the type of a column: those in `table.numeric` are numbers. Files
+    that end in `.tsv` are separated by tabs.
 
     Raises:
         InputError: A file is missing or is not CSV.
@@ -32,7 +32,7 @@ def load(spec: DataSpec) -> Loaded:
 
 
 def read(path: Path) -> Any:
-    """Read a CSV file to a table of texts.
+    """Read a CSV file as a table of texts.
 
     Raises:
         InputError: Two columns have one name.

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or a local folder laid out like one."""
+"""Hugging Face hub data sets, or a local folder with the same layout."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ READERS = {"parquet": parquet, "csv": csv}
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Load a data set by its name; `files` may say which of its splits is which.
+    """Load a data set by its name; `files` may map the hub's splits to train, validation and test.
 
     No code of a data set is executed. A local folder of Parquet or CSV files is read as these
     sources read them, so that each split keeps its own class names and types.
 
     Raises:
-        InputError: It cannot be had, or has no such split.
+        InputError: The data set cannot be loaded, or has no such split.
     """
     import datasets
 
@@ -35,7 +35,7 @@ def load(spec: DataSpec) -> Loaded:
             found: Any = local or datasets.load_dataset(
                 spec.name, spec.config, revision=spec.revision
             )
-    # The hub's client fails in many ways: no network, no such name, no right to read, a bad file.
+    # The hub's client raises many exception types: network, name, access rights, corrupt file.
     except Exception as error:
         fix = f"It could not be loaded: {type(error).__name__}: {str(error)[:500]}"
         raise InputError(Problem("data.name", where, "a data set on the hub", fix)) from error
@@ -58,7 +58,7 @@ def load(spec: DataSpec) -> Loaded:
 
 
 def _local(spec: DataSpec, builder: Any) -> dict[str, list[str]] | None:
-    """List the files of a local folder's splits, if they are Parquet or CSV of no declared type."""
+    """Return the split files of a local folder, if they are Parquet or CSV of no declared type."""
     files = builder.config.data_files
     if not Path(spec.name).is_dir() or not files or builder.info.features is not None:
         return None

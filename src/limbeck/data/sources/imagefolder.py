@@ -1,4 +1,4 @@
-"""Folders of pictures, one folder a class: `train/cat/1.png`."""
+"""Image folders with one folder per class: `train/cat/1.png`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SHOWN = 5
 
 
 def load(spec: DataSpec) -> Loaded:
-    """List the pictures of each split; the classes are the names of the folders in it.
+    """Load the images of each split; the classes are the names of its folders.
 
-    `files` names for each split the folder that holds the classes' folders, or these folders
-    themselves (`train/*`). Each split has its own classes' folders; labels are mapped by name.
+    `files` maps each split to the parent of the class folders, or to the class folders themselves
+    (`train/*`). Each split has its own class folders; labels are mapped by name.
 
     Raises:
-        InputError: A folder is missing or holds no pictures, or pictures lie elsewhere than one
-            folder deep: which of the folders is the class would be a guess.
+        InputError: A folder is missing or holds no images, or images are not exactly one folder
+            deep: the class would be ambiguous.
     """
     files = resolve(spec.files)
     problems: list[Problem] = []
@@ -80,7 +80,7 @@ def _split(paths: list[Path], *, where: str) -> tuple[datasets.Dataset, list[str
 
 
 def _class_folders(paths: list[Path], where: str) -> tuple[list[Path], list[Path]]:
-    """Return the folders of the classes, and the files that lie beside them."""
+    """Return the class folders, and the files beside them."""
     fix = "A table of picture paths is read by source: csv; archives are to be unpacked."
     allowed = "folders that hold a folder of pictures for each class"
     for path in paths:

@@ -1,4 +1,4 @@
-"""Parquet files: pictures as encoded bytes or nested lists, texts, or tables, with labels."""
+"""Parquet files: images as encoded bytes or nested lists, texts, or tables, with labels."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ MOST_CLASSES = 1_000_000
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Read the Parquet files of each split.
+    """Load the Parquet files of each split.
 
     Raises:
-        InputError: A file is missing, is not Parquet, or expands beyond all measure.
+        InputError: A file is missing, is not Parquet, or is a decompression bomb.
     """
     return read_tables(spec, read, kind="parquet", suffixes=SUFFIXES)
 
 
 def read(path: Path) -> Any:
-    """Read a Parquet file: to a table in memory, in pieces of bounded size, unless it is large.
+    """Read a Parquet file: in chunks of bounded size to a table in memory, unless it is large.
 
     Raises:
-        InputError: It takes over 512 MiB of memory, and over 200 times the file's size; or its
-            metadata declares columns that cannot be.
+        InputError: The table takes over 512 MiB of memory and over 200 times the file's size; or
+            its metadata declares invalid columns.
     """
     import datasets
     import pyarrow  # type: ignore[import-untyped]
@@ -49,7 +49,7 @@ def read(path: Path) -> Any:
 
     size = path.stat().st_size
     with parquet.ParquetFile(path) as file:
-        # What is declared in a file's metadata can be as hostile as its content.
+        # A file's metadata can be as malicious as its content.
         _check_metadata(path, file.schema_arrow)
         if size > IN_MEMORY:
             with quiet():
@@ -66,7 +66,7 @@ def read(path: Path) -> Any:
 
 
 def _rows(metadata: Any) -> int:
-    """Return how many rows to read at once: one cell may be as large as its column's chunk."""
+    """Return the number of rows per chunk: one cell may be as large as its column's chunk."""
     largest = max(
         (
             metadata.row_group(group).column(column).total_uncompressed_size
@@ -79,10 +79,10 @@ def _rows(metadata: Any) -> int:
 
 
 def _check_metadata(path: Path, schema: Any) -> None:
-    """Refuse types of columns, declared in a file, that would read files or fill the memory.
+    """Raise an error on declared column types that would read files or exhaust the memory.
 
     Raises:
-        InputError: Class names are to be read from a file, or there are more than a million.
+        InputError: Class names would be read from a file, or there are more than a million.
     """
     stated = (schema.metadata or {}).get(b"huggingface")
     if stated is None:

@@ -1,16 +1,17 @@
-"""Data that a function of the user returns: `{source: python, name: "file.py:function"}`.
+"""Data returned by a user's function: `{source: python, name: "file.py:function"}`.
 
 The function takes no arguments, and returns one of:
 
-- a pair `(inputs, labels)` of arrays, tensors or lists of n rows. Inputs are n texts, or pictures
-  of shape `[n, h, w]`, `[n, c, h, w]` or `[n, h, w, c]`: whole numbers in 0..255, or floats, which
-  are taken as they are. Labels are n whole numbers from 0, or the names in `data.classes`;
-- a `datasets.Dataset`, for a table or where columns have other names: `data.columns` and
-  `data.table` name them;
-- a dict of either by split: `train`, and `validation` and `test` if there are any. What is missing
-  is divided from the training rows.
+- a pair `(inputs, labels)` of arrays, tensors or lists of n rows. Inputs are n texts, or images of
+  shape `[n, h, w]`, `[n, c, h, w]` or `[n, h, w, c]`: integers in 0..255, or floats, which are used
+  unchanged. Labels are n integers from 0, or the names in `data.classes`;
+- a `datasets.Dataset`, for a table or for other column names, given by `data.columns` and
+  `data.table`;
+- a dict of either by split: `train`, and `validation` and `test` if there are any. Missing splits
+  are drawn from the training rows.
 
-It has to return the same rows each time: they are hashed, and a stage whose data changed runs anew.
+It must return the same rows at each call: they are hashed, and a stage whose data changed runs
+again.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ FORMS = "a datasets.Dataset or a pair (inputs, labels), or a dict of these by sp
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Call the function and read what it returns.
+    """Call the user's function and load its result.
 
     Raises:
-        InputError: There is no such function, it fails, or it gives something else.
+        InputError: The function is missing, raises an error, or returns an unsupported type.
     """
     function = find(spec.name, where="data.name")
     try:
         given = function()
-    # The function is the user's: whatever it raises is what the user has to hear.
+    # A user's function may raise any exception, which is shown to the user.
     except Exception as error:
         fix = f"It failed: {type(error).__name__}: {error}"
         raise InputError(

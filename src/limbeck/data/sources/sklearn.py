@@ -1,4 +1,4 @@
-"""The data that scikit-learn brings along: `{source: sklearn, name: digits}`."""
+"""Data sets included in scikit-learn: `{source: sklearn, name: digits}`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAMES = tuple(LICENCES)
 
 
 def load(spec: DataSpec) -> Loaded:
-    """Load a data set from scikit-learn itself: pictures of digits, or a table of measurements.
+    """Load a data set of scikit-learn: digit images, or a table of measurements.
 
-    The digits are 1,797 scans, 8x8 pixels of 17 grey levels; a table's columns are called as
-    scikit-learn calls its features, such as `mean radius`.
+    The digits are 1,797 scans, 8x8 pixels of 17 grey levels; a table's columns have scikit-learn's
+    feature names, such as `mean radius`.
 
     Raises:
-        InputError: The name is another one.
+        InputError: The name is unknown.
     """
     check_choice(spec.name, NAMES, where="data.name")
     bunch = getattr(importlib.import_module("sklearn.datasets"), f"load_{spec.name}")()
