@@ -1,1 +1,1 @@
-"""Models: what a recipe's `teacher` and `student` say, turned into modules."""
+"""Model loading: the `teacher` and `student` sections of a recipe as modules."""

@@ -1,4 +1,4 @@
-"""Fit a trained model to data whose classes or pixels are arranged otherwise than its own."""
+"""Adaptation of a trained model to other class orders and input normalisation."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def build():
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What forward hooks do to a model's input and output.
+    """The forward hooks' changes of a model's input and output.
 
     Attributes:
-        scale: What each channel of the data's pixels is multiplied by; None leaves them.
-        shift: What is then added to each channel.
-        output_type: What the model returns: logits, probabilities or sigmoid values.
-        classes: The model's logit for each class of the data; None leaves them in place.
-        output: Which of the model's outputs are its logits: a field, a position, or `mean` for the
-            mean of all heads (DeiT's rule, Touvron et al. 2021); None for the only one.
-        count: How many classes the model itself has; tensors of other shapes are left alone.
+        scale: The factor per channel of the data's pixels; None for no change.
+        shift: The offset per channel, added next.
+        output_type: The type of the model's output: logits, probabilities or sigmoid values.
+        classes: The index of the model's logit for each class of the data; None for no change.
+        output: The model output with the logits: a field, a position, or `mean` for the mean of all
+            heads (DeiT, Touvron et al. 2021); None for the only one.
+        count: The model's own number of classes; tensors of other shapes are unchanged.
     """
 
     scale: list[float] | None = None
@@ -54,15 +54,15 @@ class Adaptation:
 def adaptation(
     spec: ModelSpec, class_names: tuple[str, ...], normalization: Normalization | None
 ) -> Adaptation:
-    """Compute what fits a model to the data.
+    """Compute the adaptation of a model to the data.
 
     Args:
-        spec: What the recipe states about the model.
-        class_names: The data's classes in the order of its labels; empty if they are not known.
-        normalization: How the data's pixels are normalised; None if there are none.
+        spec: The model's section of the recipe.
+        class_names: The data's classes in the order of its labels; empty if unknown.
+        normalization: The normalisation of the data's pixels; None without images.
 
     Raises:
-        InputError: The model lacks a class of the data, or has another number of channels.
+        InputError: The model lacks a class of the data, or differs in the number of channels.
 
     Example:
         >>> from limbeck.models.spec import ModelSpec
@@ -117,17 +117,17 @@ def adapt(model: nn.Module, changes: Adaptation) -> nn.Module:
 
 
 def adapted_architecture(text: str, changes: Adaptation) -> str:
-    """Add an adaptation to the text of an architecture.py.
+    """Add an adaptation to the source text of an architecture.py.
 
     Args:
-        text: A Python file whose `build()` makes the model.
-        changes: The adaptation; without any the text is returned as it is.
+        text: The text of a Python file whose `build()` builds the model.
+        changes: The adaptation; if it is empty the text is returned unchanged.
     """
     if not changes:
         return text
     from limbeck.models import hooks
 
-    # Within a function, so that its names meet none of the model's own.
+    # Within a function, so that its names cannot collide with the model's.
     inner = textwrap.indent(inspect.getsource(hooks).replace(_FUTURE, "").strip(), "    ")
     source = f"def _hooks():\n{inner}\n\n    return add_hooks"
     body = text.replace(_FUTURE, "").rstrip()

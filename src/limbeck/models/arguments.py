@@ -1,4 +1,4 @@
-"""A model's arguments, held against what its builder takes."""
+"""Validation of a model's arguments against its builder's signature."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 
-# What follows from the data, so that a recipe does not give it: our names and the libraries'.
+# Arguments that follow from the data and are not set in a recipe: limbeck's names and the
+# libraries'.
 OURS = {"classes", "channels", "vocab_size", "table_features"}
-# Sizes and counts in models stay far below; a slip beyond would exhaust the memory, or never end.
+# Model sizes are far below; a larger value is a slip that would exhaust the memory, or never end.
 LARGEST = 10_000_000
 FITTED = OURS | {"num_classes", "in_chans", "num_labels"}
 
 
 def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
-    """Refuse arguments that follow from the data, or that are not in a list.
+    """Check for arguments that follow from the data, or that are not in a list.
 
     Args:
         given: The recipe's arguments.
-        allowed: The names that there are; None if any other name will do.
-        where: The place in the recipe, for messages.
+        allowed: The allowed names; None to allow any other name.
+        where: The key in the recipe, for messages.
 
     Raises:
-        InputError: Some are refused; all are named, with the nearest that are allowed.
+        InputError: Arguments are invalid; the message lists all, with the nearest allowed names.
 
     Example:
         >>> check_names({"widht": 4}, ["width"], where="student")
@@ -57,10 +58,11 @@ def _is_absurd(value: Any) -> bool:
 
 
 def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
-    """Hold arguments against a builder's signature; `**anything` takes any name.
+    """Check arguments against a builder's signature; `**anything` accepts any name.
 
     Raises:
-        InputError: Some are unknown, follow from the data, or are missing; all are named.
+        InputError: Arguments are unknown, follow from the data, or are missing; the message lists
+            all.
 
     Example:
         >>> def net(classes: int, *, width: int): ...
@@ -85,10 +87,10 @@ def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) 
 
 
 def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:
-    """Call a builder; what it raises becomes a message about the model.
+    """Call a builder; convert its exceptions to a message about the model.
 
     Raises:
-        InputError: The builder raises anything.
+        InputError: The builder raises an exception.
 
     Example:
         >>> call(int, {"x": 1}, where="student")
@@ -98,7 +100,7 @@ def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: st
     """
     try:
         return builder(**arguments)
-    # Builders are other people's code: each refuses its arguments by an error of its own.
+    # Builders are external code and raise their own exception types.
     except Exception as error:
         fix = f"{type(error).__name__}: {error}"
         problem = Problem(where, dict(arguments), "arguments that the model takes", fix)

@@ -1,4 +1,4 @@
-"""From what a recipe says about a model to a module, and to the text that makes it again."""
+"""Model building: from a recipe's model section to a module, and to text that rebuilds it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ def build(
     pad_token: int | None = None,
     notes: list[str] | None = None,
 ) -> nn.Module:
-    """Build a model and load its weights, if the recipe names any.
+    """Build a model and load its weights, if the recipe has any.
 
-    Fresh weights come from torch's global generator: the caller seeds it. Parameters and buffers
-    are in float32, whatever the checkpoint or the builder has them in.
+    Fresh weights use torch's global generator, seeded by the caller. Parameters and buffers are
+    converted to float32.
 
     Args:
-        spec: The `teacher` or `student` part of a recipe.
-        classes: How many logits it gives.
-        channels: How many channels its pictures have, if the data is pictures.
-        vocab_size: How many tokens there are, if the data is texts.
-        table_features: How many features a row has, if the data is a table.
-        class_names: The names of the data's classes; the model's logits are brought into their
-            order if `spec.class_names` states the model's own.
-        normalization: How the data's pixels are normalised; the model renormalises them if
+        spec: The `teacher` or `student` section of a recipe.
+        classes: The number of logits.
+        channels: The number of image channels, if the data is images.
+        vocab_size: The vocabulary size, if the data is texts.
+        table_features: The number of features per row, if the data is a table.
+        class_names: The class names of the data; the model's logits are reordered to them if
+            `spec.class_names` states the model's own.
+        normalization: The normalisation of the data's pixels; the model renormalises them if
             `spec.normalization` states another.
-        pad_token: The number of the token that pads texts, if the data is texts.
-        notes: A list that what was not loaded, or loaded in another precision, is added to.
+        pad_token: The id of the padding token, if the data is texts.
+        notes: A list that is extended by notes on tensors not loaded, or loaded in another
+            precision.
 
     Raises:
         InputError: The name or an argument is unknown, or the weights do not fit.
@@ -79,17 +80,17 @@ def build(
 
 
 def _adaptation(spec: ModelSpec, fit: Fit) -> tuple[Adaptation, Fit]:
-    """Return what fits the model to the data, and the fit that the model itself is built with."""
+    """Return the adaptation of the model to the data, and the fit for building the model."""
     own = fit if spec.class_names is None else replace(fit, classes=len(spec.class_names))
     changes = adaptation(spec, fit.class_names, fit.normalization)
     return replace(changes, count=own.classes), own
 
 
 def states(spec: ModelSpec) -> Statement:
-    """Read what the files of a model's weights state about its training.
+    """Read the metadata that the model's weight files state about its training.
 
     Raises:
-        InputError: The file of weights does not exist.
+        InputError: The weight file does not exist.
     """
     source: Source = SOURCES.load(spec.source)
     return source.states(spec)
@@ -106,7 +107,7 @@ def architecture(
     normalization: Normalization | None = None,
     pad_token: int | None = None,
 ) -> str:
-    """Write the text of an architecture.py whose `build()` makes the module without limbeck.
+    """Return the text of an architecture.py whose `build()` builds the module without limbeck.
 
     Raises:
         InputError: The name is unknown.
@@ -118,6 +119,6 @@ def architecture(
 
 
 def modules(spec: ModelSpec) -> dict[str, Path]:
-    """Find the user's own modules that the text of `architecture` imports, by dotted name."""
+    """Return the user's own modules that the text of `architecture` imports, by dotted name."""
     source: Source = SOURCES.load(spec.source)
     return source.modules(spec)

@@ -1,4 +1,4 @@
-"""The models that there are, by source."""
+"""The available models, by source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from limbeck.models.spec import SOURCES
 
 
 def sources() -> list[str]:
-    """List the sources of models, without importing any.
+    """Return the sources of models, without importing any.
 
     Example:
         >>> "timm" in sources()
@@ -17,10 +17,10 @@ def sources() -> list[str]:
 
 
 def names(source: str) -> list[str]:
-    """List the models that a source knows by name; none for a source of the user's own models.
+    """Return the model names of a source; none for a source of the user's own models.
 
     Raises:
-        InputError: There is no such source, or its library is not installed.
+        InputError: The source is unknown, or its library is not installed.
 
     Example:
         >>> "resnet20" in names("limbeck")

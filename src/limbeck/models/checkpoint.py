@@ -1,4 +1,4 @@
-"""Checkpoint files of any usual kind as tensors by name, without executing anything in them."""
+"""Checkpoint loading: tensors by name from any common format, without executing code."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Checkpoint:
     """The tensors of a checkpoint.
 
     Attributes:
-        tensors: By name; a dictionary within the file puts its key and a dot before the names.
-        aliases: Names that were left out when the file was written, since their tensor is shared,
-            and the names under which it stands.
+        tensors: The tensors by name; names in a nested dictionary are prefixed by its key and a
+            dot.
+        aliases: Names that the file omits because their tensor is shared, and the stored name of
+            each.
     """
 
     tensors: dict[str, Tensor]
@@ -44,10 +45,10 @@ class Checkpoint:
 
 
 def find(path: str) -> Path:
-    """Find a checkpoint: as given, or in the folder LIMBECK_DATA.
+    """Resolve a checkpoint path: as given, or in the folder LIMBECK_DATA.
 
     Raises:
-        InputError: There is no such file, or the folder holds none.
+        InputError: The file does not exist, or the folder holds none.
     """
     data = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
     for place in (Path(path), data / path):
@@ -65,7 +66,7 @@ def find(path: str) -> Path:
 
 
 def files_of(file: Path) -> list[Path]:
-    """List a checkpoint's files: the index and its shards, or the file alone.
+    """Return a checkpoint's files: the index and its shards, or the single file.
 
     Raises:
         InputError: The index is malformed, or a shard is absent or not beside it.
@@ -77,7 +78,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """Read a safetensors file, an index of shards, or a PyTorch checkpoint with `weights_only`.
 
     Raises:
-        InputError: The file is damaged, of no known kind, or holds pickled objects.
+        InputError: The file is damaged, of an unknown format, or holds pickled objects.
     """
     if not file.name.endswith(INDEX):
         return _read(file)
@@ -142,7 +143,7 @@ def _safetensors(file: Path) -> Checkpoint:
 
 
 def _check_archive(file: Path) -> None:
-    """Refuse archives that torch.save does not write: compressed ones may be of any size."""
+    """Raise an error on archives that torch.save does not write: compressed ones may be huge."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -167,7 +168,7 @@ def _torch(file: Path) -> Checkpoint:
     try:
         with torch.serialization.safe_globals(_inert()):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    # The unpickler raises anything on malformed input.
+    # The unpickler may raise any exception on malformed input.
     except Exception as error:
         raise _refusal_of(file, error) from error
     if isinstance(content, torch.Tensor):
@@ -179,7 +180,7 @@ def _torch(file: Path) -> Checkpoint:
 
 
 def _inert() -> list[Any]:
-    """Return types that hold values and do nothing, common beside the weights of a training."""
+    """Return types that hold only values and are common in training checkpoints."""
     import numpy as np
 
     types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")}
@@ -208,13 +209,13 @@ def _objects(file: Path) -> list[str]:
 
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    # It reads older formats and damaged files in no other way than by raising.
+    # Older formats and corrupt files are detected only by an exception.
     except Exception:
         return []
 
 
 def _flattened(content: object, file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Walk nested dictionaries once each; lists and other values hold no named tensors."""
+    """Iterate over nested dictionaries once each; lists and other values hold no named tensors."""
     import torch
 
     waiting: list[tuple[str, object]] = [("", content)]
@@ -237,7 +238,7 @@ def _flattened(content: object, file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove what wrappers put into names, where this makes no two names one."""
+    """Remove wrapper prefixes from names, if the names stay distinct."""
     plain = {}
     for name, tensor in tensors.items():
         short = name

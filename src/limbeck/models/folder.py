@@ -1,4 +1,4 @@
-"""Hugging Face folders that nobody vouches for: checked before a model is allocated."""
+"""Untrusted Hugging Face folders: checks before a model is allocated."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def read_config(path: str, known: Any) -> dict[str, Any]:
         known: The model types that transformers knows.
 
     Raises:
-        InputError: It is absent, no regular file, too large, too deep, not a JSON mapping, has no
-            known `model_type`, or describes a quantised model or an adapter.
+        InputError: The file is missing, not a regular file, too large, too deep, not a JSON
+            mapping, has no known `model_type`, or is of a quantised model or an adapter.
     """
     folder = Path(path)
     file = folder / "config.json"
@@ -87,7 +87,7 @@ def _no_constant(name: str) -> float:
 
 
 def _depth(content: object) -> int:
-    """Count the levels of a structure, without recursion."""
+    """Count the nesting levels of a structure, without recursion."""
     level, deepest = [content], 0
     while level and deepest <= DEEPEST:
         deepest += 1
@@ -107,18 +107,18 @@ def _without_code(content: Any) -> Any:
 
 
 def check_folder(path: str, content: dict[str, Any], make: Any, kind: Any) -> None:
-    """Check that a configuration makes a model within bounds, and no larger than its weights.
+    """Check that a configuration's model has a bounded size, and is no larger than its weights.
 
-    The model is made once on the meta device, in a child process with a limit on time and memory.
+    The model is built once on the meta device, in a child process with a limit on time and memory.
 
     Args:
         path: The folder.
         content: Its configuration, as `read_config` returned it.
-        make: The class that makes a classifier of a configuration.
+        make: The class that builds a classifier from a configuration.
         kind: The class of the configuration.
 
     Raises:
-        InputError: The weights cannot be read, or the configuration is refused.
+        InputError: The weights cannot be read, or the configuration is invalid.
     """
     try:
         weights = find(str(Path(path)))

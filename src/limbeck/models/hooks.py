@@ -1,7 +1,7 @@
-"""Forward hooks that fit a trained model to data that is prepared otherwise than its own.
+"""Forward hooks that adapt a trained model to other input normalisation and class order.
 
-They leave the module's names, parameters and buffers as they are. The file stands on its own, since
-it is written into the architecture.py of a student that needs it.
+They do not change the module's names, parameters and buffers. The file is self-contained, since it
+is copied into the architecture.py of a student that needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Renormalize:
-    """A forward pre-hook that changes each channel of the pictures to `scale * x + shift`."""
+    """A forward pre-hook that maps each image channel to `scale * x + shift`."""
 
     def __init__(self, scale: list[float], shift: list[float]) -> None:
         self.scale, self.shift = list(scale), list(shift)
@@ -21,7 +21,7 @@ class Renormalize:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Renormalise the first input of four axes, `[n, channels, height, width]`."""
+        """Renormalise the first four-dimensional input, `[n, channels, height, width]`."""
         for number, value in enumerate(args):
             if self._is_image(value):
                 return (*args[:number], self._applied(value), *args[number + 1 :]), kwargs
@@ -39,17 +39,17 @@ class Renormalize:
 
 
 class ToLogits:
-    """A forward hook that turns probabilities into logits, and selects and orders the classes.
+    """A forward hook that converts probabilities to logits, and selects and orders the classes.
 
-    Of a structure of tensors, those of the shape `[n, count, ...]` are changed: logits and the
-    logits of auxiliary heads.
+    In a structure of tensors, those of shape `[n, count, ...]` are changed: logits and auxiliary
+    logits.
     """
 
     def __init__(self, output_type: str, classes: list[int] | None, count: int) -> None:
         self.output_type, self.classes, self.count = output_type, classes, count
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Change the logits within whatever the model returns: a tensor, or a structure of them."""
+        """Convert the logits in the model's output: a tensor, or a structure of tensors."""
         if isinstance(output, Tensor):
             return self._applied(output)
         if isinstance(output, tuple | list):
@@ -66,7 +66,7 @@ class ToLogits:
     def _applied(self, values: Any) -> Any:
         if not isinstance(values, Tensor) or values.shape[1:2] != (self.count,):
             return values
-        # Above the smallest normal number of float32, whose logarithm is finite in every runtime.
+        # The smallest normal number of float32: its logarithm is finite in every runtime.
         if self.output_type == "probabilities":
             values = values.float().clamp(min=1e-30).log()
         elif self.output_type == "sigmoid":
@@ -79,14 +79,14 @@ class ToLogits:
 class SelectOutput:
     """A forward hook that returns one of a model's outputs, or the mean of its heads.
 
-    A bare tensor, which many models return in evaluation mode only, stays as it is.
+    A bare tensor, which many models return in evaluation mode only, is returned unchanged.
     """
 
     def __init__(self, key: str | int) -> None:
         self.key = key
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Return the part that a field or a position names, or the mean of the first's kind."""
+        """Return the output at a field or position, or the mean of all outputs like the first."""
         if isinstance(output, Tensor):
             return output
         parts = _parts(output)
@@ -104,7 +104,7 @@ class SelectOutput:
 
 
 def _parts(output: Any) -> list[tuple[Any, Any]]:
-    """List the parts of a structure, by field or position."""
+    """Return the items of a structure, with their fields or positions."""
     if hasattr(output, "keys"):
         return [(name, output[name]) for name in output.keys()]  # noqa: SIM118
     if isinstance(output, tuple | list):
@@ -122,7 +122,7 @@ def add_hooks(
     output: str | int | None,
     count: int,
 ) -> nn.Module:
-    """Register the hooks that are needed, and return the model."""
+    """Register the required hooks, and return the model."""
     if scale is not None and shift is not None:
         model.register_forward_pre_hook(Renormalize(scale, shift), with_kwargs=True)
     if output is not None:

@@ -1,4 +1,4 @@
-"""Every model in one form: float32, allocated, its weights free of hooks that prevent a copy."""
+"""Normalisation of models: float32, allocated, with weights free of hooks that prevent a copy."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def as_float32(model: nn.Module) -> list[str]:
     """Convert a model's floating-point parameters and buffers to float32, in place.
 
     Training computes in the recipe's `precision` from float32 weights (Micikevicius et al. 2018),
-    and what is exported is float32 before it is compressed.
+    and exports are float32 before compression.
 
     Returns:
-        A note on what was in another precision; empty if nothing was.
+        A note on tensors of another precision; empty if there were none.
 
     Raises:
-        InputError: Parameters have no shape yet (lazy modules), no memory (the meta device), or are
+        InputError: Parameters have no shape (lazy modules), no memory (the meta device), or are
             quantised.
 
     Example:
@@ -82,8 +82,8 @@ def _refused(kind: str, names: list[str], allowed: str, fix: str) -> InputError:
 def reparametrize(model: nn.Module) -> None:
     """Replace hooks of old `weight_norm` and `spectral_norm` by parametrizations, in place.
 
-    The hooks keep a computed weight as an attribute, which `copy.deepcopy` refuses. The outputs
-    stay the same.
+    The hooks store a computed weight as an attribute, which `copy.deepcopy` rejects. The outputs
+    are unchanged.
 
     Raises:
         InputError: `torch.nn.utils.prune` masks a weight in the same way.
@@ -120,7 +120,7 @@ def _spectral_norm(module: nn.Module, hook: Any) -> None:
     remove_spectral_norm(module, name)
     for number, hooked in list(module._load_state_dict_pre_hooks.items()):
         if "SpectralNorm" in type(getattr(hooked, "hook", hooked)).__name__:
-            del module._load_state_dict_pre_hooks[number]  # torch leaves it behind
+            del module._load_state_dict_pre_hooks[number]  # torch does not remove it
     settings = {"n_power_iterations": hook.n_power_iterations, "eps": hook.eps, "dim": hook.dim}
     parametrizations.spectral_norm(module, name, **settings)
     installed: Any = module.get_submodule(f"parametrizations.{name}")
@@ -131,14 +131,14 @@ def _spectral_norm(module: nn.Module, hook: Any) -> None:
 
 
 def check_copies(model: nn.Module) -> None:
-    """Check that a model can be copied, which averaging, compression and export need.
+    """Check that a model can be copied, as averaging, compression and export do.
 
     Raises:
-        InputError: It cannot: a module holds a tensor that a graph computed, a lock, or a file.
+        InputError: The model cannot be copied: a module holds a non-leaf tensor, a lock, or a file.
     """
     try:
         copy.deepcopy(model)
-    # Whatever the model's attributes raise while they are copied.
+    # A model's attributes may raise any exception when copied.
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         fix = f"copy.deepcopy raised {type(error).__name__}: {first[:200]}"

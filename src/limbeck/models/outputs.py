@@ -1,4 +1,4 @@
-"""Checks whether a model returns logits, probabilities or sigmoid values, as its spec states."""
+"""Output type check: logits, probabilities or sigmoid values, as the model's spec states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGMOIDS = {torch.ops.aten.sigmoid.default, torch.ops.aten.hardsigmoid.default}
 
 
 class _SigmoidRecorder(TorchDispatchMode):
-    """Keeps what sigmoid operators return while a model runs."""
+    """A dispatch mode that records the outputs of sigmoid operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,16 +35,16 @@ class _SigmoidRecorder(TorchDispatchMode):
 def check_output_type(
     model: nn.Module, run: Callable[[], Tensor], *, output_type: str, where: str
 ) -> None:
-    """Check that what a model returns is of the type that its spec states.
+    """Check that a model's outputs are of the type stated in its spec.
 
-    Outputs are probabilities if every row lies in [0, 1] and sums to 1, and sigmoid values if they
-    lie in [0, 1] and a sigmoid returned them. Log-probabilities are valid logits.
+    Outputs are probabilities if every row is in [0, 1] and sums to 1, and sigmoid values if they
+    are in [0, 1] and outputs of a sigmoid. Log-probabilities are valid logits.
 
     Args:
         model: The model, with the hooks that convert its outputs.
-        run: Runs the model on a batch and returns its logits `[n, classes]`.
-        output_type: What the spec states.
-        where: The place in the recipe, for messages.
+        run: A function that runs the model on a batch and returns logits `[n, classes]`.
+        output_type: The output type in the spec.
+        where: The key in the recipe, for messages.
 
     Raises:
         InputError: The outputs are of another type.
@@ -78,7 +78,7 @@ def check_output_type(
 
 
 class _Text(str):
-    """A text that messages show without quotation marks."""
+    """A string shown without quotation marks in messages."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -97,15 +97,15 @@ def _type_of(values: Tensor, sigmoids: list[Tensor]) -> str:
 
 
 def _contradicts(values: Tensor, output_type: str) -> bool:
-    """Return whether outputs that look like logits cannot be what is stated."""
-    if output_type == "sigmoid":  # computed in another way than by the operator
+    """Return whether outputs that look like logits contradict the stated type."""
+    if output_type == "sigmoid":  # computed without the sigmoid operator
         return bool(values.min() < 0 or values.max() > 1)
     return output_type == "probabilities"
 
 
 @contextmanager
 def _raw_output(model: nn.Module) -> Iterator[list[Any]]:
-    """Collect what a model returns before its own hooks change it."""
+    """Collect a model's outputs before its own hooks change them."""
     raw: list[Any] = []
 
     def collect(module: nn.Module, args: Any, output: Any) -> None:
@@ -119,7 +119,7 @@ def _raw_output(model: nn.Module) -> Iterator[list[Any]]:
 
 
 def _copied(output: Any) -> Any:
-    """Take the tensors out of a structure, since a hook may change it in place."""
+    """Copy the tensors of a structure, since a hook may change them in place."""
     if isinstance(output, Tensor):
         return [output]
     items: Any = ()
@@ -133,7 +133,7 @@ def _copied(output: Any) -> Any:
 
 
 def _rows(found: Any, logits: Tensor) -> Tensor | None:
-    """Return the first output with a row for each sample."""
+    """Return the first output with one row per sample."""
     for one in found if isinstance(found, list) else [found]:
         if one.ndim >= 2 and one.is_floating_point() and len(one) == len(logits):
             return one.reshape(len(one), -1)

@@ -1,4 +1,4 @@
-"""Models whose arguments make them too large are refused before they are allocated."""
+"""Model size limit: oversized arguments raise an error before allocation."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _counted: dict[str, int | None] = {}
 
 
 def check_size(spec: ModelSpec, fit: Fit, source: Source) -> None:
-    """Check that a library's model with the recipe's arguments fits into memory.
+    """Check that a library model with the recipe's arguments fits into memory.
 
-    It is built once on the meta device, in a child process with a limit on time and memory. A
-    user's own code is not: it may read files, and is trusted.
+    The model is built once on the meta device, in a child process with a limit on time and memory.
+    A user's own code is trusted and not checked: it may read files.
 
     Args:
-        spec: The model; one without arguments has a size that its library chose.
-        fit: What it is fitted to.
-        source: Builds it.
+        spec: The model's spec; without arguments the library's default size is accepted.
+        fit: The data dimensions.
+        source: The source that builds it.
 
     Raises:
-        InputError: It has more parameters than can be trained in this machine's memory, or takes
-            too long to build.
+        InputError: The model has more parameters than this machine's memory can train, or building
+            it takes too long.
     """
     if not spec.arguments or spec.source == "python":
         return

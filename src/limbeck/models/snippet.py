@@ -1,4 +1,4 @@
-"""The text of an architecture.py: what a student's folder needs to make its module again."""
+"""The source text of an architecture.py, which rebuilds a student's module."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def with_build(text: str, callee: str, arguments: Mapping[str, Any], *positional: Any) -> str:
-    """Add `build()`, which calls something that the text defines or imports.
+    """Add `build()`, which calls a function that the text defines or imports.
 
-    The callee is kept under another name first, so that it may itself be called `build`.
+    The callee is aliased first, so that it may itself be named `build`.
 
     Example:
         >>> print(with_build("from torch import nn", "nn.Linear", {"bias": False}, 2, 1))

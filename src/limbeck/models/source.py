@@ -1,4 +1,4 @@
-"""What each source of models does."""
+"""The interface of model sources."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a model has to fit: the data that goes in, and the classes that come out.
+    """The data dimensions that a model is built for.
 
     Attributes:
-        classes: How many logits it gives.
-        channels: How many channels its pictures have, if the data is pictures.
-        vocab_size: How many tokens there are, if the data is texts.
-        table_features: How many features a row has, if the data is a table.
-        class_names: The names of the data's classes, in the order of its labels.
-        normalization: How the data's pixels are normalised, if the data is pictures.
-        pad_token: The number of the token that pads texts, if the data is texts.
+        classes: The number of logits.
+        channels: The number of image channels, if the data is images.
+        vocab_size: The vocabulary size, if the data is texts.
+        table_features: The number of features per row, if the data is a table.
+        class_names: The class names of the data, in the order of its labels.
+        normalization: The normalisation of the data's pixels, if the data is images.
+        pad_token: The id of the padding token, if the data is texts.
     """
 
     classes: int
@@ -38,7 +38,7 @@ class Fit:
     pad_token: int | None = None
 
     def given(self) -> dict[str, int]:
-        """Give what is known, as arguments for a builder.
+        """Return the known dimensions, as arguments for a builder.
 
         Example:
             >>> Fit(classes=10, channels=1).given()
@@ -54,7 +54,7 @@ class Fit:
 
 
 def states_nothing(spec: ModelSpec) -> Statement:
-    """Return an empty statement, for sources whose models have no files of their own.
+    """Return an empty statement, for sources whose models have no metadata files.
 
     Example:
         >>> from limbeck.models.spec import ModelSpec
@@ -66,18 +66,19 @@ def states_nothing(spec: ModelSpec) -> Statement:
 
 @dataclass(frozen=True)
 class Source:
-    """One source of models: what a file in `models/sources` holds under the name `source`.
+    """A source of models: the object named `source` in a module of `models/sources`.
 
     Attributes:
-        build: Makes the module, with fresh weights.
-        architecture: Writes the text of a file with `build()` that makes the same module without
-            limbeck.
-        names: Lists the models that the source knows by name; empty if they are the user's.
-        states: Reads what the files of the model's weights state about its training.
-        check: Raises an `InputError` for a name or an argument that no data could make right;
-            builds nothing.
-        modules: Finds the user's own modules that the architecture's text imports, by dotted name.
-        preload: Imports what building a model needs, before a child process is forked for it.
+        build: Builds the module, with fresh weights.
+        architecture: Returns the source text of a file with `build()` that builds the same module
+            without limbeck.
+        names: Returns the model names of the source; empty for the user's own models.
+        states: Reads the metadata that the model's weight files state about its training.
+        check: Raises an `InputError` for a name or an argument that is invalid for any data; builds
+            nothing.
+        modules: Returns the user's own modules that the architecture's text imports, by dotted
+            name.
+        preload: Imports the modules for building a model, before a child process is forked for it.
         convert: Renames the tensors of the library's older checkpoints as the library does.
     """
 

@@ -1,4 +1,4 @@
-"""What a recipe says about a model."""
+"""Settings of the `teacher` and `student` sections of a recipe."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _known_source(name: str) -> str:
 
 
 class Normalization(BaseModel):
-    """The channel statistics with which a model's inputs are normalised: `(pixel - mean) / std`.
+    """The channel statistics of a model's input normalisation: `(pixel - mean) / std`.
 
     Attributes:
-        mean: What is subtracted from each channel of pixels in [0, 1].
-        std: What each channel is then divided by.
+        mean: The mean per channel of pixels in [0, 1].
+        std: The standard deviation per channel.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,15 +44,15 @@ class Normalization(BaseModel):
 
 
 class Loading(BaseModel):
-    """How a checkpoint's tensors are matched with the model's; nothing is left out unless stated.
+    """Settings for matching a checkpoint's tensors with the model's; all must match by default.
 
     Attributes:
-        prefix: What stands before the model's names in the file, such as `state_dict_ema`; found if
-            not given, and only needed where several sets of weights in the file fit.
-        rename: Dotted parts of the file's names, and what they are called in the model:
-            `{fc: linear, downsample.0: shortcut.0}`.
-        skip: Names, or whole dotted beginnings of names, that are neither loaded nor required.
-        head: `fresh` leaves the last layer, which gives the logits, as it is initialised: for a
+        prefix: The prefix of the model's names in the file, such as `state_dict_ema`; inferred if
+            not given, and only needed if several sets of weights in the file fit.
+        rename: Dotted parts of the file's names, and their names in the model: `{fc: linear,
+            downsample.0: shortcut.0}`.
+        skip: Names, or dotted prefixes of names, that are neither loaded nor required.
+        head: `fresh` keeps the initialisation of the last layer, which computes the logits: for a
             checkpoint of other classes, or without a head.
 
     Example:
@@ -79,14 +79,15 @@ class Loading(BaseModel):
 
 
 class Expect(BaseModel):
-    """What the teacher must reach before anything is trained under it.
+    """The accuracy that the teacher must reach before distillation.
 
     Attributes:
-        accuracy: The published accuracy. The run stops if the measured one lies below the binomial
+        accuracy: The published accuracy. The run stops if the measured one is below the binomial
             interval of this share.
-        tolerance: The largest allowed difference to `accuracy`, in place of the binomial interval.
-        split: The rows it is measured on: `validation`, or `test` for a published test accuracy.
-        above_chance: Whether to stop at a teacher that is no better than the most frequent class.
+        tolerance: The largest allowed difference to `accuracy`, instead of the binomial interval.
+        split: The split that it is measured on: `validation`, or `test` for a published test
+            accuracy.
+        above_chance: Whether to stop if the teacher is no better than the majority class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,26 +105,26 @@ class Expect(BaseModel):
 
 
 class ModelSpec(BaseModel):
-    """The `teacher` or `student` part of a recipe; keys of its own are the model's arguments.
+    """The `teacher` or `student` section of a recipe; other keys are the model's arguments.
 
     Attributes:
-        source: Where the model comes from: a file in `limbeck/models/sources`.
-        name: The model's name there; for `python`, `module:callable` or `file.py:callable`.
-        path: For `transformers`: a local folder to load instead of a name.
-        weights: A checkpoint to begin from: safetensors, sharded safetensors, or a PyTorch file
-            (.pt, .pth, .th, .bin, .ckpt) of tensors; or a folder that holds model.safetensors.
-        loading: How the checkpoint's names are matched, and what of it is left out.
-        output: Which of the model's outputs are its logits, where that is not certain: a field, a
-            position, or `mean` for the mean of all heads.
-        class_names: The classes in the order of the model's logits, in the words of `data.classes`.
-            Logits are then reordered to the data's order, and classes that the data lacks are left
-            out. Read from the model's own files if not given.
+        source: The model source: a module in `limbeck/models/sources`.
+        name: The model's name in the source; for `python`, `module:callable` or `file.py:callable`.
+        path: For `transformers`: a local folder to load, instead of a name.
+        weights: The initial checkpoint: safetensors, sharded safetensors, or a PyTorch file (.pt,
+            .pth, .th, .bin, .ckpt) of tensors; or a folder that holds model.safetensors.
+        loading: The matching of the checkpoint's names, and the tensors to skip.
+        output: The model output with the logits, if ambiguous: a field, a position, or `mean` for
+            the mean of all heads.
+        class_names: The class names in the order of the model's logits, spelled as in
+            `data.classes`. Logits are then reordered to the data's order, and classes that the data
+            lacks are dropped. Read from the model's own files if not given.
         normalization: The `mean` and `std` that the model was trained with, for pixels in [0, 1];
-            `data` if they are the data's own. Read from the model's own files if not given. Where
-            they differ from the data's, the model renormalises its input.
-        output_type: What the model returns: `logits`, or `probabilities` (a softmax) or `sigmoid`
-            values, which are converted to logits.
-        expect: What a teacher must reach before anything is trained under it.
+            `data` if they are the data's own. Read from the model's own files if not given. If they
+            differ from the data's, the model renormalises its input.
+        output_type: The type of the model's output: `logits`, or `probabilities` (a softmax) or
+            `sigmoid` values, which are converted to logits.
+        expect: The accuracy that a teacher must reach before distillation.
 
     Example:
         >>> ModelSpec(source="limbeck", name="digits_cnn", width=64).arguments
@@ -160,5 +161,5 @@ class ModelSpec(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The model's own arguments."""
+        """Return the model's own arguments."""
         return dict(self.model_extra or {})

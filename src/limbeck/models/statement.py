@@ -1,4 +1,4 @@
-"""What the files of a trained model state about its training."""
+"""Metadata in a trained model's files about its training."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from limbeck.models.spec import Normalization
 
-# No configuration of a model comes near; a file that is larger is not one.
+# Above the size of any model configuration.
 LARGEST = 10_000_000
 PREPROCESS, PREPROCESSOR, TIMM = "preprocess.json", "preprocessor_config.json", "config.json"
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What the files of a trained model state about its training; None where they do not.
+    """Metadata in a trained model's files about its training; None if not stated.
 
     Attributes:
-        origin: The files that were read, for messages.
+        origin: The files read, for messages.
         class_names: The classes in the order of the model's logits.
         normalization: The channel statistics of pixels in [0, 1].
-        size: Height and width of the pictures.
-        interpolation: How pictures were resized: `bilinear`, `bicubic`, ...
-        tokenizer: The folder that holds the tokenizer's files.
+        size: Height and width of the images.
+        interpolation: The interpolation of the resize: `bilinear`, `bicubic`, ...
+        tokenizer: The folder of the tokenizer's files.
         vocab_size: The number of rows of the embedding table.
-        max_length: The most tokens that the model has positions for.
-        pad: The number of the padding token.
+        max_length: The number of token positions of the model.
+        pad: The id of the padding token.
         columns: The columns of a table: `numeric` and `categorical`, as in preprocess.json.
     """
 
@@ -46,7 +46,7 @@ class Statement:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON mapping; an absent, oversized or malformed file is an empty one.
+    """Read a JSON mapping; return an empty one if the file is missing, oversized or malformed.
 
     Example:
         >>> read_json(Path("no-such-file.json"))
@@ -65,8 +65,8 @@ def normalization_of(mean: object, std: object, *, scale: float = 1.0) -> Normal
     """Return channel statistics if they are well-formed, else None.
 
     Args:
-        mean: What is subtracted, one number for each channel.
-        std: What is divided by, one number for each channel.
+        mean: The mean per channel.
+        std: The standard deviation per channel.
         scale: The value of a white pixel in the unit of `mean` and `std`.
 
     Example:
@@ -111,7 +111,7 @@ def names_of(names: object) -> tuple[str, ...] | None:
 
 
 def size_of(size: object) -> tuple[int, int] | None:
-    """Return height and width from the forms in which configurations hold them.
+    """Return height and width from the forms used in configurations.
 
     Example:
         >>> size_of({"height": 8, "width": 6}), size_of([3, 8, 6]), size_of(224)
@@ -161,7 +161,7 @@ def _whole(value: object) -> int | None:
 
 
 def beside(file: Path) -> Statement:
-    """Read what lies beside a file of weights: a student's folder, or the run that a stage is of.
+    """Read the metadata beside a weight file: of a student folder, or of a stage's run.
 
     Args:
         file: The safetensors file.
@@ -169,13 +169,13 @@ def beside(file: Path) -> Statement:
     found = of_student(file.parent)
     if found.origin:
         return found
-    # runs/NAME/stages/01-teach/[member-0/]model.safetensors: the whole run has one preprocessing.
+    # runs/NAME/stages/01-teach/[member-0/]model.safetensors: one preprocessing per run.
     stages = next((folder for folder in file.parents[:3] if folder.name == "stages"), None)
     return Statement() if stages is None else of_student(stages.parent / "student")
 
 
 def of_timm(config: Mapping[str, Any], origin: str) -> Statement:
-    """Read a timm `pretrained_cfg`, or the config.json of a timm folder that holds one."""
+    """Read a timm `pretrained_cfg`, or a config.json of a timm folder that holds one."""
     inner = config.get("pretrained_cfg", config)
     if not isinstance(inner, Mapping) or "mean" not in inner:
         return Statement()

@@ -1,4 +1,4 @@
-"""A checkpoint's weights into a module, or a message that says what does not fit."""
+"""Loading of checkpoint weights into a module, with messages on mismatches."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["find", "load_weights"]
 
-# How many tensors are named in a message before it says "and more".
+# The maximum number of tensors listed in a message before "and more".
 SHOWN = 8
-# How many missing names are compared with all others: the comparison is quadratic.
+# The maximum number of missing names to compare with all others: the comparison is quadratic.
 COMPARED = 60
 COUNTER = "num_batches_tracked"
 
 
 @dataclass
 class _Match:
-    """What of a checkpoint goes where, and what does not."""
+    """The matched and unmatched tensors of a checkpoint."""
 
     prefix: str
     given: dict[str, Tensor]
@@ -54,24 +54,24 @@ def load_weights(
 ) -> list[str]:
     """Copy a checkpoint's weights into a model.
 
-    Names are matched below whatever prefix they have in the file (`state_dict.`, `model.`,
-    `module.`). Every tensor must be there with its shape and no other; only the counters of batch
-    normalisation may be absent, since nothing is computed from them, and the second name of a
-    tensor that two modules share.
+    Names are matched after any prefix in the file (`state_dict.`, `model.`, `module.`). Every
+    tensor must match in name and shape; only the counters of batch normalisation, which no
+    computation uses, and the second name of a shared tensor may be missing.
 
     Args:
         model: The module, in float32.
         path: A checkpoint, see `limbeck.models.checkpoint.find`.
-        classes: How many classes the data has, to say so if that is what differs.
-        loading: What the recipe says about names and about what is not loaded.
-        convert: Renames an older checkpoint's tensors as the model's own library does.
+        classes: The number of classes of the data, for messages on a mismatch.
+        loading: The recipe's settings for names and skipped tensors.
+        convert: A function that renames an older checkpoint's tensors as the model's own library
+            does.
 
     Returns:
-        What was not loaded, and in which precision the file stores the rest.
+        Notes on tensors not loaded, and on the precision of the file.
 
     Raises:
-        InputError: There is no such file, it cannot be read, tensors are missing, unexpected or of
-            another shape or kind, or several sets of weights fit: all are named.
+        InputError: The file is missing or cannot be read, tensors are missing, unexpected or of
+            another shape or dtype, or several sets of weights fit: the message lists all.
     """
     import torch
 
@@ -103,7 +103,7 @@ def _best(
     where: str,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
 ) -> _Match:
-    """Find the set of weights within the file that fits the model, or nearly does."""
+    """Return the set of weights in the file that matches the model best."""
     tensors = {loading.renamed(name): one for name, one in checkpoint.tensors.items()}
     aliases = {loading.renamed(k): loading.renamed(v) for k, v in checkpoint.aliases.items()}
     for name, of in aliases.items():
@@ -130,7 +130,7 @@ def _best(
 
 
 def _prefixes(tensors: Iterable[str], wanted: dict[str, Tensor], loading: Loading) -> list[str]:
-    """List the prefixes under which the model's names stand, the one with most of them first."""
+    """Return the prefixes of the model's names, the most frequent one first."""
     if loading.prefix is not None:
         dotted = loading.prefix.rstrip(".")
         return [f"{dotted}." if dotted else ""]
@@ -148,7 +148,7 @@ def _prefixes(tensors: Iterable[str], wanted: dict[str, Tensor], loading: Loadin
 
 
 def _common(names: list[str]) -> str:
-    """Return the dotted beginning that all names share."""
+    """Return the dotted prefix that all names share."""
     parts = [name.split(".")[:-1] for name in (min(names), max(names))]
     shared = []
     for one, other in zip(*parts, strict=False):
@@ -200,7 +200,7 @@ def _match(
 
 
 def _leave_head(match: _Match, wanted: dict[str, Tensor], classes: int) -> None:
-    """Leave the head as it was initialised: what differs in the classes, or the last layer."""
+    """Keep the initialisation of the head: tensors that differ in the classes, or the last one."""
     head = [n for n in match.shapes if _is_head(match.given[n], wanted[n], classes)]
     head += [name for name in match.missing if wanted[name].shape[:1] == (classes,)]
     if not head:
@@ -214,7 +214,7 @@ def _leave_head(match: _Match, wanted: dict[str, Tensor], classes: int) -> None:
 
 
 def _shared(wanted: dict[str, Tensor]) -> dict[str, list[str]]:
-    """List for each tensor the other names that it has in the model."""
+    """Return the other names of each shared tensor of the model."""
     places: dict[tuple[object, ...], list[str]] = {}
     for name, one in wanted.items():
         if one.numel() and one.device.type != "meta":
@@ -273,7 +273,7 @@ def _differ(given: dict[str, Tensor], one: str, other: str) -> bool:
 
 
 def _kinds(match: _Match, wanted: dict[str, Tensor], where: str) -> list[Problem]:
-    """Refuse numbers that a cast would change: quantised and 8-bit weights need their scales."""
+    """Return problems for dtypes that a cast would change: quantised and 8-bit weights."""
     wrong = []
     for name, one in match.given.items():
         if name not in wanted or name.endswith(COUNTER):
@@ -325,7 +325,7 @@ def _notes(match: _Match, checkpoint: Checkpoint) -> list[str]:
 
 
 def _renames(match: _Match, wanted: dict[str, Tensor]) -> str:
-    """Suggest what to rename: for missing names the most similar unexpected ones of their shape."""
+    """Suggest renames: for missing names the most similar unexpected ones of equal shape."""
     found: Counter[tuple[str, str]] = Counter()
     nearest = []
     for name in match.missing[:COMPARED]:
@@ -357,7 +357,7 @@ def _parting(old: str, new: str) -> tuple[str, str]:
 
 
 def _is_head(given: Tensor, wanted: Tensor, classes: int) -> bool:
-    """Tell whether two tensors differ in the number of classes alone."""
+    """Return whether two tensors differ only in the number of classes."""
     return (
         given.ndim == wanted.ndim > 0
         and wanted.shape[0] == classes

@@ -1,1 +1,1 @@
-"""The reference nets: each file needs torch alone, and goes into the student's folder as it is."""
+"""Reference nets: each file needs only torch, and is copied unchanged to the student's folder."""

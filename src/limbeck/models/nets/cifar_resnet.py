@@ -1,8 +1,8 @@
-"""The residual nets for 32x32 pictures (He et al. 2016, section 4.2).
+"""ResNets for 32x32 images (He et al. 2016, section 4.2).
 
 With `shortcut="conv"` (option B, a 1x1 convolution where the shape changes) and the widths below
 they are the nets of the usual CIFAR-100 distillation benchmark (Tian et al. 2020). With
-`shortcut="pad"` (option A, the paper's own: every other pixel, new channels zero) they have the
+`shortcut="pad"` (option A, as in the paper: every second pixel, new channels zero) they have the
 shapes and names of the CIFAR-10 weights of Yerlan Idelbayev's pytorch_resnet_cifar10.
 """
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Pad(nn.Module):
-    """Option A: take every other pixel; the new channels are zero, half before and half after."""
+    """The option A shortcut: every second pixel; new channels are zero, half before, half after."""
 
     def __init__(self, old: int, new: int, stride: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Pad(nn.Module):
         self.after = new - old - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give `[n, new, height / stride, width / stride]`."""
+        """Return `[n, new, height / stride, width / stride]`."""
         x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
@@ -48,7 +48,7 @@ def _shortcut(kind: str, old: int, new: int, stride: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and the way around them."""
+    """A basic residual block: two 3x3 convolutions and a shortcut."""
 
     def __init__(self, old: int, new: int, stride: int, shortcut: str) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class Block(nn.Module):
         self.shortcut = _shortcut(shortcut, old, new, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the convolutions find to what came in."""
+        """Add the output of the convolutions to the shortcut."""
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 convolution, three groups of blocks, a mean over space, a linear layer."""
+    """A ResNet: 3x3 convolution, three groups of blocks, global average pooling, linear layer."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give the logits `[n, classes]` of pictures `[n, channels, height, width]`."""
+        """Return the logits `[n, classes]` of images `[n, channels, height, width]`."""
         x = F.relu(self.bn1(self.conv1(image)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.pool(x).flatten(1))
@@ -108,8 +108,8 @@ def resnet20(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.M
     """Build ResNet-20: 278,324 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
 
     Example:
@@ -123,8 +123,8 @@ def resnet32(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.M
     """Build ResNet-32: 472,756 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
     """
     return CifarResNet(NARROW, 5, classes, channels, shortcut)
@@ -134,8 +134,8 @@ def resnet44(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.M
     """Build ResNet-44: 667,188 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
     """
     return CifarResNet(NARROW, 7, classes, channels, shortcut)
@@ -145,8 +145,8 @@ def resnet56(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.M
     """Build ResNet-56: 861,620 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
     """
     return CifarResNet(NARROW, 9, classes, channels, shortcut)
@@ -156,8 +156,8 @@ def resnet110(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.
     """Build ResNet-110: 1,736,564 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
     """
     return CifarResNet(NARROW, 18, classes, channels, shortcut)
@@ -167,8 +167,8 @@ def resnet8x4(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.
     """Build ResNet-8 four times as wide: 1,233,540 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
     """
     return CifarResNet(WIDE, 1, classes, channels, shortcut)
@@ -178,8 +178,8 @@ def resnet32x4(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn
     """Build ResNet-32 four times as wide: 7,433,860 parameters with 100 classes.
 
     Args:
-        classes: How many logits it returns.
-        channels: How many channels its images have.
+        classes: The number of logits.
+        channels: The number of image channels.
         shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
     """
     return CifarResNet(WIDE, 5, classes, channels, shortcut)

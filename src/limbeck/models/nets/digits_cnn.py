@@ -1,4 +1,4 @@
-"""A small convolutional net for small pictures, from 8x8 digits to 28x28 clothes."""
+"""A small convolutional net for small images, such as 8x8 digits or 28x28 Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def _block(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(),  # not in place: what goes into it can be tapped
+        nn.ReLU(),  # not in place: a hook may capture its input
     )
 
 
 class DigitsCNN(nn.Module):
-    """Three 3x3 convolutions, the size halved between them, a mean over space, a linear layer."""
+    """Three 3x3 convolutions with downsampling by 2, global average pooling, a linear layer."""
 
     def __init__(self, classes: int, channels: int, width: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class DigitsCNN(nn.Module):
         self.linear = nn.Linear(4 * width, classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give the logits `[n, classes]` of pictures `[n, channels, height, width]`."""
+        """Return the logits `[n, classes]` of images `[n, channels, height, width]`."""
         x = self.pool1(self.block1(image))
         x = self.pool2(self.block2(x))
         return self.linear(self.pool3(self.block3(x)).flatten(1))
@@ -39,8 +39,8 @@ def digits_cnn(classes: int, channels: int = 1, *, width: int = 8) -> nn.Module:
     """Build the net; with width 8, 1 channel and 10 classes it has 6,274 parameters.
 
     Args:
-        classes: How many logits it gives.
-        channels: How many channels its pictures have.
+        classes: The number of logits.
+        channels: The number of image channels.
         width: The channels of the first convolution; the next have twice and four times as many.
 
     Example:

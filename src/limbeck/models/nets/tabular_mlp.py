@@ -1,4 +1,4 @@
-"""A perceptron of several layers for rows of a table."""
+"""A multilayer perceptron for table rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _block(before: int, after: int) -> nn.Sequential:
 
 
 class TabularMLP(nn.Module):
-    """Hidden layers of one width, each a linear map and a ReLU, then a linear layer."""
+    """Hidden layers of equal width, each linear with ReLU, then a linear layer."""
 
     def __init__(self, classes: int, in_features: int, width: int, depth: int) -> None:
         super().__init__()
@@ -22,21 +22,21 @@ class TabularMLP(nn.Module):
         self.linear = nn.Linear(widths[-1], classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Give the logits `[n, classes]` of rows `[n, in_features]`."""
+        """Return the logits `[n, classes]` of rows `[n, in_features]`."""
         return self.linear(self.blocks(features))
 
 
 def tabular_mlp(classes: int, table_features: int, *, width: int = 32, depth: int = 2) -> nn.Module:
-    """Build the net; with 100 features, 2 classes and what is set here it has 4,354 parameters.
+    """Build the net; with 100 features, 2 classes and the defaults it has 4,354 parameters.
 
     Args:
-        classes: How many logits it gives.
-        table_features: How many features a row has.
+        classes: The number of logits.
+        table_features: The number of features per row.
         width: The width of every hidden layer.
-        depth: How many hidden layers there are; with 0 it is a logistic regression.
+        depth: The number of hidden layers; 0 is logistic regression.
 
     Raises:
-        ValueError: The width is not above 0, or the depth is below 0.
+        ValueError: The width is <= 0, or the depth is < 0.
 
     Example:
         >>> sum(parameter.numel() for parameter in tabular_mlp(2, 100).parameters())

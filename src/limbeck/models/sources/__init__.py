@@ -1,1 +1,1 @@
-"""Where models come from, one file a source, each with a `source` that builds, writes and lists."""
+"""Model sources: one file per source, each with an object `source`."""

@@ -1,4 +1,4 @@
-"""The reference nets: `{source: limbeck, name: resnet20}`."""
+"""Reference nets: `{source: limbeck, name: resnet20}`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @cache
 def _files() -> dict[str, Path]:
-    """Find the file of each net: the names in its `__all__`, read without importing torch."""
+    """Return the file of each net: the names in its `__all__`, read without importing torch."""
     found: dict[str, Path] = {}
     for path in sorted(Path(nets.__path__[0]).glob("[!_]*.py")):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -35,7 +35,7 @@ def _files() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """List the nets."""
+    """Return the names of the nets."""
     return sorted(_files())
 
 
@@ -63,7 +63,7 @@ def check_spec(spec: ModelSpec) -> None:
     """Check the name and the arguments.
 
     Raises:
-        InputError: There is no such net, or it does not take the arguments.
+        InputError: The net is unknown, or does not accept the arguments.
     """
     check(_builder(spec.name), spec.arguments, where=f"model ({spec.name})")
 
@@ -77,13 +77,13 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
-    """Write the net's own file, with `build()` at its end."""
+    """Return the net's source file, with `build()` at its end."""
     text = file_of_net(spec.name).read_text(encoding="utf-8")
     return with_build(text, spec.name, _arguments(spec, fit))
 
 
 def states(spec: ModelSpec) -> Statement:
-    """Read what lies beside the file of weights: the preprocessing of a student or a run."""
+    """Read the preprocessing of a student or a run beside the weight file."""
     return Statement() if spec.weights is None else beside(find_weights(spec.weights))
 
 

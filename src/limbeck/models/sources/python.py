@@ -1,4 +1,4 @@
-"""The user's own models: `{source: python, name: "nets/mine.py:build"}`."""
+"""User-defined models: `{source: python, name: "nets/mine.py:build"}`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec
 
 
-# What a user's code mentions that puts something over a weight: it is saved as a plain tensor.
+# Names in a user's code that parametrize a weight: it is saved as a plain tensor.
 PARAMETRIZING = ("parametriz", "weight_norm", "spectral_norm", "orthogonal")
 
 
 def names() -> list[str]:
-    """List nothing: the models are the user's."""
+    """Return no names: the models are the user's."""
     return []
 
 
 def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    """Join the recipe's arguments with what follows from the data, as far as it is taken."""
+    """Merge the recipe's arguments with the data dimensions that the builder accepts."""
     parameters = inspect.signature(builder).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = {name: value for name, value in fit.given().items() if anything or name in parameters}
@@ -40,10 +40,10 @@ def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[s
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Call the user's callable; it may take by name what a `Fit` holds, such as `classes`.
+    """Call the user's builder; its parameters may have the names of a `Fit`, such as `classes`.
 
     Raises:
-        InputError: There is no such callable, it refuses its arguments, or it gives no module.
+        InputError: The callable is missing, rejects its arguments, or does not return a module.
     """
     from torch import nn
 
@@ -57,7 +57,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
-    """Write the user's file, or the import of the user's module, with `build()` at its end."""
+    """Return the user's file, or an import of the user's module, with `build()` at its end."""
     builder = find(spec.name, where="model.name")
     module, _, attribute = spec.name.rpartition(":")
     path = file_of(spec.name)
@@ -67,12 +67,12 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
 
 
 def states(spec: ModelSpec) -> Statement:
-    """Read what lies beside the file of weights: the preprocessing of a student or a run."""
+    """Read the preprocessing of a student or a run beside the weight file."""
     return Statement() if spec.weights is None else beside(find_weights(spec.weights))
 
 
 def modules(spec: ModelSpec) -> dict[str, Path]:
-    """Find the user's modules that the file or module imports."""
+    """Return the user's modules that the file or module imports."""
     return local_modules(spec.name)
 
 

@@ -1,4 +1,4 @@
-"""The models of timm: `{source: timm, name: resnet18}`, with fresh weights or those of a file."""
+"""timm models: `{source: timm, name: resnet18}`, with fresh or loaded weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """List timm's models."""
+    """Return the names of timm's models."""
     found: list[str] = require("timm", extra="vision").list_models()
     return found
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    # timm's builders take `**kwargs`: what none of them knows is refused when the model is built.
+    # timm's builders accept `**kwargs`: unknown arguments raise when the model is built.
     check_names(spec.arguments, None, where="model")
     return {"num_classes": fit.classes, "in_chans": fit.channels or 3, **spec.arguments}
 
@@ -37,7 +37,7 @@ def check(spec: ModelSpec) -> None:
     """Check the name, and that no argument follows from the data.
 
     Raises:
-        InputError: timm has no such model, or an argument is refused.
+        InputError: timm has no such model, or an argument is invalid.
     """
     timm = require("timm", extra="vision")
     if not timm.is_model(spec.name):
@@ -49,10 +49,10 @@ def check(spec: ModelSpec) -> None:
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by timm's own `create_model`.
+    """Build a model by timm's `create_model`.
 
     Raises:
-        InputError: timm has no such model, or refuses an argument.
+        InputError: timm has no such model, or rejects an argument.
     """
     check(spec)
     timm = require("timm", extra="vision")
@@ -60,7 +60,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     model: Any = call(timm.create_model, arguments, where=f"model ({spec.name})")
     config = getattr(model, "pretrained_cfg", None) or {}
     if spec.arguments.get("pretrained") and config.get("num_classes") != fit.classes:
-        # timm drops the head of its weights where the number of classes is another.
+        # timm drops the head of its weights if the number of classes differs.
         model.fresh_parameters = _head_names(config)
     made: nn.Module = model
     return made
@@ -73,9 +73,9 @@ def _head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
-    """Write the call that makes the model; timm must be there to run it."""
+    """Return source text that builds the model; running it requires timm."""
     text = '"""As timm builds it: pip install timm."""\n\nimport timm'
-    # The weights lie beside the file: what the model was begun from is not fetched again.
+    # The weights are beside the file: the initial ones are not downloaded again.
     arguments = {**_arguments(spec, fit), "pretrained": False}
     return with_build(text, "timm.create_model", arguments, spec.name)
 
@@ -83,8 +83,8 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
 def states(spec: ModelSpec) -> Statement:
     """Read timm's `pretrained_cfg` if the weights are timm's own.
 
-    They are where a config.json with a `pretrained_cfg` lies beside them, where the file is called
-    as timm's, where its head has as many classes, and with `pretrained: true`.
+    They are if a config.json with a `pretrained_cfg` is beside them, if the file has timm's name,
+    if its head has the same number of classes, and with `pretrained: true`.
     """
     file = None if spec.weights is None else find(spec.weights)
     if file is not None:
@@ -123,12 +123,12 @@ def _is_timms(file: Path, config: dict[str, Any]) -> bool:
             shape = tensors.get_slice(f"{head}.weight").get_shape()
     except (SafetensorError, OSError):
         return False
-    # Few other tasks have exactly as many classes as ImageNet's.
+    # Few other data sets have exactly ImageNet's number of classes.
     return bool(shape[0] == config.get("num_classes") and shape[0] >= 1000)
 
 
 def _imagenet(timm: Any, config: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return ImageNet's class names for weights that were trained on its 1000 classes."""
+    """Return ImageNet's class names for weights trained on its 1000 classes."""
     if config.get("num_classes") != 1000 or not str(config.get("tag", "")).endswith("in1k"):
         return None
     info = timm.data.ImageNetInfo()
@@ -136,13 +136,13 @@ def _imagenet(timm: Any, config: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and reshape an original checkpoint's tensors by the architecture's own filter."""
+    """Rename and reshape the tensors of an original checkpoint by the architecture's own filter."""
     import sys
 
     own = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if own is None:
         return tensors
-    # Each filter expects the names of the checkpoints that its authors knew.
+    # Each filter expects the names of the checkpoints known to its authors.
     try:
         converted = own(dict(tensors), model)
     except Exception:

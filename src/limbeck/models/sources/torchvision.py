@@ -1,4 +1,4 @@
-"""The models of torchvision: `{source: torchvision, name: resnet18}`, for colour pictures."""
+"""torchvision models: `{source: torchvision, name: resnet18}`, for colour images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """List torchvision's classifiers of pictures."""
+    """Return the names of torchvision's image classifiers."""
     models = require("torchvision.models", extra="vision")
     found: list[str] = models.list_models(module=models)
     return found
@@ -39,7 +39,7 @@ def check(spec: ModelSpec) -> None:
     """Check the name, and that no argument follows from the data.
 
     Raises:
-        InputError: torchvision has no such model, or an argument is refused.
+        InputError: torchvision has no such model, or an argument is invalid.
     """
     if spec.name not in names():
         fix = did_you_mean(spec.name, names())
@@ -48,10 +48,10 @@ def check(spec: ModelSpec) -> None:
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by torchvision's own `get_model`.
+    """Build a model by torchvision's `get_model`.
 
     Raises:
-        InputError: torchvision has no such model, refuses an argument, or the pictures are grey.
+        InputError: torchvision has no such model, rejects an argument, or the images are grey.
     """
     check(spec)
     models = require("torchvision.models", extra="vision")
@@ -61,13 +61,13 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
-    """Write the call that makes the model; torchvision must be there to run it."""
+    """Return source text that builds the model; running it requires torchvision."""
     text = '"""As torchvision builds it: pip install torchvision."""\n\nimport torchvision'
     return with_build(text, "torchvision.models.get_model", _arguments(spec, fit), spec.name)
 
 
 def states(spec: ModelSpec) -> Statement:
-    """Read the transforms and categories of torchvision's own weights, known by their file name."""
+    """Read the transforms and categories of torchvision's own weights, by their file name."""
     if spec.weights is None:
         return Statement()
     file = find(spec.weights)
@@ -89,7 +89,7 @@ def states(spec: ModelSpec) -> Statement:
 
 
 def _distinct(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Number the names that ImageNet has twice (crane, maillot), so that all differ."""
+    """Number the duplicate class names of ImageNet, such as crane, so that all differ."""
     seen: dict[str, int] = {}
     found = []
     for name in names or ():

@@ -1,7 +1,7 @@
-"""The classifiers of transformers, from a configuration or a local folder.
+"""transformers classifiers, from a configuration or a local folder.
 
 `{source: transformers, name: bert, num_hidden_layers: 4, hidden_size: 128}` has fresh weights;
-`{source: transformers, path: folder}` has the folder's, and a fresh head if it holds none.
+`{source: transformers, path: folder}` has the folder's, and a fresh head if there is none.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec
 
 ALLOWED = "a model type that transformers makes a classifier of"
-# What a configuration says of where and with what it was made, not of the model.
+# Settings about where and with what a configuration was written, not about the model.
 CIRCUMSTANCES = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
-# PIL's numbers of its filters.
+# PIL's numbers of its resampling filters.
 RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic", "4": "box"}
 
 
 def names() -> list[str]:
-    """List the kinds of model that transformers can make a classifier of."""
+    """Return the model types that transformers has a classifier for."""
     transformers = require("transformers", extra="text")
     kinds = transformers.CONFIG_MAPPING
     return sorted(kind for kind in kinds if _classifier(kinds[kind]) is not None)
 
 
 def _classifier(config: type, fit: Fit | None = None) -> str | None:
-    """Name the class that makes a classifier of a configuration: of texts, else of images.
+    """Return the classifier class of a configuration: for texts, else for images.
 
-    A few configurations have both (Perceiver); then the data decides.
+    For configurations with both (Perceiver) the data decides.
     """
     auto = require("transformers.models.auto.modeling_auto", extra="text")
     kinds = {
@@ -65,7 +65,7 @@ def _classifier(config: type, fit: Fit | None = None) -> str | None:
 
 
 def import_model(kind: Any) -> None:
-    """Import the modules that hold the classifiers of a configuration's class."""
+    """Import the modules of the classifiers for a configuration class."""
     transformers = require("transformers", extra="text")
     for name in ("AutoModelForSequenceClassification", "AutoModelForImageClassification"):
         mapping = getattr(transformers, name)._model_mapping
@@ -74,7 +74,7 @@ def import_model(kind: Any) -> None:
 
 
 def _config(spec: ModelSpec, fit: Fit) -> Any:
-    """Make the configuration, fitted to the data."""
+    """Build the configuration for the data."""
     if spec.path is not None:
         return _config_of(spec.path, fit, fresh=spec.loading.head == "fresh")
     check(spec)
@@ -84,7 +84,7 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
     settings = {"num_labels": fit.classes, **data, **_tokens(kind, fit), **spec.arguments}
     config = call(kind, settings, where=where)
-    # Where a type has several classifiers (DeiT, LeViT), transformers walks this list.
+    # For a type with several classifiers (DeiT, LeViT), transformers uses this list.
     config.architectures = config.architectures or []
     return config
 
@@ -93,7 +93,7 @@ def check(spec: ModelSpec) -> None:
     """Check the model type and the arguments; a folder is checked when it is read.
 
     Raises:
-        InputError: There is no such type, or its configuration has no such setting.
+        InputError: The type is unknown, or its configuration has no such setting.
     """
     if spec.path is not None:
         return
@@ -110,7 +110,7 @@ def _arguments_of(kind: Any) -> set[str]:
 
 
 def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
-    """Take the padding token of the tokenizer, and no other token beyond its vocabulary."""
+    """Return the tokenizer's padding token, and no other special token beyond its vocabulary."""
     if fit.vocab_size is None:
         return {}
     default = kind().to_dict()
@@ -124,7 +124,7 @@ def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
 
 
 def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
-    """Read a folder's configuration, and refuse one that does not fit the data."""
+    """Read a folder's configuration; raise an error if it does not fit the data."""
     transformers = require("transformers", extra="text")
     content = read_config(path, transformers.CONFIG_MAPPING)
     kind = transformers.CONFIG_MAPPING[content["model_type"]]
@@ -151,8 +151,8 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
         raise InputError(*problems)
     if not has_head:
         config.num_labels = fit.classes
-    # Decoders read the last token before the padding. Where positions begin behind its number,
-    # another padding token means another tokenizer, which is not for the configuration to follow.
+    # Decoders read the last token before the padding. If positions start after the padding id,
+    # another padding token implies another tokenizer, and the configuration is not changed.
     follows = fit.pad_token is not None and config.model_type not in OFFSET_POSITIONS
     if follows and getattr(config, "pad_token_id", fit.pad_token) != fit.pad_token:
         config.pad_token_id = fit.pad_token
@@ -163,7 +163,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     """Build a classifier from a configuration, or load it from a local folder.
 
     Raises:
-        InputError: There is no such model type, argument or folder, or it does not fit the data.
+        InputError: The model type, argument or folder is unknown, or does not fit the data.
     """
     transformers = require("transformers", extra="text")
     config = _config(spec, fit)
@@ -183,13 +183,13 @@ def _loaded(make: Any, path: str, config: Any, *, fresh: bool) -> nn.Module:
         "output_loading_info": True,
         "trust_remote_code": False,
         "ignore_mismatched_sizes": fresh,
-        # Not the dtype of the file, which would be trained in.
+        # Not the dtype of the file, in which training would run.
         "dtype": torch.float32,
     }
     arguments = {"pretrained_model_name_or_path": path, **settings}
     with _quiet():
         model, info = call(make.from_pretrained, arguments, where="model.path")
-    # A head may be new, and so may the pooler under it; a hole in the body is a wrong folder.
+    # A head may be new, and so may its pooler; other missing weights mean a wrong folder.
     body = f"{model.base_model_prefix}."
     holes = sorted(
         name for name in info["missing_keys"] if name.startswith(body) and "pooler" not in name
@@ -204,7 +204,7 @@ def _loaded(make: Any, path: str, config: Any, *, fresh: bool) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's report and progress bar from the terminal: we say what matters."""
+    """Disable the library's report and progress bar, which limbeck replaces."""
     logging = require("transformers", extra="text").utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -218,7 +218,7 @@ def _quiet() -> Iterator[None]:
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
-    """Write the configuration and the call that makes the model; transformers must be there."""
+    """Return source text that builds the model from its configuration; it needs transformers."""
     config = _config(spec, fit)
     content = {key: value for key, value in config.to_dict().items() if key not in CIRCUMSTANCES}
     kind = content.pop("model_type")
@@ -235,7 +235,7 @@ def _classifier():
     return with_build(text, "_classifier", {})
 
 
-# Their positions begin behind the padding token's number.
+# Their positions start after the padding token's id.
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"}
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model",
@@ -268,7 +268,7 @@ def states(spec: ModelSpec) -> Statement:
 
 
 def _pixels(path: Path) -> Statement:
-    """Read how an image processor prepares pictures, in terms of pixels in [0, 1]."""
+    """Read an image processor's settings, converted to pixels in [0, 1]."""
     config = read_json(path)
     if not config:
         return Statement()
