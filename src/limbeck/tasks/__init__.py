@@ -1,6 +1,6 @@
-"""What a batch means: one file a task.
+"""Tasks: the interpretation of a batch, one file per task.
 
-A task runs a model on a batch, flattens its answers to units, and says what a right answer is.
+A task runs a model on a batch, flattens its outputs to elements, and defines loss and metrics.
 """
 
 from limbeck.registry import Registry, camel_case

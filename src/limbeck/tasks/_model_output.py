@@ -1,7 +1,7 @@
-"""The call of a model, and the logits in whatever it returns.
+"""Model calls, and the logits in a model's output.
 
 Libraries return logits as a tensor, a tuple, a mapping or a dataclass; some nets have auxiliary
-heads that answer in training mode only. This is the one place that knows about it.
+heads that are active in training mode only. Only this module handles the differences.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def run(
     """Run a model and return its logits `[n, classes]` and those of its auxiliary heads.
 
     A tensor `[n, classes, 1, 1]` loses its axes of length 1. In a mapping, dataclass or named
-    tuple, `logits` is taken, and fields whose name begins with `aux` are auxiliary heads; else the
-    only tensor of the shape `[n, classes]` is taken, wherever it stands.
+    tuple, `logits` is used, and fields whose name begins with `aux` are auxiliary heads; else the
+    only tensor of shape `[n, classes]` is used, at any position.
 
     Args:
         model: Any module.
         inputs: The task's inputs by name, in order.
-        classes: How many classes there are.
+        classes: The number of classes.
 
     Raises:
-        InputError: No output, or more than one, can be the logits: all that was found is listed.
+        InputError: No output, or more than one, can be the logits: the message lists all outputs.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def run(
 
 
 def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
-    """Call a model by the names that it knows, or else by position."""
+    """Call a model with its parameters' names, or else by position."""
     parameters = inspect.signature(model.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
     anything = inspect.Parameter.VAR_KEYWORD in kinds
@@ -90,7 +90,7 @@ def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
 
 
 def _tensors(returned: Any) -> list[tuple[str, Tensor]]:
-    """List the tensors of a structure, by field name or position; its own nesting is not opened."""
+    """Return the tensors of a structure, by field name or position; nested ones are ignored."""
     if isinstance(returned, Mapping):
         items = [(str(name), one) for name, one in returned.items()]
     elif dataclasses.is_dataclass(returned):
@@ -105,7 +105,7 @@ def _tensors(returned: Any) -> list[tuple[str, Tensor]]:
 
 
 def _squeezed(tensor: Tensor) -> Tensor:
-    """Drop axes of length 1 after the second, such as those of a convolution that classifies."""
+    """Drop dimensions of size 1 after the second, such as those of a convolutional classifier."""
     while tensor.ndim > 2 and tensor.shape[-1] == 1:
         tensor = tensor.squeeze(-1)
     return tensor

@@ -1,4 +1,4 @@
-"""What tasks with one label a sample share: the sample is the unit."""
+"""The base class of tasks with one label per sample, where each sample is one element."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AUXILIARY_WEIGHT = 0.3
 
 
 class PerSample:
-    """Classify samples; a task adds the inputs that its model takes.
+    """Classification of samples; subclasses add the model's inputs.
 
     Args:
         classes: The names of the classes.
@@ -39,9 +39,9 @@ class PerSample:
         return run(model, inputs, classes=len(self.classes))
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model: the task's inputs to `logits [n, classes]`.
+        """Run the model on the task's inputs; return `logits [n, classes]`.
 
-        The model may return a tensor, a tuple, a mapping or a dataclass that holds them.
+        The model may return the logits as a tensor or in a tuple, a mapping or a dataclass.
 
         Raises:
             InputError: No output of the model, or more than one, can be the logits.
@@ -49,7 +49,7 @@ class PerSample:
         return {"logits": self._run(model, batch)[0]}
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Answer a batch; units are its samples, in order."""
+        """Run the model on a batch; elements are its samples, in order."""
         (logits, auxiliary), label = self._run(model, batch), batch["label"]
         mask = batch.get("attention_mask")
         return Response(
@@ -64,13 +64,13 @@ class PerSample:
         )
 
     def weights(self, batch: Batch) -> Tensor:
-        """Count every sample once, `[n]`."""
+        """Return weight 1 for every sample, `[n]`."""
         return torch.ones(len(batch["label"]), device=batch["label"].device)
 
     def loss(self, response: Response) -> Tensor:
         """Compute the cross-entropy with the labels, one value per sample.
 
-        Auxiliary heads, which answer in training mode only, add theirs times 0.3.
+        Auxiliary heads, active in training mode only, add theirs times 0.3.
 
         Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
         """
@@ -80,7 +80,7 @@ class PerSample:
         return loss
 
     def metrics(self) -> MetricCollection:
-        """Make top-1 accuracy over all samples."""
+        """Return top-1 accuracy over all samples."""
         from torchmetrics import MetricCollection
         from torchmetrics.classification import MulticlassAccuracy
 

@@ -1,4 +1,4 @@
-"""Checks of a model against a task, on one small batch, before anything is trained."""
+"""Checks of a model on one small batch before training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TOLERANCE = 1e-4
 
 
 def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
-    """Check that evaluation mode changes no buffer, and that both modes mean the same logits.
+    """Check that evaluation mode changes no buffer, and that both modes return the same logits.
 
-    The root module alone is put in training mode, which is what decides in most nets
-    whether auxiliary outputs are returned: the logits must be those of evaluation mode.
+    Only the root module is set to training mode, on which most nets condition auxiliary outputs:
+    the logits must equal those of evaluation mode.
 
     Args:
         model: The module; its modes and buffers are restored.
-        task: Runs it.
+        task: The task that runs it.
         batch: Two samples or more, on the device of the model.
 
     Raises:
-        InputError: Buffers change in evaluation mode, or the logits of training mode are others.
+        InputError: Buffers change in evaluation mode, or the logits of training mode differ.
     """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -64,7 +64,7 @@ def _check_training(model: nn.Module, task: Task, batch: Batch) -> None:
     model.training = True
     first, again = (task.outputs(model, batch)["logits"] for _ in range(2))
     model.training = False
-    # A root module with dropout of its own differs from call to call: nothing can be compared.
+    # With dropout in the root module itself, outputs are random and cannot be compared.
     if _close(first, again) and not _close(first, expected):
         given = "in training mode other logits than in evaluation mode"
         fix = "Is the mean of its heads meant? Then set `output: mean` beside the model's name."

@@ -1,4 +1,4 @@
-"""One picture, one class: a unit is an image."""
+"""Image classification: an element is an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from limbeck.tasks._per_sample import PerSample
 
 
 class ImageClassification(PerSample):
-    """Say which class a picture shows.
+    """Classification of images.
 
     Args:
         classes: The names of the classes.

@@ -1,4 +1,4 @@
-"""One row of a table, one class: a unit is a row."""
+"""Tabular classification: an element is a table row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from limbeck.tasks._per_sample import PerSample
 
 
 class TabularClassification(PerSample):
-    """Say which class a row of a table belongs to.
+    """Classification of table rows.
 
     Args:
         classes: The names of the classes.

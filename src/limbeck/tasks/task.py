@@ -1,4 +1,4 @@
-"""The contract of a task, and the answer of a model that every loss sees."""
+"""The task protocol, and the model output that losses receive."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Response:
-    """What a model answered to a batch, flattened to units.
+    """The output of a model for a batch, flattened to elements.
 
-    A unit is one row that one distribution describes: an image, a token, a box.
+    An element is one item with one predicted distribution: an image, a token, a pixel, a box.
 
     Attributes:
-        outputs: The model's answers by name, each `[units, ...]`; usually only `logits`.
-        labels: The right answers, `[units]`.
-        weights: How much each unit counts, `[units]`; 0 leaves a unit out.
-        sample_of: Which sample of the batch each unit came from, `[units]`.
-        taps: What tapped modules put out, by path, `[samples, ...]`.
-        hidden: For large heads, what goes into the head, `[units, dimension]`.
+        outputs: The model's outputs by name, each `[units, ...]`; usually only `logits`.
+        labels: The labels, `[units]`.
+        weights: The weight per element, `[units]`; 0 excludes an element.
+        sample_of: The index of each element's sample in the batch, `[units]`.
+        taps: The outputs of tapped modules, by path, `[samples, ...]`.
+        hidden: For large heads, the input of the head, `[units, dimension]`.
         head: For large heads, the head itself.
-        index: Which sample of the data set each sample is, `[samples]`; None if nobody said.
-        mask: Which positions of a sequence hold content, `[samples, positions]`; None without
-            padding.
+        index: The index of each sample in the data set, `[samples]`; None if unknown.
+        mask: The mask of non-padding positions, `[samples, positions]`; None without padding.
         auxiliary: The logits of auxiliary heads, `[units, classes]` each; in training mode only.
     """
 
@@ -49,11 +48,11 @@ class Response:
 
 
 class Task(Protocol):
-    """What a batch means to a model: one file a task, one class a file.
+    """The interpretation of a batch for a model: one class and file per task.
 
     Attributes:
         name: The task's name in a recipe.
-        inputs: The names of the tensors of a batch that go into a model, in order.
+        inputs: The names of the batch tensors that are model inputs, in order.
         classes: The names of the classes.
     """
 
@@ -62,21 +61,21 @@ class Task(Protocol):
     classes: tuple[str, ...]
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model; this is also what an export holds."""
+        """Run the model; exports have these outputs."""
         ...
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model and flatten its answers to units, once."""
+        """Run the model once and flatten its outputs to elements."""
         ...
 
     def weights(self, batch: Batch) -> Tensor:
-        """Say how much each unit of a batch counts, `[units]`, before any model has run."""
+        """Return the weight of each element of a batch, `[units]`, before any model has run."""
         ...
 
     def loss(self, response: Response) -> Tensor:
-        """Compare with the labels: one value a unit, `[units]`."""
+        """Compute the loss against the labels: one value per element, `[units]`."""
         ...
 
     def metrics(self) -> MetricCollection:
-        """Make the metrics by which validation chooses; the first one decides, higher is better."""
+        """Return the validation metrics; the first one selects the best epoch, higher is better."""
         ...

@@ -1,4 +1,4 @@
-"""One text, one class: a unit is a text, and padding never reaches it."""
+"""Text classification: an element is a text; padding is masked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from limbeck.tasks._per_sample import PerSample
 
 
 class TextClassification(PerSample):
-    """Say which class a text belongs to, with a transformers model whose head reads `[CLS]`.
+    """Classification of texts, with a transformers model whose head reads `[CLS]`.
 
     Args:
         classes: The names of the classes.
