@@ -1,4 +1,4 @@
-"""Who answers: a frozen model, several of them, or a record of what one said."""
+"""Teachers: a frozen model, an ensemble, or cached teacher outputs."""
 
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.frozen import FrozenTeacher

@@ -1,4 +1,4 @@
-"""Several teachers that answer as one."""
+"""Teacher ensembles."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ class EnsembleTeacher(nn.Module):
 
     $$z_i = \log \frac1M \sum_m \mathrm{softmax}(z^{(m)})_i$$
 
-    The mean is returned as log-probabilities, which serve as logits: a softmax of them gives the
-    mean back. Taps are not averaged, since the members' features share no axes; an ensemble has
-    none.
+    The mean is returned as log-probabilities, which are valid logits: their softmax is the mean. An
+    ensemble has no taps, since the members' features share no axes.
 
     Args:
-        members: The teachers, at least one, all over the same classes.
+        members: The teachers, at least one, with the same classes.
 
     Raises:
-        InputError: There is no member.
+        InputError: There are no members.
 
     Example:
         >>> from types import SimpleNamespace
@@ -48,12 +47,12 @@ class EnsembleTeacher(nn.Module):
         if not members:
             raise InputError(Problem("members", given=0, allowed="at least one teacher"))
         self._members = tuple(members)
-        # Registered, so that they move and are saved with the ensemble.
+        # Registered, so that they are moved and saved with the ensemble.
         self.members = nn.ModuleList(one for one in members if isinstance(one, nn.Module))
         self.eval()
 
     def add_taps(self, paths: Iterable[str]) -> None:
-        """Refuse features: those of several models share no axes.
+        """Raise an error: the features of several models share no axes.
 
         Raises:
             InputError: A path is given.
@@ -64,7 +63,7 @@ class EnsembleTeacher(nn.Module):
             raise InputError(Problem("teacher", paths, allowed, fix))
 
     def train(self, mode: bool = True) -> EnsembleTeacher:
-        """Stay in evaluation mode."""
+        """Keep evaluation mode, for any argument."""
         return super().train(False)
 
     @property
@@ -73,10 +72,10 @@ class EnsembleTeacher(nn.Module):
         return fingerprint.of_json([member.fingerprint for member in self._members])
 
     def answer(self, batch: Batch) -> Answer:
-        """Average what the members say; one row of log-probabilities a unit.
+        """Average the members' probabilities; return one row of log-probabilities per element.
 
         Raises:
-            InputError: The members answer over different classes.
+            InputError: The members have different numbers of classes.
         """
         answers = [member.answer(batch).logits.float() for member in self._members]
         shapes = [tuple(logits.shape) for logits in answers]

@@ -1,4 +1,4 @@
-"""A teacher that is a model, taught before and now frozen."""
+"""A frozen teacher: a pretrained model in evaluation mode."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from limbeck.teachers.teacher import Answer
 
 
 class FrozenTeacher(nn.Module):
-    """A model that answers and never changes.
+    """A pretrained model that never changes.
 
-    The model is put in evaluation mode and its parameters are frozen in place; `train()` leaves it
-    in evaluation mode. Each answer makes sure that every submodule is still in that mode, since a
-    caller may hold the model too and call `train()` on it.
+    The model is set to evaluation mode and its parameters are frozen in place; `train()` keeps
+    evaluation mode. Each call resets every submodule to that mode, since other code may call
+    `train()` on the model.
 
     Args:
         model: The model.
-        task: What a batch means to it.
-        taps: The paths of the modules whose outputs are wanted beside the answer. A scheme adds
+        task: The task that runs it.
+        taps: The paths of the modules whose outputs are returned with the logits. A scheme adds
             those that its objective compares.
 
     Attributes:
         model: The model.
 
     Raises:
-        InputError: A path does not exist; the message names the nearest that do.
+        InputError: A path does not exist; the message lists the nearest existing ones.
 
     Example:
         >>> from limbeck.tasks.image_classification import ImageClassification
@@ -47,7 +47,7 @@ class FrozenTeacher(nn.Module):
     def __init__(self, model: nn.Module, task: Task, taps: Iterable[str] = ()) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        # Looked up once: walking the tree of modules would cost more than a small batch's losses.
+        # Computed once: walking the module tree would cost more than a small batch's losses.
         self._parts = tuple(model.modules())
         self._task = task
         self._paths = list(taps)
@@ -56,16 +56,16 @@ class FrozenTeacher(nn.Module):
         self.eval()
 
     def add_taps(self, paths: Iterable[str]) -> None:
-        """Capture more modules' outputs with every answer.
+        """Capture more modules' outputs with every call.
 
         Raises:
-            InputError: A path does not exist; the message names the nearest that do.
+            InputError: A path does not exist; the message lists the nearest existing ones.
         """
         self._paths = list(dict.fromkeys([*self._paths, *paths]))
         self._taps = Taps(self.model, self._paths)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
-        """Stay in evaluation mode."""
+        """Keep evaluation mode, for any argument."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTeacher:
@@ -82,7 +82,7 @@ class FrozenTeacher(nn.Module):
         """Run the model without gradient; one row of logits per element."""
         if any(part.training for part in self._parts):
             self.model.eval()
-        # Not inference_mode: its tensors may not be saved for a student's backward pass.
+        # Not inference_mode: its tensors cannot be saved for a student's backward pass.
         with torch.no_grad(), self._taps as taps:
             response = self._task.respond(self.model, batch, taps)
         return Answer(DenseTargets(response.outputs["logits"]), response.taps)
@@ -93,5 +93,5 @@ class FrozenTeacher(nn.Module):
 
 
 def _forget(teacher: nn.Module, *_: object) -> None:
-    """Drop the fingerprint: the weights may be others now."""
+    """Discard the fingerprint, since the weights may have changed."""
     teacher.__dict__.pop("fingerprint", None)

@@ -1,4 +1,4 @@
-"""A teacher's answers, saved once and looked up ever after."""
+"""Cached teacher outputs, looked up by sample and view."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from limbeck.teachers.teacher import Answer
 
 
 class Record(Protocol):
-    """Where answers lie, one row for each sample and view (`limbeck.data.knowledge`)."""
+    """A cache of outputs, one row per sample and view (`limbeck.data.knowledge`)."""
 
     def lookup(self, index: Tensor, view: Tensor) -> Tensor:
-        """Give the logits of samples `index [n]` as seen in views `view [n]`."""
+        """Return the logits of samples `index [n]` in views `view [n]`."""
         ...
 
 
 class RecordedTeacher(nn.Module):
-    """What a frozen teacher said about each sample, without the teacher.
+    """The cached outputs of a frozen teacher, without the teacher.
 
-    Answers are keyed by sample and view, never by position in an epoch: a shuffled batch, or one
-    whose pictures were augmented, gets the answer to exactly what the student sees.
+    Outputs are keyed by sample and view, never by position in an epoch: shuffled or augmented
+    batches get the outputs for exactly the student's inputs.
 
     Args:
-        record: Where the answers lie.
-        fingerprint: The fingerprint of the teacher who gave them.
+        record: The cache of the outputs.
+        fingerprint: The fingerprint of the cached teacher.
     """
 
     def __init__(self, record: Record, *, fingerprint: str) -> None:
@@ -39,11 +39,11 @@ class RecordedTeacher(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the teacher who answered."""
+        """Return the fingerprint of the cached teacher."""
         return self._fingerprint
 
     def add_taps(self, paths: Iterable[str]) -> None:
-        """Refuse features: only answers are recorded.
+        """Raise an error: only logits are cached, no features.
 
         Raises:
             InputError: A path is given.
@@ -53,10 +53,10 @@ class RecordedTeacher(nn.Module):
             raise InputError(Problem("teacher", paths, "terms on recorded answers only", fix))
 
     def answer(self, batch: Batch) -> Answer:
-        """Look the answers up; the teacher costs nothing here.
+        """Look up the outputs for a batch.
 
         Raises:
-            InputError: The batch does not say which samples it holds, in which views.
+            InputError: The batch has no sample indices or views.
         """
         missing = [name for name in ("index", "view") if name not in batch]
         if missing:

@@ -1,4 +1,4 @@
-"""The contract of a teacher: it answers, and nothing of it ever changes."""
+"""The teacher protocol: a frozen source of soft targets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from limbeck.tasks import Batch
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher says to a batch.
+    """The output of a teacher for a batch.
 
     Attributes:
-        targets: Its soft answer, one row a unit.
-        taps: What its tapped modules put out, by path, `[samples, ...]`.
+        targets: The soft targets, one row per element.
+        taps: The outputs of tapped modules, by path, `[samples, ...]`.
     """
 
     targets: Targets
@@ -27,10 +27,10 @@ class Answer:
 
     @property
     def logits(self) -> Tensor:
-        """All of the logits, `[units, classes]`.
+        """Return all logits, `[units, classes]`.
 
         Raises:
-            InputError: The answer is of another form.
+            InputError: The targets are not dense logits.
         """
         if isinstance(self.targets, DenseTargets):
             return self.targets.logits
@@ -39,13 +39,13 @@ class Answer:
 
 
 class Teacher(Protocol):
-    """Who answers. Always in evaluation mode, never trained, never saved with the student."""
+    """A source of soft targets: in evaluation mode, never trained, not saved with the student."""
 
     @property
     def fingerprint(self) -> str:
-        """Name what answers: equal for equal parameters and buffers, whatever object holds them."""
+        """Return a hash that is equal for equal parameters and buffers, for any object."""
         ...
 
     def answer(self, batch: Batch) -> Answer:
-        """Answer a batch, without gradient."""
+        """Compute the outputs for a batch, without gradient."""
         ...
