@@ -1,4 +1,4 @@
-"""The one loop: any scheme, one process or many, killed and resumed to the same bits."""
+"""The training loop: any scheme, one process or many, with bit-exact resume."""
 
 from limbeck.training.checkpoint import CheckpointError
 from limbeck.training.loop import Silent, Ticker, fit

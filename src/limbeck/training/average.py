@@ -1,4 +1,4 @@
-"""A moving average of a model's weights: calmer than the weights of any one step."""
+"""Exponential moving average (EMA) of a model's weights."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    r"""The exponential moving average of a model.
+    r"""The exponential moving average (EMA) of a model.
 
     $$a_1 = w_1, \qquad a_t = d\,a_{t-1} + (1-d)\,w_t$$
 
-    Parameters and buffers of real numbers are averaged, so that the statistics of batch
-    normalisation fit the averaged weights; other buffers, such as counters, are copied.
+    Floating-point parameters and buffers are averaged, so that batch normalisation statistics fit
+    the averaged weights; other buffers, such as counters, are copied.
 
     Args:
-        model: The model to follow.
-        decay: d, above 0 and below 1.
+        model: The model to average.
+        decay: d, in (0, 1).
 
     Attributes:
-        module: A copy of the model that holds the average.
-        steps: How many updates there were.
+        module: A copy of the model with the averaged weights.
+        steps: The number of updates.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -48,7 +48,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's weights as they are now; the first time they are copied."""
+        """Update the average with the model's current weights; the first update copies them."""
         ours, theirs = self._averaged
         torch._foreach_lerp_(ours, theirs, 1.0 if self.steps == 0 else 1 - self._decay)
         for copied, original in self._copied:

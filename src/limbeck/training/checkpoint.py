@@ -1,8 +1,7 @@
-"""Checkpoints: the whole state of a training in one file that is there whole or not at all.
+"""Checkpoints: the complete training state in one file, written atomically.
 
-A checkpoint is one safetensors file: tensors under their names, everything else as JSON in the
-header, and a hash of both, so that a damaged file is noticed before anything is taken from it. The
-last two are kept.
+A checkpoint is one safetensors file: tensors by name, everything else as JSON in the header, and a
+hash of both, so that a corrupt file is detected before any of it is used. The last two are kept.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ KEPT = 2
 
 
 class CheckpointError(LimbeckError):
-    """A checkpoint cannot be used: it is truncated, damaged, or of another training."""
+    """An unusable checkpoint: truncated, corrupt, or of another training."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint holds: named tensors, and plain data beside them."""
+    """The content of a checkpoint: named tensors, and plain data."""
 
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
 
 
 def save(folder: Path, content: Content, *, step: int) -> None:
-    """Write a checkpoint, then drop all but the last two.
+    """Write a checkpoint, then delete all but the last two.
 
     Raises:
-        WriteError: The disk is full or the folder cannot be written to; older ones are unharmed.
+        WriteError: The disk is full or the folder cannot be written to; older ones are unchanged.
     """
-    # A copy a tensor: safetensors refuses tensors that share memory, as tied weights do.
+    # One copy per tensor: safetensors rejects shared memory, as of tied weights.
     tensors = {
         name: tensor.detach().cpu().clone().contiguous() for name, tensor in content.tensors.items()
     }
@@ -55,15 +54,15 @@ def save(folder: Path, content: Content, *, step: int) -> None:
             save_file(tensors, temporary, metadata=header)
         except SafetensorError as error:
             raise WriteError(f"{path}: could not be written ({error}).") from error
-    # Beside older checkpoints, what processes that were killed while they wrote left behind.
+    # Also the partial files of processes killed during a write.
     _remove([*_files(folder)[:-KEPT], *folder.glob(".*.partial")])
 
 
 def load(path: Path) -> Content:
-    """Read a checkpoint and hold it against its hash.
+    """Read a checkpoint and verify its hash.
 
     Raises:
-        CheckpointError: The file is truncated or damaged.
+        CheckpointError: The file is truncated or corrupt.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -77,10 +76,10 @@ def load(path: Path) -> Content:
 
 
 def latest(folder: Path) -> Content | None:
-    """Read the newest checkpoint that is sound; warn of those that were not.
+    """Read the newest valid checkpoint; warn about invalid ones.
 
     Raises:
-        CheckpointError: There are checkpoints and none is sound.
+        CheckpointError: There are checkpoints, but none is valid.
     """
     problems = []
     for path in reversed(_files(folder)):
@@ -100,10 +99,10 @@ def latest(folder: Path) -> Content | None:
 
 
 def clear(folder: Path) -> None:
-    """Remove every checkpoint: a training that begins anew must not take up an older one's later.
+    """Remove every checkpoint, so that a new training does not resume from an older one.
 
     Raises:
-        WriteError: One cannot be removed.
+        WriteError: A checkpoint cannot be removed.
     """
     _remove(_files(folder))
 

@@ -1,4 +1,4 @@
-"""Batches for the loop: the asked-for samples, in the asked-for order, on the device."""
+"""Batch loading for the training loop: the given samples, in the given order, on the device."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from limbeck.tasks import Batch
 
 
 class Examples(Protocol):
-    """Samples that can be asked for by number; a batch is a mapping of tensors."""
+    """A data set indexed by sample; a batch is a mapping of tensors."""
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         ...
 
     def __getitems__(self, indices: list[int], /) -> dict[str, Tensor]:
-        """Give some samples as a batch."""
+        """Return some samples as a batch."""
         ...
 
     def set_epoch(self, epoch: int, /) -> None:
-        """Hear which epoch the next batches are of; augmentation may depend on it."""
+        """Set the epoch of the next batches, on which augmentation may depend."""
         ...
 
 
@@ -35,9 +35,9 @@ def load(
 
     Args:
         examples: The samples.
-        batches: The numbers of each batch's samples.
-        workers: Processes that load ahead; 0 loads here, when asked.
-        device: Where the batches go.
+        batches: The sample indices of each batch.
+        workers: The number of prefetching processes; 0 loads in this process, on demand.
+        device: The device of the batches.
     """
     for batch in _loaded(examples, batches, workers):
         if device.type == "cpu":
@@ -47,7 +47,7 @@ def load(
 
 
 def _loaded(examples: Examples, batches: list[list[int]], workers: int) -> Iterator[Batch]:
-    if workers == 0:  # torch's loader would only cost time here
+    if workers == 0:  # a DataLoader would only cost time here
         return (examples.__getitems__(batch) for batch in batches)
     return iter(
         DataLoader(
@@ -55,8 +55,8 @@ def _loaded(examples: Examples, batches: list[list[int]], workers: int) -> Itera
             batch_sampler=batches,
             collate_fn=_as_is,
             num_workers=workers,
-            # Of its own: the loader draws a number at each start, and a resumed run starts more
-            # often.
+            # A separate generator: the loader draws a number at each start, and a resumed run
+            # starts more often.
             generator=torch.Generator(),
         )
     )

@@ -1,4 +1,4 @@
-"""The log of a training: one JSON object a line, and the same numbers to any Accelerate tracker."""
+"""The training log: one JSON object per line, and the same values to any Accelerate tracker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """Appends rows to a file; cut back to where a checkpoint stood, it has no row twice.
+    """A log file that is truncated to a checkpoint's position on resume, so that no row repeats.
 
     Args:
         path: The file.
-        accelerator: Whose trackers get the same numbers; its first process writes the file.
+        accelerator: The accelerator whose trackers get the same values; its main process writes the
+            file.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
@@ -28,7 +29,7 @@ class Log:
         self._accelerator = accelerator
 
     def begin(self, size: int = 0) -> None:
-        """Keep the first bytes of what an earlier training wrote: in one call, whole lines or none.
+        """Truncate the file to its first bytes, in one atomic call.
 
         Raises:
             WriteError: The file cannot be written to.
@@ -60,7 +61,7 @@ class Log:
                 raise self._not_written(error) from error
 
     def settle(self) -> int:
-        """Wait until what was written is on the disk, and give the file's size; 0 elsewhere.
+        """Flush the log to disk, and return the file's size; 0 in other processes.
 
         Raises:
             WriteError: The disk is full or the file cannot be written to.

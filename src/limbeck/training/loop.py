@@ -1,4 +1,4 @@
-"""The one loop. It knows a scheme's `step` and nothing of what is inside."""
+"""The training loop, independent of the scheme's `step`."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Ticker(Protocol):
-    """Reports how far a long piece of work has come: a progress bar, log lines, or nothing."""
+    """The protocol of progress reporters: a progress bar, log lines, or nothing."""
 
     def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         """Report that `done` of `total` steps are done.
 
         Args:
-            done: Steps that are done.
-            total: Steps in all.
+            done: The number of finished steps.
+            total: The total number of steps.
             note: Epoch, losses and scores, as text.
-            milestone: Whether a part is complete, such as an epoch: a log has a line for it.
+            milestone: Whether a part such as an epoch is complete, for which a log writes a line.
         """
         ...
 
 
 class Silent:
-    """Reports nothing."""
+    """A progress reporter without output."""
 
     def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         """Do nothing."""
@@ -68,28 +68,28 @@ def fit(
     resume: bool = True,
     ticker: Ticker | None = None,
 ) -> History:
-    """Train a scheme's student, and leave in it the weights that validation chose.
+    """Train a scheme's student, and leave it with the weights of the best validation epoch.
 
-    The student is left in evaluation mode, and every module on the device where it was.
+    The student is left in evaluation mode, and every module on its original device.
 
     Args:
-        scheme: What one step is.
+        scheme: The scheme that computes one step.
         train: The training samples.
-        validate: Measures a model on the validation samples; its first number decides, higher is
-            better. A number that is NaN is worse than any.
-        settings: How to train.
-        folder: Where `log.jsonl` and `checkpoint/` go.
-        seed: Decides the order of samples; initial weights are the caller's.
-        accelerator: The device and the processes. The precision is the settings' own.
-        resume: Go on from the newest sound checkpoint in `folder`, to the same bits as if
-            undisturbed. Otherwise older checkpoints are removed.
-        ticker: Reports every step and every epoch.
+        validate: A function that evaluates a model on the validation samples; its first metric
+            selects the best epoch, higher is better. NaN is worse than any value.
+        settings: The training settings.
+        folder: The folder of `log.jsonl` and `checkpoint/`.
+        seed: The seed of the sample order; initial weights are the caller's.
+        accelerator: The device and the processes. The precision is that of the settings.
+        resume: Whether to resume from the newest valid checkpoint in `folder`, with bit-identical
+            results. Otherwise older checkpoints are removed.
+        ticker: The progress reporter, called every step and every epoch.
 
     Raises:
-        KeyboardInterrupt: Somebody interrupted; a checkpoint was saved first.
-        InputError: There is nothing to train on, or nothing that trains.
-        CheckpointError: No checkpoint is sound, or they are of another training.
-        LimbeckError: A term became NaN or infinite, or a checkpoint could not be written.
+        KeyboardInterrupt: The user interrupted; a checkpoint was saved first.
+        InputError: There are no training samples, or no trainable parameters.
+        CheckpointError: No checkpoint is valid, or they are of another training.
+        LimbeckError: A loss term is NaN or infinite, or a checkpoint could not be written.
     """
     _check(train, settings, accelerator)
     with prepared(scheme, compiles=settings.compile, accelerator=accelerator) as channel:
@@ -111,7 +111,7 @@ def _check(train: Examples, settings: Training, accelerator: Accelerator) -> Non
 
 
 class _Loop:
-    """A training under way: what `fit` was given, and the state that changes."""
+    """The state of a running training, with the arguments of `fit`."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class _Loop:
 
     def begin(self, *, resume: bool) -> None:
         content = checkpoint.latest(self.folder) if resume else None
-        # No process may write while another still reads.
+        # No process may write while another one reads.
         self.accelerator.wait_for_everyone()
         if content is not None:
             snapshot.unpack(self.state, content, self.training, self.accelerator)
@@ -258,7 +258,7 @@ class _Loop:
             return metrics
         from accelerate.utils import broadcast_object_list
 
-        # Every process must choose and stop alike, so the first one's numbers count.
+        # Every process must decide alike, so the main process's metrics are broadcast.
         first: list[dict[str, float]] = broadcast_object_list([metrics])
         return first[0]
 
@@ -274,7 +274,7 @@ class _Loop:
         )
 
     def _steps(self) -> Iterator[list[Batch]]:
-        """Load the rest of the epoch, one optimiser step after the other."""
+        """Yield the batches of each remaining optimiser step of the epoch."""
         progress, accumulate = self.state.progress, self.settings.accumulate
         done = progress.step - progress.epoch * self.steps_an_epoch
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -291,7 +291,7 @@ class _Loop:
     def _save_if_due(self, interrupted: bool) -> None:
         due = time.monotonic() - self.saved_at >= self.settings.checkpoint_every
         if self.accelerator.num_processes > 1:
-            # Every process must decide alike: what one of them finds due is due for all.
+            # Every process must decide alike: due for one process is due for all.
             flags = torch.tensor([due, interrupted], device=self.accelerator.device).int()
             due, interrupted = self.accelerator.reduce(flags, reduction="sum").bool().tolist()
         if due or interrupted:
@@ -305,7 +305,7 @@ class _Loop:
 
 
 def _scores(row: Mapping[str, float]) -> list[str]:
-    """Write the validation scores of an epoch's row, the one that decides first."""
+    """Format the validation scores of an epoch's row, the selecting metric first."""
     return [
         f"{name.replace('/', ' ')} {value:.4f}"
         for name, value in row.items()

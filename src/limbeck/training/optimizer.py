@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate as a pure function of progress."""
+"""The optimiser, and the learning-rate schedule as a pure function of progress."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import nn
 
 from limbeck.training.settings import Training
 
-# Norms whose scale may have several axes; that of the others has one.
+# Normalisation layers whose scale may have several dimensions; that of the others has one.
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 def build_optimizer(
     parameters: Iterable[nn.Parameter], modules: Iterable[nn.Module], settings: Training
 ) -> torch.optim.Optimizer:
-    """Make the optimiser.
+    """Build the optimiser.
 
-    Weight decay falls on matrices and kernels only: biases and the scales of norms are left alone.
+    Weight decay applies to matrices and kernels only, not to biases and normalisation scales.
 
     Args:
-        parameters: What trains.
-        modules: Whose parameters these are; among them, norms are looked for.
-        settings: How to train.
+        parameters: The trainable parameters.
+        modules: The modules of the parameters, searched for normalisation layers.
+        settings: The training settings.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
@@ -51,7 +51,8 @@ def build_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
-        # One kernel for all parameters: in a small student's step the calls are most of the time.
+        # One fused kernel for all parameters: in a small student's step, calls are most of the
+        # time.
         fused = all(p.device.type in ("cpu", "cuda") for p in (*decayed, *plain))
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
     return torch.optim.SGD(
@@ -63,7 +64,7 @@ def build_optimizer(
 
 
 def rate(progress: float, settings: Training) -> float:
-    """Give the learning rate at a progress in [0, 1]: a linear warm-up, then the decay.
+    """Compute the learning rate at a progress in [0, 1]: linear warm-up, then decay.
 
     Example:
         >>> settings = Training(epochs=1, learning_rate=1.0, warmup=0.5, decay="linear")

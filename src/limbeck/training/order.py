@@ -1,4 +1,4 @@
-"""In which order samples come: a pure function of seed and epoch, so a position is two numbers."""
+"""The sampler: the sample order is a pure function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ def batches(
 ) -> list[list[int]]:
     """Shuffle the samples of one epoch into micro-batches, over all processes together.
 
-    A last batch joins the one before it if it is too small to feed every process, or a single
-    sample, whose batch statistics are undefined. So two processes train on the batches of one.
+    A last batch is merged with the one before it if it has fewer samples than processes, or a
+    single sample, whose batch statistics are undefined. Batches do not depend on the number of
+    processes.
 
     Args:
-        samples: How many samples there are.
-        size: Samples a micro-batch.
+        samples: The number of samples.
+        size: The number of samples per micro-batch.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        processes: How many processes share a micro-batch.
+        processes: The number of processes that share a micro-batch.
 
     Example:
         >>> [len(batch) for batch in batches(9, size=4, seed=0, epoch=0)]
@@ -36,7 +37,7 @@ def batches(
 
 
 def share(batch: list[int], *, rank: int, processes: int) -> list[int]:
-    """Take one process's part of a micro-batch; the parts differ in size by one sample at most.
+    """Return one process's part of a micro-batch; parts differ in size by at most one sample.
 
     Example:
         >>> [share([3, 1, 4, 1, 5], rank=rank, processes=2) for rank in (0, 1)]

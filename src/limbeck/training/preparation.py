@@ -1,4 +1,4 @@
-"""What is done to a scheme's modules before the first step, and undone after the last."""
+"""Preparation of a scheme's modules for training, undone at the end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Iterator[Channel]:
-    """Put the modules on the device, the same in every process; afterwards as they were before.
+    """Move the modules to the device with equal weights in every process; restore them at the end.
 
     Args:
-        scheme: Whose modules.
+        scheme: The scheme.
         compiles: Whether the student is compiled.
         accelerator: The device and the processes.
 
     Yields:
-        What joins the batch normalisations of all processes.
+        The channel that synchronises the batch normalisations of all processes.
     """
     modules = list(scheme.modules_to_save().values())
     with ExitStack() as undo:
@@ -39,7 +39,8 @@ def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Ite
             _share(modules, accelerator)
             channel = undo.enter_context(synchronized(*modules))
         if compiles:
-            # A wrapper, not a module compiled in place: taps can look inside of the former only.
+            # A wrapper, not a module compiled in place: only inside the former can taps capture
+            # outputs.
             undo.callback(setattr, scheme, "student", scheme.student)
             scheme.student = cast("nn.Module", torch.compile(scheme.student))
         yield channel
@@ -51,11 +52,11 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def _share(modules: list[nn.Module], accelerator: Accelerator) -> None:
-    """Give every process the first one's weights, and random numbers of its own."""
+    """Broadcast the main process's weights, and seed each process differently."""
     from accelerate.utils import broadcast
 
     for module in modules:
         for tensor in module.state_dict().values():
             broadcast(tensor)
-    # With one seed for all, dropout would leave out the same places in every process.
+    # With one seed for all, dropout masks would be equal in every process.
     torch.manual_seed(torch.initial_seed() + accelerator.process_index)

@@ -1,4 +1,4 @@
-"""Every random state of a process, as tensors and plain data."""
+"""All random states of a process, as tensors and plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Take the states of torch (every device), numpy and Python.
+    """Return the random states of torch (every device), numpy and Python.
 
     Example:
         >>> tensors, plain = capture()
@@ -37,7 +37,7 @@ def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Put the states back."""
+    """Restore the random states."""
     torch.set_rng_state(tensors["torch"])
     devices = [tensors[name] for name in sorted(tensors) if name.startswith("cuda")]
     if devices and torch.cuda.is_available():

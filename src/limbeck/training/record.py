@@ -1,4 +1,4 @@
-"""What a training remembers of itself: where it stands, and what the losses were."""
+"""Training history, progress and running means of the losses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class History:
-    """What a training was like.
+    """The history of a training.
 
     Attributes:
-        rows: One row an epoch: losses by term, raw and weighted, and validation metrics. A metric
-            that is not finite in an epoch is left out of its row.
+        rows: One row per epoch: losses by term, raw and weighted, and validation metrics.
+            Non-finite metrics are omitted.
         best_epoch: The epoch, from 1, whose weights were kept.
-        steps: Optimiser steps taken.
-        stopped_early: Whether validation stopped getting better before the last epoch.
+        steps: The number of optimiser steps.
+        stopped_early: Whether early stopping ended the training.
     """
 
     rows: tuple[dict[str, float], ...]
@@ -34,15 +34,15 @@ class History:
 
 @dataclass
 class Progress:
-    """Where a training stands; with the seed, this is the sampler's position too.
+    """The position of a training; with the seed it is the sampler's position too.
 
     Attributes:
-        epoch: Epochs that are done.
-        step: Optimiser steps that are done.
+        epoch: The number of finished epochs.
+        step: The number of finished optimiser steps.
         best_score: The best validation score so far.
-        best_epoch: The epoch, from 1, that had it; the last one, if several did.
-        since_better: Epochs since validation got better.
-        rows: One row for each epoch that is done.
+        best_epoch: The epoch, from 1, with the best score; the last one in a tie.
+        since_better: The number of epochs without improvement.
+        rows: One row per finished epoch.
     """
 
     epoch: int = 0
@@ -53,10 +53,10 @@ class Progress:
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def choose(self, score: float) -> bool:
-        """Take in the score of the epoch just done; say whether its weights are the ones to keep.
+        """Record the score of a finished epoch; return whether its weights are the best so far.
 
-        At least as good is good enough: of equal epochs the later one has the smaller learning rate
-        behind it. Patience, though, asks for better. A score that is NaN is worse than any.
+        In a tie the later epoch wins, since its learning rate is smaller. Patience counts strict
+        improvements only. NaN is worse than any score.
 
         Example:
             >>> progress = Progress(epoch=1)
@@ -73,14 +73,14 @@ class Progress:
         return True
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain data."""
+        """Return the progress as plain data."""
         return dataclasses.asdict(self)
 
 
 class Tally:
-    """Running sums of the losses by term, of this process's part of each step.
+    """Running sums of the losses by term, for this process's part of each step.
 
-    Plain numbers, added in the order of the steps: a resumed training comes to the same bits.
+    Python floats, added in the order of the steps, so that a resumed training is bit-identical.
 
     Example:
         >>> from types import SimpleNamespace
@@ -96,13 +96,13 @@ class Tally:
         self._steps: dict[str, int] = {}
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """Add an optimiser step; what is measured now and then has a mean over those steps."""
+        """Add an optimiser step; losses measured in some steps only are averaged over those."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._steps[name] = self._steps.get(name, 0) + 1
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
-        """Give the means over the steps since this was last asked, over all processes."""
+        """Return the means over the steps since the last call, over all processes."""
         names, sums, steps = list(self._sums), list(self._sums.values()), self._steps
         self._sums, self._steps = {}, {}
         if accelerator.num_processes > 1 and names:
@@ -111,9 +111,9 @@ class Tally:
         return {name: value / steps[name] for name, value in zip(names, sums, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """Give the sums as plain data."""
+        """Return the sums as plain data."""
         return {"sums": dict(self._sums), "steps": dict(self._steps)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Put saved sums back."""
+        """Restore saved sums."""
         self._sums, self._steps = dict(state["sums"]), dict(state["steps"])

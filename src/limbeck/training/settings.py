@@ -1,4 +1,4 @@
-"""How to train: plain data, the same for every scheme."""
+"""Training settings: plain data, the same for every scheme."""
 
 from __future__ import annotations
 

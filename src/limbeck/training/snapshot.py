@@ -1,4 +1,4 @@
-"""From a training under way to what a checkpoint holds, and back to the same bits."""
+"""Conversion of a training's state to a checkpoint's content, and back without loss."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 VERSION = 1
-# What decides how a training runs, but not what comes of it.
+# Settings that do not change the result of a training.
 _INDIFFERENT = {"checkpoint_every", "log_every", "workers"}
 
 
 @dataclass
 class Run:
-    """All of a training that changes from step to step.
+    """The mutable state of a training.
 
     Attributes:
-        modules: What trains, by name.
-        optimizer: Its state: momenta and the like.
-        scaler: The scale of the loss in float16.
-        average: The moving average of the student, if there is one.
-        channel: What joins batch normalisations, and whether the processes' branches differ.
-        log: The log, which ends where the training stands.
+        modules: The trainable modules, by name.
+        optimizer: The optimiser, with its state.
+        scaler: The gradient scaler for float16.
+        average: The EMA of the student, if there is one.
+        channel: The channel of synchronised batch normalisation, with its mode.
+        log: The log, up to the current step.
         best: The weights of the best epoch so far.
-        progress: Where the training stands.
-        epoch: The losses since the epoch began.
+        progress: The position of the training.
+        epoch: The losses of the current epoch.
         recent: The losses since they were last logged.
     """
 
@@ -57,7 +57,7 @@ class Run:
 def identity(
     settings: Training, *, seed: int, samples: int, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Say what a training must have in common with one that goes on from its checkpoint."""
+    """Return the settings that must match to resume from a checkpoint."""
     decisive = settings.model_dump(mode="json", exclude=_INDIFFERENT)
     processes = accelerator.num_processes
     return {
@@ -70,10 +70,10 @@ def identity(
 
 
 def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Content:
-    """Gather a training's state; all processes take part, and each gets the whole.
+    """Collect a training's state; all processes take part, and each returns all of it.
 
     Args:
-        run: The training under way.
+        run: The running training.
         training: Its `identity`.
         accelerator: The processes.
     """
@@ -106,10 +106,10 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
 
 
 def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Accelerator) -> None:
-    """Take up a saved training where it stood.
+    """Restore a training from a checkpoint's content.
 
     Raises:
-        CheckpointError: It is another training's; nothing has been changed.
+        CheckpointError: The checkpoint is of another training; nothing was changed.
     """
     tensors, plain = content.tensors, content.plain
     _refuse_other(run, content, training)
@@ -159,7 +159,7 @@ def _refuse_other(run: Run, content: Content, training: dict[str, Any]) -> None:
 def _differences(
     name: str, saved: Mapping[str, Tensor], now: Mapping[str, Tensor]
 ) -> Iterator[str]:
-    """Name the first tensor of a module whose shape is another; one says enough."""
+    """Yield the first tensor of a module whose shape differs."""
     for key in dict.fromkeys((*now, *saved)):
         shapes = [tuple(where[key].shape) if key in where else None for where in (saved, now)]
         if shapes[0] != shapes[1]:
@@ -185,7 +185,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part an optimiser's state into named tensors and plain data."""
+    """Split an optimiser's state into named tensors and plain data."""
     tensors, plain = {}, {}
     for index, values in state["state"].items():
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches in, moved weights and the step's losses out."""
+"""One optimiser step: gradient accumulation over micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Stepper:
-    """Takes optimiser steps, in one process or together with others.
+    """The optimiser steps of a training, in one process or several.
 
     Args:
-        scheme: What one micro-batch means.
-        settings: How to train.
+        scheme: The scheme that computes a micro-batch's losses.
+        settings: The training settings.
         accelerator: The device and the processes.
-        channel: What joins the batch normalisations of several processes.
+        channel: The channel that synchronises the batch normalisations of several processes.
 
     Attributes:
         optimizer: The optimiser; its learning rate is set at each step.
-        scaler: Scales the loss in float16, and does nothing otherwise.
+        scaler: The gradient scaler for float16; disabled otherwise.
         loss: The loss of the last step, over all processes.
 
     Raises:
-        InputError: The scheme has nothing that trains.
+        InputError: The scheme has no trainable parameters.
     """
 
     def __init__(
@@ -65,28 +65,28 @@ class Stepper:
         self.optimizer = build_optimizer(
             self._parameters, scheme.modules_to_save().values(), settings
         )
-        # Not the accelerator's: that one lives on, with its scale, from training to training.
+        # Not the accelerator's scaler: it keeps its scale from training to training.
         half = settings.precision == "float16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=half)
 
     def take(self, micro_batches: Sequence[Batch], progress: float) -> dict[str, float]:
-        """Move the weights by the mean over all units of all micro-batches of all processes.
+        """Update the weights by the mean over all elements of all micro-batches of all processes.
 
         Args:
             micro_batches: This process's micro-batches of the step.
-            progress: How much of the training lies behind, in [0, 1].
+            progress: The finished share of the training, in [0, 1].
 
         Returns:
             The losses, raw and weighted by term: this process's part of the step's mean.
 
         Raises:
-            LimbeckError: A loss is not finite; the weights have not moved.
+            LimbeckError: A loss is not finite; the weights are unchanged.
         """
         shares = self._shares(micro_batches)
         try:
             said = self._losses(micro_batches, shares, progress)
         except DivergedError:
-            # All processes raise it at the same message, and take the step anew.
+            # All processes raise at the same message, and repeat the step.
             if self._accelerator.is_main_process:
                 warnings.warn(BRANCHES, stacklevel=2)
             self._channel.local = True
@@ -101,7 +101,7 @@ class Stepper:
     def _losses(
         self, micro_batches: Sequence[Batch], shares: Sequence[float], progress: float
     ) -> list[Losses]:
-        """Add up the gradients of all micro-batches, and return their losses."""
+        """Accumulate the gradients of all micro-batches, and return their losses."""
         said = []
         for batch, share in zip(micro_batches, shares, strict=True):
             with self._autocast():
@@ -114,7 +114,7 @@ class Stepper:
         return said
 
     def _shares(self, micro_batches: Sequence[Batch]) -> list[float]:
-        """Give each micro-batch its part in the whole step's mean, over all processes."""
+        """Return each micro-batch's share in the mean of the whole step, over all processes."""
         if len(micro_batches) == 1 and self._alone:
             return [1.0]
         masses = torch.stack([self._scheme.mass(batch) for batch in micro_batches]).double()
@@ -134,10 +134,10 @@ class Stepper:
         return torch.autocast(self._accelerator.device.type, _HALF[self._settings.precision])
 
     def _sum_over_processes(self, loss: float) -> float:
-        """Add up gradients and loss over all processes, once a step and in one message.
+        """Sum gradients and loss over all processes, in one message per step.
 
-        Not DistributedDataParallel: a scheme may run several modules, twice or in parts, through
-        taps and connectors; each of these is more than a wrapper around one `forward` can follow.
+        DistributedDataParallel wraps one `forward`, but a scheme may run several modules, twice or
+        in parts, through taps and connectors.
         """
         if self._alone:
             return loss
@@ -151,7 +151,8 @@ class Stepper:
         head_sum, *summed = self._accelerator.reduce(flat, reduction="sum").split(sizes)
         total, *present = head_sum.tolist()
         for parameter, part, there in zip(self._parameters, summed, present, strict=True):
-            # What no process has a gradient for stays without: zeros would move it by decay.
+            # Parameters without a gradient in any process keep None: zeros would apply weight
+            # decay.
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if there else None
         return total
 
@@ -177,7 +178,7 @@ class Stepper:
 
 @torch.no_grad()
 def _row(said: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
-    """Weigh the losses of all micro-batches; waits for the device once, not for every number."""
+    """Compute weighted sums of the losses of all micro-batches, with one device synchronisation."""
     names: list[str] = []
     values: list[Tensor] = []
     for losses in said:

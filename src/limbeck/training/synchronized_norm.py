@@ -1,13 +1,13 @@
-"""Batch normalisation whose statistics are those of the whole batch over all processes.
+"""Synchronised batch normalisation: statistics over the global batch of all processes.
 
-Torch's own `SyncBatchNorm` runs on GPUs only; this one runs wherever `torch.distributed` does, so
-that two processes train as one does with the same global batch.
+Torch's `SyncBatchNorm` runs on GPUs only; this one runs on every backend of `torch.distributed`, so
+that two processes train as one with the same global batch.
 
-A model that skips blocks at random (LayerDrop, stochastic depth by batch) takes other branches in
-each process, and the processes' messages would not belong together. Every message names its layer:
-where the names differ, all processes notice it at once, raise `DivergedError`, and normalise by
-their own samples from then on, as DistributedDataParallel does; only the running statistics are
-averaged, once a step, outside the branches.
+A model that skips blocks at random (LayerDrop, stochastic depth by batch) takes different branches
+in each process, which would mix up messages. Every message contains its layer's index: if indices
+differ, all processes raise `DivergedError` at once, and normalise by their own samples from then
+on, as DistributedDataParallel does; only the running statistics are averaged, once per step,
+outside the branches.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class DivergedError(LimbeckError):
-    """The processes took different branches of a model."""
+    """Different branches of a model in different processes."""
 
 
 class Channel:
-    """Carries the messages of all batch normalisations of a training, all of one length.
+    """The messages of all batch normalisations of a training, all of one length.
 
     Attributes:
-        norms: The layers; a message names its layer by its place here.
-        local: Whether each process normalises by its own samples, since branches differ.
+        norms: The layers; a message contains the index of its layer.
+        local: Whether each process normalises by its own samples, because branches differ.
     """
 
     def __init__(self) -> None:
@@ -47,16 +47,16 @@ class Channel:
         """Sum values over the processes, forward and backward.
 
         Raises:
-            DivergedError: Another process is at another layer.
+            DivergedError: Processes are at different layers.
         """
         total: Tensor = _Sum.apply(values, self, 1 + self.norms.index(norm))
         return total
 
     def end_step(self, device: torch.device) -> None:
-        """Check that every process is at the end of a step; average what only each has seen.
+        """Check that every process is at the end of a step; average statistics of local layers.
 
         Raises:
-            DivergedError: Another process is still within the model.
+            DivergedError: Another process is still in the model's forward pass.
         """
         if not self.norms:
             return
@@ -79,21 +79,21 @@ class Channel:
                 count.copy_(value)
 
     def exchange(self, values: Tensor, name: int) -> Tensor:
-        """Sum a message over the processes, and check that all of them sent the same kind."""
+        """Sum a message over the processes, and check that all sent the same layer index."""
         length = max(norm.num_features for norm in self.norms) + 1
         message = values.new_zeros(length + 2, dtype=torch.float64)
         message[: values.numel()] = values
         message[length], message[length + 1] = name, name * name
         dist.all_reduce(message)
         count = dist.get_world_size()
-        # Equal to the mean and to the mean square: all names are the same.
+        # Equal to the mean and to the mean square: all indices are equal.
         if message[length:].tolist() != [count * name, count * name * name]:
             raise DivergedError("batch normalisation: the processes took different branches.")
         return message[: values.numel()].to(values.dtype)
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; so is the gradient, whose message has the negative name."""
+    """A sum over processes; the gradient is summed too, with the negative index."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, channel: Channel, name: int) -> Tensor:
@@ -107,20 +107,20 @@ class _Sum(torch.autograd.Function):
 
 
 class SynchronizedBatchNorm(_BatchNorm):
-    """Normalise by mean and variance over every process's samples; in evaluation mode, as ever."""
+    """Batch normalisation by the samples of all processes; unchanged in evaluation mode."""
 
     channel: Channel
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Accept any number of axes after the channels."""
+        """Accept any number of dimensions after the channels."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `[n, channels, ...]` per channel.
 
         Raises:
-            LimbeckError: All processes together have one value a channel, which has no variance.
+            LimbeckError: All processes together have one value per channel, which has no variance.
         """
-        # Without running statistics a batch is normalised by its own, in evaluation mode too.
+        # Without running statistics, evaluation mode uses batch statistics too.
         if not self.training and self.running_mean is not None:
             return super().forward(input)
         if self.channel.local:
@@ -133,7 +133,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         count = sums[-1].detach()
         if own < 2 and count < 2:
             raise LimbeckError("batch normalisation: one value a channel has no variance.")
-        # Mean first: a variance from sums of squares loses its digits when the mean is large.
+        # Mean first: a variance from sums of squares loses digits if the mean is large.
         mean = sums[:-1] / count
         centred = inputs - mean.view(shape)
         variance = self._sum(centred.square().sum(dimensions)) / count
@@ -149,7 +149,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         return self.channel.sum(values, self)
 
     def _forward_alone(self, input: Tensor) -> Tensor:
-        """Normalise by this process's samples; by the running statistics, if it has one value."""
+        """Normalise by this process's samples, or by the running statistics if it has one value."""
         if input.numel() > input.shape[1]:
             return super().forward(input)
         if self.running_mean is None:
@@ -172,12 +172,12 @@ class SynchronizedBatchNorm(_BatchNorm):
 
 @contextmanager
 def synchronized(*models: nn.Module) -> Iterator[Channel]:
-    """Put synchronised layers in the places of every batch normalisation; remove them at the end.
+    """Replace every batch normalisation by a synchronised layer; undo it at the end.
 
-    Parameters, buffers and their names stay: the new layers hold the very same ones.
+    The new layers share the parameters and buffers, under the same names.
 
     Raises:
-        InputError: A model holds a kind of batch normalisation that cannot be synchronised.
+        InputError: A model has a type of batch normalisation that cannot be synchronised.
     """
     places = [
         (model, path, module)
@@ -223,7 +223,7 @@ def _replacement(norm: _BatchNorm, channel: Channel) -> SynchronizedBatchNorm:
     new = SynchronizedBatchNorm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )
-    # The same parameters and buffers, not copies: an optimiser may hold them already.
+    # The same parameters and buffers, not copies: an optimiser may already hold them.
     new._parameters, new._buffers, new.training = norm._parameters, norm._buffers, norm.training
     new.channel = channel
     return new
