@@ -1,6 +1,6 @@
-"""Listen to what a module's parts take in and put out, by their paths.
+"""Forward hooks (taps): capture of submodule inputs and outputs, by path.
 
-Works on any module: nothing is subclassed and nothing of the model's code is touched.
+They work on any module, without subclassing or changes of its code.
 """
 
 from __future__ import annotations

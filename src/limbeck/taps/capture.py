@@ -1,4 +1,4 @@
-"""Capture what modules take in and put out while a `with` block lasts."""
+"""Feature capture by forward hooks within a `with` block."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from limbeck.taps.record import Record, Source, sources
 
 
 class Taps:
-    """Capture the outputs or inputs of some submodules while a `with` block lasts.
+    """A context manager that captures the outputs or inputs of submodules by forward hooks.
 
-    A path is what `named_modules` writes, or a pattern (`expand`). `path:input` is the first
-    tensor that the module is given, `path:output` or the path alone what it puts out; of a tuple,
-    a list or a mapping (as transformers return them) the first tensor. A module that runs more
-    than once, under one path or several, keeps its last call; `path@0` is its first call, `path@1`
-    its second.
+    A path is a name of `named_modules`, or a pattern (`expand`). `path:input` is the first tensor
+    of the module's input, `path:output` or the path alone its output; of a tuple, list or mapping
+    (as in transformers) the first tensor. If a module runs more than once, under one path or
+    several, the last call is kept; `path@0` is its first call, `path@1` its second.
 
     Modules may be wrapped by DistributedDataParallel or `torch.compile`, before or after the first
-    tap, and may be checkpointed with use_reentrant=False. Hooks exist only inside the block, and
-    nothing is held after it.
+    tap, and may be checkpointed with use_reentrant=False. Hooks and tensors exist only inside the
+    block.
 
     Args:
-        module: The module to listen to.
+        module: The module with the submodules.
         paths: Paths or patterns of submodules.
 
     Raises:
-        InputError: A path does not exist; all such paths at once, each with the nearest that do.
-            Or a module around the tap was compiled in place.
+        InputError: A path does not exist; the message lists all, each with the nearest existing
+            ones. Or a module around the tap was compiled in place.
 
     Example:
         >>> import torch
@@ -74,11 +73,11 @@ class Taps:
         self._record.clear()
 
     def take(self) -> dict[str, Tensor]:
-        """Give what was captured since the last time, in the order asked for, and let go of it.
+        """Return and release the tensors captured since the last call, in the order of the paths.
 
         Raises:
-            InputError: A module did not run, or not as often as was asked, or the tensor was
-                changed in place after it was captured.
+            InputError: A module did not run, or not often enough, or the tensor was changed in
+                place after capture.
         """
         problems = [problem for tap in self._taps for problem in self._record.problems(tap)]
         if not problems:
@@ -90,7 +89,7 @@ class Taps:
 
 
 def _by_region(taps: list[Tap]) -> dict[nn.Module | None, list[Source]]:
-    """Divide what is listened to by the compiled module that it lies in, if any."""
+    """Group sources by the compiled module that contains them, if any."""
     regions: dict[nn.Module | None, list[Tap]] = {}
     for tap in taps:
         regions.setdefault(region_of(tap), []).append(tap)

@@ -1,9 +1,9 @@
-"""Taps inside a compiled module.
+"""Feature capture inside a compiled module.
 
-A graph that was compiled without hooks does not notice hooks that come later, and one with hooks
-would be compiled anew for each other set. So a compiled module gets, for each set of taps, a
-second graph beside its own, which gives what is tapped together with the output. It is compiled
-once, with the settings of the module's own, and kept as long as the module.
+A graph compiled without hooks ignores later ones, and a graph with hooks is recompiled for each
+set. So a compiled module gets, for each set of taps, a second graph that returns the tapped tensors
+with the output. It is compiled once, with the module's own settings, and kept as long as the
+module.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Graph]] = WeakKeyDi
 
 
 def region_of(tap: Tap) -> nn.Module | None:
-    """Find the outermost compiled module that a tap lies inside of.
+    """Return the outermost compiled module that contains a tap.
 
     Raises:
-        InputError: A module that the tap lies inside of was compiled in place.
+        InputError: A module around the tap was compiled in place.
     """
     dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None:  # nothing has been compiled
+    if dynamo is None:  # no module was compiled
         return None
     for module in tap.way[:-1]:
         if isinstance(module, dynamo.OptimizedModule):
@@ -58,7 +58,7 @@ def region_of(tap: Tap) -> nn.Module | None:
 
 
 def listen_inside(region: nn.Module, sources: Sequence[Source], record: Record) -> Remove:
-    """Write what passes through sources in a compiled module into a record; give what ends it."""
+    """Record the tensors of sources in a compiled module; return a function that ends it."""
     graphs = _GRAPHS.setdefault(region, {})
     key = tuple((source.module, source.side) for source in sources)
     graph = graphs.get(key)
@@ -98,12 +98,12 @@ class _Graph:
         self._run = _compiled(region, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Heard]:
-        """Run the module; give its output, and which source said what."""
+        """Run the module; return its output, and the tensors by source."""
         result: tuple[Any, Heard] = self._run(*args, **kwargs)
         return result
 
     def attach(self) -> Remove:
-        """Put the hooks on; give what takes them away and lets go of what they heard."""
+        """Register the hooks; return a function that removes them and releases the tensors."""
         removers = [register(source, made) for source, made in self._hooks]
 
         def remove() -> None:
@@ -114,7 +114,7 @@ class _Graph:
         return remove
 
     def _listener(self, number: int) -> Callable[[object], None]:
-        # Looked at while the graph is traced, which is inside the checkpoint.
+        # Evaluated during tracing, which is inside the checkpoint.
         in_checkpoint = torch.compiler.assume_constant_result(in_reentrant_checkpoint)
 
         def hear(said: object) -> None:
@@ -122,14 +122,14 @@ class _Graph:
             if self.heard is None or tensor is None:
                 return
             lost = self.gradient and not torch.is_grad_enabled() and in_checkpoint()
-            # A copy, since in a graph nobody can tell whether it is changed in place later.
+            # A copy, since in-place changes cannot be detected in a graph.
             self.heard.append((number, tensor.clone(), lost))
 
         return hear
 
 
 def _compiled(region: nn.Module, graph: _Graph) -> Callable[..., tuple[Any, Heard]]:
-    """Compile a module's forward pass anew, with the settings that it was compiled with."""
+    """Compile a module's forward pass again, with its own compile settings."""
     module = region.get_submodule("_orig_mod")
 
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Heard]:
@@ -139,7 +139,7 @@ def _compiled(region: nn.Module, graph: _Graph) -> Callable[..., tuple[Any, Hear
         graph.heard = None
         return output, heard
 
-    # A code object of its own, since compiled graphs are kept, and counted, by code object.
+    # A separate code object, since compiled graphs are cached and counted by code object.
     own = types.FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
     compiled: Callable[..., tuple[Any, Heard]] = region.dynamo_ctx(own)  # type: ignore[operator]
     return compiled

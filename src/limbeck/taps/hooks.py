@@ -1,4 +1,4 @@
-"""Hooks on modules that run as they are, and what activation checkpointing does to them."""
+"""Forward hooks on uncompiled modules, including activation checkpointing."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Remove: TypeAlias = Callable[[], None]
 
 
 def listen(source: Source, record: Record) -> Remove:
-    """Write what passes through a source into a record; give what ends it."""
+    """Record the tensors of a source; return a function that ends it."""
     with_gradient = torch.is_grad_enabled()
 
     def hear(said: object) -> None:
-        # In a backward pass, checkpointing runs the module again; what it said is known already.
+        # Checkpointing runs the module again in the backward pass, with known outputs.
         if torch._C._current_graph_task_id() != -1:
             return
         tensor = first_tensor(said)
@@ -37,14 +37,14 @@ def listen(source: Source, record: Record) -> Remove:
 
 
 def attach(source: Source, hear: Hear) -> Remove:
-    """Call a function with what passes through a source; give what ends it."""
+    """Call a function with the tensors of a source; return a function that ends it."""
     if source.module._compiled_call_impl is not None:
         return _around(source, hear)
     return register(source, hook(source.side, hear))
 
 
 def hook(side: Side, hear: Hear) -> Callable[..., None]:
-    """Make the hook that calls a function with what a module puts out, or takes in."""
+    """Return the hook that calls a function with a module's output or input."""
     if side == "output":
 
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -59,14 +59,14 @@ def hook(side: Side, hear: Hear) -> Callable[..., None]:
 
 
 def register(source: Source, made: Callable[..., None]) -> Remove:
-    """Put a hook on a source's module; give what takes it away."""
+    """Register a hook on a source's module; return a function that removes it."""
     if source.side == "output":
         return source.module.register_forward_hook(made).remove
     return source.module.register_forward_pre_hook(made, with_kwargs=True).remove
 
 
 def _around(source: Source, hear: Hear) -> Remove:
-    """Listen outside of a module that was compiled in place: its graph may hold its hooks."""
+    """Capture outside of a module compiled in place: its graph may contain its hooks."""
     module = source.module
     own = module._compiled_call_impl
     if own is None:
@@ -89,7 +89,7 @@ def _around(source: Source, hear: Hear) -> Remove:
 
 
 def in_reentrant_checkpoint() -> bool:
-    """Look for the one kind of checkpointing that runs a module without gradient."""
+    """Return whether reentrant checkpointing runs the module, which has no gradient."""
     code = CheckpointFunction.forward.__code__
     frame = sys._getframe()
     while frame.f_back is not None:
@@ -106,7 +106,7 @@ def _no_tensor(source: Source, said: object) -> Problem:
 
 
 def no_gradient(source: Source) -> Problem:
-    """Say what is wrong with a tap inside a reentrant checkpoint."""
+    """Return the problem for a tap inside a reentrant checkpoint."""
     return Problem(
         _where(source),
         "a module inside a checkpoint with use_reentrant=True, which no gradient reaches",

@@ -1,4 +1,4 @@
-"""List the submodules that can be tapped, with what each puts out."""
+"""A list of the submodules that can be tapped, with their output shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.taps.record import first_tensor
 
 
 class Layer(NamedTuple):
-    """One submodule: its path, its type, the shape of what it puts out, and its parameters."""
+    """A submodule: its path, type, output shape, and number of parameters."""
 
     path: str
     type: str
@@ -24,17 +24,17 @@ class Layer(NamedTuple):
 
 
 def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[Layer]:
-    """List the submodules that can be tapped, with what each puts out.
+    """List the submodules that can be tapped, with their output shapes.
 
-    Runs in evaluation mode and without gradient, and leaves the module as it was.
+    The module runs in evaluation mode without gradient, and is not changed.
 
     Args:
-        module: The module to look at.
-        run: Calls the module once, on an example.
+        module: The module.
+        run: A function that calls the module once, on an example.
 
     Returns:
-        One `Layer` a submodule in the order of definition; its shape is None if it did not run or
-        put out no tensor.
+        One `Layer` per submodule in the order of definition; its shape is None if it did not run or
+        has no tensor output.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
@@ -75,7 +75,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _uncompiled() -> AbstractContextManager[object]:
-    """Run what is compiled as it was before, since a finished graph does not notice hooks."""
+    """Run compiled modules eagerly, since a compiled graph ignores new hooks."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")

@@ -1,7 +1,7 @@
-"""Paths of submodules: what they name, what patterns match, and what was probably meant.
+"""Paths of submodules: resolution, patterns and suggestions.
 
-A path is what `named_modules` writes. Parallel, compiled and checkpointed wrappers do not show in
-it: `layer1` is the same module before and after `torch.compile` or DistributedDataParallel.
+A path is a name of `named_modules`, without parallel, compiled and checkpointed wrappers: `layer1`
+is the same module before and after `torch.compile` or DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _WILD = "*?["
 
 
 class Tap(NamedTuple):
-    """One thing to listen to.
+    """The resolved position of a forward hook.
 
     Attributes:
-        name: The path as it was asked for.
-        way: The modules from the root down to the one that is meant.
-        side: What it puts out, or what it takes in.
-        call: Which of its calls, from 0; None is the last one.
+        name: The path as given by the user.
+        way: The modules from the root to the tapped one.
+        side: Output or input.
+        call: The index of the call, from 0; None is the last one.
     """
 
     name: str
@@ -38,26 +38,26 @@ class Tap(NamedTuple):
 
     @property
     def module(self) -> nn.Module:
-        """The module that is meant."""
+        """Return the tapped module."""
         return self.way[-1]
 
 
 def expand(module: nn.Module, pattern: str) -> list[str]:
     """List the paths that a pattern matches.
 
-    `*` and `?` stand for any characters within a name, `[abc]` for one of them, and `**` for
-    any path: `layer*` is layer1 and layer2, `layer*.**` everything inside them, and
-    `**.attention` every attention at any depth. What follows a path stays: `layer*:input`.
+    `*` and `?` match any characters within a name, `[abc]` one of them, and `**` any path: `layer*`
+    is layer1 and layer2, `layer*.**` everything inside them, and `**.attention` every attention at
+    any depth. Suffixes are kept: `layer*:input`.
 
     Args:
-        module: The module to look through.
-        pattern: A pattern, or a path, which stands for itself.
+        module: The module.
+        pattern: A pattern, or a path, which matches itself.
 
     Returns:
         The paths, in the order of definition.
 
     Raises:
-        InputError: Nothing matches; the message names the nearest paths.
+        InputError: Nothing matches; the message lists the nearest paths.
 
     Example:
         >>> net = nn.ModuleDict({"layer1": nn.Sequential(nn.ReLU()), "layer2": nn.ReLU()})
@@ -76,7 +76,7 @@ def expand(module: nn.Module, pattern: str) -> list[str]:
 
 
 def is_pattern(path: str) -> bool:
-    """Tell whether a path may stand for several.
+    """Return whether a path is a pattern.
 
     Example:
         >>> is_pattern("layer*"), is_pattern("layer1")
@@ -86,7 +86,7 @@ def is_pattern(path: str) -> bool:
 
 
 def select(pattern: str, paths: Iterable[str]) -> list[str]:
-    """List those of some paths that a pattern stands for; see `expand`.
+    """Return the paths that a pattern matches; see `expand`.
 
     Example:
         >>> select("layer*", ["layer1", "layer1.0", "layer2"])
@@ -98,8 +98,8 @@ def select(pattern: str, paths: Iterable[str]) -> list[str]:
 
 
 def _apart(pattern: str) -> tuple[str, str]:
-    """Take `:input`, `@1` and their like from the end of a pattern."""
-    # `[a:b]` is a set of characters, so that only what stands after the last bracket is a suffix.
+    """Split the suffix, such as `:input` or `@1`, from a pattern."""
+    # `[a:b]` is a character set, so only text after the last bracket is a suffix.
     head, bracket, tail = pattern.rpartition("]")
     match = _SUFFIX.fullmatch(tail)
     path = match["path"] if match else tail
@@ -112,10 +112,11 @@ def _matching(pattern: str, paths: Iterable[str]) -> list[str]:
 
 
 def resolve(module: nn.Module, paths: Iterable[str]) -> list[Tap]:
-    """Look paths and patterns up.
+    """Resolve paths and patterns to taps.
 
     Raises:
-        InputError: A path does not exist; all such paths at once, each with the nearest that do.
+        InputError: A path does not exist; the message lists all, each with the nearest existing
+            ones.
 
     Example:
         >>> [tap] = resolve(nn.Sequential(nn.ReLU()), ["0@1:input"])
@@ -137,10 +138,9 @@ def resolve(module: nn.Module, paths: Iterable[str]) -> list[Tap]:
 
 
 def named(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Give every submodule by its path, the module itself first, in the order of definition.
+    """Yield every submodule with its path, the module itself first, in the order of definition.
 
-    A module that stands in two places comes twice. Of a wrapper and what it wraps, the wrapper
-    comes.
+    A module with two paths is yielded twice. Of a wrapper and its module, the wrapper is yielded.
     """
     yield "", module
     for name, child in _children(module):
@@ -159,7 +159,7 @@ def _found(module: nn.Module, asked: str) -> list[Tap]:
 
 
 def _tap(module: nn.Module, asked: str) -> Tap | None:
-    """Look a path up as it stands, and if there is none, without its suffix."""
+    """Resolve a full path, or else the path without its suffix."""
     way = _way(module, asked)
     if way is not None:
         return Tap(asked, way, "output", None)
@@ -173,9 +173,9 @@ def _tap(module: nn.Module, asked: str) -> Tap | None:
 
 
 def _way(module: nn.Module, path: str) -> tuple[nn.Module, ...] | None:
-    """Go down from a module along a path; None if it leads nowhere.
+    """Return the modules along a path; None if it does not exist.
 
-    Looks at no more modules than the path has names: this runs in every training step.
+    Visits only as many modules as the path has names: this runs in every training step.
     """
     way = [module]
     for name in path.split(".") if path else ():
@@ -201,7 +201,7 @@ def _inner(module: nn.Module) -> nn.Module | None:
 
 
 def _regular(pattern: str) -> re.Pattern[str]:
-    """Write a pattern as a regular expression; `fnmatch` would let `*` go across dots."""
+    """Convert a pattern to a regular expression; `*` in `fnmatch` would match dots."""
     tokens = re.findall(r"\*\*\.?|\*|\?|\[!?[^\]]+\]|.", pattern, re.DOTALL)
     return re.compile("".join(_PARTS.get(token) or _one(token) for token in tokens))
 

@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind for the taps: which module's which call gave which tensor."""
+"""The tensors captured in a forward pass, by module and call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.taps.paths import Side, Tap
 
 
 class Source:
-    """One side of one module, and the taps that listen there."""
+    """The input or output of one module, and its taps."""
 
     def __init__(self, module: nn.Module, side: Side) -> None:
         self.module = module
@@ -29,7 +29,7 @@ def sources(taps: Iterable[Tap]) -> list[Source]:
 
 
 class Record:
-    """What has been heard since the last time, by the name of the tap."""
+    """The tensors captured since the last call, by tap name."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._of = {tap.name: source for source in sources for tap in source.taps}
@@ -37,11 +37,11 @@ class Record:
         self._heard: dict[str, tuple[Tensor, int]] = {}
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Release all tensors."""
         self._calls, self._heard = {}, {}
 
     def add(self, source: Source, tensor: Tensor) -> None:
-        """Keep a tensor for each tap that asks for this call of its source."""
+        """Store a tensor for each tap of this call of its source."""
         call = self._calls.get(source, 0)
         self._calls[source] = call + 1
         for tap in source.taps:
@@ -49,11 +49,11 @@ class Record:
                 self._heard[tap.name] = (tensor, _version(tensor))
 
     def get(self, tap: Tap) -> Tensor:
-        """Give what was kept for a tap in which `problems` finds nothing wrong."""
+        """Return the tensor of a tap for which `problems` is empty."""
         return self._heard[tap.name][0]
 
     def problems(self, tap: Tap) -> list[Problem]:
-        """Say what is wrong with what was kept for a tap."""
+        """Return the problems with a tap's tensor."""
         where = f"tap {tap.name}"
         if tap.name not in self._heard:
             calls = self._calls.get(self._of[tap.name], 0)
@@ -69,7 +69,7 @@ class Record:
 
 
 def first_tensor(output: object) -> Tensor | None:
-    """Find the first tensor in what a module put out.
+    """Return the first tensor in a module's output.
 
     Example:
         >>> import torch
