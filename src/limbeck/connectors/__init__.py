@@ -1,4 +1,4 @@
-"""What joins a student's feature to a teacher's: built from one probe, trained with the student."""
+"""Connectors between student and teacher features, trained with the student."""
 
 from __future__ import annotations
 

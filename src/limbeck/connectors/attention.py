@@ -1,4 +1,4 @@
-"""Attention from its queries and keys: works whatever kernel the model itself computes it with."""
+"""Attention scores and probabilities from queries and keys, for any attention kernel."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from limbeck.connectors.joint import Joined, Joint
 from limbeck.errors import InputError, Problem
 
-_LEFT_OUT = -1e4  # what transformers adds to the score of padding
+_LEFT_OUT = -1e4  # the mask value of transformers for padding
 
 
 class Scores(Joint):
-    r"""Attention scores of both sides, of queries and keys `[samples, tokens, width]`.
+    r"""Attention scores of student and teacher, from queries and keys `[samples, tokens, width]`.
 
     $$\frac{Q K^\top}{\sqrt{d}} \text{ for each head}$$
 
-    Scores of padded keys are -1e4, as transformers masks them. Nothing here is learned.
+    Scores of padded keys are -1e4, as in transformers. There are no parameters.
 
     Args:
-        student_heads: How many heads the student has.
-        teacher_heads: How many the teacher has.
-        softmax: Give probabilities instead of scores.
+        student_heads: The number of the student's heads.
+        teacher_heads: The number of the teacher's heads.
+        softmax: Whether to return probabilities instead of scores.
     """
 
     def __init__(self, student_heads: int, teacher_heads: int, *, softmax: bool) -> None:
@@ -34,7 +34,7 @@ class Scores(Joint):
         self._softmax = softmax
 
     def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
-        """Give scores `[samples, heads, tokens, tokens]` on either side."""
+        """Return scores `[samples, heads, tokens, tokens]` of student and teacher."""
         sides = zip((student, teacher), self._heads, strict=True)
         ours, theirs = (
             _scores(query, key, heads, inputs.get("mask")) for (query, key), heads in sides
@@ -47,14 +47,14 @@ class Scores(Joint):
 def build_scores(
     student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
 ) -> Joint:
-    """Build what `attention_mse` needs; see `Scores`."""
+    """Build the connector of `attention_mse`; see `Scores`."""
     return _build("attention_mse", student, teacher, settings, softmax=False)
 
 
 def build_probabilities(
     student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
 ) -> Joint:
-    """Build what `attention_kl` needs; see `Scores`."""
+    """Build the connector of `attention_kl`; see `Scores`."""
     return _build("attention_kl", student, teacher, settings, softmax=True)
 
 

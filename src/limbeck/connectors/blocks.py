@@ -1,7 +1,7 @@
-"""Layers that learned parts are made of, for vectors, sequences and maps alike.
+"""Layers of connectors, for vectors, sequences and maps.
 
-Vectors `[n, d]` and sequences `[n, tokens, d]` have their channels last, maps
-`[n, channels, height, width]` second.
+Vectors `[n, d]` and sequences `[n, tokens, d]` have channels last, maps `[n, channels, height,
+width]` second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _KINDS = "[n, d], [n, tokens, d] or [n, channels, height, width]"
 
 
 def channels(feature: Tensor) -> int:
-    """Count the channels of a feature.
+    """Return the number of channels of a feature.
 
     Example:
         >>> import torch
@@ -28,14 +28,14 @@ def channels(feature: Tensor) -> int:
 def mix(
     ours: int, theirs: int, *, maps: bool, size: int = 1, bias: bool = True, back: bool = False
 ) -> nn.Module:
-    """Build what mixes channels: a convolution that keeps the map's size, or a linear layer.
+    """Build a layer that maps channels: a convolution that keeps the map's size, or a linear layer.
 
     Args:
-        ours: Channels that come in.
-        theirs: Channels that go out.
-        maps: Whether there is a height and a width.
-        size: The convolution's side, an odd number.
-        bias: Whether to add one number a channel.
+        ours: The number of input channels.
+        theirs: The number of output channels.
+        maps: Whether features are maps.
+        size: The kernel size, an odd number.
+        bias: Whether to add a bias per channel.
         back: Whether the convolution is transposed.
     """
     if not maps:
@@ -45,7 +45,7 @@ def mix(
 
 
 def one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the larger of two maps down to the size of the smaller, each axis by itself.
+    """Average-pool the larger of two maps to the size of the smaller, per axis.
 
     Example:
         >>> import torch
@@ -60,10 +60,10 @@ def one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Normalize(nn.Module):
-    """Batch normalisation of the channels, also where a batch has a single value of each.
+    """Batch normalisation that also accepts one value per channel.
 
-    A value alone has no spread; it is normalised by what earlier batches had. The last batch of an
-    epoch may be a single picture, and deep maps have a size of 1×1.
+    One value has no variance; it is normalised by the running statistics. The last batch of an
+    epoch may be a single image, and deep maps have a size of 1×1.
     """
 
     def __init__(self, count: int, *, maps: bool) -> None:
@@ -79,7 +79,7 @@ class Normalize(nn.Module):
     def _normalize(self, features: Tensor) -> Tensor:
         norm = self.norm
         alone = features.numel() <= features.shape[1]
-        # What replaces the layer to work over several processes counts values over all of them.
+        # The synchronised layer for several processes counts values over all of them.
         if not (norm.training and alone and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)):
             return norm(features)
         mean, variance = norm.running_mean, norm.running_var
@@ -87,11 +87,11 @@ class Normalize(nn.Module):
 
 
 def check_pair(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Refuse a probe's features that learned parts cannot be built for.
+    """Raise an error if a connector cannot be built for the example features.
 
     Raises:
-        InputError: Whole numbers, other numbers of axes, features of two kinds or of two batches,
-            or sequences of different lengths.
+        InputError: Integer features, unsupported or different numbers of dimensions, different
+            batch sizes, or sequences of different lengths.
     """
     ours, theirs = tuple(student.shape), tuple(teacher.shape)
     reason = ""

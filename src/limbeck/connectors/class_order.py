@@ -1,4 +1,4 @@
-"""Samples in the order of their classes, so that a draw can step over one class at no cost."""
+"""Samples sorted by class, for negative sampling from other classes at a constant cost."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
 
-_UNSEEN = torch.iinfo(torch.int64).max  # behind every class, so that sorting puts it last
+_UNSEEN = torch.iinfo(torch.int64).max  # after every class, so that it is sorted last
 
 
 class ClassOrder(nn.Module):
-    """Learn from the batches which sample is of which class, and draw from the other classes.
+    """The class of every sample, learned from the batches, and sampling from other classes.
 
-    Samples are sorted when twice as many have gone by as at the last time, until every class is
-    known: a handful of times in a training. In between, a step does nothing that grows with the
-    number of samples but a binary search.
+    Samples are sorted whenever their number seen has doubled, until every class is known: a few
+    times per training. Between sorts, the only cost of a step that grows with the number of samples
+    is a binary search.
 
     Args:
-        samples: How many samples there are.
+        samples: The number of samples.
 
     Attributes:
-        classes: Each sample's class; the largest whole number where it was not seen yet.
-        order: The samples by class, as they were sorted last.
+        classes: Each sample's class; the largest integer if it was not seen yet.
+        order: The samples by class, as of the last sort.
         ranked: The classes in that order.
-        passed: How many samples have gone by.
-        due: How many have to have gone by for the next sorting; 0 when there is none.
+        passed: The number of samples seen.
+        due: The number of samples seen at the next sort; 0 if there is none.
     """
 
     classes: Tensor
@@ -41,11 +41,13 @@ class ClassOrder(nn.Module):
         self.register_buffer("ranked", torch.full((samples,), _UNSEEN))
         self.register_buffer("passed", torch.tensor(0))
         self.register_buffer("due", torch.tensor(1))
-        self._numbers: dict[str, int] = {}  # what the buffers say, to be known without a wait
+        self._numbers: dict[
+            str, int
+        ] = {}  # the values of the buffers, without a device synchronisation
         self.register_load_state_dict_post_hook(_forget)
 
     def see(self, index: Tensor, labels: Tensor) -> None:
-        """Take note of some samples' classes.
+        """Store the classes of some samples.
 
         Raises:
             InputError: All samples are of one class.
@@ -59,17 +61,17 @@ class ClassOrder(nn.Module):
             self._sort(passed)
 
     def has_classes(self) -> bool:
-        """Tell whether samples of at least two classes were sorted."""
+        """Return whether samples of at least two classes were sorted."""
         return self._number("distinct") > 1
 
     def draw(self, labels: Tensor, count: int) -> Tensor:
         """Draw samples of other classes, `[len(labels), count]`.
 
-        As long as a single class has been seen, those are drawn whose class is not known.
+        While only one class has been seen, samples of unknown class are drawn.
 
         Args:
-            labels: A class for each row; `see` has been told of them.
-            count: How many to draw for each.
+            labels: The class of each row, already passed to `see`.
+            count: The number of samples per row.
         """
         known = self._number("known")
         if not self.has_classes():
@@ -78,10 +80,10 @@ class ClassOrder(nn.Module):
             ]
         start = torch.searchsorted(self.ranked, labels)
         size = torch.searchsorted(self.ranked, labels, right=True) - start
-        # One of 2^62 numbers, so that the remainder favours none by more than 2^-40.
+        # One of 2^62 integers, so that the modulo bias is below 2^-40.
         drawn = torch.randint(2**62, (len(labels), count), device=labels.device)
         place = drawn % (known - size).unsqueeze(1)
-        place += (place >= start.unsqueeze(1)) * size.unsqueeze(1)  # steps over the class
+        place += (place >= start.unsqueeze(1)) * size.unsqueeze(1)  # skips the class
         return self.order[place]
 
     def _sort(self, passed: int) -> None:
@@ -92,7 +94,7 @@ class ClassOrder(nn.Module):
         if complete and distinct < 2:
             allowed = "samples of at least two classes, for negatives of another class"
             raise InputError(Problem("labels", "one class", allowed, "Leave the labels out."))
-        # With a single class there is nothing to draw from yet: look again at every batch.
+        # With a single class there is nothing to draw from: sort again at every batch.
         soon = 2 * passed if distinct > 1 else passed + 1
         self._set("passed", passed)
         self._set("due", 0 if complete else soon)

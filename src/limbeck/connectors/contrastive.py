@@ -1,4 +1,4 @@
-"""What `crd` learns: an embedding of either side, and a memory of the training set's."""
+"""The connector of `crd`: embeddings of student and teacher, and a memory bank."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Embedding(nn.Module):
-    """Average features over their places, and bring them to a direction by a linear layer.
+    """Average pooling over positions, and a linear projection to a unit vector.
 
     Args:
-        width: How many channels features have.
+        width: The number of channels of the features.
         dimension: The length of the embedding.
-        places: The axes to average over.
+        places: The dimensions to average over.
     """
 
     def __init__(self, width: int, dimension: int, *, places: tuple[int, ...] = ()) -> None:
@@ -32,11 +32,11 @@ class Embedding(nn.Module):
         self.linear = nn.Linear(width, dimension)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Give embeddings of length one, `[samples, dimension]`; half precision in float32.
+        """Return embeddings of length one, `[samples, dimension]`; float32 for half precision.
 
         Args:
-            features: What the layer was built for.
-            mask: `[samples, tokens]`, true where a token is real; of use only for tokens.
+            features: Features of the shape that the layer was built for.
+            mask: `[samples, tokens]`, true for tokens that are not padding; used for tokens only.
         """
         features = features.to(self.linear.weight.dtype)
         if self.places == (1,) and mask is not None and mask.shape == features.shape[:2]:
@@ -48,17 +48,17 @@ class Embedding(nn.Module):
         return unit_length(embedded.float() if embedded.dtype in _HALF else embedded)
 
     def extra_repr(self) -> str:
-        """Show the axes in a print of the module."""
+        """Return the pooled dimensions, for the module's repr."""
         return f"places={self.places}"
 
 
 class Embeddings(Joint):
-    """Embed both sides for `crd`; the teacher's embedding learns, too.
+    """The embeddings of student and teacher for `crd`; both are trained.
 
     Args:
-        student: Embeds the student's features.
-        teacher: Embeds the teacher's.
-        bank: Where negatives come from; None for the batch.
+        student: The embedding of the student's features.
+        teacher: The embedding of the teacher's features.
+        bank: The memory bank of negatives; None to use the batch.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Embeddings(Joint):
         self.bank = bank
 
     def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
-        """Give both embeddings, the teacher's once more with its gradient, and what a bank holds.
+        """Return both embeddings, the teacher's also with gradient, and the bank's negatives.
 
         Raises:
-            InputError: There is a bank, and the batch does not say which samples it holds.
+            InputError: There is a bank, and the batch has no sample indices.
         """
         mask = inputs.get("mask")
         ours, theirs = self.student(student, mask), self.teacher(teacher.detach(), mask)
@@ -90,20 +90,20 @@ def build(
     negatives: int = 4096,
     momentum: float = 0.5,
 ) -> Joint:
-    """Build the parts from one probe, with weights from torch's generator, on its device.
+    """Build the connector from example features, with weights from torch's generator.
 
     Args:
         student: The student's feature: `[n, channels, height, width]`, `[n, tokens, d]` or
             `[n, d]`; maps and tokens are averaged.
-        teacher: The teacher's feature; it may be of another kind.
-        samples: How many samples there are to train on; None takes negatives from the batch.
+        teacher: The teacher's feature; its layout may differ.
+        samples: The number of training samples; None uses negatives of the batch.
         dimension: The length of the embeddings.
-        negatives: How many a memory bank draws for each sample (16384 in the paper); 0 takes them
-            from the batch.
-        momentum: How much of the old the bank keeps when it sees a sample again.
+        negatives: The number of negatives per sample from the memory bank (16384 in the paper); 0
+            uses the batch.
+        momentum: The momentum of the bank's running mean.
 
     Raises:
-        InputError: Features of no such kind, or a setting out of range.
+        InputError: Unsupported feature shapes, or a setting out of range.
 
     Example:
         >>> student, teacher = torch.zeros(2, 8, 4, 4), torch.zeros(2, 64)
@@ -130,7 +130,7 @@ def _embedding(feature: Any, other: Any, dimension: int, side: str) -> Embedding
         raise InputError(Problem(f"contrastive.{side}", given, allowed))
     if feature.ndim < 4:
         return Embedding(feature.shape[-1], dimension, places=_AXES[feature.ndim])
-    # Beside another map, one with its channels last is told apart more surely.
+    # Compared with another map, a channels-last map is recognised more reliably.
     beside = other if other.ndim == 4 else feature.new_zeros(len(feature), 1)
     read = pair(feature, beside)
     if isinstance(read, str):

@@ -1,4 +1,4 @@
-"""What `factor_transfer` learns: a short form of the teacher's features, and a way to reach it."""
+"""The connector of `factor_transfer`: the teacher's paraphraser and the student's translator."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _LEAK = 0.1
 
 
 class Factors(Joint):
-    """Translate the student's features into the factors that a paraphraser finds in the teacher's.
+    """The paraphraser of the teacher's features and the translator of the student's.
 
-    The paraphraser is an autoencoder of three layers and three back, without normalisation; it
-    learns from its reconstruction of the teacher's features and from nothing else, so that the
-    factors do not come to meet the student. The authors train it alone for some epochs first; here
-    it learns beside the student, which needs one stage less. The translator has the paraphraser's
-    three first layers, normalised.
+    The paraphraser is an autoencoder with three encoder and three decoder layers, without
+    normalisation; it is trained only by its reconstruction of the teacher's features, so that the
+    factors do not adapt to the student. The authors pretrain it for some epochs; here it is trained
+    with the student, which saves a stage. The translator has the encoder's three layers, with
+    normalisation.
 
     Args:
-        ours: The student's channels.
-        theirs: The teacher's channels.
-        maps: Whether features have a height and a width: 3×3 convolutions, or linear layers.
-        rate: How many factors there are, as a part of the teacher's channels.
+        ours: The number of the student's channels.
+        theirs: The number of the teacher's channels.
+        maps: Whether features are maps: 3×3 convolutions, else linear layers.
+        rate: The number of factors divided by the number of the teacher's channels.
 
     Attributes:
-        translate: From the student's features to factors.
-        paraphrase: From the teacher's features to factors.
-        restore: From factors to the teacher's features.
+        translate: The translator, from the student's features to factors.
+        paraphrase: The encoder, from the teacher's features to factors.
+        restore: The decoder, from factors to the teacher's features.
     """
 
     def __init__(self, ours: int, theirs: int, *, maps: bool, rate: float) -> None:
@@ -47,9 +47,9 @@ class Factors(Joint):
         self.restore = _layers([count, count, theirs, theirs], maps=maps, back=True)
 
     def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
-        """Give the factors of both, the teacher's without gradient, and the reconstruction's error.
+        """Return both factors, the teacher's without gradient, and the reconstruction error.
 
-        The error is the mean squared difference over everything.
+        The error is the mean squared difference over all values.
         """
         dtype = next(self.parameters()).dtype
         features = teacher.detach().to(dtype)
@@ -72,17 +72,17 @@ def _layers(
 
 
 def build(student: Any, teacher: Any, *, samples: int | None = None, rate: float = _RATE) -> Joint:
-    """Build the parts from one probe, with weights from torch's generator, on its device.
+    """Build the connector from example features, with weights from torch's generator.
 
     Args:
-        student: The student's feature: `[n, channels, height, width]`, `[n, tokens, d]` or
-            `[n, d]` (for which only the loss's form `factor` means anything).
-        teacher: The teacher's feature, of the same kind.
-        samples: How many samples there are to train on; makes no difference here.
-        rate: How many factors there are, as a part of the teacher's channels; above 0.
+        student: The student's feature: `[n, channels, height, width]`, `[n, tokens, d]` or `[n, d]`
+            (for which only the loss's form `factor` is meaningful).
+        teacher: The teacher's feature, of the same layout.
+        samples: The number of training samples; unused.
+        rate: The number of factors divided by the number of the teacher's channels; above 0.
 
     Raises:
-        InputError: The two cannot be joined, which the message explains; or a rate not above 0.
+        InputError: The features cannot be connected, or the rate is <= 0.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What `review` learns: the student's layers, each fused with all that is deeper than it."""
+"""The connector of `review` (ReviewKD): attention-based fusion of the student's layers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _WIDEST = 512
 
 
 class Fusion(Joint):
-    """Go from the deepest layer to the shallowest, and take along what was seen on the way.
+    """Attention-based fusion (ABF) of each student layer with all deeper ones.
 
-    At each layer the student's map and what comes from below are mixed by two attention maps of
-    values in [0, 1]; the mixture is brought to the teacher's size and channels for the loss, and is
-    handed on to the next layer. Vectors are maps of 1×1.
+    From the deepest layer to the shallowest, the student's map and the fused deeper map are mixed
+    by two attention maps with values in [0, 1]; the result is projected to the teacher's size and
+    channels for the loss, and passed to the next layer. Vectors are maps of 1×1.
 
     Args:
-        ours: The student's channels, from the shallowest layer to the deepest.
-        theirs: The teacher's channels, in the same order.
+        ours: The numbers of the student's channels, from the shallowest layer to the deepest.
+        theirs: The numbers of the teacher's channels, in the same order.
 
     Attributes:
-        levels: One a layer, in the same order.
+        levels: One module per layer, in the same order.
     """
 
     def __init__(self, ours: Sequence[int], theirs: Sequence[int]) -> None:
@@ -41,7 +41,7 @@ class Fusion(Joint):
         )
 
     def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
-        """Give the fused features in the shapes of the teacher's, and the teacher's as they are."""
+        """Return the fused features in the teacher's shapes, and the teacher's unchanged."""
         ours, theirs = _listed(student), _listed(teacher)
         fused: list[Tensor] = []
         deeper: Tensor | None = None
@@ -57,13 +57,13 @@ class Fusion(Joint):
 
 
 class Level(nn.Module):
-    """One layer's part: mix with what is deeper, then go to the teacher's size and channels.
+    """The fusion of one layer: mix with the deeper one, then project to the teacher's shape.
 
     Args:
-        ours: The student's channels.
-        middle: Channels of what is handed on.
-        theirs: The teacher's channels.
-        fuse: Whether there is anything deeper.
+        ours: The number of the student's channels.
+        middle: The number of channels passed to the next layer.
+        theirs: The number of the teacher's channels.
+        fuse: Whether there is a deeper layer.
     """
 
     def __init__(self, ours: int, middle: int, theirs: int, *, fuse: bool) -> None:
@@ -75,7 +75,7 @@ class Level(nn.Module):
     def forward(
         self, student: Tensor, deeper: Tensor | None, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Give the features for the loss, and what is handed on; both of the teacher's size."""
+        """Return the features for the loss and for the next layer, both of the teacher's size."""
         features = self.enter(student.to(next(self.parameters()).dtype))
         if self.attend is not None and deeper is not None:
             deeper = _resized(deeper, (features.shape[2], features.shape[3]))
@@ -106,16 +106,16 @@ def _as_map(features: Tensor) -> Tensor:
 
 
 def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
-    """Build the parts from one probe, with weights from torch's generator, on its device.
+    """Build the connector from example features, with weights from torch's generator.
 
     Args:
         student: The student's features from the shallowest layer to the deepest, each
             `[n, channels, height, width]` or `[n, d]`; or one of them.
-        teacher: As many of the teacher's.
-        samples: How many samples there are to train on; makes no difference here.
+        teacher: The same number of the teacher's features.
+        samples: The number of training samples; unused.
 
     Raises:
-        InputError: The two cannot be joined; the message says why.
+        InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> student = [torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4)]

@@ -1,4 +1,4 @@
-"""Which loss gets which parts between student and teacher."""
+"""Selection of the connector for a loss."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
 
 UNJOINED = frozenset(
     {
-        # They sum the channels up, and average the larger map down to the smaller.
+        # They sum over channels, and average-pool the larger map to the size of the smaller.
         "attention_transfer",
         "neuron_selectivity",
         "spatial_correlation",
-        # They compare samples with each other, so that features need no common width.
+        # They compare samples with each other, so that widths may differ.
         "correlation_congruence",
         "probabilistic_transfer",
         "rkd_angle",
         "rkd_distance",
         "similarity_preserving",
-        # They compare tokens with each other. A layer between would learn to relate tokens in the
-        # student's place.
+        # They compare tokens with each other. A connector would learn the relations instead of the
+        # student.
         "attention_kl",
         "attention_mse",
         "minilm_relation",
@@ -49,16 +49,16 @@ UNJOINED = frozenset(
 )
 """The losses that take features of different shapes as they are."""
 
-_ANY_SIZE = frozenset({"flow", "gram"})  # they take maps of other sizes, but of as many channels
+_ANY_SIZE = frozenset({"flow", "gram"})  # maps of any size, but with equal numbers of channels
 
 
 class StudentSide(Joint):
-    """Apply a module to the student's features, and leave the teacher's alone.
+    """A module applied to the student's features; the teacher's are unchanged.
 
-    Of several features each has a module of its own.
+    Each of several features has its own module.
 
     Args:
-        module: What is applied: a `Connector`, one of the user's, or a `nn.ModuleList` of them.
+        module: A `Connector`, a user's module, or an `nn.ModuleList` of them.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ class StudentSide(Joint):
         self.module = module
 
     def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
-        """Bring the student's features to the teacher's."""
+        """Map the student's features to the teacher's shapes."""
         if not isinstance(self.module, nn.ModuleList):
             return Joined(_apply(self.module, student, teacher), teacher)
         sides = zip(self.module, student, teacher, strict=True)
@@ -82,21 +82,21 @@ class StudentSide(Joint):
 def join(
     loss_name: str, student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
 ) -> Joint:
-    """Build what stands between a student's and a teacher's features for a loss.
+    """Build the connector between a student's and a teacher's features for a loss.
 
     Args:
-        loss_name: The loss. One that is not limbeck's own gets what `connect` builds.
-        student: The student's feature for one probe batch, or a sequence of them.
-        teacher: The same of the teacher.
-        samples: How many samples there are to train on, for parts that remember them.
-        **settings: What else the loss's builder takes.
+        loss_name: The loss. For a user's own loss, `connect` builds the connector.
+        student: The student's feature for an example batch, or a sequence of features.
+        teacher: The same for the teacher.
+        samples: The number of training samples, for memory banks.
+        **settings: Further settings of the loss's connector.
 
     Returns:
-        Parts that train with the student. For a loss in `UNJOINED` that is given one tensor a
-        side, something that changes nothing.
+        The connector, trained with the student. For a loss in `UNJOINED` with one tensor per side,
+        an identity.
 
     Raises:
-        InputError: The features cannot be joined; the message says why.
+        InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> import torch
@@ -121,7 +121,7 @@ def join(
 
 
 def as_joint(module: nn.Module) -> Joint:
-    """Take a module of the user: parts for both sides as they are, others for the student's.
+    """Wrap a user's module: a `Joint` is returned unchanged, others apply to the student.
 
     Example:
         >>> as_joint(nn.Linear(3, 5))

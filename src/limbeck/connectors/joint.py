@@ -1,4 +1,4 @@
-"""What learned parts that see both sides give to a loss."""
+"""The interface of connectors for both student and teacher features."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Joined(NamedTuple):
-    """What a loss is given.
+    """The output of a connector: the arguments of a loss.
 
     Attributes:
         student: A tensor, or a tuple of tensors.
-        teacher: The same of the teacher.
-        arguments: Further arguments of the loss, such as a variance that is learned.
-        own_loss: A scalar that the parts themselves learn from, such as a reconstruction.
+        teacher: The same for the teacher.
+        arguments: Further arguments of the loss, such as a learned variance.
+        own_loss: A scalar loss of the connector itself, such as a reconstruction error.
     """
 
     student: Any
@@ -29,14 +29,14 @@ class Joined(NamedTuple):
 
 
 class Joint(nn.Module, ABC):
-    """Learned parts that see both sides: they train with the student and never reach its file."""
+    """A connector for both sides, trained with the student and not saved in its file."""
 
     @abstractmethod
     def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
-        """Join the two sides.
+        """Apply the connector to both sides.
 
         Args:
             student: The student's feature, or a sequence of them.
-            teacher: The same of the teacher.
-            inputs: Of `labels`, `index` and `mask`, what the batch has.
+            teacher: The same for the teacher.
+            inputs: The batch's `labels`, `index` and `mask`, if present.
         """

@@ -1,4 +1,4 @@
-"""Where a feature has its channels and its places: vectors, sequences, pictures as tokens, maps."""
+"""Feature layouts: channels and positions of vectors, sequences, image tokens and maps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Size: TypeAlias = tuple[int, int]
 _LEADS = (0, 1, 2, 4, 5)
 """How many tokens may stand before a grid: a class token, one of distillation, registers."""
 
-_SMALLEST = 3  # rows and columns, for two sequences to be taken for pictures
+_SMALLEST = 3  # the minimum of rows and columns for two sequences to be image tokens
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a feature is laid out.
+    """The layout of a feature.
 
     Attributes:
-        kind: A `vector` is `[n, d]`; a `sequence` `[n, tokens, d]`; `tokens` are a sequence that
-            is a grid, perhaps after a class token; a `map` is `[n, channels, height, width]`.
-        channels: How many numbers there are in a place.
-        grid: Height and width of tokens, and of a map; in other kinds 1 and the number of tokens.
-        lead: How many tokens stand before the grid.
+        kind: A `vector` is `[n, d]`; a `sequence` `[n, tokens, d]`; `tokens` are a sequence that is
+            a grid, optionally after a class token; a `map` is `[n, channels, height, width]`.
+        channels: The number of values per position.
+        grid: Height and width of tokens or of a map; otherwise 1 and the number of tokens.
+        lead: The number of tokens before the grid.
         channels_last: Whether a map is `[n, height, width, channels]`.
     """
 
@@ -40,10 +40,10 @@ class Layout:
     channels_last: bool = False
 
     def of(self, feature: Tensor) -> Layout:
-        """Give the layout of another batch, whose pictures or texts may have another size.
+        """Return the layout of another batch, whose images or texts may differ in size.
 
         Raises:
-            InputError: The feature is of another kind, or its tokens are no grid any more.
+            InputError: The layout differs, or the tokens are not a grid.
         """
         shape = tuple(feature.shape)
         if self.kind == "tokens" and len(shape) == 3:
@@ -58,7 +58,7 @@ class Layout:
         return read
 
     def places(self, feature: Tensor) -> Tensor:
-        """Give the channels of each place as `[n, channels, height, width]`."""
+        """Return the channels of each position as `[n, channels, height, width]`."""
         if self.kind == "map":
             return feature.movedim(-1, 1) if self.channels_last else feature
         if self.kind == "vector":
@@ -66,7 +66,7 @@ class Layout:
         return feature[:, self.lead :].transpose(1, 2).unflatten(2, self.grid)
 
     def feature(self, leading: Tensor | None, places: Tensor) -> Tensor:
-        """Put a feature together again of its leading tokens and its places."""
+        """Build a feature from its leading tokens and its positions."""
         if self.kind == "map":
             return places.movedim(1, -1) if self.channels_last else places
         if self.kind == "vector":
@@ -76,10 +76,10 @@ class Layout:
 
 
 def pair(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
-    """Read two features of one batch, either in the light of the other.
+    """Infer the layouts of two features of one batch, each with the other as context.
 
     Returns:
-        Both layouts, or why the two cannot be joined.
+        Both layouts, or the reason why the features cannot be connected.
 
     Example:
         >>> import torch
@@ -109,7 +109,7 @@ def pair(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
 
 
 def _two_pictures(ours: Layout, theirs: Layout) -> tuple[Layout, Layout] | None:
-    """Read two lengths as grids, if both are some: that a few words are one means nothing."""
+    """Interpret two token counts as grids, if both can be: a few words that form a grid do not."""
     mine, other = _as_tokens(ours, None), _as_tokens(theirs, None)
     if mine is None or other is None or min(*mine.grid, *other.grid) < _SMALLEST:
         return None
@@ -135,7 +135,7 @@ def _vector_and_places(ours: Layout, theirs: Layout) -> tuple[Layout, Layout] | 
             "a vector has no places, so that nothing could be learned about the teacher's; "
             "tap the student before its pooling"
         )
-    return ours, theirs  # a map is averaged over its places
+    return ours, theirs  # a map is averaged over its positions
 
 
 def _layout(shape: tuple[int, ...], channels_last: bool) -> Layout | None:
@@ -151,9 +151,9 @@ def _layout(shape: tuple[int, ...], channels_last: bool) -> Layout | None:
 
 
 def _channels_last(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Tell whether a map has its channels last, as Swin's have: square then, and not otherwise.
+    """Return whether a map has its channels last, as Swin's have: only if it is square then.
 
-    A map with as many channels as rows might be either; what the other map is decides.
+    For a map with as many channels as rows the other map decides.
     """
     if len(shape) != 4 or shape[1] != shape[2] or shape[2] >= shape[3]:
         return False
@@ -171,7 +171,7 @@ def _as_tokens(sequence: Layout, like: Size | None) -> Layout | None:
 
 
 def _grid(tokens: int, like: Size | None) -> tuple[int, Size] | None:
-    """Lay tokens out as a grid of the form of another, or as a square; the first few may lead."""
+    """Infer a token grid with the aspect ratio of another, or a square; the first few may lead."""
     forms = [(1, 1)] if like is None else [like, (1, 1)]
     for lead in _LEADS:
         places = tokens - lead

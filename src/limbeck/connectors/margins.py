@@ -1,4 +1,4 @@
-"""What `overhaul` needs: the student's responses in the teacher's channels, and the margins."""
+"""The connector of `overhaul`: the student's projected pre-activations, and the margins."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from limbeck.connectors.blocks import Normalize, channels, check_pair, mix, one_size
 from limbeck.connectors.joint import Joined, Joint
 
-_RARE = 1e-3  # the published bound, below which a mean of negative responses is not trusted
+_RARE = 1e-3  # the published bound: a mean of fewer negative responses is unreliable
 
 
 class Margins(Joint):
-    """Bring the student's responses to the teacher's channels; hold the teacher's margins.
+    """The projection of the student's pre-activations, and the teacher's margins.
 
-    Of two maps, the larger is averaged down to the size of the smaller.
+    The larger of two maps is average-pooled to the size of the smaller.
 
     Args:
-        ours: The student's channels.
+        ours: The number of the student's channels.
         margin: The teacher's mean negative response, `[channels]`.
-        maps: Whether features have a height and a width.
+        maps: Whether features are maps.
 
     Attributes:
-        project: A 1×1 convolution or a linear layer, normalised.
-        margin: As given; it is not learned.
+        project: A 1×1 convolution or a linear layer, with batch normalisation.
+        margin: The given margin, a buffer.
     """
 
     margin: Tensor
@@ -39,27 +39,27 @@ class Margins(Joint):
         self.register_buffer("margin", margin)
 
     def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
-        """Give the student's responses, the teacher's, and the margin as an argument."""
+        """Return the student's and the teacher's responses, and the margin as an argument."""
         features, teacher = one_size(student.to(self.margin.dtype), teacher)
         return Joined(self.project(features), teacher, {"margin": self.margin})
 
 
 def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
-    """Build the parts from one probe, with weights from torch's generator, on its device.
+    """Build the connector from example features, with weights from torch's generator.
 
-    The margins are the probe's mean negative responses, which the authors estimate from the
-    teacher's batch normalisation instead (`limbeck.losses.activation.batch_norm_margin`): a probe
-    serves for any teacher. A channel that is negative less than once in a thousand times has a
-    margin of three standard deviations below 0, as published.
+    The margins are the mean negative responses of the example batch, for any teacher; the authors
+    estimate them from the teacher's batch normalisation
+    (`limbeck.losses.activation.batch_norm_margin`). A channel with less than 0.1 % negative
+    responses has a margin of three standard deviations below 0, as published.
 
     Args:
         student: The student's responses before the ReLU: `[n, channels, height, width]`,
             `[n, tokens, d]` or `[n, d]`.
-        teacher: The teacher's, of the same kind.
-        samples: How many samples there are to train on; makes no difference here.
+        teacher: The teacher's, of the same layout.
+        samples: The number of training samples; unused.
 
     Raises:
-        InputError: The two cannot be joined; the message says why.
+        InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> student, teacher = torch.zeros(2, 1), torch.tensor([[-3.0, 1.0], [-1.0, 1.0]])

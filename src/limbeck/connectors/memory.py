@@ -1,4 +1,4 @@
-"""A memory bank: what a training set's samples looked like when they were last seen."""
+"""A memory bank of the training samples' embeddings."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from limbeck.connectors.class_order import ClassOrder
 from limbeck.errors import InputError, Problem
 from limbeck.vectors import unit_length
 
-_FIRST = 2**14  # how many cosines of the first batch are kept, for each side
-_FEW = 32  # up to so many times the negatives, a product with all samples beats a copy of those
+_FIRST = 2**14  # the number of stored cosines of the first batch, per side
+_FEW = 32  # up to this ratio to the negatives, a product with all samples is faster than a copy
 
 
 class MemoryBank(nn.Module):
-    """Hold an embedding of every sample for either side, and draw negatives from them.
+    """A memory bank: an embedding of every training sample for both sides, to draw negatives from.
 
-    Negatives are drawn by index, with equal chances and with replacement, from torch's generator:
-    a step's cost has a bound that does not grow with the number of samples. On a CPU, a bank of
-    few samples, at most 32 times the negatives, gives all and which are drawn, which is faster than
-    to copy those; else it gives that copy. Both say the same to the loss. A sample is never its own
-    negative. Where the batch has a label for each sample, neither is one of its class; then the
-    bank draws among the samples whose class it has seen.
+    Negatives are drawn by index, uniformly with replacement, from torch's generator: a step's cost
+    does not grow with the number of samples. On a CPU, a bank of at most 32 times as many samples
+    as negatives returns all embeddings and the drawn indices, which is faster than a copy;
+    otherwise it returns a copy. The loss is equal. A sample is never its own negative. If the batch
+    has a label per sample, negatives are of other classes, among the samples whose class the bank
+    has seen.
 
-    While it is in training mode, each forward pass ends with the batch's places taking up its
-    embeddings, without gradient, as a running mean that is scaled to length one. Several processes
-    have a bank each, of which a checkpoint holds the first's.
+    In training mode, each forward pass updates the batch's rows by its embeddings, without
+    gradient, as a running mean normalised to length one. Each process has its own bank; a
+    checkpoint has the main process's.
 
     Args:
-        samples: How many samples there are to train on; each has a place.
+        samples: The number of training samples; each has a row.
         dimension: The length of an embedding.
-        negatives: How many to draw for each sample.
-        momentum: How much of the old stays when a sample is seen, at least 0 and below 1.
+        negatives: The number of negatives per sample.
+        momentum: The momentum of the running mean, in [0, 1).
 
     Attributes:
         student: `[samples, dimension]`, of length one; random at first.
-        teacher: The same of the teacher.
+        teacher: The same for the teacher.
         first_cosines: `[2, 16384]`, the first training batch's cosines of the student's embeddings
-            with what the bank held of the teachers, and of the teacher's with the students.
-        begun: Whether there are such.
-        order: Which samples are of which class.
+            with the teacher's rows of the bank, and of the teacher's with the student's rows.
+        begun: Whether `first_cosines` are set.
+        order: The samples by class.
 
     Raises:
         InputError: Fewer than two samples, no negatives, or a momentum out of range.
@@ -67,25 +67,27 @@ class MemoryBank(nn.Module):
         self.register_buffer("first_cosines", torch.zeros(2, _FIRST))
         self.register_buffer("begun", torch.tensor(False))
         self.order = ClassOrder(samples)
-        self._has_begun: bool | None = None  # what `begun` says, to be known without a wait
+        self._has_begun: bool | None = (
+            None  # the value of `begun`, without a device synchronisation
+        )
         self.register_load_state_dict_post_hook(_forget)
 
     def forward(
         self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
-        """Give what the loss compares this batch with, and then remember the batch.
+        """Return the loss's arguments for this batch, and then update the bank.
 
         Args:
             student: Embeddings, `[samples, dimension]`, of length one.
-            teacher: The same of the teacher.
-            inputs: `index`, `[samples]`: which of the training set's samples these are; `labels`
-                if there are any.
+            teacher: The same for the teacher.
+            inputs: `index`, `[samples]`: the samples' indices in the training set; `labels` if
+                present.
 
         Returns:
-            The arguments of `limbeck.losses.crd` that are a bank's.
+            The bank's arguments of `limbeck.losses.crd`.
 
         Raises:
-            InputError: There is no index, it is not one number a sample, or (seen on a CPU) it is
+            InputError: The index is missing, is not one number per sample, or (checked on a CPU) is
                 out of range.
         """
         student, teacher = student.detach(), teacher.detach()
@@ -104,11 +106,11 @@ class MemoryBank(nn.Module):
         return held | ({"first_cosines": self.first_cosines} if self._started() else {})
 
     def draw(self, index: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Draw negatives for each of some samples, `[len(index), negatives]`.
+        """Draw negatives for some samples, `[len(index), negatives]`.
 
         Args:
-            index: Which samples.
-            labels: Their classes. Anything but a whole number a sample is no class.
+            index: The indices of the samples.
+            labels: Their classes; ignored unless there is one integer per sample.
         """
         if labels is None or labels.shape != index.shape or labels.is_floating_point():
             return self._uniform(index)
@@ -123,13 +125,13 @@ class MemoryBank(nn.Module):
         others = torch.randint(
             len(self.student) - 1, (len(index), self.negatives), device=index.device
         )
-        return others + (others >= index.unsqueeze(1))  # steps over the sample itself
+        return others + (others >= index.unsqueeze(1))  # skips the sample itself
 
     def _negatives(self, drawn: Tensor) -> dict[str, Tensor]:
-        """Give copies: the bank changes before the loss has its gradient."""
+        """Return copies of the drawn rows: the bank changes before the backward pass."""
         sides = {"negatives": self.teacher, "student_negatives": self.student}
         few = len(self.student) <= min(_FEW, len(drawn)) * self.negatives
-        # Elsewhere the gradient of a gather adds up in any order: no two runs would be alike.
+        # Elsewhere the backward pass of a gather sums in any order, which is not reproducible.
         if few and drawn.device.type == "cpu":
             return {"drawn": drawn} | {name: bank.clone() for name, bank in sides.items()}
         places = drawn.flatten()
@@ -140,7 +142,7 @@ class MemoryBank(nn.Module):
         }
 
     def _begin(self, student: Tensor, teacher: Tensor, held: Mapping[str, Tensor]) -> None:
-        """Keep the first batch's cosines, evenly chosen: the loss takes its constants of them."""
+        """Store an evenly chosen subset of the first batch's cosines, for the loss's constants."""
         if self._started():
             return
         for row, anchors, side in ((0, student, ""), (1, teacher, "student_")):

@@ -1,4 +1,4 @@
-"""Bring a student's feature to the shape of a teacher's: channels, space, tokens, lengths."""
+"""Connectors from a student's feature to a teacher's channels, size, tokens and lengths."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from limbeck.precision import without_autocast
 
 
 class Connector(nn.Module):
-    """Bring features to another number of channels, another size and another kind.
+    """A learned map of features to another number of channels, another size and another layout.
 
-    Maps, and tokens that are a grid, are averaged down or interpolated up; so are sequences, along
-    their tokens. Channels are mixed by a 1×1 convolution or a linear layer. Tokens before the grid,
-    such as a class token, are dropped where the teacher has none. Where the student has too few,
-    they come out of a linear layer of its first one or, if it has none, of the mean over its
-    places.
+    Maps, token grids and sequences (along their tokens) are average-pooled or interpolated.
+    Channels are mapped by a 1×1 convolution or a linear layer. Tokens before the grid, such as a
+    class token, are dropped if the teacher has none. If the student has too few, a linear layer
+    computes them from its first one or, if it has none, from the mean over its positions.
 
-    Parameters are float32 (float64 for features in float64), and half precision is computed so,
-    under autocast as well.
+    Parameters are float32 (float64 for float64 features); half precision is computed in float32,
+    also under autocast.
 
     Args:
         ours: The layout of the student's feature.
         theirs: The layout of the teacher's.
-        size: Whether to bring places to the teacher's size, too.
+        size: Whether to resize to the teacher's size, too.
     """
 
     def __init__(self, ours: Layout, theirs: Layout, *, size: bool = True) -> None:
@@ -45,15 +44,16 @@ class Connector(nn.Module):
             self.leading = nn.Linear(ours.channels, theirs.lead * theirs.channels)
 
     def forward(self, features: Tensor, like: Tensor | None = None) -> Tensor:
-        """Bring features to the teacher's shape.
+        """Map features to the teacher's shape.
 
         Args:
-            features: The student's.
-            like: The teacher's for the same batch, if sizes or lengths may differ from the
-                probe's. Without it they are the probe's, or are left alone if they were equal.
+            features: The student's features.
+            like: The teacher's features for the same batch, if sizes or lengths may differ from the
+                example's. Without it the example's sizes are used, or sizes are unchanged if they
+                were equal.
 
         Raises:
-            InputError: A feature is not of the probe's kind.
+            InputError: A feature's layout differs from the example's.
         """
         ours = self.ours.of(features)
         theirs = self._target(ours, like)
@@ -74,7 +74,7 @@ class Connector(nn.Module):
         smaller = (min(height, size[0]), min(width, size[1]))
         if smaller != (height, width):
             places = F.adaptive_avg_pool2d(places, smaller)
-        # Channels are mixed where there are fewest places; averaging and interpolating commute
+        # Channels are mapped where there are fewest positions; pooling and interpolation commute
         # with it.
         places = self._mix(places)
         if smaller == size:
@@ -88,7 +88,7 @@ class Connector(nn.Module):
         return mixed
 
     def _lead(self, features: Tensor, places: Tensor) -> Tensor:
-        """Make what stands before the teacher's grid."""
+        """Return the tokens before the teacher's grid."""
         if self.leading is None:
             leading: Tensor = self.project(features[:, : self.theirs.lead])
             return leading
@@ -97,34 +97,33 @@ class Connector(nn.Module):
         return made
 
     def extra_repr(self) -> str:
-        """Show both layouts in a print of the module."""
+        """Return both layouts, for the module's repr."""
         sides = (self.ours, self.theirs)
         return " to ".join(f"{side.kind} {side.grid[0]}×{side.grid[1]}" for side in sides)
 
 
 def connect(student: Tensor, teacher: Tensor, *, size: bool = True) -> nn.Module:
-    """Build what brings a student's feature to the shape of a teacher's.
+    """Build a connector from a student's feature to the shape of a teacher's.
 
-    Vectors go to vectors, maps to maps, sequences to sequences. Tokens of a picture go to maps and
-    back: they are a grid of the map's form or a square, perhaps after a class token (or a few
-    tokens more, as DeiT and DINOv2 have). Sequences of different lengths that are both such a
-    square, from 3×3 on, are resized as pictures, others along their tokens. A map goes to a vector
-    by its mean.
+    Vectors are mapped to vectors, maps to maps, sequences to sequences. Image tokens are mapped to
+    maps and back: they are a grid of the map's aspect ratio or a square, optionally after a class
+    token (or a few more tokens, as in DeiT and DINOv2). Sequences of different lengths that are
+    both square grids, from 3×3 on, are resized as images, others along their tokens. A map is
+    mapped to a vector by its mean.
 
-    Weights are drawn from torch's global generator, so that a seed decides them; they lie on the
-    student's device.
+    Weights are drawn from torch's global generator, on the student's device.
 
     Args:
-        student: The student's feature for one probe batch: `[n, c, h, w]` (or `[n, h, w, c]`, if
+        student: The student's feature for an example batch: `[n, c, h, w]` (or `[n, h, w, c]`, if
             it is square), `[n, tokens, d]` or `[n, d]`.
         teacher: The teacher's feature for the same batch.
-        size: Whether to bring maps and sequences to the teacher's size, too.
+        size: Whether to resize maps and sequences to the teacher's size, too.
 
     Returns:
-        The identity if there is nothing to do, a `Connector` otherwise.
+        The identity if shapes are equal, a `Connector` otherwise.
 
     Raises:
-        InputError: The two cannot be joined; the message says why.
+        InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> join = connect(torch.zeros(2, 8, 4, 4), torch.zeros(2, 64, 8, 8))

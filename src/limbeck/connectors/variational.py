@@ -1,4 +1,4 @@
-"""What `variational_information` learns: the teacher's features, and how sure it is of them."""
+"""The connector of `variational_information` (VID): mean and variance of the teacher's features."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from limbeck.connectors.blocks import channels, check_pair, mix, one_size
 from limbeck.connectors.joint import Joined, Joint
 
 _FIRST_VARIANCE = 5.0
-_LEAST = 1e-5  # a variance of 0 would make the loss infinite
+_LEAST = 1e-5  # a variance of 0 makes the loss infinite
 
 
 class Variational(Joint):
-    """Predict a normal distribution over the teacher's features from the student's.
+    """A normal distribution over the teacher's features, predicted from the student's.
 
-    The mean comes from three layers of 1×1 convolutions (linear ones for vectors and sequences)
-    with a ReLU between them; the variance is one number a channel, softplus(a) + 1e-5, whatever the
-    input. Of two maps, the larger is averaged down to the size of the smaller.
+    The mean is computed by three 1×1 convolutions (linear layers for vectors and sequences) with
+    ReLUs between them; the variance is one parameter per channel, softplus(a) + 1e-5, independent
+    of the input. The larger of two maps is average-pooled to the size of the smaller.
 
     Args:
-        ours: The student's channels.
-        theirs: The teacher's channels.
-        maps: Whether features have a height and a width.
+        ours: The number of the student's channels.
+        theirs: The number of the teacher's channels.
+        maps: Whether features are maps.
 
     Attributes:
-        regress: Predicts the mean.
-        scale: a, `[channels of the teacher]`; at first it stands for a variance of 5.
+        regress: The layers that predict the mean.
+        scale: a, `[channels of the teacher]`; the initial variance is 5.
     """
 
     def __init__(self, ours: int, theirs: int, *, maps: bool) -> None:
@@ -48,26 +48,26 @@ class Variational(Joint):
 
     @property
     def variance(self) -> Tensor:
-        """The variance, `[channels of the teacher]`."""
+        """Return the variance, `[channels of the teacher]`."""
         return F.softplus(self.scale) + _LEAST
 
     def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
-        """Give the predicted mean, the teacher's features, and the variance as an argument."""
+        """Return the predicted mean, the teacher's features, and the variance as an argument."""
         features, teacher = one_size(student.to(self.scale.dtype), teacher)
         return Joined(self.regress(features), teacher, {"variance": self.variance})
 
 
 def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
-    """Build the parts from one probe, with weights from torch's generator, on its device.
+    """Build the connector from example features, with weights from torch's generator.
 
     Args:
         student: The student's feature: `[n, channels, height, width]`, `[n, tokens, d]` or
             `[n, d]`.
-        teacher: The teacher's feature, of the same kind.
-        samples: How many samples there are to train on; makes no difference here.
+        teacher: The teacher's feature, of the same layout.
+        samples: The number of training samples; unused.
 
     Raises:
-        InputError: The two cannot be joined; the message says why.
+        InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> parts = build(torch.zeros(2, 8, 8, 8), torch.zeros(2, 16, 4, 4))
