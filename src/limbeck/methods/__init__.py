@@ -1,9 +1,8 @@
-"""Named methods: short compositions of terms, to take whole or to change.
+"""Named distillation methods: short compositions of loss terms, to use or to modify.
 
-`__all__` names the methods and nothing else: it is what a recipe may name and what `limbeck list
-methods` shows. Where a method says nothing else, its weights are those of the CIFAR-100 benchmark
-of Tian, Krishnan and Isola 2020. Layers are given as paths, one or several on each side; several
-are taken pair by pair.
+`__all__` lists the methods only: the names for recipes and `limbeck list methods`. Unless stated
+otherwise, weights are those of the CIFAR-100 benchmark of Tian, Krishnan and Isola 2020. Layers are
+given as paths, one or several per side; several are paired in order.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ __all__ = [
 
 
 def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
-    """Give the method of that name; an unknown name is an error with the nearest ones.
+    """Return the method of that name; raise an error with similar names if it is unknown.
 
     Example:
         >>> find("hinton") is hinton
@@ -75,11 +74,10 @@ def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
 
 
 def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
-    """Make terms of what a recipe says, `{method: {settings}}`.
+    """Build terms from a recipe's entry, `{method: {settings}}`.
 
     Raises:
-        InputError: An unknown method, or settings that it does not take or that are missing; all
-            of them at once.
+        InputError: An unknown method, or unknown or missing settings; the message lists all.
 
     Example:
         >>> read({"hinton": {"temperature": 2.0}}, where="objective")

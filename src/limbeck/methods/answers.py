@@ -1,4 +1,4 @@
-"""Methods that look at answers alone."""
+"""Logit-based distillation methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.terms import Term
 
 
 def label_only() -> list[Term]:
-    """Learn from labels alone: what every distilled student is compared with.
+    """Build the label-only baseline: the task's own loss.
 
     Example:
         >>> label_only()
@@ -20,13 +20,13 @@ def label_only() -> list[Term]:
 
 
 def hinton(temperature: Spec | PerUnit = 4.0, alpha: float = 0.1) -> list[Term]:
-    r"""Learn from the teacher's softened answers, and a little from labels.
+    r"""Build knowledge distillation (KD): temperature-scaled KL divergence, and labels.
 
     $$\alpha \, L_{task} + (1 - \alpha) \, T^2 \, KL(p_T \| q_T)$$
 
     Args:
-        temperature: T, above 0; a number, a schedule, or one that differs by unit.
-        alpha: The weight of the labels, in [0, 1]. The CIFAR-100 benchmark takes 0.1 at T = 4.
+        temperature: T, above 0; a number, a schedule, or a temperature per element.
+        alpha: The weight of the labels, in [0, 1]; 0.1 at T = 4 in the CIFAR-100 benchmark.
 
     Example:
         >>> hinton()
@@ -43,14 +43,14 @@ def hinton(temperature: Spec | PerUnit = 4.0, alpha: float = 0.1) -> list[Term]:
 def dkd(
     temperature: Spec = 4.0, *, alpha: float = 1.0, beta: float = 8.0, warmup: float = 0.0833
 ) -> list[Term]:
-    r"""Learn about the right class and about the wrong ones apart.
+    r"""Build decoupled knowledge distillation (DKD) of target and non-target classes.
 
     $$L_{task} + w(t) \, T^2 \, (\alpha \, TCKD + \beta \, NCKD)$$
 
     Args:
         temperature: T, above 0.
-        alpha: The weight of how sure the teacher is of the right class.
-        beta: The weight of what it says of the others.
+        alpha: The weight of target class distillation (TCKD).
+        beta: The weight of non-target class distillation (NCKD).
         warmup: The share of training over which w rises from 0 to 1; 20 of 240 epochs in the
             paper.
 
@@ -68,14 +68,14 @@ def dkd(
 def dist(
     temperature: float = 1.0, *, beta: float = 2.0, gamma: float = 2.0, weight: Spec = 1.0
 ) -> list[Term]:
-    r"""Learn how answers rank classes, and how classes rank samples, not the answers themselves.
+    r"""Build DIST: Pearson correlation of inter-class and intra-class relations.
 
     $$L_{task} + \beta \, L_{inter} + \gamma \, L_{intra}$$
 
     Args:
         temperature: τ, above 0; 1 on ImageNet and 4 on CIFAR-100 in the published scripts.
-        beta: The weight of the relation between classes.
-        gamma: The weight of the relation between samples.
+        beta: The weight of the inter-class relation.
+        gamma: The weight of the intra-class relation.
         weight: The weight of both.
 
     Example:
@@ -89,11 +89,11 @@ def dist(
 
 
 def ttm(temperature: Spec = 10.0, *, weight: Spec = 45.0) -> list[Term]:
-    r"""Learn from the teacher's softened answers without softening the student's.
+    r"""Build transformed teacher matching (TTM): the temperature applies to the teacher only.
 
     Args:
-        temperature: T of the teacher's side, above 0; the paper's γ is 1 / T.
-        weight: The weight beside the labels'. The paper tunes both to the pair of nets; these are
+        temperature: T of the teacher, above 0; the paper's γ is 1 / T.
+        weight: The weight relative to the labels. The paper tunes both per pair of nets; these are
             for VGG13 and VGG8.
 
     Example:
@@ -106,11 +106,12 @@ def ttm(temperature: Spec = 10.0, *, weight: Spec = 45.0) -> list[Term]:
 
 
 def wttm(temperature: Spec = 5.0, *, weight: Spec = 4.0) -> list[Term]:
-    r"""As `ttm`, with more weight on samples of which the teacher is less sure.
+    r"""Build weighted TTM (WTTM): TTM with higher weights for less confident teacher outputs.
 
     Args:
-        temperature: T of the teacher's side, above 0.
-        weight: The weight beside the labels'. Both are those that the paper has beside `crd`.
+        temperature: T of the teacher, above 0.
+        weight: The weight relative to the labels. Both are the paper's for the combination with
+            `crd`.
 
     Example:
         >>> wttm()
@@ -124,7 +125,7 @@ def wttm(temperature: Spec = 5.0, *, weight: Spec = 4.0) -> list[Term]:
 def logit_standardization(
     temperature: Spec = 2.0, *, alpha: float = 1.0, weight: Spec = 9.0
 ) -> list[Term]:
-    r"""Learn from the teacher's answers up to their offset and their scale.
+    r"""Build KD with logit standardisation: KL divergence of z-scored logits.
 
     $$\alpha \, L_{task} + w \, T^2 \, KL$$ over logits of mean 0 and deviation 1.
 
@@ -148,11 +149,11 @@ def logit_standardization(
 def mlkd(
     temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), *, weight: Spec = 9.0
 ) -> list[Term]:
-    r"""Learn from answers sample by sample, from how samples relate, and from how classes do.
+    r"""Build multi-level logit distillation (MLKD): instance, batch and class level.
 
     Args:
-        temperatures: Summed over, as in the paper.
-        weight: The weight beside the labels'; 9 in the published code.
+        temperatures: The temperatures of the sum, as in the paper.
+        weight: The weight relative to the labels; 9 in the published code.
 
     Example:
         >>> [term.loss for term in mlkd()]

@@ -1,4 +1,4 @@
-"""Methods that look at what layers hold."""
+"""Feature-based distillation methods."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from limbeck.terms.term import Paths
 
 
 def fitnets(student: Paths, teacher: Paths, *, weight: Spec = 100.0) -> list[Term]:
-    r"""Learn from labels, and to hold what the teacher holds at one layer.
+    r"""Build FitNets: a hint loss (mean squared error) between features of one layer.
 
     $$L_{task} + w \, \frac1D \|r(f) - g\|^2$$
 
-    with r the connector that brings the student's feature f to the shape of the teacher's g. The
-    paper trains on hints first and on answers afterwards: `fitnets(...)` in one stage and
-    `hinton()` in the next, or a weight that steps to 0.
+    with r the connector from the student's feature f to the shape of the teacher's g. The paper
+    trains on hints first and on logits afterwards: `fitnets(...)` in one stage and `hinton()` in
+    the next, or a weight that steps to 0.
 
     Args:
         student: The path of a module of the student.
         teacher: The path of a module of the teacher.
-        weight: w; a number or a schedule. The CIFAR-100 benchmark takes 100.
+        weight: w; a number or a schedule. 100 in the CIFAR-100 benchmark.
 
     Example:
         >>> fitnets("layer2", "layer2")
@@ -32,12 +32,12 @@ def fitnets(student: Paths, teacher: Paths, *, weight: Spec = 100.0) -> list[Ter
 
 
 def at(student: Paths, teacher: Paths, *, weight: Spec = 1000.0) -> list[Term]:
-    r"""Learn where the teacher looks: the mean square over channels, at several depths.
+    r"""Build attention transfer (AT): spatial attention maps, the mean square over channels.
 
     Args:
-        student: Paths of modules that put out maps.
-        teacher: As many of the teacher.
-        weight: The weight of each pair; the CIFAR-100 benchmark takes 1000.
+        student: Paths of modules with map outputs.
+        teacher: The same number of paths of the teacher.
+        weight: The weight of each pair; 1000 in the CIFAR-100 benchmark.
 
     Example:
         >>> at("body", "body")
@@ -49,12 +49,12 @@ def at(student: Paths, teacher: Paths, *, weight: Spec = 1000.0) -> list[Term]:
 
 
 def nst(student: Paths, teacher: Paths, *, weight: Spec = 50.0) -> list[Term]:
-    r"""Learn the distribution of what neurons respond to.
+    r"""Build neuron selectivity transfer (NST): MMD between activation patterns.
 
     Args:
-        student: Paths of modules that put out maps.
-        teacher: As many of the teacher.
-        weight: The weight of each pair; the CIFAR-100 benchmark takes 50.
+        student: Paths of modules with map outputs.
+        teacher: The same number of paths of the teacher.
+        weight: The weight of each pair; 50 in the CIFAR-100 benchmark.
 
     Example:
         >>> [term.loss for term in nst(["layer1", "layer2"], ["layer1", "layer2"])]
@@ -66,16 +66,16 @@ def nst(student: Paths, teacher: Paths, *, weight: Spec = 50.0) -> list[Term]:
 
 
 def ab(student: Paths, teacher: Paths, *, weight: Spec = 1.0, margin: float = 1.0) -> list[Term]:
-    r"""Learn on which side of zero the teacher's neurons lie.
+    r"""Build activation boundary transfer (AB): hinge loss on the sign of pre-activations.
 
-    The paper trains on this alone first, and on answers afterwards. Tap what goes into the
-    activation, not what comes out of it.
+    The paper trains on this loss first, and on logits afterwards. Tap the input of the activation,
+    not its output.
 
     Args:
         student: Paths of modules before their activation.
-        teacher: As many of the teacher.
+        teacher: The same number of paths of the teacher.
         weight: The weight of each pair.
-        margin: How far on that side is far enough.
+        margin: The margin of the hinge loss.
 
     Example:
         >>> ab("bn2", "bn2")[1].loss
@@ -87,12 +87,12 @@ def ab(student: Paths, teacher: Paths, *, weight: Spec = 1.0, margin: float = 1.
 
 
 def ft(student: Paths, teacher: Paths, *, weight: Spec = 500.0) -> list[Term]:
-    r"""Learn the teacher's factors: its feature as a small network of its own tells it again.
+    r"""Build factor transfer (FT): factors of a paraphraser and a translator.
 
     Args:
-        student: Paths of modules that put out maps.
-        teacher: As many of the teacher.
-        weight: The weight of each pair; the CIFAR-100 benchmark takes 500.
+        student: Paths of modules with map outputs.
+        teacher: The same number of paths of the teacher.
+        weight: The weight of each pair; 500 in the CIFAR-100 benchmark.
 
     Example:
         >>> ft("layer3", "layer3")[1].loss
@@ -104,12 +104,12 @@ def ft(student: Paths, teacher: Paths, *, weight: Spec = 500.0) -> list[Term]:
 
 
 def vid(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
-    r"""Learn what predicts the teacher's features, as far as they can be predicted.
+    r"""Build variational information distillation (VID): Gaussian log-likelihood of features.
 
     Args:
-        student: Paths of modules that put out maps.
-        teacher: As many of the teacher.
-        weight: The weight of each pair; the CIFAR-100 benchmark takes 1.
+        student: Paths of modules with map outputs.
+        teacher: The same number of paths of the teacher.
+        weight: The weight of each pair; 1 in the CIFAR-100 benchmark.
 
     Example:
         >>> vid("layer3", "layer3")[1].loss
@@ -121,13 +121,13 @@ def vid(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
 
 
 def ofd(student: Paths, teacher: Paths, *, weight: float = 1e-3) -> list[Term]:
-    r"""Learn the teacher's features where they matter: before the activation, above a margin.
+    r"""Build overhaul of feature distillation (OFD): partial L2 distance with a margin ReLU.
 
-    A pair counts twice as much as the one before it, as in the paper.
+    The weight doubles from pair to pair, as in the paper.
 
     Args:
         student: Paths of modules before their activation, shallow to deep.
-        teacher: As many of the teacher.
+        teacher: The same number of paths of the teacher.
         weight: The weight of the deepest pair; 0.001 in the paper.
 
     Example:
@@ -147,12 +147,12 @@ def ofd(student: Paths, teacher: Paths, *, weight: float = 1e-3) -> list[Term]:
 
 
 def review_kd(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
-    r"""Learn the teacher's features at all depths, each from all deeper ones of the student.
+    r"""Build ReviewKD: each teacher feature from the fused deeper features of the student.
 
     Args:
-        student: Paths of modules that put out maps, shallow to deep.
-        teacher: As many of the teacher.
-        weight: The weight; 0.6 to 8 in the paper, by pair of nets.
+        student: Paths of modules with map outputs, shallow to deep.
+        teacher: The same number of paths of the teacher.
+        weight: The weight; 0.6 to 8 in the paper, depending on the nets.
 
     Example:
         >>> review_kd(["layer1", "layer2"], ["layer1", "layer2"], weight=5.0)[1].student
@@ -160,7 +160,7 @@ def review_kd(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Ter
 
     Source: Chen et al. 2021.
     """
-    pairs(student, teacher)  # as many on either side
+    pairs(student, teacher)  # checks for equal numbers
     return [
         Term("task"),
         Term("review", student=several(student), teacher=several(teacher), weight=weight),

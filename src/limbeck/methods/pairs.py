@@ -1,4 +1,4 @@
-"""Layers of a student beside layers of a teacher."""
+"""Pairs of student and teacher layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.terms.term import Paths
 
 
 def several(paths: Paths) -> list[str]:
-    """Take one path as a list of one.
+    """Return one path as a list of one.
 
     Example:
         >>> several("layer2"), several(["layer1", "layer2"])
@@ -21,10 +21,10 @@ def several(paths: Paths) -> list[str]:
 
 
 def pairs(student: Paths, teacher: Paths) -> list[tuple[str, str]]:
-    """Put each layer of the student beside one of the teacher.
+    """Pair each layer of the student with one of the teacher.
 
     Raises:
-        InputError: There are not as many on the one side as on the other.
+        InputError: The numbers of layers differ.
 
     Example:
         >>> pairs(["layer1", "layer2"], ["layer2", "layer4"])
@@ -38,7 +38,7 @@ def pairs(student: Paths, teacher: Paths) -> list[tuple[str, str]]:
 
 
 def beside(loss: str, student: Paths, teacher: Paths, weight: Spec, **arguments: Any) -> list[Term]:
-    """Give the task's own loss, and a term for each pair of layers.
+    """Return the task's own loss, and a term for each pair of layers.
 
     Example:
         >>> beside("attention_transfer", "layer1", "layer3", 1000.0)[1].teacher

@@ -1,4 +1,4 @@
-"""Methods that look at how samples, or layers, relate to each other."""
+"""Relation-based distillation methods."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from limbeck.terms.term import Paths
 
 
 def sp(student: Paths, teacher: Paths, *, weight: Spec = 3000.0) -> list[Term]:
-    r"""Learn which samples of a batch are alike.
+    r"""Build similarity-preserving distillation (SP): pairwise similarity matrices of a batch.
 
     Args:
         student: Paths of modules of the student.
-        teacher: As many of the teacher.
-        weight: The weight of each pair; the CIFAR-100 benchmark takes 3000.
+        teacher: The same number of paths of the teacher.
+        weight: The weight of each pair; 3000 in the CIFAR-100 benchmark.
 
     Example:
         >>> sp("layer3", "layer3")[1].loss
@@ -27,11 +27,11 @@ def sp(student: Paths, teacher: Paths, *, weight: Spec = 3000.0) -> list[Term]:
 
 
 def cc(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
-    r"""Learn how samples of a batch correlate.
+    r"""Build correlation congruence (CC): kernel correlation matrices of a batch.
 
     Args:
         student: Paths of modules of the student.
-        teacher: As many of the teacher.
+        teacher: The same number of paths of the teacher.
         weight: The weight of each pair.
 
     Example:
@@ -44,12 +44,12 @@ def cc(student: Paths, teacher: Paths, *, weight: Spec = 1.0) -> list[Term]:
 
 
 def pkt(student: Paths, teacher: Paths, *, weight: Spec = 30000.0) -> list[Term]:
-    r"""Learn how likely each sample is a neighbour of each other.
+    r"""Build probabilistic knowledge transfer (PKT): KL divergence of neighbour probabilities.
 
     Args:
         student: Paths of modules of the student.
-        teacher: As many of the teacher.
-        weight: The weight of each pair; the CIFAR-100 benchmark takes 30000.
+        teacher: The same number of paths of the teacher.
+        weight: The weight of each pair; 30000 in the CIFAR-100 benchmark.
 
     Example:
         >>> pkt("pool", "pool")[1].loss
@@ -68,7 +68,7 @@ def rkd(
     distance: float = 25.0,
     angle: float = 50.0,
 ) -> list[Term]:
-    r"""Learn the distances between samples, and the angles between three of them.
+    r"""Build relational knowledge distillation (RKD): pairwise distances and triplet angles.
 
     Args:
         student: The path of a module of the student.
@@ -99,14 +99,14 @@ def crd(
     negatives: int = 4096,
     temperature: float = 0.07,
 ) -> list[Term]:
-    r"""Learn to tell the teacher's view of the same sample from its views of others.
+    r"""Build contrastive representation distillation (CRD) with negatives from a memory bank.
 
     Args:
         student: The path of a module of the student.
         teacher: The path of a module of the teacher.
-        weight: The weight; the CIFAR-100 benchmark takes 0.8.
-        negatives: How many others are drawn from the memory at each step; 16384 in the paper. 0
-            takes the others of the batch.
+        weight: The weight; 0.8 in the CIFAR-100 benchmark.
+        negatives: The number of negatives from the memory bank; 16384 in the paper. 0 uses the
+            other samples of the batch.
         temperature: τ, above 0.
 
     Example:
@@ -130,12 +130,12 @@ def crd(
 
 
 def fsp(student: Paths, teacher: Paths, *, weight: Spec = 50.0) -> list[Term]:
-    r"""Learn how one layer follows from another: the flow between each layer and the next.
+    r"""Build FSP: flow of solution procedure matrices between each layer and the next.
 
     Args:
-        student: At least two paths of modules that put out maps, shallow to deep.
-        teacher: As many of the teacher, with the same numbers of channels.
-        weight: The weight of each step; the CIFAR-100 benchmark takes 50.
+        student: At least two paths of modules with map outputs, shallow to deep.
+        teacher: The same number of paths of the teacher, with equal numbers of channels.
+        weight: The weight of each FSP matrix; 50 in the CIFAR-100 benchmark.
 
     Example:
         >>> fsp(["layer1", "layer2"], ["layer1", "layer2"])[1].student

@@ -1,4 +1,4 @@
-"""Methods for transformers: embeddings, hidden states, attention."""
+"""Distillation methods for transformers: embeddings, hidden states, attention."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def distilbert(
     task: Spec = 2.0,
     cosine: Spec = 1.0,
 ) -> list[Term]:
-    r"""Learn the teacher's answers, and the direction of its last hidden states.
+    r"""Build DistilBERT's loss: KL divergence, task loss and cosine loss of hidden states.
 
     $$2 \, L_{task} + 5 \, T^2 KL + 1 \, (1 - \cos)$$
 
     Args:
         student: The path of the student's last layer.
-        teacher: The path of the teacher's last layer, of the same width or joined to it.
+        teacher: The path of the teacher's last layer, of the same width or connected.
         temperature: T, above 0; 2 in the paper.
-        soft: The weight of the answers.
-        task: The weight of the task, which is masked language modelling in the paper.
-        cosine: The weight of the hidden states.
+        soft: The weight of the KL divergence.
+        task: The weight of the task loss, masked language modelling in the paper.
+        cosine: The weight of the cosine loss.
 
     Example:
         >>> [term.loss for term in distilbert("encoder", "encoder")]
@@ -60,22 +60,23 @@ def tinybert(
     prediction: Spec = 1.0,
     intermediate: Spec = 1.0,
 ) -> list[Term]:
-    r"""Learn embeddings, hidden states, attention and answers, layer by layer.
+    r"""Build TinyBERT's loss: embeddings, hidden states, attention and logits, layer by layer.
 
-    The paper first trains on the inside alone and then on answers alone: two stages, with
-    `prediction` and then `intermediate` at 0; or one with schedules.
+    The paper trains on intermediate layers first and then on logits: two stages, with `prediction`
+    and then `intermediate` at 0; or one with schedules.
 
     Args:
-        student_layers: How many layers the student has.
-        teacher_layers: How many the teacher has.
-        student_heads: How many heads of attention the student has.
-        teacher_heads: How many the teacher has; the same number, since head is compared with head.
-        layers: Which layer learns from which: a strategy of `limbeck.layer_maps`, or pairs.
+        student_layers: The number of the student's layers.
+        teacher_layers: The number of the teacher's layers.
+        student_heads: The number of the student's attention heads.
+        teacher_heads: The number of the teacher's attention heads; equal, since heads are compared
+            one by one.
+        layers: The layer mapping: a strategy of `limbeck.layer_maps`, or pairs.
         student: The path of the student's layer n.
         teacher: The path of the teacher's layer n.
-        embeddings: The path of the embeddings on either side.
-        prediction: The weight of the answers, at temperature 1.
-        intermediate: The weight of all the rest.
+        embeddings: The path of the embeddings on both sides.
+        prediction: The weight of the logits, at temperature 1.
+        intermediate: The weight of all other terms.
 
     Example:
         >>> terms = tinybert(2, 4, student_heads=2, teacher_heads=2)
@@ -85,7 +86,7 @@ def tinybert(
     Source: Jiao et al. 2020.
     """
     mapped = layer_map(student_layers, teacher_layers, layers)
-    # Embeddings have a term of their own.
+    # Embeddings have their own term.
     found = paths([pair for pair in mapped if EMBEDDINGS not in pair], student, teacher)
     terms = [
         Term("task", weight=0.0),
@@ -110,17 +111,17 @@ def tinybert(
 def minilm(
     student: str, teacher: str, *, heads: int = 12, weight: Spec = 1.0, task: Spec = 0.0
 ) -> list[Term]:
-    r"""Learn how tokens relate within queries, keys and values of one layer.
+    r"""Build MiniLMv2: self-attention relations of queries, keys and values of one layer.
 
-    Widths may differ, and so need the layers' numbers not match.
+    Widths and layer indices may differ.
 
     Args:
-        student: The path of the student's attention, whose parts are query, key and value; its
-            last layer's in the paper.
+        student: The path of the student's attention with submodules query, key and value; the last
+            layer's in the paper.
         teacher: The path of the teacher's; the last layer's for base models.
-        heads: How many relation heads either side is divided into; both widths are multiples.
-        weight: The weight of each of the three.
-        task: The weight of the task; the paper trains without one.
+        heads: The number of relation heads; a divisor of both widths.
+        weight: The weight of each relation.
+        task: The weight of the task loss; none in the paper.
 
     Example:
         >>> [term.student for term in minilm("attention.self", "attention.self")[1:]]
