@@ -1,4 +1,4 @@
-"""One term of an objective: what a recipe or a program says, and that with every name looked up."""
+"""Objective terms: the specification in a recipe or program, and the resolved term."""
 
 from limbeck.terms.ready import Ready, prepare
 from limbeck.terms.term import Term, read

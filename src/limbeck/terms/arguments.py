@@ -1,4 +1,4 @@
-"""Is what a term sets what its loss takes? Every problem, before hours of training go by."""
+"""Validation of a term's arguments against its loss's signature, before training."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ INPUTS = ("labels", "index", "mask")
 LARGEST = 1_000_000
 """No argument of a loss is larger; a slip beyond would exhaust the memory, or never end."""
 
-FUSED = "fused_divergence"  # takes hidden states and a head in place of logits
+FUSED = "fused_divergence"  # has hidden states and a head as inputs, not logits
 _OF_RESPONSE = ("bias", "softcap", "targets", "weights", "reduction")
 
-# A loss whose temperature divides the logits of both sides, with T² in its value: only then does a
-# temperature of its own for each unit come to the same as logits that are divided beforehand.
+# Losses whose temperature divides the logits of both sides, with T² in the value: only then is a
+# temperature per element equal to dividing the logits beforehand.
 DIVIDES = ("dkd", "divergence", "soft_target_kl")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a loss takes, as far as it says.
+    """The signature of a loss.
 
     Attributes:
-        second: The name of its second parameter.
-        keywords: Its other parameters, without those that the batch fills.
-        inputs: The parameters that the batch fills.
-        needed: Those of them that have no default.
-        open: Whether it takes any keyword.
-        hints: The types of its parameters.
+        second: The name of the second parameter.
+        keywords: The other parameters, without those filled from the batch.
+        inputs: The parameters filled from the batch.
+        needed: Those of `inputs` without a default.
+        open: Whether the loss accepts any keyword.
+        hints: The type hints of the parameters.
     """
 
     second: str = ""
@@ -56,12 +56,12 @@ class Signature:
 
 
 def signature_of(loss: Loss | None) -> Signature:
-    """Read a loss's signature; None is the task's own loss, which takes nothing."""
+    """Read a loss's signature; None is the task's own loss, which has no arguments."""
     if loss is None:
         return Signature()
     try:
         parameters = list(inspect.signature(loss).parameters.values())
-    except ValueError:  # some of torch's own functions do not say what they take
+    except ValueError:  # some of torch's functions have no signature
         return Signature(second="teacher", open=True)
     rest = {parameter.name: parameter for parameter in parameters[2:]}
     reserved = tuple(name for name in INPUTS if name in rest)
@@ -79,13 +79,13 @@ def signature_of(loss: Loss | None) -> Signature:
 
 @dataclass
 class Arguments:
-    """A term's arguments, told apart, with what is wrong with them.
+    """A term's arguments by kind, with their problems.
 
     Attributes:
-        fixed: Those that stay.
-        moving: Those that follow a schedule.
-        unit_temperature: The temperature, if it differs from unit to unit.
-        problems: What is wrong.
+        fixed: The constant arguments.
+        moving: The scheduled arguments.
+        unit_temperature: The temperature, if it is set per element.
+        problems: The problems.
     """
 
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -94,12 +94,12 @@ class Arguments:
     problems: list[Problem] = field(default_factory=list)
 
     def at(self, progress: float) -> dict[str, Any]:
-        """Give the arguments at this progress."""
+        """Return the arguments at this progress."""
         return {**self.fixed, **{key: float(of(progress)) for key, of in self.moving.items()}}
 
 
 def sort_arguments(term: Term, signature: Signature, where: str) -> Arguments:
-    """Tell the arguments that stay from those that follow a schedule or the unit."""
+    """Split the arguments into constant, scheduled and per-element ones."""
     found = Arguments()
     for key, value in term.arguments.items():
         place = f"{where}.{key}"
@@ -130,7 +130,7 @@ def _per_unit(found: Arguments, term: Term, key: str, value: Any, where: str) ->
 
 @dataclass(frozen=True)
 class Weight:
-    """A term's weight: by progress, by unit, or found by itself."""
+    """A term's weight: scheduled, per element, or automatic."""
 
     by_progress: Schedule = field(default_factory=lambda: Constant(1.0))
     by_unit: PerUnit | None = None
@@ -138,7 +138,7 @@ class Weight:
 
 
 def weight_of(term: Term, where: str, problems: list[Problem]) -> Weight:
-    """Read a term's weight."""
+    """Parse a term's weight."""
     if term.weight == AUTO:
         return Weight(auto=True)
     if per_unit.is_per_unit(term.weight):
@@ -159,7 +159,7 @@ def _parsed(spec: object, where: str, problems: list[Problem]) -> Schedule:
 
 
 def settings_problems(term: Term, where: str) -> list[Problem]:
-    """Look at what every term has."""
+    """Return the problems of the settings that every term has."""
     allowed = "the name of an output, the path of a module, or several paths"
     problems = [
         Problem(f"{where}.{key}", vars(term)[key], allowed)
@@ -183,7 +183,7 @@ def _are_paths(value: object) -> bool:
 
 
 def argument_problems(term: Term, signature: Signature, where: str) -> list[Problem]:
-    """Compare the arguments with the loss's signature: unknown, missing, of a wrong type."""
+    """Check the arguments against the loss's signature: unknown, missing or of a wrong type."""
     if signature.open:
         return []
     names = [*signature.keywords, *(("weight",) if term.loss == "task" else DEFAULTS)]
@@ -233,7 +233,7 @@ def setting_problems(hint: Any, value: object, where: str) -> list[Problem]:
 
 
 def _missing(term: Term, signature: Signature) -> list[str]:
-    if term.loss in BUILDERS:  # what it needs beyond the features is learned, and given with them
+    if term.loss in BUILDERS:  # its inputs beyond the features come from a trained connector
         return []
     return [
         key
@@ -245,12 +245,11 @@ def _missing(term: Term, signature: Signature) -> list[str]:
 def probe(
     term: Term, loss: Loss, signature: Signature, arguments: Arguments, where: str
 ) -> list[Problem]:
-    """Let the loss itself say what it thinks of its arguments.
+    """Call the loss on small tensors, and return the problems of its arguments.
 
-    Only what it says about an argument counts: the tensors here are not of the shape that every
-    loss asks for.
+    Only errors about an argument count: the shapes of these tensors do not fit every loss.
     """
-    # Without whoever checks the annotations' shapes, as the tests do.
+    # Without a shape checker around it, as in the tests.
     bare = inspect.unwrap(loss)
     logits, nought = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
     second = {"labels": nought, "targets": DenseTargets(logits)}.get(signature.second, logits)
@@ -272,7 +271,7 @@ def probe(
                     found.setdefault(
                         key, Problem(f"{where}.{key}", problem.given, problem.allowed, problem.fix)
                     )
-        # Whatever else is raised on such tensors says nothing of the arguments.
+        # Other exceptions on these tensors are not about the arguments.
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             continue
     return list(found.values())
@@ -294,7 +293,7 @@ def _is_mapping(hint: Any) -> bool:
 
 
 def _misfit(hint: Any, value: object) -> str:
-    """Say what an annotation allows if the value is not that; empty if it fits or is unknown."""
+    """Return the types allowed by an annotation if the value does not match; else an empty text."""
     if NoneType in get_args(hint):
         if value is None:
             return ""

@@ -1,4 +1,4 @@
-"""A term with every name looked up and every setting checked."""
+"""Resolved terms: every name looked up and every setting checked."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ Source: TypeAlias = Literal["labels", "targets", "logits", "tap", "head"]
 
 @dataclass(frozen=True)
 class Ready:
-    """A term with everything looked up, so that a training step has only arithmetic to do.
+    """A resolved term, with only arithmetic left for a training step.
 
     Attributes:
         name: The term's name in logs, unique in its objective.
-        loss: The function; None is the task's own loss.
-        of_catalogue: The loss's name in `limbeck.losses`; empty if it is somebody's own.
-        source: What the loss is given second; `head`: it is given the student's hidden states and
-            head, and the teacher's targets.
-        student: The student's outputs or paths; one unless the loss is over several layers.
+        loss: The loss function; None is the task's own loss.
+        of_catalogue: The loss's name in `limbeck.losses`; empty for a user's own.
+        source: The second argument of the loss; `head`: its arguments are the student's hidden
+            states and head, and the teacher's targets.
+        student: The student's outputs or paths; one unless the loss compares several layers.
         teacher: The teacher's.
-        several: Whether the loss is given a tuple on either side: of several paths, or a pattern.
-        student_is_tap: Whether they are paths.
-        joined: Whether something learned may stand between student and teacher.
+        several: Whether the loss gets a tuple on both sides: of several paths, or a pattern.
+        student_is_tap: Whether `student` are paths.
+        joined: Whether a connector is allowed.
         weight: The weight by progress.
-        unit_weight: A factor by unit.
-        auto: Whether the weight is found from gradients.
-        fixed: The loss's arguments that stay.
-        moving: Those that follow a schedule.
-        unit_temperature: The temperature, if it differs from unit to unit.
-        inputs: The loss's parameters that the batch fills.
-        needed: Those of them that it cannot do without.
+        unit_weight: A factor per element.
+        auto: Whether the weight is computed from gradients.
+        fixed: The constant arguments of the loss.
+        moving: The scheduled arguments of the loss.
+        unit_temperature: The temperature, if it is set per element.
+        inputs: The loss's parameters filled from the batch.
+        needed: The required ones of `inputs`.
     """
 
     name: str
@@ -72,27 +72,27 @@ class Ready:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it cannot be computed from labels alone."""
+        """Return whether the term needs a teacher."""
         by_unit = (self.unit_weight, self.unit_temperature)
         asks = any(one is not None and not isinstance(one, ClassBalanced) for one in by_unit)
         return asks or (self.loss is not None and self.source != "labels")
 
     def arguments(self, progress: float) -> Mapping[str, Any]:
-        """Give the loss's arguments at this progress."""
+        """Return the loss's arguments at this progress."""
         if not self.moving:
             return self.fixed
         return {**self.fixed, **{key: float(of(progress)) for key, of in self.moving.items()}}
 
 
 def prepare(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> list[Ready]:
-    """Look up what terms name, and check what they set.
+    """Resolve the names of terms, and check their settings.
 
     Args:
-        terms: Terms with their places, for messages.
-        outputs: The names of the task's outputs; any other name is the path of a module.
+        terms: Terms with their keys in the recipe, for messages.
+        outputs: The names of the task's outputs; any other name is a module path.
 
     Raises:
-        InputError: Every problem of every term at once.
+        InputError: The message lists every problem of every term.
 
     Example:
         >>> term = Term("soft_target_kl", temperature=4)
@@ -152,7 +152,7 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Ready
 
 def _is_joined(term: Term, of_catalogue: str) -> bool:
     if term.connector == "auto":
-        # Several layers of such a loss are not features yet: queries and keys, say.
+        # Several layers of such a loss are not features yet: queries and keys, for example.
         return of_catalogue not in UNJOINED or not isinstance(term.student, str)
     return term.connector != "none"
 
@@ -166,7 +166,7 @@ def _base_name(loss: str | Loss) -> str:
         name = loss.rpartition(":")[2] if loss.startswith(PYTHON) else loss
     else:
         name = getattr(loss, "__name__", type(loss).__name__)
-    return name.replace(".", "_")  # a module's child may not have a dot in its name
+    return name.replace(".", "_")  # module names must not have dots
 
 
 def _unique(base: str, taken: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""One term of an objective, as a recipe or a program says it."""
+"""The specification of an objective's term, in a recipe or a program."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ DEFAULTS = {"student": "logits", "teacher": "logits", "weight": 1.0, "connector"
 
 
 class Term:
-    """One comparison, its weight and its settings: plain data until an `Objective` takes it.
+    """One loss with its weight and settings: plain data until an `Objective` resolves it.
 
     Args:
         loss: `"task"`, a name in `limbeck.losses`, `"python:file.py:function"`, or a function
-            (student, teacher, **arguments) that answers with one value a unit, or with a scalar.
-            If its second parameter is called `labels` it is given the labels; if `targets`, the
-            teacher's `Targets`; otherwise a tensor. Keyword parameters called `labels`, `index`
-            and `mask` are filled from the batch.
+            (student, teacher, **arguments) that returns one value per element, or a scalar. If its
+            second parameter is named `labels` it receives the labels; if `targets`, the teacher's
+            `Targets`; otherwise a tensor. Keyword parameters named `labels`, `index` and `mask` are
+            filled from the batch.
         student: An output of the task, or the path of a module of the student; or several paths,
             for a loss over several layers.
         teacher: `"logits"`, `"labels"`, or the path of a module of the teacher; or several paths.
-        weight: A number, a schedule, a number that differs from unit to unit
-            (`limbeck.per_unit`), or `"auto"`: as much as makes the term's gradient as large as the
-            others'.
-        connector: `"auto"` joins features of different shapes, `"none"` does not; a module; or a
-            mapping of settings for what the loss learns beside the student.
-        **arguments: What else the loss takes. A schedule serves wherever a number does, and a
-            temperature may differ from unit to unit, too.
+        weight: A number, a schedule, a value per element (`limbeck.per_unit`), or `"auto"`:
+            gradient balancing, so that all terms' gradients have equal norms.
+        connector: `"auto"` connects features of different shapes, `"none"` does not; a module; or a
+            mapping of settings for the loss's own connector.
+        **arguments: Further arguments of the loss. Any number may be a schedule, and a temperature
+            may be set per element, too.
 
     Example:
         >>> Term("soft_target_kl", temperature={"linear": {"start": 10, "end": 1}}, weight=0.9)
@@ -75,10 +74,10 @@ class Term:
 
 
 def read(entry: object, *, where: str) -> Term:
-    """Make a term of what a recipe says, `{loss: {settings}}`, without looking anything up.
+    """Build a term from a recipe's entry, `{loss: {settings}}`, without resolving names.
 
     Raises:
-        InputError: It is not one loss with a mapping of settings.
+        InputError: The entry is not one loss with a mapping of settings.
 
     Example:
         >>> read({"task": {"weight": 0.1}}, where="objective.0")
