@@ -1,4 +1,4 @@
-"""What one training step is: one file a scheme."""
+"""Training schemes: the computation of one training step, one file per scheme."""
 
 from limbeck.schemes.offline import Offline
 from limbeck.schemes.scheme import Scheme

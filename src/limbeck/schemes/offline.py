@@ -1,4 +1,4 @@
-"""A student learns from a teacher that no longer changes, or from labels alone."""
+"""Offline distillation from a frozen teacher, or training on labels alone."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from limbeck.teachers import Answer, Teacher
 
 
 class Offline(nn.Module):
-    """Train a student with an objective over its outputs and those of a frozen teacher.
+    """Offline distillation: an objective over the outputs of a student and a frozen teacher.
 
-    Without a teacher this is ordinary training, provided that no term asks for one. A teacher that
-    no term asks for is never run.
+    Without a teacher this is ordinary training, if no term requires one. A teacher that no term
+    requires is never run.
 
-    It is a module: `parameters()` and `state_dict()` hold the student and what the objective learns
-    beside it, `to(device)` moves the teacher too, and `train()` leaves the teacher in evaluation
-    mode. The teacher is in no state dict and among no parameters.
+    It is a module: `parameters()` and `state_dict()` include the student and the objective's
+    connectors but not the teacher, `to(device)` moves the teacher too, and `train()` keeps the
+    teacher in evaluation mode.
 
     Args:
-        student: The model that trains.
-        task: What a batch means.
+        student: The model to train.
+        task: The task.
         objective: The weighted terms.
-        teacher: The frozen teacher; the layers that terms compare are captured by themselves.
-        probe: One batch, from which connectors between student and teacher features are built.
-        training_set: What is trained on, for terms that need to know.
+        teacher: The frozen teacher; the layers that terms compare are captured automatically.
+        probe: An example batch, from which connectors between student and teacher features are
+            built.
+        training_set: The training set, for terms that depend on it.
 
     Attributes:
         student: The student.
-        connectors: What joins features of different shapes, by the name of the term.
-        balance: What finds the weights of terms with `weight="auto"`.
+        connectors: The connectors between features of different shapes, by term name.
+        balance: The gradient balancing of terms with `weight="auto"`.
 
     Raises:
-        InputError: A term asks for a teacher and there is none, the teacher has other classes than
-            the student, or a path is no module.
+        InputError: A term requires a teacher and there is none, the classes of teacher and student
+            differ, or a path is not a module.
 
     Source: Hinton, Vinyals and Dean 2015.
     """
@@ -68,8 +69,8 @@ class Offline(nn.Module):
         self.connectors, self.balance = objective.connectors, objective.balance
         self._task = task
         self._objective = objective
-        # In a tuple, since a module that is an attribute would be registered: its parameters would
-        # be trained, and saved with the student.
+        # In a tuple, since a module attribute would be registered: its parameters would be trained,
+        # and saved with the student.
         self._teachers = (teacher,) if teacher is not None and objective.needs_teacher else ()
         self._progressive = [part for part in student.modules() if isinstance(part, Progressive)]
         self._penalizing = [part for part in student.modules() if isinstance(part, Penalizing)]
@@ -78,12 +79,12 @@ class Offline(nn.Module):
 
     @property
     def teacher(self) -> Teacher | None:
-        """The teacher, if a term asks for one."""
+        """Return the teacher, if a term requires one."""
         return self._teachers[0] if self._teachers else None
 
     def _connect(self, probe: Batch, training_set: TrainingSet | None) -> None:
-        """Compare the classes of both sides, and build what joins their features."""
-        # A teacher of the user's own may return its features without being asked to.
+        """Check that the classes of both sides match, and build connectors of their features."""
+        # A user's own teacher may return its features without `add_taps`.
         add_taps = getattr(self.teacher, "add_taps", None)
         if self._objective.teacher_taps and add_taps is not None:
             add_taps(self._objective.teacher_taps)
@@ -119,11 +120,11 @@ class Offline(nn.Module):
         return self
 
     def trainable(self) -> Iterator[nn.Parameter]:
-        """Return the student's parameters that train and those of the connectors."""
+        """Yield the trainable parameters of the student and of the connectors."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def modules_to_save(self) -> Mapping[str, nn.Module]:
-        """Name the student and what the objective learns beside it."""
+        """Return the student and the trained modules of the objective, by name."""
         return {"student": self.student, **self._objective.modules()}
 
     def mass(self, batch: Batch) -> Tensor:
@@ -131,20 +132,20 @@ class Offline(nn.Module):
         return self._task.weights(batch).sum()
 
     def check_terms(self, batch: Batch) -> dict[str, TermGradient]:
-        """Check on one batch, before training, that every term works and moves the student.
+        """Check on one batch, before training, that every term works and has a gradient.
 
-        Nothing changes: modules are in evaluation mode meanwhile, and the random numbers that are
-        drawn are drawn again afterwards.
+        Nothing changes: modules are in evaluation mode during the check, and random states are
+        restored.
 
         Args:
             batch: Any batch; at least 8 samples, since losses that compare samples with each other
                 may be constant over fewer.
 
         Returns:
-            Each term's gradient, by its name: the norm, or why it is 0 where that is no fault.
+            Each term's gradient, by name: the norm, or the reason why it may be 0.
 
         Raises:
-            InputError: All that is wrong with any term, as for `Objective.check`.
+            InputError: The problems of all terms, as for `Objective.check`.
         """
         with _evaluating(self), torch.random.fork_rng(devices=[]), torch.enable_grad():
             return self._objective.check(
@@ -159,11 +160,11 @@ class Offline(nn.Module):
         return self.step(batch, progress)
 
     def step(self, batch: Batch, progress: float) -> Losses:
-        """Run teacher and student on a micro-batch and compare their outputs."""
+        """Run teacher and student on a micro-batch and compute the losses."""
         for part in self._progressive:
             part.advance(progress)
-        # The teacher first: what it leaves in the caches would push out what the student's backward
-        # pass is about to read.
+        # The teacher first: its data in the caches would evict what the student's backward pass is
+        # about to read.
         answer = self._answer(batch)
         response = self._respond(batch)
         losses = self._objective(
@@ -184,7 +185,7 @@ class Offline(nn.Module):
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode for a while: a look must not move batch statistics."""
+    """Set a model to evaluation mode within the block, so that batch statistics do not change."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()

@@ -1,4 +1,4 @@
-"""The contract of a scheme: what one training step is. The loop knows no more than this."""
+"""The scheme protocol: the interface between one training step and the training loop."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from limbeck.tasks import Batch
 
 
 class Scheme(Protocol):
-    """What one training step is.
+    """The computation of one training step.
 
     Attributes:
-        student: The model that trains, and that validation looks at.
+        student: The model that is trained and validated.
     """
 
     student: nn.Module
 
     def trainable(self) -> Iterable[nn.Parameter]:
-        """Give every parameter that the optimiser moves."""
+        """Return every parameter that the optimiser updates."""
         ...
 
     def modules_to_save(self) -> Mapping[str, nn.Module]:
-        """Name every module whose state a checkpoint must hold; a teacher is never among them."""
+        """Return every module that a checkpoint includes, by name; never a teacher."""
         ...
 
     def mass(self, batch: Batch) -> Tensor:
-        """Say how much a micro-batch weighs: the sum of its units' weights; no model has run."""
+        """Compute the sum of the weights of a micro-batch's elements, before any model has run."""
         ...
 
     def step(self, batch: Batch, progress: float) -> Losses:
-        """Run the models on a micro-batch; losses are means over its units.
+        """Run the models on a micro-batch; losses are means over its elements.
 
         Args:
             batch: The micro-batch.
-            progress: How much of the training lies behind, in [0, 1].
+            progress: The finished share of the training, in [0, 1].
         """
         ...
