@@ -1,8 +1,7 @@
-"""The forms that a teacher's soft answer takes.
+"""Representations of a teacher's soft targets.
 
-A form says what was kept of the teacher's distribution: all logits, the likeliest classes, some
-classes drawn by chance, or the hidden states that the logits are made of.
-`limbeck.losses.divergence` and `fused_divergence` take any of them.
+The teacher's distribution is kept as all logits, top-k classes, sampled classes, or hidden states
+with the head. `limbeck.losses.divergence` and `fused_divergence` accept any of them.
 """
 
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""What the forms ask of the tensors that they are made of."""
+"""Validation of the tensors of soft targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from limbeck.errors import InputError, Problem
 
 
 def of_ids(where: str, ids: Tensor) -> tuple[Problem, ...]:
-    """Say what keeps numbers of classes from being `[units, k]`, whole."""
+    """Return the problems of class ids that are not integers `[units, k]`."""
     if ids.dtype not in (torch.int64, torch.int32):
         fix = "Convert them with .long()."
         return (Problem(f"{where}.ids", str(ids.dtype), "whole numbers, int64 or int32", fix),)
@@ -22,7 +22,7 @@ def of_ids(where: str, ids: Tensor) -> tuple[Problem, ...]:
 def of_shape(
     where: str, name: str, given: Tensor, ids: Tensor, *, floating: bool = True
 ) -> tuple[Problem, ...]:
-    """Say what keeps a tensor from having one number a kept class."""
+    """Return the problems of a tensor that does not have one number per kept class."""
     if given.shape != ids.shape:
         allowed = f"{tuple(ids.shape)}, as the ids have"
         return (Problem(f"{where}.{name}", tuple(given.shape), allowed),)
@@ -33,10 +33,10 @@ def of_shape(
 
 
 def check_logits(where: str, logits: Tensor) -> None:
-    """Refuse what is not one row of logits a unit.
+    """Raise an error unless a tensor has one row of logits per element.
 
     Raises:
-        InputError: The tensor is not `[units, classes]`, or holds whole numbers.
+        InputError: The tensor is not `[units, classes]`, or has an integer dtype.
     """
     if logits.ndim != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         given = f"{logits.dtype} {tuple(logits.shape)}"

@@ -1,4 +1,4 @@
-"""All of the teacher's logits."""
+"""Dense soft targets: all of the teacher's logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DenseTargets:
     """All of the teacher's logits.
 
     Attributes:
-        logits: One row a unit, `[units, classes]`; log-probabilities serve as well.
+        logits: One row per element, `[units, classes]`; log-probabilities are valid, too.
 
     Example:
         >>> import torch
@@ -27,14 +27,14 @@ class DenseTargets:
 
     @property
     def units(self) -> int:
-        """How many units are answered."""
+        """Return the number of elements."""
         return self.logits.shape[0]
 
     @property
     def classes(self) -> int:
-        """How many classes the teacher knows."""
+        """Return the teacher's number of classes."""
         return self.logits.shape[-1]
 
     def take(self, rows: Rows) -> DenseTargets:
-        """Give the answer to some of the units."""
+        """Return the targets of some elements."""
         return DenseTargets(self.logits[rows])

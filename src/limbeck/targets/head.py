@@ -1,4 +1,4 @@
-"""The teacher's last hidden states and its head."""
+"""Soft targets as the teacher's last hidden states and its head."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from limbeck.targets.rows import Rows
 
 @dataclass(frozen=True, eq=False)
 class HeadTargets:
-    """The teacher's last hidden states and its head; logits are formed a few rows at a time.
+    """The teacher's last hidden states and its head; logits are computed a few rows at a time.
 
-    Logits are hidden · weightᵀ + bias, then `softcap` · tanh(logits / softcap) if there is one.
+    Logits are hidden · weightᵀ + bias, then `softcap` · tanh(logits / softcap) if it is set.
 
     Attributes:
         hidden: `[units, features]`.
         weight: `[classes, features]`.
-        bias: `[classes]`, if the head has one.
-        softcap: The bound that logits are bent to, if there is one.
+        bias: `[classes]`, if the head has a bias.
+        softcap: The soft cap of the logits, if the head has one.
 
     Raises:
-        InputError: Shapes or types that do not go together.
+        InputError: Inconsistent shapes or dtypes.
 
     Example:
         >>> import torch
@@ -49,18 +49,18 @@ class HeadTargets:
 
     @property
     def units(self) -> int:
-        """How many units are answered."""
+        """Return the number of elements."""
         return self.hidden.shape[0]
 
     @property
     def classes(self) -> int:
-        """How many classes the teacher knows."""
+        """Return the teacher's number of classes."""
         return self.weight.shape[0]
 
     def take(self, rows: Rows) -> DenseTargets:
-        """Form the logits of some of the units."""
+        """Compute the logits of some elements."""
         weight, bias = self.weight.detach(), self.bias
-        # An autocast would give other logits forward than backward, where there is none.
+        # Autocast would compute other logits in forward than in backward, where it is disabled.
         with without_autocast(weight):
             logits = self.hidden.detach()[rows].to(weight.dtype) @ weight.T
         if bias is not None:
@@ -68,13 +68,13 @@ class HeadTargets:
         return DenseTargets(capped(logits, self.softcap))
 
     def cut(self, classes: int) -> HeadTargets:
-        """Leave out the classes from this number on; no copy is made."""
+        """Remove the classes from this index on, without a copy."""
         bias = None if self.bias is None else self.bias[:classes]
         return replace(self, weight=self.weight[:classes], bias=bias)
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """Bend fresh logits to ±softcap, in place.
+    """Soft-cap new logits to ±softcap, in place.
 
     Example:
         >>> import torch
@@ -87,7 +87,7 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
 def head_problems(
     where: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Problem, ...]:
-    """Say what keeps hidden states and a head from making logits.
+    """Return the problems of hidden states and a head that do not fit together.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Which units are meant."""
+"""Selections of elements."""
 
 from typing import TypeAlias
 

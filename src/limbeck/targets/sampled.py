@@ -1,4 +1,4 @@
-"""Classes drawn by chance from the teacher's distribution."""
+"""Soft targets as classes sampled from the teacher's distribution."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from limbeck.targets.rows import Rows
 
 @dataclass(frozen=True, eq=False)
 class SampledTargets:
-    """Classes drawn by chance: few of them, and on average the whole distribution.
+    """Classes sampled from the teacher's distribution, an unbiased estimate of all of it.
 
-    The teacher's probability of a drawn class is estimated as counts/draws times probability over
-    the probability of drawing it, which no choice of classes biases.
+    The teacher's probability of a sampled class is estimated by importance sampling, as
+    counts/draws times probability over proposal probability, which is unbiased.
 
     Attributes:
-        ids: The drawn classes, `[units, n]`, whole numbers. Rows may be filled up with any class
-            that is counted 0 times.
-        counts: How often each was drawn, `[units, n]`.
-        log_probabilities: The teacher's of these classes, at `temperature`, `[units, n]`.
-        log_proposal: Of drawing each of these classes in one draw, `[units, n]`; None if they were
-            drawn with the teacher's own probabilities.
-        temperature: The teacher's when it was sampled.
-        classes: How many classes the teacher knows; None if as many as the student.
+        ids: The sampled classes, integers `[units, n]`. Rows may be padded with any class that has
+            a count of 0.
+        counts: The number of draws of each class, `[units, n]`.
+        log_probabilities: The teacher's log-probabilities of these classes, at `temperature`,
+            `[units, n]`.
+        log_proposal: The log-probability of each class in one draw, `[units, n]`; None if classes
+            were drawn with the teacher's own probabilities.
+        temperature: The teacher's temperature at sampling.
+        classes: The teacher's number of classes; None if equal to the student's.
 
     Raises:
-        InputError: Shapes, types or settings that do not go together.
+        InputError: Inconsistent shapes, dtypes or settings.
 
     Example:
         >>> import torch
@@ -74,18 +75,18 @@ class SampledTargets:
         proposal_power: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> SampledTargets:
-        """Draw classes from the teacher's distribution, or from a flatter or steeper one.
+        """Sample classes from the teacher's distribution, or from a flatter or steeper one.
 
         Args:
-            logits: The teacher's, `[units, classes]`.
-            draws: How many a unit; a class may be drawn again.
-            temperature: Of the teacher. The divergence has to be taken at the same one.
-            proposal_power: Classes are drawn with the teacher's probabilities to this power: below
-                1 rare classes come more often, and count less.
-            generator: Of random numbers, on the device of the logits.
+            logits: The teacher's logits, `[units, classes]`.
+            draws: The number of draws per element, with replacement.
+            temperature: The teacher's temperature. The divergence must use the same one.
+            proposal_power: The exponent of the teacher's probabilities in the proposal: below 1,
+                rare classes are drawn more often, with a smaller weight.
+            generator: The random generator, on the device of the logits.
 
         Raises:
-            InputError: Logits that are not `[units, classes]`, or a number not above 0.
+            InputError: Logits that are not `[units, classes]`, or a number <= 0.
         """
         where = "SampledTargets.draw"
         check_logits(where, logits)
@@ -110,11 +111,11 @@ class SampledTargets:
 
     @property
     def units(self) -> int:
-        """How many units are answered."""
+        """Return the number of elements."""
         return self.ids.shape[0]
 
     def take(self, rows: Rows) -> SampledTargets:
-        """Give the answer to some of the units."""
+        """Return the targets of some elements."""
         proposal = None if self.log_proposal is None else self.log_proposal[rows]
         return replace(
             self,
@@ -126,7 +127,7 @@ class SampledTargets:
 
 
 def _counted(drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge what was drawn more than once: ids and counts, filled up with a count of 0."""
+    """Merge repeated draws to ids and counts, padded with a count of 0."""
     ordered = drawn.sort(dim=1).values
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]

@@ -1,4 +1,4 @@
-"""The likeliest classes of each unit."""
+"""Top-k soft targets."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Tail: TypeAlias = Literal["bucket", "renormalize"]
 
 @dataclass(frozen=True, eq=False)
 class TopKTargets:
-    """The likeliest classes of each unit, and what becomes of the others.
+    """The top-k classes of each element, with a treatment of the tail.
 
     Attributes:
-        ids: The classes, `[units, k]`, whole numbers.
-        log_probabilities: Theirs at a temperature of 1, `[units, k]`.
-        classes: How many classes the teacher knows.
-        tail: `bucket` takes all other classes together as one more class; `renormalize` leaves
-            them out, for the student, too.
-        log_tail: The log-probability of all other classes together, `[units]`. None takes what is
-            missing to 1, of which rounding leaves little where the teacher is sure.
+        ids: The classes, integers `[units, k]`.
+        log_probabilities: Their log-probabilities at a temperature of 1, `[units, k]`.
+        classes: The teacher's number of classes.
+        tail: `bucket` merges all other classes into one more class; `renormalize` drops them, for
+            the student, too.
+        log_tail: The log-probability of all other classes together, `[units]`. None uses 1 minus
+            the sum, which is inexact for a confident teacher.
 
     Raises:
-        InputError: Shapes, types or settings that do not go together.
+        InputError: Inconsistent shapes, dtypes or settings.
 
     Example:
         >>> import torch
@@ -68,12 +68,12 @@ class TopKTargets:
 
     @classmethod
     def of(cls, logits: Tensor, k: int, *, tail: Tail = "bucket") -> TopKTargets:
-        """Keep the k likeliest classes of each unit.
+        """Return the k most probable classes of each element.
 
         Args:
-            logits: The teacher's, `[units, classes]`.
-            k: How many, from 1 to the number of classes.
-            tail: As the attribute.
+            logits: The teacher's logits, `[units, classes]`.
+            k: The number of classes to keep, from 1 to all.
+            tail: See the attribute.
 
         Raises:
             InputError: Logits that are not `[units, classes]`, or a k out of range.
@@ -90,11 +90,11 @@ class TopKTargets:
 
     @property
     def units(self) -> int:
-        """How many units are answered."""
+        """Return the number of elements."""
         return self.ids.shape[0]
 
     def take(self, rows: Rows) -> TopKTargets:
-        """Give the answer to some of the units."""
+        """Return the targets of some elements."""
         tail = None if self.log_tail is None else self.log_tail[rows]
         kept = self.log_probabilities[rows]
         return replace(self, ids=self.ids[rows], log_probabilities=kept, log_tail=tail)
