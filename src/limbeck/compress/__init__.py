@@ -1,1 +1,1 @@
-"""Making a model smaller: model in, model out, with a record of what changed."""
+"""Model compression: pruning, quantisation and low-rank factorisation."""

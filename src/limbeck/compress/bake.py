@@ -1,4 +1,4 @@
-"""A model as it ships: weights as masks and quantisers left them, and nothing beside them."""
+"""Materialisation of masks and quantisers into plain weights, as a model ships."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from limbeck.compress.fake_quant.install import remove
 
 
 def bake(model: nn.Module) -> None:
-    """Write what masks and quantisers make of the weights into the weights, in place.
+    """Replace masked and fake-quantised weights by their values, in place.
 
-    Inputs are no longer rounded: only the exported file computes in few bits.
+    Inputs are no longer fake-quantised: only the exported file computes in low precision.
 
     Example:
         >>> from limbeck.compress.changes.masks import apply
@@ -35,7 +35,7 @@ def bake(model: nn.Module) -> None:
 
 
 def structural(changes: Iterable[Change]) -> list[Change]:
-    """Give what is left of changes in a model that was baked: those of its structure.
+    """Return the structural changes that remain after masks and quantisers were materialised.
 
     Example:
         >>> structural([{"kind": "drop", "layers": ["3"]}, {"kind": "masks", "layers": {}}])

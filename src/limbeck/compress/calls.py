@@ -1,4 +1,4 @@
-"""What one sample does to a model: which layers it calls, with what, and what that costs."""
+"""Call trace of one sample: the layers called, their inputs and their FLOPs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from limbeck.evaluate.flops import evaluating, flops
 
 @dataclass(frozen=True)
 class Passage:
-    """One sample's way through a model.
+    """The call trace of one sample through a model.
 
     Attributes:
-        operations: What it costs, a multiply-add as two.
-        inputs: What each layer is called with, by path: one tensor a call, all zeros.
+        operations: FLOPs; a multiply-add counts as two.
+        inputs: Inputs of each layer by path: one tensor per call, all zeros.
     """
 
     operations: int
@@ -27,10 +27,10 @@ class Passage:
 
 
 def first_batch(work: Work) -> Mapping[str, Tensor]:
-    """Give the first batch of samples.
+    """Return the first batch of samples.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no sample.
     """
     for batch in work.batches():
         return batch
@@ -38,12 +38,12 @@ def first_batch(work: Work) -> Mapping[str, Tensor]:
 
 
 def passage(model: nn.Module, paths: Iterable[str], work: Work) -> Passage:
-    """Send one sample through a model in evaluation mode.
+    """Run one sample through a model in evaluation mode, and record its calls.
 
     Args:
-        model: Is left as it was.
-        paths: The layers to watch.
-        work: Gives the sample, and runs the model.
+        model: Not modified.
+        paths: The layers to trace.
+        work: The sample and the forward function.
 
     Raises:
         InputError: There is no sample.
@@ -67,7 +67,7 @@ def passage(model: nn.Module, paths: Iterable[str], work: Work) -> Passage:
 
 
 def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:
-    """Count what a module's calls cost, a multiply-add as two.
+    """Count the FLOPs of a module's calls; a multiply-add counts as two.
 
     Example:
         >>> operations(nn.Linear(4, 3), [torch.zeros(1, 4), torch.zeros(1, 4)])
@@ -84,7 +84,7 @@ def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:
 
 @dataclass(frozen=True)
 class _Door:
-    """A method's way to run a model, as a task that names the batch's tensors."""
+    """An adapter that runs a model as a task with named batch tensors."""
 
     work: Work
     inputs: tuple[str, ...]

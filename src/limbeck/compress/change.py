@@ -1,7 +1,7 @@
-"""What compressing did to a model, written down so that it can be done again.
+"""Records of structural changes, which can be applied again to a freshly built model.
 
-A recipe builds a dense model; the changes of every stage since, in order, give it the structure
-that the saved weights have.
+A recipe builds a dense model; the recorded changes of all stages, applied in order, produce the
+structure of the saved weights.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ if TYPE_CHECKING:
     from torch import nn
 
 Change: TypeAlias = Mapping[str, Any]
-"""A kind and its settings, plain JSON: `{"kind": "factors", "ranks": {"fc": 8}}`."""
+"""A structural change: its kind and settings as plain JSON: `{"kind": "factors", "ranks": {"fc":
+8}}`.
+"""
 
 
 class CompressError(LimbeckError):
-    """There was nothing to compress, or it would have changed nothing."""
+    """Compression found nothing to compress, or would have changed nothing."""
 
 
 class NothingGainedError(CompressError):
-    """With these weights nothing would change; with others, as after a training, it might."""
+    """Nothing changes with these weights, but may with others, such as after training."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """What a method did to a model.
+    """The result of a compression method.
 
     Attributes:
-        change: The change of structure; None if only the values of weights changed.
-        what: One line for the report: what was done, in figures.
-        notes: What was left alone and why, and whatever else a reader should know.
+        change: The structural change; None if only weight values changed.
+        what: One-line summary for the report, with figures.
+        notes: Skipped layers with the reason, and other remarks for the report.
     """
 
     change: Change | None
@@ -44,7 +46,7 @@ class Changed:
 
 
 def apply(model: nn.Module, changes: Iterable[Change]) -> None:
-    """Give a freshly built model the structure that it had after these changes, in place."""
+    """Apply recorded structural changes to a freshly built model, in place."""
     for change in changes:
         settings = dict(change)
         CHANGES.load(settings.pop("kind"))(model, **settings)

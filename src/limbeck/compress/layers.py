@@ -1,4 +1,4 @@
-"""Which layers a method takes: those of its kinds, chosen by path or pattern."""
+"""Selection of layers by type, and by path or pattern."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def chosen(
     layers: Iterable[str] | None = None,
     skip: Iterable[str] = (),
 ) -> dict[str, nn.Module]:
-    """Give the layers of some kinds by path: all, or those that a path or pattern names.
+    """Return the layers of given types by path: all, or those matched by a path or pattern.
 
     Args:
-        model: Where to look.
-        kinds: The types of module that the method takes.
-        layers: Paths or patterns such as `deep.*`; None takes all.
-        skip: Paths or patterns of layers to leave alone.
+        model: The model to search.
+        kinds: The module types that the method supports.
+        layers: Paths or patterns such as `deep.*`; None selects all.
+        skip: Paths or patterns of layers to skip.
 
     Raises:
-        InputError: A path or pattern names none of the layers, or a weight is recomputed by a hook.
+        InputError: A path or pattern matches none of the layers, or a weight is recomputed by a
+            hook.
 
     Example:
         >>> from torch import nn
@@ -50,11 +51,11 @@ def chosen(
 def check_no_hooked_weights(model: nn.Module) -> None:
     """Check that no weight is recomputed by a hook before each forward pass.
 
-    torch's old `weight_norm` and `spectral_norm` do so: what is done to the weight would be undone,
-    and such a module cannot be copied.
+    torch's old `weight_norm` and `spectral_norm` do so: they would undo a change of the weight, and
+    such a module cannot be copied.
 
     Raises:
-        InputError: Some are; they are named.
+        InputError: Some weights are; the error lists them.
 
     Example:
         >>> from torch import nn
@@ -78,7 +79,7 @@ def check_no_hooked_weights(model: nn.Module) -> None:
 
 
 def _hooked(module: nn.Module) -> list[str]:
-    """Return the names that the old norms hook on a module."""
+    """Return the names of the weights that old-style norms recompute by hooks."""
     names = {
         name.removesuffix(suffix)
         for name in module._parameters
@@ -89,11 +90,11 @@ def _hooked(module: nn.Module) -> list[str]:
 
 
 def sharing(model: nn.Module, *, two_names: bool = True) -> set[str]:
-    """Find the layers, by path, with a parameter that stands at another path too.
+    """Return the paths of layers with a parameter that also exists at another path.
 
     Args:
-        model: Where to look.
-        two_names: Whether one module under two names counts.
+        model: The model to search.
+        two_names: Whether one module registered under two names counts.
 
     Example:
         >>> from torch import nn

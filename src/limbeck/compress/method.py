@@ -1,4 +1,4 @@
-"""The contract of a method that changes a model: settings that a recipe holds, and the doing."""
+"""Base classes of compression methods, with settings as recipe fields."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Tolerance: TypeAlias = Annotated[
         "the largest share of samples whose class changes.",
     ),
 ]
-"""How far a smaller file may differ from the float one; beyond it, the stage fails."""
+"""Allowed difference of a compressed file from the float one; beyond it, the stage fails."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a method may ask for beside the model.
+    """The inputs of a compression method beside the model.
 
     Attributes:
-        batches: Goes through some training samples, unaugmented and in order, as often as it is
-            called; on the model's device.
+        batches: Iterates over some training samples, unaugmented and in order, on the model's
+            device; repeatable.
         forward: Runs a model on a batch: logits, `[units, classes]`.
         loss: The task's loss of a model on a batch, a scalar with a gradient.
-        validate: How good a model is on the validation samples; higher is better.
-        seed: For whatever is drawn by chance.
+        validate: Score of a model on the validation samples; higher is better.
+        seed: Seed of random draws.
     """
 
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
@@ -51,7 +51,7 @@ class Work:
 
 
 class Method(BaseModel):
-    """A way to make a model smaller: its fields are the settings, and `change` does it.
+    """A model compression method: its fields are the settings, and `change` applies it.
 
     A method is a file in `compress/pruners`, `compress/factorizers` or `compress/quantizers`, with
     one class named after the file.
@@ -61,19 +61,19 @@ class Method(BaseModel):
 
     @property
     def needs_training(self) -> bool:
-        """Whether it is done in the course of a training, and is nothing without one."""
+        """Return whether the method is applied during training, and has no effect without one."""
         return False
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Find out in a second whether the settings fit a model; before any training.
+        """Check that the settings fit a model, in about a second and before any training.
 
         Raises:
-            InputError: A layer that does not exist, or a setting that the model cannot have.
+            InputError: A layer does not exist, or a setting does not fit the model.
         """
 
     @abstractmethod
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Change a model in place, and say what changed.
+        """Compress a model in place, and return the result.
 
         Raises:
             InputError: The settings do not fit the model.
@@ -82,11 +82,11 @@ class Method(BaseModel):
 
 
 class FileMethod(BaseModel):
-    """A way to make an exported file smaller: its fields are the settings.
+    """A compression method for an exported file: its fields are the settings.
 
     Attributes:
-        takes_samples: Whether it looks at training samples.
-        tolerance: How far the smaller file may differ from the float one on validation samples.
+        takes_samples: Whether it needs calibration samples.
+        tolerance: Allowed difference from the float file on validation samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,13 +99,13 @@ class FileMethod(BaseModel):
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
     ) -> QuantizeRecord:
-        """Write a smaller file, whole or not at all.
+        """Write a compressed file, atomically.
 
         Args:
-            source: An ONNX file, as `to_onnx` writes it.
-            target: Where the smaller one goes.
+            source: An ONNX file written by `to_onnx`.
+            target: Path of the compressed file.
             calibration: Batches of arrays with the graph's inputs.
 
         Raises:
-            LimbeckError: There is nothing to make smaller, or the target cannot be written to.
+            LimbeckError: There is nothing to compress, or the target cannot be written.
         """

@@ -1,10 +1,10 @@
-"""Kinds of structural change: one file a kind, each with a function `apply(model, **settings)`.
+"""Kinds of structural change: one file per kind, each with a function `apply(model, **settings)`.
 
-A change is done in place, with fresh weights where there are new ones, so that saved weights can
-be loaded afterwards. Its settings are plain JSON.
+A change is done in place, with fresh weights where there are new ones, so that saved weights can be
+loaded afterwards. Its settings are plain JSON.
 """
 
 from limbeck.registry import Registry
 
 CHANGES = Registry(__name__, kind="change", attribute="apply")
-"""Every kind by name: `CHANGES.load("factors")(model, ranks={"fc": 8})`."""
+"""Kinds of structural change by name: `CHANGES.load("factors")(model, ranks={"fc": 8})`."""

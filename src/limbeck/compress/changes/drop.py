@@ -1,4 +1,4 @@
-"""The structure of a model without some of its layers."""
+"""Removal of whole layers (depth pruning), as a structural change."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from torch import nn
 
 COUNT = "num_hidden_layers"
-"""The name by which a transformers model's configuration knows how many layers there are."""
+"""The attribute of the number of layers in a transformers configuration."""
 
 
 def apply(model: nn.Module, *, layers: Iterable[str]) -> None:
-    """Take layers out: of lists of modules (`nn.ModuleList`) and sequences (`nn.Sequential`).
+    """Remove layers from lists (`nn.ModuleList`) and sequences (`nn.Sequential`).
 
-    In a sequence an `nn.Identity` takes the layer's place, so that paths stay as they are. Code
-    that goes through a list calls its entries in its own way, so that there the entry goes: **the
-    paths of later layers change**, `layer.3` becomes `layer.2` if one before it was dropped. A
-    transformers model's own copy of its configuration then counts the layers that are left.
+    In a sequence, an `nn.Identity` replaces the layer, so that paths stay the same. In a list, the
+    entry is deleted, since the model's code iterates over it: **the paths of later layers change**,
+    `layer.3` becomes `layer.2` if an earlier one was dropped. A transformers model's own copy of
+    its configuration is updated to the remaining number of layers.
 
     Args:
-        model: Is changed in place.
-        layers: Paths, as they are before anything is dropped.
+        model: Modified in place.
+        layers: Paths before any layer is removed.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -41,7 +41,7 @@ def apply(model: nn.Module, *, layers: Iterable[str]) -> None:
             lists.setdefault(parent, set()).add(int(name))
         else:
             holder.set_submodule(name, nn.Identity())
-    # An inner list is shortened first: shortening the outer one changes its path.
+    # Inner lists first: shortening the outer one changes their paths.
     for path in sorted(lists, key=len, reverse=True):
         _shorten(model, path, lists[path])
 
@@ -59,9 +59,9 @@ def _shorten(model: nn.Module, path: str, dropped: set[int]) -> None:
 
 
 def _recount(model: nn.Module, path: str, before: int, after: int) -> None:
-    """Correct the configuration of every module that holds one, the same one for all of them.
+    """Update the number of layers in the shared configuration of the model's modules.
 
-    It is a copy: other models may have been built from the original.
+    It is copied first: other models may have been built from the original.
     """
     copies: dict[int, Any] = {}
     for part in model.modules():

@@ -1,4 +1,4 @@
-"""The structure of factorised layers: two layers where one stood, at the same path."""
+"""Replacement of layers by low-rank pairs, as a structural change."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def apply(model: nn.Module, *, layers: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put two layers, with fresh weights, in the place of each of some.
+    """Replace layers by pairs of low-rank layers with fresh weights.
 
     Args:
-        model: Is changed in place.
+        model: Modified in place.
         layers: `rank` and `form` (see `limbeck.compress.low_rank.forms`) of each layer by path.
 
     Example:

@@ -1,4 +1,4 @@
-"""The structure after batch norms went into the layers before them."""
+"""Batch norm folding, as a structural change."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def apply(model: nn.Module, *, pairs: Sequence[Sequence[str]]) -> None:
-    """Give layers a bias, and put identities in the place of the batch norms after them.
+    """Add a bias to layers, and replace the batch norms after them by identities.
 
     Args:
-        model: Is changed in place.
+        model: Modified in place.
         pairs: The path of the layer and the path of its batch norm, for each.
 
     Example:

@@ -1,6 +1,6 @@
-"""The structure of masked weights: which tensors have a mask, and how masks grow if they do.
+"""Weight masks as a structural change: the masked tensors, and their growth schedule if any.
 
-Masks that no longer grow need torch alone, so that a model can be built with them elsewhere.
+Fixed masks need only torch, so that the exported model code can build them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 
 class Mask(nn.Module):
-    r"""A parametrization that keeps some weights at zero, whatever an optimiser does to them.
+    r"""A parametrization that keeps masked weights at zero under any optimiser.
 
     $$w' = w \odot m$$
 
     Args:
-        mask: m, true where a weight is kept; of the weight's shape.
+        mask: m, true where a weight is kept, in the weight's shape.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -39,11 +39,11 @@ class Mask(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the weights with zeros where the mask is false."""
+        """Return the weights, with zeros where the mask is false."""
         return weight * self.mask
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Take a new value for the weight as it is: the mask is still applied to it."""
+        """Return a newly assigned value unchanged; the mask is still applied in `forward`."""
         return weight
 
 
@@ -53,15 +53,15 @@ def apply(
     layers: Mapping[str, Sequence[str]],
     growth: Mapping[str, Any] | None = None,
 ) -> None:
-    """Give weights masks that keep everything; a mask that is there already stays as it is.
+    """Register masks that keep every weight; existing masks stay unchanged.
 
-    Masks that still grew come to rest: one plan at a time.
+    Masks that still grow are fixed first: a model has one growth schedule at a time.
 
     Args:
-        model: Is changed in place.
+        model: Modified in place.
         layers: The names of the masked tensors, such as `weight`, of each layer by path.
-        growth: How the masks grow while training goes on (`limbeck.compress.masks.growth.grow`);
-            None if they do not.
+        growth: The growth of the masks during training (`limbeck.compress.masks.growth.grow`); None
+            if they are fixed.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 2))
@@ -81,18 +81,18 @@ def apply(
 
 
 def mask_of(weight: ParametrizationList) -> Mask | None:
-    """Give the mask among a weight's parametrizations."""
+    """Return the mask among a weight's parametrizations."""
     return next((part for part in weight if isinstance(part, Mask)), None)
 
 
 def put(weight: ParametrizationList, mask: Mask) -> None:
-    """Put a mask in the place of the one that is among a weight's parametrizations."""
+    """Replace the mask among a weight's parametrizations."""
     place = next(place for place, part in enumerate(weight) if isinstance(part, Mask))
     weight[place] = mask
 
 
 def settle(model: nn.Module) -> None:
-    """Turn every mask that grows with training into one that does not, as it is now."""
+    """Fix every growing mask in its present state."""
     for weight in list(model.modules()):
         if not isinstance(weight, ParametrizationList):
             continue
@@ -104,15 +104,15 @@ def settle(model: nn.Module) -> None:
 
 @torch.no_grad()
 def clear(weight: ParametrizationList) -> None:
-    """Set what is behind a mask to zero, so that saved weights hold zeros there, too."""
+    """Zero the masked entries of the original weight, so that saved weights hold the zeros too."""
     mask = mask_of(weight)
     if mask is not None:
-        # Not a product: that has zeros of both signs, which sparse storage tells apart.
+        # Not a product: it has zeros of both signs, which sparse storage distinguishes.
         weight.original.masked_fill_(~mask.mask, 0.0)
 
 
 def _masked(layer: nn.Module, name: str) -> ParametrizationList:
-    """Give a weight's parametrizations, with a mask among them."""
+    """Return a weight's parametrizations, which include a mask."""
     if parametrize.is_parametrized(layer, name):
         found = cast("ParametrizationList", layer.parametrizations[name])  # type: ignore[index]
         if mask_of(found) is not None:
@@ -126,9 +126,9 @@ def _masked(layer: nn.Module, name: str) -> ParametrizationList:
 
 
 def _copy_of_recurrent(layer: nn.RNNBase, memo: dict[int, Any]) -> nn.RNNBase:
-    """Copy all but the list of weights that the last forward pass made.
+    """Copy a recurrent layer without the list of weights of its last forward pass.
 
-    These are results, not parameters, and torch refuses to copy what has a history.
+    These are non-leaf tensors, which torch does not deep-copy.
     """
     made = {"_flat_weights", "_flat_weight_refs"}
     copied = layer.__new__(type(layer))

@@ -1,4 +1,4 @@
-"""The structure of a model that computes as it will in few bits."""
+"""Fake quantisers, as a structural change."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def apply(
     fold: Sequence[Sequence[str]],
     layers: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Fold batch norms away, and put fresh quantisers into layers, in place of those they have.
+    """Fold batch norms, and install fresh quantisers in layers, replacing existing ones.
 
     Args:
-        model: Is changed in place.
+        model: Modified in place.
         fold: The pairs of layer and batch norm, as `changes.fold` takes them.
         layers: Settings of the `weight` quantiser and of the `input` quantiser (or None) by path.
 

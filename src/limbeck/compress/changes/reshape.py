@@ -1,4 +1,4 @@
-"""The structure of a model whose layers were cut: sizes of tensors, and numbers that tell them."""
+"""Resized layers after structured pruning, as a structural change."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 
 def apply(model: nn.Module, *, modules: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give modules other sizes; tensors that change size are zero until weights are loaded.
+    """Resize modules; tensors whose size changes are zero until weights are loaded.
 
-    A parameter that several modules share stays shared where they give it the same shape.
+    A parameter shared by several modules stays shared if its new shape is the same in all of them.
 
     Args:
-        model: Is changed in place.
+        model: Modified in place.
         modules: By path, `attributes` (a whole number, or a list of them for a tuple) and `tensors`
             (the shape of each parameter and buffer), where they differ from the model's.
 

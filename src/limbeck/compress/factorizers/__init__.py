@@ -1,4 +1,4 @@
-"""Ways to factorise weights: one file a way, each with a `Method` named after the file."""
+"""Factorisation methods: one file per method, each with a `Method` named after the file."""
 
 from limbeck.registry import Registry, camel_case
 

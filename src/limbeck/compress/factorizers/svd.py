@@ -1,4 +1,4 @@
-"""Low rank by singular values: of the weights, or of what the layers answer."""
+"""Low-rank factorisation by SVD of the weights, or of the layer outputs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ Rank = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Svd(Method):
-    """Put two layers of low rank in the place of one, where they are smaller.
+    """Low-rank factorisation by SVD: each layer becomes two smaller ones.
 
-    Linear layers, convolutions and, if asked, embeddings are taken; `compress/low_rank/forms` has
-    the forms, `compress/low_rank/factors` the maths. A layer stays as it is, and is listed, where
-    two would be no smaller, where its channels are in groups, where its weight is shared or read
-    from outside, and where it is recurrent. Masks and quantisers of the weights go: factors are
+    Supports linear layers, convolutions and, optionally, embeddings; `compress/low_rank/forms`
+    defines the forms, `compress/low_rank/factors` the mathematics. A layer is skipped, and listed,
+    if two would be no smaller, if its channels are grouped, if its weight is shared or read from
+    outside, or if it is recurrent. Masks and quantisers of the weights are removed: factors are
     dense.
 
-    Exactly one of `rank`, `energy`, `parameters` and `flops` says how much is kept. With the last
-    two, ranks are chosen for all layers together (`compress/low_rank/rank`): the loss, summed over
-    the layers, is the least at which the target is met. By `energy`, a layer's loss is the share
-    of its energy. By `sensitivity` that share is weighted by how far the model's answers move when
-    that layer alone is cut to half of the largest rank that pays.
+    Exactly one of `rank`, `energy`, `parameters` and `flops` sets the amount. With the last two,
+    ranks are chosen for all layers together (`compress/low_rank/rank`) to minimise the summed loss
+    at which the target is met. By `energy`, a layer's loss is the share of its energy. By
+    `sensitivity`, that share is weighted by the change of the model's outputs when that layer alone
+    is cut to half of the largest rank that saves.
 
     Source: Denton et al. 2014 (arXiv:1404.0736); `compress/low_rank/` has more.
 
@@ -104,12 +104,12 @@ class Svd(Method):
         return self.parameters if self.flops is None else self.flops
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Find the layers, and see whether the target can be met.
+        """Check the layers, and whether the target can be met.
 
         Raises:
-            InputError: A path or pattern that names none, a rank above a layer's full one, or a
-                target that no ranks meet.
-            CompressError: No layer can be factorised, or none would become smaller by its rank.
+            InputError: A path or pattern matches no layer, a rank exceeds a layer's full rank, or
+                no ranks meet the target.
+            CompressError: No layer can be factorised, or no rank makes one smaller.
         """
         plan = self._plan(model, work)
         self._saving(plan)
@@ -121,8 +121,8 @@ class Svd(Method):
 
         Raises:
             InputError: As from `check`.
-            CompressError: No layer would become smaller, weights are not finite, or the model's
-                code does not run with two layers in the place of one.
+            CompressError: No layer becomes smaller, weights are not finite, or the model's code
+                fails with two layers instead of one.
         """
         from limbeck.compress.low_rank.cuts import answers, cut, decompositions, swap
         from limbeck.evaluate.flops import parameters
@@ -176,7 +176,7 @@ class Svd(Method):
         )
 
     def _given(self, plan: Plan) -> dict[str, int]:
-        """Give each layer the rank that the settings name; nothing if they name none."""
+        """Return the rank of each layer as set by the user; empty if none is set."""
         if self.rank is None:
             return {}
         named = self.rank if isinstance(self.rank, dict) else {"*": self.rank}
@@ -195,7 +195,7 @@ class Svd(Method):
         return ranks
 
     def _saving(self, plan: Plan) -> int:
-        """Give how much has to be saved, in the unit of the target; 0 without one."""
+        """Return the amount to save, in the unit of the target; 0 without a target."""
         if self._share is None:
             return 0
         saving = plan.total - math.floor(self._share * plan.total)
@@ -241,7 +241,7 @@ def _by_energy(found: Mapping[str, Decomposition], energy: float) -> dict[str, i
 
 
 def _those_that_pay(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
-    """Keep the ranks at which two layers are smaller, and list the layers that are left."""
+    """Keep the ranks at which the pair is smaller, and record the skipped layers."""
     ranks = {path: rank for path, rank in wanted.items() if rank <= plan.costs[path].most}
     for path in plan.forms:
         if path in wanted and path not in ranks:
@@ -255,7 +255,7 @@ def _those_that_pay(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
 
 
 def _undressed(replaced: Mapping[str, nn.Module]) -> list[str]:
-    """Say which layers lost what was put over their weights."""
+    """Return the layers whose parametrizations were removed."""
     from torch.nn.utils import parametrize
 
     lost = [path for path, layer in replaced.items() if parametrize.is_parametrized(layer)]

@@ -1,5 +1,5 @@
-"""Models that compute as they will in few bits, and can be trained so.
+"""Fake quantisation for post-training quantisation (PTQ) and quantisation-aware training (QAT).
 
-Weights are rounded by parametrizations (`weight`, `levels`), inputs of layers by a child module
-(`activation`), biases to the products of both steps (`bias`). `install` puts them into a model.
+Weights are rounded by parametrizations (`weight`, `levels`), layer inputs by a child module
+(`activation`), biases to the product of both scales (`bias`). `install` adds them to a model.
 """

@@ -1,4 +1,4 @@
-"""What flows into a layer, in few bits: a child module that rounds it."""
+"""Fake quantisation of layer inputs (activations), as a child module."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from limbeck.compress.fake_quant.observe import Seen
 from limbeck.export.quantized import Rounding, RoundsInput
 
 MOMENTUM = 0.01
-"""How fast the range follows what is seen in training."""
+"""Momentum of the moving average of the range in training."""
 
 
 class InputQuantizer(nn.Module, RoundsInput):
-    r"""Inputs on an even grid of 4 to 8 bits, one step for all.
+    r"""Uniform activation quantiser of 4 to 8 bits, per tensor.
 
-    The grid spreads over the range seen in calibration; in training the range follows what comes in
-    by a moving average, in evaluation it stays. Or the step and the lowest float (the offset) are
-    learned from there on, their gradients divided by √(n Q), for n numbers a sample and Q whole
-    numbers above 0. A symmetric grid has no offset, and its learned step begins as 2 E|x| / √Q.
+    The grid spans the range seen in calibration; in training the range is updated by a moving
+    average, in evaluation it is fixed. If learned, the scale and the lowest float (the offset)
+    start there and are trained, with gradients divided by √(n Q), for n numbers per sample and Q
+    integers above 0. A symmetric grid has no offset, and its learned scale starts at 2 E|x| / √Q.
 
     Args:
         bits: 4 to 8.
-        symmetric: Zero in the middle, or a zero point.
-        learned: Whether the step (and the offset) are parameters.
-        powers_of_two: The step is rounded up to a power of two.
+        symmetric: Whether zero is in the middle of the grid, without a zero point.
+        learned: Whether the scale (and the offset) are parameters.
+        powers_of_two: Round the scale up to a power of two.
 
     Example:
         >>> rounded = InputQuantizer(bits=4)
@@ -61,7 +61,7 @@ class InputQuantizer(nn.Module, RoundsInput):
 
     @torch.no_grad()
     def fit(self, seen: Seen) -> None:
-        """Begin from what was seen in calibration."""
+        """Initialise the range from calibration statistics."""
         least, most = torch.tensor(seen.least), torch.tensor(seen.most)
         if self.step is None:
             self.least.copy_(least)
@@ -75,7 +75,7 @@ class InputQuantizer(nn.Module, RoundsInput):
         self.step.copy_(step)
 
     def grid(self) -> tuple[Tensor, Tensor | None]:
-        """Give the step and the zero point, one number each; None where it is 0."""
+        """Return the scale and the zero point, one number each; the zero point is None where 0."""
         if self.step is None:
             step, lowest = spread(
                 self.least, self.most, self.low, self.high, symmetric=self.symmetric
@@ -85,7 +85,7 @@ class InputQuantizer(nn.Module, RoundsInput):
         return settled(step, lowest, self.low, self.high, powers_of_two=self.powers_of_two)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the input on its grid."""
+        """Return the input, rounded to the grid."""
         if self.training and self.step is None:
             self._follow(x.detach())
         step, zero = self.grid()
@@ -100,7 +100,7 @@ class InputQuantizer(nn.Module, RoundsInput):
 
     @torch.no_grad()
     def as_rounding(self) -> Rounding:
-        """Give the same rounding with whole numbers from 0, as uint8 has them."""
+        """Return the same rounding with unsigned integers, as in uint8."""
         step, zero = self.grid()
         raised = torch.full_like(step, -self.low) if zero is None else zero
         return Rounding(step.clone(), raised.to(torch.uint8), self.high - self.low)

@@ -1,4 +1,4 @@
-"""Biases as whole numbers of the steps in which products of inputs and weights are counted."""
+"""Fake quantisation of biases to int32 multiples of input scale times weight scale."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from limbeck.compress.fake_quant.numbers import fake_quantize
 from limbeck.export.quantized import OnGrid
 
 LARGEST = 2**30
-"""Whole numbers of a bias stay within this, so that products can be added to it in 32 bits."""
+"""Limit of a quantised bias, so that products can be added to it in int32."""
 
 
 class BiasQuantizer(nn.Module, OnGrid):
-    """A bias rounded to multiples of (input step) · (weight step), of each channel.
+    """A bias rounded to multiples of (input scale) · (weight scale), per channel.
 
-    Integer kernels add it to the sum of products in 32 bits, and ONNX Runtime rounds float biases
-    to just these multiples when it chooses such a kernel; so training does it too.
+    Integer kernels add it to the int32 accumulator, and ONNX Runtime rounds float biases to these
+    multiples when it chooses such a kernel; training simulates the same rounding.
 
     Args:
-        layer: Whose `weight` and inputs are quantised.
+        layer: The layer whose `weight` and inputs are quantised.
     """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self._layer = (layer,)  # no child: the layer holds this module
+        self._layer = (layer,)  # a tuple: the layer is the parent, and must not become a child
 
     @torch.no_grad()
     def grid(self, original: Tensor) -> tuple[Tensor, None]:
-        """Give the step, `[channels]` or one number; the zero point is 0."""
+        """Return the scale, `[channels]` or one number; the zero point is 0."""
         (layer,) = self._layer
         tensor = weight_chain(layer).original
         for link in weight_chain(layer):
@@ -42,19 +42,19 @@ class BiasQuantizer(nn.Module, OnGrid):
         raise TypeError("the layer's weight is not quantised")
 
     def forward(self, bias: Tensor) -> Tensor:
-        """Give the bias on its grid."""
+        """Return the bias, rounded to the grid."""
         return fake_quantize(bias, self.grid(bias)[0], None, -LARGEST, LARGEST)
 
     def overflows(self, bias: Tensor) -> bool:
-        """Tell whether a bias is beyond what can be counted."""
+        """Return whether a bias exceeds the int32 range."""
         return bool((bias.abs() > LARGEST * self.grid(bias)[0]).any())
 
 
 def weight_chain(layer: nn.Module) -> parametrize.ParametrizationList:
-    """Give what is put over a layer's weight."""
+    """Return the parametrizations of a layer's weight."""
     return cast("parametrize.ParametrizationList", layer.get_submodule("parametrizations.weight"))
 
 
 def input_quantizer(layer: nn.Module) -> InputQuantizer:
-    """Give what rounds a layer's input."""
+    """Return the quantiser of a layer's input."""
     return cast("InputQuantizer", layer.get_submodule("input_quantizer"))

@@ -1,4 +1,4 @@
-"""Which layers are quantised, and why the others are not."""
+"""Selection of the layers to quantise, with the reason for each skipped one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
 def quantizable(
     model: nn.Module, layers: Iterable[str] | None, skip: Iterable[str], *, embeddings: bool
 ) -> list[str]:
-    """Give the paths of the layers that can be quantised, of those chosen.
+    """Return the paths of the chosen layers that can be quantised.
 
     Raises:
-        InputError: A path or pattern names no layer of the kinds that fit.
-        CompressError: None can be quantised.
+        InputError: A path or pattern matches no layer of a supported type.
+        CompressError: No layer can be quantised.
     """
     named = chosen(model, _kinds(embeddings), layers, skip)
     reasons = {path: _reason(model, path) for path in named}
@@ -32,7 +32,7 @@ def quantizable(
 
 
 def fitting(model: nn.Module, *, embeddings: bool) -> list[str]:
-    """Give the paths of all layers of the kinds that can be quantised, chosen or not."""
+    """Return the paths of all layers of a supported type, chosen or not."""
     kinds = _kinds(embeddings)
     return [path for path, module in model.named_modules() if isinstance(module, kinds)]
 
@@ -42,12 +42,12 @@ def _kinds(embeddings: bool) -> tuple[type[nn.Module], ...]:
 
 
 def is_table(layer: nn.Module) -> bool:
-    """Tell whether a layer looks up what is in it, and so has no input to round."""
+    """Return whether a layer is an embedding, which has no input to round."""
     return isinstance(layer, nn.Embedding)
 
 
 def left(model: nn.Module, taken: Collection[str]) -> list[str]:
-    """Say which modules with weights of their own stay in float, and why."""
+    """Return the modules with weights that stay in float, with the reasons."""
     reasons: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         inside = any(path == one or path.startswith(f"{one}.") for one in taken)
@@ -65,7 +65,7 @@ def _not_chosen(model: nn.Module, path: str) -> str:
 
 
 def _reason(model: nn.Module, path: str) -> str:
-    """Say why a module cannot be quantised; empty if it can."""
+    """Return why a module cannot be quantised; empty if it can."""
     module = model.get_submodule(path)
     kind = parametrize.type_before_parametrizations(module)
     if path == "":

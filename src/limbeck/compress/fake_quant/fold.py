@@ -1,4 +1,4 @@
-"""Batch norms folded into the layers before them, which is how both compute in few bits."""
+"""Batch norm folding into the preceding layers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from limbeck.evaluate.flops import evaluating
 Pair: TypeAlias = tuple[str, str]
 
 TOLERANCE = 1e-5
-"""How far answers may move, of their own size, where a batch norm was folded."""
+"""Allowed relative change of the outputs after folding a batch norm."""
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def fold(model: nn.Module, paths: Iterable[str], work: Work) -> list[Pair]:
-    r"""Fold batch norms into the layers that come right before them, in place.
+    r"""Fold batch norms into the layers directly before them, in place.
 
     $$\hat w = w \, \gamma / \sqrt{\sigma^2 + \epsilon} \qquad
     \hat b = (b - \mu) \, \gamma / \sqrt{\sigma^2 + \epsilon} + \beta$$
 
-    A pair is left as it was where the model's answers would move: where something else reads what
-    comes between, or a mask does not bear being scaled.
+    A pair is skipped where the model's outputs would change: another operation reads the
+    intermediate tensor, or a mask does not allow scaling.
 
     Args:
-        model: Is changed in place.
-        paths: The layers that may take a batch norm in.
-        work: Gives a sample, and runs the model.
+        model: Modified in place.
+        paths: The layers into which a batch norm may be folded.
+        work: The sample and the forward function.
 
     Returns:
-        The folded pairs, by path of the layer and of its batch norm, which is an identity now.
+        The folded pairs: the paths of the layer and of its batch norm, now an identity.
 
     Source: Jacob et al. 2018 (arXiv:1712.05877), section 3.2.
     """
@@ -74,7 +74,7 @@ def _alike(before: Tensor, after: Tensor) -> bool:
 
 
 def _pairs(model: nn.Module, paths: set[str], work: Work) -> list[Pair]:
-    """Run a model, and see which batch norms are given just what a layer answered."""
+    """Run a model to find the batch norms whose input is exactly a layer's output."""
     answered: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
     found: list[Pair] = []
@@ -112,7 +112,7 @@ def _pairs(model: nn.Module, paths: set[str], work: Work) -> list[Pair]:
 
 @torch.no_grad()
 def _folded(model: nn.Module, pair: Pair) -> Callable[[], None]:
-    """Fold one pair, and give what undoes it."""
+    """Fold one pair, and return a function that undoes it."""
     path, norm_path = pair
     layer = cast("nn.Conv2d", model.get_submodule(path))
     norm = cast("nn.BatchNorm2d", model.get_submodule(norm_path))
@@ -142,7 +142,7 @@ def _folded(model: nn.Module, pair: Pair) -> Callable[[], None]:
 
 
 def _own(layer: nn.Module, name: str) -> Tensor:
-    """Give the parameter itself, under whatever is put over it."""
+    """Return the original parameter under any parametrization."""
     if parametrize.is_parametrized(layer, name):
         name = f"parametrizations.{name}.original"
     return layer.get_parameter(name)

@@ -1,4 +1,4 @@
-"""Putting quantisers into layers, whose paths stay."""
+"""Installation and removal of fake quantisers; layer paths stay the same."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ WEIGHTS: dict[str, Callable[..., UniformWeight | TernaryWeight | BinaryWeight]] 
     "ternary": TernaryWeight,
     "binary": BinaryWeight,
 }
-"""The grids of weights by name."""
+"""Weight quantisers by the name of their grid."""
 
 
 def install(
     layer: nn.Module, *, weight: Mapping[str, Any], input: Mapping[str, Any] | None
 ) -> None:
-    """Put fresh quantisers into a layer, in the place of those that it has.
+    """Install fresh quantisers in a layer, replacing existing ones.
 
     Args:
-        layer: A linear layer, a convolution or an embedding; is changed in place.
-        weight: The `grid` by name, and its settings. It goes on top of masks.
-        input: The settings for the input; None leaves the input, and so the bias, in float.
+        layer: A linear layer, a convolution or an embedding; modified in place.
+        weight: The `grid` by name, and its settings. It is applied after masks.
+        input: The settings of the input quantiser; None keeps the input, and so the bias, in float.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -56,7 +56,7 @@ def install(
 
 @torch.no_grad()
 def fit(layer: nn.Module, seen: Seen | None) -> None:
-    """Begin a layer's quantisers from its weight, and from what comes into it."""
+    """Initialise a layer's quantisers from its weight and from statistics of its input."""
     chain = weight_chain(layer)
     tensor = chain.original
     for link in chain:
@@ -68,7 +68,7 @@ def fit(layer: nn.Module, seen: Seen | None) -> None:
 
 
 def bias_fits(layer: nn.Module) -> bool:
-    """Tell whether a layer's bias, if it has a grid, can be counted in its steps."""
+    """Return whether a layer's bias, if quantised, fits the int32 range."""
     if not parametrize.is_parametrized(layer, "bias"):
         return True
     chain = layer.get_submodule("parametrizations.bias")
@@ -79,14 +79,14 @@ def bias_fits(layer: nn.Module) -> bool:
 
 
 def remove(layer: nn.Module) -> None:
-    """Take a layer's quantisers off; masks and the float weight stay."""
+    """Remove a layer's quantisers; masks and the float weight stay."""
     masks: dict[str, list[nn.Module]] = {}
     for name in ("bias", "weight"):
         if parametrize.is_parametrized(layer, name):
             chain = layer.get_submodule(f"parametrizations.{name}")
             masks[name] = [link for link in chain.children() if not isinstance(link, OnGrid)]
             parametrized.remove(layer, name, keep_result=False)
-    # Only now: what is put over a bare layer gets a class that no copy of the layer shares.
+    # Only now: a parametrization gives a bare layer a class that no copy of the layer shares.
     for name, links in masks.items():
         for link in links:
             parametrize.register_parametrization(layer, name, link)

@@ -1,4 +1,4 @@
-"""Weights of two or three values."""
+"""Ternary and binary weight quantisation."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from limbeck.compress.fake_quant.weight import along, per_step
 from limbeck.export.quantized import OnGrid
 
 THRESHOLD = 0.7
-"""Which part of the mean size of weights separates those that become zero: for normal and for
-uniform weights about the best."""
+"""Share of the mean magnitude below which weights become zero: near optimal for normal and for
+uniform weights.
+"""
 
 
 class TernaryWeight(nn.Module, OnGrid):
-    r"""Weights of three values, −α, 0 and α.
+    r"""Ternary weights: −α, 0 and α.
 
     $$
     \hat w = \alpha \, \mathrm{sign}(w) \, [|w| > \Delta] \qquad
     \Delta = 0.7\, E|w| \qquad \alpha = E\big[|w| : |w| > \Delta\big]
     $$
 
-    Both are taken from the weights each time, and the gradient of ŵ passes to w; or both are
-    learned from there on, through α · round(clamp(w / 2Δ, −1, 1)), whose rounding is taken as
-    nothing.
+    Δ and α are computed from the weights in each forward pass, and the gradient of ŵ passes to w
+    (straight-through). If learned, they start there and are trained through α · round(clamp(w / 2Δ,
+    −1, 1)), with a straight-through gradient of the rounding.
 
     Args:
-        shape: Of the weight; the first axis is the channels'.
-        per_channel: One Δ and α for each channel instead of one for all, as in the paper.
+        shape: Shape of the weight; the first axis is the channel axis.
+        per_channel: One Δ and α per channel instead of one per tensor, as in the paper.
         learned: Whether Δ and α are parameters.
         powers_of_two: α is rounded up to a power of two.
 
@@ -57,14 +58,14 @@ class TernaryWeight(nn.Module, OnGrid):
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
-        """Begin what is learned from a weight."""
+        """Initialise learned parameters from a weight."""
         if self.step is not None and self.threshold is not None:
             threshold, step = self._found(weight)
             self.threshold.copy_(levelled(threshold))
             self.step.copy_(step)
 
     def grid(self, original: Tensor) -> tuple[Tensor, None]:
-        """Give α, `[channels]` or one number; the zero point is 0."""
+        """Return α, `[channels]` or one number; the zero point is 0."""
         step = self._found(original)[1] if self.step is None else above_zero(self.step)
         return power_of_two(step) if self.powers_of_two else step, None
 
@@ -78,7 +79,7 @@ class TernaryWeight(nn.Module, OnGrid):
         return threshold.view(shape), levelled(mean).view(shape)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the weight in three values."""
+        """Return the ternary weight."""
         step = along(self.grid(weight)[0], weight)
         if self.threshold is None:
             kept = weight.abs() > along(self._found(weight)[0], weight)
@@ -88,13 +89,13 @@ class TernaryWeight(nn.Module, OnGrid):
 
 
 class BinaryWeight(nn.Module, OnGrid):
-    r"""Weights of two values, ŵ = sign(w) · E|w|; the gradient of ŵ passes to w.
+    r"""Binary weights, ŵ = sign(w) · E|w|; the gradient of ŵ passes to w.
 
-    A weight that is zero, because a mask holds it there, stays zero and does not count in the mean.
+    A masked weight stays zero and is excluded from the mean.
 
     Args:
-        shape: Of the weight; the first axis is the channels'.
-        per_channel: One mean for each channel, as in the paper, instead of one for all.
+        shape: Shape of the weight; the first axis is the channel axis.
+        per_channel: One mean per channel, as in the paper, instead of one per tensor.
         powers_of_two: The mean is rounded up to a power of two.
 
     Example:
@@ -111,17 +112,17 @@ class BinaryWeight(nn.Module, OnGrid):
         self.per_channel, self.powers_of_two = per_channel, powers_of_two
 
     def fit(self, weight: Tensor) -> None:
-        """Begin what is learned: nothing is."""
+        """Do nothing: this quantiser has no learned parameters."""
 
     @torch.no_grad()
     def grid(self, original: Tensor) -> tuple[Tensor, None]:
-        """Give the mean, `[channels]` or one number; the zero point is 0."""
+        """Return the mean, `[channels]` or one number; the zero point is 0."""
         size = per_step(original, self.per_channel).abs()
         mean = size.sum(1) / size.count_nonzero(1).clamp(min=1)
         step = levelled(mean).view(original.shape[:1] if self.per_channel else ())
         return power_of_two(step) if self.powers_of_two else step, None
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the weight in two values."""
+        """Return the binary weight."""
         step = along(self.grid(weight)[0], weight)
         return straight_through(weight, step * weight.sign())

@@ -1,4 +1,4 @@
-"""What all ways of training in few bits share: which layers, their inputs, first and last."""
+"""Shared base of quantisation methods: layer selection, inputs, and the first and last layer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Settings = dict[str, Any]
 
 
 class FakeQuantization(Method):
-    """Put quantisers into a model, set from training samples.
+    """Fake quantisation of a model, calibrated on training samples.
 
-    That alone is quantisation after training. Trained further, the quantisers round along
-    (quantisation-aware training; under a teacher, distillation). Batch norms are folded into the
-    layers before them. Layers are left in float, and listed, where they are of another kind, where
-    their weight is shared or read from outside; layers that are never called by themselves, and
-    those whose bias is too large to be counted in their steps, keep their inputs in float.
+    Without training this is post-training quantisation; with training afterwards, the quantisers
+    round in each forward pass (quantisation-aware training; under a teacher, distillation). Batch
+    norms are folded into the preceding layers. Layers stay in float, and are listed, if their type
+    is not supported or their weight is shared or read from outside. Inputs stay in float for layers
+    that are never called as modules and for those whose bias exceeds the int32 range.
     """
 
     inputs: Annotated[
@@ -65,10 +65,10 @@ class FakeQuantization(Method):
 
     @abstractmethod
     def weight(self) -> Settings:
-        """Give the settings of a weight's quantiser, its `grid` among them."""
+        """Return the settings of the weight quantiser, including its `grid`."""
 
     def uniform(self, bits: int, **settings: bool) -> Settings:
-        """Give the settings of a weight on an even grid."""
+        """Return the settings of a uniform weight quantiser."""
         return {
             "grid": "uniform",
             "bits": bits,
@@ -80,10 +80,10 @@ class FakeQuantization(Method):
         }
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Find the layers, and a sample.
+        """Check the layers, and that there is a sample.
 
         Raises:
-            InputError: A path or pattern that names none, or no sample.
+            InputError: A path or pattern matches no layer, or there is no sample.
             CompressError: No layer can be quantised.
         """
         from limbeck.compress.calls import first_batch
@@ -93,10 +93,10 @@ class FakeQuantization(Method):
         quantizable(model, self.layers, self.skip, embeddings=self.embeddings)
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Fold batch norms, look at what flows, and put quantisers in, in place.
+        """Fold batch norms, observe activations, and install quantisers, in place.
 
         Raises:
-            InputError: As from `check`, or what flows is not finite.
+            InputError: As from `check`, or activations are not finite.
             CompressError: No layer can be quantised.
         """
         from limbeck.compress.fake_quant import choose, fold, install, observe
@@ -143,7 +143,7 @@ class FakeQuantization(Method):
 
 
 def _quantize(layer: nn.Module, settings: Settings, seen: Seen | None) -> Settings:
-    """Put quantisers into a layer; its input stays float if the bias cannot be counted."""
+    """Install quantisers in a layer; its input stays float if the bias exceeds the int32 range."""
     from limbeck.compress.fake_quant.install import bias_fits, fit, install
 
     install(layer, **settings)

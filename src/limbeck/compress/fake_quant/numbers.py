@@ -1,6 +1,6 @@
-"""Grids of whole numbers: rounding floats to them, and what gradient passes through the rounding.
+"""Quantisation arithmetic: rounding to integer grids, with straight-through gradients.
 
-A grid has a step s, a zero point z and bounds l and h. A float x becomes the whole number
+A grid has a scale s, a zero point z and bounds l and h. A float x becomes the integer
 
     q = clamp(round(x / s) + z, l, h)    and then the float    (q − z) · s
 
@@ -17,17 +17,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SMALLEST = 1e-8
-"""The smallest step: the product of two, the step of a bias, is still a normal float32."""
+"""The smallest scale: a product of two, as a bias has, is still a normal float32."""
 
 SPREAD = 1024
-"""How many times the largest step of a tensor's channels may be the smallest: a channel that is
-zero, or nearly, would otherwise have a step in which its bias cannot be counted."""
+"""Largest ratio of the scales of a tensor's channels: a channel that is nearly zero would otherwise
+have a scale at which its bias exceeds the int32 range.
+"""
 
 
 def fake_quantize(
     x: Tensor, step: Tensor, zero: Tensor | None, low: int, high: int, *, share: float = 1.0
 ) -> Tensor:
-    r"""Round floats to a grid, with gradients as if inside its bounds nothing were rounded.
+    r"""Round floats to a grid, with straight-through gradients inside its bounds.
 
     With v = x / s, and bounds counted from zero, l' = l − z and h' = h − z:
 
@@ -41,10 +42,10 @@ def fake_quantize(
     Args:
         x: Any shape.
         step: s above 0, of a shape that broadcasts to x's.
-        zero: z, whole numbers in the shape of the step; None is 0 everywhere.
-        low: The lowest whole number l.
-        high: The highest, h.
-        share: What the gradients of s and z are multiplied by.
+        zero: z, integers in the shape of the scale; None is 0 everywhere.
+        low: The lowest integer l.
+        high: The highest integer h.
+        share: Factor of the gradients of s and z.
 
     Example:
         >>> x = torch.tensor([-3.0, 0.24, 0.25, 0.75, 9.0])
@@ -59,7 +60,7 @@ def fake_quantize(
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Few passes over the numbers: in training these are as many as there are activations."""
+    """Fused fake quantisation with few passes over memory, since activations are large."""
 
     @staticmethod
     def forward(
@@ -101,7 +102,7 @@ def _clamped(counted: Tensor, zero: Tensor | None, low: int, high: int) -> Tenso
 
 
 def straight_through(value: Tensor, instead: Tensor) -> Tensor:
-    """Give another value, exactly, with the gradient of the first.
+    """Return another value exactly, with the gradient of the first (straight-through estimator).
 
     Example:
         >>> x = torch.tensor(0.4, requires_grad=True)
@@ -113,7 +114,7 @@ def straight_through(value: Tensor, instead: Tensor) -> Tensor:
 
 
 def power_of_two(step: Tensor) -> Tensor:
-    """Give the next power of two that is not smaller; the gradient passes straight through.
+    """Round up to a power of two, with a straight-through gradient.
 
     Example:
         >>> power_of_two(torch.tensor([0.3, 0.5, 3.0]))
@@ -127,12 +128,12 @@ def power_of_two(step: Tensor) -> Tensor:
 
 
 def above_zero(step: Tensor) -> Tensor:
-    """Hold a learned step above 0; below, its gradient still passes, so that it can come back."""
+    """Clamp a learned scale above 0; below, its gradient still passes, so that it can recover."""
     return straight_through(step, step.clamp(min=SMALLEST))
 
 
 def levelled(step: Tensor) -> Tensor:
-    """Raise the steps of channels that are zero or nearly; 1 if all are zero.
+    """Raise the scales of channels that are zero or nearly zero; 1 if all are zero.
 
     Example:
         >>> levelled(torch.tensor([0.0, 1.0, 64.0])).tolist(), levelled(torch.zeros(())).item()
@@ -146,7 +147,7 @@ def levelled(step: Tensor) -> Tensor:
 def spread(
     least: Tensor, most: Tensor, low: int, high: int, *, symmetric: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Spread a grid over a range: give the step, and the lowest float unless zero is in the middle.
+    """Return the scale over a range, and the offset (lowest float) unless the grid is symmetric.
 
     Example:
         >>> spread(torch.tensor(-1.0), torch.tensor(2.0), 0, 15, symmetric=False)
@@ -156,16 +157,16 @@ def spread(
     """
     if symmetric:
         return levelled(torch.maximum(-least, most) / high), None
-    least, most = least.clamp(max=0.0), most.clamp(min=0.0)  # zero is inside
+    least, most = least.clamp(max=0.0), most.clamp(min=0.0)  # zero is on the grid
     return levelled((most - least) / (high - low)), least
 
 
 def settled(
     step: Tensor, least: Tensor | None, low: int, high: int, *, powers_of_two: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Give the step as it is used, and the zero point; None where zero is in the middle.
+    """Return the effective scale and the zero point; None if the grid is symmetric.
 
-    The gradient passes as if the zero point, l − least / s, were not rounded.
+    The rounding of the zero point, l − least / s, has a straight-through gradient.
 
     Example:
         >>> settled(torch.tensor(0.2), torch.tensor(-1.0), 0, 15, powers_of_two=False)

@@ -1,4 +1,4 @@
-"""What flows into layers: its range and its mean size, over all calibration samples."""
+"""Calibration observers: range and mean magnitude of layer inputs over all samples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from limbeck.evaluate.flops import evaluating
 
 @dataclass(frozen=True)
 class Seen:
-    """What came into a layer.
+    """Statistics of a layer's input.
 
     Attributes:
-        least: The lowest number.
-        most: The highest.
-        mean: The mean size, E|x|.
+        least: The minimum.
+        most: The maximum.
+        mean: The mean magnitude, E|x|.
     """
 
     least: float
@@ -30,19 +30,19 @@ class Seen:
 
 
 def observe(model: nn.Module, paths: Iterable[str], work: Work) -> dict[str, Seen]:
-    """Send all calibration samples through a model, and note what comes into some layers.
+    """Run all calibration samples through a model, and record statistics of layer inputs.
 
     Args:
-        model: Is left as it was.
+        model: Not modified.
         paths: The layers.
-        work: Gives the samples, and runs the model.
+        work: The samples and the forward function.
 
     Returns:
-        What came in by path, in the order in which layers are first called; those that are never
+        The statistics by path, in the order in which layers are first called; layers that are never
         called are missing.
 
     Raises:
-        InputError: There are no samples, or what comes into a layer is not finite.
+        InputError: There are no samples, or a layer's input is not finite.
     """
     notes: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {}
 

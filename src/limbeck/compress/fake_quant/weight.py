@@ -1,4 +1,4 @@
-"""Weights on an even grid, as a parametrization: the float weight stays, and is trained."""
+"""Uniform weight quantisation, as a parametrization over the trainable float weight."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from limbeck.export.quantized import OnGrid
 
 
 class UniformWeight(nn.Module, OnGrid):
-    r"""Weights on an even grid of 2 to 8 bits.
+    r"""Uniform weight quantiser of 2 to 8 bits.
 
-    With whole numbers from −2^(b−1) to 2^(b−1) − 1 = Q, the step is max|w| / Q, taken from the
-    weights each time; or it is learned from 2 E|w| / √Q on, its gradient divided by √(n Q) where n
-    weights share it. An affine grid spreads over the range of the weights and has a zero point; if
-    it is learned, its lowest float, the offset, is too.
+    With integers from −2^(b−1) to 2^(b−1) − 1 = Q, the scale is max|w| / Q, computed from the
+    weights in each forward pass; if learned, it starts at 2 E|w| / √Q, and its gradient is divided
+    by √(n Q) for n weights per scale. An affine grid spans the range of the weights and has a zero
+    point; if learned, so is its lowest float, the offset.
 
     Args:
-        shape: Of the weight; the first axis is the channels'.
+        shape: Shape of the weight; the first axis is the channel axis.
         bits: 2 to 8.
-        per_channel: One step for each channel instead of one for all.
-        symmetric: Zero in the middle, or a zero point.
-        learned: Whether the step (and the offset) are parameters.
-        powers_of_two: Steps are rounded up to powers of two.
-        reduce_range: Of 8 bits, use 7: on processors without VNNI, ONNX Runtime's products of 8
-            bits can overflow.
+        per_channel: One scale per channel instead of one per tensor.
+        symmetric: Whether zero is in the middle of the grid, without a zero point.
+        learned: Whether the scale (and the offset) are parameters.
+        powers_of_two: Round scales up to powers of two.
+        reduce_range: Use 7 of 8 bits: on processors without VNNI, ONNX Runtime's 8-bit products can
+            overflow.
 
     Example:
         >>> ternary = UniformWeight((2, 2), bits=2, per_channel=False)
@@ -69,7 +69,7 @@ class UniformWeight(nn.Module, OnGrid):
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
-        """Begin what is learned from a weight."""
+        """Initialise learned parameters from a weight."""
         if self.step is None:
             return
         step, least = self._spread(weight)
@@ -81,7 +81,7 @@ class UniformWeight(nn.Module, OnGrid):
         self.step.copy_(step)
 
     def grid(self, original: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Give the step and the zero point, `[channels]` or one number; None where it is 0."""
+        """Return the scale and the zero point, `[channels]` or one number; None where it is 0."""
         if self.step is None:
             step, least = self._spread(original.detach())
         else:
@@ -95,7 +95,7 @@ class UniformWeight(nn.Module, OnGrid):
         return spread(least.view(shape), most.view(shape), low, high, symmetric=self.symmetric)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the weight on its grid."""
+        """Return the weight, rounded to the grid."""
         step, zero = self.grid(weight)
         zero = None if zero is None else along(zero, weight)
         step = along(step, weight)
@@ -103,10 +103,10 @@ class UniformWeight(nn.Module, OnGrid):
 
 
 def per_step(weight: Tensor, per_channel: bool) -> Tensor:
-    """Lay the weights that share a step side by side, `[steps, weights]`."""
+    """Reshape a weight to `[scales, weights]`, one row per scale."""
     return weight.flatten(1) if per_channel else weight.reshape(1, -1)
 
 
 def along(numbers: Tensor, weight: Tensor) -> Tensor:
-    """Lay one number a channel, or one alone, so that it broadcasts over a weight."""
+    """Reshape one number per channel, or a single one, to broadcast over a weight."""
     return numbers.view(-1, *[1] * (weight.ndim - 1)) if numbers.ndim else numbers

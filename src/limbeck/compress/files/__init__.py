@@ -1,1 +1,1 @@
-"""What is made smaller in an exported file: its weights, and the record of it."""
+"""Weight compression of an exported ONNX file, and its record."""

@@ -1,4 +1,4 @@
-"""Weights of half precision in the file, with a Cast that makes them float32."""
+"""Half-precision weights in an ONNX file, with a Cast to float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limbeck.errors import InputError, Problem
 from limbeck.export.compact.rebuild import Parts, tensor
 
 BFLOAT16_LARGEST = 2.0**127 * (2 - 2**-7)
-"""The largest bfloat16, a little below the largest float32."""
+"""The largest bfloat16, slightly below the largest float32."""
 
 REASONS = {
     "": "it reads no float32 weight, or one so small that storing it otherwise would not pay",
@@ -30,15 +30,15 @@ def quantize_halves(
     largest: float,
     round_words: Callable[[Values], NDArray[np.uint16]],
 ) -> QuantizeRecord:
-    """Store weights in a type of two bytes.
+    """Store weights in a two-byte type.
 
     Args:
         source: A float ONNX file.
-        target: Where the new file goes.
+        target: Path of the new file.
         method: The type's name.
-        kind: ONNX's number of it.
-        largest: The largest value that it has.
-        round_words: Rounds float32 to the type; gives its bits.
+        kind: ONNX's number of the type.
+        largest: The largest value of the type.
+        round_words: Function that rounds float32 to the type and returns its bits.
 
     Raises:
         InputError: A finite weight would become infinite.
@@ -65,7 +65,7 @@ def quantize_halves(
 
 
 def _check_mask(weight: Weight, method: str, largest: float) -> None:
-    """Refuse values beyond a type's range, unless they are those of a mask and no weight's."""
+    """Raise if values exceed the type's range, unless they are those of an attention mask."""
     if weight.reader.op_type not in WEIGHTED:
         return
     found = float(np.abs(weight.values[np.isfinite(weight.values)]).max())

@@ -1,4 +1,4 @@
-"""What quantising changed: bytes, operators, and what was left alone and why."""
+"""Record of quantising a file: bytes, operators, and skipped operators with reasons."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ if TYPE_CHECKING:
 
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Attention", "LSTM"})
-"""The operators that hold a model's weights."""
+"""Operators that hold a model's weights."""
 
 
 class QuantizeError(LimbeckError):
-    """There was nothing to quantise, or ONNX Runtime could not do it."""
+    """There was nothing to quantise, or ONNX Runtime failed."""
 
 
 class Skipped(Result):
-    """Operators that stay in floating point for one reason: how many of each kind."""
+    """Operators that stay in floating point for one reason, with counts per type."""
 
     operators: dict[str, int]
     reason: str
 
 
 class QuantizeRecord(Result):
-    """What quantising a file did.
+    """The result of quantising a file.
 
     Attributes:
         method: The name of the quantiser.
         bytes_before: Size of the float file.
         bytes_after: Size of the quantised file.
-        quantized: How many operators of each kind now compute in fewer bits, or read weights from
-            fewer.
-        skipped: What stays in floating point, and why.
-        calibration_samples: Samples from which the ranges of activations were taken; 0 if none were
-            needed.
+        quantized: Counts per operator type of those that compute in, or read weights from, fewer
+            bits.
+        skipped: Operators that stay in floating point, with the reason.
+        calibration_samples: Samples used for activation ranges; 0 if none were needed.
         settings: The settings used.
         note: Why the file did not shrink much, when it did not; empty otherwise.
     """
@@ -58,20 +57,20 @@ class QuantizeRecord(Result):
 
     @property
     def ratio(self) -> float:
-        """How many times smaller the file is."""
+        """Return the compression ratio, bytes before / bytes after."""
         return self.bytes_before / self.bytes_after
 
 
 def sort(
     before: ModelProto, is_quantized: Callable[[NodeProto], bool], reasons: Mapping[str, str]
 ) -> tuple[dict[str, int], tuple[Skipped, ...]]:
-    """Sort a graph's computing operators into quantised and skipped.
+    """Sort a graph's computing operators into quantised and skipped ones.
 
     Args:
-        before: The graph as it went into the quantiser, with node names.
-        is_quantized: Tells whether a node of it was quantised.
-        reasons: Why an operator of a kind stays in floating point; the key `""` is for every other
-            kind.
+        before: The input graph of the quantiser, with node names.
+        is_quantized: Predicate of the nodes that were quantised.
+        reasons: Reason per operator type for staying in floating point; the key `""` is for every
+            other type.
 
     Raises:
         QuantizeError: Nothing was quantised; the message names what was found.
@@ -94,15 +93,15 @@ def sort(
 
 
 def write(before: ModelProto, after: ModelProto, target: Path) -> str:
-    """Make a quantised graph small and write it, whole or not at all.
+    """Shrink a quantised graph and write it atomically.
 
     Args:
         before: The float graph.
-        after: The quantised graph; it is made small in place.
-        target: Where it goes.
+        after: The quantised graph; modified in place.
+        target: Path of the new file.
 
     Returns:
-        Why the file shrank by less than two, if so; empty otherwise.
+        The reason if the file shrank by a factor of less than two; empty otherwise.
     """
     slim.strip(after)
     slim.shorten(after)

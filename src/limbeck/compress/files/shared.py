@@ -1,4 +1,4 @@
-"""Weights that several operators read, given to ONNX Runtime's quantisers so that each is right.
+"""Separation of shared weights, for ONNX Runtime's quantisers.
 
 ONNX Runtime's quantisers assume one reader per weight: `quantize_dynamic` transposes the weight of
 a `Gemm` in place for each `Gemm` that reads it, and the first reader of a weight decides along
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 Use: TypeAlias = tuple[object, int, bool]
-"""How an operator reads a weight: its kind, the place among its inputs, and whether transposed."""
+"""How an operator reads a weight: operator type, input index, and whether transposed."""
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def separate_weights(model: ModelProto) -> None:
-    """Copy weights, in place, so that all operators that read one read it in the same way.
+    """Copy shared weights, in place, so that all readers of one weight read it in the same way.
 
-    A `Gemm` that transposes its weight reads a transposed copy instead, and no longer transposes;
-    all that do so share that copy. Every recurrent operator has weights of its own.
+    A `Gemm` that transposes its weight reads a transposed copy instead, shared by all that do so.
+    Every recurrent operator gets its own copy.
 
     Args:
         model: A float graph.
@@ -47,9 +47,9 @@ def separate_weights(model: ModelProto) -> None:
 
 
 def not_matrices(model: ModelProto) -> list[str]:
-    """Return the names of products with a weight that is no matrix; nodes without a name get one.
+    """Return the names of products whose weight is not a matrix; unnamed nodes get a name.
 
-    ONNX Runtime's integer kernels do not take weights of one axis or of three.
+    ONNX Runtime's integer kernels do not support weights of one or three axes.
     """
     named = {node.name for graph in slim.graphs(model) for node in graph.node}
     free = (name for name in map("product_{}".format, range(2**31)) if name not in named)
@@ -73,7 +73,7 @@ def _separate(
     readers: list[tuple[NodeProto, int]],
     names: Iterator[str],
 ) -> None:
-    """Copy one weight for all but the first of the ways in which it is read."""
+    """Copy one weight for each further way in which it is read."""
     from onnx import numpy_helper
 
     uses: dict[Use, list[tuple[NodeProto, int]]] = {}
@@ -109,5 +109,5 @@ def _use(node: NodeProto, place: int) -> Use:
     if node.op_type != "Gemm":
         return node.op_type, place, False
     transposed = any(one.name == "transB" and one.i for one in node.attribute)
-    # ONNX Runtime makes a product and a sum of it.
+    # ONNX Runtime splits it into a product and a sum.
     return ("MatMul", place, transposed and place == 1) if place < 2 else ("Add", 1, False)

@@ -1,7 +1,7 @@
-"""Weights in fewer bits in the file; the graph computes with them in float32 as before.
+"""Weight-only quantisation of an ONNX file; the graph still computes in float32.
 
-What the methods `float16`, `bfloat16` and `int4_weights` share: which weights there are, and how
-what a weight is stored as takes its place.
+Shared by `float16`, `bfloat16` and `int4_weights`: finding the weights and replacing each by its
+stored form.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLOAT = 1
 """ONNX's number of float32."""
 
 SMALLEST = 64
-"""Bytes below which a weight is left alone: to rebuild it takes about as many."""
+"""Bytes below which a weight is skipped: rebuilding it takes about as many."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class Weight:
 
 
 Store: TypeAlias = Callable[[Weight, Parts], str | None]
-"""Stores a weight: adds pieces and calls, and gives the name under which they put out float32; None
-leaves the weight as it is."""
+"""A function that stores a weight: adds pieces and calls, and returns the name of the rebuilt
+float32 tensor; None skips the weight.
+"""
 
 
 def quantize_weights(
@@ -62,21 +63,22 @@ def quantize_weights(
     reasons: Mapping[str, str],
     note: str,
 ) -> records.QuantizeRecord:
-    """Store each float32 weight of a file otherwise, where that makes the file smaller.
+    """Store each float32 weight of a file in a smaller form, where that reduces the file size.
 
     Args:
-        source: A float ONNX file, as `to_onnx` writes it.
-        target: Where the new file goes, whole or not at all.
-        store: How a weight is stored.
+        source: A float ONNX file written by `to_onnx`.
+        target: Path of the new file, written atomically.
+        store: Function that returns the stored form of a weight.
         method: The method's name, for the record.
         settings: Its settings, for the record.
-        reasons: Why an operator of a kind keeps float32 weights; the key `""` is for others.
-        note: What a reader of the record should know.
+        reasons: Reason per operator type for keeping float32 weights; the key `""` is for other
+            types.
+        note: Remark for the record.
 
     Raises:
-        InputError: A weight cannot be stored so.
-        QuantizeError: The graph has no weight that gains.
-        WriteError: The target cannot be written to.
+        InputError: A weight cannot be stored in this form.
+        QuantizeError: No weight becomes smaller.
+        WriteError: The target cannot be written.
     """
     import onnx
 
@@ -123,10 +125,10 @@ def _check_gain(before: ModelProto, after: ModelProto, source: Path) -> None:
 
 
 def _replace_weights(model: ModelProto, store: Store) -> set[str]:
-    """Store weights otherwise, in place; give their names."""
+    """Replace weights by their stored form, in place; return their names."""
     names = functions.free_names(model)
     stored = {weight.name: made for weight, made in _stored(model, store, names)}
-    # The weight's name stays with what is stored; those that read it read what is rebuilt.
+    # The stored form keeps the weight's name; readers are rewired to the rebuilt tensor.
     rebuilt = {name: out for name, (out, _) in stored.items()}
     slim.rename(model, lambda name: rebuilt.get(name, name))
     parts = dict(stored.values())
@@ -141,7 +143,7 @@ def _replace_weights(model: ModelProto, store: Store) -> set[str]:
 def _stored(
     model: ModelProto, store: Store, names: Iterator[str]
 ) -> Iterator[tuple[Weight, tuple[str, Parts]]]:
-    """Try each weight; give those that take less than before."""
+    """Yield the stored form of each weight that becomes smaller."""
     for weight, size in _weights(model):
         parts = Parts(names)
         out = store(weight, parts)
@@ -150,7 +152,7 @@ def _stored(
 
 
 def _weights(model: ModelProto) -> Iterator[tuple[Weight, int]]:
-    """Walk a model's float32 weights that are not tiny, each with its bytes in the file."""
+    """Iterate over a model's float32 weights that are not tiny, each with its bytes in the file."""
     from onnx import numpy_helper
 
     readers: dict[str, NodeProto] = {}
@@ -159,7 +161,7 @@ def _weights(model: ModelProto) -> Iterator[tuple[Weight, int]]:
             for name in node.input:
                 readers.setdefault(name, node)
     for graph in slim.graphs(model):
-        # What the user gives or gets has to keep its name and type.
+        # Graph inputs and outputs keep their name and type.
         fixed = {value.name for value in (*graph.input, *graph.output)}
         for tensor in graph.initializer:
             size = framed(tensor)

@@ -1,1 +1,1 @@
-"""Layers of low rank: which can be cut, how far, and by what matrices."""
+"""Low-rank factorisation: layer selection, rank selection and the factor matrices."""

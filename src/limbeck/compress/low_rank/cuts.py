@@ -1,4 +1,4 @@
-"""Layers cut to a low rank: made, put into a model, and tried there."""
+"""Construction and trial of low-rank layers in a model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from limbeck.evaluate.flops import evaluating
 def decompositions(
     model: nn.Module, forms: Mapping[str, Form], work: Work, *, whiten: bool
 ) -> dict[str, Decomposition]:
-    """Find the directions that each layer should keep.
+    """Compute the principal directions of each layer.
 
     Args:
-        model: Is left as it was.
+        model: Not modified.
         forms: The form of each layer, by path.
-        work: Gives the samples, and runs the model.
-        whiten: Whether the directions are those of the layers' answers, or of their weights.
+        work: The samples and the forward function.
+        whiten: Whether the directions are those of the layer outputs, or of the weights.
 
     Raises:
-        CompressError: A layer has weights or answers that are not finite.
+        CompressError: A layer's weights or outputs are not finite.
     """
     seen = moments(model, forms, work) if whiten else {}
     found = {}
@@ -42,7 +42,7 @@ def decompositions(
 
 
 def cut(layer: nn.Module, form: Form, found: Decomposition, rank: int) -> nn.Sequential:
-    """Make the two layers of some rank that answer most like a layer.
+    """Build the two layers of a given rank that best approximate a layer.
 
     Example:
         >>> layer = nn.Linear(3, 2)
@@ -57,7 +57,7 @@ def cut(layer: nn.Module, form: Form, found: Decomposition, rank: int) -> nn.Seq
 
 
 def swap(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Put modules at their paths, and give those that stood there."""
+    """Replace the modules at given paths, and return the previous ones."""
     before = {path: model.get_submodule(path) for path in modules}
     for path, module in modules.items():
         model.set_submodule(path, module)
@@ -65,15 +65,15 @@ def swap(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mod
 
 
 def answers(model: nn.Module, modules: Mapping[str, nn.Module], work: Work) -> Tensor:
-    """Give a model's answers to the first batch with other modules at some paths.
+    """Return a model's outputs for the first batch with replaced modules.
 
     Args:
-        model: Is left as it was.
-        modules: What to put at which path for that time.
-        work: Gives the batch, and runs the model.
+        model: Not modified.
+        modules: The replacements by path, for this call only.
+        work: The batch and the forward function.
 
     Raises:
-        CompressError: The model does not run with them.
+        CompressError: The model does not run with the replacements.
     """
     before = swap(model, modules)
     try:
@@ -89,15 +89,15 @@ def answers(model: nn.Module, modules: Mapping[str, nn.Module], work: Work) -> T
 
 
 def sensitivities(model: nn.Module, cuts: Mapping[str, nn.Module], work: Work) -> dict[str, float]:
-    """Measure how far the answers move, in mean squares, when one layer alone is cut.
+    """Measure the mean squared change of the outputs when one layer alone is cut.
 
     Args:
-        model: Is left as it was.
-        cuts: What takes each layer's place, by path.
-        work: Gives the batch, and runs the model.
+        model: Not modified.
+        cuts: The replacement of each layer, by path.
+        work: The batch and the forward function.
 
     Raises:
-        CompressError: The model does not run with two layers in the place of one.
+        CompressError: The model does not run with two layers instead of one.
     """
     dense = answers(model, {}, work).double()
     return {

@@ -1,4 +1,4 @@
-"""Which layers can be factorised, in which form, and why the others are left."""
+"""Selection of layers that can be factorised, with the reason for each skipped one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def factorizable(
     """Sort layers into those that can be factorised and those that cannot.
 
     Args:
-        model: The whole, for weights that several of its layers share.
-        layers: The layers in question, by path.
+        model: The whole model, to find weights shared by several layers.
+        layers: The candidate layers, by path.
         convolutions: The form for two-dimensional convolutions.
 
     Returns:
-        The form of each that can, and the reason for each that cannot, by path.
+        The form of each layer that can, and the reason for each that cannot, by path.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(8, 8, 3, groups=8))

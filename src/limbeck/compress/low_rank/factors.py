@@ -1,4 +1,4 @@
-"""The best matrices of low rank: for all inputs alike, or for the inputs that a layer sees."""
+"""Optimal low-rank factors: of the weights (SVD), or for the layer's input distribution."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from limbeck.compress.change import CompressError
 
 RIDGE = 1e-6
-"""How much inputs that were never seen count, as a share of the mean of those seen."""
+"""Weight of unseen input directions, as a share of the mean of the seen ones."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What a layer's inputs or outputs look like: their mean product with themselves.
+    """Second moments of a layer's inputs or outputs.
 
     Attributes:
         side: `inputs`: E[x xᵀ], `[n, n]`; `outputs`: E[y yᵀ] with y = A x, `[m, m]`.
-        values: The products, in float64.
+        values: The matrix, in float64.
     """
 
     side: Literal["inputs", "outputs"]
@@ -29,12 +29,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """A matrix and the directions of its outputs, those that matter most first.
+    """A matrix and the principal directions of its outputs, in order of importance.
 
     Attributes:
         matrix: A, `[m, n]`, in float64.
         directions: U, `[m, k]`, orthonormal columns, k = min(m, n).
-        energies: The squared singular values, `[k]`, falling: what is lost without a direction.
+        energies: The squared singular values, `[k]`, descending: the loss without each direction.
     """
 
     matrix: Tensor
@@ -42,10 +42,10 @@ class Decomposition:
     energies: Tensor
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
-        """Give B `[r, n]` and C `[m, r]`, whose product C B is the best matrix of that rank.
+        """Return B `[r, n]` and C `[m, r]`, whose product C B is the best matrix of that rank.
 
-        The best matrix is A projected on the first directions, U_r U_rᵀ A. Both factors share
-        its size: row i of B is as long as column i of C, so that they train and round alike.
+        The best matrix is the projection of A on the first directions, U_r U_rᵀ A. The norms are
+        balanced: row i of B is as long as column i of C, so that both train and round alike.
         """
         kept = self.directions[:, :rank]
         first = kept.T @ self.matrix
@@ -54,28 +54,28 @@ class Decomposition:
 
 
 def decompose(matrix: Tensor, moment: Moment | None = None) -> Decomposition:
-    r"""Find the directions that a matrix of low rank should keep.
+    r"""Compute the directions to keep in a low-rank approximation of a matrix.
 
-    Without a moment this is the singular value decomposition A = U Σ Vᵀ: the product of the
-    factors of rank r has the error $\|A - A_r\|_F^2 = \sum_{i>r} \sigma_i^2$, which no other
-    matrix of that rank undercuts. With one, the error is that of the outputs,
+    Without a moment this is the singular value decomposition A = U Σ Vᵀ: the product of the factors
+    of rank r has the error $\|A - A_r\|_F^2 = \sum_{i>r} \sigma_i^2$, the minimum over all matrices
+    of that rank. With one, the minimised error is that of the outputs,
 
     $$
     \|(A - A_r)\, C^{1/2}\|_F^2 = \mathbb{E}\, \|A x - A_r x\|^2 = \sum_{i>r} \sigma_i^2,
     \qquad C = \mathbb{E}[x x^\top] + \delta I
     $$
 
-    with σ the singular values of A C^{1/2}. No root of C has to be inverted: the best matrix is A
-    projected on its outputs' principal directions. The ridge δ is small (`RIDGE`) and lets
-    directions count that no input had; for every δ the outputs' error is at most the plain one's.
+    with σ the singular values of A C^{1/2}. No root of C is inverted: the best matrix is A
+    projected on its outputs' principal directions. The small ridge δ (`RIDGE`) includes directions
+    that no input had; for every δ the output error is at most that of the plain SVD.
 
     The directions are eigenvectors of A C Aᵀ, or of the smaller product on the other side, in
-    float64. Squaring costs half of the digits, which leaves singular values exact to about 1e-8 of
-    the largest; smaller ones count as zero.
+    float64. Squaring halves the digits: singular values are exact to about 1e-8 of the largest, and
+    smaller ones count as zero.
 
     Args:
         matrix: A, `[m, n]`.
-        moment: What the layer sees; None counts all inputs alike.
+        moment: The layer's second moments; None weights all inputs equally.
 
     Raises:
         CompressError: A value is not finite.
@@ -99,7 +99,7 @@ def decompose(matrix: Tensor, moment: Moment | None = None) -> Decomposition:
     else:
         seen = given if moment is None else given @ _root(given, moment.values)
         energies, found = _principal(seen.T @ seen)
-        # The columns of U Σ, the longest first; the small ones are orthogonal only after this.
+        # The columns of U Σ in descending order; the small ones are orthogonal only after this.
         directions = torch.linalg.qr(seen @ found).Q
     count = min(given.shape)
     energies = energies[:count].clamp(min=0)
@@ -108,13 +108,13 @@ def decompose(matrix: Tensor, moment: Moment | None = None) -> Decomposition:
 
 
 def _principal(products: Tensor) -> tuple[Tensor, Tensor]:
-    """Give eigenvalues and eigenvectors, the largest first."""
+    """Return eigenvalues and eigenvectors in descending order."""
     values, vectors = torch.linalg.eigh(products)
     return values.flip(0), vectors.flip(1)
 
 
 def _outputs(matrix: Tensor, moment: Moment | None) -> Tensor:
-    """Give A C Aᵀ."""
+    """Return A C Aᵀ."""
     plain = matrix @ matrix.T
     if moment is None:
         return plain
@@ -123,7 +123,7 @@ def _outputs(matrix: Tensor, moment: Moment | None) -> Tensor:
 
 
 def _root(matrix: Tensor, inputs: Tensor) -> Tensor:
-    """Give a root of C, the lower triangle of Cholesky."""
+    """Return a root of C, the lower Cholesky factor."""
     seen = (matrix @ inputs * matrix).sum()
     ridge = _ridge(seen, matrix.square().sum())
     root: Tensor = torch.linalg.cholesky(inputs + ridge * torch.eye(len(inputs)).to(inputs))
@@ -131,5 +131,5 @@ def _root(matrix: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _ridge(seen: Tensor, plain: Tensor) -> float:
-    """Give δ; a layer that saw nothing but zeros counts all inputs alike."""
+    """Return δ; a layer whose inputs were all zero weights all inputs equally."""
     return float(RIDGE * seen / plain) if seen > 0 and plain > 0 else 1.0

@@ -1,7 +1,7 @@
-"""The forms of low rank: a layer read as a matrix, and the two layers that take its place.
+"""Forms of low-rank factorisation: a layer as a matrix, and its two replacement layers.
 
-A layer with the matrix A, `[m, n]`, becomes a first layer that answers B x and a second one that
-answers C (B x), with B `[r, n]` and C `[m, r]`:
+A layer with the matrix A, `[m, n]`, becomes a first layer that computes B x and a second one that
+computes C (B x), with B `[r, n]` and C `[m, r]`:
 
 | form | layer | matrix | first layer | second layer |
 |-|-|-|-|-|
@@ -10,7 +10,7 @@ answers C (B x), with B `[r, n]` and C `[m, r]`:
 | `spatial` | Conv2d | `[out·kw, in·kh]` | kh × 1 convolution, in to r | 1 × kw, r to out |
 | `embedding` | Embedding | `[d, entries]` | Embedding, r wide | Linear, r to d |
 
-The second layer has the bias. The first has none, so that zeros that pad it stay zeros after it.
+The second layer has the bias. The first has none, so that padding zeros stay zero after it.
 
 Source: channel: Zhang et al. 2016 (arXiv:1505.06798); spatial: Jaderberg et al. 2014
 (arXiv:1405.3866).
@@ -27,7 +27,7 @@ Form: TypeAlias = Literal["linear", "channel", "spatial", "embedding"]
 
 
 def matrix(weight: Tensor, form: Form) -> Tensor:
-    """Read a layer's weight as the matrix of its form, `[m, n]`.
+    """Return a layer's weight as the matrix of its form, `[m, n]`.
 
     Example:
         >>> matrix(torch.zeros(8, 3, 5, 2), "channel").shape
@@ -43,15 +43,14 @@ def matrix(weight: Tensor, form: Form) -> Tensor:
 
 
 def pair(layer: Any, rank: int, form: Form) -> nn.Sequential:
-    """Build the two layers that take a layer's place, with weights of their own.
+    """Build the two layers that replace a layer, with fresh weights.
 
-    They are of the layer's type, device and mode, have its stride, padding and dilation, and are
-    trained if it is.
+    They have the layer's type, device, mode, stride, padding, dilation and `requires_grad`.
 
     Args:
         layer: A layer that the form fits.
-        rank: How many features go from the first to the second.
-        form: Which of the forms.
+        rank: Number of features between the two layers.
+        form: The form of factorisation.
 
     Example:
         >>> pair(nn.Linear(6, 4), 2, "linear")
@@ -68,14 +67,14 @@ def pair(layer: Any, rank: int, form: Form) -> nn.Sequential:
 def fill(
     made: nn.Sequential, first: Tensor, second: Tensor, bias: Tensor | None, form: Form
 ) -> None:
-    """Give the two layers their weights.
+    """Set the weights of the two layers.
 
     Args:
-        made: What `pair` built.
+        made: The output of `pair`.
         first: The matrix of the first layer, `[r, n]`.
         second: The matrix of the second layer, `[m, r]`.
-        bias: The bias of the layer whose place they take.
-        form: Which of the forms.
+        bias: The bias of the replaced layer.
+        form: The form of factorisation.
     """
     layers: Any = made
     before, after = layers
@@ -124,7 +123,7 @@ def _spatial(layer: nn.Conv2d, rank: int) -> tuple[nn.Module, nn.Module]:
         def here(sizes: tuple[int, ...], elsewhere: int) -> Any:
             return (sizes[0], elsewhere) if axis == 0 else (elsewhere, sizes[1])
 
-        named = isinstance(layer.padding, str)  # "same" and "valid" hold for each axis by itself
+        named = isinstance(layer.padding, str)  # "same" and "valid" apply to each axis separately
         return nn.Conv2d(
             *channels,
             here(layer.kernel_size, 1),

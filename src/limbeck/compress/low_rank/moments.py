@@ -1,4 +1,4 @@
-"""What layers see, summed over training samples: the products of inputs, or of outputs."""
+"""Second moments of layer inputs or outputs over training samples."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from limbeck.compress.method import Work
 from limbeck.evaluate.flops import evaluating
 
 ROWS = 1 << 15
-"""How many inputs at a time are taken to float64."""
+"""Number of inputs converted to float64 at a time."""
 
 
 def moments(model: nn.Module, layers: Mapping[str, Form], work: Work) -> dict[str, Moment]:
-    """Send the samples through a model and sum up what its layers see.
+    """Run the samples through a model, and accumulate the second moments of its layers.
 
-    Of a layer with more inputs than outputs (weights in a patch count) the outputs are enough,
-    which are fewer; of a convolution in the spatial form, the patches of the first of the two
-    layers.
+    For a layer with more inputs (weights per patch) than outputs, the outputs are used, which are
+    fewer; for a convolution in the spatial form, the patches of the first of the two layers.
 
     Args:
-        model: Is left as it was.
-        layers: The form of each layer, by path. All of them are called.
-        work: Gives the samples, and runs the model.
+        model: Not modified.
+        layers: The form of each layer, by path. The model must call all of them.
+        work: The samples and the forward function.
 
     Raises:
         InputError: There is no sample.
@@ -50,7 +49,7 @@ def moments(model: nn.Module, layers: Mapping[str, Form], work: Work) -> dict[st
 
 
 class _Sum:
-    """The products of one layer's inputs or outputs, and how many there were."""
+    """Accumulated second moments of one layer, with the number of rows."""
 
     def __init__(self, layer: Any, form: Form) -> None:
         outputs, inputs = matrix(layer.weight, form).shape
@@ -83,10 +82,10 @@ class _Sum:
 
 
 def _patches(layer: nn.Module, form: Form) -> Callable[[Tensor], Tensor]:
-    """Give what takes a layer's input to the columns that its matrix is multiplied with.
+    """Return a function from a layer's input to the columns that its matrix multiplies.
 
-    A convolution with the identity as its weight copies each patch into its channels, with all
-    that the layer does about padding, stride and dilation.
+    A convolution with the identity as its weight copies each patch into its channels, with the
+    layer's padding, stride and dilation.
     """
     if form == "linear":
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""How many directions each layer keeps: by the share of its energy, or under one budget for all."""
+"""Rank selection per layer: by retained energy, or under one budget for all layers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Cost:
-    """What a layer costs, in parameters or operations.
+    """The cost of a layer, in parameters or operations.
 
     Attributes:
-        dense: As it is.
-        each: Every rank of the two layers that may take its place.
-        highest: The highest rank to think of.
+        dense: Cost of the original layer.
+        each: Cost per rank of the two replacement layers.
+        highest: The highest rank to consider.
 
     Example:
         >>> Cost(dense=8 * 12, each=8 + 12, highest=8).most  # 5 would cost 100
@@ -29,17 +29,17 @@ class Cost:
 
     @property
     def most(self) -> int:
-        """The largest rank that pays; 0 if none does."""
+        """Return the largest rank that reduces the cost; 0 if none does."""
         return min(self.highest, (self.dense - 1) // self.each) if self.dense else 0
 
     @property
     def saving(self) -> int:
-        """What rank 1 saves; 0 if no rank pays."""
+        """Return the saving at rank 1; 0 if no rank saves."""
         return self.dense - self.each if self.most else 0
 
 
 def lost(energies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the share of the energy that is lost by each rank from 1 on.
+    """Compute the residual energy, as a share, for each rank from 1.
 
     Example:
         >>> lost(np.array([6.0, 3.0, 1.0]))
@@ -52,31 +52,31 @@ def lost(energies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def by_energy(losses: NDArray[np.float64], energy: float) -> int:
-    """Give the smallest rank that keeps a share of the energy.
+    """Return the smallest rank that retains a share of the energy.
 
     Example:
         >>> by_energy(np.array([0.4, 0.1, 0.0]), 0.9)
         2
     """
-    # Rounding must not cost a rank: 1 - 0.9 is a little less than 0.1.
+    # Rounding must not cost a rank: 1 - 0.9 is slightly less than 0.1.
     return int(np.argmax(losses <= 1 - energy + 1e-12)) + 1
 
 
 def by_budget(
     costs: Mapping[str, Cost], losses: Mapping[str, NDArray[np.float64]], saving: int
 ) -> dict[str, int]:
-    """Choose ranks that save enough with the least loss, summed over the layers.
+    """Choose the ranks that reach a saving with the least loss, summed over the layers.
 
-    Going from the dense layer to the best of the ranks that pay, and from there down rank by rank,
-    every step of a layer loses more for what it saves than the one before. So the steps of all
-    layers are taken in the order of loss for saving, until enough is saved; that is the best
-    choice for every saving that falls on a step. The last layer cut gets back what is left over.
+    Per layer, the first step goes from the dense layer to the best rank that saves, the next ones
+    go down rank by rank; the ratio of loss to saving rises with each step. Greedy: the steps of all
+    layers are taken in the order of that ratio until the saving is reached, which is optimal for
+    every saving that falls on a step. The last layer cut regains the surplus.
 
     Args:
-        costs: What each layer costs, by path.
-        losses: What each loses by each rank from 1 on: falling, and ever more slowly.
-        saving: How much has to be saved, in the unit of the costs; at most what all layers save
-            at rank 1.
+        costs: Cost of each layer, by path.
+        losses: Loss of each layer per rank from 1: descending and convex.
+        saving: Amount to save, in the unit of the costs; at most the saving of all layers at rank
+            1.
 
     Returns:
         The rank of each layer that is cut, by path.
@@ -104,7 +104,7 @@ def by_budget(
 
 @dataclass(frozen=True)
 class _Step:
-    """One layer's way to its next rank: what it loses for each unit that it saves."""
+    """One layer's step to its next rank, with the loss per unit saved."""
 
     price: float
     path: str
@@ -117,7 +117,7 @@ def _steps(path: str, cost: Cost, losses: Mapping[str, NDArray[np.float64]]) -> 
     savings = cost.dense - cost.each * np.arange(1, cost.most + 1)
     start = int(np.argmin(lost / savings))
     further = (lost[:-1] - lost[1:])[:start][::-1] / cost.each
-    # Prices rise by themselves; rounding must not put a layer's steps out of order.
+    # Ratios rise by construction; rounding must not reorder a layer's steps.
     prices = np.maximum.accumulate([lost[start] / savings[start], *further]).tolist()
     first = _Step(prices[0], path, start + 1, int(savings[start]))
     return [first, *(_Step(p, path, start - i, cost.each) for i, p in enumerate(prices[1:]))]

@@ -1,4 +1,4 @@
-"""Which layers of a model can be cut to a low rank, what that costs, and what is left and why."""
+"""Factorisation plan of a model: layers to factorise, their costs, and skip reasons."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from limbeck.evaluate.flops import parameters
 
 @dataclass
 class Plan:
-    """What can be cut, by path.
+    """The layers that can be factorised, by path.
 
     Attributes:
-        total: What the whole model costs, in parameters or operations.
+        total: Cost of the whole model, in parameters or operations.
         forms: The form of each layer that can be cut.
-        costs: What each of them costs.
-        left: Why each of the others is left as it is.
+        costs: The cost of each of them.
+        left: The reason why each of the others is skipped.
     """
 
     total: int
@@ -34,7 +34,7 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What is left as it is, one line a reason."""
+        """Return the skipped layers, one line per reason."""
         return [
             f"left ({reason}): {', '.join(path for path in self.left if self.left[path] == reason)}"
             for reason in dict.fromkeys(self.left.values())
@@ -49,18 +49,18 @@ def plan(
     convolutions: Convolutions,
     in_operations: bool,
 ) -> Plan:
-    """Find out what can be cut, from the model's structure and one sample's way through it.
+    """Determine which layers can be factorised, from the model's structure and one sample's trace.
 
     Args:
-        model: Is left as it was.
-        layers: The layers in question, by path.
-        work: Gives the sample, and runs the model.
+        model: Not modified.
+        layers: The candidate layers, by path.
+        work: The sample and the forward function.
         convolutions: The form for two-dimensional convolutions.
         in_operations: Whether costs are operations, or parameters.
 
     Raises:
         InputError: There is no sample.
-        CompressError: Nothing can be cut.
+        CompressError: No layer can be factorised.
     """
     forms, left = factorizable(model, layers, convolutions)
     way = passage(model, forms, work)
@@ -85,7 +85,7 @@ def plan(
 
 
 def parameter_cost(layer: nn.Module, form: Form) -> Cost:
-    """Count the weights of a layer; its bias stays what it is.
+    """Count the weights of a layer, without its bias, which is unchanged.
 
     Example:
         >>> parameter_cost(nn.Linear(12, 8), "linear")
@@ -97,7 +97,7 @@ def parameter_cost(layer: nn.Module, form: Form) -> Cost:
 
 
 def operation_cost(layer: nn.Module, form: Form, inputs: tuple[Tensor, ...], highest: int) -> Cost:
-    """Count the operations of a layer, for what one sample calls it with.
+    """Count the operations of a layer for the inputs of one sample.
 
     Example:
         >>> import torch

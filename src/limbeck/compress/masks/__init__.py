@@ -1,1 +1,1 @@
-"""Masks on weights: how they are held, how they grow, and what they are chosen by."""
+"""Masks on weights for unstructured pruning: storage, growth schedules and scores."""

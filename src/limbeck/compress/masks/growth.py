@@ -1,7 +1,7 @@
-"""Plans by which masks grow as training goes on. A plan is a module of the model it prunes.
+"""Mask growth schedules during training (gradual pruning).
 
-It hangs on the first of its masks, so that it is saved, copied and found with the model, and it
-hears of the progress from whoever trains (`limbeck.progressive`).
+A schedule is a submodule of the first of its masks, so that it is saved and copied with the model;
+the training loop sets its progress (`limbeck.progressive`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from limbeck.compress.masks.scores import SCORES, ByGradient, Growing
 
 
 def cubic(progress: float, *, begin: float, end: float) -> float:
-    r"""Give which part of the way to the final sparsity lies behind, quick first and slow then.
+    r"""Compute the cubic schedule's fraction of the final sparsity: fast first, then slow.
 
     $$1 - (1 - t)^3, \qquad t = \frac{p - \text{begin}}{\text{end} - \text{begin}} \in [0, 1]$$
 
-    So that $s_t = s_i + (s_f - s_i)(1 - (1-t)^3) = s_f + (s_i - s_f)(1-t)^3$.
+    Hence $s_t = s_i + (s_f - s_i)(1 - (1-t)^3) = s_f + (s_i - s_f)(1-t)^3$.
 
     Example:
         >>> [cubic(progress, begin=0.25, end=0.75) for progress in (0.0, 0.5, 0.75, 1.0)]
@@ -46,14 +46,14 @@ def grow(
     end: float,
     **settings: Any,
 ) -> None:
-    """Let masks grow together from now on.
+    """Register masks that grow together during training.
 
     Args:
         weights: The masked weights of each layer by path.
-        score: What weights are judged by: `magnitude`, `distance` or `gradient`.
+        score: The pruning score: `magnitude`, `distance` or `gradient`.
         begin: The progress at which masks begin to grow.
         end: The progress at which they are complete.
-        settings: Those of `Ranked`, or those of `Soft`.
+        settings: The settings of `Ranked` or of `Soft`.
     """
     every = list(chain.from_iterable(weights.values()))
     for weight in every:
@@ -70,12 +70,12 @@ def grow(
 
 
 class Ranked(nn.Module):
-    """Masks those weights of each group that count least, more and more of them.
+    """Gradual pruning: masks a rising share of the lowest-scoring weights of each group.
 
     Args:
-        groups: Weights that are ranked together.
-        sparsity: The final share of zeros, of each group.
-        initial: The share at which it begins.
+        groups: Sets of weights that are ranked together.
+        sparsity: The final sparsity of each group.
+        initial: The initial sparsity.
         begin: The progress at which the masks begin to grow.
         end: The progress at which they are complete.
     """
@@ -98,13 +98,13 @@ class Ranked(nn.Module):
         self.register_buffer("progress", torch.zeros((), device=groups[0][0].original.device))
 
     def sparsity(self, progress: float) -> float:
-        """Give the share of zeros at a progress."""
+        """Return the sparsity at a progress."""
         way = cubic(progress, begin=self._begin, end=self._end)
         return self._initial + (self._final - self._initial) * way if way < 1 else self._final
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
-        """Let the masks grow to what they are at this progress; what is locked stays masked."""
+        """Update the masks for a progress; locked entries stay masked."""
         self.progress.fill_(progress)
         if progress < self._begin:
             return
@@ -112,10 +112,10 @@ class Ranked(nn.Module):
             self._mask(group, self.sparsity(progress))
 
     def finish(self) -> None:
-        """Bring the masks to the final sparsity if the training did not; else let them be.
+        """Set the masks to the final sparsity if training did not reach it.
 
         Raises:
-            CompressError: Nothing is known yet of what the weights count.
+            CompressError: The weights have no scores yet.
         """
         if not any(_score(weight).any() for group in self._groups for weight in group):
             raise CompressError(
@@ -139,20 +139,20 @@ class Ranked(nn.Module):
 
 
 class Soft(nn.Module):
-    r"""Masks weights whose score falls below a threshold; a penalty on the scores draws them there.
+    r"""Soft movement pruning: masks weights whose score is below a threshold, with a score penalty.
 
     $$m = [\sigma(g s) > \tau_t], \qquad R = \lambda_t \, \mathrm{mean}\, \sigma(g s)$$
 
-    τ and λ rise from 0 along the cubic. Who trains adds R to the loss, once an optimiser step
-    (`limbeck.compress.masks.held.penalty`). How many zeros there will be is found by trying.
+    τ and λ rise from 0 along the cubic schedule. The training loop adds R to the loss once per
+    optimiser step (`limbeck.compress.masks.held.penalty`). The final sparsity is not set directly.
 
     Args:
-        weights: The weights, all with scores that learn.
+        weights: The weights, all with learned scores.
         tau: The final threshold τ.
         penalty: The final weight λ of the penalty.
-        gain: g, by how much the scores learn faster than an optimiser's steps would have it.
+        gain: g, the factor of the scores' learning rate.
         begin: The progress at which threshold and penalty begin to rise.
-        end: The progress at which they are as given.
+        end: The progress at which they reach their final values.
 
     Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683), soft movement pruning.
     """
@@ -177,7 +177,7 @@ class Soft(nn.Module):
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
-        """Mask what lies below the threshold at this progress; what is locked stays masked."""
+        """Mask weights below the threshold at a progress; locked entries stay masked."""
         self.progress.fill_(progress)
         threshold = self._tau * cubic(progress, begin=self._begin, end=self._end)
         for mask in self._masks():
@@ -185,17 +185,17 @@ class Soft(nn.Module):
             mask.mask.copy_(above.view_as(mask.base) & mask.base)
 
     def penalty(self) -> Tensor:
-        """Give R, a scalar with a gradient for the scores."""
+        """Compute R, a scalar with a gradient for the scores."""
         way = cubic(self.progress.item(), begin=self._begin, end=self._end)
         shares = [torch.sigmoid(self._gain * m.scores) * m.base.flatten() for m in self._masks()]
         free = sum(mask.base.sum() for mask in self._masks())
         return self._penalty * way * torch.stack([share.sum() for share in shares]).sum() / free
 
     def finish(self) -> None:
-        """Let the masks be: how many zeros there are is for training to say.
+        """Check the final masks, without changing them: the sparsity is a result of training.
 
         Raises:
-            CompressError: There are no zeros but those that there were before, or nothing else.
+            CompressError: No weight was newly masked, or all weights are masked.
         """
         if all(torch.equal(mask.mask, mask.base) for mask in self._masks()):
             raise CompressError(

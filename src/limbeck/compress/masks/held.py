@@ -1,6 +1,6 @@
-"""Masks on a model's weights: which there are, how sparse they make it, and their end.
+"""Masked weights of a model: listing, sparsity, penalty and the end of mask growth.
 
-The masks themselves are in `changes/masks`, what makes them grow in `growth`.
+The masks are defined in `changes/masks`, their growth in `growth`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ KINDS: tuple[type[nn.Module], ...] = (
     nn.RNNBase,
     nn.MultiheadAttention,
 )
-"""The kinds of layer whose weights are masked unless a user chooses others."""
+"""Layer types whose weights are masked by default."""
 
 
 def weights_of(layer: nn.Module) -> list[str]:
-    """Name the weights of a layer that can have a mask; biases are none of them.
+    """Return the names of a layer's weights that can be masked; biases are excluded.
 
     Example:
         >>> weights_of(nn.Linear(3, 2)), weights_of(nn.LSTM(3, 2))
@@ -44,7 +44,7 @@ def weights_of(layer: nn.Module) -> list[str]:
 
 
 def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]]:
-    """Find the masked weights of each layer by its path and their names.
+    """Return the masked weights of each layer, by path and name.
 
     Example:
         >>> from limbeck.compress.changes.masks import apply
@@ -62,7 +62,7 @@ def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]
 
 
 def sparsity_of(model: nn.Module) -> dict[str, float]:
-    """Give the share of weights that are masked, of each layer with masks by its path.
+    """Compute the sparsity of each layer with masks, by path.
 
     Example:
         >>> from limbeck.compress.changes.masks import apply
@@ -76,32 +76,32 @@ def sparsity_of(model: nn.Module) -> dict[str, float]:
 
 
 def total_sparsity(model: nn.Module) -> float:
-    """Give the share of weights that are masked, of all in layers with masks together."""
+    """Compute the sparsity over all layers with masks."""
     counts = _counts(model).values()
     return sum(zeros for zeros, _ in counts) / max(sum(total for _, total in counts), 1)
 
 
 def penalty(model: nn.Module) -> Tensor | None:
-    """Give what masks with a soft threshold add to the loss of an optimiser step.
+    """Compute the penalty that soft-threshold masks add to the loss of an optimiser step.
 
     Returns:
-        A scalar with a gradient; None if no mask of the model asks for it.
+        A scalar with a gradient; None if the model has no such mask.
     """
     found = [plan.penalty() for plan in model.modules() if isinstance(plan, Soft)]
     return torch.stack(found).sum() if found else None
 
 
 def fixed(model: nn.Module) -> Change | None:
-    """End the growth of masks after a training: they are then as any others, and stay.
+    """Fix growing masks after training.
 
-    Where the training stopped before the masks were complete, or an earlier epoch's weights were
-    kept, they are completed now; what a finished training arrived at is kept as it is.
+    Incomplete masks, where training stopped early or an earlier epoch's weights were kept, are
+    completed; those of a finished training are kept unchanged.
 
     Returns:
-        The change of structure; None if no mask was growing.
+        The structural change; None if no mask was growing.
 
     Raises:
-        CompressError: The training said nothing about which weights count, or masked none.
+        CompressError: Training produced no scores, or masked no weight.
 
     Example:
         >>> fixed(nn.Linear(3, 2)) is None
@@ -124,7 +124,7 @@ def _parametrized(layer: nn.Module) -> Iterator[tuple[str, ParametrizationList]]
 
 
 def _counts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Count masked and all weights of each layer with masks."""
+    """Count the masked and all weights of each layer with masks."""
     found = {}
     for path, weights in masked_weights(model).items():
         masks = [cast("Mask", mask_of(weight)).mask for weight in weights.values()]

@@ -1,4 +1,4 @@
-"""What ways to prune by masks share: the layers, what is refused, and masking what counts least."""
+"""Shared parts of unstructured pruning methods: layer selection, checks and masking."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Names: TypeAlias = Mapping[str, list[str]]
 
 
 def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]) -> Names:
-    """Return the names of the weights to mask, of each layer by path.
+    """Return the names of the prunable weights of each layer, by path.
 
-    Layers that share a weight with another are left out, unless they are asked for by name.
+    Layers that share a weight with another are skipped, unless selected by name.
 
     Raises:
-        InputError: A pattern names no layer that has such weights, or one whose weight is computed
-            from several tensors or is another layer's too.
+        InputError: A pattern matches no layer with such weights, or one whose weight is computed
+            from several tensors or is shared with another layer.
         CompressError: The model has no such layer.
 
     Example:
@@ -75,23 +75,23 @@ def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]
 
 
 def start(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]) -> Names:
-    """Let masks that still grow rest as they are, so that others can begin; give the weights."""
+    """Fix masks that still grow, so that others can start; return the prunable weights."""
     names = prunable(model, layers, skip)
     settle(model)
     return names
 
 
 def groups_of(names: Names, scope: str) -> list[Names]:
-    """Divide the weights into those that are ranked together."""
+    """Group the weights that are ranked together."""
     return [names] if scope == "global" else [{path: found} for path, found in names.items()]
 
 
 def refuse(model: nn.Module, names: Names, *, sparsity: float, scope: str) -> None:
-    """Refuse a sparsity that is not above that which there is: masks only grow.
+    """Raise unless the sparsity exceeds the present one: masks only grow.
 
     Raises:
-        InputError: More is masked already.
-        CompressError: Just as much is masked already.
+        InputError: The present sparsity is higher.
+        CompressError: The present sparsity is equal.
     """
     problems, more = [], False
     for group in groups_of(names, scope):
@@ -121,19 +121,19 @@ def prune(
     scope: str,
     by: str,
 ) -> Changed:
-    """Mask the weights that count least, exactly as many as the sparsity says.
+    """Mask the lowest-scoring weights, to an exact count.
 
     Args:
-        model: Is changed in place.
+        model: Modified in place.
         names: The weights to mask, of each layer by path.
-        score: Says of a weight's elements how much they count.
-        sparsity: The share of zeros afterwards, to the nearest whole number of weights.
+        score: Function that scores the elements of a weight.
+        sparsity: The final share of zeros, rounded to a whole number of weights.
         scope: Whether all are ranked together (`global`) or each layer's alone (`layer`).
-        by: What decided, for the report.
+        by: Name of the criterion, for the report.
 
     Raises:
-        InputError: More is masked already.
-        CompressError: Just as much is masked already.
+        InputError: The present sparsity is higher.
+        CompressError: The present sparsity is equal.
     """
     refuse(model, names, sparsity=sparsity, scope=scope)
     weights = masked(model, names)
@@ -147,20 +147,20 @@ def prune(
 
 
 def masked(model: nn.Module, names: Names) -> dict[str, dict[str, ParametrizationList]]:
-    """Give weights masks where they have none, and give back what is behind them."""
+    """Register masks where missing, and return the parametrizations of the weights."""
     apply(model, layers=names)
     return {path: masked_weights(model)[path] for path in names}
 
 
 @torch.no_grad()
 def restrict(weight: ParametrizationList, keep: Tensor) -> None:
-    """Mask a weight where `keep` is false, beside what is masked already."""
+    """Mask a weight where `keep` is false, in addition to its present mask."""
     cast("Mask", mask_of(weight)).mask.logical_and_(keep)
     clear(weight)
 
 
 def told(model: nn.Module, names: Names, *, by: str) -> Changed:
-    """Say what was masked."""
+    """Return the result of masking, for the report."""
     zeros, total = _counts(model, names)
     of_layers = sparsity_of(model)
     notes = [
@@ -179,7 +179,7 @@ def told(model: nn.Module, names: Names, *, by: str) -> Changed:
 
 
 def _left(model: nn.Module, names: Names) -> list[str]:
-    """Return a note on the layers that are left because they share a weight."""
+    """Return a note on the layers skipped because they share a weight."""
     kinds = (*KINDS, nn.Embedding)
     left = [
         path
@@ -190,7 +190,7 @@ def _left(model: nn.Module, names: Names) -> list[str]:
 
 
 def grown(model: nn.Module, names: Names, growth: Mapping[str, Any], *, what: str) -> Changed:
-    """Give weights masks that grow in the training that follows."""
+    """Register masks that grow in the training that follows."""
     apply(model, layers=names, growth=growth)
     total = _counts(model, names)[1]
     change = {"kind": "masks", "layers": dict(names), "growth": dict(growth)}
@@ -199,19 +199,19 @@ def grown(model: nn.Module, names: Names, growth: Mapping[str, Any], *, what: st
 
 
 def score_of(weight: ParametrizationList, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """Score a weight's elements; what is masked counts least of all."""
+    """Score a weight's elements; masked ones rank lowest."""
     mask = cast("Mask", mask_of(weight)).mask
     return score(weight.original.detach()).masked_fill(~mask, -torch.inf)
 
 
 def _composed(layer: nn.Module, names: Sequence[str]) -> bool:
-    """Tell whether one of a layer's weights is computed from several tensors."""
+    """Return whether one of a layer's weights is computed from several tensors."""
     weights = [_parametrized(layer, name) for name in names]
     return any(weight is not None and not weight.is_tensor for weight in weights)
 
 
 def _counts(model: nn.Module, names: Names) -> tuple[int, int]:
-    """Count masked weights and all."""
+    """Count the masked and all weights."""
     zeros = total = 0
     for path, found in names.items():
         layer = model.get_submodule(path)
@@ -224,7 +224,7 @@ def _counts(model: nn.Module, names: Names) -> tuple[int, int]:
 
 
 def _parametrized(layer: nn.Module, name: str) -> ParametrizationList | None:
-    """Give what is behind a weight that has parametrizations."""
+    """Return the parametrizations of a weight, or None."""
     if not parametrize.is_parametrized(layer, name):
         return None
     return cast("ParametrizationList", cast("nn.ModuleDict", layer.parametrizations)[name])

@@ -1,4 +1,4 @@
-"""Which of many weights count least: exactly so many, and the same ones every time."""
+"""Deterministic selection of an exact number of lowest-scoring weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def count_of(sparsity: float, weights: int) -> int:
-    """Give how many of so many weights are masked: the nearest whole number.
+    """Return the number of weights to mask, rounded to the nearest integer.
 
     Example:
         >>> count_of(0.9, 25)
@@ -19,15 +19,15 @@ def count_of(sparsity: float, weights: int) -> int:
 
 
 def smallest(scores: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Find the smallest scores of all tensors together.
+    """Select the smallest scores over all tensors.
 
     Args:
-        scores: One tensor a weight, of any shapes.
-        count: How many to find, at most as many as there are.
+        scores: One tensor per weight, of any shape.
+        count: Number to select, at most the number of scores.
 
     Returns:
-        A truth value for each score, in the shapes of the scores: exactly `count` are true. Among
-        equal scores those that come first are found first.
+        Boolean tensors in the shapes of the scores, with exactly `count` true. Ties are broken by
+        order, earlier first.
 
     Example:
         >>> smallest([torch.tensor([3.0, 1.0]), torch.tensor([1.0, 0.5])], 2)
@@ -48,6 +48,6 @@ def _smallest(flat: Tensor, count: int) -> Tensor:
 
 
 def _value_at(flat: Tensor, count: int) -> Tensor:
-    """Give the value up to which there are so many, at least."""
-    # On a CPU selecting is many times as quick as sorting; on a GPU one block would do it all.
+    """Return the value of the count-th smallest score."""
+    # On a CPU selection is many times faster than sorting; on a GPU it uses a single block.
     return flat.sort().values[count - 1] if flat.is_cuda else flat.kthvalue(count).values

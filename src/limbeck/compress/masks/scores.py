@@ -1,6 +1,6 @@
-"""Masks that grow while training goes on, by what they hold against a weight.
+"""Growing masks with their pruning scores (magnitude, distance, movement).
 
-Beside the mask, each keeps what it needs to say how much a weight counts.
+Each holds the state that its score needs.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from limbeck.compress.changes.masks import Mask
 
 
 class Growing(Mask):
-    """A mask that a plan changes (`limbeck.compress.masks.growth`)."""
+    """A mask changed by a growth schedule (`limbeck.compress.masks.growth`)."""
 
     @abstractmethod
     def score(self, weight: Tensor) -> Tensor:
-        """Say how much each weight counts, in the weight's shape; the least are masked first."""
+        """Compute the score of each weight, in the weight's shape; the lowest are masked first."""
 
     @property
     def locked(self) -> Tensor:
-        """Where the mask stays whatever the scores say, in the weight's shape."""
+        """Return where the mask stays regardless of the scores, in the weight's shape."""
         return ~self.mask
 
 
 class ByMagnitude(Growing):
-    """Small weights count least; what is masked stays so.
+    """Magnitude score, |w|; masked weights stay masked.
 
     Args:
-        mask: The mask to begin with.
-        weight: The weight that it is for.
+        mask: The initial mask.
+        weight: The masked weight.
 
     Source: Han et al. 2015; gradual: Zhu and Gupta 2017 (arXiv:1710.01878).
     """
@@ -40,15 +40,15 @@ class ByMagnitude(Growing):
         super().__init__(mask)
 
     def score(self, weight: Tensor) -> Tensor:
-        """Give |w|."""
+        """Compute |w|."""
         return weight.abs()
 
 
 class ByDistance(Growing):
-    """Weights that moved least since the training began count least; what is masked stays so.
+    """Distance score, |w − w₀| from the start of training; masked weights stay masked.
 
     Args:
-        mask: The mask to begin with.
+        mask: The initial mask.
         weight: The weight w₀ from which the distance |w − w₀| is taken.
     """
 
@@ -59,24 +59,23 @@ class ByDistance(Growing):
         self.register_buffer("start", weight.detach().clone())
 
     def score(self, weight: Tensor) -> Tensor:
-        """Give |w − w₀|."""
+        """Compute |w − w₀|."""
         return (weight - self.start).abs()
 
 
 class ByGradient(Growing):
-    r"""Weights that training moves towards zero count least; what is masked may come back.
+    r"""Movement score: weights that move towards zero rank lowest; masked ones may return.
 
-    The scores are parameters. The mask is a step of them, which has no gradient, so that they get
-    that of the identity in its place:
+    The scores are parameters, with a straight-through gradient through the mask's step function:
 
     $$\frac{\partial L}{\partial s} = \frac{\partial L}{\partial w'} \odot w$$
 
-    Plain gradient descent at a constant rate makes them $-\sum w \, \partial L / \partial w'$.
-    They are kept flat, so that an optimiser whose weight decay falls on matrices spares them.
+    Gradient descent at a constant rate makes them $-\sum w \, \partial L / \partial w'$. They are
+    stored flat, so that weight decay on matrices does not apply to them.
 
     Args:
-        mask: The mask to begin with; what it masks never comes back.
-        weight: The weight that it is for.
+        mask: The initial mask; its masked weights never return.
+        weight: The masked weight.
 
     Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683).
     """
@@ -89,19 +88,19 @@ class ByGradient(Growing):
         self.scores = nn.Parameter(torch.zeros_like(weight.detach()).flatten())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Give the masked weights; the scores get a gradient as if the mask were they."""
+        """Return the masked weights, with a straight-through gradient for the scores."""
         if not torch.is_grad_enabled():
             return weight * self.mask
         scores = self.scores.view_as(weight)
         return weight * (self.mask + (scores - scores.detach()))
 
     def score(self, weight: Tensor) -> Tensor:
-        """Give the scores as they are."""
+        """Return the learned scores."""
         return self.scores.detach().view_as(weight)
 
     @property
     def locked(self) -> Tensor:
-        """Where there was a mask before."""
+        """Return the initially masked entries."""
         return ~self.base
 
 

@@ -1,4 +1,4 @@
-"""Ways to prune: one file a way, each with a `Method` named after the file."""
+"""Pruning methods: one file per method, each with a `Method` named after the file."""
 
 from limbeck.registry import Registry, camel_case
 

@@ -1,4 +1,4 @@
-"""Cut whole channels: of convolutions, of linear layers, of what is tied to them."""
+"""Channel pruning (structured): convolutions, linear layers and their coupled layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from limbeck.compress.structure.resize import Cost
 
 STEPS = 100
-"""A target is met to one part in so many of the channels."""
+"""Resolution of the search for a target: 1/100 of the channels."""
 
 _TARGETS = ("ratio", "flops", "parameters")
 
@@ -29,29 +29,29 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Channels(Method):
-    """Cut the channels that count least, so that the tensors of a model become smaller.
+    """Channel pruning: removes the least important channels, with all tensors that depend on them.
 
-    The hidden units of a transformer's feed-forward layers are channels, and so is the width of
-    its residual stream. Channels that are added to each other, or that go through the same norm or
-    depthwise convolution, are tied: they go together, and count what their weights count together.
-    What makes the model's answer stays, and so do recurrent layers and the insides of attention
-    (`heads` cuts these), with all that is tied to them.
+    Channels include the hidden units of a transformer's feed-forward layers and the width of its
+    residual stream. Channels that are added to each other, or that pass through the same norm or
+    depthwise convolution, form one group: they are removed together and scored together. The
+    model's output layer stays, and so do recurrent layers and the insides of attention (`heads`
+    prunes these), with all channels coupled to them.
 
-    Exactly one of `ratio`, `flops` and `parameters` says how much is cut. With a target, no
-    more is cut than the model needs to meet it.
+    Exactly one of `ratio`, `flops` and `parameters` sets the amount. With a target, no more is
+    removed than needed to meet it.
 
-    Which channels count least:
+    Importance scores:
 
-    - `magnitude`: the sum of the squares of the weights that go, as a share of the layer's mean;
-    - `taylor`: |Σ w · ∂L/∂w| over the weights that go, summed over layers and batches;
-    - `bn_scale`: the mean |γ| of the batch norms; layers without one are left;
-    - `random`: by chance, a control.
+    - `magnitude`: the sum of squares of the removed weights, as a share of the layer's mean;
+    - `taylor`: |Σ w · ∂L/∂w| over the removed weights, summed over layers and batches;
+    - `bn_scale`: the mean |γ| of the batch norms; layers without one are skipped;
+    - `random`: a random control.
 
-    Torch-Pruning finds what is tied. It may silently cut nothing, what no longer runs, or the wrong
-    inputs (where channels change places on the way): a copy is cut first, and has to predict as
-    the model with the same channels set to zero, on real and on random rows
-    (`compress/structure/verify` has the definition). Where it does not, those channels are left,
-    and listed.
+    Torch-Pruning finds the dependencies. It can silently remove nothing, produce a model that does
+    not run, or remove the wrong inputs (where channels are permuted on the way). Therefore a copy
+    is pruned first, and must predict as the model with the same channels set to zero, on real and
+    on random rows (definition: `compress/structure/verify`). Channels that fail are skipped, and
+    listed.
 
     Source: Fang et al. 2023 (DepGraph, arXiv:2301.12900); Molchanov et al. 2019 (Taylor,
     arXiv:1906.10771); Liu et al. 2017 (batch norm's scale, arXiv:1708.06519).
@@ -107,23 +107,23 @@ class Channels(Method):
         return self
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Find the channels that can be cut.
+        """Check that the model has channels to prune.
 
         Raises:
-            InputError: A path or pattern that names no layer, masked weights, or `bn_scale`
-                without a batch norm.
-            CompressError: No channel can be cut.
+            InputError: A path or pattern matches no layer, weights are masked, or `bn_scale` is
+                used without a batch norm.
+            CompressError: No channel can be pruned.
         """
         from limbeck.compress.structure.resize import spare
 
         self._choice(spare(model), work, {})
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Cut channels in place.
+        """Prune channels in place.
 
         Raises:
-            InputError: As from `check`, or a target that cannot be met.
-            CompressError: Nothing would be cut, or what is cut no longer answers.
+            InputError: As from `check`, or the target cannot be met.
+            CompressError: Nothing would be pruned, or the pruned model does not run.
         """
         from limbeck.compress.structure.resize import adopt, answer, cost, spare
 
@@ -183,7 +183,7 @@ class Channels(Method):
         before: Cost,
         work: Work,
     ) -> dict[str, list[int]]:
-        """Find the least that has to go for the model to meet its target."""
+        """Find the smallest removal with which the model meets its target."""
         from limbeck.compress.structure.resize import cost
 
         if not self._met(least, before):
@@ -226,7 +226,7 @@ class Channels(Method):
 
 
 def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.Module:
-    """Copy a model, and cut channels of the copy."""
+    """Copy a model, and prune channels of the copy."""
     from limbeck.compress.structure.channels import Channels as All
     from limbeck.compress.structure.resize import spare
 
@@ -238,7 +238,7 @@ def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.
 def _attempt(
     model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
 ) -> tuple[nn.Module, str]:
-    """Cut channels of a copy; return it, and why it is not the model without them."""
+    """Prune channels of a copy; return it, and why it differs from the masked model."""
     from limbeck.compress.structure.channels import Channels as All
     from limbeck.compress.structure.resize import adopt, spare, trouble
     from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
@@ -253,7 +253,7 @@ def _attempt(
         if wrong:
             return trial, f"the model does not run without them: {wrong}"
         change = adopt(copy.deepcopy(model), trial)
-    except Exception as error:  # of Torch-Pruning, which fails in many ways
+    except Exception as error:  # of Torch-Pruning, with many types
         return trial, f"Torch-Pruning cannot cut them ({type(error).__name__}: {error})"
     wrong = departs_from_masked(model, change, kept, work)
     return trial, f"the cut model is not the model with them set to zero: {wrong}" if wrong else ""
@@ -262,7 +262,7 @@ def _attempt(
 def _that_break(
     model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
 ) -> dict[str, str]:
-    """Find the places whose channels cannot go: alone, or else together with those before."""
+    """Find the groups whose channels cannot be removed, alone or together with those before."""
     reasons = {path: _attempt(model, {path: parts}, work, like)[1] for path, parts in gone.items()}
     if not any(reasons.values()):
         together: dict[str, list[int]] = {}

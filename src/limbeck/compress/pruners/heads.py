@@ -1,4 +1,4 @@
-"""Cut attention heads."""
+"""Attention head pruning."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 
 class Heads(Method):
-    r"""Cut the attention heads that count least, so that projections become smaller.
+    r"""Attention head pruning: removes the least important heads and shrinks the projections.
 
-    What is left answers as the whole model does when the heads that went answer zero. BERT's
-    attention (and that of its relatives in transformers) and that of timm's vision transformers are
-    known. torch's own `nn.MultiheadAttention` cannot lose heads: its width is that of its inputs.
+    The pruned model computes the same as the whole model with the removed heads' outputs set to
+    zero. Supported are the attention of BERT (and of its relatives in transformers) and of timm's
+    vision transformers. torch's own `nn.MultiheadAttention` is not: its width is that of its
+    inputs.
 
-    Which heads count least, in each layer on its own:
+    Importance scores, ranked within each layer:
 
     - `magnitude`: the sum of the squares of a head's weights, in all four projections;
     - `taylor`: |Σ w · ∂L/∂w| over them, summed over projections and batches;
-    - `random`: by chance, a control.
+    - `random`: a random control.
 
     Source: Michel, Levy and Neubig 2019 (arXiv:1905.10650).
 
@@ -66,24 +67,24 @@ class Heads(Method):
         return self
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Find the attentions, and see whether they have so many heads.
+        """Check the attention layers and their number of heads.
 
         Raises:
-            InputError: A path or pattern names none, weights are masked, or a layer would have no
+            InputError: A path or pattern matches none, weights are masked, or a layer would have no
                 head left.
-            CompressError: The model has no attention of a kind that is known.
+            CompressError: The model has no supported attention.
         """
         from limbeck.compress.structure.resize import spare
 
         self._taken(spare(model))
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Cut heads in place.
+        """Prune heads in place.
 
         Raises:
             InputError: As from `check`.
-            CompressError: As from `check`; no head would be cut; or the model's code does not run
-                with fewer.
+            CompressError: As from `check`; no head would be pruned; or the model's code does not
+                run with fewer heads.
         """
         from limbeck.compress.structure.ranking import scores
         from limbeck.compress.structure.resize import adopt, answer, cost, spare, trouble

@@ -1,4 +1,4 @@
-"""Take out whole layers."""
+"""Layer pruning (depth pruning)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class Layers(Method):
-    """Take out whole layers: residual blocks, transformer layers.
+    """Layer pruning: removes whole residual blocks or transformer layers.
 
-    A layer can go if it is an entry of an `nn.ModuleList` or `nn.Sequential` and puts out what it
-    takes in, in shape: what came before it then goes to what comes after it. In a list later
-    layers move up, so that **their paths change**; a sequence keeps its paths.
+    A layer can be removed if it is an entry of an `nn.ModuleList` or `nn.Sequential` and its output
+    has the shape of its input: its input then goes to the next layer. In a list, later layers move
+    up, so that **their paths change**; a sequence keeps its paths.
 
-    Which layers go, if they are not named in `drop`:
+    Criteria, unless `drop` lists the layers:
 
-    - `sensitivity`: one by one, each time the layer without which the model does best on the
-      validation samples; among equals, the one that leaves the lowest loss on training samples;
-    - `last`: those nearest to the answer;
-    - `uniform`: at even distances.
+    - `sensitivity`: greedily, each time the layer whose removal gives the best score on the
+      validation samples; ties are broken by the lowest loss on training samples;
+    - `last`: the layers nearest to the output;
+    - `uniform`: evenly spaced layers.
 
     Source: Fan, Grave and Joulin 2020 (LayerDrop, arXiv:1909.11556); Sajjad et al. 2023
     (arXiv:2004.03844).
@@ -56,16 +56,16 @@ class Layers(Method):
         return self
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Find the layers that can go.
+        """Check that the layers can be removed.
 
         Raises:
-            InputError: A layer that does not exist or cannot go, or as many as there are.
-            CompressError: No layer can go.
+            InputError: A layer does not exist or cannot be removed, or none would be left.
+            CompressError: No layer can be removed.
         """
         self._found(model, work)
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Take layers out of a model in place.
+        """Remove layers of a model in place.
 
         Raises:
             InputError: As from `check`.
@@ -102,7 +102,7 @@ class Layers(Method):
         return Changed(change, f"{what}, {cost_now}")
 
     def _found(self, model: nn.Module, work: Work) -> list[str]:
-        """Give the layers that are named; without names, those to choose from."""
+        """Return the layers set by the user, or else the candidates."""
         from limbeck.compress.structure.drop import blocks, candidates, named
 
         every = candidates(model, work)

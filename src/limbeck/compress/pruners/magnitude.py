@@ -1,4 +1,4 @@
-"""Prune the smallest weights."""
+"""Magnitude pruning."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Magnitude(Method):
-    r"""Mask the weights with the smallest |w|: at once, or more and more of them in a training.
+    r"""Magnitude pruning: masks weights with the smallest |w|, at once or gradually in a training.
 
-    Exactly round(sparsity · n) of n weights become zero; among equal ones, those that come first in
-    the model. A mask holds through every training that follows. With the cubic schedule
+    Exactly round(sparsity · n) of n weights become zero; ties are broken by order, earlier first.
+    Masks persist in later trainings. The cubic schedule sets the sparsity
 
     $$s_t = s_f + (s_i - s_f) \left(1 - \frac{p - b}{e - b}\right)^3$$
 
@@ -65,16 +65,16 @@ class Magnitude(Method):
 
     @property
     def needs_training(self) -> bool:
-        """Whether the masks grow in a training."""
+        """Return whether the masks grow in a training."""
         return self.schedule == "cubic"
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Look the layers up, and refuse what masks nothing more than is masked already."""
+        """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         refuse(model, names, sparsity=self.sparsity, scope=self.scope)
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Mask the smallest weights, or prepare masks that grow."""
+        """Mask the smallest weights, or register masks that grow."""
         names = start(model, self.layers, self.skip)
         if self.schedule == "one_shot":
             how = {"scope": self.scope, "by": "by magnitude"}

@@ -1,4 +1,4 @@
-"""Prune weights by how training moves them."""
+"""Movement pruning."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 
 class Movement(Method):
-    r"""Mask, in the training that follows, the weights that it moves in the wrong way.
+    r"""Movement pruning: masks weights during training by how they move.
 
-    | `score` | what a weight counts | what is masked |
+    | `score` | score of a weight | masked weights |
     |-|-|-|
-    | `gradient` | $-\sum w \, \partial L / \partial w'$: it moves away from zero | may come back |
-    | `distance` | $\lvert w - w_0 \rvert$: it moves at all | stays |
+    | `gradient` | $-\sum w \, \partial L / \partial w'$: moves away from zero | may return |
+    | `distance` | $\lvert w - w_0 \rvert$: moves at all | stay masked |
 
-    With the `hard` threshold exactly round(sparsity · n) of n weights are masked at the end, those
-    that count least; their number rises along a cubic. With the `soft` one (`gradient` alone) those
-    are masked whose sigmoid(gain · s) is below τ, a penalty λ · mean sigmoid(gain · s) draws scores
-    down, and the sparsity is what comes of it. The scores s are parameters: the optimiser moves
-    them.
+    With the `hard` threshold exactly round(sparsity · n) of n weights, those with the lowest
+    scores, are masked at the end; their number follows a cubic schedule. With the `soft` one
+    (`gradient` only), weights with sigmoid(gain · s) below τ are masked, the penalty λ · mean
+    sigmoid(gain · s) lowers the scores, and the sparsity is a result. The scores s are parameters,
+    updated by the optimiser.
 
-    Keep the last epoch's weights of such a training, not the best: at the best one the masks may
-    not have been complete.
+    Keep the last epoch's weights of such a training, not the best: the masks may have been
+    incomplete at the best epoch.
 
     Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683) for `gradient`; `distance` is how texts on
     distillation retell it.
@@ -93,17 +93,17 @@ class Movement(Method):
 
     @property
     def needs_training(self) -> bool:
-        """Whether it works through a training: always."""
+        """Return True: it is always applied during training."""
         return True
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Look the layers up, and refuse what masks nothing more than is masked already."""
+        """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         if self.sparsity is not None:
             refuse(model, names, sparsity=self.sparsity, scope=self.scope)
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Prepare masks that grow."""
+        """Register masks that grow."""
         names = start(model, self.layers, self.skip)
         plan: dict[str, Any] = {"score": self.score, "begin": self.begin, "end": self.end}
         if self.sparsity is None:

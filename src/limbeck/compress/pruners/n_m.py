@@ -1,4 +1,4 @@
-"""Prune all but N of every M neighbouring weights, as some processors want it."""
+"""N:M semi-structured sparsity, such as 2:4."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class NM(Method):
-    """Keep the `n` weights with the largest |w| of every `m` along a layer's input axis.
+    """N:M pruning: keeps the `n` weights with the largest |w| of every `m` along the input axis.
 
-    The input axis is the second: inputs of a linear layer, channels of a convolution (at each place
-    of the kernel), width of an embedding. Layers whose input axis is no multiple of `m` are left
-    alone and named. Among equal weights the later ones are kept.
+    The input axis is the second: inputs of a linear layer, channels of a convolution (at each
+    kernel position), width of an embedding. Layers whose input axis is not a multiple of `m` are
+    skipped and listed. Of equal weights, the later ones are kept.
 
     Source: Zhou et al. 2021 (arXiv:2102.04010); 2:4 of Mishra et al. 2021 (arXiv:2104.08378).
     """
@@ -48,11 +48,11 @@ class NM(Method):
         return self
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Look the layers up, and refuse if none has an input axis that divides."""
+        """Check the layers, and raise if no input axis is a multiple of `m`."""
         self._divide(model, prunable(model, self.layers, self.skip))
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Mask all but the largest of every group."""
+        """Mask all but the largest weights of each group."""
         names, notes = self._divide(model, start(model, self.layers, self.skip))
         masks = {
             (path, name): weight
@@ -74,7 +74,7 @@ class NM(Method):
         return Changed(changed.change, changed.what, (*notes, *changed.notes))
 
     def _divide(self, model: nn.Module, names: Names) -> tuple[Names, list[str]]:
-        """Give the weights whose input axis divides, and say which do not."""
+        """Return the weights whose input axis is a multiple of `m`, and the skipped layers."""
         fitting: dict[str, list[str]] = {}
         notes = []
         for path, found in names.items():
@@ -93,15 +93,15 @@ class NM(Method):
 
 
 def largest(scores: Tensor, n: int, m: int) -> Tensor:
-    """Find the n largest of every m scores along the second axis.
+    """Select the n largest of every m scores along the second axis.
 
     Args:
         scores: Of any shape whose second axis is a multiple of m.
-        n: How many to find in a group; the later of equal ones.
+        n: Number to select per group; of equal ones, the later.
         m: The size of a group.
 
     Returns:
-        A truth value for each score.
+        A boolean per score.
 
     Example:
         >>> largest(torch.tensor([[3.0, 1.0, 1.0, 2.0]]), 2, 4)

@@ -1,4 +1,4 @@
-"""Prune weights drawn by chance: the control of every other way."""
+"""Random pruning, the control for other criteria."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Random(Method):
-    """Mask exactly round(sparsity · n) of n weights, drawn by the seed, whatever they are."""
+    """Random pruning: masks exactly round(sparsity · n) of n weights, drawn with the seed."""
 
     sparsity: Sparsity
     scope: Scope = "global"
@@ -35,12 +35,12 @@ class Random(Method):
     skip: Skip = Field(default_factory=list)
 
     def check(self, model: nn.Module, work: Work) -> None:
-        """Look the layers up, and refuse what masks nothing more than is masked already."""
+        """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         refuse(model, names, sparsity=self.sparsity, scope=self.scope)
 
     def change(self, model: nn.Module, work: Work) -> Changed:
-        """Draw a score for every weight, and mask the least."""
+        """Draw a random score per weight, and mask the lowest."""
         generator = torch.Generator().manual_seed(work.seed)
 
         def drawn(weight: Tensor) -> Tensor:

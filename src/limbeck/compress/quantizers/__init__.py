@@ -1,4 +1,4 @@
-"""Ways to quantise, one file a way: a `Method` of the model, or a `FileMethod` of its export."""
+"""Quantisation methods, one file each: a `Method` of the model, or a `FileMethod` of its export."""
 
 from limbeck.registry import Registry, camel_case
 

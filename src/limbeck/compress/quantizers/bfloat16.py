@@ -1,4 +1,4 @@
-"""Weights as bfloat16 in the file: half the size, float32's range, 8 significant bits."""
+"""bfloat16 weights in the file: half the size, float32's range, 8 significant bits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BFLOAT16 = 16
 
 
 class Bfloat16(FileMethod):
-    """Weights as bfloat16 in the file; the same answers to about two digits, at the same speed."""
+    """bfloat16 weight storage: the same outputs to about two digits, at the same speed."""
 
     tolerance: Tolerance = 0.05
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
     ) -> QuantizeRecord:
-        """Write the file with weights in bfloat16; no sample is needed."""
+        """Write the file with bfloat16 weights; no calibration is needed."""
         return quantize(source, target)
 
 
@@ -35,19 +35,19 @@ def quantize(
     *,
     calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
 ) -> QuantizeRecord:
-    """Store weights as bfloat16; they are made float32 when the file is loaded.
+    """Store weights as bfloat16, with a cast to float32 when the file is loaded.
 
-    A value loses at most one part in 256. Answers take as long as before.
+    The relative error is at most 1/256. Latency is unchanged.
 
     Args:
-        source: A float ONNX file, as `to_onnx` writes it.
-        target: Where the new file goes, whole or not at all.
-        calibration: Not used; it is taken so that every method is called alike.
+        source: A float ONNX file written by `to_onnx`.
+        target: Path of the new file, written atomically.
+        calibration: Unused; accepted for a common signature.
 
     Raises:
-        InputError: A weight is within one part in 256 of the largest float32.
-        QuantizeError: The graph has no weight that gains.
-        WriteError: The target cannot be written to.
+        InputError: A weight is within a relative 1/256 of the largest float32.
+        QuantizeError: No weight becomes smaller.
+        WriteError: The target cannot be written.
     """
     del calibration
     return quantize_halves(
@@ -61,14 +61,14 @@ def quantize(
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round to the nearest bfloat16, ties to even; its bits, the upper half of a float32's.
+    """Round to the nearest bfloat16, ties to even; return its bits, a float32's upper half.
 
     Example:
         >>> [hex(word) for word in to_bfloat16(np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8], "f4"))]
         ['0x3f80', '0x3f80', '0x3f82']
     """
     words = values.view(np.uint32)
-    # Half a unit of what is kept, less one if what is kept is even, so that ties go to even.
+    # Half of the last kept bit, less one if that bit is 0, so that ties go to even.
     rounded = (words + np.uint32(0x7FFF) + ((words >> 16) & 1)) >> 16
-    # Rounding may carry a NaN's bits into infinity's; a quiet NaN stays one.
+    # Rounding may turn a NaN's bits into those of infinity; a quiet NaN stays NaN.
     return np.where(np.isnan(values), (words >> 16) | 0x40, rounded).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Weights of two values."""
+"""Binary weight quantisation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from limbeck.compress.fake_quant.method import FakeQuantization, Settings
 
 
 class Binary(FakeQuantization):
-    """Round weights to their sign times their mean size, and what comes into layers to even grids.
+    """Binary weight quantisation: sign times mean magnitude, with uniformly quantised activations.
 
     Source: Rastegari et al. 2016 (binary weights of XNOR-Net, arXiv:1603.05279).
 
@@ -16,7 +16,7 @@ class Binary(FakeQuantization):
     """
 
     def weight(self) -> Settings:
-        """Give the settings of a weight's quantiser."""
+        """Return the settings of a weight quantiser."""
         return {
             "grid": "binary",
             "per_channel": self.per_channel,

@@ -1,4 +1,4 @@
-"""Weights as float16 in the file: half the size, the same operators."""
+"""float16 weights in the file: half the size, the same operators."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LARGEST = 65504.0
 
 
 class Float16(FileMethod):
-    """Weights as float16 in the file; the same answers to about three digits, at the same speed."""
+    """float16 weight storage: the same outputs to about three digits, at the same speed."""
 
     tolerance: Tolerance = 0.02
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
     ) -> QuantizeRecord:
-        """Write the file with weights in float16; no sample is needed."""
+        """Write the file with float16 weights; no calibration is needed."""
         return quantize(source, target)
 
 
@@ -38,20 +38,20 @@ def quantize(
     *,
     calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
 ) -> QuantizeRecord:
-    """Store weights as float16; they are made float32 when the file is loaded.
+    """Store weights as float16, with a cast to float32 when the file is loaded.
 
-    A value loses at most one part in 2048 (11 significant bits), or 3e-8 below 6e-5. Answers take
-    as long as before, since ONNX Runtime computes in float32 on a CPU anyway.
+    The relative error is at most 1/2048 (11 significant bits), or 3e-8 absolute below 6e-5. Latency
+    is unchanged, since ONNX Runtime computes in float32 on a CPU.
 
     Args:
-        source: A float ONNX file, as `to_onnx` writes it.
-        target: Where the new file goes, whole or not at all.
-        calibration: Not used; it is taken so that every method is called alike.
+        source: A float ONNX file written by `to_onnx`.
+        target: Path of the new file, written atomically.
+        calibration: Unused; accepted for a common signature.
 
     Raises:
-        InputError: A weight is larger than float16 can be; `bfloat16` has float32's range.
-        QuantizeError: The graph has no weight that gains.
-        WriteError: The target cannot be written to.
+        InputError: A weight exceeds the range of float16; `bfloat16` has float32's range.
+        QuantizeError: No weight becomes smaller.
+        WriteError: The target cannot be written.
     """
     del calibration
     return quantize_halves(
@@ -60,7 +60,7 @@ def quantize(
 
 
 def to_float16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round to the nearest float16, ties to even; its bits.
+    """Round to the nearest float16, ties to even; return its bits.
 
     Example:
         >>> to_float16(np.array([1.0, -0.0, 65519.0], np.float32)).view(np.float16)

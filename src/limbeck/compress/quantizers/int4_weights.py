@@ -1,8 +1,8 @@
-"""Weights of 4 bits, with a scale for each block: about an eighth of the size, the same operators.
+"""4-bit weights with a scale per block: about an eighth of the size, the same operators.
 
-ONNX Runtime's own operator for such weights, MatMulNBits, runs nowhere else and has no convolution;
-ONNX's DequantizeLinear with blocks needs operator set 21, and ONNX Runtime would work it out anew
-for every answer. Packed codes and standard operators run anywhere, and are worked out once.
+ONNX Runtime's MatMulNBits runs nowhere else and has no convolution; ONNX's blocked DequantizeLinear
+needs opset 21, and ONNX Runtime would evaluate it in every run. Packed codes with standard
+operators run anywhere, and are constant-folded once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BLOCKS = (32, 64, 128)
 
 FLOAT16, FLOAT16_MAX = 10, 65504.0
-"""ONNX's number of float16, and the largest of them."""
+"""ONNX's number of float16, and its largest value."""
 
 REASONS = {
     "": "not an operator of this method: it has few weights, or would lose accuracy",
@@ -44,7 +44,7 @@ REASONS = {
 
 
 class Int4Weights(FileMethod):
-    """Weights of four bits in the file, in blocks with a scale each; the same speed."""
+    """4-bit weight storage, with a scale per block; the same speed."""
 
     block: Annotated[
         Literal[32, 64, 128], Field(description="The most values of a weight that share a scale.")
@@ -58,7 +58,7 @@ class Int4Weights(FileMethod):
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
     ) -> QuantizeRecord:
-        """Write the file with weights in four bits; no sample is needed."""
+        """Write the file with 4-bit weights; no calibration is needed."""
         return quantize(source, target, block=self.block, symmetric=self.symmetric)
 
 
@@ -74,23 +74,23 @@ def quantize(
 
     $$w \approx s\,(q - z),\quad q \in \{0, \dots, 15\}$$
 
-    Each block along the input axis has a scale $s$, a float16; a symmetric one has $z = 8$, an
-    affine one a $z$ of its own. No value is clipped, so that each is off by half a step $s$ at
-    most. Weights are made float32 when the file is loaded, and answers take as long as before.
+    Each block along the input axis has a float16 scale $s$; a symmetric one has $z = 8$, an affine
+    one its own $z$. No value is clipped, so that the error is at most $s / 2$. Weights are expanded
+    to float32 when the file is loaded, and latency is unchanged.
 
     Args:
-        source: A float ONNX file, as `to_onnx` writes it.
-        target: Where the new file goes, whole or not at all.
-        calibration: Not used; it is taken so that every method is called alike.
-        block: The most values that share a scale: 32, 64 or 128. Where the input axis is no
-            multiple of it, blocks are somewhat shorter and all of one length.
-        symmetric: Steps on both sides of zero alike; otherwise a zero point of 4 bits a block,
-            which pays where a block's values lie mostly on one side.
+        source: A float ONNX file written by `to_onnx`.
+        target: Path of the new file, written atomically.
+        calibration: Unused; accepted for a common signature.
+        block: Maximum number of values per scale: 32, 64 or 128. Where the input axis is not a
+            multiple, blocks are shorter, all of one length.
+        symmetric: Whether the grid is symmetric about zero; otherwise each block has a 4-bit zero
+            point, which helps where a block's values lie mostly on one side.
 
     Raises:
-        InputError: The block is none of these, or a weight is not finite.
-        QuantizeError: The graph has no weight that gains.
-        WriteError: The target cannot be written to.
+        InputError: The block size is not allowed, or a weight is not finite.
+        QuantizeError: No weight becomes smaller.
+        WriteError: The target cannot be written.
 
     Source: Dettmers and Zettlemoyer, ICML 2023 (arXiv:2212.09720), for blocks of 4 bits.
     """
@@ -111,11 +111,12 @@ def quantize(
 
 @dataclass(frozen=True)
 class Blocks:
-    """A weight in codes.
+    """A weight as quantised blocks.
 
     Attributes:
         codes: `[outer, blocks, size, inner]`, 0 to 15; the blocks lie along the input axis.
-        steps: `[outer, blocks, 1, inner]`, float16, or float32 if float16 has not the range.
+        steps: `[outer, blocks, 1, inner]`, float16, or float32 if the range of float16 is too
+            small.
         zeros: The code of zero, in the shape of `steps`.
     """
 
@@ -125,15 +126,15 @@ class Blocks:
 
     @property
     def values(self) -> Values:
-        """The values that the codes stand for."""
+        """Return the dequantised values."""
         codes = self.codes.astype(np.int8) - self.zeros.astype(np.int8)
         return codes.astype(np.float32) * self.steps.astype(np.float32)
 
 
 def to_blocks(values: Values, *, size: int, symmetric: bool) -> Blocks:
-    """Put a weight `[outer, inputs, inner]` into codes, in blocks of a size along the middle axis.
+    """Quantise a weight `[outer, inputs, inner]` in blocks along the middle axis.
 
-    The last block is filled up with zeros.
+    The last block is padded with zeros.
 
     Example:
         >>> made = to_blocks(np.float32([[[-7.0], [3.4], [0.0]]]), size=3, symmetric=True)
@@ -156,9 +157,9 @@ def to_blocks(values: Values, *, size: int, symmetric: bool) -> Blocks:
 
 
 def _rounded_up(steps: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
-    """Round steps up to float16, so that no value falls outside of the codes.
+    """Round scales up to float16, so that no value exceeds the codes.
 
-    Steps too large for float16 make it float32.
+    The result is float32 if a scale is too large for float16.
     """
     kind = np.float16 if steps.max() < FLOAT16_MAX else np.float32
     nearest: NDArray[np.floating[Any]] = steps.astype(kind)
@@ -166,10 +167,10 @@ def _rounded_up(steps: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
 
 
 def block_size(inputs: int, block: int) -> int:
-    """Choose how many values share a scale, at most `block`.
+    """Choose the number of values per scale, at most `block`.
 
-    A divisor of the number of inputs if there is one above half of a block, so that nothing has to
-    be filled up; otherwise as even a division as there is.
+    A divisor of the number of inputs above half of `block` if there is one, so that no padding is
+    needed; otherwise the most even division.
 
     Example:
         >>> block_size(768, 32), block_size(147, 32), block_size(9, 32), block_size(97, 32)
@@ -208,7 +209,7 @@ def _store(weight: Weight, parts: Parts, *, block: int, symmetric: bool) -> str 
 
 
 def _as_blocks(weight: Weight) -> tuple[int, int, int] | None:
-    """See a weight as `[outer, inputs, inner]`; None if its reader is not of this method."""
+    """Return a weight's shape as `[outer, inputs, inner]`; None if its reader is unsupported."""
     node, shape = weight.reader, weight.values.shape
     place = list(node.input).index(weight.name)
     if node.op_type in ("LSTM", "GRU") and place in (1, 2):

@@ -1,4 +1,4 @@
-"""Dynamic int8 for transformers: weights beforehand, activations while running; no samples."""
+"""Dynamic int8 quantisation, for transformers: activation ranges at run time, no calibration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 PRODUCTS = ("MatMul", "Gemm", "Attention", "LSTM")
-"""The operators whose weights are multiplied; embeddings (`Gather`) are quantised beside them."""
+"""Operators whose weights are multiplied; embeddings (`Gather`) are quantised separately."""
 
 REASONS = {
     "": "not an operator of this method: it has few weights, or would lose accuracy",
@@ -32,14 +32,14 @@ REASONS = {
 
 
 class Int8Dynamic(FileMethod):
-    """Weights to eight bits, and activations while they run: for transformers and LSTMs."""
+    """Dynamic int8 quantisation of weights and activations, for transformers and LSTMs."""
 
     tolerance: Tolerance = 0.25
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
     ) -> records.QuantizeRecord:
-        """Write the file in int8; no sample is needed."""
+        """Write the file in int8; no calibration is needed."""
         return quantize(source, target)
 
 
@@ -51,19 +51,19 @@ def quantize(
     per_channel: bool = True,
     reduce_range: bool = True,
 ) -> records.QuantizeRecord:
-    """Quantise weights of matrix products, embeddings and LSTMs; activations follow at run time.
+    """Quantise weights of matrix products, embeddings and LSTMs; activations at run time.
 
     Args:
-        source: A float ONNX file, as `to_onnx` writes it.
-        target: Where the quantised file goes, whole or not at all.
-        calibration: Not used; it is taken so that every method is called alike.
-        per_channel: One scale for each output channel of a weight instead of one for the whole.
-        reduce_range: Keep weights to 7 bits. Processors without VNNI add pairs of products in 16
-            bits, which can overflow with 8; with 7 the file answers the same on every machine.
+        source: A float ONNX file written by `to_onnx`.
+        target: Path of the quantised file, written atomically.
+        calibration: Unused; accepted for a common signature.
+        per_channel: One scale per output channel instead of one per weight.
+        reduce_range: Limit weights to 7 bits. Processors without VNNI add pairs of products in 16
+            bits, which can overflow with 8; with 7, outputs are the same on every machine.
 
     Raises:
         QuantizeError: The graph has nothing to quantise.
-        WriteError: The target cannot be written to.
+        WriteError: The target cannot be written.
     """
     import onnx
 
@@ -105,13 +105,13 @@ def _run(prepared: ModelProto, source: Path, per_channel: bool, reduce_range: bo
                     per_channel=per_channel,
                     reduce_range=reduce_range,
                 )
-                # Both runs make names from those that are there, and may make the same.
+                # Both runs derive names from the existing ones, and may produce the same.
                 between = onnx.load(half)
                 slim.shorten(between)
                 onnx.save(between, half)
-                # A table is only read, so that its eighth bit can do no harm.
+                # A table is only read, so 8 bits are safe here.
                 quantize_dynamic(half, end, op_types_to_quantize=["Gather"])
-        except Exception as error:  # onnx and ONNX Runtime raise whatever comes
+        except Exception as error:  # onnx and ONNX Runtime raise many types
             raise records.QuantizeError(
                 f"ONNX Runtime cannot quantise {source}: {error}"
             ) from error
@@ -119,6 +119,6 @@ def _run(prepared: ModelProto, source: Path, per_channel: bool, reduce_range: bo
 
 
 def _is_quantized(weights: set[str], node: NodeProto) -> bool:
-    """Tell whether a node's weights are int8 now; ONNX Runtime marks that in their names."""
+    """Return whether a node's weights are int8; ONNX Runtime marks that in their names."""
     marks = ("_quantized", "_Transposed_quantized")
     return any(f"{name}{mark}" in weights for name in node.input for mark in marks)

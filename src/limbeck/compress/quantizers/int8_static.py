@@ -1,4 +1,4 @@
-"""Static int8: weights and activations, with ranges taken from calibration samples."""
+"""Static int8 quantisation: weights and activations, with calibrated ranges."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 RANGES = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-"""How a range is taken from what was seen: all of it, the least information lost, or most of it."""
+"""Calibration methods: the full range, minimum information loss, or a percentile."""
 
-# Elementwise and normalising operators (Softmax, LayerNormalization, Sigmoid) are left out on
-# purpose: they hold no weights, ONNX Runtime has no faster int8 form for most, and eight bits cost
-# them the most accuracy.
+# Elementwise and normalising operators (Softmax, LayerNormalization, Sigmoid) are excluded: they
+# have no weights, ONNX Runtime has no faster int8 form for most, and int8 costs them the most
+# accuracy.
 OPERATORS = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat"),
     *("Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"),
@@ -45,7 +45,7 @@ REASONS = {
 
 
 class Int8Static(FileMethod):
-    """Weights and activations to eight bits, with ranges taken from training samples."""
+    """Static int8 quantisation of weights and activations, calibrated on training samples."""
 
     takes_samples: ClassVar[bool] = True
 
@@ -74,27 +74,26 @@ def quantize(
 ) -> records.QuantizeRecord:
     """Quantise weights and activations of an ONNX file to int8, in ONNX Runtime's QDQ form.
 
-    Weights are symmetric int8 with one scale a channel; activations are uint8 with one scale a
-    tensor, taken from what the calibration samples produce. The graph's outputs stay float32:
-    rounding logits to 256 steps would cost calibration and break ties at random. For
-    convolutional nets; in transformers the products of activations lose much, so that
-    `int8_dynamic` is the better choice there.
+    Weights are symmetric int8 with one scale per channel; activations are uint8 with one scale per
+    tensor, calibrated on samples. The graph's outputs stay float32: rounding logits to 256 levels
+    would degrade calibration and break ties at random. Suited to convolutional networks; in
+    transformers the products of activations lose much accuracy, so use `int8_dynamic` there.
 
     Args:
-        source: A float ONNX file, as `to_onnx` writes it.
-        target: Where the quantised file goes, whole or not at all.
-        calibration: Batches with the graph's inputs; other entries are ignored. Some hundred
-            samples are enough.
-        ranges: `minmax`, `entropy` or `percentile`; the last two keep outliers out and take more
+        source: A float ONNX file written by `to_onnx`.
+        target: Path of the quantised file, written atomically.
+        calibration: Batches with the graph's inputs; other entries are ignored. A few hundred
+            samples suffice.
+        ranges: `minmax`, `entropy` or `percentile`; the last two exclude outliers and need more
             memory.
-        per_channel: One scale for each output channel of a weight instead of one for the whole.
-        reduce_range: Keep weights to 7 bits. Processors without VNNI add pairs of products in 16
-            bits, which can overflow with 8; with 7 the file answers the same on every machine.
+        per_channel: One scale per output channel instead of one per weight.
+        reduce_range: Limit weights to 7 bits. Processors without VNNI add pairs of products in 16
+            bits, which can overflow with 8; with 7, outputs are the same on every machine.
 
     Raises:
         InputError: `ranges` is unknown, or there is no calibration batch.
         QuantizeError: The graph has nothing to quantise.
-        WriteError: The target cannot be written to.
+        WriteError: The target cannot be written.
 
     Source: Jacob et al., CVPR 2018 (arXiv:1712.05877).
     """
@@ -125,7 +124,7 @@ def quantize(
 
 
 class _Reader:
-    """Calibration batches in the form that ONNX Runtime asks for, counted."""
+    """Calibration batches in the interface of ONNX Runtime, with a count."""
 
     def __init__(
         self, predictor: OnnxPredictor, batches: Iterable[Mapping[str, NDArray[Any]]]
@@ -146,7 +145,7 @@ class _Reader:
 def _run(
     source: Path, folder: Path, reader: _Reader, ranges: str, per_channel: bool, reduce_range: bool
 ) -> tuple[ModelProto, ModelProto]:
-    """Prepare and quantise; return the graph as prepared and as quantised."""
+    """Pre-process and quantise; return the graph before and after quantisation."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -154,7 +153,8 @@ def _run(
     prepared, quantized = folder / "prepared.onnx", folder / "quantized.onnx"
     try:
         with quiet():
-            # Symbolic shapes help only graphs with computed shapes, and fail on some of them.
+            # Symbolic shape inference helps only graphs with computed shapes, and fails on some of
+            # them.
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
             graph = onnx.load(prepared)
             separate_weights(graph)
@@ -184,7 +184,7 @@ def _run(
 
 
 def _finder(after: ModelProto) -> Callable[[NodeProto], bool]:
-    """Tell which nodes now read int8, or went into the rounding of their input (Relu does)."""
+    """Return a predicate of the nodes that read int8, or were fused into a rounding (Relu)."""
     integer = {
         name
         for node in after.graph.node
@@ -196,7 +196,7 @@ def _finder(after: ModelProto) -> Callable[[NodeProto], bool]:
 
 
 def _keep_outputs_float(model: ModelProto) -> None:
-    """Take away the rounding to int8 that stands just before each output of the graph, in place."""
+    """Remove the int8 rounding directly before each graph output, in place."""
     graph = model.graph
     maker = {name: node for node in graph.node for name in node.output}
     for output in graph.output:

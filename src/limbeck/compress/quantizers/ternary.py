@@ -1,4 +1,4 @@
-"""Weights of three values."""
+"""Ternary weight quantisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.compress.fake_quant.method import FakeQuantization, Settings
 
 
 class Ternary(FakeQuantization):
-    """Round weights to −α, 0 and α, and what comes into layers to even grids.
+    """Ternary weight quantisation, −α, 0 and α, with uniformly quantised activations.
 
     Source: Li, Zhang and Liu 2016 (TWN, arXiv:1605.04711).
 
@@ -25,7 +25,7 @@ class Ternary(FakeQuantization):
     ] = "mean"
 
     def weight(self) -> Settings:
-        """Give the settings of a weight's quantiser."""
+        """Return the settings of a weight quantiser."""
         return {
             "grid": "ternary",
             "per_channel": self.per_channel,

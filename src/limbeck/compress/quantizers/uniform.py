@@ -1,4 +1,4 @@
-"""Weights on even grids of 2 to 8 bits, inputs on even grids of 4 to 8."""
+"""Uniform quantisation: weights of 2 to 8 bits, activations of 4 to 8."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.compress.fake_quant.method import FakeQuantization, Settings
 
 
 class Uniform(FakeQuantization):
-    """Round weights, and what comes into layers, to even grids.
+    """Uniform quantisation of weights and activations.
 
     Source: Jacob et al. 2018 (arXiv:1712.05877); `step: learned`, Esser et al. 2020 (LSQ,
     arXiv:1902.08153), for inputs and affine weights Bhalgat et al. 2020 (LSQ+, arXiv:2004.09576).
@@ -26,5 +26,5 @@ class Uniform(FakeQuantization):
     ] = True
 
     def weight(self) -> Settings:
-        """Give the settings of a weight's quantiser."""
+        """Return the settings of a weight quantiser."""
         return self.uniform(self.bits, symmetric=self.symmetric)

@@ -1,1 +1,1 @@
-"""The sizes within a model: channels, heads and layers, found, chosen and cut."""
+"""Structured pruning: discovery, ranking and removal of channels, heads and layers."""

@@ -1,4 +1,4 @@
-"""Which channels can be cut, and what is cut with them: found by Torch-Pruning."""
+"""Dependency groups of channels, found by Torch-Pruning."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ CONVOLUTIONS = (
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
 LAYERS = (*CONVOLUTIONS, nn.Linear)
-"""Layers whose outputs are channels that can be cut."""
+"""Layers whose output channels can be pruned."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 WHOLE = {nn.RNNBase: "recurrent", nn.MultiheadAttention: "attention in one piece"}
-"""Layers that are left whole, with all that has to keep the size of their inputs or outputs."""
+"""Layers that are not pruned, with all layers coupled to their inputs or outputs."""
 
 PRODUCTS = ("bmmbackward", "scaleddotproduct")
-"""How autograd calls products of activations, as the backward functions that it records."""
+"""Autograd's names of the backward functions of products of activations."""
 
 
 STEPS = 6_000
-"""Dependencies that Torch-Pruning may follow for one layer; DenseNet-121 takes 900."""
+"""Maximum number of dependencies followed per layer; DenseNet-121 takes 900."""
 
 ALL_STEPS = 300_000
-"""Dependencies that it may follow for a model; beyond them, the layers that remain are left."""
+"""Maximum number of dependencies per model; beyond it, the remaining layers are skipped."""
 
 
 class EffortError(Exception):
-    """Torch-Pruning follows dependencies without coming to an end."""
+    """Torch-Pruning follows dependencies without terminating."""
 
 
 class Effort:
-    """Bounds the time that Torch-Pruning takes to find what is tied.
+    """A bound on the work of Torch-Pruning's dependency search.
 
-    Where channels go in a circle and come back as others (through a reshape, or a split inside of a
-    recurrence), it follows them for ever, with more and more places.
+    Where channels form a cycle and return at other indices (through a reshape, or a split within
+    a recurrence), the search does not terminate.
 
     Args:
-        model: Its largest axis bounds how many places a layer can have.
+        model: Its largest axis bounds the number of indices of a layer.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -60,11 +60,11 @@ class Effort:
         self._steps = self._all = 0
 
     def begin(self) -> None:
-        """Begin with another layer."""
+        """Reset the count for the next layer."""
         self._steps = 0
 
     def limit(self, nodes: Iterable[Any]) -> None:
-        """Count from now on what is followed in a graph."""
+        """Count the dependencies followed in a graph from now on."""
         for node in nodes:
             for dependency in node.dependencies:
                 dependency.is_triggered_by = self._counted(dependency.is_triggered_by)
@@ -74,7 +74,7 @@ class Effort:
         """Count one step.
 
         Raises:
-            EffortError: There were too many, or there are more places than a layer can have.
+            EffortError: There were too many steps, or more indices than a layer can have.
         """
         self._steps += 1
         self._all += 1
@@ -93,7 +93,7 @@ class Effort:
 
 
 class _Mappings(list[Any]):
-    """The mappings of a dependency, each of which counts what it is given."""
+    """The index mappings of a dependency, with each call counted."""
 
     def __init__(self, mappings: Iterable[Any], effort: Effort) -> None:
         super().__init__(mappings)
@@ -112,16 +112,16 @@ class _Mappings(list[Any]):
 
 @dataclass(frozen=True)
 class Tied:
-    """Channels that go together: a layer's outputs, what is added to them, and what reads them.
+    """A dependency group of channels: a layer's outputs, tensors added to them, and their readers.
 
     Attributes:
-        path: The layer whose outputs they are; where several are tied, the one found first.
-        layers: The paths of all layers whose outputs are tied.
-        channels: How many there are.
-        blocks: Grouped convolutions and norms lose channels in the same places of every group: so
-            many channels make one part.
-        group: Torch-Pruning's own record.
-        why_not: Why they cannot be cut; empty if they can.
+        path: The layer whose outputs they are; in a group of several, the first found.
+        layers: The paths of all layers whose outputs are in the group.
+        channels: Number of channels.
+        blocks: Number of channels per part, which grouped convolutions and norms lose at the same
+            index of every group.
+        group: Torch-Pruning's group.
+        why_not: Why they cannot be pruned; empty if they can.
     """
 
     path: str
@@ -133,15 +133,15 @@ class Tied:
 
     @property
     def parts(self) -> int:
-        """How many parts can be cut one by one."""
+        """Return the number of parts that can be removed independently."""
         return self.channels // self.blocks
 
     def step(self, round_to: int) -> int:
-        """Give the number of parts that hold a multiple of `round_to` channels."""
+        """Return the number of parts that hold a multiple of `round_to` channels."""
         return round_to // math.gcd(round_to, self.blocks)
 
     def total(self, contribution: Contribution) -> Tensor:
-        """Add up what the weights of tied layers count for each part, `[parts]`."""
+        """Sum the contributions of the group's weights per part, `[parts]`."""
         found = torch.zeros(self.channels, dtype=torch.float64)
         for dependency, places, roots in _items(self.group):
             if not isinstance(dependency.layer, LAYERS):
@@ -152,7 +152,7 @@ class Tied:
         return self._by_part(found)
 
     def scales(self) -> Tensor | None:
-        """Give the mean |γ| of each part's batch norms, `[parts]`; None without one."""
+        """Compute the mean |γ| of each part's batch norms, `[parts]`; None without one."""
         found = [
             torch.zeros(self.channels, dtype=torch.float64).index_add_(
                 0, roots, dependency.layer.weight.detach().double().abs().cpu()[places]
@@ -167,14 +167,14 @@ class Tied:
 
 
 class Channels:
-    """All channels of a model that is going to be cut.
+    """All channels of a model to prune.
 
     Args:
-        model: With a gradient for its weights; it is cut in place.
-        work: Gives two samples, which are sent through the model.
+        model: The model, with gradients for its weights; modified in place.
+        work: The two samples and the forward function.
 
     Raises:
-        CompressError: Torch-Pruning cannot follow the model.
+        CompressError: Torch-Pruning cannot trace the model.
     """
 
     def __init__(self, model: nn.Module, work: Work) -> None:
@@ -188,7 +188,7 @@ class Channels:
 
     @cached_property
     def tied(self) -> dict[str, Tied]:
-        """Every set of channels that go together, by the path of a layer whose outputs they are."""
+        """Return every dependency group, by the path of a layer whose outputs it has."""
         found: dict[str, Tied] = {}
         seen: set[str] = set()
         for layer in list(self._graph.module2node):
@@ -199,7 +199,7 @@ class Channels:
         return found
 
     def cut(self, parts: Mapping[str, Iterable[int]]) -> None:
-        """Cut parts of channels, in place; places are those before anything was cut."""
+        """Remove parts of channels, in place; indices are those before any removal."""
         for path, some in parts.items():
             tied = self._found(path)
             left = self._places.setdefault(path, list(range(tied.channels)))
@@ -212,13 +212,13 @@ class Channels:
                 self._places[path] = [channel for channel in left if channel not in gone]
 
     def _found(self, path: str) -> Tied:
-        """Return what is tied to a layer, without looking at all other layers for it."""
+        """Return the dependency group of a layer, without a search from all other layers."""
         if "tied" in vars(self):
             return self.tied[path]
         return self._single.setdefault(path, self._of(path, self._model.get_submodule(path)))
 
     def _cut(self, group: Any) -> None:
-        # Torch-Pruning 1.6 puts the weights of a layer norm in another order when it keeps few.
+        # Torch-Pruning 1.6 reorders the weights of a layer norm when it keeps few.
         norms = {
             dependency.layer: (dict(dependency.layer.named_parameters()), set(places.tolist()))
             for dependency, places, _ in _items(group)
@@ -243,7 +243,7 @@ class Channels:
                 graph.build_dependency(self._model, samples, forward_fn=forward, verbose=False)
                 self._effort.limit(graph.module2node.values())
                 return graph
-            except Exception as error:  # it cannot follow every model, and fails in many ways
+            except Exception as error:  # it cannot trace every model, and raises many types
                 raise CompressError(
                     f"Torch-Pruning cannot follow the model ({type(error).__name__}: {error})"
                 ) from error
@@ -256,7 +256,7 @@ class Channels:
             group = self._graph.get_pruning_group(layer, pruner.prune_out_channels, range(channels))
         except EffortError as error:
             return Tied(path, (path,), channels, 1, None, str(error))
-        except Exception as error:  # it cannot follow every operator, and fails in many ways
+        except Exception as error:  # it cannot trace every operator, and raises many types
             why_not = f"Torch-Pruning cannot follow them ({type(error).__name__}: {error})"
             return Tied(path, (path,), channels, 1, None, why_not)
         outputs = [
@@ -292,7 +292,7 @@ class Channels:
 
 
 def _items(group: Any) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """Give what is cut: by whom, in which places, and which of the first layer's these are."""
+    """Yield what is removed: the module, its indices, and the root layer's indices of them."""
     for item in group.items:
         roots = [-1 if root is None else root for root in item.root_idxs]
         yield item.dep, torch.tensor(item.idxs), torch.tensor(roots)
@@ -303,7 +303,7 @@ def _is_output(group: Any, dependency: Any) -> bool:
 
 
 def _groups(layer: object) -> int:
-    """Count the groups that have to stay equal; those of a depthwise convolution need not."""
+    """Count the groups that must stay equal; those of a depthwise convolution need not."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
     if isinstance(layer, CONVOLUTIONS):
@@ -313,12 +313,12 @@ def _groups(layer: object) -> int:
 
 
 def _is_fan_in(layer: object) -> bool:
-    """Tell whether each group has one output of several inputs: Torch-Pruning sees it depthwise."""
+    """Return whether each group has one output of several inputs: depthwise to Torch-Pruning."""
     return isinstance(layer, CONVOLUTIONS) and layer.groups == layer.out_channels
 
 
 def _per_channel(layer: nn.Module, weights: Tensor, is_output: bool) -> Tensor:
-    """Add up a weight tensor over all axes but that of the channels that come out or go in."""
+    """Sum a weight tensor over all axes except the output or input channels."""
     if not isinstance(layer, CONVOLUTIONS):
         return weights.sum(1 if is_output else 0)
     if is_output != layer.transposed:

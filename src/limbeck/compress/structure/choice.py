@@ -1,4 +1,4 @@
-"""Which of a model's channels a method takes, which it leaves, and why."""
+"""Selection of the channels to prune, with the reason for each skipped layer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from limbeck.compress.structure.channels import LAYERS, WHOLE, Channels, Tied
 
 @dataclass(frozen=True)
 class Choice:
-    """What may be cut.
+    """The channels that may be pruned.
 
     Attributes:
         channels: All channels of the model.
-        taken: Those that may be cut, by the path of a layer whose outputs they are.
-        wanted: The paths of layers whose outputs were asked for.
-        left: Why a layer's outputs are left, by its path.
+        taken: The groups that may be pruned, by the path of a layer whose outputs they are.
+        wanted: The paths of layers whose outputs were selected.
+        left: Why a layer's outputs are skipped, by its path.
     """
 
     channels: Channels
@@ -29,13 +29,13 @@ class Choice:
     left: Mapping[str, str]
 
     def count(self, gone: Mapping[str, list[int]]) -> str:
-        """Say how many channels went."""
+        """Return the number of removed channels, as text."""
         cut = sum(len(parts) * self.taken[path].blocks for path, parts in gone.items())
         total = sum(tied.channels for tied in self.taken.values())
         return f"{cut:,} of {total:,} channels cut from {len(gone)} of {len(self.taken)} places"
 
     def notes(self, gone: Mapping[str, list[int]], *, named: bool) -> tuple[str, ...]:
-        """Say what was left and why, and what went without being named."""
+        """Return notes on the skipped layers with reasons, and on unnamed pruned layers."""
         left = dict(self.left)
         for path, tied in self.taken.items():
             if path not in gone:
@@ -58,18 +58,18 @@ def choose(
     skip: Iterable[str],
     broken: Mapping[str, str],
 ) -> Choice:
-    """Take the channels of layers that were named, or all, where they can be cut.
+    """Select the channels of the given layers, or of all, that can be pruned.
 
     Args:
-        model: The model that is going to be cut.
+        model: The model to prune.
         channels: Its channels.
-        layers: Paths or patterns; None takes all.
+        layers: Paths or patterns; None selects all.
         skip: Paths or patterns of layers whose outputs stay.
-        broken: Why channels cannot be cut, by the path of a layer whose outputs they are.
+        broken: Why channels cannot be pruned, by the path of a layer whose outputs they are.
 
     Raises:
-        InputError: A path or pattern names no layer.
-        CompressError: Nothing can be cut.
+        InputError: A path or pattern matches no layer.
+        CompressError: Nothing can be pruned.
     """
     wanted = tuple(chosen(model, LAYERS, layers, skip))
     skipped = set(chosen(model, LAYERS)) - set(chosen(model, LAYERS, None, skip))
@@ -97,7 +97,7 @@ def choose(
 
 
 def by_reason(left: Mapping[str, str]) -> tuple[str, ...]:
-    """Write what is left in one line a reason.
+    """Format the skipped layers, one line per reason.
 
     Example:
         >>> by_reason({"a": "small", "b": "odd", "c": "small"})

@@ -1,4 +1,4 @@
-"""Layers that a model may do without: those that give back what they take, in shape."""
+"""Removable layers of a model: those whose output has the shape of their input."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from limbeck.errors import InputError, Problem, did_you_mean
 
 
 def candidates(model: nn.Module, work: Work) -> list[str]:
-    """List the entries of lists and sequences that put out what they take in, in shape.
+    """Return the entries of lists and sequences whose output has the shape of their input.
 
-    Entries without a matrix among their weights (activations, norms, dropout) are no layers of
-    their own, and save next to nothing.
+    Entries without a weight matrix (activations, norms, dropout) are excluded: they save next to
+    nothing.
 
     Args:
-        model: Is run on two samples, and left as it was.
-        work: Gives the samples, and runs the model.
+        model: The model, run on two samples and not modified.
+        work: The samples and the forward function.
 
     Returns:
-        Paths in the order of the model; an entry's own entries come after it.
+        Paths in the order of the model; nested entries come after their parent.
     """
     check_no_hooked_weights(model)
     entries = {
@@ -47,7 +47,7 @@ def candidates(model: nn.Module, work: Work) -> list[str]:
 
 @contextmanager
 def _shapes_of(entries: Iterable[nn.Module]) -> Iterator[dict[nn.Module, bool]]:
-    """Find out which modules put out what they take in, in shape, whenever they are called."""
+    """Find the modules whose output has the shape of their input in every call."""
     kept: dict[nn.Module, bool] = {}
 
     def see(
@@ -67,15 +67,15 @@ def _shapes_of(entries: Iterable[nn.Module]) -> Iterator[dict[nn.Module, bool]]:
 
 
 def named(numbered: list[str], found: list[str], wanted: Iterable[int | str]) -> list[str]:
-    """Look layers up, by number or by path or pattern.
+    """Resolve layers given by number, path or pattern.
 
     Args:
-        numbered: The layers that numbers stand for, from 0.
-        found: All layers that a path or pattern may name.
+        numbered: The layers that numbers refer to, from 0.
+        found: All layers that a path or pattern may match.
         wanted: Numbers, paths and patterns.
 
     Raises:
-        InputError: There is none; all that are wrong at once.
+        InputError: A layer does not exist; all problems are reported at once.
 
     Example:
         >>> layers = ["layer.0", "layer.1", "layer.2"]
@@ -103,7 +103,7 @@ def named(numbered: list[str], found: list[str], wanted: Iterable[int | str]) ->
 
 
 def outermost(paths: Iterable[str]) -> list[str]:
-    """Leave out what lies within another.
+    """Remove paths that lie within another.
 
     Example:
         >>> outermost(["a.0", "a.0.b.1", "a.1"])
@@ -114,14 +114,14 @@ def outermost(paths: Iterable[str]) -> list[str]:
 
 
 def without(model: nn.Module, paths: Iterable[str]) -> nn.Module:
-    """Copy a model, and take layers out of the copy."""
+    """Copy a model, and remove layers of the copy."""
     trial = copy.deepcopy(model)
     drop.apply(trial, layers=paths)
     return trial
 
 
 def blocks(model: nn.Module, found: list[str]) -> list[str]:
-    """Leave out what only holds other layers, and then what lies within a layer.
+    """Remove paths that only contain other layers, then those within a layer.
 
     Example:
         >>> part = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -138,7 +138,7 @@ def blocks(model: nn.Module, found: list[str]) -> list[str]:
 
 
 def spread(found: list[str], count: int) -> list[str]:
-    """Choose layers at even distances.
+    """Choose evenly spaced layers.
 
     Example:
         >>> spread(list("abcdef"), 2), spread(list("abcdef"), 3)
@@ -148,10 +148,10 @@ def spread(found: list[str], count: int) -> list[str]:
 
 
 def least_harmful(model: nn.Module, found: list[str], count: int, work: Work) -> list[str]:
-    """Choose layers one by one, each time the one whose absence costs least.
+    """Choose layers greedily, each time the one whose removal costs least.
 
-    Each layer is left out in turn; the one goes without which the model does best on the
-    validation samples, and among equals the one that leaves the lowest loss on training samples.
+    Each layer is left out in turn, and the one with the best score without it on the validation
+    samples is removed; ties are broken by the lowest loss on training samples.
     """
     gone: list[str] = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Attention whose heads can be cut: where its projections are, and which numbers tell its size."""
+"""Prunable attention heads: the projections and the size attributes of known implementations."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from limbeck.compress.structure.ranking import Contribution
 
 @dataclass(frozen=True)
 class Kind:
-    """A way in which attention is written.
+    """An attention implementation.
 
     Attributes:
-        name: Whose it is.
-        inputs: Paths, within the attention, of the layers that make queries, keys and values.
-        output: The path of the layer that mixes the heads' answers.
-        holder: The path of the module that holds the numbers.
-        heads: The name of the number of heads.
-        size: The name of the size of a head.
-        width: The name of their product.
-        absent: Parts that read all heads at once in another way; attention with one is left.
+        name: The library or model it belongs to.
+        inputs: Paths, within the attention, of the query, key and value projections.
+        output: The path of the output projection.
+        holder: The path of the module with the size attributes.
+        heads: The attribute of the number of heads.
+        size: The attribute of the head size.
+        width: The attribute of their product.
+        absent: Submodules that read all heads in another way; an attention with one is skipped.
     """
 
     name: str
@@ -43,17 +43,17 @@ KINDS = (
     Kind("BERT", ("self.query", "self.key", "self.value"), "output.dense", "self", *_BERT),
     Kind("timm", ("qkv",), "proj", "", "num_heads", "head_dim", "attn_dim", ("norm", "gate")),
 )
-"""BERT's is that of its relatives in transformers, timm's that of its vision transformers."""
+"""BERT also covers its relatives in transformers, and timm its vision transformers."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """An attention with heads that can be cut.
+    """An attention with prunable heads.
 
     Attributes:
-        path: Where it is in the model.
-        kind: How it is written.
-        module: The attention itself.
+        path: Its path in the model.
+        kind: Its implementation.
+        module: The attention module.
     """
 
     path: str
@@ -62,11 +62,11 @@ class Attention:
 
     @property
     def heads(self) -> int:
-        """How many heads it has."""
+        """Return the number of heads."""
         return cast("int", vars(self._holder)[self.kind.heads])
 
     def total(self, contribution: Contribution) -> Tensor:
-        """Add up what the weights of each head count, `[heads]`."""
+        """Sum the contributions of the weights of each head, `[heads]`."""
         found = torch.zeros(self.heads, dtype=torch.float64)
         for layer, times in self._inputs():
             each = contribution[layer.weight].sum(1).view(times, self.heads, -1).sum((0, 2))
@@ -75,7 +75,7 @@ class Attention:
         return found + columns.double().abs().cpu()
 
     def cut(self, heads: Iterable[int]) -> None:
-        """Cut heads, in place."""
+        """Remove heads, in place."""
         gone = set(heads)
         kept = torch.tensor([head for head in range(self.heads) if head not in gone])
         for layer, times in self._inputs():
@@ -98,7 +98,7 @@ class Attention:
         return cast("nn.Linear", self.module.get_submodule(self.kind.output))
 
     def _inputs(self) -> list[tuple[nn.Linear, int]]:
-        """Give the layers before the heads, and how many times each has rows for all heads."""
+        """Return the projections before the heads, with the number of row blocks of each."""
         times = 3 // len(self.kind.inputs)
         return [
             (cast("nn.Linear", self.module.get_submodule(path)), times) for path in self.kind.inputs
@@ -109,7 +109,7 @@ class Attention:
 
 
 def attentions(model: nn.Module) -> dict[str, Attention]:
-    """Find every attention of a kind that is known, by its path.
+    """Return every attention of a known implementation, by path.
 
     Example:
         >>> attentions(nn.Linear(2, 2))

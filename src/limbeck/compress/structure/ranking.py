@@ -1,4 +1,4 @@
-"""What counts least: a score for each channel or head, and those with the lowest."""
+"""Importance scores for structured pruning, and the selection of the lowest."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from limbeck.evaluate.flops import evaluating
 
 Scope: TypeAlias = Literal["layer", "global"]
 Contribution: TypeAlias = Mapping[Tensor, Tensor]
-"""What each single weight counts, in a tensor of the weight's shape."""
+"""Contribution of each single weight, in a tensor of the weight's shape."""
 
 
 def squares(model: nn.Module) -> Contribution:
-    """Give w², the magnitude."""
+    """Return the contribution function w² (magnitude)."""
     return {weight: weight.detach().square() for weight in model.parameters()}
 
 
 def first_order(model: nn.Module, work: Work) -> Iterator[Contribution]:
-    r"""Give w · ∂L/∂w for each batch, the loss that a weight's absence would cost to first order.
+    r"""Yield w · ∂L/∂w for each batch, the first-order change of the loss if a weight is removed.
 
     Source: Molchanov et al. 2019 (arXiv:1906.10771).
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     for batch in work.batches():
-        # cuDNN has no gradient of recurrent layers in evaluation mode.
+        # cuDNN has no backward pass of recurrent layers in evaluation mode.
         with evaluating(model), torch.backends.cudnn.flags(enabled=False):
             loss = work.loss(model, batch)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -48,16 +48,16 @@ def scores(
     parts: Mapping[str, int],
     total: Callable[[str, Contribution], Tensor],
 ) -> dict[str, Tensor]:
-    """Give each part of each layer a score, by the layer's path.
+    """Compute the importance score of each part of each layer, by path.
 
     Args:
-        model: With a gradient for its weights.
-        work: Gives batches and their loss, for `taylor`, and the seed, for `random`.
-        importance: Squares of weights, as a share of the layer's mean; the loss's change to first
-            order, over all batches; or chance.
-        parts: How many parts each layer has.
-        total: Adds up what a layer's weights count for each of its parts, each weight tensor's
-            sum without its sign.
+        model: The model, with gradients for its weights.
+        work: The batches and their loss, for `taylor`, and the seed, for `random`.
+        importance: Squared weights, as a share of the layer's mean; the first-order change of the
+            loss, over all batches; or random.
+        parts: The number of parts of each layer.
+        total: Function that sums the contributions of a layer's weights per part, as the absolute
+            value of each weight tensor's sum.
 
     Raises:
         CompressError: A score is not finite.
@@ -85,16 +85,16 @@ def weakest(
     scope: Scope = "layer",
     steps: Mapping[str, int] | None = None,
 ) -> dict[str, list[int]]:
-    """Choose the lowest scores, and leave every layer at least one part.
+    """Select the lowest scores, leaving every layer at least one part.
 
     Args:
-        scores: Of each layer's parts.
-        ratio: The share of all parts to choose, rounded to the nearest whole number.
-        scope: That share in each layer, or wherever the lowest scores are.
-        steps: The number of parts that stay in a layer becomes a multiple of this, upwards.
+        scores: The scores of each layer's parts.
+        ratio: The share of all parts to select, rounded to the nearest integer.
+        scope: `layer` applies the ratio per layer; `global` ranks all layers together.
+        steps: The number of remaining parts is rounded up to a multiple of this, per layer.
 
     Returns:
-        The places of the parts; layers from which none is chosen are not listed.
+        The indices of the selected parts; layers without any are omitted.
 
     Example:
         >>> found = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([9.0, 8.0])}
@@ -127,7 +127,7 @@ def _nearest(value: float) -> int:
 def _lowest_of_all(
     scores: Mapping[str, Tensor], orders: Mapping[str, list[int]], ratio: float
 ) -> dict[str, int]:
-    # The best part of each layer is not up for choice: it stays.
+    # The best part of each layer always stays.
     ranked = sorted(
         (scores[path][place].item(), path) for path, order in orders.items() for place in order[:-1]
     )

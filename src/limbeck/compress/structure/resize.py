@@ -1,4 +1,4 @@
-"""Changing the sizes within a model: on a copy first, and on the model itself if that works."""
+"""Resizing of a model by structured pruning: on a copy first, then in place."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from limbeck.errors import InputError, Problem
 from limbeck.evaluate.flops import evaluating, parameters
 
 Sizes: TypeAlias = dict[str, dict[str, dict[str, Any]]]
-"""Attributes and shapes of tensors, of each module by path."""
+"""Attributes and tensor shapes of each module, by path."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """The cost of a model, in parameters and FLOPs.
 
     Attributes:
-        parameters: How many it has; a shared one counts once.
-        flops: Operations of one sample's forward pass, a multiply-add as two.
+        parameters: Number of parameters; shared ones count once.
+        flops: FLOPs of one sample's forward pass; a multiply-add counts as two.
     """
 
     parameters: int
     flops: int
 
     def to(self, after: Cost) -> str:
-        """Say how little is left.
+        """Return the reduction to another cost, as text.
 
         Example:
             >>> Cost(1000, 4000).to(Cost(500, 1000))
@@ -53,12 +53,12 @@ class Cost:
 
 
 def cost(model: nn.Module, work: Work) -> Cost:
-    """Count a model's parameters, and the operations that the first sample takes."""
+    """Count a model's parameters, and the FLOPs of the first sample."""
     return Cost(parameters(model), passage(model, (), work).operations)
 
 
 def sizes(model: nn.Module) -> Sizes:
-    """Write down the whole numbers that modules hold, and the shapes of their tensors.
+    """Return the integer attributes and tensor shapes of all modules.
 
     Example:
         >>> sizes(nn.Linear(2, 1))[""]["tensors"]
@@ -78,7 +78,7 @@ def sizes(model: nn.Module) -> Sizes:
 
 
 def difference(before: Sizes, after: Sizes) -> Sizes:
-    """Give the sizes that are other than before.
+    """Return the sizes that changed.
 
     Example:
         >>> difference(sizes(nn.Linear(2, 1)), sizes(nn.Linear(3, 1)))
@@ -95,21 +95,21 @@ def difference(before: Sizes, after: Sizes) -> Sizes:
 
 
 def answer(model: nn.Module, work: Work) -> Tensor:
-    """Give a model's answer to two samples, in evaluation mode."""
+    """Compute a model's outputs for two samples, in evaluation mode."""
     with evaluating(model), torch.no_grad():
         return work.forward(model, two_samples(work))
 
 
 def two_samples(work: Work) -> Mapping[str, Tensor]:
-    """Give two samples: with one, a forward pass may lose the batch axis."""
+    """Return two samples: with one, a forward pass may lose the batch axis."""
     return {name: tensor[:2] for name, tensor in first_batch(work).items()}
 
 
 def spare(model: nn.Module) -> nn.Module:
-    """Copy a model, with a gradient for all its weights.
+    """Copy a model, with gradients for all its weights.
 
     Raises:
-        InputError: Weights have masks or are otherwise computed, so that they cannot be cut.
+        InputError: Weights are masked or otherwise parametrized, so that they cannot be resized.
     """
     check_no_hooked_weights(model)
     computed = [path for path, part in model.named_modules() if parametrize.is_parametrized(part)]
@@ -126,7 +126,7 @@ def spare(model: nn.Module) -> nn.Module:
 
 
 def trouble(trial: nn.Module, work: Work, like: Tensor) -> str:
-    """Say why a model that was cut does not answer in the shape that it did; empty if it does."""
+    """Return why a pruned model's output changed its shape or failed; empty if neither."""
     try:
         found = answer(trial, work)
     except Exception as error:  # a module's code may raise anything
@@ -137,10 +137,10 @@ def trouble(trial: nn.Module, work: Work, like: Tensor) -> str:
 
 
 def adopt(model: nn.Module, trial: nn.Module) -> Change:
-    """Give a model, in place, the sizes and weights of a copy that was cut.
+    """Copy the sizes and weights of a pruned copy into a model, in place.
 
     Raises:
-        CompressError: The copy is as large as the model.
+        CompressError: The copy has the model's size.
     """
     before, after = sizes(model), sizes(trial)
     change = difference(before, after)

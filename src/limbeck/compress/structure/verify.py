@@ -1,19 +1,19 @@
-"""Checks that a model whose structure was cut still computes what the cut says.
+"""Verification of structured pruning: the pruned model must compute what the removal defines.
 
-**Reference for channels and heads.** The model as it was, with every weight, bias and running
-statistic that was cut set to zero, in place. A channel that was cut then is zero behind its layer
-(bias included), behind its batch norm, and in each sum that it is an addend of, and no layer reads
-it: also where an activation makes something of zero, as a sigmoid does. A layer norm, group norm or
-RMS norm over channels that were cut takes its statistics over those that are left. What computes
-statistics over channels in another way (`x.mean(1)`, a softmax over channels) depends on how many
-there are; such a cut is refused.
+**Reference for channels and heads.** The original model, with every removed weight, bias and
+running statistic set to zero, in place. A removed channel then is zero after its layer (bias
+included), after its batch norm, and in each sum that it is an addend of, and no layer reads it,
+even where an activation maps zero to another value, as a sigmoid does. A layer norm, group norm or
+RMS norm over removed channels computes its statistics over the remaining ones. Other statistics
+over channels (`x.mean(1)`, a softmax over channels) depend on the number of channels; such a
+removal is refused.
 
-**Reference for layers.** The model as it was, with each layer that was dropped returning its first
-input; or zero, where the model's code adds the input.
+**Reference for layers.** The original model, with each removed layer returning its first input; or
+zero, where the model's code adds the input.
 
-Both are compared on real rows and on random ones, with the model's weights and with weights moved
-at random: layers that begin at zero, dead units and equal weights hide a wrong cut. Computed in
-float64 where the model can.
+Both are compared on real rows and on random ones, with the model's weights and with weights
+perturbed at random: layers that start at zero, dead units and equal weights hide a wrong removal.
+Computed in float64 where the model supports it.
 """
 
 from __future__ import annotations
@@ -35,28 +35,27 @@ from limbeck.compress.method import Work
 from limbeck.evaluate.flops import evaluating, parameters
 
 Kept: TypeAlias = Mapping[str, Tensor]
-"""For each tensor of a model by name: which entries of the flattened tensor are left, in the shape
-that it has now."""
+"""Remaining entries of each flattened tensor of a model by name, in its new shape."""
 
 ROWS = 8
-"""Rows that are compared."""
+"""Number of compared rows."""
 
 DOUBLE = 50_000_000
-"""Parameters up to which the comparison is made in float64."""
+"""Number of parameters up to which the comparison uses float64."""
 
 TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3}
 """The largest difference of outputs, as a share of the largest output."""
 
 
 def cut_and_trace(model: nn.Module, cut: Callable[[], None]) -> Kept:
-    """Cut a model in place, and return which entries of its tensors are left.
+    """Prune a model in place, and return which entries of its tensors remain.
 
-    The cut is made on the numbers of entries in place of their values, so that the result does not
-    depend on what the cutting code says that it does.
+    The removal runs on entry indices in place of values, so that the result does not depend on what
+    the removing code reports.
 
     Args:
-        model: The model that `cut` cuts.
-        cut: Removes slices of parameters and buffers; must not compute with them.
+        model: The model that `cut` prunes.
+        cut: Removes slices of parameters and buffers; it must not compute with them.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -79,7 +78,7 @@ def cut_and_trace(model: nn.Module, cut: Callable[[], None]) -> Kept:
 
 
 def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Walk a model's floating-point parameters and buffers, each under every name that it has."""
+    """Iterate over a model's floating-point parameters and buffers, under every name."""
     for name, tensor in (
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
@@ -89,16 +88,16 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def departs_from_masked(model: nn.Module, change: Change, kept: Kept, work: Work) -> str:
-    """Say how a cut model differs from the model with the same channels set to zero.
+    """Return how a pruned model differs from the model with the same channels set to zero.
 
     Args:
-        model: The model before the cut; is left as it was.
-        change: The change of structure; it is applied anew, from JSON.
-        kept: What is left of each tensor.
-        work: Gives rows, and runs models.
+        model: The model before pruning; not modified.
+        change: The structural change; it is applied again, from JSON.
+        kept: The remaining entries of each tensor.
+        work: The rows and the forward function.
 
     Returns:
-        The difference in words; empty if there is none.
+        A description of the difference; empty if there is none.
     """
     again = json.loads(json.dumps(change))
 
@@ -130,16 +129,16 @@ def departs_from_masked(model: nn.Module, change: Change, kept: Kept, work: Work
 def departs_from_bypassed(
     model: nn.Module, change: Change, layers: Iterable[str], work: Work
 ) -> str:
-    """Say how a model without some layers differs from the model in which they do nothing.
+    """Return how a model without some layers differs from the model with those layers bypassed.
 
     Args:
-        model: The model with the layers; is left as it was.
-        change: The change of structure; it is applied anew, from JSON.
+        model: The model with the layers; not modified.
+        change: The structural change; it is applied again, from JSON.
         layers: The paths of the layers.
-        work: Gives rows, and runs models.
+        work: The rows and the forward function.
 
     Returns:
-        The difference in words; empty if there is none.
+        A description of the difference; empty if there is none.
     """
     again = json.loads(json.dumps(change))
 
@@ -161,7 +160,7 @@ def departs_from_bypassed(
 
         return hooked
 
-    # Where the sum with the input is outside of the layer, it is its output that goes.
+    # Where the residual sum is outside of the layer, the layer's output is removed instead.
     differences = [_departs(model, candidate, reference(one), work) for one in (_bypass, _silence)]
     return "" if "" in differences else differences[0]
 
@@ -183,13 +182,13 @@ def _departs(
     reference: Callable[[nn.Module], AbstractContextManager[None]],
     work: Work,
 ) -> str:
-    """Compare two ways of changing a model, with its weights and with others, in float64."""
+    """Compare two modified models, with the original and perturbed weights, in float64."""
     kinds = [torch.float64] if parameters(model) <= DOUBLE else []
     problem = ""
     for kind in [*kinds, torch.float32]:
         try:
             return _compare(model, candidate, reference, work, kind)
-        # The model is other people's code, which need not run in float64.
+        # The model is third-party code, which need not run in float64.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
     return problem
@@ -217,7 +216,7 @@ def _compare(
             if one.shape != other.shape:
                 return f"outputs of shape {list(other.shape)}, not {list(one.shape)}"
             if how and not one.isfinite().all():
-                continue  # weights that the model does not bear
+                continue  # weights that the model cannot run with
             size = float(one.abs().max())
             error = float((one - other).abs().max())
             if not error <= TOLERANCES[kind] * max(size, 1e-12):
@@ -245,7 +244,7 @@ def _cast(rows: Mapping[str, Tensor], kind: torch.dtype) -> dict[str, Tensor]:
 
 
 def _drawn(rows: Mapping[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
-    """Draw values of the size of the rows' own; whole numbers stay, tokens and masks among them."""
+    """Draw random values of the rows' scale; integers (tokens, masks) stay."""
 
     def one(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -258,7 +257,7 @@ def _drawn(rows: Mapping[str, Tensor], draw: torch.Generator) -> dict[str, Tenso
 
 @torch.no_grad()
 def _move(model: nn.Module, draw: torch.Generator) -> None:
-    """Move weights and running statistics at random, by about their own size."""
+    """Perturb weights and running statistics at random, at about their own scale."""
     seen: set[int] = set()
     for name, tensor in tensors_of(model):
         statistic = name.endswith(("running_mean", "running_var"))
@@ -273,10 +272,10 @@ def _move(model: nn.Module, draw: torch.Generator) -> None:
 
 
 class _NormOverKept(TorchFunctionMode):
-    """Computes norms over channels with the statistics of those that are left.
+    """A torch function mode that computes norms with statistics of the remaining channels.
 
     Args:
-        left: Which entries of a norm's weight are left, by the identity of the weight.
+        left: Which entries of a norm's weight remain, by the identity of the weight.
     """
 
     def __init__(self, left: Mapping[int, Tensor]) -> None:
