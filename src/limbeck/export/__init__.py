@@ -1,1 +1,1 @@
-"""Models as files that ship, and the one door to whatever answers."""
+"""Exported models as files, and a common prediction interface for torch and ONNX."""

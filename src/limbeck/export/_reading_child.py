@@ -1,4 +1,4 @@
-"""A process of its own: loads an ONNX file under a limit of memory, and predicts one sample.
+"""Child process that loads an ONNX file under a memory limit and predicts one sample.
 
 Imports numpy and ONNX Runtime only.
 """
@@ -14,7 +14,7 @@ import onnxruntime
 
 
 def main(path: str, memory: int) -> None:
-    """Fail with one line if the file cannot be loaded or run."""
+    """Load and run a file; exit with a one-line error if either fails."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on every system
         import resource
 
@@ -26,14 +26,14 @@ def main(path: str, memory: int) -> None:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         session.run(None, {value.name: _one(value) for value in session.get_inputs()})
-    # ONNX Runtime's exceptions share no base class of their own.
+    # ONNX Runtime's exceptions have no common base class.
     except Exception as error:
         reason = " ".join(str(error).split()) or "out of memory"
         sys.exit(f"{type(error).__name__}: {reason[:300]}")
 
 
 def _one(value: Any) -> Any:
-    """Make one sample of zeros; sizes that are not fixed are one."""
+    """Return one sample of zeros; dynamic sizes are one."""
     kinds = {"float": "float32", "double": "float64", "bool": "bool_"}
     name = value.type.removeprefix("tensor(").removesuffix(")")
     shape = [size if isinstance(size, int) else 1 for size in value.shape]

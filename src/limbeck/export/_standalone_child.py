@@ -1,6 +1,6 @@
-"""A process of its own: executes a model card's code in a student's folder, and keeps the logits.
+"""Child process that executes a model card's code in a student's folder, and saves the logits.
 
-Imports nothing of limbeck, and lets nothing else import it.
+Imports nothing of limbeck, and blocks its import.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class _NoLimbeck:
-    """Refuse to import limbeck, installed or not."""
+    """An import hook that refuses to import limbeck, installed or not."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.split(".")[0] == "limbeck":
@@ -25,7 +25,7 @@ class _NoLimbeck:
 
 
 def _watch(student: Path) -> list[str]:
-    """List, from now on, the files that are read outside the folder and the installation."""
+    """Return a list that records the files read outside of the folder and the installation."""
     read: list[str] = []
     kinds = ("stdlib", "platstdlib", "purelib", "platlib", "data")
     places = {sys.prefix, sys.base_prefix, *sys.path, *map(sysconfig.get_path, kinds)}
@@ -59,7 +59,7 @@ def _logits(namespace: dict[str, Any]) -> Any:
 
 
 def main(work: Path) -> None:
-    """Execute the code, and write the logits and the files that were read."""
+    """Execute the code, and write the logits and the list of files read."""
     student = Path.cwd()
     with np.load(work / "inputs.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}

@@ -1,4 +1,4 @@
-"""The text of an architecture whose structure was changed after it was built."""
+"""Source text of an architecture with structural changes after the build."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def build():
 
 
 def changed_architecture(text: str, changes: Iterable[Mapping[str, Any]], package: str) -> str:
-    r"""Add to an architecture's text what gives the dense network its later structure.
+    r"""Append code to an architecture's text that applies structural changes to the built network.
 
     Args:
-        text: A Python file whose `build()` makes the dense network.
-        changes: The changes of structure, in order.
-        package: Where their kinds are: a module each, with a function `apply` that needs torch and
-            limbeck's own modules alone, which are written into the text.
+        text: A Python file whose `build()` returns the dense network.
+        changes: The structural changes, in order.
+        package: The package of the kinds of change: one module per kind, with a function `apply`
+            that needs only torch and limbeck's own modules, which are inlined into the text.
 
     Returns:
-        A Python file whose `build()` makes the changed network; it needs what the first did.
+        A Python file whose `build()` returns the changed network, with the same requirements.
 
     Example:
         >>> text = "from torch import nn\nbuild = lambda: nn.Sequential(nn.Linear(4, 4))"
@@ -60,14 +60,14 @@ def changed_architecture(text: str, changes: Iterable[Mapping[str, Any]], packag
 
 
 def _as_function(name: str, module: str, wanted: list[str]) -> str:
-    """Put a module into a function, so that its names meet no others, and give what is wanted."""
+    """Wrap a module in a function that isolates its names and returns the requested ones."""
     source = inspect.getsource(import_module(module)).replace(_FUTURE, "").strip()
     within = _OURS.sub(_inlined, source)
     return f"def {name}():\n{textwrap.indent(within, '    ')}\n\n    return [{', '.join(wanted)}]"
 
 
 def _inlined(line: re.Match[str]) -> str:
-    """Write a module of limbeck's out, where it was imported."""
+    """Inline a limbeck module where it is imported."""
     module, names = line[1], [name.strip() for name in line[2].split(",")]
     function = "_" + module.replace(".", "_")
     return f"{_as_function(function, module, names)}\n\n[{', '.join(names)}] = {function}()"

@@ -1,4 +1,4 @@
-"""A transformers model as the folder that `from_pretrained`, `pipeline` and optimum read."""
+"""Export of a transformers model to a Hugging Face folder for `from_pretrained` and optimum."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from limbeck.export.reading import read_model
 from limbeck.optional import require
 
 INPUTS = {"image": "pixel_values"}
-"""Inputs whose name in transformers and optimum is another than a task's."""
+"""Model inputs whose name in transformers and optimum differs from the task's."""
 
 SPECIAL = {
     "unk_token": ("[UNK]", "<unk>"),
@@ -30,7 +30,7 @@ SPECIAL = {
     "bos_token": ("<s>", "<|endoftext|>"),
     "eos_token": ("</s>", "<|endoftext|>"),
 }
-"""What tokens with a role are called, for tokenizers without a configuration of their own."""
+"""Usual names of special tokens, for tokenizers without their own configuration."""
 
 
 def to_folder(
@@ -45,18 +45,18 @@ def to_folder(
 ) -> None:
     """Write a transformers model as a Hugging Face folder.
 
-    The folder holds `config.json` with the classes by name and the tokenizer's padding token,
-    `model.safetensors`, and what else is given: the tokenizer, `preprocessor_config.json`,
-    `model.onnx` with the inputs' names of transformers (where optimum looks for it), `README.md`.
-    It is made beside its place first and moved there when it is complete.
+    The folder contains `config.json` with class names and the tokenizer's padding token,
+    `model.safetensors`, and the optional parts: the tokenizer, `preprocessor_config.json`,
+    `model.onnx` with the input names of transformers (read by optimum), `README.md`. It is built in
+    a temporary folder and moved when complete.
 
     Args:
         model: A transformers model; the names of the classes are set in its configuration.
-        path: The folder; what stood there is replaced.
+        path: The folder; an existing one is replaced.
         classes: The classes' names, in the order of the outputs.
-        tokenizer: A transformers tokenizer to put beside the model.
+        tokenizer: A transformers tokenizer to save with the model.
         image_processor: The content of `preprocessor_config.json`.
-        onnx: The exported file to put beside the model.
+        onnx: The exported file to copy into the folder.
         readme: The text of `README.md`.
 
     Raises:
@@ -104,7 +104,7 @@ def _configure(config: Any, classes: Sequence[str], tokenizer: Any) -> None:
 
 
 def _name_class(path: Path) -> None:
-    """Write the name of the general class that transformers 4 and 5 both know."""
+    """Write the general class name that both transformers 4 and 5 support."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("tokenizer_class") == "TokenizersBackend":
         _write_json(path, {**content, "tokenizer_class": "PreTrainedTokenizerFast"})
@@ -115,7 +115,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_onnx(source: Path, target: Path) -> None:
-    """Copy an ONNX file with the inputs' names that optimum feeds."""
+    """Copy an ONNX file with the input names that optimum uses."""
     model = read_model(source)
     slim.rename(model, lambda name: INPUTS.get(name, name))
     write_bytes(target, model.SerializeToString())
@@ -124,17 +124,17 @@ def _write_onnx(source: Path, target: Path) -> None:
 def make_tokenizer(
     text: str, *, max_length: int, inputs: Sequence[str], beside: Path | None, samples: list[str]
 ) -> Any:
-    """Make the transformers tokenizer of a tokenizer.json.
+    """Build the transformers tokenizer of a tokenizer.json.
 
-    The class and the special tokens are those of the folder that the tokenizer came from, if
-    tokens come out the same on real texts; otherwise the class is `PreTrainedTokenizerFast`.
+    Class and special tokens are those of the tokenizer's original folder, if it produces the same
+    tokens on the samples; otherwise the class is `PreTrainedTokenizerFast`.
 
     Args:
         text: The content of tokenizer.json, with its truncation and padding.
-        max_length: Texts are cut to this many tokens.
-        inputs: The names of the model's inputs that the tokenizer makes.
-        beside: The folder that the tokenizer came from, if there is one.
-        samples: Real texts.
+        max_length: Maximum number of tokens; longer texts are truncated.
+        inputs: The model inputs that the tokenizer produces.
+        beside: The tokenizer's original folder, if any.
+        samples: Real texts on which the tokens are compared.
 
     Raises:
         InputError: transformers or tokenizers is not installed.
@@ -173,7 +173,7 @@ def _own_class(transformers: Any, beside: Path | None, settings: Mapping[str, An
             return transformers.AutoTokenizer.from_pretrained(
                 beside, local_files_only=True, trust_remote_code=False, **settings
             )
-    # A folder may name a class that is not installed, or lack its files: any error is possible.
+    # A folder may refer to a class that is not installed, or lack its files: any error is possible.
     except Exception:
         return None
 
@@ -196,7 +196,7 @@ def image_processor(
     std: Sequence[float],
     resample: str,
 ) -> dict[str, Any]:
-    """Return the content of `preprocessor_config.json` for pictures as files hold them.
+    """Return the content of `preprocessor_config.json` for image files.
 
     Example:
         >>> made = image_processor(
@@ -222,8 +222,8 @@ def image_processor(
 
 
 def _take_place(made: Path, path: Path) -> None:
-    # A folder cannot replace a filled one in one step: the old one steps aside within the temporary
-    # folder.
+    # `rename` cannot replace a non-empty folder: the old one is moved into the temporary folder
+    # first.
     if path.exists():
         path.rename(made.parent / "old")
     os.replace(made, path)

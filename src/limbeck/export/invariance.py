@@ -1,9 +1,9 @@
-"""Checks that the prediction for a sample depends on nothing but that sample.
+"""Batch invariance checks: a sample's prediction must depend on that sample only.
 
-A model may be right on every batch that it is measured on, and wrong on the single sample that a
-user sends: features that are centred over the batch, batch normalisation without running
-statistics, a recurrent layer that reads the batch as its time axis, padding that is not masked. The
-same check finds models that draw random numbers, keep state between calls, or change their input.
+A model may be correct on evaluation batches and wrong on a single sample: features centred over the
+batch, batch normalisation without running statistics, a recurrent layer that reads the batch as its
+time axis, unmasked padding. The same check finds models that draw random numbers, keep state
+between calls, or modify their input.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictor
 
 RELATIVE = 5e-3
-"""How far predictions may differ, as a share of the spread of a sample's outputs."""
+"""Allowed difference of predictions, as a share of the spread of a sample's outputs."""
 
 ROUNDED = 20.0
-"""By how much a tolerance is widened for models that round activations: a sum next to a rounding
-boundary may go either way, and other kernels run for other batch sizes."""
+"""Tolerance factor for models that round activations: a sum near a rounding boundary may go either
+way, and other batch sizes use other kernels.
+"""
 
 ALONE = 8
-"""How many samples of the batch are predicted one at a time."""
+"""Number of samples predicted one at a time."""
 
 Outputs = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sets of predictions for the same samples differ in one output.
+    """The difference between two sets of predictions in one output.
 
     Attributes:
         output: The output's name.
-        error: The largest absolute difference in each sample, `[n]`; NaN or infinity where one of
-            the two is not finite.
-        tolerance: The largest that is allowed, in the output's unit.
-        changed: The share of samples whose largest output is another; None for a single output.
-        rounded: Whether the model rounds activations: then half of the samples have to agree.
+        error: The largest absolute difference per sample, `[n]`; NaN or infinity where one of the
+            two is not finite.
+        tolerance: The allowed difference, in the output's unit.
+        changed: The share of samples with another top class; None for a single output.
+        rounded: Whether the model rounds activations; then only half of the samples must agree.
     """
 
     output: str
@@ -54,12 +55,12 @@ class Difference:
 
     @property
     def largest(self) -> float:
-        """The largest difference of all samples; infinity if one is not finite."""
+        """Return the largest difference over all samples; infinity if one is not finite."""
         return float(np.nan_to_num(self.error, nan=np.inf).max(initial=0.0))
 
     @property
     def within(self) -> bool:
-        """Whether the two agree within the tolerance."""
+        """Return whether the two agree within the tolerance."""
         error = np.nan_to_num(self.error, nan=np.inf)
         held = float(np.median(error)) if self.rounded and len(error) else self.largest
         return held <= self.tolerance
@@ -86,7 +87,7 @@ def compare(
 
     Args:
         expected: The reference, `[n, ...]` per output.
-        found: What is compared with it, in the same shapes.
+        found: The predictions to compare, in the same shapes.
         tolerance: The largest relative difference allowed.
         rounded: Whether the model rounds activations.
 
@@ -119,7 +120,7 @@ def _difference(
     if usable.size:
         spread = float(np.median(np.nanmax(usable, axis=1) - np.nanmin(usable, axis=1)))
         magnitude = float(np.nanmax(np.abs(usable)))
-    if one.shape[1] == 1:  # a single value per sample: its spread over samples is what counts
+    if one.shape[1] == 1:  # a single value per sample: use its spread over samples
         spread = float(np.ptp(usable)) if usable.size else 0.0
     allowed = relative * spread * (ROUNDED if rounded else 1.0) + 1e-5 * magnitude + 1e-7
     changed = (
@@ -139,15 +140,15 @@ def check_invariance(
 ) -> None:
     """Check that each sample gets the same prediction alone, in a batch, and in another order.
 
-    The batch is predicted twice, in reverse order, in two halves, and sample by sample; texts are
-    predicted without the padding that the batch gave them. Predictions have to be finite (minus
-    infinity rules a class out, and is allowed), and the input has to be left as it was.
+    The batch is predicted twice, in reverse order, in two halves, and sample by sample, with batch
+    padding of texts removed. Predictions must be finite (minus infinity excludes a class, and is
+    allowed), and the input must not be modified.
 
     Args:
         predictor: A torch model (`TorchPredictor`) or an exported file (`OnnxPredictor`).
-        batch: Some samples, at least two; texts of different lengths, where there are texts.
+        batch: At least two samples; texts should differ in length.
         where: The place in the recipe, or the stage, for messages.
-        model: The torch model behind the predictor, whose modules are named as likely causes.
+        model: The torch model of the predictor, whose modules are listed as likely causes.
         tolerance: The largest difference allowed, as a share of the spread of a sample's outputs.
         rounded: Whether the model rounds activations.
 
@@ -200,7 +201,7 @@ def _problems(
 
     count = len(next(iter(inputs.values())))
     everything = np.arange(count)
-    # The second call and the last one are the same: state may need other samples in between.
+    # The second and the last call are the same: state may need other samples in between.
     again = differs(predictor.predict(_copy(inputs)), everything)
     others = {}
     for how, groups in _groupings(count).items():
@@ -231,7 +232,7 @@ def _problems(
 
 
 def _groupings(count: int) -> dict[str, list[NDArray[np.int64]]]:
-    """Group the samples in other company than the whole batch."""
+    """Return groupings of the samples that differ from the whole batch."""
     everything = np.arange(count)
     alone = np.linspace(0, count - 1, min(count, ALONE)).astype(np.int64)
     return {
@@ -246,14 +247,14 @@ def _groupings(count: int) -> dict[str, list[NDArray[np.int64]]]:
 def _together(
     predictor: Predictor, inputs: Mapping[str, Tensor], groups: list[NDArray[np.int64]]
 ) -> tuple[Outputs, NDArray[np.int64]]:
-    """Predict group by group, and return the predictions with the samples that they are for."""
+    """Predict group by group; return the predictions and the indices of their samples."""
     parts = [predictor.predict(_rows(inputs, rows)) for rows in groups]
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return together, np.concatenate(groups)
 
 
 def _rows(inputs: Mapping[str, Tensor], rows: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Take some samples; of texts without the columns in which all of these are padding."""
+    """Select some samples, and drop columns in which all of them are padding."""
     taken = {name: tensor[torch.from_numpy(rows)] for name, tensor in inputs.items()}
     mask = taken.get("attention_mask")
     if mask is None or mask.ndim != 2:
@@ -288,7 +289,7 @@ def _not_finite(outputs: Mapping[str, NDArray[Any]]) -> str:
 def _unsteady(
     predictor: Predictor, inputs: dict[str, Tensor], where: str, found: Difference
 ) -> Problem:
-    """Tell random numbers from state, by the same seed twice."""
+    """Distinguish random numbers from state, by two predictions with the same seed."""
     runs = []
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
@@ -318,7 +319,7 @@ def _advice(model: nn.Module | None, inputs: Mapping[str, Tensor]) -> str:
 
 
 def likely_causes(model: nn.Module) -> Iterator[str]:
-    """Name the modules by which a sample's prediction may come to depend on its batch.
+    """Yield the modules that may make predictions depend on the batch.
 
     Example:
         >>> list(likely_causes(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False))))

@@ -1,4 +1,4 @@
-"""A model as one ONNX file that runs without limbeck and without torch."""
+"""ONNX export: a self-contained file that needs neither limbeck nor torch."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _PUT_OVER = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
-"""What torch puts into the names of weights that something is put over."""
+"""Suffixes that torch adds to the names of parametrized weights."""
 
 
 class ExportError(LimbeckError):
-    """A model cannot be written as ONNX, or the file does not answer as the model does."""
+    """A model cannot be exported to ONNX, or the file's outputs differ from the model's."""
 
 
 class _Wrapped(nn.Module):
-    """A model and its task as a function of tensors, which is all that an ONNX graph knows."""
+    """A model and its task as a function of tensors, as ONNX export requires."""
 
     def __init__(self, model: nn.Module, task: Runnable) -> None:
         super().__init__()
@@ -50,27 +50,27 @@ class _Wrapped(nn.Module):
 
 
 def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], path: Path) -> None:
-    """Write a model as one ONNX file, with any number of samples (and tokens) in a batch.
+    """Export a model to one ONNX file with dynamic batch (and token) axes.
 
-    Inputs and outputs are named as the task names them; their first axis is `batch`, the second
-    axis of token inputs (whole numbers, two axes) is `tokens`. Batch normalisation is folded into
-    the convolutions before it; masks are worked into the weights; quantised weights are written as
-    whole numbers, and their layers round their inputs as they do in training. What is exported is
-    a copy on the CPU in eval mode: the model itself is not touched. The file is checked, and has to
-    answer the example as the model does, before it takes the place of what stood at `path`.
+    Inputs and outputs have the task's names; their first axis is `batch`, the second axis of token
+    inputs (integers, two axes) is `tokens`. Batch normalisation is folded into preceding
+    convolutions; masks are applied to the weights; quantised weights are written as integers, and
+    their layers round their inputs as in training. A copy on the CPU in eval mode is exported: the
+    model itself is not modified. The file is checked, and must reproduce the model's outputs on the
+    example, before it replaces an existing one at `path`.
 
     Args:
-        model: Any module that the task can run.
-        task: Names the inputs and runs the model.
+        model: A module that the task can run.
+        task: Defines the inputs and runs the model.
         example: A batch of at least one sample; labels and other entries are ignored.
-        path: Where to write, whole or not at all.
+        path: Path of the file, written atomically.
 
     Raises:
         ExportError: An operator has no ONNX form, the forward pass branches on values, the batch
-            axis is fixed by the model's code, the file would pass 2 GB, or it answers otherwise
-            than the model.
+            axis is fixed by the model's code, the file would exceed 2 GB, or its outputs differ
+            from the model's.
         InputError: The example lacks an input of the task.
-        WriteError: The target cannot be written to.
+        WriteError: The target cannot be written.
     """
     tensors = _example_tensors(task, example)
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
@@ -91,16 +91,16 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
 
 
 def embed_classes(path: Path, classes: Sequence[str]) -> None:
-    """Write the names of the classes into the metadata of an ONNX file, as a JSON list.
+    """Write the class names into the metadata of an ONNX file, as a JSON list.
 
     ONNX Runtime returns them as `session.get_modelmeta().custom_metadata_map["classes"]`.
 
     Args:
-        path: The file; every byte of its graph stays as it is.
+        path: The file; its graph stays the same, byte for byte.
         classes: The names, in the order of the outputs.
 
     Raises:
-        InputError: It is no ONNX file.
+        InputError: The file is not ONNX.
         WriteError: The file cannot be written to.
     """
     import onnx
@@ -121,7 +121,7 @@ def _example_tensors(task: Runnable, example: Mapping[str, Tensor]) -> tuple[Ten
 
 
 def _doubled(tensor: Tensor) -> Tensor:
-    """Take two samples (and two tokens), since torch.export takes a size of one for a constant."""
+    """Return two samples (and two tokens), since torch.export specialises sizes of one."""
     two = torch.cat([tensor, tensor])[:2]
     return torch.cat([two, two], dim=1) if _is_tokens(two) and two.shape[1] == 1 else two
 
@@ -140,7 +140,7 @@ def _capture(
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(wrapped, tensors, dynamic_shapes=(shapes,), strict=False)
-    except Exception as error:  # torch.export lets every kind of exception through
+    except Exception as error:  # torch.export raises exceptions of every type
         raise ExportError(_capture_advice(error, inputs)) from error
 
 
@@ -200,7 +200,7 @@ def _convert_advice(error: BaseException, program: ExportedProgram) -> str:
 
 
 def _module_of(operator: str, program: ExportedProgram) -> str:
-    """Say which submodule calls an operator, if it stands in the captured graph under that name."""
+    """Return the submodule that calls an operator, if the captured graph has it under that name."""
     base = operator.split(".")[-1].lstrip("_")
     for node in program.graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -213,12 +213,12 @@ def _module_of(operator: str, program: ExportedProgram) -> str:
 
 
 def _tidy(model: ModelProto) -> None:
-    """Make the graph small and its names those of the model's own state_dict."""
+    """Shrink the graph, and rename its weights to the model's state_dict names."""
     slim.strip(model)
     weights = {weight.name for weight in model.graph.initializer}
     taken = weights | {name for node in model.graph.node for name in (*node.input, *node.output)}
     bare = {name: _PUT_OVER.sub(r".\1", name.removeprefix("model.")) for name in weights}
-    # An input that no node takes has a name too.
+    # An input that no node reads has a name too.
     slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare.get(old, old))
     for value in (*model.graph.input, *model.graph.output):
         for axis, dimension in enumerate(value.type.tensor_type.shape.dim):

@@ -1,7 +1,7 @@
-"""ONNX's operators, listed once a process.
+"""Cache of torch's ONNX operator registry, built once per process.
 
-`torch.onnx.export` lists all of them, and looks each of torch's up, anew for every file: up to a
-quarter of an export's time, and a recipe exports after each stage.
+`torch.onnx.export` rebuilds the registry for every file, which takes up to a quarter of an export's
+time, and a recipe exports after each stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _lock = RLock()
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Let exports in this context share the list; where torch has it elsewhere, nothing changes.
+    """Share the registry between exports in this context; do nothing if torch has it elsewhere.
 
     Example:
         >>> with listed_once():
@@ -26,7 +26,7 @@ def listed_once() -> Iterator[None]:
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError:  # not public: another version of torch may have it elsewhere
+    except ImportError:  # private API: other versions of torch may have it elsewhere
         yield
         return
     with _lock:
@@ -48,7 +48,7 @@ def _shared(listed: Callable[..., Any]) -> Callable[..., Any]:
         if key not in _known:
             _known[key] = listed(*opset, **options)
         registry = copy.copy(_known[key])
-        # An export adds operators of its own; the next may have others.
+        # An export adds its own operators; the next may have others.
         registry.functions = {name: list(found) for name, found in registry.functions.items()}
         return registry
 

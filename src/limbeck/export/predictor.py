@@ -1,4 +1,4 @@
-"""One door to whatever answers, a torch module or an ONNX file; every figure comes through it."""
+"""Prediction interface shared by torch modules and ONNX files; used by every evaluation."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class Predictor(Protocol):
-    """Anything that answers a batch."""
+    """A model that predicts a batch."""
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Answer a batch of tensors or arrays; entries that are no inputs (labels) are ignored."""
+        """Predict a batch of tensors or arrays; entries that are not inputs are ignored."""
         ...
 
 
 class TorchPredictor:
-    """A torch module behind the door: run in eval mode without gradients, its mode restored after.
+    """A torch module as a predictor: run in eval mode without gradients, its mode restored after.
 
     Args:
-        model: The module; it is run on the device that it is on.
-        task: Names the inputs and runs the model.
+        model: The module, run on its present device.
+        task: Defines the inputs and runs the model.
     """
 
     def __init__(self, model: nn.Module, task: Runnable) -> None:
@@ -40,7 +40,7 @@ class TorchPredictor:
         self._task = task
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Answer a batch, `[n, ...]` an output."""
+        """Predict a batch, `[n, ...]` per output."""
         import torch
 
         first = next(self._model.parameters(), torch.empty(0))
@@ -59,14 +59,14 @@ class TorchPredictor:
 
 
 class OnnxPredictor:
-    """An ONNX file behind the door: ONNX Runtime on the CPU.
+    """An ONNX file as a predictor: ONNX Runtime on the CPU.
 
     Args:
         path: The file.
-        threads: Threads within one operator; `None` takes all cores.
+        threads: Threads within one operator; `None` uses all cores.
 
     Raises:
-        InputError: The file is damaged or not safe to load.
+        InputError: The file is damaged or unsafe to load.
         LimbeckError: The file is missing, or ONNX Runtime cannot load it.
     """
 
@@ -78,26 +78,26 @@ class OnnxPredictor:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of the graph's inputs, in order."""
+        """Return the names of the graph's inputs, in order."""
         return tuple(self._inputs)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Answer a batch, `[n, ...]` an output, in the types that the graph declares.
+        """Predict a batch, `[n, ...]` per output, in the types declared by the graph.
 
         Raises:
             InputError: An input of the graph is not in the batch.
-            LimbeckError: The graph cannot answer the batch, since its shape does not fit.
+            LimbeckError: The graph cannot run the batch, since its shape does not fit.
         """
         feeds = self.feeds(batch)
         try:
             values = self._session.run(None, feeds)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             reason = " ".join(str(error).split())
             raise LimbeckError(f"{self._path}: ONNX Runtime cannot answer: {reason}") from error
         return dict(zip(self.outputs, values, strict=True))
 
     def feeds(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Take from a batch what the graph wants, in the types that it wants.
+        """Return the graph's inputs of a batch, in the declared types.
 
         Raises:
             InputError: An input of the graph is not in the batch.
@@ -115,19 +115,19 @@ def _session(path: Path, threads: int | None) -> Any:
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Idle threads that spin take cores from whatever is measured next to them.
+    # Spinning idle threads would distort whatever is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not path.exists():
         raise LimbeckError(f"{path}: there is no such ONNX file.")
     check_file(path)
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise LimbeckError(f"{path}: ONNX Runtime cannot load it: {error}") from error
 
 
 def _numpy_type(onnx_type: str) -> type[np.generic]:
-    """Translate ONNX Runtime's name of a tensor type.
+    """Return the NumPy type of an ONNX Runtime tensor type.
 
     Example:
         >>> _numpy_type("tensor(float)").__name__, _numpy_type("tensor(int64)").__name__
@@ -141,11 +141,11 @@ def _numpy_type(onnx_type: str) -> type[np.generic]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a predictor answered to a whole split.
+    """Predictions and labels of a whole split.
 
     Attributes:
         logits: `[n, classes]`, float32.
-        labels: The right answers, `[n]`, int64.
+        labels: The labels, `[n]`, int64.
     """
 
     logits: NDArray[np.float32]
@@ -156,15 +156,15 @@ class Answers:
 
 
 def answers(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Answers:
-    """Answer every batch of a split, and keep the labels beside the answers.
+    """Predict every batch of a split, and collect logits and labels.
 
     Args:
-        predictor: Who answers; its output `logits` is kept.
+        predictor: The predictor; its output `logits` is kept.
         batches: Batches with the predictor's inputs and `label`.
 
     Raises:
         InputError: There is no batch.
-        LimbeckError: An answer is NaN, so that no figure taken from it would mean anything.
+        LimbeckError: A prediction is NaN, so that every metric would be meaningless.
     """
     logits: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []

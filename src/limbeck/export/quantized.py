@@ -1,15 +1,15 @@
-"""Models in few bits as ONNX: whole numbers in the file, and the rounding of what flows.
+"""ONNX export of quantised models: integer weights and rounded activations.
 
-Training rounds floats to grids; here a copy of the model gets the whole numbers themselves. They
-are read through `limbeck::dequantize`, and layers round their inputs by
-`limbeck::quantize_dequantize`: two operators that `torch.export` keeps whole, and that become
-DequantizeLinear, and QuantizeLinear before it. ONNX Runtime has integer kernels for what it finds
-between those.
+In training, floats are rounded to grids; in the exported copy, tensors are the integers themselves.
+They are read through `limbeck::dequantize`, and layers round their inputs by
+`limbeck::quantize_dequantize`: two custom operators that `torch.export` keeps, and that become
+DequantizeLinear, and QuantizeLinear before it, the pattern for which ONNX Runtime has integer
+kernels.
 
-Both then compute with the same whole numbers, and answers differ by the order of float sums alone.
-One exception: a sum that stands just between two whole numbers may go to either, which in deep
-nets moves answers as much as another kernel of torch's own would. With steps that are powers of
-two all sums are exact, and so there are no such cases.
+Both compute with the same integers, and outputs differ only by the order of float sums. One
+exception: a sum at a rounding boundary may go either way, which in deep networks changes outputs
+about as much as another torch kernel would. With power-of-two scales all sums are exact, and there
+are no such cases.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from limbeck import parametrized
 from limbeck.errors import LimbeckError
 
 HIGHEST = 255
-"""The highest whole number of an input: that of uint8."""
+"""The largest integer of an input, that of uint8."""
 
 
 class GridError(LimbeckError):
-    """A tensor does not lie on the grid that its quantiser names."""
+    """A tensor is not on the grid of its quantiser."""
 
 
 class OnGrid(ABC):
-    """A parametrization whose tensor takes whole numbers times a step."""
+    """A parametrization whose tensor has integer values times a scale."""
 
     @abstractmethod
     def grid(self, original: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Give the step and the zero point (None for 0) that a tensor gets.
+        """Return the scale and the zero point (None for 0) of a tensor.
 
         Args:
-            original: What the parametrization is given.
+            original: The input of the parametrization.
 
         Returns:
-            One number each, or one for each entry of the first axis.
+            One number each, or one per entry of the first axis.
         """
 
 
 class RoundsInput(ABC):
-    """A module that rounds what it is given to a grid."""
+    """A module that rounds its input to a grid."""
 
     @abstractmethod
     def as_rounding(self) -> Rounding:
-        """Give the module that does the same in the operators that are exported."""
+        """Return an equivalent module in terms of the exported operators."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Integers:
     """A tensor as (values − zero_point) · scale.
 
     Attributes:
-        values: Whole numbers, int8 or, for biases, int32.
-        scale: One number, or one for each entry of the axis.
+        values: Integers, int8 or, for biases, int32.
+        scale: One number, or one per entry of the axis.
         zero_point: The same, of the values' type; None is 0.
-        axis: The axis that the scales are along.
+        axis: The axis of the scales.
     """
 
     values: Tensor
@@ -77,7 +77,7 @@ class Integers:
 
 @torch.library.custom_op("limbeck::dequantize", mutates_args=())
 def dequantize(values: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
-    """Turn whole numbers into floats, (values − zero_point) · scale; scales go along an axis.
+    """Convert integers to floats, (values − zero_point) · scale, with scales along an axis.
 
     Example:
         >>> values = torch.tensor([[2], [4]], dtype=torch.int8)
@@ -99,7 +99,7 @@ def _(values: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Te
 
 @torch.library.custom_op("limbeck::quantize_dequantize", mutates_args=())
 def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, highest: int) -> Tensor:
-    """Round floats to a grid of whole numbers from 0 to `highest`, and give them as floats.
+    """Round floats to an integer grid from 0 to `highest`, and return them as floats.
 
     Example:
         >>> zero_point = torch.tensor(3, dtype=torch.uint8)
@@ -116,7 +116,7 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor, highest: int) -> Tensor:
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Say how the two operators are written in ONNX, as `torch.onnx.export` asks for it."""
+    """Return the ONNX translations of the two operators, for `torch.onnx.export`."""
     import numpy as np
     from onnx import numpy_helper
     from onnxscript import opset18 as op
@@ -141,7 +141,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 class Rounding(nn.Module):
-    """Rounds its input to whole numbers from 0 to `highest`, times a step."""
+    """A module that rounds its input to integers from 0 to `highest`, times a scale."""
 
     def __init__(self, scale: Tensor, zero_point: Tensor, highest: int) -> None:
         super().__init__()
@@ -150,13 +150,13 @@ class Rounding(nn.Module):
         self.highest = highest
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the rounded input."""
+        """Return the rounded input."""
         rounded: Tensor = quantize_dequantize(x, self.scale, self.zero_point, self.highest)
         return rounded
 
 
 class _Stored(nn.Module):
-    """The floats of stored whole numbers, as a parametrization over these."""
+    """Dequantisation of stored integers, as a parametrization over them."""
 
     def __init__(self, integers: Integers) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Stored(nn.Module):
 
 
 class _StoredTable(nn.Module):
-    """An embedding that looks whole numbers up: floats are made of those found, not of all."""
+    """An embedding of stored integers, which dequantises only the entries looked up."""
 
     weight: Tensor
     scale: Tensor
@@ -193,10 +193,10 @@ class _StoredTable(nn.Module):
 
 
 def integers(model: nn.Module) -> dict[str, Integers]:
-    """Give the whole numbers of every quantised tensor, by its name (`hidden.weight`).
+    """Return the integers of every quantised tensor, by name (`hidden.weight`).
 
     Raises:
-        GridError: A tensor was changed after it was put on its grid.
+        GridError: A tensor was changed after it was rounded.
     """
     return {
         f"{path}.{name}".removeprefix("."): found
@@ -207,16 +207,16 @@ def integers(model: nn.Module) -> dict[str, Integers]:
 
 @torch.no_grad()
 def deploy(model: nn.Module) -> nn.Module:
-    """Make a model compute with what will be stored, in place; its answers stay the same.
+    """Convert a model to its stored integers, in place; its outputs stay the same.
 
-    Quantised tensors become whole numbers, input quantisers the operator that is exported, and
-    other parametrizations (masks, for one) the tensors that they make.
+    Quantised tensors become integers, input quantisers the exported operator, and other
+    parametrizations (such as masks) their resulting tensors.
 
     Args:
-        model: In evaluation mode; it cannot be trained afterwards.
+        model: A model in evaluation mode; it cannot be trained afterwards.
 
     Raises:
-        GridError: A tensor was changed after it was put on its grid.
+        GridError: A tensor was changed after it was rounded.
     """
     for path, module in list(model.named_modules()):
         found = _integers(module, path)
@@ -251,7 +251,7 @@ def _integers(module: nn.Module, path: str) -> dict[str, Integers]:
 
 
 def _chains(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
-    """Give what stands over a module's tensors, by their names."""
+    """Return the parametrizations of a module's tensors, by name."""
     if not parametrize.is_parametrized(module):
         return {}
     chains = module.get_submodule("parametrizations").named_children()
@@ -259,7 +259,7 @@ def _chains(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
 
 
 def _counted(tensor: Tensor, step: Tensor, zero: Tensor | None, *, where: str) -> Integers:
-    """Count the steps of a tensor, whatever masks came after its grid: zero is on it too."""
+    """Return a tensor as integers; masks after the grid are allowed, since zero is on it."""
     if not tensor.isfinite().all():
         raise GridError(f"{where} is not finite: the training went astray.")
     shape = (-1, *[1] * (tensor.ndim - 1)) if step.ndim else ()
@@ -268,7 +268,7 @@ def _counted(tensor: Tensor, step: Tensor, zero: Tensor | None, *, where: str) -
     if zero is not None:
         counted += zero.view(shape)
     values = counted.to(dtype)
-    # ONNX Runtime finds its integer kernels by the zero points of weights, even those that are 0.
+    # ONNX Runtime selects integer kernels by the zero points of weights, even if they are 0.
     if zero is None and tensor.ndim > 1:
         zero = torch.zeros_like(step)
     stored = Integers(values, step, None if zero is None else zero.to(dtype))

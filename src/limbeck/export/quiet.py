@@ -1,4 +1,4 @@
-"""Silence for libraries that print, warn and log what no user can act on."""
+"""Suppression of library prints, warnings and log records that no user can act on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow prints, warnings and log records inside the block; exceptions pass.
+    """Suppress prints, warnings and log records inside the block; exceptions pass.
 
     Example:
         >>> with quiet():
         ...     print("step 3 of 17")
     """
-    # `logging.warning` installs a handler on a bare root logger for good; this one keeps it from
-    # that.
+    # `logging.warning` installs a permanent handler on a bare root logger; this one prevents that.
     guard = logging.NullHandler()
     root = logging.getLogger()
     before = root.manager.disable

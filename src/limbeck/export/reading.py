@@ -1,8 +1,8 @@
-"""ONNX files of unknown origin, read in bounded time and memory.
+"""Reading of untrusted ONNX files, in bounded time and memory.
 
-ONNX Runtime trusts a file: it follows external data anywhere, allocates what a shape declares, and
-runs a loop as long as the file says. A file is therefore checked before a session is made of it,
-and one that somebody else may have written is first tried in a process with limits.
+ONNX Runtime trusts a file: it follows external data to any path, allocates whatever a shape
+declares, and runs loops without limit. A file is therefore checked before a session is created, and
+one of unknown origin is first run in a process with limits.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 LARGEST = 2**31 - 1
-"""The most bytes that one ONNX file can hold: protobuf counts them in 32 bits."""
+"""Maximum bytes of one ONNX file: protobuf counts them in 32 bits."""
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
-"""Where the operators of ONNX Runtime are; any other has to be a function of the file."""
+"""Domains of ONNX Runtime's operators; any other must be a function of the file."""
 
 MOST_NODES = 1_000_000
-"""Nodes that a graph may have once its functions are written out."""
+"""Maximum number of nodes of a graph with its functions inlined."""
 
 DEEPEST = 50
-"""Levels of graphs within nodes and of functions within functions."""
+"""Maximum nesting of subgraphs and of functions."""
 
 SECONDS, MEMORY = 60.0, 4 * 2**30
-"""What a file of unknown origin may take at least, to load and to predict one sample."""
+"""Minimum limits for a file of unknown origin, to load and to predict one sample."""
 
 _FIELDS = (
     "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
@@ -44,15 +44,15 @@ _CHILD = Path(__file__).with_name("_reading_child.py")
 
 
 def read_model(path: Path) -> ModelProto:
-    """Read an ONNX file and check that it is complete in itself and bounded.
+    """Read an ONNX file, and check that it is self-contained and bounded.
 
     Args:
         path: The file.
 
     Raises:
-        InputError: It is no regular file, no ONNX, larger than 2 GiB, refers to data outside of
-            itself, declares other tensors than it holds, or has custom operators, functions that
-            call themselves, or more nodes than can be run: every problem at once.
+        InputError: The file is not regular, not ONNX, larger than 2 GiB, refers to external data,
+            declares tensors that it does not contain, or has custom operators, recursive functions,
+            or too many nodes: all problems at once.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -73,7 +73,7 @@ def read_model(path: Path) -> ModelProto:
 
 
 def check_file(path: Path) -> None:
-    """Check an ONNX file as `read_model` does; one that has not changed since is not read again.
+    """Check an ONNX file as `read_model` does; unchanged files are not read again.
 
     Raises:
         InputError: As `read_model`.
@@ -81,7 +81,7 @@ def check_file(path: Path) -> None:
     try:
         found = os.stat(path)
     except OSError:
-        read_model(path)  # says what is wrong
+        read_model(path)  # raises with the reason
         return
     _checked(path, found.st_ino, found.st_size, found.st_mtime_ns)
 
@@ -121,7 +121,7 @@ def probe(path: Path) -> None:
 
 
 def _problems(model: ModelProto) -> Iterator[tuple[str, str]]:
-    """List what is wrong, each as what was given and what is allowed."""
+    """Yield each problem, as what was given and what is allowed."""
     functions = {(one.domain, one.name): one for one in model.functions}
     scopes: list[Iterable[NodeProto]] = [model.graph.node]
     scopes += [function.node for function in model.functions]
@@ -154,7 +154,7 @@ def _graph_tensors(graph: GraphProto, tensors: list[TensorProto]) -> None:
 def _collect(
     scope: Iterable[NodeProto], nodes: list[NodeProto], tensors: list[TensorProto], depth: int
 ) -> bool:
-    """Gather the nodes and tensors of a scope and the graphs in it; False if it is too deep."""
+    """Collect the nodes and tensors of a scope and its subgraphs; return False if too deep."""
     if depth > DEEPEST:
         return False
     for node in scope:
@@ -188,7 +188,7 @@ def _of_tensor(tensor: TensorProto) -> Iterator[tuple[str, str]]:
         yield f"{name} of shape {dims}", "sizes from 0"
         return
     if not tensor.raw_data or tensor.data_type not in _bits():
-        # Values in fields of their own: one each, and half as many for pairs.
+        # Values in typed fields: one entry each, or two for complex numbers.
         held = max(len(getattr(tensor, field)) for field in _FIELDS)
         if math.prod(dims) > max(8 * held, len(tensor.raw_data)):
             yield f"{name} of shape {dims} with {held} values", "as many values as the shape says"
@@ -201,7 +201,7 @@ def _of_tensor(tensor: TensorProto) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def _bits() -> dict[int, int]:
-    """Give the bits of an element by its type, for the types whose bits are known."""
+    """Return the bits of an element by type, for types of known size."""
     import onnx
 
     kinds = {
@@ -213,7 +213,7 @@ def _bits() -> dict[int, int]:
 
 
 def _expanded(model: ModelProto, functions: dict[tuple[str, str], FunctionProto]) -> int | None:
-    """Count the nodes of a graph with its functions written out; None if one calls itself."""
+    """Count the nodes of a graph with its functions inlined; None if one is recursive."""
     counts: dict[tuple[str, str], int] = {}
     under_way: set[tuple[str, str]] = set()
 

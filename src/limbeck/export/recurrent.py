@@ -1,10 +1,10 @@
-"""Recurrent layers as ONNX: one operator a layer, for sequences of any length.
+"""ONNX export of recurrent layers: one operator per layer, for sequences of any length.
 
-`torch.export` takes an LSTM apart step by step, and so fixes the number of steps. Here a copy of
-the model gets `limbeck::lstm` and `limbeck::gru` in its place: two operators that are kept whole,
-and that become ONNX's LSTM and GRU, for which ONNX Runtime has kernels.
+`torch.export` unrolls an LSTM, which fixes the number of steps. The exported copy uses
+`limbeck::lstm` and `limbeck::gru` instead: two custom operators that are kept, and that become
+ONNX's LSTM and GRU, for which ONNX Runtime has kernels.
 
-ONNX has its gates in another order: an LSTM's are i, o, f, c (torch: i, f, c, o), a GRU's z, r, h
+ONNX has another gate order: i, o, f, c for an LSTM (torch: i, f, c, o), and z, r, h for a GRU
 (torch: r, z, h). The copy's weights are stored in ONNX's order.
 """
 
@@ -19,21 +19,21 @@ from torch import Tensor, nn
 from limbeck.errors import LimbeckError
 
 ONNX_ORDER: dict[type[nn.Module], tuple[int, ...]] = {nn.LSTM: (0, 3, 1, 2), nn.GRU: (1, 0, 2)}
-"""Which of torch's gates stands where in ONNX's order."""
+"""ONNX's gate order, as indices of torch's gates."""
 
 
 class SequenceError(LimbeckError):
-    """A recurrent layer was given what has no form in ONNX."""
+    """A recurrent layer's input has no form in ONNX."""
 
 
 def _ordered(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Put the gates, which divide the first axis, into another order."""
+    """Reorder the gates, which divide the first axis."""
     gates = tensor.chunk(len(order))
     return torch.cat([gates[gate] for gate in order])
 
 
 def _flat(kind: type[nn.Module], weights: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
-    """Take the weights of a layer as ONNX stores them, and give them as torch takes them."""
+    """Convert a layer's weights from ONNX's format to torch's."""
     onnx_order = ONNX_ORDER[kind]
     order = tuple(onnx_order.index(gate) for gate in range(len(onnx_order)))
     found = []
@@ -47,18 +47,18 @@ def _flat(kind: type[nn.Module], weights: tuple[Tensor, Tensor, Tensor]) -> list
 def lstm(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run one layer of an LSTM in one or both directions, its weights in ONNX's order.
+    """Run one LSTM layer in one or both directions, with weights in ONNX's order.
 
     Args:
         x: `[steps, n, inputs]`.
-        w: Weights of inputs, `[directions, 4 units, inputs]`.
-        r: Weights of what recurs, `[directions, 4 units, units]`.
+        w: Input weights, `[directions, 4 units, inputs]`.
+        r: Recurrent weights, `[directions, 4 units, units]`.
         b: Both biases, `[directions, 8 units]`.
-        hidden: What it begins with, `[directions, n, units]`.
-        cell: The same of the cells.
+        hidden: The initial hidden state, `[directions, n, units]`.
+        cell: The initial cell state, in the same shape.
 
     Returns:
-        The answers `[steps, n, directions units]`, and the last hidden state and cells.
+        The outputs `[steps, n, directions units]`, and the last hidden and cell state.
 
     Example:
         >>> x, state = torch.zeros(5, 2, 3), torch.zeros(1, 2, 4)
@@ -80,7 +80,7 @@ def _(
 
 @torch.library.custom_op("limbeck::gru", mutates_args=())
 def gru(x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Run one layer of a GRU, as `lstm` does one of an LSTM; there are three gates and no cells.
+    """Run one GRU layer, as `lstm` does, with three gates and no cell state.
 
     Example:
         >>> x, state = torch.zeros(5, 2, 3), torch.zeros(1, 2, 4)
@@ -101,7 +101,7 @@ def _answers(x: Tensor, r: Tensor) -> Tensor:
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Say how the two operators are written in ONNX, as `torch.onnx.export` asks for it."""
+    """Return the ONNX translations of the two operators, for `torch.onnx.export`."""
     import numpy as np
     from onnx import numpy_helper
     from onnxscript import opset18 as op
@@ -114,7 +114,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         }
 
     def joined(answers: Any) -> Any:
-        """Put the directions, `[steps, directions, n, units]`, beside each other."""
+        """Concatenate the directions of `[steps, directions, n, units]`."""
         shape = op.Constant(value=numpy_helper.from_array(np.array([0, 0, -1])))
         return op.Reshape(op.Transpose(answers, perm=[0, 2, 1, 3]), shape)
 
@@ -123,7 +123,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return joined(answers), *last
 
     def gru_written(x: Any, w: Any, r: Any, b: Any, hidden: Any) -> Any:
-        # torch resets what comes out of the hidden state's product.
+        # torch applies the reset gate to the hidden state's product.
         how = {**settings(r), "linear_before_reset": 1}
         answers, last = op.GRU(x, w, r, b, None, hidden, **how)
         return joined(answers), last
@@ -133,9 +133,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 class _Whole(nn.RNNBase):
-    """A recurrent layer whose every layer is one operator; all else that can be read of it stays.
+    """A recurrent layer whose every layer is one operator; all other attributes stay.
 
-    A model's own code may ask for `hidden_size`, or whether this is an LSTM.
+    A model's own code may read `hidden_size`, or check whether this is an LSTM.
     """
 
     run: ClassVar[Callable[..., tuple[Tensor, ...]]]
@@ -143,7 +143,7 @@ class _Whole(nn.RNNBase):
     def forward(
         self, input: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Any]:
-        """Answer as `nn.LSTM` and `nn.GRU` do."""
+        """Compute the outputs of `nn.LSTM` or `nn.GRU`."""
         if not isinstance(input, Tensor) or input.ndim != 3:
             raise SequenceError(
                 "a recurrent layer is given something else than [n, steps, inputs], such as a "
@@ -183,12 +183,12 @@ NAMES = ("w", "r", "b")
 
 
 def deploy(model: nn.Module) -> nn.Module:
-    """Put the operators in the place of LSTMs and GRUs; the model's answers stay the same.
+    """Replace LSTMs and GRUs by the operators; the model's outputs stay the same.
 
-    Plain RNNs and LSTMs with projections have no form here and stay as they are.
+    Plain RNNs and LSTMs with projections are not supported and stay unchanged.
 
     Args:
-        model: In evaluation mode, without parametrizations; is changed in place.
+        model: A model in evaluation mode, without parametrizations; modified in place.
     """
     for module in list(model.modules()):
         whole = WHOLE.get(type(module))
@@ -198,7 +198,7 @@ def deploy(model: nn.Module) -> nn.Module:
 
 
 def _store(module: nn.RNNBase, whole: type[_Whole]) -> None:
-    """Give a recurrent layer its weights in ONNX's order, and the operators."""
+    """Set a recurrent layer's weights in ONNX's order, and its class."""
     order = ONNX_ORDER[type(module)]
     for layer in range(module.num_layers):
         suffixes = [f"l{layer}", f"l{layer}_reverse"][: 2 if module.bidirectional else 1]
@@ -214,7 +214,7 @@ def _store(module: nn.RNNBase, whole: type[_Whole]) -> None:
 def _weights(
     module: nn.RNNBase, suffix: str, order: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take the weights of a layer in one direction, in another order of the gates."""
+    """Return the weights of a layer in one direction, with reordered gates."""
 
     def ordered(name: str) -> Tensor:
         return _ordered(getattr(module, f"{name}_{suffix}").detach(), order)

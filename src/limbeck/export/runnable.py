@@ -1,4 +1,4 @@
-"""What an export needs to know of a task: which tensors go in, and how the model is run on them."""
+"""Interface between export and tasks: input names and the forward function."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class Runnable(Protocol):
-    """The part of a task that an exported file holds; every `limbeck.tasks.task.Task` is one."""
+    """The part of a task that an export needs; every `limbeck.tasks.task.Task` has it."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of the batch's tensors that go into the model, in order."""
+        """Return the names of the batch's input tensors, in order."""
         ...
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the model on a batch and name what comes out."""
+        """Run the model on a batch, and return its outputs by name."""
         ...

@@ -1,7 +1,7 @@
-"""An ONNX graph without what inference does not need: traces, documentation, derived shapes.
+"""Graph surgery on ONNX models: removal of traces, documentation and derived shapes.
 
-The exporter records for every node where in the Python source it came from. In a large model that
-is noise; in a model of six thousand parameters it is a third of the file.
+The exporter records the Python source location of every node, which in a model of six thousand
+parameters is a third of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def graphs(model: ModelProto) -> Iterator[GraphProto]:
-    """Walk the main graph and every graph inside a node (an `If`'s branches, a `Loop`'s body)."""
+    """Iterate over the main graph and every subgraph (an `If`'s branches, a `Loop`'s body)."""
     pending = [model.graph]
     while pending:
         graph = pending.pop()
@@ -27,7 +27,7 @@ def graphs(model: ModelProto) -> Iterator[GraphProto]:
 
 
 def strip(model: ModelProto) -> None:
-    """Drop documentation, traces, derived shapes and unused operator sets, in place."""
+    """Remove documentation, traces, derived shapes and unused operator sets, in place."""
     for holder in (model, *model.functions):
         _bare(holder)
     for graph in graphs(model):
@@ -49,11 +49,11 @@ def _bare(part: object) -> None:
 
 
 def rename(model: ModelProto, new: Callable[[str], str]) -> None:
-    """Rename every value of a graph in place: inputs, outputs, weights and what flows between.
+    """Rename every value of a graph in place: inputs, outputs, weights and intermediate values.
 
     Args:
         model: The model to change.
-        new: Gives the new name for an old one; it must keep different names different.
+        new: Function from the old name to the new one; it must be injective.
     """
     for graph in graphs(model):
         for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -64,9 +64,10 @@ def rename(model: ModelProto, new: Callable[[str], str]) -> None:
 
 
 def shorten(model: ModelProto) -> None:
-    """Give what flows between nodes short names and nodes none, in place; weights keep theirs.
+    """Shorten the names of intermediate values and remove those of nodes, in place.
 
-    A quantised graph repeats names such as `relu_1_DequantizeLinear_Output` hundreds of times.
+    Weights keep their names. A quantised graph repeats names such as
+    `relu_1_DequantizeLinear_Output` hundreds of times.
     """
     kept = {value.name for graph in graphs(model) for value in (*graph.input, *graph.output)}
     kept |= {weight.name for graph in graphs(model) for weight in graph.initializer}
@@ -91,7 +92,7 @@ def weight_bytes(model: ModelProto) -> int:
 
 
 def float_bytes(model: ModelProto) -> int:
-    """Count the bytes of those weights that are in floating point."""
+    """Count the bytes of a model's floating-point weights."""
     from onnx import TensorProto
 
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}

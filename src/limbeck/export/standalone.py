@@ -1,4 +1,4 @@
-"""A student's folder, tried as its user will: in a process of its own, without limbeck."""
+"""Check of a student's folder as its user runs it: in a separate process, without limbeck."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from limbeck.errors import InputError, Problem
 from limbeck.export.invariance import compare
 
 SECONDS = 300.0
-"""How long the process may take: importing torch on a busy machine takes a minute at worst."""
+"""Time limit of the process: importing torch on a busy machine may take a minute."""
 
 TOLERANCE = 1e-3
-"""How far its outputs may differ from the model's, as a share of the spread of the outputs."""
+"""Allowed difference of its outputs from the model's, as a share of the spread of the outputs."""
 
 _CHILD = Path(__file__).with_name("_standalone_child.py")
 _NEEDED = {".py", ".safetensors", ".json"}
@@ -35,17 +35,17 @@ def check_standalone(
     *,
     where: str,
 ) -> None:
-    """Check that code builds the model from a folder alone, and predicts as the model does.
+    """Check that code builds the model from its folder alone, and predicts as the model does.
 
-    The folder's code, weights and settings are copied elsewhere, and the code is executed there by
-    an isolated interpreter (`python -I`) that cannot import limbeck. Files that are read from
-    anywhere but the copy and the installed packages are refused, too: the user does not have them.
+    The folder is copied elsewhere, and the code is executed there by an isolated interpreter
+    (`python -I`) that cannot import limbeck. Reading files outside of the copy and the installed
+    packages is refused, too: the user does not have them.
 
     Args:
         folder: The student's folder.
-        code: What the model card tells its reader to run; it leaves `logits` or `outputs` behind.
-        inputs: The names that the code expects, with arrays of a few real rows.
-        expected: What the model predicts for these, `[n, classes]`.
+        code: The code of the model card; it must define `logits` or `outputs`.
+        inputs: Arrays of a few real rows, by the names that the code expects.
+        expected: The model's predictions for these, `[n, classes]`.
         where: The place in the recipe, for messages.
 
     Raises:
@@ -111,7 +111,7 @@ def _failed(stderr: str, where: str) -> Problem:
 def _copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system
+    except OSError:  # on another file system
         shutil.copyfile(source, target)
 
 

@@ -1,4 +1,4 @@
-"""A model's weights as one safetensors file: no pickle, nothing that can run."""
+"""Safetensors file of a model's weights: no pickle, no executable content."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from limbeck.errors import LimbeckError, did_you_mean
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's parameters and buffers, whole or not at all.
+    """Write a model's parameters and buffers, atomically.
 
-    A tensor that two names share (tied embeddings) is written once, under the first name; which
-    names share it is noted in the file's header.
+    A tensor shared by several names (tied embeddings) is written once, under the first name; the
+    header lists the other names.
 
     Args:
         model: The module, on any device.
-        path: Where to write.
+        path: Path of the file.
 
     Raises:
-        WriteError: The target cannot be written to.
+        WriteError: The target cannot be written.
     """
     from safetensors.torch import save_file
 
     state = model.state_dict()
     tied = _tied(state)
     tensors = {
-        # A view of a larger tensor would carry all of it along, so every tensor is made its own.
+        # A view would save the whole larger tensor, so every tensor is copied.
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in state.items()
         if name not in tied
@@ -38,7 +38,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def _tied(state: dict[str, Tensor]) -> dict[str, str]:
-    """Map each name whose tensor stands under an earlier name already to that name."""
+    """Map each name whose tensor was already seen to that tensor's first name."""
     first: dict[tuple[object, ...], str] = {}
     tied: dict[str, str] = {}
     for name, tensor in state.items():
@@ -59,14 +59,14 @@ def _tied(state: dict[str, Tensor]) -> dict[str, str]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model with the weights of a file, in place; names and shapes have to agree.
+    """Load the weights of a file into a model, in place; names and shapes must match.
 
     Args:
         model: A module of the architecture that was saved.
-        path: What `save_weights` wrote.
+        path: A file written by `save_weights`.
 
     Raises:
-        LimbeckError: The file is missing or damaged, or holds weights of another architecture.
+        LimbeckError: The file is missing or damaged, or contains weights of another architecture.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""Storage in which weights that are sparse, or take few values, need few bytes; nothing is lost.
+"""Lossless compact storage of sparse, palettised and low-bit weights.
 
-`compact.graph` writes such weights into ONNX files, `compact.weights` into safetensors files.
+`compact.graph` writes them into ONNX files, `compact.weights` into safetensors files.
 """

@@ -1,7 +1,7 @@
-"""Small whole numbers packed into bytes, 1 to 8 bits each.
+"""Bit packing of small integers, 1 to 8 bits each.
 
-A code of 3, 5, 6 or 7 bits is cut into fields of 4, 2 and 1 bits, since those fill a byte evenly:
-each field is packed by itself, and a few shifts bring it back on any machine.
+A code of 3, 5, 6 or 7 bits is split into fields of 4, 2 and 1 bits, which divide a byte evenly:
+each field is packed separately, and unpacked by a few shifts on any machine.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ FIELDS = {
     7: (4, 2, 1),
     8: (8,),
 }
-"""The widths of the fields of a code, by its number of bits; the lowest bits come first."""
+"""The field widths of a code, by its number of bits; the lowest bits come first."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Codes in bytes.
+    """Bit-packed codes.
 
     Attributes:
-        bits: Bits of one code, 1 to 8.
-        count: How many codes there are.
-        fields: One array of bytes for each field of `FIELDS[bits]`; the first code of a byte
-            stands in its lowest bits.
+        bits: Bits per code, 1 to 8.
+        count: Number of codes.
+        fields: One array of bytes per field of `FIELDS[bits]`; the first code of a byte is in its
+            lowest bits.
     """
 
     bits: int
@@ -44,7 +44,7 @@ class Packed:
 
 
 def field_bytes(width: int, count: int) -> int:
-    """Count the bytes that `count` fields of a width take.
+    """Count the bytes of `count` fields of a width.
 
     Example:
         >>> field_bytes(2, 5)
@@ -54,7 +54,7 @@ def field_bytes(width: int, count: int) -> int:
 
 
 def packed_bytes(bits: int, count: int) -> int:
-    """Count the bytes that `count` codes take.
+    """Count the bytes of `count` packed codes.
 
     Example:
         >>> packed_bytes(3, 8)
@@ -64,7 +64,7 @@ def packed_bytes(bits: int, count: int) -> int:
 
 
 def bits_for(values: int) -> int:
-    """Give the bits of a code that tells so many values apart.
+    """Return the bits of a code that distinguishes a number of values.
 
     Example:
         >>> bits_for(3), bits_for(4), bits_for(5)
@@ -88,7 +88,7 @@ def pack(codes: Bytes, bits: int) -> Packed:
 
 
 def unpack(packed: Packed) -> Bytes:
-    """Give the codes back, `[n]`.
+    """Unpack the codes, `[n]`.
 
     Example:
         >>> unpack(pack(np.array([5, 0, 7], np.uint8), 3))
@@ -102,7 +102,7 @@ def unpack(packed: Packed) -> Bytes:
 
 
 def shifts(width: int) -> Bytes:
-    """Give where the fields of one byte begin, `[8 / width]`.
+    """Return the bit offsets of the fields of one byte, `[8 / width]`.
 
     Example:
         >>> shifts(2)

@@ -1,4 +1,4 @@
-"""Which form each tensor takes, when every form that is used at all has its price."""
+"""Choice of a storage form per tensor, under a fixed cost per decoder function."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from limbeck.export.compact.forms import Plan
 
 PIECE, CALL = 20, 45
-"""About what the frame of a stored piece takes in a file, and a call. Only the choice rests on
-these: whether a file gains is measured."""
+"""Approximate bytes of a stored piece's frame in a file, and of a call. Used only for the choice:
+the gain of a file is measured.
+"""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A form that a tensor may take, what it would take in bytes, and what functions it needs."""
+    """A storage form of a tensor, with its bytes and required functions."""
 
     plan: Plan
     bytes: int
@@ -22,7 +23,7 @@ class Option:
 
 
 def options(plans: Iterator[Plan], size: int) -> tuple[Option, ...]:
-    """List the forms that take less than a tensor's own size, smallest first."""
+    """Return the forms smaller than a tensor's own size, smallest first."""
     found = (Option(plan, _bytes(plan), frozenset(needs(plan))) for plan in plans)
     return tuple(
         sorted((one for one in found if one.bytes < size), key=lambda option: option.bytes)
@@ -30,7 +31,7 @@ def options(plans: Iterator[Plan], size: int) -> tuple[Option, ...]:
 
 
 def needs(plan: Plan) -> Iterator[str]:
-    """Name the functions that rebuild a tensor of a form.
+    """Yield the names of the functions that decode a form.
 
     Example:
         >>> sorted(needs(Plan(payload=100, code_bits=2, by="steps", place_bits=8)))
@@ -46,18 +47,18 @@ def needs(plan: Plan) -> Iterator[str]:
 def choose(
     tensors: Sequence[tuple[Option, ...]], sizes: Sequence[int], prices: Mapping[str, int]
 ) -> list[Option | None]:
-    """Choose a form for each tensor so that all together take the fewest bytes, or nearly.
+    """Choose a form per tensor to minimise the total bytes, approximately.
 
-    A function costs its price once, however many tensors need it. Each tensor starts with its
-    smallest form; then functions are given up one after another as long as the whole gets smaller.
+    A function costs its price once for all tensors. Greedy: each tensor starts with its smallest
+    form; then functions are removed one by one while the total decreases.
 
     Args:
         tensors: The options of each tensor, smallest first.
-        sizes: What each takes as it is.
-        prices: What each function costs.
+        sizes: Bytes of each tensor in its original form.
+        prices: Bytes of each function.
 
     Returns:
-        An option for each tensor; None leaves it as it is.
+        An option per tensor; None keeps the original form.
     """
     allowed = set(prices)
     best, least = _with(tensors, sizes, prices, allowed)
@@ -78,7 +79,7 @@ def _with(
     prices: Mapping[str, int],
     allowed: set[str],
 ) -> tuple[list[Option | None], int]:
-    """Choose with certain functions only; give the choice, and all that it takes in bytes."""
+    """Choose with certain functions only; return the choice and its total bytes."""
     chosen = [
         next((option for option in options if option.needs <= allowed), None) for options in tensors
     ]

@@ -1,4 +1,4 @@
-"""A file's weights in the form that takes the fewest bytes."""
+"""Lossless compaction of the weights of an ONNX file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from limbeck.export.reading import read_model
 
 
 def pack(path: Path) -> CompactRecord:
-    """Store an ONNX file's weights in fewer bytes where that can be had, without any loss.
+    """Store an ONNX file's weights in fewer bytes where possible, without any loss.
 
     Raises:
-        InputError: It is no ONNX file, or one that is not complete in itself.
-        WriteError: The file cannot be written to.
+        InputError: The file is not ONNX, or not self-contained.
+        WriteError: The file cannot be written.
     """
     model = read_model(path)
     record = compact(model)

@@ -1,13 +1,13 @@
-"""The forms in which a tensor can be stored, and how many bytes each takes.
+"""Lossless storage forms of a tensor (palette, bitmask, delta index), with their size in bytes.
 
-A tensor is seen as words: its elements as unsigned integers of the same size. So -0.0 differs from
-0.0, one NaN from another, and what comes back is the same bit for bit whatever the type.
+A tensor is treated as words: its elements as unsigned integers of the same size. So -0.0 differs
+from 0.0, one NaN from another, and decoding is exact to the bit for every type.
 
-- *coded*: few different words; each element is the number of its word in a book.
-- *masked*: most elements are one word, the blank; one bit an element says which are not, and those
+- *coded*: few distinct words; each element is an index into a codebook.
+- *masked*: most elements are one word, the fill value; one bit per element marks the others, which
   follow one after another, raw or coded.
 - *stepped*: as masked, but with the distance from each such element to the next in 1 to 8 bits:
-  smaller than a mask where less than about a fifth of the elements differ from the blank.
+  smaller than a mask where less than about a fifth of the elements differ from the fill value.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Words: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Places: TypeAlias = Literal["mask", "steps"]
 
 SAMPLE = 2**12
-"""Elements that are looked at before all are: enough to see that a tensor is not coded."""
+"""Number of sampled elements before a full count: enough to see that a tensor has no codebook."""
 
 
 @dataclass(frozen=True)
 class Coded:
-    """Words as numbers of words in a book, `book[codes]`."""
+    """Words as indices into a codebook, `book[codes]`."""
 
     codes: Packed
     book: Words
@@ -39,7 +39,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class Masked:
-    """Words among blanks, `values[cumsum(mask) * mask]`: the first value is the blank."""
+    """Words with a bitmask, `values[cumsum(mask) * mask]`: the first value is the fill value."""
 
     mask: Packed
     values: Words | Coded
@@ -47,9 +47,9 @@ class Masked:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Words among blanks: each stands one more than its step after the one before.
+    """Words with delta-encoded positions: each is at the previous position plus step plus one.
 
-    The last element always has a step, so that the steps say how many elements there are.
+    The last element always has a step, so that the steps determine the number of elements.
     """
 
     steps: Packed
@@ -62,13 +62,13 @@ Form: TypeAlias = Words | Coded | Masked | Stepped
 
 @dataclass(frozen=True)
 class Plan:
-    """A form for a certain tensor, not yet made.
+    """A form for a specific tensor, before encoding.
 
     Attributes:
-        payload: Bytes of what is stored.
-        code_bits: Bits of a code, 0 if there is none.
-        by: How places are told, if there are blanks.
-        place_bits: Bits of a step, or 1 for a mask.
+        payload: Bytes of the stored arrays.
+        code_bits: Bits of a code; 0 without codes.
+        by: Encoding of positions, if there is a fill value.
+        place_bits: Bits of a step; 1 for a mask.
     """
 
     payload: int
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def pieces(self) -> int:
-        """How many arrays the form is made of; a single blank is not counted."""
+        """Return the number of arrays of the form; a single fill value is not counted."""
         codes = len(FIELDS[self.code_bits]) + 1 if self.code_bits else 1
         return codes + (len(FIELDS[self.place_bits]) if self.by else 0)
 
@@ -91,7 +91,7 @@ class Plan:
 
 
 class Content:
-    """What a tensor holds, counted as far as choosing a form needs it.
+    """A tensor's word statistics, computed as far as the choice of a form needs them.
 
     Args:
         words: The elements, `[n]`, at least one.
@@ -107,7 +107,7 @@ class Content:
         self._words = words
 
     def plans(self) -> Iterator[Plan]:
-        """List every form that the tensor could take, smallest or not."""
+        """Yield every form that the tensor can have."""
         item, count = self._words.itemsize, len(self._words)
         if self._book is not None:
             yield _coded(item, count, len(self._book))
@@ -118,7 +118,7 @@ class Content:
             yield from self._with_values("steps", bits, packed_bytes(bits, entries), entries)
 
     def _with_values(self, by: Places, bits: int, payload: int, entries: int) -> Iterator[Plan]:
-        """List the forms that tell places in one way: values raw, and coded if they can be."""
+        """Yield the forms of one position encoding: raw values, and coded if possible."""
         item = self._words.itemsize
         yield Plan(payload + item * entries, 0, by, bits)
         if self._value_book is not None:
@@ -126,7 +126,7 @@ class Content:
             yield Plan(payload + coded.payload, coded.code_bits, by, bits)
 
     def make(self, plan: Plan) -> Form:
-        """Put the tensor into a form."""
+        """Encode the tensor in a form."""
         if plan.by is None:
             return _stored(self._words, self._book)
         book = self._value_book if plan.code_bits else None
@@ -138,7 +138,7 @@ class Content:
         return Stepped(pack(codes, plan.place_bits), _stored(values, book), self._blank)
 
     def _with_fillers(self, bits: int) -> tuple[NDArray[np.uint8], Words]:
-        """Give steps and words, with a blank in between where a step is too long for its bits."""
+        """Return steps and words, with a fill value inserted where a step exceeds its bits."""
         at = np.cumsum((self._steps >> bits) + 1) - 1
         codes = np.full(at[-1] + 1, 2**bits - 1, np.uint8)
         codes[at] = self._steps & (2**bits - 1)
@@ -153,12 +153,12 @@ class Content:
 
     @cached_property
     def _marked(self) -> NDArray[np.int64]:
-        """Where the words stand that are not blank."""
+        """Return the positions of the words that differ from the fill value."""
         return np.flatnonzero(self._words != self._blank)
 
     @cached_property
     def _stepped(self) -> NDArray[np.int64]:
-        """Where steps lead: to the same, and to the last element."""
+        """Return the positions that steps lead to: the same, and the last element."""
         last = len(self._words) - 1
         marked = self._marked
         return marked if len(marked) and marked[-1] == last else np.append(marked, last)
@@ -173,12 +173,12 @@ class Content:
 
     @cached_property
     def _value_book(self) -> Words | None:
-        """The different values of a mask or of steps, the blank among them."""
+        """Return the distinct values of a mask or of steps, including the fill value."""
         return _distinct(np.concatenate([self._blank, self._words[self._marked]]))
 
 
 def restore(form: Form) -> Words:
-    """Give a tensor's words back, `[n]`.
+    """Decode a tensor's words, `[n]`.
 
     Example:
         >>> words = np.zeros(1000, np.uint32)
@@ -213,7 +213,7 @@ def _stored(words: Words, book: Words | None) -> Words | Coded:
 
 
 def _distinct(words: Words) -> Words | None:
-    """List the different words, ascending; None if a code of 8 bits cannot tell them apart."""
+    """Return the distinct words, ascending; None if there are too many for 8-bit codes."""
     if len(np.unique(_sample(words))) > 256:
         return None
     found = np.unique(words)
@@ -221,7 +221,7 @@ def _distinct(words: Words) -> Words | None:
 
 
 def _sample(words: Words) -> Words:
-    # Drawn, not strided: weights have regular patterns, such as two zeros in each group of four.
+    # Random, not strided: weights have regular patterns, such as two zeros in each group of four.
     if len(words) <= 2 * SAMPLE:
         return words
     return words[np.random.default_rng(0).integers(len(words), size=SAMPLE)]

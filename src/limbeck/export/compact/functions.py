@@ -1,10 +1,9 @@
-"""The ONNX functions that rebuild a tensor from its form: standard operators, one type for all.
+"""ONNX functions that decode a tensor from its storage form, from standard operators.
 
-A model holds those that it uses; each tensor then costs one or two calls. Since all that goes in
-is constant, ONNX Runtime puts a function's nodes in place of its call, works them out when a file
-is loaded, and the graph that then runs is the graph as it was before. For that the shape of every
-value must follow from the graph alone: ONNX Runtime (from 1.27) works out no node beforehand whose
-size it cannot tell, so that `NonZero`, which would do for a mask, has no place here.
+A model contains those that it uses; each tensor then costs one or two calls. All inputs are
+constant, so ONNX Runtime inlines the functions and folds them when a file is loaded, and runs the
+original graph. For that, every shape must follow from the graph alone: ONNX Runtime (from 1.27)
+does not fold nodes of unknown size, which rules out `NonZero` for masks.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ if TYPE_CHECKING:
 DOMAIN = "limbeck"
 
 NAMES = ("look", "mask", "steps", *(f"bits{bits}" for bits in range(1, 8)))
-"""The functions of lossless storage: codes to words by a book, words to places, bytes to codes."""
+"""Names of the functions of lossless storage: codebook lookup, mask, steps, and unpacking."""
 
 OPSET = 18
-"""The lowest operator set that has all that is needed: BitwiseAnd and BitwiseOr came with it."""
+"""The lowest operator set with BitwiseAnd and BitwiseOr."""
 
 LARGEST = 2**30
-"""The most bytes of a value that ONNX Runtime works out when it loads a file."""
+"""Maximum bytes of a value that ONNX Runtime folds when it loads a file."""
 
 IR_VERSION = 8
-"""The lowest version of the file format that knows functions."""
+"""The lowest version of the file format with functions."""
 
 LOOK = """
 look <shape> (codes, book) => (out) {
@@ -71,7 +70,7 @@ steps <n, shape, blank> (codes, values) => (out) {
 """
 
 
-# What `int4_weights` needs: codes of 4 bits less their zero, times the scale of their block.
+# For `int4_weights`: 4-bit codes minus the zero point, times the block's scale.
 SCALE = """
 scale <blocks, shape> (codes, scales) => (out) {
     z = Constant <value = int8[1] {8}> ()
@@ -119,7 +118,7 @@ BODIES = {
 
 
 def function(name: str, opset: int) -> FunctionProto:
-    """Make one of the functions for a model of an operator set, at least `OPSET`."""
+    """Build one of the functions for an operator set, at least `OPSET`."""
     from onnx import parser
 
     body = BODIES[name] if name in BODIES else _bits(int(name.removeprefix("bits")))
@@ -127,7 +126,7 @@ def function(name: str, opset: int) -> FunctionProto:
 
 
 def add(model: ModelProto, names: Iterable[str]) -> None:
-    """Give a model those functions that it does not have yet, in place."""
+    """Add missing functions to a model, in place."""
     from onnx import helper
 
     opset = opset_of(model)
@@ -138,13 +137,13 @@ def add(model: ModelProto, names: Iterable[str]) -> None:
 
 
 def prices(model: ModelProto) -> dict[str, int]:
-    """Count the bytes that each function would add to a model; none if it is there already."""
+    """Count the bytes that each function would add to a model; 0 if present."""
     opset, there = opset_of(model), _there(model)
     return {name: 0 if name in there else function(name, opset).ByteSize() + 3 for name in NAMES}
 
 
 def added_bytes(model: ModelProto, names: Iterable[str]) -> int:
-    """Count the bytes by which `add` would make a file longer: functions, and their domain."""
+    """Count the bytes that `add` would add to a file: functions, and their domain."""
     from onnx import ModelProto
 
     frame = ModelProto(
@@ -156,7 +155,7 @@ def added_bytes(model: ModelProto, names: Iterable[str]) -> int:
 
 
 def free_names(model: ModelProto) -> Iterator[str]:
-    """Give short names that nothing in a model has."""
+    """Yield short names that are unused in a model."""
     taken: set[str] = set()
     for graph in slim.graphs(model):
         taken |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
@@ -170,13 +169,13 @@ def _there(model: ModelProto) -> set[str]:
 
 
 def opset_of(model: ModelProto) -> int:
-    """Tell which version of the standard operators a model uses."""
+    """Return the version of the standard operator set of a model."""
     standard = (one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     return max(standard, default=0)
 
 
 def _bits(bits: int) -> str:
-    """Write the function that gives codes of so many bits back; each field comes as `[bytes, 1]`.
+    """Build the function that unpacks codes of a bit width; each field has the shape `[bytes, 1]`.
 
     Example:
         >>> print(_bits(2))
@@ -212,7 +211,7 @@ def _bits(bits: int) -> str:
 
 
 def _field(index: int, width: int) -> list[str]:
-    """Write the lines that take a field out of its bytes, `v` and its index."""
+    """Build the lines that unpack a field into `v` and its index."""
     where = ", ".join(map(str, shifts(width)))
     return [
         f"s{index} = Constant <value = uint8[{8 // width}] {{{where}}}> ()",

@@ -1,9 +1,9 @@
-"""Weights of an ONNX model in the form that takes the fewest bytes; the model computes the same.
+"""Lossless compaction of the weights of an ONNX model.
 
-A compressed model often ships its zeros and its unused bits: a pruned float32 weight still takes
-four bytes for each zero, a ternary one takes eight bits for less than two. Here each tensor is
-stored in the smallest form of `compact.forms`, and calls of a few functions (`compact.functions`)
-rebuild it from constants. ONNX Runtime does that once, when it loads the file.
+A pruned float32 weight still takes four bytes per zero in an ordinary file, and a ternary one eight
+bits instead of two. Each tensor is stored in the smallest form of `compact.forms`, and calls of a
+few functions (`compact.functions`) decode it from constants. ONNX Runtime folds these calls once,
+when it loads the file.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
 SMALLEST = 64
-"""Bytes below which a tensor is left alone: a call takes about as many."""
+"""Bytes below which a tensor is skipped: a call takes about as many."""
 
 ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
-"""Bytes of an element, by ONNX's number of its type: from bool to bfloat16, strings and complex
-numbers left out. Types of less than a byte are packed already."""
+"""Bytes of an element, by ONNX's number of its type: from bool to bfloat16, without strings and
+complex numbers. Types of less than a byte are packed already.
+"""
 
 
 def compact(model: ModelProto) -> CompactRecord:
-    """Store each weight of a model in the form that takes the fewest bytes, in place; lossless.
+    """Store each weight of a model in its smallest lossless form, in place.
 
-    Every tensor is rebuilt bit for bit when the file is loaded: NaNs keep their payload, -0.0 its
-    sign. A tensor changes its form only if that makes the file smaller, the functions that rebuild
-    it included, so that the file never grows. What a model holds outside of its file (external
-    data), or lets its user replace (weights that are graph inputs), stays as it is.
+    Every tensor is decoded exactly when the file is loaded: NaNs keep their payload, -0.0 its sign.
+    A form is used only if it makes the file smaller, including its functions, so that the file
+    never grows. External data and weights that are graph inputs are not changed.
 
     Args:
-        model: An ONNX model of operator set 18 or newer, as `to_onnx` writes it; an older one is
-            left as it is.
+        model: An ONNX model of operator set 18 or newer, written by `to_onnx`; older ones are not
+            changed.
 
     Returns:
-        What was done, tensor by tensor.
+        The record per tensor.
 
     Example:
         >>> from onnx import helper, numpy_helper
@@ -82,7 +82,7 @@ def compact(model: ModelProto) -> CompactRecord:
 
 @dataclass(frozen=True)
 class _Weight:
-    """A tensor of a graph that may be stored otherwise, and what it takes in the file."""
+    """A tensor of a graph that may be stored in another form, with its bytes in the file."""
 
     holder: GraphProto
     tensor: TensorProto
@@ -119,7 +119,7 @@ def _nothing(size: int, why: str) -> CompactRecord:
 
 
 def _weights(model: ModelProto) -> Iterator[_Weight]:
-    """Walk the tensors that may be stored otherwise: weights, and what constants hold."""
+    """Iterate over the tensors that may be stored otherwise: weights and constants."""
     for holder in slim.graphs(model):
         inputs = {value.name for value in holder.input}
         for tensor in holder.initializer:
@@ -132,7 +132,7 @@ def _weights(model: ModelProto) -> Iterator[_Weight]:
 
 def _weight(holder: GraphProto, frame: Part, tensor: TensorProto, name: str) -> Iterator[_Weight]:
     raw, item = tensor.raw_data, ITEM_BYTES.get(tensor.data_type, 0)
-    # Places and codes are int32 on the way.
+    # Positions and codes are int32 during decoding.
     if item == 0 or len(raw) < SMALLEST or len(raw) // item * max(item, 4) > functions.LARGEST:
         return
     content = Content(np.frombuffer(raw, f"<u{item}"))
@@ -145,7 +145,7 @@ def _weight(holder: GraphProto, frame: Part, tensor: TensorProto, name: str) -> 
 def _make(
     weights: Sequence[_Weight], chosen: Sequence[Option | None], names: Iterator[str]
 ) -> list[_Made]:
-    """Put tensors into the forms chosen; those that gain nothing after all stay out."""
+    """Encode tensors in the chosen forms; those that become no smaller are left out."""
     made = []
     for weight, option in zip(weights, chosen, strict=True):
         if option is None:

@@ -1,4 +1,4 @@
-"""How the pieces of a compact safetensors file go together: what its header holds, as JSON."""
+"""JSON header of a compact safetensors file, which describes how its pieces combine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 KEY = "limbeck.compact"
-"""The header's entry."""
+"""The header's key."""
 
 
 class _Part(BaseModel):
@@ -15,7 +15,7 @@ class _Part(BaseModel):
 
 
 class CodesEntry(_Part):
-    """Codes packed into bytes: bits of one, how many there are, and pieces with their fields."""
+    """Bit-packed codes: bits, count, and the pieces with their fields."""
 
     bits: Annotated[int, Field(ge=1, le=8)]
     count: NonNegativeInt
@@ -23,14 +23,14 @@ class CodesEntry(_Part):
 
 
 class RawEntry(_Part):
-    """Words as they are, in one piece."""
+    """Raw words, in one piece."""
 
     form: Literal["raw"] = "raw"
     piece: str
 
 
 class CodedEntry(_Part):
-    """Words as numbers of words in a book, a piece."""
+    """Words as indices into a codebook, which is a piece."""
 
     form: Literal["coded"] = "coded"
     codes: CodesEntry
@@ -41,7 +41,7 @@ ValuesEntry: TypeAlias = Annotated[RawEntry | CodedEntry, Field(discriminator="f
 
 
 class MaskedEntry(_Part):
-    """Words among blanks, told by a bit an element; the first value is the blank."""
+    """Words with a bitmask; the first value is the fill value."""
 
     form: Literal["masked"] = "masked"
     mask: CodesEntry
@@ -49,7 +49,7 @@ class MaskedEntry(_Part):
 
 
 class SteppedEntry(_Part):
-    """Words among blanks, told by the step from each to the next; the blank is a piece."""
+    """Words with delta-encoded positions; the fill value is a piece."""
 
     form: Literal["stepped"] = "stepped"
     steps: CodesEntry
@@ -63,18 +63,18 @@ FormEntry: TypeAlias = Annotated[
 
 
 class TensorEntry(_Part):
-    """A tensor that is stored in pieces; its type is that of its words' pieces."""
+    """A tensor stored in pieces; its type is that of its word pieces."""
 
     shape: list[NonNegativeInt]
     stored: FormEntry
 
 
 class Header(_Part):
-    """Everything that is not simply a tensor under its own name.
+    """Header of all tensors that are not stored under their own name.
 
     Attributes:
-        tensors: Those that are stored in pieces.
-        same: Those that are, bit for bit, what another is; its name.
+        tensors: The tensors stored in pieces.
+        same: Tensors equal to another one bit for bit, with that one's name.
     """
 
     tensors: dict[str, TensorEntry]

@@ -1,4 +1,4 @@
-"""A tensor's form as parts of an ONNX graph: pieces to store, and calls that rebuild it."""
+"""ONNX graph parts of a stored tensor: pieces, and the calls that decode it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ UINT8 = 2
 
 
 class Part(Protocol):
-    """Anything that a file holds: a tensor, a node."""
+    """Anything that a file contains: a tensor, a node."""
 
     def ByteSize(self) -> int:  # noqa: N802 (protobuf's name)
-        """Count its bytes."""
+        """Return its bytes."""
         ...
 
 
 @dataclass
 class Parts:
-    """Pieces and calls, gathered.
+    """A collection of pieces and calls.
 
     Args:
-        names: Names that are free in the model.
+        names: Names that are unused in the model.
     """
 
     names: Iterator[str]
@@ -42,12 +42,12 @@ class Parts:
 
     @property
     def bytes(self) -> int:
-        """What all of them take in the file."""
+        """Return the bytes of all parts in the file."""
         parts: list[Part] = [*self.pieces, *self.calls]
         return sum(framed(part) for part in parts)
 
     def codes(self, packed: Packed, name: str = "") -> str:
-        """Store codes, the first field under a name; give that of uint8 `[count]`, unpacked."""
+        """Store codes, the first field under a name; return the name of the uint8 `[count]`."""
         if packed.bits == 8:
             return self.piece(tensor(packed.fields[0], UINT8), name)
         names = (name, *("" for _ in packed.fields[1:]))
@@ -58,13 +58,13 @@ class Parts:
         return self.call(f"bits{packed.bits}", pieces, n=[packed.count])
 
     def restore(self, form: Form, kind: int, shape: Sequence[int], *, out: str = "") -> str:
-        """Store a form of a tensor; give the name of the tensor.
+        """Store a form of a tensor; return the name of the decoded tensor.
 
         Args:
             form: The form.
             kind: ONNX's number of the tensor's type.
             shape: The tensor's shape.
-            out: The tensor's name; a free one if empty.
+            out: The tensor's name; an unused one if empty.
         """
         if isinstance(form, Coded):
             inputs = [self.codes(form.codes), self.piece(tensor(form.book, kind))]
@@ -79,7 +79,7 @@ class Parts:
         return self.piece(tensor(form, kind))
 
     def call(self, function: str, inputs: list[str], *, out: str = "", **attributes: Any) -> str:
-        """Call a function; give the name of what it returns."""
+        """Add a function call; return the name of its output."""
         from onnx import helper
 
         out = out or next(self.names)
@@ -87,7 +87,7 @@ class Parts:
         return out
 
     def cast(self, name: str, kind: int) -> str:
-        """Change a value's type to another, by ONNX's number of it; give the result's name."""
+        """Add a cast to a type, by ONNX's number; return the name of its output."""
         from onnx import helper
 
         out = next(self.names)
@@ -99,16 +99,16 @@ class Parts:
         return self.restore(values, kind, [count])
 
     def piece(self, stored: TensorProto, name: str = "") -> str:
-        """Store a tensor under a name, a free one if empty; give the name."""
+        """Store a tensor under a name, or an unused one if empty; return the name."""
         stored.name = name or next(self.names)
         self.pieces.append(stored)
         return stored.name
 
 
 def replace(holder: GraphProto, names: set[str], parts: Iterable[Parts]) -> None:
-    """Put pieces and calls in the place of a graph's weights and constants, in place.
+    """Replace a graph's weights and constants by pieces and calls, in place.
 
-    Calls come before all other nodes, since they need none of them.
+    Calls come before all other nodes, on which they do not depend.
     """
     for place in reversed(range(len(holder.initializer))):
         if holder.initializer[place].name in names:
@@ -125,7 +125,7 @@ def replace(holder: GraphProto, names: set[str], parts: Iterable[Parts]) -> None
 
 
 def tensor(words: Words | NDArray[Any], kind: int) -> TensorProto:
-    """Make an ONNX tensor of a type from words of the same size, without a name."""
+    """Build an unnamed ONNX tensor of a type from words of the same size."""
     from onnx import TensorProto
 
     raw = words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -133,6 +133,6 @@ def tensor(words: Words | NDArray[Any], kind: int) -> TensorProto:
 
 
 def framed(part: Part) -> int:
-    """Count the bytes that a part takes in the file: its own, a tag, and its length."""
+    """Count the bytes of a part in the file: its own, a tag, and its length."""
     size = part.ByteSize()
     return size + 1 + max(1, -(-size.bit_length() // 7))

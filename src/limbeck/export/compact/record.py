@@ -1,4 +1,4 @@
-"""What storing weights compactly did, tensor by tensor."""
+"""Record of compact storage, per tensor."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class CompactTensor(BaseModel):
-    """A tensor that is stored in another form.
+    """A tensor stored in another form.
 
     Attributes:
         name: Its name.
-        form: The form, in words.
-        bytes_before: What it took in the file.
-        bytes_after: What it takes now; the functions that several tensors share are not counted.
+        form: Description of the form.
+        bytes_before: Its bytes in the original file.
+        bytes_after: Its bytes now, without functions shared by several tensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,13 +24,13 @@ class CompactTensor(BaseModel):
 
 
 class CompactRecord(BaseModel):
-    """What storing a model's weights compactly did.
+    """The result of storing a model's weights compactly.
 
     Attributes:
-        bytes_before: Size of the file with every tensor as it is.
-        bytes_after: Its size now; never more.
-        tensors: The tensors that are stored in another form, largest gain first.
-        note: Why nothing was done, if nothing was; empty otherwise.
+        bytes_before: Size of the file with original tensors.
+        bytes_after: Its size now; never larger.
+        tensors: The tensors stored in another form, largest gain first.
+        note: The reason if nothing was changed; empty otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,5 +42,5 @@ class CompactRecord(BaseModel):
 
     @property
     def ratio(self) -> float:
-        """How many times smaller the file is."""
+        """Return the compression ratio, bytes before / bytes after."""
         return self.bytes_before / self.bytes_after

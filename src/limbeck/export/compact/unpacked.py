@@ -1,4 +1,4 @@
-"""Tensors out of a compact safetensors file, bit for bit; what does not add up is refused."""
+"""Exact decoding of tensors from a compact safetensors file, with consistency checks."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from limbeck.export.compact.weights import to_tensor, to_words
 
 
 def load_compact(path: Path) -> dict[str, Tensor]:
-    """Read the tensors that `save_compact` wrote, on the CPU.
+    """Load the tensors that `save_compact` wrote, on the CPU.
 
-    Every size is checked against the pieces before a tensor is rebuilt: a file cannot ask for more
-    than 256 elements for each byte that it holds. Nothing in a file can run. Names whose tensor was
-    written once share one tensor again.
+    Every size is checked against the pieces before a tensor is decoded: a file cannot expand to
+    more than 256 elements per byte. Nothing in a file is executed. Names that shared a tensor share
+    it again.
 
     Args:
-        path: What `save_compact` wrote.
+        path: A file written by `save_compact`.
 
     Raises:
-        LimbeckError: The file is missing, damaged, or was written by something else.
+        LimbeckError: The file is missing, damaged, or of another format.
 
     Example: see `limbeck.export.compact.weights.save_compact`.
     """
@@ -62,17 +62,17 @@ def load_compact(path: Path) -> dict[str, Tensor]:
 
 
 class _DamageError(Exception):
-    """What a file says does not add up."""
+    """The contents of a file are inconsistent."""
 
 
 class _Reader:
-    """Puts pieces together; takes those that it uses."""
+    """A decoder of pieces, which are removed once used."""
 
     def __init__(self, pieces: dict[str, Tensor]) -> None:
         self._pieces = pieces
 
     def read(self, header: Header) -> dict[str, Tensor]:
-        """Rebuild every tensor; what is no piece is a tensor as it is."""
+        """Decode every tensor; names without pieces are plain tensors."""
         built = {name: self._tensor(name, entry) for name, entry in header.tensors.items()}
         state = self._pieces | built
         for name, of in header.same.items():
@@ -87,7 +87,7 @@ class _Reader:
         return to_tensor(restore(form), kind).reshape(entry.shape)
 
     def _form(self, entry: FormEntry) -> tuple[Form, torch.dtype, int]:
-        """Take a form out of its pieces; give the type and the number of its elements, too."""
+        """Read a form from its pieces; return its type and number of elements, too."""
         if isinstance(entry, MaskedEntry):
             return self._masked(entry)
         if isinstance(entry, SteppedEntry):

@@ -1,7 +1,7 @@
-"""A state_dict in one safetensors file, each tensor in the form that takes the fewest bytes.
+"""Compact safetensors file: a state_dict with each tensor in its smallest lossless form.
 
-The file is an ordinary one. A tensor stored as it is stands under its own name; the pieces of the
-others stand under `#0`, `#1` and so on, and the header says, as JSON, how they go together.
+The file is an ordinary safetensors file. A raw tensor is stored under its own name; the pieces of
+the others under `#0`, `#1` and so on, with a JSON header that describes how they combine.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from limbeck.export.compact.header import (
 from limbeck.export.compact.record import CompactRecord, CompactTensor
 
 PIECE, ENTRY = 70, 160
-"""About what the header says of a piece, and of how pieces go together, in bytes."""
+"""Approximate header bytes per piece, and per entry."""
 
 
 def save_compact(state: Mapping[str, Tensor], path: Path) -> CompactRecord:
-    """Write tensors into one safetensors file, each in the form that takes the fewest bytes.
+    """Write tensors into one safetensors file, each in its smallest lossless form.
 
-    Lossless: `load_compact` gives every tensor back bit for bit. A tensor that several names share
-    (tied embeddings) is written once. The file is written whole or not at all.
+    `load_compact` restores every tensor bit for bit. A tensor shared by several names (tied
+    embeddings) is written once. The file is written atomically.
 
     Args:
         state: Tensors by name, on any device, of any type.
-        path: Where to write.
+        path: Path of the file.
 
     Returns:
-        What was done: the bytes of the tensors themselves before, of the file after.
+        The record: the bytes of the tensors before, and of the file after.
 
     Raises:
-        InputError: A tensor is complex128, which the format has not.
-        WriteError: The target cannot be written to.
+        InputError: A tensor is complex128, which the format does not support.
+        WriteError: The target cannot be written.
 
     Example:
         >>> import tempfile
@@ -78,7 +78,7 @@ def save_compact(state: Mapping[str, Tensor], path: Path) -> CompactRecord:
 
 
 class _Writer:
-    """Takes tensors apart into pieces."""
+    """An encoder of tensors into pieces."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.pieces: dict[str, Tensor] = {}
@@ -105,7 +105,7 @@ class _Writer:
     def _store(self, name: str, tensor: Tensor, words: Words) -> None:
         plan = _smallest(words)
         if plan is None:
-            # A view of a larger tensor would carry all of it along.
+            # A view would save the whole larger tensor.
             self.pieces[name] = tensor.detach().cpu().contiguous().clone()
             return
         entry = self._form(Content(words).make(plan), tensor.dtype)
@@ -144,7 +144,7 @@ class _Writer:
 
 
 def _smallest(words: Words) -> Plan | None:
-    """Choose the form that takes the fewest bytes; None is as it is."""
+    """Choose the smallest form; None is the original one."""
     if words.nbytes <= ENTRY:
         return None
     plan = min(Content(words).plans(), key=_bytes)
@@ -156,7 +156,7 @@ def _bytes(plan: Plan) -> int:
 
 
 def to_words(tensor: Tensor) -> Words:
-    """See a tensor's elements as unsigned integers, `[n]`.
+    """Return a tensor's elements as unsigned integers, `[n]`.
 
     Example:
         >>> to_words(torch.tensor([[0.0, -0.0]], dtype=torch.float16))
@@ -167,7 +167,7 @@ def to_words(tensor: Tensor) -> Words:
 
 
 def to_tensor(words: Words, kind: torch.dtype) -> Tensor:
-    """See words as elements of a type, `[n]`.
+    """Return words as elements of a type, `[n]`.
 
     Example:
         >>> to_tensor(np.array([0, 32768], np.uint16), torch.float16)
