@@ -1,7 +1,6 @@
-"""What a student is trained on: weighted terms, averaged over units in one place.
+"""The training objective: weighted loss terms, averaged over elements in one place.
 
-Losses answer with one value a unit and know no weights; only the `Objective` weights, masks and
-averages.
+Losses return one unweighted value per element; only the `Objective` weights, masks and averages.
 """
 
 from limbeck.objective.checks import TermGradient

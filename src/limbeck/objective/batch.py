@@ -1,4 +1,4 @@
-"""One batch as terms see it: who said what, and how much each unit counts."""
+"""One batch as input of the terms: outputs of student and teacher, and element weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.terms import Ready
 
 
 class Batch:
-    """What one batch was answered with, and the shares by which its means are taken."""
+    """The outputs for one batch, and the weights of its means."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class Batch:
         self.response, self.answer = response, answer
         self._class_counts = class_counts
         weights = response.weights
-        # Each unit's share of the mean; a batch without weight has shares of 0, not of 0 / 0.
+        # Each element's share of the mean; a batch without weight has shares of 0, not of 0 / 0.
         self._units = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
         self._samples: dict[int, Tensor] = {}
 
     def mean(self, value: Tensor, ready: Ready) -> Tensor:
-        """Average a term's values; a scalar is an average already."""
+        """Average a term's values; a scalar is already an average."""
         if value.ndim == 0:
             return value
         shares = self._shares(ready)
@@ -48,10 +48,10 @@ class Batch:
         return value.dot(shares)
 
     def fused(self, ready: Ready, arguments: Mapping[str, Any]) -> Tensor:
-        """Average a loss that takes hidden states and a head, and weighs units itself.
+        """Compute a loss over hidden states and a head, which weights elements itself.
 
         Raises:
-            InputError: The task gives no hidden states and head.
+            InputError: The task has no hidden states and head.
         """
         hidden = getattr(self.response, "hidden", None)
         head = getattr(self.response, "head", None)
@@ -75,16 +75,16 @@ class Batch:
         return value
 
     def kept(self, ready: Ready) -> Tensor | None:
-        """Tell which rows count, `[rows]`; None if all do."""
+        """Return the mask of rows with weight, `[rows]`; None if all have."""
         counts = self._shares(ready) != 0
         return None if bool(counts.all()) else counts
 
     def count(self, ready: Ready) -> int:
-        """Return how many rows a term compares."""
+        """Return the number of rows that a term compares."""
         return len(self._shares(ready))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name every tensor that a term may be given."""
+        """Return every tensor that may be an argument of a term, by name."""
         named: dict[str, Any] = {"labels": self.response.labels, "weights": self.response.weights}
         for side, given in (("student", self.response), ("teacher", self.answer)):
             named |= {
@@ -96,22 +96,22 @@ class Batch:
         return {name: part for name, part in named.items() if isinstance(part, Tensor)}
 
     def by_unit(self, number: PerUnit) -> Tensor:
-        """Ask a number that differs from unit to unit."""
+        """Compute a per-element number for this batch."""
         targets = None if self.answer is None else self.answer.targets
         logits = targets.logits if isinstance(targets, DenseTargets) else None
         return number(Seen(logits, self.response.labels, self._class_counts))
 
     def inputs(self, ready: Ready) -> dict[str, Tensor]:
-        """Give what the loss, or what is learned beside it, may ask the batch for.
+        """Return the batch's arguments for the loss or its connector.
 
         Raises:
-            InputError: The loss needs what the batch does not have.
+            InputError: The batch lacks a required argument of the loss.
         """
         if not (ready.inputs or ready.joined):
             return {}
         given = {
             "labels": self.response.labels,
-            # A response of somebody's own need not know of these.
+            # A user's own response may lack these.
             "index": getattr(self.response, "index", None),
             "mask": getattr(self.response, "mask", None),
         }
@@ -137,7 +137,7 @@ class Batch:
 def tempered(
     ready: Ready, joined: Joined, temperature: Tensor, arguments: Mapping[str, Any]
 ) -> Tensor:
-    """Compare at a temperature a unit: divided logits at T = 1, times T²."""
+    """Compute a loss with a temperature per element: divided logits at T = 1, times T²."""
     column = temperature.unsqueeze(-1)
     theirs = joined.teacher
     if isinstance(theirs, DenseTargets):
@@ -152,7 +152,7 @@ def tempered(
 
 
 def rows(given: Any, kept: Tensor) -> Any:
-    """Take some rows of a tensor, of several, or of dense targets."""
+    """Select rows of a tensor, of several tensors, or of dense targets."""
     if isinstance(given, Tensor):
         return given[kept]
     if isinstance(given, DenseTargets):
@@ -161,20 +161,20 @@ def rows(given: Any, kept: Tensor) -> Any:
 
 
 def nothing(student: Any) -> Tensor:
-    """Give 0, with a gradient of 0."""
+    """Return 0, with a gradient of 0."""
     tensors = (student,) if isinstance(student, Tensor) else student
     nothing: Tensor = sum((one[:0].sum() for one in tensors), start=tensors[0].new_zeros(()))
     return nothing
 
 
 def student_of(ready: Ready, response: Responds) -> Any:
-    """Take what a term looks at of the student's."""
+    """Return the student's tensors for a term."""
     from_model = response.taps if ready.student_is_tap else response.outputs
     return _taken(ready, "student", ready.student, from_model)
 
 
 def teacher_of(ready: Ready, response: Responds, answer: Answers | None) -> Any:
-    """Take what a term looks at of the teacher's, or the labels."""
+    """Return the teacher's tensors for a term, or the labels."""
     if ready.source == "labels":
         return response.labels
     if answer is None:
@@ -202,7 +202,7 @@ def _taken(ready: Ready, side: str, names: tuple[str, ...], given: Mapping[str, 
 
 
 def _named(names: tuple[str, ...], given: Mapping[str, Tensor]) -> list[str]:
-    """Write patterns out; one that nothing matches stays, to be named in the error."""
+    """Expand patterns; one without a match is kept, for the error message."""
     return [
         path
         for name in names

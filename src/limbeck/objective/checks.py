@@ -1,4 +1,4 @@
-"""Check each term of an objective on one batch, before training: its contract and its gradient."""
+"""Check of an objective's terms on one batch before training: contract and gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TermGradient:
 
     Attributes:
         norm: Its Euclidean norm over all parameters.
-        reason: Why the norm is 0, where that is no fault; empty if the term moves the student.
+        reason: The reason why the norm may be 0; empty if the term has a gradient.
     """
 
     norm: float
@@ -31,10 +31,10 @@ class TermGradient:
 
 
 def check_tensor(value: object, *, where: str) -> None:
-    """Refuse what a loss must not return: anything but a tensor of floating-point numbers.
+    """Raise an error unless a loss returned a floating-point tensor.
 
     Raises:
-        InputError: It is something else.
+        InputError: The value is not a floating-point tensor.
     """
     if isinstance(value, Tensor) and value.is_floating_point():
         return
@@ -46,7 +46,7 @@ def check_tensor(value: object, *, where: str) -> None:
 
 @contextmanager
 def unchanged(name: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Run a loss, and raise what it raises, or changes in place, as an error that names the term.
+    """Run a loss, and convert exceptions and in-place changes to an error with the term's name.
 
     Raises:
         InputError: The loss raised an exception, or changed one of the tensors.
@@ -57,7 +57,7 @@ def unchanged(name: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     except LimbeckError:
         raise
-    # A loss may be the user's own code, which raises exceptions of any kind.
+    # A user's own loss may raise any exception.
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         raise InputError(Problem(name, f"{type(error).__name__}: {text}", allowed)) from error
@@ -81,16 +81,16 @@ def check_gradient(
     """Check that a term's mean is finite and that its gradient reaches the student.
 
     Args:
-        name: The term's.
-        value: Its mean over the batch, before its weight.
-        parameters: The student's that train.
-        weight: The term's weight at the beginning.
-        samples: How many the batch has.
+        name: The term's name.
+        value: The term's mean over the batch, unweighted.
+        parameters: The student's trainable parameters.
+        weight: The term's initial weight.
+        samples: The number of samples in the batch.
         over_batch: Whether the loss compares the samples of a batch with each other.
 
     Raises:
-        InputError: The value is not finite, or no parameter gets a gradient and nothing of what
-            may excuse it is the case.
+        InputError: The value is not finite, or no parameter has a gradient without an accepted
+            reason.
     """
     if not bool(value.isfinite()):
         fix = "Check for a logarithm or a division of 0, and such numbers in the data."
@@ -105,7 +105,7 @@ def check_gradient(
     if not norm < float("inf"):
         fix = "Check for a square root or a logarithm at 0."
         raise InputError(Problem(name, f"a gradient norm of {norm}", "a finite gradient", fix))
-    if norm > 0 and size != 0:  # at the minimum, rounding alone gives a gradient
+    if norm > 0 and size != 0:  # at the minimum, a gradient may be rounding only
         return TermGradient(norm)
     if weight == 0:
         return TermGradient(norm, "its weight is 0")
@@ -123,19 +123,19 @@ def check_gradient(
 
 
 def check_not_a_mean(name: str, value: Tensor, part: Callable[[Tensor], Tensor], rows: int) -> None:
-    """Refuse a user's scalar that is the mean of what its elements give one by one.
+    """Raise an error if a user's scalar equals the mean of its values for single elements.
 
     Such a scalar ignores the elements' weights, and a mean over micro-batches of different sizes
     is then a mean of means.
 
     Args:
-        name: The term's.
+        name: The term's name.
         value: The scalar of the whole batch.
-        part: Computes the scalar of some rows, given true for each of them.
-        rows: How many the batch has.
+        part: A function that computes the scalar of the rows in a mask.
+        rows: The number of rows in the batch.
 
     Raises:
-        InputError: It is that mean.
+        InputError: The scalar is that mean.
     """
     if value.ndim or rows < 2:
         return

@@ -1,4 +1,4 @@
-"""Weighted terms, averaged over units in one place."""
+"""The objective: weighted loss terms, averaged over elements in one place."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ _NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Objective:
-    """A sum of weighted terms, each a mean over the units that count.
+    """A sum of weighted terms, each a weighted mean over elements.
 
-    A term of one value a unit is averaged as sum(weight · value) / sum(weight) with the response's
-    weights. A term over features has one value a sample, and a sample weighs what its units weigh
-    together. A scalar is taken as it is, over the samples whose weight is not 0: they count alike.
-    Units of weight 0 are left out, and a batch without weight gives 0 with a gradient of 0.
+    A term with one value per element is averaged as sum(weight · value) / sum(weight) with the
+    response's weights. A term over features has one value per sample, weighted by the sum of the
+    weights of the sample's elements. A scalar is used as it is, computed over the samples of
+    non-zero weight, with equal weights. Elements of weight 0 are excluded, and a batch without
+    weight returns 0 with a gradient of 0.
 
     Args:
-        terms: At least one.
-        outputs: The names of the task's outputs; any other name in a term is the path of a module.
-        measure_every: Measure each term's gradient norm every so many optimiser steps; 0 does not,
+        terms: The terms, at least one.
+        outputs: The names of the task's outputs; any other name in a term is a module path.
+        measure_every: The interval in optimiser steps of gradient norm measurements; 0 for none,
             unless a term's weight is `"auto"`.
 
     Attributes:
-        connectors: What is learned beside the student, by the name of the term: what joins
-            features of different shapes, and the parts of losses that have some.
-        balance: What finds the weights of terms that ask for `"auto"`.
+        connectors: The trained modules besides the student, by term name: connectors between
+            features of different shapes, and the modules of losses.
+        balance: The gradient balancing of terms with `"auto"`.
 
     Raises:
-        InputError: Every problem of every term at once.
+        InputError: The message lists every problem of every term.
 
     Example:
         >>> from types import SimpleNamespace
@@ -106,16 +107,16 @@ class Objective:
         outputs: Sequence[str] = ("logits",),
         measure_every: int = 0,
     ) -> Objective:
-        """Make an objective of what a recipe says.
+        """Build an objective from a recipe's entries.
 
         Args:
-            entries: A list of `{name of a loss: {settings}}`, or a method, `{name: {settings}}`.
-            where: What to call the place in a message.
+            entries: A list of `{loss name: {settings}}`, or a method, `{name: {settings}}`.
+            where: The key in the recipe, for messages.
             outputs: The names of the task's outputs.
-            measure_every: As for the class.
+            measure_every: See the class.
 
         Raises:
-            InputError: Every problem of every entry at once.
+            InputError: The message lists every problem of every entry.
 
         Example:
             >>> Objective.from_recipe([{"task": {}}, {"soft_target_kl": {"temprature": 4.0}}])
@@ -145,45 +146,45 @@ class Objective:
 
     @functools.cached_property
     def student_taps(self) -> list[str]:
-        """The paths of the student's modules that terms look at."""
+        """Return the paths of the student's modules that terms use."""
         paths = [path for t in self._ready if t.student_is_tap for path in t.student]
         return list(dict.fromkeys(paths))
 
     @functools.cached_property
     def teacher_taps(self) -> list[str]:
-        """The paths of the teacher's modules that terms look at."""
+        """Return the paths of the teacher's modules that terms use."""
         asked = [t for t in self._ready if t.loss and t.source == "tap"]
         return list(dict.fromkeys(path for t in asked for path in t.teacher))
 
     @functools.cached_property
     def needs_teacher(self) -> bool:
-        """Whether any term looks at a teacher."""
+        """Return whether any term uses a teacher."""
         return any(term.needs_teacher for term in self._ready)
 
     @functools.cached_property
     def compares_common_classes(self) -> bool:
-        """Whether every loss over the teacher's logits compares only the classes of both sides."""
+        """Return whether every loss over the teacher's logits compares only the common classes."""
         asked = [term for term in self._ready if term.needs_teacher and term.source != "tap"]
         by_unit = any(term.unit_weight or term.unit_temperature for term in asked)
         return all(term.source in ("targets", "head") for term in asked) and not by_unit
 
     def modules(self) -> dict[str, nn.Module]:
-        """Name what is learned or kept beside the student; none of it is in the student's file."""
+        """Return the modules of the objective, by name; none of them is in the student's file."""
         kept: dict[str, nn.Module] = {"connectors": self.connectors}
         return {**kept, "balance": self.balance} if self.balance.names else kept
 
     def connect(
         self, response: Responds, answer: Answers | None, training_set: TrainingSet | None = None
     ) -> None:
-        """Build the connectors that are still missing, from one probe.
+        """Build the missing connectors from an example batch.
 
         Args:
             response: The student's response to any batch.
-            answer: The teacher's answer to the same batch; None if no term asks for one.
-            training_set: What is trained on, for terms that want to know.
+            answer: The teacher's output for the same batch; None if no term requires one.
+            training_set: The training set, for terms that depend on it.
 
         Raises:
-            InputError: Features that cannot be joined; all such terms at once.
+            InputError: Features cannot be connected; the message lists all such terms.
         """
         self._class_counts = (training_set.class_counts or None) if training_set else None
         samples = training_set.samples if training_set else None
@@ -210,19 +211,20 @@ class Objective:
         progress: float = 0.0,
         parameters: Sequence[nn.Parameter] = (),
     ) -> Losses:
-        """Compare a student's response with a teacher's answer.
+        """Compute the losses of a student's output against a teacher's.
 
         Args:
-            response: What the student said.
-            answer: What the teacher said; None if no term asks for a teacher.
-            task_loss: The task's own loss of a response, one value a unit, for the term `task`.
-            progress: How much of the training lies behind, in [0, 1].
-            parameters: What gradient norms are measured over, when they are.
+            response: The student's output.
+            answer: The teacher's output; None if no term requires a teacher.
+            task_loss: The task's own loss of a response, one value per element, for the term
+                `task`.
+            progress: The finished share of the training, in [0, 1].
+            parameters: The parameters for gradient norms, if measured.
 
         Raises:
-            InputError: What a term needs is absent, or a loss answers in a wrong shape.
+            InputError: An input of a term is missing, or a loss returns a wrong shape.
         """
-        # First, since it lets the weights that the last step's gradients asked for take effect.
+        # First, since it activates the weights computed from the last step's gradients.
         measured = bool(parameters) and self.balance.is_due(progress)
         batch = Batch(response, answer, self._class_counts)
         terms: dict[str, TermLoss] = {}
@@ -232,14 +234,14 @@ class Objective:
             raw, own = self._raw(ready, batch, task_loss, progress)
             weight = self.balance.weight(ready.name) if ready.auto else ready.weight(progress)
             value = raw.detach()
-            # One operation a term: in a small student's step every one counts.
+            # One operation per term: in a small student's step every one counts.
             total = raw * weight if total is None else torch.add(total, raw, alpha=weight)
             terms[ready.name], raws[ready.name] = TermLoss(value, value * weight), raw
             if own is not None:
                 total = total + own
                 terms[f"{ready.name}_own"] = TermLoss(own.detach(), own.detach())
         norms = self._measured(raws, progress, parameters) if measured else _NO_NORMS
-        return Losses(cast("Tensor", total), terms, norms)  # there is at least one term
+        return Losses(cast("Tensor", total), terms, norms)  # at least one term exists
 
     def check(
         self,
@@ -249,21 +251,21 @@ class Objective:
         task_loss: Callable[[Any], Tensor] | None = None,
         parameters: Sequence[nn.Parameter],
     ) -> dict[str, TermGradient]:
-        """Check on one batch that every term keeps its contract and moves the student.
+        """Check on one batch that every term meets its contract and has a gradient.
 
         Args:
             response: The student's response, with its graph.
-            answer: The teacher's answer to the same batch; None if no term asks for one.
-            task_loss: As for a call.
-            parameters: The student's that train.
+            answer: The teacher's output for the same batch; None if no term requires one.
+            task_loss: See `__call__`.
+            parameters: The student's trainable parameters.
 
         Returns:
-            Each term's gradient, by its name.
+            Each term's gradient, by name.
 
         Raises:
-            InputError: All that is wrong with any term: it raises an exception, changes its inputs,
-                returns a wrong shape or type or the batch's mean, is not finite, or gives no
-                parameter a gradient.
+            InputError: The problems of all terms: a term raises an exception, changes its inputs,
+                returns a wrong shape or dtype or the batch's mean, is not finite, or has no
+                gradient for any parameter.
         """
         batch = Batch(response, answer, self._class_counts)
         found: dict[str, TermGradient] = {}
@@ -306,7 +308,7 @@ class Objective:
         progress: float,
         parameters: Sequence[nn.Parameter],
     ) -> Mapping[str, Tensor]:
-        """Measure each term's gradient, and let the weights follow."""
+        """Measure each term's gradient norm, and update the automatic weights."""
         norms = gradient_norms(raws, parameters)
         weights = {ready.name: ready.weight(progress) for ready in self._ready if not ready.auto}
         self.balance.follow(norms, weights)
@@ -319,7 +321,7 @@ class Objective:
         task_loss: Callable[[Any], Tensor] | None,
         progress: float,
     ) -> tuple[Tensor, Tensor | None]:
-        """Give a term's mean, and what its learned parts learn from by themselves."""
+        """Compute a term's mean, and the own loss of its connector."""
         if ready.loss is None:
             if task_loss is None:
                 raise InputError(
@@ -331,8 +333,8 @@ class Objective:
         kept = batch.kept(ready) if ready.name in self._scalars else None
         value, own = self._value(ready, batch, progress, kept)
         if value.ndim == 0 and ready.name not in self._scalars:
-            # Only its answer tells that a loss is over the batch as a whole: then what does not
-            # count must not have been in it.
+            # Only the returned scalar shows that a loss is over the whole batch: rows without
+            # weight must then be excluded from its input.
             self._scalars.add(ready.name)
             kept = batch.kept(ready)
             if kept is not None:

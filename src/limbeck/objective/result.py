@@ -1,4 +1,4 @@
-"""What an objective reads, and what it says."""
+"""The inputs and results of an objective."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from limbeck.targets import Targets
 
 @runtime_checkable
 class Responds(Protocol):
-    """What the objective reads of a student's response (`limbeck.tasks.Response`)."""
+    """The student output that the objective reads (`limbeck.tasks.Response`)."""
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """The student's answers by name, each `[units, ...]`."""
+        """Return the student's outputs by name, each `[units, ...]`."""
 
     @property
     def labels(self) -> Tensor:
-        """The right answers, `[units]`."""
+        """Return the labels, `[units]`."""
 
     @property
     def weights(self) -> Tensor:
-        """How much each unit counts, `[units]`."""
+        """Return the weight per element, `[units]`."""
 
     @property
     def sample_of(self) -> Tensor:
-        """Which sample each unit came from, `[units]`."""
+        """Return the index of each element's sample, `[units]`."""
 
     @property
     def taps(self) -> Mapping[str, Tensor]:
-        """Features by path, `[samples, ...]`."""
+        """Return features by path, `[samples, ...]`."""
 
 
 @runtime_checkable
 class Answers(Protocol):
-    """What the objective reads of a teacher's answer (`limbeck.teachers.Answer`)."""
+    """The teacher output that the objective reads (`limbeck.teachers.Answer`)."""
 
     @property
     def targets(self) -> Targets:
-        """The teacher's soft answer, one row a unit."""
+        """Return the soft targets, one row per element."""
 
     @property
     def taps(self) -> Mapping[str, Tensor]:
-        """Features by path, `[samples, ...]`."""
+        """Return features by path, `[samples, ...]`."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What terms may want to know of the data that is trained on.
+    """Properties of the training set, for terms that depend on it.
 
     Attributes:
-        samples: How many there are; a memory bank has a place for each.
-        class_counts: How many of each class; empty if that has no meaning.
+        samples: The number of samples; a memory bank has a row for each.
+        class_counts: The number of samples per class; empty if undefined.
     """
 
     samples: int
@@ -65,7 +65,7 @@ class TrainingSet:
 
 
 class TermLoss(NamedTuple):
-    """A term's mean over units, raw and times its weight; for the log, without gradient."""
+    """A term's mean over elements, raw and weighted; for the log, without gradient."""
 
     raw: Tensor
     weighted: Tensor
@@ -73,12 +73,12 @@ class TermLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Losses:
-    """What an objective says to one micro-batch.
+    """The losses of one micro-batch.
 
     Attributes:
-        total: The sum of the weighted terms; the only tensor here that carries a gradient.
-        terms: Each term, raw and weighted, by its name.
-        gradient_norms: How large each raw term's gradient is, where that was measured.
+        total: The sum of the weighted terms; the only tensor with a gradient.
+        terms: Each term, raw and weighted, by name.
+        gradient_norms: The gradient norm of each raw term, if measured.
     """
 
     total: Tensor
@@ -86,10 +86,10 @@ class Losses:
     gradient_norms: Mapping[str, Tensor] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Stop on what is not finite; waits for the device once.
+        """Raise an error if a loss is not finite, with one device synchronisation.
 
         Raises:
-            LimbeckError: The total is not finite; the message names the terms and their values.
+            LimbeckError: The total is not finite; the message lists the terms and their values.
 
         Example:
             >>> import torch
