@@ -1,7 +1,7 @@
-"""Hold a loss to the laws: limbeck's own, or one that you wrote.
+"""Tests of the laws (properties) of a loss: limbeck's own or a user's.
 
-The laws are numbered as in the design; law 0 is the contract of shapes and types.
-`check_loss` stops at the first law that is broken, `audit_loss` tells of every one.
+Laws are numbered; law 0 is the contract of shapes and dtypes. `check_loss` stops at the first
+broken law, `audit_loss` reports all.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["LAWS", "BrokenLawError", "Draw", "Kind", "Reference", "audit_loss", 
 
 Law: TypeAlias = Callable[[Subject], Iterator[str]]
 
-_SHOWN = 3  # breaches of one law that an audit tells of
+_SHOWN = 3  # violations of one law that an audit reports
 
 
 class BrokenLawError(AssertionError):
-    """A law that does not hold, with its number.
+    """A broken law of a loss.
 
     Attributes:
-        law: The number.
+        law: The number of the law.
     """
 
     def __init__(self, law: int, what: str) -> None:
@@ -46,7 +46,7 @@ def check_loss(
     seed: int = 0,
     draw: Draw | None = None,
 ) -> list[int]:
-    """Hold a loss to every law that applies to its kind.
+    """Test a loss against every law of its kind.
 
     | kind | compares | answers with |
     |-|-|-|
@@ -59,27 +59,27 @@ def check_loss(
     | `fused` | as `divergence`, from `(hidden, weight, targets)` | a mean, a scalar |
 
     Args:
-        loss: A function (student, second, **keywords); bind what else it needs with
-            `functools.partial`. A second parameter called `targets` is given each form of
-            `limbeck.targets`. Of the keywords, a `temperature` and `labels` are given to it, and a
-            `mask` and an `index` if it cannot do without.
-        kind: What the loss compares.
-        reference: The same in numpy and float64, written from the formula, for law 4; it is given
-            the same keywords. Without it law 4 holds the gradient to differences of the loss's own
-            values.
-        without: Laws that are known not to apply. A split (law 6) is not asked of a scalar: a
-            batch is its unit.
-        seed: Decides the inputs.
-        draw: Gives the inputs (student, second) for a generator and a scale, in float64, where the
-            loss needs other shapes than six units of five logits or of features 3×2×2: both with
-            samples first, each a tensor or a tuple of them.
+        loss: A function (student, second, **keywords); bind other arguments with
+            `functools.partial`. A second parameter named `targets` receives each type of
+            `limbeck.targets`. The keywords `temperature` and `labels` are set, and `mask` and
+            `index` if required.
+        kind: The kind of the loss.
+        reference: An independent implementation of the formula in numpy and float64, for law 4,
+            called with the same keywords. Without it law 4 compares the gradient with finite
+            differences of the loss's own values.
+        without: Laws that do not apply. Law 6 (a split) does not apply to scalars: their element is
+            the batch.
+        seed: The seed of the inputs.
+        draw: A function that returns the inputs (student, second) for a generator and a scale, in
+            float64, if the loss needs other shapes than six elements of five logits or of features
+            3×2×2: both with samples first, each a tensor or a tuple of tensors.
 
     Returns:
-        The numbers of the laws that were tried, all of which hold.
+        The numbers of the tested laws, all of which hold.
 
     Raises:
-        BrokenLawError: The first law that does not hold, and what was seen.
-        InputError: An unknown kind or law, or a loss with settings that are not bound.
+        BrokenLawError: A law is broken; the message describes the first one.
+        InputError: An unknown kind or law, or a loss with unbound arguments.
 
     Example:
         >>> from limbeck.losses import logit_mse
@@ -113,22 +113,22 @@ def audit_loss(
     seed: int = 0,
     draw: Draw | None = None,
 ) -> dict[int, str | None]:
-    """Try every law that applies, whatever the others say.
+    """Test every law of a loss's kind, and report all results.
 
     Args:
-        loss: As for `check_loss`, like all that follows.
-        kind: What the loss compares.
-        reference: The same in numpy and float64.
-        without: Laws that are known not to apply.
-        seed: Decides the inputs.
-        draw: Gives the inputs.
+        loss: See `check_loss`, also for the other arguments.
+        kind: The kind of the loss.
+        reference: An independent implementation in numpy and float64.
+        without: Laws that do not apply.
+        seed: The seed of the inputs.
+        draw: A function that returns the inputs.
 
     Returns:
-        For each law that was tried: None if it holds, and otherwise the first few things that were
-        seen. An exception that the loss raises is one, too.
+        For each tested law: None if it holds, otherwise the first few violations. An exception of
+            the loss is a violation, too.
 
     Raises:
-        InputError: An unknown kind or law, or a loss with settings that are not bound.
+        InputError: An unknown kind or law, or a loss with unbound arguments.
 
     Example:
         >>> def averaged(student, teacher):
@@ -154,10 +154,10 @@ def _tried(subject: Subject, without: set[int]) -> list[int]:
 
 
 def _breaches(law: int, subject: Subject) -> Iterator[tuple[str, Exception | None]]:
-    """Give what is seen to be broken, with the exception if the loss raised one."""
+    """Yield the violations of a law, with the exception if the loss raised one."""
     try:
         yield from ((broken, None) for broken in LAWS[law](subject))
-    except Exception as error:  # a loss of somebody's own may raise anything
+    except Exception as error:  # a user's own loss may raise any exception
         yield f"the loss raises {type(error).__name__}: {error}", error
 
 
@@ -201,14 +201,14 @@ def _applies(law: int, subject: Subject) -> bool:
 
 
 def _is_jsd(subject: Subject) -> bool:
-    """A beta beside labels weighs something else, and other kinds of divergence refuse it."""
+    """Return whether `beta` is that of `jsd`: other losses reject it or use it as a weight."""
     if not subject.has("beta") or (subject.has("labels") and subject.kind != "fused"):
         return False
     return subject.bound("kind").get("kind", "jsd") == "jsd"
 
 
 def _check(subject: Subject, without: Iterable[int]) -> None:
-    """Refuse what cannot be put on trial."""
+    """Raise an error if a loss cannot be tested."""
     problems: list[Problem] = []
     kinds = get_args(Kind)
     if subject.kind not in kinds:

@@ -1,4 +1,4 @@
-"""How far tensors are apart, as a part of their size; what is not a number is infinitely far."""
+"""Relative differences of tensors; NaN counts as infinite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
-    """Give the largest difference, as a part of the largest of the second's values.
+    """Return the largest difference, relative to the largest value of the second tensor.
 
     Example:
         >>> import torch
@@ -27,10 +27,10 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
 
 
 def farthest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Give the largest difference between tensors that belong together."""
+    """Return the largest difference between paired tensors."""
     return max(apart(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def largest(tensors: Sequence[Tensor]) -> float:
-    """Give the largest absolute value; 0 where there is none."""
+    """Return the largest absolute value; 0 if there is none."""
     return max((part.detach().abs().max().item() for part in tensors if part.numel()), default=0.0)

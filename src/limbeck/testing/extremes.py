@@ -1,4 +1,4 @@
-"""Law 9: finite in value and gradient wherever training may lead."""
+"""Law 9: finite value and gradient for extreme inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FAR = 1e4
 
 
 def finite(subject: Subject) -> Iterator[str]:
-    """9: finite at ±1e4, with classes ruled out, without spread, for one unit and for none."""
+    """Test law 9: finite at ±1e4, with -inf logits, without variance, for one element and none."""
     inputs = subject.draw().to(torch.float32)
     clamped = _clamped(subject.draw(_FAR).to(torch.float32))
     cases = {"numbers of 1e4": clamped, "numbers of 1e4 in bfloat16": clamped.to(torch.bfloat16)}
@@ -43,7 +43,7 @@ def _clamped(inputs: Inputs) -> Inputs:
 
 
 def _ruled_out(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
-    """Rule classes out with -inf, of either side and of both; never all of a unit."""
+    """Set logits to -inf, for either side and for both; never all of an element."""
     student, second = parts(inputs.student)[0], parts(inputs.second)[0]
     out = torch.rand(student.shape, generator=subject.generator) < 0.4
     out[0], out[:, 0] = True, False
@@ -52,7 +52,7 @@ def _ruled_out(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
         return {"-inf on the student's side": ours}
     theirs = second.masked_fill(out.roll(1, dims=1), -torch.inf)
     cases = {"-inf on the teacher's side": inputs.but(second=theirs)}
-    if subject.kind == "fused":  # its logits are a product, in which -inf is not a number
+    if subject.kind == "fused":  # its logits are a product, in which -inf becomes NaN
         return cases
     both = second.masked_fill(out, -torch.inf)
     return cases | {
@@ -63,7 +63,7 @@ def _ruled_out(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
 
 
 def _without_spread(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
-    """Let everything be zero, or every sample the same."""
+    """Return inputs of zeros, and inputs with equal samples."""
 
     def first(tensor: Tensor) -> Tensor:
         return tensor[:1].expand_as(tensor).clone()
@@ -88,4 +88,4 @@ def _empty(subject: Subject, inputs: Inputs) -> Iterator[str]:
             yield f"an empty batch gives 0, not {value}"
     elif value.shape != (0,):
         yield f"an empty batch gives no values, shape (0,), not {tuple(value.shape)}"
-    subject.gradient(inputs)  # raises where there is no path for it
+    subject.gradient(inputs)  # raises if there is no gradient

@@ -1,4 +1,4 @@
-"""Laws 11 to 13: forms of targets, padded vocabularies, and the ends of `jsd`."""
+"""Laws 11 to 13: target types, padded vocabularies, and the limits of `jsd`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from limbeck.testing.distance import apart, farthest, largest
 from limbeck.testing.subject import TEMPERATURE, Inputs, Subject, parts
 
 _EXACT = 1e-9
-_PADDING, _PAD_LOGIT = 3, 7.0  # more classes on a side, with logits that would matter
+_PADDING, _PAD_LOGIT = 3, 7.0  # more classes on one side, with large logits
 
 
 def padding(subject: Subject) -> Iterator[str]:
-    """12: a vocabulary that is padded gives what the common part gives."""
+    """Test law 12: a padded vocabulary does not change the result."""
     inputs = subject.draw()
     value, [slope] = subject(inputs), subject.gradient(inputs)
     classes = slope.shape[1]
     cases = {}
-    if subject.kind != "fused":  # its logits are a product, in which -inf is not a number
+    if subject.kind != "fused":  # its logits are a product, in which -inf becomes NaN
         cases["classes of -inf on both sides"] = _padded(inputs, -math.inf)
     if subject.takes_targets:
         both = _padded(inputs, _PAD_LOGIT)
@@ -52,7 +52,7 @@ def _padded(inputs: Inputs, logit: float) -> Inputs:
 
 
 def all_forms(logits: Tensor) -> dict[str, Targets]:
-    """Give every form that says all that logits say."""
+    """Return every target type that is equivalent to all logits."""
     classes = logits.shape[1]
     return {
         "DenseTargets": DenseTargets(logits),
@@ -63,7 +63,7 @@ def all_forms(logits: Tensor) -> dict[str, Targets]:
 
 
 def sparse(subject: Subject) -> Iterator[str]:
-    """11: top-k of all classes is dense; what is sampled is right on average."""
+    """Test law 11: top-k of all classes equals dense; sampled targets are unbiased."""
     inputs = subject.draw()
     value, slopes = subject(inputs), subject.gradient(inputs)
     for form, targets in all_forms(parts(inputs.second)[0]).items():
@@ -76,7 +76,7 @@ def sparse(subject: Subject) -> Iterator[str]:
 
 
 def _sampled(subject: Subject, inputs: Inputs, classes: int = 3, draws: int = 2) -> Iterator[str]:
-    """Weigh every sample that could be drawn by its probability: their mean is exact."""
+    """Compute the expectation over every possible sample: it equals the dense value."""
     student, teacher = (parts(side)[0][:1, :classes] for side in (inputs.student, inputs.second))
     drawn = torch.tensor(list(product(range(classes), repeat=draws)))
     counts = F.one_hot(drawn, classes).sum(1)
@@ -96,7 +96,7 @@ def _sampled(subject: Subject, inputs: Inputs, classes: int = 3, draws: int = 2)
         except InputError:
             if subject.bound("kind").get("kind", "forward_kl") == "forward_kl":
                 raise
-            return  # other kinds are no mean under the teacher, and may say so
+            return  # other kinds are not an expectation under the teacher, and may raise
         if not (off := apart((likely * values).sum(), value.sum())) < _EXACT:
             yield f"sampled targets, drawn with {case} odds, bias the value by {off:.1e}"
         if not (off := apart(likely @ slopes, slope[0])) < _EXACT:
@@ -104,7 +104,7 @@ def _sampled(subject: Subject, inputs: Inputs, classes: int = 3, draws: int = 2)
 
 
 def ends(subject: Subject) -> Iterator[str]:
-    """13: `jsd` takes 0 < beta < 1, and tends to what it should at the ends."""
+    """Test law 13: `jsd` requires 0 < beta < 1, and has the correct limits."""
     inputs = subject.draw()
     plain = {"normalized": False} if subject.has("normalized") else {}
     for beta in (0.0, 1.0, -0.1, 1.5, math.nan):
@@ -129,7 +129,7 @@ def ends(subject: Subject) -> Iterator[str]:
 def _refused(subject: Subject, inputs: Inputs, beta: float) -> Iterator[str]:
     try:
         value = subject(inputs, beta=beta)
-    except Exception as error:  # whatever a loss of somebody's own raises
+    except Exception as error:  # a user's own loss may raise any exception
         if "kl" not in str(error).lower():
             yield f"the error for beta = {beta} does not point to the KL kinds: {error}"
     else:

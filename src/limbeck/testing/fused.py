@@ -1,4 +1,4 @@
-"""Law 10: a form that never holds all logits gives what the dense form gives."""
+"""Law 10: the fused form equals the dense form."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from limbeck.testing.forms import all_forms
 from limbeck.testing.subject import CLASSES, TEMPERATURE, Subject
 
 _EXACT = 1e-9
-_UNITS, _HIDDEN = 7, 4  # 7: blocks of more than one unit and of less than all leave a remainder
-_BLOCKS = (1, 100, 250, 10**9)  # bytes: of a unit, of a few, and of all at once
+_UNITS, _HIDDEN = 7, 4  # 7: blocks of more than one element and of fewer than all leave a remainder
+_BLOCKS = (1, 100, 250, 10**9)  # bytes: of one element, of a few, and of all
 
 
 def fused(subject: Subject) -> Iterator[str]:
-    """10: fused is dense, in blocks of any size, with whatever else it takes."""
+    """Test law 10: fused equals dense, in blocks of any size, with all optional arguments."""
     generator = subject.generator
     hidden, weight, teacher = (
         torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -44,7 +44,7 @@ def fused(subject: Subject) -> Iterator[str]:
 
 
 def _extras(subject: Subject) -> list[dict[str, Any]]:
-    """Give what else the loss may take: one by one, and all at once."""
+    """Return the optional arguments of the loss: one by one, and all together."""
     generator = subject.generator
     extras: list[dict[str, Any]] = [
         {"bias": torch.randn(CLASSES, generator=generator, dtype=torch.float64)},
@@ -72,7 +72,7 @@ def _call(
     targets: Targets,
     settings: dict[str, Any],
 ) -> tuple[Tensor, list[Tensor]]:
-    """Give the value, and the gradient of three times it for all that learns."""
+    """Return the value, and the gradient of three times the value for all trainable inputs."""
     learned = {"hidden": hidden, "weight": weight}
     if "bias" in settings:
         learned["bias"] = settings["bias"]
@@ -83,7 +83,7 @@ def _call(
 
 
 def _dense(subject: Subject) -> Callable[..., Tensor]:
-    """Give the same from all logits at once."""
+    """Return the dense form, from all logits at once."""
     settings = subject.bound("kind", "beta", "normalized")
     settings.setdefault("kind", "jsd" if subject.has("beta") else "forward_kl")
     degree = _fixed(subject).get("temperature", 1.0)

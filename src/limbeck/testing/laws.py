@@ -1,6 +1,6 @@
-"""Laws 0 to 8: what every loss keeps, as far as its kind has to.
+"""Laws 0 to 8: properties of every loss, depending on its kind.
 
-A law is a generator of what it saw broken; one that yields nothing holds.
+A law is a generator of violations; it holds if it yields none.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from limbeck.testing.subject import (
     parts,
 )
 
-_EXACT, _NUMERIC = 1e-9, 1e-6  # of one computation in two orders; of a value by differences
-_ROUNDED = 2e-2  # what a gradient may lose when it is handed over in bfloat16
-_FLAT = 4.0  # how far gradients at temperatures of 1 to 16 may lie apart
+_EXACT, _NUMERIC = 1e-9, 1e-6  # of one computation in two orders; of a value by finite differences
+_ROUNDED = 2e-2  # the tolerance of a gradient that is converted to bfloat16
+_FLAT = 4.0  # the largest allowed ratio of gradients at temperatures of 1 to 16
 
 
 def contract(subject: Subject) -> Iterator[str]:
-    """0: the shape of the answer, its types and precision, and inputs left as they were."""
+    """Test law 0: output shape, dtypes, precision, and unchanged inputs."""
     inputs = subject.draw()
     before = [tensor.clone() for tensor in parts(inputs.student) + parts(inputs.second)]
     value, again = subject(inputs), subject(inputs)
@@ -65,14 +65,14 @@ def _precision(subject: Subject, inputs: Inputs) -> Iterator[str]:
         value = subject(single)
     if value.dtype != torch.float32:
         yield f"under autocast, float32 is to be computed in float32, not in {value.dtype}"
-    # A fused form's first product is the model's own, which autocast is there to lower.
+    # A fused form's first product is the model's own, which autocast should lower.
     allowed = 2e-2 if subject.kind == "fused" else 1e-4
     if not (off := apart(value, subject(single))) < allowed:
         yield f"under autocast the value is off by {off:.1e}"
 
 
 def minimum(subject: Subject) -> Iterator[str]:
-    """1: the minimum is at student = teacher."""
+    """Test law 1: the minimum is at student = teacher."""
     inputs = subject.draw()
     same = inputs.agreed()
 
@@ -97,14 +97,14 @@ def minimum(subject: Subject) -> Iterator[str]:
 
 
 def _mixed(teacher: Tensor) -> Tensor:
-    """A little of another sample in each: close by in any shape, and a distribution stays one."""
+    """Mix each sample with a little of another: close by, and distributions stay distributions."""
     return 0.99 * teacher + 0.01 * teacher.roll(1, dims=0)
 
 
 def _is_kink(subject: Subject, at: Inputs, slopes: list[Tensor]) -> bool:
-    """Tell a minimum that is no flat place, as of |x|, where rounding decides about a gradient.
+    """Return whether a minimum is a kink, as of |x|, where rounding determines gradients.
 
-    Going down the gradient then leads up, in proportion to the way.
+    A gradient step then increases the value, in proportion to its length.
     """
     step = 1e-4 / largest(slopes)
     moved = [part - step * slope for part, slope in zip(parts(at.student), slopes, strict=True)]
@@ -114,7 +114,7 @@ def _is_kink(subject: Subject, at: Inputs, slopes: list[Tensor]) -> bool:
 
 
 def non_negative(subject: Subject) -> Iterator[str]:
-    """2: a divergence is never negative."""
+    """Test law 2: a divergence is never negative."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for scale in (1e-3, 1.0, 30.0):
             far = subject.draw(scale)
@@ -128,7 +128,7 @@ def non_negative(subject: Subject) -> Iterator[str]:
 
 
 def no_gradient_to_teacher(subject: Subject) -> Iterator[str]:
-    """3: the student gets a gradient, the teacher none."""
+    """Test law 3: the student has a gradient, the teacher none."""
     inputs = subject.draw()
     leaves = parts(inputs.student) + parts(inputs.second)
     for leaf in leaves:
@@ -142,7 +142,7 @@ def no_gradient_to_teacher(subject: Subject) -> Iterator[str]:
 
 
 def definition(subject: Subject) -> Iterator[str]:
-    """4: value and gradient are those of the definition."""
+    """Test law 4: value and gradient equal those of the definition."""
     inputs = subject.draw()
     if subject.reference is not None:
         expected = torch.as_tensor(_by_reference(subject, inputs), dtype=torch.float64)
@@ -177,7 +177,7 @@ def _arrays(features: Features) -> Any:
 
 
 def _differences(subject: Subject, inputs: Inputs, step: float = 1e-5) -> list[Tensor]:
-    """Give central differences of the definition, or of the loss itself where there is none."""
+    """Compute central differences of the definition, or of the loss itself without one."""
     moved = inputs.but(student=each(torch.clone, inputs.student))
 
     def total() -> float:
@@ -200,7 +200,7 @@ def _differences(subject: Subject, inputs: Inputs, step: float = 1e-5) -> list[T
 
 
 def temperature(subject: Subject) -> Iterator[str]:
-    """5: the gradient has about one size at every temperature."""
+    """Test law 5: the gradient has a similar norm at every temperature."""
     inputs = subject.draw()
     degrees = (1.0, 2.0, 4.0, 8.0, 16.0)
     sizes = [
@@ -220,7 +220,7 @@ def temperature(subject: Subject) -> Iterator[str]:
 
 
 def split(subject: Subject) -> Iterator[str]:
-    """6: any partition into micro-batches gives the same values and gradients."""
+    """Test law 6: any partition into micro-batches has the same values and gradients."""
     inputs = subject.draw()
     ends = (0, 1, inputs.units // 2, inputs.units)
     pieces = [inputs.rows(slice(a, b)) for a, b in pairwise(ends) if a < b]
@@ -236,7 +236,7 @@ def split(subject: Subject) -> Iterator[str]:
 
 
 def symmetry(subject: Subject) -> Iterator[str]:
-    """8: the order of classes and units, and what softmax does not see, change nothing."""
+    """Test law 8: invariance to the order of classes and elements, and to logit offsets."""
     inputs = subject.draw()
     value = subject(inputs)
     if subject.kind in SCALAR:
@@ -248,7 +248,7 @@ def symmetry(subject: Subject) -> Iterator[str]:
     if not (off := apart(subject(_reordered(subject, inputs)), value)) < _EXACT:
         yield f"the order of classes matters: the value is off by {off:.1e} of its size"
     offset = torch.linspace(-5, 5, inputs.units, dtype=torch.float64).unsqueeze(1)
-    # A response loss may ask for the teacher's offset, too: it sees one constant on both sides.
+    # A response loss may depend on the teacher's offset, too: the same constant on both sides.
     theirs = offset if subject.kind in ("response", "batch") else -2 * offset
     shifted = inputs.but(student=each(lambda logits: logits + offset, inputs.student))
     if subject.kind != "hard_label":
@@ -258,7 +258,7 @@ def symmetry(subject: Subject) -> Iterator[str]:
 
 
 def _reordered(subject: Subject, inputs: Inputs) -> Inputs:
-    """Give the classes another order, in labels too."""
+    """Permute the classes, in labels too."""
     classes = parts(inputs.student)[0].shape[1]
     order = torch.randperm(classes, generator=subject.generator)
     renamed = order.argsort()

@@ -1,4 +1,4 @@
-"""Law 7: what does not count is as if it were not there."""
+"""Law 7: masked elements have no effect."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from limbeck.testing.distance import apart, farthest, largest
 from limbeck.testing.subject import OF_LOGITS, Features, Inputs, Subject, each, parts
 
 _EXACT = 1e-9
-_SPOILT = 1e4  # what the student says where it does not count is multiplied by this
+_SPOILT = 1e4  # the factor on the student's values where they are masked
 
 
 def masked(subject: Subject) -> Iterator[str]:
-    """7: a unit of weight 0, or a token that is padding, counts for nothing."""
+    """Test law 7: elements of weight 0 and padding tokens have no effect."""
     inputs = subject.draw()
     if subject.kind == "fused":
         yield from _fused(subject, inputs)
@@ -46,7 +46,7 @@ def _spoil(tensor: Tensor, kept: Tensor) -> Tensor:
 
 
 def _averaged(subject: Subject, inputs: Inputs, kept: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Give an objective's total over one term, and its gradient for the student."""
+    """Compute an objective's total over one term, and its gradient for the student."""
     leaf = each(lambda tensor: tensor.detach().clone().requires_grad_(), inputs.student)
     hard, rows = subject.kind == "hard_label", torch.arange(inputs.units)
     response = SimpleNamespace(
@@ -77,7 +77,7 @@ def _paths(features: Features) -> str | tuple[str, ...]:
 
 
 def _as_term(subject: Subject) -> Any:
-    """Hide the loss's other settings from the objective; it fills labels if the loss has them."""
+    """Bind the loss's other settings, hidden from the objective, which sets labels if required."""
 
     def loss(student: Features, teacher: Features) -> Tensor:
         return subject(Inputs(student, teacher))
@@ -89,7 +89,7 @@ def _as_term(subject: Subject) -> Any:
 
 
 def _tokens(subject: Subject, inputs: Inputs) -> Iterator[str]:
-    """Try the mask of a loss over tokens, which are on the last axis but one."""
+    """Test the mask of a loss over tokens, which are the second to last dimension."""
     student = inputs.student
     if not subject.has("mask") or not isinstance(student, Tensor) or student.ndim < 3:
         return
@@ -108,7 +108,7 @@ def _tokens(subject: Subject, inputs: Inputs) -> Iterator[str]:
 
 
 def _fused(subject: Subject, inputs: Inputs) -> Iterator[str]:
-    """Try a fused form's own weights."""
+    """Test a fused form's own weights."""
     if not subject.has("weights"):
         return
     hidden, teacher = parts(inputs.student)[0], parts(inputs.second)[0]

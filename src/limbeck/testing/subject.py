@@ -1,4 +1,4 @@
-"""A loss under trial: how it is called, and the inputs that it is tried on."""
+"""The tested loss: its call, and its inputs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Draw: TypeAlias = Callable[[torch.Generator, float], tuple[Features, Features]]
 UNITS, CLASSES, TEMPERATURE = 6, 5, 2.0
 OF_LOGITS = frozenset({"divergence", "response", "hard_label", "batch", "fused"})
 SCALAR = frozenset({"relation", "batch"})
-FILLED = ("temperature", "labels", "index", "mask")  # what a trial gives to a loss by itself
+FILLED = ("temperature", "labels", "index", "mask")  # keywords that a test sets
 
 
 def parts(features: Features) -> tuple[Tensor, ...]:
-    """Give the tensors of one layer or of several."""
+    """Return the tensors of one layer or of several."""
     return (features,) if isinstance(features, Tensor) else tuple(features)
 
 
 def each(change: Callable[[Tensor], Tensor], features: Features) -> Features:
-    """Change one tensor or every one of several."""
+    """Apply a function to one tensor or to each of several."""
     if isinstance(features, Tensor):
         return change(features)
     return tuple(map(change, features))
@@ -40,13 +40,13 @@ def each(change: Callable[[Tensor], Tensor], features: Features) -> Features:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a loss is called with.
+    """The inputs of a loss.
 
     Attributes:
-        student: What the student says: one row a unit or sample, of one layer or of several.
-        second: What that is compared with: the teacher's side, or labels.
-        labels: The labels of a loss that takes them beside the teacher.
-        targets: A form of the teacher's answer, where the loss takes forms; dense if not given.
+        student: The student's tensors: one row per element or sample, of one layer or of several.
+        second: The second argument: the teacher's tensors, or labels.
+        labels: The labels, for a loss with both teacher and labels.
+        targets: The teacher's targets, for a loss that accepts them; dense if not given.
     """
 
     student: Features
@@ -55,7 +55,7 @@ class Inputs:
     targets: Targets | None = None
 
     def rows(self, which: slice | Tensor) -> Inputs:
-        """Take some of the units, in that order."""
+        """Select some elements, in that order."""
         return Inputs(
             each(lambda tensor: tensor[which], self.student),
             each(lambda tensor: tensor[which], self.second),
@@ -64,7 +64,7 @@ class Inputs:
         )
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        """Take what is not a whole number to another type."""
+        """Convert floating-point tensors to another dtype."""
 
         def convert(tensor: Tensor) -> Tensor:
             return tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -72,22 +72,22 @@ class Inputs:
         return self.but(student=each(convert, self.student), second=each(convert, self.second))
 
     def but(self, **changed: Any) -> Inputs:
-        """Exchange a side."""
+        """Return the inputs with some fields replaced."""
         return replace(self, **changed)
 
     def agreed(self) -> Inputs:
-        """Let the student say what the teacher says."""
+        """Return the inputs with the student equal to the teacher."""
         return self.but(student=self.second)
 
     @property
     def units(self) -> int:
-        """How many units or samples there are."""
+        """Return the number of elements or samples."""
         return len(parts(self.student)[0])
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A loss under trial, and the inputs that it is tried on."""
+    """A tested loss, and its inputs."""
 
     loss: Callable[..., Tensor]
     kind: Kind
@@ -97,28 +97,28 @@ class Subject:
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """All that the loss takes."""
+        """Return all parameters of the loss."""
         try:
             return dict(inspect.signature(self.loss).parameters)
-        except ValueError:  # some of torch's own functions do not say what they take
+        except ValueError:  # some of torch's functions have no signature
             return {}
 
     @cached_property
     def keywords(self) -> Mapping[str, inspect.Parameter]:
-        """What the loss takes beside the tensors that it compares."""
+        """Return the parameters besides the compared tensors."""
         return dict(list(self.parameters.items())[3 if self.kind == "fused" else 2 :])
 
     @cached_property
     def takes_targets(self) -> bool:
-        """Whether the teacher's answer comes in one of its forms, and not as a tensor."""
+        """Return whether the teacher's side is a type of targets, not a tensor."""
         return self.kind == "fused" or [*self.parameters, "", ""][1] == "targets"
 
     def has(self, *names: str) -> bool:
-        """Tell whether the loss takes all of these keywords."""
+        """Return whether the loss has all of these keywords."""
         return all(name in self.keywords for name in names)
 
     def bound(self, *names: str) -> dict[str, Any]:
-        """Give the values that the caller bound to these keywords, or their defaults."""
+        """Return the values bound to these keywords, or their defaults."""
         taken = {name: self.keywords[name].default for name in names if name in self.keywords}
         return {
             name: value for name, value in taken.items() if value is not inspect.Parameter.empty
@@ -126,11 +126,11 @@ class Subject:
 
     @property
     def generator(self) -> torch.Generator:
-        """The same random numbers for every law."""
+        """Return a generator with the same random numbers for every law."""
         return torch.Generator().manual_seed(self.seed)
 
     def draw(self, scale: float = 1.0) -> Inputs:
-        """Draw what the student says and what the loss compares it with, in float64."""
+        """Draw the student's and the second argument, in float64."""
         generator = self.generator
         student, second = (self.draw_pair or self._draw_pair)(generator, scale)
         labels = None
@@ -150,7 +150,7 @@ class Subject:
         return student, teacher
 
     def settings(self, inputs: Inputs) -> dict[str, Any]:
-        """Give the keywords that a trial fills; a mask or an index only where there must be one."""
+        """Return the keywords that a test sets; a mask or an index only if required."""
         first, given = parts(inputs.student)[0], dict[str, Any]()
         if "temperature" in self.keywords and _is_real(self.keywords["temperature"].default):
             given["temperature"] = TEMPERATURE
@@ -175,7 +175,7 @@ class Subject:
         return self.loss(inputs.student, second, **self.settings(inputs) | changed)
 
     def _by_unit(self, inputs: Inputs, changed: dict[str, Any]) -> Tensor:
-        """Call a fused form for each unit, with a head that leaves hidden states as they are."""
+        """Call a fused form for each element, with an identity head."""
         values = []
         for unit in range(inputs.units):
             row = inputs.rows(slice(unit, unit + 1))
@@ -183,11 +183,11 @@ class Subject:
             head = torch.eye(hidden.shape[1]).to(hidden)
             targets = row.targets or DenseTargets(teacher)
             values.append(self.loss(hidden, head, targets, **self.settings(row) | changed))
-        # Without units there is no call, but a path for the gradient.
+        # Without elements there is no call, but a path for the gradient.
         return torch.stack(values) if values else parts(inputs.student)[0].float().sum(1)
 
     def gradient(self, inputs: Inputs, **changed: Any) -> list[Tensor]:
-        """Give the gradient of the sum over units, for each of the student's tensors."""
+        """Compute the gradient of the sum over elements, for each of the student's tensors."""
         leaf = each(lambda tensor: tensor.detach().clone().requires_grad_(), inputs.student)
         value = self(inputs.but(student=leaf), **changed).sum()
         return list(torch.autograd.grad(value, parts(leaf)))

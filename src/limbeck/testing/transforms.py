@@ -1,4 +1,4 @@
-"""Law 15: function transforms and higher derivatives agree with plain torch, or raise."""
+"""Law 15: function transforms and higher derivatives equal plain torch, or raise."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, 
 from limbeck.testing.distance import largest
 from limbeck.testing.subject import Features, Inputs, Subject, each, parts
 
-_EXACT, _NUMERIC = 1e-8, 1e-4  # of the same operations; of a second derivative by differences
-_ROUNDED = 1e-3  # of the same operations in less precision
+_EXACT, _NUMERIC = (
+    1e-8,
+    1e-4,
+)  # of the same operations; of a second derivative by finite differences
+_ROUNDED = 1e-3  # of the same operations in lower precision
 _STEP = 1e-5
-_COPIES = 3  # how many sets of inputs `vmap` runs over
+_COPIES = 3  # the number of input sets for `vmap`
 
-# What counts as a refusal; any other exception is an error of the loss.
+# Exceptions that count as a refusal; any other one is an error of the loss.
 REFUSALS = (LimbeckError, RuntimeError, NotImplementedError)
 
 Loss: TypeAlias = Callable[[Features], Tensor]
 
 
 class Attempt(NamedTuple):
-    """What one transform of a loss gave.
+    """The result of one transform of a loss.
 
     Attributes:
         name: The transform.
-        difference: How far the result is from that of plain torch, as a part of its size; None if
-            the loss refused.
-        allowed: How far it may be.
-        refusal: The exception by which it refused.
+        difference: The relative difference to plain torch; None if the loss raised an error.
+        allowed: The tolerance of the difference.
+        refusal: The exception that the loss raised.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Attempt(NamedTuple):
 
 
 def transforms(subject: Subject) -> Iterator[str]:
-    """15: under `torch.func` and twice differentiated, it is what plain torch gives, or raises."""
+    """Test law 15: `torch.func` and double backward equal plain torch, or raise."""
     for attempt in attempts(subject):
         if attempt.difference is not None and not attempt.difference < attempt.allowed:
             yield (
@@ -54,9 +56,9 @@ def transforms(subject: Subject) -> Iterator[str]:
 
 
 def attempts(subject: Subject) -> Iterator[Attempt]:
-    """Try every transform on a loss, with each form of targets that it takes."""
+    """Yield the result of every transform of a loss, for each accepted type of targets."""
     inputs = subject.draw()
-    # That a loss computes in less precision is for law 0 to report; here it is no difference.
+    # Lower precision is reported by law 0, not here.
     exact = _EXACT if subject(inputs).dtype == torch.float64 else _ROUNDED
     for form, given in _forms(subject, inputs).items():
 
@@ -81,7 +83,7 @@ def _attempt(
 
 
 def _apart(found: Any, expected: Any) -> float:
-    """Return the largest difference of tensors, as a part of the largest number of all of them."""
+    """Return the largest difference of tensors, relative to the largest value of all of them."""
     pairs = list(zip(parts(found), parts(expected), strict=True))
     if any(ours.shape != theirs.shape for ours, theirs in pairs):
         return float("inf")
@@ -90,11 +92,11 @@ def _apart(found: Any, expected: Any) -> float:
     return difference / size if difference == difference else float("inf")
 
 
-_SMALLEST = 1e-3  # below this size a result counts as 0, to within rounding
+_SMALLEST = 1e-3  # below this a result counts as 0, to within rounding
 
 
 def _forms(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
-    """Return the inputs, with each form of targets that the loss takes."""
+    """Return the inputs, with each accepted type of targets."""
     found = {"": inputs}
     if subject.takes_targets and subject.kind != "fused":
         logits = parts(inputs.second)[0]
@@ -113,7 +115,7 @@ Case: TypeAlias = tuple[str, Callable[[], Any], Callable[[], Any], float]
 
 
 def _cases(loss: Loss, at: Features, generator: torch.Generator) -> Iterator[Case]:
-    """Give each transform for the student: its name, its result, the expected one, the bound."""
+    """Yield each transform for the student: its name, result, expected result and tolerance."""
     along = each(lambda part: torch.randn(part.shape, generator=generator).to(part), at)
 
     def total(student: Features) -> Tensor:
@@ -125,7 +127,7 @@ def _cases(loss: Loss, at: Features, generator: torch.Generator) -> Iterator[Cas
         return found[0] if isinstance(student, Tensor) else found
 
     def jacobian() -> Features:
-        """Differentiate every value by itself, in plain torch."""
+        """Compute the derivative of every value separately, in plain torch."""
         leaf = each(lambda part: part.detach().clone().requires_grad_(), at)
         value = loss(leaf)
         rows = [
@@ -145,7 +147,7 @@ def _cases(loss: Loss, at: Features, generator: torch.Generator) -> Iterator[Cas
         return torch.stack(sums).sum(0)
 
     def curvature() -> Features:
-        """Take differences of the plain gradient along the direction."""
+        """Compute finite differences of the plain gradient along the direction."""
         up, down = (_moved(at, along, sign * _STEP) for sign in (1, -1))
         pairs = zip(parts(gradient(up)), parts(gradient(down)), strict=True)
         found = tuple((one - other) / (2 * _STEP) for one, other in pairs)
@@ -155,7 +157,7 @@ def _cases(loss: Loss, at: Features, generator: torch.Generator) -> Iterator[Cas
         leaf = each(lambda part: part.detach().clone().requires_grad_(), at)
         first = torch.autograd.grad(total(leaf), parts(leaf), create_graph=True)
         product = sum((one * v).sum() for one, v in zip(first, parts(along), strict=True))
-        if not cast("Tensor", product).requires_grad:  # of a loss that is linear in its inputs
+        if not cast("Tensor", product).requires_grad:  # for a loss that is linear in its inputs
             return each(torch.zeros_like, at)
         second = torch.autograd.grad(
             cast("Tensor", product), parts(leaf), materialize_grads=True, allow_unused=True
@@ -194,7 +196,7 @@ def _cases(loss: Loss, at: Features, generator: torch.Generator) -> Iterator[Cas
     yield "torch.func.jacrev", lambda: func.jacrev(loss)(at), jacobian, _EXACT
     yield "torch.func.jacfwd", lambda: func.jacfwd(loss)(at), jacobian, _EXACT
     yield "torch.func.jvp", lambda: func.jvp(loss, (at,), (along,))[1], slope, _EXACT
-    if plain().dtype == torch.float64:  # else differences of gradients are rounding errors
+    if plain().dtype == torch.float64:  # otherwise differences of gradients are rounding errors
         yield "a gradient of the gradient", twice, curvature, _NUMERIC
         yield "torch.func.hessian", hessian, curvature, _NUMERIC
     yield "torch.inference_mode", without_graph(torch.inference_mode), plain, _EXACT
@@ -207,7 +209,7 @@ def _moved(at: Features, along: Features, step: float) -> Features:
 
 
 def _over_copies(subject: Subject, inputs: Inputs, exact: float) -> Iterator[Attempt]:
-    """Try `vmap` over several sets of inputs, of the student's side and of both."""
+    """Test `vmap` over several sets of inputs, of the student's side and of both."""
     factors = torch.linspace(0.5, 1.5, _COPIES, dtype=torch.float64)
 
     def copied(part: Tensor) -> Tensor:
@@ -257,7 +259,7 @@ def _over_copies(subject: Subject, inputs: Inputs, exact: float) -> Iterator[Att
 
 
 def _of_teacher(subject: Subject, inputs: Inputs) -> Iterator[Attempt]:
-    """Try forward mode for the teacher's side, which no derivative may reach."""
+    """Test forward mode for the teacher's side, which has no derivative."""
     if subject.kind == "hard_label":
         return
     value = subject(inputs)
