@@ -1,6 +1,6 @@
-"""limbeck distils large models into small ones that ship.
+"""limbeck: knowledge distillation and model compression for PyTorch.
 
-The public names below are loaded when they are first used: `import limbeck` costs nothing.
+The public names below are loaded lazily, so that `import limbeck` is fast.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name where it lives."""
+    """Import a public name from its module."""
     if name in _MODULES:
         return importlib.import_module(f"limbeck.{name}")
     if name not in _PLACES:
@@ -84,5 +84,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
+    """Return the public names, loaded or not."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m limbeck`."""
+"""The entry point of `python -m limbeck`."""
 
 from limbeck.cli import main
 

@@ -1,8 +1,7 @@
-"""Files that are there whole or not at all.
+"""Atomic file writes.
 
-Everything that limbeck writes goes to a temporary neighbour first, is flushed to the disk and then
-renamed over the target: a process killed at any moment leaves the old file or the new one, never
-half of one.
+Every file is written to a temporary path beside the target, flushed to disk and renamed: a process
+killed at any moment leaves the old file or the new one, never a partial one.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from limbeck.errors import LimbeckError
 
 
 class WriteError(LimbeckError):
-    """A file could not be written: the disk is full, or the folder is not writable.
+    """A failed write: the disk is full, or the folder is not writable.
 
-    The exit code is that of bad input, since the place to write is given by the user.
+    The exit code is that of invalid input, since the user gave the path.
     """
 
     exit_code = 2
@@ -30,11 +29,11 @@ class WriteError(LimbeckError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; when the block ends well, it takes the place of `path`.
+    """Yield a temporary path that replaces `path` when the block ends without an error.
 
     Raises:
-        WriteError: The disk is full, or the folder cannot be written to. What stood at `path` is
-            unharmed.
+        WriteError: The disk is full, or the folder cannot be written to. The old file at `path` is
+            unchanged.
 
     Example:
         >>> import tempfile
@@ -65,10 +64,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(place: Path) -> Iterator[Path]:
-    """Give an empty folder; when the block ends well, it takes the place of the old one.
+    """Yield an empty folder that replaces the old one when the block ends without an error.
 
     Raises:
-        WriteError: As `replacing`.
+        WriteError: As for `replacing`.
 
     Example:
         >>> import tempfile
@@ -86,7 +85,7 @@ def replacing_folder(place: Path) -> Iterator[Path]:
             made.mkdir()
             yield made
             if place.exists():
-                # A folder cannot replace a filled one in one step: the old one steps aside.
+                # A folder cannot replace a filled one in one step: the old one is moved away first.
                 os.replace(place, near / "old")
             os.replace(made, place)
         finally:
@@ -103,16 +102,16 @@ def _advice(path: Path) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes, whole or not at all."""
+    """Write bytes atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text as UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted keys and an indent of two, whole or not at all."""
+    """Write JSON with sorted keys and an indent of two, atomically."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")

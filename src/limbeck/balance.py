@@ -1,4 +1,4 @@
-"""How large each term's gradient is, and weights that make them equal."""
+"""Gradient balancing: term weights that equalise gradient norms (after GradNorm)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-_KEPT = 0.9  # of the old weight, at each measurement: one batch says little
+_KEPT = 0.9  # the momentum of the weights: one batch is a noisy estimate
 _EVERY = 50
 
 
 class Balance(nn.Module):
-    r"""Finds the weights of terms that ask for `auto`.
+    r"""The automatic weights of terms with `auto`, by gradient balancing.
 
     $$w_k \leftarrow w_k^{0.9} \left( \frac{r}{\|\nabla L_k\|} \right)^{0.1}, \qquad
     r = \frac1m \sum_{j \text{ with a weight}} w_j \|\nabla L_j\|$$
 
-    with norms over the student's parameters, measured now and then; the first measurement counts
-    whole, and each takes effect from the next optimiser step on, so that all micro-batches of a
-    step are weighed alike. Where no term has a weight of its own, r is the mean of the norms.
+    with norms over the student's parameters, measured at intervals; the first measurement sets the
+    weight (exponents 0 and 1), and each applies from the next optimiser step on, so that all
+    micro-batches of a step have equal weights. If no term has its own weight, r is the mean of the
+    norms.
 
     Args:
-        names: The terms that ask for it.
-        every: Measure every so many optimiser steps; 0 is every 50 if any term asks, else never.
+        names: The terms with `auto`.
+        every: The interval in optimiser steps; 0 is 50 if there are such terms, else never.
 
     Attributes:
-        names: The terms that ask for it.
+        names: The terms with `auto`.
 
     Source: after Chen et al. 2018 (GradNorm).
     """
@@ -47,12 +48,12 @@ class Balance(nn.Module):
         self.register_buffer("progress", torch.tensor(-1.0, dtype=torch.float64))
 
     def weight(self, name: str) -> float:
-        """Give the present weight of a term that asked."""
+        """Return the current weight of a term with `auto`."""
         return float(self.scales[self.names.index(name)])
 
     @torch.no_grad()
     def is_due(self, progress: float) -> bool:
-        """Tell whether this optimiser step is to be measured, and let the last one take effect."""
+        """Return whether to measure in this optimiser step; a new step applies the last weights."""
         if not self._every:
             return False
         if progress != float(self.progress):  # another step, not another micro-batch of it
@@ -63,11 +64,11 @@ class Balance(nn.Module):
 
     @torch.no_grad()
     def follow(self, norms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
-        """Move the weights towards equal gradients.
+        """Update the weights towards equal gradient norms.
 
         Args:
             norms: Each term's raw gradient norm.
-            weights: The weights of the terms that have one of their own.
+            weights: The weights of the other terms.
         """
         if not self.names:
             return
@@ -77,7 +78,7 @@ class Balance(nn.Module):
         asked = torch.stack([by_name[name] for name in self.names])
         reference = torch.stack(fixed).mean() if fixed else asked.mean()
         wanted = reference / asked
-        # A term without a gradient, or among terms without one, has nothing to be weighed by.
+        # A term without a gradient, or without others that have one, keeps its weight.
         wanted = torch.where(wanted.isfinite() & (wanted > 0), wanted, self.scales)
         kept = 0.0 if int(self.steps) <= 1 else _KEPT
         self.pending.copy_(self.scales**kept * wanted ** (1 - kept))
@@ -86,7 +87,7 @@ class Balance(nn.Module):
 def gradient_norms(
     values: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
 ) -> dict[str, Tensor]:
-    """Measure the norm of each value's gradient for some parameters; costs a backward pass each.
+    """Compute the gradient norm of each value for some parameters; costs a backward pass each.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
@@ -106,7 +107,7 @@ def gradient_norms(
 
 
 def _over_processes(norms: Tensor) -> Tensor:
-    """Average over processes, so that all of them weigh alike."""
+    """Average over processes, so that weights are equal in all of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return norms
     torch.distributed.all_reduce(norms)

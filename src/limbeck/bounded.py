@@ -1,4 +1,4 @@
-"""Read files that anybody may have written: regular files only, and never more than a limit."""
+"""Reading of untrusted files: regular files only, up to a size limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.errors import InputError, Problem
 def read_bytes(path: Path, *, limit: int, where: str = "") -> bytes:
     """Read a regular file of at most `limit` bytes.
 
-    A device, a pipe or a folder is refused without being read, so that the call never blocks.
+    A device, a pipe or a folder is rejected without reading it, so that the call never blocks.
 
     Args:
         path: The file; symbolic links are followed.
@@ -31,7 +31,7 @@ def read_bytes(path: Path, *, limit: int, where: str = "") -> bytes:
     where = where or str(path)
     allowed = f"a readable file of at most {limit:,} bytes"
     try:
-        # Opening a pipe that nobody writes to would block; reading a device would never end.
+        # Opening a pipe without a writer would block; reading a device would never end.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,4 +1,4 @@
-"""Callables that a user names: `package.module:function` or `file.py:function`."""
+"""Callables by name: `package.module:function` or `file.py:function`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFERRED: ContextVar[bool] = ContextVar("deferred", default=False)
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Import nothing inside the block: `find` checks the form of a name, and no more."""
+    """Disable imports within the block: `find` only checks the form of a name."""
     token = _DEFERRED.set(True)
     try:
         yield
@@ -39,21 +39,21 @@ def are_deferred() -> bool:
 
 
 def _unresolved(student: Any, teacher: Any, **arguments: Any) -> Any:
-    """Stand for a callable whose import is deferred; takes any argument, and is never called."""
+    """Stand in for a callable whose import is deferred; accept any argument; is never called."""
     raise RuntimeError("a callable whose import was deferred")
 
 
 def find(name: str, *, where: str) -> Callable[..., Any]:
-    """Import what a name stands for; inside of `deferred`, check its form alone.
+    """Import a callable by name; inside of `deferred`, only check the form of the name.
 
     Args:
         name: `package.module:function`, or `file.py:function` with the file relative to the
             current folder.
-        where: The place in the recipe, for messages.
+        where: The key in the recipe, for messages.
 
     Raises:
-        InputError: The name has another form, the module or file is not there or cannot be
-            imported, or it holds no such callable.
+        InputError: The name has an invalid form, the module or file is missing or cannot be
+            imported, or it has no such callable.
 
     Example:
         >>> find("math:sqrt", where="model.name")(9.0)
@@ -79,7 +79,7 @@ def find(name: str, *, where: str) -> Callable[..., Any]:
 
 
 def file_of(name: str) -> Path | None:
-    """Give the file of a `file.py:function` name; None for a module's.
+    """Return the file of a `file.py:function` name; None for a module's.
 
     Example:
         >>> file_of("nets/mine.py:build").name, file_of("nets.mine:build")
@@ -90,18 +90,17 @@ def file_of(name: str) -> Path | None:
 
 
 def local_modules(name: str) -> dict[str, Path]:
-    """Find the user's own modules that a callable's module imports, directly or through others.
+    """Return the user's own modules that a callable's module imports, directly or indirectly.
 
-    A module is the user's own if its file lies outside the standard library, the installed
-    packages and limbeck. Imports are read from the source; a module that is imported under a
-    computed name is not found.
+    A module is the user's own if its file is outside the standard library, the installed packages
+    and limbeck. Imports are read from the source; imports by computed names are not found.
 
     Args:
-        name: What `find` takes; it has to be importable.
+        name: An importable name, as for `find`.
 
     Returns:
-        The file of each module by its dotted name, packages on the way included; the file of a
-        `file.py:function` name is not among them, the module of a `module:function` name is.
+        The file of each module by its dotted name, including parent packages; without the file of a
+        `file.py:function` name, with the module of a `module:function` name.
 
     Example:
         >>> local_modules("json.decoder:JSONDecoder")
@@ -114,7 +113,7 @@ def local_modules(name: str) -> dict[str, Path]:
 
 
 def fingerprint_of(name: str) -> list[tuple[str, str]]:
-    """Hash what a callable that was found depends on: its module, what that imports and reads.
+    """Hash the dependencies of an imported callable: its module, and what that imports and reads.
 
     Example:
         >>> fingerprint_of("math:sqrt")
@@ -138,7 +137,7 @@ def _import(module_name: str, name: str, where: str) -> ModuleType:
         if path is not None:
             return user_code.import_file(path)
         return user_code.import_module(module_name)
-    # Whatever the user's own module raises while it is imported is what the user has to hear.
+    # A user's module may raise any exception on import, which is shown to the user.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise InputError(Problem(where, name, f"{FORMS} that can be imported", cause)) from error

@@ -1,4 +1,4 @@
-"""What goes wrong, said so that it can be mended: what was given, what is allowed, and the fix."""
+"""Errors with the given value, the allowed values, and the fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST = 300
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what was given, what is allowed, and the fix.
+    """One problem: where, what was given, what is allowed, and the fix.
 
     Example:
         >>> print(Problem("stages.distill.epochs", given=-1, allowed="a whole number above 0"))
@@ -33,20 +33,20 @@ class Problem:
 def _shown(given: object) -> str:
     try:
         text = repr(given)
-    # A whole number of many thousand digits refuses to be written out.
+    # An integer of many thousand digits cannot be converted to text.
     except (ValueError, RecursionError):
         return f"a {type(given).__name__} too large to show"
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 class LimbeckError(Exception):
-    """Something that limbeck can explain: shown without a traceback, exit code 1."""
+    """An explained error: shown without a traceback, exit code 1."""
 
     exit_code = 1
 
 
 class InputError(LimbeckError):
-    """What the user gave cannot be used: every problem at once, exit code 2.
+    """Invalid input of the user: every problem at once, exit code 2.
 
     Example:
         >>> raise InputError(Problem("data.source", "sql", "csv or parquet", 'did you mean "csv"?'))
@@ -64,7 +64,7 @@ class InputError(LimbeckError):
 
 @contextmanager
 def gathering(problems: list[Problem]) -> Iterator[None]:
-    """Go on after an `InputError`, and keep its problems: all are said at once, at the end.
+    """Catch an `InputError` of the block, and collect its problems to report them all together.
 
     Example:
         >>> problems: list[Problem] = []
@@ -80,7 +80,7 @@ def gathering(problems: list[Problem]) -> Iterator[None]:
 
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:
-    """Name the allowed words nearest to what was given; empty when none is near.
+    """Return a suggestion of the nearest allowed words; empty if none is similar.
 
     Example:
         >>> did_you_mean("hinton", ["hinton_kd", "fitnets"])
@@ -93,10 +93,10 @@ def did_you_mean(given: object, allowed: Iterable[str]) -> str:
 
 
 def check_choice(given: object, allowed: Sequence[str], *, where: str) -> None:
-    """Refuse a word that is not one of those allowed.
+    """Raise an error unless a word is one of those allowed.
 
     Raises:
-        InputError: It is another; the message names the nearest.
+        InputError: The word is not allowed; the message lists the nearest ones.
 
     Example:
         >>> check_choice("kll", ["kl", "huber"], where="rkd_angle.similarity")

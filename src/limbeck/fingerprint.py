@@ -1,4 +1,4 @@
-"""Short names for contents: the same bytes, the same name."""
+"""Fingerprints: short hashes of contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# The rooms that show and certify results; they do not make them.
+# Packages that show and certify results; they do not compute them.
 SHOWING = {"cli", "report", "passport", "studies", "sweep"}
 
 
@@ -37,9 +37,9 @@ def of_file(path: Path) -> str:
     """Hash a regular file's bytes (sha256), without reading it whole into memory.
 
     Raises:
-        OSError: It cannot be read, or is a device, a pipe or a folder.
+        OSError: The file cannot be read, or is a device, a pipe or a folder.
     """
-    # Opening a pipe that nobody writes to would block; reading a device would never end.
+    # Opening a pipe without a writer would block; reading a device would never end.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -48,9 +48,9 @@ def of_file(path: Path) -> str:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """List the files below a folder by their relative names; links to folders are followed.
+    """Return the files below a folder by relative name; links to folders are followed.
 
-    A link that leads back to a folder above it is not entered.
+    A link to one of its parent folders is not followed.
     """
     found: dict[str, Path] = {}
     waiting: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
@@ -81,15 +81,15 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        # Viewed as bytes, since numpy knows no bfloat16.
+        # Viewed as bytes, since numpy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def of_module(module: nn.Module) -> str:
-    """Hash what a module computes: structure, tensors, other attributes, and the user's own code.
+    """Hash everything that determines a module's output: structure, tensors, attributes, user code.
 
-    The code of installed packages is left out: their versions tell it.
+    The code of installed packages is not hashed, only their versions matter.
 
     Example:
         >>> from torch import nn
@@ -112,7 +112,7 @@ LARGEST_FILE = 2**30
 
 
 class _Described:
-    """Write down a module and everything reachable from it, the same in every process."""
+    """A description of a module and everything reachable from it, equal in every process."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
@@ -154,7 +154,7 @@ class _Described:
         if depth > DEEPEST_VALUE:
             return "deep"
         self._seen.add(id(value))
-        self._kept.append(value)  # so that no other object takes its id
+        self._kept.append(value)  # so that no other object reuses its id
         return self._of_object(value, depth + 1)
 
     def _of_object(self, value: Any, depth: int) -> str:
@@ -190,7 +190,7 @@ class _Described:
 
 
 def _name(thing: Any) -> str:
-    # A module that was made from a file has the file's place in its name, behind an @.
+    # A module loaded from a file has the file's location in its name, after an @.
     module = str(getattr(thing, "__module__", "")).partition("@")[0]
     return f"{module}.{getattr(thing, '__qualname__', '')}"
 
@@ -198,12 +198,12 @@ def _name(thing: Any) -> str:
 def _is_full(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not cell
-    except ValueError:  # nothing was assigned yet
+    except ValueError:  # not assigned yet
         return False
 
 
 def _content(path: str | bytes) -> str:
-    """Hash the file that a text names, if it names one: it may be read while the model runs."""
+    """Hash the file at a path, if it exists: it may be read while the model runs."""
     try:
         if len(path) > 4096 or not os.path.isfile(path) or os.path.getsize(path) > LARGEST_FILE:
             return ""
@@ -213,7 +213,7 @@ def _content(path: str | bytes) -> str:
 
 
 def of_code() -> str:
-    """Hash limbeck's own source, so that work done by other code is not taken for this one's.
+    """Hash limbeck's own source, so that results of other versions are not reused.
 
     Example:
         >>> of_code() == of_code()

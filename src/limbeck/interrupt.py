@@ -1,4 +1,4 @@
-"""Signals that end a run: Ctrl-C, SIGTERM and SIGHUP all do the same."""
+"""Signals that end a run: Ctrl-C, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOGETHER = 0.1
 
 
 def interrupting_signals() -> list[signal.Signals]:
-    """List the signals that end a run on this system; `nohup` takes SIGHUP out."""
+    """Return the signals that end a run on this system; `nohup` excludes SIGHUP."""
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     return [
         number
@@ -26,7 +26,7 @@ def interrupting_signals() -> list[signal.Signals]:
 def raise_on_signals() -> None:
     """Raise `KeyboardInterrupt` in the main thread at every interrupting signal.
 
-    Signals that come together count once.
+    Simultaneous signals count once.
     """
     last = -TOGETHER
 
@@ -41,20 +41,20 @@ def raise_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore interrupting signals from here on: the process is about to end."""
+    """Ignore interrupting signals from now on, since the process is about to end."""
     for number in interrupting_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 class Interrupts:
-    """Note interrupting signals while a `with` block lasts; the block stops where it is able to.
+    """A context manager that records interrupting signals, for a block that stops at a safe point.
 
-    A second signal does not wait: it raises `KeyboardInterrupt` at once. A signal that the block
-    did not act upon is not lost: it is raised when the block ends. Python handles signals in the
-    main thread only; in other threads nothing is noted.
+    A second signal raises `KeyboardInterrupt` at once. A signal that the block did not handle is
+    raised when the block ends. Python handles signals in the main thread only; in other threads
+    none is recorded.
 
     Attributes:
-        heard: Whether there was a signal.
+        heard: Whether a signal was received.
 
     Example:
         >>> with Interrupts() as interrupts:
@@ -80,7 +80,7 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            # None: a handler that was not installed from Python, and cannot be put back by it.
+            # None: a handler that was not installed from Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self.heard and error is None:
             raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""Which layer of a student learns from which layer of a teacher.
+"""Layer mapping strategies from student to teacher layers.
 
-A pair is (student's block, teacher's block), counted from 0: of twelve blocks the last is 11. What
-goes into the first block, which are the embeddings, is -1.
+A pair is (student's block, teacher's block), counted from 0: the last of twelve blocks is 11. The
+embeddings, the input of the first block, are -1.
 """
 
 from __future__ import annotations
@@ -23,32 +23,29 @@ learn from layers 3, 6, 9 and 12 of the teacher. The paper's own is the strategy
 
 
 def layer_map(student_layers: int, teacher_layers: int, strategy: Strategy) -> Pairs:
-    r"""Pair a student's blocks with a teacher's.
+    r"""Map a student's blocks to a teacher's.
 
-    With S blocks of the student and T of the teacher, block i of the student learns from
+    With S blocks of the student and T of the teacher, block i of the student is mapped to
 
-    | strategy | block of the teacher |
-    |-|-|
-    | `early` | i: the first S |
-    | `last` | T - S + i: the last S |
-    | `uniform` | i (T - 1) / (S - 1), rounded (half up): evenly from the first to the last |
-    | `skip` | (i + 1) ⌊T / S⌋ - 1: the last of each run of ⌊T / S⌋ |
-    | `tinybert` | (i + 1) T / S - 1, and embeddings from embeddings |
+    | strategy | block of the teacher | |-|-| | `early` | i: the first S | | `last` | T - S + i: the
+    last S | | `uniform` | i (T - 1) / (S - 1), rounded (half up): evenly from the first to the last
+    | | `skip` | (i + 1) ⌊T / S⌋ - 1: the last of each run of ⌊T / S⌋ | | `tinybert` | (i + 1) T / S
+    - 1, and embeddings to embeddings |
 
-    No strategy is best everywhere. A single student block learns from the last in `uniform`.
+    No strategy is best everywhere. In `uniform`, a single student block is mapped to the last one.
 
     Args:
         student_layers: S, above 0.
         teacher_layers: T, above 0.
-        strategy: One of these, or pairs of your own: {student: teacher} or a list of pairs, such
-            as `SIX_OF_TWELVE`; -1 are the embeddings on either side.
+        strategy: One of these, or explicit pairs: {student: teacher} or a list of pairs, such as
+            `SIX_OF_TWELVE`; -1 are the embeddings on both sides.
 
     Returns:
         Pairs (student, teacher), blocks counted from 0 and the embeddings as -1.
 
     Raises:
         InputError: An unknown strategy, a student with more blocks than its teacher (but for
-            `uniform`), for `tinybert` a T that S does not divide, or blocks that there are not.
+            `uniform`), for `tinybert` a T that S does not divide, or missing blocks.
 
     Example:
         >>> layer_map(4, 12, "uniform")
@@ -87,18 +84,18 @@ def layer_map(student_layers: int, teacher_layers: int, strategy: Strategy) -> P
 
 
 def paths(pairs: Iterable[tuple[int, int]], student: str, teacher: str) -> list[tuple[str, str]]:
-    """Write pairs of blocks as pairs of paths to tap.
+    """Convert pairs of blocks to pairs of module paths.
 
     Args:
-        pairs: What `layer_map` gives.
-        student: The path of a student's block, with {} for its number.
-        teacher: The same of the teacher.
+        pairs: The result of `layer_map`.
+        student: The path of a student's block, with {} for its index.
+        teacher: The same for the teacher.
 
     Returns:
         Pairs of paths; the embeddings are the input of the first block.
 
     Raises:
-        InputError: A path without {}, or embeddings of a path that says which side it means.
+        InputError: A path without {}, or embeddings of a path that has an input or output suffix.
 
     Example:
         >>> paths([(-1, -1), (0, 2)], "layer.{}", "bert.encoder.layer.{}")
@@ -163,7 +160,7 @@ _STRATEGIES: dict[str, Callable[[int, int], Pairs]] = {
 
 
 def _explicit(ours: int, theirs: int, strategy: object) -> Pairs:
-    """Check pairs that somebody wrote."""
+    """Check explicit pairs."""
     entries = list(strategy.items()) if isinstance(strategy, Mapping) else strategy
     allowed = "{student's block: teacher's block}, or a list of such pairs, each once"
     if not (isinstance(entries, Sequence) and entries and all(map(_is_pair, entries))):

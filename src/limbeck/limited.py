@@ -1,4 +1,4 @@
-"""Work on files that nobody vouches for, in a child process with a limit on time and memory."""
+"""Untrusted work in a child process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MEMORY = 3 * 2**29
 
 
 class LimitError(Exception):
-    """Work in a child process exceeded its limits, or raised: the message states which.
+    """A failure in a child process: a limit was exceeded, or an exception was raised.
 
     Attributes:
-        exceeded: Whether a limit ended it, rather than an exception of its own.
+        exceeded: Whether a limit was exceeded, rather than an exception raised.
     """
 
     def __init__(self, message: str, *, exceeded: bool = True) -> None:
@@ -37,9 +37,9 @@ class LimitError(Exception):
 def call_limited(
     work: Callable[[], Any], *, seconds: int | None = None, memory: int = MEMORY
 ) -> Any:
-    """Run a function in a forked child process, and return its result, which JSON must hold.
+    """Run a function in a forked child process, and return its result, which must be JSON.
 
-    Where there is no fork (Windows), it runs in this process without limits.
+    Without fork (Windows), it runs in this process without limits.
 
     Args:
         work: The function. It must not use an accelerator.
@@ -61,7 +61,9 @@ def call_limited(
     sys.stderr.flush()
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside torch's idle threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # about fork beside torch's idle threads
         child = os.fork()
     if child == 0:
         _be_child(work, writing, seconds, memory)
@@ -85,7 +87,7 @@ def call_limited(
 
 
 def _received(reading: int, child: int) -> bytes | None:
-    """Read until the child ends; None if that takes too long."""
+    """Read until the child ends; return None on a timeout."""
     parts: list[bytes] = []
     end = time.monotonic() + WALL_SECONDS
     while True:
@@ -109,12 +111,12 @@ def _ended(status: int, seconds: int, memory: int) -> str:
 
 
 def _be_child(work: Callable[[], Any], writing: int, seconds: int, memory: int) -> None:
-    """Run the work within the limits, write what came of it, and end without any clean-up."""
+    """Run the work within the limits, write its result, and exit without clean-up."""
     import faulthandler
     import resource
 
     try:
-        faulthandler.disable()  # what ends this process is told to the parent
+        faulthandler.disable()  # the parent reports why this process ended
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
@@ -140,7 +142,7 @@ def _result(work: Callable[[], Any], memory: int = MEMORY) -> dict[str, Any]:
         return {"problems": [[p.where, str(p.given), p.allowed, p.fix] for p in error.problems]}
     except MemoryError:
         return {"error": f"more than {memory / 2**30:.1f} GiB of memory", "exceeded": True}
-    # A panic of a library in Rust is no Exception.
+    # A panic of a Rust library is not an Exception.
     except BaseException as error:
         if sys.platform == "win32":
             raise

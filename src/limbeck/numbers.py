@@ -1,11 +1,11 @@
-"""What counts as a number where one is asked for."""
+"""Checks for numbers in user input."""
 
 import math
 from typing import TypeGuard
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a finite number; a truth value is none.
+    """Return whether a value is a finite number; a boolean is not.
 
     Example:
         >>> is_number(3), is_number(True), is_number(float("nan"))
@@ -16,7 +16,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def is_positive(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a finite number above 0.
+    """Return whether a value is a finite number above 0.
 
     Example:
         >>> is_positive(0.5), is_positive(0), is_positive("4")
@@ -26,7 +26,7 @@ def is_positive(value: object) -> TypeGuard[float]:
 
 
 def is_whole(value: object, *, least: int) -> TypeGuard[int]:
-    """Tell whether a value is a whole number that is not too small.
+    """Return whether a value is an integer of at least `least`.
 
     Example:
         >>> is_whole(1, least=1), is_whole(0, least=1), is_whole(2.0, least=1)

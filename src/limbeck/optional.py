@@ -1,4 +1,4 @@
-"""The door for optional libraries: import one, or say which extra installs it."""
+"""Imports of optional libraries, with the extra that installs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.errors import InputError, Problem
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional module; if it is absent, say which extra brings it.
+    """Import an optional module; raise an error with the extra to install if it is missing.
 
     Example:
         >>> require("no_such_module", extra="vision")
@@ -34,7 +34,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 
 
 def available(module: str) -> bool:
-    """Tell whether an optional module is installed, without importing it.
+    """Return whether an optional module is installed, without importing it.
 
     Example:
         >>> available("json"), available("no_such_module")

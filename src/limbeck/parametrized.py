@@ -1,4 +1,4 @@
-"""Taking parametrizations off a layer, and off that layer alone."""
+"""Removal of parametrizations from a single layer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch.nn.utils import parametrize
 
 
 def remove(layer: nn.Module, name: str, *, keep_result: bool) -> None:
-    """Take all parametrizations off a tensor of a layer; deep copies of the layer keep theirs.
+    """Remove all parametrizations from a tensor of a layer; deep copies of the layer keep theirs.
 
     torch deletes the tensor's property from the layer's class, which deep copies share.
 
     Args:
-        layer: Is changed in place.
+        layer: The layer, changed in place.
         name: The tensor, such as `weight`.
-        keep_result: Whether what the parametrizations gave stays, or what they were given.
+        keep_result: Whether to keep the parametrizations' output, or their input.
 
     Example:
         >>> import copy, torch
@@ -28,5 +28,5 @@ def remove(layer: nn.Module, name: str, *, keep_result: bool) -> None:
     shared, others = type(layer), list(layer._parameters)
     layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
     parametrize.remove_parametrizations(layer, name, leave_parametrized=keep_result)
-    for other in others:  # as in a layer that never had any, where weights come first
+    for other in others:  # as in a layer without parametrizations, where weights are first
         layer._parameters[other] = layer._parameters.pop(other)

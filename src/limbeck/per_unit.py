@@ -1,7 +1,7 @@
-"""Numbers that differ from unit to unit: a temperature or a weight for each picture, each token.
+"""Per-element numbers: a temperature or a weight for each image, each token.
 
-Like a schedule, such a number is data: it compares, prints, and is written in a recipe as
-`{kind: {...}}` wherever a schedule may stand.
+Like a schedule, such a number is data: it can be compared and printed, and is written in a recipe
+as `{kind: {...}}` wherever a schedule is allowed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from limbeck.numbers import is_number
 
 
 class Seen(NamedTuple):
-    """What a number may depend on.
+    """The inputs of a per-element number.
 
     Attributes:
         teacher: The teacher's logits, `[units, classes]`; None without a teacher.
-        labels: The right classes, `[units]`.
-        class_counts: How many training samples each class has; None if nobody said.
+        labels: The labels, `[units]`.
+        class_counts: The number of training samples per class; None if unknown.
     """
 
     teacher: Tensor | None
@@ -32,10 +32,10 @@ class Seen(NamedTuple):
     class_counts: tuple[int, ...] | None = None
 
     def logits(self, kind: str) -> Tensor:
-        """Give the teacher's logits in float32 or better.
+        """Return the teacher's logits in float32 or better.
 
         Raises:
-            InputError: There is no teacher, or it does not give all of its logits.
+            InputError: There is no teacher, or it does not return all of its logits.
         """
         if self.teacher is None:
             allowed = "a teacher that gives all of its logits"
@@ -45,16 +45,16 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class LogitSpread:
-    r"""In proportion to the standard deviation of the teacher's logits: a temperature.
+    r"""A temperature proportional to the standard deviation of the teacher's logits.
 
     $$T_i = s \sqrt{\sum_c w_c (t_c - \bar t)^2}$$
 
-    with equal weights w, or the teacher's probabilities. A teacher whose logits are five times as
-    large gets five times the temperature, and so says the same.
+    with equal weights w, or the teacher's probabilities. A teacher with five times larger logits
+    gets five times the temperature, so that its softened distribution is equal.
 
     Attributes:
         scale: s, above 0.
-        weighted: Weigh classes by the teacher's probability instead of equally.
+        weighted: Whether to weight classes by the teacher's probability instead of equally.
 
     Example:
         >>> seen = Seen(torch.tensor([[1.0, -1.0], [5.0, -5.0]]), torch.tensor([0, 0]))
@@ -68,26 +68,26 @@ class LogitSpread:
     weighted: bool = False
 
     def __call__(self, seen: Seen) -> Tensor:
-        """Give one number a unit."""
+        """Compute one number per element."""
         logits = seen.logits("logit_spread")
-        out = logits == -math.inf  # classes that the teacher rules out have no spread
+        out = logits == -math.inf  # classes that the teacher rules out are excluded
         shares = logits.softmax(-1) if self.weighted else torch.ones_like(logits)
         shares, finite = shares.masked_fill(out, 0), logits.masked_fill(out, 0)
         shares = shares / shares.sum(-1, keepdim=True)
         mean = (shares * finite).sum(-1, keepdim=True)
         spread = (shares * (finite - mean).square()).sum(-1).sqrt()
-        # Equal logits have no spread; a temperature of 0 would divide by it.
+        # Equal logits have no spread; a temperature of 0 cannot be a divisor.
         return self.scale * spread.clamp_min(1e-6)
 
 
 @dataclass(frozen=True)
 class TeacherEntropy:
-    r"""From `low` where the teacher is sure to `high` where it finds all classes equal.
+    r"""A number from `low` for a certain teacher to `high` for a uniform one, by entropy.
 
     $$low + (high - low) \, H(p) / \log C$$
 
-    As a weight of a distillation term it gives ambiguous samples to the teacher and clear ones to
-    the labels; as a temperature it softens where the teacher doubts.
+    As a weight of a distillation term it uses the teacher for ambiguous samples and the labels for
+    clear ones; as a temperature it softens uncertain teacher outputs.
 
     Example:
         >>> seen = Seen(torch.tensor([[0.0, 0.0], [99.0, 0.0]]), torch.tensor([0, 0]))
@@ -101,7 +101,7 @@ class TeacherEntropy:
     high: float
 
     def __call__(self, seen: Seen) -> Tensor:
-        """Give one number a unit."""
+        """Compute one number per element."""
         logits = seen.logits("teacher_entropy")
         entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
         share = entropy / math.log(max(2, logits.shape[-1]))
@@ -110,7 +110,7 @@ class TeacherEntropy:
 
 @dataclass(frozen=True)
 class TeacherConfidence:
-    r"""From `low` where the teacher finds all classes equal to `high` where it is sure.
+    r"""A number from `low` for a uniform teacher to `high` for a certain one, by confidence.
 
     $$low + (high - low) \, \max_c p_c$$
 
@@ -126,14 +126,14 @@ class TeacherConfidence:
     high: float
 
     def __call__(self, seen: Seen) -> Tensor:
-        """Give one number a unit."""
+        """Compute one number per element."""
         confidence = seen.logits("teacher_confidence").softmax(-1).amax(-1)
         return self.low + (self.high - self.low) * confidence
 
 
 @dataclass(frozen=True)
 class TeacherCorrectness:
-    """One number where the teacher's first choice is the label, another where it is not.
+    """One number if the teacher's prediction is the label, another if it is not.
 
     Example:
         >>> seen = Seen(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
@@ -147,7 +147,7 @@ class TeacherCorrectness:
     wrong: float
 
     def __call__(self, seen: Seen) -> Tensor:
-        """Give one number a unit."""
+        """Compute one number per element."""
         logits = seen.logits("teacher_correctness")
         values = logits.new_tensor([self.wrong, self.right])
         return values[(logits.argmax(-1) == seen.labels).long()]
@@ -155,15 +155,15 @@ class TeacherCorrectness:
 
 @dataclass(frozen=True)
 class ClassBalanced:
-    r"""More for samples of rare classes, by the effective number of samples.
+    r"""Class-balanced weights by the effective number of samples: higher for rare classes.
 
     $$w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}$$
 
-    scaled so that the mean over the training samples is 1; β = 0 weighs all alike, and β → 1
-    weighs by 1 / n.
+    scaled so that the mean over the training samples is 1; β = 0 is a uniform weight, and β → 1 is
+    a weight of 1 / n.
 
     Attributes:
-        beta: β, at least 0 and below 1.
+        beta: β, in [0, 1).
 
     Example:
         >>> seen = Seen(None, torch.tensor([0, 1]), class_counts=(90, 10))
@@ -176,10 +176,10 @@ class ClassBalanced:
     beta: float = 0.999
 
     def __call__(self, seen: Seen) -> Tensor:
-        """Give one number a unit.
+        """Compute one number per element.
 
         Raises:
-            InputError: Nobody said how many samples each class has.
+            InputError: The number of samples per class is unknown.
         """
         if seen.class_counts is None:
             allowed = "the training samples of each class"
@@ -204,7 +204,7 @@ KINDS: dict[str, type[PerUnit]] = {
 
 
 def is_per_unit(spec: object) -> bool:
-    """Tell whether a recipe means such a number.
+    """Return whether a recipe's value is a per-element number.
 
     Example:
         >>> is_per_unit({"teacher_entropy": {"low": 0, "high": 1}}), is_per_unit(0.9)
@@ -216,10 +216,10 @@ def is_per_unit(spec: object) -> bool:
 
 
 def parse(spec: Any, *, where: str) -> PerUnit:
-    """Make such a number of what a recipe says.
+    """Build a per-element number from a recipe's value.
 
     Raises:
-        InputError: Every problem at once: a key that is missing or unknown, a wrong value.
+        InputError: A key is missing or unknown, or a value is invalid; the message lists all.
 
     Example:
         >>> parse({"class_balanced": {}}, where="weight")

@@ -1,4 +1,4 @@
-"""The precision that a loss is computed in, whatever its inputs came in."""
+"""The numerical precision of loss computations, independent of the inputs' dtypes."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,7 +9,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """Take half precision to float32; leave the rest as it is.
+    """Convert half precision to float32; return other dtypes unchanged.
 
     Example:
         >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
@@ -19,9 +19,9 @@ def precise(tensor: Tensor) -> Tensor:
 
 
 def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Give both in the precision to compute in, which the student decides.
+    """Return both tensors in the computation's precision, determined by the student.
 
-    The teacher's has lost its gradient.
+    The teacher's tensor is detached.
 
     Example:
         >>> ours, theirs = precise_pair(torch.zeros(2).double(), torch.zeros(2).half())
@@ -29,12 +29,12 @@ def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         torch.float64
     """
     ours = precise(student)
-    # Even where no gradient is asked for: forward mode's tangents end here, too.
+    # Also without gradients: forward mode's tangents end here, too.
     return ours, teacher.detach().to(ours.dtype)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Keep matrix products in the precision of their inputs, which autocast would lower.
+    """Disable autocast, so that matrix products keep the precision of their inputs.
 
     Example:
         >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(torch.ones(1)):

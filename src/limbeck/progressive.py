@@ -1,4 +1,4 @@
-"""Parts of a model that change with the progress of its training, such as a growing mask."""
+"""Modules that change with the training progress, such as a growing pruning mask."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Progressive(Protocol):
-    """A module that wants to know how far the training is, before each step."""
+    """A module that is updated with the training progress before each step."""
 
     def advance(self, progress: float) -> None:
-        """Hear how far the training is, from 0 at its first step to 1 at its last."""
+        """Set the training progress, from 0 at the first step to 1 at the last."""
         ...
 
 
 @runtime_checkable
 class Penalizing(Protocol):
-    """A module that adds something of its own to the loss of every step, such as its density."""
+    """A module that adds a penalty to the loss of every step, such as its density."""
 
     def penalty(self) -> Tensor:
-        """Give what it adds: a scalar with a gradient."""
+        """Return the penalty: a scalar with a gradient."""
         ...

@@ -1,7 +1,7 @@
-"""Names that come from recipes and the command line, each a file in one folder.
+"""Registries of names for recipes and the command line: one file per name in a folder.
 
-A folder is the registry: adding `stages/prune.py` adds the stage `prune`, and nothing else has to
-be told. Files are listed without importing them, so a list of names costs nothing.
+A folder is the registry: adding `stages/prune.py` adds the stage `prune`, without other changes.
+Files are listed without importing them, so listing is fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _modules(package: str) -> tuple[str, ...]:
 
 
 def camel_case(name: str) -> str:
-    """Turn a file's name into the name of the class that it holds.
+    """Convert a file's name to the name of its class.
 
     Example:
         >>> camel_case("image_classification")
@@ -33,13 +33,13 @@ def camel_case(name: str) -> str:
 
 
 class Registry:
-    """The things of one kind, one file a thing, found by the file's name.
+    """The objects of one kind, one file each, found by file name.
 
     Args:
         package: The folder, as a module path.
-        kind: What the things are called in a message ("stage", "task").
-        attribute: What to take from a file: a fixed name, or a function of the file's name.
-        skip: Files of the folder that hold no such thing.
+        kind: The name of the kind in messages ("stage", "task").
+        attribute: The attribute of the module: a fixed name, or a function of the file's name.
+        skip: Files of the folder that are not of this kind.
 
     Example:
         >>> tasks = Registry("limbeck.tasks", kind="task", attribute=camel_case)
@@ -65,14 +65,14 @@ class Registry:
         self._skip = skip
 
     def names(self) -> list[str]:
-        """List the names, without importing what they stand for."""
+        """Return the names, without importing the modules."""
         return [name for name in _modules(self.package) if name not in self._skip]
 
     def load(self, name: str, *, where: str = "") -> Any:
-        """Import what a name stands for.
+        """Import the object of a name.
 
         Raises:
-            InputError: There is no such name; the nearest ones are named.
+            InputError: The name is unknown; the message lists the nearest ones.
         """
         if name not in self.names():
             allowed = self.names()

@@ -1,6 +1,7 @@
-"""Numbers that change while training goes on: functions of progress in [0, 1].
+"""Schedules of hyperparameters: functions of training progress in [0, 1].
 
-A schedule is data: it compares, prints, and goes to a recipe and back (`parse`, `dump`).
+A schedule is data: it can be compared and printed, and converted to a recipe and back (`parse`,
+`dump`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from limbeck.numbers import is_number
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value at all times.
+    """A constant value.
 
     Example:
         >>> Constant(0.9)(0.5)
@@ -27,13 +28,13 @@ class Constant:
     value: float
 
     def __call__(self, progress: float) -> float:
-        """Give the value."""
+        """Return the value."""
         return self.value
 
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` to `end` in a straight line.
+    """A linear schedule from `start` to `end`.
 
     Example:
         >>> Linear(start=10, end=1)(0.5)
@@ -44,13 +45,13 @@ class Linear:
     end: float
 
     def __call__(self, progress: float) -> float:
-        """Give the value at this progress."""
+        """Return the value at this progress."""
         return self.start + (self.end - self.start) * progress
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """From `start` to `end` along half a cosine: slow, fast, slow.
+    """A cosine schedule from `start` to `end`: slow, fast, slow.
 
     Example:
         >>> round(Cosine(start=1, end=0)(0.25), 4)
@@ -61,17 +62,17 @@ class Cosine:
     end: float
 
     def __call__(self, progress: float) -> float:
-        """Give the value at this progress."""
+        """Return the value at this progress."""
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)
 class Step:
-    """One value after the other, changing at the given progresses.
+    """A piecewise constant schedule that changes at the given progress values.
 
     Attributes:
-        values: One value more than there are changes.
-        at: Where the value changes, ascending, in (0, 1).
+        values: The values, one more than `at`.
+        at: The progress of each change, ascending, in (0, 1).
 
     Example:
         >>> schedule = Step(values=(1.0, 0.1), at=(0.5,))
@@ -83,13 +84,13 @@ class Step:
     at: tuple[float, ...]
 
     def __call__(self, progress: float) -> float:
-        """Give the value at this progress."""
+        """Return the value at this progress."""
         return self.values[sum(progress >= change for change in self.at)]
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """From `start` to `end` in a straight line up to progress `until`; then `end`.
+    """A linear ramp from `start` to `end` up to progress `until`, constant afterwards.
 
     Example:
         >>> schedule = Ramp(start=0, end=1, until=0.2)
@@ -102,7 +103,7 @@ class Ramp:
     until: float
 
     def __call__(self, progress: float) -> float:
-        """Give the value at this progress."""
+        """Return the value at this progress."""
         if progress >= self.until:
             return self.end
         return self.start + (self.end - self.start) * progress / self.until
@@ -125,15 +126,15 @@ _FORMS = "a number, or one of " + ", ".join(
 
 
 def parse(spec: object, *, where: str = "schedule") -> Schedule:
-    """Make a schedule of what a recipe says.
+    """Parse a schedule from a recipe's value.
 
     Args:
-        spec: A number, `{kind: {...}}`, or a schedule, which is given back.
-        where: What to call the place in a message.
+        spec: A number, `{kind: {...}}`, or a schedule, which is returned unchanged.
+        where: The key in the recipe, for messages.
 
     Raises:
-        InputError: Every problem at once: an unknown kind, a key that is missing or unknown, a
-            wrong value.
+        InputError: An unknown kind, a missing or unknown key, or an invalid value; the message
+            lists all.
 
     Example:
         >>> parse(0.9)
@@ -163,7 +164,7 @@ def parse(spec: object, *, where: str = "schedule") -> Schedule:
 
 
 def dump(schedule: Schedule) -> float | dict[str, dict[str, object]]:
-    """Say what a recipe would: the inverse of `parse`.
+    """Convert a schedule to its form in a recipe: the inverse of `parse`.
 
     Example:
         >>> dump(Constant(0.9)), dump(Ramp(start=0, end=1, until=0.2))
@@ -210,7 +211,7 @@ def _problems(kind: str, settings: object, where: str) -> list[Problem]:
 
 
 def _range_problems(kind: str, settings: Mapping[str, Any], where: str) -> list[Problem]:
-    """Find what is wrong with values of the right type."""
+    """Return problems with values of the right type but out of range."""
     if kind == "ramp" and not 0 < settings["until"] <= 1:
         allowed = "a progress above 0 and at most 1"
         return [Problem(f"{where}.until", settings["until"], allowed)]

@@ -1,7 +1,7 @@
-"""Import the user's own modules from their present source, and record what they depend on.
+"""Import of the user's own modules from their current source, and dependency tracking.
 
-A module counts as the user's if its file lies outside the standard library, outside every
-`site-packages`, and outside limbeck.
+A module is the user's if its file is outside the standard library, outside every `site-packages`,
+and outside limbeck.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DYNAMIC = ("importlib", "__import__", "exec(", "eval(", "runpy", "pkgutil")
 _EXECUTED: dict[str, str] = {}
 _READ: dict[str, set[str]] = {}
 _SOURCES: set[str] = set()
-_RECORDERS: list[tuple[set[str], set[str]]] = []  # what was read, and what was written
+_RECORDERS: list[tuple[set[str], set[str]]] = []  # files read, and files written
 
 
 @cache
@@ -42,7 +42,7 @@ def _roots() -> tuple[str, ...]:
 
 @cache
 def is_user_file(path: str) -> bool:
-    """Return whether a file lies outside the standard library, site-packages and limbeck.
+    """Return whether a file is outside the standard library, site-packages and limbeck.
 
     Example:
         >>> is_user_file(__file__), is_user_file("/home/me/nets/mine.py")
@@ -54,12 +54,12 @@ def is_user_file(path: str) -> bool:
 
 
 class _Loader(SourceFileLoader):
-    """Execute the source as it is now: cached bytecode is matched by time and size alone."""
+    """A loader of the current source: cached bytecode is matched only by time and size."""
 
     def get_code(self, fullname: str) -> Any:
         source = self.get_data(self.path)
         _SOURCES.add(os.path.abspath(self.path))
-        if _RECORDERS:  # imported on behalf of a recipe, not by the program around limbeck
+        if _RECORDERS:  # imported for a recipe, not by the program around limbeck
             _EXECUTED[fullname] = hashlib.sha256(source).hexdigest()
         return self.source_to_code(source, self.path)
 
@@ -73,7 +73,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder(MetaPathFinder):
-    """Find the user's modules where Python would, and load them with `_Loader`."""
+    """A finder of the user's modules, in Python's search order, that uses `_Loader`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -88,11 +88,11 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Begin to record what is opened for reading, and which source is executed.
+    """Start to record files opened for reading, and executed source.
 
-    Nothing is recorded in a process that imports no code of the user's. The current folder becomes
-    the last place where modules are looked for: `python -m limbeck` looks there, and the `limbeck`
-    command would not.
+    Nothing is recorded in a process that imports no user code. The current folder is appended to
+    the module search path, since `python -m limbeck` searches it, and the `limbeck` command would
+    not.
     """
     if not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())
@@ -118,7 +118,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _on_behalf_of_the_user() -> bool:
-    """Check whether the user's code is under way, and limbeck's is not inside of it."""
+    """Return whether the user's code is running, not called back from limbeck's."""
     own = os.path.dirname(__file__) + os.sep
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
@@ -135,8 +135,8 @@ def _on_behalf_of_the_user() -> bool:
 def reads() -> Iterator[set[str]]:
     """Record the absolute paths of the files that the user's code opens for reading in the block.
 
-    Files that are written there as well are left out. What a library opens in its own compiled code
-    is not seen, nor what another process reads.
+    Files also written in the block are excluded. Files opened in compiled code of a library or in
+    another process are not recorded.
     """
     recorder: tuple[set[str], set[str]] = (set(), set())
     _RECORDERS.append(recorder)
@@ -149,11 +149,11 @@ def reads() -> Iterator[set[str]]:
 
 
 def hash_reads(paths: set[str], *, but: Sequence[Path] = ()) -> dict[str, str]:
-    """Hash the user's files among those that were read, apart from sources of modules.
+    """Hash the user's files among those that were read, except sources of modules.
 
     Args:
         paths: Absolute paths.
-        but: Folders whose files are left out.
+        but: Folders whose files are excluded.
     """
     folders = tuple(os.path.realpath(folder) + os.sep for folder in but)
     kept = (
@@ -168,7 +168,7 @@ def hash_reads(paths: set[str], *, but: Sequence[Path] = ()) -> dict[str, str]:
 
 
 def _digest(path: str) -> str:
-    """Hash a regular file; empty if there is none."""
+    """Hash a regular file; return an empty text if there is none."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return ""
@@ -179,19 +179,19 @@ def _digest(path: str) -> str:
 
 
 def unchanged(hashes: dict[str, str]) -> bool:
-    """Return whether files still have the content that `hash_reads` found."""
+    """Return whether files still have the content hashed by `hash_reads`."""
     return all(_digest(path) == digest for path, digest in hashes.items())
 
 
 def modules_of(module: str, file: Path | None = None) -> dict[str, str]:
-    """Find the user's modules that a module imports, directly or through others, and itself.
+    """Return a user's module and the user's modules that it imports, directly or indirectly.
 
-    Imports are found in the source, so that those inside of functions count before they are
-    executed; packages on the way are included. Imports by computed names are not found.
+    Imports are read from the source, so that those inside of functions are included before
+    execution; parent packages are included. Imports by computed names are not found.
 
     Args:
-        module: The name of a module that can be imported.
-        file: Its file, where it was not imported yet and is not found by its name.
+        module: The name of an importable module.
+        file: Its file, if it was not imported yet and cannot be found by name.
 
     Returns:
         The file of each module by its dotted name; empty if the module is not the user's.
@@ -200,9 +200,9 @@ def modules_of(module: str, file: Path | None = None) -> dict[str, str]:
 
 
 def fingerprint_of(module: str) -> list[tuple[str, str]]:
-    """Hash the source of a user's module, of all user's modules it imports, and of what they read.
+    """Hash the source of a user's module and of all user's modules it imports, and read files.
 
-    A module that imports by computed names depends on every module of the user's.
+    A module that imports by computed names depends on every user's module.
 
     Args:
         module: The name of an imported module.
@@ -214,9 +214,9 @@ def fingerprint_of(module: str) -> list[tuple[str, str]]:
     hashes: dict[str, str] = {}
     for name, path in found.items():
         now = _digest(path)
-        # What was executed may not be what the file holds now: then it is like no other.
+        # The executed source may differ from the file's current content: then the hash is unique.
         digest = now if _EXECUTED.get(name, now) == now else f"{_EXECUTED[name]}, {now}"
-        # Without the place of the folder: a folder that was moved holds the same.
+        # Without the folder's location: a moved folder has the same hash.
         hashes[f"{name.partition('@')[0]} {digest[:8]}"] = digest
     read = {path for name in found for path in _READ.get(name, ())}
     for path, digest in hash_reads(read).items():
@@ -264,7 +264,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _imported(name: str, path: str, *, dynamic: bool) -> list[str]:
-    """List the modules that a source file may import."""
+    """Return the modules that a source file may import."""
     if not path.endswith(".py"):
         return []
     try:
@@ -298,7 +298,7 @@ def _with_parents(name: str) -> list[str]:
 
 
 def name_of(path: Path) -> str:
-    """Return the name under which a file is a module: files in different folders differ.
+    """Return the module name of a file: files in different folders differ.
 
     Example:
         >>> name_of(Path("a/net.py")) == name_of(Path("b/net.py"))
@@ -309,10 +309,10 @@ def name_of(path: Path) -> str:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Execute a Python file as a module of its own, named after its absolute path.
+    """Execute a Python file as a separate module, named after its absolute path.
 
     Raises:
-        ImportError: It is not a Python file.
+        ImportError: The file is not a Python file.
     """
     install()
     name = name_of(path)
@@ -321,7 +321,7 @@ def import_file(path: Path) -> ModuleType:
     if spec is None or path.suffix != ".py":
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickling look a module up by its name while it is executed.
+    # Dataclasses and pickling look up a module by name while it is executed.
     sys.modules[name] = module
     with reads():
         loader.exec_module(module)
@@ -329,9 +329,9 @@ def import_file(path: Path) -> ModuleType:
 
 
 def import_module(name: str) -> ModuleType:
-    """Import a module by its dotted name, anew if a file of the user's behind it was edited.
+    """Import a module by its dotted name, again if one of its user files was edited.
 
-    Modules that the caller's own program imported before are left as they are.
+    Modules that the caller's program already imported are not reloaded.
     """
     install()
     edited = any(

@@ -1,23 +1,23 @@
-"""Lengths of vectors, where a vector may be nothing but zeros."""
+"""Norms of vectors, with defined results for zero vectors."""
 
 import torch
 from torch import Tensor
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Scale vectors to length one; a vector of zeros stays, and gets no gradient.
+    """Normalise vectors to length one; a zero vector is unchanged, without a gradient.
 
     Example:
         >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    # Times the inverse: the gradient of a quotient takes more passes over the vectors.
+    # Multiplied by the inverse: the gradient of a quotient takes more passes over the vectors.
     return vectors * length(vectors).reciprocal()
 
 
 def length(vectors: Tensor) -> Tensor:
-    """Give the lengths of vectors as a last axis of one; infinite for zeros, to divide by.
+    """Return the lengths of vectors with a last dimension of one; infinite for zeros, as a divisor.
 
     Example:
         >>> length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -29,10 +29,10 @@ def length(vectors: Tensor) -> Tensor:
 
 
 def norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the lengths of vectors as a last axis of one, and which of the vectors are zero.
+    """Return the lengths of vectors with a last dimension of one, and the mask of zero vectors.
 
-    The length of zero is given as 1, with derivatives of 0 of every order: those of torch's norm
-    are not finite there from the second on.
+    A zero vector has length 1, with derivatives of 0 of every order: those of torch's norm are not
+    finite there from the second on.
 
     Example:
         >>> norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
