@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from limbeck.errors import InputError, Problem
 
 
-def read_bytes(path: Path, *, limit: int, where: str = "") -> bytes:
+def read_bytes(path: Path, *, limit: int, where: str = "", allowed: str = "") -> bytes:
     """Read a regular file of at most `limit` bytes.
 
     A device, a pipe or a folder is rejected without reading it, so that the call never blocks.
@@ -18,6 +20,7 @@ def read_bytes(path: Path, *, limit: int, where: str = "") -> bytes:
         path: The file; symbolic links are followed.
         limit: The largest number of bytes allowed.
         where: The name used in messages; the path by default.
+        allowed: What messages state as allowed; a readable file of that size by default.
 
     Raises:
         InputError: The file is missing, unreadable, not a regular file, or too large.
@@ -29,7 +32,7 @@ def read_bytes(path: Path, *, limit: int, where: str = "") -> bytes:
         limbeck.errors.InputError: /dev/zero: got 'not a regular file'; allowed: a readable file ...
     """
     where = where or str(path)
-    allowed = f"a readable file of at most {limit:,} bytes"
+    allowed = allowed or f"a readable file of at most {limit:,} bytes"
     try:
         # Opening a pipe without a writer would block; reading a device would never end.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -61,3 +64,21 @@ def read_text(path: Path, *, limit: int, where: str = "") -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(Problem(where or str(path), str(error), "text in UTF-8")) from error
+
+
+def read_json(path: Path, *, limit: int = 2**26) -> Any:
+    """Read a regular JSON file of at most `limit` bytes.
+
+    Args:
+        path: The file; symbolic links are followed.
+        limit: The largest number of bytes allowed.
+
+    Raises:
+        InputError: The file is missing, unreadable, not regular, too large, or not JSON.
+    """
+    try:
+        return json.loads(read_text(path, limit=limit))
+    except RecursionError as error:
+        raise InputError(Problem(str(path), "nested too deeply", "JSON")) from error
+    except ValueError as error:
+        raise InputError(Problem(str(path), str(error), "JSON")) from error

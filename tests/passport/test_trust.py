@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from limbeck.errors import InputError
 from limbeck.passport import (
     drop_signature_note,
     make_keys,
@@ -168,3 +169,33 @@ def test_keys_are_still_made_where_no_state_can_be_kept(
     make_keys(tmp_path / "a.pem", tmp_path / "b.pem")
     sign(signed.folder, tmp_path / "a.pem")
     assert verify(signed.folder, key=tmp_path / "b.pem").trust == "verified"
+
+
+@pytest.mark.parametrize("option", ["--key", "--policy"])
+def test_a_key_or_policy_that_never_ends_is_refused(signed, tmp_path: Path, option: str) -> None:
+    from limbeck.cli import _app
+
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        if path.parent == tmp_path:
+            os.mkfifo(path)
+        words = ["verify", str(signed.folder), option, str(path)]
+        assert CliRunner().invoke(_app(), words).exit_code == 2
+    with pytest.raises(InputError, match="not a regular file"):
+        sign(signed.folder, tmp_path / "pipe")
+
+
+def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
+    """Sparse files of a terabyte cost nobody anything to make, and hours to hash."""
+    for name in ("model.onnx", "added.bin"):
+        os.truncate(os.open(signed.folder / name, os.O_RDWR | os.O_CREAT), 2**40)
+    found = {one.where: one for one in verify(signed.folder).findings}
+    assert {name: one.kind for name, one in found.items()} == {
+        "model.onnx": "changed",
+        "added.bin": "added",
+    }
+    assert found["added.bin"].found == "1,099,511,627,776 bytes, not read"
+
+
+def test_a_huge_passport_is_not_hashed_for_its_signature(signed) -> None:
+    os.truncate(signed.folder / "passport.json", 2**40)
+    assert "malformed" in {one.kind for one in verify(signed.folder).findings}

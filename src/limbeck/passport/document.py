@@ -23,7 +23,7 @@ SIGNATURE = "model.sig"
 CONTENT = "limbeck:content-sha256"
 """The property that holds the hash of the passport's own content."""
 
-_LARGEST = 64 * 2**20
+LARGEST = 64 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KINDS: dict[type, str] = {
     dict: "an object",
@@ -185,7 +185,7 @@ def _bytes(path: Path) -> bytes:
             raise InputError(
                 Problem(str(path), "no such file", "the passport.json of a student folder")
             )
-        if path.stat().st_size > _LARGEST:
+        if path.stat().st_size > LARGEST:
             refuse(str(path), f"{path.stat().st_size:,} bytes", "at most 64 MiB")
         return path.read_bytes()
     except OSError as error:

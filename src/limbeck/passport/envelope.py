@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from limbeck.bounded import read_bytes
 from limbeck.errors import InputError, Problem
 from limbeck.optional import require
 from limbeck.passport.document import SIGNATURE, no_constant, unique
@@ -28,6 +29,7 @@ _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _STATEMENT = "application/vnd.in-toto+json"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _LARGEST = 64 * 2**20
+LARGEST_KEY = 64 * 2**10
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -117,11 +119,11 @@ def read_public_key(path: Path) -> PublicKey:
     ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
     exceptions = require("cryptography.exceptions", extra="sign")
     allowed = "a public key in PEM, of the curve P-256, P-384 or P-521"
+    content = read_bytes(path, limit=LARGEST_KEY, allowed=allowed)
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, exceptions.UnsupportedAlgorithm) as error:
-        reason = "no such file" if not path.exists() else "no public key"
-        raise InputError(Problem(str(path), reason, allowed)) from error
+        key = serialization.load_pem_public_key(content)
+    except (ValueError, exceptions.UnsupportedAlgorithm) as error:
+        raise InputError(Problem(str(path), "no public key", allowed)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         raise InputError(Problem(str(path), "a key of another kind", allowed))
     form = serialization.PublicFormat.SubjectPublicKeyInfo

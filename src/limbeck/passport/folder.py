@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +19,23 @@ from typing import BinaryIO
 
 from limbeck.errors import LimbeckError
 
+SMALL = 2**20
+"""Files up to this size are hashed even if their size shows already that they were changed."""
+
 SHOWN = 5
 """The number of names that a note lists."""
 
 
 @dataclass(frozen=True)
 class FileHash:
-    """The size and the SHA-256 of a file."""
+    """The size and the SHA-256 of a file; the hash is empty if the file was not read."""
 
     sha256: str
     size: int
 
     def __str__(self) -> str:
-        return f"{self.size:,} bytes with sha256 {self.sha256}"
+        size = f"{self.size:,} bytes"
+        return f"{size} with sha256 {self.sha256}" if self.sha256 else f"{size}, not read"
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,18 @@ class Listing:
         ]
 
 
-def survey(folder: Path, *, apart: Collection[str]) -> Listing:
+def survey(
+    folder: Path, *, apart: Collection[str], listed: Mapping[str, FileHash] | None = None
+) -> Listing:
     """Compute the hash of every file of a folder, except those named in `apart` at its top level.
 
     Links are followed only to plain files inside the folder. Only plain files are opened.
+
+    Args:
+        folder: The folder.
+        apart: Names at its top level that are left out.
+        listed: The files expected. A large file of another size is not read, so that the time
+            does not depend on what was added to the folder.
 
     Example:
         >>> import tempfile
@@ -92,8 +104,12 @@ def survey(folder: Path, *, apart: Collection[str]) -> Listing:
         try:
             oddity = _oddity(entry, root, apart)
             if oddity is None:
-                listing.files[name] = hash_file(Path(entry.path))
-                for remark in _remarks(entry.stat()):
+                status = entry.stat()
+                right = listed is None or (name in listed and listed[name].size == status.st_size)
+                read = right or status.st_size <= SMALL
+                path = Path(entry.path)
+                listing.files[name] = hash_file(path) if read else FileHash("", status.st_size)
+                for remark in _remarks(status):
                     listing.remarks.setdefault(remark, []).append(name)
         except OSError as error:
             oddity = Oddity(f"cannot be read ({error.strerror or error})")

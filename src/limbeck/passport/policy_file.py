@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import yaml
 
+from limbeck.bounded import read_text
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.passport.policy import Names, Policy, Use
 from limbeck.passport.risk import CLASSES
@@ -70,13 +71,7 @@ def read_policy(path: Path) -> Policy:
     Raises:
         InputError: It cannot be read, or is not a policy; every problem is listed.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(Problem(str(path), f"{path.stat().st_size:,} bytes", "at most 1 MiB"))
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(Problem(str(path), str(error), "a readable policy in UTF-8")) from error
-    return parse_policy(text, where=str(path))
+    return parse_policy(read_text(path, limit=LARGEST), where=str(path))
 
 
 def parse_policy(text: str, *, where: str) -> Policy:

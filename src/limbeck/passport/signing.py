@@ -11,10 +11,17 @@ import os
 import tempfile
 from pathlib import Path
 
+from limbeck.bounded import read_bytes
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.optional import require
 from limbeck.passport.document import SIGNATURE
-from limbeck.passport.envelope import CURVES, of_signature, read_envelope, read_public_key
+from limbeck.passport.envelope import (
+    CURVES,
+    LARGEST_KEY,
+    of_signature,
+    read_envelope,
+    read_public_key,
+)
 from limbeck.passport.finding import Finding
 from limbeck.passport.folder import replacing, survey
 from limbeck.passport.signature_record import note_signature
@@ -135,10 +142,11 @@ def _check_key(path: Path, folder: Path) -> None:
     if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         fix = "Whoever gets the student would get the key."
         raise InputError(Problem(str(path), "in the student folder", "a place outside of it", fix))
+    content = read_bytes(path, limit=LARGEST_KEY, allowed=allowed)
     try:
-        key = form.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, TypeError, ValueError, exceptions.UnsupportedAlgorithm) as error:
-        reason = "no such file" if not path.exists() else "none, or one that is encrypted"
+        key = form.load_pem_private_key(content, None)
+    except (TypeError, ValueError, exceptions.UnsupportedAlgorithm) as error:
+        reason = "none, or one that is encrypted"
         raise InputError(Problem(str(path), reason, allowed)) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         raise InputError(Problem(str(path), "a key of another kind", allowed))

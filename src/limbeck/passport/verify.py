@@ -15,7 +15,7 @@ from typing import Any, Literal
 from limbeck.errors import InputError, Problem
 from limbeck.passport.chain import of_claims, of_lineage, of_teacher, passport_of
 from limbeck.passport.contents import of_folder
-from limbeck.passport.document import PASSPORT, SIGNATURE, content_sha256, read, sha256
+from limbeck.passport.document import LARGEST, PASSPORT, SIGNATURE, content_sha256, read, sha256
 from limbeck.passport.envelope import PublicKey, of_signature, read_envelope, read_public_key
 from limbeck.passport.finding import Finding
 from limbeck.passport.folder import Listing, hash_file, survey
@@ -138,8 +138,11 @@ class _Found:
         if link is not None:
             self.findings.append(link)
             return
-        listing = survey(self.path.parent, apart=(self.path.name, SIGNATURE))
-        read_in = self._passport(listing, schema=schema)
+        read_in = self._passport(schema=schema)
+        listed = {} if read_in is None else read_in[1].files
+        listing = survey(self.path.parent, apart=(self.path.name, SIGNATURE), listed=listed)
+        if read_in is not None:
+            self.findings += of_folder(listed, listing)
         self._signature(listing, required=require_signature)
         self._notes += listing.notes()
         if read_in is not None:
@@ -148,7 +151,7 @@ class _Found:
     def notes(self) -> tuple[str, ...]:
         return tuple(self._notes)
 
-    def _passport(self, listing: Listing, *, schema: bool) -> tuple[dict[str, Any], Stated] | None:
+    def _passport(self, *, schema: bool) -> tuple[dict[str, Any], Stated] | None:
         try:
             document, as_written = read(self.path)
             stated = read_stated(document, self.path.name)
@@ -159,7 +162,6 @@ class _Found:
         if schema:
             self._schema(document)
         self.findings += _of_passport(document, stated, as_written, self.path.name)
-        self.findings += of_folder(stated.files, listing)
         return document, stated
 
     def _schema(self, document: dict[str, Any]) -> None:
@@ -172,8 +174,11 @@ class _Found:
 
     def _signature(self, listing: Listing, *, required: bool) -> None:
         folder = self.path.parent
-        there = {name: contents.sha256 for name, contents in listing.files.items()}
-        if self.path.is_file():
+        there = {
+            name: contents.sha256 or f"not computed of {contents.size:,} bytes"
+            for name, contents in listing.files.items()
+        }
+        if self.path.is_file() and self.path.stat().st_size <= LARGEST:
             there[self.path.name] = hash_file(self.path).sha256
         self.signed_by = _signer(folder)
         key = next((key for key in self.keys if key.sha256 == self.signed_by), None)
