@@ -3,10 +3,13 @@
 import os
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from limbeck.errors import InputError
+from limbeck.pipeline import candidate, evaluation
+from limbeck.pipeline.examine import examination
 from limbeck.pipeline.reading import MOST_BYTES, parse, read
 from limbeck.pipeline.resolve import resolve
 from limbeck.pipeline.schema import recipe_schema
@@ -162,3 +165,28 @@ def test_many_wrong_keys_are_counted_not_listed(where):
         validate(content)
     assert time.process_time() - clock < SECONDS
     assert len(caught.value.problems) <= 101
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "deep", "null", "latin-1"])
+def test_state_of_a_run_folder_that_is_not_limbecks_own_is_no_state(kind, tmp_path):
+    path = tmp_path / "record.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes({"deep": b"[" * 100_000, "null": b"null"}.get(kind, b'"\xe9"'))
+    assert candidate.load(tmp_path, key="") is None
+    assert evaluation._kept(path) is None
+    path.rename(tmp_path / "examination.json")
+    with pytest.raises(ExaminedError):
+        examination(candidate=None, context=SimpleNamespace(run=tmp_path, seed=0, watch=Begun()))
+
+
+class ExaminedError(Exception):
+    """The examination begins, since none was kept."""
+
+
+class Begun:
+    def begin(self, line):
+        raise ExaminedError(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -11,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from limbeck import fingerprint
 from limbeck.atomic import write_json
+from limbeck.bounded import read_json
+from limbeck.errors import InputError
 from limbeck.evaluate.chance import ChanceTest
 from limbeck.evaluate.fidelity import Parity
 from limbeck.report.result import Curve
@@ -146,9 +147,9 @@ def save(folder: Path, record: Record) -> None:
 def load(folder: Path, *, key: str) -> Record | None:
     """Read a finished stage's record, if its inputs were the same and its files are unharmed."""
     try:
-        record = Record.model_validate(json.loads((folder / "record.json").read_text()))
+        record = Record.model_validate(read_json(folder / "record.json"))
         if record.key == key and hashes(folder, list(record.files)) == record.files:
             return record
-    except (OSError, ValueError, ValidationError):
+    except (InputError, OSError, ValueError, ValidationError):
         pass  # no record, half a folder, or one of another version: the stage is done anew
     return None

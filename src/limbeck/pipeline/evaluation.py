@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -13,8 +12,9 @@ from pydantic import ValidationError
 
 from limbeck import fingerprint
 from limbeck.atomic import write_json
+from limbeck.bounded import read_json
 from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
-from limbeck.errors import LimbeckError
+from limbeck.errors import InputError, LimbeckError
 from limbeck.evaluate.evaluation import Asked, Evaluation, Failed, check, estimate, evaluate_one
 from limbeck.evaluate.hardware import describe
 from limbeck.evaluate.interval import Result
@@ -120,8 +120,8 @@ def _identity(candidate: Candidate, context: Context) -> str:
 
 def _kept(path: Path) -> Kept | None:
     try:
-        return Kept.model_validate(json.loads(path.read_text()))
-    except (OSError, ValueError, ValidationError):
+        return Kept.model_validate(read_json(path))
+    except (InputError, ValidationError):
         return None  # none, or of another version
 
 

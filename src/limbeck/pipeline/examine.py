@@ -6,7 +6,6 @@ are taken in turn, so that whatever else the machine does falls on all alike.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,8 @@ from pydantic import ValidationError
 
 from limbeck import fingerprint
 from limbeck.atomic import write_json
+from limbeck.bounded import read_json
+from limbeck.errors import InputError
 from limbeck.evaluate.accuracy import accuracy, confusion, pack_right
 from limbeck.evaluate.calibration import calibration
 from limbeck.evaluate.cost import Cost
@@ -67,11 +68,11 @@ def examination(candidate: Candidate, context: Context) -> Examination:
     """Examine a seed's chain, or read what an earlier examination of the very same files found."""
     path = context.run / "examination.json"
     try:
-        done = Examination.model_validate(json.loads(path.read_text()))
+        done = Examination.model_validate(read_json(path))
         if done.key == context.key:
             context.watch.say(f"examination, seed {context.seed}: unchanged, reused")
             return done
-    except (OSError, ValueError, ValidationError):
+    except (InputError, ValidationError):
         pass  # none, or of another version: examine
     context.watch.begin(f"examination on the test samples, seed {context.seed}")
     examined = _examine(candidate, context)

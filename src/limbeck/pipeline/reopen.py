@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from limbeck import fingerprint
-from limbeck.bounded import read_text
+from limbeck.bounded import read_json
 from limbeck.errors import InputError, Problem
 from limbeck.export.reading import probe
 from limbeck.pipeline import folder as folders
@@ -94,8 +93,8 @@ def _probe(candidate: Candidate) -> None:
 def _record(folder: Path) -> Record:
     path = folder / "record.json"
     try:
-        record = Record.model_validate(json.loads(read_text(path, limit=LARGEST_RECORD)))
-    except (OSError, ValueError, RecursionError, InputError) as error:
+        record = Record.model_validate(read_json(path, limit=LARGEST_RECORD))
+    except (ValueError, InputError) as error:
         allowed = "the record of a stage that has ended"
         raise InputError(Problem(str(path), f"{type(error).__name__}", allowed, FIX)) from error
     try:
