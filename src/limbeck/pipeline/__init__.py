@@ -1,4 +1,4 @@
-"""From a recipe to a student that ships."""
+"""Recipe execution: from a recipe to an exported student."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["recipe_schema"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name where it lives: the schema needs every stage, and a stage needs torch."""
+    """Import a name lazily: the schema needs every stage, and a stage needs torch."""
     if name not in __all__:
         raise AttributeError(f"module 'limbeck.pipeline' has no attribute {name!r}")
     from limbeck.pipeline.schema import recipe_schema

@@ -1,4 +1,4 @@
-"""What the teacher knows that labels do not say, and where the student answers otherwise."""
+"""Teacher-student comparison: class similarity of soft targets, and disagreements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIMILARITY_TEMPERATURE = 4.0
 
 
 def similarity(given: Answers, classes: int) -> tuple[tuple[float, ...], ...]:
-    """Average the teacher's softened answers over the samples of each class, a class a row."""
+    """Compute the mean softened teacher probabilities per class, one class per row."""
     soft = _softmax(given.logits, SIMILARITY_TEMPERATURE)
     rows = [soft[given.labels == number] for number in range(classes)]
     none = (0.0,) * classes
@@ -28,14 +28,14 @@ def similarity(given: Answers, classes: int) -> tuple[tuple[float, ...], ...]:
 
 
 def apart(teacher: Answers, student: Answers) -> list[int]:
-    """List the samples with different top answers, those first of which the student is surest."""
+    """Return the samples with different top classes, by descending student confidence."""
     rows = np.flatnonzero(teacher.logits.argmax(1) != student.logits.argmax(1))
     sureness = _softmax(student.logits)[rows].max(axis=1)
     return [int(row) for row in rows[np.argsort(-sureness, kind="stable")]]
 
 
 def disagreement(index: int, split: Split, teacher: Answers, student: Answers) -> Disagreement:
-    """Show one sample with both answers."""
+    """Build the record of one sample with both predictions."""
     raw = split.raw(index)
     picture = None
     if "picture" in raw:

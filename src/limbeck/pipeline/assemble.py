@@ -1,4 +1,4 @@
-"""From what every seed found to one result."""
+"""Aggregation of the results of all seeds into one run result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def assemble(
     seconds: float,
     command: str,
 ) -> RunResult:
-    """Put the seeds' figures together: means, intervals, the verdict on the budget."""
+    """Build the run result from the seeds' metrics: means, intervals and budget checks."""
     links = list(_links(lineages, examinations))
     chain = tuple(link for link in links if link.role != "baseline")
     baseline, twin = _pair(links)
@@ -93,7 +93,7 @@ def _links(lineages: list[Candidate], examinations: list[Examination]) -> Iterat
 
 
 def _pair(links: list[Link]) -> tuple[Link | None, Link | None]:
-    """Find the newest label-only student, and the distilled one from the same stage before it."""
+    """Return the newest label-only baseline, and the distilled student from the same start."""
     numbers = [number for number, link in enumerate(links) if link.role == "baseline"]
     if not numbers:
         return None, None
@@ -102,7 +102,7 @@ def _pair(links: list[Link]) -> tuple[Link | None, Link | None]:
 
 
 def _comparison(twin: Link | None, baseline: Link | None) -> Comparison | None:
-    """Compare the student with its label-only twin, as both left the same stage."""
+    """Compare the student with its label-only baseline, trained from the same start."""
     if baseline is None or twin is None:
         return None
     pairs = zip(twin.accuracy.values, baseline.accuracy.values, strict=True)
@@ -114,10 +114,9 @@ def _comparison(twin: Link | None, baseline: Link | None) -> Comparison | None:
 
 
 def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
-    """Hold every line of the budget against what was measured.
+    """Yield each budget limit compared with the measured value.
 
-    What a file costs is that of the file that ships, the first seed's; accuracy is the mean over
-    seeds, since one seed's may be luck.
+    Costs are those of the shipped file, the first seed's; accuracy is the mean over seeds.
     """
     shipped = chain[-1]
     cost = shipped.measured[0].cost
@@ -155,7 +154,7 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
 
 
 def _conclusive(latency: Latency, allowed: float) -> bool:
-    """Tell whether the limit lies outside of where an unsteady latency varies."""
+    """Return whether the limit is outside of the range of an unsteady latency."""
     if latency.steady or latency.p10 is None:
         return True
     return not latency.p10 <= allowed <= latency.p90

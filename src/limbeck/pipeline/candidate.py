@@ -1,4 +1,4 @@
-"""What flows between stages: files in folders, and the record of how each came to be."""
+"""Stage artefacts (files in folders), and the record of how each was produced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.report.result import Curve
 
 
 def _inside(name: str) -> str:
-    """Refuse the name of a file that does not lie inside its folder."""
+    """Return a file name; raise unless it is inside its folder."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ValueError(f"{name!r} is not the relative name of a file inside the folder")
@@ -26,25 +26,25 @@ def _inside(name: str) -> str:
 
 
 Inside = Annotated[str, AfterValidator(_inside)]
-"""The name of a file relative to a folder that it lies in."""
+"""A file name relative to, and inside, a folder."""
 
 Role = Literal["teacher", "student", "baseline"]
 
 
 class Artefact(BaseModel):
-    """One thing that a stage made, as it could ship: an ONNX file, and the weights it came from.
+    """An artefact of a stage: an ONNX file, and the weights it was exported from.
 
     Paths are relative to the stage's folder, so that a run can be moved.
 
     Attributes:
-        role: What it is in the chain.
-        label: What it is called in the report.
+        role: Its role in the chain.
+        label: Its name in the report.
         file: The ONNX file.
-        weights: The safetensors files, one a member; none if the file alone was changed.
-        changes: What compressing did to the structure since the model was built, in order.
-        parity: How well the file agrees with the model.
-        validation_accuracy: Of the file.
-        chance: How the file's predictions on validation compare with a constant prediction.
+        weights: The safetensors files, one per member; none if only the file was changed.
+        changes: Structural changes since the model was built, in order.
+        parity: Agreement of the file with the model.
+        validation_accuracy: Validation accuracy of the file.
+        chance: Comparison of the file's validation predictions with a constant prediction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,10 +60,10 @@ class Artefact(BaseModel):
 
 
 class Record(BaseModel):
-    """What a stage did: its settings, what it started from, what it made, and what it noticed.
+    """The record of a stage: settings, inputs, outputs and notes.
 
-    `files` are those that it wrote, by their names in its folder; `read` are those that the user's
-    own code read meanwhile, by their absolute paths; both with their hashes.
+    `files` are those written, by their names in the stage's folder; `read` are those read by the
+    user's own code, by absolute path; both with hashes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,19 +83,19 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Link:
-    """A record and the folder in which it lies."""
+    """A record and its folder."""
 
     folder: Path
     record: Record
 
     def artefact(self, role: Role) -> Artefact | None:
-        """Find what the stage made in a role."""
+        """Return the stage's artefact in a role, or None."""
         return next((one for one in self.record.artefacts if one.role == role), None)
 
 
 @dataclass(frozen=True)
 class State:
-    """Weights on disk, one file a member, and the changes of structure that they follow."""
+    """Saved weights, one file per member, with the structural changes they require."""
 
     weights: tuple[Path, ...] = ()
     changes: tuple[dict[str, Any], ...] = ()
@@ -103,16 +103,16 @@ class State:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A teacher and a student on their way: the lineage so far, one link a stage."""
+    """The lineage of a teacher and a student so far, one link per stage."""
 
     lineage: tuple[Link, ...] = ()
 
     def then(self, folder: Path, record: Record) -> Candidate:
-        """Add a link."""
+        """Append a link."""
         return Candidate((*self.lineage, Link(folder, record)))
 
     def newest(self, role: Role) -> tuple[Path, Artefact] | None:
-        """Find the newest artefact in a role, and the folder in which it lies."""
+        """Return the newest artefact in a role with its folder, or None."""
         for link in reversed(self.lineage):
             artefact = link.artefact(role)
             if artefact is not None:
@@ -120,7 +120,7 @@ class Candidate:
         return None
 
     def state(self, role: Role, *, original: bool = False) -> State:
-        """Give the newest weights in a role, or the first, and the structure that they have."""
+        """Return the newest (or the original) weights in a role, with their structure."""
         for link in self.lineage if original else reversed(self.lineage):
             artefact = link.artefact(role)
             if artefact is not None and artefact.weights:
@@ -130,7 +130,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Name what the next stage starts from."""
+        """Return the key of the state from which the next stage starts."""
         return fingerprint.of_json([[link.record.key, link.record.files] for link in self.lineage])
 
 
@@ -140,16 +140,16 @@ def hashes(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def save(folder: Path, record: Record) -> None:
-    """Write a record; only then is a stage done."""
+    """Write a record, which marks the stage as done."""
     write_json(folder / "record.json", record.model_dump(mode="json"))
 
 
 def load(folder: Path, *, key: str) -> Record | None:
-    """Read a finished stage's record, if its inputs were the same and its files are unharmed."""
+    """Load a finished stage's record, if its inputs are the same and its files are intact."""
     try:
         record = Record.model_validate(read_json(folder / "record.json"))
         if record.key == key and hashes(folder, list(record.files)) == record.files:
             return record
     except (InputError, OSError, ValueError, ValidationError):
-        pass  # no record, half a folder, or one of another version: the stage is done anew
+        pass  # no record, an incomplete folder, or another version: the stage runs again
     return None

@@ -1,4 +1,4 @@
-"""Can these stages follow one another? Asked before anything is computed."""
+"""Stage order checks, before anything is computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIXES = {
 
 
 def check_chain(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem]:
-    """Walk the stages and note where one needs what none before it has made.
+    """Check that each stage's requirements are produced by earlier stages.
 
     Returns:
         The problems, in the order of the stages.
@@ -38,14 +38,14 @@ def check_chain(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem
 
 
 def loads_teacher(recipe: Recipe, stages: list[tuple[str, Stage]]) -> bool:
-    """Tell whether the teacher was taught elsewhere, and no stage of the recipe's takes it up."""
+    """Return whether the teacher has trained weights that no stage of the recipe loads."""
     given = bool(recipe.teachers) and all(map(_has_weights, recipe.teachers))
     return given and not any("teacher" in stage.made() for _, stage in stages)
 
 
 def _has_weights(spec: ModelSpec) -> bool:
     trained = spec.weights is not None or spec.path is not None
-    return trained and spec.loading.head is None  # a fresh head knows no class yet
+    return trained and spec.loading.head is None  # a fresh head is untrained
 
 
 def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
@@ -78,7 +78,7 @@ def _models_named(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[P
 
 
 def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    """Refuse a teacher that nothing would teach or load: it would be left out in silence."""
+    """Yield a problem for a teacher that no stage trains or loads."""
     made = any("teacher" in stage.made() for _, stage in stages)
     if recipe.teachers and not made and not loads_teacher(recipe, stages):
         allowed = "a teacher that a stage makes, or one with weights"
@@ -87,7 +87,7 @@ def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iter
 
 
 def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    """Refuse two half precisions: one Accelerator serves the whole run, and has but one."""
+    """Yield a problem for two half precisions: one Accelerator serves the whole run."""
     found = [
         (number, name, getattr(stage, "precision", ""))
         for number, (name, stage) in enumerate(stages)
@@ -100,7 +100,7 @@ def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
 
 
 def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    """Refuse to train a student on after its file was changed: the change would be lost."""
+    """Yield problems for training a student after its file was changed, which loses the change."""
     spent = ""
     for number, (name, stage) in enumerate(stages):
         if spent and "float student" in stage.made():
@@ -111,7 +111,7 @@ def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
 
 
 def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    """Refuse few bits of few bits."""
+    """Yield problems for quantising twice."""
     places = [number for number, (name, _) in enumerate(stages) if name == "quantize"]
     for number in places[1:]:
         fix = "A model is quantised once: remove one."

@@ -1,4 +1,4 @@
-"""Check a recipe without running it: everything that a run would find out before it trains."""
+"""Recipe check without a run: finds everything that a run would report before training."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class Checked(Result):
-    """What a run of the recipe would do.
+    """The stages that a run of the recipe would execute, with its data and models.
 
     Attributes:
         name: The recipe's name.
         out: The run folder.
-        rows: How many rows each split has.
-        classes: How many classes there are.
-        parameters: How many parameters each model has before any stage changes it.
+        rows: Number of rows per split.
+        classes: Number of classes.
+        parameters: Number of parameters of each model before any change.
         stages: The names of the stages, in order.
-        reused: For each seed, those that an earlier run in the folder has done already.
+        reused: Per seed, the stages already done by an earlier run in the folder.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Checked(Result):
 
 
 def check(recipe: Recipe, *, out: Path, watch: Watch | None = None) -> Checked:
-    """Read the data, build the models, and try every stage, without training or writing anything.
+    """Load the data, build the models, and dry-run every stage, without training or writing.
 
     Args:
-        recipe: The recipe, resolved; the code that it names is imported.
-        out: Where a run would write.
-        watch: What is told of the progress.
+        recipe: The resolved recipe; its user code is imported.
+        out: The run folder.
+        watch: The progress reporter.
 
     Raises:
-        InputError: A run would fail: every problem that can be found at once.
+        InputError: A run would fail; all problems that can be found at once.
     """
     with tempfile.TemporaryDirectory() as scratch, machine.threads(recipe.threads):
         place = Path(scratch) / "run"

@@ -1,4 +1,4 @@
-"""What stages that change a model's structure share: whose, by which method, and recovery."""
+"""Shared base of stages that compress a model, with fine-tuning afterwards."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from limbeck.registry import Registry
     from limbeck.report.result import Curve
 
-REHEARSED = 20_000_000  # parameters: larger models are checked beforehand, but not changed
+REHEARSED = 20_000_000  # parameters: larger models are checked beforehand, but not compressed
 
 
 class Recover(Training, Guidance):
-    """How a model is trained after it was changed: by default it listens to the first teacher."""
+    """Settings of fine-tuning after compression; by default under the first teacher."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Compression(Stage):
-    """A stage that changes a model by a method of a registry; the method's settings are its own.
+    """A stage that compresses a model by a method of a registry, with the method's settings.
 
-    Without a `student` in the recipe, the student begins as the teacher.
+    Without a `student` in the recipe, the student starts from the teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -84,26 +84,26 @@ class Compression(Stage):
 
     @property
     def way(self) -> Method:
-        """The method with its settings."""
+        """Return the method with its settings."""
         way: Method = self.registry.load(self.method)(**(self.model_extra or {}))
         return way
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
-        """Need the model that is changed, and a teacher to recover under."""
+        """Return the required artefacts: the model, and a teacher for fine-tuning under one."""
         taught = self.recover is not None and self.recover.needs_teacher
         begins = self.role == "student" and recipe.student is not None
         return ("student", "float student") if begins else ("teacher",) * (taught or not begins)
 
     def made(self) -> tuple[str, ...]:
-        """Make the model anew."""
+        """Return the produced artefacts: the changed model."""
         return ("student", "float student") if self.role == "student" else ("teacher",)
 
     def own_code(self) -> list[str]:
-        """List the recipe's own losses."""
+        """Return the recipe's own losses."""
         return [] if self.recover is None else self.recover.code_of_terms()
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
-        """Refuse an ensemble, a method without the training it needs, and a wrong recovery."""
+        """Return problems: an ensemble, a method without its training, or invalid fine-tuning."""
         problems = []
         if self.role == "teacher" and len(recipe.teachers) > 1:
             allowed = "student, where the teacher is an ensemble"
@@ -118,7 +118,7 @@ class Compression(Stage):
         return problems
 
     def check_calibration(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Refuse more samples than there are, where their number was asked for.
+        """Raise if more calibration samples are requested than exist.
 
         Raises:
             InputError: There are fewer training samples.
@@ -129,7 +129,7 @@ class Compression(Stage):
             raise InputError(Problem(f"{where}.calibration", self.calibration, allowed))
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Try the method on the untrained model, so that later stages see its structure."""
+        """Try the method on the untrained model, so that later stages use its structure."""
         self.check_calibration(rehearsal, where=where)
         model = rehearsal.student if self.role == "student" else rehearsal.teachers[0]
         if self.recover is not None and self.role == "student":
@@ -139,7 +139,7 @@ class Compression(Stage):
             self.way.check(model, work)
             if sum(parameter.numel() for parameter in model.parameters()) < REHEARSED:
                 changed = copy.deepcopy(model)
-                # Untrained weights may have nothing that pays to take out; trained ones may.
+                # Untrained weights may have nothing to compress where trained ones do.
                 with suppress(NothingGainedError):
                     self.way.change(changed, work)
                 rehearsal.replace(self.role, changed)
@@ -150,7 +150,7 @@ class Compression(Stage):
             raise InputError(problem) from error
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Change the model, train it again if asked, and publish what it became."""
+        """Compress the model, fine-tune it if requested, and publish it."""
         state = self.begin(candidate, context)
         model = context.restore(_spec(context, self.role), state).to(context.accelerator.device)
         changed = self.way.change(model, _work(context, samples=self.calibration))
@@ -180,14 +180,14 @@ class Compression(Stage):
         return candidate.then(context.folder, record)
 
     def _weak_teacher(self, candidate: Candidate, curves: Sequence[Curve]) -> list[str]:
-        """Note a teacher that is no better than a label-only student that an earlier stage made."""
+        """Return a note if the teacher is no better than an earlier label-only student."""
         if self.recover is None or not self.recover.needs_teacher or not curves:
             return []
         note = weak_teacher(candidate.newest("teacher"), candidate.newest("baseline"))
         return [note] if note else []
 
     def begin(self, candidate: Candidate, context: Context) -> State:
-        """Give what the method starts from; the student begins as the teacher if there is none."""
+        """Return the method's initial state; without a student, the teacher's."""
         state = candidate.state(self.role)
         adopts = self.role == "student" and context.recipe.student is None and not state.weights
         return candidate.state("teacher") if adopts else state
@@ -209,7 +209,7 @@ class Compression(Stage):
     def _training(self, recover: Recover, model: nn.Module) -> Training:
         settings = training_of(recover)
         if any(isinstance(part, Progressive) for part in model.modules()):
-            # An earlier epoch, better on validation, is one of fewer zeros.
+            # An earlier epoch, better on validation, has fewer zeros.
             return settings.model_copy(update={"keep": "last", "patience": None})
         return settings
 
@@ -221,7 +221,7 @@ def _spec(context: Context, role: str) -> ModelSpec:
 
 
 def _work(context: Context, *, samples: int, batch: Mapping[str, Tensor] | None = None) -> Work:
-    """Open the door to what a method may ask for; with a batch, to that batch alone."""
+    """Build the inputs of a method; with a batch, from that batch alone."""
     task = context.task
 
     def batches() -> Iterator[Mapping[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What a stage works with: recipe, data, task, a folder of its own, somebody who watches."""
+"""Context of a stage: recipe, data, task, folder and progress reporter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def normalization_of_data(preprocess: Preprocess) -> Normalization | None:
-    """Return the channel statistics of pictures; None if the data is not pictures."""
+    """Return the channel statistics of images; None for other data."""
     if not isinstance(preprocess, ImagePreprocess):
         return None
     return Normalization(mean=preprocess.mean, std=preprocess.std)
@@ -47,22 +47,22 @@ EVALUATION_BATCH = 256
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage works with, on one seed.
+    """The context of a stage, for one seed.
 
     Attributes:
         recipe: The whole recipe.
         data: Training, validation and test samples; no stage touches the test samples.
-        task: What a batch means.
+        task: The task of the data.
         seed: The seed of this run.
-        folder: Where the stage writes.
-        run: The folder of this seed's run, in which `student/` lies.
-        knowledge: Where recorded answers of teachers lie, shared between runs.
-        key: The hash of all that the stage starts from.
+        folder: The stage's output folder.
+        run: The folder of this seed's run, which contains `student/`.
+        knowledge: The folder of cached teacher outputs, shared between runs.
+        key: The hash of all inputs of the stage.
         accelerator: Device and processes.
-        watch: Who hears how far the stage has come.
-        resume: Whether to go on from a checkpoint.
-        tested: Predictions of the test samples by the newest teacher and student, if the
-            examination computed them in this process; it is shared by all contexts of a seed.
+        watch: The progress reporter.
+        resume: Whether to resume from a checkpoint.
+        tested: Test predictions of the newest teacher and student, if computed in this process;
+            shared by all contexts of a seed.
     """
 
     recipe: Recipe
@@ -80,12 +80,12 @@ class Context:
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Return whether this process writes files."""
         return bool(self.accelerator.is_main_process)
 
     @property
     def fit(self) -> dict[str, Any]:
-        """What a model has to fit: the classes, and channels, tokens or features."""
+        """Return what a model must fit: the classes, and channels, tokens or features."""
         return {
             "classes": len(self.data.classes),
             "class_names": self.data.classes,
@@ -95,23 +95,23 @@ class Context:
 
     @property
     def small(self) -> ModelSpec:
-        """What the student is built from."""
-        if self.recipe.small is None:  # the recipe's own check has seen to it
+        """Return the specification of the student."""
+        if self.recipe.small is None:  # ensured by the recipe's own validation
             raise ValueError("a stage that works on a student, without one")
         return self.recipe.small
 
     @property
     def where(self) -> str:
-        """The stage's folder as messages name it: relative to the run."""
+        """Return the stage's folder relative to the run, for messages."""
         inside = self.folder.is_relative_to(self.run)
         return self.folder.relative_to(self.run).as_posix() if inside else self.folder.name
 
     def within(self, name: str) -> Context:
-        """Give the same context with a folder inside this one."""
+        """Return the same context with a subfolder."""
         return replace(self, folder=self.folder / name)
 
     def ticker(self, what: str) -> Ticker:
-        """Give a progress bar for something that takes a while."""
+        """Return a progress bar."""
         return self.watch.ticker(what)
 
     def build(
@@ -123,14 +123,15 @@ class Context:
         changes: Sequence[Change] = (),
         notes: list[str] | None = None,
     ) -> nn.Module:
-        """Build a model for this data: from a seed, or with weights that a stage saved.
+        """Build a model for this data, with fresh weights from a seed or with saved weights.
 
         Args:
-            spec: What the recipe says about the model.
-            seed: Decides fresh weights.
-            weights: A file to fill it from.
-            changes: What compressing did to its structure before these weights were saved.
-            notes: A list that what was not loaded, or loaded in another precision, is added to.
+            spec: The model's specification in the recipe.
+            seed: Seed of fresh weights.
+            weights: A file of saved weights.
+            changes: Structural changes made before these weights were saved.
+            notes: A list to which notes on weights not loaded, or loaded in another precision, are
+                appended.
         """
         from accelerate.utils import set_seed
 
@@ -144,16 +145,16 @@ class Context:
         return model
 
     def restore(self, spec: ModelSpec, state: State) -> nn.Module:
-        """Build a model as a stage saved it, or afresh from the seed if none did."""
+        """Build a model in its saved state, or with fresh weights if there is none."""
         weights = state.weights[0] if state.weights else None
         return self.build(spec, seed=self.seed, weights=weights, changes=state.changes)
 
     def batches(self, split: Split) -> Iterator[Batch]:
-        """Go through a split once, in order, unchanged."""
+        """Iterate over a split once, in order, without augmentation."""
         return split.batches(EVALUATION_BATCH)
 
     def training_batches(self, samples: int) -> Iterator[Batch]:
-        """Go through the first training samples as they are, without augmentation."""
+        """Iterate over the first training samples, without augmentation."""
         for batch in self.batches(self.data.train):
             yield {name: tensor[:samples] for name, tensor in batch.items()}
             samples -= len(batch["label"])
@@ -161,11 +162,11 @@ class Context:
                 return
 
     def validate(self, model: nn.Module, split: Split | None = None) -> dict[str, float]:
-        """Measure a model with the task's metrics, in evaluation mode.
+        """Compute the task's metrics of a model, in evaluation mode.
 
         Args:
             model: The model.
-            split: The samples; those of validation if not given.
+            split: The samples; validation by default.
         """
         import torch
 
@@ -175,13 +176,13 @@ class Context:
             for batch in self.batches(split or self.data.validation):
                 batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
                 response = self.task.respond(model, batch)
-                # What weighs nothing, such as padding, is not measured.
+                # Positions of weight zero, such as padding, are excluded.
                 counts = response.weights != 0
                 metrics.update(response.outputs["logits"][counts], response.labels[counts])
         return {name: float(value) for name, value in metrics.compute().items()}
 
     def once(self, work: Callable[[], T]) -> T:
-        """Do something in the first process only, and give every process what came of it."""
+        """Run a function in the first process only, and return its result in every process."""
         if self.accelerator.num_processes == 1:
             return work()
         from accelerate.utils import broadcast_object_list
@@ -191,7 +192,7 @@ class Context:
         return cast("T", results[0])
 
     def save(self, model: nn.Module, name: str) -> None:
-        """Write a model's weights into this folder, once for all processes."""
+        """Write a model's weights into this folder, in the first process only."""
         from limbeck.export.weights import save_weights
 
         if self.main:
@@ -207,7 +208,7 @@ class Context:
         weights: tuple[str, ...],
         changes: tuple[Change, ...] = (),
     ) -> Artefact:
-        """Export a model to `model.onnx` in this folder, and measure that file on validation."""
+        """Export a model to `model.onnx` in this folder, and evaluate the file on validation."""
         facts = {"role": role, "label": label, "weights": weights, "changes": changes}
         return self.once(lambda: self._publish(model, **facts))
 
@@ -230,14 +231,14 @@ class Context:
         tolerance: float = PARITY,
         rounded: bool = False,
     ) -> Parity:
-        """Compare an exported file with its model on validation, and fail beyond the tolerance.
+        """Compare an exported file with its model on validation; raise beyond the tolerance.
 
         Args:
-            model: The torch model that the file was written from.
+            model: The exported torch model.
             path: The file.
-            exported: What the file answers to the whole of validation.
+            exported: The file's predictions for the whole of validation.
             tolerance: The largest relative difference allowed.
-            rounded: Whether activations are rounded on the way.
+            rounded: Whether the model rounds activations.
 
         Raises:
             InputError: The file differs from the model, or a prediction from file or model depends
@@ -255,15 +256,15 @@ class Context:
         )
 
     def export(self, model: nn.Module, path: Path) -> None:
-        """Write a model as an ONNX file, its weights as plain arrays."""
+        """Export a model to an ONNX file, with masks and quantisers materialised."""
         to_onnx(model, self.task, self.data.validation.__getitems__([0, 1]), path)
 
     def answers(self, path: Path) -> Answers:
-        """Ask an exported file about the validation samples."""
+        """Predict the validation samples with an exported file."""
         return answers(OnnxPredictor(path), self.batches(self.data.validation))
 
     def artefact(self, *, exported: Answers, **fields: Any) -> Artefact:
-        """Describe `model.onnx` in this folder, given what it answers on validation."""
+        """Build the artefact of `model.onnx` in this folder from its validation predictions."""
         return Artefact(
             file="model.onnx",
             validation_accuracy=accuracy(exported).value,

@@ -1,4 +1,4 @@
-"""Put the student that ships and its teacher before the test samples, and ask the questions."""
+"""Evaluation of the shipped student against its teacher, on the test samples."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Ended = Callable[[Evaluation], None]
 
 
 class Kept(Result):
-    """One evaluation as it is kept, in a file of its own.
+    """A saved evaluation, in its own file.
 
     Attributes:
         candidate: The hash of the models, the data, the code and the machine.
-        key: The hash of the evaluation's settings, and of the files that they name.
+        key: The hash of the evaluation's settings, and of the files they refer to.
         asked: The evaluation.
     """
 
@@ -55,16 +55,16 @@ class Kept(Result):
 def evaluation(
     candidate: Candidate, context: Context, asked: Evaluate, *, ended: Ended
 ) -> Evaluation:
-    """Run the evaluations one after another; each is kept as soon as it ends.
+    """Run the evaluations one by one, and save each when it ends.
 
-    One that was kept of the same models, data, code and settings is read instead. One that raises
-    an error is recorded with the error, and the others go on.
+    A saved evaluation of the same models, data, code and settings is loaded instead. An evaluation
+    that raises is recorded with its error, and the others continue.
 
     Args:
         candidate: The whole chain of a seed.
         context: Its data and task.
-        asked: Which evaluations, with their settings.
-        ended: Called with what there is so far, each time that one ends.
+        asked: The evaluations with their settings.
+        ended: Called with the results so far, after each evaluation.
     """
     whose = _identity(candidate, context)
     sitting = sitting_of(candidate, context, limit=asked.limit)
@@ -97,17 +97,17 @@ def _evaluated(
 ) -> Asked | Failed:
     began = perf_counter()
     try:
-        check({name: settings})  # files that they name may be gone since the recipe was checked
+        check({name: settings})  # referenced files may be gone since the recipe was checked
         watch.begin(f"{label}: {estimate(sitting, name, settings)}")
         return evaluate_one(sitting, name, settings)
-    # Models, and the libraries that attack and explain them, fail each by an error of their own.
+    # Models, and attack and attribution libraries, raise errors of many types.
     except Exception as error:
         kind = "" if isinstance(error, LimbeckError) else f"{type(error).__name__}: "
         return Failed(question=name, seconds=perf_counter() - began, reason=f"{kind}{error}")
 
 
 def _identity(candidate: Candidate, context: Context) -> str:
-    """Hash the models, the data, the code and the machine, whose latencies are measured."""
+    """Hash the models, the data, the code and the machine, on which latencies depend."""
     stages = [
         [link.record.key, link.record.files]
         for link in candidate.lineage
@@ -122,25 +122,25 @@ def _kept(path: Path) -> Kept | None:
     try:
         return Kept.model_validate(read_json(path))
     except (InputError, ValidationError):
-        return None  # none, or of another version
+        return None  # missing, or of another version
 
 
 def _files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Hash the files that settings name: another file at the same place is another evaluation."""
+    """Hash the files that settings refer to, so that a changed file is a new evaluation."""
     paths = {str(value) for value in settings.values() if isinstance(value, str | Path)}
     return {path: fingerprint.of_file(Path(path)) for path in sorted(paths) if Path(path).is_file()}
 
 
 def sitting_of(candidate: Candidate, context: Context, *, limit: int) -> Sitting:
-    """Bring together what the questions may look at.
+    """Build the context of the evaluations.
 
     Args:
         candidate: The whole chain of a seed.
         context: Its data and task.
-        limit: Test samples that the costly questions look at.
+        limit: Number of test samples for costly evaluations.
     """
     student = _side(candidate, context, "student", [context.small])
-    if student is None:  # the chain was checked before anything ran
+    if student is None:  # ensured by the chain check
         raise ValueError("an evaluation without a student")
     return Sitting(
         student=student,
@@ -178,10 +178,9 @@ def _side(
 
 
 def _seconds(candidate: Candidate, role: Literal["teacher", "student"]) -> float | None:
-    """Add up what the stages took that made or changed a model; what was loaded is not known.
+    """Sum the duration of the stages that produced a model; None if one was loaded.
 
-    Its twin that learns from labels alone, for comparison, is trained in the same stage, and is no
-    part of it.
+    The label-only baseline, which is trained in the same stage, is excluded.
     """
     stages = [link.record for link in candidate.lineage if link.artefact(role) is not None]
     if any(record.stage == "load" for record in stages):
@@ -202,7 +201,7 @@ def _twin(
     role: Literal["teacher", "student"],
     specs: Sequence[ModelSpec],
 ) -> Twin | None:
-    """Build the model anew; an ensemble has several and no one twin."""
+    """Build the torch model of a role; None for an ensemble."""
     state = candidate.state(role)
     if len(specs) != 1 or len(state.weights) != 1:
         return None
@@ -231,23 +230,23 @@ def _texts(context: Context) -> Texts | None:
 
 
 def ask_again(run: Path, asked: Evaluate, *, watch: Watch) -> Evaluation:
-    """Ask a finished run's student more questions, and draw its page anew.
+    """Evaluate a finished run's student again, and rewrite its report.
 
-    What was found before stays, unless the same is asked again.
+    Earlier results stay, unless the same evaluation is repeated.
 
     Args:
         run: A run folder.
-        asked: Which questions.
-        watch: Who hears how far it has come.
+        asked: The evaluations with their settings.
+        watch: The progress reporter.
 
     Raises:
-        InputError: It is no run folder, or a file of it is missing or was changed.
+        InputError: Not a run folder, or a file of it is missing or was changed.
     """
     result = load_run(run)
     before = result.evaluation or Evaluation(asked=())
 
     def write(found: Evaluation) -> None:
-        """Keep what was found before; the same evaluation replaces it."""
+        """Merge the results so far into the report; a repeated evaluation replaces its old one."""
         names = {one.question for one in found.asked} | {one.question for one in found.failed}
         asked = [one for one in before.asked if one.question not in names]
         failed = [one for one in before.failed if one.question not in names]

@@ -1,7 +1,7 @@
-"""The final examination: the one time that the test samples are looked at.
+"""Test results: the only use of the test samples, at the end of a run.
 
-Every artefact of the chain is asked the same questions on the file that ships, and their latencies
-are taken in turn, so that whatever else the machine does falls on all alike.
+Every artefact of the chain is evaluated on its exported file, and latencies are measured
+interleaved, so that other load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 class Place(Result):
-    """Which artefact: the number of its stage in the lineage, and its role there."""
+    """Identifier of an artefact: the index of its stage in the lineage, and its role."""
 
     stage: int
     role: str
 
 
 class Examination(Result):
-    """What the examination of one seed found.
+    """The test results of one seed.
 
     Attributes:
-        key: The hash of all that was examined.
-        places: Which artefact each entry of `measured` is.
-        measured: The figures of each artefact.
-        class_similarity: The teacher's mean soft answer to each class, on validation.
-        disagreements: Test samples to which teacher and shipped student answer differently.
-        disagreement_count: How many of these there are in all.
+        key: The hash of all inputs.
+        places: The artefact of each entry of `measured`.
+        measured: The metrics of each artefact.
+        class_similarity: The teacher's mean soft prediction per class, on validation.
+        disagreements: Test samples on which teacher and shipped student disagree.
+        disagreement_count: The total number of disagreements.
     """
 
     key: str
@@ -60,12 +60,12 @@ class Examination(Result):
     disagreement_count: int
 
     def find(self, stage: int, role: str) -> Measured:
-        """Find the figures of one artefact."""
+        """Return the metrics of one artefact."""
         return self.measured[self.places.index(Place(stage=stage, role=role))]
 
 
 def examination(candidate: Candidate, context: Context) -> Examination:
-    """Examine a seed's chain, or read what an earlier examination of the very same files found."""
+    """Compute a seed's test results, or load saved ones of the same files."""
     path = context.run / "examination.json"
     try:
         done = Examination.model_validate(read_json(path))
@@ -73,7 +73,7 @@ def examination(candidate: Candidate, context: Context) -> Examination:
             context.watch.say(f"examination, seed {context.seed}: unchanged, reused")
             return done
     except (InputError, ValidationError):
-        pass  # none, or of another version: examine
+        pass  # missing, or of another version: compute again
     context.watch.begin(f"examination on the test samples, seed {context.seed}")
     examined = _examine(candidate, context)
     write_json(path, examined.model_dump(mode="json"))
@@ -82,7 +82,7 @@ def examination(candidate: Candidate, context: Context) -> Examination:
 
 @dataclass(frozen=True)
 class _Asked:
-    """One artefact, its file, and what that file says to the test samples."""
+    """An artefact, its file, and the file's test predictions."""
 
     place: Place
     artefact: Artefact
@@ -117,7 +117,7 @@ def _examine(candidate: Candidate, context: Context) -> Examination:
 
 
 def _ask(candidate: Candidate, context: Context) -> list[_Asked]:
-    """Ask every artefact; what ships is often a copy, and the same bytes are asked once."""
+    """Predict the test samples with every artefact; identical files are run once."""
     artefacts = [
         (Place(stage=number, role=artefact.role), artefact, link.folder / artefact.file)
         for number, link in enumerate(candidate.lineage)
@@ -150,11 +150,11 @@ def _answer(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[s
 
 
 def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Cost]:
-    """Measure what every file costs, side by side."""
+    """Measure the cost of every file, interleaved."""
     example = context.data.validation.__getitems__([0])
     counts = {digest: _counts(artefact, context) for digest, (_, artefact) in files.items()}
-    # The costs that are reported are those of the file that ships, the first seed's. The nets of
-    # other seeds differ in their weights alone: theirs are measured briefly, as a check.
+    # The reported costs are those of the shipped file, the first seed's. Networks of other seeds
+    # differ only in their weights, and are measured briefly as a check.
     first = context.seed == context.recipe.seeds[0]
     return measure(
         {
@@ -169,7 +169,7 @@ def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[st
 
 
 def _counts(artefact: Artefact, context: Context) -> tuple[int, int]:
-    """Count parameters and operations of the network behind an artefact."""
+    """Count the parameters and FLOPs of an artefact's network."""
     specs = context.recipe.teachers if artefact.role == "teacher" else [context.small]
     example = context.data.validation.__getitems__([0])
     models = [

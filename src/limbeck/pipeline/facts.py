@@ -1,4 +1,4 @@
-"""What the passport of a student states, taken from what the run found."""
+"""Passport (ML-BOM) inputs of a student, collected from the run's results."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 def passport_facts(
     result: RunResult, *, folder: Path, lineage: Candidate, data: Data, task: Task
 ) -> PassportFacts:
-    """Gather what the passport of a student states.
+    """Collect the passport facts of a student.
 
     Args:
-        result: What the run found.
+        result: The run's results.
         folder: The student folder, whose files are hashed.
-        lineage: How the first seed's student came to be, since that is the one that ships.
-        data: What it was trained on.
-        task: What goes in and comes out.
+        lineage: The lineage of the first seed's student, which ships.
+        data: Its training data.
+        task: Its task, which defines inputs and outputs.
     """
     recipe = Recipe.model_validate(result.recipe)
     dataset = dataset_facts(recipe, result.data)
@@ -94,11 +94,11 @@ def _architecture(spec: dict[str, object]) -> str:
 
 
 def stamp_facts(candidate: Candidate, context: Context) -> PassportFacts:
-    """Gather what the stamps in the shipped files state, known before these are measured.
+    """Collect the facts embedded in the shipped files, known before these are measured.
 
     Args:
         candidate: The chain up to the export.
-        context: That of the export, whose folder holds the files.
+        context: The context of the export stage, whose folder contains the files.
     """
     recipe = context.recipe
     dataset = dataset_facts(recipe, context.data.facts)
@@ -114,7 +114,7 @@ def stamp_facts(candidate: Candidate, context: Context) -> PassportFacts:
 
 
 def student_name(recipe: str) -> str:
-    """Call a student by its recipe."""
+    """Return the name of a student, from its recipe."""
     return f"{recipe}-student"
 
 
@@ -124,7 +124,7 @@ def _teachers(
     dataset: DatasetFacts,
     metrics: tuple[MetricFacts, ...] = (),
 ) -> list[ModelFacts]:
-    """Describe each member that taught, by the hash of its own weights."""
+    """Return the facts of each teacher that was used, with the hash of its weights."""
     found = lineage.newest("teacher")
     if found is None:
         return []
@@ -132,7 +132,8 @@ def _teachers(
     record = next(one.record for one in lineage.lineage if one.folder == folder)
     here = record.stage == "teach"
     return [
-        # A student that teaches keeps its own passport's facts: its generations link up by hash.
+        # A student used as a teacher keeps its own passport's facts: generations are linked by
+        # hash.
         passported(spec)
         or stated(
             ModelFacts(
@@ -150,7 +151,7 @@ def _teachers(
 
 
 def _robustness(result: RunResult) -> Iterator[DifferenceFacts]:
-    """Take the differences that a robustness question found, with the margins it was judged by."""
+    """Yield the differences found by robustness evaluations, with their margins."""
     found = result.evaluation.find("robustness") if result.evaluation else None
     for finding in found.findings if found else ():
         gap = finding.difference
@@ -176,7 +177,7 @@ def _carbon(result: RunResult) -> CarbonFacts:
 
 
 def _negative(result: RunResult) -> Iterator[str]:
-    """Say what did not work, so that nobody has to find it again."""
+    """Yield the negative results of a run."""
     gain = result.comparison.difference if result.comparison else None
     if gain is not None and gain.mean <= 0:
         yield f"The teacher added nothing: {100 * gain.mean:+.2f} points over labels alone."
@@ -196,7 +197,7 @@ def _accuracy(one: Measured) -> MetricFacts:
 
 
 def _metrics(shipped: Link, teacher: Link | None) -> list[MetricFacts]:
-    """Take the shipped file's own figures: those of the first seed, since that is the file."""
+    """Return the metrics of the shipped file, the first seed's."""
     one = shipped.measured[0]
     metrics = [
         _accuracy(one),

@@ -1,4 +1,4 @@
-"""The run folder: whose it is, and what lies where."""
+"""Run folder: layout, ownership mark and lock."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HOLDER = ".lock.holder"
 DATA = "data"
 STUDENT = "student"
 PATIENCE = 0.5
-"""Seconds to wait for the lock: a process that was refused holds it for a moment."""
+"""Seconds to wait for the lock: a refused process holds it briefly."""
 ATTEMPTS = 100
-"""How often the lock is tried while other processes make and remove the folder."""
+"""Attempts to acquire the lock while other processes create and remove the folder."""
 
 
 class BusyError(LimbeckError):
@@ -33,7 +33,7 @@ class BusyError(LimbeckError):
 
 
 def seed_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
-    """Give the folder of one seed: the run folder for the first, `seeds/<seed>` for the others.
+    """Return the folder of one seed: the run folder for the first, `seeds/<seed>` for others.
 
     Example:
         >>> seed_folder(Path("runs/digits"), [0, 1], 1).as_posix()
@@ -43,7 +43,7 @@ def seed_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
 
 
 def stage_folder(run: Path, number: int, name: str) -> Path:
-    """Give a stage's folder, numbered from 1.
+    """Return a stage's folder, numbered from 1.
 
     Example:
         >>> stage_folder(Path("runs/digits"), 0, "teach").as_posix()
@@ -53,10 +53,10 @@ def stage_folder(run: Path, number: int, name: str) -> Path:
 
 
 def check(run: Path) -> None:
-    """Refuse a folder that holds something which is not a run.
+    """Raise if a folder contains something other than a run.
 
     Raises:
-        InputError: It is no folder, or there are files in it and none of them marks a run.
+        InputError: Not a folder, or it contains files but no mark of a run.
     """
     allowed = "an empty folder, a new one, or one that holds a run of limbeck"
     try:
@@ -70,10 +70,10 @@ def check(run: Path) -> None:
 
 
 def check_place(run: Path) -> None:
-    """Refuse a folder that a run could not use, without writing anything.
+    """Raise if a folder cannot be used by a run, without writing anything.
 
     Raises:
-        InputError: It holds something else, or nothing can be written there.
+        InputError: It contains something else, or is not writable.
     """
     check(run)
     place = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
@@ -82,20 +82,19 @@ def check_place(run: Path) -> None:
 
 
 def _ours(path: Path) -> bool:
-    """Tell what a run leaves behind that was killed before it had its mark."""
+    """Return whether a file is left over from a run that was killed before it had its mark."""
     return path.name in {LOCK, HOLDER, DATA} or path.name.endswith(".partial")
 
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Lock a run folder while the block lasts, so that no two processes work in it.
+    """Lock a run folder during the block, so that no two processes work in it.
 
-    A folder without a mark when the block ends is removed again: a run that was refused leaves
-    nothing behind.
+    A folder without a mark at the end of the block is removed: a refused run leaves no files.
 
     Raises:
-        BusyError: Another process holds the lock; the message names it.
-        WriteError: The folder cannot be made or written to.
+        BusyError: Another process holds the lock; the message identifies it.
+        WriteError: The folder cannot be created or written.
     """
     lock, made = _locked(run)
     try:
@@ -110,7 +109,7 @@ def held(run: Path) -> Iterator[None]:
 
 
 def _locked(run: Path) -> tuple[BaseFileLock, list[Path]]:
-    """Acquire the lock of a folder, and list the folders that were made for it."""
+    """Acquire the lock of a folder, and return it with the folders created for it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(run / LOCK, timeout=PATIENCE, thread_local=False)
@@ -122,7 +121,7 @@ def _locked(run: Path) -> tuple[BaseFileLock, list[Path]]:
         except Timeout as error:
             raise BusyError(_busy(run)) from error
         except (FileNotFoundError, FileExistsError):
-            continue  # a process that was refused removed the folder meanwhile
+            continue  # a refused process removed the folder meanwhile
         except OSError as error:
             reason = error.strerror or error
             raise WriteError(f"{run / LOCK}: could not be locked ({reason}).") from error
@@ -131,7 +130,7 @@ def _locked(run: Path) -> tuple[BaseFileLock, list[Path]]:
 
 
 def _this_process() -> str:
-    """Describe this process for those that find the folder locked."""
+    """Return a description of this process, stored in the lock."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     return f"process {os.getpid()} on {platform.node()}, since {started}"
 
@@ -139,25 +138,25 @@ def _this_process() -> str:
 def _busy(run: Path) -> str:
     try:
         holder = (run / HOLDER).read_text(encoding="utf-8", errors="replace")[:200]
-    except OSError:  # it has not written it yet, or is about to end
+    except OSError:  # not written yet, or its process is about to end
         holder = "another process"
     return f"{run}: locked by {holder}. Wait until it ends, or choose another --out."
 
 
 def _take_away(run: Path, made: list[Path]) -> None:
-    """Remove what was written into a run folder, and those folders that were made for it.
+    """Remove files written into a run folder, and the folders created for it.
 
-    The lock is held meanwhile. Whoever waits for it finds it removed, and makes it anew.
+    The lock is held meanwhile; a waiting process finds it removed, and creates it again.
     """
     shutil.rmtree(run / DATA, ignore_errors=True)
-    with suppress(OSError):  # a folder that is not empty, or that another process removed
+    with suppress(OSError):  # not empty, or removed by another process
         (run / LOCK).unlink()
         for folder in made:
             folder.rmdir()
 
 
 def sweep(run: Path) -> None:
-    """Remove what a killed process left half-written."""
+    """Remove the partial files of a killed process."""
     for leftover in run.rglob(".*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -166,7 +165,7 @@ def sweep(run: Path) -> None:
 
 
 def forget(run: Path, seeds: Sequence[int], kept: Sequence[Path]) -> None:
-    """Remove the folders of stages and seeds that the recipe no longer has."""
+    """Remove the folders of stages and seeds that the recipe no longer contains."""
     stages = {path.resolve() for path in kept}
     others = {str(seed) for seed in seeds[1:]}
     for old in (run / "stages").glob("*"):

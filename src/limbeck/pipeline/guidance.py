@@ -1,4 +1,4 @@
-"""What guides a training: terms over labels, the teacher's answers and its features."""
+"""Distillation objective settings: terms over labels, teacher outputs and features."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HINTON: list[dict[str, Any] | str] = [
 
 
 class Guidance(BaseModel):
-    """The objective of a training under a teacher, as a recipe says it."""
+    """The objective of a training under a teacher, as recipe settings."""
 
     objective: Annotated[
         list[dict[str, Any] | str] | dict[str, Any],
@@ -69,17 +69,17 @@ class Guidance(BaseModel):
         return objective
 
     def terms(self) -> Objective:
-        """Make the objective anew."""
+        """Build the objective."""
         return Objective.from_recipe(self.objective, measure_every=self.measure_gradients)
 
     def named_terms(self) -> str:
-        """Name the terms in one line."""
-        # A recipe names losses; only a program gives functions.
+        """Return the names of the terms, in one line."""
+        # Recipes have loss names; only programs pass functions.
         return " + ".join(str(term.loss) for term in self.terms().terms)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a term asks for one; of losses whose import is deferred, nothing is known."""
+        """Return whether a term needs a teacher; unknown for losses whose import is deferred."""
         entries = self.objective
         if are_deferred() and isinstance(entries, list):
             entries = [one for one in entries if not _is_own(one)]
@@ -87,12 +87,12 @@ class Guidance(BaseModel):
         return self.terms().needs_teacher
 
     def code_of_terms(self) -> list[str]:
-        """List the recipe's own losses."""
+        """Return the recipe's own losses."""
         named = (str(term.loss) for term in self.terms().terms)
         return [name.removeprefix(PYTHON) for name in named if name.startswith(PYTHON)]
 
     def refused(self, recipe: Recipe) -> list[Problem]:
-        """Refuse features of an ensemble, and recorded features: there are none."""
+        """Return problems: features of an ensemble, or cached features, neither of which exists."""
         taps = self.terms().teacher_taps
         problems = []
         if taps and len(recipe.teachers) > 1:
@@ -105,10 +105,10 @@ class Guidance(BaseModel):
         return problems
 
     def join_once(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Build student and teacher, join them as the training will, and try one step of it.
+        """Build student and teacher, connect them as in training, and try one step.
 
         Raises:
-            InputError: They cannot be built, tapped, joined or trained.
+            InputError: They cannot be built, tapped, connected or trained.
         """
         objective = self.terms()
         needs = objective.needs_teacher
@@ -142,7 +142,7 @@ class Guidance(BaseModel):
             try_training(context, scheme, training_of(self), where=where)
 
     def teacher(self, context: Context, state: State) -> Teacher | None:
-        """Load the teacher from what a stage saved, if a term asks for one."""
+        """Load the teacher from a saved state, if a term needs one."""
         objective = self.terms()
         if not objective.needs_teacher:
             return None
@@ -156,7 +156,7 @@ def _is_own(entry: dict[str, Any] | str) -> bool:
 
 
 def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -> None:
-    """Look the tapped layers up; those that are not there are named with the nearest that are."""
+    """Raise if tapped layers do not exist, with the closest existing names."""
     try:
         for model in models:
             Taps(model, paths)

@@ -1,4 +1,4 @@
-"""The Hugging Face folder of a student, complete and checked by transformers alone."""
+"""Hugging Face folder of a student, checked with transformers alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
 
 SAMPLES = 64
-"""Validation texts on which the tokenizer has to give the tokens of the training."""
+"""Number of validation texts on which the tokenizer must match that of the training."""
 
 README = """---
 library_name: transformers
@@ -66,10 +66,10 @@ outputs = model(pixel_values=torch.from_numpy(image))
 
 
 def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
-    """Write the folder, and check it in a process that has transformers and not limbeck.
+    """Write the folder, and check it in a process with transformers and without limbeck.
 
     Raises:
-        InputError: transformers cannot load it, or predicts otherwise.
+        InputError: transformers cannot load it, or its predictions differ.
     """
     prepare = context.data.preprocess
     to_folder(
@@ -92,10 +92,10 @@ def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
 
 
 def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
-    """Check on an untrained model whether transformers loads what it would save.
+    """Check on an untrained model whether transformers can load its saved folder.
 
     Raises:
-        InputError: The model was changed in a way that its configuration does not describe.
+        InputError: The model has a change that its configuration does not describe.
     """
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(ROWS))
@@ -108,7 +108,7 @@ def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
                 kind: Any = type(model)
                 loaded, info = kind.from_pretrained(folder, output_loading_info=True)
             failed = [name for found in info.values() for name in map(str, found)]
-        except Exception as error:  # transformers raises what it likes
+        except Exception as error:  # transformers raises errors of many types
             loaded, failed = None, [f"{type(error).__name__}: {error}"]
     same = loaded is not None and not failed
     if same and loaded is not None:

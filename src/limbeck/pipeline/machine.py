@@ -1,4 +1,4 @@
-"""The device, the processes, the precision and the trackers of a run."""
+"""Device, processes, precision and trackers of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from limbeck.pipeline.recipe import Recipe
 
-# Which package serves which tracker, where the names differ.
+# Package of each tracker whose names differ.
 PACKAGES = {"comet_ml": "comet_ml", "aim": "aim", "mlflow": "mlflow", "wandb": "wandb"}
 BOARDS = ("tensorboard", "tensorboardX")
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -26,7 +26,7 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads while the block lasts; None leaves it as it is."""
+    """Set the number of torch threads during the block; None keeps it."""
     import torch
 
     before = torch.get_num_threads()
@@ -38,10 +38,10 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
-    """Make what knows the device and the other processes.
+    """Build the Accelerator, which manages device and processes.
 
     Raises:
-        InputError: A tracker is not installed, or the device cannot do the precision.
+        InputError: A tracker is not installed, or the device does not support the precision.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -52,7 +52,7 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
     # Accelerate keeps its state for the whole process; a second run may have another precision.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        # Others wait while the first process examines and evaluates, for as long as that takes.
+        # Other processes wait during test and evaluation of the first, for as long as that takes.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
         cpu=recipe.device == "cpu" or _without_accelerator(),
         mixed_precision=MIXED[precision],
@@ -60,19 +60,19 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
         project_dir=str(out),
     )
     if precision == "float16" and accelerator.device.type == "cpu":
-        # It would run, many times slower than float32 and without the scaling that it needs.
+        # It would run many times slower than float32, and without the loss scaling it needs.
         raise InputError(Problem("precision", precision, "float32 or bfloat16, on a CPU"))
     return accelerator
 
 
 def _without_accelerator() -> bool:
-    """Check whether several processes on this machine have to share its CPU.
+    """Return whether several processes on this machine share its CPU.
 
-    Accelerate joins processes on a CPU only if the CPU is asked for; otherwise each would take
-    itself for the only one.
+    Accelerate connects processes on a CPU only if the CPU is requested; otherwise each would run
+    alone.
 
     Raises:
-        InputError: There are accelerators, but fewer than processes.
+        InputError: There are fewer accelerators than processes.
     """
     import torch
 
@@ -88,14 +88,14 @@ def _without_accelerator() -> bool:
 
 
 def _precision(recipe: Recipe) -> str:
-    """Find the half precision that some stage asks for; there is one at most."""
+    """Return the half precision requested by a stage; at most one exists."""
     with deferred():
         asked = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
     return next(iter(sorted(asked - {"float32"})), "float32")
 
 
 def _check_trackers(recipe: Recipe) -> None:
-    """Accelerate leaves a tracker that is not installed out without a word."""
+    """Raise if a tracker is not installed, which Accelerate would silently skip."""
     problems = []
     for number, tracker in enumerate(recipe.trackers):
         packages = BOARDS if tracker == "tensorboard" else (PACKAGES[tracker],)

@@ -1,4 +1,4 @@
-"""One training step on the hardest batches of an epoch, before anything is trained."""
+"""Trial of one training step on the hardest batches of an epoch, before training."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ if TYPE_CHECKING:
     from limbeck.training import Training
 
 CHECKED = 8
-"""Samples on which every term is checked by itself: fewer may leave a relation constant."""
+"""Number of samples on which each term is checked: with fewer, a relation may be constant."""
 
 
 def try_training(context: Context, scheme: Offline, settings: Training, *, where: str) -> None:
     """Check every term, then run forward and backward in training mode on two batches.
 
-    The one batch is as large as the settings say, and holds the longest texts and a row of each
-    class; the other is the smallest of an epoch. Weights, buffers, gradients, modes and random
-    numbers are afterwards as they were.
+    One batch has the configured size, with the longest texts and a row of each class; the other is
+    the smallest of an epoch. Weights, buffers, gradients, modes and random states are restored.
 
     Args:
-        context: The data, and the device.
-        scheme: What one step is.
-        settings: Of the training.
+        context: The context, with data and device.
+        scheme: The distillation scheme, which defines a step.
+        settings: The settings of the training.
         where: The stage's place in the recipe.
 
     Raises:
-        InputError: A term or a batch cannot be trained on: what was raised, and by what.
+        InputError: A term or a batch fails, with the error and its origin.
     """
     import torch
 
@@ -50,7 +49,7 @@ def try_training(context: Context, scheme: Offline, settings: Training, *, where
                     _placed(lambda: _step(scheme, batch), where)  # noqa: B023 - called at once
             except InputError:
                 raise
-            # The model, or a loss, is other people's code: each fails by an error of its own.
+            # Models and losses are third-party code, and raise errors of many types.
             except Exception as error:
                 raise InputError(_problem(context, batch, where, error)) from error
 
@@ -62,7 +61,7 @@ def _step(scheme: Offline, batch: Batch) -> None:
 
 
 def _placed(work: Callable[[], object], where: str) -> None:
-    """Put the stage's place before those of the terms that are refused."""
+    """Prefix the paths of refused terms with the stage's path."""
     try:
         work()
     except InputError as error:
@@ -70,7 +69,7 @@ def _placed(work: Callable[[], object], where: str) -> None:
 
 
 def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
-    """Choose the rows of the largest batch, and take those of the smallest."""
+    """Return the rows of the largest and of the smallest batch."""
     train, accelerator = context.data.train, context.accelerator
     processes = accelerator.num_processes
     batches = order.batches(
@@ -83,7 +82,7 @@ def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
     count = len(shares[0])
     labels = train.labels.tolist()
     firsts = {label: row for row, label in reversed([*enumerate(labels)])}
-    # A row of each class, the longest and the shortest text, then whatever fills the batch.
+    # A row of each class, the longest and the shortest text, then others to fill the batch.
     chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
     return list(dict.fromkeys(chosen))[:count], shares[1]
 
@@ -115,7 +114,7 @@ def _problem(context: Context, batch: Batch, where: str, error: Exception) -> Pr
 
 @contextmanager
 def _undisturbed(scheme: Offline) -> Iterator[None]:
-    """Restore buffers, gradients, modes and random numbers."""
+    """Restore buffers, gradients, modes and random states after the block."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Change plain data at dotted paths: what `--set` and a recipe's profiles do."""
+"""Overrides of plain data at dotted paths, for `--set` and recipe profiles."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.pipeline.reading import DEEPEST, parse
 
 LONGEST_PATH = 1000
-"""Characters of a dotted path."""
+"""Maximum number of characters of a dotted path."""
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Take `path=value` apart; the value is YAML.
+    """Parse `path=value`; the value is YAML.
 
     Raises:
         InputError: There is no `=`, or a part of the path is empty.
@@ -37,12 +37,12 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def apply_profile(content: Mapping[str, Any], profile: str) -> dict[str, Any]:
-    """Apply one of a recipe's own profiles, and note which.
+    """Apply one of a recipe's own profiles, and record its name.
 
-    What results holds no profiles any more: applied twice, one would undo later overrides.
+    The result has no profiles: applied twice, one would undo later overrides.
 
     Raises:
-        InputError: The recipe has no such profile, or a path in it leads nowhere.
+        InputError: The recipe has no such profile, or a path in it does not exist.
 
     Example:
         >>> apply_profile({"seeds": [0, 1], "profiles": {"smoke": {"seeds": [0]}}}, "smoke")
@@ -69,7 +69,7 @@ def put_all(content: dict[str, Any], settings: Mapping[str, Any], *, where: str)
     """Set the values at several dotted paths.
 
     Raises:
-        InputError: Some paths lead nowhere: all of them.
+        InputError: Some paths do not exist; all are reported.
     """
     problems: list[Problem] = []
     for path, value in settings.items():
@@ -82,12 +82,11 @@ def put_all(content: dict[str, Any], settings: Mapping[str, Any], *, where: str)
 def put(content: dict[str, Any], path: str, value: Any, *, where: str = "--set") -> None:
     """Set the value at a dotted path.
 
-    The entries of a list are found by number, or by name where an entry is one name with its
-    settings, as stages and terms are, and the name is there once.
+    List entries are addressed by index, or by name where an entry is one name with its settings, as
+    stages and terms are, and the name is unique.
 
     Raises:
-        InputError: The path goes through something that has no parts, or names an entry that is not
-            there.
+        InputError: The path goes through a scalar, or to an entry that does not exist.
 
     Example:
         >>> recipe = {"stages": [{"teach": {"epochs": 20}}]}
@@ -111,7 +110,7 @@ def put(content: dict[str, Any], path: str, value: Any, *, where: str = "--set")
 
 
 def _located(holder: Any, part: str, place: str) -> tuple[Any, Any]:
-    """Say what holds a part, and under which key or number; a missing key is made."""
+    """Return the container of a part, and its key or index; a missing key is created."""
     if isinstance(holder, dict):
         holder.setdefault(part, None)
         return holder, part
@@ -129,7 +128,7 @@ def _located(holder: Any, part: str, place: str) -> tuple[Any, Any]:
 
 
 def _is_number(part: str) -> bool:
-    """Check for a short decimal in ASCII: `int` takes other scripts' digits, or raises on them."""
+    """Return whether a text is a short ASCII decimal: `int` accepts other digits, or raises."""
     return part.isascii() and part.isdigit() and len(part) < 10
 
 
@@ -138,7 +137,7 @@ def _is_entry(item: Any) -> bool:
 
 
 def _settings(entry: dict[str, Any]) -> Any:
-    """Step into an entry's settings, made if there are none."""
+    """Return an entry's settings, created if missing."""
     (name,) = entry
     if entry[name] is None:
         entry[name] = {}

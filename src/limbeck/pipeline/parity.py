@@ -1,4 +1,4 @@
-"""An exported file compared with the model or the file that it was made from, on real rows."""
+"""Export parity: comparison of an exported file with its source on real rows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from limbeck.data.split import Split
 
 PARITY = 1e-3
-"""How far an export may differ from its model, as a share of the spread of a sample's logits."""
+"""Allowed difference of an export from its model, as a share of the spread of a sample's logits."""
 
 ROWS, BATCH = 1_000, 128
-"""Rows that are compared at most, and in which batches: others than those of the measurement."""
+"""Maximum number of compared rows, and their batch size, which differs from the measurement's."""
 
 COMPANY = 16
-"""Rows whose predictions are taken alone, in other batches and in another order."""
+"""Number of rows predicted alone, in other batches and in another order."""
 
 BOUNDARY = 0.9
-"""The share of equal top classes that is required where activations are rounded."""
+"""Required share of equal top classes where activations are rounded."""
 
 
 def check_export(
@@ -41,28 +41,28 @@ def check_export(
     tolerance: float = PARITY,
     rounded: bool = False,
 ) -> Parity:
-    """Compare an exported file with its model on up to 1,000 rows, and fail beyond the tolerance.
+    """Compare an exported file with its model on up to 1,000 rows; raise beyond the tolerance.
 
-    The rows are spread over the split, the longest and the shortest text among them, and the model
+    The rows are spread over the split, including the longest and the shortest text, and the model
     predicts them in other batches than the file did. The file is then checked for batch invariance:
     one row at a time, in smaller batches and in another order.
 
     Args:
         torch_model: The model.
         exported_model: The file.
-        exported: What the file predicts for the whole split, in its order.
+        exported: The file's predictions for the whole split, in order.
         split: The rows.
         where: The stage, for messages.
-        model: The torch module, whose parts are named as likely causes.
+        model: The torch module, whose submodules are listed as likely causes.
         tolerance: The largest difference allowed, as a share of the spread of a sample's logits.
-        rounded: Whether activations are rounded on the way: then half of the rows have to agree
-            within a wider tolerance, and nine in ten have to get the same class.
+        rounded: Whether the model rounds activations: then half of the rows must agree within a
+            wider tolerance, and nine in ten must have the same class.
 
     Returns:
         The comparison, for the record.
 
     Raises:
-        InputError: The two differ by more, or a prediction depends on more than its row.
+        InputError: The difference is larger, or a prediction depends on other rows.
     """
     company = split.__getitems__(split.spread(COMPANY))
     inputs = {name: company[name] for name in company if name not in {"label", "index", "view"}}
@@ -88,24 +88,24 @@ def check_export(
 def check_compressed(
     reference: Answers, compressed: Answers, *, where: str, method: str, tolerance: float
 ) -> str:
-    """Compare a file that was made smaller with the float file, and fail beyond the tolerance.
+    """Compare a compressed file with the float file; raise beyond the tolerance.
 
-    The error is the root mean square of the difference of logits, as a share of that of the float
-    file's logits, both less their mean over the classes. It may be as large as the tolerance, and
-    the share of samples whose top class is another may, too.
+    The error is the root mean square of the difference of logits, divided by that of the float
+    file's logits, both minus their mean over the classes. The tolerance limits this error and the
+    share of samples with another top class.
 
     Args:
-        reference: What the float file predicts.
-        compressed: What the smaller file predicts for the same samples.
+        reference: The float file's predictions.
+        compressed: The compressed file's predictions for the same samples.
         where: The stage, for messages.
         method: The method, for messages.
-        tolerance: The largest error, and share of samples with another class, that is accepted.
+        tolerance: The largest allowed error, and share of samples with another class.
 
     Returns:
-        The figures in a sentence, for the record.
+        A sentence with the figures, for the record.
 
     Raises:
-        InputError: The two differ by more, or a logit is not a number.
+        InputError: The difference is larger, or a logit is NaN.
 
     Example:
         >>> one = Answers(np.array([[2.0, 0.0], [0.0, 2.0]], np.float32), np.array([0, 1]))
@@ -131,9 +131,9 @@ def check_compressed(
 
 
 def relative_error(reference: Answers, other: Answers) -> float:
-    """Compute the error of logits as a share of their size; infinity if one is not a number.
+    """Compute the relative error of logits; infinity if one is NaN.
 
-    Classes that both rule out with an infinite logit are left out.
+    Classes that both exclude with an infinite logit are ignored.
     """
     one, two = (side.logits.astype(np.float64) for side in (reference, other))
     left_out = np.isinf(one) & (one == two)

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, said in limbeck's own form."""
+"""Conversion of pydantic errors to limbeck's problems."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic_core import ErrorDetails
 from limbeck.errors import InputError, Problem, did_you_mean
 
 MOST = 200
-"""How many of pydantic's errors are turned into problems."""
+"""Maximum number of pydantic errors converted to problems."""
 
-# What pydantic puts into a location for the branch of a union, beside names like `list[str]`.
+# Pydantic's location entries for union branches, beside names like `list[str]`.
 BRANCHES = {"str", "int", "float", "bool", "one", "several", "constrained-str"}
 
 
 class RefusedError(ValueError):
-    """What a validator of ours found, each with its place in the part that it looked at.
+    """Problems found by a custom validator, each with its path.
 
-    Pydantic gathers errors of this kind with its own; an `InputError` would end the gathering.
+    Pydantic collects a `ValueError` with its own errors; an `InputError` would end the validation.
     """
 
     def __init__(self, *problems: Problem) -> None:
@@ -30,7 +30,7 @@ class RefusedError(ValueError):
 def of_validation(
     error: ValidationError, model: type[BaseModel], prefix: str = ""
 ) -> list[Problem]:
-    """Turn pydantic's errors into problems; those of a union's branches become one.
+    """Convert pydantic's errors to problems; those of a union's branches become one.
 
     Example:
         >>> from limbeck.data.spec import Columns
@@ -41,19 +41,19 @@ def of_validation(
         data.columns.lable: got 'y'; allowed: one of image, text, label. did you mean "label"?
     """
     found: list[Problem] = []
-    # Looking for the nearest allowed word takes time: of thousands of keys, the first will do.
+    # The search for the closest allowed word is slow: with thousands of keys, the first must do.
     for details in error.errors(include_url=False)[:MOST]:
         found += _problems(details, model, prefix)
     return _merged(found)
 
 
 def inside(error: InputError, where: str) -> list[Problem]:
-    """Give an error's problems with the place in the recipe before theirs."""
+    """Return an error's problems with a path prefix."""
     return [_placed(problem, where) for problem in error.problems]
 
 
 def of_model(problem: Problem, where: str) -> Problem:
-    """Say `student` or `teacher` where a model's source can only say `model`.
+    """Replace `model` by `student` or `teacher` in a problem of a model source.
 
     Example:
         >>> print(of_model(Problem("model.name", "resnet21", "resnet20"), "student"))
@@ -79,7 +79,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> lis
         return [_placed(problem, prefix) for problem in cause.problems]
     location = details["loc"]
     if details["type"] == "extra_forbidden":
-        # The key is the user's own and may look like anything, a union's branch included.
+        # The key is user input and may look like anything, including a union branch.
         parts, around = _place(model, (*location[:-1], "it"))
         return [_unknown(_joined(prefix, *parts[:-1]), str(location[-1]), details["input"], around)]
     parts, _ = _place(model, location)
@@ -99,7 +99,7 @@ def _unknown(where: str, key: str, given: object, around: type[BaseModel]) -> Pr
 
 
 def _of_message(where: str, given: object, text: str) -> Problem:
-    """Take a message of the form "what is wrong; allowed: what is. The fix" apart."""
+    """Parse a message of the form "what is wrong; allowed: what is. The fix"."""
     head, marked, tail = text.partition("allowed: ")
     if not marked:
         return Problem(where, given, text)
@@ -115,7 +115,7 @@ def _allowed(message: str) -> str:
 def _place(
     model: type[BaseModel], location: tuple[int | str, ...]
 ) -> tuple[list[str], type[BaseModel]]:
-    """Give a location without the branches of unions, and the model in which its end lies."""
+    """Return a location without union branches, and the model that contains its end."""
     parts: list[str] = []
     around, nested = model, [model]
     for part in location:
@@ -138,14 +138,14 @@ def _is_branch(name: str) -> bool:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """List the models that an annotation speaks of."""
+    """Return the models of an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]
 
 
 def _merged(problems: list[Problem]) -> list[Problem]:
-    """Make one problem of those that say of one value that it fits no branch of a union."""
+    """Merge problems of one value that fits no branch of a union."""
     by_place: dict[tuple[str, int], list[Problem]] = {}
     for problem in problems:
         by_place.setdefault((problem.where, id(problem.given)), []).append(problem)

@@ -1,4 +1,4 @@
-"""What a recipe says of where its teachers and data come from, and what may be done with them."""
+"""Provenance of teachers and data in a recipe, and checks against a licence policy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Facts = TypeVar("Facts", ModelFacts, PassportFacts)
 
 
 class Origin(BaseModel):
-    """What is stated of a model: whose it is, and what its terms, the law and its use ask."""
+    """Stated facts of a model: owner, licence terms and obligations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +51,7 @@ class Origin(BaseModel):
 
 
 class Provenance(BaseModel):
-    """The `provenance` part of a recipe; whatever it does not state, the passport says so."""
+    """The `provenance` part of a recipe; the passport lists what it leaves unstated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,12 +69,12 @@ class Provenance(BaseModel):
 
 
 def stop_if_forbidden(recipe: Recipe, data: OfData) -> None:
-    """Hold the lineage that a recipe would make against its policy, before anything trains.
+    """Check a recipe's lineage against its policy, before training.
 
-    Without a policy, terms that forbid distilling stop it all the same.
+    Terms that forbid distillation are refused even without a policy.
 
     Raises:
-        InputError: Something is forbidden, or is not a word that limbeck knows: all of it.
+        InputError: Something is forbidden, or a term is unknown; all problems at once.
     """
     path = recipe.provenance.policy
     policy = Policy() if path is None else read_policy(Path(path))
@@ -82,7 +82,7 @@ def stop_if_forbidden(recipe: Recipe, data: OfData) -> None:
 
 
 def known_teachers(recipe: Recipe) -> list[ModelFacts]:
-    """Say what is known of the teachers before anything has run."""
+    """Return the facts of the teachers that are known before a run."""
     return [
         passported(spec) or stated(ModelFacts(name=name_of(spec)), origin(recipe, place))
         for place, spec in enumerate(recipe.teachers)
@@ -90,15 +90,15 @@ def known_teachers(recipe: Recipe) -> list[ModelFacts]:
 
 
 def name_of(spec: ModelSpec) -> str:
-    """Call a model by its name, or by where it lies."""
+    """Return a model's name, or else its path."""
     return spec.name or Path(spec.path or spec.source).name
 
 
 def passported(spec: ModelSpec) -> ModelFacts | None:
-    """Read the passport beside a teacher's weights, if there is one: it was a student once.
+    """Load the passport beside a teacher's weights, if it was once a student.
 
     Raises:
-        InputError: It is not a passport, or it was edited.
+        InputError: Not a passport, or it was edited.
     """
     if spec.weights is None:
         return None
@@ -108,13 +108,13 @@ def passported(spec: ModelSpec) -> ModelFacts | None:
 
 
 def origin(recipe: Recipe, place: int) -> Origin:
-    """Give what the recipe states of a teacher."""
+    """Return the recipe's statements on a teacher."""
     given = recipe.provenance.teachers
     return given[place] if place < len(given) else Origin()
 
 
 def stated(facts: Facts, of: Origin) -> Facts:
-    """Add what is stated of a model to what is known of it."""
+    """Add stated facts of a model to the known ones."""
     return replace(
         facts,
         owner=of.owner,
@@ -127,7 +127,7 @@ def stated(facts: Facts, of: Origin) -> Facts:
 
 
 def dataset_facts(recipe: Recipe, facts: DataFacts | OfData) -> DatasetFacts:
-    """Describe the data as a passport does."""
+    """Build the dataset facts of a passport."""
     return DatasetFacts(
         name=facts.name or facts.source,
         source=facts.source,

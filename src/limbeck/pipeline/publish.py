@@ -1,4 +1,4 @@
-"""Write what a run found: `run.json`, the page, and the student folders."""
+"""Output of a run: `run.json`, the report page and the student folders."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ if TYPE_CHECKING:
 def publish(
     result: RunResult, *, out: Path, lineages: Sequence[Candidate], data: Data, task: Task
 ) -> None:
-    """Write everything that is read rather than run, and a student folder for every seed.
+    """Write the report, and a student folder for every seed.
 
     Args:
-        result: What the run found.
+        result: The run's results.
         out: The run folder.
-        lineages: How each seed's student came to be, in the order of the seeds.
-        data: What they were trained on.
-        task: What a batch means.
+        lineages: The lineage of each seed's student, in the order of the seeds.
+        data: The training data.
+        task: The task of the data.
     """
     write_report(result, out=out)
     for seed, lineage in zip(result.seeds, lineages, strict=True):
         place = folders.seed_folder(out, result.seeds, seed) / folders.STUDENT
         export = _export(lineage)
         if export is None:
-            shutil.rmtree(place, ignore_errors=True)  # nothing of an older recipe is shipped
+            shutil.rmtree(place, ignore_errors=True)  # remove files of an earlier recipe
             continue
         with replacing_folder(place) as made:
             _copy(export, made)
-            if seed == result.seeds[0]:  # whose figures the card and the passport state
+            if seed == result.seeds[0]:  # card and passport state the first seed's metrics
                 write_text(made / "README.md", render_card(result))
                 facts = passport_facts(result, folder=made, lineage=lineage, data=data, task=task)
                 write_json(made / PASSPORT, build_passport(facts))
-        drop_signature_note(place)  # what was signed there was another student
+        drop_signature_note(place)  # the signature was of another student
 
 
 def write_report(result: RunResult, *, out: Path) -> None:
-    """Write `run.json` and the page of a run."""
+    """Write `run.json` and the report page of a run."""
     write_json(out / "run.json", result.model_dump(mode="json"))
     write_text(out / "report.html", render_page(result))
 
 
 def _export(lineage: Candidate) -> Link | None:
-    """Find the newest link that gathered what ships."""
+    """Return the newest export link, or None."""
     exports = (link for link in reversed(lineage.lineage) if link.record.stage == "export")
     return next(exports, None)
 

@@ -1,4 +1,4 @@
-"""YAML into plain data, whatever is in the file: keys twice, endless anchors, dates, binary."""
+"""Safe YAML parsing into plain data: duplicate keys, anchor expansion, dates, binary."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from limbeck.bounded import read_text
 from limbeck.errors import InputError, Problem
 
 DEEPEST, LARGEST = 50, 100_000
-"""The largest depth, and the largest number of values, aliases and merge keys expanded."""
+"""The maximum depth, and the maximum number of values, aliases and merge keys expanded."""
 
 MOST_BYTES = 2**20
-"""Of a file; the texts in it, with aliases expanded, may have four times as many characters."""
+"""Maximum bytes of a file; its texts, with aliases expanded, may have four times as many
+characters.
+"""
 
 LONGEST_NUMBER = 256
-"""Bits of a whole number, far more than any setting needs and few enough to be written out."""
+"""Maximum bits of an integer, far more than any setting needs and few enough to print."""
 
 LONGEST_PLAIN = 1000
-"""Characters of a value that is no text; converting longer ones takes quadratic time."""
+"""Maximum characters of a value that is not text; converting longer ones takes quadratic time."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a YAML file into plain data.
+    """Load a YAML file into plain data.
 
     Raises:
-        InputError: It cannot be read, is larger than 1 MiB, is not YAML, or is not a mapping.
+        InputError: The file cannot be read, is larger than 1 MiB, is not YAML, or is not a mapping.
     """
     content = parse(read_text(path, limit=MOST_BYTES), where=str(path))
     if not isinstance(content, dict):
@@ -38,10 +40,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, *, where: str) -> Any:
-    """Turn YAML into mappings with text keys, lists, texts, numbers, booleans and None.
+    """Parse YAML into mappings with text keys, lists, texts, numbers, booleans and None.
 
     Raises:
-        InputError: It is not YAML, has a key twice, or is too deep or too large.
+        InputError: The text is not YAML, has a duplicate key, or is too deep or too large.
 
     Example:
         >>> parse("{a: 1e-3, b: 2001-01-01}", where="--set")
@@ -55,25 +57,25 @@ def parse(text: str, *, where: str) -> Any:
         given = f"{len(text):,} characters"
         raise InputError(Problem(where, given, f"YAML of at most {MOST_BYTES:,} characters"))
     try:
-        # Unfolding what anchors share also finds the anchors that hold themselves.
+        # Expanding aliases also finds recursive anchors.
         return _unfolded(yaml.load(text, Loader=_Loader), 0, _Budget())
-    # PyYAML lets every kind of error through for a value that does not fit its tag.
+    # PyYAML raises errors of every type for a value that does not fit its tag.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(Problem(where, reason, "YAML")) from error
 
 
 class _Budget:
-    """Count values and characters while a document is expanded."""
+    """A budget of values and characters for expanding a document."""
 
     def __init__(self) -> None:
         self._values, self._characters = LARGEST, 4 * MOST_BYTES
 
     def spend(self, values: int, characters: int = 0) -> None:
-        """Subtract from what is left.
+        """Subtract from the remaining budget.
 
         Raises:
-            ValueError: Nothing is left.
+            ValueError: The budget is exhausted.
         """
         self._values -= values
         self._characters -= characters
@@ -85,7 +87,7 @@ class _Budget:
 
 
 class _Loader(yaml.SafeLoader):
-    """Load YAML in bounded time: a key given twice is an error, and 1e-3 is a number."""
+    """A YAML loader in bounded time, with an error for duplicate keys, and 1e-3 as a number."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -105,7 +107,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge what `<<` names, counting first: mappings that merge one another grow tenfold."""
+        """Apply merge keys (`<<`) within the budget: nested merges grow exponentially."""
         if id(node) in self._flat:
             return
         self._flat.add(id(node))
@@ -122,7 +124,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key_node, yaml.ScalarNode):
-                # As Python compares them: 1 and true are one key.
+                # By Python's equality: 1 and true are one key.
                 is_merge = key_node.tag == "tag:yaml.org,2002:merge"
                 key = key_node.value if is_merge else self.construct_object(key_node)
                 if key in seen:
@@ -158,7 +160,7 @@ def _unfolded(content: Any, depth: int, left: _Budget) -> Any:
         raise ValueError(f"a whole number of {content.bit_length()} bits")
     if content is None or isinstance(content, str | bool | int | float):
         return content
-    return str(content)  # a date, say: the schema will have its word on it
+    return str(content)  # such as a date, which the schema will refuse
 
 
 def _key(key: Any, left: _Budget) -> str:

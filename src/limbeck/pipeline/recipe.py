@@ -1,4 +1,4 @@
-"""What a recipe says: its schema, typed."""
+"""Recipe schema, as typed models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"]
 
 
 class Budget(BaseModel):
-    """What the student may cost; every line that is given is checked against what is measured."""
+    """Cost limits of the student; each given limit is checked against the measured value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ Teacher = Annotated[
 
 
 class Recipe(BaseModel):
-    """A recipe, resolved: what `recipe.yaml` in a run folder holds."""
+    """A resolved recipe: the contents of `recipe.yaml` in a run folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,20 +99,20 @@ class Recipe(BaseModel):
 
     @property
     def teachers(self) -> list[ModelSpec]:
-        """The teachers as a list: none, one, or the members of an ensemble."""
+        """Return the teachers as a list: none, one, or the members of an ensemble."""
         if self.teacher is None:
             return []
         return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
 
     @property
     def small(self) -> ModelSpec | None:
-        """What the student is built from: its own model, or the teacher's if none is given."""
+        """Return the specification of the student: its own, or the teacher's if none is given."""
         if self.student is not None or len(self.teachers) != 1:
             return self.student
         return self.teachers[0].model_copy(update={"weights": None})
 
     def parsed_stages(self) -> list[tuple[str, Stage]]:
-        """Give the stages by name, with their settings typed."""
+        """Return the stages by name, with typed settings."""
         return [
             (name, STAGES.load(name)(**(settings or {})))
             for stage in self.stages

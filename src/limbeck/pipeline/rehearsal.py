@@ -1,4 +1,4 @@
-"""Before hours of training: do the models fit the data, each other, and the export?"""
+"""Dry run: checks that models fit the data, each other and the export, before training."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXPORTED = 20_000_000
-"""Parameters of the largest model of a library whose export is tried beforehand."""
+"""Parameters of the largest library model whose export is tried beforehand."""
 
 
 class Rehearsal:
-    """The models of a recipe, built once and asked once; every stage may look at them.
+    """The models of a recipe, built and run once, shared by the dry run of every stage.
 
     Args:
-        context: What the first seed's stages work with.
+        context: The context of the first seed's stages.
     """
 
     def __init__(self, context: Context) -> None:
@@ -46,27 +46,27 @@ class Rehearsal:
 
     @cached_property
     def batch(self) -> Batch:
-        """Two training samples, on the device of the run."""
+        """Return two training samples, on the device of the run."""
         return probe(self.context)
 
     @cached_property
     def student(self) -> nn.Module:
-        """The student.
+        """Return the student.
 
         Raises:
-            InputError: It cannot be built, does not fit the data, or cannot be exported.
+            InputError: The student cannot be built, does not fit the data, or cannot be exported.
         """
-        if self.context.recipe.student is None:  # it begins as the teacher
-            # A teacher that was joined before is frozen.
+        if self.context.recipe.student is None:  # it starts from the teacher
+            # A teacher that was connected before is frozen.
             return copy.deepcopy(self.teachers[0]).requires_grad_(True)
         return self._model(self.context.recipe.student, "student")
 
     @cached_property
     def teachers(self) -> list[nn.Module]:
-        """The teachers, with the weights that the recipe names.
+        """Return the teachers, with the weights of the recipe.
 
         Raises:
-            InputError: Some cannot be built, do not fit the data, or cannot be exported.
+            InputError: A teacher cannot be built, does not fit the data, or cannot be exported.
         """
         specs = self.context.recipe.teachers
         places = ["teacher"] if len(specs) == 1 else [f"teacher.{n}" for n in range(len(specs))]
@@ -74,7 +74,7 @@ class Rehearsal:
         return gathered([partial(self._model, spec, place) for spec, place in pairs])
 
     def replace(self, role: str, model: nn.Module) -> None:
-        """Let later stages see a model whose structure a stage changed."""
+        """Replace a model by one that a stage changed, for later stages."""
         if role == "student":
             self.student = model
         else:
@@ -95,8 +95,8 @@ class Rehearsal:
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)
         self.parameters[where] = sum(one.numel() for one in model.parameters())
-        # limbeck's own models are known to export; of a library's, one of each type is tried, where
-        # that takes seconds.
+        # limbeck's own models export; of a library's, one of each type is tried, where that takes
+        # seconds.
         own, kind = spec.source == "python", (spec.source, spec.name or str(spec.path))
         tried = spec.source == "limbeck" or kind in self._exported
         if own or not (tried or self.parameters[where] >= EXPORTED):
@@ -106,13 +106,13 @@ class Rehearsal:
 
 
 def rehearse(context: Context) -> Rehearsal:
-    """Let every stage of a recipe find out what would fail, without training anything.
+    """Dry-run every stage of a recipe, without training.
 
     Returns:
-        The models that were built.
+        The built models.
 
     Raises:
-        InputError: Some would: every problem of every stage at once.
+        InputError: A stage would fail; the problems of all stages at once.
     """
     problems = _batch_fits(context)
     fits = not problems
@@ -143,13 +143,13 @@ def _stages(context: Context) -> Iterator[tuple[str, Stage]]:
 
 
 def probe(context: Context) -> Batch:
-    """Take two training samples, on the device of the run."""
+    """Return two training samples, on the device of the run."""
     batch: Batch = context.data.train.__getitems__([0, 1])
     return {name: tensor.to(context.accelerator.device) for name, tensor in batch.items()}
 
 
 def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
-    """Do several things, and raise what any of them found wrong at the end, together.
+    """Call several functions, and raise the problems of all of them together.
 
     Example:
         >>> gathered([lambda: 1, lambda: 2])
@@ -166,7 +166,7 @@ def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def _batch_fits(context: Context) -> list[Problem]:
-    """Hold the data against the task: texts are no pictures."""
+    """Check that the data fits the task, such as images for an image task."""
     given = sorted(context.data.train.__getitems__([0]).keys() - {"label", "index", "view"})
     wanted = context.task.inputs
     if all(name in given for name in wanted):
@@ -187,7 +187,7 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         check_modes(model, context.task, batch)
     except InputError as error:
         raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
-    # The model is other people's code: each fails on what does not fit by an error of its own.
+    # The model is third-party code, and raises errors of many types.
     except Exception as error:
         first = str(error).strip().splitlines()[:1] or [""]
         shapes = {name: tuple(batch[name].shape) for name in context.task.inputs}
@@ -203,7 +203,7 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
 
 
 def _has_a_head(context: Context, spec: ModelSpec, model: nn.Module, where: str) -> None:
-    """Refuse a teacher with freshly initialised parameters, unless it is trained in the recipe."""
+    """Raise if a teacher has freshly initialised parameters and is not trained in the recipe."""
     fresh = getattr(model, "fresh_parameters", ()) or spec.loading.skip
     if spec.loading.head == "fresh":
         fresh = (*fresh, "the head (loading.head: fresh)")
@@ -218,7 +218,7 @@ def _has_a_head(context: Context, spec: ModelSpec, model: nn.Module, where: str)
 def _returns_what_it_states(
     context: Context, spec: ModelSpec, model: nn.Module, where: str
 ) -> None:
-    """Refuse a model that returns probabilities where logits are stated, or the other way round."""
+    """Raise if a model returns probabilities instead of the stated logits, or the reverse."""
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(COMPANY))
     inputs = {name: batch[name] for name in context.task.inputs}
@@ -230,7 +230,7 @@ def _returns_what_it_states(
 
 
 def _invariant(context: Context, model: nn.Module, where: str) -> None:
-    """Refuse a model whose prediction for a row depends on other rows, calls or random numbers."""
+    """Raise if a model's prediction for a row depends on other rows, calls or random numbers."""
     from limbeck.export.invariance import check_invariance
     from limbeck.export.predictor import TorchPredictor
 

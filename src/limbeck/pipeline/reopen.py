@@ -1,4 +1,4 @@
-"""Open a finished run again: its recipe, its data, and every stage as it was left."""
+"""Loading of a finished run: its recipe, data and stage results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FIX = "Run its recipe again, with the same --out."
 
 
 def reopen(run: Path, *, watch: Watch) -> tuple[Candidate, Context]:
-    """Give the first seed's chain, whose student ships, and what its stages worked with.
+    """Load the first seed's chain, whose student ships, and its context.
 
     Args:
         run: A run folder.
-        watch: Who hears what is read.
+        watch: The progress reporter.
 
     Raises:
-        InputError: It is no run folder, or a file of it is missing or was changed.
+        InputError: Not a run folder, or a file of it is missing or was changed.
     """
     from limbeck.data.load import load
 
@@ -57,10 +57,10 @@ def reopen(run: Path, *, watch: Watch) -> tuple[Candidate, Context]:
 
 
 def recipe_of(run: Path) -> Recipe:
-    """Read a run folder's recipe; none of the code that it names is imported.
+    """Load a run folder's recipe, without importing user code.
 
     Raises:
-        InputError: It is no run folder, or its recipe is not valid.
+        InputError: Not a run folder, or its recipe is invalid.
     """
     mark = run / folders.MARK
     if not mark.is_file():
@@ -79,7 +79,7 @@ def _lineage(run: Path) -> Candidate:
 
 
 def _probe(candidate: Candidate) -> None:
-    """Try each file once in a process with limits: somebody else may have written the folder."""
+    """Run each file once in a process with limits, since the folder may be untrusted."""
     newest = {
         folder / artefact.file
         for role in ROLES

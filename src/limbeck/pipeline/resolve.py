@@ -1,4 +1,4 @@
-"""From what was typed to a recipe: find it, apply profile and overrides, validate the whole."""
+"""Recipe resolution: lookup, profile, overrides and validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """List the recipes that come with limbeck: `domain/name` to file.
+    """Return the shipped recipes: `domain/name` to file.
 
     Example:
         >>> "vision/digits" in shipped_recipes()
@@ -30,21 +30,21 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def resolve(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Find a recipe, apply `--set` overrides, and validate what results.
+    """Load a recipe, apply `--set` overrides, and validate the result.
 
     Args:
         name: A file, or the name of a shipped recipe, with or without its domain.
         overrides: Texts such as `stages.distill.epochs=5`; `profile=smoke` applies a profile of the
-            recipe before the others.
+            recipe first.
 
     Raises:
-        InputError: There is no such recipe, or it has problems: all of them.
+        InputError: The recipe does not exist or is invalid; all problems at once.
 
     Example:
         >>> resolve("digits", ["seeds=[7]"]).seeds
         [7]
     """
-    from limbeck.pipeline.validate import validate  # it needs every stage's settings
+    from limbeck.pipeline.validate import validate  # imports every stage's settings
 
     content = read(find(name))
     problems: list[Problem] = []
@@ -58,7 +58,7 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> Recipe:
         with gathering(problems):
             if path != "profile":
                 put(content, path, value)
-    # What could be set is set: the rest is looked at too, so that all is said at once.
+    # The valid overrides are applied, so that all problems are reported at once.
     with gathering(problems):
         recipe = validate(content)
     if problems:
@@ -67,21 +67,21 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _with_profile(content: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply the profile that `--set` asks for, else the one that the file names."""
+    """Apply the profile set by `--set`, or else by the file."""
     profile = settings.get("profile", content.get("profile", "default"))
     stated = "profile" not in settings and not content.get("profiles")
     if stated or not isinstance(profile, str):
-        # A resolved recipe says which profile was applied, and has no profiles any more; what is no
-        # name at all is for the schema to refuse.
+        # A resolved recipe records the applied profile, and has no profiles; the schema refuses an
+        # invalid name.
         return {**content, "profile": profile}
     return apply_profile(content, profile)
 
 
 def find(name: str) -> Path:
-    """Find a recipe's file: among the shipped ones by name, or as a path.
+    """Return a recipe's file: a shipped one by name, or a path.
 
     Raises:
-        InputError: There is none; the nearest names are given.
+        InputError: The recipe does not exist; the message has the closest names.
     """
     path = Path(name)
     is_file = _is_file(path)
@@ -102,10 +102,10 @@ def find(name: str) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Check for anything but a folder: what is no regular file is refused when it is read."""
+    """Return whether a path exists and is not a folder; irregular files are refused when read."""
     try:
         return path.exists() and not path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a stage's outcome depends on, so that the same work is not done twice."""
+"""Cache keys of stages, so that unchanged work is not repeated."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
 
-# How often a stage saves and logs, and who reads the data, changes nothing of what it makes.
+# Checkpoint and log intervals, and the number of workers, do not change the result.
 INDIFFERENT = {"checkpoint_every", "log_every", "workers"}
 STARTED = "started"
 
 
 class Inputs:
-    """Hash, once per run, what no setting shows: limbeck, installed packages, models, user code.
+    """Hashes of inputs beyond settings, once per run: limbeck, packages, models, user code.
 
     Args:
-        build: Builds a model of the recipe, always from the same seed.
+        build: Function that builds a model of the recipe, always from the same seed.
     """
 
     def __init__(self, build: Callable[[ModelSpec], nn.Module]) -> None:
@@ -43,20 +43,20 @@ class Inputs:
 
     @cached_property
     def code(self) -> str:
-        """The hash of limbeck's own source and of the versions of the packages that take part."""
+        """Return the hash of limbeck's source and of the versions of the packages used."""
         return fingerprint.of_json([fingerprint.of_code(), versions()])
 
     def function(self, name: str) -> object:
-        """Hash a callable of the user's: its source, what it imports, what it read meanwhile."""
+        """Hash a user callable: its source, its imports, and the files read meanwhile."""
         if name not in self._functions:
             self._functions[name] = callables.fingerprint_of(name)
         return self._functions[name]
 
     def model(self, spec: ModelSpec, where: str) -> dict[str, Any]:
-        """Describe a model by its settings, its files, and the module that is built from them.
+        """Return a model's settings, file hashes and the hash of the built module.
 
         Raises:
-            InputError: A file is missing, or it cannot be built.
+            InputError: A file is missing, or the model cannot be built.
         """
         content = spec.model_dump(mode="json")
         known = fingerprint.of_json(content)
@@ -81,14 +81,14 @@ class Inputs:
 def key_of(
     name: str, stage: Stage, candidate: Candidate, context: Context, *, inputs: Inputs
 ) -> str:
-    """Name all that a stage's outcome depends on.
+    """Compute the hash of all inputs of a stage.
 
     Args:
         name: The stage's name.
         stage: Its settings.
-        candidate: What it starts from.
+        candidate: The chain so far.
         context: The recipe, the data and the seed.
-        inputs: What no setting shows.
+        inputs: Hashes of inputs beyond settings.
     """
     recipe, data = context.recipe, context.data
     augment = data.train.augment
@@ -104,7 +104,7 @@ def key_of(
         "augment": None if augment is None else augment.model_dump(mode="json"),
         "task": recipe.task,
         "models": [inputs.model(spec, where) for where, spec in made],
-        # An export writes the architecture down, whatever stage made the student.
+        # An export writes the architecture, whichever stage built the student.
         "student": inputs.model(recipe.small, "student") if recipe.small else None,
         "before": candidate.key,
         "processes": context.accelerator.num_processes,
@@ -114,13 +114,13 @@ def key_of(
     }
     if makes_teacher:
         del content["student"]
-    if name == "export":  # the files carry these in their headers
+    if name == "export":  # written into the headers of the files
         content["stamp"] = [recipe.name, recipe.provenance.model_dump(mode="json")]
     return fingerprint.of_json(content)
 
 
 def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
-    """List the models that a stage builds and trains, with their places in the recipe."""
+    """Return the models that a stage builds and trains, with their paths in the recipe."""
     if "teacher" in stage.made():
         return [("teacher", spec) for spec in recipe.teachers]
     if "student" in stage.made() and recipe.small is not None:
@@ -129,7 +129,7 @@ def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
 
 
 def _files(spec: ModelSpec) -> dict[str, str]:
-    """Hash the files that a model is made from, by their paths within a folder."""
+    """Hash the files of a model, by relative path."""
     from limbeck.models.checkpoint import files_of, find
 
     found: dict[str, Path] = {}
@@ -141,13 +141,13 @@ def _files(spec: ModelSpec) -> dict[str, str]:
 
 
 def peek(context: Context) -> Record | None:
-    """Return the record of this very work if it was done before; nothing is written."""
+    """Return the record of the same work if done before, without writing."""
     record = candidates.load(context.folder, key=context.key)
     return record if record is not None and user_code.unchanged(record.read) else None
 
 
 def finished(context: Context) -> Record | None:
-    """Give the record of this very work if it was done before, and tidy up after it."""
+    """Return the record of the same work if done before, and clean up after it."""
     record = peek(context)
     if record is not None and context.main:
         drop_checkpoints(context.folder)
@@ -155,7 +155,7 @@ def finished(context: Context) -> Record | None:
 
 
 def begin(context: Context) -> None:
-    """Empty a stage's folder; checkpoints of the very same work stay if it is to go on."""
+    """Empty a stage's folder, except for checkpoints of the same work when resuming."""
     started = context.folder / STARTED
     same = started.is_file() and started.read_text(errors="replace") == context.key
     if not (same and context.resume):
@@ -167,12 +167,12 @@ def begin(context: Context) -> None:
 
 
 def finish(context: Context, record: Record) -> None:
-    """Write a stage's record; only then is it done, and its checkpoints are not needed any more."""
+    """Write a stage's record, which marks it as done, and remove its checkpoints."""
     candidates.save(context.folder, record)
     drop_checkpoints(context.folder)
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of trainings that are over."""
+    """Remove the checkpoints of finished trainings."""
     for leftover in list(folder.rglob("checkpoint")):
         shutil.rmtree(leftover, ignore_errors=True)

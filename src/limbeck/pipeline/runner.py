@@ -1,4 +1,4 @@
-"""Run a recipe: every seed, every stage, the examination, and what is written at the end."""
+"""Execution of a recipe: all seeds and stages, the test results, and the outputs."""
 
 from __future__ import annotations
 
@@ -54,21 +54,20 @@ def run(
 ) -> RunResult:
     """Run a recipe and write its folder.
 
-    A stage whose settings, inputs and code are those of an earlier run in the same folder is taken
-    from there; one that changed, and all after it, is done anew.
+    A stage whose settings, inputs and code equal those of an earlier run in the folder is reused; a
+    changed one, and all after it, runs again.
 
     Args:
-        recipe: The recipe, resolved.
+        recipe: The resolved recipe.
         out: The run folder.
-        resume: Go on from the checkpoint of a training that was interrupted, instead of starting it
-            anew.
-        watch: Who hears how far it has come.
+        resume: Whether to resume an interrupted training from its checkpoint.
+        watch: The progress reporter.
 
     Raises:
-        InputError: Data or models are missing or do not fit, or the folder holds something else.
+        InputError: Data or models are missing or do not fit, or the folder contains something else.
         LimbeckError: A file could not be written, a loss became NaN, or another process holds the
             folder.
-        KeyboardInterrupt: Somebody interrupted; what was done is saved.
+        KeyboardInterrupt: The user interrupted the run; completed work is saved.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     folders.check(out)
@@ -84,7 +83,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Planned:
-    """One stage on one seed: what it starts from is not known before the one before it is done."""
+    """One stage of one seed; its inputs are known when the stage before it is done."""
 
     number: int
     name: str
@@ -93,7 +92,7 @@ class _Planned:
 
 
 class Work:
-    """One run under way: what stays the same from seed to seed."""
+    """A run in progress, with what all seeds share."""
 
     def __init__(
         self, recipe: Recipe, out: Path, accelerator: Accelerator, watch: Watch, resume: bool
@@ -101,7 +100,7 @@ class Work:
         self.recipe, self.out, self.resume = recipe, out, resume
         self.accelerator, self.watch = accelerator, watch
         self.stages = check_code(recipe)
-        # Recipes that name no code of the user's are not watched: it would cost time for nothing.
+        # File access is traced only for recipes with user code, since it takes time.
         self.own_code = bool(named_code(recipe))
         self.tested: dict[Role, Answers] = {}
         with accelerator.main_process_first():
@@ -113,7 +112,7 @@ class Work:
             self.stages = [("load", Load()), *self.stages]
 
     def result(self, started: datetime, clock: float) -> RunResult:
-        """Do what is not done yet, and write down what was found."""
+        """Run what is not done yet, and write the results."""
         if self._all_done():
             stop_if_forbidden(self.recipe, self.data.facts)
         else:
@@ -131,7 +130,7 @@ class Work:
             seconds=time.monotonic() - clock,
             command=shlex.join(["limbeck", *sys.argv[1:]]),
         )
-        # Before the evaluations: what was trained and measured is not lost with them.
+        # Before the evaluations, whose failure must not lose the training and its measurements.
         self._publish(result, lineages)
         asked = [stage for _, stage in self.stages if isinstance(stage, Evaluate)]
         if asked:
@@ -149,7 +148,7 @@ class Work:
         self.watch.say(f"report: {self.out / 'report.html'}")
 
     def _evaluated(self, result: RunResult, candidate: Candidate, asked: Evaluate) -> RunResult:
-        """Run the evaluations of the student that ships, and write each down as it ends."""
+        """Run the evaluations of the shipped student, and write each as it ends."""
 
         def ended(found: Evaluation) -> None:
             write_report(result.model_copy(update={"evaluation": found}), out=self.out)
@@ -159,13 +158,13 @@ class Work:
         return result.model_copy(update={"evaluation": found})
 
     def dry_run(self) -> Rehearsal:
-        """Find out what would fail, without training anything.
+        """Check everything that could fail, without training.
 
         Returns:
-            The models that were built.
+            The built models.
 
         Raises:
-            InputError: Something would: all of it.
+            InputError: The run would fail; all problems at once.
         """
         _, rehearsal = gathered(
             [
@@ -176,7 +175,7 @@ class Work:
         return cast("Rehearsal", rehearsal)
 
     def unchanged(self, out: Path) -> dict[int, list[str]]:
-        """List by seed the stages that a run in a folder would take from there; writes nothing."""
+        """Return per seed the stages that a run in a folder would reuse, without writing."""
         self.out = out
         return {seed: [one.name for one in self._reused(seed)] for seed in self.recipe.seeds}
 
@@ -190,7 +189,7 @@ class Work:
             yield planned
 
     def _find_files(self) -> None:
-        """Find the models' weights, so that what is missing is said together with missing data."""
+        """Check that the models' weights exist, to report missing weights and data together."""
         from limbeck.models.weights import find
 
         problems: list[Problem] = []
@@ -215,7 +214,7 @@ class Work:
         return load(spec, workdir=self.out / folders.DATA)
 
     def _mark(self) -> None:
-        """Make the folder a run's: from here on it is kept, whatever happens."""
+        """Mark the folder as a run's, so that it is kept from here on."""
         if self.accelerator.is_main_process:
             content = self.recipe.model_dump(mode="json")
             write_text(self.out / folders.MARK, yaml.safe_dump(content, sort_keys=False))
@@ -241,25 +240,25 @@ class Work:
             accelerator=self.accelerator,
             watch=self.watch,
             resume=self.resume,
-            # Of the first seed, whose student is evaluated.
+            # Only the first seed's student is evaluated.
             tested=self.tested if seed == self.recipe.seeds[0] else {},
         )
 
     def _ready(self, planned: _Planned, candidate: Candidate, seed: int) -> Context:
-        """Give a stage its folder, and the name of all that it starts from."""
+        """Return the context of a stage, with its folder and the hash of its inputs."""
         context = self._context(seed)
         key = reuse.key_of(planned.name, planned.stage, candidate, context, inputs=self.inputs)
         return replace(context, folder=planned.folder, key=key)
 
     def _all_done(self) -> bool:
-        """Check whether every stage of every seed was done before."""
+        """Return whether every stage of every seed was done before."""
         try:
             return all(self._done(seed) for seed in self.recipe.seeds)
-        except InputError:  # a model that cannot be built: the dry run says so, with all the rest
+        except InputError:  # a model that cannot be built: reported by the dry run
             return False
 
     def _done(self, seed: int) -> bool:
-        """Tell whether every stage of a seed was done before."""
+        """Return whether every stage of a seed was done before."""
         candidate = Candidate()
         for planned in self._plan(seed):
             context = self._ready(planned, candidate, seed)
@@ -270,7 +269,7 @@ class Work:
         return True
 
     def _seed(self, seed: int) -> tuple[Candidate, Examination]:
-        """Run every stage on one seed, then examine what came of it."""
+        """Run every stage for one seed, then compute its test results."""
         candidate = Candidate()
         for planned in self._plan(seed):
             candidate = self._stage(planned, candidate, seed)
@@ -283,7 +282,7 @@ class Work:
         return candidate, context.once(lambda: examination(candidate, context))
 
     def _key_of(self, candidate: Candidate) -> str:
-        """Hash what is examined, and on which machine: latencies of another are not this one's."""
+        """Hash the inputs of the test results, including the machine, on which latencies depend."""
         machine_ = describe().model_dump(mode="json")
         return fingerprint.of_json([candidate.key, self.inputs.code, machine_])
 
@@ -291,7 +290,7 @@ class Work:
         context = self._ready(planned, candidate, seed)
         label = f"stage {planned.number}/{len(self.stages)} {planned.name}, seed {seed}"
         record = reuse.finished(context)
-        # No process may begin to clear the folder while another still looks into it.
+        # No process may clear the folder while another still reads it.
         self.accelerator.wait_for_everyone()
         if record is not None:
             self.watch.say(f"{label}: unchanged, reused")
@@ -322,6 +321,6 @@ class Work:
 
 
 def _scored(record: Record) -> str:
-    """Write what a stage's files score on the validation samples."""
+    """Format the validation scores of a stage's files."""
     scores = [f"{one.label} {one.validation_accuracy:.4f}" for one in record.artefacts]
     return f", validation accuracy: {', '.join(scores)}" if scores else ""

@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe, for editors: `python -m limbeck.pipeline.schema` writes it anew."""
+"""JSON schema of a recipe, for editors; `python -m limbeck.pipeline.schema` writes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from limbeck.terms.term import AUTO, PYTHON
 
 FILE = SHIPPED / "schema.json"
 NUMBER = {"type": "number"}
-# A schedule: a mapping of its kind to its settings.
+# A schedule: its kind mapped to its settings.
 SCHEDULE = {"type": "object", "minProperties": 1, "maxProperties": 1}
 NUMBER_OR_SCHEDULE = {"anyOf": [NUMBER, SCHEDULE]}
 WEIGHT = {"anyOf": [NUMBER, SCHEDULE, {"const": AUTO}]}
@@ -36,10 +36,10 @@ SIMPLE = {"int": "integer", "float": "number", "str": "string", "bool": "boolean
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Describe what a recipe may hold: its own keys, every stage, every term, every source.
+    """Build the JSON schema of a recipe: its own keys, every stage, term and source.
 
-    It says what can be said of one value at a time; what is between values, the order of the stages
-    say, is the recipe's own check's.
+    It covers single values; relations between values, such as the order of stages, are checked by
+    the recipe's own validation.
 
     Example:
         >>> recipe_schema()["title"]
@@ -65,7 +65,7 @@ def _enumerate(definition: dict[str, Any], key: str, names: list[str]) -> None:
 
 
 def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Describe one stage: its name with its settings; without any where it needs none."""
+    """Build the schema of one stage: its name with settings; without, if none is required."""
     kind: type[Stage] = STAGES.load(name)
     settings = kind.model_json_schema()
     definitions.update(settings.pop("$defs", {}))
@@ -80,7 +80,7 @@ def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe_objective(settings: dict[str, Any], definitions: dict[str, Any]) -> None:
-    """Let an objective be terms or a method, which are described once for all stages."""
+    """Describe an objective as terms or a method, defined once for all stages."""
     definitions.setdefault("term", {"oneOf": _terms()})
     definitions.setdefault("named_method", {"oneOf": _methods()})
     terms, named = settings["properties"]["objective"]["anyOf"]
@@ -92,7 +92,7 @@ def _describe_objective(settings: dict[str, Any], definitions: dict[str, Any]) -
 def _of_every_method(
     settings: dict[str, Any], registry: Registry, definitions: dict[str, Any]
 ) -> dict[str, Any]:
-    """Describe a stage by each of its methods, whose settings stand beside the stage's own."""
+    """Build the schema of a stage per method, with the method's settings beside the stage's own."""
     _describe_objective(definitions["Recover"], definitions)
     branches, own = [], settings["properties"]
     default = own["method"]["default"]
@@ -106,7 +106,7 @@ def _of_every_method(
 
 
 def _terms() -> list[dict[str, Any]]:
-    """Describe every term: the loss by name, with what any term has and what the loss takes."""
+    """Return the schemas of all terms: the loss by name, with common and loss-specific settings."""
     task = _settings({"weight": WEIGHT}, [])
     terms = [
         _one("task", {"anyOf": [task, {"type": "null"}]}, "The task's own loss."),
@@ -132,7 +132,7 @@ def _terms() -> list[dict[str, Any]]:
 
 
 def _methods() -> list[dict[str, Any]]:
-    """Describe every named method with what it takes."""
+    """Return the schemas of all named methods."""
     found = []
     for name in methods.__all__:
         method = methods.find(name)
@@ -145,14 +145,14 @@ def _methods() -> list[dict[str, Any]]:
 def _named(
     name: str, thing: Any, properties: dict[str, Any], required: list[str]
 ) -> list[dict[str, Any]]:
-    """Describe `{name: {settings}}`; without settings where none is required."""
+    """Return the schemas of `{name: {settings}}`; without settings where none is required."""
     settings = _settings(properties, required)
     allowed = settings if required else {"anyOf": [settings, {"type": "null"}]}
     return [_one(name, allowed, (inspect.getdoc(thing) or "").split("\n", 1)[0])]
 
 
 def _argument(parameter: inspect.Parameter) -> dict[str, Any]:
-    """Describe a loss's argument by its annotation, which is a text."""
+    """Return the schema of a loss's argument, from its annotation as text."""
     annotation = str(parameter.annotation)
     if "float" in annotation:
         return NUMBER_OR_SCHEDULE
@@ -166,7 +166,7 @@ def _settings(properties: dict[str, Any], required: list[str]) -> dict[str, Any]
 
 
 def _one(name: str, settings: dict[str, Any], description: str) -> dict[str, Any]:
-    """Describe a mapping with this one key."""
+    """Return the schema of a mapping with this one key."""
     return {
         **_settings({name: settings}, [name]),
         "description": description.split("\n", 1)[0],

@@ -1,4 +1,4 @@
-"""Where few bits made a student slower: said, with what may have done it."""
+"""Latency notes: slowdown after quantisation with likely causes, and unsteady latencies."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from limbeck.evaluate.hardware import Hardware
 from limbeck.report.result import Link
 
 SLACK = 1.05
-"""What chance may do to a latency."""
+"""Allowed random variation of a latency."""
 
 INTEGER = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
-"""Instruction sets with a product of eight-bit numbers."""
+"""Instruction sets with int8 products."""
 
 
 def slower(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
-    """Say of each quantising that took time instead of saving it what it took, and why.
+    """Yield a note for each quantisation that increased the latency, with likely causes.
 
     Args:
         chain: The links of a run, in order.
-        hardware: What the latencies were measured on.
+        hardware: The hardware of the latency measurements.
     """
     students = [link for link in chain if link.role == "student"]
     for before, after in pairwise(students):
@@ -36,7 +36,7 @@ def slower(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
 
 
 def unsteady(chain: Sequence[Link]) -> Iterator[str]:
-    """Warn that latencies are inconclusive where their 90th percentile is far above the median.
+    """Yield a warning where the 90th percentile of a latency is far above the median.
 
     Args:
         chain: The links of a run, in order.

@@ -1,4 +1,4 @@
-"""The contract of a stage: settings that a recipe holds, and what is done with a candidate."""
+"""Base class of a stage: recipe settings, and a function of a candidate."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Stage(BaseModel):
-    """One stage of a recipe: its fields are its settings, and `run` does it.
+    """A stage of a recipe: its fields are the settings, and `run` executes it.
 
     A stage is a file in `pipeline/stages/` with one class, named after the file.
 
     Attributes:
-        needs: What must have been made before: `teacher`, `student`, `float student`.
-        makes: What this stage makes.
-        spends: What is no longer there after it.
-        adopts: Whether it can take the teacher for the student that it changes.
+        needs: Required artefacts: `teacher`, `student`, `float student`.
+        makes: Produced artefacts.
+        spends: Consumed artefacts.
+        adopts: Whether the student it changes may start from the teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,36 +35,36 @@ class Stage(BaseModel):
     adopts: ClassVar[bool] = False
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
-        """Say what must have been made before, given the settings and the recipe."""
+        """Return the required artefacts, given the settings and the recipe."""
         return self.needs
 
     def made(self) -> tuple[str, ...]:
-        """Say what it makes, given the settings."""
+        """Return the produced artefacts, given the settings."""
         return self.makes
 
     def spent(self) -> tuple[str, ...]:
-        """Say what is no longer there after it, given the settings."""
+        """Return the consumed artefacts, given the settings."""
         return self.spends
 
     def own_code(self) -> list[str]:
-        """List the callables of a user's own code that its outcome depends on."""
+        """Return the user callables on which the result depends."""
         return []
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
-        """Say what of the settings does not fit the rest of the recipe; places are within them."""
+        """Return problems of the settings with the rest of the recipe; paths are relative."""
         return []
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Find out in a second what would otherwise be found after hours, without training.
+        """Check in about a second, without training, whether the stage would fail.
 
         Args:
             rehearsal: The recipe's models, built for the data.
             where: The stage's place in the recipe, for messages.
 
         Raises:
-            InputError: The models cannot do what the stage will ask of them.
+            InputError: The models do not support the stage.
         """
 
     @abstractmethod
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Take a candidate, and give the next one."""
+        """Run the stage on a candidate, and return the next candidate."""

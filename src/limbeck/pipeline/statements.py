@@ -1,8 +1,7 @@
-"""Hold trained models against the data: classes, normalisation, size, tokenizer, columns.
+"""Checks of trained models against the data: classes, normalisation, size, tokenizer, columns.
 
-What the files of a model state about its training is compared with how the data is prepared. What
-can be fitted with certainty is filled into the recipe; what contradicts is refused; what nobody
-states is noted.
+Statements in a model's files about its training are compared with the data's preparation. Certain
+values are filled into the recipe, contradictions are refused, and missing statements are noted.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
 
 GENERIC = re.compile(r"(label|class)?[ _-]*\d+", re.IGNORECASE)
-# Channel statistics that differ by less are the same ones, rounded.
+# Channel statistics that differ by less are equal up to rounding.
 ROUNDED = 5e-3
-# Columns whose mean has moved by more of a deviation are scaled otherwise than in training.
+# Columns whose mean is shifted by more standard deviations are scaled unlike in training.
 MOVED = 0.05
 TEXTS, SHOWN = 200, 12
 PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you", "日本語 🙂", "")
@@ -41,12 +40,12 @@ PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you
 
 @dataclass
 class Held:
-    """What came of holding models against the data.
+    """The result of checking models against the data.
 
     Attributes:
-        specs: The teachers, with what their files state filled in where it is certain.
-        problems: What contradicts.
-        notes: What was fitted, and what nobody states.
+        specs: The teachers, with certain statements of their files filled in.
+        problems: The contradictions.
+        notes: The values filled in, and the missing statements.
     """
 
     specs: list[ModelSpec] = field(default_factory=list)
@@ -55,9 +54,9 @@ class Held:
 
 
 def with_statements(recipe: Recipe, data: Data) -> Recipe:
-    """Fill the class names and the normalisation that the teachers' files state into a recipe.
+    """Fill the class names and the normalisation stated by the teachers' files into a recipe.
 
-    The recipe is then explicit: whoever builds a model from it fits it to the data in the same way.
+    The recipe is then explicit: every model built from it is fitted to the data in the same way.
     """
     held = hold(recipe, data)
     teachers = held.specs[0] if len(held.specs) == 1 else held.specs
@@ -66,11 +65,11 @@ def with_statements(recipe: Recipe, data: Data) -> Recipe:
 
 
 def hold(recipe: Recipe, data: Data) -> Held:
-    """Hold every model whose weights are loaded against the data.
+    """Check every model with loaded weights against the data.
 
     Args:
-        recipe: The recipe; filled in or not, what is found is the same.
-        data: The data as it is prepared.
+        recipe: The recipe, filled in or not; the result is the same.
+        data: The prepared data.
     """
     held = Held()
     trained = trains_teacher(recipe)
@@ -97,7 +96,7 @@ def _numbered(count: int) -> list[str]:
 
 
 def is_loaded(spec: ModelSpec) -> bool:
-    """Return whether a model begins from trained weights, as far as the recipe states it."""
+    """Return whether the recipe states that a model starts from trained weights."""
     return bool(spec.weights or spec.path or spec.arguments.get("pretrained"))
 
 
@@ -113,7 +112,7 @@ def _statement(spec: ModelSpec, where: str, held: Held) -> Statement | None:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One model whose weights are loaded, what its files state, and the data it is held against."""
+    """The comparison of one loaded model, with the statements of its files, and the data."""
 
     where: str
     spec: ModelSpec
@@ -124,7 +123,7 @@ class _Comparison:
     held: Held
 
     def filled(self) -> ModelSpec:
-        """Compare everything; return the spec with what is certain filled in."""
+        """Compare everything; return the spec with certain values filled in."""
         content: dict[str, Any] = {"class_names": self.class_names() or self.spec.class_names}
         theirs = normalization_of_data(self.data.preprocess)
         if theirs is not None:
@@ -169,7 +168,7 @@ class _Comparison:
         return order
 
     def unmatched_classes(self, own: tuple[str, ...]) -> None:
-        """Refuse class names that contradict the data's, or note that they cannot be compared."""
+        """Refuse class names that contradict the data's; note those that cannot be compared."""
         stated, theirs = self.spec.class_names is not None, self.data.classes
         if not stated and (_generic(own) or _generic(theirs)):
             if not self.trained:
@@ -235,7 +234,7 @@ class _Comparison:
         )
 
     def size(self, prepare: ImagePreprocess) -> None:
-        """Compare the size of pictures, and how they were resized."""
+        """Compare the size of images, and the resizing method."""
         found, stated = self.found, bool(self.settings.image and self.settings.image.size)
         own, theirs = found.size, prepare.size
         if own is not None and own != theirs:
@@ -297,7 +296,7 @@ class _Comparison:
             self.refuse(place, f"padding with token {prepare.pad}", allowed, fix)
 
     def columns(self, prepare: TablePreprocess, content: Mapping[str, Any]) -> None:
-        """Compare the columns of a table: their order, their values, and how they are scaled."""
+        """Compare the columns of a table: order, values and scaling."""
         allowed = f"as {self.where} was trained ({self.found.origin})"
         own, theirs = list(_described(content)), list(_described(asdict(prepare)))
         names = [[str(one.get("name")) for one in side] for side in (own, theirs)]
@@ -316,7 +315,7 @@ class _Comparison:
 
 
 def _student(spec: ModelSpec, data: Data, settings: DataSpec, held: Held) -> None:
-    """Compare the inputs of a student that begins from trained weights; its head is trained."""
+    """Compare the inputs of a student that starts from trained weights; its head is trained."""
     if spec.expect is not None:
         fix = "Remove it: a budget states what the student must reach."
         held.problems.append(Problem("student.expect", spec.expect.accuracy, "nothing", fix))
@@ -336,12 +335,12 @@ def _student(spec: ModelSpec, data: Data, settings: DataSpec, held: Held) -> Non
 def class_order(own: Sequence[str], data: Sequence[str]) -> tuple[str, ...] | None:
     """Return a model's class names in the data's words, in the order of the model's logits.
 
-    Names match if they are equal, or if they are but for case, spaces, hyphens and underscores, or
-    if one of a name's synonyms (`"tench, Tinca tinca"`) is; each must match exactly one other.
-    Names that the data lacks stay.
+    Names match if they are equal up to case, spaces, hyphens and underscores, or if one of a name's
+    synonyms (`"tench, Tinca tinca"`) is; each must match exactly one other. Names missing in the
+    data stay.
 
     Returns:
-        The names; None if a class of the data is not found, or not with certainty.
+        The names; None if a class of the data has no unique match.
 
     Example:
         >>> class_order(["Sci/Tech", "World", "not used"], ["world", "sci_tech"])
@@ -374,10 +373,10 @@ def _generic(names: Sequence[str]) -> bool:
 
 
 def _tokenizer(folder: Path, where: str) -> str:
-    """Read the tokenizer beside a model's weights as the text of a tokenizer.json.
+    """Load the tokenizer beside a model's weights, as the text of a tokenizer.json.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The tokenizer cannot be read.
     """
     file = folder / "tokenizer.json"
     try:
@@ -388,7 +387,7 @@ def _tokenizer(folder: Path, where: str) -> str:
             settings = {"local_files_only": True, "trust_remote_code": False}
             made = auto.from_pretrained(str(folder), **settings)
             made = made.backend_tokenizer
-    # The libraries raise whatever a malformed file leads to.
+    # The libraries raise errors of many types for malformed files.
     except Exception as error:
         allowed = "files that transformers reads as a tokenizer"
         reason = f"{type(error).__name__}: {error}"
@@ -401,9 +400,9 @@ def tokenizers_differ(own: str, data: str, texts: Sequence[str]) -> str:
     """Describe how two tokenizers differ in vocabulary or behaviour; empty if they do not.
 
     Args:
-        own: The text of the one tokenizer.json: the model's.
-        data: The text of the other: the data's.
-        texts: What both encode.
+        own: The text of the model's tokenizer.json.
+        data: The text of the data's tokenizer.json.
+        texts: The texts encoded by both.
     """
     if _without_cutting(own) == _without_cutting(data):
         return ""
@@ -413,7 +412,7 @@ def tokenizers_differ(own: str, data: str, texts: Sequence[str]) -> str:
         one.no_padding()
         one.no_truncation()
     mine, theirs = (one.get_vocab(with_added_tokens=True) for one in pair)
-    # Tokens that only the model's has are never given to it.
+    # Tokens that only the model has never occur in its input.
     moved = [token for token, number in theirs.items() if mine.get(token) != number]
     if moved:
         first = min(moved, key=theirs.__getitem__)

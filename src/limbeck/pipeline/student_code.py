@@ -1,4 +1,4 @@
-"""The code that makes a student's model: what of it ships, and whether it stands alone."""
+"""Source code of a student's model: the shipped part, and whether it is self-contained."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
 
 ROWS = 8
-"""Validation rows that the shipped code has to predict as the model does."""
+"""Number of validation rows on which the shipped code must match the model."""
 
 MODULES = 200
-"""Modules of the user's own that are shipped beside a model at most."""
+"""Maximum number of user modules shipped with a model."""
 
 
 def try_code(context: Context) -> None:
-    """Check on fresh weights whether the student's code makes its model alone.
+    """Check with fresh weights whether the student's code builds its model alone.
 
     Raises:
-        InputError: It imports or reads what is not shipped, or makes another model.
+        InputError: It imports or reads files that do not ship, or builds another model.
     """
     from limbeck.export.weights import save_weights
 
@@ -49,7 +49,7 @@ def try_code(context: Context) -> None:
 
 
 def write_code(spec: ModelSpec, context: Context, changes: Sequence[Change], folder: Path) -> None:
-    """Write `architecture.py`, and the user's own modules that it imports beside it.
+    """Write `architecture.py`, and the user modules that it imports.
 
     Raises:
         InputError: A module cannot be shipped.
@@ -72,7 +72,7 @@ def write_code(spec: ModelSpec, context: Context, changes: Sequence[Change], fol
 
 
 def _why_not(dotted: str, file: Path, count: int) -> Iterator[tuple[str, str]]:
-    """Give reasons why a module cannot be shipped: what is allowed, and the fix."""
+    """Yield reasons why a module cannot ship: what is allowed, and the fix."""
     if file.suffix != ".py":
         yield "modules of Python source", "Install it as a package."
     if dotted == "architecture":
@@ -83,10 +83,10 @@ def _why_not(dotted: str, file: Path, count: int) -> Iterator[tuple[str, str]]:
 
 
 def check_code(model: nn.Module, context: Context, folder: Path, *, where: str) -> None:
-    """Check that the code and weights in a folder make the model in a process of its own.
+    """Check that the code and weights in a folder build the model in a separate process.
 
     Raises:
-        InputError: They do not.
+        InputError: The process fails, or its predictions differ.
     """
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(ROWS))

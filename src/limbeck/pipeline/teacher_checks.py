@@ -1,4 +1,4 @@
-"""Stop before a student is trained under a teacher that is not what it is taken for."""
+"""Teacher checks before distillation: chance level, class order and expected accuracy."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def check_teacher(candidate: Candidate, context: Context) -> None:
-    """Check the teacher that the newest stage has made.
+    """Check the teacher that the newest stage produced.
 
     Args:
         candidate: The chain so far.
-        context: What the stage worked with.
+        context: The context of the stage.
 
     Raises:
         InputError: The teacher is no better than chance, its classes are in another order than the
@@ -42,7 +42,7 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
     if len(specs) > 1 and chance and not problems:
         members = partial(_of_members, candidate, context, loaded=loaded)
         problems += context.once(lambda: list(members()))
-    if link.record.stage in {"load", "teach"}:  # what a compressed teacher keeps is for its report
+    if link.record.stage in {"load", "teach"}:  # a compressed teacher's accuracy is in its report
         problems += context.once(lambda: list(_of_expectations(candidate, context, artefact)))
     if problems:
         raise InputError(*problems)
@@ -120,7 +120,7 @@ def _unexpected(expect: Expect, measured: float, context: Context, where: str) -
     high = 1.0
     if expect.tolerance is not None:
         low, high = wanted - expect.tolerance, wanted + expect.tolerance
-    # Rounding of a share of so many samples is no deviation.
+    # Rounding of a share of that many samples is not a deviation.
     if low - 1e-9 <= measured <= high + 1e-9:
         context.watch.say(
             f"{where}: accuracy {measured:.2%} on {total} {expect.split} samples, as expected "
@@ -138,7 +138,7 @@ def _unexpected(expect: Expect, measured: float, context: Context, where: str) -
 
 
 def chance_notes(record: Record) -> Iterator[str]:
-    """Describe models that a stage has made and that are no better than chance."""
+    """Yield descriptions of a stage's models that are no better than chance."""
     for artefact in record.artefacts:
         found = artefact.chance
         if found is None or (artefact.role == "teacher" and record.stage not in {"load", "teach"}):

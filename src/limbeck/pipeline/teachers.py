@@ -1,4 +1,4 @@
-"""From the recipe's teachers to a `Teacher` that answers, and to a file that can be measured."""
+"""Teachers of a recipe, as a `Teacher` for training and as an exported file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FILE = "model.safetensors"
 
 
 class Committee(nn.Module):
-    """Several models as one, so that an ensemble can be exported and measured.
+    """An ensemble as one module, for export and measurement.
 
     Args:
         members: The models, all over the same classes.
-        task: Runs them.
+        task: The task, which runs them.
     """
 
     def __init__(self, members: Iterable[nn.Module], task: Task) -> None:
@@ -34,7 +34,7 @@ class Committee(nn.Module):
         self._task = task
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Answer with the logarithm of the members' mean probability."""
+        """Compute the logarithm of the members' mean probability."""
         batch: Batch = dict(zip(self._task.inputs, inputs, strict=False)) | named
         logits = [self._task.outputs(member, batch)["logits"] for member in self.members]
         mean = torch.stack([one.softmax(-1) for one in logits]).mean(0)
@@ -43,7 +43,7 @@ class Committee(nn.Module):
 
 
 def member_files(count: int) -> tuple[str, ...]:
-    """Name the weights of so many teachers within a stage's folder.
+    """Return the weight files of a number of teachers within a stage's folder.
 
     Example:
         >>> member_files(2)
@@ -53,7 +53,7 @@ def member_files(count: int) -> tuple[str, ...]:
 
 
 def publish_teacher(context: Context, state: State) -> Artefact:
-    """Export what the teachers say together, and measure it on validation."""
+    """Export the teachers as an ensemble, and evaluate it on validation."""
     models = _models(context, state)
     model = models[0] if len(models) == 1 else Committee(models, context.task)
     label = "teacher" if len(models) == 1 else f"ensemble of {len(models)}"
@@ -61,7 +61,7 @@ def publish_teacher(context: Context, state: State) -> Artefact:
 
 
 def teacher_of(context: Context, state: State, *, taps: Sequence[str]) -> Teacher:
-    """Make the teacher that answers during a distillation."""
+    """Build the teacher for a distillation."""
     models = [model.to(context.accelerator.device) for model in _models(context, state)]
     return members_as_one(context, models, taps=taps)
 
@@ -69,14 +69,14 @@ def teacher_of(context: Context, state: State, *, taps: Sequence[str]) -> Teache
 def members_as_one(
     context: Context, models: Sequence[nn.Module], *, taps: Sequence[str]
 ) -> Teacher:
-    """Make one teacher of one model or several; several have no features to tap."""
+    """Build one teacher from one or several models; an ensemble has no features to tap."""
     if len(models) == 1:
         return FrozenTeacher(models[0], context.task, taps)
     return EnsembleTeacher([FrozenTeacher(model, context.task) for model in models])
 
 
 def _models(context: Context, state: State) -> list[nn.Module]:
-    """Build the teachers as they came out of their stage, whatever they began from."""
+    """Build the teachers in their saved state, whatever they started from."""
     return [
         context.build(
             spec.model_copy(update={"weights": None}), seed=0, weights=path, changes=state.changes
@@ -86,7 +86,7 @@ def _models(context: Context, state: State) -> list[nn.Module]:
 
 
 def check_recordable(context: Context) -> None:
-    """Refuse to record answers to pictures that are new in every epoch.
+    """Raise if outputs would be cached for images with new augmentation in every epoch.
 
     Raises:
         InputError: Augmentation has no stated number of views.
@@ -97,7 +97,7 @@ def check_recordable(context: Context) -> None:
 
 
 def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
-    """Open the record of this teacher's answers, and fill it if nobody has yet."""
+    """Open the cache of this teacher's outputs, and fill it if needed."""
     from limbeck.data.knowledge import KnowledgeStore, key_of
 
     train = context.data.train
@@ -120,13 +120,13 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
             progress=lambda done, total: ticker.tick(done, total, "samples"),
         )
     context.accelerator.wait_for_everyone()
-    if not store.complete:  # another process filled it
+    if not store.complete:  # filled by another process
         return recorded_of(context, teacher)
     return RecordedTeacher(store, fingerprint=teacher.fingerprint)
 
 
 def _answering(context: Context, teacher: Teacher) -> str:
-    """Hash what the answers depend on: the models, their code, and what fits them to the data."""
+    """Hash the inputs of the outputs: the models, their code, and their fit to the data."""
     settings = {"source", "name", "class_names", "normalization", "output_type", "output"}
     members = [spec.model_dump(mode="json", include=settings) for spec in context.recipe.teachers]
     return fingerprint.of_json([teacher.fingerprint, members, fingerprint.of_code(), versions()])

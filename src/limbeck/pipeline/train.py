@@ -1,4 +1,4 @@
-"""Train one model inside a stage, save its weights, and describe how it went."""
+"""Training of one model within a stage: saves its weights, and returns its curve."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def train(
     teacher: Teacher | None = None,
     weights: str = "model.safetensors",
 ) -> Curve:
-    """Train a model on the run's data and save it as `weights` in the context's folder.
+    """Train a model on the run's data, and save it as `weights` in the context's folder.
 
     Returns:
-        The curve of the training, an epoch a row.
+        The curve of the training, one row per epoch.
     """
     model = model.to(context.accelerator.device)
     scheme = Offline(
@@ -61,12 +61,12 @@ def train(
 
 
 def training_set(context: Context) -> TrainingSet:
-    """Describe what is trained on to terms that want to know."""
+    """Return the training set's description, for terms that need it."""
     labels, classes = context.data.train.labels, len(context.task.classes)
     counts = labels.bincount(minlength=classes)
     return TrainingSet(samples=len(labels), class_counts=tuple(counts.tolist()))
 
 
 def training_of(settings: Training) -> Training:
-    """Take the training's part out of a stage's settings."""
+    """Return the training part of a stage's settings."""
     return Training(**{name: getattr(settings, name) for name in Training.model_fields})

@@ -1,4 +1,4 @@
-"""Recipes that name code: what would be imported, and whose permission that needs."""
+"""Trust checks of recipes with user code, before any import."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTION, VARIABLE = "--trust-code", "LIMBECK_TRUST_CODE"
 
 
 def named_code(recipe: Recipe) -> list[tuple[str, str]]:
-    """List the callables that a recipe names, each with its place; nothing is imported.
+    """Return the callables that a recipe refers to, with their paths, without importing.
 
     Example:
         >>> from limbeck.pipeline.resolve import resolve
@@ -37,7 +37,7 @@ def named_code(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def _in_settings(content: object, where: str) -> Iterator[tuple[str, str]]:
-    """Find `python:` names, as keys and as values, at any depth."""
+    """Yield `python:` names, as keys and as values, at any depth."""
     if isinstance(content, str) and content.startswith(PYTHON):
         yield where, content.removeprefix(PYTHON)
     elif isinstance(content, Mapping):
@@ -53,19 +53,19 @@ def _in_settings(content: object, where: str) -> Iterator[tuple[str, str]]:
 def require_trust(
     recipe: Recipe, source: Path, *, trusted: bool = False, overrides: Sequence[str] = ()
 ) -> None:
-    """Refuse to import the code that somebody else's recipe names.
+    """Raise unless the code of a recipe may be imported.
 
-    A recipe under the current folder is the user's own, links resolved; so is what the command
-    line itself names. Others need `--trust-code`, or LIMBECK_TRUST_CODE=1 in the environment.
+    A recipe under the current folder, links resolved, and code given on the command line are
+    trusted. Others need `--trust-code`, or LIMBECK_TRUST_CODE=1 in the environment.
 
     Args:
         recipe: The recipe.
         source: The file or run folder that it was read from.
-        trusted: Whether the user gave the option.
-        overrides: The `--set` options, in which names are the user's own.
+        trusted: Whether the user passed the option.
+        overrides: The `--set` options, whose code is trusted.
 
     Raises:
-        InputError: The recipe lies elsewhere and names code: each name, with its place.
+        InputError: The recipe is elsewhere and refers to code; lists each name with its path.
     """
     if trusted or os.environ.get(VARIABLE) == "1":
         return

@@ -1,4 +1,4 @@
-"""Every problem of a recipe at once, before anything is read or computed."""
+"""Recipe validation: all problems at once, before anything is read or computed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from limbeck.pipeline.stages import STAGES
 from limbeck.tasks import TASKS
 
 LARGEST = 1e19
-"""Larger numbers mean nothing to any setting."""
+"""Larger numbers are meaningless for any setting."""
 
 MOST_PROBLEMS = 100
-"""More are counted, not listed."""
+"""Further problems are counted, not listed."""
 
 ONE_STAGE = "one stage with its settings, such as `- teach: {epochs: 20}`"
 
 
 def validate(content: object) -> Recipe:
-    """Turn plain data into a recipe; none of the code that it names is imported.
+    """Convert plain data to a recipe, without importing user code.
 
     Raises:
         InputError: Every problem of the recipe at once: where, what was given, what is allowed, and
@@ -48,13 +48,14 @@ def validate(content: object) -> Recipe:
 
 
 def check_code(recipe: Recipe) -> list[tuple[str, Stage]]:
-    """Import the user's own code that the stages name, and check the recipe against it.
+    """Import the user code of the stages, and check the recipe against it.
 
     Returns:
         The stages by name, with their settings typed.
 
     Raises:
-        InputError: A name cannot be imported, or does not take its settings: all problems at once.
+        InputError: A name cannot be imported, or does not accept its settings; all problems at
+            once.
     """
     stages, problems = _check_stages(recipe.stages)
     problems += check_chain(recipe, stages) if not problems else []
@@ -69,7 +70,7 @@ def _validated(content: Mapping[str, object]) -> Recipe:
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        # A stage that is no mapping is spoken of below, in better words.
+        # Stages that are not mappings are reported below, with a better message.
         problems += [one for one in of_validation(error, Recipe) if not _is_stage(one.where)]
     stages, of_stages = _check_stages(content.get("stages"))
     problems += [*_check_task(content.get("task")), *of_stages, *_check_models(content)]
@@ -84,7 +85,7 @@ def _validated(content: Mapping[str, object]) -> Recipe:
 
 
 def _listed(problems: list[Problem]) -> list[Problem]:
-    """Keep the first problems, and count the others."""
+    """Return the first problems, and a count of the others."""
     more = len(problems) - MOST_PROBLEMS
     if more <= 0:
         return problems
@@ -93,7 +94,7 @@ def _listed(problems: list[Problem]) -> list[Problem]:
 
 
 def _absurd(content: object, where: str = "") -> Iterator[Problem]:
-    """Find NaN, infinities and numbers that no setting can mean; JSON cannot hold the former."""
+    """Yield problems for NaN, infinities and excessive numbers; JSON does not allow the former."""
     if isinstance(content, int | float) and not abs(content) <= LARGEST:
         yield Problem(where, content, f"a finite number, of {LARGEST:g} at most in size")
     parts: Iterator[tuple[object, object]] = iter(())
@@ -116,7 +117,7 @@ def _check_task(task: object) -> Iterator[Problem]:
 
 
 def _check_models(content: Mapping[str, object]) -> list[Problem]:
-    """Check what is certain of each model without the data: its name, and its arguments."""
+    """Check what can be checked of each model without the data: its name and arguments."""
     problems: list[Problem] = []
     for role in ("teacher", "student"):
         given = content.get(role)
@@ -127,7 +128,7 @@ def _check_models(content: Mapping[str, object]) -> list[Problem]:
                 spec = ModelSpec.model_validate(one)
                 source: Source = SOURCES.load(spec.source)
                 source.check(spec)
-            except ValidationError:  # the recipe's own schema says so
+            except ValidationError:  # reported by the recipe's own schema
                 continue
             except InputError as error:
                 problems += [of_model(problem, where) for problem in error.problems]
@@ -140,7 +141,7 @@ def _check_seeds(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem]]:
-    """Type every stage's settings, and say what does not fit."""
+    """Parse every stage's settings, and return the problems."""
     parsed: list[tuple[str, Stage]] = []
     problems: list[Problem] = []
     for number, entry in enumerate(stages[:MOST_PROBLEMS] if isinstance(stages, list) else []):

@@ -1,4 +1,4 @@
-"""With what was a run made: packages and the commit of the working tree."""
+"""Versions of a run: Python, packages and the commit of the working tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """List Python and the packages that take part, as far as they are installed."""
+    """Return the versions of Python and of the relevant installed packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Name the commit of the working tree that the command was given in; None outside one."""
+    """Return the commit of the current working tree; None outside one."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

@@ -1,4 +1,4 @@
-"""Report the progress of a run: to a terminal, to a log, or not at all."""
+"""Progress reporting of a run: to a terminal, to a log, or disabled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from limbeck.training import Silent, Ticker
 
 
 class Watch(Protocol):
-    """Reports the progress of a run."""
+    """A progress reporter of a run."""
 
     def begin(self, part: str) -> None:
-        """Report that a part of the run begins; what follows belongs to it."""
+        """Report the start of a part of the run."""
         ...
 
     def say(self, line: str) -> None:
@@ -19,20 +19,20 @@ class Watch(Protocol):
         ...
 
     def ticker(self, what: str) -> Ticker:
-        """Return what reports the steps of one long piece of work."""
+        """Return a progress reporter for one long task."""
         ...
 
 
 class Unwatched:
-    """Reports nothing."""
+    """A reporter that does nothing."""
 
     def begin(self, part: str) -> None:
-        """Report it as any other line."""
+        """Report the start like any other line."""
         self.say(part)
 
     def say(self, line: str) -> None:
         """Do nothing."""
 
     def ticker(self, what: str) -> Ticker:
-        """Return what reports nothing."""
+        """Return a ticker that reports nothing."""
         return Silent()

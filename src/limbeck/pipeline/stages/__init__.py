@@ -1,4 +1,4 @@
-"""What can be done to a candidate: one file a stage, one class a file."""
+"""Stages of a recipe: one file per stage, one class per file."""
 
 from limbeck.registry import Registry, camel_case
 

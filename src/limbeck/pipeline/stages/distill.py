@@ -1,4 +1,4 @@
-"""Distil: train the student on what the teacher says."""
+"""Distillation stage: trains the student on the teacher's outputs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Distill(Training, Guidance, Stage):
-    """Train the student with an objective over labels, the teacher's answers and its features.
+    """Distillation of the student, with an objective over labels, teacher outputs and features.
 
-    Beside it the same student is trained on labels alone, from the same initial weights, over the
-    same samples in the same order for as many epochs: what distillation brought is the difference.
-    A second `distill` goes on from what the first one made, and so does its label-only twin; after
-    a stage that changed the student's structure both begin from what that stage left.
+    The label-only baseline is the same student trained on labels alone, from the same initial
+    weights, on the same samples in the same order for as many epochs; the difference is the
+    distillation gain. A second `distill` continues from the first, and so does its baseline; after
+    a stage that changed the student's structure, both start from that stage's result.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("student", "float student")
@@ -40,27 +40,28 @@ class Distill(Training, Guidance, Stage):
     ] = True
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
-        """Need a teacher, unless the labels are all that is asked for."""
+        """Return the required artefacts: a teacher, unless the objective uses labels only."""
         return ("teacher",) if self.needs_teacher else ()
 
     def own_code(self) -> list[str]:
-        """List the recipe's own losses."""
+        """Return the recipe's own losses."""
         return self.code_of_terms()
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
-        """Refuse features that nobody has."""
+        """Return problems: features that are not available."""
         return self.refused(recipe)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Build student and teacher, and join them once as the training will."""
+        """Build student and teacher, and connect them once as in training."""
         self.join_once(rehearsal, where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Train the student and its label-only twin."""
+        """Train the student and its label-only baseline."""
         objective = self.terms()
         teacher = self.teacher(context, candidate.state("teacher"))
         begin = candidate.state("student")
-        # The baseline first: a teacher that is no better than it is known before the distillation.
+        # The baseline first: a teacher that is no better than it is reported before the
+        # distillation.
         baseline = []
         if self.baseline and objective.needs_teacher:
             twin = candidate.state("baseline")
@@ -89,7 +90,7 @@ class Distill(Training, Guidance, Stage):
         return candidate.then(context.folder, record)
 
     def _twin(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
-        """Train the student on labels alone, in a folder inside this stage's."""
+        """Train the student on labels alone, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
             Objective(methods.label_only()),

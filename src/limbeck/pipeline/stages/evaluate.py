@@ -1,4 +1,4 @@
-"""Questions that the shipped student is asked beside its teacher, when all else is done."""
+"""Evaluation stage: evaluations of the shipped student against its teacher."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Stage):
-    """Ask more of the student than how often it is right; each question is a chapter of the page.
+    """Evaluation of the student beyond accuracy; each evaluation is a section of the report.
 
-    The test samples are looked at once, in the examination at the end of the run: this stage says
-    what is asked there, of the first seed's student, which is the one that ships.
+    The test samples are used only at the end of the run: this stage selects the evaluations of the
+    first seed's student, which ships.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("student",)
@@ -52,7 +52,7 @@ class Evaluate(Stage):
 
     @property
     def asked(self) -> Questions:
-        """The questions with their settings."""
+        """Return the evaluations with their settings."""
         return _with_settings(QUESTIONS.names() if self.questions is None else self.questions)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
@@ -63,7 +63,7 @@ class Evaluate(Stage):
             raise InputError(*inside(error, f"{where}.questions")) from error
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Note what will be asked."""
+        """Record the evaluations to run."""
         record = Record(
             stage="evaluate",
             key=context.key,

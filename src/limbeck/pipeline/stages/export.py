@@ -1,4 +1,4 @@
-"""Gather what ships, and all that is needed to use it without limbeck."""
+"""Export stage: the shipped files, usable without limbeck."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ Format = Literal["onnx", "safetensors", "huggingface"]
 
 
 class Export(Stage):
-    """Gather what `student/` will hold: the newest file, the float weights, the preprocessing.
+    """The contents of `student/`: the newest file, the float weights, the preprocessing.
 
-    `model.onnx` is what is measured and what the verdict is about, and is always there, with the
-    float weights and a file that builds the network for them. `huggingface` adds a folder that
-    transformers loads.
+    `model.onnx`, which is measured and judged, is always written, with the float weights and a file
+    that builds their network. `huggingface` adds a folder for transformers.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("student",)
@@ -54,11 +53,11 @@ class Export(Stage):
 
     @property
     def formats(self) -> list[Format]:
-        """The formats as a list."""
+        """Return the formats as a list."""
         return self.format if isinstance(self.format, list) else [self.format]
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
-        """Refuse the Hugging Face folder of a model that transformers does not know."""
+        """Return problems: a Hugging Face folder of a model that is not from transformers."""
         if "huggingface" not in self.formats or recipe.small is None:
             return []
         if recipe.small.source == "transformers":
@@ -67,15 +66,16 @@ class Export(Stage):
         return [Problem("format", "huggingface", allowed)]
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Check that transformers loads its folder, and that the user's own code stands alone.
+        """Check that transformers loads its folder, and that the user's code is self-contained.
 
         Raises:
-            InputError: The structure was changed, or the code reads or imports what is not shipped.
+            InputError: The structure was changed, or the code reads or imports files that do not
+                ship.
         """
         context = rehearsal.context
         if context.recipe.small is None:
             return
-        student = rehearsal.student  # what is wrong with it is said once, whatever its source
+        student = rehearsal.student  # its problems are reported once, for every source
         if "huggingface" in self.formats:
             model = copy.deepcopy(student)
             bake(model)
@@ -85,7 +85,7 @@ class Export(Stage):
             try_code(context)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Copy the artefact, and write what it needs beside it."""
+        """Copy the artefact, and write the files that its use requires."""
         return candidate.then(
             context.folder, context.once(lambda: self._export(candidate, context))
         )
@@ -96,7 +96,7 @@ class Export(Stage):
         from limbeck.pipeline.facts import stamp_facts
 
         found, spec = candidate.newest("student"), context.small
-        if found is None:  # the chain was checked before anything ran
+        if found is None:  # ensured by the chain check
             raise ValueError("an export stage without a student")
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")
@@ -108,7 +108,7 @@ class Export(Stage):
         context.data.preprocess.save(context.folder)
         if "huggingface" in self.formats:
             write_folder(model, context, context.folder / "huggingface")
-        # Before anything is measured, so that what is measured is what ships.
+        # Before any measurement, so that the shipped file is the measured one.
         stamp_folder(stamp_facts(candidate, context))
         shipped = {"file": "model.onnx", "weights": (), "label": "shipped student"}
         return Record(
@@ -122,7 +122,7 @@ class Export(Stage):
         )
 
     def _plain(self, candidate: Candidate, context: Context) -> tuple[nn.Module, list[Change]]:
-        """Give the newest weights as any network holds them, and what changed its structure."""
+        """Return the newest weights as plain tensors, with their structural changes."""
         state = candidate.state("student")
         model = context.restore(context.small, state)
         bake(model)
@@ -130,7 +130,7 @@ class Export(Stage):
 
 
 def _listed(folder: Path) -> list[str]:
-    """List what ships: all files but the note of what was started."""
+    """Return the shipped files: all but the record of started work."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [name for name in files if name != "started"]
 

@@ -1,4 +1,4 @@
-"""Factorise: put the product of two small matrices in the place of a large one."""
+"""Low-rank factorisation stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.registry import Registry
 
 
 class Factorize(Compression):
-    """Replace layers by two of low rank each, where that is smaller."""
+    """Low-rank factorisation: replaces layers by two of low rank each, where that is smaller."""
 
     registry: ClassVar[Registry] = FACTORIZERS
     verb: ClassVar[str] = "factorised"

@@ -1,4 +1,4 @@
-"""Take a teacher that was taught elsewhere."""
+"""Loading stage: a teacher that was trained elsewhere."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from limbeck.pipeline.teachers import member_files, publish_teacher
 
 
 class Load(Stage):
-    """Load the teacher's weights; put before the others when the recipe's teacher has weights.
+    """Loading of the teacher's weights; added as the first stage if the teacher has weights.
 
-    Given as a stage, it takes the teacher as its source builds it, with the source's own weights.
+    As an explicit stage, it uses the teacher as built by its source, with the source's weights.
     """
 
     makes: ClassVar[tuple[str, ...]] = ("teacher",)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Load every member, and let it answer once."""
+        """Load every member, and run it once."""
         _ = rehearsal.teachers
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Copy the weights into the run, so that it holds all it was made from; publish them."""
+        """Copy the weights into the run, so that it is self-contained, and publish them."""
         specs = context.recipe.teachers
         names = member_files(len(specs))
         notes = context.once(lambda: self._copy(context, names))

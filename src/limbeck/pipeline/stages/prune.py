@@ -1,4 +1,4 @@
-"""Prune: take weights, channels, heads or layers out."""
+"""Pruning stage: removes weights, channels, heads or layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.registry import Registry
 
 
 class Prune(Compression):
-    """Take out what counts least: single weights by masks, or whole channels, heads and layers."""
+    """Pruning of single weights by masks, or of whole channels, heads and layers."""
 
     registry: ClassVar[Registry] = PRUNERS
     verb: ClassVar[str] = "pruned"

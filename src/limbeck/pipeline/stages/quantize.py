@@ -1,4 +1,4 @@
-"""Quantise: the exported file, or the model before it is exported."""
+"""Quantisation stage: of the exported file, or of the model before export."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 class Quantize(Compression):
-    """Turn weights, and with most methods what flows between layers, into few bits.
+    """Quantisation of weights and, with most methods, activations.
 
     `int8_static`, `int8_dynamic` and the half precisions change the exported file. The others
-    change the model: with `recover` it is trained as it will compute (QAT), and under a teacher
-    (QAD); without, it is only measured on training samples (PTQ).
+    change the model: with `recover` it is trained with fake quantisation (QAT), and under a teacher
+    (QAD); without, it is only calibrated on training samples (PTQ).
     """
 
     registry: ClassVar[Registry] = QUANTIZERS
@@ -56,27 +56,27 @@ class Quantize(Compression):
 
     @property
     def of_file(self) -> bool:
-        """Whether the exported file is changed, and not the model."""
+        """Return whether the method changes the exported file instead of the model."""
         return isinstance(self.way, FileMethod)
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
-        """Need a student, which a file cannot begin as the teacher's."""
+        """Return the required artefacts: a student, since a file cannot start from the teacher."""
         return ("student", "float student") if self.of_file else super().needed(recipe)
 
     def made(self) -> tuple[str, ...]:
-        """Make the model anew, if it is not the file."""
+        """Return the produced artefacts: the model, unless the method changes the file."""
         return () if self.of_file else super().made()
 
     def spent(self) -> tuple[str, ...]:
-        """A file in few bits has no weights to go on from."""
+        """Return the consumed artefacts: a quantised file has no float weights to continue from."""
         return ("float student",) if self.of_file else ()
 
     def misfits(self, recipe: Recipe) -> list[Problem]:
-        """Refuse what a model's method cannot be asked for."""
+        """Return problems: settings that the method does not support."""
         return [] if self.of_file else super().misfits(recipe)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Try the method: on the untrained model, or on the file of it."""
+        """Try the method on the untrained model, or on its exported file."""
         if self.of_file:
             self.check_calibration(rehearsal, where=where)
             self._rehearse_file(rehearsal, where=where)
@@ -84,10 +84,10 @@ class Quantize(Compression):
             super().rehearse(rehearsal, where=where)
 
     def _rehearse_file(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Export the untrained student, and see whether its smaller file can be run.
+        """Export the untrained student, and check that its compressed file runs.
 
         Raises:
-            InputError: There is nothing to make smaller, or ONNX Runtime cannot run what is made.
+            InputError: There is nothing to compress, or ONNX Runtime cannot run the result.
         """
         way, context, model = self.way, rehearsal.context, rehearsal.student
         if not isinstance(way, FileMethod) or parameters(model) >= REHEARSED:
@@ -111,14 +111,14 @@ class Quantize(Compression):
                 model.to(device)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Quantise, and measure what came out on the validation samples."""
+        """Quantise, and evaluate the result on the validation samples."""
         if not self.of_file:
             return super().run(candidate, context)
         return candidate.then(context.folder, context.once(lambda: self._file(candidate, context)))
 
     def _file(self, candidate: Candidate, context: Context) -> Record:
         way, found = self.way, candidate.newest("student")
-        if found is None or not isinstance(way, FileMethod):  # the chain was checked before
+        if found is None or not isinstance(way, FileMethod):  # ensured by the chain check
             raise ValueError("a quantize stage without a student")
         target = context.folder / "model.onnx"
         model = context.restore(context.small, candidate.state("student"))

@@ -1,4 +1,4 @@
-"""Train the teacher: the model that is too big."""
+"""Teacher training stage."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from limbeck.pipeline.train import train, training_of, training_set
 from limbeck.schemes import Offline
 from limbeck.training import Training
 
-# Far apart, so that no member of one seed is a member of the next.
+# Far apart, so that members of different seeds never coincide.
 MEMBER_SEEDS = 1_000_003
 
 
 class Teach(Training, Stage):
-    """Train the teacher on the labels; an ensemble's members one after another, by seeds apart."""
+    """Training of the teacher on the labels; ensemble members one by one, with distant seeds."""
 
     makes: ClassVar[tuple[str, ...]] = ("teacher",)
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
-        """Build every member, and try one step of its training."""
+        """Build every member, and try one training step."""
         context = rehearsal.context
         for model in rehearsal.teachers:
             scheme = Offline(
@@ -40,7 +40,7 @@ class Teach(Training, Stage):
             try_training(context, scheme, training_of(self), where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
-        """Train every member, and publish what they say together."""
+        """Train every member, and publish their ensemble."""
         specs = context.recipe.teachers
         names = member_files(len(specs))
         begun = candidate.state("teacher")
