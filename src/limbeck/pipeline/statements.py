@@ -168,7 +168,7 @@ class _Comparison:
         return order
 
     def unmatched_classes(self, own: tuple[str, ...]) -> None:
-        """Refuse class names that contradict the data's; note those that cannot be compared."""
+        """Check class names: refuse those that contradict the data's, note those not comparable."""
         stated, theirs = self.spec.class_names is not None, self.data.classes
         if not stated and (_generic(own) or _generic(theirs)):
             if not self.trained:
@@ -217,7 +217,7 @@ class _Comparison:
         return own
 
     def unknown_normalization(self, theirs: Normalization) -> None:
-        """Refuse pixels whose normalisation in training is unknown; note it for a trained model."""
+        """Check for unknown normalisation in training: refuse it, or note it for a trained model."""
         image = self.settings.image
         if self.trained or (image and image.mean and image.std):
             self.note(

@@ -25,7 +25,7 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def separate_weights(model: ModelProto) -> None:
-    """Copy shared weights, in place, so that all readers of one weight read it in the same way.
+    """Copy shared weights, in place, so that all readers of one weight read it alike.
 
     A `Gemm` that transposes its weight reads a transposed copy instead, shared by all that do so.
     Every recurrent operator gets its own copy.

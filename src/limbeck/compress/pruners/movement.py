@@ -93,7 +93,7 @@ class Movement(Method):
 
     @property
     def needs_training(self) -> bool:
-        """Return True: it is always applied during training."""
+        """Return whether training is required: always."""
         return True
 
     def check(self, model: nn.Module, work: Work) -> None:
