@@ -217,7 +217,7 @@ class _Comparison:
         return own
 
     def unknown_normalization(self, theirs: Normalization) -> None:
-        """Check for unknown normalisation in training: refuse it, or note it for a trained model."""
+        """Check for unknown pixel normalisation: refuse it, or note it for a model in training."""
         image = self.settings.image
         if self.trained or (image and image.mean and image.std):
             self.note(
