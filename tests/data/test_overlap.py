@@ -45,8 +45,19 @@ def test_rows_are_counted_with_and_without_their_label() -> None:
     )
     with pytest.raises(InputError) as caught:
         check_overlap(hashes, labels, largest=0.2)
-    assert len(caught.value.problems) == 2
+    assert len(caught.value.problems) == 3  # the equal row with another label is one
     assert check_overlap(hashes, labels, largest=0.2, expected=0.05) == notes
+
+
+def test_splits_that_contradict_each_other_are_refused() -> None:
+    rows = np.arange(20, dtype=np.uint64)
+    hashes = {"train": rows, "validation": rows + 20, "test": rows + 15}
+    labels = {name: np.arange(20) % 2 for name in hashes}  # 15 is 1 in train, and 0 in test
+    with pytest.raises(
+        InputError, match=r"test\): got '5 of 20 rows.*equal a row of train that has"
+    ):
+        check_overlap({**hashes, "validation": rows + 60}, labels, largest=0.1)
+    check_overlap({**hashes, "validation": rows + 60}, labels, largest=0.3)
 
 
 def _texts(path: Path, rows: list[int], first: str = "") -> None:

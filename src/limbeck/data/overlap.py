@@ -17,6 +17,10 @@ PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))
 NATURAL = 0.01
 """Coincidences are called natural if chance alone makes at least this share of rows equal."""
 
+CONTRADICTED = 0.1
+"""The largest share of rows that may equal a row of another split with another label; where
+`data.max_overlap` is larger, that."""
+
 
 def check_overlap(
     hashes: Mapping[str, NDArray[np.uint64]],
@@ -28,7 +32,8 @@ def check_overlap(
     """Count rows of a split that equal rows of another split.
 
     A share of rows with equal content and label above `largest`, beyond the share expected by
-    coincidence, is an error: such test rows do not measure generalisation.
+    coincidence, is an error: such test rows do not measure generalisation. So is
+    such a share with another label: the splits contradict each other.
 
     Args:
         hashes: The hash of each row, by split.
@@ -58,6 +63,18 @@ def check_overlap(
             if expected:
                 allowed += f", beyond the {expected:.1%} that are expected by coincidence"
             fix = "Remove the equal rows, or state in data.max_overlap the share to be allowed."
+            problems.append(Problem(f"data ({name})", given, allowed, fix))
+        opposed = equal & ~same
+        if opposed.mean() - expected > max(largest, CONTRADICTED):
+            given = (
+                f"{int(opposed.sum()):,} of {len(mine):,} rows ({opposed.mean():.1%}) equal a row "
+                f"of {other} that has another label"
+            )
+            allowed = f"at most {max(largest, CONTRADICTED):.1%} of the rows"
+            fix = (
+                "The labels of one split are wrong, or stand for other classes than the other's: "
+                "compare their names; or state in data.max_overlap the share to be allowed."
+            )
             problems.append(Problem(f"data ({name})", given, allowed, fix))
         notes.append(
             f"{name}: {int(equal.sum()):,} of {len(mine):,} rows ({equal.mean():.1%}) equal a row "
