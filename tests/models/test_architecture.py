@@ -60,6 +60,15 @@ def test_a_file_of_the_user_s_whose_callable_is_itself_called_build(
     _same(spec, alone, 8, 1)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_a_builder_of_another_precision_gives_float32(
+    alone: Alone, tmp_path: Path, dtype: str
+) -> None:
+    text = MINE.replace("Net(classes, width)", f"Net(classes, width).to(torch.{dtype})")
+    (tmp_path / "mine.py").write_text(text)
+    _same(ModelSpec(source="python", name=f"{tmp_path}/mine.py:build", width=3), alone, 8, 1)
+
+
 def test_a_module_of_the_user_s(alone: Alone) -> None:
     spec = ModelSpec(
         source="python", name="torch.nn:Conv2d", in_channels=1, out_channels=3, kernel_size=3

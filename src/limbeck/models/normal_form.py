@@ -146,6 +146,17 @@ def check_copies(model: nn.Module) -> None:
         raise InputError(Problem("model", type(model).__name__, allowed, fix)) from error
 
 
+SINGLE = """
+
+_build_as_written = build
+
+
+def build():
+    "Build the module in float32, in which its weights are trained and saved."
+    return _build_as_written().float()
+"""
+"""What an architecture.py of a user's model ends with, since the builder may use another dtype."""
+
 PLAIN = """
 
 _build_parametrized = build

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.callables import file_of, find, local_modules
 from limbeck.errors import InputError, Problem
 from limbeck.models.arguments import call, check
-from limbeck.models.normal_form import PLAIN
+from limbeck.models.normal_form import PLAIN, SINGLE
 from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside
@@ -62,7 +62,7 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     module, _, attribute = spec.name.rpartition(":")
     path = file_of(spec.name)
     text = path.read_text(encoding="utf-8") if path else f"from {module} import {attribute}"
-    written = with_build(text, attribute, _arguments(builder, spec, fit))
+    written = with_build(text, attribute, _arguments(builder, spec, fit)) + SINGLE
     return written + PLAIN if any(word in written for word in PARAMETRIZING) else written
 
 
