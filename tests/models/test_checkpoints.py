@@ -112,7 +112,9 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
             _net(weights=str(tmp_path / name))
 
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
-    refused("text.pt", "neither safetensors nor a PyTorch checkpoint")
+    refused("text.pt", r"pointer of Git LFS.*git lfs pull")
+    (tmp_path / "page.pt").write_text("<html>404</html>")
+    refused("page.pt", "neither safetensors nor a PyTorch checkpoint")
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "script.pt"))
     refused("script.pt", r"TorchScript.*torch\.jit\.load")
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -245,6 +247,24 @@ def test_scalars_and_kinds_of_numbers(tmp_path: Path, user: str) -> None:
     refused("int8.*quantised", scale=torch.ones(1, dtype=torch.int8))
     refused("float8", scale=torch.ones(1).to(torch.float8_e4m3fn))
     refused("NaN or infinity", scale=torch.full((1,), 1e300, dtype=torch.float64))
+
+
+def test_values_that_no_training_leaves_are_refused(tmp_path: Path) -> None:
+    spec = ModelSpec(source="limbeck", name="digits_cnn", width=2)
+    state = build(spec, classes=3, channels=1).state_dict()
+    [mean] = [name for name in state if name.endswith("running_mean")][:1]
+    variance = mean.replace("mean", "var")
+
+    def refused(said: str, name: str, values: Tensor) -> None:
+        torch.save({**state, name: values}, tmp_path / "b.pt")
+        with pytest.raises(InputError, match=said):
+            build(
+                spec.model_copy(update={"weights": str(tmp_path / "b.pt")}), classes=3, channels=1
+            )
+
+    refused("negative variances in .*running_var", variance, -state[variance])
+    refused("NaN or infinity in .*running_mean", mean, state[mean] * torch.nan)
+    refused("meta device", mean, state[mean].to("meta"))
 
 
 def test_builders_of_other_precisions(user: str) -> None:

@@ -25,6 +25,9 @@ LARGEST_INDEX = 50_000_000
 LARGEST_PICKLE = 500_000_000
 MOST = 500_000
 ALLOWED = "a safetensors file, a PyTorch checkpoint (.pt, .pth, .th, .bin, .ckpt) of tensors"
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a file begins with that Git LFS has not downloaded."""
+
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and activation checkpointing put into names."""
 
@@ -120,6 +123,9 @@ def _read(file: Path) -> Checkpoint:
             start = opened.read(9)
     except OSError as error:
         raise _refuse(file, "not readable", ALLOWED, str(error)) from error
+    if start == POINTER[:9]:
+        fix = "Download what it points to: git lfs pull, in the repository that the file is from."
+        raise _refuse(file, "a pointer of Git LFS, not the file itself", ALLOWED, fix)
     if start[8:9] == b"{" or file.suffix == ".safetensors":
         return _safetensors(file)
     if start[:4] == b"PK\x03\x04":

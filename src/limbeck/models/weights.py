@@ -243,7 +243,11 @@ def _differences(
     nearest = _renames(match, wanted)
     if match.missing:
         text = f"nothing for {_some(match.missing)}"
-        problems.append(Problem(where, text, "every tensor of the model", nearest))
+        headless = not match.extra and all(
+            len(wanted[n]) == classes for n in match.missing if wanted[n].ndim
+        )
+        fix = "To train a new head: `loading: {head: fresh}`." if headless else nearest
+        problems.append(Problem(where, text, "every tensor of the model", fix))
     if match.extra:
         fix = "" if nearest and match.missing else "Leave some out by `loading: {skip: [...]}`."
         text = f"also {_some(match.extra)}"
@@ -282,6 +286,8 @@ def _kinds(match: _Match, wanted: dict[str, Tensor], where: str) -> list[Problem
         cast = one.is_floating_point() != wanted[name].is_floating_point()
         complex_ = one.is_complex() != wanted[name].is_complex()
         stored = one.is_sparse or one.is_quantized or one.layout != wanted[name].layout
+        if one.is_meta:
+            kind, stored = f"{kind} on the meta device, without values", True
         if cast or complex_ or stored or (small and one.is_floating_point()):
             wrong.append(f"{name} ({kind})")
     if not wrong:
@@ -293,14 +299,36 @@ def _kinds(match: _Match, wanted: dict[str, Tensor], where: str) -> list[Problem
 
 def _check_finite(model: nn.Module, match: _Match, where: str) -> None:
     import torch
+    from torch import nn
 
-    wrong = [
+    statistics = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name in ("running_mean", "running_var")
+    }
+    # Other buffers may hold infinity on purpose, such as masks.
+    loaded = {
+        name: tensor
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if name in match.given and (name in statistics or isinstance(tensor, nn.Parameter))
+    }
+    wrong = [name for name, tensor in loaded.items() if not bool(torch.isfinite(tensor).all())]
+    negative = [
         name
-        for name, parameter in model.named_parameters()
-        if name in match.given and not bool(torch.isfinite(parameter).all())
+        for name, tensor in loaded.items()
+        if name in statistics and name.endswith("running_var") and bool((tensor < 0).any())
     ]
+    problems = []
     if wrong:
-        raise InputError(Problem(where, f"NaN or infinity in {_some(wrong)}", "finite weights"))
+        fix = "Load the checkpoint of an earlier epoch: its training diverged."
+        problems.append(Problem(where, f"NaN or infinity in {_some(wrong)}", "finite weights", fix))
+    if negative:
+        fix = "The file is damaged, or its tensors stand under wrong names: load the original file."
+        text = f"negative variances in {_some(negative)}"
+        problems.append(Problem(where, text, "variances of at least 0", fix))
+    if problems:
+        raise InputError(*problems)
 
 
 def _notes(match: _Match, checkpoint: Checkpoint) -> list[str]:
