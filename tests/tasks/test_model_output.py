@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
+from limbeck.models.adapt import Adaptation, adapt
 from limbeck.models.build import architecture, build
 from limbeck.models.spec import ModelSpec
 from limbeck.tasks import TASKS
@@ -162,6 +163,44 @@ def test_buffers_that_change_in_evaluation_mode_are_refused() -> None:
         check_modes(net, TASK, _batch())
     assert net.training
     assert net.calls == 0
+
+
+class Head(nn.Module):
+    """A head whose last activation depends on its mode, as in detectors' classifiers."""
+
+    def __init__(self, last: Any, *, when_training: bool = False) -> None:
+        super().__init__()
+        self.linear, self.last, self.when = nn.Linear(48, 3), last, when_training
+
+    def forward(self, features: Tensor) -> Tensor:
+        values = self.linear(features)
+        return self.last(values) if self.training is self.when else values
+
+
+@pytest.mark.parametrize("when_training", [True, False])
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [(nn.Softmax(-1), "probabilities"), (nn.LogSoftmax(-1), "log-"), (nn.Sigmoid(), "sigmoid")],
+)
+def test_an_activation_in_one_mode_alone_is_refused(
+    last: nn.Module, said: str, when_training: bool
+) -> None:
+    torch.manual_seed(0)
+    head = Head(last, when_training=when_training)
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Dropout(0.5), head)
+    mode = "training" if when_training else "evaluation"
+    with pytest.raises(InputError, match=rf"{said}.* in {mode} mode.*self\.training"):
+        check_modes(net, TASK, _batch())
+    assert all(module.training for module in net.modules())
+    check_modes(nn.Sequential(nn.Flatten(), nn.Linear(48, 3), last), TASK, _batch())
+
+
+def test_probabilities_in_one_mode_are_no_logits_after_their_conversion() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), Head(nn.Softmax(-1)))
+    adapt(net, Adaptation(output_type="probabilities", count=3))
+    with pytest.raises(InputError, match="log-probabilities in evaluation mode"):
+        check_modes(net, TASK, _batch())
 
 
 LIBRARIES = [

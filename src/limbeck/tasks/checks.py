@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from limbeck.tasks.task import Batch, Task
 
@@ -36,6 +37,7 @@ def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
     try:
         with torch.no_grad():
             _check_buffers(model.eval(), task, batch, buffers)
+            _check_activation(model, task, batch)
             _check_training(model, task, batch)
     finally:
         for module, mode in modes.items():
@@ -57,6 +59,38 @@ def _check_buffers(model: nn.Module, task: Task, batch: Batch, buffers: dict[str
         given = f"buffers that change in evaluation mode: {', '.join(changed[:8])}"
         fix = "Update buffers only `if self.training`."
         raise InputError(Problem("model", given, "a model without state between calls", fix))
+
+
+def _check_activation(model: nn.Module, task: Task, batch: Batch) -> None:
+    """Check that no module adds or leaves out a softmax or sigmoid in one mode."""
+    expected = task.outputs(model, batch)["logits"].float()
+    steady = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for module in model.modules():
+        module.training = not isinstance(module, steady)
+    found = task.outputs(model, batch)["logits"].float()
+    model.eval()
+    kinds = {"training": _kind(found), "evaluation": _kind(expected)}
+    if kinds["training"] == kinds["evaluation"] and not _close(found, expected):
+        if _close(found.sigmoid(), expected):
+            kinds["evaluation"] = "sigmoid values"
+        elif _close(expected.sigmoid(), found):
+            kinds["training"] = "sigmoid values"
+    if kinds["training"] != kinds["evaluation"]:
+        given = ", ".join(f"{kind} in {mode} mode" for mode, kind in kinds.items())
+        fix = "Remove the last activation that depends on `self.training`: return logits."
+        raise InputError(Problem("model.output", given, "logits in both modes", fix))
+
+
+def _kind(values: Tensor) -> str:
+    """Return whether rows are probabilities, their logarithms, or logits."""
+    if values.ndim < 2 or values.shape[1] < 2 or not values.isfinite().all():
+        return "logits"
+    ones = values.new_ones(())
+    if values.min() >= 0 and torch.allclose(values.sum(1), ones, atol=TOLERANCE):
+        return "probabilities"
+    if torch.allclose(values.exp().sum(1), ones, atol=TOLERANCE):
+        return "log-probabilities"
+    return "logits"
 
 
 def _check_training(model: nn.Module, task: Task, batch: Batch) -> None:
