@@ -96,6 +96,13 @@ class Remembering(nn.Linear):
         return super().forward(x + before)
 
 
+class Squeezing(nn.Linear):
+    """Loses the axis of a batch of one."""
+
+    def forward(self, features):
+        return super().forward(features).squeeze()
+
+
 class Noisy(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.dropout(x, 0.3, training=True))
@@ -131,6 +138,7 @@ MODELS = {
     "random": (Noisy(6, 5), ["draws random numbers"]),
     "in place": (InPlace(6, 5), ["changes its input features in place"]),
     "nan": (Dividing(6, 5), ["NaN or infinity", "of 12 samples"]),
+    "squeeze": (Squeezing(6, 5), ["one at a time", "squeeze() without an axis"]),
 }
 
 

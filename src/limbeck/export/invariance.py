@@ -211,9 +211,8 @@ def _problems(
         except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             failed = f"{type(error).__name__} when {how}: {first}"
-            yield Problem(
-                where, failed, "a prediction for any number of samples", _advice(model, inputs)
-            )
+            advice = _advice(model, inputs, raised=True)
+            yield Problem(where, failed, "a prediction for any number of samples", advice)
             return
     again = again or differs(predictor.predict(_copy(inputs)), everything)
     if again:
@@ -308,11 +307,13 @@ def _unsteady(
     )  # fmt: skip
 
 
-def _advice(model: nn.Module | None, inputs: Mapping[str, Tensor]) -> str:
+def _advice(model: nn.Module | None, inputs: Mapping[str, Tensor], *, raised: bool = False) -> str:
     causes = [] if model is None else list(likely_causes(model))
     mask = inputs.get("attention_mask")
     if mask is not None and not bool(mask.bool().all()):
         causes.append("padding that the model reads: mask it by attention_mask")
+    if not causes and raised:
+        causes = ["squeeze() without an axis removes a batch of one: state the axis, squeeze(-1)"]
     if not causes:
         causes = ["a mean, deviation, maximum or softmax over axis 0, which is the batch"]
     return f"Likely cause: {'; or '.join(causes)}."
