@@ -118,11 +118,11 @@ def cases(count: int, seed: int = 0) -> Iterator[Case]:
         origin = draw.choice(sorted(texts))
         content, overrides = texts[origin], [FEW]
         overrides += ["profile=smoke"] * (draw.random() < 0.7)
-        for _ in range(draw.randint(1, 3)):
+        for _ in range(draw.choice([1, 1, 1, 2, 3])):
             kind = draw.random()
-            if kind < 0.5:
+            if kind < 0.65:
                 content = _spoil_value(draw, content)
-            elif kind < 0.75:
+            elif kind < 0.85:
                 overrides.append(_override(draw))
             else:
                 content = _spoil_text(draw, content)
@@ -152,8 +152,14 @@ def _spoil_value(draw: random.Random, text: bytes) -> bytes:
     for key in path[:-1]:
         holder = holder[key]
     key, value = path[-1], holder[path[-1]]
-    how = draw.choice(["number", "number", "other", "delete", "rename", "add", "repeat", "wrap"])
-    if how == "number":
+    how = draw.choice(
+        ["near", "near", "number", "other", "delete", "rename", "add", "repeat", "wrap"]
+    )
+    if how == "near" or isinstance(value, int | float):
+        # A number that may well be allowed, so that more than the schema is put to the test.
+        number = value if isinstance(value, int | float) else 1
+        holder[key] = draw.choice([number + 1, number * 10, number * 1000, number / 3, 1, 2, 7])
+    elif how == "number":
         holder[key] = draw.choice(NUMBERS)
     elif how == "other":
         holder[key] = draw.choice(OTHERS)
@@ -188,7 +194,7 @@ def _spoil_text(draw: random.Random, content: bytes) -> bytes:
     if kind == "keys":
         return content + b"".join(b"key%d: 1\n" % number for number in range(40_000))
     first = "{k: 1, l: 2}" if kind == "merge" else "[1, 2, 3]"
-    lines = [f"description: &a {first}"]
+    lines = [f"notes: &a {first}"]
     for one, two in pairwise("abcdefghijk"):
         ten = f"[{', '.join([f'*{one}'] * 10)}]"
         lines.append(f"{two}: &{two} " + (f"{{<<: {ten}}}" if kind == "merge" else ten))

@@ -83,7 +83,7 @@ class Recipe(BaseModel):
     ] = [0]
     threads: Annotated[
         int | None,
-        Field(ge=1, le=1024, description="Threads torch may use; tiny nets are fastest with 1."),
+        Field(ge=1, le=256, description="Threads torch may use; tiny nets are fastest with 1."),
     ] = None
     device: Literal["auto", "cpu"] = "auto"
     trackers: Annotated[list[Tracker], Field(max_length=10)] = []
