@@ -1,9 +1,9 @@
-"""Pure functions that compare a student's answer with a teacher's or with labels.
+"""Distillation losses: pure functions of student and teacher outputs, or labels.
 
-`__all__` names the losses and nothing else: it is what a recipe may name and what the contract
-suite walks. Every loss takes the student first and the teacher, targets or labels second; all else
-is keyword-only. None reduces, weights or masks: it answers with one value a unit, and the
-`Objective` alone averages.
+`__all__` lists the losses only: the names for recipes and for the contract suite. The first
+argument of every loss is the student, the second the teacher, targets or labels; all others are
+keyword-only. No loss reduces, weights or masks: it returns one value per element, and only the
+`Objective` averages.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ OVER_THE_BATCH = frozenset(
 
 
 def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:
-    """Give the loss of that name; an unknown name is an error with the nearest ones.
+    """Return the loss of that name; raise an error with similar names if it is unknown.
 
     Example:
         >>> find("soft_target_kl") is soft_target_kl

@@ -1,7 +1,7 @@
-"""Losses over which neurons are active: the sign of a response before its ReLU.
+"""Losses over pre-activations: activation boundary (AB) and overhaul distillation (OFD).
 
-Tap the layer before the ReLU (a batch normalisation, say), not the ReLU itself: afterwards the
-signs are gone.
+Tap the layer before the ReLU (such as a batch normalisation), not the ReLU itself, whose output has
+no signs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from limbeck.precision import precise_pair
 
 Reading: TypeAlias = Literal["hinge", "margin"]
 
-_RARE = 1e-3  # a channel negative less often than this has no negative mean worth the name
+_RARE = 1e-3  # below this share of negative values, their mean is unreliable
 
 
 def activation_boundary(
@@ -30,7 +30,7 @@ def activation_boundary(
     margin: float = 1.0,
     reading: Reading = "hinge",
 ) -> Float[Tensor, " samples"]:
-    r"""Measure how far neurons are from being active where, and only where, the teacher's are.
+    r"""Compute the activation boundary loss (AB): a hinge loss on the teacher's activation signs.
 
     With y = 1 where the teacher's response t is above 0, else −1, and [x]₊ = max(x, 0):
 
@@ -39,26 +39,26 @@ def activation_boundary(
     \text{margin} = \sum_i [-y_i s_i]_+^2 + \left([y_i s_i]_+ - |t_i|\right)^2
     $$
 
-    `hinge` is the published loss: it asks for the side of the boundary and a fixed margin m, and
-    so is not 0 at student = teacher where |t| < m. `margin` asks for the same side and a similar
-    distance to the boundary; a neuron on the wrong side has distance 0 on the right one, so that
-    none is held there. It is 0 at student = teacher only.
+    `hinge` is the published loss, with a fixed margin m on the teacher's side of the boundary: it
+    is not 0 at student = teacher if |t| < m. `margin` requires the same side and a similar distance
+    to the boundary; a neuron on the wrong side has distance 0 on the right one. It is 0 only at
+    student = teacher.
 
-    Scale: the sum over features, as in the authors' code and in the CIFAR-100 benchmark. Outside
-    of it both multiply by 3/1000, and by 1/2 for every layer further from the output; that product
-    is the weight here (0.003 for the last layer, 0.0015 for the one before it).
+    Scale: the sum over features, as in the authors' code and in the CIFAR-100 benchmark. Both
+    multiply it by 3/1000, and by 1/2 for every layer further from the output; that product is the
+    weight here (0.003 for the last layer, 0.0015 for the one before it).
 
     Args:
         student: Responses s before the ReLU, `[samples, ...]`, of the teacher's shape.
         teacher: Responses t before the ReLU, `[samples, ...]`. No gradient reaches them.
-        margin: m of `hinge`, above 0; `margin` takes the teacher's own.
+        margin: m of `hinge`, above 0; `margin` uses the teacher's own.
         reading: `hinge` or `margin`.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Shapes that differ, whole numbers, a margin not above 0, an unknown reading.
+        InputError: Different shapes, integer dtypes, a margin <= 0, an unknown reading.
 
     Example:
         >>> import torch
@@ -76,13 +76,13 @@ def activation_boundary(
         raise InputError(Problem(f"{where}.margin", margin, "a finite number above 0", "Try 1.0."))
     check_features(student, teacher, where=where)
     ours, theirs = precise_pair(student, teacher)
-    side = ours * torch.where(theirs > 0, 1.0, -1.0)  # how far on the teacher's side
+    side = ours * torch.where(theirs > 0, 1.0, -1.0)  # the signed distance on the teacher's side
     if reading == "hinge":
         return (margin - side).relu().square().flatten(1).sum(1)
     distance = theirs.abs()
     there = (side - distance).square()
     across = side.square() + distance.square()
-    # A neuron on the boundary is taken as being on the right side, or nothing would move it.
+    # A neuron on the boundary counts as on the right side, or it would have no gradient.
     return torch.where(side < 0, across, there).flatten(1).sum(1)
 
 
@@ -92,32 +92,31 @@ def overhaul(
     *,
     margin: Float[Tensor, "*channels"] | float,
 ) -> Float[Tensor, " samples"]:
-    r"""Measure the squared difference to the teacher where its response means something.
+    r"""Compute the overhaul distillation loss (OFD): the partial L2 distance above a margin.
 
-    Responses are compared before the ReLU. Those that the teacher's ReLU would cut need not be
-    met, only not be exceeded; and below the margin m they are all one:
+    Responses are compared before the ReLU. Where the teacher's ReLU is inactive, only larger
+    student responses count; below the margin m all are equal:
 
     $$
     \sum_i \begin{cases} 0 & s_i \le \max(t_i, m) \text{ and } t_i \le 0 \\
     (s_i - \max(t_i, m))^2 & \text{otherwise} \end{cases}
     $$
 
-    Scale: the sum over features, as published. Outside of it the authors multiply by 1/1000, and
-    by 1/2 for every layer further from the output; that product is the weight here (0.001 for the
-    last layer).
+    Scale: the sum over features, as published. The authors multiply it by 1/1000, and by 1/2 for
+    every layer further from the output; that product is the weight here (0.001 for the last layer).
 
     Args:
         student: Responses s before the ReLU, `[samples, ...]`, of the teacher's shape.
         teacher: Responses t before the ReLU, `[samples, ...]`. No gradient reaches them.
-        margin: m, at most 0: one number a channel, `[channels]`, whatever broadcasts to the
-            features, or one number. `batch_norm_margin` has the published ones.
+        margin: m, at most 0: one number per channel, `[channels]`, a tensor that broadcasts to the
+            features, or one number. `batch_norm_margin` computes the published ones.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Shapes that differ, whole numbers, a margin that does not fit or is above 0
-            (seen on a number, not on a tensor).
+        InputError: Different shapes, integer dtypes, a margin that does not fit or is above 0
+            (checked for a number, not for a tensor).
 
     Example:
         >>> import torch
@@ -144,22 +143,22 @@ def batch_norm_margin(
 ) -> Float[Tensor, " channels"]:
     r"""Estimate each channel's mean negative response from the batch normalisation before a ReLU.
 
-    What leaves the normalisation is taken as normal with mean b and deviation |w|; φ and Φ are the
-    standard normal density and distribution:
+    The output of the normalisation is assumed normal with mean b and deviation  |w|; φ and Φ are
+    the standard normal density and distribution:
 
     $$m = E[x \mid x < 0] = b - |w|\,\frac{\varphi(b/|w|)}{\Phi(-b/|w|)}$$
 
-    Where x is negative less than once in a thousand times, m = −3|w|, as published.
+    If the probability of a negative x is below 0.001, m = −3|w|, as published.
 
     Args:
-        weight: The layer's factors w.
-        bias: The layer's offsets b.
+        weight: The layer's weight w.
+        bias: The layer's bias b.
 
     Returns:
-        The margin for `overhaul`, `[channels]`, never above 0, in the type of the weight.
+        The margin for `overhaul`, `[channels]`, never above 0, in the dtype of the weight.
 
     Raises:
-        InputError: Shapes that differ.
+        InputError: Different shapes.
 
     Example:
         >>> norm = torch.nn.BatchNorm2d(2)
@@ -172,7 +171,7 @@ def batch_norm_margin(
         given = f"weight {tuple(weight.shape)}, bias {tuple(bias.shape)}"
         raise InputError(Problem("batch_norm_margin", given, "two tensors [channels]"))
     deviation, mean = weight.detach().double().abs(), bias.detach().double()
-    ratio = (mean / deviation).nan_to_num(0, math.inf, -math.inf)  # 0 / 0: a channel that is 0
+    ratio = (mean / deviation).nan_to_num(0, math.inf, -math.inf)  # 0 / 0: a constant channel of 0
     often = torch.special.ndtr(-ratio)
     density = torch.exp(-ratio.square() / 2) / math.sqrt(2 * math.pi)
     expected = mean - deviation * density / often.clamp_min(_RARE)

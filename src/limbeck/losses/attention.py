@@ -1,7 +1,7 @@
-"""Losses over a transformer's attention and the relations of its tokens: one value a sample.
+"""Losses over transformer attention and token relations: one value per sample.
 
-It is the mean over heads, queries and keys. A `mask` says which tokens are real; padding is then
-left out of the mean, whatever stands there.
+Values are means over heads, queries and keys. A `mask` marks the tokens that are not padding;
+padding is excluded from the mean, whatever its values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limbeck.losses.inputs import check_floating, check_mask, check_same_shape, 
 from limbeck.losses.transformer import check_axes, mean_over_tokens, without_padding
 from limbeck.precision import precise, precise_pair, without_autocast
 
-_MASKED_SCORE = -1e2  # at or below it, TinyBERT's code takes a score for that of a padded key
+_MASKED_SCORE = -1e2  # at most this, TinyBERT's code treats a score as that of a padded key
 
 
 def attention_kl(
@@ -29,31 +29,31 @@ def attention_kl(
     heads: Literal["match", "mean"] = "match",
     mask: Bool[Tensor, "samples tokens"] | None = None,
 ) -> Float[Tensor, " units"]:
-    r"""Measure how far the student's attention is from the teacher's.
+    r"""Compute the KL divergence of attention distributions (MiniLM).
 
     With a row of probabilities over the keys for each head h and query i:
 
     $$\frac1{H\,n} \sum_{h,i} KL(A^t_{hi} \| A^s_{hi})$$
 
-    Keys of probability 0 on both sides (padding) count nothing. Where only the student's is 0, the
-    teacher is conditioned on the keys that the student can see, as in `divergence`.
+    Keys of probability 0 on both sides (padding) contribute 0. If only the student's is 0, the
+    teacher is conditioned on the keys that the student can attend to, as in `divergence`.
 
     Args:
         student: Attention probabilities, `[samples, heads, queries, keys]` or `[units, heads,
-            keys]`; the last axis sums to 1.
-        teacher: The same of the teacher. No gradient reaches them.
-        heads: `match` compares head with head and asks for as many on either side; `mean` compares
-            the mean of all heads, whatever their numbers.
-        mask: True where a token is real, `[samples, queries]`: the mean is over real queries.
-            `[units, heads, keys]` has no queries to leave out.
+            keys]`; the last dimension sums to 1.
+        teacher: The same for the teacher. No gradient reaches them.
+        heads: `match` compares head by head and requires equal numbers; `mean` compares the means
+            over all heads, for any numbers.
+        mask: True for tokens that are not padding, `[samples, queries]`: the mean is over these
+            queries. `[units, heads, keys]` has no queries to mask.
 
     Returns:
-        One value a sample in nats, `[samples]`, never negative; float32 for half precision. Its
+        One value per sample in nats, `[samples]`, never negative; float32 for half precision. Its
         published weight is 1.
 
     Raises:
-        InputError: Shapes that differ, too few axes, whole numbers, an unknown `heads`, or a mask
-            of another shape.
+        InputError: Different shapes, too few dimensions, integer dtypes, an unknown `heads`, or a
+            mask of another shape.
 
     Example:
         >>> import torch
@@ -88,9 +88,11 @@ def _check_heads(attention: Tensor, *, where: str) -> None:
 
 
 def _divergence_of_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of each row; what the student cannot say is taken from the teacher."""
+    """Compute KL(teacher ‖ student) of each row, conditioned on the student's support."""
     numbers = torch.finfo(student.dtype)
-    least = numbers.tiny / numbers.eps  # what 1/q, the gradient, or a rescaling would overflow at
+    least = (
+        numbers.tiny / numbers.eps
+    )  # below this, 1/q, the gradient or a rescaling would overflow
     impossible = student < least
     heard = teacher.masked_fill(impossible | (teacher < least), 0)
     total, kept = teacher.sum(-1, keepdim=True), heard.sum(-1, keepdim=True)
@@ -105,28 +107,29 @@ def attention_mse(
     *,
     mask: Bool[Tensor, "samples tokens"] | None = None,
 ) -> Float[Tensor, " samples"]:
-    r"""Measure the mean squared difference of attention scores, before their softmax.
+    r"""Compute the mean squared error of attention scores before softmax (TinyBERT).
 
     With scores a for each of H heads, n queries and m keys:
 
     $$\frac1{H\,n\,m} \sum_{h,i,j} (a^t_{hij} - a^s_{hij})^2$$
 
-    A score at or below −100, -inf among them, is taken for that of a padded key and counts as 0 on
-    either side, as in the published code. Without a mask the mean is over all keys and queries,
-    those of padding too, as there.
+    A score of at most −100, including -inf, is treated as that of a padded key and counts as 0 on
+    both sides, as in the published code. Without a mask the mean is over all keys and queries,
+    including padding, as there.
 
     Args:
         student: Scores, `[samples, heads, queries, keys]`.
         teacher: Scores, the same shape. No gradient reaches them.
-        mask: True where a token is real, `[samples, tokens]`, for the attention of tokens to each
-            other: the mean is over real queries and keys.
+        mask: True for tokens that are not padding, `[samples, tokens]`, for self-attention: the
+            mean is over these queries and keys.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision scores. Its published weight is
-        1.
+        One value per sample, `[samples]`; float32 for half-precision scores. Its published weight
+        is 1.
 
     Raises:
-        InputError: Shapes that differ, too few axes, whole numbers, or a mask of another shape.
+        InputError: Different shapes, too few dimensions, integer dtypes, or a mask of another
+            shape.
 
     Example:
         >>> import torch
@@ -150,7 +153,7 @@ def attention_mse(
 
 
 def _real_scores(scores: Tensor, pairs: Tensor | None) -> Tensor:
-    """Give `[samples, pairs of tokens, heads]`, with 0 for what is masked in either way."""
+    """Return `[samples, pairs of tokens, heads]`, with 0 for masked scores."""
     scores = scores.masked_fill(scores <= _MASKED_SCORE, 0)
     flat = scores.movedim(1, -1).flatten(1, 2)
     return without_padding(flat, pairs, rest=1, where="attention_mse.mask")
@@ -163,7 +166,7 @@ def minilm_relation(
     heads: int = 12,
     mask: Bool[Tensor, "samples tokens"] | None = None,
 ) -> Float[Tensor, " samples"]:
-    r"""Ask tokens to relate to each other as in the teacher, for queries, keys or values.
+    r"""Compute the self-attention relation loss of queries, keys or values (MiniLMv2).
 
     The features of A (all queries, all keys, or all values of a layer) are divided into H relation
     heads of d features. For each head and token i:
@@ -171,24 +174,24 @@ def minilm_relation(
     $$R = \mathrm{softmax}\left(\frac{A_h A_h^\top}{\sqrt d}\right), \quad
     \frac1{H\,n} \sum_{h,i} KL(R^t_{hi} \| R^s_{hi})$$
 
-    The widths of student and teacher need not be the same, nor their numbers of attention heads.
+    The widths of student and teacher may differ, and their numbers of attention heads, too.
 
     Args:
-        student: Queries, keys or values, `[samples, tokens, features]`, all heads side by side.
-        teacher: The same kind of the teacher, with features of its own number. No gradient reaches
+        student: Queries, keys or values, `[samples, tokens, features]`, all heads concatenated.
+        teacher: The same for the teacher, with its own number of features. No gradient reaches
             them.
-        heads: H, which divides the features of both. The paper has 48 for a teacher of BERT-base's
+        heads: H, a divisor of the features of both; 48 in the paper for a teacher of BERT-base's
             size and 64 for a large one.
-        mask: True where a token is real, `[samples, tokens]`: padding is neither related to nor
-            related; a sample without a real token is 0.
+        mask: True for tokens that are not padding, `[samples, tokens]`: padding has no relations; a
+            sample of padding only is 0.
 
     Returns:
-        One value a sample in nats, `[samples]`, never negative; float32 for half precision. The
-        paper adds up queries, keys and values with a weight of 1 each.
+        One value per sample in nats, `[samples]`, never negative; float32 for half precision. The
+        paper sums queries, keys and values with a weight of 1 each.
 
     Raises:
-        InputError: Other samples or tokens, too few axes, whole numbers, heads that do not divide
-            the features, or a mask of another shape.
+        InputError: Different numbers of samples or tokens, too few dimensions, integer dtypes,
+            heads that do not divide the features, or a mask of another shape.
 
     Example:
         >>> import torch
@@ -207,7 +210,7 @@ def minilm_relation(
 
 
 def _scores(states: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    """Give the products of tokens, `[samples, heads, tokens, tokens]`; padded keys are -inf."""
+    """Return the products of tokens, `[samples, heads, tokens, tokens]`; padded keys are -inf."""
     states = without_padding(states, mask, rest=1, where="minilm_relation.mask")
     split = states.unflatten(-1, (heads, -1)).transpose(1, 2)
     with without_autocast(split):

@@ -1,6 +1,6 @@
-"""Losses over where a layer looks: attention maps, factors, and what single channels respond to.
+"""Losses over attention maps: attention transfer, factor transfer, neuron selectivity.
 
-Attention here is the strength of a convolutional map at its places; that of a transformer is in
+Attention here is the activation strength of a feature map at its positions; for transformers see
 `attention`.
 """
 
@@ -38,9 +38,9 @@ def attention_transfer(
     power: float = 2.0,
     norm: MapNorm = "mean",
 ) -> Float[Tensor, " samples"]:
-    r"""Measure how differently two layers spread their attention over a picture.
+    r"""Compute the attention transfer loss (AT) between spatial attention maps.
 
-    With a map's attention at each of its M places and the map's direction:
+    With a map's attention A at each of its M positions, normalised to a:
 
     $$
     A_m = \frac1C \sum_c |F_{cm}|^p \qquad a = A / \|A\|_2 \qquad
@@ -48,22 +48,21 @@ def attention_transfer(
     $$
 
     Scale: `mean` is that of the CIFAR-100 benchmark and of the authors' own code, whose weight
-    (1000) applies as it is; `sum` is the squared distance as distillation texts write it, M times
-    as much. Mean or sum over channels makes no difference to a direction. A map of zeros has no
-    direction and counts as zero.
+    (1000) applies as it is; `sum` is the squared distance as often written, M times as much. Mean
+    or sum over channels is equivalent after normalisation. A map of zeros counts as zero.
 
     Args:
         student: Maps `[samples, channels, height, width]` or sequences `[samples, tokens, d]`.
-        teacher: The same, with any number of channels. A larger map is averaged down to the
+        teacher: The same, with any number of channels. A larger map is average-pooled to the
             smaller. No gradient reaches it.
-        power: p, from 1 to 8. The higher, the more the strongest places count.
-        norm: `mean` or `sum` over places.
+        power: p, from 1 to 8. Higher values emphasise the strongest positions.
+        norm: `mean` or `sum` over positions.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Other shapes, whole numbers, a power out of range, or an unknown norm.
+        InputError: Unsupported shapes, integer dtypes, a power out of range, or an unknown norm.
 
     Example:
         >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 5.0]]]])
@@ -88,10 +87,10 @@ def factor_transfer(
     distance: Distance = "l1",
     power: float = 2.0,
 ) -> Float[Tensor, " samples"]:
-    r"""Measure how far the student's factors are from the teacher's.
+    r"""Compute the factor transfer loss (FT) between normalised factors.
 
-    Factors are what a translator makes of the student's features and a paraphraser of the
-    teacher's (`limbeck.connectors.factors` learns both). In two forms:
+    Factors are the outputs of a translator of the student's features and a paraphraser of the
+    teacher's (`limbeck.connectors.factors` trains both). Two forms:
 
     $$
     \begin{aligned}
@@ -102,24 +101,25 @@ def factor_transfer(
     \end{aligned}
     $$
 
-    Scale: `map` is that of the CIFAR-100 benchmark, whose weight (500, for l1 and p = 2) applies
-    as it is; `factor` is the paper's formula over the whole vector of factors. Factors of zeros
-    have no direction and count as zero.
+    Scale: `map` is that of the CIFAR-100 benchmark, whose weight (500, for l1 and p = 2) applies as
+    it is; `factor` is the paper's formula over the whole vector of factors. Factors of zeros count
+    as zero.
 
     Args:
         student: Factors: maps `[samples, channels, height, width]` or sequences
             `[samples, tokens, d]`; for `factor` any `[samples, ...]`.
-        teacher: The same. For `map` a larger map is averaged down to the smaller; for `factor`
-            shapes have to be equal. No gradient reaches it.
+        teacher: The same. For `map` a larger map is average-pooled to the smaller; for `factor`
+            shapes must be equal. No gradient reaches it.
         form: `map` or `factor`.
         distance: `l1` or `l2`.
         power: p of `map`, from 1 to 8.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision factors.
+        One value per sample, `[samples]`; float32 for half-precision factors.
 
     Raises:
-        InputError: Other shapes, whole numbers, a power out of range, an unknown form or distance.
+        InputError: Unsupported shapes, integer dtypes, a power out of range, an unknown form or
+            distance.
 
     Example:
         >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, -5.0]]]])
@@ -148,10 +148,10 @@ def neuron_selectivity(
     *,
     kernel: Kernel = "polynomial",
 ) -> Float[Tensor, " samples"]:
-    r"""Measure how differently the channels of two layers choose what they respond to.
+    r"""Compute the neuron selectivity transfer loss (NST): squared MMD between channel maps.
 
-    Each channel's map over the M places, divided by its length, is one sample of a distribution;
-    the two are compared by their squared maximum mean discrepancy:
+    Each channel's normalised map over the M positions is one sample of a distribution; the two
+    distributions are compared by their squared maximum mean discrepancy (MMD):
 
     $$
     \frac{1}{C_S^2} \sum_{ij} k(s_i, s_j) + \frac{1}{C_T^2} \sum_{ij} k(t_i, t_j)
@@ -160,20 +160,20 @@ def neuron_selectivity(
 
     Scale: all three terms, means over pairs of channels; the weight published with the CIFAR-100
     benchmark (50, for the squared kernel) applies as it is. The paper's third kernel, a Gaussian
-    with a width from the batch, is not here; the paper goes on with the squared one. A channel of
-    zeros counts as zero.
+    with a bandwidth from the batch, is not implemented; the paper prefers the squared one. A
+    channel of zeros counts as zero.
 
     Args:
         student: Maps `[samples, channels, height, width]` or sequences `[samples, tokens, d]`.
-        teacher: The same, with any number of channels. A larger map is averaged down to the
+        teacher: The same, with any number of channels. A larger map is average-pooled to the
             smaller. No gradient reaches it.
         kernel: `polynomial` (the square) or `linear`.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Other shapes, whole numbers, or an unknown kernel.
+        InputError: Unsupported shapes, integer dtypes, or an unknown kernel.
 
     Example:
         >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 5.0]]]])
@@ -187,13 +187,13 @@ def neuron_selectivity(
     ours, theirs = (unit_length(side.flatten(2)) for side in aligned(student, teacher))
     if kernel == "linear":
         return (ours.mean(1) - theirs.mean(1)).square().sum(1)
-    if ours.shape[2] <= max(ours.shape[1], theirs.shape[1]):  # places are fewer than channels
+    if ours.shape[2] <= max(ours.shape[1], theirs.shape[1]):  # fewer positions than channels
         return (_second_moment(ours) - _second_moment(theirs)).square().sum((1, 2))
     return _agreement(ours, ours) + _agreement(theirs, theirs) - 2 * _agreement(ours, theirs)
 
 
 def _second_moment(maps: Tensor) -> Tensor:
-    """Give the mean of x xᵀ over channels: the squared kernel is an inner product of these."""
+    """Compute the mean of x xᵀ over channels: the squared kernel is an inner product of these."""
     return products(maps.mT, maps.mT) / maps.shape[1]
 
 
@@ -202,11 +202,11 @@ def _agreement(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _attention(features: Tensor, power: float) -> Tensor:
-    """Say where the layer looks, `[samples, places]`, each of length 1."""
-    # Not the mean: a direction knows no size.
+    """Return the normalised attention map, `[samples, places]`."""
+    # Not the mean: normalisation removes the scale.
     strength = features.square().sum(1) if power == 2 else features.abs().pow(power).sum(1)
     places = strength.flatten(1)
-    # Without this, the square of a high power would leave float32.
+    # Otherwise the square of a high power would overflow float32.
     largest = places.detach().amax(1, keepdim=True)
     return unit_length(places / F.threshold(largest, 0, 1))
 

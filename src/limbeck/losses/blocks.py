@@ -1,8 +1,8 @@
-"""Divergence of all logits, a block of rows at a time.
+"""Divergence of dense logits, computed in blocks of rows.
 
-Forward keeps its inputs and nothing else of their size; backward computes each block again and
-writes its gradient, in the type of the logits. Blocks are small enough to stay in a processor's
-cache, which makes this faster than whole matrices, too.
+Forward saves only its inputs; backward recomputes each block and writes its gradient, in the dtype
+of the logits. Blocks fit into a processor's cache, which also makes them faster than whole
+matrices.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from limbeck.losses.kinds import Measure, closed_form
 from limbeck.precision import precise
 from limbeck.targets import DenseTargets, HeadTargets
 
-# Elements of a block: on a processor a share of the whole, within what its caches hold; elsewhere
-# as many as make the launches of kernels cheap.
+# Elements per block: on a CPU a part of the whole that fits into its caches; elsewhere enough to
+# make kernel launches cheap.
 _CACHED = (2**16, 2**18)
 _LAUNCHED = 2**25
-_PLAIN = 2**20  # up to so many elements, what autograd keeps of plain operations is not felt
+_PLAIN = 2**20  # up to this size, the tensors saved by autograd are negligible
 
 
 def dense(student: Tensor, targets: DenseTargets | HeadTargets, measure: Measure) -> Tensor:
-    """Divergence of checked logits over the classes that both sides have, `[units]`."""
+    """Compute the divergence of checked logits over the common classes, `[units]`."""
     targets = _common(targets, student.shape[1])
     if is_plain(targets.units * targets.classes):
         return _block(student, targets, None, measure, slope=False)[0]
@@ -44,9 +44,9 @@ def dense(student: Tensor, targets: DenseTargets | HeadTargets, measure: Measure
 
 
 def is_plain(elements: int) -> bool:
-    """Whether plain operations serve: below this size blocks save nothing worth having.
+    """Return whether to use plain operations: below this size blocks save little memory.
 
-    A compiler joins the operations itself.
+    A compiler fuses the operations itself.
 
     Example:
         >>> is_plain(1000), is_plain(10**7)
@@ -56,13 +56,13 @@ def is_plain(elements: int) -> bool:
 
 
 def row_blocks(units: int, classes: int, device: torch.device) -> list[slice]:
-    """Divide units into blocks of rows.
+    """Divide elements into blocks of rows.
 
     Example:
         >>> row_blocks(5, 2**15, torch.device("cpu"))
         [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    if torch.compiler.is_compiling():  # the compiler joins the operations itself
+    if torch.compiler.is_compiling():  # the compiler fuses the operations itself
         return [slice(0, units)]
     smallest, largest = _CACHED
     elements = max(smallest, min(largest, units * classes // 16))
@@ -71,13 +71,13 @@ def row_blocks(units: int, classes: int, device: torch.device) -> list[slice]:
 
 
 def widened(slope: Tensor, classes: int) -> Tensor:
-    """Give the classes that only the student has a gradient of 0."""
+    """Pad a gradient with 0 for the classes that only the student has."""
     missing = classes - slope.shape[1]
     return F.pad(slope, (0, missing)) if missing else slope
 
 
 class _Blocked(torch.autograd.Function):
-    """Any kind, with its gradient in closed form, so that nothing of the logits' size is kept.
+    """Any kind of divergence with a closed-form gradient, without saved tensors of logit size.
 
     The backward pass is itself differentiable.
     """
@@ -105,7 +105,7 @@ class _Blocked(torch.autograd.Function):
         targets = ctx.form(*parts)
         factor = (gradient * ctx.measure.temperature).unsqueeze(-1)
         result = None if torch.is_grad_enabled() else _gradient(student, targets, ctx, factor)
-        if result is None:  # to be differentiated itself, or many gradients at once
+        if result is None:  # double backward, or batched gradients
             whole = _block(student, targets, None, ctx.measure, slope=True)[1] * factor
             result = widened(whole, student.shape[1]).to(student.dtype)
         return result, *(None,) * (2 + len(parts))
@@ -128,7 +128,7 @@ class _Blocked(torch.autograd.Function):
 def over_copies(
     function: Callable[..., Tensor], copies: int, dims: Sequence[int | None], inputs: Sequence[Any]
 ) -> Tensor:
-    """Run a function for each of the copies that `torch.func.vmap` has, one after the other."""
+    """Run a function for each copy of `torch.func.vmap`, one after the other."""
     found = []
     for place in range(copies):
         pairs = zip(inputs, dims, strict=True)
@@ -139,7 +139,7 @@ def over_copies(
 def _gradient(
     student: Tensor, targets: DenseTargets | HeadTargets, ctx: Any, factor: Tensor
 ) -> Tensor | None:
-    """Write the gradient block by block; None for many factors at once, as `vmap` has them."""
+    """Compute the gradient block by block; None for batched factors, as in `vmap`."""
     result = student.new_empty(student.shape)
     result[:, targets.classes :] = 0
     try:
@@ -156,7 +156,7 @@ def _blocks(student: Tensor, targets: DenseTargets | HeadTargets) -> list[slice]
 
 
 def _common(targets: DenseTargets | HeadTargets, classes: int) -> DenseTargets | HeadTargets:
-    """Cut the teacher to the classes that the student has; no copy is made."""
+    """Restrict the teacher to the student's classes, without a copy."""
     if targets.classes <= classes:
         return targets
     if isinstance(targets, HeadTargets):
@@ -172,7 +172,7 @@ def _block(
     *,
     slope: bool,
 ) -> Any:
-    """Value and slope of some rows, or of all, in full precision."""
+    """Compute value and slope of some rows, or of all, in full precision."""
     if rows is not None or isinstance(targets, HeadTargets):
         targets = targets.take(slice(None) if rows is None else rows)
     if rows is not None:

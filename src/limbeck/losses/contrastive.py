@@ -1,4 +1,4 @@
-"""Losses that tell a sample's teacher from other samples' teachers: one scalar."""
+"""Contrastive losses between student and teacher embeddings: one scalar."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def info_nce(
     symmetric: bool = False,
     labels: Integer[Tensor, " samples"] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ask that a sample be nearer to its own teacher's embedding than to those of the others.
+    r"""Compute the InfoNCE loss between student and teacher embeddings.
 
     With c the cosine of two embeddings, for N samples:
 
@@ -32,23 +32,23 @@ def info_nce(
     {\exp(c(s_i, t_i)/\tau) + \sum_{k \ne i} \exp(c(s_i, t_k)/\tau)}$$
 
     With `symmetric` it is the mean of this and of the same with s and t exchanged. With `labels`
-    the sum leaves out every k of the class of i. No T²: the temperature belongs to the method.
+    the sum excludes every k of the class of i. There is no T²: the temperature is part of the
+    method.
 
     Args:
         student: Embeddings s, `[samples, ...]`.
         teacher: Embeddings t of the same length. No gradient reaches them.
         temperature: τ, above 0.
-        symmetric: Ask it of the teacher's embeddings, too.
-        labels: Classes, `[samples]`; the other samples of a class are then not held against it.
+        symmetric: Whether to use the teacher's embeddings as anchors, too.
+        labels: Classes, `[samples]`; other samples of the same class are then not negatives.
 
     Returns:
-        A scalar in nats, at least 0, at most log N where nothing can be told apart; float32 for
-        half-precision embeddings; 0 for no samples or one.
+        A scalar in nats, at least 0, log N for equal embeddings; float32 for half-precision
+        embeddings; 0 for no samples or one.
 
     Raises:
-        InputError: Embeddings without an axis beside the samples' or of different lengths, whole
-            numbers, sides of different numbers of samples, labels of a wrong shape or type, or a
-            temperature not above 0.
+        InputError: Embeddings without a feature dimension or of different lengths, integer dtypes,
+            different numbers of samples, labels of a wrong shape or dtype, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ def crd(
     first_cosines: Float[Tensor, "2 cosines"] | None = None,
     trained_teacher: Float[Tensor, "samples ..."] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ask that a classifier can tell pairs of one sample from pairs of two.
+    r"""Compute the contrastive representation distillation loss (CRD) with NCE.
 
     With c the cosine of two embeddings, an anchor a is compared with one positive p and m
     negatives n₁ … nₘ, by noise-contrastive estimation:
@@ -92,47 +92,47 @@ def crd(
     \quad w(a, b) = \frac{\exp(c(a, b)/\tau)}{z}$$
 
     The value is the mean of ℓ over the student's embeddings as anchors, plus the mean over the
-    teacher's: two directions.
+    teacher's.
 
     *In the batch* (no `negatives`): sample i's positive is the other side's i, its negatives are
     the other side's j ≠ i, m of them; with `labels`, only those j of another class, so that m
     differs from sample to sample. *With a memory bank* (`negatives` and `student_negatives`): the
-    student's anchors meet the bank's teachers, `positives` and `negatives`, and the teacher's
-    anchors meet the bank's students, `student_positives` and `student_negatives`; where no
-    positives are given they are the other side's of this batch. `labels` then say nothing: the
-    negatives are drawn already.
+    student's anchors are compared with the bank's teachers, `positives` and `negatives`, and the
+    teacher's anchors with the bank's students, `student_positives` and `student_negatives`; without
+    given positives, those of this batch's other side are used. `labels` are then ignored: the
+    negatives are already drawn.
 
-    z is the mean of exp(c/τ) over a row of `first_cosines`, 1 without: the student's anchors take
-    row 0, the teacher's row 1. This is the published estimator: the noise is uniform over N
-    samples, m·Pₙ = m/N, and Z = N·z, estimated once and then constant; N cancels. Not added is the
-    published code's 1e-7 in each denominator, which is a constant of about 2·N·1e-7. The weight
-    published with the CIFAR-100 benchmark (0.8) applies as it is to the memory bank of 16384.
+    z is the mean of exp(c/τ) over a row of `first_cosines`, 1 without: row 0 for the student's
+    anchors, row 1 for the teacher's. This is the published estimator: the noise is uniform over N
+    samples, m·Pₙ = m/N, and Z = N·z, estimated once and then constant; N cancels. The published
+    code's 1e-7 in each denominator, a constant of about 2·N·1e-7, is omitted. The weight published
+    with the CIFAR-100 benchmark (0.8) applies as it is to the memory bank of 16384.
 
     Args:
         student: Embeddings, `[samples, ...]`.
         teacher: Embeddings of the same length d. No gradient reaches them.
         temperature: τ, above 0.
         labels: Classes, `[samples]`.
-        positives: What a bank holds of the same samples' teachers, `[samples, d]`. No gradient
-            reaches this and the other parts of a bank.
-        negatives: What it holds of other samples' teachers, `[samples, m, d]`, or `[m, d]` for all.
-        student_positives: As `positives`, of its students.
-        student_negatives: As `negatives`, of its students.
-        drawn: `[samples, m]`, which rows of `negatives` and `student_negatives`, `[rows, d]` each,
-            are a sample's; all of them without. It costs little where the rows are few beside
-            samples·m, since no row is copied for a sample.
-        first_cosines: `[2, any number]`, see above; in the batch, too.
-        trained_teacher: The teacher's embeddings once more, where a layer that makes them is to
-            learn: their gradient is kept.
+        positives: The bank's teacher embeddings of the same samples, `[samples, d]`. No gradient
+            reaches this and the other bank arguments.
+        negatives: The bank's teacher embeddings of other samples, `[samples, m, d]`, or `[m, d]`
+            for all.
+        student_positives: As `positives`, for the bank's students.
+        student_negatives: As `negatives`, for the bank's students.
+        drawn: `[samples, m]`, the indices of each sample's rows in `negatives` and
+            `student_negatives`, `[rows, d]` each; all rows if not given. It is cheap for few rows
+            compared with samples·m, since no row is copied per sample.
+        first_cosines: `[2, any number]`, see above; also without a bank.
+        trained_teacher: The teacher's embeddings again, with gradient, to train the layer that
+            computes them.
 
     Returns:
         A scalar in nats, above 0; float32 for half-precision embeddings; 0 for no samples. A sample
-        without negatives in its batch adds nothing.
+        without negatives in its batch contributes 0.
 
     Raises:
-        InputError: As `info_nce`; one side's negatives without the other's, positives or draws
-            without negatives, parts of a bank of a wrong shape, or (seen on a CPU) draws out of
-            range.
+        InputError: As `info_nce`; negatives of one side only, positives or draws without negatives,
+            bank arguments of a wrong shape, or (checked on a CPU) draws out of range.
 
     Example:
         >>> import torch
@@ -191,7 +191,7 @@ def _with_bank(
 
 
 def _cosines(anchors: Tensor, negatives: Tensor, drawn: Tensor | None) -> Tensor:
-    """Give the cosines of directions with vectors of any length, `[samples, negatives]`."""
+    """Compute the cosines of unit vectors with vectors of any length, `[samples, negatives]`."""
     lengths = length(negatives).squeeze(-1)
     with without_autocast(anchors):
         if negatives.ndim == 3:
@@ -204,7 +204,7 @@ def _cosines(anchors: Tensor, negatives: Tensor, drawn: Tensor | None) -> Tensor
 
 
 def _estimate(near: Tensor, far: Tensor, others: Tensor | None = None) -> Tensor:
-    """Give the mean of ℓ, of log w of the positives and of what may be negatives: all without."""
+    """Compute the mean of ℓ, from log w of the positives and of the possible negatives."""
     if others is None:
         log = math.log(far.shape[1])
         return (F.softplus(log - near) + F.softplus(far - log).sum(1)).mean()
@@ -216,7 +216,7 @@ def _estimate(near: Tensor, far: Tensor, others: Tensor | None = None) -> Tensor
 def _directions(
     student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None, *, where: str
 ) -> tuple[Tensor, Tensor]:
-    """Check what both losses are given, and scale either side's embeddings to length one."""
+    """Check the inputs of both losses, and normalise the embeddings of both sides."""
     ours, theirs = vector_pair(student, teacher, where=where)
     if ours.shape != theirs.shape:
         raise InputError(
@@ -270,7 +270,7 @@ def _check_drawn(
 
 
 def _log_means(first_cosines: Tensor | None, temperature: float, like: Tensor) -> Tensor:
-    """Give log z for the student's anchors and for the teacher's."""
+    """Compute log z for the student's anchors and for the teacher's."""
     if first_cosines is None:
         return like.new_zeros(2)
     shape = tuple(first_cosines.shape)

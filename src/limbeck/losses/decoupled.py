@@ -1,4 +1,4 @@
-"""The loss that takes predictions apart: the right class, and all the others; one value a unit."""
+"""Decoupled knowledge distillation (DKD): target class and non-target classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limbeck.losses.inputs import (
     not_negative,
 )
 
-_RULED_OUT = -1e9  # stands for -inf: no probability in any float type, yet 0 * it is 0 and not NaN
+_RULED_OUT = -1e9  # replaces -inf: zero probability in any float type, and 0 * it is 0 and not NaN
 
 
 def dkd(
@@ -29,35 +29,35 @@ def dkd(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Float[Tensor, " units"]:
-    r"""Compare the right class with the rest, and the other classes among themselves.
+    r"""Compute decoupled knowledge distillation (DKD): α · TCKD + β · NCKD.
 
     With $b = (p_y, 1 - p_y)$ and $\hat p$ the distribution over all classes but y, both at
     temperature T:
 
     $$T^2 \left[\alpha\,KL(b^t \| b^s) + \beta\,KL(\hat p^t \| \hat p^s)\right]$$
 
-    `soft_target_kl` is the same with α = 1 and β = 1 − p_y of the teacher: it listens to the other
-    classes the less, the surer the teacher is. The right class is taken out exactly, whatever the
-    logits' size. Where nothing is left (one class, or all others ruled out), the second part is 0.
-    Classes that the student rules out with -inf are taken from the teacher, as in `divergence`.
+    `soft_target_kl` is the same with α = 1 and β = 1 − p_y of the teacher, which weights the
+    non-target classes less for a confident teacher. The target class is excluded exactly, for
+    logits of any size. If no class remains (one class, or -inf for all others), NCKD is 0. If
+    student logits are -inf, the teacher is conditioned on the other classes, as in `divergence`.
 
     Args:
         student: Logits, `[units, classes]`.
         teacher: Logits, `[units, classes]`. No gradient reaches them.
-        labels: The right classes y, `[units]`.
-        alpha: The weight of the right class against the rest, at least 0.
-        beta: The weight of the other classes among themselves, at least 0. The paper tunes it to
-            the pair of networks; 8 is its value for ResNet32x4 and ResNet8x4.
+        labels: The labels y, `[units]`.
+        alpha: The weight of target class distillation (TCKD), at least 0.
+        beta: The weight of non-target class distillation (NCKD), at least 0. The paper tunes it per
+            pair of networks; 8 is its value for ResNet32x4 and ResNet8x4.
         temperature: T, above 0.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits. It
-        is published with a weight of 1 beside a cross-entropy of weight 1, ramped up over the first
-        20 epochs on CIFAR-100.
+        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
+        The published weight is 1, with a cross-entropy of weight 1, ramped up over the first 20
+        epochs on CIFAR-100.
 
     Raises:
-        InputError: A wrong shape, integer logits, labels out of range (seen on a CPU), a negative
-            weight, or a temperature not above 0.
+        InputError: A wrong shape, integer logits, labels out of range (checked on a CPU), a
+            negative weight, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -84,9 +84,9 @@ def dkd(
 
 
 def _decoupled(logits: Tensor, right: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the log-odds of the right class, the others' log-probabilities, and if there are none.
+    """Return the target's log-odds, the others' log-probabilities, and the rows without others.
 
-    The right class is among the others as one that is ruled out.
+    The target class is included in the others with probability 0.
     """
     logits = (logits / temperature).clamp_min(_RULED_OUT)
     others = logits.scatter(-1, right, _RULED_OUT)
@@ -95,7 +95,7 @@ def _decoupled(logits: Tensor, right: Tensor, temperature: float) -> tuple[Tenso
 
 
 def _binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL between two classes, from their log-odds."""
+    """Compute the KL divergence between two classes, from their log-odds."""
     right = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
     wrong = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
     return not_negative(right + wrong)

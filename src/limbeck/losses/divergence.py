@@ -1,7 +1,7 @@
-"""How far a student's distribution is from its teacher's, one value a unit.
+"""Divergences between student and teacher distributions (KL, JSD, TVD): one value per element.
 
-What a kind is, and what logits of -inf mean, is said in `kinds`; `blocks` has the whole
-distribution, `sparse` parts of it, and `fused` forms the logits, too.
+`kinds` defines the kinds and the treatment of -inf; `blocks` computes dense targets, `sparse` top-k
+and sampled ones, and `fused` also computes the logits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limbeck.losses.kinds import Kind, Measure
 from limbeck.losses.sparse import sampled, top_k
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
-_SLACK = 0.02  # what half precision may add to a sum of probabilities
+_SLACK = 0.02  # the rounding error of a sum of probabilities in half precision
 
 
 def divergence(
@@ -29,7 +29,7 @@ def divergence(
     beta: float | None = None,
     normalized: bool = False,
 ) -> Float[Tensor, " units"]:
-    r"""Measure how far the student's distribution is from the teacher's.
+    r"""Compute a divergence (KL, reverse KL, JSD or TVD) between student and teacher.
 
     With p the teacher's and q the student's softmax at temperature T, and m = βp + (1−β)q:
 
@@ -42,33 +42,33 @@ def divergence(
     \end{aligned}
     $$
 
-    The likeliest classes are compared with as many of the student's and, as `tail` says, all others
-    as one more class at temperature 1, or without them. Of classes drawn by chance, value and
-    gradient are right on average: `SampledTargets` of a teacher that rules no class out.
+    Top-k classes are compared with the student's same classes and, depending on `tail`, all others
+    as one more class at temperature 1, or without them. For sampled classes, value and gradient are
+    unbiased: `SampledTargets` of a teacher without -inf logits.
 
-    T² keeps the gradient's size through a change of temperature for the first three; that of `tvd`
-    falls with 1/T only, and so grows with T. If one vocabulary is padded wider than the other,
-    only the classes that both have are compared.
+    T² makes the gradient's size independent of the temperature for the first three; that of `tvd`
+    falls only with 1/T, and so grows with T. If the vocabularies are padded differently, only
+    common classes are compared.
 
     Args:
         student: Logits, `[units, student classes]`.
-        targets: The teacher's answer to the same units: all logits, the likeliest classes, classes
-            drawn by chance, or what the logits are made of. No gradient reaches it.
+        targets: The teacher's targets for the same elements: all logits, top-k classes, sampled
+            classes, or hidden states with the head. No gradient reaches them.
         kind: `forward_kl` (mean-seeking), `reverse_kl` (mode-seeking), `jsd` (between them) or
             `tvd` (bounded).
         temperature: T, above 0.
         beta: The weight of p in m, in (0, 1); 0.5 if not given. Only for `jsd`.
-        normalized: Divide by β(1−β): continuous up to `forward_kl` as β → 0 and `reverse_kl` as β
-            → 1. Only for `jsd`.
+        normalized: Whether to divide by β(1−β): the limits are `forward_kl` for β → 0 and
+            `reverse_kl` for β → 1. Only for `jsd`.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative (`forward_kl` of sampled classes: on
-        average); float32 for half-precision logits. For the way back nothing is kept beyond the
-        inputs and a few numbers a unit.
+        One value per element in nats, `[units]`, never negative (`forward_kl` of sampled classes:
+        in expectation); float32 for half-precision logits. The backward pass saves only the inputs
+        and a few numbers per element.
 
     Raises:
-        InputError: A wrong shape, integer logits, a temperature not above 0 or not that of sampled
-            targets, an unknown kind, or a wrong beta.
+        InputError: A wrong shape, integer logits, a temperature <= 0 or different from that of
+            sampled targets, an unknown kind, or an invalid beta.
 
     Example:
         >>> import torch
@@ -99,20 +99,20 @@ def divergence(
 
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T²·KL(teacher ‖ student) of checked logits of one shape; `soft_target_kl` is the same."""
+    """Compute T²·KL(teacher ‖ student) of checked logits of one shape, as `soft_target_kl`."""
     return dense(student, DenseTargets(teacher), Measure("forward_kl", float(temperature)))
 
 
 def check_targets(
     targets: object, *, units: int, classes: int, measure: Measure, where: str
 ) -> None:
-    """Refuse targets of another kind, of other units, or sampled at another temperature.
+    """Raise an error for targets of another type, shape or sampling temperature.
 
-    Whether classes are out of range, or named twice, or more than certain together, is looked at on
-    a CPU only: elsewhere a look would wait for the device.
+    Class ids out of range or repeated, and probabilities that sum to more than 1, are checked on a
+    CPU only: elsewhere the check would synchronise the device.
 
     Raises:
-        InputError: As said.
+        InputError: The targets are invalid.
     """
     if not isinstance(targets, DenseTargets | TopKTargets | SampledTargets | HeadTargets):
         allowed = "DenseTargets, TopKTargets, SampledTargets or HeadTargets"
@@ -148,7 +148,7 @@ def _check_likeliest(targets: TopKTargets, *, where: str) -> None:
     try:
         twice = bool((ordered[:, 1:] == ordered[:, :-1]).any())
         total = float(logs.float().logsumexp(-1).max().exp())
-    except RuntimeError:  # under `torch.func.vmap` there are no values to look at
+    except RuntimeError:  # under `torch.func.vmap` values cannot be read
         return
     if twice:
         raise InputError(Problem(f"{where}.ids", "a class twice in one unit", "each class once"))

@@ -1,7 +1,6 @@
-"""Losses over what a model holds inside: one value a sample.
+"""Feature losses: FitNets hint, Gram matrix, variational information; one value per sample.
 
-Those over attention maps are in `attention_maps`, over the sign of activations in `activation`,
-over pyramids of maps in `pyramid`.
+See also `attention_maps`, `activation` (signs of activations) and `pyramid` (pyramids of maps).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from limbeck.precision import precise_pair
 Norm: TypeAlias = Literal["l2", "l1", "huber"]
 GramScale: TypeAlias = Literal["gatys", "sum"]
 
-# Torch's own functions go over the features only once each way.
+# Torch's own functions pass over the features only once in each direction.
 _COMPARE: dict[Norm, Callable[..., Tensor]] = {
     "l2": F.mse_loss,
     "l1": F.l1_loss,
@@ -43,7 +42,7 @@ def fitnet_hint(
     *,
     norm: Norm = "l2",
 ) -> Float[Tensor, " samples"]:
-    r"""Measure the mean difference of features.
+    r"""Compute the FitNets hint loss: the mean difference of features (L2, L1 or Huber).
 
     With d = f − g over D features:
 
@@ -53,23 +52,22 @@ def fitnet_hint(
     \text{huber} = \frac1D \sum_i \begin{cases} d_i^2/2 & |d_i| \le 1 \\ |d_i| - 1/2 \end{cases}
     $$
 
-    Scale: the mean, not the sum, over the D features. It does not grow with the layer's size, and
-    the weight published with the CIFAR-100 benchmark (100, for l2) applies as it is. A squared
-    length of the difference, as the formula is often written, is D times as much.
+    Scale: the mean, not the sum, over the D features. It does not depend on the layer's size, and
+    the weight published with the CIFAR-100 benchmark (100, for l2) applies as it is. The squared
+    norm, as the formula is often written, is D times as much.
 
     Args:
-        student: Features f, `[samples, ...]`, already brought to the teacher's shape by a
-            connector.
+        student: Features f, `[samples, ...]`, mapped to the teacher's shape by a connector.
         teacher: Features g, `[samples, ...]`. No gradient reaches them.
-        norm: `l2` (squares), `l1` (lengths, for teachers with outliers) or `huber` (squares up to
-            a difference of 1, lengths beyond).
+        norm: `l2` (squared error), `l1` (absolute error, for teachers with outliers) or `huber`
+            (squared up to a difference of 1, absolute beyond).
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Shapes that differ, features without an axis beside the samples', whole
-            numbers, or an unknown norm.
+        InputError: Different shapes, features without a feature dimension, integer dtypes, or an
+            unknown norm.
 
     Example:
         >>> import torch
@@ -92,30 +90,29 @@ def gram(
     *,
     scale: GramScale = "gatys",
 ) -> Float[Tensor, " samples"]:
-    r"""Measure how differently the channels of two maps go together, wherever that is.
+    r"""Compute the squared difference of Gram matrices over channels (style loss).
 
-    With F a map written as `[C, M]` (C channels, M places) and its Gram matrix G = F Fᵀ:
+    With F a map as `[C, M]` (C channels, M positions) and its Gram matrix G = F Fᵀ:
 
     $$
     \text{gatys} = \frac{1}{4 C^2 M^2} \sum_{ij} (G^S_{ij} - G^T_{ij})^2 \qquad
     \text{sum} = \sum_{ij} (G^S_{ij} - G^T_{ij})^2
     $$
 
-    Scale: `gatys` is the paper's, and does not grow with the layer's size; `sum` is the squared
-    Frobenius norm ‖G_T − G_S‖² as distillation texts write it. There is no published weight for
-    distillation.
+    Scale: `gatys` is the paper's, and does not depend on the layer's size; `sum` is the squared
+    Frobenius norm ‖G_T − G_S‖² as often written. There is no published weight for distillation.
 
     Args:
         student: Maps `[samples, channels, height, width]` or sequences `[samples, tokens, d]`.
-        teacher: The same with as many channels. A larger map is averaged down to the smaller. No
+        teacher: The same, with equal channels. A larger map is average-pooled to the smaller. No
             gradient reaches it.
-        scale: Which of the two.
+        scale: `gatys` or `sum`.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Other shapes, channels that differ, whole numbers, or an unknown scale.
+        InputError: Unsupported shapes, different channels, integer dtypes, or an unknown scale.
 
     Example:
         >>> import torch
@@ -130,7 +127,7 @@ def gram(
     check_maps(student, teacher, where="gram", alike="channels")
     ours, theirs = (side.flatten(2) for side in aligned(student, teacher))
     if scale == "gatys":
-        # Before the product, not after it: the numbers stay small.
+        # Before the product, not after it, to keep the numbers small.
         shrink = 1 / math.sqrt(2 * ours.shape[1] * ours.shape[2])
         ours, theirs = ours * shrink, theirs * shrink
     difference = products(ours, ours) - products(theirs, theirs)
@@ -143,10 +140,10 @@ def variational_information(
     *,
     variance: Float[Tensor, "*channels"] | float,
 ) -> Float[Tensor, " samples"]:
-    r"""Measure how unlikely the teacher's features are, given the student's prediction of them.
+    r"""Compute the variational information distillation loss (VID): a Gaussian NLL.
 
-    The negative log-likelihood of a normal distribution, up to a constant; minimising it raises a
-    lower bound of the information that the student's layer has about the teacher's:
+    Up to a constant. Minimising it raises a lower bound of the mutual information of the student's
+    and the teacher's layer:
 
     $$\frac1D \sum_i \frac12 \left[\frac{(t_i - \mu_i)^2}{\sigma^2_i} + \log \sigma^2_i\right]$$
 
@@ -156,16 +153,16 @@ def variational_information(
     Args:
         student: The predicted mean μ, `[samples, ...]`, of the teacher's shape.
         teacher: Features t, `[samples, ...]`. No gradient reaches them.
-        variance: σ², above 0: one number a channel, `[channels]`, or whatever broadcasts to the
-            features. It gets a gradient: `limbeck.connectors.variational` learns it together with
-            the mean.
+        variance: σ², above 0: one number per channel, `[channels]`, or a tensor that broadcasts to
+            the features. It has a gradient: `limbeck.connectors.variational` trains it together
+            with the mean.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Shapes that differ, a variance that does not fit or is not above 0 (seen on a
-            number, not on a tensor), or whole numbers.
+        InputError: Different shapes, a variance that does not fit or is <= 0 (checked for a number,
+            not for a tensor), or integer dtypes.
 
     Example:
         >>> import torch
@@ -183,6 +180,6 @@ def variational_information(
     if not isinstance(variance, Tensor):
         variance = mean.new_tensor(variance)
     spread = per_channel(variance.to(mean.dtype), mean, where=f"{where}.variance")
-    # The logarithm of few numbers, not of as many as there are features.
+    # The logarithm of the few variances, not of a tensor of the features' size.
     terms = (target - mean).square() / spread + spread.log()
     return 0.5 * mean_of_each(terms)

@@ -1,7 +1,7 @@
-"""Divergence from hidden states: logits are formed, used and dropped a few rows at a time.
+"""Fused linear divergence: logits are computed from hidden states a few rows at a time.
 
-The gradients of a block are formed while its logits are there, in the forward pass. What is kept
-is of the size of the hidden states and of the head, however many units and classes there are.
+The gradients of a block are computed with its logits, in the forward pass. Memory is of the size of
+the hidden states and of the head, independent of elements times classes.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ def fused_divergence(
     normalized: bool = False,
     block_bytes: int | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Average the divergence of logits that are never all formed at once.
+    r"""Compute the mean divergence from hidden states, without all logits in memory at once.
 
     With logits $z = h W^\top + b$, or $c \tanh(z/c)$ of them for a soft cap c, and weights w:
 
     $$\frac{\sum_i w_i \left[D(z_i, t_i) + \lambda\,\mathrm{CE}(z_i, y_i)\right]}{\sum_i w_i}$$
 
-    D is `divergence`, and the value and gradients are those of the dense form. Since gradients
-    are formed in the forward pass, they cannot themselves be differentiated, and there is no
-    forward mode: both raise an error. `torch.func.grad` and `vmap` work.
+    D is `divergence`; value and gradients equal those of the dense form. Gradients are computed in
+    the forward pass, so that double backward and forward mode raise an error. `torch.func.grad` and
+    `vmap` work.
 
     Args:
         hidden: The student's last hidden states h, `[units, features]`.
-        weight: Its head W, `[classes, features]`; may be tied to other weights.
-        targets: The teacher's answer to the same units, in any form. No gradient reaches it.
+        weight: The student's head W, `[classes, features]`; may be tied to other weights.
+        targets: The teacher's targets for the same elements, of any type. No gradient reaches them.
         kind: As for `divergence`, and so are `temperature`, `beta` and `normalized`.
         temperature: T, above 0.
-        labels: The right classes y, `[units]`, for cross-entropy at temperature 1.
-        label_weight: λ. Only with labels.
+        labels: The labels y, `[units]`, for cross-entropy at temperature 1.
+        label_weight: λ; only with labels.
         bias: The head's b, `[classes]`.
         softcap: c, above 0.
-        weights: How much each unit counts, `[units]`, none below 0. Units of weight 0 are left
-            out whatever they hold, and take no time; without any weight the value is 0.
+        weights: The weight per element, `[units]`, at least 0. Elements of weight 0 are excluded
+            whatever their values, at no cost; if all weights are 0 the value is 0.
         reduction: `mean` as in the formula, or `sum`, its numerator.
         beta: The weight of the teacher in the mixture. Only for `jsd`.
-        normalized: Divide by β(1−β). Only for `jsd`.
-        block_bytes: How much memory a block's logits may take, both sides together; by default 32
-            MiB or what the head takes, if that is more. Values do not depend on it.
+        normalized: Whether to divide by β(1−β). Only for `jsd`.
+        block_bytes: The memory limit of a block's logits, both sides together; by default the
+            larger of 32 MiB and the head's size. Values do not depend on it.
 
     Returns:
         A scalar in nats; float32 for half precision. Gradients are summed up in float32, too.
 
     Raises:
-        InputError: A wrong shape, type or setting; a second derivative, or forward mode.
+        InputError: A wrong shape, dtype or setting; a second derivative, or forward mode.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""One pass over the blocks of a fused divergence: values, and the gradients with them."""
+"""One pass over the blocks of a fused divergence, for values and gradients."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from limbeck.targets import (
 
 Reduction: TypeAlias = Literal["mean", "sum"]
 
-_LEAST = 2**25  # bytes of logits that a block may take, even where the head itself is smaller
+_LEAST = 2**25  # bytes of logits per block, even if the head itself is smaller
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked for beside the student; the fields are as `fused_divergence` says."""
+    """The arguments of a fused divergence besides the student; see `fused_divergence`."""
 
     targets: Targets
     measure: Measure
@@ -46,14 +46,14 @@ class Work:
     block_bytes: int | None
 
     def take(self, rows: Rows) -> Work:
-        """The same for some units."""
+        """Return the arguments for some elements."""
         labels, weights = (
             None if part is None else part[rows] for part in (self.labels, self.weights)
         )
         return replace(self, targets=self.targets.take(rows), labels=labels, weights=weights)
 
     def prepared(self, classes: int) -> Work:
-        """Bring a teacher's head to the classes of the student, and to the type of autocast."""
+        """Restrict a teacher's head to the student's classes, and cast it to autocast's dtype."""
         if not isinstance(self.targets, HeadTargets):
             return self
         head = self.targets.cut(classes)
@@ -62,10 +62,10 @@ class Work:
 
 
 def run(head: Head, work: Work) -> Tensor:
-    """Go through the blocks; gradients gather in the head, the weighted sum is given back.
+    """Iterate over the blocks; accumulate gradients in the head, return the weighted sum.
 
     Raises:
-        InputError: A weight below 0, or a label out of range (seen on a CPU).
+        InputError: A weight below 0, or a label out of range (checked on a CPU).
     """
     shares, chosen = _shares(work, head.hidden)
     if work.labels is not None:
@@ -84,7 +84,7 @@ def run(head: Head, work: Work) -> Tensor:
 
 
 def _shares(work: Work, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """How much each unit counts, and which count at all (None: all)."""
+    """Return the weight per element, and the mask of those with weight (None: all)."""
     dtype, units = torch.promote_types(hidden.dtype, torch.float32), len(hidden)
     if work.weights is None:
         share = 1.0 if work.reduction == "sum" else 1.0 / max(units, 1)
@@ -93,7 +93,7 @@ def _shares(work: Work, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     if weights.device.type == "cpu" and bool((weights < 0).any()):
         lowest = weights.min().item()
         raise InputError(Problem("fused_divergence.weights", lowest, "no weight below 0"))
-    chosen = weights.nonzero().squeeze(1)  # the one look at the device before all is done
+    chosen = weights.nonzero().squeeze(1)  # the only device synchronisation
     if work.reduction == "mean":
         weights = weights / weights.sum().clamp_min(torch.finfo(dtype).tiny)
     return weights, None if len(chosen) == units else chosen
@@ -106,7 +106,7 @@ def _blocks(units: int, chosen: Tensor | None, rows: int) -> Sequence[Rows]:
 
 
 def _block(logits: Tensor, work: Work, shares: Tensor, trains: bool) -> Tensor:
-    """Give a block's values, and leave the weighted gradient where the logits were."""
+    """Compute a block's values, and write the weighted gradient in place of the logits."""
     values = []
     for rows in row_blocks(len(logits), logits.shape[1], logits.device):
         part, ours = work.take(rows), logits[rows]
@@ -122,9 +122,9 @@ def _block(logits: Tensor, work: Work, shares: Tensor, trains: bool) -> Tensor:
 
 
 def _rows(logits: Tensor, work: Work, trains: bool) -> tuple[Tensor, Tensor | None]:
-    """Value and slope of a few rows: of the divergence, and of cross-entropy if there are labels.
+    """Compute value and slope of a few rows: of the divergence, and of cross-entropy with labels.
 
-    The gradient is T times the slope, as `closed_form` says.
+    The gradient is T times the slope, see `closed_form`.
     """
     value, slope = _divergence(logits, work.targets, work.measure, trains)
     slope = None if slope is None else widened(slope, logits.shape[1])
@@ -148,7 +148,7 @@ def _divergence(
         if isinstance(targets, TopKTargets):
             return rows_of_top_k(common, targets, measure, slope=trains)
         return rows_of_sample(common, targets, measure, slope=trains)
-    assert isinstance(targets, DenseTargets)  # a head became logits with the block
+    assert isinstance(targets, DenseTargets)  # a head was converted to logits with the block
     classes = min(logits.shape[1], targets.classes)
     theirs = precise(targets.logits[:, :classes].detach()).to(logits.dtype)
     form = _compiled() if logits.is_cuda else closed_form
@@ -157,12 +157,12 @@ def _divergence(
 
 @cache
 def _compiled() -> Any:
-    """The row function as one kernel; a processor has its caches instead. Not measured yet."""
+    """Return the row function compiled to one kernel; not used on CPUs. Not measured yet."""
     return torch.compile(closed_form, dynamic=True)
 
 
 def _block_rows(head: Head, work: Work) -> int:
-    """How many units' logits fit into the budget."""
+    """Return the number of elements whose logits fit into the memory limit."""
     weight = head.weight
     budget = work.block_bytes or max(_LEAST, weight.numel() * weight.element_size())
     theirs = work.targets.classes if isinstance(work.targets, HeadTargets) else 0

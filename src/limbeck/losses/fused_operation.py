@@ -1,12 +1,12 @@
-"""The fused divergence as one operation, which a compiler leaves whole.
+"""The fused divergence as one custom operation, which a compiler does not trace.
 
-Traced through, its blocks would be unrolled, and might all be kept at once. An operation takes
-nothing but tensors and plain settings, so what is asked for is taken apart here and put together
-again inside. Outside of compiled code it is an autograd function: that of `torch.library` would
-return a derivative of 0 in forward mode, without an error.
+In a trace its blocks would be unrolled, and might all be in memory at once. An operation accepts
+only tensors and plain settings, so the arguments are flattened here and rebuilt inside. Outside of
+compiled code it is an autograd function: that of `torch.library` would return a derivative of 0 in
+forward mode, without an error.
 """
 
-# No `from __future__ import annotations`: the operation's schema is read from its annotations.
+# No `from __future__ import annotations`: the operation's schema is read from the annotations.
 
 import operator
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ from limbeck.targets.top_k import Tail
 
 
 def whole(hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work) -> Tensor:
-    """Do the work in one operation; the gradients of all three come with its value.
+    """Compute the fused divergence in one operation, together with all three gradients.
 
     Raises:
-        InputError: A derivative in forward mode is asked for.
+        InputError: Forward-mode differentiation is used.
     """
     measure, targets = work.measure, work.targets
     tensors = (hidden, weight, bias, work.labels, work.weights)
@@ -65,7 +65,7 @@ def _wanted(*sides: Tensor | None) -> list[bool]:
 
 
 def _parts(targets: Targets) -> list[Tensor]:
-    """What the teacher's answer holds; only the last may be missing."""
+    """Return the tensors of the teacher's targets; only the last may be None."""
     parts: tuple[Tensor | None, ...]
     if isinstance(targets, DenseTargets):
         parts = (targets.logits,)
@@ -100,7 +100,7 @@ def _together(
     return HeadTargets(hidden, weight, rest[0] if rest else None, softcap)
 
 
-# Optional and not a union, which older torch cannot read.
+# Optional and not a union, which older torch cannot parse.
 def _compute(
     hidden: Tensor,
     weight: Tensor,
@@ -165,22 +165,22 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 class _Scaled(torch.autograd.Function):
-    """Scale a gradient that was formed in the forward pass.
+    """Scaling of a gradient that was computed in the forward pass.
 
-    It depends on the `sides`, too, but what that needs is gone by now: without them here, a second
-    derivative would be 0.
+    It depends on the `sides`, too, but their intermediate values are released: without them here, a
+    second derivative would be 0.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(slope: Tensor, gradient: Tensor, *sides: Tensor | None) -> Tensor:
-        # Not in place: the graph may be gone through again.
+        # Not in place: the graph may be run again.
         return slope * gradient.to(slope.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep nothing."""
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> None:
@@ -211,7 +211,7 @@ _operation.register_autograd(_backward, setup_context=_keep)
 
 
 class _Fused(torch.autograd.Function):
-    """Value and gradients in one pass; the way back only scales them."""
+    """Value and gradients in one forward pass; backward only scales them."""
 
     @staticmethod
     def forward(settings: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -238,7 +238,7 @@ class _Fused(torch.autograd.Function):
         for place in range(info.batch_size):
             pairs = zip(inputs[1:], dims[1:], strict=True)
             tensors = [one if d is None else one.select(d, place) for one, d in pairs]
-            # For a gradient outside of `vmap` it shows on these only that one is wanted.
+            # For a gradient outside of `vmap`, only these show that one is required.
             wanted = map(operator.or_, inputs[0][0], _wanted(*tensors[:3]))
             settings = ([*wanted], *inputs[0][1:])
             found.append(_Fused.apply(settings, *tensors))
@@ -252,5 +252,5 @@ def _autocast_type(device: str) -> torch.dtype | None:
 
 
 def _within(autocast: torch.dtype | None, device: str) -> AbstractContextManager[object]:
-    # Compiled code runs with autocast off: what it would do is in the operations by then.
+    # Compiled code runs with autocast off: its casts are already in the operations.
     return nullcontext() if autocast is None else torch.autocast(device, autocast)

@@ -1,4 +1,4 @@
-"""A student's last layer while its logits come and go: products forward, gradients gathered."""
+"""A student's last layer for the fused divergence: products forward, accumulated gradients."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from limbeck.precision import precise
 from limbeck.targets import Rows, capped
 
-_SLAB = 2**14  # classes whose gradient is added up at a time where it is kept more precisely
+_SLAB = 2**14  # the number of classes per accumulation step in higher precision
 
 
 class Head:
-    """The student's last layer, and the gradients that are summed up for it."""
+    """The student's last layer, with its accumulated gradients."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, ...]
@@ -28,13 +28,13 @@ class Head:
         self._to_bias = weight.new_zeros(len(weight), dtype=full) if wanted[2] else None
 
     def logits(self, rows: Rows, softcap: float | None) -> Tensor:
-        """Form the logits of some units."""
+        """Compute the logits of some elements."""
         hidden, weight = self.hidden[rows], self.weight.T
         plain = hidden @ weight if self._bias is None else torch.addmm(self._bias, hidden, weight)
         return capped(precise(plain), softcap)
 
     def add(self, rows: Rows, slope: Tensor) -> None:
-        """Take the gradient of some units' logits on to what they were made of."""
+        """Accumulate the gradient of some elements' logits in hidden states, weight and bias."""
         product = slope.to(self.dtype)
         if self.to_hidden is not None:
             self.to_hidden[rows] = (product @ self.weight).to(self.to_hidden.dtype)
@@ -50,14 +50,14 @@ class Head:
             self._to_weight[slab] += product[:, slab].T @ self.hidden[rows]
 
     def to_weights(self) -> tuple[Tensor | None, Tensor | None]:
-        """Give the gradients of weight and bias in their own types."""
+        """Return the gradients of weight and bias in their own dtypes."""
         found = zip((self._to_weight, self._to_bias), self._types, strict=True)
         weight, bias = (None if g is None or t is None else g.to(t) for g, t in found)
         return weight, bias
 
 
 def product_type(tensor: Tensor) -> torch.dtype:
-    """The type that a matrix product takes: what autocast says, or else the tensor's own.
+    """Return the dtype of a matrix product: autocast's, or else the tensor's own.
 
     Example:
         >>> with torch.autocast("cpu", dtype=torch.bfloat16):

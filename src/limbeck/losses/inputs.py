@@ -1,6 +1,6 @@
-"""What every loss asks of its inputs.
+"""Validation of the inputs of losses.
 
-The checks read shapes and types only, so that none of them waits for a device.
+The checks only read shapes and dtypes, so that none of them synchronises a device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limbeck.precision import precise_pair
 
 
 def not_negative(value: Tensor) -> Tensor:
-    """Lift what rounding pushed below zero; a plain clamp would cut the gradient there.
+    """Clamp negative rounding errors to zero, with the gradient of the identity.
 
     Example:
         >>> not_negative(torch.tensor([-1e-9, 2.0]))
@@ -27,12 +27,12 @@ def not_negative(value: Tensor) -> Tensor:
 
 
 def logit_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
-    """Check two answers to the same units, and give both in the precision to compute in.
+    """Check two logits of the same elements, and return both in the computation's precision.
 
-    The teacher's has lost its gradient.
+    The teacher's tensor is detached.
 
     Raises:
-        InputError: Either is not `[units, classes]` of floating-point numbers, or the shapes
+        InputError: A tensor is not `[units, classes]` of floating-point numbers, or the shapes
             differ.
     """
     check_logits(student, where=f"{where}.student")
@@ -42,10 +42,10 @@ def logit_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor,
 
 
 def check_floating(tensor: Tensor, *, where: str) -> None:
-    """Refuse whole numbers where logits or features are asked for.
+    """Raise an error unless logits or features are floating-point tensors.
 
     Raises:
-        InputError: It is no tensor, or one that does not hold floating-point numbers.
+        InputError: The value is not a floating-point tensor.
     """
     _check_tensor(tensor, where=where)
     if not tensor.is_floating_point():
@@ -57,10 +57,10 @@ def check_floating(tensor: Tensor, *, where: str) -> None:
 
 
 def check_logits(logits: Tensor, *, where: str) -> None:
-    """Refuse what is not one row of logits a unit.
+    """Raise an error unless a tensor has one row of logits per element.
 
     Raises:
-        InputError: The tensor is not `[units, classes]` or does not hold floating-point numbers.
+        InputError: The tensor is not `[units, classes]` or not floating-point.
     """
     check_floating(logits, where=where)
     if logits.ndim != 2 or logits.shape[1] == 0:
@@ -75,7 +75,7 @@ def check_logits(logits: Tensor, *, where: str) -> None:
 
 
 def check_same_shape(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Refuse a student and a teacher that do not lie on each other.
+    """Raise an error if the shapes of student and teacher differ.
 
     Raises:
         InputError: The shapes differ.
@@ -92,10 +92,10 @@ def check_same_shape(student: Tensor, teacher: Tensor, *, where: str) -> None:
 
 
 def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
-    """Refuse labels that are not one whole number a unit.
+    """Raise an error unless labels have one integer per element.
 
     Raises:
-        InputError: The shape or the type is wrong.
+        InputError: The shape or the dtype is wrong.
     """
     _check_tensor(labels, where=where)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -108,7 +108,7 @@ def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
 
 
 def check_label_range(labels: Tensor, classes: int, *, where: str) -> None:
-    """Refuse labels out of range where a look at them waits for nothing.
+    """Raise an error for labels out of range, if no device synchronisation is required.
 
     Raises:
         InputError: A label is negative, or not below the number of classes.
@@ -119,10 +119,10 @@ def check_label_range(labels: Tensor, classes: int, *, where: str) -> None:
 
 
 def outside(ids: Tensor, count: int) -> list[int]:
-    """Return an id that is not from 0 to count − 1, if there is one and it can be seen.
+    """Return an id that is not from 0 to count − 1, if there is one and values can be read.
 
-    On a device other than a CPU a look would wait for it; in compiled code it would break the
-    graph; and under `torch.func.vmap` there are no values to look at.
+    Reading values would synchronise a device other than a CPU, and break the graph in compiled
+    code; under `torch.func.vmap` values cannot be read.
 
     Example:
         >>> outside(torch.tensor([0, 5]), 3), outside(torch.tensor([0, 2]), 3)
@@ -139,9 +139,9 @@ def outside(ids: Tensor, count: int) -> list[int]:
 
 @contextmanager
 def looked_up(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[None]:
-    """Turn the error of an operation that looks labels up into one that names the label.
+    """Convert an indexing error of the block to an error with the label.
 
-    A CPU looks at each label anyway; a look beforehand would be a second one.
+    A CPU checks each label anyway, so that no check beforehand is required.
 
     Raises:
         InputError: The operation failed, and a label is out of range.
@@ -154,27 +154,27 @@ def looked_up(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[None]:
 
 
 def check_temperature(temperature: object, *, where: str) -> None:
-    """Refuse a temperature that is not a positive finite number.
+    """Raise an error unless a temperature is a positive finite number.
 
     Raises:
-        InputError: The temperature is zero, negative, infinite or no number.
+        InputError: The temperature is zero, negative, infinite or not a number.
     """
     if not is_positive(temperature):
         raise InputError(Problem(where, temperature, "a finite number above 0", "Try 4.0."))
 
 
 def check_fraction(fraction: object, *, where: str, fix: str = "") -> None:
-    """Refuse what does not lie strictly between 0 and 1.
+    """Raise an error unless a number is strictly between 0 and 1.
 
     Raises:
-        InputError: The number is outside of (0, 1), or no number.
+        InputError: The value is outside of (0, 1), or not a number.
     """
     if not (is_number(fraction) and 0 < fraction < 1):
         raise InputError(Problem(where, fraction, "a number above 0 and below 1", fix))
 
 
 def check_weight(weight: object, *, where: str) -> None:
-    """Refuse a weight inside a loss that is negative, infinite or no number.
+    """Raise an error if a weight inside a loss is negative, infinite or not a number.
 
     Raises:
         InputError: The weight is not a finite number of at least 0.
@@ -184,10 +184,10 @@ def check_weight(weight: object, *, where: str) -> None:
 
 
 def check_mask(mask: Tensor, shape: tuple[int, ...], *, where: str) -> None:
-    """Refuse a mask that does not say of every token whether it is real.
+    """Raise an error unless a mask has one boolean per token.
 
     Raises:
-        InputError: The shape differs, or the mask does not hold true and false.
+        InputError: The shape differs, or the mask is not boolean.
     """
     if mask.dtype != torch.bool:
         raise InputError(

@@ -1,10 +1,10 @@
-"""The kinds of divergence: their settings, and value and gradient of a few rows in closed form.
+"""Kinds of divergence: settings, and closed-form value and gradient of a few rows.
 
-Two rules keep every kind finite when logits are -inf, which rules a class out. Where the
-definition is finite (the teacher rules out a class in `forward_kl`), the definition holds. Where
-it would be infinite (the student rules out a class that the teacher does not), the teacher is
-conditioned on what the student can say, so that a vocabulary padded with -inf gives what the
-common part gives; `reverse_kl` is the mirror image.
+Two rules keep every kind finite when logits are -inf, which rules a class out. If the definition is
+finite (the teacher rules out a class in `forward_kl`), it applies. If it would be infinite (the
+student rules out a class that the teacher does not), the teacher is conditioned on the student's
+support, so that a vocabulary padded with -inf has the value of the common classes; `reverse_kl` is
+symmetric to this.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from limbeck.losses.inputs import check_fraction, check_temperature, not_negativ
 
 Kind: TypeAlias = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
 
-RULED_OUT = -1e9  # stands for -inf: no probability in any float type, yet 0 * it is 0 and not NaN
-_SATURATED = 60.0  # beyond this difference of log-probabilities a term weighs less than exp(-60)
+RULED_OUT = -1e9  # replaces -inf: zero probability in any float type, and 0 * it is 0 and not NaN
+_SATURATED = 60.0  # above this difference of log-probabilities a term weighs less than exp(-60)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured; `of` checks it."""
+    """The settings of a divergence, checked by `of`."""
 
     kind: Kind
     temperature: float
@@ -42,7 +42,7 @@ class Measure:
         """Check the settings of a divergence.
 
         Raises:
-            InputError: A temperature not above 0, an unknown kind, or a wrong beta.
+            InputError: A temperature <= 0, an unknown kind, or an invalid beta.
         """
         check_temperature(temperature, where=f"{where}.temperature")
         check_choice(kind, get_args(Kind), where=f"{where}.kind")
@@ -62,11 +62,11 @@ class Measure:
 def closed_form(
     student: Tensor, teacher: Tensor, measure: Measure, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Value and, if asked for, slope of a few rows: `[rows]` and `[rows, classes]`.
+    """Compute value and optionally slope of a few rows: `[rows]` and `[rows, classes]`.
 
-    The gradient is T times the slope: whoever weighs the rows has a factor for each already. The
-    slope of every kind is q·(f − Σqf) with an f of its own. Nothing that autograd keeps is
-    overwritten, so that it can itself be differentiated.
+    The gradient is T times the slope: callers already multiply each row by a factor. The slope of
+    every kind is q·(f − Σqf) with its own f. No tensor saved by autograd is overwritten, so that
+    the result is differentiable.
 
     Example:
         >>> import torch
@@ -80,19 +80,19 @@ def closed_form(
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities at a temperature, with classes ruled out at a finite floor."""
+    """Compute log-probabilities at a temperature, with a finite floor for classes of -inf."""
     kept = logits.clamp_min(RULED_OUT)
     return F.log_softmax(kept if temperature == 1 else kept / temperature, dim=-1)
 
 
 def log_mixture(difference: Tensor, share: float) -> Tensor:
-    """log(1 − share + share·exp(difference)), exact where share is close to 0 or 1.
+    """Compute log(1 − share + share·exp(difference)), exact for a share close to 0 or 1.
 
-    The difference of two logarithms would cancel there. What would overflow weighs less than
+    The difference of two logarithms would cancel there. Terms that would overflow weigh less than
     exp(−60).
     """
     inside = share * difference.clamp_max(_SATURATED).expm1()
-    # The floor: a share rounds to 1 in float32 near the ends.
+    # The floor: a share rounds to 1 in float32 near the limits.
     return inside.clamp_min(-1 + 1e-7).log1p()
 
 

@@ -1,7 +1,7 @@
-"""What losses over features share: which axis holds the channels and equal sizes.
+"""Shared functions of feature losses: channel dimension and equal sizes.
 
-Axes are read as connectors read them: `[samples, d]` are vectors, `[samples, tokens, d]` sequences,
-`[samples, channels, height, width]` maps. Everything else has its channels on the second axis.
+Dimensions are interpreted as by connectors: `[samples, d]` are vectors, `[samples, tokens, d]`
+sequences, `[samples, channels, height, width]` maps. Otherwise channels are the second dimension.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _AXES = {
 
 
 def check_features(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Refuse features that cannot be compared number by number.
+    """Raise an error unless features can be compared elementwise.
 
     Raises:
-        InputError: Whole numbers, shapes that differ, or no axis beside the samples'.
+        InputError: Integer dtypes, different shapes, or no feature dimension.
     """
     check_floating(student, where=f"{where}.student")
     check_floating(teacher, where=f"{where}.teacher")
@@ -46,11 +46,11 @@ def check_maps(
     alike: Alike = "samples",
     axes: Sequence[int] = (3, 4),
 ) -> None:
-    """Refuse what is not a pair of maps or sequences that agree as far as a loss asks.
+    """Raise an error unless two maps or sequences agree as far as a loss requires.
 
     Raises:
-        InputError: Whole numbers, a wrong number of axes, an axis without entries, another number
-            of samples or, if asked for, of channels.
+        InputError: Integer dtypes, a wrong number of dimensions, a dimension of size 0, different
+            numbers of samples or, if required, of channels.
     """
     allowed = "features " + " or ".join(_AXES[count] for count in axes)
     for features, place in ((student, f"{where}.student"), (teacher, f"{where}.teacher")):
@@ -77,7 +77,7 @@ def _check_filled(features: Tensor, allowed: str, where: str) -> None:
 
 
 def channel_axis(features: Tensor) -> int:
-    """Say which axis holds the channels.
+    """Return the index of the channel dimension.
 
     Example:
         >>> channel_axis(torch.zeros(8, 16, 4, 4)), channel_axis(torch.zeros(8, 12, 16))
@@ -87,10 +87,10 @@ def channel_axis(features: Tensor) -> int:
 
 
 def per_channel(values: Tensor, features: Tensor, *, where: str) -> Tensor:
-    """Lay one number a channel over features; other tensors have to fit as they are.
+    """Reshape one number per channel to broadcast over features; check that other tensors fit.
 
     Raises:
-        InputError: They do not fit.
+        InputError: The shapes do not fit.
 
     Example:
         >>> per_channel(torch.ones(16), torch.zeros(8, 16, 4, 4), where="margin").shape
@@ -113,9 +113,9 @@ def per_channel(values: Tensor, features: Tensor, *, where: str) -> Tensor:
 
 
 def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Put channels second, and average the larger of two maps down to the size of the smaller.
+    """Move channels to the second dimension, and average-pool the larger map to the smaller size.
 
-    Each axis by itself: of [8, 4] and [4, 8], both become [4, 4]. The teacher is detached, and half
+    Per dimension: of [8, 4] and [4, 8], both become [4, 4]. The teacher is detached, and half
     precision becomes float32.
 
     Example:
@@ -132,7 +132,7 @@ def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooled(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Average features `[samples, channels, *space]` down to a size."""
+    """Average-pool features `[samples, channels, *space]` to a size."""
     if list(features.shape[2:]) == list(size):
         return features
     if len(size) == 1:
@@ -141,9 +141,9 @@ def pooled(features: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def mean_of_each(features: Tensor) -> Tensor:
-    """Average each sample's numbers, `[samples]`.
+    """Average each sample's values, `[samples]`.
 
-    The sum is divided, not each number: backwards, that goes over the features once less.
+    The sum is divided, not each value: this saves a pass over the features in backward.
 
     Example:
         >>> mean_of_each(torch.ones(2, 3, 4, 4))
@@ -154,7 +154,7 @@ def mean_of_each(features: Tensor) -> Tensor:
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply rows with rows, in the precision that they have.
+    """Multiply rows with rows, without autocast.
 
     Example:
         >>> products(torch.ones(1, 2, 3), torch.ones(1, 4, 3)).shape

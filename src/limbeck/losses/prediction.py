@@ -1,7 +1,6 @@
-"""Losses over predictions that soften or scale the two sides unlike Hinton's: one value a unit.
+"""Losses with other softening or scaling of logits: TTM, WTTM, logit standardisation.
 
-All of them keep the rule of `divergence` for classes that the student rules out with logits of
--inf: the teacher is conditioned on what the student can say.
+As in `divergence`, the teacher is conditioned on the student's support if student logits are -inf.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from limbeck.losses.divergence import forward_kl
 from limbeck.losses.inputs import check_temperature, logit_pair
 from limbeck.vectors import norm
 
-_RULED_OUT = -1e9  # stands for -inf where -inf would turn a gradient into NaN
-_SOFTENING = 1e-7  # what the published code adds to a standard deviation
-_ROUNDING = 32  # so many units in the last place may a row vary and still count as constant
+_RULED_OUT = -1e9  # replaces -inf if -inf would turn a gradient into NaN
+_SOFTENING = 1e-7  # the published code's epsilon of the standard deviation
+_ROUNDING = 32  # the tolerance of constant rows, in units in the last place
 
 
 def ttm(
@@ -29,15 +28,15 @@ def ttm(
     *,
     temperature: float,
 ) -> Float[Tensor, " units"]:
-    r"""Let the student, as it is, match the teacher's softened distribution.
+    r"""Compute transformed teacher matching (TTM): KL divergence to the softened teacher only.
 
     With $p = \mathrm{softmax}(t)$ and γ = 1/T:
 
     $$KL\left(\frac{p^\gamma}{\sum_i p_i^\gamma} \,\Big\|\, \mathrm{softmax}(z)\right)$$
 
-    Only the teacher is softened: $p^\gamma$, brought back to sum 1, is softmax(t/T). Compared with
-    `soft_target_kl` that adds a bonus for the student's (Rényi) entropy. There is no T²: the
-    student's gradient is q − p at every temperature, without the 1/T that T² makes up for. The
+    Only the teacher is softened: $p^\gamma$, normalised to sum 1, is softmax(t/T). Compared with
+    `soft_target_kl` this adds a bonus for the student's (Rényi) entropy. There is no T²: the
+    student's gradient is q − p at every temperature, without the 1/T that T² compensates. The
     minimum, 0, is at z = t/T and not at z = t.
 
     Args:
@@ -46,12 +45,12 @@ def ttm(
         temperature: T, above 0.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits. For
-        VGG13 and VGG8 on CIFAR-100 it is published with T = 10 and a weight of 45, beside a
+        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
+        Published for VGG13 and VGG8 on CIFAR-100 with T = 10 and a weight of 45, with a
         cross-entropy of weight 1.
 
     Raises:
-        InputError: A wrong shape, integer logits, or a temperature not above 0.
+        InputError: A wrong shape, integer logits, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -72,15 +71,15 @@ def wttm(
     *,
     temperature: float,
 ) -> Float[Tensor, " units"]:
-    r"""Do as `ttm` does, and listen most where the teacher is least sure.
+    r"""Compute weighted transformed teacher matching (WTTM): TTM times a weight per element.
 
     With $p = \mathrm{softmax}(t)$ and γ = 1/T:
 
     $$\Big(\sum_i p_i^\gamma\Big)\,
     KL\left(\frac{p^\gamma}{\sum_i p_i^\gamma} \,\Big\|\, \mathrm{softmax}(z)\right)$$
 
-    For T above 1 the factor runs from 1 (the teacher is sure) to $C^{1-\gamma}$ (it is not sure at
-    all). As in `ttm` there is no T², and the minimum is at z = t/T.
+    For T above 1 the weight is from 1 (a certain teacher) to $C^{1-\gamma}$ (a uniform teacher). As
+    in `ttm` there is no T², and the minimum is at z = t/T.
 
     Args:
         student: Logits z, `[units, classes]`.
@@ -88,11 +87,11 @@ def wttm(
         temperature: T, above 0.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits.
-        Beside `crd` on CIFAR-100 it is published with T = 5 and a weight of 4.
+        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
+        Published in combination with `crd` on CIFAR-100 with T = 5 and a weight of 4.
 
     Raises:
-        InputError: A wrong shape, integer logits, or a temperature not above 0.
+        InputError: A wrong shape, integer logits, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -116,30 +115,30 @@ def standardized_kl(
     temperature: float = 2.0,
     correction: int = 1,
 ) -> Float[Tensor, " units"]:
-    r"""Compare the softened distributions of logits that are brought to mean 0 and deviation 1.
+    r"""Compute the KL divergence of standardised (z-scored) logits, times T².
 
     $$T^2\,KL\left(\mathrm{softmax}\frac{\zeta(t)}T \,\Big\|\, \mathrm{softmax}\frac{\zeta(z)}T
     \right), \; \zeta(z) = \frac{z - \bar z}{\sigma(z) + 10^{-7}}, \;
     \sigma(z)^2 = \frac{\sum_i (z_i - \bar z)^2}{C - \text{correction}}$$
 
-    The student need not reach the teacher's spread of logits, only their relations; so it is zero
-    at any z = a·t + b with a > 0. Logits that are all the same are scores of 0, without a gradient.
-    Classes ruled out with -inf count neither in the mean nor in the deviation.
+    The student matches the relations of the teacher's logits, not their scale: the value is zero at
+    any z = a·t + b with a > 0. Constant logits have scores of 0, without a gradient. Logits of -inf
+    are excluded from mean and deviation.
 
     Args:
         student: Logits z, `[units, classes]`.
         teacher: Logits t, `[units, classes]`. No gradient reaches them.
         temperature: T, above 0.
-        correction: What is taken from the number of classes C in the variance: 1 as in the
-            published code, with which the published weight was measured, 0 as in the paper.
+        correction: The correction of the variance: 1 as in the published code, for which the
+            published weight applies, 0 as in the paper.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits. On
-        CIFAR-100 it is published with T = 2 and a weight of 9, beside a cross-entropy of weight 1.
+        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
+        Published on CIFAR-100 with T = 2 and a weight of 9, with a cross-entropy of weight 1.
 
     Raises:
-        InputError: A wrong shape, integer logits, a temperature not above 0, or a correction that
-            is neither 0 nor 1.
+        InputError: A wrong shape, integer logits, a temperature <= 0, or a correction that is
+            neither 0 nor 1.
 
     Example:
         >>> import torch
@@ -166,10 +165,10 @@ def _standardized(logits: Tensor, correction: int) -> Tensor:
 
 
 def _centred(logits: Tensor, possible: Tensor) -> Tensor:
-    """Take each row's mean off; a row that is constant but for rounding is 0, without a gradient.
+    """Subtract each row's mean; a row that is constant up to rounding is 0, without a gradient.
 
-    What is not possible counts nowhere, and is 0. Without the care for constant rows, the division
-    by their size would blow rounding errors up.
+    Impossible classes are excluded, and are 0. Without the special case of constant rows, the
+    division by their norm would amplify rounding errors.
     """
     logits = logits.masked_fill(~possible, 0)
     count = possible.sum(-1, keepdim=True).clamp_min(1)
@@ -179,5 +178,5 @@ def _centred(logits: Tensor, possible: Tensor) -> Tensor:
 
 
 def _conditioned(teacher: Tensor, student: Tensor) -> Tensor:
-    """Take from the teacher what the student cannot say."""
+    """Condition the teacher on the student's support."""
     return teacher.masked_fill(student == -math.inf, -math.inf)

@@ -1,4 +1,4 @@
-"""Losses over how the predictions of one batch relate to each other: one scalar."""
+"""Batch-level relations of predictions (DIST, multi-level logit distillation): one scalar."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from limbeck.losses.inputs import check_temperature, check_weight, logit_pair, n
 from limbeck.precision import without_autocast
 from limbeck.vectors import norm
 
-_RULED_OUT = -1e9  # stands for -inf: no probability in any float type, and no NaN
-_ROUNDING = 32  # so many units in the last place may a row vary and still count as constant
-_FLOOR = 1e-8  # the least that a correlation is divided by; the published code adds as much
+_RULED_OUT = -1e9  # replaces -inf: zero probability in any float type, and no NaN
+_ROUNDING = 32  # the tolerance of constant rows, in units in the last place
+_FLOOR = 1e-8  # the minimum divisor of a correlation; the published code adds as much
 
 
 def dist(
@@ -29,21 +29,21 @@ def dist(
     temperature: float = 1.0,
     epsilon: float = 0.0,
 ) -> Float[Tensor, ""]:
-    r"""Ask the student's predictions to correlate with the teacher's, within and across units.
+    r"""Compute the DIST loss: Pearson correlation of predictions, inter-class and intra-class.
 
-    With P and Q the softmax of teacher and student at temperature T, a row a unit, and ρ Pearson's
-    correlation:
+    With P and Q the softmax of teacher and student at temperature T, one row per element, and ρ
+    Pearson's correlation:
 
     $$T^2 \Big[\beta \Big(1 - \frac1B \sum_u \rho(P_{u\cdot}, Q_{u\cdot})\Big) +
     \gamma \Big(1 - \frac1C \sum_c \rho(P_{\cdot c}, Q_{\cdot c})\Big)\Big]$$
 
     A row or a column that is constant on either side has no correlation: it counts as ρ = 0,
-    without a gradient. So the second part of a batch of one unit is γ·T², whatever the student
-    says. Where the product of the two sizes is below 1e-8, as for a class that nobody expects
-    anywhere in the batch, ρ is divided by 1e-8 instead, and fades.
+    without a gradient. So the second part is γ·T² for a batch of one element. If the product of the
+    two norms is below 1e-8, as for a class of negligible probability in the whole batch, the
+    divisor is 1e-8 instead.
 
-    T² is that of the published code. It does not keep the gradient's size through a change of
-    temperature as it does for a divergence, since ρ does not see the scale of what it compares.
+    T² is that of the published code. Unlike for a divergence, it does not make the gradient's size
+    independent of the temperature, since ρ is scale-invariant.
 
     Args:
         student: Logits, `[units, classes]`.
@@ -51,16 +51,15 @@ def dist(
         beta: The weight of the rows (relations between classes), at least 0.
         gamma: The weight of the columns (relations within a class), at least 0.
         temperature: T, above 0; 1 on ImageNet and 4 on CIFAR-100 in the published scripts.
-        epsilon: What is added to the product of the two sizes that ρ is divided by: 0 as in the
-            paper, or 1e-8 as in the published code, where the minimum is then not quite at
-            student = teacher.
+        epsilon: The number added to the divisor of ρ: 0 as in the paper, or 1e-8 as in the
+            published code, with which the minimum is not exactly at student = teacher.
 
     Returns:
-        A scalar between 0 and 2·T²(β + γ); float32 for half-precision logits; 0 for no units.
-        β = γ = 2 are the published weights, beside a cross-entropy of weight 1.
+        A scalar between 0 and 2·T²(β + γ); float32 for half-precision logits; 0 without elements. β
+        = γ = 2 are the published weights, with a cross-entropy of weight 1.
 
     Raises:
-        InputError: A wrong shape, integer logits, a negative weight, or a temperature not above 0.
+        InputError: A wrong shape, integer logits, a negative weight, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -84,19 +83,19 @@ def dist(
 
 
 def _correlation(ours: Tensor, theirs: Tensor, epsilon: float) -> Tensor:
-    """Return Pearson's correlation of each row; 0 where a row of either side is constant."""
+    """Return Pearson's correlation of each row; 0 if a row of either side is constant."""
     (x, x_size, x_flat), (y, y_size, y_flat) = _centred(ours), _centred(theirs)
     divisor = (x_size * y_size + epsilon).clamp_min(_FLOOR)
     return (x * y).sum(-1, keepdim=True).masked_fill(x_flat | y_flat, 0) / divisor
 
 
 def _centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Subtract the mean of rows of probabilities; return their sizes, and which are constant."""
+    """Subtract the mean of rows of probabilities; return their norms, and the constant rows."""
     mean = rows.mean(-1, keepdim=True)
     rest = rows - mean
     noise = _ROUNDING * torch.finfo(rows.dtype).eps * math.sqrt(rows.shape[-1])
     flat = torch.linalg.vector_norm(rest.detach(), dim=-1, keepdim=True) <= noise * mean.detach()
-    # The norm of rounding errors has no derivative worth having, and that of zeros none at all.
+    # The norm of rounding errors has no useful derivative, and that of zeros none.
     rest = rest.masked_fill(flat, 0)
     return rest, norm(rest)[0], flat
 
@@ -110,34 +109,33 @@ def multi_level(
     batch: float = 1.0,
     classes: float = 1.0,
 ) -> Float[Tensor, ""]:
-    r"""Compare predictions one by one, unit with unit, and class with class.
+    r"""Compute multi-level logit distillation (MLKD): instance, batch and class level.
 
-    With P and Q the softmax of teacher and student at temperature T, a row for each of B units:
+    With P and Q the softmax of teacher and student at temperature T, a row for each of B elements:
 
     $$\sum_T \left[ \frac{T^2}{B} \sum_u KL(P_u \| Q_u)
     + \frac1B \left\| P P^\top - Q Q^\top \right\|^2_F
     + \frac1C \left\| P^\top P - Q^\top Q \right\|^2_F \right]$$
 
-    The three parts are times `instance`, `batch` and `classes`. It is a sum over temperatures, in
-    the paper and in the published code alike. Left out is what the published code adds for two
-    views of each image, a weak and a strong one: the masks by confidence, which it multiplies onto
-    values that are scalars already, so that they scale the part by their share (about a half).
+    The three parts are multiplied by `instance`, `batch` and `classes`. The sum over temperatures
+    is that of the paper and of the published code. The published code's masks by confidence, for a
+    weak and a strong view of each image, are omitted: it multiplies them by values that are already
+    scalars, so that they scale the part by their share (about a half).
 
     Args:
         student: Logits, `[units, classes]`.
         teacher: Logits, `[units, classes]`. No gradient reaches them.
         temperatures: Every T, above 0; at least one.
-        instance: The weight of the units one by one, at least 0.
-        batch: The weight of the units' products with each other, at least 0.
-        classes: The weight of the classes' products with each other, at least 0.
+        instance: The weight of the instance level, at least 0.
+        batch: The weight of the batch level, at least 0.
+        classes: The weight of the class level, at least 0.
 
     Returns:
-        A scalar, never negative; float32 for half-precision logits; 0 for no units. On CIFAR-100
-        the published code gives every part a weight of 9.
+        A scalar, never negative; float32 for half-precision logits; 0 without elements. The
+        published weight of every part is 9 on CIFAR-100.
 
     Raises:
-        InputError: A wrong shape, integer logits, no temperature or one not above 0, or a negative
-            weight.
+        InputError: A wrong shape, integer logits, no temperature or one <= 0, or a negative weight.
 
     Example:
         >>> import torch
@@ -162,7 +160,7 @@ def multi_level(
 
 
 def _levels(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the three parts at one temperature."""
+    """Compute the three levels at one temperature."""
     q, p = _softmax(student, temperature), _softmax(teacher, temperature)
     with without_autocast(q):
         units = (p @ p.T - q @ q.T).square().sum() / p.shape[0]

@@ -1,4 +1,4 @@
-"""The loss over a map and its averages at coarser and coarser sizes: one value a sample."""
+"""The hierarchical context loss (HCL) of ReviewKD: one value per sample."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ def review(
     student: Float[Tensor, "samples ..."] | Sequence[Float[Tensor, "samples ..."]],
     teacher: Float[Tensor, "samples ..."] | Sequence[Float[Tensor, "samples ..."]],
 ) -> Float[Tensor, " samples"]:
-    r"""Measure the mean squared difference of maps at several sizes at once.
+    r"""Compute the hierarchical context loss (HCL) of ReviewKD: MSE of maps at several sizes.
 
-    The map itself, and its averages over 4×4, 2×2 and 1×1 fields, with weights 1, 1/2, 1/4, 1/8; a
-    size that is not below the map's height is left out, and the next takes its weight:
+    The map itself, and its average-pooled 4×4, 2×2 and 1×1 maps, with weights 1, 1/2, 1/4, 1/8; a
+    size that is not below the map's height is skipped, and the next one has its weight:
 
     $$\frac{\sum_l w_l \, \mathrm{mean}\left(P_l(f) - P_l(g)\right)^2}{\sum_l w_l}$$
 
-    Of several pairs of layers the sum is taken.
+    Several pairs of layers are summed.
 
     Scale: the mean over features, as published; the published weights apply as they are (on
-    CIFAR-100 0.6 to 8, by pair of models, raised over the first 20 epochs).
+    CIFAR-100 0.6 to 8, per pair of models, ramped up over the first 20 epochs).
 
     Args:
         student: Maps f `[samples, channels, height, width]`, vectors `[samples, d]` (maps of 1×1),
             sequences `[samples, tokens, d]` (averaged along the tokens), or several of these, each
-            of its teacher's shape. `limbeck.connectors.fusion` makes them by fusing deeper layers
-            into shallower ones.
-        teacher: As many, in the same order. No gradient reaches them.
+            of its teacher's shape. `limbeck.connectors.fusion` computes them by fusing deeper
+            layers into shallower ones.
+        teacher: The same number, in the same order. No gradient reaches them.
 
     Returns:
-        One value a sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`; float32 for half-precision features.
 
     Raises:
-        InputError: Shapes or numbers of layers that differ, other numbers of axes, whole numbers.
+        InputError: Different shapes or numbers of layers, unsupported numbers of dimensions,
+            integer dtypes.
 
     Example:
         >>> import torch
@@ -69,7 +70,7 @@ def review(
 
 
 def _compare(student: Tensor, teacher: Tensor) -> Tensor:
-    # Averaging is linear: the difference is averaged once instead of both sides.
+    # Pooling is linear: the difference is pooled once instead of both sides.
     ours, theirs = precise_pair(student, teacher)
     difference = _channels_second(ours - theirs)
     value, weight, total = mean_of_each(difference.square()), 1.0, 1.0

@@ -1,7 +1,7 @@
-"""Losses over how the samples of one batch relate to each other: one scalar.
+"""Relation losses between the samples of a batch: SP, CC, PKT; one scalar.
 
-Only relations are compared, `[samples, samples]`, so that student and teacher may differ in the
-length of their features, and no connector is needed.
+Only relations are compared, `[samples, samples]`, so that the feature sizes of student and teacher
+may differ, without a connector.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from limbeck.vectors import length, unit_length
 
 Kernel: TypeAlias = Literal["gaussian", "bilinear"]
 
-_TINY = 1e-7  # what the published code of `probabilistic_transfer` adds to sizes and probabilities
+_TINY = (
+    1e-7  # the epsilon of norms and probabilities in the published code of `probabilistic_transfer`
+)
 
 
 def similarity_preserving(
     student: Float[Tensor, "samples ..."], teacher: Float[Tensor, "samples ..."]
 ) -> Float[Tensor, ""]:
-    r"""Ask that samples which are similar for the teacher be similar for the student.
+    r"""Compute the similarity-preserving loss (SP) between normalised batch similarity matrices.
 
-    With F a row of features a sample, and each row of F Fᵀ scaled to length one:
+    With F one row of features per sample, and each row of F Fᵀ normalised to length one:
 
     $$\frac1{N^2} \left\| G_S - G_T \right\|^2_F, \quad
     G_{i\cdot} = \frac{(F F^\top)_{i\cdot}}{\| (F F^\top)_{i\cdot} \|_2}$$
@@ -45,8 +47,8 @@ def similarity_preserving(
         A scalar, at least 0; float32 for half-precision features; 0 for no samples.
 
     Raises:
-        InputError: Features without an axis beside the samples', whole numbers, or sides of
-            different numbers of samples.
+        InputError: Features without a feature dimension, integer dtypes, or different numbers of
+            samples.
 
     Example:
         >>> import torch
@@ -70,9 +72,9 @@ def correlation_congruence(
     gamma: float = 0.4,
     order: int = 2,
 ) -> Float[Tensor, ""]:
-    r"""Ask that samples correlate for the student as they do for the teacher.
+    r"""Compute the correlation congruence loss (CC) between kernel matrices of a batch.
 
-    With f the features of a sample, scaled to length one, and P the order:
+    With f the features of a sample, normalised to length one, and P the order:
 
     $$
     \begin{aligned}
@@ -82,10 +84,9 @@ def correlation_congruence(
     \end{aligned}
     $$
 
-    The sum is the Taylor expansion of exp(−γ‖fᵢ − fⱼ‖²). This is the reading of the paper, across
-    the samples of a batch; `spatial_correlation` is the other reading, across the places of one
-    sample. The weight of the CIFAR-100 benchmark's "CC" (0.02) belongs to another formula and does
-    not apply.
+    The sum is the Taylor expansion of exp(−γ‖fᵢ − fⱼ‖²). This is the paper's version, across the
+    samples of a batch; `spatial_correlation` is across the positions of one sample. The weight of
+    the CIFAR-100 benchmark's "CC" (0.02) belongs to another formula and does not apply.
 
     Args:
         student: Features, `[samples, ...]`.
@@ -98,8 +99,8 @@ def correlation_congruence(
         A scalar, at least 0; float32 for half-precision features; 0 for no samples.
 
     Raises:
-        InputError: As `similarity_preserving`; an unknown kernel, a gamma not above 0, or an order
-            below 1.
+        InputError: As `similarity_preserving`; an unknown kernel, a gamma <= 0, or an order below
+            1.
 
     Example:
         >>> import torch
@@ -149,9 +150,9 @@ def _check_kernel(kernel: object, gamma: object, order: object) -> None:
 def probabilistic_transfer(
     student: Float[Tensor, "samples ..."], teacher: Float[Tensor, "samples ..."]
 ) -> Float[Tensor, ""]:
-    r"""Ask that each sample find the others as near as the teacher finds them.
+    r"""Compute the probabilistic knowledge transfer loss (PKT): KL of neighbour probabilities.
 
-    With cosines cᵢⱼ between samples, made into probabilities row by row, and ε = 1e-7:
+    With cosines cᵢⱼ between samples, normalised to probabilities row by row, and ε = 1e-7:
 
     $$\frac1{N^2} \sum_{ij} p^T_{ij} \log\frac{p^T_{ij} + \varepsilon}{p^S_{ij} + \varepsilon},
     \quad p_{ij} = \frac{(c_{ij} + 1)/2}{\sum_k (c_{ik} + 1)/2}, \quad
@@ -187,10 +188,10 @@ def probabilistic_transfer(
 
 
 def _neighbours(features: Tensor) -> Tensor:
-    """Return each sample's distribution over the samples, by 1 + their cosines."""
+    """Return each sample's distribution over the samples, proportional to 1 + cosine."""
     directions = features / (length(features) + _TINY)
     with without_autocast(features):
         cosines = directions @ directions.T
-    # Rounding may take a cosine of opposite directions below -1; a half of 1 + c would cancel.
+    # Rounding may make a cosine of opposite directions smaller than -1; half of 1 + c would cancel.
     nearness = (cosines + 1).clamp_min(0)
     return nearness / nearness.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Losses over what a model answers: hard labels and the teacher's logits, one value a unit."""
+"""Response losses: cross-entropy, soft-target KL divergence, logit MSE; one value per element."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from limbeck.losses.inputs import (
 from limbeck.numbers import is_number
 from limbeck.precision import precise
 
-_RULED_OUT = -1e9  # stands for -inf: a label on a class ruled out costs much, but not infinitely
-_NO_LABEL = -(2**63)  # torch passes over labels of -100 unless told otherwise; here they are wrong
+_RULED_OUT = -1e9  # replaces -inf: a label of a ruled-out class has a large, but finite loss
+_NO_LABEL = -(2**63)  # torch ignores labels of -100 by default; here they are invalid
 
 
 def cross_entropy(
     student: Float[Tensor, "units classes"], labels: Integer[Tensor, " units"]
 ) -> Float[Tensor, " units"]:
-    r"""Measure how unlikely the student finds the right class.
+    r"""Compute the cross-entropy with hard labels.
 
     $$-\log \mathrm{softmax}(z)_y$$
 
     Args:
         student: Logits z, `[units, classes]`.
-        labels: The right classes y, `[units]`. There is no label for "ignore": that is a weight of
-            0.
+        labels: The labels y, `[units]`. There is no ignore index: use a weight of 0.
 
     Returns:
-        One value a unit in nats, `[units]`; float32 for half-precision logits.
+        One value per element in nats, `[units]`; float32 for half-precision logits.
 
     Raises:
-        InputError: A wrong shape, integer logits, or labels out of range (seen on a CPU).
+        InputError: A wrong shape, integer logits, or labels out of range (checked on a CPU).
 
     Example:
         >>> import torch
@@ -59,19 +58,19 @@ def label_smoothing(
     *,
     smoothing: float,
 ) -> Float[Tensor, " units"]:
-    r"""Cross-entropy with labels that leave a little probability to every class.
+    r"""Compute the cross-entropy with label smoothing.
 
     $$-(1-\varepsilon) \log q_y - \frac{\varepsilon}{C} \sum_i \log q_i, \; q = \text{softmax}(z)$$
 
-    Classes that the student rules out (logits of -inf) get no share of ε.
+    Classes with student logits of -inf have no share of ε.
 
     Args:
         student: Logits z, `[units, classes]`.
-        labels: The right classes y, `[units]`.
-        smoothing: ε, at least 0 and below 1; 0 is plain cross-entropy.
+        labels: The labels y, `[units]`.
+        smoothing: ε, in [0, 1); 0 is plain cross-entropy.
 
     Returns:
-        One value a unit in nats, `[units]`; float32 for half-precision logits.
+        One value per element in nats, `[units]`; float32 for half-precision logits.
 
     Raises:
         InputError: As `cross_entropy`, or a smoothing outside of [0, 1).
@@ -104,12 +103,12 @@ def soft_target_kl(
     *,
     temperature: float,
 ) -> Float[Tensor, " units"]:
-    r"""Measure how far the student's softened distribution is from the teacher's.
+    r"""Compute the temperature-scaled KL divergence KL(teacher ‖ student), times T².
 
     $$T^2 \, KL\left(\mathrm{softmax}(t/T) \,\|\, \mathrm{softmax}(z/T)\right)$$
 
-    The same maths as `divergence(kind="forward_kl")`. T² is part of value and gradient: without it
-    the gradient would fall with 1/T², and each temperature would need a weight of its own.
+    Equal to `divergence(kind="forward_kl")`. T² is part of value and gradient: without it the
+    gradient would fall with 1/T², and each temperature would need its own weight.
 
     Args:
         student: Logits z, `[units, classes]`.
@@ -117,10 +116,10 @@ def soft_target_kl(
         temperature: T, above 0.
 
     Returns:
-        One value a unit in nats, `[units]`, never negative; float32 for half-precision logits.
+        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
 
     Raises:
-        InputError: A wrong shape, integer logits, or a temperature not above 0.
+        InputError: A wrong shape, integer logits, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -137,19 +136,19 @@ def soft_target_kl(
 def logit_mse(
     student: Float[Tensor, "units classes"], teacher: Float[Tensor, "units classes"]
 ) -> Float[Tensor, " units"]:
-    r"""Measure the mean squared difference of the logits themselves.
+    r"""Compute the mean squared error of the logits.
 
     $$\frac1C \sum_i (z_i - t_i)^2$$
 
-    Unlike a divergence it asks for the teacher's offset, too. Classes that either side rules out
-    (logits of -inf) are left out of the mean.
+    Unlike a divergence it depends on the teacher's logit offset, too. Classes with a logit of -inf
+    on either side are excluded from the mean.
 
     Args:
         student: Logits z, `[units, classes]`.
         teacher: Logits t, `[units, classes]`. No gradient reaches them.
 
     Returns:
-        One value a unit, `[units]`; float32 for half-precision logits.
+        One value per element, `[units]`; float32 for half-precision logits.
 
     Raises:
         InputError: A wrong shape, or integer logits.

@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: distances between samples, and angles: one scalar."""
+"""Relational knowledge distillation (RKD): distances and angles between samples; one scalar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limbeck.vectors import unit_length
 
 Similarity: TypeAlias = Literal["huber", "kl"]
 
-_BLOCK = 2**24  # how many numbers of directions and angles are formed at once
+_BLOCK = 2**24  # the number of direction and angle values computed at once
 
 
 def rkd_distance(
@@ -31,17 +31,17 @@ def rkd_distance(
     pairs: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ask that samples be as far from each other as they are for the teacher.
+    r"""Compute the RKD distance loss: normalised pairwise distances between samples.
 
-    Distances are divided by the mean of those above zero, on each side by its own:
+    Distances are divided by the mean of the non-zero ones, per side:
 
     $$\frac1{N^2} \sum_{ij} h(\psi^S_{ij} - \psi^T_{ij}), \quad
     \psi_{ij} = \frac{\|f_i - f_j\|_2}{\mu}, \quad
     h(x) = \begin{cases} x^2/2 & |x| \le 1 \\ |x| - 1/2 & \text{otherwise} \end{cases}$$
 
-    It is the mean over all N² entries, the diagonal's zeros among them: the weight published with
-    the CIFAR-100 benchmark (25) applies as it is. With `similarity="kl"` rows are
-    compared as distributions, without the diagonal, for N samples:
+    It is the mean over all N² entries, including the diagonal's zeros: the weight published with
+    the CIFAR-100 benchmark (25) applies as it is. With `similarity="kl"` rows are compared as
+    distributions, without the diagonal, for N samples:
 
     $$\frac{\tau^2}N \sum_i KL\left(\mathrm{softmax}_{j \ne i}(\psi^T_{ij}/\tau) \,\|\,
     \mathrm{softmax}_{j \ne i}(\psi^S_{ij}/\tau)\right)$$
@@ -51,17 +51,16 @@ def rkd_distance(
         teacher: Features, `[samples, ...]`, of any size. No gradient reaches them.
         similarity: `huber` as in the paper, or `kl`.
         temperature: τ, above 0; only `kl` has one.
-        pairs: Look at so many of the N² pairs, drawn with equal chances, in place of all. μ is then
-            that of the pairs drawn. Only for `huber`.
-        generator: Draws the pairs; torch's global one if not given.
+        pairs: The number of pairs to sample uniformly of the N², instead of all; μ is then that of
+            the sampled pairs. Only for `huber`.
+        generator: The random generator of the pairs; torch's global one if not given.
 
     Returns:
-        A scalar, at least 0; float32 for half-precision features; 0 for no samples or one.
+        A scalar, at least 0; float32 for half-precision features; 0 for at most one sample.
 
     Raises:
-        InputError: Features without an axis beside the samples', whole numbers, sides of different
-            numbers of samples, an unknown similarity, a temperature not above 0, or `pairs` below
-            1 or beside `kl`.
+        InputError: Features without a feature dimension, integer dtypes, different numbers of
+            samples, an unknown similarity, a temperature <= 0, or `pairs` below 1 or with `kl`.
 
     Example:
         >>> import torch
@@ -96,7 +95,7 @@ def rkd_angle(
     triplets: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ask that samples be seen from each other under the angles that the teacher sees.
+    r"""Compute the RKD angle loss: angles of all triplets of samples.
 
     With eᵢⱼ the direction from sample i to sample j, zero if they are equal, and h as in
     `rkd_distance`:
@@ -105,22 +104,22 @@ def rkd_angle(
     \langle e^T_{ij}, e^T_{ik} \rangle\right), \quad e_{ij} = \frac{f_j - f_i}{\|f_j - f_i\|_2}$$
 
     It is the mean over all N³ entries: the weight published with the CIFAR-100 benchmark (50)
-    applies as it is. Time is O(N³·D). Memory is bounded: where all angles would be too many at
-    once, they are formed block by block, and again for the gradient. With `similarity="kl"` the
-    cosines of each pair i ≠ j are a distribution over the third sample k, other than i and j, as
-    in `rkd_distance`, and the mean is over the N(N−1) pairs.
+    applies as it is. Time is O(N³·D). Memory is bounded: large numbers of angles are computed block
+    by block, and again for the gradient. With `similarity="kl"` the cosines of each pair i ≠ j are
+    a distribution over the third sample k, other than i and j, as in `rkd_distance`, and the mean
+    is over the N(N−1) pairs.
 
     Args:
         student: Features f, `[samples, ...]`.
         teacher: Features, `[samples, ...]`, of any size. No gradient reaches them.
         similarity: `huber` as in the paper, or `kl`.
         temperature: τ, above 0; only `kl` has one.
-        triplets: Look at so many of the N³ triplets, drawn with equal chances, in place of all:
-            without bias, and in O(triplets·D). Only for `huber`.
-        generator: Draws the triplets; torch's global one if not given.
+        triplets: The number of triplets to sample uniformly of the N³, instead of all: unbiased, in
+            O(triplets·D). Only for `huber`.
+        generator: The random generator of the triplets; torch's global one if not given.
 
     Returns:
-        A scalar, at least 0; float32 for half-precision features; 0 for no samples or one.
+        A scalar, at least 0; float32 for half-precision features; 0 for at most one sample.
 
     Raises:
         InputError: As `rkd_distance`.
@@ -153,7 +152,7 @@ def rkd_angle(
 
 
 class _SeenFrom(torch.autograd.Function):
-    """Keep nothing of the size of the angles for the gradient: they are formed again."""
+    """The angle loss with recomputation: no tensor of the size of the angles is saved."""
 
     generate_vmap_rule = True
 
@@ -187,7 +186,7 @@ class _SeenFrom(torch.autograd.Function):
 def _seen_from(
     ours: Tensor, theirs: Tensor, similarity: Similarity, temperature: float, vertices: slice
 ) -> Tensor:
-    """Sum over what some samples see."""
+    """Compute the sum over the angles at some samples."""
     seen, expected = _angles(ours, vertices), _angles(theirs, vertices)
     if similarity == "huber":
         return F.huber_loss(seen, expected, reduction="sum")
@@ -199,7 +198,7 @@ def _seen_from(
 
 
 def _angles(features: Tensor, vertices: slice) -> Tensor:
-    """Give the cosines of the angles under which some samples see all pairs."""
+    """Compute the cosines of the angles at some samples to all pairs."""
     with without_autocast(features):
         directions = unit_length(features.unsqueeze(0) - features[vertices].unsqueeze(1))
         return directions @ directions.mT
@@ -211,7 +210,7 @@ def _drawn_angles(features: Tensor, drawn: Sequence[Tensor]) -> Tensor:
 
 
 def distances(features: Tensor) -> Tensor:
-    """Give the distance of each two rows, once, in the order of `torch.pdist`.
+    """Compute the distances of all pairs of rows, in the order of `torch.pdist`.
 
     Example:
         >>> distances(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]))
@@ -224,11 +223,11 @@ def distances(features: Tensor) -> Tensor:
 
 
 class _Distances(torch.autograd.Function):
-    """Distances by differences, their derivatives by a product of matrices.
+    """Distances by differences, their derivatives by matrix products.
 
-    Differences keep the digits of what is near and far from zero, and show what is equal; torch
-    forms them fast. But its gradient forms them again, which takes thirty times as long, or keeps
-    a vector for each pair; and it has neither a second derivative nor one in forward mode.
+    Differences are exact for close rows far from zero, and for equal rows; torch computes them
+    fast. But its gradient recomputes them, which takes thirty times as long, or saves a vector per
+    pair; and it has neither second derivatives nor forward mode.
     """
 
     @staticmethod
@@ -244,7 +243,7 @@ class _Distances(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         features, apart = ctx.saved_tensors
         pulls = _square(gradients[0] * _inverse(apart), len(features))
-        centred = features - features.mean(0)  # nothing but differences counts
+        centred = features - features.mean(0)  # only differences matter
         with without_autocast(features):
             return pulls.sum(1, keepdim=True) * centred - pulls @ centred
 
@@ -266,13 +265,13 @@ class _Distances(torch.autograd.Function):
 
 
 def _inverse(apart: Tensor) -> Tensor:
-    """Return 1 over each distance, and 0 for a distance of 0, with derivatives of 0 there."""
+    """Return the inverse of each distance, and 0 for a distance of 0, with derivatives of 0."""
     none = apart <= 0
     return apart.masked_fill(none, 1).reciprocal().masked_fill(none, 0)
 
 
 def _square(pairs: Tensor, count: int) -> Tensor:
-    """Lay what is given once for each two out as a symmetric matrix with a diagonal of zeros."""
+    """Convert one value per pair to a symmetric matrix with a diagonal of zeros."""
     matrix = pairs.new_zeros(count, count)
     one, other = torch.triu_indices(count, count, 1, device=pairs.device)
     matrix[one, other] = pairs
@@ -285,13 +284,13 @@ def _drawn_distances(features: Tensor, drawn: Sequence[Tensor]) -> Tensor:
 
 
 def _scaled(distances: Tensor) -> Tensor:
-    """Divide by the mean of those above zero; leave them if none is."""
+    """Divide distances by the mean of the non-zero ones; return them unchanged without any."""
     mean = distances.sum() / (distances > 0).sum().clamp_min(1)
     return distances / torch.where(mean == 0, 1, mean)
 
 
 def _divergences(ours: Tensor, theirs: Tensor, left_out: Tensor, temperature: float) -> Tensor:
-    """Compare rows as distributions over what is not left out; 0 where nothing is left."""
+    """Compute the KL divergence of rows as distributions, with exclusions; 0 for empty rows."""
     lowest = torch.finfo(ours.dtype).min / 4
     log_q, log_p = (
         (side / temperature).masked_fill(left_out, lowest).log_softmax(-1)

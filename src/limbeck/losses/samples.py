@@ -1,4 +1,4 @@
-"""Features of a batch as one vector a sample: what relations between samples are taken of."""
+"""Features of a batch as one vector per sample, for relation losses."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from limbeck.precision import precise_pair
 
 
 def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
-    """Check two sides' features of the same samples, and give a row a sample of either.
+    """Check two sides' features of the same samples, and return one row per sample of each.
 
-    The rows may differ in length. The teacher's have lost their gradient.
+    The rows may differ in length. The teacher's are detached.
 
     Raises:
-        InputError: Either is not `[samples, ...]` of floating-point numbers, or their samples
-            differ in number.
+        InputError: A tensor is not `[samples, ...]` of floating-point numbers, or the numbers of
+            samples differ.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor
 
 
 def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Refuse two sides that are not of the same batch.
+    """Raise an error if the numbers of samples differ.
 
     Raises:
         InputError: The numbers of samples differ.

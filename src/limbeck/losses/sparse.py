@@ -1,8 +1,8 @@
-"""Divergence from some of a teacher's classes: the likeliest, or some drawn by chance.
+"""Divergence from top-k or sampled classes of a teacher.
 
-Both need few of the student's logits as they are (`picked`) and of all others one number only
-(`rest`, the logarithm of a sum). What has the size of the vocabulary is formed a block of rows at
-a time, and again on the way back.
+Both need few of the student's logits (`picked`) and one number for all others (`rest`, a
+logsumexp). Tensors of the size of the vocabulary are computed a block of rows at a time, and again
+in backward.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from limbeck.losses.kinds import RULED_OUT, Measure, closed_form, log_mixture
 from limbeck.precision import precise
 from limbeck.targets import DenseTargets, SampledTargets, TopKTargets
 
-_SATURATED = 60.0  # what the student finds exp(60) times likelier than the teacher is not drawn
+_SATURATED = 60.0  # a class with q above exp(60) times p is not sampled
 
 
 def top_k(student: Tensor, targets: TopKTargets, measure: Measure) -> Tensor:
-    """Divergence over the teacher's likeliest classes, the others as one class or not at all."""
+    """Compute the divergence over top-k classes, with or without the tail as one class."""
     classes = min(student.shape[1], targets.classes)
     ours = _pick(student, targets.ids, classes, 1.0, _mode(targets))
     return dense(ours, DenseTargets(_likeliest(targets, classes)), measure)
 
 
 def sampled(student: Tensor, targets: SampledTargets, measure: Measure) -> Tensor:
-    """Unbiased estimate of the divergence from classes drawn by chance."""
+    """Compute an unbiased estimate of the divergence from sampled classes."""
     classes = min(student.shape[1], targets.classes or student.shape[1])
     logs = _pick(student, targets.ids, classes, measure.temperature, "all")
     return estimate(logs, targets, measure)
@@ -39,7 +39,7 @@ def sampled(student: Tensor, targets: SampledTargets, measure: Measure) -> Tenso
 def rows_of_top_k(
     student: Tensor, targets: TopKTargets, measure: Measure, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Value and, if asked for, slope of a few rows, as `closed_form` gives them."""
+    """Compute value and optionally slope of a few rows, as `closed_form`."""
     ids, mode = targets.ids.long(), _mode(targets)
     ours = _picked(student, ids, 1.0, mode)
     theirs = _likeliest(targets, student.shape[1]).to(ours.dtype)
@@ -50,7 +50,7 @@ def rows_of_top_k(
 def rows_of_sample(
     student: Tensor, targets: SampledTargets, measure: Measure, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Value and, if asked for, slope of a few rows, as `closed_form` gives them."""
+    """Compute value and optionally slope of a few rows, as `closed_form`."""
     ids = targets.ids.long()
     logs = _picked(student, ids, measure.temperature, "all")
     ratio, share = _shared(logs, targets)
@@ -63,14 +63,14 @@ def rows_of_sample(
 
 
 def estimate(picked: Tensor, targets: SampledTargets, measure: Measure) -> Tensor:
-    """Give T²·Σ p̂·f(q/p) from the student's logits of the drawn classes and their normaliser.
+    """Estimate T²·Σ p̂·f(q/p) from logits of the sampled classes and their normaliser.
 
-    Every kind is the mean, over the teacher's distribution, of an f of the ratio r = q/p. For
-    `jsd` and `tvd` f is never negative; for `reverse_kl` it is r·log r − r + 1, where r − 1 is 0 on
-    average and takes most of the noise away. `forward_kl` is −log r alone, though adding r − 1
-    would do the same: its gradient is then T·(q − p̂), which is bounded, while that of r is
-    not where the student finds a class likelier than the teacher by far; and it stays unbiased
-    for a teacher that rules classes out, of which a sample says nothing.
+    Every kind is the expectation, over the teacher's distribution, of an f of the ratio r = q/p.
+    For `jsd` and `tvd` f is never negative; for `reverse_kl` it is r·log r − r + 1, where the
+    control variate r − 1 has mean 0 and removes most of the variance. `forward_kl` is −log r
+    without r − 1: its gradient is T·(q − p̂), which is bounded, while that of r is not for a class
+    with q much larger than p; and it is unbiased also for a teacher with logits of -inf, which are
+    never sampled.
     """
     return _weighed(*_shared(picked, targets), measure)
 
@@ -80,7 +80,7 @@ def _weighed(ratio: Tensor, share: Tensor, measure: Measure) -> Tensor:
 
 
 def _shared(picked: Tensor, targets: SampledTargets) -> tuple[Tensor, Tensor]:
-    """Give log q/p of each drawn class, and the share p̂ that it has in the mean."""
+    """Return log q/p of each sampled class, and its weight p̂ in the mean."""
     log_q = picked[:, :-1] - picked[:, -1:].clamp_min(RULED_OUT)
     log_p = precise(targets.log_probabilities.detach()).to(log_q.dtype)
     counts = targets.counts.to(log_q.dtype)
@@ -89,14 +89,14 @@ def _shared(picked: Tensor, targets: SampledTargets) -> tuple[Tensor, Tensor]:
         proposal = precise(targets.log_proposal.detach()).to(log_q.dtype)
         share = share * (log_p - proposal).masked_fill(counts == 0, 0).exp()
     ratio = log_q - log_p
-    # What the student cannot say is left out, as are the classes that fill rows up.
+    # Classes that the student rules out are excluded, as are padding classes.
     unheard = (ratio.abs() == math.inf) | (counts == 0)
     ratio, share = ratio.masked_fill(unheard, 0), share.masked_fill(unheard, 0)
     return ratio, share
 
 
 def _excess(ratio: Tensor, measure: Measure) -> Tensor:
-    """F of q/p, given the ratio's logarithm."""
+    """Compute f of q/p, given the ratio's logarithm."""
     if measure.kind == "forward_kl":
         return -ratio
     near = ratio.clamp_max(_SATURATED)
@@ -111,7 +111,7 @@ def _excess(ratio: Tensor, measure: Measure) -> Tensor:
 
 
 def _steepness(ratio: Tensor, measure: Measure) -> Tensor:
-    """How fast `_excess` grows with the ratio's logarithm."""
+    """Compute the derivative of `_excess` with respect to the ratio's logarithm."""
     if measure.kind == "forward_kl":
         return torch.full_like(ratio, -1.0)
     near = ratio.clamp_max(_SATURATED)
@@ -126,20 +126,20 @@ def _steepness(ratio: Tensor, measure: Measure) -> Tensor:
 
 
 def _mode(targets: TopKTargets) -> str:
-    """What is needed of the classes that were not kept: `others` as one class, or `none`."""
+    """Return the treatment of the other classes: `others` as one class, or `none`."""
     tail = targets.tail == "bucket" and targets.ids.shape[1] < targets.classes
     return "others" if tail else "none"
 
 
 def _likeliest(targets: TopKTargets, classes: int) -> Tensor:
-    """The teacher's log-probabilities; those of classes that the student lacks ruled out."""
+    """Return the teacher's log-probabilities, with a floor for classes that the student lacks."""
     logs = precise(targets.log_probabilities.detach())
     kept = logs.masked_fill(targets.ids >= classes, -math.inf)
     if _mode(targets) == "none":
         return kept
     if targets.log_tail is not None:
         tail = targets.log_tail.detach().to(logs.dtype)
-    else:  # less than rounding leaves visible is not nothing: the other classes are there
+    else:  # a tail below rounding is not zero: the other classes exist
         missing = -logs.logsumexp(-1).clamp_max(0).expm1()
         tail = missing.clamp_min(torch.finfo(logs.dtype).eps).log()
     return torch.cat([kept, tail.unsqueeze(1)], dim=1)
@@ -153,7 +153,7 @@ def _pick(student: Tensor, ids: Tensor, classes: int, temperature: float, mode: 
 
 
 class _Pick(torch.autograd.Function):
-    """Logits of some classes, and in one more column the logarithm of a sum over the rest.
+    """The logits of some classes, and in one more column the logsumexp over the rest.
 
     The backward pass is itself differentiable.
     """
@@ -180,7 +180,7 @@ class _Pick(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         student, ids, picked = ctx.saved_tensors
         result = None if torch.is_grad_enabled() else _gradient(ctx, gradient)
-        if result is None:  # to be differentiated itself, or many gradients at once
+        if result is None:  # double backward, or batched gradients
             common = precise(student[:, : ctx.classes])
             whole = _spread(common, ids, picked, gradient, *ctx.settings)
             result = widened(whole, student.shape[1]).to(student.dtype)
@@ -201,7 +201,7 @@ class _Pick(torch.autograd.Function):
 
 
 def _gradient(ctx: Any, gradient: Tensor) -> Tensor | None:
-    """Write the gradient block by block; None for many of them at once, as `vmap` has them."""
+    """Compute the gradient block by block; None for batched gradients, as in `vmap`."""
     student, ids, picked = ctx.saved_tensors
     result = student.new_empty(student.shape)
     result[:, ctx.classes :] = 0
@@ -220,7 +220,7 @@ def _row_blocks(student: Tensor, classes: int) -> list[slice]:
 
 
 def _picked(logits: Tensor, ids: Tensor, temperature: float, mode: str) -> Tensor:
-    """`[rows, k]`, or `[rows, k + 1]` with the log of a sum over `all` or the `others`."""
+    """Return `[rows, k]`, or `[rows, k + 1]` with the logsumexp over `all` or the `others`."""
     lacking = ids >= logits.shape[1]
     chosen = logits.gather(1, ids.masked_fill(lacking, 0)) / temperature
     chosen = chosen.masked_fill(lacking, -math.inf)
@@ -229,7 +229,7 @@ def _picked(logits: Tensor, ids: Tensor, temperature: float, mode: str) -> Tenso
     summed = logits if temperature == 1 else logits / temperature
     if mode == "others":
         summed = summed.masked_fill(_listed(logits, ids), -math.inf)
-    # Where nothing is left the sum is 0; the derivative of its logarithm would not be finite.
+    # For an empty rest the sum is 0; the derivative of its logarithm would not be finite.
     nothing = (summed == -math.inf).all(-1, keepdim=True)
     rest = summed.masked_fill(nothing, 0).logsumexp(-1, keepdim=True)
     return torch.cat([chosen, rest.masked_fill(nothing, -math.inf)], dim=1)
@@ -238,7 +238,7 @@ def _picked(logits: Tensor, ids: Tensor, temperature: float, mode: str) -> Tenso
 def _spread(
     logits: Tensor, ids: Tensor, picked: Tensor, gradient: Tensor, temperature: float, mode: str
 ) -> Tensor:
-    """Take a gradient for what was picked to one for all logits."""
+    """Convert a gradient of the picked values to one of all logits."""
     lacking = ids >= logits.shape[1]
     direct = gradient[:, : ids.shape[1]].masked_fill(lacking, 0)
     if mode == "none":
@@ -252,7 +252,7 @@ def _spread(
 def _changed(
     logits: Tensor, ids: Tensor, picked: Tensor, tangent: Tensor, temperature: float, mode: str
 ) -> Tensor:
-    """Take a tangent of all logits to one of what was picked."""
+    """Convert a tangent of all logits to one of the picked values."""
     lacking = ids >= logits.shape[1]
     direct = tangent.gather(1, ids.masked_fill(lacking, 0)).masked_fill(lacking, 0)
     if mode != "none":
@@ -271,7 +271,7 @@ def _shares(logits: Tensor, ids: Tensor, picked: Tensor, temperature: float, mod
 
 
 def _listed(logits: Tensor, ids: Tensor) -> Tensor:
-    """Which classes of `[rows, classes]` the ids name; ids beyond the classes name none."""
+    """Return the mask of `[rows, classes]` for the ids; ids beyond the classes are ignored."""
     classes = logits.shape[1]
     marked = torch.zeros(len(ids), classes + 1, dtype=torch.bool, device=ids.device)
     return marked.scatter(1, ids.clamp_max(classes), True)[:, :classes]

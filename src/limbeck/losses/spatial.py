@@ -1,4 +1,4 @@
-"""Losses over relations inside a sample: between its places, and between two layers: one scalar."""
+"""Relation losses inside a sample: spatial correlation, and FSP matrices; one scalar."""
 
 from __future__ import annotations
 
@@ -22,33 +22,31 @@ def spatial_correlation(
     *,
     normalized: bool = False,
 ) -> Float[Tensor, ""]:
-    r"""Ask that the places of a map correlate for the student as they do for the teacher.
+    r"""Compute the squared difference of spatial correlation matrices between positions.
 
-    With F the map of one sample as `[channels, places]`, and H·W places:
+    With F the map of one sample as `[channels, places]`, and H·W positions:
 
     $$\frac1N \sum_n \left\| C^S_n - C^T_n \right\|^2_F, \quad C_n = F_n^\top F_n
     \quad [HW \times HW]$$
 
-    It is the sum of the squares over both axes of C, then the mean over samples.
-    With `normalized` the channels at each place are scaled to length one, so that C holds cosines,
-    and the sum is divided by (HW)²: of one scale for any number of channels and any size. This is
-    the reading within a sample; `correlation_congruence`, across the samples of a batch, is the one
-    of the paper. No weight is published for it. It is cheaper than a Gram matrix of channels only
-    if HW < C: memory grows with (HW)² a sample. Maps of different sizes are averaged down to the
-    smaller height and width.
+    Squares are summed over both dimensions of C, then averaged over samples. With `normalized` the
+    channels at each position are normalised to length one, so that C are cosines, and the sum is
+    divided by (HW)²: independent of channels and size. It is within a sample; the paper's
+    `correlation_congruence` is across the samples of a batch. There is no published weight. It is
+    cheaper than a Gram matrix of channels only if HW < C: memory grows with (HW)² per sample. Maps
+    of different sizes are average-pooled to the smaller height and width.
 
     Args:
         student: Maps, `[samples, channels, height, width]`.
         teacher: Maps, `[samples, channels, height, width]`; channels may differ in number. No
             gradient reaches them.
-        normalized: Compare cosines, by their mean.
+        normalized: Whether to compare cosines, by their mean.
 
     Returns:
         A scalar, at least 0; float32 for half-precision features; 0 for no samples.
 
     Raises:
-        InputError: Features that are no maps, whole numbers, or sides of different numbers of
-            samples.
+        InputError: Features that are not maps, integer dtypes, or different numbers of samples.
 
     Example:
         >>> import torch
@@ -79,28 +77,28 @@ def flow(
     student: Sequence[Float[Tensor, "samples _ _ _"]],
     teacher: Sequence[Float[Tensor, "samples _ _ _"]],
 ) -> Float[Tensor, ""]:
-    r"""Ask that features change from one layer to a later one as the teacher's do.
+    r"""Compute the FSP loss: squared difference of flow of solution procedure matrices.
 
-    With A and B the maps of an earlier and a later layer, and H·W places:
+    With A and B the maps of an earlier and a later layer, and H·W positions:
 
     $$\frac1{N C_A C_B} \sum_n \left\| G^S_n - G^T_n \right\|^2_F, \quad
     G_{ab} = \frac1{HW} \sum_{p} A_{ap} B_{bp} \quad [C_A \times C_B]$$
 
-    Where the two layers of a side differ in size, both are averaged down to the smaller height and
+    If the two layers of a side differ in size, both are average-pooled to the smaller height and
     width. The mean over entries is the scale of the CIFAR-100 benchmark, and its weight (50)
     applies as it is to one pair of layers.
 
     Args:
         student: Two maps, `[samples, channels, height, width]` each.
-        teacher: Two maps with as many channels as the student's; their sizes may differ. No
+        teacher: Two maps with the student's numbers of channels; their sizes may differ. No
             gradient reaches them.
 
     Returns:
         A scalar, at least 0; float32 for half-precision features; 0 for no samples.
 
     Raises:
-        InputError: Not two layers a side, features that are no maps, whole numbers, or sides that
-            differ in samples or channels.
+        InputError: Not two layers per side, features that are not maps, integer dtypes, or
+            different numbers of samples or channels.
 
     Example:
         >>> import torch
@@ -143,7 +141,7 @@ def _between_layers(early: Tensor, late: Tensor) -> Tensor:
 
 
 def _to_smaller(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Average maps down to the smaller height and the smaller width of the two."""
+    """Average-pool maps to the smaller height and the smaller width of the two."""
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     small, also_small = (
         maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, size)

@@ -1,7 +1,7 @@
-"""Losses over a transformer's hidden states and embeddings: one value a sample, or a unit.
+"""Losses over transformer hidden states and embeddings: one value per sample or element.
 
-It is the mean over tokens. A `mask` says which tokens are real; padding is then left out of the
-mean, whatever stands there.
+Values are means over tokens. A `mask` marks the tokens that are not padding; padding is excluded
+from the mean, whatever its values.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ def hidden_mse(
     *,
     mask: Bool[Tensor, "samples tokens"] | None = None,
 ) -> Float[Tensor, " units"]:
-    r"""Measure the mean squared difference of hidden states.
+    r"""Compute the mean squared error of hidden states (TinyBERT).
 
     $$\frac1{n\,D} \sum_{i,k} (h^t_{ik} - h^s_{ik})^2$$
 
-    The mean is over the D features and the n tokens, if there is an axis of tokens.
+    The mean is over the D features and the n tokens, if there is a token dimension.
 
     Args:
-        student: Hidden states, `[samples, tokens, features]` or `[units, features]`, already
-            brought to the teacher's width by a connector.
+        student: Hidden states, `[samples, tokens, features]` or `[units, features]`, mapped to the
+            teacher's width by a connector.
         teacher: Hidden states of the same shape. No gradient reaches them.
-        mask: True where a token is real, `[samples, tokens]`: the mean is over real tokens; without
-            any it is 0. `[samples, features]` has no tokens to leave out.
+        mask: True for tokens that are not padding, `[samples, tokens]`: the mean is over these;
+            without any it is 0. `[samples, features]` has no tokens to mask.
 
     Returns:
-        One value a sample (or unit), `[samples]`; float32 for half-precision states. Its published
-        weight is 1.
+        One value per sample (or element), `[samples]`; float32 for half-precision states. Its
+        published weight is 1.
 
     Raises:
-        InputError: Shapes that differ, too few axes, whole numbers, or a mask of another shape.
+        InputError: Different shapes, too few dimensions, integer dtypes, or a mask of another
+            shape.
 
     Example:
         >>> import torch
@@ -60,18 +61,18 @@ def embedding_mse(
     *,
     mask: Bool[Tensor, "samples tokens"] | None = None,
 ) -> Float[Tensor, " units"]:
-    r"""Measure the mean squared difference of embeddings: `hidden_mse`, by the embeddings' name.
+    r"""Compute the mean squared error of embeddings (TinyBERT), equal to `hidden_mse`.
 
     $$\frac1{n\,D} \sum_{i,k} (e^t_{ik} - e^s_{ik})^2$$
 
     Args:
-        student: Embeddings, `[samples, tokens, features]` or `[units, features]`, already brought
-            to the teacher's width by a connector.
+        student: Embeddings, `[samples, tokens, features]` or `[units, features]`, mapped to the
+            teacher's width by a connector.
         teacher: Embeddings of the same shape. No gradient reaches them.
         mask: As in `hidden_mse`.
 
     Returns:
-        One value a sample (or unit), `[samples]`; float32 for half-precision embeddings. Its
+        One value per sample (or element), `[samples]`; float32 for half-precision embeddings. Its
         published weight is 1.
 
     Raises:
@@ -98,23 +99,23 @@ def hidden_cosine(
     *,
     mask: Bool[Tensor, "samples tokens"] | None = None,
 ) -> Float[Tensor, " units"]:
-    r"""Ask the student's hidden states to point where the teacher's do.
+    r"""Compute the cosine distance of hidden states (DistilBERT).
 
     $$\frac1n \sum_i \Big(1 - \frac{h^s_i \cdot h^t_i}{\|h^s_i\|\,\|h^t_i\|}\Big)$$
 
-    The mean is over the n tokens, if there is an axis of tokens. A state of zeros points nowhere:
-    its cosine counts as 0, without a gradient.
+    The mean is over the n tokens, if there is a token dimension. The cosine of a zero state counts
+    as 0, without a gradient.
 
     Args:
-        student: Hidden states, `[samples, tokens, features]` or `[units, features]`, already
-            brought to the teacher's width by a connector.
+        student: Hidden states, `[samples, tokens, features]` or `[units, features]`, mapped to the
+            teacher's width by a connector.
         teacher: Hidden states of the same shape. No gradient reaches them.
         mask: As in `hidden_mse`.
 
     Returns:
-        One value a sample (or unit) between 0 and 2, `[samples]`; float32 for half-precision
-        states. DistilBERT gives it a weight of 1, beside 5 for the soft targets and 2 for the
-        language model's own loss.
+        One value per sample (or element) between 0 and 2, `[samples]`; float32 for half-precision
+        states. DistilBERT's weight is 1, with 5 for the soft targets and 2 for the language model's
+        own loss.
 
     Raises:
         InputError: As `hidden_mse`.
@@ -128,25 +129,25 @@ def hidden_cosine(
     """
     states = _states(student, teacher, mask, "hidden_cosine")
     (ours, nowhere), (theirs, nowhere_either) = map(_directions, states)
-    # 1 − ours·theirs, written so that it cannot round below 0 and is exact where they agree.
+    # 1 − ours·theirs, in a form that cannot round below 0 and is exact for equal vectors.
     value = (ours - theirs).square().sum(-1) / 2
     return mean_over_tokens(value.masked_fill(nowhere | nowhere_either, 1), mask)
 
 
 def _directions(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring each state to length 1, but for zeros, which get no gradient; tell which these are."""
+    """Normalise each state to length 1; zeros stay, without a gradient; return their mask."""
     length, zero = norm(states)
     return states.masked_fill(zero, 0) / length, zero.squeeze(-1)
 
 
 def without_padding(states: Tensor, mask: Tensor | None, *, rest: int, where: str) -> Tensor:
-    """Put zeros where a token is not real, so that nothing there can reach value or gradient.
+    """Set padding tokens to zero, so that they have no effect on value or gradient.
 
-    Behind the samples and tokens stand `rest` axes; where tokens are no longer told apart, as
-    after pooling, there is nothing to put out.
+    `rest` dimensions follow samples and tokens; without a token dimension, as after pooling,
+    nothing is masked.
 
     Raises:
-        InputError: The mask does not lie on the tokens.
+        InputError: The mask does not fit the tokens.
     """
     if mask is None:
         return states
@@ -158,7 +159,7 @@ def without_padding(states: Tensor, mask: Tensor | None, *, rest: int, where: st
 
 
 def mean_over_tokens(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Bring `[units, tokens]` to `[units]`, over real tokens only; `[units]` is there already."""
+    """Average `[units, tokens]` to `[units]`, without padding; return `[units]` unchanged."""
     if values.ndim == 1:
         return values
     if mask is None:
@@ -168,10 +169,10 @@ def mean_over_tokens(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def check_axes(tensor: Tensor, axes: int, *, where: str, allowed: str) -> None:
-    """Refuse a tensor of too few axes, or of whole numbers.
+    """Raise an error for a tensor of too few dimensions, or of an integer dtype.
 
     Raises:
-        InputError: It is one of these.
+        InputError: The tensor is invalid.
     """
     check_floating(tensor, where=where)
     if tensor.ndim < axes or tensor.shape[-1] == 0:
@@ -181,7 +182,7 @@ def check_axes(tensor: Tensor, axes: int, *, where: str, allowed: str) -> None:
 def _states(
     student: Tensor, teacher: Tensor, mask: Tensor | None, name: str
 ) -> tuple[Tensor, Tensor]:
-    """Check both sides, and give them in the precision to compute in, without padding."""
+    """Check both sides, and return them in the computation's precision, without padding."""
     allowed = "[samples, tokens, features] or [units, features]"
     check_axes(student, 2, where=f"{name}.student", allowed=allowed)
     check_floating(teacher, where=f"{name}.teacher")
