@@ -118,7 +118,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _on_behalf_of_the_user() -> bool:
-    """Return whether the user's code is running, not called back from limbeck's."""
+    """Return whether the user's code is running, without limbeck's code called from it."""
     own = os.path.dirname(__file__) + os.sep
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
