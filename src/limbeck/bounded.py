@@ -20,7 +20,7 @@ def read_bytes(path: Path, *, limit: int, where: str = "", allowed: str = "") ->
         path: The file; symbolic links are followed.
         limit: The largest number of bytes allowed.
         where: The name used in messages; the path by default.
-        allowed: What messages state as allowed; a readable file of that size by default.
+        allowed: The allowed values in messages; a readable file of that size by default.
 
     Raises:
         InputError: The file is missing, unreadable, not a regular file, or too large.

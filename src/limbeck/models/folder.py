@@ -29,7 +29,7 @@ def read_config(path: str, known: Any) -> dict[str, Any]:
 
     Args:
         path: The folder.
-        known: The model types that transformers knows.
+        known: The model types of transformers.
 
     Raises:
         InputError: The file is missing, not a regular file, too large, too deep, not a JSON

@@ -24,7 +24,7 @@ class Layer(NamedTuple):
 
 
 def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[Layer]:
-    """List the submodules that can be tapped, with their output shapes.
+    """Return the submodules that can be tapped, with their output shapes.
 
     The module runs in evaluation mode without gradient, and is not changed.
 

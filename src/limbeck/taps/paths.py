@@ -43,7 +43,7 @@ class Tap(NamedTuple):
 
 
 def expand(module: nn.Module, pattern: str) -> list[str]:
-    """List the paths that a pattern matches.
+    """Return the paths that a pattern matches.
 
     `*` and `?` match any characters within a name, `[abc]` one of them, and `**` any path: `layer*`
     is layer1 and layer2, `layer*.**` everything inside them, and `**.attention` every attention at

@@ -48,13 +48,13 @@ def check_loss(
 ) -> list[int]:
     """Test a loss against every law of its kind.
 
-    | kind | compares | answers with |
+    | kind | compares | returns |
     |-|-|-|
-    | `divergence` | logits `[units, classes]`, as distributions | one value a unit |
-    | `response` | logits, in any way | one value a unit |
-    | `hard_label` | logits and labels `[units]` | one value a unit |
+    | `divergence` | logits `[units, classes]`, as distributions | one value per element |
+    | `response` | logits, in any way | one value per element |
+    | `hard_label` | logits and labels `[units]` | one value per element |
     | `batch` | logits, over the batch as a whole | a scalar |
-    | `feature` | features `[samples, ...]` | one value a sample |
+    | `feature` | features `[samples, ...]` | one value per sample |
     | `relation` | features, over the batch as a whole | a scalar |
     | `fused` | as `divergence`, from `(hidden, weight, targets)` | a mean, a scalar |
 
