@@ -89,7 +89,7 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def of_module(module: nn.Module) -> str:
     """Hash everything that determines a module's output: structure, tensors, attributes, user code.
 
-    The code of installed packages is not hashed, only their versions matter.
+    The code of installed packages is not hashed: their versions identify it.
 
     Example:
         >>> from torch import nn

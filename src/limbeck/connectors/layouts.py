@@ -109,7 +109,7 @@ def pair(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
 
 
 def _two_pictures(ours: Layout, theirs: Layout) -> tuple[Layout, Layout] | None:
-    """Interpret two token counts as grids, if both can be: a few words that form a grid do not."""
+    """Interpret two token counts as grids, if both can be; a few words are not an image."""
     mine, other = _as_tokens(ours, None), _as_tokens(theirs, None)
     if mine is None or other is None or min(*mine.grid, *other.grid) < _SMALLEST:
         return None

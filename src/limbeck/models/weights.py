@@ -200,7 +200,7 @@ def _match(
 
 
 def _leave_head(match: _Match, wanted: dict[str, Tensor], classes: int) -> None:
-    """Keep the initialisation of the head: tensors that differ in the classes, or the last one."""
+    """Keep the head's initialisation: tensors that differ in the classes, or the last layer."""
     head = [n for n in match.shapes if _is_head(match.given[n], wanted[n], classes)]
     head += [name for name in match.missing if wanted[name].shape[:1] == (classes,)]
     if not head:

@@ -11,8 +11,8 @@ def batches(
     """Shuffle the samples of one epoch into micro-batches, over all processes together.
 
     A last batch is merged with the one before it if it has fewer samples than processes, or a
-    single sample, whose batch statistics are undefined. Batches do not depend on the number of
-    processes.
+    single sample, whose batch statistics are undefined. So two processes train on the same batches
+    as one.
 
     Args:
         samples: The number of samples.
