@@ -342,6 +342,16 @@ def test_labels_of_a_transformers_folder(reviews, bert) -> None:
     assert hold(recipe_of(spec, text_teacher(folder)), data).specs[0].class_names is None
 
 
+def test_a_class_that_a_transformers_folder_names_twice_is_refused(reviews, bert) -> None:
+    folder = bert()
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "good", "1": "good"}
+    (folder / "config.json").write_text(json.dumps(config))
+    spec, data = reviews(tokenizer=str(folder))
+    problems = hold(recipe_of(spec, text_teacher(folder)), data).problems
+    assert any("each class name once" in str(problem) for problem in problems)
+
+
 TABLE = "age,sex,label\n" + "\n".join(f"{20 + n},{'mf'[n % 2]},{n % 2}" for n in range(40))
 
 

@@ -97,7 +97,9 @@ def work(tmp_path: Path, accelerator: Accelerator) -> Callable[..., Work]:
 
 
 def mine(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
-    return {"source": "python", "name": f"{tmp_path}/nets.py:{name}", **more}
+    # Untrained nets: that they are at chance is tested elsewhere.
+    expect = {"expect": {"above_chance": False}}
+    return {"source": "python", "name": f"{tmp_path}/nets.py:{name}", **expect, **more}
 
 
 def refused(work: Work) -> str:
@@ -339,3 +341,40 @@ def test_a_real_teacher_with_its_own_and_with_other_pixels(work) -> None:
     plain = own._context(0)
     other = context.build(spec.model_copy(update={"normalization": "data"}), seed=0)
     assert plain.validate(other)["accuracy"] != measured
+
+
+def linear_teacher(tmp_path: Path, data: dict[str, Any], order: list[int]) -> dict[str, Any]:
+    """Fit a linear model to the training rows, and save it with its outputs in some order."""
+    from sklearn.linear_model import LogisticRegression
+
+    from limbeck.data.load import load
+    from limbeck.data.spec import DataSpec
+
+    train = load(DataSpec(**data), workdir=tmp_path).train
+    batch = train.__getitems__(list(range(len(train))))
+    fitted = LogisticRegression(max_iter=200).fit(batch["image"].flatten(1), batch["label"])
+    place = tmp_path / "fitted.npz"
+    np.savez(place, weight=fitted.coef_[order], bias=fitted.intercept_[order])
+    (tmp_path / "linear.py").write_text(
+        "import numpy, torch\nfrom torch import nn\n\n\n"
+        "def build(classes, channels):\n"
+        f"    saved = numpy.load({str(place)!r})\n"
+        "    head = nn.Linear(64, classes)\n"
+        "    with torch.no_grad():\n"
+        "        head.weight.copy_(torch.from_numpy(saved['weight']))\n"
+        "        head.bias.copy_(torch.from_numpy(saved['bias']))\n"
+        "    return nn.Sequential(nn.Flatten(), head)\n"
+    )
+    return {"source": "python", "name": f"{tmp_path}/linear.py:build"}
+
+
+def test_a_loaded_teacher_is_scored_before_anything_trains(work, tmp_path) -> None:
+    data = {**DIGITS["data"], "limit": {"train": 400, "validation": 140, "test": 40}}
+    right = linear_teacher(tmp_path, data, list(range(10)))
+    rehearse(work(right, data=data)._context(0))
+    shifted = linear_teacher(tmp_path, data, [*range(1, 10), 0])
+    said = refused(work(shifted, data=data))
+    assert "another order" in said
+    assert "teacher.class_names" in said
+    untrained = {"source": "limbeck", "name": "digits_cnn", "width": 2}
+    assert "no better than chance" in refused(work(untrained, data=data))

@@ -161,9 +161,9 @@ def test_the_cards_first_snippet_runs_without_torch(digits: RunResult, tmp_path:
         [onnx.numpy_helper.from_array(np.array([2, 3]), "axes")],
     )
     opset = [onnx.helper.make_opsetid("", 17)]
-    onnx.save(
-        onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "model.onnx"
-    )
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    onnx.helper.set_model_props(model, {"classes": '["red", "green", "blue"]'})
+    onnx.save(model, tmp_path / "model.onnx")
     (tmp_path / "preprocess.json").write_text(
         '{"size": [4, 4], "channels": 3, "divide_by": 255.0, "mean": [0.9, 0.0, 0.0],'
         ' "std": [1.0, 1.0, 1.0], "resample": "bilinear", "mode": "RGB"}'
@@ -180,7 +180,7 @@ def test_the_cards_first_snippet_runs_without_torch(digits: RunResult, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "class 2"
+    assert done.stdout.strip() == "class blue"
 
 
 def test_runs_are_compared_in_the_order_given(digits: RunResult, minimal: RunResult) -> None:

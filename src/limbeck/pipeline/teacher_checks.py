@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,16 @@ from limbeck.export.predictor import TorchPredictor, answers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from limbeck.models.spec import Expect, ModelSpec
     from limbeck.pipeline.candidate import Artefact, Candidate, Record
     from limbeck.pipeline.context import Context
+
+SAMPLE = 512
+"""Validation rows that a loaded teacher is tested on in the dry run."""
+
+BATCH = 64
 
 
 def check_teacher(candidate: Candidate, context: Context) -> None:
@@ -44,6 +51,34 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
         problems += context.once(lambda: list(members()))
     if link.record.stage in {"load", "teach"}:  # a compressed teacher's accuracy is in its report
         problems += context.once(lambda: list(_of_expectations(candidate, context, artefact)))
+    if problems:
+        raise InputError(*problems)
+
+
+def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
+    """Check loaded teachers on a sample of the validation rows, before anything is trained.
+
+    Args:
+        models: The teachers, with their weights, in the order of the recipe.
+        context: The context of the dry run.
+
+    Raises:
+        InputError: One is no better than chance, or its classes are in another order.
+    """
+    split, several = context.data.validation, len(models) > 1
+    # Spread over the split, which may be sorted by class.
+    rows = [number * len(split) // SAMPLE for number in range(min(SAMPLE, len(split)))]
+    if len(split) <= SAMPLE:
+        rows = list(range(len(split)))
+    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    problems: list[Problem] = []
+    for number, (spec, model) in enumerate(zip(context.recipe.teachers, models, strict=True)):
+        if spec.expect is not None and not spec.expect.above_chance:
+            continue
+        predictor = TorchPredictor(model, context.task)
+        found = chance_test(answers(predictor, map(split.__getitems__, parts)))
+        where = f"teacher.{number}" if several else "teacher"
+        problems += _of_chance(found, where, loaded=True)
     if problems:
         raise InputError(*problems)
 

@@ -259,12 +259,24 @@ def states(spec: ModelSpec) -> Statement:
     return replace(
         _pixels(folder / PREPROCESSOR),
         origin=str(folder),
-        class_names=names_of(config.get("id2label")) if has_head else None,
+        class_names=_class_names(config.get("id2label"), folder) if has_head else None,
         tokenizer=folder if has_tokenizer else None,
         vocab_size=vocab_size if isinstance(vocab_size, int) else None,
         max_length=positions if isinstance(positions, int) else None,
         pad=pad if isinstance(pad, int) else None,
     )
+
+
+def _class_names(id2label: object, folder: Path) -> tuple[str, ...] | None:
+    """Return the names of `id2label`; refuse a mapping in which one name stands twice."""
+    if isinstance(id2label, dict):
+        names = [str(name) for name in id2label.values()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            where = f"{folder / 'config.json'}: id2label"
+            fix = "Correct the file: which output stands for which class cannot be known."
+            raise InputError(Problem(where, ", ".join(twice[:8]), "each class name once", fix))
+    return names_of(id2label)
 
 
 def _pixels(path: Path) -> Statement:

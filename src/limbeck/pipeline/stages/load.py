@@ -8,6 +8,7 @@ from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.rehearsal import Rehearsal
 from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.teacher_checks import check_loaded
 from limbeck.pipeline.teachers import member_files, publish_teacher
 
 
@@ -21,7 +22,7 @@ class Load(Stage):
 
     def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
         """Load every member, and run it once."""
-        _ = rehearsal.teachers
+        check_loaded(rehearsal.teachers, rehearsal.context)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Copy the weights into the run, so that it is self-contained, and publish them."""
