@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -122,7 +123,10 @@ def test_a_verdict_is_on_standard_output_and_nothing_else_anywhere(forks, once, 
     ended = forks("run", tiny, "--out", "run", cwd=tmp_path / "copy", quick=True)
     assert "Accuracy" in ended.out
     assert "report.html" in ended.out
-    assert ended.err == ""
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in ended.err.splitlines())
+    quiet = forks("run", tiny, "--out", "run", "--quiet", cwd=tmp_path / "copy", quick=True)
+    assert "Accuracy" in quiet.out
+    assert quiet.err == ""
 
 
 def test_an_ensemble_recorded_answers_and_a_second_distillation(forks, tiny, tmp_path):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from limbeck.errors import InputError, Problem
 
@@ -49,6 +49,8 @@ def run(
         torch.Size([3, 2])
     """
     returned = _call(model, inputs)
+    if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
+        return cast("Tensor", returned), ()
     if isinstance(returned, Tensor):
         return _rows(returned, returned), ()
     found = dict(_tensors(returned))
