@@ -27,7 +27,7 @@ Kind = Literal["text", "number", "boolean", "date"]
 
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 NO_NUMBER = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"))
-"""What stands in a column of numbers, written as text, where there is none."""
+"""Texts that mean a missing number."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MANIFEST, VERSION = "manifest.json", 1
 WRITERS = 64
-"""How many processes may record into one store at once."""
+"""The largest number of processes that record into one store at once."""
 # Each progress write waits for the disk; a kill loses at most this many rows.
 NOTED_EVERY = 8192
 

@@ -27,7 +27,7 @@ FORMATS = (
     *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM"),
     *("PCX", "TGA", "ICO"),
 )
-"""What is read: pictures of pixels. PIL has others executed, such as EPS by Ghostscript."""
+"""The image formats that are read. PIL runs a program for others, such as Ghostscript for EPS."""
 TRAITS = "limbeck.traits"
 MOST_PIXELS = 2**26
 """A larger picture is taken for a decompression bomb."""

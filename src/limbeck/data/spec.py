@@ -24,7 +24,7 @@ Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
 ADDED = {"table", "groups"}
 NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
-"""What changes neither rows nor tensors, or is hashed elsewhere."""
+"""Settings that change neither rows nor tensors, or are hashed elsewhere."""
 LARGEST_SIDE = 4096
 """Height or width of pictures in pixels: a larger one fills the memory with a single batch."""
 LONGEST_TEXT = 131_072

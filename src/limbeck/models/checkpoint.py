@@ -26,10 +26,10 @@ LARGEST_PICKLE = 500_000_000
 MOST = 500_000
 ALLOWED = "a safetensors file, a PyTorch checkpoint (.pt, .pth, .th, .bin, .ckpt) of tensors"
 POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a file begins with that Git LFS has not downloaded."""
+"""The first bytes of a file that Git LFS has not downloaded."""
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What torch.compile, FSDP and activation checkpointing put into names."""
+"""The parts that torch.compile, FSDP and activation checkpointing add to names."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ LARGEST, DEEPEST = 10_000_000, 40
 """The most bytes of a config.json, and the most levels of lists and mappings in it."""
 
 SPARE = 50_000_000
-"""How many parameters more than twice those of its files a model may have: head and pooler."""
+"""The parameters allowed above twice those of a model's files: head and pooler."""
 
 ELSEWHERE = {"auto_map", "attn_implementation", "_attn_implementation", "_experts_implementation"}
 """Keys that name code outside of the library, which is never fetched or executed."""

@@ -155,7 +155,7 @@ def build():
     "Build the module in float32, in which its weights are trained and saved."
     return _build_as_written().float()
 """
-"""What an architecture.py of a user's model ends with, since the builder may use another dtype."""
+"""The end of a user model's architecture.py, since the builder may use another dtype."""
 
 PLAIN = """
 
@@ -181,4 +181,4 @@ def build():
                 parametrize.remove_parametrizations(module, name)
     return model
 """
-"""What an architecture.py of a user's model ends with, if its code mentions a weight's norm."""
+"""The end of a user model's architecture.py, if its code mentions a weight norm."""

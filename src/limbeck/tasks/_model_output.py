@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from limbeck.errors import InputError, Problem
 
 ALIASES = {"image": "pixel_values"}
-"""What transformers calls an input of a task."""
+"""The names of a task's inputs in transformers."""
 
 LOGITS = "logits"
 AUXILIARY = "aux"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 Use: TypeAlias = tuple[object, int, bool]
-"""How an operator reads a weight: operator type, input index, and whether transposed."""
+"""A reading of a weight: operator type, input index, and whether transposed."""
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 
