@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchdistill.losses import mid_level
 
 from limbeck import losses
-from limbeck.connectors.memory import MemoryBank
+from limbeck.connectors.contrastive import MemoryBank
 
 BATCH, CLASSES, SAMPLES, NEGATIVES = 64, 100, 50_000, 4096
 LONG, PATIENCE = 0.001, 40.0  # seconds: of a block at least, of a loss at most, about
@@ -138,10 +138,10 @@ def _of_features() -> dict[str, Case]:
             lambda s, t: losses.variational_information(s, t, variance=variance.flatten()),
             lambda s, t: of(mid_level.VIDLoss(PAIR))((s, variance.expand_as(s)), t),
         ),
-        "review": Case(
+        "review_kd": Case(
             "HierarchicalContextLoss",
             alike,
-            losses.review,
+            losses.review_kd,
             lambda s, t: of(mid_level.HierarchicalContextLoss(*LOGITS))((s, None), t),
         ),
     }
@@ -170,16 +170,14 @@ def _of_relations() -> dict[str, Case]:
         "rkd_angle": Case(
             "RKDLoss", rows, losses.rkd_angle, of(mid_level.RKDLoss("x", "x", 0.0, 1.0, "mean"))
         ),
-        "probabilistic_transfer": Case(
-            "PKTLoss", rows, losses.probabilistic_transfer, of(mid_level.PKTLoss(*LOGITS))
-        ),
+        "pkt": Case("PKTLoss", rows, losses.pkt, of(mid_level.PKTLoss(*LOGITS))),
         "correlation_congruence": Case(
             "CCKDLoss",
             embedded,
             losses.correlation_congruence,
             of(mid_level.CCKDLoss("x", "x", gaussian, "batchmean")),
         ),
-        "flow": Case("FSPLoss", stages, losses.flow, of_two(mid_level.FSPLoss({"pair": ends}))),
+        "fsp": Case("FSPLoss", stages, losses.fsp, of_two(mid_level.FSPLoss({"pair": ends}))),
         "crd": Case("CRDLoss", embedded, _bank(), _their_bank()),
     }
 

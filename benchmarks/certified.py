@@ -19,8 +19,8 @@ from _digits import over_seeds, samples, split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.evaluate.certified.certify import around, certified_margins
-from limbeck.evaluate.certified.propagate import propagate, trace
+from limbeck.evaluate.robustness.bound_functions import propagate, trace
+from limbeck.evaluate.robustness.certified import around, certified_margins
 from limbeck.losses import soft_target_kl
 
 EPOCHS, BATCH = 60, 64
@@ -107,7 +107,7 @@ def judged(model: nn.Module, rows: Tensor, size: float) -> list[float]:
     """Give accuracy, accuracy under attack, and the share that is proven."""
     images, labels = samples()
     images, labels = images[rows], labels[rows]
-    margins = certified_margins(model, images.numpy(), labels.numpy(), size=size)
+    margins = certified_margins(model, images.numpy(), labels.numpy(), eps=size)
     right = float((model(images).argmax(1) == labels).double().mean())
     return [right, attacked(model, images, labels, size), float((margins > 0).mean())]
 

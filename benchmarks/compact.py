@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from limbeck.compress.quantizers import bfloat16, float16, int4_weights, int8_static
-from limbeck.export.compact.graph import compact
+from limbeck.export.compact.onnx import compact
 from limbeck.export.onnx import to_onnx
 from limbeck.tasks.image_classification import ImageClassification
 

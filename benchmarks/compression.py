@@ -19,7 +19,7 @@ from limbeck.pipeline.runner import run
 from limbeck.pipeline.validate import validate
 from limbeck.report.result import RunResult
 
-TRAIN = {"batch_size": 128, "recorded": True}
+TRAIN = {"batch_size": 128, "cache_teacher": True}
 LABELS = [{"task": {"weight": 1.0}}]
 
 
@@ -33,7 +33,7 @@ class Variant:
 
 def distilled(epochs: int = 6) -> dict[str, Any]:
     """The student that most variants go on from."""
-    return {"distill": {"epochs": epochs, "learning_rate": 0.01, "baseline": False, **TRAIN}}
+    return {"distill": {"epochs": epochs, "learning_rate": 0.01, "train_baseline": False, **TRAIN}}
 
 
 def groups() -> dict[str, list[Variant]]:
@@ -52,8 +52,8 @@ def _bits() -> Iterator[Variant]:
     recovery = {"epochs": 2, "learning_rate": 0.001, "batch_size": 128}
     ways = {
         "PTQ": {},
-        "QAT": {"recover": {**recovery, "objective": LABELS}},
-        "QAD": {"recover": {**recovery, "recorded": True}},
+        "QAT": {"finetune": {**recovery, "objective": LABELS}},
+        "QAD": {"finetune": {**recovery, "cache_teacher": True}},
     }
     for bits, step, kept in (
         (4, "minmax", ("PTQ",)),
@@ -68,7 +68,7 @@ def _bits() -> Iterator[Variant]:
 
 def _sparse() -> Iterator[Variant]:
     recovery = {"epochs": 4, "learning_rate": 0.003, "batch_size": 128}
-    teacher, labels = {**recovery, "recorded": True}, {**recovery, "objective": LABELS}
+    teacher, labels = {**recovery, "cache_teacher": True}, {**recovery, "objective": LABELS}
     for name, settings, recover in (
         ("random, under the teacher", {"method": "random"}, teacher),
         ("magnitude, on labels", {"method": "magnitude"}, labels),
@@ -90,7 +90,7 @@ def _sparse() -> Iterator[Variant]:
             teacher,
         ),
     ):
-        asked = {**settings, "sparsity": 0.95, "recover": recover}
+        asked = {**settings, "sparsity": 0.95, "finetune": recover}
         yield Variant(name, [{"prune": asked}])
 
 
@@ -107,24 +107,24 @@ def _size() -> Iterator[Variant]:
     recover = {"epochs": 3, "learning_rate": 0.003, **TRAIN}
     yield Variant(
         "quantised: 4 bits",
-        [{"quantize": {"method": "uniform", "bits": 4, "step": "learned", "recover": recover}}],
+        [{"quantize": {"method": "uniform", "bits": 4, "step": "learned", "finetune": recover}}],
     )
     yield Variant(
-        "masked", [{"prune": {"method": "magnitude", "sparsity": 0.9, "recover": recover}}]
+        "masked", [{"prune": {"method": "magnitude", "sparsity": 0.9, "finetune": recover}}]
     )
     yield Variant(
-        "channels", [{"prune": {"method": "channels", "parameters": 0.12, "recover": recover}}]
+        "channels", [{"prune": {"method": "channels", "parameters": 0.12, "finetune": recover}}]
     )
     yield Variant(
-        "factorised", [{"factorize": {"method": "svd", "parameters": 0.2, "recover": recover}}]
+        "factorised", [{"factorize": {"method": "svd", "parameters": 0.2, "finetune": recover}}]
     )
 
 
 def _orders() -> Iterator[Variant]:
     recover = {"epochs": 1, "learning_rate": 0.003, **TRAIN}
     steps = {
-        "prune": {"prune": {"method": "channels", "parameters": 0.5, "recover": recover}},
-        "factorise": {"factorize": {"method": "svd", "parameters": 0.6, "recover": recover}},
+        "prune": {"prune": {"method": "channels", "parameters": 0.5, "finetune": recover}},
+        "factorise": {"factorize": {"method": "svd", "parameters": 0.6, "finetune": recover}},
         "distil": distilled(2),
     }
     for order in (
@@ -154,13 +154,13 @@ def recipe(
                 "test": "fashion_mnist/test.parquet",
             },
             "classes": [str(number) for number in range(10)],
-            "limit": {"train": rows, "validation": rows // 5},
+            "max_samples": {"train": rows, "validation": rows // 5},
         },
         "teacher": {"source": "limbeck", "name": "digits_cnn", "width": teacher},
         "seeds": list(range(seeds)),
         "threads": 1,
         "stages": [
-            {"teach": {"epochs": 8, "batch_size": 128}},
+            {"train_teacher": {"epochs": 8, "batch_size": 128}},
             *first,
             *variant.stages,
             {"export": {}},

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.compress.fake_quant.method import FakeQuantization
-from limbeck.compress.method import Work
+from limbeck.compress.fake_quant_method import FakeQuantization
+from limbeck.compress.method import CalibrationContext
 from limbeck.compress.quantizers.binary import Binary
 from limbeck.compress.quantizers.ternary import Ternary
 from limbeck.compress.quantizers.uniform import Uniform
@@ -32,11 +32,17 @@ BATCH, WARM_UP = 64, 2
 def ways(fold: bool) -> dict[str, FakeQuantization]:
     """Give the quantised copies that are trained."""
     return {
-        "int8 min-max": Uniform(fold=fold),
-        "int4 LSQ+": Uniform(bits=4, inputs=4, step="learned", fold=fold),
-        "int4 LSQ": Uniform(bits=4, inputs=4, step="learned", symmetric_inputs=True, fold=fold),
-        "ternary": Ternary(fold=fold),
-        "binary": Binary(fold=fold),
+        "int8 min-max": Uniform(fold_batch_norm=fold),
+        "int4 LSQ+": Uniform(bits=4, activation_bits=4, step="learned", fold_batch_norm=fold),
+        "int4 LSQ": Uniform(
+            bits=4,
+            activation_bits=4,
+            step="learned",
+            symmetric_activations=True,
+            fold_batch_norm=fold,
+        ),
+        "ternary": Ternary(fold_batch_norm=fold),
+        "binary": Binary(fold_batch_norm=fold),
     }
 
 
@@ -53,7 +59,7 @@ def steps(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None
     return step
 
 
-def work(images: Tensor) -> Work:
+def work(images: Tensor) -> CalibrationContext:
     """Open the door to the calibration samples."""
 
     def batches() -> Iterator[Mapping[str, Tensor]]:
@@ -62,7 +68,7 @@ def work(images: Tensor) -> Work:
     def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return model(batch["image"]).mean()
 
-    return Work(
+    return CalibrationContext(
         batches=batches,
         forward=lambda model, batch: model(batch["image"]),
         loss=loss,
@@ -83,7 +89,7 @@ def main() -> None:
     trained = {"float": steps(copy.deepcopy(dense), images, labels)}
     for name, way in ways(not arguments.keep_norms).items():
         model = copy.deepcopy(dense)
-        way.change(model, work(images))
+        way.transform(model, work(images))
         trained[name] = steps(model, images, labels)
     times: dict[str, list[float]] = {name: [] for name in trained}
     for _ in range(WARM_UP + arguments.rounds):

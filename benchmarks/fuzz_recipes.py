@@ -40,7 +40,7 @@ OTHERS: list[Any] = [
     *("python:x.py:f", "auto", "1e9", "-", "~", "\u202e", "logits", "teacher", "*", "**", "{}"),
 ]
 # So that reading the data takes no longer than it has to; what is spoilt may undo it.
-FEW = "data.limit={train: 600, validation: 200, test: 200}"
+FEW = "data.max_samples={train: 600, validation: 200, test: 200}"
 TEXTS = [
     *("&a [*a]", "*nowhere", "[" * 2000, "{a: " * 500, "? " * 300, "- " * 300, "!!python/name:os"),
     *("!!binary aGk=", "!!timestamp x", "9" * 5000, "0x" + "f" * 5000, "1" + ":1" * 2000, "\x00"),
@@ -61,15 +61,28 @@ TEXTS = [
 PATHS = [
     *("stages", "stages.0", "stages.-1", "stages.٣", "stages.²", "stages.1e9", "stages.99"),
     *("a." * 60 + "b", "x" * 2000, "seeds.0", "seeds", "threads", "profile", "profiles.smoke"),
-    *("name", "task", "data", "data.limit", "data.limit.train", "data.image.size", "data.classes"),
+    *(
+        "name",
+        "task",
+        "data",
+        "data.max_samples",
+        "data.max_samples.train",
+        "data.image.size",
+        "data.classes",
+    ),
     *("data.augment.shift", "data.augment.crop", "data.validation", "data.test", "data.split_seed"),
     *("data.text.max_length", "data.text.tokenizer.train.vocab_size", "data.columns.label"),
-    *("teacher", "teacher.name", "teacher.width", "teacher.weights", "student", "student.width"),
+    *("teacher", "teacher.name", "teacher.width", "teacher.checkpoint", "student", "student.width"),
     *("student.source", "student.name", "budget", "budget.size_kb", "budget.parameters", "device"),
     *("stages.distill.epochs", "stages.distill.batch_size", "stages.distill.learning_rate"),
     *("stages.distill.objective", "stages.distill.objective.0", "stages.distill.recorded"),
-    *("stages.quantize.calibration", "stages.quantize.method", "stages.evaluate.questions"),
-    *("stages.teach.epochs", "stages.teach.accumulate", "stages.teach.workers", "stages.export"),
+    *("stages.quantize.calibration", "stages.quantize.method", "stages.evaluate.evaluations"),
+    *(
+        "stages.train_teacher.epochs",
+        "stages.train_teacher.accumulate",
+        "stages.train_teacher.workers",
+        "stages.export",
+    ),
 ]
 
 
@@ -110,7 +123,7 @@ class Outcome:
 
 def cases(count: int, seed: int = 0) -> Iterator[Case]:
     """Make mutated recipes: the same ones for the same seed."""
-    from limbeck.pipeline.resolve import shipped_recipes
+    from limbeck.pipeline.load_recipe import shipped_recipes
 
     texts = {name: path.read_bytes() for name, path in shipped_recipes().items()}
     for number in range(count):

@@ -1,6 +1,6 @@
 """Kill real runs at random moments, resume each, and compare every bit with an undisturbed run.
 
-The suite does the same by forks of a warm process and a quick exporter (tests/road/test_kill.py);
+The suite does the same by forks of a warm process and a quick exporter (tests/e2e/test_kill.py);
 here it is the command line as a user types it, imports, real export, examination and all.
 
     python benchmarks/kill.py --kills 20
@@ -19,12 +19,12 @@ from pathlib import Path
 RECIPE = """
 name: killed
 task: image_classification
-data: {source: sklearn, name: digits, limit: {train: 400, validation: 60, test: 80}}
+data: {source: sklearn, name: digits, max_samples: {train: 400, validation: 60, test: 80}}
 teacher: {source: limbeck, name: digits_cnn, width: 8}
 student: {source: limbeck, name: digits_cnn, width: 4}
 threads: 1
 stages:
-  - teach: {epochs: 8, checkpoint_every: 0}
+  - train_teacher: {epochs: 8, checkpoint_every: 0}
   - distill: {epochs: 8, checkpoint_every: 0}
   - quantize: {method: int8_static}
   - export: {format: onnx}

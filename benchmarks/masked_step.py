@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.compress.method import Work
+from limbeck.compress.method import CalibrationContext
 from limbeck.compress.pruners import PRUNERS
+from limbeck.core.parametrized import Progressive
 from limbeck.models.nets.cifar_resnet import resnet20
-from limbeck.progressive import Progressive
 
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "masked, 90 %": ("magnitude", {"sparsity": 0.9}),
@@ -55,10 +55,10 @@ def measure(rounds: int) -> dict[str, list[float]]:
     torch.manual_seed(0)
     image, label = torch.randn(64, 3, 32, 32), torch.randint(10, (64,))
     dense = resnet20(10)
-    work = Work(
-        batches=lambda: iter([{"image": image, "label": label}]),
+    work = CalibrationContext(
+        batches=lambda: iter([{"image": image, "labels": label}]),
         forward=lambda model, batch: model(batch["image"]),
-        loss=lambda model, batch: F.cross_entropy(model(batch["image"]), batch["label"]),
+        loss=lambda model, batch: F.cross_entropy(model(batch["image"]), batch["labels"]),
         validate=lambda model: 0.0,
         seed=0,
     )

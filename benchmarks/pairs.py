@@ -22,7 +22,7 @@ import numpy as np
 from every_method import SETTINGS, attempt, changed, method, of_models
 from four_nets import NETS, Subject, subject
 
-from limbeck.export.compact.files import pack
+from limbeck.export.compact.onnx import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
 

@@ -20,9 +20,9 @@ from _digits import over_seeds, samples, split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.compress.method import Work
+from limbeck.compress.method import CalibrationContext
 from limbeck.compress.pruners.magnitude import Magnitude
-from limbeck.evaluate.certified.distances import boundary_distances
+from limbeck.evaluate.robustness.certified import boundary_distances
 from limbeck.models.nets.digits_cnn import digits_cnn
 
 LAYERS = ("block1.0", "block2.0", "block3.0", "linear")
@@ -47,10 +47,10 @@ def train(model: nn.Module, rows: Tensor, *, epochs: int, rate: float, seed: int
 
 def prune(model: nn.Module, layer: str, sparsity: float) -> None:
     """Zero the smallest weights of one layer; they stay zero."""
-    Magnitude(sparsity=sparsity, layers=[layer]).change(model, NO_WORK)
+    Magnitude(sparsity=sparsity, layers=[layer]).transform(model, NO_WORK)
 
 
-NO_WORK = Work(
+NO_WORK = CalibrationContext(
     batches=lambda: iter(()),
     forward=lambda model, batch: model(batch["image"]),
     loss=lambda model, batch: torch.tensor(0.0),

@@ -16,34 +16,39 @@ from typing import Any
 
 from limbeck.pipeline.runner import run
 from limbeck.pipeline.validate import validate
-from limbeck.report.chapter import SIGNS, sections
 from limbeck.report.result import RunResult
+from limbeck.report.sections import SIGNS, sections
 
 LABELS = [{"task": {"weight": 1.0}}]
 TEACHING = {"digits": {"epochs": 12}, "fashion_mnist": {"epochs": 8, "batch_size": 128}}
 DISTILLING = {
-    "digits": {"epochs": 40, "learning_rate": 0.02, "recorded": True},
-    "fashion_mnist": {"epochs": 6, "learning_rate": 0.01, "batch_size": 128, "recorded": True},
+    "digits": {"epochs": 40, "learning_rate": 0.02, "cache_teacher": True},
+    "fashion_mnist": {"epochs": 6, "learning_rate": 0.01, "batch_size": 128, "cache_teacher": True},
 }
 WIDTHS = {"digits": (64, 8), "fashion_mnist": (32, 16)}
 
 
 def variants(data: str) -> dict[str, list[dict[str, Any]]]:
     """Give the stages of each student, after the teacher was taught."""
-    distil = {"distill": {**DISTILLING[data], "baseline": False}}
-    recover = {"epochs": 3, "learning_rate": 0.003, "recorded": True}
-    labels = {**DISTILLING[data], "objective": LABELS, "baseline": False, "recorded": False}
+    distil = {"distill": {**DISTILLING[data], "train_baseline": False}}
+    recover = {"epochs": 3, "learning_rate": 0.003, "cache_teacher": True}
+    labels = {
+        **DISTILLING[data],
+        "objective": LABELS,
+        "train_baseline": False,
+        "cache_teacher": False,
+    }
     return {
         "labels alone": [{"distill": labels}],
         "distilled": [distil],
         "pruned": [
             distil,
-            {"prune": {"method": "magnitude", "sparsity": 0.8, "recover": recover}},
+            {"prune": {"method": "magnitude", "sparsity": 0.8, "finetune": recover}},
         ],
         "int8": [distil, {"quantize": {"method": "int8_static"}}],
         "low rank": [
             distil,
-            {"factorize": {"method": "svd", "flops": 0.6, "recover": recover}},
+            {"factorize": {"method": "svd", "flops": 0.6, "finetune": recover}},
         ],
     }
 
@@ -58,7 +63,7 @@ def recipe(data: str, stages: list[dict[str, Any]], rows: int | None) -> dict[st
             "name": data,
             "files": {"train": f"{data}/train.parquet", "test": f"{data}/test.parquet"},
             "classes": [str(number) for number in range(10)],
-            "limit": {"train": rows, "validation": rows // 5} if rows else {},
+            "max_samples": {"train": rows, "validation": rows // 5} if rows else {},
         }
     return {
         "name": "side_by_side",
@@ -67,7 +72,7 @@ def recipe(data: str, stages: list[dict[str, Any]], rows: int | None) -> dict[st
         "teacher": {"source": "limbeck", "name": "digits_cnn", "width": teacher},
         "student": {"source": "limbeck", "name": "digits_cnn", "width": student},
         "threads": 1,
-        "stages": [{"teach": TEACHING[data]}, *stages, {"export": {}}, {"evaluate": {}}],
+        "stages": [{"train_teacher": TEACHING[data]}, *stages, {"export": {}}, {"evaluate": {}}],
     }
 
 

@@ -27,13 +27,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from limbeck import methods
 from limbeck.data.load import load
 from limbeck.data.spec import DataSpec
 from limbeck.data.split import Split
 from limbeck.models.nets.cifar_resnet import resnet20, resnet56
 from limbeck.models.nets.digits_cnn import digits_cnn
-from limbeck.objective import Objective
+from limbeck.objective import Objective, methods
 from limbeck.schemes import Offline
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.teachers import FrozenTeacher
@@ -227,7 +226,7 @@ def measure(name: str, blocks: int, *, fused: bool) -> Result:
         copy.deepcopy(student),
         copy.deepcopy(teacher),
         everything["image"],
-        everything["label"],
+        everything["labels"],
         size.batch,
         total,
         fused=fused,
@@ -242,7 +241,11 @@ def measure(name: str, blocks: int, *, fused: bool) -> Result:
         probe=split.__getitems__([0, 1]),
     )
     settings = Training(
-        epochs=epochs, batch_size=size.batch, learning_rate=RATE, weight_decay=0.01, warmup=WARMUP
+        epochs=epochs,
+        batch_size=size.batch,
+        learning_rate=RATE,
+        weight_decay=0.01,
+        warmup_ratio=WARMUP,
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         fit(

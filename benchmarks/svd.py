@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from limbeck.compress.factorizers.svd import Svd
-from limbeck.compress.low_rank.factors import decompose
-from limbeck.compress.method import Work
+from limbeck.compress.low_rank import decompose
+from limbeck.compress.method import CalibrationContext
 
 
 def bert(layers: int, orders: float) -> nn.Module:
@@ -31,10 +31,10 @@ def bert(layers: int, orders: float) -> nn.Module:
     return model
 
 
-def door(samples: int, tokens: int) -> Work:
+def door(samples: int, tokens: int) -> CalibrationContext:
     """Random texts, for whitening."""
     texts = torch.randint(1000, 30000, (samples, tokens))
-    return Work(
+    return CalibrationContext(
         batches=lambda: iter([{"input_ids": part} for part in texts.split(16)]),
         forward=lambda model, batch: model(**batch).logits,
         loss=lambda model, batch: model(**batch).logits.sum(),
@@ -64,7 +64,7 @@ def main() -> None:
     dense = {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     method = Svd(rank=given.rank, skip=["classifier"], whiten=given.whiten)
     clock = time.perf_counter()
-    done = method.change(model, door(given.samples, given.tokens))
+    done = method.transform(model, door(given.samples, given.tokens))
     print(f"{time.perf_counter() - clock:.1f} s in all, {torch.get_num_threads()} threads")
     print(done.what)
     weights = {path: dense[path].weight.detach() for path in done.change["layers"]}

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from limbeck.registry import Registry
+from limbeck.core.registry import Registry
 
 PAGE = Path(__file__).parent / "recipes.md"
 BEGIN, END = "<!-- reference: written by build_reference.py -->", "<!-- end of reference -->"
@@ -48,7 +48,7 @@ def reference() -> str:
     """Write every table."""
     from limbeck.data import spec as data
     from limbeck.models.spec import Expect, Loading, ModelSpec, Normalization
-    from limbeck.pipeline.compression import Compression, Recover
+    from limbeck.pipeline.compression import Compression, FineTune
     from limbeck.pipeline.recipe import Budget, Recipe
     from limbeck.pipeline.stages import STAGES
     from limbeck.training import Training
@@ -83,10 +83,10 @@ def reference() -> str:
             parts.append("It has no settings.")
         if issubclass(stage, Compression):
             parts += _ways(stage.registry)
-    own = set(Recover.model_fields) - trained
-    parts += ["#### recover", _first_line(Recover), _table(Recover, own)]
+    own = set(FineTune.model_fields) - trained
+    parts += ["#### recover", _first_line(FineTune), _table(FineTune, own)]
     parts.append("And the settings of [training](#training).")
-    parts += ["#### training", "Of `teach`, `distill` and `recover`.", _table(Training)]
+    parts += ["#### training", "Of `train_teacher`, `distill` and `finetune`.", _table(Training)]
     parts += ["### objective", _objective(), "### methods", _methods()]
     parts += ["### schedules", _schedules()]
     return "\n\n".join(parts)
@@ -188,7 +188,7 @@ def _first_line(thing: Any) -> str:
 
 
 def _model_names() -> str:
-    from limbeck.models.catalog import names
+    from limbeck.models.build import names
 
     known = ", ".join(f"`{name}`" for name in names("limbeck"))
     return (
@@ -202,7 +202,7 @@ def _net_arguments() -> str:
     """Write what each net of limbeck takes, from its signature and docstring."""
     import importlib
 
-    from limbeck.models.arguments import OURS
+    from limbeck.models.build import OURS
     from limbeck.models.sources.limbeck import file_of_net, names
 
     rows = ["| net | argument | default | meaning |", "|-|-|-|-|"]
@@ -219,8 +219,7 @@ def _net_arguments() -> str:
 def _objective() -> str:
     from limbeck import losses
     from limbeck.connectors import BUILDERS
-    from limbeck.terms import Term
-    from limbeck.terms.arguments import signature_of
+    from limbeck.objective.terms import Term, signature_of
 
     described = _arguments(Term)
     settings = ["| setting of any term | meaning |", "|-|-|"]
@@ -242,7 +241,7 @@ def _objective() -> str:
 
 
 def _methods() -> str:
-    from limbeck import methods
+    from limbeck.objective import methods
 
     rows = ["| method | its settings | what it is |", "|-|-|-|"]
     for name in sorted(methods.__all__):
@@ -274,7 +273,7 @@ def _arguments(thing: Any) -> dict[str, str]:
 def _schedules() -> str:
     from dataclasses import fields
 
-    from limbeck import per_unit, schedules
+    from limbeck.objective import element_weights, schedules
 
     def rows(title: str, kinds: Mapping[str, type]) -> Iterator[str]:
         yield f"| {title} | what it does |"
@@ -288,7 +287,7 @@ def _schedules() -> str:
         "`soft_target_kl`, `divergence` and `dkd`:"
     )
     progress = "\n".join(rows("schedule", schedules.KINDS))
-    return f"{progress}\n\n{by_unit}\n\n" + "\n".join(rows("by unit", per_unit.KINDS))
+    return f"{progress}\n\n{by_unit}\n\n" + "\n".join(rows("by unit", element_weights.KINDS))
 
 
 def updated(page: str) -> str:

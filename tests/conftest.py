@@ -45,10 +45,12 @@ def accelerator() -> Accelerator:
 def quick_measuring() -> Iterator[None]:
     """Measure costs for a moment only: no test here is about their figures."""
     from limbeck.evaluate import measure
-    from limbeck.pipeline import examine
+    from limbeck.pipeline import artefact_results
 
     with pytest.MonkeyPatch.context() as patch:
         brief = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
         whole = measure.measure
-        patch.setattr(examine, "measure", lambda files, one, **asked: whole(files, one, **brief))
+        patch.setattr(
+            artefact_results, "measure", lambda files, one, **asked: whole(files, one, **brief)
+        )
         yield

@@ -9,59 +9,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck import losses, methods, schedules, taps, targets
+    from limbeck import losses, taps, targets
     from limbeck.errors import InputError, LimbeckError
-    from limbeck.objective import Losses, Objective
+    from limbeck.objective import Losses, Objective, TrainingSet, methods, schedules
+    from limbeck.objective.terms import Term
+    from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.recipe import Recipe
-    from limbeck.pipeline.resolve import resolve
     from limbeck.pipeline.runner import run
     from limbeck.report.load import load_run
     from limbeck.schemes import Offline
     from limbeck.taps import Taps
-    from limbeck.targets import DenseTargets
-    from limbeck.teachers import EnsembleTeacher, FrozenTeacher, RecordedTeacher
-    from limbeck.terms import Term
+    from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
+    from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher
     from limbeck.training import Training, fit
 
-_MODULES = ("losses", "methods", "schedules", "taps", "targets")
-_PLACES = {
-    "DenseTargets": "targets",
-    "EnsembleTeacher": "teachers",
-    "FrozenTeacher": "teachers",
-    "InputError": "errors",
-    "LimbeckError": "errors",
-    "Losses": "objective",
-    "Objective": "objective",
-    "HeadTargets": "targets",
-    "SampledTargets": "targets",
-    "TopKTargets": "targets",
-    "TrainingSet": "objective",
-    "Offline": "schemes",
-    "Recipe": "pipeline.recipe",
-    "RecordedTeacher": "teachers",
-    "Taps": "taps",
-    "Term": "terms",
-    "Training": "training",
-    "fit": "training",
-    "load_run": "report.load",
-    "resolve": "pipeline.resolve",
-    "run": "pipeline.runner",
-}
-
 __all__ = [
+    "CachedTeacher",
     "DenseTargets",
     "EnsembleTeacher",
     "FrozenTeacher",
+    "HeadTargets",
     "InputError",
     "LimbeckError",
     "Losses",
     "Objective",
     "Offline",
     "Recipe",
-    "RecordedTeacher",
+    "SampledTargets",
     "Taps",
     "Term",
+    "TopKTargets",
     "Training",
+    "TrainingSet",
     "fit",
     "load_run",
     "losses",
@@ -72,15 +51,41 @@ __all__ = [
     "taps",
     "targets",
 ]
+# The module of each public name; a name that is missing here is itself a module.
+_MODULES = {
+    "CachedTeacher": "teachers",
+    "DenseTargets": "targets",
+    "EnsembleTeacher": "teachers",
+    "FrozenTeacher": "teachers",
+    "HeadTargets": "targets",
+    "InputError": "errors",
+    "LimbeckError": "errors",
+    "Losses": "objective",
+    "Objective": "objective",
+    "Offline": "schemes",
+    "Recipe": "pipeline.recipe",
+    "SampledTargets": "targets",
+    "Taps": "taps",
+    "Term": "objective.terms",
+    "TopKTargets": "targets",
+    "Training": "training",
+    "TrainingSet": "objective",
+    "fit": "training",
+    "load_run": "report.load",
+    "methods": "objective",
+    "resolve": "pipeline.load_recipe",
+    "run": "pipeline.runner",
+    "schedules": "objective",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module."""
-    if name in _MODULES:
-        return importlib.import_module(f"limbeck.{name}")
-    if name not in _PLACES:
+    if name not in __all__:
         raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"limbeck.{_PLACES[name]}"), name)
+    if name not in _MODULES:
+        return importlib.import_module(f"limbeck.{name}")
+    return getattr(importlib.import_module(f"limbeck.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,18 +9,18 @@ from typer.testing import CliRunner
 from limbeck.cli import _app
 from limbeck.errors import InputError
 from limbeck.pipeline.check import check
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.load_recipe import resolve
 
 TINY = """
 name: tiny
 task: image_classification
-data: {source: sklearn, name: digits, limit: {train: 200, validation: 60, test: 80}}
+data: {source: sklearn, name: digits, max_samples: {train: 200, validation: 60, test: 80}}
 teacher: {source: limbeck, name: digits_cnn, width: 4}
 student: {source: limbeck, name: digits_cnn, width: 2}
 seeds: [3]
 threads: 1
 stages:
-  - teach: {epochs: 2}
+  - train_teacher: {epochs: 2}
   - distill: {epochs: 2}
   - quantize: {method: int8_static, calibration: 64}
   - export: {format: onnx}
@@ -98,12 +98,12 @@ def objective(term: str) -> str:
 FAULTS = {
     "setting of a model": (["student.widht=3"], ["student", '"width"']),
     "two models and a stage": (
-        ["student.widht=3", "teacher.name=digits_cn", "stages.teach.epoks=1"],
+        ["student.widht=3", "teacher.name=digits_cn", "stages.train_teacher.epoks=1"],
         ['"width"', '"digits_cnn"', '"epochs"'],
     ),
     "weights and data": (
-        ["teacher.weights=none.safetensors", "data={source: csv, files: {train: none.csv}}"],
-        ["teacher.weights", "data.files.train"],
+        ["teacher.checkpoint=none.safetensors", "data={source: csv, files: {train: none.csv}}"],
+        ["teacher.checkpoint", "data.files.train"],
     ),
     "training mode": ([own("training")], ["student", "only ever evaluated"]),
     "features centred over the batch": ([own("centred")], ["student"]),
@@ -117,19 +117,19 @@ FAULTS = {
     "a label that is not in every batch": ([objective("'python:nets.py:ones'")], ["nine"]),
     "a loss that is not there": ([objective("'python:nets.py:flatt'")], ['"flat"']),
     "a class that is not there": (
-        ["stages=[teach: {epochs: 1}, distill: {epochs: 1}, "
-         "evaluate: {questions: {fairness: {positive: eleven}}}]"],
+        ["stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}, "
+         "evaluate: {evaluations: {fairness: {positive: eleven}}}]"],
         ["fairness.positive", "eleven"],
     ),
     "budgets that do not ascend": (
-        ["stages=[teach: {epochs: 1}, distill: {epochs: 1}, "
-         "evaluate: {questions: {extraction: {budgets: [9, 3]}}}]"],
-        ["extraction.budgets", "ascending"],
+        ["stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}, "
+         "evaluate: {evaluations: {model_extraction: {budgets: [9, 3]}}}]"],
+        ["model_extraction.budgets", "ascending"],
     ),
     "classes that are too few": (["data.classes=[a, b]"], ["data.columns.label", "0 to 1"]),
     "absurd numbers": (
-        ["stages.teach.epochs=1e18", "student.width=1000000000000", "data.image={size: 1000000}"],
-        ["stages.0.teach.epochs", "width", "data.image.size"],
+        ["stages.train_teacher.epochs=1e18", "student.width=1e12", "data.image.size=1e6"],
+        ["stages.0.train_teacher.epochs", "width", "data.image.size"],
     ),
     "a place that holds something else": (["out"], ["--out", "thesis.tex"]),
     "more calibration than rows": (["stages.quantize.calibration=999"], ["1 to 200"]),
@@ -181,7 +181,7 @@ def test_as_json(here):
 def test_a_step_leaves_modules_as_they_were():
     from torch import nn
 
-    from limbeck.pipeline.one_step import _undisturbed
+    from limbeck.pipeline.train import _undisturbed
 
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout()).eval()
     state = {name: value.clone() for name, value in module.state_dict().items()}

@@ -57,8 +57,8 @@ def test_problems_of_several_options_are_said_at_once():
 def made_up(monkeypatch, tmp_path):
     """Runs that take no time; `worth` may be replaced."""
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
-    from limbeck.report.sweep_result import Figures
-    from limbeck.sweep import conclude, work
+    from limbeck.report.sweep import Figures
+    from limbeck.sweep import conclude, run
 
     def worth(width):
         return Figures(
@@ -80,7 +80,7 @@ def made_up(monkeypatch, tmp_path):
 
     made = Made()
     made.worth = worth
-    monkeypatch.setattr(work, "_figures", figures)
+    monkeypatch.setattr(run, "_figures", figures)
     monkeypatch.setattr(conclude, "timed", lambda places: None)
     monkeypatch.setattr(conclude, "load_run", run_of)
     return made

@@ -95,22 +95,22 @@ def test_layers_says_what_is_wrong(argv, words):
 
 
 def test_new_writes_a_recipe_that_is_valid_and_named_after_its_file(tmp_path):
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.load_recipe import resolve
 
     path = tmp_path / "my recipe-2.yaml"
-    ended = limbeck_("new", path)
+    ended = limbeck_("init", path)
     assert ended.exit_code == 0, ended.output
     assert resolve(str(path)).name == "myrecipe-2"
     schema = path.read_text().splitlines()[0].split("$schema=")[1]
     assert json.loads(Path(schema).read_text())["title"] == "A limbeck recipe"
-    refused(limbeck_("new", path), "does not exist yet")
+    refused(limbeck_("init", path), "does not exist yet")
 
 
 def test_new_begins_with_any_shipped_recipe(tmp_path):
     for number, name in enumerate(recipes()):
-        assert limbeck_("new", tmp_path / f"{number}.yaml", "--from", name).exit_code == 0
-    refused(limbeck_("new", tmp_path / "x.yaml", "--from", "digit"), '"digits"')
-    refused(limbeck_("new", tmp_path / "x.txt"), ".yaml")
+        assert limbeck_("init", tmp_path / f"{number}.yaml", "--from", name).exit_code == 0
+    refused(limbeck_("init", tmp_path / "x.yaml", "--from", "digit"), '"digits"')
+    refused(limbeck_("init", tmp_path / "x.txt"), ".yaml")
     assert not (tmp_path / "x.yaml").exists()
 
 
@@ -148,12 +148,12 @@ def test_version_is_shown():
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--questions", "fairnes"], ["fairness"]),
-        (["--questions", "cost", "--set", "cost.sevonds=1"], ["seconds", "sevonds"]),
-        (["--questions", "cost", "--set", "cost.seconds=soon"], ["cost.seconds", "soon"]),
-        (["--questions", "cost", "--set", "cost.previous=none.onnx"], ["cost.previous"]),
-        (["--questions", "cost", "--set", "cost=5"], ["cost"]),
-        (["--questions", "cost", "--set", "fairness.margin=1,2"], ["fairness"]),
+        (["--evaluations", "fairnes"], ["fairness"]),
+        (["--evaluations", "cost", "--set", "cost.sevonds=1"], ["seconds", "sevonds"]),
+        (["--evaluations", "cost", "--set", "cost.seconds=soon"], ["cost.seconds", "soon"]),
+        (["--evaluations", "cost", "--set", "cost.previous=none.onnx"], ["cost.previous"]),
+        (["--evaluations", "cost", "--set", "cost=5"], ["cost"]),
+        (["--evaluations", "cost", "--set", "fairness.margin=1,2"], ["fairness"]),
         (["--set", "nonsense"], ["path=value"]),
     ],
 )
@@ -172,7 +172,7 @@ def test_lists_import_neither_torch_nor_scipy(kind):
     assert ended.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", ["compare", "report", "verify", "new", "audit"])
+@pytest.mark.parametrize("verb", ["compare", "report", "verify", "init", "lineage"])
 def test_verbs_that_read_import_no_torch(verb, tmp_path):
     words = [verb, str(tmp_path / "x.yaml"), *[str(tmp_path)][: verb == "compare"]]
     code = (
@@ -187,8 +187,9 @@ def test_verbs_that_read_import_no_torch(verb, tmp_path):
 def test_what_is_read_from_source_is_what_an_import_gives():
     import inspect
 
-    from limbeck import losses, methods
+    from limbeck import losses
     from limbeck.cli._docstrings import of_package, public_names
+    from limbeck.objective import methods
 
     for module in (losses, methods):
         read = of_package(module.__name__)

@@ -58,7 +58,7 @@ def digits(request, tmp_path_factory) -> Digits:
     path = tmp_path_factory.mktemp("digits") / f"digits{width}.onnx"
     to_onnx(model, TASK, {"image": images[:2]}, path)
     batches = [
-        {"image": some, "label": right}
+        {"image": some, "labels": right}
         for some, right in zip(images.split(100), labels.split(100), strict=True)
     ]
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from limbeck.compress.change import CompressError, apply
-from limbeck.compress.structure.resize import adopt, difference, sizes
+from limbeck.compress.method import CompressError, apply
+from limbeck.compress.structure import adopt, difference, sizes
 
 
 def net(width: int, heads: int = 2) -> nn.Module:

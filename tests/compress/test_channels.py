@@ -16,12 +16,11 @@ from torch.nn.utils import parametrize
 
 pytest.importorskip("torch_pruning", reason="torch-pruning is an extra")
 
-from limbeck.compress.change import CompressError, apply
+from limbeck.compress.channels import Channels as All
+from limbeck.compress.method import CompressError, apply
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.channels import Channels
-from limbeck.compress.structure.channels import Channels as All
-from limbeck.compress.structure.ranking import first_order, scores, squares, weakest
-from limbeck.compress.structure.resize import cost, spare
+from limbeck.compress.structure import cost, first_order, scores, spare, squares, weakest
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
@@ -50,7 +49,7 @@ def test_shapes_shrink_and_a_fresh_model_gets_the_same_structure(name, scope):
     before = shapes(made.model)
     method = Channels(ratio=0.5, scope=scope)
     method.check(made.model, made.work)
-    changed = method.change(made.model, made.work)
+    changed = method.transform(made.model, made.work)
     after = shapes(made.model)
     assert before.keys() == after.keys()
     assert before != after
@@ -65,7 +64,7 @@ def test_shapes_shrink_and_a_fresh_model_gets_the_same_structure(name, scope):
 @pytest.mark.parametrize("name", NETS)
 def test_prune_train_and_prune_again(name):
     made = subject(name)
-    changes = [Channels(ratio=0.25).change(made.model, made.work).change]
+    changes = [Channels(ratio=0.25).transform(made.model, made.work).change]
     first = sum(p.numel() for p in made.model.parameters())
     optimizer = torch.optim.SGD(made.model.parameters(), 0.1)
     made.model.train()
@@ -74,14 +73,14 @@ def test_prune_train_and_prune_again(name):
         made.work.loss(made.model, made.batch).backward()
         optimizer.step()
     method = Channels(ratio=0.5, importance="taylor")
-    changes.append(method.change(made.model, made.work).change)
+    changes.append(method.transform(made.model, made.work).change)
     assert sum(p.numel() for p in made.model.parameters()) < first
     assert torch.equal(rebuilt(name, made, changes), made.answers())
 
 
 def test_half_of_each_layer_goes():
     made = subject("cnn")
-    changed = Channels(ratio=0.5).change(made.model, made.work)
+    changed = Channels(ratio=0.5).transform(made.model, made.work)
     model = made.model
     assert [model.stem[0].out_channels, model.deep[0].groups, model.deep[3].out_channels] == [4] * 3
     assert (model.wide[0].out_channels, model.hidden.out_features) == (8, 12)
@@ -98,7 +97,7 @@ def test_the_smallest_hidden_units_of_bert_go():
     unit = unit + layer.output.dense.weight.detach().square().sum(0)
     kept = unit.argsort(descending=True)[:24].sort().values
     wanted = layer.intermediate.dense.weight.detach()[kept]
-    Channels(ratio=0.25, layers=["*.0.intermediate.dense"]).change(made.model, made.work)
+    Channels(ratio=0.25, layers=["*.0.intermediate.dense"]).transform(made.model, made.work)
     assert torch.equal(layer.intermediate.dense.weight, wanted)
     assert layer.output.dense.in_features == 24
 
@@ -106,7 +105,7 @@ def test_the_smallest_hidden_units_of_bert_go():
 def test_recurrent_layers_are_left_and_noted():
     made = subject("lstm")
     before = shapes(made.model)
-    changed = Channels(ratio=0.5).change(made.model, made.work)
+    changed = Channels(ratio=0.5).transform(made.model, made.work)
     cut = {name for name, shape in shapes(made.model).items() if shape != before[name]}
     assert cut == {"hidden.weight", "hidden.bias", "head.weight"}
     assert "left: lstm (left whole: recurrent)" in changed.notes
@@ -114,7 +113,7 @@ def test_recurrent_layers_are_left_and_noted():
 
 def test_the_insides_of_attention_are_left_and_noted():
     made = subject("vit")
-    changed = Channels(ratio=0.5).change(made.model, made.work)
+    changed = Channels(ratio=0.5).transform(made.model, made.work)
     assert made.model.blocks[0].attn.qkv.weight.shape == (48, 8)
     assert any("blocks.0.attn.qkv" in note and "heads" in note for note in changed.notes)
 
@@ -124,7 +123,7 @@ def test_the_insides_of_attention_are_left_and_noted():
 def test_a_target_is_met_and_hardly_passed(name, what):
     made = subject(name)
     before = getattr(cost(made.model, made.work), what)
-    Channels(**{what: 0.6}, scope="global").change(made.model, made.work)
+    Channels(**{what: 0.6}, scope="global").transform(made.model, made.work)
     assert 0.4 * before < getattr(cost(made.model, made.work), what) <= 0.6 * before
 
 
@@ -132,13 +131,13 @@ def test_a_target_out_of_reach_names_the_least():
     made = subject("lstm")
     before = shapes(made.model)
     with pytest.raises(InputError, match=r"parameters: got 0.5; allowed: at least 0\.\d+"):
-        Channels(parameters=0.5).change(made.model, made.work)
+        Channels(parameters=0.5).transform(made.model, made.work)
     assert shapes(made.model) == before
 
 
 def test_channels_are_rounded_up_to_a_multiple():
     made = subject("cnn")
-    Channels(ratio=0.7, round_to=4).change(made.model, made.work)
+    Channels(ratio=0.7, round_to=4).transform(made.model, made.work)
     assert made.model.hidden.out_features == 8  # 7 rounded
     assert made.model.wide[0].out_channels == 8  # 5 rounded
     assert made.model.stem[0].out_channels == 4  # 2 rounded
@@ -146,7 +145,7 @@ def test_channels_are_rounded_up_to_a_multiple():
 
 def test_skipped_layers_keep_their_outputs_with_all_that_is_tied():
     made = subject("cnn")
-    changed = Channels(ratio=0.5, skip=["deep.3"]).change(made.model, made.work)
+    changed = Channels(ratio=0.5, skip=["deep.3"]).transform(made.model, made.work)
     assert made.model.stem[0].out_channels == 8
     assert made.model.wide[0].out_channels == 8
     assert "left: stem.0, deep.0 (tied to deep.3, which is skipped)" in changed.notes
@@ -154,7 +153,7 @@ def test_skipped_layers_keep_their_outputs_with_all_that_is_tied():
 
 def test_what_goes_along_is_noted():
     made = subject("cnn")
-    changed = Channels(ratio=0.5, layers=["stem.0"]).change(made.model, made.work)
+    changed = Channels(ratio=0.5, layers=["stem.0"]).transform(made.model, made.work)
     assert made.model.wide[0].out_channels == 16
     [note] = changed.notes
     assert note.startswith("cut along")
@@ -164,7 +163,7 @@ def test_what_goes_along_is_noted():
 
 def test_a_wished_layer_with_too_few_channels_is_noted():
     made = subject("cnn")
-    changed = Channels(ratio=0.06, layers=["deep.3", "wide.0"]).change(made.model, made.work)
+    changed = Channels(ratio=0.06, layers=["deep.3", "wide.0"]).transform(made.model, made.work)
     assert made.model.wide[0].out_channels == 15
     assert "left: deep.3 (the share of 8 channels is none)" in changed.notes
 
@@ -174,7 +173,7 @@ def test_batch_norm_scales_choose():
     scale = torch.linspace(2, 1, 16)
     with torch.no_grad():
         made.model.wide[1].weight.copy_(scale)
-    changed = Channels(ratio=0.25, importance="bn_scale").change(made.model, made.work)
+    changed = Channels(ratio=0.25, importance="bn_scale").transform(made.model, made.work)
     assert torch.equal(made.model.wide[1].weight, scale[:12])
     assert "left: hidden (no batch norm scales them)" in changed.notes
 
@@ -183,7 +182,7 @@ def test_random_follows_the_seed():
     made, again, other = subject("cnn"), subject("cnn"), subject("cnn")
     for one, seed in ((made, 0), (again, 0), (other, 1)):
         work = replace(one.work, seed=seed)
-        Channels(ratio=0.5, importance="random").change(one.model, work)
+        Channels(ratio=0.5, importance="random").transform(one.model, work)
     assert torch.equal(made.answers(), again.answers())
     assert not torch.equal(made.answers(), other.answers())
 
@@ -257,7 +256,9 @@ def test_silent_channels_can_go(make):
     model = spare(made.model)
     channels = All(model, made.work)
     norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
-    gone = {path: [0, tied.parts // 2] for path, tied in channels.tied.items() if not tied.why_not}
+    gone = {
+        path: [0, tied.parts // 2] for path, tied in channels.tied.items() if not tied.skip_reason
+    }
     assert {"first", "grouped", "side", "up", "hidden"} <= gone.keys() or "deep.3" in gone
     with torch.no_grad():
         for path, parts in gone.items():
@@ -284,7 +285,7 @@ def test_zero_channels_go_first_and_change_no_answer():
             vector[dead] = 0
         made.model.hidden.weight[:, dead] *= 1e-3
     answers = made.answers()
-    Channels(ratio=0.25, layers=["wide.0"]).change(made.model, made.work)
+    Channels(ratio=0.25, layers=["wide.0"]).transform(made.model, made.work)
     assert made.model.wide[0].out_channels == 12
     assert torch.allclose(made.answers(), answers, atol=1e-5)
 
@@ -306,7 +307,7 @@ def test_layer_norms_keep_the_order_of_channels():
     with torch.no_grad():
         made.model.norm.weight.copy_(torch.arange(100.0))
         made.model.first.weight[:90] *= 1e-3
-    Channels(ratio=0.9).change(made.model, made.work)
+    Channels(ratio=0.9).transform(made.model, made.work)
     assert made.model.norm.weight.tolist() == list(range(90, 100))
     assert made.model.norm.normalized_shape == (10,)
 
@@ -328,7 +329,7 @@ class Gated(nn.Module):
 
 def test_what_torch_pruning_cannot_follow_is_left():
     made = of_images(Gated())
-    changed = Channels(ratio=0.5).change(made.model, made.work)
+    changed = Channels(ratio=0.5).transform(made.model, made.work)
     assert made.model.before.out_features == 12
     assert made.model.hidden.out_features == 5
     assert any("left: before (Torch-Pruning cannot" in note for note in changed.notes)
@@ -349,7 +350,7 @@ class Fixed(Normed):
 
 def test_what_does_not_run_is_found_and_left():
     made = of_images(Fixed())
-    changed = Channels(ratio=0.5).change(made.model, made.work)
+    changed = Channels(ratio=0.5).transform(made.model, made.work)
     assert made.model.first.out_features == 100
     assert made.model.middle.out_features == 50
     assert any("left: first (the model does not run without" in note for note in changed.notes)
@@ -369,14 +370,14 @@ def test_nothing_that_runs_is_an_error():
     made = of_images(Fixed())
     before = shapes(made.model)
     with pytest.raises(CompressError, match=r"first .the model does not run without"):
-        Channels(ratio=0.5, layers=["first"]).change(made.model, made.work)
+        Channels(ratio=0.5, layers=["first"]).transform(made.model, made.work)
     assert shapes(made.model) == before
 
 
 @pytest.mark.parametrize("name", ["cnn", "bert"])
 def test_the_export_answers_as_torch_does(name, tmp_path):
     made = subject(name)
-    Channels(ratio=0.4).change(made.model, made.work)
+    Channels(ratio=0.4).transform(made.model, made.work)
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
     found = OnnxPredictor(tmp_path / "model.onnx", threads=1).predict(made.batch)["logits"]
     assert torch.allclose(torch.from_numpy(found), made.answers(), atol=1e-5)
@@ -387,7 +388,7 @@ def test_a_layer_alone_that_makes_the_answer_is_refused():
     before = shapes(made.model)
     for method in (Channels(ratio=0.5, layers=["head"]), Channels(ratio=0.01)):
         with pytest.raises(CompressError, match=r"head: |head \(it makes|hidden: 24"):
-            method.change(made.model, made.work)
+            method.transform(made.model, made.work)
     assert shapes(made.model) == before
 
 
@@ -420,7 +421,7 @@ def test_weights_that_are_not_finite_are_refused():
     with torch.no_grad():
         made.model.hidden.weight[0, 0] = float("nan")
     with pytest.raises(CompressError, match="not finite"):
-        Channels(ratio=0.5).change(made.model, made.work)
+        Channels(ratio=0.5).transform(made.model, made.work)
 
 
 @settings(max_examples=50, deadline=None)

@@ -11,14 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from limbeck.compress.change import CompressError
 from limbeck.compress.changes.factors import apply
-from limbeck.compress.low_rank.cuts import cut
-from limbeck.compress.low_rank.factors import RIDGE, Moment, decompose
-from limbeck.compress.low_rank.forms import matrix, pair
-from limbeck.compress.low_rank.moments import moments
-from limbeck.compress.low_rank.rank import Cost, by_budget, by_energy, lost
-from limbeck.compress.method import Work
+from limbeck.compress.low_rank import RIDGE, Moment, decompose, matrix, moments, pair
+from limbeck.compress.low_rank_plan import Cost, by_budget, by_energy, cut, residual_energy
+from limbeck.compress.method import CalibrationContext, CompressError
 from limbeck.errors import InputError
 
 sizes = st.integers(1, 12)
@@ -54,7 +50,7 @@ def test_the_error_is_that_of_the_discarded_singular_values(rows, columns, seed,
 def test_a_rank_below_the_arithmetic_counts_as_zero():
     weight = drawn(0, 20, 3).float() @ drawn(1, 3, 30).float()
     assert int((decompose(weight.double()).energies > 1e-12).sum()) == 3
-    assert by_energy(lost(decompose(weight.double()).energies.numpy()), 1 - 1e-9) == 3
+    assert by_energy(residual_energy(decompose(weight.double()).energies.numpy()), 1 - 1e-9) == 3
 
 
 @given(sizes, sizes, seeds, st.sampled_from(["inputs", "outputs"]), st.data())
@@ -93,7 +89,7 @@ def test_inputs_that_never_vary_break_nothing(shape):
     dead = decompose(torch.zeros(shape))
     assert not dead.energies.any()
     assert not product(dead, 2).any()
-    assert by_energy(lost(dead.energies.numpy()), 1.0) == 1
+    assert by_energy(residual_energy(dead.energies.numpy()), 1.0) == 1
 
 
 def test_values_that_are_not_finite_are_refused():
@@ -182,7 +178,7 @@ def test_moments_are_those_of_what_the_layer_sees(layer, form, shape):
     torch.manual_seed(0)
     model, images = nn.Sequential(layer).double(), torch.randn(shape, dtype=torch.float64)
     batches = [{"x": part} for part in images.split(4)]
-    door = Work(lambda: iter(batches), lambda net, b: net(b["x"]), None, None, 0)
+    door = CalibrationContext(lambda: iter(batches), lambda net, b: net(b["x"]), None, None, 0)
     moment = moments(model, {"0": form}, door)["0"]
     weight = matrix(layer.weight, form).detach()
     if form == "linear":
@@ -207,7 +203,7 @@ def test_moments_are_those_of_what_the_layer_sees(layer, form, shape):
 
 
 def test_without_samples_there_are_no_moments():
-    door = Work(lambda: iter([]), lambda net, b: net(b["x"]), None, None, 0)
+    door = CalibrationContext(lambda: iter([]), lambda net, b: net(b["x"]), None, None, 0)
     with pytest.raises(InputError, match="no batch"):
         moments(nn.Sequential(nn.Linear(2, 2)), {"0": "linear"}, door)
 
@@ -215,7 +211,7 @@ def test_without_samples_there_are_no_moments():
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9), st.floats(0.01, 1))
 def test_the_smallest_rank_that_keeps_the_energy(energies, share):
     falling = np.sort(np.array(energies))[::-1]
-    rank = by_energy(lost(falling), share)
+    rank = by_energy(residual_energy(falling), share)
     kept = falling.cumsum() / falling.sum()
     assert kept[rank - 1] >= share - 1e-9
     assert rank == 1 or kept[rank - 2] < share + 1e-9
@@ -231,7 +227,7 @@ def test_a_budget_is_met_with_the_least_loss(count, seed):
         rows, columns = random.integers(1, 9, 2)
         full = int(min(rows, columns))
         costs[path] = Cost(int(rows * columns), int(rows + columns), full)
-        losses[path] = lost(np.sort(random.random(full) ** 3)[::-1])
+        losses[path] = residual_energy(np.sort(random.random(full) ** 3)[::-1])
     able = {path: cost for path, cost in costs.items() if cost.most}
 
     def sums(ranks):

@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from limbeck.compress.fake_quant import numbers
-from limbeck.compress.fake_quant.activation import MOMENTUM, InputQuantizer
-from limbeck.compress.fake_quant.install import install, remove
-from limbeck.compress.fake_quant.levels import BinaryWeight, TernaryWeight
-from limbeck.compress.fake_quant.observe import Seen
-from limbeck.compress.fake_quant.weight import UniformWeight
+from limbeck.compress import fake_quant
+from limbeck.compress.fake_quant import (
+    MOMENTUM,
+    BinaryWeight,
+    InputQuantizer,
+    Seen,
+    TernaryWeight,
+    UniformWeight,
+)
+from limbeck.compress.fake_quant_install import install, remove
 
 SEEDS = st.integers(0, 2**31 - 1)
 some = settings(max_examples=25, deadline=None)
@@ -39,10 +43,10 @@ def test_rounding_is_to_the_nearest_of_the_grid(seed, zero, bits):
     x, step = drawn(seed, 200, scale=4), torch.tensor(0.37)
     low, high = (0, 2**bits - 1) if zero is not None else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     held = None if zero is None else torch.tensor(float(min(zero, high)))
-    found = numbers.fake_quantize(x, step, held, low, high)
+    found = fake_quant.fake_quantize(x, step, held, low, high)
     _, expected = on_grid(x, step, 0 if held is None else float(held), low, high)
     np.testing.assert_allclose(found.double(), expected, rtol=1e-6)
-    assert numbers.fake_quantize(torch.zeros(1), step, held, low, high).item() == 0
+    assert fake_quant.fake_quantize(torch.zeros(1), step, held, low, high).item() == 0
 
 
 @some
@@ -53,7 +57,7 @@ def test_gradients_are_those_of_lsq(seed, channels, zero):
     zeros = None if zero is None else torch.full_like(step, zero).requires_grad_()
     low, high = (0, 15) if zeros is not None else (-8, 7)
     upstream = drawn(seed + 2, 4, 30)
-    rounded = numbers.fake_quantize(x, step, zeros, low, high, share=0.25)
+    rounded = fake_quant.fake_quantize(x, step, zeros, low, high, share=0.25)
     rounded.backward(upstream)
 
     counted = (x.detach() / step.detach()).double().numpy()
@@ -72,7 +76,7 @@ def test_gradients_are_those_of_lsq(seed, channels, zero):
 
 def test_a_frozen_step_leaves_the_straight_through_gradient_alone():
     x = torch.tensor([-2.0, -0.6, 0.2, 0.9, 1.4], requires_grad=True)
-    numbers.fake_quantize(x, torch.tensor(0.5), None, -2, 2).sum().backward()
+    fake_quant.fake_quantize(x, torch.tensor(0.5), None, -2, 2).sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 0]
 
 
@@ -80,11 +84,11 @@ def test_a_frozen_step_leaves_the_straight_through_gradient_alone():
 @given(seed=SEEDS)
 def test_powers_of_two_are_powers_of_two(seed):
     step = drawn(seed, 50, scale=3).exp().requires_grad_()
-    found = numbers.power_of_two(step)
+    found = fake_quant.power_of_two(step)
     mantissa, _ = np.frexp(found.detach().double().numpy())
     assert (mantissa == 0.5).all()
     assert ((found >= step) & (found < 2 * step)).all()
-    assert torch.equal(numbers.power_of_two(found), found)
+    assert torch.equal(fake_quant.power_of_two(found), found)
     found.sum().backward()
     assert (step.grad == 1).all()
 
@@ -108,7 +112,7 @@ def test_steps_of_weights_span_their_range(symmetric, per_channel, seed, bits):
         expected = (most - least) / (high - low)
         near = np.clip(np.round(low - least / expected), low, high)
         assert np.abs(zero.double().numpy().ravel() - near).max() <= 1  # ties
-    expected = np.maximum(expected, expected.max() / numbers.SPREAD)  # of channels nearly zero
+    expected = np.maximum(expected, expected.max() / fake_quant.SPREAD)  # of channels nearly zero
     np.testing.assert_allclose(step.double().numpy().ravel(), expected, rtol=1e-5)
     quantised = quantizer(weight)
     for row in quantised.flatten(1) if per_channel else [quantised]:

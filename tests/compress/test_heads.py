@@ -9,11 +9,11 @@ from four_nets import Subject, subject
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from limbeck.compress.change import CompressError, apply
+from limbeck.compress.attention_heads import attentions
+from limbeck.compress.method import CompressError, apply
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.heads import Heads
-from limbeck.compress.structure.heads import attentions
-from limbeck.compress.structure.ranking import squares
+from limbeck.compress.structure import squares
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
@@ -48,7 +48,7 @@ def test_a_model_without_heads_is_that_with_silent_heads(name, importance):
     silent.model.load_state_dict(made.model.state_dict())
     full = made.answers()
     before = {path: one.module for path, one in attentions(silent.model).items()}
-    changed = Heads(heads=2, importance=importance).change(made.model, made.work)
+    changed = Heads(heads=2, importance=importance).transform(made.model, made.work)
     answers = made.answers()
     with torch.no_grad():
         for path, attention in before.items():
@@ -77,7 +77,7 @@ def test_the_smallest_heads_go(name):
             bias[SIZE : 2 * SIZE] = 0
             mix[:, SIZE : 2 * SIZE] *= 1e-3
     answers = made.answers()
-    changed = Heads(ratio=0.25).change(made.model, made.work)
+    changed = Heads(ratio=0.25).transform(made.model, made.work)
     assert "2 of 8 heads cut from 2 of 2 layers" in changed.what
     assert torch.allclose(made.answers(), answers, atol=1e-5)
     assert [one.heads for one in attentions(made.model).values()] == [3, 3]
@@ -95,21 +95,21 @@ def test_a_head_counts_what_its_weights_count():
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_cut_train_and_cut_again(name):
     made = subject(name)
-    changes = [Heads(heads=1).change(made.model, made.work).change]
+    changes = [Heads(heads=1).transform(made.model, made.work).change]
     optimizer = torch.optim.SGD(made.model.parameters(), 0.1)
     made.model.train()
     for _ in range(2):
         optimizer.zero_grad()
         made.work.loss(made.model, made.batch).backward()
         optimizer.step()
-    changes.append(Heads(heads=2, importance="taylor").change(made.model, made.work).change)
+    changes.append(Heads(heads=2, importance="taylor").transform(made.model, made.work).change)
     assert [one.heads for one in attentions(made.model).values()] == [1, 1]
     fresh = subject(name).model
     apply(fresh, changes)
     fresh.load_state_dict(made.model.state_dict())
     assert torch.equal(made.answers(fresh), made.answers())
     with pytest.raises(CompressError, match="no head would be cut"):
-        Heads(ratio=0.5).change(made.model, made.work)
+        Heads(ratio=0.5).transform(made.model, made.work)
 
 
 def test_heads_after_channels():
@@ -117,7 +117,7 @@ def test_heads_after_channels():
     made = subject("bert")
     channels = PRUNERS.load("channels")(ratio=0.5)
     changes = [
-        method.change(made.model, made.work).change
+        method.transform(made.model, made.work).change
         for method in (channels, Heads(heads=1), channels)
     ]
     fresh = subject("bert").model
@@ -128,16 +128,16 @@ def test_heads_after_channels():
 
 def test_layers_are_chosen():
     made = subject("bert")
-    Heads(heads=1, layers=["*layer.1.attention"]).change(made.model, made.work)
+    Heads(heads=1, layers=["*layer.1.attention"]).transform(made.model, made.work)
     assert [one.heads for one in attentions(made.model).values()] == [4, 3]
-    Heads(heads=1, skip=["*layer.1.attention"]).change(made.model, made.work)
+    Heads(heads=1, skip=["*layer.1.attention"]).transform(made.model, made.work)
     assert [one.heads for one in attentions(made.model).values()] == [3, 3]
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_the_export_answers_as_torch_does(name, tmp_path):
     made = subject(name)
-    Heads(heads=2).change(made.model, made.work)
+    Heads(heads=2).transform(made.model, made.work)
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
     found = OnnxPredictor(tmp_path / "model.onnx", threads=1).predict(made.batch)["logits"]
     assert torch.allclose(torch.from_numpy(found), made.answers(), atol=1e-5)
@@ -153,7 +153,7 @@ def test_bad_settings_and_models_without_heads():
     with pytest.raises(InputError, match=r"layers: got 'no.such'"):
         Heads(heads=1, layers=["no.such"]).check(made.model, made.work)
     with pytest.raises(CompressError, match="no head would be cut"):
-        Heads(ratio=0.1).change(made.model, made.work)
+        Heads(ratio=0.1).transform(made.model, made.work)
     made = subject("cnn")
     with pytest.raises(CompressError, match="kinds known: BERT and timm"):
         Heads(heads=1).check(made.model, made.work)

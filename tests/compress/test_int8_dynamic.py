@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.compress.files.record import QuantizeError
+from limbeck.compress.onnx_weights import QuantizeError
 from limbeck.compress.quantizers.int8_dynamic import quantize
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor

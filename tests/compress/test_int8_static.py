@@ -9,16 +9,15 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from limbeck.atomic import WriteError
-from limbeck.compress.files.record import QuantizeError, QuantizeRecord
+from limbeck.compress.onnx_weights import QuantizeError, QuantizeRecord
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.compress.quantizers.int8_static import Int8Static, quantize
+from limbeck.core.files import WriteError
 from limbeck.errors import InputError
 from limbeck.evaluate import hardware
-from limbeck.evaluate.accuracy import accuracy
-from limbeck.evaluate.fidelity import fidelity
+from limbeck.evaluate.metrics import accuracy, fidelity
 from limbeck.export.onnx import to_onnx
-from limbeck.export.predictor import OnnxPredictor, answers
+from limbeck.export.predictor import OnnxPredictor, predict
 from limbeck.tasks.image_classification import ImageClassification
 
 
@@ -47,8 +46,8 @@ def test_accuracy_on_real_digits_holds(digits, tmp_path, ranges, reduce_range):
         ranges=ranges,
         reduce_range=reduce_range,
     )
-    before = answers(OnnxPredictor(digits.path), digits.test)
-    after = answers(OnnxPredictor(tmp_path / "q.onnx"), digits.test)
+    before = predict(OnnxPredictor(digits.path), digits.test)
+    after = predict(OnnxPredictor(tmp_path / "q.onnx"), digits.test)
     assert accuracy(before).value > 0.95
     assert accuracy(before).value - accuracy(after).value < 0.005 * slack
     assert fidelity(after, before).agreement > 1 - 0.015 * slack

@@ -9,10 +9,9 @@ from four_nets import Subject, subject
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from limbeck.compress.change import CompressError, apply
-from limbeck.compress.method import Work
+from limbeck.compress.drop_layers import blocks, candidates
+from limbeck.compress.method import CalibrationContext, CompressError, apply
 from limbeck.compress.pruners.layers import Layers
-from limbeck.compress.structure.drop import blocks, candidates
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
@@ -52,7 +51,7 @@ def deep() -> Subject:
     return replace(subject("cnn"), model=Deep().eval())
 
 
-def faithful(made: Subject) -> Work:
+def faithful(made: Subject) -> CalibrationContext:
     """Validate by how near the answers are to those of the whole model."""
     wanted = made.answers().clone()
 
@@ -78,7 +77,7 @@ def test_candidates_keep_the_shape_and_hold_weights():
 
 def test_the_least_harmful_go_first():
     made = deep()
-    changed = Layers(count=3).change(made.model, faithful(made))
+    changed = Layers(count=3).transform(made.model, faithful(made))
     assert changed.change == {"kind": "drop", "layers": ["deep.1", "deep.3", "deep.4"]}
     assert isinstance(made.model.deep[3], nn.Identity)
 
@@ -89,21 +88,21 @@ def test_ties_go_by_the_loss():
     losses = {}
     for path in ["deep.0", "deep.1", "deep.2", "deep.3", "deep.4", "tail.0"]:
         other = deep()
-        Layers(drop=[path]).change(other.model, work)
+        Layers(drop=[path]).transform(other.model, work)
         with torch.no_grad():
             losses[path] = float(made.work.loss(other.model, made.batch))
-    changed = Layers(count=1).change(made.model, work)
+    changed = Layers(count=1).transform(made.model, work)
     assert changed.change["layers"] == [min(losses, key=losses.__getitem__)]
 
 
 def test_last_and_uniform():
     made = deep()
-    assert Layers(count=2, by="last").change(made.model, made.work).change["layers"] == [
+    assert Layers(count=2, by="last").transform(made.model, made.work).change["layers"] == [
         "deep.4",
         "tail.0",
     ]
     made = deep()
-    assert Layers(count=3, by="uniform").change(made.model, made.work).change["layers"] == [
+    assert Layers(count=3, by="uniform").transform(made.model, made.work).change["layers"] == [
         "deep.1",
         "deep.3",
         "tail.0",
@@ -119,7 +118,7 @@ def test_a_dropped_layer_is_one_that_gives_back_its_input(name):
         return (args[0], *out[1:]) if isinstance(out, tuple) else args[0]
 
     skipped.model.get_submodule(path).register_forward_hook(back)
-    changed = Layers(drop=[0]).change(made.model, made.work)
+    changed = Layers(drop=[0]).transform(made.model, made.work)
     assert changed.change["layers"] == [path]
     assert torch.equal(made.answers(), skipped.answers())
     fresh = rebuilt(made.model, subject(name).model, [changed.change])
@@ -129,7 +128,7 @@ def test_a_dropped_layer_is_one_that_gives_back_its_input(name):
 def test_a_transformers_model_counts_its_layers_and_leaves_the_original_configuration():
     made = subject("bert")
     config = made.model.config
-    Layers(count=1, by="last").change(made.model, made.work)
+    Layers(count=1, by="last").transform(made.model, made.work)
     assert config.num_hidden_layers == 2
     assert made.model.config.num_hidden_layers == 1
     assert made.model.bert.encoder.config is made.model.config
@@ -139,20 +138,20 @@ def test_a_transformers_model_counts_its_layers_and_leaves_the_original_configur
 def test_lists_shorten_and_later_layers_move_up():
     made = subject("bert")
     later = made.model.bert.encoder.layer[1]
-    changed = Layers(drop=["*.layer.0"]).change(made.model, made.work)
+    changed = Layers(drop=["*.layer.0"]).transform(made.model, made.work)
     assert made.model.bert.encoder.layer[0] is later
     assert "1 layers taken out (bert.encoder.layer.0), 5,908 to 3,684 parameters" in changed.what
 
 
 def test_drop_train_and_drop_again():
     made = deep()
-    changes = [Layers(drop=["deep.3", "tail.0"]).change(made.model, made.work).change]
+    changes = [Layers(drop=["deep.3", "tail.0"]).transform(made.model, made.work).change]
     optimizer = torch.optim.SGD(made.model.parameters(), 0.01)
     for _ in range(2):
         optimizer.zero_grad()
         made.work.loss(made.model, made.batch).backward()
         optimizer.step()
-    changes.append(Layers(count=1).change(made.model, made.work).change)
+    changes.append(Layers(count=1).transform(made.model, made.work).change)
     fresh = rebuilt(made.model, Deep(), changes)
     assert torch.equal(made.answers(fresh), made.answers())
 
@@ -169,7 +168,7 @@ def test_nested_lists_shorten_from_within():
 
 def test_the_export_answers_as_torch_does(tmp_path):
     made = subject("bert")
-    Layers(count=1).change(made.model, made.work)
+    Layers(count=1).transform(made.model, made.work)
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
     found = OnnxPredictor(tmp_path / "model.onnx", threads=1).predict(made.batch)["logits"]
     assert torch.allclose(torch.from_numpy(found), made.answers(), atol=1e-5)

@@ -11,23 +11,23 @@ from four_nets import NETS, subject
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress.bake import bake
-from limbeck.compress.change import CompressError, apply
+from limbeck.compress import mask_schedule
+from limbeck.compress import masked_weights as masks
 from limbeck.compress.changes import masks as changes
-from limbeck.compress.masks import growth
-from limbeck.compress.masks import held as masks
+from limbeck.compress.materialize import materialize
+from limbeck.compress.method import CompressError, apply
 from limbeck.compress.pruners.magnitude import Magnitude
 from limbeck.compress.pruners.movement import Movement
-from limbeck.compress.pruners.n_m import NM
 from limbeck.compress.pruners.random import Random
+from limbeck.compress.pruners.semi_structured import SemiStructured
 from limbeck.errors import InputError
-from limbeck.training.average import MovingAverage
+from limbeck.training.optimizer import MovingAverage
 
 PRUNE = {
     "magnitude": Magnitude(sparsity=0.6),
     "by layer": Magnitude(sparsity=0.6, scope="layer"),
     "random": Random(sparsity=0.6),
-    "n_m": NM(),
+    "semi_structured": SemiStructured(),
     "cubic": Magnitude(sparsity=0.6, schedule="cubic"),
     "gradient": Movement(sparsity=0.6, begin=0, end=0.5),
     "gradient by layer": Movement(sparsity=0.6, begin=0, end=0.5, scope="layer"),
@@ -43,7 +43,7 @@ def optimizer_of(model):
 def scatter(model):
     """Draw the scores of soft masks, which take long to move, so that some are below τ."""
     for plan in model.modules():
-        if isinstance(plan, growth.Soft):
+        if isinstance(plan, mask_schedule.SoftMask):
             for mask in plan._masks():
                 torch.nn.init.normal_(mask.scores, std=3)
 
@@ -96,7 +96,7 @@ def test_a_mask_of_ones_changes_no_answer(net):
 @pytest.mark.parametrize(("net", "way"), list(itertools.product(NETS, PRUNE)))
 def test_a_fresh_model_takes_the_structure_and_the_weights(net, way):
     sub = subject(net)
-    told = [PRUNE[way].change(sub.model, sub.work).change]
+    told = [PRUNE[way].transform(sub.model, sub.work).change]
     paths = [path for path, _ in subject(net).model.named_modules()]
     for trained in (False, True):
         if trained:
@@ -108,7 +108,7 @@ def test_a_fresh_model_takes_the_structure_and_the_weights(net, way):
     settled = masks.fixed(sub.model)
     told += [] if settled is None else [settled]
     assert (settled is not None) == PRUNE[way].needs_training
-    told.append(Magnitude(sparsity=0.9).change(sub.model, sub.work).change)  # and once more
+    told.append(Magnitude(sparsity=0.9).transform(sub.model, sub.work).change)  # and once more
     fresh = subject(net).model
     apply(fresh, told)
     fresh.load_state_dict(sub.model.state_dict())
@@ -120,7 +120,7 @@ def test_a_fresh_model_takes_the_structure_and_the_weights(net, way):
 def test_no_optimiser_brings_a_weight_back(net):
     sub = subject(net)
     train(sub, steps=2)
-    Magnitude(sparsity=0.7).change(sub.model, sub.work)
+    Magnitude(sparsity=0.7).transform(sub.model, sub.work)
     before = weights(sub.model)
     train(sub)
     for place, (weight, mask) in weights(sub.model).items():
@@ -137,7 +137,7 @@ def test_no_optimiser_brings_a_weight_back(net):
 def test_training_in_two_parts_is_training_in_one(net, way):
     whole, parts = subject(net), subject(net)
     for sub in (whole, parts):
-        change = PRUNE[way].change(sub.model, sub.work).change
+        change = PRUNE[way].transform(sub.model, sub.work).change
     optimizers = [optimizer_of(sub.model) for sub in (whole, parts)]
 
     def step(sub, optimizer, progress):
@@ -173,7 +173,7 @@ def test_training_in_two_parts_is_training_in_one(net, way):
 @pytest.mark.parametrize("net", ["cnn", "lstm"])
 def test_a_copy_lives_by_itself(net, way):
     sub = subject(net)
-    PRUNE[way].change(sub.model, sub.work)
+    PRUNE[way].transform(sub.model, sub.work)
     sub.work.loss(sub.model.train(), sub.batch).backward()  # an LSTM now holds results
     copied = copy.deepcopy(sub.model)
     sub.model.eval()
@@ -215,10 +215,10 @@ def test_the_masks_of_an_lstm_are_what_it_computes_with():
 @pytest.mark.parametrize("net", NETS)
 def test_baked_weights_are_a_dense_model_with_zeros(net):
     sub = subject(net)
-    Magnitude(sparsity=0.8).change(sub.model, sub.work)
+    Magnitude(sparsity=0.8).transform(sub.model, sub.work)
     before, shares = sub.answers(), masks.sparsity_of(sub.model)
     shipped = copy.deepcopy(sub.model)
-    bake(shipped)
+    materialize(shipped)
     assert torch.equal(sub.answers(shipped), before)
     assert torch.equal(sub.answers(), before), "the model that was copied is as it was"
     assert masks.sparsity_of(sub.model) == shares
@@ -234,7 +234,7 @@ def test_baked_weights_are_a_dense_model_with_zeros(net):
 def test_zeros_are_all_of_one_sign(way):
     """Sparse storage takes 0.0 and -0.0 for two values."""
     sub = subject("cnn")
-    PRUNE[way].change(sub.model, sub.work)
+    PRUNE[way].transform(sub.model, sub.work)
     train(sub, steps=5)
     masks.fixed(sub.model)
     train(sub, steps=2)
@@ -243,7 +243,7 @@ def test_zeros_are_all_of_one_sign(way):
     ]
     shares = masks.total_sparsity(sub.model)
     used = [weight for weight, _ in weights(sub.model).values()]
-    bake(sub.model)
+    materialize(sub.model)
     dense = [sub.model.get_submodule(path).weight for path in ("hidden", "deep.3", "head")]
     for tensors in (saved, used, dense):
         flat = torch.cat([one.detach().flatten() for one in tensors])
@@ -254,7 +254,7 @@ def test_zeros_are_all_of_one_sign(way):
 
 def test_a_moving_average_has_the_masks_of_the_model():
     sub = subject("cnn")
-    PRUNE["gradient"].change(sub.model, sub.work)
+    PRUNE["gradient"].transform(sub.model, sub.work)
     average = MovingAverage(sub.model, decay=0.5)
     train(sub, steps=4)
     average.update()
@@ -278,15 +278,15 @@ def test_masks_go_together_with_other_parametrizations(first):
     layer = sub.model.hidden
     if first == "rounded":
         parametrize.register_parametrization(layer, "weight", Rounded())
-    Magnitude(sparsity=0.5, layers=["hidden"]).change(sub.model, sub.work)
+    Magnitude(sparsity=0.5, layers=["hidden"]).transform(sub.model, sub.work)
     if first == "masked":
         parametrize.register_parametrization(layer, "weight", Rounded())
-    Magnitude(sparsity=0.75, layers=["hidden"]).change(sub.model, sub.work)
+    Magnitude(sparsity=0.75, layers=["hidden"]).transform(sub.model, sub.work)
     (found,) = masks.masked_weights(sub.model)["hidden"].values()
     expected = torch.round(found.original * 8) / 8 * kept(found)
     torch.testing.assert_close(layer.weight, expected)
     assert masks.sparsity_of(sub.model) == {"hidden": 0.75}
-    bake(sub.model)
+    materialize(sub.model)
     assert not parametrize.is_parametrized(layer)
     torch.testing.assert_close(layer.weight.detach(), expected)
 
@@ -295,13 +295,13 @@ def test_a_weight_made_of_several_tensors_is_refused():
     net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4))
     with pytest.raises(InputError, match="one tensor"):
         Magnitude(sparsity=0.5).check(net, subject("cnn").work)
-    Magnitude(sparsity=0.5, skip=["0"]).change(net, subject("cnn").work)
+    Magnitude(sparsity=0.5, skip=["0"]).transform(net, subject("cnn").work)
 
 
 def test_what_trained_is_kept_as_it_was_in_training():
     """The last step moves the scores, but what was validated is the mask before it."""
     sub = subject("cnn")
-    PRUNE["gradient"].change(sub.model, sub.work)
+    PRUNE["gradient"].transform(sub.model, sub.work)
     train(sub)
     before, share = sub.answers(), masks.total_sparsity(sub.model)
     assert share == round(0.6 * 1984) / 1984
@@ -314,7 +314,7 @@ def test_what_trained_is_kept_as_it_was_in_training():
 @pytest.mark.parametrize("way", ["cubic", "gradient", "distance"])
 def test_what_was_cut_short_is_completed(way):
     sub = subject("cnn")
-    PRUNE[way].change(sub.model, sub.work)
+    PRUNE[way].transform(sub.model, sub.work)
     train(sub, steps=4, until=0.2)
     assert 0 < masks.total_sparsity(sub.model) < 0.6
     masks.fixed(sub.model)
@@ -324,17 +324,17 @@ def test_what_was_cut_short_is_completed(way):
 @pytest.mark.parametrize("way", ["gradient", "distance", "soft"])
 def test_movement_without_training_is_an_error(way):
     sub = subject("cnn")
-    PRUNE[way].change(sub.model, sub.work)
+    PRUNE[way].transform(sub.model, sub.work)
     with pytest.raises(CompressError, match="nothing is pruned"):
         masks.fixed(sub.model)
 
 
 def test_pruning_again_ends_what_still_grows():
     sub = subject("cnn")
-    PRUNE["gradient"].change(sub.model, sub.work)
+    PRUNE["gradient"].transform(sub.model, sub.work)
     train(sub, steps=4, until=0.2)
     before = weights(sub.model)
-    Magnitude(sparsity=0.9, layers=["hidden"]).change(sub.model, sub.work)
+    Magnitude(sparsity=0.9, layers=["hidden"]).transform(sub.model, sub.work)
     assert not [part for part in sub.model.modules() if isinstance(part, masks.Plan)]
     assert masks.sparsity_of(sub.model)["hidden"] == round(0.9 * 384) / 384
     for place, (_, mask) in weights(sub.model).items():

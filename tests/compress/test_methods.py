@@ -10,8 +10,8 @@ import torch
 from every_method import REGISTRIES, SETTINGS, attempt, changed, method, of_models
 from four_nets import NETS, subject
 
-from limbeck.compress.change import apply
-from limbeck.export.compact.files import pack
+from limbeck.compress.method import apply
+from limbeck.export.compact.onnx import pack
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
 

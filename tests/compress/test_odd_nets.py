@@ -12,10 +12,10 @@ from four_nets import Subject
 from odd_nets import BLOCKS, HEADS, OddNet, drawn, with_silent
 from torch import Tensor, nn
 
-from limbeck.compress.change import Changed, CompressError, apply
+from limbeck.compress.method import CompressError, TransformResult, apply
 from limbeck.compress.pruners.channels import Channels
 from limbeck.compress.pruners.layers import Layers
-from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
+from limbeck.compress.verify_structure import cut_and_trace, departs_from_masked
 from limbeck.tasks.image_classification import ImageClassification
 
 pytest.importorskip("torch_pruning", reason="torch-pruning is an extra")
@@ -27,14 +27,14 @@ MOVED = {"shuffle", "regroup", "flip", "roll"}
 def subject(model: nn.Module) -> Subject:
     torch.manual_seed(0)
     images = torch.randn(16, 3, 4, 4)
-    return Subject(model.eval(), TASK, {"image": images, "label": torch.arange(16) % 4})
+    return Subject(model.eval(), TASK, {"image": images, "labels": torch.arange(16) % 4})
 
 
-def check_cut(model: nn.Module, **settings) -> Changed:
+def check_cut(model: nn.Module, **settings) -> TransformResult:
     """Cut channels, and compare with the net whose channels are silenced by hooks."""
     made = subject(model)
     whole = copy.deepcopy(model)
-    found = Channels(**settings).change(model, made.work)
+    found = Channels(**settings).transform(model, made.work)
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
     assert with_silent(whole, model)
     torch.testing.assert_close(made.answers(model), made.answers(whole), rtol=1e-4, atol=1e-5)
@@ -78,7 +78,7 @@ def test_zeros_and_dead_units_do_not_hide_a_wrong_cut():
     net = OddNet(["flip"], "mean")
     with torch.no_grad():
         net.last.weight.zero_()
-    found = Channels(ratio=0.5).change(net, subject(net).work)
+    found = Channels(ratio=0.5).transform(net, subject(net).work)
     assert net.stem[0].out_channels == 8
     assert any("weights moved at random" in note for note in found.notes)
 
@@ -102,11 +102,11 @@ def test_a_layer_that_others_are_counted_from_cannot_go_and_the_last_can():
     torch.manual_seed(0)
     net = Counted()
     with pytest.raises(CompressError, match=r"without layers\.1 .*counts layers"):
-        Layers(drop=[1]).change(net, subject(net).work)
+        Layers(drop=[1]).transform(net, subject(net).work)
     assert len(net.layers) == 4
     made = subject(copy.deepcopy(net))
     net.layers[3].register_forward_hook(lambda _, args, out: torch.zeros_like(out))
-    Layers(drop=[3]).change(made.model, made.work)
+    Layers(drop=[3]).transform(made.model, made.work)
     torch.testing.assert_close(made.answers(), made.answers(net))
 
 
@@ -163,7 +163,7 @@ class Recurrence(nn.Module):
 
 @pytest.mark.parametrize("non_local", [False, True])
 def test_what_goes_in_a_circle_is_left_in_bounded_time(non_local, monkeypatch):
-    monkeypatch.setattr("limbeck.compress.structure.channels.STEPS", 1_000)
+    monkeypatch.setattr("limbeck.compress.channels.STEPS", 1_000)
     torch.manual_seed(0)
     net = Recurrence(non_local)
     found = check_cut(net, ratio=0.5)

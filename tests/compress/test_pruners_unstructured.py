@@ -15,20 +15,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from limbeck.compress.change import CompressError
+from limbeck.compress import masked_weights as masks
 from limbeck.compress.changes.masks import mask_of
-from limbeck.compress.masks import held as masks
-from limbeck.compress.masks.growth import Ranked, Soft, cubic
-from limbeck.compress.masks.ranking import count_of, smallest
+from limbeck.compress.mask_schedule import RankedMask, SoftMask, count_of, cubic, smallest
+from limbeck.compress.method import CompressError
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.magnitude import Magnitude
 from limbeck.compress.pruners.movement import Movement
-from limbeck.compress.pruners.n_m import NM, largest
 from limbeck.compress.pruners.random import Random
+from limbeck.compress.pruners.semi_structured import SemiStructured, largest
 from limbeck.errors import InputError
 
 WORK = subject("cnn").work
-METHODS = {"magnitude": Magnitude, "random": Random, "movement": Movement, "n_m": NM}
+METHODS = {
+    "magnitude": Magnitude,
+    "random": Random,
+    "movement": Movement,
+    "semi_structured": SemiStructured,
+}
 
 
 def net(seed=0, dtype=torch.float32):
@@ -103,7 +107,7 @@ def test_ranking_in_every_precision(dtype):
 def test_the_sparsity_asked_for_is_reached_exactly(method, scope, name):
     sub = subject(name)
     before = dense_weights(sub.model)
-    changed = method(sparsity=0.77, scope=scope).change(sub.model, sub.work)
+    changed = method(sparsity=0.77, scope=scope).transform(sub.model, sub.work)
     zeros = zeros_of(sub.model)
     assert list(zeros) == list(before) == list(changed.change["layers"])
     total = sum(map(len, before.values()))
@@ -128,7 +132,7 @@ def test_magnitude_keeps_the_largest(sparsity, scope, seed):
     model = net(seed)
     before = dense_weights(model)
     groups = [list(before)] if scope == "global" else [[path] for path in before]
-    Magnitude(sparsity=sparsity, scope=scope).change(model, WORK)
+    Magnitude(sparsity=sparsity, scope=scope).transform(model, WORK)
     zeros = zeros_of(model)
     for group in groups:
         size = np.abs(np.concatenate([before[path] for path in group]))
@@ -141,26 +145,26 @@ def test_among_equal_weights_the_first_go():
     model = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
     for layer in model:
         nn.init.constant_(layer.weight, -0.5)
-    Magnitude(sparsity=0.5).change(model, WORK)
+    Magnitude(sparsity=0.5).transform(model, WORK)
     assert all_of(zeros_of(model)).tolist() == [True] * 6 + [False] * 6
 
 
 def test_layers_are_chosen_and_left():
     model = net()
-    changed = Magnitude(sparsity=0.5, layers=["[02]"], skip=["2"]).change(model, WORK)
+    changed = Magnitude(sparsity=0.5, layers=["[02]"], skip=["2"]).transform(model, WORK)
     assert changed.change == {"kind": "masks", "layers": {"0": ["weight"]}}
     assert list(masks.sparsity_of(model)) == ["0"]
 
 
 def test_an_embedding_is_taken_where_it_is_named():
     sub = subject("lstm")
-    Magnitude(sparsity=0.5, layers=["embedding"]).change(sub.model, sub.work)
+    Magnitude(sparsity=0.5, layers=["embedding"]).transform(sub.model, sub.work)
     assert masks.sparsity_of(sub.model) == {"embedding": 0.5}
 
 
 def test_biases_are_never_masked():
     sub = subject("lstm")
-    Magnitude(sparsity=0.9).change(sub.model, sub.work)
+    Magnitude(sparsity=0.9).transform(sub.model, sub.work)
     names = [n for found in masks.masked_weights(sub.model).values() for n in found]
     assert not [name for name in names if "bias" in name]
     assert {"weight_ih_l0", "weight_hh_l0"} <= set(names)
@@ -171,7 +175,7 @@ def test_an_emptied_layer_and_an_untouched_one_are_named():
     with torch.no_grad():
         model[0].weight.mul_(1e-3)
         model[4].weight.add_(torch.sign(model[4].weight))
-    changed = Magnitude(sparsity=0.6).change(model, WORK)
+    changed = Magnitude(sparsity=0.6).transform(model, WORK)
     assert any("0 has no weight left" in note for note in changed.notes)
     assert any("no weight was masked in 4" in note for note in changed.notes)
 
@@ -196,8 +200,8 @@ def test_a_sparsity_outside_of_0_and_1_is_refused(method, sparsity):
         (Movement, {"sparsity": 0.5, "threshold": "soft"}),
         (Movement, {"score": "distance", "threshold": "soft"}),
         (Movement, {"sparsity": 0.5, "begin": 0.6, "end": 0.4}),
-        (NM, {"n": 4, "m": 4}),
-        (NM, {"n": 0}),
+        (SemiStructured, {"n": 4, "m": 4}),
+        (SemiStructured, {"n": 0}),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(method, wrong):
@@ -207,7 +211,7 @@ def test_settings_that_do_not_go_together_are_refused(method, wrong):
 
 @pytest.mark.parametrize(
     "method",
-    [Magnitude(sparsity=0.5, layers=["hiden"]), NM(skip=["hiden"])],
+    [Magnitude(sparsity=0.5, layers=["hiden"]), SemiStructured(skip=["hiden"])],
     ids=["layers", "skip"],
 )
 def test_a_layer_that_is_not_there_is_refused_with_the_nearest(method):
@@ -238,9 +242,9 @@ def test_nothing_to_do_is_an_error(method):
 @pytest.mark.parametrize("name", NETS)
 def test_a_second_pruning_goes_on_from_the_first(second, name):
     sub = subject(name)
-    Random(sparsity=0.5, scope="layer").change(sub.model, sub.work)
+    Random(sparsity=0.5, scope="layer").transform(sub.model, sub.work)
     before = zeros_of(sub.model)
-    second.change(sub.model, sub.work)
+    second.transform(sub.model, sub.work)
     after = zeros_of(sub.model)
     assert all((after[path] >= before[path]).all() for path in before)
     total = len(all_of(after))
@@ -251,16 +255,16 @@ def test_a_second_pruning_goes_on_from_the_first(second, name):
 
 def test_less_or_as_much_as_there_is_is_refused():
     model = net()
-    Magnitude(sparsity=0.6).change(model, WORK)
+    Magnitude(sparsity=0.6).transform(model, WORK)
     before = zeros_of(model)
     for method in (Magnitude(sparsity=0.3), Movement(sparsity=0.3)):
-        for way in (method.check, method.change):
+        for way in (method.check, method.transform):
             with pytest.raises(InputError, match=r"got 0.3; allowed: at least 0\.6.*only grow"):
                 way(model, WORK)
     with pytest.raises(InputError, match="sparsity of 0"):
-        Magnitude(sparsity=0.1, scope="layer").change(model, WORK)
+        Magnitude(sparsity=0.1, scope="layer").transform(model, WORK)
     with pytest.raises(CompressError, match="nothing would be pruned"):
-        Magnitude(sparsity=0.6).change(model, WORK)
+        Magnitude(sparsity=0.6).transform(model, WORK)
     assert all(np.array_equal(zeros_of(model)[path], before[path]) for path in before)
 
 
@@ -269,9 +273,9 @@ def test_less_or_as_much_as_there_is_is_refused():
 
 def test_chance_follows_the_seed_and_not_the_weights():
     first, again, other = net(0), net(1), net(0)
-    Random(sparsity=0.5).change(first, WORK)
-    Random(sparsity=0.5).change(again, WORK)
-    Random(sparsity=0.5).change(other, type(WORK)(**{**vars(WORK), "seed": 1}))
+    Random(sparsity=0.5).transform(first, WORK)
+    Random(sparsity=0.5).transform(again, WORK)
+    Random(sparsity=0.5).transform(other, type(WORK)(**{**vars(WORK), "seed": 1}))
     assert np.array_equal(all_of(zeros_of(first)), all_of(zeros_of(again)))
     assert not np.array_equal(all_of(zeros_of(first)), all_of(zeros_of(other)))
 
@@ -302,7 +306,7 @@ def test_every_group_of_four_has_two_zeros(name):
         for path, layer in sub.model.named_modules()
         if isinstance(layer, masks.KINDS)
     }
-    changed = NM().change(sub.model, sub.work)
+    changed = SemiStructured().transform(sub.model, sub.work)
     found = masks.masked_weights(sub.model)
     assert set(found) == {path for path, size in sizes.items() if size % 4 == 0}
     for path in set(sizes) - set(found):
@@ -316,9 +320,9 @@ def test_every_group_of_four_has_two_zeros(name):
 
 def test_n_of_m_after_another_mask_and_where_there_is_nothing_to_do():
     sub = subject("vit")
-    Magnitude(sparsity=0.3).change(sub.model, sub.work)
+    Magnitude(sparsity=0.3).transform(sub.model, sub.work)
     before = zeros_of(sub.model)
-    NM().change(sub.model, sub.work)
+    SemiStructured().transform(sub.model, sub.work)
     after = zeros_of(sub.model)
     assert all((after[path] >= before[path]).all() for path in before)
     for weights in masks.masked_weights(sub.model).values():
@@ -327,9 +331,9 @@ def test_n_of_m_after_another_mask_and_where_there_is_nothing_to_do():
                 groups = mask_of(weight).mask.movedim(1, -1).unflatten(-1, (-1, 4))
                 assert (groups.sum(-1) <= 2).all()
     with pytest.raises(CompressError, match="at most 2"):
-        NM().change(sub.model, sub.work)
+        SemiStructured().transform(sub.model, sub.work)
     with pytest.raises(CompressError, match="no multiple of 4"):
-        NM().check(nn.Sequential(nn.Linear(5, 4)), sub.work)
+        SemiStructured().check(nn.Sequential(nn.Linear(5, 4)), sub.work)
 
 
 # -- masks that grow ------------------------------------------------------------------------------
@@ -343,11 +347,11 @@ def test_the_cubic_is_that_of_zhu_and_gupta(begin, end, progress, initial, final
     t = min(max((progress - begin) / (end - begin), 0.0), 1.0)
     expected = final + (initial - final) * (1 - t) ** 3
     model = net()
-    Magnitude(sparsity=final, initial=initial, schedule="cubic", begin=begin, end=end).change(
+    Magnitude(sparsity=final, initial=initial, schedule="cubic", begin=begin, end=end).transform(
         model, WORK
     )
     plan = plan_of(model)
-    assert isinstance(plan, Ranked)
+    assert isinstance(plan, RankedMask)
     assert plan.sparsity(progress) == pytest.approx(expected, abs=1e-12)
     assert cubic(progress, begin=begin, end=end) == pytest.approx(1 - (1 - t) ** 3, abs=1e-12)
     assert plan.sparsity(1.0) == final
@@ -361,7 +365,7 @@ def test_masks_have_at_every_step_what_the_schedule_says(way, scope):
         Magnitude(schedule="cubic", **asked) if way == "magnitude" else Movement(score=way, **asked)
     )
     model = net()
-    method.change(model, WORK)
+    method.transform(model, WORK)
     plan, optimizer = plan_of(model), torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     before = {path: np.zeros(0, bool) for path in zeros_of(model)}
     x, y = torch.randn(32, 6), torch.randint(3, (32,))
@@ -394,7 +398,7 @@ def test_growth_by_magnitude_and_by_distance_against_numpy():
             if way == "magnitude"
             else Movement(sparsity=0.6, score="distance")
         )
-        method.change(model, WORK)
+        method.transform(model, WORK)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
@@ -447,7 +451,7 @@ def test_the_score_of_movement_is_minus_the_sum_of_weight_times_gradient():
         for p in progresses
     ]
     layers, scores = by_hand(model, x, y, rate, counts)
-    Movement(sparsity=0.7, begin=0.0, end=0.75).change(model, WORK)
+    Movement(sparsity=0.7, begin=0.0, end=0.75).transform(model, WORK)
     plan, optimizer = plan_of(model), torch.optim.SGD(model.parameters(), rate)
     seen = []
     for progress in progresses:
@@ -466,9 +470,9 @@ def test_the_score_of_movement_is_minus_the_sum_of_weight_times_gradient():
 
 def test_what_movement_masked_may_come_back_but_not_what_was_masked_before():
     model = net()
-    Magnitude(sparsity=0.3).change(model, WORK)
+    Magnitude(sparsity=0.3).transform(model, WORK)
     before = all_of(zeros_of(model))
-    Movement(sparsity=0.6, begin=0.0).change(model, WORK)
+    Movement(sparsity=0.6, begin=0.0).transform(model, WORK)
     found = [w for weights in masks.masked_weights(model).values() for w in weights.values()]
     ever = np.zeros_like(before)
     for seed in range(2):
@@ -487,10 +491,10 @@ def test_what_movement_masked_may_come_back_but_not_what_was_masked_before():
 def test_the_soft_threshold_and_its_penalty():
     model = net(dtype=torch.float64)
     method = Movement(threshold="soft", tau=0.2, penalty=7.0, gain=2.0, begin=0.0, end=0.5)
-    change = method.change(model, WORK).change
+    change = method.transform(model, WORK).change
     assert change["growth"]["tau"] == 0.2
     plan = plan_of(model)
-    assert isinstance(plan, Soft)
+    assert isinstance(plan, SoftMask)
     found = [w for weights in masks.masked_weights(model).values() for w in weights.values()]
     for weight in found:
         nn.init.normal_(mask_of(weight).scores)
@@ -514,7 +518,7 @@ def test_the_penalty_draws_weights_below_the_threshold():
     shares = []
     for strength in (1e-3, 10.0):
         model = net()
-        Movement(threshold="soft", penalty=strength, begin=0.0, end=0.5).change(model, WORK)
+        Movement(threshold="soft", penalty=strength, begin=0.0, end=0.5).transform(model, WORK)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         x = torch.randn(64, 6)
         y = (x[:, 0] > 0).long()
@@ -529,7 +533,7 @@ def test_the_penalty_draws_weights_below_the_threshold():
 
 def test_masks_that_took_everything_are_an_error():
     model = net()
-    Movement(threshold="soft").change(model, WORK)
+    Movement(threshold="soft").transform(model, WORK)
     for weights in masks.masked_weights(model).values():
         for weight in weights.values():
             nn.init.constant_(mask_of(weight).scores, -9.0)
@@ -543,7 +547,7 @@ def test_scores_are_spared_from_weight_decay():
     from limbeck.training.optimizer import build_optimizer
 
     model = net()
-    Movement(sparsity=0.5).change(model, WORK)
+    Movement(sparsity=0.5).transform(model, WORK)
     optimizer = build_optimizer(model.parameters(), [model], Training(epochs=1, weight_decay=0.1))
     decayed = optimizer.param_groups[0]["params"]
     scores = [p for name, p in model.named_parameters() if name.endswith("scores")]
@@ -553,7 +557,7 @@ def test_scores_are_spared_from_weight_decay():
 
 def test_a_copy_grows_its_own_masks():
     model = net()
-    Magnitude(sparsity=0.9, schedule="cubic").change(model, WORK)
+    Magnitude(sparsity=0.9, schedule="cubic").transform(model, WORK)
     copied = copy.deepcopy(model)
     plan_of(copied).advance(1.0)
     assert masks.total_sparsity(copied) == round(0.9 * 103) / 103

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress.change import CompressError, apply
 from limbeck.compress.changes.masks import Mask
+from limbeck.compress.method import CompressError, apply
 from limbeck.compress.quantizers.binary import Binary
 from limbeck.compress.quantizers.ternary import Ternary
 from limbeck.compress.quantizers.uniform import Uniform
@@ -24,17 +24,17 @@ from limbeck.export.quantized import deploy, integers
 
 WAYS = {
     "8 bits": Uniform(embeddings=True),
-    "4 bits learned": Uniform(bits=4, inputs=4, step="learned", first_last_bits=None),
-    "3 bits affine": Uniform(bits=3, symmetric=False, step="learned", symmetric_inputs=True),
-    "powers of two": Uniform(bits=5, inputs=6, power_of_two=True, per_channel=False),
-    "ternary": Ternary(threshold="learned", inputs=None),
+    "4 bits learned": Uniform(bits=4, activation_bits=4, step="learned", first_last_bits=None),
+    "3 bits affine": Uniform(bits=3, symmetric=False, step="learned", symmetric_activations=True),
+    "powers of two": Uniform(bits=5, activation_bits=6, power_of_two=True, per_channel=False),
+    "ternary": Ternary(threshold="learned", activation_bits=None),
     "binary": Binary(),
 }
 
 
 def quantised(net, way):
     one = subject(net)
-    return one, way.change(one.model, one.work)
+    return one, way.transform(one.model, one.work)
 
 
 def moved(before, after):
@@ -48,7 +48,7 @@ def test_the_structure_can_be_built_again(net):
     for name, way in WAYS.items():
         model, fresh = copy.deepcopy(one.model), copy.deepcopy(one.model)
         way.check(model, one.work)
-        changed = way.change(model, one.work)
+        changed = way.transform(model, one.work)
         after = one.answers(model)
         assert not torch.equal(after, dense), name
         apply(fresh, [json.loads(json.dumps(changed.change))])
@@ -64,7 +64,7 @@ def test_the_structure_can_be_built_again(net):
 @pytest.mark.parametrize("net", NETS)
 def test_paths_stay_and_weights_take_few_values(net):
     paths = set(dict(subject(net).model.named_modules()))
-    one, changed = quantised(net, Uniform(bits=3, inputs=4, first_last_bits=None))
+    one, changed = quantised(net, Uniform(bits=3, activation_bits=4, first_last_bits=None))
     assert paths <= set(dict(one.model.named_modules()))
     assert changed.change["layers"]
     for path in changed.change["layers"]:
@@ -77,7 +77,7 @@ def test_more_bits_move_the_answers_less(net):
     dense = subject(net).answers()
     found = []
     for bits in (8, 4, 2):
-        way = Uniform(bits=bits, inputs=None, first_last_bits=None)
+        way = Uniform(bits=bits, activation_bits=None, first_last_bits=None)
         found.append(moved(dense, quantised(net, way)[0].answers()))
     assert found[0] < 0.05
     assert found == sorted(found)
@@ -87,7 +87,7 @@ def test_batch_norms_are_folded_and_answers_stay():
     one = subject("cnn")
     before = one.answers()
     # Quantising nothing but one layer to 8 bits moves little; all four norms go nevertheless.
-    changed = Uniform().change(one.model, one.work)
+    changed = Uniform().transform(one.model, one.work)
     pairs = [["stem.0", "stem.1"], ["deep.0", "deep.1"], ["deep.3", "deep.4"], ["wide.0", "wide.1"]]
     assert sorted(changed.change["fold"]) == sorted(pairs)
     for path, norm in pairs:
@@ -100,7 +100,7 @@ def test_batch_norms_are_folded_and_answers_stay():
         bias = one.model.get_submodule(f"{path}.parametrizations.bias").original
         torch.testing.assert_close(bias, shift * factor + old.bias)
     assert moved(before, one.answers()) < 0.02
-    assert not Uniform(fold=False).change(*_fresh("cnn")).change["fold"]
+    assert not Uniform(fold_batch_norm=False).transform(*_fresh("cnn")).change["fold"]
 
 
 def _fresh(net):
@@ -133,7 +133,7 @@ def test_a_batch_norm_is_left_where_folding_it_would_move_the_answers():
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.normal_(module.running_mean)
     before = one.answers(model)
-    changed = Uniform().change(model, one.work)
+    changed = Uniform().transform(model, one.work)
     assert changed.change["fold"] == [["third", "norm3"]]
     assert model.first.bias is None
     assert moved(before, one.answers(model)) < 0.05
@@ -148,7 +148,7 @@ def test_masks_go_first_and_zeros_stay_zero():
             mask = torch.rand(layer.weight.shape) < 0.5
             parametrize.register_parametrization(layer, "weight", Mask(mask))
             masks.append(mask)
-        way.change(one.model, one.work)
+        way.transform(one.model, one.work)
         whole = integers(one.model)
         for layer, mask in zip(layers, masks, strict=True):
             assert (layer.weight[~mask] == 0).all()
@@ -160,7 +160,7 @@ def test_masks_go_first_and_zeros_stay_zero():
 
 def test_a_quantised_model_can_be_quantised_again():
     one, first = quantised("cnn", Uniform(bits=8, step="learned"))
-    second = Uniform(bits=4, inputs=None).change(one.model, one.work)
+    second = Uniform(bits=4, activation_bits=None).transform(one.model, one.work)
     assert second.change["fold"] == []
     fresh = subject("cnn").model
     apply(fresh, [first.change, second.change])
@@ -169,14 +169,14 @@ def test_a_quantised_model_can_be_quantised_again():
     assert not any("input_quantizer" in name for name, _ in one.model.named_modules())
     assert parametrize.is_parametrized(one.model.hidden, "weight")
     assert not parametrize.is_parametrized(one.model.hidden, "bias")
-    direct, _ = quantised("cnn", Uniform(bits=4, inputs=None))
+    direct, _ = quantised("cnn", Uniform(bits=4, activation_bits=None))
     torch.testing.assert_close(one.answers(), direct.answers())
 
 
 def test_factorised_layers_are_layers():
     one = subject("cnn")
     one.model.hidden = nn.Sequential(nn.Linear(16, 4, bias=False), nn.Linear(4, 24))
-    changed = Uniform().change(one.model, one.work)
+    changed = Uniform().transform(one.model, one.work)
     assert {"hidden.0", "hidden.1"} <= set(changed.change["layers"])
 
 
@@ -226,7 +226,7 @@ class Tied(nn.Module):
 def test_shared_weights_and_weights_read_from_outside():
     one, model = subject("cnn"), Tied()
     before = one.answers(model)
-    changed = Uniform().change(model, one.work)
+    changed = Uniform().transform(model, one.work)
     assert set(changed.change["layers"]) == {"read", "head"}
     assert changed.change["layers"]["read"]["input"] is None
     notes = "\n".join(changed.notes)
@@ -242,7 +242,7 @@ def test_the_fused_encoder_layer_rounds_its_inputs_in_evaluation_too():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
     one = subject("cnn")
     model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), layer, nn.Flatten(1), nn.Linear(24, 4))
-    Uniform(bits=4, inputs=4, first_last_bits=None).change(model, one.work)
+    Uniform(bits=4, activation_bits=4, first_last_bits=None).transform(model, one.work)
     evaluated = one.answers(model)
     with torch.no_grad():
         for module in model.modules():
@@ -256,7 +256,7 @@ def test_a_bias_that_cannot_be_counted_keeps_its_layer_from_integers():
     with torch.no_grad():
         one.model.hidden.weight.mul_(1e-9)
         one.model.hidden.bias.fill_(1e3)
-    changed = Uniform().change(one.model, one.work)
+    changed = Uniform().transform(one.model, one.work)
     assert changed.change["layers"]["hidden"]["input"] is None
     assert "inputs left in float: hidden" in changed.notes
 
@@ -275,8 +275,14 @@ def test_what_cannot_work_is_refused():
     wild = subject("cnn")
     wild.batch["image"][0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="not finite"):
-        Uniform(fold=False).change(wild.model, wild.work)
-    for given in ({"bits": 9}, {"bits": 1}, {"inputs": 3}, {"first_last_bits": 1}, {"bit": 4}):
+        Uniform(fold_batch_norm=False).transform(wild.model, wild.work)
+    for given in (
+        {"bits": 9},
+        {"bits": 1},
+        {"activation_bits": 3},
+        {"first_last_bits": 1},
+        {"bit": 4},
+    ):
         with pytest.raises(ValidationError):
             Uniform(**given)
 
@@ -285,9 +291,9 @@ def trainable(way):
     """The convolutional net, taught for a moment to tell four patterns apart, then quantised."""
     one = subject("cnn")
     patterns = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    one.batch["image"] += patterns[one.batch["label"]]
+    one.batch["image"] += patterns[one.batch["labels"]]
     train(one, 5)
-    way.change(one.model, one.work)
+    way.transform(one.model, one.work)
     return one
 
 
@@ -305,7 +311,7 @@ def train(one, steps):
 
 @pytest.mark.parametrize("step", ["minmax", "learned"])
 def test_training_in_few_bits_lowers_the_loss_and_learned_steps_move(step):
-    one = trainable(Uniform(bits=3, inputs=4, step=step))
+    one = trainable(Uniform(bits=3, activation_bits=4, step=step))
     ends = (".step", ".offset") if step == "learned" else (".most",)
     before = {
         name: tensor.clone()
@@ -333,7 +339,7 @@ def test_training_in_few_bits_lowers_the_loss_and_learned_steps_move(step):
 def test_learned_steps_beat_the_range_at_two_bits_after_the_same_training():
     found = {}
     for step in ("minmax", "learned"):
-        one = trainable(Uniform(bits=2, inputs=4, step=step))
+        one = trainable(Uniform(bits=2, activation_bits=4, step=step))
         train(one, 30)
         found[step] = one.work.loss(one.model.eval(), one.batch).item()
     assert found["learned"] < found["minmax"]

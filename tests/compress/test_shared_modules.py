@@ -12,9 +12,9 @@ from every_method import attempt, changed, method, of_models
 from four_nets import Subject
 from torch import Tensor, nn
 
-from limbeck.compress.change import apply
-from limbeck.compress.layers import sharing
-from limbeck.compress.masks.held import masked_weights
+from limbeck.compress.masked_weights import masked_weights
+from limbeck.compress.method import apply
+from limbeck.compress.trace import sharing
 from limbeck.errors import InputError
 from limbeck.export.weights import load_weights, save_weights
 from limbeck.tasks.image_classification import ImageClassification
@@ -49,7 +49,7 @@ def subject(kind: str) -> Subject:
     torch.manual_seed(0)
     model = Net(kind).eval()
     images = torch.randn(16, 3, 4, 4)
-    return Subject(model, TASK, {"image": images, "label": torch.arange(16) % 4})
+    return Subject(model, TASK, {"image": images, "labels": torch.arange(16) % 4})
 
 
 @pytest.mark.parametrize("kind", ["two names", "tied"])
@@ -75,7 +75,7 @@ def test_what_is_shared_stays_shared_or_the_method_refuses(name, kind, tmp_path)
 def test_a_shared_weight_is_not_masked_and_that_is_noted():
     made = subject("tied")
     weight = made.model.a.weight.detach().clone()
-    found = method("prune.magnitude").change(made.model, made.work)
+    found = method("prune.magnitude").transform(made.model, made.work)
     assert masked_weights(made.model).keys() == {"first", "head"}
     assert torch.equal(made.model.b.weight, weight)
     assert "left: a, b (another layer shares the weight)" in found.notes
@@ -95,7 +95,7 @@ def test_one_module_under_two_names_shares_nothing_with_another():
     assert sharing(subject("two names").model, two_names=False) == set()
     assert sharing(subject("tied").model, two_names=False) == {"a", "b"}
     made = subject("two names")
-    method("prune.magnitude").change(made.model, made.work)
+    method("prune.magnitude").transform(made.model, made.work)
     assert masked_weights(made.model).keys() == {"first", "a", "head"}
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from limbeck.compress.files.shared import separate_weights
 from limbeck.compress.method import FileMethod
+from limbeck.compress.onnx_weights import separate_weights
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor

@@ -13,10 +13,9 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress.change import CompressError, apply
 from limbeck.compress.factorizers.svd import Svd
-from limbeck.compress.low_rank.forms import matrix
-from limbeck.compress.method import Work
+from limbeck.compress.low_rank import matrix
+from limbeck.compress.method import CalibrationContext, CompressError, apply
 from limbeck.errors import InputError
 from limbeck.evaluate.flops import flops, parameters
 from limbeck.export.onnx import to_onnx
@@ -53,7 +52,7 @@ def test_the_structure_is_built_again(name, way):
     method.check(one.model, one.work)
     assert all(torch.equal(rows, before[path]) for path, rows in one.model.state_dict().items())
     size, cost = parameters(one.model), operations(one)
-    done = method.change(one.model, one.work)
+    done = method.transform(one.model, one.work)
     assert parameters(one.model) < size
     assert f"{size:,} to {parameters(one.model):,} parameters" in done.what
     if method.parameters:
@@ -70,9 +69,9 @@ def test_the_structure_is_built_again(name, way):
 def test_layers_are_cut_again_and_exported(name, tmp_path):
     one = subject(name)
     given = {"skip": ["classifier" if name == "bert" else "head"]}
-    first = Svd(rank=7, convolutions="spatial", **given).change(one.model, one.work)
+    first = Svd(rank=7, convolutions="spatial", **given).transform(one.model, one.work)
     embeddings = name in ("bert", "lstm")
-    second = Svd(rank=2, embeddings=embeddings, **given).change(one.model, one.work)
+    second = Svd(rank=2, embeddings=embeddings, **given).transform(one.model, one.work)
     assert any(path.endswith((".0", ".1")) for path in second.change["layers"])
     fresh = rebuilt(name, one.model, [first.change, second.change])
     torch.testing.assert_close(one.answers(fresh), one.answers(), rtol=0, atol=0)
@@ -88,8 +87,10 @@ def test_each_layer_is_as_far_off_as_its_singular_values_say(form):
     one = subject("cnn")
     model = one.model.double()
     dense = copy.deepcopy(model)
-    door = Work(lambda: iter([{"x": torch.randn(2, 3, 8, 8).double()}]), run, None, None, 0)
-    done = Svd(rank={"wide.0": 3, "hidden": 5}, convolutions=form).change(model, door)
+    door = CalibrationContext(
+        lambda: iter([{"x": torch.randn(2, 3, 8, 8).double()}]), run, None, None, 0
+    )
+    done = Svd(rank={"wide.0": 3, "hidden": 5}, convolutions=form).transform(model, door)
     assert done.change["layers"] == {
         "wide.0": {"rank": 3, "form": form},
         "hidden": {"rank": 5, "form": "linear"},
@@ -119,11 +120,11 @@ def anisotropic(count: int, width: int) -> torch.Tensor:
 def test_whitening_keeps_what_the_samples_make_of_a_layer(shape):
     torch.manual_seed(0)
     layer, x = nn.Sequential(nn.Linear(shape[1], shape[0])), anisotropic(64, shape[1])
-    door = Work(lambda: iter([{"x": x[:40]}, {"x": x[40:]}]), run, None, None, 0)
+    door = CalibrationContext(lambda: iter([{"x": x[:40]}, {"x": x[40:]}]), run, None, None, 0)
     errors = []
     for whiten in (True, False):
         model = copy.deepcopy(layer)
-        Svd(rank=2, whiten=whiten).change(model, door)
+        Svd(rank=2, whiten=whiten).transform(model, door)
         errors.append((model(x) - layer(x)).norm().item())
     assert errors[0] < 0.9 * errors[1]
     weight = layer[0].weight.detach().double().numpy()
@@ -145,8 +146,8 @@ def test_targets_are_met_and_not_overdone(target, share, by):
     model(images)
     one = Subject(model, _Task(), {"x": images})
     whole = parameters(model) if target == "parameters" else operations(one)
-    door = Work(lambda: iter([{"x": images}]), run, None, None, 0)
-    Svd(**{target: share}, by=by, convolutions="spatial").change(model, door)
+    door = CalibrationContext(lambda: iter([{"x": images}]), run, None, None, 0)
+    Svd(**{target: share}, by=by, convolutions="spatial").transform(model, door)
     left = parameters(model) if target == "parameters" else operations(one)
     assert 0.85 * share < left / whole <= share
 
@@ -171,10 +172,10 @@ def test_sensitivity_spares_the_layer_that_the_answers_hang_on():
             return self.loud(x) + 0.01 * self.quiet(x)
 
     x = torch.randn(32, 16)
-    door = Work(lambda: iter([{"x": x}]), run, None, None, 0)
+    door = CalibrationContext(lambda: iter([{"x": x}]), run, None, None, 0)
     ranks = {}
     for by in ("energy", "sensitivity"):
-        done = Svd(parameters=0.7, by=by).change(Two(), door)
+        done = Svd(parameters=0.7, by=by).transform(Two(), door)
         ranks[by] = {path: given["rank"] for path, given in done.change["layers"].items()}
     assert set(ranks["sensitivity"]) == {"quiet"}
     assert set(ranks["energy"]) == {"loud", "quiet"}
@@ -185,7 +186,7 @@ def test_answers_move_less_the_more_is_kept():
     for energy in (0.3, 0.6, 0.8):
         one = subject("bert")
         before = one.answers()
-        Svd(energy=energy, layers=["*intermediate*"]).change(one.model, one.work)
+        Svd(energy=energy, layers=["*intermediate*"]).transform(one.model, one.work)
         moved.append(float((one.answers() - before).norm()))
     assert moved == sorted(moved, reverse=True)
     assert moved[-1] > 0
@@ -225,8 +226,8 @@ class Doubled(nn.Linear):
 def test_what_cannot_be_cut_is_left_and_listed():
     torch.manual_seed(0)
     model, x = Mixed().eval(), torch.randn(2, 5, 16)
-    door = Work(lambda: iter([{"x": x}]), run, None, None, 0)
-    done = Svd(energy=0.2).change(model, door)
+    door = CalibrationContext(lambda: iter([{"x": x}]), run, None, None, 0)
+    done = Svd(energy=0.2).transform(model, door)
     assert set(done.change["layers"]) == {"fine"}
     model(x)
     assert model.tied.weight is model.same.weight
@@ -247,7 +248,7 @@ def test_what_cannot_be_cut_is_left_and_listed():
 
 def test_depthwise_and_pointwise_convolutions():
     one = subject("cnn")
-    done = Svd(rank=2, convolutions="spatial").change(one.model, one.work)
+    done = Svd(rank=2, convolutions="spatial").transform(one.model, one.work)
     assert {"stem.0", "wide.0"} < set(done.change["layers"])
     assert any("in groups" in note and "deep.0" in note for note in done.notes)
     assert any("1 × 1" in note and "deep.3" in note for note in done.notes)
@@ -262,7 +263,7 @@ def test_masks_go_into_the_factors():
     one = subject("cnn")
     parametrize.register_parametrization(one.model.hidden, "weight", Masked())
     masked = one.model.hidden.weight.detach().clone()
-    done = Svd(rank={"hidden": 7}).change(one.model, one.work)
+    done = Svd(rank={"hidden": 7}).transform(one.model, one.work)
     (note,) = [note for note in done.notes if "masks" in note]
     assert "hidden" in note
     first, second = one.model.hidden
@@ -286,9 +287,9 @@ def test_a_model_that_reads_a_weight_is_left_whole():
             return self.first(x.to(self.first.weight.dtype))
 
     model = Reads()
-    door = Work(lambda: iter([{"x": torch.randn(2, 16)}]), run, None, None, 0)
+    door = CalibrationContext(lambda: iter([{"x": torch.randn(2, 16)}]), run, None, None, 0)
     with pytest.raises(CompressError, match=r"first: .*'weight'.*skip"):
-        Svd(rank=2).change(model, door)
+        Svd(rank=2).transform(model, door)
     assert isinstance(model.first, nn.Linear)
 
 
@@ -305,7 +306,7 @@ def test_a_model_that_reads_a_weight_is_left_whole():
 )
 def test_what_cannot_work_is_refused_beforehand(given, said):
     one = subject("cnn")
-    for step in (Svd(**given).check, Svd(**given).change):
+    for step in (Svd(**given).check, Svd(**given).transform):
         with pytest.raises(InputError, match=said):
             step(one.model, one.work)
 
@@ -316,7 +317,7 @@ def test_the_least_target_named_can_be_met():
         Svd(flops=0.05).check(one.model, one.work)
     least = float(str(caught.value).split("at least ")[1].split(":")[0])
     assert math.isclose(least, round(least, 3))
-    Svd(flops=least).change(one.model, one.work)
+    Svd(flops=least).transform(one.model, one.work)
 
 
 @pytest.mark.parametrize(
@@ -340,16 +341,16 @@ def test_settings_that_contradict_are_refused(given, said):
 def test_nothing_to_gain_is_an_error():
     one = subject("lstm")
     with pytest.raises(CompressError, match=r"no layer would become smaller.*hidden"):
-        Svd(energy=1.0).change(one.model, one.work)
+        Svd(energy=1.0).transform(one.model, one.work)
     with pytest.raises(CompressError, match=r"no layer would become smaller.*rank 9"):
         Svd(rank=9, layers=["hidden"]).check(one.model, one.work)
     cnn = subject("cnn")
     with pytest.raises(CompressError, match=r"no layer can be factorised.*in groups.*deep.0"):
         Svd(rank=1, layers=["deep.0"]).check(cnn.model, cnn.work)
-    nothing = Work(lambda: iter([]), run, None, None, 0)
+    nothing = CalibrationContext(lambda: iter([]), run, None, None, 0)
     with pytest.raises(InputError, match="no batch"):
         Svd(rank=1).check(one.model, nothing)
     with torch.no_grad():
         one.model.hidden.weight[0, 0] = float("inf")
     with pytest.raises(CompressError, match=r"hidden: .*not finite"):
-        Svd(rank=1).change(one.model, one.work)
+        Svd(rank=1).transform(one.model, one.work)

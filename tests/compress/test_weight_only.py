@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import helper, numpy_helper
 
-from limbeck.compress.files.record import QuantizeError
+from limbeck.compress.onnx_weights import QuantizeError
 from limbeck.compress.quantizers import bfloat16, float16, int4_weights
 from limbeck.compress.quantizers.bfloat16 import to_bfloat16
 from limbeck.compress.quantizers.float16 import to_float16
 from limbeck.compress.quantizers.int4_weights import BLOCKS, Int4Weights, block_size, to_blocks
 from limbeck.errors import InputError
-from limbeck.export.compact.graph import compact
+from limbeck.export.compact.onnx import compact
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
 

@@ -7,8 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck import losses
-from limbeck.connectors.contrastive import Embeddings, build
-from limbeck.connectors.memory import MemoryBank
+from limbeck.connectors.contrastive import Embeddings, MemoryBank, build
 from limbeck.errors import InputError
 
 SHAPES = [
@@ -124,7 +123,7 @@ def test_a_bank_gives_what_it_held_before_this_batch(samples):
 
 def test_all_and_which_are_drawn_say_what_their_copy_says(monkeypatch):
     def step(few):
-        monkeypatch.setattr("limbeck.connectors.memory._FEW", few)
+        monkeypatch.setattr("limbeck.connectors.contrastive._FEW", few)
         bank, index = bank_of(), torch.arange(8)
         ours, theirs = unit(8, 8, 1).requires_grad_(), unit(8, 8, 2)
         for _ in range(2):

@@ -22,7 +22,7 @@ def test_factors_are_half_the_teachers_channels(ours, theirs, factors):
     axis = 1 if len(theirs) == 4 else -1
     assert joined.teacher.shape[axis] == factors[axis]
     assert joined.teacher.numel() * teacher.shape[axis] == teacher.numel() * factors[axis]
-    assert joined.own_loss.shape == ()
+    assert joined.aux_loss.shape == ()
     form = "factor" if len(ours) == 2 else "map"
     assert factor_transfer(joined.student, joined.teacher, form=form).shape == (3,)
 
@@ -36,7 +36,7 @@ def test_the_paraphraser_learns_from_its_reconstruction_alone():
     assert all(p.grad is None for p in parts.restore.parameters())
     assert all(p.grad is not None for p in parts.translate.parameters())
     parts.zero_grad(set_to_none=True)
-    parts(student, teacher, {}).own_loss.backward()
+    parts(student, teacher, {}).aux_loss.backward()
     assert all(p.grad is None for p in parts.translate.parameters())
     assert all(p.grad.abs().sum() > 0 for p in parts.paraphrase.parameters())
     assert teacher.grad is None
@@ -50,7 +50,7 @@ def test_the_reconstruction_gets_better():
     optimizer = torch.optim.Adam(parts.parameters(), lr=0.01)
     errors = []
     for _ in range(300):
-        error = parts(student, teacher, {}).own_loss
+        error = parts(student, teacher, {}).aux_loss
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -76,9 +76,9 @@ def test_batches_are_normalised_by_themselves():
 def test_half_precision_is_computed_in_float32_and_no_samples_give_nothing():
     parts = build(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
     joined = parts(torch.ones(2, 4, 3, 3).bfloat16(), torch.ones(2, 4, 3, 3).half(), {})
-    assert joined.student.dtype == joined.teacher.dtype == joined.own_loss.dtype == torch.float32
+    assert joined.student.dtype == joined.teacher.dtype == joined.aux_loss.dtype == torch.float32
     joined = parts(torch.zeros(0, 4, 3, 3), torch.zeros(0, 4, 3, 3), {})
-    assert joined.own_loss == 0
+    assert joined.aux_loss == 0
     assert factor_transfer(joined.student, joined.teacher).shape == (0,)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from limbeck.connectors.fusion import build
 from limbeck.errors import InputError
-from limbeck.losses import review
+from limbeck.losses import review_kd
 
 STUDENT = [(4, 8, 8, 8), (4, 16, 4, 4), (4, 24, 2, 2), (4, 24)]
 TEACHER = [(4, 10, 16, 16), (4, 20, 4, 4), (4, 30, 4, 4), (4, 30)]
@@ -20,7 +20,7 @@ def test_fused_features_have_the_teachers_shapes():
     joined = parts(student, teacher, {})
     assert [tuple(f.shape) for f in joined.student] == TEACHER
     assert all(a is b for a, b in zip(joined.teacher, teacher, strict=True))
-    value = review(joined.student, joined.teacher)
+    value = review_kd(joined.student, joined.teacher)
     assert value.shape == (4,)
     value.sum().backward()
     assert all(f.grad.abs().sum() > 0 for f in student)
@@ -72,7 +72,7 @@ def test_one_layer_needs_no_list():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 8, 8)
     joined = build(student, teacher)(student, teacher, {})
     assert joined.student.shape == teacher.shape
-    assert review(joined.student, joined.teacher).shape == (2,)
+    assert review_kd(joined.student, joined.teacher).shape == (2,)
 
 
 def test_what_is_handed_on_has_at_most_512_channels():
@@ -85,7 +85,7 @@ def test_one_sample_and_none():
     for samples in (1, 0):
         student, teacher = (drawn([(samples, *s[1:]) for s in side]) for side in (STUDENT, TEACHER))
         joined = parts(student, teacher, {})
-        value = review(joined.student, joined.teacher)
+        value = review_kd(joined.student, joined.teacher)
         assert value.shape == (samples,)
         assert value.isfinite().all()
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from limbeck import losses
-from limbeck.connectors import BUILDERS, UNJOINED, Connector, Joint, StudentSide, join
+from limbeck.connectors import BUILDERS, UNJOINED, Connector, PairConnector, StudentConnector, join
 from limbeck.errors import InputError
 
 MAPS = torch.zeros(4, 8, 4, 4), torch.zeros(4, 16, 8, 8)
@@ -30,7 +30,7 @@ def test_most_losses_get_a_connector_on_the_students_side(name):
     assert joined.student.shape == teacher.shape
     assert joined.teacher is teacher
     assert joined.arguments == {}
-    assert joined.own_loss is None
+    assert joined.aux_loss is None
 
 
 @pytest.mark.parametrize("name", sorted(UNJOINED))
@@ -42,7 +42,7 @@ def test_losses_that_cope_with_other_shapes_get_nothing(name):
     assert joined.teacher is MAPS[1]
 
 
-@pytest.mark.parametrize("name", ["gram", "flow"])
+@pytest.mark.parametrize("name", ["gram", "fsp"])
 def test_losses_that_pool_get_channels_only(name):
     joint = join(name, *MAPS)
     assert joint(*MAPS, {}).student.shape == (4, 16, 4, 4)
@@ -73,8 +73,8 @@ def test_sizes_follow_the_teachers_batch():
 
 
 def test_a_module_of_the_user_is_applied_as_it_is():
-    joint = StudentSide(nn.Flatten())
-    assert isinstance(joint, Joint)
+    joint = StudentConnector(nn.Flatten())
+    assert isinstance(joint, PairConnector)
     assert joint(torch.zeros(2, 3, 4), torch.zeros(2, 12), {}).student.shape == (2, 12)
 
 
@@ -85,6 +85,6 @@ def test_settings_that_nobody_takes_are_an_error():
 
 def test_a_loss_with_parts_gets_those():
     joint = join("variational_information", *MAPS[:1], torch.zeros(4, 16, 4, 4), samples=50)
-    assert not isinstance(joint, StudentSide | Connector)
+    assert not isinstance(joint, StudentConnector | Connector)
     joined = joint(MAPS[0], torch.zeros(4, 16, 4, 4), {})
     assert "variance" in joined.arguments

@@ -4,7 +4,7 @@ import torch
 from limbeck.connectors.margins import build
 from limbeck.errors import InputError
 from limbeck.losses import overhaul
-from limbeck.losses.activation import batch_norm_margin
+from limbeck.losses.features import batch_norm_margin
 
 SHAPES = [
     ((3, 8, 8, 8), (3, 16, 4, 4), (3, 16, 4, 4)),

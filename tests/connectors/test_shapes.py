@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from limbeck.connectors import Connector, connect
+from limbeck.core.imports import available
 from limbeck.errors import InputError
-from limbeck.optional import available
 
 JOINED = [
     ((2, 8, 4, 4), (2, 16, 4, 4)),  # channels
@@ -224,7 +224,7 @@ def _tapped_of_timm(name, path):
 def test_hidden_states_of_transformers_are_joined():
     from transformers import BertConfig, BertModel
 
-    from limbeck.layer_maps import layer_map, paths
+    from limbeck.objective.methods.layer_maps import layer_map, paths
     from limbeck.taps import Taps
 
     def bert(width, layers):

@@ -27,7 +27,7 @@ def test_the_prediction_has_the_teachers_channels_at_the_smaller_size(ours, thei
     value.sum().backward()
     assert student.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parts.parameters())
-    assert joined.own_loss is None
+    assert joined.aux_loss is None
 
 
 def test_the_variance_starts_at_five_and_stays_above_zero():

@@ -6,9 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.data.augment import vary
+from limbeck.data.images import augment, below, random_bits
 from limbeck.data.load import Data
-from limbeck.data.randomness import below, random_bits
 from limbeck.data.spec import AugmentSpec
 from limbeck.data.split import Split
 
@@ -20,7 +19,7 @@ BLACK = torch.tensor([-1.0, -2.0])
 
 def _vary(index: list[int], seed: int, view: int, spec: AugmentSpec) -> torch.Tensor:
     rows = torch.tensor(index)
-    return vary(IMAGES[rows], rows, seed=seed, view=view, spec=spec, black=BLACK)
+    return augment(IMAGES[rows], rows, seed=seed, view=view, spec=spec, fill_value=BLACK)
 
 
 @settings(deadline=None)
@@ -77,7 +76,7 @@ def test_offsets_and_mirrors_are_drawn_evenly() -> None:
     rows = torch.arange(9000)
     ramp = torch.arange(49, dtype=torch.float32).view(1, 1, 7, 7).repeat(9000, 1, 1, 1)
     spec = AugmentSpec(crop=1, flip=True)
-    varied = vary(ramp, rows, seed=3, view=5, spec=spec, black=torch.zeros(1))
+    varied = augment(ramp, rows, seed=3, view=5, spec=spec, fill_value=torch.zeros(1))
     # The middle of the ramp tells the offset, its slope the mirror.
     counts = torch.unique(varied[:, 0, 3, 3], return_counts=True)[1]
     assert len(counts) == 9

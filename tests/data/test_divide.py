@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.data.divide import LIMIT, TEST, choose, divide
+from limbeck.data.load import LIMIT, TEST, choose, split
 from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 
@@ -44,7 +44,7 @@ def test_the_choice_is_random_and_depends_on_seed_and_purpose() -> None:
 
 def test_splits_never_share_a_row_and_leave_none_out() -> None:
     labels = {"train": np.arange(300) % 7}
-    rows, notes = divide(labels, DataSpec(source="sklearn", name="digits"))
+    rows, notes = split(labels, DataSpec(source="sklearn", name="digits"))
     assert sorted(rows) == ["test", "train", "validation"]
     together = np.concatenate([numbers for _, numbers in rows.values()])
     assert sorted(together) == list(range(300))
@@ -55,7 +55,7 @@ def test_splits_never_share_a_row_and_leave_none_out() -> None:
 def test_the_test_rows_do_not_depend_on_the_share_of_validation() -> None:
     labels = {"train": np.arange(300) % 7}
     few, many = (
-        divide(labels, DataSpec(source="sklearn", name="digits", validation=share))[0]
+        split(labels, DataSpec(source="sklearn", name="digits", validation=share))[0]
         for share in (0.1, 0.5)
     )
     assert np.array_equal(few["test"][1], many["test"][1])
@@ -63,8 +63,8 @@ def test_the_test_rows_do_not_depend_on_the_share_of_validation() -> None:
 
 def test_splits_that_the_source_has_are_kept_and_limits_come_last() -> None:
     labels = {name: np.arange(100) % 4 for name in ("train", "validation", "test")}
-    spec = DataSpec(source="sklearn", name="digits", limit={"train": 20, "test": 1000})
-    rows, notes = divide(labels, spec)
+    spec = DataSpec(source="sklearn", name="digits", max_samples={"train": 20, "test": 1000})
+    rows, notes = split(labels, spec)
     assert rows["validation"][0] == "validation"
     assert np.bincount(labels["train"][rows["train"][1]]).tolist() == [5, 5, 5, 5]
     assert len(rows["test"][1]) == 100
@@ -73,7 +73,7 @@ def test_splits_that_the_source_has_are_kept_and_limits_come_last() -> None:
 
 def _counts(labels: np.ndarray, **settings: Any) -> dict[str, list[int]]:
     spec = DataSpec(source="csv", files={"train": "a"}, **settings)
-    rows, _ = divide({"train": labels}, spec)
+    rows, _ = split({"train": labels}, spec)
     return {
         name: np.bincount(labels[numbers], minlength=labels.max() + 1).tolist()
         for name, (_, numbers) in rows.items()
@@ -92,10 +92,10 @@ def test_a_rare_class_always_has_a_training_row(rows: int, seed: int) -> None:
 
 def test_a_limit_keeps_every_class_and_cannot_be_smaller_than_their_number() -> None:
     labels = np.repeat(np.arange(12), [200, *[3] * 11])
-    counts = _counts(labels, limit={"train": 12}, split_seed=3)
+    counts = _counts(labels, max_samples={"train": 12}, split_seed=3)
     assert counts["train"] == [1] * 12
     with pytest.raises(InputError, match="at least 12, one row for each class") as caught:
-        _counts(labels, limit={"train": 11, "test": 1})
+        _counts(labels, max_samples={"train": 11, "test": 1})
     assert len(caught.value.problems) == 2
 
 
@@ -106,7 +106,7 @@ def test_exchanging_rows_changes_nothing_where_no_class_is_rare() -> None:
 
 
 def test_classes_that_a_split_lacks_are_named_with_their_rows(tmp_path: Path, read: Any) -> None:
-    rows = {"x": list(range(43)), "label": ["a", "b"] * 20 + ["rare", "rare", "once"]}
+    rows = {"x": list(range(43)), "labels": ["a", "b"] * 20 + ["rare", "rare", "once"]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
     settings = {"files": {"train": "a.parquet"}, "classes": ["a", "b", "rare", "once"]}
     data = read(source="parquet", table={"numeric": ["x"]}, **settings)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.data import knowledge
-from limbeck.data.knowledge import KnowledgeStore, key_of
+from limbeck.data import cache
+from limbeck.data.cache import TeacherCache, key_of
 from limbeck.data.load import Data
 from limbeck.data.spec import AugmentSpec
 from limbeck.data.split import Batch, Split
@@ -37,8 +37,8 @@ def split(digits: Data) -> Split:
     return split
 
 
-def _store(folder: Path, key: dict[str, Any] = KEY, **settings: Any) -> KnowledgeStore:
-    return KnowledgeStore(folder, key=key, **{"rows": 359, "views": 3, "classes": 10, **settings})
+def _store(folder: Path, key: dict[str, Any] = KEY, **settings: Any) -> TeacherCache:
+    return TeacherCache(folder, key=key, **{"rows": 359, "views": 3, "classes": 10, **settings})
 
 
 def test_every_row_of_every_view_is_looked_up(tmp_path: Path, split: Split) -> None:
@@ -122,7 +122,7 @@ class Killed(BaseException):
 def test_broken_off_anywhere_it_goes_on_to_the_same_bytes(
     tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    monkeypatch.setattr(knowledge, "NOTED_EVERY", 150)
+    monkeypatch.setattr(cache, "NOTED_EVERY", 150)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     _store(whole).record(_answer, split, batch_size=100)
     asked = 0
@@ -162,7 +162,7 @@ class _Rows:
 
 
 def test_killed_by_the_system_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knowledge, "NOTED_EVERY", 50)
+    monkeypatch.setattr(cache, "NOTED_EVERY", 50)
     rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
     starts: list[int] = []
 
@@ -173,7 +173,7 @@ def test_killed_by_the_system_it_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         return batch["image"].repeat(1, 2)
 
     child = os.fork()
-    store = KnowledgeStore(tmp_path, key={}, rows=300, views=1, classes=2)
+    store = TeacherCache(tmp_path, key={}, rows=300, views=1, classes=2)
     if child == 0:
         store.record(answer, rows, batch_size=50)
         os._exit(0)
@@ -216,8 +216,8 @@ def _writer(folder: Path, number: int, *, stop: int | None = None, pause: float 
     os._exit(0)
 
 
-def _shared(folder: Path) -> KnowledgeStore:
-    return KnowledgeStore(folder, key={}, rows=300, views=1, classes=2)
+def _shared(folder: Path) -> TeacherCache:
+    return TeacherCache(folder, key={}, rows=300, views=1, classes=2)
 
 
 def _authors(folder: Path) -> set[int]:
@@ -232,7 +232,7 @@ def _authors(folder: Path) -> set[int]:
 def test_a_paused_writer_holds_no_other_up_and_spoils_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    monkeypatch.setattr(knowledge, "NOTED_EVERY", 40)
+    monkeypatch.setattr(cache, "NOTED_EVERY", 40)
     paused = _writer(tmp_path / "store", 1, stop=stop)
     assert os.WIFSTOPPED(os.waitpid(paused, os.WUNTRACED)[1])
     other = _writer(tmp_path / "store", 2)
@@ -250,7 +250,7 @@ def test_a_paused_writer_holds_no_other_up_and_spoils_nothing(
 def test_a_writer_whose_folder_was_removed_does_not_publish_what_another_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knowledge, "NOTED_EVERY", 1000)
+    monkeypatch.setattr(cache, "NOTED_EVERY", 1000)
     store = tmp_path / "store"
     old = _writer(store, 1, stop=280)
     assert os.WIFSTOPPED(os.waitpid(old, os.WUNTRACED)[1])
@@ -268,7 +268,7 @@ def test_a_writer_whose_folder_was_removed_does_not_publish_what_another_writes(
 def test_writers_that_are_paused_and_killed_leave_whole_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knowledge, "NOTED_EVERY", 40)
+    monkeypatch.setattr(cache, "NOTED_EVERY", 40)
     random = np.random.default_rng(0)
     for number in range(6):
         store = tmp_path / str(number)
@@ -306,7 +306,7 @@ def test_a_damaged_note_is_found_out(tmp_path: Path, split: Split, name: str, co
 def test_what_was_begun_otherwise_is_begun_anew(
     tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(knowledge, "NOTED_EVERY", 1)
+    monkeypatch.setattr(cache, "NOTED_EVERY", 1)
     with pytest.raises(RuntimeError):
         _store(tmp_path).record(_second_refused(), split, batch_size=100)
     if change == "file":
@@ -326,9 +326,9 @@ def _second_refused() -> Callable[[Batch], torch.Tensor]:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda batch: torch.zeros(len(batch["label"]), 9), r"shape \(100, 9\)"),
-        (lambda batch: torch.full((len(batch["label"]), 10), torch.nan), "NaN or infinity"),
-        (lambda batch: torch.full((len(batch["label"]), 10), 1e6), "numbers that float16 holds"),
+        (lambda batch: torch.zeros(len(batch["labels"]), 9), r"shape \(100, 9\)"),
+        (lambda batch: torch.full((len(batch["labels"]), 10), torch.nan), "NaN or infinity"),
+        (lambda batch: torch.full((len(batch["labels"]), 10), 1e6), "numbers that float16 holds"),
     ],
 )
 def test_wrong_answers_are_refused(

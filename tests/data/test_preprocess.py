@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.data import samples
+from limbeck.data import prepare as samples
 from limbeck.data.load import Data
 from limbeck.data.preprocess import ImagePreprocess, load
 from limbeck.errors import InputError

@@ -246,7 +246,7 @@ def test_fashion_mnist(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMBECK_DATA", str(SHARED))
     files = {split: f"fashion_mnist/{split}.parquet" for split in ("train", "test")}
     limit = {"train": 500, "validation": 100, "test": 200}
-    data = read(source="parquet", files=files, limit=limit)
+    data = read(source="parquet", files=files, max_samples=limit)
     assert (len(data.train), len(data.validation), len(data.test)) == (500, 100, 200)
     assert torch.bincount(data.train.labels).tolist() == [50] * 10
     assert data.facts.licence == "MIT"
@@ -263,7 +263,7 @@ def test_sst2(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
         source="parquet",
         files={split: f"sst2/{name}.parquet" for split, name in names.items()},
         columns={"text": "sentence"},
-        limit={"train": 1000},
+        max_samples={"train": 1000},
         text={"tokenizer": {"train": {"vocab_size": 2000}}, "max_length": 32},
     )
     assert (len(data.train), len(data.validation), len(data.test)) == (1000, 872, 1821)

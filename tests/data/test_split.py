@@ -11,25 +11,25 @@ from limbeck.data.load import Data
 
 def test_a_batch_has_what_was_asked_for(digits: Data) -> None:
     batch = digits.train.__getitems__([5, 0, 5])
-    assert sorted(batch) == ["image", "index", "label", "view"]
+    assert sorted(batch) == ["image", "index", "labels", "view"]
     assert batch["index"].tolist() == [5, 0, 5]
-    assert batch["label"].tolist() == digits.train.labels[[5, 0, 5]].tolist()
+    assert batch["labels"].tolist() == digits.train.labels[[5, 0, 5]].tolist()
     assert batch["view"].tolist() == [0, 0, 0]
     assert batch["image"].dtype == torch.float32
-    assert batch["label"].dtype == batch["index"].dtype == batch["view"].dtype == torch.int64
+    assert batch["labels"].dtype == batch["index"].dtype == batch["view"].dtype == torch.int64
     assert torch.equal(batch["image"][0], batch["image"][2])
 
 
 def test_batches_go_through_all_rows_once(digits: Data) -> None:
     batches = list(digits.test.batches(100))
-    assert [len(batch["label"]) for batch in batches] == [100, 100, 100, 59]
-    assert torch.equal(torch.cat([batch["label"] for batch in batches]), digits.test.labels)
+    assert [len(batch["labels"]) for batch in batches] == [100, 100, 100, 59]
+    assert torch.equal(torch.cat([batch["labels"] for batch in batches]), digits.test.labels)
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(359))
 
 
 def test_a_loader_of_torch_takes_it_as_it_is(digits: Data) -> None:
     loader = DataLoader(digits.validation, batch_size=50, collate_fn=lambda batch: batch)  # type: ignore[arg-type, var-annotated]
-    assert sum(len(batch["label"]) for batch in loader) == len(digits.validation)
+    assert sum(len(batch["labels"]) for batch in loader) == len(digits.validation)
 
 
 def test_a_batch_may_be_changed_without_changing_the_data(digits: Data) -> None:

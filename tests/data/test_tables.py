@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from limbeck.data.columns import Named, name_of, number
+from limbeck.data.columns import Column, name_of, number
 from limbeck.data.features import Categorical, Numeric, measure_numbers
 from limbeck.data.load import Data
 from limbeck.data.preprocess import TablePreprocess, load
@@ -53,7 +53,7 @@ def people(tmp_path: Path, read: Read) -> Callable[..., Data]:
             "columns": {"label": "pay"},
             "classes": ["low", "high"],
             "table": TABLE,
-            "groups": ["sex"],
+            "sensitive_features": ["sex"],
         }
         return read(source="parquet", **{**given, **others})
 
@@ -196,7 +196,7 @@ def test_a_table_is_no_picture_and_no_text() -> None:
         ({"text": {}}, "text and table are given"),
         ({"image": {}, "text": {}}, "image and text and table are given"),
         ({"augment": {}}, "augment is given for a table"),
-        ({"groups": ["sex", "sex"]}, "groups names sex twice"),
+        ({"sensitive_features": ["sex", "sex"]}, "groups names sex twice"),
     ):
         with pytest.raises(ValidationError, match=said):
             DataSpec(**common, **others)
@@ -246,7 +246,7 @@ def test_problems_of_several_columns_are_told_at_once(people: Callable[..., Data
 
 
 def test_too_many_values(people: Callable[..., Data], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limbeck.data.prepare_table.MOST_VALUES", 100)
+    monkeypatch.setattr("limbeck.data.tables.MOST_VALUES", 100)
     with pytest.raises(InputError, match=r"'job' in train\): got '1\d\d values'.*at most 100"):
         people({"job": [f"job {row}" for row in range(ROWS)]})
 
@@ -264,7 +264,7 @@ def test_groups_lie_beside_validation_and_test_rows_in_their_order(
 
 
 def test_a_column_may_be_input_and_group(people: Callable[..., Data]) -> None:
-    data = people(groups=["job", "code"])
+    data = people(sensitive_features=["job", "code"])
     assert data.test.groups["job"].tolist() == _rows(data.test)["job"].tolist()
     assert data.test.groups["code"].tolist() == _rows(data.test)["code"].tolist()
 
@@ -280,13 +280,13 @@ def test_a_class_label_is_a_group_by_its_name(tmp_path: Path, read: Read) -> Non
     table = table.cast_column("sex", datasets.ClassLabel(names=["woman", "man"]))
     table.to_parquet(tmp_path / "a.parquet")
     settings = {"files": {"train": "a.parquet"}, "table": {"numeric": ["age"]}}
-    data = read(source="parquet", groups=["sex"], **settings)
+    data = read(source="parquet", sensitive_features=["sex"], **settings)
     assert set(data.test.groups["sex"]) == {"woman", "man"}
 
 
 def test_groups_that_cannot_be(people: Callable[..., Data]) -> None:
     with pytest.raises(InputError, match=r'data\.groups \(of train\).*did you mean "sex"\?'):
-        people(groups=["sexx"])
+        people(sensitive_features=["sexx"])
     with pytest.raises(InputError, match=r"at most 50.*Name a column with fewer values"):
         people({"sex": [f"name {row}" for row in range(ROWS)]}, test=0.5)
     with pytest.raises(InputError, match="bins the numbers"):
@@ -297,7 +297,9 @@ def test_groups_that_cannot_be(people: Callable[..., Data]) -> None:
 def test_groups_of_texts_from_csv(tmp_path: Path, read: Read) -> None:
     texts = {"text": [f"text {row}" for row in range(ROWS)], "label": [0, 1] * (ROWS // 2)}
     pd.DataFrame({**texts, "who": ["a", None] * (ROWS // 2)}).to_csv(tmp_path / "a.csv")
-    data = read(source="csv", files={"train": "a.csv", "test": "a.csv"}, text={}, groups=["who"])
+    data = read(
+        source="csv", files={"train": "a.csv", "test": "a.csv"}, text={}, sensitive_features=["who"]
+    )
     assert data.test.groups["who"].tolist() == ["a", "not stated"] * (ROWS // 2)
 
 
@@ -312,26 +314,26 @@ def make():
 """
     (tmp_path / "mine.py").write_text(code)
     settings = {"name": f"{tmp_path / 'mine.py'}:make", "table": {"numeric": ["age"]}}
-    data = read(source="python", groups=["sex"], **settings)
+    data = read(source="python", sensitive_features=["sex"], **settings)
     assert data.test.groups["sex"].tolist() == ["f", "m"] * 20
     with pytest.raises(InputError, match=r"data\.groups \(of test\): got 'who'"):
-        read(source="python", groups=["who"], **settings)
+        read(source="python", sensitive_features=["who"], **settings)
 
 
 def test_groups_of_pictures(tmp_path: Path, read: Read, png: Any) -> None:
     content = {"image": [png(row) for row in range(40)], "label": [0, 1] * 20}
     content["who"] = [f"{row % 3}" for row in range(40)]
     datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
-    data = read(source="parquet", files={"train": "a.parquet"}, groups=["who"])
+    data = read(source="parquet", files={"train": "a.parquet"}, sensitive_features=["who"])
     assert set(data.test.groups["who"]) <= {"0", "1", "2"}
     assert len(data.test.groups["who"]) == len(data.test)
 
 
 def test_data_without_table_and_groups_keeps_its_name() -> None:
     plain = DataSpec(source="csv", files={"train": "a"})
-    assert {"table", "groups"}.isdisjoint(plain.identity())
-    grouped = DataSpec(source="csv", files={"train": "a"}, groups=["sex"])
-    assert grouped.identity() == {**plain.identity(), "groups": ["sex"]}
+    assert {"table", "sensitive_features"}.isdisjoint(plain.identity())
+    grouped = DataSpec(source="csv", files={"train": "a"}, sensitive_features=["sex"])
+    assert grouped.identity() == {**plain.identity(), "sensitive_features": ["sex"]}
 
 
 def test_the_same_table_gets_the_same_name_and_another_another(
@@ -397,7 +399,7 @@ def test_names_do_not_depend_on_how_a_number_is_stored() -> None:
 
 def test_values_that_training_has_not_share_a_place() -> None:
     column = Categorical("job", ("cook", "nurse"))
-    named = Named(("", "cook", "pilot"), np.array([0, 1, 2]))
+    named = Column(("", "cook", "pilot"), np.array([0, 1, 2]))
     assert column.places(named).tolist() == [2, 0, 2]
     assert column.width == 3
 

@@ -14,9 +14,9 @@ import pytest
 import tokenizers
 import torch
 
-from limbeck.data import wordpiece
 from limbeck.data.load import Data
 from limbeck.data.preprocess import load
+from limbeck.data.tokenizers import SPECIAL, train
 from limbeck.errors import InputError
 
 Read = Callable[..., Data]
@@ -64,7 +64,7 @@ def test_a_batch_is_padded_to_its_own_longest(texts: Data) -> None:
 
 def test_special_tokens_come_first(texts: Data) -> None:
     content = json.loads(texts.preprocess.tokenizer)
-    assert [token["content"] for token in content["added_tokens"]] == list(wordpiece.SPECIAL)
+    assert [token["content"] for token in content["added_tokens"]] == list(SPECIAL)
     assert texts.preprocess.vocab_size == len(content["model"]["vocab"]) <= 70
     assert texts.preprocess.model_inputs() == {
         "vocab_size": texts.preprocess.vocab_size,
@@ -75,11 +75,11 @@ def test_special_tokens_come_first(texts: Data) -> None:
 def test_training_is_the_same_in_every_process() -> None:
     """The library's own training is not: it numbers letters in the order of a hash table."""
     code = (
-        "import sys, json; from limbeck.data.wordpiece import train\n"
+        "import sys, json; from limbeck.data.tokenizers import train\n"
         "print(train(json.loads(sys.argv[1]), 70).to_str())"
     )
     environment = {"TOKENIZERS_PARALLELISM": "true", "PYTHONPATH": ":".join(sys.path)}
-    here = json.loads(wordpiece.train(TEXTS, 70).to_str())
+    here = json.loads(train(TEXTS, 70).to_str())
     for _ in range(3):
         command = [sys.executable, "-c", code, json.dumps(TEXTS)]
         result = subprocess.run(
@@ -90,14 +90,14 @@ def test_training_is_the_same_in_every_process() -> None:
 
 def test_no_more_tokens_than_allowed_and_the_rarest_letters_left_out() -> None:
     letters = "".join(chr(0x4E00 + number) for number in range(500))
-    trained = wordpiece.train([letters, "abc abd", letters[:100]], vocab_size=200)
+    trained = train([letters, "abc abd", letters[:100]], vocab_size=200)
     assert trained.get_vocab_size() <= 200
     assert letters[0] in trained.get_vocab()
     assert "[UNK]" in trained.encode(letters[499]).tokens
 
 
 def test_letters_inside_words_are_no_special_tokens() -> None:
-    trained = wordpiece.train(["abc abd"], vocab_size=30)
+    trained = train(["abc abd"], vocab_size=30)
     assert trained.encode("##b").tokens[1] == "[UNK]"
 
 

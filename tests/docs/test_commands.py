@@ -98,7 +98,7 @@ def test_the_readmes_first_screen_has_the_two_commands(blocks_of):
 
 
 def test_the_readme_lists_every_shipped_recipe():
-    from limbeck.pipeline.resolve import shipped_recipes
+    from limbeck.pipeline.load_recipe import shipped_recipes
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in shipped_recipes() if f"`{name}`" not in text] == []

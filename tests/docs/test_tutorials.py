@@ -166,7 +166,7 @@ def test_the_page_on_data_is_true(root, alone, blocks_of):
 
 
 def test_the_readmes_recipe_is_one(root, alone, blocks_of):
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.load_recipe import resolve
 
     recipes = [block for block in blocks_of(root / "README.md") if block.kind == "yaml"]
     assert recipes

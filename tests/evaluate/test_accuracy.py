@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from limbeck.evaluate.accuracy import accuracy, confusion
-from limbeck.export.predictor import Answers
+from limbeck.evaluate.metrics import accuracy, confusion
+from limbeck.export.predictor import Predictions
 
 
-def drawn(seed: int, count: int, classes: int) -> Answers:
+def drawn(seed: int, count: int, classes: int) -> Predictions:
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, classes)).astype(np.float32)
-    return Answers(logits, random.integers(classes, size=count))
+    return Predictions(logits, random.integers(classes, size=count))
 
 
 @settings(max_examples=50, deadline=None)
@@ -35,7 +35,7 @@ def test_accuracy_and_confusion_are_sklearns(seed, count, classes):
 def test_rows_are_labels_and_columns_answers():
     logits = np.zeros((3, 4), dtype=np.float32)
     logits[:, 3] = 1
-    counts = confusion(Answers(logits, np.array([1, 1, 2])))
+    counts = confusion(Predictions(logits, np.array([1, 1, 2])))
     assert counts[1][3] == 2
     assert counts[2][3] == 1
     assert sum(map(sum, counts)) == 3
@@ -44,6 +44,6 @@ def test_rows_are_labels_and_columns_answers():
 @pytest.mark.parametrize("right", [0, 5])
 def test_all_wrong_and_all_right_keep_an_interval(right):
     logits = np.eye(2, dtype=np.float32)[np.zeros(5, dtype=int)]
-    found = accuracy(Answers(logits, np.full(5, 0 if right else 1)))
+    found = accuracy(Predictions(logits, np.full(5, 0 if right else 1)))
     assert found.value == right / 5
     assert found.interval.high - found.interval.low > 0.4

@@ -9,39 +9,43 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
-from limbeck.evaluate.attacks.compare import compare_attacks, deepfool_distances, examples
-from limbeck.evaluate.attacks.margin import margin_pgd
-from limbeck.evaluate.attacks.median import median_of
-from limbeck.evaluate.attacks.pixels import Pictures
-from limbeck.evaluate.attacks.square import square
-from limbeck.evaluate.attacks.withstood import Attacked, Effort
-from limbeck.evaluate.certified.distances import boundary_distances
-from limbeck.evaluate.sitting import Pixels, Twin
+from limbeck.evaluate.context import Normalization, TorchModel
+from limbeck.evaluate.robustness.attack_report import (
+    AttackBudget,
+    AttackTarget,
+    compare_attacks,
+    examples,
+    median_of,
+    minimal_perturbation,
+)
+from limbeck.evaluate.robustness.attacks import margin_pgd, square
+from limbeck.evaluate.robustness.certified import boundary_distances
+from limbeck.evaluate.robustness.images import Images
 from limbeck.export.predictor import TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification
 
 pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
 
-from limbeck.evaluate.attacks import gradient
+from limbeck.evaluate.robustness import attacks
 
-SCALE = Pixels((0.3,), (0.4,))
+SCALE = Normalization((0.3,), (0.4,))
 TASK = ImageClassification(tuple(str(digit) for digit in range(10)))
 SIZES = (0.05, 0.1, 0.2)
-EFFORT = Effort(steps=10, restarts=2, queries=60)
+EFFORT = AttackBudget(steps=10, restarts=2, queries=60)
 
 
 def net(hidden: int = 32) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
-def digits() -> tuple[Pictures, Pictures]:
+def digits() -> tuple[Images, Images]:
     data = load_digits()
     pixels = (data.images[:, None] / 16).astype(np.float32)
     labels = data.target.astype(np.int64)
     train, test = slice(0, 1200), slice(1600, 1720)
     return (
-        Pictures(pixels[train], labels[train], "image", SCALE),
-        Pictures(pixels[test], labels[test], "image", SCALE),
+        Images(pixels[train], labels[train], "image", SCALE),
+        Images(pixels[test], labels[test], "image", SCALE),
     )
 
 
@@ -62,9 +66,9 @@ def trained(seed: int, targets: torch.Tensor, *, temperature: float, epochs: int
     return model.eval().requires_grad_(False)
 
 
-def attacked(model: nn.Module, pictures: Pictures, *, twin: bool = True) -> Attacked:
+def attacked(model: nn.Module, pictures: Images, *, twin: bool = True) -> AttackTarget:
     shown = pictures.show(TorchPredictor(model, TASK))
-    return Attacked(shown, pictures.model(Twin(model, TASK)) if twin else None)
+    return AttackTarget(shown, pictures.model(TorchModel(model, TASK)) if twin else None)
 
 
 TRAIN, TEST = digits()
@@ -106,8 +110,8 @@ def pixel_weights(model: nn.Module) -> np.ndarray:
 
 
 def test_fgsm_is_the_formula(honest):
-    model = TEST.model(Twin(honest, TASK))
-    found = gradient.fgsm(model, TEST.pixels, TEST.labels, size=0.1)
+    model = TEST.model(TorchModel(honest, TASK))
+    found = attacks.fgsm(model, TEST.pixels, TEST.labels, eps=0.1)
     x = torch.tensor(TEST.pixels, requires_grad=True)
     loss = F.cross_entropy(honest((x - 0.3) / 0.4), torch.tensor(TEST.labels), reduction="sum")
     expected = (x + 0.1 * torch.autograd.grad(loss, x)[0].sign()).clamp(0, 1)
@@ -118,11 +122,11 @@ def test_fgsm_is_the_formula(honest):
 def test_changes_stay_in_the_ball_and_in_the_box(honest, size):
     some = attacked(honest, TEST)
     for found in (
-        gradient.fgsm(some.model, TEST.pixels, TEST.labels, size=size),
-        gradient.pgd(some.model, TEST.pixels, TEST.labels, size=size),
-        margin_pgd(some.model, TEST.pixels, TEST.labels, size=size),
-        margin_pgd(some.model, TEST.pixels, TEST.labels, size=size, restart=2),
-        square(some.shown, TEST.pixels, TEST.labels, size=size, queries=20),
+        attacks.fgsm(some.model, TEST.pixels, TEST.labels, eps=size),
+        attacks.pgd(some.model, TEST.pixels, TEST.labels, eps=size),
+        margin_pgd(some.model, TEST.pixels, TEST.labels, eps=size),
+        margin_pgd(some.model, TEST.pixels, TEST.labels, eps=size, restart=2),
+        square(some.shown, TEST.pixels, TEST.labels, eps=size, queries=20),
     ):
         assert found.dtype == np.float32
         assert np.abs(found - TEST.pixels).max() <= size + 1e-6
@@ -130,12 +134,12 @@ def test_changes_stay_in_the_ball_and_in_the_box(honest, size):
 
 
 def test_the_seed_decides_and_chance_elsewhere_is_left_alone(honest):
-    model = TEST.model(Twin(honest, TASK))
+    model = TEST.model(TorchModel(honest, TASK))
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     one, again, differs = (
-        gradient.pgd(model, TEST.pixels, TEST.labels, size=0.1, seed=seed) for seed in (1, 1, 2)
+        attacks.pgd(model, TEST.pixels, TEST.labels, eps=0.1, seed=seed) for seed in (1, 1, 2)
     )
     assert torch.equal(torch.rand(3), expected)
     assert np.array_equal(one, again)
@@ -145,19 +149,19 @@ def test_the_seed_decides_and_chance_elsewhere_is_left_alone(honest):
 def test_of_a_linear_model_the_margin_attack_finds_the_worst_corner():
     model = linear()
     labels = np.zeros(len(TEST.labels), dtype=np.int64)
-    twin = TEST.model(Twin(model, TASK))
+    twin = TEST.model(TorchModel(model, TASK))
     weights = pixel_weights(model)
     slope = (weights[1] - weights[0]).reshape(1, 8, 8)
     worst = np.where(slope > 0, np.minimum(TEST.pixels + 0.1, 1), np.maximum(TEST.pixels - 0.1, 0))
     for restart in (0, 1):
-        found = margin_pgd(twin, TEST.pixels, labels, size=0.1, restart=restart)
+        found = margin_pgd(twin, TEST.pixels, labels, eps=0.1, restart=restart)
         reached, most = ((slope * x).sum(axis=(1, 2, 3)) for x in (found, worst))
         np.testing.assert_allclose(reached, most, atol=1e-4)
 
 
 def test_the_margin_attack_does_not_mind_a_scale(honest):
-    small, large = (TEST.model(Twin(scaled(honest, by), TASK)) for by in (1, 1024))
-    one, two = (margin_pgd(m, TEST.pixels, TEST.labels, size=0.1) for m in (small, large))
+    small, large = (TEST.model(TorchModel(scaled(honest, by), TASK)) for by in (1, 1024))
+    one, two = (margin_pgd(m, TEST.pixels, TEST.labels, eps=0.1) for m in (small, large))
     assert np.array_equal(one, two)
 
 
@@ -166,14 +170,14 @@ def test_of_a_linear_model_deepfool_finds_the_exact_distance():
     grey = np.random.default_rng(0).uniform(0.4, 0.6, (30, 1, 8, 8)).astype(np.float32)
     inputs = torch.tensor((grey - np.float32(0.3)) / np.float32(0.4))
     labels = model(inputs).argmax(dim=1).numpy()
-    pictures = Pictures(grey, labels, "image", SCALE)
+    pictures = Images(grey, labels, "image", SCALE)
     one = attacked(model, pictures)
     exact = boundary_distances(one.model, grey, labels)
-    found = deepfool_distances(one, pictures)
+    found = minimal_perturbation(one, pictures)
     inside = exact < 0.3  # where the box is no hindrance
     assert inside.sum() > 5
     np.testing.assert_allclose(found[inside], 1.02 * exact[inside], rtol=0.02, atol=2e-3)
-    assert (deepfool_distances(one, Pictures(grey, (labels + 1) % 3, "image", SCALE)) == 0).all()
+    assert (minimal_perturbation(one, Images(grey, (labels + 1) % 3, "image", SCALE)) == 0).all()
 
 
 def test_deepfool_s_way_is_followed_to_where_the_file_errs():
@@ -190,10 +194,10 @@ def test_deepfool_s_way_is_followed_to_where_the_file_errs():
         def forward(self, image):
             return model(image) + extra
 
-    pictures = Pictures(grey, np.array([right]), "image", SCALE)
-    twin = pictures.model(Twin(model, TASK))
-    found = deepfool_distances(
-        Attacked(pictures.show(TorchPredictor(Shifted(), TASK)), twin), pictures
+    pictures = Images(grey, np.array([right]), "image", SCALE)
+    twin = pictures.model(TorchModel(model, TASK))
+    found = minimal_perturbation(
+        AttackTarget(pictures.show(TorchPredictor(Shifted(), TASK)), twin), pictures
     )
     exact = boundary_distances(twin, grey, pictures.labels)
     assert exact < 0.3  # so that the box is no hindrance
@@ -209,13 +213,13 @@ def test_squares_lower_the_margin_and_ask_no_more_than_allowed(honest):
         return some.shown(pixels)
 
     few, many = (
-        square(counted, TEST.pixels, TEST.labels, size=0.15, queries=queries) for queries in (2, 60)
+        square(counted, TEST.pixels, TEST.labels, eps=0.15, queries=queries) for queries in (2, 60)
     )
     assert len(asked) <= 62
     right = [(some.shown(x).argmax(axis=1) == TEST.labels).mean() for x in (few, many)]
     assert right[1] < right[0] - 0.1
     nothing = TEST.some(np.array([], dtype=np.int64))
-    assert len(square(counted, nothing.pixels, nothing.labels, size=0.1)) == 0
+    assert len(square(counted, nothing.pixels, nothing.labels, eps=0.1)) == 0
 
 
 def test_an_honest_model_gets_no_warning(honest, other):
@@ -223,12 +227,12 @@ def test_an_honest_model_gets_no_warning(honest, other):
         attacked(honest, TEST),
         attacked(other, TEST),
         TEST,
-        sizes=SIZES,
+        epsilons=SIZES,
         effort=EFFORT,
         margin=0.02,
     )
     assert found.warnings == ()
-    by = {(row.attack, row.size): row for row in found.rows}
+    by = {(row.attack, row.eps): row for row in found.rows}
     clean = (attacked(honest, TEST).shown(TEST.pixels).argmax(axis=1) == TEST.labels).mean()
     for size in SIZES:
         strongest = by["strongest", size].student.value
@@ -236,7 +240,7 @@ def test_an_honest_model_gets_no_warning(honest, other):
         assert strongest <= clean
     values = [by["strongest", size].student.value for size in SIZES]
     assert values == sorted(values, reverse=True)
-    assert [line.student.value for line in found.findings] == values
+    assert [line.student.value for line in found.comparisons] == values
     assert values[-1] < 0.1
 
 
@@ -246,9 +250,9 @@ def test_masked_gradients_are_broken_and_named(honest, other, defended, kind):
     one = attacked(masked, TEST)
     clean = (one.shown(TEST.pixels).argmax(axis=1) == TEST.labels).mean()
     found = compare_attacks(
-        one, attacked(other, TEST), TEST, sizes=SIZES, effort=EFFORT, margin=0.02
+        one, attacked(other, TEST), TEST, epsilons=SIZES, effort=EFFORT, margin=0.02
     )
-    by = {(row.attack, row.size): row.student.value for row in found.rows}
+    by = {(row.attack, row.eps): row.student.value for row in found.rows}
     assert clean > 0.85
     assert by["fgsm", 0.2] > 0.5  # it looks as if the change did little
     assert by["pgd", 0.2] > 0.4
@@ -257,7 +261,7 @@ def test_masked_gradients_are_broken_and_named(honest, other, defended, kind):
     assert warning.startswith("The student's gradients are masked")
     assert "has no gradient at all" in warning
     assert "under the strongest attack" in warning
-    assert found.findings[-1].student.value == by["strongest", 0.2]
+    assert found.comparisons[-1].student.value == by["strongest", 0.2]
 
 
 def test_without_a_twin_the_others_pictures_and_squares_are_left(honest, other):
@@ -265,7 +269,7 @@ def test_without_a_twin_the_others_pictures_and_squares_are_left(honest, other):
         attacked(honest, TEST, twin=False),
         attacked(other, TEST),
         TEST,
-        sizes=(0.2,),
+        epsilons=(0.2,),
         effort=EFFORT,
         margin=0.02,
     )
@@ -276,11 +280,11 @@ def test_without_a_twin_the_others_pictures_and_squares_are_left(honest, other):
     assert by["transfer"].teacher is None
     assert by["strongest"].student.value <= by["transfer"].student.value < 0.5
     alone = compare_attacks(
-        attacked(honest, TEST, twin=False), None, TEST, sizes=(0.2,), effort=EFFORT, margin=0.02
+        attacked(honest, TEST, twin=False), None, TEST, epsilons=(0.2,), effort=EFFORT, margin=0.02
     )
     assert alone.rows[-1].student.value < 0.5
-    assert alone.findings[0].verdict == "alone"
-    assert "no twin" in found.findings[0].how
+    assert alone.comparisons[0].verdict == "alone"
+    assert "no twin" in found.comparisons[0].method
 
 
 def test_what_ships_decides_and_not_the_twin(honest):
@@ -293,22 +297,27 @@ def test_what_ships_decides_and_not_the_twin(honest):
             return {"logits": np.eye(10, dtype=np.float32)[TEST.labels[: len(batch["image"])]]}
 
     pictures = TEST.some(np.arange(20))
-    one = Attacked(pictures.show(Stubborn()), pictures.model(Twin(honest, TASK)))
+    one = AttackTarget(pictures.show(Stubborn()), pictures.model(TorchModel(honest, TASK)))
     found = compare_attacks(
-        one, None, pictures, sizes=(0.2,), effort=Effort(restarts=0, queries=5), margin=0.02
+        one,
+        None,
+        pictures,
+        epsilons=(0.2,),
+        effort=AttackBudget(restarts=0, queries=5),
+        margin=0.02,
     )
     assert {row.student.value for row in found.rows if row.student} == {1.0}
-    assert (deepfool_distances(one, pictures) == 8).all()  # the diagonal of 64 pixels
+    assert (minimal_perturbation(one, pictures) == 8).all()  # the diagonal of 64 pixels
     assert examples(one, pictures, found.broken, TASK.classes) == ()
 
 
 def test_examples_show_what_went_wrong(honest):
     one = attacked(honest, TEST)
-    found = compare_attacks(one, None, TEST, sizes=(0.2,), effort=EFFORT, margin=0.02)
+    found = compare_attacks(one, None, TEST, epsilons=(0.2,), effort=EFFORT, margin=0.02)
     shown = examples(one, TEST, found.broken, TASK.classes)
     assert len(shown) == 6
     assert all(example.answer != example.label for example in shown)
-    assert all(0 < example.size <= 0.2 + 1e-6 for example in shown)
+    assert all(0 < example.eps <= 0.2 + 1e-6 for example in shown)
     assert all(example.before.startswith("iVBOR") for example in shown)
 
 

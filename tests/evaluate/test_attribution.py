@@ -14,10 +14,15 @@ from scipy import stats
 from scipy.spatial import distance
 from torch import nn
 
-from limbeck.evaluate.attributions import alignment, maps, pictures, removal, words
-from limbeck.evaluate.attributions.compare import complete
-from limbeck.evaluate.questions.attribution import Attribution, ask
-from limbeck.evaluate.sitting import Pixels, Side, Sitting, Texts, Twin
+from limbeck.evaluate.attribution import Attribution, evaluate, explained, maps, similarity
+from limbeck.evaluate.attribution.similarity import complete
+from limbeck.evaluate.context import (
+    EvaluatedModel,
+    EvaluationContext,
+    Normalization,
+    TextInputs,
+    TorchModel,
+)
 from limbeck.export.predictor import TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.text_classification import TextClassification
@@ -40,7 +45,7 @@ def linear(seed=0, shape=(2, 6, 6)):
 
 
 def side(name, model, task):
-    return Side(name, TorchPredictor(model, task), Twin(model, task))
+    return EvaluatedModel(name, TorchPredictor(model, task), TorchModel(model, task))
 
 
 def sitting(student, teacher=None, *, values=None, pixels=None, task=None, **more):
@@ -51,15 +56,15 @@ def sitting(student, teacher=None, *, values=None, pixels=None, task=None, **mor
 
     def batches():
         for rows in np.array_split(np.arange(count), 2):
-            yield {name: part[rows] for name, part in values.items()} | {"label": labels[rows]}
+            yield {name: part[rows] for name, part in values.items()} | {"labels": labels[rows]}
 
-    return Sitting(
+    return EvaluationContext(
         student=side("student", student, task),
         teacher=None if teacher is None else side("teacher", teacher, task),
         batches=batches,
         validation=batches,
         classes=CLASSES,
-        pixels=pixels,
+        normalization=pixels,
         **more,
     )
 
@@ -113,7 +118,7 @@ def test_too_few_steps_do_not_add_up_and_are_said():
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 30), nn.Tanh(), nn.Linear(30, 3))
     with torch.no_grad():
         model[1].weight *= 20
-    found = ask(sitting(frozen(model)), steps=1, draws=20)
+    found = evaluate(sitting(frozen(model)), steps=1, n_resamples=20)
     assert found.completeness[0].within < 1
     assert any("do not add up" in note for note in found.notes)
 
@@ -121,7 +126,7 @@ def test_too_few_steps_do_not_add_up_and_are_said():
 def test_a_step_goes_against_the_class():
     model = linear(3)
     inputs, classes = torch.from_numpy(drawn(4)), torch.tensor([0, 1, 2, 0])
-    moved = maps.nudged(model, inputs, classes, torch.tensor(0.01))
+    moved = maps.perturbed(model, inputs, classes, torch.tensor(0.01))
     assert (moved - inputs).abs().max() <= 0.0101
     before, after = (model(x).softmax(1)[torch.arange(4), classes] for x in (inputs, moved))
     assert (after < before).all()
@@ -132,35 +137,37 @@ def test_likeness_is_scipys():
     one, other = random.normal(size=(2, 6, 15)).round(1)
     for row in range(6):
         expected = stats.spearmanr(one[row], other[row]).statistic
-        assert alignment.spearman(one, other)[row] == pytest.approx(expected)
+        assert similarity.spearman(one, other)[row] == pytest.approx(expected)
         expected = 1 - distance.cosine(one[row], other[row])
-        assert alignment.cosine(one, other)[row] == pytest.approx(expected)
+        assert similarity.cosine(one, other)[row] == pytest.approx(expected)
     one, other = np.random.default_rng(5).normal(size=(2, 1, 30))
     strong = [set(np.argsort(-np.abs(part[0]))[:3]) for part in (one, other)]
-    assert alignment.top_overlap(one, other)[0] == pytest.approx(len(strong[0] & strong[1]) / 3)
+    assert similarity.top_overlap(one, other)[0] == pytest.approx(len(strong[0] & strong[1]) / 3)
 
 
 def test_degenerate_maps_have_no_likeness():
     flat, some = np.zeros((1, 4)), np.array([[1.0, 2.0, 3.0, 4.0]])
-    assert np.isnan(alignment.cosine(flat, some)).all()
-    assert np.isnan(alignment.spearman(flat + 1, some)).all()
-    assert alignment.top_overlap(flat, flat)[0] == 1
+    assert np.isnan(similarity.cosine(flat, some)).all()
+    assert np.isnan(similarity.spearman(flat + 1, some)).all()
+    assert similarity.top_overlap(flat, flat)[0] == 1
     # All are tied: each is as much among the two strongest as any other.
-    assert alignment.top_overlap(flat, some, share=0.5)[0] == pytest.approx(0.5)
-    assert alignment.cosine(np.array([[2.0]]), np.array([[-3.0]]))[0] == -1
-    assert alignment.cosine(some, -some)[0] == pytest.approx(-1)
+    assert similarity.top_overlap(flat, some, share=0.5)[0] == pytest.approx(0.5)
+    assert similarity.cosine(np.array([[2.0]]), np.array([[-3.0]]))[0] == -1
+    assert similarity.cosine(some, -some)[0] == pytest.approx(-1)
 
 
 def test_the_strongest_places_are_marked_and_padding_is_not():
     values = np.array([[5.0, 1.0, 9.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
     there = np.array([[True, True, False, True], [True, True, True, False]])
-    marked = removal.strongest(values, there, share=0.5)
+    marked = similarity.most_attributed(values, there, share=0.5)
     assert marked.tolist() == [[True, False, False, True], [True, True, False, False]]
 
 
 def test_the_same_model_looks_at_the_same_places():
     model = linear()
-    found = ask(sitting(model, model, pixels=Pixels((0.5, 0.5), (0.2, 0.3))), draws=50, shown=4)
+    found = evaluate(
+        sitting(model, model, pixels=Normalization((0.5, 0.5), (0.2, 0.3))), n_resamples=50, shown=4
+    )
     assert [each.method for each in found.alignments] == [
         "integrated_gradients",
         "saliency",
@@ -171,51 +178,52 @@ def test_the_same_model_looks_at_the_same_places():
         assert each.spearman.value == pytest.approx(1)
         assert each.overlap.value == pytest.approx(1)
         assert each.elsewhere < 0.99
-    weight, steady = found.findings[-2:]
+    weight, steady = found.comparisons[-2:]
     assert weight.verdict == steady.verdict == "kept"
     assert weight.student.value > 0
     # Of a linear model saliency is the same everywhere.
     assert steady.student.value == pytest.approx(1)
-    assert len(found.pictures) == 4
-    for example in found.pictures:
+    assert len(found.images) == 4
+    for example in found.images:
         for drawn_ in (example.picture, example.student, example.teacher):
             assert Image.open(io.BytesIO(base64.b64decode(drawn_))).size == (6, 6)
     assert Attribution.model_validate_json(found.model_dump_json()) == found
 
 
 def test_models_that_share_nothing_are_not_alike():
-    found = ask(sitting(linear(0), linear(1)), draws=50)
+    found = evaluate(sitting(linear(0), linear(1)), n_resamples=50)
     assert abs(found.alignments[0].cosine.value) < 0.5
     assert found.alignments[0].cosine.interval.low <= found.alignments[0].cosine.value
     assert found.completeness[0].within == 1
-    assert len(found.findings) == 4
+    assert len(found.comparisons) == 4
 
 
 def test_without_a_twin_only_occlusion_is_had():
     whole = sitting(linear(), linear())
     alone = replace(whole, student=replace(whole.student, twin=None))
-    found = ask(alone, draws=20)
+    found = evaluate(alone, n_resamples=20)
     assert [each.method for each in found.alignments] == ["occlusion"]
     assert any("The student has no gradients" in note for note in found.notes)
-    assert [finding.name.split(",")[0] for finding in found.findings] == [
+    assert [finding.name.split(",")[0] for finding in found.comparisons] == [
         "Likeness of the maps of student and teacher",
         "Weight of the places that a map marks",
     ]
 
 
 def test_without_a_teacher_there_is_nothing_to_be_like():
-    found = ask(sitting(linear()), draws=20)
+    found = evaluate(sitting(linear()), n_resamples=20)
     assert found.alignments == ()
-    assert found.findings[0].verdict == "alone"
-    assert found.pictures[0].teacher is None
+    assert found.comparisons[0].verdict == "alone"
+    assert found.images[0].teacher is None
 
 
 def test_an_input_of_zeros_and_a_dead_model_fail_nothing():
     model = linear()
     with torch.no_grad():
         model[1].weight.zero_()
-    found = ask(
-        sitting(model, linear(), values={"image": np.zeros((1, 2, 6, 6), np.float32)}), draws=5
+    found = evaluate(
+        sitting(model, linear(), values={"image": np.zeros((1, 2, 6, 6), np.float32)}),
+        n_resamples=5,
     )
     assert found.samples == 1
     assert found.alignments == ()
@@ -223,19 +231,19 @@ def test_an_input_of_zeros_and_a_dead_model_fail_nothing():
 
 def test_what_has_no_map_is_said():
     two = {"image": drawn(4), "other": drawn(4)}
-    found = ask(sitting(linear(), values=two), draws=5)
-    assert found.findings == ()
+    found = evaluate(sitting(linear(), values=two), n_resamples=5)
+    assert found.comparisons == ()
     assert "neither texts nor one array" in found.notes[0]
 
 
 def test_a_map_is_dark_for_and_blue_against():
-    drawn_ = pictures.drawn(np.array([[1.0, -1.0], [0.0, 0.5]]))
+    drawn_ = explained.drawn(np.array([[1.0, -1.0], [0.0, 0.5]]))
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn_)))).astype(int)
     grey = image @ np.array([299, 587, 114]) // 1000
     assert grey[0, 0] < grey[1, 1] < grey[0, 1] < grey[1, 0] == 255
     assert image[0, 1, 2] > image[0, 1, 0]
-    pictures.drawn(np.zeros((2, 2)))
-    pictures.shown(np.random.default_rng(0).random((4, 300, 200)))
+    explained.drawn(np.zeros((2, 2)))
+    explained.shown(np.random.default_rng(0).random((4, 300, 200)))
 
 
 class MeanOfWords(nn.Module):
@@ -285,9 +293,9 @@ def test_words_get_what_a_linear_model_gives_them():
         teacher,
         values=encode(texts),
         task=TextClassification(CLASSES),
-        texts=Texts(texts, encode),
+        texts=TextInputs(texts, encode),
     )
-    found = ask(whole, draws=20)
+    found = evaluate(whole, n_resamples=20)
     assert [each.method for each in found.alignments] == ["integrated_gradients"]
     assert [side.within for side in found.completeness] == [1, 1]
     for example in found.texts:
@@ -306,10 +314,10 @@ def test_texts_whose_words_are_unknown_show_numbers():
     values = encode(texts)
     model = frozen(MeanOfWords(0))
     task = TextClassification(CLASSES)
-    found = ask(sitting(model, values=values, task=task), draws=5)
+    found = evaluate(sitting(model, values=values, task=task), n_resamples=5)
     assert found.texts[0].tokens == ("#1", "#3", "#5", "#2")
-    other = Texts(["another text", "film bad"], encode_some(encode))
-    found = ask(sitting(model, values=values, task=task, texts=other), draws=5)
+    other = TextInputs(["another text", "film bad"], encode_some(encode))
+    found = evaluate(sitting(model, values=values, task=task, texts=other), n_resamples=5)
     assert found.texts[1].tokens == ("#4", "#5")
 
 
@@ -322,14 +330,14 @@ def encode_some(encode_):
 
 def test_an_embedding_that_sees_no_words_is_none():
     model = frozen(MeanOfWords(0))
-    twin = Twin(model, TextClassification(CLASSES))
+    twin = TorchModel(model, TextClassification(CLASSES))
     batch = {name: torch.from_numpy(part) for name, part in encode(["good film"]).items()}
-    assert words.word_embedding(twin, batch) is model.words
+    assert maps.word_embedding(twin, batch) is model.words
 
     class Bag(nn.Module):
         def forward(self, input_ids, attention_mask):
             return nn.functional.one_hot(input_ids, 20).float().sum(1)[:, :3]
 
-    assert words.word_embedding(Twin(Bag(), TextClassification(CLASSES)), batch) is None
+    assert maps.word_embedding(TorchModel(Bag(), TextClassification(CLASSES)), batch) is None
     whole = sitting(Bag(), values=encode(["good film"]), task=TextClassification(CLASSES))
-    assert ask(whole, draws=5).findings == ()
+    assert evaluate(whole, n_resamples=5).comparisons == ()

@@ -16,13 +16,19 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from limbeck.evaluate import bootstrap
-from limbeck.evaluate.bootstrap import Resamples, mean
-from limbeck.evaluate.calibration_error import corrected_error, corrected_errors
-from limbeck.evaluate.finding import Estimate
-from limbeck.evaluate.paired import paired_difference, share
-from limbeck.evaluate.probabilities import brier, divergences, log_probabilities, losses
-from limbeck.evaluate.ranking import Ranking, aurc, auroc
-from limbeck.evaluate.reliability import gaps, top
+from limbeck.evaluate.bootstrap import Resamples, mean, paired_difference, share
+from limbeck.evaluate.calibration.correction import corrected_error, corrected_errors
+from limbeck.evaluate.calibration.metrics import gaps, top
+from limbeck.evaluate.comparison import Estimate
+from limbeck.evaluate.metrics import (
+    Ranking,
+    aurc,
+    auroc,
+    brier,
+    divergences,
+    log_probabilities,
+    losses,
+)
 
 SAMPLES = 200
 STATED = (0.93, 0.97)
@@ -64,7 +70,7 @@ def test_intervals_of_means_cover_what_they_say():
         "divergence": divergences(teacher, student),
         "brier": brier(student, labels),
     }
-    resamples = Resamples(SAMPLES, draws=1000, seed=2)
+    resamples = Resamples(SAMPLES, n_resamples=1000, seed=2)
     rows = np.stack(list(drawn(1000)), axis=1)
     found = {
         name: coverage(resamples.means(values[rows]), values.mean())
@@ -97,7 +103,7 @@ def test_intervals_of_rankings_cover_what_they_say():
     confidence, right = top(student, labels)
     everybody = np.ones((1, len(labels)))
     ranking = Ranking.of(confidence)
-    resamples = Resamples(SAMPLES, draws=400, seed=2)
+    resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
     one, other = [], []
     for rows in drawn(400):
         order, hits = Ranking.of(confidence[rows]), right[rows]
@@ -112,7 +118,7 @@ def test_the_interval_of_the_calibration_error_holds_the_populations(scale, nois
     student, _, labels = population(scale, noise)
     gap = gaps(student, labels)
     truth = float(np.abs(gap.mean(axis=0)).sum())
-    resamples = Resamples(SAMPLES, draws=400, seed=2)
+    resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
     found = [corrected_error(resamples, gap[rows]) for rows in drawn(300)]
     assert within(coverage(found, truth)), coverage(found, truth)
 
@@ -122,7 +128,7 @@ def test_the_plain_interval_of_a_calibrated_models_error_holds_it_never():
     student, _, labels = population(1.0, 0.0)
     gap = gaps(student, labels)
     truth = float(np.abs(gap.mean(axis=0)).sum())
-    resamples = Resamples(SAMPLES, draws=400, seed=2)
+    resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
     plain = [
         resamples.estimate(lambda c, g=gap[rows]: np.abs(mean(c, g)).sum(axis=1))
         for rows in drawn(50)
@@ -134,7 +140,7 @@ def test_the_interval_of_a_difference_of_calibration_errors_holds_the_population
     student, teacher, labels = population(1.8, 0.5)
     both = [gaps(log_p, labels) for log_p in (student, teacher)]
     truth = np.subtract(*(np.abs(gap.mean(axis=0)).sum() for gap in both))
-    resamples = Resamples(SAMPLES, draws=400, seed=2)
+    resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
     found = [corrected_errors(resamples, *(gap[rows] for gap in both)) for rows in drawn(150)]
     # They err on the safe side: 96 to 97 % of 1500.
     assert coverage([beside.difference for beside in found], truth) >= STATED[0]
@@ -151,9 +157,9 @@ def test_a_model_beside_itself_differs_by_nothing():
 
 def test_the_draws_are_the_same_whatever_a_block_holds(monkeypatch):
     values = np.random.default_rng(0).normal(size=(50, 3))
-    whole = Resamples(50, draws=20, seed=4).means(values)
+    whole = Resamples(50, n_resamples=20, seed=4).means(values)
     monkeypatch.setattr(bootstrap, "BLOCK", 170)
-    again = Resamples(50, draws=20, seed=4).means(values)
+    again = Resamples(50, n_resamples=20, seed=4).means(values)
 
     def numbers(estimates):
         return [(one.value, one.interval.low, one.interval.high) for one in estimates]
@@ -165,22 +171,22 @@ def test_the_draws_are_the_same_whatever_a_block_holds(monkeypatch):
 def test_both_models_are_looked_at_in_the_same_draws():
     values = np.random.default_rng(0).normal(size=40)
     one = Resamples(40)
-    found = one.beside(lambda c: mean(c, values), lambda c: mean(c, values - 1))
+    found = one.paired(lambda c: mean(c, values), lambda c: mean(c, values - 1))
     assert found.difference.value == pytest.approx(1.0)
     assert found.difference.interval.low == pytest.approx(1.0)
     assert found.difference.interval.high == pytest.approx(1.0)
-    assert one.beside(lambda c: mean(c, values), None).difference is None
+    assert one.paired(lambda c: mean(c, values), None).difference is None
 
 
 def test_each_part_is_drawn_on_its_own():
-    for counts in Resamples(30, draws=50, parts=(10, 20)).counts():
+    for counts in Resamples(30, n_resamples=50, parts=(10, 20)).counts():
         assert (counts[:, :10].sum(axis=1) == 10).all()
         assert (counts[:, 10:].sum(axis=1) == 20).all()
 
 
 def test_the_ends_are_scipys_but_for_the_widening():
     values = np.random.default_rng(0).exponential(size=100)
-    ours = Resamples(100, draws=4000).means(values[:, None])[0].interval
+    ours = Resamples(100, n_resamples=4000).means(values[:, None])[0].interval
     theirs = stats.bootstrap(
         (values,), np.mean, n_resamples=4000, method="percentile", random_state=1
     ).confidence_interval
@@ -206,7 +212,7 @@ def test_infinite_and_missing_values_make_no_nan_of_the_rest():
     assert found.value == np.inf
     assert found.interval.low == 1.0
     assert found.interval.high == np.inf
-    same = Resamples(31).beside(lambda c: mean(c, values), lambda c: mean(c, values))
+    same = Resamples(31).paired(lambda c: mean(c, values), lambda c: mean(c, values))
     assert (same.difference.value, same.difference.interval.high) == (0.0, 0.0)
     nothing = Resamples(5).estimate(lambda c: np.full(len(c), np.nan))
     assert np.isnan(nothing.value)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn import metrics
 
-from limbeck.evaluate.calibration import Calibration, calibration
-from limbeck.export.predictor import Answers
+from limbeck.evaluate.calibration.metrics import Calibration, calibration
+from limbeck.export.predictor import Predictions
 
 
-def drawn(seed: int, count: int, classes: int, scale: float) -> Answers:
+def drawn(seed: int, count: int, classes: int, scale: float) -> Predictions:
     random = np.random.default_rng(seed)
     logits = (scale * random.normal(size=(count, classes))).astype(np.float32)
-    return Answers(logits, random.integers(classes, size=count))
+    return Predictions(logits, random.integers(classes, size=count))
 
 
 def by_hand(found: Calibration) -> float:
@@ -53,7 +53,7 @@ def test_the_error_is_that_of_torchmetrics_own_metric(scale):
 
 def test_answers_of_full_confidence_fall_into_the_last_bin():
     logits = np.float32([[0, 1000], [0, 1000], [1000, 0], [0, 2.9]])
-    found = calibration(Answers(logits, np.array([1, 0, 0, 1])))
+    found = calibration(Predictions(logits, np.array([1, 0, 0, 1])))
     assert found.bins[-1].count == 4
     assert found.ece == pytest.approx(abs(0.75 - found.bins[-1].confidence), abs=1e-6)
 
@@ -70,5 +70,5 @@ def test_a_model_that_draws_its_labels_from_its_answers_is_calibrated():
     logits = 2 * random.normal(size=(20_000, 4)).astype(np.float32)
     steps = special.softmax(logits.astype(float), axis=1).cumsum(axis=1)
     labels = np.minimum((random.random((20_000, 1)) > steps).sum(axis=1), 3)
-    assert calibration(Answers(logits, labels)).ece < 0.015
-    assert calibration(Answers(5 * logits, labels)).ece > 0.1
+    assert calibration(Predictions(logits, labels)).ece < 0.015
+    assert calibration(Predictions(5 * logits, labels)).ece > 0.1

@@ -13,12 +13,16 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 
 from limbeck.evaluate.bootstrap import Resamples
-from limbeck.evaluate.certified.bounds import Bounds, NoBoundsError
-from limbeck.evaluate.certified.certify import around, certified_margins
-from limbeck.evaluate.certified.compare import Certifiable, compare_certified, compare_distances
-from limbeck.evaluate.certified.distances import boundary_distances
-from limbeck.evaluate.certified.propagate import propagate, trace
-from limbeck.evaluate.certified.rules import RULES
+from limbeck.evaluate.robustness.bound_functions import propagate, trace
+from limbeck.evaluate.robustness.bounds import RULES, Bounds, NoBoundsError
+from limbeck.evaluate.robustness.certified import (
+    Certifiable,
+    around,
+    boundary_distances,
+    certified_margins,
+    compare_certified,
+    compare_distances,
+)
 
 EVERYWHERE = (-np.inf, np.inf)
 
@@ -76,7 +80,7 @@ def test_no_certificate_is_wrong_by_exact_enumeration(seed):
     labels = net(torch.tensor(x)).argmax(dim=1).numpy()
     gaps = []
     for size in (0.0, 0.02, 0.3):
-        bounds = certified_margins(net, x, labels, size=size, box=EVERYWHERE)
+        bounds = certified_margins(net, x, labels, eps=size, box=EVERYWHERE)
         exact = exact_margin(weights, biases, x[0].astype(float), labels[0], size)
         assert bounds[0] <= exact + 1e-12
         gaps.append(exact - bounds[0])
@@ -88,7 +92,7 @@ def test_of_a_linear_model_the_bound_is_the_worst_corner():
     model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     x = np.random.default_rng(0).random((6, 1, 2, 2)).astype(np.float32)
     labels = model(torch.tensor(x)).argmax(dim=1).numpy()
-    found = certified_margins(model, x, labels, size=0.1)
+    found = certified_margins(model, x, labels, eps=0.1)
     for row, label in enumerate(labels):
         flat = x[row].astype(float).ravel()
         sides = [(max(value - 0.1, 0), min(value + 0.1, 1)) for value in flat]
@@ -105,7 +109,7 @@ def test_the_bound_leaves_room_for_the_rounding_of_float32():
     weight, bias = model[0].weight.double().numpy(), model[0].bias.double().numpy()
     logits = x.astype(float) @ weight.T + bias
     sums = x.astype(float) @ np.abs(weight).T + np.abs(bias)
-    found = certified_margins(model, x, np.zeros(5, dtype=np.int64), size=0.0)
+    found = certified_margins(model, x, np.zeros(5, dtype=np.int64), eps=0.0)
     room = 51 * 2.0**-24 * sums.sum(axis=1)  # 50 products and a bias, for each of the two logits
     assert (found <= logits[:, 0] - logits[:, 1] - room).all()
     assert (found >= logits[:, 0] - logits[:, 1] - 3 * room).all()
@@ -224,7 +228,7 @@ def test_bounds_grow_with_the_size():
     net = frozen(NETS["relu"])
     x = np.random.default_rng(0).random((3, 2, 8, 8)).astype(np.float32)
     labels = np.array([0, 1, 2])
-    margins = [certified_margins(net, x, labels, size=size) for size in (0.0, 0.01, 0.1)]
+    margins = [certified_margins(net, x, labels, eps=size) for size in (0.0, 0.01, 0.1)]
     assert (margins[0] > margins[1]).all()
     assert (margins[1] > margins[2]).all()
 
@@ -238,7 +242,7 @@ def test_the_difference_of_a_last_layer_is_bounded_at_once():
     others = high.copy()
     others[rows, labels] = -np.inf
     apart = low[rows, labels] - others.max(axis=1)
-    at_once = certified_margins(net, x, labels, size=0.1)
+    at_once = certified_margins(net, x, labels, eps=0.1)
     assert (at_once > apart - 1e-5).all()  # equal where every unit's weights differ in sign
     assert (at_once > apart + 1e-3).mean() > 0.5
 
@@ -294,14 +298,14 @@ class Shouting(nn.Linear):
 )
 def test_a_part_without_a_rule_is_named(model, says):
     with pytest.raises(NoBoundsError, match=says):
-        certified_margins(model, np.ones((2, 2), dtype=np.float32), np.array([0, 1]), size=0.1)
+        certified_margins(model, np.ones((2, 2), dtype=np.float32), np.array([0, 1]), eps=0.1)
 
 
 def test_a_subclass_is_not_taken_for_its_parent():
     model = nn.Sequential(frozen(Shouting(2, 2)))
     x = np.ones((1, 2), dtype=np.float32)
     with pytest.raises(NoBoundsError):
-        certified_margins(model, x, np.array([0]), size=0.1)
+        certified_margins(model, x, np.array([0]), eps=0.1)
 
 
 def test_a_hook_that_changes_answers_gives_no_certificate():
@@ -309,7 +313,7 @@ def test_a_hook_that_changes_answers_gives_no_certificate():
     model[0].register_forward_hook(lambda module, args, out: out + 5)
     x = np.ones((1, 2), dtype=np.float32)
     with pytest.raises(NoBoundsError, match="own answers"):
-        certified_margins(model, x, np.array([0]), size=0.1)
+        certified_margins(model, x, np.array([0]), eps=0.1)
 
 
 def least_change(weight, bias, x, label, norm: str) -> float:
@@ -394,13 +398,15 @@ def test_student_and_teacher_side_by_side():
         "student": Certifiable(teacher, np.arange(40) % 2 == 0),  # the file is wrong on the rest
         "teacher": Certifiable(teacher, np.ones(40, dtype=bool)),
     }
-    rows, findings, notes = compare_certified(sides, x, labels, sizes=(0.01, 0.1), margin=0.02)
-    sure = certified_margins(teacher, x, labels, size=0.01) > 0
+    rows, findings, notes = compare_certified(sides, x, labels, epsilons=(0.01, 0.1), margin=0.02)
+    sure = certified_margins(teacher, x, labels, eps=0.01) > 0
     assert rows[0].teacher.value == pytest.approx(sure.mean())
     assert rows[0].student.value == pytest.approx((sure & (np.arange(40) % 2 == 0)).mean())
     assert len(findings) == 2
     assert not notes
-    distances, finding = compare_distances(sides, x, labels, resamples=Resamples(40, draws=50))
+    distances, finding = compare_distances(
+        sides, x, labels, resamples=Resamples(40, n_resamples=50)
+    )
     expected = np.sort(boundary_distances(teacher, x, labels))
     assert finding.teacher.value == pytest.approx(expected[19])
     assert finding.difference.value == 0
@@ -414,7 +420,7 @@ def test_a_model_without_rules_is_a_note():
     right = np.ones(3, dtype=bool)
     sides = {"student": Certifiable(odd, right), "teacher": Certifiable(plain, right)}
     rows, findings, notes = compare_certified(
-        sides, x, np.zeros(3, dtype=np.int64), sizes=(0.1,), margin=0.02
+        sides, x, np.zeros(3, dtype=np.int64), epsilons=(0.1,), margin=0.02
     )
     assert (rows, findings) == ((), [])
     assert notes == [
@@ -422,7 +428,7 @@ def test_a_model_without_rules_is_a_note():
     ]
     sides = {"student": sides["teacher"], "teacher": sides["student"]}
     rows, _, notes = compare_certified(
-        sides, x, np.zeros(3, dtype=np.int64), sizes=(0.1,), margin=0.02
+        sides, x, np.zeros(3, dtype=np.int64), epsilons=(0.1,), margin=0.02
     )
     assert rows[0].teacher is None
     assert "teacher has no certified accuracy" in notes[0]

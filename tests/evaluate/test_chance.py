@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from limbeck.evaluate.chance import _kappa_p_value, chance_test, lowest_expected
-from limbeck.export.predictor import Answers
+from limbeck.export.predictor import Predictions
 
 
-def answers_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Answers:
-    return Answers(np.eye(classes, dtype=np.float32)[predicted], labels)
+def answers_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Predictions:
+    return Predictions(np.eye(classes, dtype=np.float32)[predicted], labels)
 
 
 def drawn(classes: int, total: int, right: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -13,15 +13,17 @@ from scipy import special
 
 from limbeck.errors import InputError
 from limbeck.evaluate.bootstrap import Resamples
-from limbeck.evaluate.corruption.compare import compare_corruptions, variance_of_answers
-from limbeck.evaluate.corruption.pictures import (
+from limbeck.evaluate.robustness.corruptions import (
     CONTRAST,
     JPEG,
     NOISE,
     PICTURES,
-    corrupt_pictures,
+    TEXTS,
+    compare_corruptions,
+    corrupt_images,
+    corrupt_texts,
+    prediction_variance,
 )
-from limbeck.evaluate.corruption.texts import TEXTS, corrupt_texts
 
 SENTENCES = (
     "a gripping and quietly funny film about two brothers who never speak of the past again",
@@ -43,7 +45,7 @@ def pictures(count=12, channels=1, side=16, seed=0):
 def test_pictures_get_worse_by_severity_and_stay_in_the_box(kind, channels):
     clean = pictures(channels=channels)
     before = clean.copy()
-    worse = [corrupt_pictures(clean, kind, severity=level, seed=3) for level in range(6)]
+    worse = [corrupt_images(clean, kind, severity=level, seed=3) for level in range(6)]
     assert np.array_equal(worse[0], clean)
     distances = [float(((one - clean) ** 2).mean()) for one in worse]
     assert distances == sorted(distances)
@@ -57,8 +59,8 @@ def test_pictures_get_worse_by_severity_and_stay_in_the_box(kind, channels):
 
 @pytest.mark.parametrize("kind", list(PICTURES))
 def test_the_seed_decides_everything(kind):
-    one, again = (corrupt_pictures(pictures(), kind, severity=3, seed=5) for _ in range(2))
-    other = corrupt_pictures(pictures(), kind, severity=3, seed=6)
+    one, again = (corrupt_images(pictures(), kind, severity=3, seed=5) for _ in range(2))
+    other = corrupt_images(pictures(), kind, severity=3, seed=6)
     assert np.array_equal(one, again)
     assert np.array_equal(one, other) == (kind in {"blur", "contrast", "jpeg"})
 
@@ -71,20 +73,20 @@ def test_the_seed_decides_everything(kind):
 )
 def test_any_shape_is_taken(kind, severity, shape):
     grey = np.random.default_rng(0).random(shape).astype(np.float32)
-    worse = corrupt_pictures(grey, kind, severity=severity)
+    worse = corrupt_images(grey, kind, severity=severity)
     assert worse.shape == shape
     assert np.isfinite(worse).all()
 
 
 def test_noise_has_the_stated_deviation():
     grey = np.full((50, 1, 16, 16), 0.5, dtype=np.float32)
-    worse = corrupt_pictures(grey, "gaussian noise", severity=2)
+    worse = corrupt_images(grey, "gaussian noise", severity=2)
     assert float((worse - grey).std()) == pytest.approx(NOISE[1], rel=0.02)
 
 
 def test_contrast_is_the_formula():
     clean = pictures(channels=3).astype(np.float64)
-    worse = corrupt_pictures(clean.astype(np.float32), "contrast", severity=4)
+    worse = corrupt_images(clean.astype(np.float32), "contrast", severity=4)
     for picture, found in zip(clean, worse, strict=True):
         for channel, seen in zip(picture, found, strict=True):
             expected = channel.mean() + CONTRAST[3] * (channel - channel.mean())
@@ -93,7 +95,7 @@ def test_contrast_is_the_formula():
 
 def test_occlusion_is_one_grey_square_of_the_stated_side():
     black = np.zeros((30, 1, 20, 20), dtype=np.float32)
-    areas = (corrupt_pictures(black, "occlusion", severity=5) == 0.5).sum(axis=(1, 2, 3))
+    areas = (corrupt_images(black, "occlusion", severity=5) == 0.5).sum(axis=(1, 2, 3))
     assert areas.max() == 11 * 11  # 0.55 of 20; less where it reaches over the edge
     assert areas.min() >= 5 * 5
 
@@ -101,7 +103,7 @@ def test_occlusion_is_one_grey_square_of_the_stated_side():
 def test_blur_is_a_sum_with_gaussian_weights():
     clean = np.zeros((1, 1, 33, 33), dtype=np.float32)
     clean[0, 0, 16, 16] = 1
-    worse = corrupt_pictures(clean, "blur", severity=3)[0, 0]
+    worse = corrupt_images(clean, "blur", severity=3)[0, 0]
     sigma = 33 / 32
     line = np.exp(-0.5 * (np.arange(-16, 17) / sigma) ** 2)
     expected = np.outer(line, line) / line.sum() ** 2
@@ -114,15 +116,15 @@ def test_colours_go_through_jpeg_together():
     pixels = np.round(clean[0].transpose(1, 2, 0) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(file, "JPEG", quality=JPEG[1])
     expected = np.asarray(Image.open(file)).transpose(2, 0, 1) / 255
-    worse = corrupt_pictures(clean, "jpeg", severity=2)[0]
+    worse = corrupt_images(clean, "jpeg", severity=2)[0]
     np.testing.assert_allclose(worse, expected, atol=1e-6)
 
 
 def test_wrong_kinds_and_severities_are_refused():
     with pytest.raises(InputError, match='did you mean "blur"'):
-        corrupt_pictures(pictures(), "blurr", severity=1)
+        corrupt_images(pictures(), "blurr", severity=1)
     with pytest.raises(InputError, match="severity: got 6"):
-        corrupt_pictures(pictures(), "blur", severity=6)
+        corrupt_images(pictures(), "blur", severity=6)
     with pytest.raises(InputError, match="severity"):
         corrupt_texts(SENTENCES, "typos", severity=-1)
 
@@ -187,7 +189,7 @@ def test_figures_are_those_by_hand():
         labels,
         kinds=("up", "down"),
         damage=damage,
-        resamples=Resamples(230, draws=200),
+        resamples=Resamples(230, n_resamples=200),
         margin=0.02,
     )
     means = clean.mean(axis=(1, 2, 3), dtype=np.float64)
@@ -218,7 +220,7 @@ def test_one_sample_all_right_or_all_wrong(right):
         np.array([right]),
         kinds=("none",),
         damage=lambda kind, severity: {"image": np.ones((1, 1, 2, 2), dtype=np.float32)},
-        resamples=Resamples(1, draws=20),
+        resamples=Resamples(1, n_resamples=20),
         margin=0.02,
     )
     assert [row.student.value for row in rows] == [right] * 5
@@ -235,7 +237,7 @@ def test_the_variance_of_answers_is_that_of_numpy():
             return {"logits": logits[batch["draw"][0]]}
 
     noisy = [{"draw": np.full(7, draw)} for draw in range(4)]
-    found = variance_of_answers(Fixed(), noisy)
+    found = prediction_variance(Fixed(), noisy)
     p = special.softmax(logits.astype(float), axis=2)
     expected = [sum(np.var(p[:, i, c], ddof=1) for c in range(3)) for i in range(7)]
     np.testing.assert_allclose(found, expected)
@@ -250,7 +252,7 @@ def test_two_models_that_answer_alike_prove_little_on_few_samples(count, verdict
         (clean.mean(axis=(1, 2, 3)) > 0.5).astype(np.int64),
         kinds=("up", "down"),
         damage=lambda kind, severity: {"image": clean + severity * 0.01},
-        resamples=Resamples(count, draws=50),
+        resamples=Resamples(count, n_resamples=50),
         margin=0.02,
     )
     found = {line.name: line.verdict for line in findings}

@@ -12,10 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from limbeck.errors import InputError, LimbeckError
 from limbeck.evaluate import hardware
-from limbeck.evaluate.energy import energy
-from limbeck.evaluate.measure import Artefact, measure
-from limbeck.evaluate.memory import peak_memory
-from limbeck.evaluate.timing import LEAST, WARM_UP, latencies, throughput
+from limbeck.evaluate.measure import (
+    LEAST,
+    WARM_UP,
+    Artefact,
+    energy,
+    latencies,
+    measure,
+    peak_memory,
+    throughput,
+)
 
 
 def product(path, size: int):
@@ -136,7 +142,7 @@ def test_files_are_measured_side_by_side(small, large):
         measure(files, {"x": np.ones((1, 8))}, energy_method="off")
     files = {"one": Artefact(small, 64, 128), "two": Artefact(small, 64, 128)}
     found = measure(
-        files, {"x": np.ones((3, 8)), "label": np.zeros(3)}, seconds=0.2, energy_method="cpu_time"
+        files, {"x": np.ones((3, 8)), "labels": np.zeros(3)}, seconds=0.2, energy_method="cpu_time"
     )
     for cost in found.values():
         assert cost.size_bytes == small.stat().st_size

@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from contexts import digits
 from hypothesis import given
 from hypothesis import strategies as st
-from sittings import digits
 
+from limbeck.core.imports import available
 from limbeck.errors import InputError
-from limbeck.evaluate import lifecycle
-from limbeck.evaluate.evaluation import check, evaluate
-from limbeck.evaluate.questions.cost import ask
+from limbeck.evaluate.cost import evaluate, lifecycle
+from limbeck.evaluate.evaluation import check
+from limbeck.evaluate.evaluation import evaluate as run_evaluations
 from limbeck.export.onnx import to_onnx
-from limbeck.optional import available
 
 JOULES = st.floats(1e-6, 1e3)
 
@@ -28,16 +28,16 @@ def sitting(tmp_path_factory):
     folder, sitting = tmp_path_factory.mktemp("files"), digits()
     batch = {"image": torch.from_numpy(next(iter(sitting.batches()))["image"])}
     sides = {}
-    for (name, side), seconds in zip(sitting.sides(), (10.0, 60.0), strict=True):
+    for (name, side), seconds in zip(sitting.models(), (10.0, 60.0), strict=True):
         path = folder / f"{name}.onnx"
-        to_onnx(side.twin.model, side.twin.task, batch, path)
+        to_onnx(side.torch_model.model, side.torch_model.task, batch, path)
         sides[name] = replace(side, file=path, seconds=seconds)
     return replace(sitting, **sides)
 
 
 @pytest.fixture(scope="module")
 def found(sitting):
-    return ask(sitting, seconds=0.05)
+    return evaluate(sitting, seconds=0.05)
 
 
 @given(st.floats(1, 1e6), JOULES, JOULES)
@@ -51,7 +51,7 @@ def test_at_the_break_even_both_ways_have_cost_the_same(spent, before, after):
 
 def test_units_agree_with_their_definitions():
     assert lifecycle.grams(1000 * 3600) == 475  # a kilowatt hour
-    assert lifecycle.answers_a_milliwatt_hour(1e-3 * 3600 / 7) == pytest.approx(7)
+    assert lifecycle.inferences_per_mwh(1e-3 * 3600 / 7) == pytest.approx(7)
 
 
 def test_trainings_are_set_beside_answers(found):
@@ -64,16 +64,18 @@ def test_trainings_are_set_beside_answers(found):
 
 def test_what_the_trainings_took_may_be_unknown(sitting):
     unknown = replace(sitting, teacher=replace(sitting.teacher, seconds=None))
-    found = ask(unknown, seconds=0.01)
+    found = evaluate(unknown, seconds=0.01)
     assert set(found.break_even) == {"the student's training"}
     assert found.notes == ("What the teacher's training took is not known.",)
 
 
 def test_an_update_is_the_file_or_soft_labels(sitting, found):
     content = sitting.student.file.read_bytes()
-    assert found.payloads["student"] == len(content)
-    assert found.payloads["student, zlib"] == len(zlib.compress(content, 9))
-    assert found.payloads["soft labels of 200 samples"] == np.zeros((200, 10), np.float16).nbytes
+    assert found.update_sizes["student"] == len(content)
+    assert found.update_sizes["student, zlib"] == len(zlib.compress(content, 9))
+    assert (
+        found.update_sizes["soft labels of 200 samples"] == np.zeros((200, 10), np.float16).nbytes
+    )
 
 
 @pytest.mark.skipif(not available("bsdiff4"), reason="bsdiff4 is not installed")
@@ -89,8 +91,8 @@ def test_an_update_by_difference_is_small_where_little_differs(sitting, tmp_path
     previous = tmp_path / "previous.onnx"
     onnx.save(model, previous)
     held, new = previous.read_bytes(), sitting.student.file.read_bytes()
-    sent = evaluate(sitting, {"cost": {"seconds": 0.01, "previous": str(previous)}})
-    size = sent.find("cost").payloads["student, difference to the previous"]
+    sent = run_evaluations(sitting, {"cost": {"seconds": 0.01, "previous": str(previous)}})
+    size = sent.result_of("cost").update_sizes["student, difference to the previous"]
     patch = bsdiff4.diff(held, new)
     assert size == len(patch) < len(new) / 10
     assert bsdiff4.patch(held, patch) == new
@@ -102,9 +104,9 @@ def test_a_previous_file_that_is_not_there_is_refused_before_anything_is_asked()
 
 
 def test_a_student_without_a_file_is_said():
-    assert "no file" in ask(digits()).notes[0]
+    assert "no file" in evaluate(digits()).notes[0]
 
 
 def test_an_energy_is_said_in_a_unit_of_its_size(found):
-    [line] = [one.words for one in found.findings if one.name == "Energy of the training"]
+    [line] = [one.words for one in found.comparisons if one.name == "Energy of the training"]
     assert line == "Energy of the training: the student's is 100 J, the teacher's 600 J."

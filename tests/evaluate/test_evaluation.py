@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import json
 
+import contexts
 import pytest
-import sittings
 
 from limbeck.errors import InputError
-from limbeck.evaluate.evaluation import Evaluation, check, evaluate
-from limbeck.evaluate.questions import QUESTIONS, RESULTS
-from limbeck.report.chapters import CHAPTERS
+from limbeck.evaluate.evaluation import EVALUATIONS, RESULTS, Evaluation, check, evaluate
+from limbeck.report.sections import SECTIONS
 
 BRIEF = {
     "attribution": {"samples": 4, "steps": 4},
-    "extraction": {"budgets": [20, 40]},
-    "robustness": {"attacked": 8, "queries": 5, "steps": 2, "restarts": 1},
+    "model_extraction": {"budgets": [20, 40]},
+    "robustness": {"attack_samples": 8, "queries": 5, "steps": 2, "restarts": 1},
 }
-NAMES = QUESTIONS.names()
+NAMES = EVALUATIONS.names()
 
 
 @pytest.fixture(scope="module")
 def found() -> Evaluation:
-    sitting = sittings.digits(samples=60, limit=20)
+    sitting = contexts.digits(samples=60, max_samples=20)
     return evaluate(sitting, {name: BRIEF.get(name, {}) for name in NAMES})
 
 
 def test_every_question_has_a_result_and_a_chapter():
-    assert CHAPTERS.names() == RESULTS.names() == NAMES
+    assert SECTIONS.names() == RESULTS.names() == NAMES
     assert len(NAMES) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_findings_are_whole(found, name):
     [asked] = [one for one in found.asked if one.question == name]
-    assert asked.findings or asked.notes
-    for finding in asked.findings:
+    assert asked.comparisons or asked.notes
+    for finding in asked.comparisons:
         assert finding.how.endswith(".")
         assert finding.words.endswith(".")
         assert finding.margin >= 0
@@ -47,9 +46,9 @@ def test_it_comes_back_from_json(found):
 
 
 def test_without_a_teacher_everything_stands_alone():
-    sitting = sittings.digits(samples=40, limit=10, teacher=False)
+    sitting = contexts.digits(samples=40, max_samples=10, teacher=False)
     alone = evaluate(sitting, {name: BRIEF.get(name, {}) for name in NAMES})
-    assert {finding.verdict for finding in alone.findings} == {"alone"}
+    assert {finding.verdict for finding in alone.comparisons} == {"alone"}
 
 
 def test_what_is_wrong_is_said_at_once():

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from limbeck.errors import InputError
-from limbeck.evaluate.questions.extraction import Extraction, ask
-from limbeck.evaluate.sitting import Pixels, Side, Sitting
-from limbeck.evaluate.stealing import forms, surrogate, thief
-from limbeck.evaluate.stealing.defences import changes, utility
-from limbeck.evaluate.stealing.detector import Detector, roc_auc
-from limbeck.evaluate.stealing.material import Numbers, Tokens
-from limbeck.evaluate.stealing.thief import Asked
+from limbeck.evaluate.context import EvaluatedModel, EvaluationContext, Normalization
+from limbeck.evaluate.model_extraction import ModelExtraction, attacker, evaluate
+from limbeck.evaluate.model_extraction.attacker import Numbers, QueryResult, Tokens
+from limbeck.evaluate.model_extraction.defences import output_perturbations, utility
+from limbeck.evaluate.model_extraction.detector import Detector, roc_auc
 
 CLASSES = ("zero", "one", "two", "three")
 
@@ -54,58 +52,58 @@ def sitting(student, teacher=None, *, count=240, inputs=None, pixels=None):
         def go():
             for part in np.array_split(rows[first::2], 2):
                 batch = {name: values[part] for name, values in inputs.items()}
-                yield batch | {"label": labels[part], "index": part}
+                yield batch | {"labels": labels[part], "index": part}
 
         return go
 
-    return Sitting(
-        student=Side("student", student),
-        teacher=None if teacher is None else Side("teacher", teacher),
+    return EvaluationContext(
+        student=EvaluatedModel("student", student),
+        teacher=None if teacher is None else EvaluatedModel("teacher", teacher),
         batches=batches(0),
         validation=batches(1),
         classes=CLASSES,
-        pixels=pixels,
+        normalization=pixels,
     )
 
 
 @pytest.fixture(scope="module")
 def found():
-    return ask(
-        sitting(Linear(), Linear(1), pixels=Pixels((0.5,) * 3, (0.25,) * 3)),
+    return evaluate(
+        sitting(Linear(), Linear(1), pixels=Normalization((0.5,) * 3, (0.25,) * 3)),
         budgets=(5, 100),
-        draws=100,
+        n_resamples=100,
     )
 
 
 def agreement(found, **which):
     (one,) = [
-        theft for theft in found.thefts
+        theft for theft in found.scores
         if all(getattr(theft, name) == value for name, value in which.items())
     ]  # fmt: skip
     return one.agreement.value
 
 
 def test_a_simple_victim_is_stolen_and_more_queries_steal_more(found):
-    few = agreement(found, strategy="random", form="full", queries=5)
-    many = agreement(found, strategy="random", form="full", queries=100)
+    few = agreement(found, strategy="random", response_format="probabilities", queries=5)
+    many = agreement(found, strategy="random", response_format="probabilities", queries=100)
     assert found.chance < many
     assert few < many
     assert many > 0.8
-    assert len(found.thefts) == 2 * (4 + 2)
-    for theft in found.thefts:
+    assert len(found.scores) == 2 * (4 + 2)
+    for theft in found.scores:
         low, high = theft.agreement.interval.low, theft.agreement.interval.high
         assert low <= theft.agreement.value <= high
 
 
 def test_findings_hold_student_and_teacher_beside_each_other(found):
-    told = [finding for finding in found.findings if "queries" in finding.name]
+    told = [finding for finding in found.comparisons if "queries" in finding.name]
     assert len(told) == 3
     for finding in told:
         assert finding.better == "lower"
         difference = finding.student.value - finding.teacher.value
         assert finding.difference.value == pytest.approx(difference)
-    assert found.findings[-1].name.startswith("Detection of the thief")
-    assert Extraction.model_validate_json(found.model_dump_json()) == found
+    assert found.comparisons[-1].name.startswith("Detection of the thief")
+    assert ModelExtraction.model_validate_json(found.model_dump_json()) == found
 
 
 def test_defences_are_held_against_the_honest_user(found):
@@ -116,7 +114,7 @@ def test_defences_are_held_against_the_honest_user(found):
     assert label.nll == pytest.approx(0)
     assert by_name["noise of 0.3"].accuracy < 1
     assert by_name["noise of 0.3"].nll > none.nll
-    assert label.agreement.value == agreement(found, strategy="random", form="label", queries=100)
+    assert label.agreement.value == agreement(found, strategy="random", form="labels", queries=100)
     # A thief that does better with labels alone reads labels alone.
     assert none.agreement.value >= label.agreement.value
     cap = by_name["no more than 5 queries"]
@@ -126,7 +124,7 @@ def test_defences_are_held_against_the_honest_user(found):
 
 def test_noise_is_caught_and_honest_inputs_are_not(found):
     auc = {each.strategy: each.auc.value for each in found.detection}
-    assert set(auc) == set(thief.STRATEGIES)
+    assert set(auc) == set(attacker.STRATEGIES)
     assert 0.3 < auc["random"] < 0.7
     for each in found.detection:
         assert each.false_alarms[0] == each.caught[0] == 0 or each.caught[0] > 0
@@ -139,7 +137,7 @@ def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
     for cost in found.costs:
         reached = [
             theft.queries
-            for theft in found.thefts
+            for theft in found.scores
             if theft.form == cost.form and theft.agreement.value >= cost.agreement
         ]
         assert cost.queries == min(reached, default=None)
@@ -148,13 +146,13 @@ def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(surrogate, "STEPS", 40)
+    monkeypatch.setattr(attacker, "STEPS", 40)
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_same_seed_steals_the_same():
     results = [
-        ask(sitting(Linear(), count=40), budgets=(6, 12), draws=10).model_dump_json()
+        evaluate(sitting(Linear(), count=40), budgets=(6, 12), n_resamples=10).model_dump_json()
         for _ in range(2)
     ]
     assert results[0] == results[1]
@@ -165,22 +163,22 @@ def test_the_same_seed_steals_the_same():
 def test_what_is_told_is_a_distribution(seed, count, classes):
     random = np.random.default_rng(seed)
     true = random.dirichlet(np.full(classes, 0.3), size=count)
-    for change in changes(classes, seed=0):
-        told = change.made(true)
+    for change in output_perturbations(classes, seed=0):
+        told = change.apply(true)
         assert told.shape == true.shape
         assert (told >= 0).all()
         np.testing.assert_allclose(told.sum(axis=1), 1)
-    np.testing.assert_allclose(forms.top_k(true, classes), true)
-    assert (forms.top_1(true).max(axis=1) >= true.max(axis=1) - 1e-12).all()
-    assert (forms.label(true).argmax(axis=1) == true.argmax(axis=1)).all()
+    np.testing.assert_allclose(attacker.top_k(true, classes), true)
+    assert (attacker.top_1(true).max(axis=1) >= true.max(axis=1) - 1e-12).all()
+    assert (attacker.label(true).argmax(axis=1) == true.argmax(axis=1)).all()
 
 
 def test_degenerate_answers_stay_distributions():
     certain = np.array([[0.0, 1.0, 0.0]])
     even = np.full((1, 30), 1 / 30)
-    assert forms.rounded(even, 1).tolist() == even.tolist()
-    assert forms.top_1(certain).tolist() == certain.tolist()
-    assert forms.label(np.array([[0.5, 0.5]])).tolist() == [[1, 0]]
+    assert attacker.rounded(even, 1).tolist() == even.tolist()
+    assert attacker.top_1(certain).tolist() == certain.tolist()
+    assert attacker.label(np.array([[0.5, 0.5]])).tolist() == [[1, 0]]
 
 
 def test_utility_is_scikit_learns():
@@ -209,12 +207,12 @@ def test_area_under_roc_is_scikit_learns():
 def test_a_detector_scores_by_distance_and_entropy():
     random = np.random.default_rng(0)
     answers = random.dirichlet(np.ones(3), size=60)
-    honest = Asked(random.normal(size=(60, 4)).astype(np.float32), answers)
-    far = Asked(honest.features + 30, answers)
+    honest = QueryResult(random.normal(size=(60, 4)).astype(np.float32), answers)
+    far = QueryResult(honest.features + 30, answers)
     detector = Detector(honest)
     assert (detector.scores(far) > detector.threshold).all()
     # The same features all over, and answers without entropy: nothing to tell, nothing to fail on.
-    same = Asked(np.ones((10, 4), np.float32), np.eye(3)[[0] * 10])
+    same = QueryResult(np.ones((10, 4), np.float32), np.eye(3)[[0] * 10])
     assert np.isfinite(Detector(same).scores(same)).all()
     assert np.isfinite(Detector(same).scores(far)).all()
 
@@ -229,7 +227,7 @@ def test_gradients_of_a_surrogate_are_torchs():
     hidden = torch.relu(torch.tensor(inputs) @ leaves[0] + leaves[1])
     logits = hidden @ leaves[2] + leaves[3]
     torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).backward()
-    for leaf, slope in zip(leaves, surrogate.gradients(layers, inputs, targets), strict=True):
+    for leaf, slope in zip(leaves, attacker.gradients(layers, inputs, targets), strict=True):
         np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-6)
 
 
@@ -237,9 +235,9 @@ def test_a_surrogate_learns_what_is_linear_and_survives_what_is_not():
     random = np.random.default_rng(0)
     features = random.normal(size=(200, 5)).astype(np.float32)
     told = np.eye(3)[(features @ random.normal(size=(5, 3))).argmax(axis=1)]
-    learned = surrogate.train(features, told, seed=0)
+    learned = attacker.train(features, told, seed=0)
     assert (learned(features).argmax(axis=1) == told.argmax(axis=1)).mean() > 0.9
-    alone = surrogate.train(features[:1], told[:1], seed=0)
+    alone = attacker.train(features[:1], told[:1], seed=0)
     assert alone(features).argmax(axis=1).tolist() == [int(told[0].argmax())] * 200
 
 
@@ -247,29 +245,31 @@ def test_a_thief_that_chooses_asks_what_it_is_least_sure_of():
     random = np.random.default_rng(0)
     features = np.sort(random.normal(size=(100, 1)), axis=0)[random.permutation(100)]
     told = np.eye(2)[(features[:, 0] > 0).astype(int)]
-    asked = Asked(features.astype(np.float32), told)
-    first, second = thief.steal(asked, forms.full, (20, 40), asked.features, chooses=True, seed=0)
-    assert set(first.asked) <= set(second.asked)
-    assert len(set(second.asked.tolist())) == 40
-    chosen = np.setdiff1d(second.asked, first.asked)
-    left = np.setdiff1d(np.arange(100), second.asked)
+    asked = QueryResult(features.astype(np.float32), told)
+    first, second = attacker.extract(
+        asked, attacker.full, (20, 40), asked.features, chooses=True, seed=0
+    )
+    assert set(first.queries) <= set(second.queries)
+    assert len(set(second.queries.tolist())) == 40
+    chosen = np.setdiff1d(second.queries, first.queries)
+    left = np.setdiff1d(np.arange(100), second.queries)
     assert np.abs(features[chosen]).mean() < np.abs(features[left]).mean()
 
 
 def test_queries_are_of_the_strategys_kind():
     pool = {"image": np.random.default_rng(0).normal(size=(30, 1, 2, 2)).astype(np.float32)}
-    pixels = Numbers("image", Pixels((0.5,), (0.25,)))
-    noise = thief.queries("noise", pixels, pool, 200, seed=0)["image"]
+    pixels = Numbers("image", Normalization((0.5,), (0.25,)))
+    noise = attacker.queries("noise", pixels, pool, 200, seed=0)["image"]
     assert -2 <= noise.min() < -1.9
     assert 1.9 < noise.max() <= 2
-    random = thief.queries("random", pixels, pool, 20, seed=0)["image"]
+    random = attacker.queries("random", pixels, pool, 20, seed=0)["image"]
     own = {picture.tobytes() for picture in pool["image"]}
     assert {picture.tobytes() for picture in random} < own
-    assert len(thief.queries("random", pixels, pool, 50, seed=0)["image"]) == 50
-    assert len(thief.queries("uncertain", pixels, pool, 50, seed=0)["image"]) == 100
-    mixed = thief.queries("mixed", pixels, pool, 50, seed=0)["image"]
-    assert all(picture.tobytes() in own for picture in mixed[: thief.FEW])
-    assert sum(picture.tobytes() in own for picture in mixed) < thief.FEW + 10
+    assert len(attacker.queries("random", pixels, pool, 50, seed=0)["image"]) == 50
+    assert len(attacker.queries("uncertain", pixels, pool, 50, seed=0)["image"]) == 100
+    mixed = attacker.queries("mixed", pixels, pool, 50, seed=0)["image"]
+    assert all(picture.tobytes() in own for picture in mixed[: attacker.FEW])
+    assert sum(picture.tobytes() in own for picture in mixed) < attacker.FEW + 10
     table = Numbers("row", None).noise({"row": np.array([[0.0, 5.0], [1.0, 5.0]])}, 9,
                                        np.random.default_rng(0))["row"]  # fmt: skip
     assert (table[:, 1] == 5).all()
@@ -304,14 +304,17 @@ def test_texts_keep_their_frame():
 
 @pytest.mark.usefixtures("quick")
 def test_texts_are_stolen_by_their_tokens():
-    found = ask(sitting(Words(), inputs=texts(400)), budgets=(100,), draws=10)
-    assert agreement(found, strategy="random", form="full", queries=100) > found.chance
-    assert found.findings[0].verdict == "alone"
+    found = evaluate(sitting(Words(), inputs=texts(400)), budgets=(100,), n_resamples=10)
+    assert (
+        agreement(found, strategy="random", response_format="probabilities", queries=100)
+        > found.majority_baseline
+    )
+    assert found.comparisons[0].verdict == "alone"
 
 
 @pytest.mark.usefixtures("quick")
 def test_what_cannot_be_done_is_said():
-    found = ask(sitting(Linear(), count=12), budgets=(4, 20), draws=10)
+    found = evaluate(sitting(Linear(), count=12), budgets=(4, 20), n_resamples=10)
     assert found.detection == ()
     assert any("no detector can be fitted" in note for note in found.notes)
     assert any("mixtures" in note for note in found.notes)
@@ -321,10 +324,10 @@ def test_what_cannot_be_done_is_said():
             return super().predict({"image": batch["image"]})
 
     pair = {name: np.zeros((8, 3, 2, 2), np.float32) for name in ("image", "other")}
-    assert "neither texts" in ask(sitting(Both(), inputs=pair)).notes[0]
+    assert "neither texts" in evaluate(sitting(Both(), inputs=pair)).notes[0]
 
 
 @pytest.mark.parametrize("budgets", [(), (0, 5), (5, 5), (9, 3)])
 def test_budgets_that_do_not_ascend_are_refused(budgets):
-    with pytest.raises(InputError, match=r"extraction.budgets: got .*; allowed: ascending"):
-        ask(sitting(Linear(), count=8), budgets=budgets)
+    with pytest.raises(InputError, match=r"model_extraction.budgets: got .*; allowed: ascending"):
+        evaluate(sitting(Linear(), count=8), budgets=budgets)

@@ -9,11 +9,10 @@ import pytest
 from sklearn.metrics import recall_score
 
 from limbeck.errors import InputError
-from limbeck.evaluate.fairness import groups, rare
-from limbeck.evaluate.fairness.drawn import estimate
-from limbeck.evaluate.fairness.inheritance import inheritance
-from limbeck.evaluate.questions.fairness import Fairness, ask
-from limbeck.evaluate.sitting import Side, Sitting
+from limbeck.evaluate.context import EvaluatedModel, EvaluationContext
+from limbeck.evaluate.fairness import Fairness, by_class, by_group, evaluate
+from limbeck.evaluate.fairness.bootstrap import estimate
+from limbeck.evaluate.fairness.by_group import inheritance
 
 
 class Table:
@@ -28,21 +27,21 @@ class Table:
 
 def sitting(labels, student, teacher=None, *, classes=2, validation=None, **attributes):
     def batches(of):
-        yield {"index": np.arange(len(of)), "label": np.asarray(of)}
+        yield {"index": np.arange(len(of)), "labels": np.asarray(of)}
 
-    return Sitting(
-        student=Side("student", Table(student, classes)),
-        teacher=None if teacher is None else Side("teacher", Table(teacher, classes)),
+    return EvaluationContext(
+        student=EvaluatedModel("student", Table(student, classes)),
+        teacher=None if teacher is None else EvaluatedModel("teacher", Table(teacher, classes)),
         batches=lambda: batches(labels),
         validation=lambda: batches(labels if validation is None else validation),
         classes=tuple(f"class {c}" for c in range(classes)),
-        groups={name: np.asarray(of) for name, of in attributes.items()},
+        sensitive_features={name: np.asarray(of) for name, of in attributes.items()},
     )
 
 
 def rates(labels, predicted, of, classes=2):
     number = np.unique(of, return_inverse=True)[1]
-    return groups.Members(labels, predicted, number, classes=classes).rates()
+    return by_group.Members(labels, predicted, number, classes=classes).rates()
 
 
 def agrees(labels, predicted, of, classes):
@@ -50,13 +49,13 @@ def agrees(labels, predicted, of, classes):
     found = rates(labels, predicted, of, classes)
     for c in range(classes):
         theirs = {"sensitive_features": list(of), "y_true": labels == c, "y_pred": predicted == c}
-        assert groups.parity_difference(found)[0, c] == pytest.approx(
+        assert by_group.parity_difference(found)[0, c] == pytest.approx(
             fairlearn.demographic_parity_difference(**theirs), abs=1e-12
         )
-        assert groups.parity_ratio(found)[0, c] == pytest.approx(
+        assert by_group.parity_ratio(found)[0, c] == pytest.approx(
             fairlearn.demographic_parity_ratio(**theirs), abs=1e-12, nan_ok=True
         )
-        assert groups.odds_difference(found)[0, c] == pytest.approx(
+        assert by_group.odds_difference(found)[0, c] == pytest.approx(
             fairlearn.equalized_odds_difference(**theirs), abs=1e-12
         )
     frame = fairlearn.MetricFrame(
@@ -97,24 +96,24 @@ def test_drawing_samples_is_counting_them_twice():
     random = np.random.default_rng(1)
     labels, predicted, of = random.integers(3, size=(3, 50))
     counts = random.multinomial(50, np.full(50, 1 / 50), size=4).astype(float)
-    members = groups.Members(labels, predicted, of, classes=3)
+    members = by_group.Members(labels, predicted, of, classes=3)
     drawn = members.rates(counts)
     for row, times in enumerate(counts.astype(int)):
         again = [np.repeat(values, times) for values in (labels, predicted, of)]
-        alone = groups.Members(*again, classes=3).rates()
+        alone = by_group.Members(*again, classes=3).rates()
         for name in ("accuracy", "selection", "hits", "false_alarms"):
             np.testing.assert_allclose(getattr(drawn, name)[row], getattr(alone, name)[0])
         np.testing.assert_allclose(
-            rare.recall(labels, predicted, 3, counts)[row],
+            by_class.recall(labels, predicted, 3, counts)[row],
             recall_score(again[0], again[1], labels=[0, 1, 2], average=None),
         )
 
 
 def test_a_group_that_no_draw_holds_has_no_rate():
-    members = groups.Members(np.array([0, 1]), np.array([0, 1]), np.array([0, 1]), classes=2)
+    members = by_group.Members(np.array([0, 1]), np.array([0, 1]), np.array([0, 1]), classes=2)
     found = members.rates(np.array([[2.0, 0.0]]))
     assert np.isnan(found.accuracy[0, 1])
-    assert groups.spread(found.accuracy)[0] == 0
+    assert by_group.spread(found.accuracy)[0] == 0
 
 
 def biased(gap, count=2000, seed=0, of=None):
@@ -139,12 +138,12 @@ def biased(gap, count=2000, seed=0, of=None):
 def test_what_became_of_the_teachers_gap_is_told(teacher, student, fate):
     labels, group, model = biased(teacher)
     small = model if fate == "inherited" else biased(student, seed=1, of=(labels, group))[2]
-    found = ask(sitting(labels, small, model, sex=group), draws=200)
+    found = evaluate(sitting(labels, small, model, sex=group), n_resamples=200)
     inherited = found.attributes[0].inherited[0]
     assert inherited.rate == "accuracy"
-    assert inherited.fate == fate
-    assert inherited.words.startswith("Accuracy, ")
-    gap = found.findings[0]
+    assert inherited.outcome == fate
+    assert inherited.summary.startswith("Accuracy, ")
+    gap = found.comparisons[0]
     accuracy = {g.name: g.student.value for g in found.attributes[0].groups}
     assert gap.student.value == pytest.approx(abs(accuracy["a"] - accuracy["b"]))
     assert gap.difference.value == pytest.approx(gap.student.value - gap.teacher.value)
@@ -157,27 +156,27 @@ def test_too_few_samples_are_an_open_gap():
     teacher = values / 30 + np.array([0.9, 0.8])
     student = values + np.array([0.9, 0.8])
     found = inheritance("accuracy", ("a", "b"), student=student, teacher=teacher)
-    assert found.fate == "open"
+    assert found.outcome == "open"
 
 
 def test_a_small_group_is_named_and_not_judged():
     labels, group, model = biased(0.1, count=400)
     group[:5] = "c"
     model[:5] = 1 - labels[:5]
-    found = ask(sitting(labels, model, model, sex=group), draws=50)
+    found = evaluate(sitting(labels, model, model, sex=group), n_resamples=50)
     by_name = {each.name: each for each in found.attributes[0].groups}
     assert not by_name["c"].judged
     assert by_name["a"].judged
     assert by_name["c"].student.value == 0
     assert any("c (5)" in note and "fewer than 20" in note for note in found.notes)
-    assert found.findings[0].student.value < 0.3
+    assert found.comparisons[0].student.value < 0.3
 
 
 def test_without_groups_only_classes_are_judged():
     labels, _, model = biased(0.1, count=200)
-    found = ask(sitting(labels, model), draws=50)
-    assert [finding.name for finding in found.findings] == ["Recall of the worst class, class 1"]
-    assert found.findings[0].verdict == "alone"
+    found = evaluate(sitting(labels, model), n_resamples=50)
+    assert [finding.name for finding in found.comparisons] == ["Recall of the worst class, class 1"]
+    assert found.comparisons[0].verdict == "alone"
     assert "No attribute" in found.notes[0]
     assert "equally frequent" in found.notes[1]
 
@@ -185,7 +184,7 @@ def test_without_groups_only_classes_are_judged():
 @pytest.mark.parametrize("of", [["a"] * 60, ["a"] * 50 + ["b"] * 10])
 def test_one_group_alone_has_no_gap(of):
     labels = np.arange(60) % 2
-    found = ask(sitting(labels, labels, labels, sex=of), draws=20)
+    found = evaluate(sitting(labels, labels, labels, sex=of), n_resamples=20)
     assert found.attributes[0].gaps == ()
     assert any("fewer than two groups" in note for note in found.notes)
 
@@ -193,8 +192,8 @@ def test_one_group_alone_has_no_gap(of):
 def test_an_answer_that_nobody_gets_has_no_ratio():
     labels = np.arange(80) % 2
     of = np.repeat(["a", "b"], 40)
-    found = ask(sitting(labels, np.zeros(80, dtype=int), labels, sex=of), draws=20)
-    assert not any("ratio" in finding.name for finding in found.findings)
+    found = evaluate(sitting(labels, np.zeros(80, dtype=int), labels, sex=of), n_resamples=20)
+    assert not any("ratio" in finding.name for finding in found.comparisons)
     assert any("ratio" in note for note in found.notes)
     assert found.attributes[0].gaps[0].parity_ratio == (None, 1.0)
 
@@ -203,23 +202,28 @@ def test_of_several_classes_the_worst_is_named():
     labels = np.tile(np.arange(3), 100)
     of = np.repeat(["a", "b"], 150)
     model = np.where((labels == 2) & (of == "b"), 0, labels)
-    found = ask(sitting(labels, model, labels, classes=3, sex=of), draws=50)
-    names = [finding.name for finding in found.findings]
+    found = evaluate(sitting(labels, model, labels, classes=3, sex=of), n_resamples=50)
+    names = [finding.name for finding in found.comparisons]
     assert "Equalised odds difference by sex, class 2" in names
     assert (
-        found.findings[names.index("Equalised odds difference by sex, class 2")].student.value == 1
+        found.comparisons[names.index("Equalised odds difference by sex, class 2")].student.value
+        == 1
     )
     assert [gaps.name for gaps in found.attributes[0].gaps] == ["class 0", "class 1", "class 2"]
-    only = ask(sitting(labels, model, labels, classes=3, sex=of), positive="class 1", draws=20)
-    assert "Demographic parity difference by sex, class 1" in [f.name for f in only.findings]
+    only = evaluate(
+        sitting(labels, model, labels, classes=3, sex=of), positive="class 1", n_resamples=20
+    )
+    assert "Demographic parity difference by sex, class 1" in [f.name for f in only.comparisons]
 
 
 def test_rare_classes_are_told_by_the_validation_samples():
     labels = np.tile(np.arange(3), 100)
     validation = np.repeat([0, 1, 2], [100, 50, 10])
     model = np.where((labels == 2) & (np.arange(300) % 2 == 0), 0, labels)
-    found = ask(sitting(labels, model, labels, classes=3, validation=validation), draws=100)
-    gap = found.findings[-1]
+    found = evaluate(
+        sitting(labels, model, labels, classes=3, validation=validation), n_resamples=100
+    )
+    gap = found.comparisons[-1]
     assert gap.name == "Recall gap between frequent and rare classes"
     assert gap.student.value == pytest.approx(0.5)
     assert gap.teacher.value == 0
@@ -230,24 +234,24 @@ def test_rare_classes_are_told_by_the_validation_samples():
 
 def test_a_class_without_samples_is_named_and_has_no_recall():
     labels = np.repeat([0, 1], 30)
-    found = ask(sitting(labels, labels, classes=3), draws=20)
+    found = evaluate(sitting(labels, labels, classes=3), n_resamples=20)
     assert found.classes[0].student is None
     assert any("class 2 (0)" in note for note in found.notes)
-    assert not any("gap" in finding.name for finding in found.findings)
+    assert not any("gap" in finding.name for finding in found.comparisons)
 
 
 def test_one_sample_judges_nobody_and_fails_nothing():
-    found = ask(sitting([0], [1], [0], sex=["a"]), draws=5)
-    assert found.findings == ()
+    found = evaluate(sitting([0], [1], [0], sex=["a"]), n_resamples=5)
+    assert found.comparisons == ()
     assert Fairness.model_validate_json(found.model_dump_json()) == found
     json.loads(found.model_dump_json())
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"groups.sex: got '1 names'; allowed: .* 2 in all"):
-        ask(sitting([0, 1], [0, 1], sex=["a"]))
+        evaluate(sitting([0, 1], [0, 1], sex=["a"]))
     with pytest.raises(InputError, match=r"fairness.positive: got 'class 7'"):
-        ask(sitting([0, 1], [0, 1]), positive="class 7")
+        evaluate(sitting([0, 1], [0, 1]), positive="class 7")
 
 
 def test_draws_that_are_all_the_same_do_not_make_a_gap_certain():

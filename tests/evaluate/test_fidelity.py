@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from limbeck.errors import LimbeckError
-from limbeck.evaluate.fidelity import fidelity, parity
-from limbeck.export.predictor import Answers
+from limbeck.evaluate.metrics import fidelity, parity
+from limbeck.export.predictor import Predictions
 
 
-def pair(seed: int, count: int, classes: int, scale: float = 3.0) -> tuple[Answers, Answers]:
+def pair(
+    seed: int, count: int, classes: int, scale: float = 3.0
+) -> tuple[Predictions, Predictions]:
     random = np.random.default_rng(seed)
     labels = random.integers(classes, size=count)
     logits = scale * random.normal(size=(2, count, classes)).astype(np.float32)
-    return Answers(logits[0], labels), Answers(logits[1], labels)
+    return Predictions(logits[0], labels), Predictions(logits[1], labels)
 
 
 @settings(max_examples=50, deadline=None)
@@ -33,7 +35,7 @@ def test_divergence_is_scipys_entropy(seed, count, classes):
 
 def test_the_same_answers_have_no_divergence_even_shifted():
     one, _ = pair(0, 20, 5)
-    shifted = Answers(one.logits + 7, one.labels)
+    shifted = Predictions(one.logits + 7, one.labels)
     assert fidelity(one, one).kl == 0.0
     assert fidelity(shifted, one).kl == pytest.approx(0.0, abs=1e-7)
     assert fidelity(shifted, one).agreement == 1.0
@@ -41,9 +43,9 @@ def test_the_same_answers_have_no_divergence_even_shifted():
 
 def test_large_and_impossible_logits_stay_finite():
     labels = np.array([0])
-    sure = Answers(np.array([[1e4, -1e4, 0]], dtype=np.float32), labels)
-    ruled_out = Answers(np.array([[1.0, -np.inf, 2.0]], dtype=np.float32), labels)
-    flat = Answers(np.zeros((1, 3), dtype=np.float32), labels)
+    sure = Predictions(np.array([[1e4, -1e4, 0]], dtype=np.float32), labels)
+    ruled_out = Predictions(np.array([[1.0, -np.inf, 2.0]], dtype=np.float32), labels)
+    flat = Predictions(np.zeros((1, 3), dtype=np.float32), labels)
     assert fidelity(flat, sure).kl == pytest.approx(np.log(3))
     assert np.isfinite(fidelity(flat, ruled_out).kl)
     assert fidelity(ruled_out, ruled_out).kl == 0.0
@@ -53,19 +55,19 @@ def test_parity_measures_the_largest_and_the_mean_difference():
     reference, _ = pair(1, 30, 4)
     logits = reference.logits.copy()
     logits[3, 2] += 0.5
-    found = parity(reference, Answers(logits, reference.labels), tolerance=0.6)
+    found = parity(reference, Predictions(logits, reference.labels), tolerance=0.6)
     assert found.max_abs_difference == pytest.approx(0.5, abs=1e-6)
     assert found.mean_abs_difference == pytest.approx(0.5 / 120, abs=1e-8)
     assert found.samples == 30
     assert found.within
-    assert not parity(reference, Answers(logits, reference.labels), tolerance=0.4).within
+    assert not parity(reference, Predictions(logits, reference.labels), tolerance=0.4).within
 
 
 def test_parity_takes_two_infinities_for_equal():
     logits = np.array([[1.0, -np.inf]], dtype=np.float32)
-    one = Answers(logits, np.array([0]))
+    one = Predictions(logits, np.array([0]))
     assert parity(one, one, tolerance=0.0).within
-    other = Answers(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]))
+    other = Predictions(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]))
     assert not parity(one, other, tolerance=1e6).within
 
 

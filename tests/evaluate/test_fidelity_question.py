@@ -6,35 +6,28 @@ import dataclasses
 
 import numpy as np
 import pytest
+from contexts import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
-from sittings import digits
 from sklearn import metrics
 
 from limbeck.errors import InputError
 from limbeck.evaluate.bootstrap import Resamples
-from limbeck.evaluate.overlap import error_overlap, partings
-from limbeck.evaluate.probabilities import (
-    brier,
-    divergences,
-    entropies,
-    log_probabilities,
-    losses,
-    right,
-)
-from limbeck.evaluate.questions.fidelity import Fidelity, ask
-from limbeck.evaluate.slices import accuracy_slices, parts
-from limbeck.export.predictor import Answers
+from limbeck.evaluate.fidelity import Fidelity, evaluate
+from limbeck.evaluate.fidelity.error_overlap import error_overlap, most_frequent_disagreements
+from limbeck.evaluate.fidelity.slices import accuracy_slices, parts
+from limbeck.evaluate.metrics import brier, divergences, entropies, log_probabilities, losses, right
+from limbeck.export.predictor import Predictions
 
 
-def pair(seed: int, count: int, classes: int) -> tuple[Answers, Answers]:
+def pair(seed: int, count: int, classes: int) -> tuple[Predictions, Predictions]:
     """Two models that see the same thing through noise, so that their errors are akin."""
     random = np.random.default_rng(seed)
     labels = random.integers(classes, size=count)
     seen = random.normal(size=(count, classes)) + 1.5 * np.eye(classes)[labels]
     return tuple(
-        Answers((seen + random.normal(size=seen.shape)).astype(np.float32), labels)
+        Predictions((seen + random.normal(size=seen.shape)).astype(np.float32), labels)
         for _ in range(2)
     )
 
@@ -76,7 +69,7 @@ def test_infinite_logits_say_what_they_mean():
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(2, 6))
 def test_shared_errors_are_those_counted_one_by_one(seed, count, classes):
     student, teacher = pair(seed, count, classes)
-    found = error_overlap(student, teacher, resamples=Resamples(count, draws=5))
+    found = error_overlap(student, teacher, resamples=Resamples(count, n_resamples=5))
     says, said = (answered.logits.argmax(axis=1) for answered in (student, teacher))
     wrong = {k for k in range(count) if says[k] != student.labels[k]}
     mistaken = {k for k in range(count) if said[k] != student.labels[k]}
@@ -104,10 +97,10 @@ def test_errors_that_have_nothing_to_do_with_each_other_overlap_as_chance_has_it
     random = np.random.default_rng(0)
     labels = np.zeros(20_000, dtype=np.int64)
     student, teacher = (
-        Answers(np.eye(3)[random.choice(3, size=20_000, p=p)].astype(np.float32), labels)
+        Predictions(np.eye(3)[random.choice(3, size=20_000, p=p)].astype(np.float32), labels)
         for p in ([0.7, 0.2, 0.1], [0.8, 0.1, 0.1])
     )
-    found = error_overlap(student, teacher, resamples=Resamples(20_000, draws=50))
+    found = error_overlap(student, teacher, resamples=Resamples(20_000, n_resamples=50))
     assert found.shared.value == pytest.approx(found.shared_if_independent, abs=0.02)
     assert found.jaccard.value == pytest.approx(found.jaccard_if_independent, abs=0.02)
     assert found.consistency.value == pytest.approx(0, abs=0.02)
@@ -117,24 +110,24 @@ def test_errors_that_have_nothing_to_do_with_each_other_overlap_as_chance_has_it
 def test_models_all_right_or_all_wrong_have_a_result(errors):
     labels = np.zeros(5, dtype=np.int64)
     says = np.full(5, 1 if errors else 0)
-    answered = Answers(np.eye(2)[says].astype(np.float32), labels)
-    found = error_overlap(answered, answered, resamples=Resamples(5, draws=10))
+    answered = Predictions(np.eye(2)[says].astype(np.float32), labels)
+    found = error_overlap(answered, answered, resamples=Resamples(5, n_resamples=10))
     assert found.both_right == 5 - errors
     assert (found.shared is None) == (errors == 0)
     assert found.consistency is None
-    assert partings(answered, answered, ("a", "b")) == ()
+    assert most_frequent_disagreements(answered, answered, ("a", "b")) == ()
 
 
 def test_where_the_two_part_is_named_the_most_frequent_first():
-    def says(*classes: int) -> Answers:
-        return Answers(np.eye(3)[list(classes)].astype(np.float32), np.array([0, 1, 1, 2, 0]))
+    def says(*classes: int) -> Predictions:
+        return Predictions(np.eye(3)[list(classes)].astype(np.float32), np.array([0, 1, 1, 2, 0]))
 
     student, teacher = says(1, 2, 2, 2, 0), says(0, 1, 1, 2, 0)
-    first, second = partings(student, teacher, ("cat", "dog", "eel"))
+    first, second = most_frequent_disagreements(student, teacher, ("cat", "dog", "eel"))
     assert (first.teacher, first.student, first.count) == ("dog", "eel", 2)
     assert (first.teacher_right, first.student_right) == (2, 0)
     assert (second.teacher, second.student, second.count) == ("cat", "dog", 1)
-    assert partings(student, teacher, ("cat", "dog", "eel"), most=1) == (first,)
+    assert most_frequent_disagreements(student, teacher, ("cat", "dog", "eel"), most=1) == (first,)
 
 
 def test_slices_are_what_is_left_when_the_others_are_taken_away():
@@ -149,7 +142,7 @@ def test_slices_are_what_is_left_when_the_others_are_taken_away():
         right(teacher),
         same=same,
         kl=kl,
-        resamples=Resamples(80, draws=200),
+        resamples=Resamples(80, n_resamples=200),
     )
     assert [part.name for part in found] == ["a", "b", "c", "d", "north", "south"]
     for part in found:
@@ -168,9 +161,9 @@ def test_slices_are_what_is_left_when_the_others_are_taken_away():
 
 def test_the_question_answers_of_digits():
     sitting = digits()
-    found = ask(sitting)
-    accuracy, agreement, divergence = found.findings
-    student, teacher = sitting.student_answers, sitting.teacher_answers
+    found = evaluate(sitting)
+    accuracy, agreement, divergence = found.comparisons
+    student, teacher = sitting.student_predictions, sitting.teacher_predictions
     assert accuracy.student.value == right(student).mean()
     assert accuracy.teacher.value == right(teacher).mean()
     assert accuracy.difference.interval.low < accuracy.difference.value
@@ -179,13 +172,13 @@ def test_the_question_answers_of_digits():
     q, p = (special.softmax(a.logits.astype(float), axis=1) for a in (student, teacher))
     assert divergence.student.value == pytest.approx(stats.entropy(p, q, axis=1).mean())
     assert len(found.slices) == 12
-    assert sum(part.count for part in found.partings) <= (~same).sum()
+    assert sum(part.count for part in found.disagreements) <= (~same).sum()
     assert Fidelity.model_validate_json(found.model_dump_json()) == found
 
 
 def test_without_a_teacher_it_says_so():
-    found = ask(digits(teacher=False))
-    assert [finding.verdict for finding in found.findings] == ["alone"]
+    found = evaluate(digits(teacher=False))
+    assert [finding.verdict for finding in found.comparisons] == ["alone"]
     assert found.overlap is None
     assert found.slices[0].difference is None
     assert "no teacher" in found.notes[0]
@@ -193,16 +186,16 @@ def test_without_a_teacher_it_says_so():
 
 def test_a_student_beside_itself_agrees_in_all():
     sitting = digits()
-    found = ask(dataclasses.replace(sitting, teacher=sitting.student))
-    accuracy, agreement, divergence = found.findings
+    found = evaluate(dataclasses.replace(sitting, teacher=sitting.student))
+    accuracy, agreement, divergence = found.comparisons
     assert accuracy.verdict in {"kept", "open"}
     assert agreement.student.value == 1.0
     assert agreement.student.interval.low < 1.0
     assert divergence.student.value == 0.0
-    assert found.partings == ()
+    assert found.disagreements == ()
 
 
 def test_groups_that_do_not_name_every_sample_are_refused():
-    sitting = dataclasses.replace(digits(), groups={"writer": np.array(["left"])})
+    sitting = dataclasses.replace(digits(), sensitive_features={"writer": np.array(["left"])})
     with pytest.raises(InputError, match=r"groups\.writer: got '1 names'; allowed: 200"):
-        ask(sitting)
+        evaluate(sitting)

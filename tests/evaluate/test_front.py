@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.errors import InputError
-from limbeck.evaluate.front import knee, pareto
+from limbeck.evaluate.pareto import knee, pareto
 
 # Few different numbers, so that there are equals.
 NUMBERS = st.integers(-4, 4).map(float) | st.floats(-1e6, 1e6)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from limbeck.evaluate.interval import summarize, wilson
+from limbeck.evaluate.intervals import summarize, wilson
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,15 +11,28 @@ import torch
 from torch import nn
 
 from limbeck.errors import InputError
-from limbeck.evaluate.questions import robustness
-from limbeck.evaluate.questions.robustness import Robustness, ask
-from limbeck.evaluate.sitting import Pixels, Side, Sitting, Texts, Twin
+from limbeck.evaluate.context import (
+    EvaluatedModel,
+    EvaluationContext,
+    Normalization,
+    TextInputs,
+    TorchModel,
+)
+from limbeck.evaluate.evaluation import robustness
+from limbeck.evaluate.robustness import Robustness, evaluate
 from limbeck.export.predictor import TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification
 
 CLASSES = ("left", "right", "<script>")
 TASK = ImageClassification(CLASSES)
-FAST = {"attacked": 40, "steps": 4, "restarts": 1, "queries": 5, "draws": 100, "sizes": (0.05, 0.2)}
+FAST = {
+    "attack_samples": 40,
+    "steps": 4,
+    "restarts": 1,
+    "queries": 5,
+    "n_resamples": 100,
+    "epsilons": (0.05, 0.2),
+}
 
 
 def model(seed: int, channels: int = 1) -> nn.Module:
@@ -34,12 +47,14 @@ def model(seed: int, channels: int = 1) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def side(name: str, seed: int, *, channels: int = 1, twin: bool = True) -> Side:
+def side(name: str, seed: int, *, channels: int = 1, twin: bool = True) -> EvaluatedModel:
     net = model(seed, channels)
-    return Side(name, TorchPredictor(net, TASK), Twin(net, TASK) if twin else None)
+    return EvaluatedModel(name, TorchPredictor(net, TASK), TorchModel(net, TASK) if twin else None)
 
 
-def sitting(student: Side, teacher: Side | None, *, count: int = 60, channels: int = 1) -> Sitting:
+def sitting(
+    student: EvaluatedModel, teacher: EvaluatedModel | None, *, count: int = 60, channels: int = 1
+) -> EvaluationContext:
     random = np.random.default_rng(0)
     labels = random.integers(3, size=count)
     pixels = 0.4 * random.random((count, channels, 6, 6))
@@ -50,16 +65,16 @@ def sitting(student: Side, teacher: Side | None, *, count: int = 60, channels: i
     def batches():
         for first in range(0, count, 16):
             rows = slice(first, first + 16)
-            yield {"image": inputs[rows], "label": labels[rows]}
+            yield {"image": inputs[rows], "labels": labels[rows]}
 
-    return Sitting(
+    return EvaluationContext(
         student,
         teacher,
         batches,
         batches,
         CLASSES,
-        Pixels((0.5,) * channels, (0.25,) * channels),
-        limit=50,
+        Normalization((0.5,) * channels, (0.25,) * channels),
+        max_samples=50,
     )
 
 
@@ -67,21 +82,21 @@ def sitting(student: Side, teacher: Side | None, *, count: int = 60, channels: i
 def test_every_part_is_answered(channels):
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     sides = side("small", 0, channels=channels), side("large", 1, channels=channels)
-    found = ask(sitting(*sides, channels=channels), **FAST)
-    assert (found.samples, found.attacked) == (50, 40)
+    found = evaluate(sitting(*sides, channels=channels), **FAST)
+    assert (found.samples, found.attack_samples) == (50, 40)
     assert len(found.attacks) == 2 * 5
     assert len(found.corruptions) == 5 * 5
     assert len(found.certified) == 3
     assert found.distances.teacher is not None
     assert found.notes == ()
-    names = [line.name for line in found.findings]
+    names = [line.name for line in found.comparisons]
     assert len(set(names)) == len(names) == 2 + 1 + 2 + 5 + 1 + 3 + 1
-    for line in found.findings:
+    for line in found.comparisons:
         assert line.difference.interval is not None
         assert line.difference.value == pytest.approx(line.student.value - line.teacher.value)
-        assert line.how.endswith(".")
-    robust = next(line for line in found.findings if "51/255" in line.name)
-    certain = next(line for line in found.findings if line.name.startswith("Certified"))
+        assert line.method.endswith(".")
+    robust = next(line for line in found.comparisons if "51/255" in line.name)
+    certain = next(line for line in found.comparisons if line.name.startswith("Certified"))
     assert certain.student.value > 0
     assert robust.student.value <= certain.student.value
     assert Robustness.model_validate_json(found.model_dump_json()) == found
@@ -90,26 +105,26 @@ def test_every_part_is_answered(channels):
 def test_what_is_certain_no_attack_breaks():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     size = 0.02
-    found = ask(
+    found = evaluate(
         sitting(side("small", 0), None),
         parts=("attacks", "certified"),
-        **FAST | {"sizes": (size,), "certified_sizes": (size,), "queries": 50},
+        **FAST | {"epsilons": (size,), "certified_epsilons": (size,), "queries": 50},
     )
     strongest = next(row for row in found.attacks if row.attack == "strongest")
     assert 0 < found.certified[0].student.value <= strongest.student.value
-    assert all(line.verdict == "alone" for line in found.findings)
+    assert all(line.verdict == "alone" for line in found.comparisons)
 
 
 def test_a_student_beside_itself_is_kept():
-    found = ask(sitting(side("a", 0), side("b", 0)), **FAST, parts=("corruption", "distances"))
+    found = evaluate(sitting(side("a", 0), side("b", 0)), **FAST, parts=("corruption", "distances"))
     assert found.attacks == ()
-    assert all(line.difference.value == 0 for line in found.findings)
+    assert all(line.difference.value == 0 for line in found.comparisons)
     assert all(row.student == row.teacher for row in found.corruptions)
 
 
 def test_without_a_twin_there_is_a_note_and_still_a_figure():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
-    found = ask(sitting(side("small", 0, twin=False), side("large", 1)), **FAST)
+    found = evaluate(sitting(side("small", 0, twin=False), side("large", 1)), **FAST)
     assert len(found.notes) == 3
     assert "The student has no twin" in found.notes[0]
     assert {row.attack for row in found.attacks if row.student} == {
@@ -124,7 +139,7 @@ def test_without_a_twin_there_is_a_note_and_still_a_figure():
 
 def test_without_foolbox_the_note_names_the_extra(monkeypatch):
     monkeypatch.setattr(robustness, "available", lambda module: False)
-    found = ask(sitting(side("small", 0), None), **FAST)
+    found = evaluate(sitting(side("small", 0), None), **FAST)
     assert found.notes == ('Attacks need foolbox: pip install "limbeck[evaluate]".',)
     assert found.attacks == ()
     assert found.certified
@@ -132,17 +147,17 @@ def test_without_foolbox_the_note_names_the_extra(monkeypatch):
 
 def test_one_sample_is_enough():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
-    found = ask(sitting(side("small", 0), side("large", 1), count=1), **FAST)
-    assert (found.samples, found.attacked) == (1, 1)
+    found = evaluate(sitting(side("small", 0), side("large", 1), count=1), **FAST)
+    assert (found.samples, found.attack_samples) == (1, 1)
     assert found.warnings == ()
 
 
 def test_pixels_outside_the_box_are_not_attacked():
     wrong = sitting(side("small", 0), None)
-    wrong = Sitting(
-        wrong.student, None, wrong.batches, wrong.batches, CLASSES, Pixels((0.5,), (1.0,))
+    wrong = EvaluationContext(
+        wrong.student, None, wrong.batches, wrong.batches, CLASSES, Normalization((0.5,), (1.0,))
     )
-    found = ask(wrong, **FAST)
+    found = evaluate(wrong, **FAST)
     assert "not the box from 0 to 1" in found.notes[-1]
     assert found.attacks == ()
 
@@ -170,18 +185,18 @@ def test_texts_get_typos_and_lose_words():
     labels = np.array([1] * 30 + [0] * 30)
 
     def batches():
-        yield {**encode(raw), "label": labels}
+        yield {**encode(raw), "labels": labels}
 
-    one = Sitting(
-        Side("small", CountsWords()),
-        Side("large", CountsWords()),
+    one = EvaluationContext(
+        EvaluatedModel("small", CountsWords()),
+        EvaluatedModel("large", CountsWords()),
         batches,
         batches,
         ("bad", "good"),
-        texts=Texts(raw, encode),
-        limit=40,
+        texts=TextInputs(raw, encode),
+        max_samples=40,
     )
-    found = ask(one)
+    found = evaluate(one)
     assert {row.kind for row in found.corruptions} == {"typos", "dropped words"}
     assert len(found.corruptions) == 10
     accuracy = [row.student.value for row in found.corruptions if row.kind == "dropped words"]
@@ -189,7 +204,7 @@ def test_texts_get_typos_and_lose_words():
     rows = one.sample["row"]
     short = (rows >= 30).mean()
     assert accuracy == pytest.approx([1, 1, short, short, short])
-    assert found.attacked == 0
+    assert found.attack_samples == 0
     assert found.notes == (
         "The samples are not pictures: no attacks, no certificates, no distances.",
     )
@@ -202,24 +217,26 @@ def test_numbers_that_are_neither_are_left_alone():
             return {"logits": np.stack([-total, total], axis=1)}
 
     def batches():
-        yield {"features": np.ones((5, 3), dtype=np.float32), "label": np.ones(5, dtype=np.int64)}
+        yield {"features": np.ones((5, 3), dtype=np.float32), "labels": np.ones(5, dtype=np.int64)}
 
-    found = ask(Sitting(Side("small", Sums()), None, batches, batches, ("no", "yes")))
-    assert found.findings == ()
+    found = evaluate(
+        EvaluationContext(EvaluatedModel("small", Sums()), None, batches, batches, ("no", "yes"))
+    )
+    assert found.comparisons == ()
     assert len(found.notes) == 2
 
 
 def test_wrong_settings_are_refused():
     one = sitting(side("small", 0), None)
     with pytest.raises(InputError, match='did you mean "attacks"'):
-        ask(one, parts=("attack",))
+        evaluate(one, parts=("attack",))
     with pytest.raises(InputError, match="at most 1"):
-        ask(one, sizes=(8,))
+        evaluate(one, epsilons=(8,))
     with pytest.raises(InputError, match="attacked"):
-        ask(one, attacked=0)
+        evaluate(one, attack_samples=0)
 
 
 def test_reading_a_result_needs_no_torch():
-    code = "import sys, limbeck.evaluate.questions.robustness; print('torch' in sys.modules)"
+    code = "import sys, limbeck.evaluate.robustness; print('torch' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert printed.stdout.strip() == "False"

@@ -6,22 +6,26 @@ import dataclasses
 
 import numpy as np
 import pytest
+from contexts import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
-from sittings import digits
 from sklearn import metrics
 
+from limbeck.core.measurement import Interval
 from limbeck.evaluate.bootstrap import Resamples
-from limbeck.evaluate.deferral import coverage_risk, defer, threshold_for, threshold_to_match
-from limbeck.evaluate.doubt import Doubter
-from limbeck.evaluate.interval import Interval
-from limbeck.evaluate.interval_overlap import interval_overlaps, overlap
-from limbeck.evaluate.outside import SCORES, Logits, pictures_outside, told_apart
-from limbeck.evaluate.probabilities import log_probabilities
-from limbeck.evaluate.questions.uncertainty import Uncertainty, ask
-from limbeck.evaluate.ranking import Ranking, aurc, auroc, false_positives
-from limbeck.evaluate.sitting import Pixels
+from limbeck.evaluate.context import Normalization
+from limbeck.evaluate.metrics import Ranking, aurc, auroc, fpr_at_95_tpr, log_probabilities
+from limbeck.evaluate.uncertainty import Uncertainty, evaluate
+from limbeck.evaluate.uncertainty.interval_overlap import interval_overlaps, overlap
+from limbeck.evaluate.uncertainty.ood import SCORES, Logits, ood_detection, ood_images
+from limbeck.evaluate.uncertainty.selective_prediction import (
+    SelectivePredictor,
+    coverage_risk,
+    defer,
+    threshold_for,
+    threshold_to_match,
+)
 
 
 def scored(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +42,7 @@ def test_rankings_are_sklearns_on_every_draw(seed, count, tied):
     rows = np.random.default_rng(seed).integers(count, size=(4, count))
     counts = np.stack([np.bincount(row, minlength=count) for row in rows]).astype(float)
     ranking = Ranking.of(scores)
-    area, let_through = auroc(ranking, counts, hits), false_positives(ranking, counts, hits)
+    area, let_through = auroc(ranking, counts, hits), fpr_at_95_tpr(ranking, counts, hits)
     for k, row in enumerate(rows):
         if len(set(hits[row])) < 2:
             assert np.isnan(area[k])
@@ -77,9 +81,9 @@ def test_no_order_is_better_than_all_errors_last():
     random = np.random.default_rng(0)
     logits = 2 * random.normal(size=(200, 4))
     labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
-    doubter = Doubter.of(log_probabilities(logits), labels)
-    resamples = Resamples(200, draws=50)
-    found = doubter.doubt(resamples.estimate(doubter.risk), resamples=resamples)
+    doubter = SelectivePredictor.of(log_probabilities(logits), labels)
+    resamples = Resamples(200, n_resamples=50)
+    found = doubter.summary(resamples.estimate(doubter.aurc), resamples=resamples)
     wrong = np.sort(1 - doubter.right)
     best = np.mean(np.cumsum(wrong) / np.arange(1, 201))
     assert found.best_aurc == pytest.approx(best)
@@ -143,7 +147,7 @@ def test_a_student_that_is_its_teacher_is_as_sure_of_everything():
     random = np.random.default_rng(0)
     log_p = log_probabilities(random.normal(size=(100, 3)))
     found = interval_overlaps(
-        log_p, log_p, random.integers(3, size=100), resamples=Resamples(100, draws=100)
+        log_p, log_p, random.integers(3, size=100), resamples=Resamples(100, n_resamples=100)
     )
     assert [one.figure for one in found] == [
         "accuracy",
@@ -168,10 +172,10 @@ def test_scores_are_what_their_papers_say():
 
 def test_pictures_from_outside_lie_in_the_pixel_box():
     random = np.random.default_rng(0)
-    pixels = Pixels(mean=(0.3, 0.5, 0.1), std=(0.2, 0.5, 0.4))
+    pixels = Normalization(mean=(0.3, 0.5, 0.1), std=(0.2, 0.5, 0.4))
     mean, std = (np.array(part)[:, None, None] for part in (pixels.mean, pixels.std))
     shown = random.random((5, 3, 4, 6))
-    made = dict(pictures_outside((shown - mean) / std, pixels, seed=1))
+    made = dict(ood_images((shown - mean) / std, pixels, seed=1))
     back = {name: picture * std + mean for name, picture in made.items()}
     assert list(made) == ["noise", "shuffled pixels", "inverted"]
     assert back["inverted"] == pytest.approx(1 - shown, abs=1e-6)
@@ -196,32 +200,32 @@ def test_samples_that_look_the_same_are_told_apart_by_chance_and_others_always()
     inside = random.normal(size=(300, 4))
     sure = Logits(inside + 50 * np.eye(4)[random.integers(4, size=300)], np.zeros((100, 4)))
     alike = Logits(inside, random.normal(size=(100, 4)))
-    found = told_apart(alike, sure, samples="noise", draws=200)
+    found = ood_detection(alike, sure, samples="noise", n_resamples=200)
     assert [one.score for one in found] == list(SCORES)
     for one in found:
         assert one.count == (300, 100)
         assert one.auroc.teacher.value == 1.0
-        assert one.false_positives.teacher.value == 0.0
+        assert one.fpr_at_95_tpr.teacher.value == 0.0
         assert one.auroc.student.interval.low < 0.5 < one.auroc.student.interval.high
 
 
 def test_the_question_answers_of_digits():
     sitting = digits()
-    found = ask(sitting, draws=200)
-    student = sitting.student_answers
+    found = evaluate(sitting, n_resamples=200)
+    student = sitting.student_predictions
     p = special.softmax(student.logits.astype(float), axis=1)
     wrong = p.argmax(axis=1) != student.labels
-    told, risk, handed, *apart = found.findings
+    told, risk, handed, *apart = found.comparisons
     entropy = special.entr(p).sum(axis=1)
     assert told.student.value == pytest.approx(metrics.roc_auc_score(wrong, entropy))
     assert risk.student == found.student.aurc
     assert (
         handed.teacher.value
-        == (sitting.teacher_answers.logits.argmax(axis=1) == student.labels).mean()
+        == (sitting.teacher_predictions.logits.argmax(axis=1) == student.labels).mean()
     )
     assert len(apart) == 3
-    assert len(found.outside) == 9
-    assert found.outside[0].count == (40, 40)
+    assert len(found.ood) == 9
+    assert found.ood[0].count == (40, 40)
     assert len(found.intervals) == 3
     for row in found.deferrals:
         assert row.with_person.value >= row.with_teacher.value
@@ -231,9 +235,9 @@ def test_the_question_answers_of_digits():
 def test_samples_given_from_outside_need_no_label():
     sitting = digits()
     blank = np.zeros((70, 1, 8, 8), dtype=np.float32)
-    found = ask(sitting, outside=lambda: iter([{"image": blank}]), draws=50)
-    assert {one.samples for one in found.outside} == {"the samples given"}
-    assert found.outside[0].count == (40, 40)
+    found = evaluate(sitting, ood_samples=lambda: iter([{"image": blank}]), n_resamples=50)
+    assert {one.samples for one in found.ood} == {"the samples given"}
+    assert found.ood[0].count == (40, 40)
 
 
 def test_thresholds_come_from_validation_samples():
@@ -241,7 +245,7 @@ def test_thresholds_come_from_validation_samples():
     with_others = dataclasses.replace(
         sitting, validation=lambda: iter([next(sitting.validation())])
     )
-    one, other = ask(sitting, draws=10), ask(with_others, draws=10)
+    one, other = evaluate(sitting, n_resamples=10), evaluate(with_others, n_resamples=10)
     assert one.deferrals != other.deferrals
     assert one.student.curve == other.student.curve
 
@@ -249,13 +253,13 @@ def test_thresholds_come_from_validation_samples():
 def test_what_it_cannot_do_it_says():
     class Right:
         def predict(self, batch):
-            return {"logits": np.eye(10)[np.asarray(batch["label"])]}
+            return {"logits": np.eye(10)[np.asarray(batch["labels"])]}
 
     sitting = dataclasses.replace(digits(teacher=False), pixels=None)
     sure = dataclasses.replace(sitting.student, predictor=Right())
-    found = ask(dataclasses.replace(sitting, student=sure), draws=20)
-    assert [finding.name for finding in found.findings] == ["Risk over all coverages"]
-    assert found.outside == ()
+    found = evaluate(dataclasses.replace(sitting, student=sure), n_resamples=20)
+    assert [finding.name for finding in found.comparisons] == ["Risk over all coverages"]
+    assert found.ood == ()
     assert found.to_match is None
     assert found.student.entropy.mean_wrong is None
     assert ["no teacher" in found.notes[0], "all right" in found.notes[1]] == [True, True]

@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import contexts
 import pytest
-import sittings
 
-from limbeck.evaluate.evaluation import estimate, evaluate, evaluate_one
-from limbeck.evaluate.questions import QUESTIONS, WORKLOADS
-from limbeck.evaluate.workload import Workload, describe
-from limbeck.export.predictor import answers
+from limbeck.evaluate.context import Workload, describe
+from limbeck.evaluate.evaluation import EVALUATIONS, WORKLOADS, estimate, evaluate, evaluate_one
+from limbeck.export.predictor import predict
 
 BRIEF = {
     "attribution": {"samples": 4, "steps": 4},
     "calibration": {},
-    "extraction": {"budgets": [20, 40]},
+    "model_extraction": {"budgets": [20, 40]},
     "fidelity": {},
     "fairness": {},
-    "robustness": {"attacked": 8, "queries": 5, "steps": 2, "restarts": 1},
+    "robustness": {"attack_samples": 8, "queries": 5, "steps": 2, "restarts": 1},
     "uncertainty": {},
 }
 
@@ -37,7 +36,7 @@ class Counting:
 
 def counted(**sizes):
     """A student and a teacher that count."""
-    sitting = sittings.digits(**sizes)
+    sitting = contexts.digits(**sizes)
     sides = [
         dataclasses.replace(side, predictor=Counting(side.predictor))
         for side in (sitting.student, sitting.teacher)
@@ -47,9 +46,9 @@ def counted(**sizes):
 
 @pytest.mark.parametrize("name", list(BRIEF))
 def test_as_many_predictions_are_announced_as_there_are(name):
-    announced = estimate(counted(samples=60, limit=20), name, BRIEF[name])
+    announced = estimate(counted(samples=60, max_samples=20), name, BRIEF[name])
     [number] = re.findall(r"([\d,]+) predictions", announced)
-    sitting = counted(samples=60, limit=20)
+    sitting = counted(samples=60, max_samples=20)
     evaluate_one(sitting, name, BRIEF[name])
     made = (sitting.student.predictor.count + sitting.teacher.predictor.count) / 2
     assert made / 2 <= int(number.replace(",", "")) <= 2 * made
@@ -58,16 +57,18 @@ def test_as_many_predictions_are_announced_as_there_are(name):
 
 def test_every_evaluation_is_announced_before_it_starts():
     lines = []
-    evaluate(sittings.digits(samples=40, limit=10), {"fairness": {}, "cost": {}}, say=lines.append)
+    evaluate(
+        contexts.digits(samples=40, max_samples=10), {"fairness": {}, "cost": {}}, log=lines.append
+    )
     assert lines[0].startswith("evaluation fairness: 40 predictions of each model, about ")
     assert lines[1] == "evaluation cost: about 6 s"
-    assert WORKLOADS.names() == QUESTIONS.names()
+    assert WORKLOADS.names() == EVALUATIONS.names()
 
 
 def test_predictions_that_are_known_are_not_made_again():
     sitting = counted(samples=50)
     student, teacher = (
-        dataclasses.replace(side, tested=answers(side.predictor, sitting.batches()))
+        dataclasses.replace(side, tested=predict(side.predictor, sitting.batches()))
         for side in (sitting.student, sitting.teacher)
     )
     known = dataclasses.replace(sitting, student=student, teacher=teacher)
@@ -75,11 +76,11 @@ def test_predictions_that_are_known_are_not_made_again():
     before = student.predictor.count
     found = evaluate(known, {"fidelity": {}})
     assert student.predictor.count == before
-    assert found.asked[0].found == evaluate(sitting, {"fidelity": {}}).asked[0].found
+    assert found.results[0].result == evaluate(sitting, {"fidelity": {}}).results[0].result
 
 
 def test_seconds_are_measured_and_grow_with_the_work():
-    sitting = sittings.digits(limit=20)
+    sitting = contexts.digits(max_samples=20)
     seconds = [
         int(re.findall(r"about (\d+) s", describe(Workload(*counts), sitting))[0])
         for counts in ((10**6, 0), (0, 10**6), (2 * 10**6, 0), (10**6, 10**6, 1000.0))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.export.onnx import to_onnx
-from limbeck.export.runnable import Runnable
+from limbeck.export.predictor import Runnable
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.text_classification import TextClassification
 
@@ -90,7 +90,7 @@ def images(count: int, size: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(count)
     return {
         "image": torch.randn(count, 3, size, size, generator=generator),
-        "label": torch.randint(5, (count,), generator=generator),
+        "labels": torch.randint(5, (count,), generator=generator),
     }
 
 
@@ -101,7 +101,7 @@ def texts(count: int, tokens: int = 0) -> dict[str, Tensor]:
     return {
         "input_ids": torch.randint(100, (count, tokens), generator=generator),
         "attention_mask": (torch.arange(tokens) < lengths).long(),
-        "label": torch.randint(5, (count,), generator=generator),
+        "labels": torch.randint(5, (count,), generator=generator),
     }
 
 

@@ -22,14 +22,10 @@ from safetensors.torch import save_file
 from limbeck.compress.quantizers.int8_static import quantize
 from limbeck.errors import InputError, LimbeckError
 from limbeck.export.compact import functions
-from limbeck.export.compact.bits import pack, packed_bytes, unpack
 from limbeck.export.compact.choose import Option, choose
-from limbeck.export.compact.forms import Content, Plan, restore
-from limbeck.export.compact.graph import ITEM_BYTES, compact
-from limbeck.export.compact.header import KEY
-from limbeck.export.compact.rebuild import Parts, replace
-from limbeck.export.compact.unpacked import load_compact
-from limbeck.export.compact.weights import save_compact
+from limbeck.export.compact.codes import Content, Plan, pack, packed_bytes, restore, unpack
+from limbeck.export.compact.onnx import ITEM_BYTES, Parts, compact, replace
+from limbeck.export.compact.safetensors import KEY, load_compact, save_compact
 
 OPSET = 20
 

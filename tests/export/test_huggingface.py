@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.atomic import WriteError
+from limbeck.core.files import WriteError
 from limbeck.errors import InputError
 from limbeck.export.huggingface import image_processor, make_tokenizer, to_folder
 from limbeck.export.invariance import check_invariance
-from limbeck.export.onnx import to_onnx
+from limbeck.export.onnx import quiet, to_onnx
 from limbeck.export.predictor import OnnxPredictor
-from limbeck.export.quiet import quiet
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.text_classification import TextClassification
 
@@ -63,13 +62,13 @@ MODELS = {
 @pytest.fixture(scope="module")
 def preprocess():
     """A tokenizer that was trained here, whose padding token is not the models' own."""
-    from limbeck.data import wordpiece
+    from limbeck.data import tokenizers
     from limbeck.data.preprocess import TextPreprocess
 
-    tokenizer = wordpiece.train(TEXTS, 80)
-    pad = tokenizer.token_to_id(wordpiece.PAD)
+    tokenizer = tokenizers.train(TEXTS, 80)
+    pad = tokenizer.token_to_id(tokenizers.PAD)
     tokenizer.enable_truncation(16)
-    tokenizer.enable_padding(pad_id=pad, pad_token=wordpiece.PAD)
+    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizers.PAD)
     size = tokenizer.get_vocab_size()
     return TextPreprocess(tokenizer.to_str(), 16, pad, size, classes=("rotten", "fresh"))
 
@@ -133,7 +132,7 @@ def test_a_folder_is_complete_and_a_pipeline_predicts_as_the_onnx_file(kind, pre
             "text-classification", model=str(tmp_path / "hf"), truncation=True, top_k=None
         )
         found = classify(TEXTS, batch_size=3)
-    scores = [{one["label"]: one["score"] for one in row} for row in found]
+    scores = [{one["labels"]: one["score"] for one in row} for row in found]
     expected = torch.tensor(logits).softmax(-1)
     assert scores == [
         {

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck import fingerprint
-from limbeck.atomic import WriteError
+from limbeck.core import fingerprint
+from limbeck.core.files import WriteError
 from limbeck.errors import InputError
 from limbeck.export.onnx import ExportError, embed_classes, to_onnx
 from limbeck.export.predictor import OnnxPredictor, TorchPredictor

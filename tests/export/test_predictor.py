@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import InputError, LimbeckError
-from limbeck.export.predictor import OnnxPredictor, TorchPredictor, answers
+from limbeck.export.predictor import OnnxPredictor, TorchPredictor, predict
 from limbeck.tasks.image_classification import ImageClassification
 
 
@@ -67,11 +67,11 @@ def test_answers_do_not_depend_on_how_a_split_is_cut(exported, sizes):
     batch = one.draw(10)
     parts = {name: value.split(sizes) for name, value in batch.items()}
     batches = [{name: parts[name][i] for name in parts} for i in range(len(sizes))]
-    found = answers(OnnxPredictor(one.path), batches)
+    found = predict(OnnxPredictor(one.path), batches)
     assert len(found) == 10
     assert found.logits.dtype == np.float32
     assert found.labels.dtype == np.int64
-    np.testing.assert_array_equal(found.labels, batch["label"].numpy())
+    np.testing.assert_array_equal(found.labels, batch["labels"].numpy())
     np.testing.assert_allclose(
         found.logits, OnnxPredictor(one.path).predict(batch)["logits"], atol=1e-5
     )
@@ -79,7 +79,7 @@ def test_answers_do_not_depend_on_how_a_split_is_cut(exported, sizes):
 
 def test_no_batch_is_an_error(exported):
     with pytest.raises(InputError, match="at least one batch"):
-        answers(OnnxPredictor(exported["cnn"].path), [])
+        predict(OnnxPredictor(exported["cnn"].path), [])
 
 
 def test_nan_answers_are_an_error_with_their_number():
@@ -88,4 +88,4 @@ def test_nan_answers_are_an_error_with_their_number():
     images[1] = images[3] = torch.nan
     predictor = TorchPredictor(model, ImageClassification(("a", "b")))
     with pytest.raises(LimbeckError, match="2 of 5 answers hold NaN"):
-        answers(predictor, [{"image": images, "label": torch.zeros(5).long()}])
+        predict(predictor, [{"image": images, "labels": torch.zeros(5).long()}])

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress.fake_quant.activation import InputQuantizer
+from limbeck.compress.fake_quant import InputQuantizer
 from limbeck.compress.quantizers.binary import Binary
 from limbeck.compress.quantizers.ternary import Ternary
 from limbeck.compress.quantizers.uniform import Uniform
@@ -29,9 +29,9 @@ whole numbers may go to either, in torch's own kernels too; in nets as small as 
 
 CASES = {
     "cnn": Uniform(),
-    "cnn in 4 bits": Uniform(bits=4, inputs=4, step="learned", first_last_bits=None),
+    "cnn in 4 bits": Uniform(bits=4, activation_bits=4, step="learned", first_last_bits=None),
     "bert": Uniform(embeddings=True),
-    "vit": Uniform(bits=4, symmetric=False, inputs=6, symmetric_inputs=True),
+    "vit": Uniform(bits=4, symmetric=False, activation_bits=6, symmetric_activations=True),
 }
 
 
@@ -44,7 +44,7 @@ class Case:
             for name, parameter in self.one.model.named_parameters():
                 if name.endswith("bias"):
                     parameter.normal_(std=0.1)
-        self.changed = way.change(self.one.model, self.one.work)
+        self.changed = way.transform(self.one.model, self.one.work)
         self.path = folder / "model.onnx"
         before = copy.deepcopy(self.one.model.state_dict())
         to_onnx(self.one.model, self.one.task, self.one.batch, self.path)
@@ -150,7 +150,7 @@ def test_a_plain_chain_of_convolutions_is_computed_in_whole_numbers(tmp_path):
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head),
     ).eval()
     one = subject("cnn")
-    Uniform(power_of_two=True).change(model, one.work)
+    Uniform(power_of_two=True).transform(model, one.work)
     to_onnx(model, one.task, one.batch, tmp_path / "model.onnx")
     found = kernels(tmp_path / "model.onnx", tmp_path)
     assert found["QLinearConv"] >= 2
@@ -170,8 +170,10 @@ def test_masks_are_worked_in(tmp_path):
 
     parametrize.register_parametrization(one.model.hidden, "weight", Mask())
     parametrize.register_parametrization(one.model.head, "weight", nn.Identity())
-    Binary(layers=["head"], inputs=None, first_last_bits=None).change(one.model, one.work)
-    Ternary(layers=["wide.0"], threshold="learned").change(one.model, one.work)
+    Binary(layers=["head"], activation_bits=None, first_last_bits=None).transform(
+        one.model, one.work
+    )
+    Ternary(layers=["wide.0"], threshold="learned").transform(one.model, one.work)
     expected = one.answers()
     to_onnx(one.model, one.task, one.batch, tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx").graph
@@ -198,7 +200,7 @@ def test_a_tensor_off_its_grid_is_refused():
 
 def test_a_recurrent_net_keeps_its_answers_and_its_float_lstm():
     one = subject("lstm")
-    Uniform(embeddings=True).change(one.model, one.work)
+    Uniform(embeddings=True).transform(one.model, one.work)
     expected = one.answers()
     deployed = deploy(copy.deepcopy(one.model))
     assert torch.equal(one.answers(deployed), expected)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck.callables import find, local_modules
+from limbeck.core.imports import find, local_modules
 from limbeck.errors import InputError
 from limbeck.export.standalone import check_standalone
 from limbeck.export.weights import save_weights
@@ -162,7 +162,7 @@ def test_the_users_own_modules_are_found_through_packages_files_and_paths(projec
 def test_a_run_ships_the_modules_that_the_students_code_imports(
     tmp_path, monkeypatch, quick_measuring
 ):
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.runner import run
 
     (tmp_path / "mixers").mkdir()
@@ -176,8 +176,8 @@ def test_a_run_ships_the_modules_that_the_students_code_imports(
     )
     (tmp_path / "r.yaml").write_text(
         "name: ships\ntask: image_classification\n"
-        "data: {source: sklearn, name: digits, limit: {train: 90, validation: 60, test: 40}}\n"
-        "student: {source: python, name: 'net.py:build'}\n"
+        "data: {source: sklearn, name: digits, max_samples: {train: 90, validation: 60, test: "
+        "40}}\nstudent: {source: python, name: 'net.py:build'}\n"
         "stages:\n  - distill: {epochs: 1, objective: [{cross_entropy: {weight: 1}}]}\n"
         "  - export: {format: onnx}\nthreads: 1\n"
     )

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from limbeck import fingerprint
-from limbeck.atomic import WriteError
+from limbeck.core import fingerprint
+from limbeck.core.files import WriteError
 from limbeck.errors import LimbeckError
 from limbeck.export.weights import load_weights, save_weights
 

@@ -117,8 +117,8 @@ def drawn(*shape, dtype=torch.float64, seed=0):
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request, monkeypatch):
     if request.param == "blocks":
-        monkeypatch.setattr("limbeck.losses.blocks._CACHED", (20, 20))
-        monkeypatch.setattr("limbeck.losses.blocks._PLAIN", 0)
+        monkeypatch.setattr("limbeck.losses._maps._CACHED", (20, 20))
+        monkeypatch.setattr("limbeck.losses._maps._PLAIN", 0)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -141,8 +141,8 @@ def test_blocks_give_the_same_as_the_whole(settings, dtype, monkeypatch):
     student, teacher = drawn(23, 11, dtype=dtype)
     found = []
     for small, size in ((2**18, 2**18), (0, 2**18), (0, 1), (0, 22), (0, 100)):
-        monkeypatch.setattr("limbeck.losses.blocks._CACHED", (size, size))
-        monkeypatch.setattr("limbeck.losses.blocks._PLAIN", small)
+        monkeypatch.setattr("limbeck.losses._maps._CACHED", (size, size))
+        monkeypatch.setattr("limbeck.losses._maps._PLAIN", small)
         leaf = student.clone().requires_grad_()
         value = divergence(leaf, DenseTargets(teacher), temperature=3.0, **settings)
         value.square().sum().backward()

@@ -15,7 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.losses.activation import batch_norm_margin
+from limbeck.losses.features import batch_norm_margin
 
 _spec = importlib.util.spec_from_file_location(
     "feature_trials", Path(__file__).parent / "trials" / "feature.py"
@@ -36,7 +36,7 @@ FORMS = {
     "factor_transfer": ("maps", [{}, {"distance": "l2"}, {"power": 1.5}]),
     "variational_information": ("same", [{"variance": 0.3}, {"variance": 4.0}]),
     "overhaul": ("same", [{"margin": 0.0}, {"margin": -0.7}]),
-    "review": ("same", [{}]),
+    "review_kd": ("same", [{}]),
 }
 CASES = [
     pytest.param(name, form, id=f"{name}-{place}")
@@ -163,7 +163,7 @@ def test_the_weights_of_the_benchmark_meet_its_scale():
     for loss in (partial(losses.overhaul, margin=-1.0), losses.activation_boundary):
         twice = loss(torch.cat([student, student], 1), torch.cat([teacher, teacher], 1))
         torch.testing.assert_close(twice, 2 * loss(student, teacher))
-    for loss in (losses.fitnet_hint, losses.review, losses.attention_transfer):
+    for loss in (losses.fitnet_hint, losses.review_kd, losses.attention_transfer):
         twice = loss(torch.cat([student, student], 1), torch.cat([teacher, teacher], 1))
         torch.testing.assert_close(twice, loss(student, teacher))
 
@@ -204,12 +204,12 @@ def test_the_two_ways_to_selectivity_agree():
 
 def test_review_takes_one_pair_or_several():
     student, teacher = ([torch.randn(3, 2, s, s) for s in (8, 4, 1)] for _ in range(2))
-    each = [losses.review(s, t) for s, t in zip(student, teacher, strict=True)]
-    torch.testing.assert_close(losses.review(student, teacher), sum(each))
-    torch.testing.assert_close(losses.review(tuple(student[:1]), teacher[:1]), each[0])
+    each = [losses.review_kd(s, t) for s, t in zip(student, teacher, strict=True)]
+    torch.testing.assert_close(losses.review_kd(student, teacher), sum(each))
+    torch.testing.assert_close(losses.review_kd(tuple(student[:1]), teacher[:1]), each[0])
     torch.testing.assert_close(each[2], losses.fitnet_hint(student[2], teacher[2]))
     vectors = [layer.flatten(1) for layer in (student[2], teacher[2])]
-    torch.testing.assert_close(losses.review(*vectors), each[2])
+    torch.testing.assert_close(losses.review_kd(*vectors), each[2])
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
@@ -287,11 +287,11 @@ WRONG = [
     ("overhaul", MAPS, MAPS, {"margin": 0.1}, "margin", "at most 0"),
     ("overhaul", MAPS, MAPS, {"margin": torch.zeros(5, 5)}, "margin", "one number a channel"),
     ("overhaul", MAPS, MAPS[:, :, :2], {"margin": 0.0}, "teacher", "one shape"),
-    ("review", MAPS, MAPS[:, :2], {}, "teacher", "one shape"),
-    ("review", [MAPS], [MAPS, MAPS], {}, "teacher", "as many layers"),
-    ("review", [], [], {}, "teacher", "as many layers"),
-    ("review", [MAPS, MAPS[:1]], [MAPS, MAPS[:1]], {}, "student", "same samples"),
-    ("review", MAPS[0, 0, 0], MAPS[0, 0, 0], {}, "student", "[samples, d]"),
+    ("review_kd", MAPS, MAPS[:, :2], {}, "teacher", "one shape"),
+    ("review_kd", [MAPS], [MAPS, MAPS], {}, "teacher", "as many layers"),
+    ("review_kd", [], [], {}, "teacher", "as many layers"),
+    ("review_kd", [MAPS, MAPS[:1]], [MAPS, MAPS[:1]], {}, "student", "same samples"),
+    ("review_kd", MAPS[0, 0, 0], MAPS[0, 0, 0], {}, "student", "[samples, d]"),
 ]
 
 

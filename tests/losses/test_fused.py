@@ -148,7 +148,7 @@ def test_any_settings_give_the_dense_form(
 
 @pytest.mark.parametrize("form", forms())
 def test_blocks_within_blocks_change_nothing(form, monkeypatch):
-    monkeypatch.setattr("limbeck.losses.blocks._CACHED", (2 * CLASSES, 2 * CLASSES))
+    monkeypatch.setattr("limbeck.losses._maps._CACHED", (2 * CLASSES, 2 * CLASSES))
     hidden, weight, _ = head()
     labels = torch.arange(UNITS) % CLASSES
     ours, theirs = both(hidden, weight, forms()[form], temperature=2.0, labels=labels)
@@ -226,7 +226,7 @@ def test_no_gradient_is_formed_where_none_is_asked_for(monkeypatch):
     def refuse(self, rows, slope):
         raise AssertionError
 
-    monkeypatch.setattr("limbeck.losses.head.Head.add", refuse)
+    monkeypatch.setattr("limbeck.losses._fused.Head.add", refuse)
     hidden, weight, _ = head()
     with torch.no_grad():
         value = fused_divergence(hidden, weight, forms()["dense"], temperature=2.0)

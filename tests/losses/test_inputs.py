@@ -21,7 +21,7 @@ PAIRED = {
     "dist": {},
     "dkd": {"labels": LABELS},
     "logit_mse": {},
-    "multi_level": {},
+    "mlkd": {},
     "soft_target_kl": {"temperature": 1.0},
     "standardized_kl": {},
     "ttm": {"temperature": 1.0},
@@ -134,9 +134,9 @@ WRONG = [
     ("attention_mse", SCORES[0], SCORES[0], {}, "student", "heads"),
     ("label_smoothing", LOGITS, LABELS, {"smoothing": 1.0}, "smoothing", "a number in"),
     ("standardized_kl", LOGITS, LOGITS, {"correction": 2}, "correction", "0 or 1"),
-    ("multi_level", LOGITS, LOGITS, {"temperatures": []}, "temperatures", "above 0"),
-    ("multi_level", LOGITS, LOGITS, {"temperatures": 4.0}, "temperatures", "a list"),
-    ("multi_level", LOGITS, LOGITS, {"temperatures": [2, 0]}, "temperatures[1]", "above 0"),
+    ("mlkd", LOGITS, LOGITS, {"temperatures": []}, "temperatures", "above 0"),
+    ("mlkd", LOGITS, LOGITS, {"temperatures": 4.0}, "temperatures", "a list"),
+    ("mlkd", LOGITS, LOGITS, {"temperatures": [2, 0]}, "temperatures[1]", "above 0"),
 ]
 
 
@@ -161,9 +161,9 @@ def test_wrong_temperatures_are_refused(name, temperature):
         ("dist", "gamma"),
         ("dkd", "alpha"),
         ("dkd", "beta"),
-        ("multi_level", "batch"),
-        ("multi_level", "classes"),
-        ("multi_level", "instance"),
+        ("mlkd", "batch"),
+        ("mlkd", "classes"),
+        ("mlkd", "instance"),
     ],
 )
 def test_wrong_weights_are_refused(name, weighs, weight):
@@ -211,7 +211,7 @@ def test_no_units_give_no_values():
             leaf, empty, **more | ({"labels": none} if "labels" in more else {})
         )
         value.sum().backward()
-        assert value.shape == (() if name in ("dist", "multi_level") else (0,))
+        assert value.shape == (() if name in ("dist", "mlkd") else (0,))
         assert value.sum() == 0
         assert leaf.grad.shape == (0, 3)
 

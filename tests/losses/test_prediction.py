@@ -106,7 +106,7 @@ def test_dist(given_logits, weights):
 def test_multi_level(given_logits, weights):
     student, teacher, _, temperature = given_logits
     names = dict(zip(("instance", "batch", "classes"), weights, strict=True))
-    agree("multi_level", student, teacher, temperatures=[temperature, 3.0], **names)
+    agree("mlkd", student, teacher, temperatures=[temperature, 3.0], **names)
 
 
 @few
@@ -297,21 +297,21 @@ def test_gradients_in_closed_form_are_those_of_the_value(name):
 def test_multi_level_is_a_sum_over_temperatures_and_levels():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 6, 4, dtype=torch.float64, generator=generator)
-    whole = losses.multi_level(student, teacher)
+    whole = losses.mlkd(student, teacher)
     levels = ({"batch": 0.0, "classes": 0.0}, {"instance": 0.0, "classes": 0.0})
     levels += ({"instance": 0.0, "batch": 0.0},)
     single = [
-        losses.multi_level(student, teacher, temperatures=[t], **only)
+        losses.mlkd(student, teacher, temperatures=[t], **only)
         for t in (2.0, 3.0, 4.0, 5.0, 6.0)
         for only in levels
     ]
     torch.testing.assert_close(torch.stack(single).sum(), whole)
     one_by_one = losses.soft_target_kl(student, teacher, temperature=2.0).mean()
     torch.testing.assert_close(single[0], one_by_one)
-    assert losses.multi_level(teacher, teacher).item() == 0
+    assert losses.mlkd(teacher, teacher).item() == 0
 
 
-@pytest.mark.parametrize("name", ["dist", "multi_level"])
+@pytest.mark.parametrize("name", ["dist", "mlkd"])
 def test_no_units_give_a_zero_that_has_a_gradient(name):
     value, gradient = slope(lambda s: losses.find(name)(s, torch.zeros(0, 3)), torch.zeros(0, 3))
     assert value.shape == ()

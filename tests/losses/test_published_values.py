@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import special, stats
 
-from limbeck import losses, methods
-from limbeck.objective import Objective, Term
+from limbeck import losses
+from limbeck.objective import Objective, Term, methods
 from limbeck.targets import DenseTargets, TopKTargets
 
 CAT = [10.5, 2.1, -5.3, -8.2]

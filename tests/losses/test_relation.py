@@ -14,7 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.losses import rkd
+from limbeck.losses import relations
 
 few = settings(max_examples=25, deadline=None)
 
@@ -33,7 +33,7 @@ OF_SAMPLES = {
     "rkd_angle": [{}, {"similarity": "kl", "temperature": 2.0}],
     "similarity_preserving": [{}],
     "correlation_congruence": [{}, {"kernel": "bilinear"}, {"gamma": 2.0, "order": 5}],
-    "probabilistic_transfer": [{}],
+    "pkt": [{}],
 }
 FORMS = [
     pytest.param(name, form, id=f"{name}-{place}")
@@ -140,7 +140,7 @@ def test_relations_of_layers(seed, shape, sizes):
         for pair in (places[:2], places[2:])
     )
     leaves = [torch.tensor(one, requires_grad=True) for one in student]
-    value = losses.flow(leaves, [torch.tensor(one) for one in teacher])
+    value = losses.fsp(leaves, [torch.tensor(one) for one in teacher])
     assert value.item() == pytest.approx(references.flow(student, teacher), rel=1e-9)
     value.backward()
     for place, leaf in enumerate(leaves):
@@ -185,7 +185,7 @@ def test_nan_is_not_hidden(name, form):
     assert losses.find(name)(student, torch.randn(3, 2), **form).isnan()
 
 
-@pytest.mark.parametrize("name", ["similarity_preserving", "probabilistic_transfer"])
+@pytest.mark.parametrize("name", ["similarity_preserving", "pkt"])
 def test_a_gradient_written_out_is_that_of_the_value(name):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
@@ -228,7 +228,7 @@ def test_angles_block_by_block_are_the_same(form, limit, monkeypatch):
     _, expected = value_and_gradient(
         partial(losses.rkd_angle, **form), student.numpy(), teacher.numpy()
     )
-    monkeypatch.setattr(rkd, "_BLOCK", limit)
+    monkeypatch.setattr(relations, "_BLOCK", limit)
     value, gradient = value_and_gradient(
         partial(losses.rkd_angle, **form), student.numpy(), teacher.numpy()
     )
@@ -293,9 +293,9 @@ def test_transfer_is_at_least_zero_but_for_rounding():
     for scale in (1e-4, 1.0):
         teacher = torch.randn(32, 8)
         student = teacher + scale * torch.randn(32, 8)
-        assert losses.probabilistic_transfer(student, teacher) > -1e-9
+        assert losses.pkt(student, teacher) > -1e-9
     opposite = torch.tensor([[1.0], [-1.0], [-1.0]], requires_grad=True)
-    value = losses.probabilistic_transfer(opposite, torch.tensor([[1.0], [1.0], [-1.0]]))
+    value = losses.pkt(opposite, torch.tensor([[1.0], [1.0], [-1.0]]))
     assert value > 0
     assert torch.autograd.grad(value, opposite)[0].isfinite().all()
 
@@ -329,11 +329,11 @@ WRONG = [
     ("spatial_correlation", ROWS, MAPS, {}, "student", "height, width"),
     ("spatial_correlation", MAPS, MAPS[:1], {}, "teacher", "as many samples"),
     ("spatial_correlation", MAPS, MAPS.long(), {}, "teacher", "floating-point"),
-    ("flow", [MAPS], [MAPS], {}, "student", "two layers"),
-    ("flow", MAPS, [MAPS, MAPS], {}, "student", "two layers"),
-    ("flow", [MAPS, MAPS], [MAPS, ROWS], {}, "teacher.1", "height, width"),
-    ("flow", [MAPS, MAPS], [MAPS, MAPS[:, :2]], {}, "teacher.1", "channels"),
-    ("flow", [MAPS, MAPS[:1]], [MAPS, MAPS], {}, "student", "as many samples"),
+    ("fsp", [MAPS], [MAPS], {}, "student", "two layers"),
+    ("fsp", MAPS, [MAPS, MAPS], {}, "student", "two layers"),
+    ("fsp", [MAPS, MAPS], [MAPS, ROWS], {}, "teacher.1", "height, width"),
+    ("fsp", [MAPS, MAPS], [MAPS, MAPS[:, :2]], {}, "teacher.1", "channels"),
+    ("fsp", [MAPS, MAPS[:1]], [MAPS, MAPS], {}, "student", "as many samples"),
 ]
 
 

@@ -77,8 +77,8 @@ def drawn(*shape, scale=2.0, seed=0):
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request, monkeypatch):
     if request.param == "blocks":
-        monkeypatch.setattr("limbeck.losses.blocks._CACHED", (20, 20))
-        monkeypatch.setattr("limbeck.losses.blocks._PLAIN", 0)
+        monkeypatch.setattr("limbeck.losses._maps._CACHED", (20, 20))
+        monkeypatch.setattr("limbeck.losses._maps._PLAIN", 0)
 
 
 @few

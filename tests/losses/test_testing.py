@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from limbeck.core.numeric import precise, without_autocast
 from limbeck.errors import InputError
 from limbeck.losses import (
     cross_entropy,
@@ -20,7 +21,6 @@ from limbeck.losses import (
     logit_mse,
     soft_target_kl,
 )
-from limbeck.precision import precise, without_autocast
 from limbeck.targets import DenseTargets, TopKTargets
 from limbeck.testing import LAWS, BrokenLawError, audit_loss, check_loss
 

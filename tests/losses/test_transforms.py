@@ -13,7 +13,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.losses import blocks, rkd
+from limbeck.losses import _maps, relations
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
 from limbeck.testing import transforms
 from limbeck.testing.subject import Subject
@@ -24,7 +24,7 @@ FORWARD_OR_TWICE = {
     "torch.func.hessian",
     "a gradient of the gradient",
 }
-IN_BLOCKS = ("divergence", "soft_target_kl", "ttm", "multi_level", "minilm_relation", "rkd_angle")
+IN_BLOCKS = ("divergence", "soft_target_kl", "ttm", "mlkd", "minilm_relation", "rkd_angle")
 
 
 def trials():
@@ -64,9 +64,9 @@ def test_the_fused_form_alone_refuses_and_only_what_it_cannot_do():
 
 @pytest.mark.parametrize("name", IN_BLOCKS)
 def test_what_is_computed_in_blocks_agrees_too(monkeypatch, name):
-    monkeypatch.setattr(blocks, "_PLAIN", 0)
-    monkeypatch.setattr(blocks, "_CACHED", (8, 8))
-    monkeypatch.setattr(rkd, "_BLOCK", 100)
+    monkeypatch.setattr(_maps, "_PLAIN", 0)
+    monkeypatch.setattr(_maps, "_CACHED", (8, 8))
+    monkeypatch.setattr(relations, "_BLOCK", 100)
     for attempt in attempts(name):
         assert attempt.refusal is None, attempt
         assert attempt.difference < attempt.allowed, attempt
@@ -120,7 +120,7 @@ def test_dual_numbers_carry_a_derivative(name):
 @pytest.mark.parametrize("plain", [True, False])
 def test_derivatives_are_finite_where_classes_are_ruled_out(monkeypatch, kind, plain):
     if not plain:
-        monkeypatch.setattr(blocks, "_PLAIN", 0)
+        monkeypatch.setattr(_maps, "_PLAIN", 0)
     student, teacher = pair(3, 5)
     student[0, 1], teacher[1, 2], student[2, 3], teacher[2, 3] = (-torch.inf,) * 4
     for targets in (
@@ -139,8 +139,8 @@ def test_derivatives_are_finite_where_classes_are_ruled_out(monkeypatch, kind, p
 
 
 def test_the_closed_form_in_blocks_passes_torchs_own_checks(monkeypatch):
-    monkeypatch.setattr(blocks, "_PLAIN", 0)
-    monkeypatch.setattr(blocks, "_CACHED", (8, 8))
+    monkeypatch.setattr(_maps, "_PLAIN", 0)
+    monkeypatch.setattr(_maps, "_CACHED", (8, 8))
     student, teacher = pair(3, 4)
     student.requires_grad_()
     options = {
@@ -161,8 +161,8 @@ def test_the_closed_form_in_blocks_passes_torchs_own_checks(monkeypatch):
 def test_distances_pass_torchs_own_checks():
     features = pair(5, 3)[0].requires_grad_()
     options = {"check_forward_ad": True, "check_batched_grad": True}
-    assert gradcheck(rkd.distances, (features,), **options)
-    assert gradgradcheck(rkd.distances, (features,), check_fwd_over_rev=True)
+    assert gradcheck(relations.distances, (features,), **options)
+    assert gradgradcheck(relations.distances, (features,), check_fwd_over_rev=True)
 
 
 def test_a_gradient_that_was_recorded_may_be_used_as_it_is():

@@ -14,8 +14,7 @@ from torch import nn
 
 import limbeck.models.sources
 from limbeck.errors import InputError
-from limbeck.models.build import build
-from limbeck.models.catalog import names, sources
+from limbeck.models.build import build, names, sources
 from limbeck.models.source import Source
 from limbeck.models.spec import SOURCES, ModelSpec
 
@@ -33,7 +32,7 @@ def test_every_file_of_the_folder_is_a_source() -> None:
 def test_names_of_ours_cost_no_import_of_torch() -> None:
     import subprocess
 
-    code = "import sys; from limbeck.models.catalog import names; print(names('limbeck'))"
+    code = "import sys; from limbeck.models.build import names; print(names('limbeck'))"
     code += "; assert not {'torch', 'timm', 'transformers'} & set(sys.modules)"
     environment = {"PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
@@ -87,7 +86,7 @@ def test_weights_of_a_file_or_a_folder(tmp_path: Path, monkeypatch: pytest.Monke
     _save(tmp_path / "model.safetensors", model)
     monkeypatch.setenv("LIMBECK_DATA", str(tmp_path.parent))
     for path in (tmp_path, tmp_path / "model.safetensors", tmp_path.name):
-        loaded = _build(weights=str(path))
+        loaded = _build(checkpoint=str(path))
         for name, tensor in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], tensor)
 
@@ -96,7 +95,7 @@ def test_counters_of_batches_may_be_absent(tmp_path: Path) -> None:
     counters = {name: None for name in _build().state_dict() if name.endswith("tracked")}
     assert len(counters) == 3
     _save(tmp_path / "w.safetensors", _build(), **counters)
-    _build(weights=str(tmp_path / "w.safetensors"))
+    _build(checkpoint=str(tmp_path / "w.safetensors"))
 
 
 def test_everything_that_differs_is_named(tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_everything_that_differs_is_named(tmp_path: Path) -> None:
     }
     _save(tmp_path / "w.safetensors", _build(), **changes)
     with pytest.raises(InputError) as caught:
-        _build(weights=str(tmp_path / "w.safetensors"))
+        _build(checkpoint=str(tmp_path / "w.safetensors"))
     missing, extra, shape = map(str, caught.value.problems)
     assert "nothing for linear.bias" in missing
     assert "also more" in extra
@@ -118,15 +117,15 @@ def test_another_number_of_classes_is_said_in_words(tmp_path: Path) -> None:
     other = build(ModelSpec(source="limbeck", name="digits_cnn"), classes=100, channels=1)
     _save(tmp_path / "w.safetensors", other)
     with pytest.raises(InputError, match=r"weights for 100 classes.*the 10 classes of the data"):
-        _build(weights=str(tmp_path / "w.safetensors"))
+        _build(checkpoint=str(tmp_path / "w.safetensors"))
 
 
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(InputError, match="a whole safetensors file"):
-        _build(weights=str(tmp_path / "w.safetensors"))
+        _build(checkpoint=str(tmp_path / "w.safetensors"))
     with pytest.raises(InputError, match=r"No such file.*LIMBECK_DATA"):
-        _build(weights="nowhere.safetensors")
+        _build(checkpoint="nowhere.safetensors")
 
 
 MINE = """

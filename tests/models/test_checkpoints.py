@@ -60,7 +60,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_usual_forms_load(tmp_path: Path, net: nn.Module, form: str) -> None:
     torch.save(FORMS[form](net.state_dict()), tmp_path / form)
-    assert _equal(_net(weights=str(tmp_path / form)), net)
+    assert _equal(_net(checkpoint=str(tmp_path / form)), net)
 
 
 def test_what_is_not_loaded_is_listed(tmp_path: Path, net: nn.Module) -> None:
@@ -68,7 +68,7 @@ def test_what_is_not_loaded_is_listed(tmp_path: Path, net: nn.Module) -> None:
     torch.save(content, tmp_path / "a.ckpt")
     notes: list[str] = []
     spec = ModelSpec(
-        source="limbeck", name="tabular_mlp", width=5, weights=str(tmp_path / "a.ckpt")
+        source="limbeck", name="tabular_mlp", width=5, checkpoint=str(tmp_path / "a.ckpt")
     )
     built = build(spec, classes=4, table_features=3, notes=notes)
     assert {one.dtype for one in built.parameters()} == {torch.float32}
@@ -79,7 +79,7 @@ def test_what_is_not_loaded_is_listed(tmp_path: Path, net: nn.Module) -> None:
 
 def test_an_old_file_without_an_archive(tmp_path: Path, net: nn.Module) -> None:
     torch.save(net.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert _equal(_net(weights=str(tmp_path / "old.pth")), net)
+    assert _equal(_net(checkpoint=str(tmp_path / "old.pth")), net)
 
 
 def test_two_sets_of_weights_are_chosen_from(tmp_path: Path, net: nn.Module) -> None:
@@ -87,10 +87,10 @@ def test_two_sets_of_weights_are_chosen_from(tmp_path: Path, net: nn.Module) -> 
     torch.save({"model": net.state_dict(), "model_ema": other}, tmp_path / "two.pt")
     path = str(tmp_path / "two.pt")
     with pytest.raises(InputError, match=r"2 sets of weights.*loading: \{prefix:"):
-        _net(weights=path)
-    assert _equal(_net(weights=path, loading={"prefix": "model"}), net)
+        _net(checkpoint=path)
+    assert _equal(_net(checkpoint=path, loading={"prefix": "model"}), net)
     torch.save({"model": net.state_dict(), "model_ema": net.state_dict()}, tmp_path / "two.pt")
-    assert _equal(_net(weights=path), net)
+    assert _equal(_net(checkpoint=path), net)
 
 
 class Harmful:
@@ -102,14 +102,14 @@ class Harmful:
 def test_pickled_objects_are_refused_and_not_executed(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "o.pt")
     with pytest.raises(InputError, match=r"pickled objects.*torch\.save"):
-        _net(weights=str(tmp_path / "o.pt"))
+        _net(checkpoint=str(tmp_path / "o.pt"))
     assert not Path("/tmp/limbeck-was-executed").exists()
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     def refused(name: str, said: str) -> None:
         with pytest.raises(InputError, match=said):
-            _net(weights=str(tmp_path / name))
+            _net(checkpoint=str(tmp_path / name))
 
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     refused("text.pt", r"pointer of Git LFS.*git lfs pull")
@@ -138,22 +138,22 @@ def test_renamed_tensors_get_a_suggestion_that_works(tmp_path: Path, net: nn.Mod
     save_file(state, tmp_path / "r.safetensors")
     path = str(tmp_path / "r.safetensors")
     with pytest.raises(InputError) as caught:
-        _net(weights=path)
+        _net(checkpoint=path)
     said = str(caught.value)
     assert "fc: linear" in said
     assert "layers: blocks" in said
     rename = {"fc": "linear", "layers": "blocks"}
-    assert _equal(_net(weights=path, loading={"rename": rename}), net)
+    assert _equal(_net(checkpoint=path, loading={"rename": rename}), net)
 
 
 def test_a_fresh_head_is_stated(tmp_path: Path, net: nn.Module) -> None:
     save_file(net.state_dict(), tmp_path / "four.safetensors")
     path = str(tmp_path / "four.safetensors")
     with pytest.raises(InputError, match=r"4 classes.*loading: \{head: fresh\}"):
-        _net(7, weights=path)
+        _net(7, checkpoint=path)
     notes: list[str] = []
     spec = ModelSpec(
-        source="limbeck", name="tabular_mlp", width=5, weights=path, loading={"head": "fresh"}
+        source="limbeck", name="tabular_mlp", width=5, checkpoint=path, loading={"head": "fresh"}
     )
     fresh = build(spec, classes=7, table_features=3, notes=notes)
     assert torch.equal(fresh.blocks[0][0].weight, net.blocks[0][0].weight)
@@ -170,9 +170,9 @@ def test_a_body_without_a_head_needs_a_stated_head(tmp_path: Path, net: nn.Modul
     save_file(body, tmp_path / "body.safetensors")
     path = str(tmp_path / "body.safetensors")
     with pytest.raises(InputError, match=r"nothing for linear\.weight"):
-        _net(weights=path)
-    assert _equal(_net(weights=path, loading={"head": "fresh"}).blocks, net.blocks)
-    assert _equal(_net(weights=path, loading={"skip": ["linear"]}).blocks, net.blocks)
+        _net(checkpoint=path)
+    assert _equal(_net(checkpoint=path, loading={"head": "fresh"}).blocks, net.blocks)
+    assert _equal(_net(checkpoint=path, loading={"skip": ["linear"]}).blocks, net.blocks)
 
 
 TIED = """
@@ -289,14 +289,14 @@ def test_shards_with_an_index(tmp_path: Path, net: nn.Module) -> None:
     index = tmp_path / "model.safetensors.index.json"
     places = {name: file for file, part in parts.items() for name in part}
     index.write_text(json.dumps({"weight_map": places}))
-    assert _equal(_net(weights=str(tmp_path)), net)
+    assert _equal(_net(checkpoint=str(tmp_path)), net)
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(InputError, match=r"1 of 2 shards missing.*b\.safetensors"):
-        _net(weights=str(index))
+        _net(checkpoint=str(index))
     for wrong in ({"weight_map": {"x": "../b.safetensors"}}, {"weight_map": []}, [], {"a": 1}):
         index.write_text(json.dumps(wrong))
         with pytest.raises(InputError, match="index"):
-            _net(weights=str(index))
+            _net(checkpoint=str(index))
 
 
 def test_files_of_torchvision_and_timm(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_files_of_torchvision_and_timm(tmp_path: Path) -> None:
     small = {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 3}
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=9, **small)
     torch.save({"model": vit.state_dict()}, tmp_path / "vit.pth")
-    spec = ModelSpec(source="timm", name=tag, weights=str(tmp_path / "vit.pth"), **small)
+    spec = ModelSpec(source="timm", name=tag, checkpoint=str(tmp_path / "vit.pth"), **small)
     assert _equal(build(spec, classes=9, channels=3), vit)
 
 
@@ -343,7 +343,7 @@ def build(classes):
 def test_old_weight_norm_and_spectral_norm_copy_train_export_and_load(tmp_path: Path) -> None:
     import copy
 
-    from limbeck.compress.bake import bake
+    from limbeck.compress.materialize import materialize
     from limbeck.export.onnx import to_onnx
     from limbeck.models.build import architecture
     from limbeck.tasks.image_classification import ImageClassification
@@ -356,13 +356,13 @@ def test_old_weight_norm_and_spectral_norm_copy_train_export_and_load(tmp_path: 
     original = scope["build"](3).eval()
     torch.manual_seed(2)
     model = build(spec, classes=3)
-    batch = {"image": torch.randn(4, 3, 2, 2), "label": torch.tensor([0, 1, 2, 0])}
+    batch = {"image": torch.randn(4, 3, 2, 2), "labels": torch.tensor([0, 1, 2, 0])}
     torch.testing.assert_close(model.eval()(batch["image"]), original(batch["image"]))
     model.train()(batch["image"]).sum().backward()
     copied = copy.deepcopy(model).eval()
     to_onnx(copied, ImageClassification(("a", "b", "c")), batch, tmp_path / "m.onnx")
     expected = copied(batch["image"])
-    bake(copied)
+    materialize(copied)
     scope = {}
     exec(architecture(spec, classes=3), scope)
     plain = scope["build"]()

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.core.imports import available
 from limbeck.errors import InputError
-from limbeck.models.build import architecture, build
-from limbeck.models.catalog import names
+from limbeck.models.build import architecture, build, names
 from limbeck.models.spec import ModelSpec
-from limbeck.optional import available
 
 BERT = {
     "hidden_size": 16,

@@ -14,8 +14,7 @@ from limbeck.data.load import load
 from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 from limbeck.models import nets
-from limbeck.models.build import build
-from limbeck.models.catalog import names
+from limbeck.models.build import build, names
 from limbeck.models.spec import ModelSpec
 
 COUNTS = {
@@ -125,12 +124,12 @@ def test_real_weights_get_their_published_accuracy(tmp_path: Path) -> None:
     image = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     files = {"train": str(TEST.resolve())}
     limit = {"test": 1000, "train": 10, "validation": 10}
-    spec = DataSpec(source="parquet", files=files, image=image, limit=limit)
+    spec = DataSpec(source="parquet", files=files, image=image, max_samples=limit)
     test = load(spec, workdir=tmp_path).test
     model = _net("resnet20", 10, 3, shortcut="pad", weights=str(WEIGHTS.resolve())).eval()
     with torch.inference_mode():
         right = sum(
-            int((model(batch["image"]).argmax(1) == batch["label"]).sum())
+            int((model(batch["image"]).argmax(1) == batch["labels"]).sum())
             for batch in test.batches(250)
         )
     # Two standard errors of 1,000 rows at 91.73 % are 17.

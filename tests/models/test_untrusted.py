@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from limbeck.core.process import LimitError, call_limited
 from limbeck.data.spec import TextSpec
 from limbeck.errors import InputError
-from limbeck.limited import LimitError, call_limited
 from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
 
@@ -27,7 +27,7 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limbeck.limited.CPU_SECONDS", 1)
+    monkeypatch.setattr("limbeck.core.process.CPU_SECONDS", 1)
 
 
 def test_a_child_is_held_to_its_limits() -> None:
@@ -144,9 +144,9 @@ def test_arguments_that_make_a_model_too_large(
 
 
 def _tokenizer() -> dict[str, Any]:
-    from limbeck.data import wordpiece
+    from limbeck.data import tokenizers
 
-    return json.loads(wordpiece.train(["some words to train on"] * 20, 60).to_str())
+    return json.loads(tokenizers.train(["some words to train on"] * 20, 60).to_str())
 
 
 def _exploding(content: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ def _padded(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [_exploding, _no_unknown, _beyond, _padded])
 def test_tokenizers(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    from limbeck.data import tokenizer
+    from limbeck.data import tokenizers
 
     content = _tokenizer()
     change(content)
@@ -183,30 +183,30 @@ def test_tokenizers(tmp_path: Path, change: Callable[[dict[str, Any]], None]) ->
     file.write_text(json.dumps(content))
     spec = TextSpec(tokenizer=str(tmp_path), max_length=16)
     with pytest.raises(InputError, match=r"data\.text\.tokenizer"):
-        tokenizer.make(spec, ["some words"], workdir=tmp_path)
+        tokenizers.make(spec, ["some words"], workdir=tmp_path)
 
 
 def test_tokenizer_files_that_are_no_files(tmp_path: Path) -> None:
-    from limbeck.data import tokenizer
+    from limbeck.data import tokenizers
 
     (tmp_path / "tokenizer.json").symlink_to("/dev/zero")
     for text in ("", "[]", _deep(100_000)):
         (tmp_path / "other.json").write_text(text)
         spec = TextSpec(tokenizer=str(tmp_path / "other.json"), max_length=16)
         with pytest.raises(InputError, match=r"data\.text\.tokenizer"):
-            tokenizer.make(spec, ["some words"], workdir=tmp_path)
+            tokenizers.make(spec, ["some words"], workdir=tmp_path)
     with pytest.raises(InputError, match="not a regular file"):
-        tokenizer.make(TextSpec(tokenizer=str(tmp_path), max_length=16), ["x"], workdir=tmp_path)
+        tokenizers.make(TextSpec(tokenizer=str(tmp_path), max_length=16), ["x"], workdir=tmp_path)
 
 
 def test_gaps_in_the_ids_get_rows(tmp_path: Path) -> None:
-    from limbeck.data import tokenizer
+    from limbeck.data import tokenizers
 
     content = _tokenizer()
     content["model"]["vocab"]["zebra"] = 500
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     spec = TextSpec(tokenizer=str(tmp_path), max_length=16)
-    assert tokenizer.make(spec, ["zebra"], workdir=tmp_path).vocab_size == 501
+    assert tokenizers.make(spec, ["zebra"], workdir=tmp_path).vocab_size == 501
 
 
 def test_a_sample_of_mutations(tmp_path: Path) -> None:

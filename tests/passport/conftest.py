@@ -20,10 +20,10 @@ from limbeck.passport import (
     ModelFacts,
     PassportFacts,
     build_passport,
+    embed_metadata,
     make_keys,
     render,
     sign,
-    stamp_folder,
 )
 
 DIGITS = DatasetFacts(
@@ -63,7 +63,7 @@ def facts(tmp_path: Path) -> PassportFacts:
         outputs=("logits float32 [n, 10]",),
         teachers=(TEACHER,),
         data=(DIGITS,),
-        recipe={"name": "digits", "stages": [{"teach": {"epochs": 20}}], "note": "naïve"},
+        recipe={"name": "digits", "stages": [{"train_teacher": {"epochs": 20}}], "note": "naïve"},
         metrics=(
             MetricFacts("accuracy", 0.972, 0.96, 0.98, slice="test"),
             MetricFacts("latency_p50", 0.05, unit="ms"),
@@ -163,7 +163,7 @@ def signed_once(tmp_path_factory: pytest.TempPathFactory) -> Signed:
         data=(DIGITS,),
         recipe={"name": "digits"},
     )
-    stamp_folder(facts)
+    embed_metadata(facts)
     write_passport(facts)
     sign(folder, keys[0])
     return Signed(folder, facts, *keys)

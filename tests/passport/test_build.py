@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import limbeck.passport
-from limbeck.atomic import write_json
+from limbeck.core.files import write_json
 from limbeck.errors import InputError
 from limbeck.passport import (
     CarbonFacts,
@@ -31,10 +31,9 @@ from limbeck.passport import (
     validate,
     verify,
 )
-from limbeck.passport.risk import CLASSES
-from limbeck.passport.terms import FLAGS, TERMS
+from limbeck.passport.policy import CLASSES, FLAGS, TERMS
 
-ALLOWED = ("limbeck.passport", "limbeck.bounded", "limbeck.errors", "limbeck.optional")
+ALLOWED = ("limbeck.passport", "limbeck.core.files", "limbeck.errors", "limbeck.core.imports")
 NASTY = [
     "",
     "ünïcode 数字",
@@ -179,7 +178,7 @@ def test_drawn_passports_are_valid_verify_and_refer_to_what_is_there(
     passport = build_passport(facts)
     assert validate(passport) == ()
     (folder / "passport.json").write_text(render(passport), encoding="utf-8")
-    assert verify(folder).findings == ()
+    assert verify(folder).comparisons == ()
     assert build_passport(facts) == passport
     there = references(passport)
     assert len(there) == len(set(there))

@@ -9,7 +9,7 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.passport import ModelFacts, PassportFacts, audit, read_students
-from limbeck.passport.lineage import eldest_first
+from limbeck.passport.lineage import topological
 
 LARGE, OTHER = ModelFacts("large", digest="a"), ModelFacts("other", digest="b")
 BASE = ModelFacts("base", digest="c", ancestors=(LARGE,))
@@ -64,7 +64,7 @@ def test_single_points_are_those_whose_removal_leaves_no_root() -> None:
     for seed in range(150):
         students = random_lineage(random.Random(seed))
         found = audit(students, most=0.01)
-        family = {m.digest for s in students for m in eldest_first(s.ancestors)}
+        family = {m.digest for s in students for m in topological(s.ancestors)}
         lost = {gone: sum(not left_without(s, gone) for s in students) / 5 for gone in family}
         expected = {gone: share for gone, share in lost.items() if share}
         assert {one.digest: one.share for one in found.single_points} == expected, seed

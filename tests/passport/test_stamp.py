@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from limbeck.errors import InputError, LimbeckError
-from limbeck.passport import PassportFacts, Stamp, read_stamp, stamp_folder, verify
-from limbeck.passport.containers import open_container
-from limbeck.passport.stamp import KEY, bare_sha256, parse
+from limbeck.passport import EmbeddedMetadata, PassportFacts, embed_metadata, read_stamp, verify
+from limbeck.passport.embedded_metadata import KEY, bare_sha256, open_container, parse
 
 NAMES = ("model.onnx", "model.safetensors")
 
@@ -36,7 +35,7 @@ def test_both_formats_carry_it_and_their_libraries_read_it(real: PassportFacts) 
     before = {name: bare_sha256(folder / name) for name in NAMES}
     weights = tensors_of(folder / "model.safetensors")
     proto = onnx.load(folder / "model.onnx")
-    assert stamp_folder(real) == NAMES
+    assert embed_metadata(real) == NAMES
     stamps = {name: read_stamp(folder / name) for name in NAMES}
 
     assert tensors_of(folder / "model.safetensors") == weights
@@ -68,23 +67,23 @@ def test_both_formats_carry_it_and_their_libraries_read_it(real: PassportFacts) 
 def test_stamping_again_changes_nothing_and_another_fact_changes_the_stamp(
     real: PassportFacts,
 ) -> None:
-    stamp_folder(real)
+    embed_metadata(real)
     first = {name: (real.folder / name).read_bytes() for name in NAMES}
-    stamp_folder(real)
+    embed_metadata(real)
     assert {name: (real.folder / name).read_bytes() for name in NAMES} == first
-    stamp_folder(dataclasses.replace(real, version="2"))
+    embed_metadata(dataclasses.replace(real, version="2"))
     for name in NAMES:
         assert (real.folder / name).read_bytes() != first[name]
-    stamp_folder(real)
+    embed_metadata(real)
     assert {name: (real.folder / name).read_bytes() for name in NAMES} == first
 
 
 def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
     real: PassportFacts, write
 ) -> None:
-    stamp_folder(real)
+    embed_metadata(real)
     write(real)
-    assert verify(real.folder).findings == ()
+    assert verify(real.folder).comparisons == ()
     for change in (
         {"name": "another"},
         {"licence": "MIT"},
@@ -92,21 +91,21 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
         {"teachers": ()},
         {"version": "2"},
     ):
-        stamp_folder(dataclasses.replace(real, **change))
+        embed_metadata(dataclasses.replace(real, **change))
         write(real)
-        findings = verify(real.folder).findings
+        findings = verify(real.folder).comparisons
         assert {finding.kind for finding in findings} == {"stamp"}
         assert {finding.where for finding in findings} == set(NAMES)
 
 
 def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> None:
-    stamp_folder(real)
+    embed_metadata(real)
     path = real.folder / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     write(real)
-    (finding,) = verify(real.folder).findings
+    (finding,) = verify(real.folder).comparisons
     assert (finding.kind, finding.where) == ("stamp", "model.safetensors")
     assert "weights_sha256" in finding.listed
 
@@ -114,7 +113,7 @@ def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> N
 def test_links_are_left_alone_and_the_mode_of_a_file_stays(real: PassportFacts) -> None:
     (real.folder / "again.onnx").symlink_to("model.onnx")
     (real.folder / "model.safetensors").chmod(0o600)
-    assert stamp_folder(real) == NAMES
+    assert embed_metadata(real) == NAMES
     assert (real.folder / "again.onnx").is_symlink()
     assert (real.folder / "model.safetensors").stat().st_mode & 0o777 == 0o600
     assert not list(real.folder.rglob("*.partial"))
@@ -130,7 +129,7 @@ def test_a_write_that_fails_leaves_the_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LimbeckError, match="No space left"):
-        stamp_folder(real)
+        embed_metadata(real)
     assert (real.folder / "model.onnx").read_bytes() == before
     assert not list(real.folder.rglob("*.partial"))
 
@@ -138,12 +137,12 @@ def test_a_write_that_fails_leaves_the_file(
 def test_a_file_that_is_not_what_its_name_says_is_refused(real: PassportFacts) -> None:
     (real.folder / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(InputError, match=r"model\.safetensors"):
-        stamp_folder(real)
+        embed_metadata(real)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_bytes_are_read_or_refused(real: PassportFacts, name: str) -> None:
-    stamp_folder(real)
+    embed_metadata(real)
     path = real.folder / name
     original = path.read_bytes()
     refused = 0
@@ -198,8 +197,8 @@ NOTES = [
     "[" * 5000,
     '{"name": 1}',
     "\ud800",
-    json.dumps({**vars(Stamp("a", "b", (), "", "", "")), "roots": [["x"]]}),
-    json.dumps({**vars(Stamp("a", "b", (), "", "", "")), "more": 1}),
+    json.dumps({**vars(EmbeddedMetadata("a", "b", (), "", "", "")), "roots": [["x"]]}),
+    json.dumps({**vars(EmbeddedMetadata("a", "b", (), "", "", "")), "more": 1}),
 ]
 
 
@@ -211,6 +210,6 @@ def test_a_stamp_that_is_none_is_one_finding(real: PassportFacts, write, note: s
     with pytest.raises(InputError):
         read_stamp(real.folder / "model.safetensors")
     write(real)
-    (finding,) = verify(real.folder).findings
+    (finding,) = verify(real.folder).comparisons
     assert (finding.kind, finding.where) == ("stamp", "model.safetensors")
     assert str(finding).isprintable()

@@ -15,7 +15,7 @@ from torch import nn
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
-from limbeck.export.predictor import Answers, OnnxPredictor, answers
+from limbeck.export.predictor import OnnxPredictor, Predictions, predict
 from limbeck.pipeline.parity import check_compressed, relative_error
 from limbeck.tasks.tabular_classification import TabularClassification
 
@@ -26,14 +26,14 @@ TASK = TabularClassification(tuple("abc"))
 def wine(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     values, labels = load_wine(return_X_y=True)
     scaled = torch.tensor((values - values.mean(0)) / values.std(0), dtype=torch.float32)
-    batch = {"features": scaled, "label": torch.from_numpy(labels)}
+    batch = {"features": scaled, "labels": torch.from_numpy(labels)}
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
     net.append(nn.Linear(32, 3))
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
     for _ in range(60):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(scaled), batch["label"]).backward()
+        nn.functional.cross_entropy(net(scaled), batch["labels"]).backward()
         optimizer.step()
     path = tmp_path_factory.mktemp("wine") / "plain.onnx"
     to_onnx(net.eval(), TASK, batch, path)
@@ -45,7 +45,7 @@ def test_a_right_file_passes_and_its_figures_are_recorded(wine, name, tmp_path):
     path, batch = wine
     method = QUANTIZERS.load(name)()
     method.write(path, tmp_path / "q.onnx", calibration=[{k: v.numpy() for k, v in batch.items()}])
-    one, two = (answers(OnnxPredictor(file), [batch]) for file in (path, tmp_path / "q.onnx"))
+    one, two = (predict(OnnxPredictor(file), [batch]) for file in (path, tmp_path / "q.onnx"))
     text = check_compressed(one, two, where="2-q", method=name, tolerance=method.tolerance)
     assert "differs from the float file by" in text
     assert "178 samples" in text
@@ -58,7 +58,7 @@ def test_a_transposed_weight_fails_for_every_tolerance_that_is_a_default(wine, t
     turned = numpy_helper.from_array(numpy_helper.to_array(square).T.copy(), square.name)
     square.CopyFrom(turned)
     onnx.save(model, tmp_path / "q.onnx")
-    one, two = (answers(OnnxPredictor(file), [batch]) for file in (path, tmp_path / "q.onnx"))
+    one, two = (predict(OnnxPredictor(file), [batch]) for file in (path, tmp_path / "q.onnx"))
     for name in ("int8_static", "int4_weights"):
         tolerance = QUANTIZERS.load(name)().tolerance
         with pytest.raises(InputError) as caught:
@@ -72,14 +72,14 @@ def test_a_transposed_weight_fails_for_every_tolerance_that_is_a_default(wine, t
 def test_the_error_is_relative_and_infinite_where_a_logit_is_not_a_number():
     labels = np.zeros(2, np.int64)
     logits = np.array([[1.0, -1.0, -np.inf], [3.0, -3.0, 0.0]], np.float32)
-    one = Answers(logits, labels)
+    one = Predictions(logits, labels)
     assert relative_error(one, one) == 0
-    assert relative_error(one, Answers(logits + 7, labels)) < 1e-6
-    assert relative_error(one, Answers(logits * np.float32(1.1), labels)) == pytest.approx(0.1)
+    assert relative_error(one, Predictions(logits + 7, labels)) < 1e-6
+    assert relative_error(one, Predictions(logits * np.float32(1.1), labels)) == pytest.approx(0.1)
     for wrong in (np.nan, np.inf):
         other = logits.copy()
         other[1, 0] = wrong
-        assert relative_error(one, Answers(other, labels)) == np.inf
+        assert relative_error(one, Predictions(other, labels)) == np.inf
 
 
 NETS = """
@@ -92,7 +92,7 @@ def linear(classes):
 RECIPE = """
 name: few
 task: image_classification
-data: {{source: sklearn, name: digits, limit: {{train: 90, validation: 60, test: 40}}}}
+data: {{source: sklearn, name: digits, max_samples: {{train: 90, validation: 60, test: 40}}}}
 student: {{source: python, name: 'net.py:{net}'}}
 stages:
   - distill: {{epochs: 1, objective: [{{cross_entropy: {{weight: 1}}}}]}}
@@ -114,7 +114,7 @@ threads: 1
     ],
 )
 def test_a_run_fails_before_training_or_in_the_stage(net, quantize, message, tmp_path, monkeypatch):
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.runner import run
 
     (tmp_path / "net.py").write_text(NETS)

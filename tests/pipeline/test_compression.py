@@ -11,7 +11,7 @@ RECIPE = {
     "data": {"source": "sklearn", "name": "digits"},
     "teacher": {"source": "limbeck", "name": "digits_cnn", "width": 8},
 }
-TEACH = {"teach": {"epochs": 1}}
+TEACH = {"train_teacher": {"epochs": 1}}
 DISTILL = {"distill": {"epochs": 1}}
 STUDENT = {"source": "limbeck", "name": "digits_cnn", "width": 4}
 
@@ -25,7 +25,7 @@ def problems(*stages, **changed):
 def test_a_student_may_begin_as_the_teacher():
     stages = [TEACH, {"prune": {"sparsity": 0.5}}, DISTILL, {"quantize": {"method": "int8_static"}}]
     assert (
-        validate({**RECIPE, "stages": stages}).small
+        validate({**RECIPE, "stages": stages}).student_spec
         == validate({**RECIPE, "stages": [TEACH]}).teachers[0]
     )
 
@@ -57,7 +57,7 @@ def test_methods_are_named_with_the_nearest():
 
 def test_movement_needs_a_training():
     found = problems(TEACH, {"prune": {"method": "movement", "sparsity": 0.5}})
-    assert "recover" in found["stages.1.prune.recover"].fix
+    assert "finetune" in found["stages.1.prune.finetune"].fix
 
 
 def test_nothing_trains_on_after_a_file_was_quantised():
@@ -70,9 +70,9 @@ def test_a_model_is_quantised_once():
     assert "once" in problems(*stages, student=STUDENT)["stages.3.quantize"].fix
 
 
-@pytest.mark.parametrize("name", ["recover", "role"])
+@pytest.mark.parametrize("name", ["finetune", "role"])
 def test_a_file_cannot_recover(name):
-    value = {"epochs": 1} if name == "recover" else "teacher"
+    value = {"epochs": 1} if name == "finetune" else "teacher"
     found = problems(TEACH, DISTILL, {"quantize": {name: value}}, student=STUDENT)
     assert f"stages.2.quantize.{name}" in found
 
@@ -83,9 +83,9 @@ def test_a_recovery_is_checked_as_a_training_is():
         {
             "prune": {
                 "sparsity": 0.5,
-                "recover": {"epochs": 0, "objective": [{"soft_taget_kl": {}}]},
+                "finetune": {"epochs": 0, "objective": [{"soft_taget_kl": {}}]},
             }
         },
     )
-    assert "stages.1.prune.recover.epochs" in found
+    assert "stages.1.prune.finetune.epochs" in found
     assert any("soft_target_kl" in problem.fix for problem in found.values())

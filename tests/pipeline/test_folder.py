@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.pipeline import folder as folders
+from limbeck.pipeline import run_folder as folders
 
 PROCESSES, ROUNDS = 4, 60
 
@@ -23,7 +23,7 @@ def enter(start: Any, place: Path, rank: int, found: Any) -> None:
         run, inside = place / f"{number}" / "deep" / "run", place / f"inside-{number}"
         start.wait(timeout=60)
         try:
-            with folders.held(run):
+            with folders.lock(run):
                 entered += 1
                 try:
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
@@ -58,9 +58,9 @@ def test_no_two_processes_are_inside_a_new_folder(tmp_path):
 
 def test_a_folder_in_use_names_the_process_and_ends_with_exit_code_1(tmp_path):
     with (
-        folders.held(tmp_path / "run"),
+        folders.lock(tmp_path / "run"),
         pytest.raises(folders.BusyError, match=rf"locked by process {os.getpid()} on .*--out") as e,
-        folders.held(tmp_path / "run"),
+        folders.lock(tmp_path / "run"),
     ):
         pass
     assert e.value.exit_code == 1
@@ -70,10 +70,10 @@ def test_a_folder_in_use_names_the_process_and_ends_with_exit_code_1(tmp_path):
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
     number = os.fork()
     if number == 0:
-        with folders.held(tmp_path / "run"):
+        with folders.lock(tmp_path / "run"):
             os._exit(0)
     os.waitpid(number, 0)
     assert (tmp_path / "run" / folders.HOLDER).exists()
     folders.check(tmp_path / "run")
-    with folders.held(tmp_path / "run"):
+    with folders.lock(tmp_path / "run"):
         pass

@@ -9,9 +9,8 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.pipeline import candidate, evaluation
-from limbeck.pipeline.examine import examination
-from limbeck.pipeline.reading import MOST_BYTES, parse, read
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.artefact_results import artefact_results
+from limbeck.pipeline.load_recipe import MOST_BYTES, parse, read, resolve
 from limbeck.pipeline.schema import recipe_schema
 from limbeck.pipeline.validate import validate
 
@@ -123,10 +122,14 @@ def built(setting: str) -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        *("teacher.width=200000000", "student.width=.inf", "stages.0.teach.batch_size=1e18"),
+        *(
+            "teacher.width=200000000",
+            "student.width=.inf",
+            "stages.0.train_teacher.batch_size=1e18",
+        ),
         *("stages.1.distill.objective.1.soft_target_kl.temperature=1e308", "seeds=[1e30]"),
-        "stages.1.distill.objective.1={multi_level: {temperatures: [1e18]}}",
-        *("stages.evaluate.questions.fidelity.draws=1000000000", "description=[1e30]"),
+        "stages.1.distill.objective.1={mlkd: {temperatures: [1e18]}}",
+        *("stages.evaluate.questions.fidelity.n_resamples=1000000000", "description=[1e30]"),
         *("data.augment={shift: 100000}", "data.image={size: 100000000}", "budget.flops=1e40"),
         *("stages.2.quantize.calibration=1000000000000", "threads=1e9", "data.split_seed=1e30"),
     ],
@@ -155,7 +158,7 @@ def test_many_wrong_keys_are_counted_not_listed(where):
     elif where == "term":
         content["stages"][0]["distill"]["objective"] = [{"soft_target_kl": many}]
     elif where == "evaluate":
-        content["stages"].append({"evaluate": {"questions": {"fidelity": many}}})
+        content["stages"].append({"evaluate": {"evaluations": {"fidelity": many}}})
     elif where == "stages":
         content["stages"] += [{name: {}} for name in many]
     else:
@@ -180,7 +183,9 @@ def test_state_of_a_run_folder_that_is_not_limbecks_own_is_no_state(kind, tmp_pa
     assert evaluation._kept(path) is None
     path.rename(tmp_path / "examination.json")
     with pytest.raises(ExaminedError):
-        examination(candidate=None, context=SimpleNamespace(run=tmp_path, seed=0, watch=Begun()))
+        artefact_results(
+            candidate=None, context=SimpleNamespace(run=tmp_path, seed=0, watch=Begun())
+        )
 
 
 class ExaminedError(Exception):

@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import InputError
-from limbeck.pipeline.reading import read
+from limbeck.pipeline.load_recipe import read, resolve, shipped_recipes
 from limbeck.pipeline.recipe import Recipe
-from limbeck.pipeline.resolve import resolve, shipped_recipes
 from limbeck.pipeline.validate import validate
 
 TEXTS = {name: path.read_text() for name, path in shipped_recipes().items()}
@@ -84,8 +83,15 @@ PIECES = st.sampled_from(
 
 
 OVERRIDDEN = [
-    *("stages", "stages.0", "stages.9", "stages.teach", "stages.teach.epochs.x", "seeds.0"),
-    *("name.x", "teacher.width", "data.limit.train", "profile", "profiles.smoke", "budget"),
+    *(
+        "stages",
+        "stages.0",
+        "stages.9",
+        "stages.train_teacher",
+        "stages.train_teacher.epochs.x",
+        "seeds.0",
+    ),
+    *("name.x", "teacher.width", "data.max_samples.train", "profile", "profiles.smoke", "budget"),
     *("stages.distill.objective.soft_target_kl.temperature", "stages.distill.objective.0.weight"),
     *("", ".", "a..b"),
 ]

@@ -5,8 +5,7 @@ import copy
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.pipeline.overrides import apply_profile, parse_override, put
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.load_recipe import apply_profile, parse_override, put, resolve
 
 RECIPE = {
     "name": "digits",
@@ -14,7 +13,7 @@ RECIPE = {
     "seeds": [0, 1],
     "teacher": [{"name": "a", "width": 1}, {"name": "b", "width": 2}],
     "stages": [
-        {"teach": {"epochs": 20}},
+        {"train_teacher": {"epochs": 20}},
         {"distill": {"objective": [{"task": None}, {"soft_target_kl": {"temperature": 4.0}}]}},
         {"quantize": None},
     ],
@@ -28,12 +27,12 @@ def after(path, value):
 
 
 def test_a_stage_is_found_by_name():
-    assert after("stages.teach.epochs", 5)["stages"][0] == {"teach": {"epochs": 5}}
+    assert after("stages.train_teacher.epochs", 5)["stages"][0] == {"train_teacher": {"epochs": 5}}
 
 
 def test_a_stage_is_found_by_number_with_or_without_its_name():
-    for path in ("stages.0.epochs", "stages.0.teach.epochs"):
-        assert after(path, 5)["stages"][0] == {"teach": {"epochs": 5}}
+    for path in ("stages.0.epochs", "stages.0.train_teacher.epochs"):
+        assert after(path, 5)["stages"][0] == {"train_teacher": {"epochs": 5}}
 
 
 def test_a_stage_without_settings_gets_some():
@@ -61,10 +60,10 @@ def test_null_parts_and_missing_ones_are_made():
 @pytest.mark.parametrize(
     ("path", "word"),
     [
-        ("stages.tech.epochs", '"teach"'),
+        ("stages.tech.epochs", '"train_teacher"'),
         ("stages.9.epochs", "teach, distill, quantize"),
         ("name.first", "something with parts"),
-        ("stages.teach.epochs.more", "something with parts"),
+        ("stages.train_teacher.epochs.more", "something with parts"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_named(path, word):
@@ -99,15 +98,15 @@ def test_all_bad_overrides_are_named_at_once():
 
 
 def test_overrides_come_after_the_profile_whatever_their_order():
-    recipe = resolve("digits", ["stages.teach.epochs=7", "profile=smoke"])
-    assert recipe.stages[0] == {"teach": {"epochs": 7}}
+    recipe = resolve("digits", ["stages.train_teacher.epochs=7", "profile=smoke"])
+    assert recipe.stages[0] == {"train_teacher": {"epochs": 7}}
     assert recipe.stages[1]["distill"]["epochs"] == 1
 
 
 def test_a_resolved_recipe_keeps_its_overrides_when_it_is_resolved_again(tmp_path):
     import yaml
 
-    recipe = resolve("digits", ["profile=smoke", "stages.teach.epochs=7"])
+    recipe = resolve("digits", ["profile=smoke", "stages.train_teacher.epochs=7"])
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     assert resolve(str(path)) == recipe

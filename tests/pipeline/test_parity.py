@@ -14,7 +14,7 @@ from limbeck.data.load import load
 from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
-from limbeck.export.predictor import OnnxPredictor, TorchPredictor, answers
+from limbeck.export.predictor import OnnxPredictor, TorchPredictor, predict
 from limbeck.pipeline.parity import check_export
 from limbeck.tasks.tabular_classification import TabularClassification
 
@@ -36,7 +36,7 @@ class Rows:
         return torch.linspace(0, len(self.labels) - 1, min(count, 178)).long().tolist()
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        return {"features": self.features[rows], "label": self.labels[rows]}
+        return {"features": self.features[rows], "labels": self.labels[rows]}
 
     def batches(self, size: int):
         yield from (self.__getitems__(range(at, min(at + size, 178))) for at in range(0, 178, size))
@@ -56,7 +56,7 @@ def net() -> nn.Module:
 def check(model: nn.Module, exported: nn.Module, rows: Rows, folder: Path, **settings: object):
     path = folder / "model.onnx"
     to_onnx(exported, WIDE, rows.__getitems__([0, 1]), path)
-    predicted = answers(OnnxPredictor(path), rows.batches(256))
+    predicted = predict(OnnxPredictor(path), rows.batches(256))
     sides = TorchPredictor(model, WIDE), OnnxPredictor(path)
     where = "stages/02-prune"
     return check_export(*sides, predicted, split=rows, where=where, model=model, **settings)
@@ -123,7 +123,7 @@ def test_spread_takes_the_longest_and_the_shortest_text(tmp_path):
 
 @pytest.mark.parametrize("way", ["centred", "stateless"])
 def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, way, monkeypatch):
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.runner import run
 
     nets = {
@@ -140,8 +140,8 @@ def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, 
     )
     (tmp_path / "r.yaml").write_text(
         "name: batch\ntask: image_classification\n"
-        "data: {source: sklearn, name: digits, limit: {train: 90, validation: 60, test: 40}}\n"
-        "student: {source: python, name: 'net.py:build'}\n"
+        "data: {source: sklearn, name: digits, max_samples: {train: 90, validation: 60, test: "
+        "40}}\nstudent: {source: python, name: 'net.py:build'}\n"
         "stages:\n  - distill: {epochs: 1, objective: [{cross_entropy: {weight: 1}}]}\n"
         "  - export: {format: onnx}\nthreads: 1\n"
     )
@@ -152,7 +152,7 @@ def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, 
 
 @pytest.mark.slow  # imports transformers, and tries a factorisation
 def test_a_hugging_face_folder_of_a_changed_structure_is_refused_in_the_dry_run(tmp_path):
-    from limbeck.pipeline.resolve import resolve
+    from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.runner import run
 
     lines = [f"{'good fine' if row % 2 else 'bad poor'} film {row},{row % 2}" for row in range(90)]

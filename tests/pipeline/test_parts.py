@@ -5,10 +5,9 @@ from itertools import pairwise
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine
-from limbeck.pipeline.reading import parse, read
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.load_recipe import parse, read, resolve
 
 
 @pytest.mark.parametrize(
@@ -69,13 +68,13 @@ def test_a_folder_is_taken_away_unless_it_was_marked(tmp_path):
     with pytest.raises(RuntimeError):
         refuse_within(run)
     assert not list(tmp_path.iterdir())
-    with folders.held(run):
+    with folders.lock(run):
         (run / folders.MARK).write_text("")
     assert (run / folders.MARK).exists()
 
 
 def refuse_within(run):
-    with folders.held(run):
+    with folders.lock(run):
         (run / "data").mkdir()
         (run / "data" / "tokenizer.json").write_text("{}")
         raise RuntimeError
@@ -92,7 +91,7 @@ def test_what_a_run_left_that_was_killed_early_is_its_own(tmp_path):
     (tmp_path / ".lock").touch()
     (tmp_path / ".x.partial").touch()
     folders.check(tmp_path)
-    folders.sweep(tmp_path)
+    folders.cleanup(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match=r"mine\.txt"):
@@ -100,7 +99,7 @@ def test_what_a_run_left_that_was_killed_early_is_its_own(tmp_path):
 
 
 def test_a_second_process_is_kept_out(tmp_path):
-    with folders.held(tmp_path), pytest.raises(folders.BusyError, match="--out"):
+    with folders.lock(tmp_path), pytest.raises(folders.BusyError, match="--out"):
         refuse_within(tmp_path)
 
 
@@ -115,7 +114,7 @@ def test_threads_are_given_back():
 
 def test_runs_of_other_precision_follow_one_another_in_one_process(tmp_path):
     for precision, mixed in (("bfloat16", "bf16"), ("float32", "no")):
-        recipe = resolve("digits", [f"stages.teach.precision={precision}"])
+        recipe = resolve("digits", [f"stages.train_teacher.precision={precision}"])
         assert machine.accelerator_of(recipe, tmp_path).mixed_precision == mixed
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from limbeck import losses
 from limbeck.pipeline import recipe_schema
-from limbeck.pipeline.reading import read
-from limbeck.pipeline.resolve import resolve, shipped_recipes
+from limbeck.pipeline.load_recipe import read, resolve, shipped_recipes
 from limbeck.pipeline.schema import FILE
 from limbeck.pipeline.stages import STAGES
 
@@ -44,8 +43,8 @@ def test_every_stage_and_loss_is_in_it():
     [
         (("task",), "image_clasification"),
         (("stages", 0), {"teech": {"epochs": 1}}),
-        (("stages", 0, "teach", "epochs"), 0),
-        (("stages", 0, "teach", "epoks"), 1),
+        (("stages", 0, "train_teacher", "epochs"), 0),
+        (("stages", 0, "train_teacher", "epoks"), 1),
         (("stages", 1, "distill", "objective", 1), {"soft_target_kl": {"temprature": 4}}),
         (("stages", 1, "distill", "objective", 1), {"soft_target_kl": {}}),
         (("stages", 2, "quantize", "method"), "int4"),

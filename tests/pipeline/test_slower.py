@@ -2,9 +2,9 @@
 
 import pytest
 
-from limbeck.evaluate.cost import Cost, Latency
+from limbeck.evaluate.costs import Cost, Latency
 from limbeck.evaluate.hardware import Hardware
-from limbeck.pipeline.slower import slower
+from limbeck.pipeline.results import latency_notes
 from limbeck.report.result import Link, Measured
 
 
@@ -18,11 +18,13 @@ def link(stage: str, milliseconds: float, role: str = "student") -> Link:
 
 
 def said(*links: Link, flags: tuple[str, ...] = ("avx2",)) -> list[str]:
-    return list(slower(links, Hardware.model_construct(flags=flags)))
+    return list(latency_notes(links, Hardware.model_construct(flags=flags)))
 
 
 def test_both_latencies_are_named():
-    (note,) = said(link("teach", 0.01, "teacher"), link("distill", 0.068), link("quantize", 0.161))
+    (note,) = said(
+        link("train_teacher", 0.01, "teacher"), link("distill", 0.068), link("quantize", 0.161)
+    )
     assert "0.161 ms" in note
     assert "0.068 ms" in note
     assert "no instruction" in note

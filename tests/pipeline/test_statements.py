@@ -44,7 +44,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict
 
     def make(**more: Any) -> tuple[dict, Data]:
         limit = {"train": 60, "validation": 20, "test": 20}
-        spec = {"source": "sklearn", "name": "digits", "limit": limit, "classes": NAMES, **more}
+        spec = {
+            "source": "sklearn",
+            "name": "digits",
+            "max_samples": limit,
+            "classes": NAMES,
+            **more,
+        }
         return spec, load(DataSpec(**spec), workdir=tmp_path_factory.mktemp("data"))
 
     return make
@@ -155,16 +161,16 @@ def test_pixels_of_bare_weights_have_to_be_stated(digits, tmp_path) -> None:
     assert "normalization: data" in problem.fix
     for stated in ("data", {"mean": [0.1], "std": [0.3]}):
         assert not hold(recipe_of(spec, bare(tmp_path, normalization=stated)), data).problems
-    # What the recipe states of the data holds for all models; so does a `teach` stage.
+    # What the recipe states of the data holds for all models; so does a `train_teacher` stage.
     image, loaded = digits(image={"mean": [0.5], "std": [0.5]})
     assert not hold(recipe_of(image, bare(tmp_path)), loaded).problems
-    again = recipe_of(spec, bare(tmp_path), stages=[{"teach": {"epochs": 1}}])
+    again = recipe_of(spec, bare(tmp_path), stages=[{"train_teacher": {"epochs": 1}}])
     assert not hold(again, data).problems
 
 
 def test_weights_of_a_run_have_the_preprocessing_of_the_run(digits, tmp_path) -> None:
     spec, data = digits()
-    stage = tmp_path / "run" / "stages" / "01-teach"
+    stage = tmp_path / "run" / "stages" / "01-train_teacher"
     stage.mkdir(parents=True)
     teacher = bare(stage)
     data.preprocess.save((tmp_path / "run" / "student").resolve())
@@ -198,7 +204,7 @@ def test_libraries_state_the_preprocessing_of_their_own_weights(tmp_path) -> Non
 
     file = tmp_path / "mobilenet_v3_small-047dcff4.pth"
     file.touch()
-    found = states(ModelSpec(source="torchvision", name="mobilenet_v3_small", weights=str(file)))
+    found = states(ModelSpec(source="torchvision", name="mobilenet_v3_small", checkpoint=str(file)))
     assert found.normalization.mean == (0.485, 0.456, 0.406)
     assert (found.size, found.interpolation) == ((224, 224), "bilinear")
     assert (len(found.class_names), found.class_names[0]) == (1000, "tench")
@@ -208,11 +214,11 @@ def test_libraries_state_the_preprocessing_of_their_own_weights(tmp_path) -> Non
     (tmp_path / "config.json").write_text(json.dumps(content))
     model = timm.create_model("test_resnet", num_classes=2)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    found = states(ModelSpec(source="timm", name="test_resnet", weights=str(tmp_path)))
+    found = states(ModelSpec(source="timm", name="test_resnet", checkpoint=str(tmp_path)))
     assert (found.class_names, found.size) == (("b", "a"), (96, 96))
     assert found.normalization.std == (0.25,) * 3
     (tmp_path / "config.json").unlink()
-    own = states(ModelSpec(source="timm", name="test_resnet", weights=str(tmp_path)))
+    own = states(ModelSpec(source="timm", name="test_resnet", checkpoint=str(tmp_path)))
     assert own.normalization is None  # two classes: not timm's own weights
 
 
@@ -256,11 +262,11 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dic
 def bert(tmp_path: Path) -> Callable[..., Path]:
     """Save a tiny BERT with a tokenizer of its own beside it."""
     transformers = pytest.importorskip("transformers")
-    from limbeck.data import wordpiece
+    from limbeck.data import tokenizers
 
     def make(*, lowercase: bool = True, head: bool = True, **config: Any) -> Path:
         folder = tmp_path / "bert"
-        tokenizer = wordpiece.train(TEXTS, 60)
+        tokenizer = tokenizers.train(TEXTS, 60)
         if not lowercase:
             from tokenizers.normalizers import NFC
 
@@ -313,9 +319,9 @@ TAUGHT = [{"distill": {"epochs": 1, "objective": ["task"]}}]
 def test_tokenizers_that_are_written_otherwise_and_do_the_same_are_the_same() -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
-    from limbeck.data import wordpiece
+    from limbeck.data import tokenizers
 
-    one, other = wordpiece.train(TEXTS, 60), wordpiece.train(TEXTS, 60)
+    one, other = tokenizers.train(TEXTS, 60), tokenizers.train(TEXTS, 60)
     other.normalizer = Sequence([one.normalizer, Lowercase()])
     other.enable_truncation(5)
     assert not tokenizers_differ(one.to_str(), other.to_str(), TEXTS)

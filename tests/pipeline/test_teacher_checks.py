@@ -17,14 +17,14 @@ from torch import nn
 
 from limbeck.errors import InputError
 from limbeck.evaluate.chance import ChanceTest, chance_test
-from limbeck.export.predictor import Answers
-from limbeck.models.outputs import check_output_type
+from limbeck.export.predictor import Predictions
+from limbeck.models.adapt import check_output_type
 from limbeck.pipeline.candidate import Artefact, Candidate, Record
-from limbeck.pipeline.rehearsal import rehearse
+from limbeck.pipeline.dry_run import dry_run
+from limbeck.pipeline.progress import NullReporter
 from limbeck.pipeline.runner import Work
 from limbeck.pipeline.teacher_checks import chance_notes, check_teacher, weak_teacher
 from limbeck.pipeline.validate import validate
-from limbeck.pipeline.watch import Unwatched
 
 DIGITS = {
     "name": "t",
@@ -32,7 +32,7 @@ DIGITS = {
     "data": {
         "source": "sklearn",
         "name": "digits",
-        "limit": {"train": 60, "validation": 40, "test": 20},
+        "max_samples": {"train": 60, "validation": 40, "test": 20},
     },
     "student": {"source": "limbeck", "name": "digits_cnn", "width": 2},
     "threads": 1,
@@ -91,7 +91,7 @@ def work(tmp_path: Path, accelerator: Accelerator) -> Callable[..., Work]:
 
     def make(teacher: Any, stages: Sequence[Any] = LOADED, **more: Any) -> Work:
         recipe = validate({**DIGITS, "teacher": teacher, "stages": stages, **more})
-        return Work(recipe, tmp_path / "run", accelerator, Unwatched(), False)
+        return Work(recipe, tmp_path / "run", accelerator, NullReporter(), False)
 
     return make
 
@@ -104,7 +104,7 @@ def mine(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
 
 def refused(work: Work) -> str:
     with pytest.raises(InputError) as error:
-        rehearse(work._context(0))
+        dry_run(work._context(0))
     return str(error.value)
 
 
@@ -116,14 +116,14 @@ def test_outputs_that_are_probabilities_are_noticed(work, tmp_path, last, kind) 
     said = refused(work(mine(tmp_path, "net", last=last)))
     assert "teacher.output_type: got 'logits', but each of 16 rows lies in [0, 1]" in said
     assert f"state output_type: {kind}" in said
-    rehearse(work(mine(tmp_path, "net", last=last, output_type=kind))._context(0))
+    dry_run(work(mine(tmp_path, "net", last=last, output_type=kind))._context(0))
     student = work(mine(tmp_path, "net"), student=mine(tmp_path, "net", last=last))
     assert "student.output_type" in refused(student)
 
 
 @pytest.mark.parametrize("last", ["Identity", "LogSoftmax", "Tanh"])
 def test_outputs_that_are_logits_are_logits(work, tmp_path, last) -> None:
-    rehearse(work(mine(tmp_path, "net", last=last))._context(0))
+    dry_run(work(mine(tmp_path, "net", last=last))._context(0))
     said = refused(work(mine(tmp_path, "net", last=last, output_type="probabilities")))
     assert "Remove output_type" in said
 
@@ -167,7 +167,9 @@ def test_a_body_without_a_head_is_refused_unless_it_is_trained(work, tmp_path) -
     said = refused(work(teacher, [{"distill": {"epochs": 1}}]))
     assert "without a trained head" in said
     assert "classifier.bias, classifier.weight" in said
-    rehearse(work(teacher, [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0))
+    dry_run(
+        work(teacher, [{"train_teacher": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0)
+    )
 
 
 def test_a_head_that_is_stated_to_be_fresh_has_to_be_trained(work, tmp_path) -> None:
@@ -181,7 +183,9 @@ def test_a_head_that_is_stated_to_be_fresh_has_to_be_trained(work, tmp_path) -> 
     loading = {"weights": str(tmp_path / "w.safetensors"), "loading": {"head": "fresh"}}
     teacher = {**net, **loading, "normalization": "data"}
     assert "without a trained head" in refused(work(teacher))
-    rehearse(work(teacher, [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0))
+    dry_run(
+        work(teacher, [{"train_teacher": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0)
+    )
 
 
 def test_timm_without_the_head_of_its_weights_is_noticed() -> None:
@@ -218,23 +222,23 @@ def artefact(role: str, accuracy: float, chance: ChanceTest | None = None) -> Ar
 def checked(predicted: Any, labels: Any, *, stage: str = "load", **expect: Any) -> None:
     """Check a teacher that has made these predictions on validation."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
-    answers = Answers(np.eye(4, dtype=np.float32)[predicted], labels)
+    answers = Predictions(np.eye(4, dtype=np.float32)[predicted], labels)
     made = artefact("teacher", float((labels == predicted).mean()), chance_test(answers))
     record = Record(stage=stage, key="", seed=0, settings={}, what="", artefacts=(made,), files={})
     content = {"source": "limbeck", "name": "digits_cnn", "expect": expect or None}
     recipe = validate({**DIGITS, "teacher": content, "stages": LOADED})
     split = range(len(labels))
     context = SimpleNamespace(
-        recipe=recipe, once=lambda work: work(), watch=Unwatched(),
+        recipe=recipe, once=lambda work: work(), watch=NullReporter(),
         data=SimpleNamespace(validation=split, test=split),
     )  # fmt: skip
-    check_teacher(Candidate().then(Path(), record), context)
+    check_teacher(Candidate().append(Path(), record), context)
 
 
 RIGHT = np.arange(200) % 4
 
 
-@pytest.mark.parametrize("stage", ["load", "teach"])
+@pytest.mark.parametrize("stage", ["load", "train_teacher"])
 def test_a_teacher_at_chance_stops_the_run(stage: str) -> None:
     random = np.random.default_rng(0).integers(0, 4, 200)
     with pytest.raises(InputError, match=r"no better than chance: 2\d\.\d+% on 200"):
@@ -269,7 +273,7 @@ def test_a_teacher_no_better_than_the_label_only_student_is_warned_of() -> None:
 
 
 def test_students_at_chance_are_noted() -> None:
-    constant = Answers(np.tile(np.eye(4, dtype=np.float32)[0], (200, 1)), RIGHT)
+    constant = Predictions(np.tile(np.eye(4, dtype=np.float32)[0], (200, 1)), RIGHT)
     made = artefact("student", 0.25, chance_test(constant))
     record = Record(
         stage="distill", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
@@ -283,7 +287,7 @@ def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
     from limbeck.export.weights import save_weights
 
     net = {"source": "limbeck", "name": "digits_cnn", "width": 2}
-    run = work([net, net], [{"teach": {"epochs": 1}}, {"distill": {"epochs": 1}}])
+    run = work([net, net], [{"train_teacher": {"epochs": 1}}, {"distill": {"epochs": 1}}])
     context = run._context(0)
     names = tuple(f"member-{number}/model.safetensors" for number in range(2))
     for name in names:
@@ -291,13 +295,13 @@ def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
         for parameter in model.parameters():
             parameter.data.zero_()
         save_weights(model, tmp_path / name)
-    answers = Answers(np.eye(10, dtype=np.float32)[np.arange(200) % 10], np.arange(200) % 10)
+    answers = Predictions(np.eye(10, dtype=np.float32)[np.arange(200) % 10], np.arange(200) % 10)
     made = artefact("teacher", 1.0, chance_test(answers)).model_copy(update={"weights": names})
     record = Record(
-        stage="teach", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
+        stage="train_teacher", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
     )
     with pytest.raises(InputError) as error:
-        check_teacher(Candidate().then(tmp_path, record), context)
+        check_teacher(Candidate().append(tmp_path, record), context)
     assert [one.where for one in error.value.problems] == ["teacher.0", "teacher.1"]
 
 
@@ -321,7 +325,7 @@ CIFAR = {
     "data": {
         "source": "parquet",
         "files": {"train": "cifar10/test.parquet"},
-        "limit": {"train": 50, "validation": 400, "test": 10},
+        "max_samples": {"train": 50, "validation": 400, "test": 10},
         "classes": CLASSES,
     },
     "student": {"source": "limbeck", "name": "resnet20"},
@@ -352,7 +356,7 @@ def linear_teacher(tmp_path: Path, data: dict[str, Any], order: list[int]) -> di
 
     train = load(DataSpec(**data), workdir=tmp_path).train
     batch = train.__getitems__(list(range(len(train))))
-    fitted = LogisticRegression(max_iter=200).fit(batch["image"].flatten(1), batch["label"])
+    fitted = LogisticRegression(max_iter=200).fit(batch["image"].flatten(1), batch["labels"])
     place = tmp_path / "fitted.npz"
     np.savez(place, weight=fitted.coef_[order], bias=fitted.intercept_[order])
     (tmp_path / "linear.py").write_text(
@@ -369,9 +373,9 @@ def linear_teacher(tmp_path: Path, data: dict[str, Any], order: list[int]) -> di
 
 
 def test_a_loaded_teacher_is_scored_before_anything_trains(work, tmp_path) -> None:
-    data = {**DIGITS["data"], "limit": {"train": 400, "validation": 140, "test": 40}}
+    data = {**DIGITS["data"], "max_samples": {"train": 400, "validation": 140, "test": 40}}
     right = linear_teacher(tmp_path, data, list(range(10)))
-    rehearse(work(right, data=data)._context(0))
+    dry_run(work(right, data=data)._context(0))
     shifted = linear_teacher(tmp_path, data, [*range(1, 10), 0])
     said = refused(work(shifted, data=data))
     assert "another order" in said

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli import _app
 from limbeck.errors import InputError
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.load_recipe import resolve
 from limbeck.pipeline.trust import named_code, require_trust
 
 RECIPE = """
@@ -17,13 +17,13 @@ data: {{source: python, name: "{folder}/evil.py:data"}}
 teacher: [{{source: python, name: "evil:net"}}, {{source: limbeck, name: digits_cnn}}]
 student: {{source: python, name: "{folder}/evil.py:net"}}
 stages:
-  - teach: {{epochs: 1}}
+  - train_teacher: {{epochs: 1}}
   - distill: {{epochs: 1, objective: [task, "python:{folder}/evil.py:loss"]}}
   - prune:
       sparsity: 0.5
-      recover: {{epochs: 1, objective: [{{"python:evil:other": {{weight: 1}}}}]}}
+      finetune: {{epochs: 1, objective: [{{"python:evil:other": {{weight: 1}}}}]}}
   - export: {{format: onnx}}
-  - evaluate: {{questions: [fidelity]}}
+  - evaluate: {{evaluations: [fidelity]}}
 """
 
 
@@ -57,14 +57,14 @@ def test_reading_a_recipe_imports_nothing(theirs, tmp_path):
         "teacher.0.name",
         "student.name",
         "stages.1.distill.objective.1",
-        "stages.2.prune.recover.objective.0",
+        "stages.2.prune.finetune.objective.0",
     }
     assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep", "layers", "evaluate"])
 def test_a_verb_that_would_import_asks_for_permission(verb, theirs, tmp_path):
-    more = ["--vary", "stages.0.teach.epochs=1,2"] if verb == "sweep" else []
+    more = ["--vary", "stages.0.train_teacher.epochs=1,2"] if verb == "sweep" else []
     ended = limbeck_(verb, theirs.parent if verb == "evaluate" else theirs, *more)
     assert ended.exit_code == 2, ended.output
     for words in ("student.name", "evil.py:net", "data.name", "--trust-code", "LIMBECK_TRUST_CODE"):
@@ -83,7 +83,7 @@ def test_with_permission_it_is_imported(way, theirs, tmp_path, monkeypatch):
     assert (tmp_path / "imported").exists()
 
 
-@pytest.mark.parametrize("verb", ["report", "compare", "verify", "audit", "list"])
+@pytest.mark.parametrize("verb", ["report", "compare", "verify", "lineage", "list"])
 def test_verbs_that_only_read_import_nothing(verb, theirs, tmp_path):
     folder = theirs.parent
     (folder / "run.json").write_text(json.dumps({"recipe": {"student": {"source": "python"}}}))
@@ -106,7 +106,7 @@ def test_what_the_command_line_names_is_the_users_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     setting = "student={source: python, name: 'mine.py:net'}"
     recipe = resolve("digits", [setting])
-    from limbeck.pipeline.resolve import find
+    from limbeck.pipeline.load_recipe import find
 
     require_trust(recipe, find("digits"), overrides=[setting])
     with pytest.raises(InputError, match=r"mine\.py:net"):

@@ -5,8 +5,7 @@ import copy
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.pipeline.reading import read
-from limbeck.pipeline.resolve import resolve, shipped_recipes
+from limbeck.pipeline.load_recipe import read, resolve, shipped_recipes
 from limbeck.pipeline.validate import validate
 
 DIGITS = read(shipped_recipes()["vision/digits"])
@@ -33,7 +32,7 @@ def test_every_problem_is_listed_at_once():
         budget={"sise_kb": 4, "accuracy": 2},
         seeds=[0, -1],
         stages=[
-            {"teach": {"epoks": 3}},
+            {"train_teacher": {"epoks": 3}},
             {"distill": {"epochs": 0, "objective": [{"soft_target_kl": {"temprature": 4}}]}},
             {"quantise": {}},
             5,
@@ -46,8 +45,8 @@ def test_every_problem_is_listed_at_once():
         "budget.sise_kb",
         "budget.accuracy",
         "seeds.1",
-        "stages.0.teach.epochs",
-        "stages.0.teach.epoks",
+        "stages.0.train_teacher.epochs",
+        "stages.0.train_teacher.epoks",
         "stages.1.distill.epochs",
         "stages.1.distill.objective.0.soft_target_kl.temprature",
         "stages.1.distill.objective.0.soft_target_kl.temperature",
@@ -56,7 +55,7 @@ def test_every_problem_is_listed_at_once():
     }
     assert '"image_classification"' in found["task"].fix
     assert found["budget.sise_kb"].fix == 'did you mean "size_kb"?'
-    assert '"epochs"' in found["stages.0.teach.epoks"].fix
+    assert '"epochs"' in found["stages.0.train_teacher.epoks"].fix
     assert '"limbeck"' in str(found["student.source"])
     assert '"quantize"' in found["stages.2"].fix
 
@@ -64,12 +63,12 @@ def test_every_problem_is_listed_at_once():
 @pytest.mark.parametrize(
     ("stages", "where", "word"),
     [
-        ([{"distill": {"epochs": 1}}], "stages.0.distill", "teach"),
+        ([{"distill": {"epochs": 1}}], "stages.0.distill", "train_teacher"),
         ([{"quantize": {}}], "stages.0.quantize", "distill"),
         ([{"export": {}}], "stages.0.export", "distill"),
         (
             [
-                {"teach": {"epochs": 1}},
+                {"train_teacher": {"epochs": 1}},
                 {"distill": {"epochs": 1}},
                 {"quantize": {}},
                 {"quantize": {}},
@@ -85,7 +84,7 @@ def test_stages_in_a_wrong_order_are_refused(stages, where, word):
 
 def test_a_stage_that_needs_a_model_asks_for_it():
     assert "distill" in str(problems(student=None)["student"])
-    assert "teach" in str(problems(teacher=None)["teacher"])
+    assert "train_teacher" in str(problems(teacher=None)["teacher"])
 
 
 def test_a_teacher_that_nothing_teaches_or_loads_is_refused():
@@ -124,22 +123,25 @@ def test_recorded_answers_hold_no_features():
     term = {"fitnet_hint": {"student": "features", "teacher": "features"}}
     stages = [
         DIGITS["stages"][0],
-        {"distill": {"epochs": 1, "objective": [term], "recorded": True}},
+        {"distill": {"epochs": 1, "objective": [term], "cache_teacher": True}},
     ]
     assert "stages.1.distill.recorded" in problems(stages=stages)
 
 
 def test_two_half_precisions_are_refused():
     stages = [
-        {"teach": {"epochs": 1, "precision": "float16"}},
+        {"train_teacher": {"epochs": 1, "precision": "float16"}},
         {"distill": {"epochs": 1, "precision": "bfloat16"}},
     ]
     assert "stages.1.distill.precision" in problems(stages=stages)
 
 
 def test_infinities_are_refused_wherever_they_are():
-    stages = [{"teach": {"epochs": 1, "checkpoint_every": float("inf")}}, *DIGITS["stages"][1:]]
-    assert "stages.0.teach.checkpoint_every" in problems(stages=stages)
+    stages = [
+        {"train_teacher": {"epochs": 1, "checkpoint_every": float("inf")}},
+        *DIGITS["stages"][1:],
+    ]
+    assert "stages.0.train_teacher.checkpoint_every" in problems(stages=stages)
     assert "teacher.width" in problems(teacher={**DIGITS["teacher"], "width": float("nan")})
 
 

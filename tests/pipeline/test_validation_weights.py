@@ -20,7 +20,7 @@ def test_elements_of_weight_zero_are_not_measured():
     labels = torch.tensor([0, 1, 1, 0, 0, 1])
     right = torch.tensor([True, False, True, False, False, False])
     logits = nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
-    batch = {"image": logits, "label": labels, "index": torch.arange(6)}
+    batch = {"image": logits, "labels": labels, "index": torch.arange(6)}
     context = SimpleNamespace(
         task=HalfWeighed(classes=("a", "b")),
         accelerator=SimpleNamespace(device=torch.device("cpu")),

@@ -5,19 +5,16 @@ import struct
 import zlib
 from collections.abc import Callable
 
+import contexts
 import numpy as np
 import pytest
-import sittings
 
-from limbeck.evaluate.accuracy import Accuracy
-from limbeck.evaluate.binning import Bin
-from limbeck.evaluate.calibration import Calibration
-from limbeck.evaluate.cost import Cost, Energy, Latency
-from limbeck.evaluate.evaluation import evaluate
-from limbeck.evaluate.fidelity import Fidelity, Parity
+from limbeck.evaluate.calibration.metrics import Bin, Calibration
+from limbeck.evaluate.costs import Cost, Energy, Latency
+from limbeck.evaluate.evaluation import EVALUATIONS, evaluate
 from limbeck.evaluate.hardware import Hardware
-from limbeck.evaluate.interval import summarize, wilson
-from limbeck.evaluate.questions import QUESTIONS
+from limbeck.evaluate.intervals import summarize, wilson
+from limbeck.evaluate.metrics import Accuracy, Fidelity, Parity
 from limbeck.report.result import (
     BudgetCheck,
     Comparison,
@@ -234,7 +231,7 @@ def make_digits() -> RunResult:
     taught = [0.9889, 0.9861, 0.9917]
     chain = (
         link(
-            "teach",
+            "train_teacher",
             "digits_cnn, width 64",
             "teacher",
             "trained on labels for 20 epochs",
@@ -303,7 +300,7 @@ def make_digits() -> RunResult:
             "budget": {"size_kb": 40, "latency_ms": 1.0, "accuracy_drop": 0.01},
             "seeds": [0, 1, 2],
             "stages": [
-                {"teach": {"epochs": 20}},
+                {"train_teacher": {"epochs": 20}},
                 {
                     "distill": {
                         "epochs": 40,
@@ -363,7 +360,7 @@ def make_texts() -> RunResult:
     shared = {"classes": 2, "total": 872}
     chain = (
         link(
-            "teach",
+            "train_teacher",
             "BERT, 4 layers",
             "teacher",
             "trained on labels",
@@ -487,10 +484,10 @@ def evaluated(digits: RunResult) -> RunResult:
     """The same run, its student asked every question: of two real nets, and few samples."""
     brief = {
         "attribution": {"samples": 8},
-        "extraction": {"budgets": (20, 40)},
-        "robustness": {"attacked": 10, "queries": 10, "steps": 3, "restarts": 1},
+        "model_extraction": {"budgets": (20, 40)},
+        "robustness": {"attack_samples": 10, "queries": 10, "steps": 3, "restarts": 1},
     }
-    found = evaluate(sittings.digits(), {name: brief.get(name, {}) for name in QUESTIONS.names()})
+    found = evaluate(contexts.digits(), {name: brief.get(name, {}) for name in EVALUATIONS.names()})
     return digits.model_copy(update={"evaluation": found})
 
 

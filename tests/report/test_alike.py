@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from limbeck.evaluate.interval import summarize
-from limbeck.report.alike import difference, groups, of_files, stages
+from limbeck.evaluate.intervals import summarize
+from limbeck.report.comparable_runs import comparable_runs, difference, of_files, stages
 from limbeck.report.compare import render_comparison, render_comparison_page
 from limbeck.report.result import RunResult
 
@@ -30,7 +30,7 @@ def run(
     return like.model_copy(
         update={
             "name": name,
-            "recipe": {"stages": [{"teach": {"epochs": 1}}, *steps, EXPORT]},
+            "recipe": {"stages": [{"train_teacher": {"epochs": 1}}, *steps, EXPORT]},
             "chain": (*like.chain[:-1], shipped),
         }
     )
@@ -51,7 +51,7 @@ def test_stages_are_written_with_their_methods(runs):
 
 
 def test_files_of_equal_size_stand_together_best_first(runs):
-    equal, order = groups(runs)
+    equal, order = comparable_runs(runs)
     assert equal.title.startswith("At equal size")
     assert [row[0] for row in equal.rows] == ["two", "three", "one"]
     assert [row[6] for row in equal.rows] == ["best", "not told apart", "worse"]
@@ -61,11 +61,11 @@ def test_files_of_equal_size_stand_together_best_first(runs):
 
 def test_runs_on_other_data_never_stand_together(runs):
     other = runs[1].data.model_copy(update={"fingerprint": "other"})
-    assert groups([runs[0], runs[1].model_copy(update={"data": other})]) == []
+    assert comparable_runs([runs[0], runs[1].model_copy(update={"data": other})]) == []
 
 
 def test_the_same_recipe_twice_is_no_comparison(runs):
-    assert groups([runs[0], runs[0]]) == []
+    assert comparable_runs([runs[0], runs[0]]) == []
 
 
 def test_a_difference_is_taken_seed_by_seed(runs):
@@ -78,7 +78,7 @@ def test_a_difference_is_taken_seed_by_seed(runs):
 def test_other_seeds_give_no_interval(runs):
     other = runs[0].model_copy(update={"seeds": (7, 8, 9)})
     assert difference(other, runs[1]).interval is None
-    assert "one seed cannot tell" not in str(groups([other, runs[1]])[0].rows[0])
+    assert "one seed cannot tell" not in str(comparable_runs([other, runs[1]])[0].rows[0])
 
 
 def test_both_writings_of_a_comparison_show_the_groups(runs):

@@ -8,18 +8,16 @@ import time
 import numpy as np
 import pytest
 
-from limbeck.evaluate.accuracy import Accuracy
-from limbeck.evaluate.cost import Latency, latency_ratio
-from limbeck.evaluate.interval import summarize, wilson
-from limbeck.evaluate.timing import latencies
-from limbeck.pipeline.assemble import _budget
+from limbeck.evaluate.costs import Latency, latency_ratio
+from limbeck.evaluate.intervals import summarize, wilson
+from limbeck.evaluate.measure import latencies
+from limbeck.evaluate.metrics import Accuracy
 from limbeck.pipeline.recipe import Budget
-from limbeck.pipeline.slower import unsteady
+from limbeck.pipeline.results import _budget, unsteady
 from limbeck.report import verdict
 from limbeck.report.compare import render_comparison
-from limbeck.report.figures import figures
 from limbeck.report.result import Link, RunResult
-from limbeck.report.terminal import verdict_lines
+from limbeck.report.verdict import figures, verdict_lines
 
 
 def with_accuracy(link: Link, correct: int, rows: list[int]) -> Link:

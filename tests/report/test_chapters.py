@@ -15,19 +15,19 @@ def page(evaluated: RunResult) -> str:
 
 def test_every_finding_is_in_the_verdict_and_says_how(evaluated, page):
     places = re.findall(r'href="#(on-\w+-\d+)"', page)
-    assert len(places) == len(list(evaluated.evaluation.findings))
+    assert len(places) == len(list(evaluated.evaluation.comparisons))
     for place in places:
         assert f'id="{place}"' in page
 
 
 def test_every_question_has_its_section(evaluated, page):
-    for asked in evaluated.evaluation.asked:
+    for asked in evaluated.evaluation.results:
         assert f'<section id="on-{asked.question}"' in page
 
 
 def test_verdicts_are_told_without_colour(evaluated, page):
     words = {"improved": "improved", "kept": "kept", "lost": "lost", "open": "open"}
-    for finding in evaluated.evaluation.findings:
+    for finding in evaluated.evaluation.comparisons:
         if finding.verdict in words:
             assert f'class="verdict {finding.verdict}"' in page
             assert f"</span> {words[finding.verdict]}</td>" in page
@@ -40,11 +40,12 @@ def test_without_questions_the_page_says_so(digits):
 def test_names_from_elsewhere_are_text(evaluated):
     hostile = "<script>alert(1)</script>"
     asked = []
-    for one in evaluated.evaluation.asked:
+    for one in evaluated.evaluation.results:
         findings = tuple(
-            finding.model_copy(update={"name": hostile, "how": hostile}) for finding in one.findings
+            finding.model_copy(update={"name": hostile, "how": hostile})
+            for finding in one.comparisons
         )
-        found = one.found.model_copy(update={"findings": findings, "notes": (hostile,)})
+        found = one.result.model_copy(update={"comparisons": findings, "notes": (hostile,)})
         asked.append(one.model_copy(update={"found": found}))
     spoilt = evaluated.evaluation.model_copy(update={"asked": tuple(asked)})
     assert "<script" not in render_page(evaluated.model_copy(update={"evaluation": spoilt}))

@@ -4,14 +4,11 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from limbeck.evaluate.binning import Bin
-from limbeck.report.charts.lines import Series, lines
-from limbeck.report.charts.matrix import busiest, largest, matrix
-from limbeck.report.charts.reliability import reliability
-from limbeck.report.charts.scale import Scale, decades, from_zero, zoomed
-from limbeck.report.charts.strip import Group, strip
-from limbeck.report.charts.svg import element
-from limbeck.report.charts.waterfall import Step, waterfall
+from limbeck.display.charts import Group, Series, Step, lines, strip, waterfall
+from limbeck.display.matrix import busiest, largest, matrix
+from limbeck.display.svg import Scale, decades, element, from_zero, zoomed
+from limbeck.evaluate.calibration.diagram import reliability
+from limbeck.evaluate.calibration.metrics import Bin
 
 CSS = (resources.files("limbeck.report") / "templates" / "style.css").read_text(encoding="utf-8")
 NAMED = {"title": "what it shows", "description": "in words"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from limbeck.report.claims import unsaid
+from limbeck.report.missing_evidence import missing_evidence
 from limbeck.report.page import render_page
 from limbeck.report.result import RunResult
 
@@ -25,24 +25,24 @@ def without(result: RunResult, **changes: object) -> RunResult:
     ],
 )
 def test_a_saving_without_its_other_half_is_named(digits, changes, claim, words):
-    assert words not in " ".join(text for _, text in unsaid(digits))
-    lacking = unsaid(without(digits, **changes))
+    assert words not in " ".join(text for _, text in missing_evidence(digits))
+    lacking = missing_evidence(without(digits, **changes))
     assert any(name == claim and words in text for name, text in lacking)
 
 
 def test_a_student_without_its_twin_is_named(digits):
     alone = digits.model_copy(update={"comparison": None, "baseline": None})
-    assert any(name == "Distilled" for name, _ in unsaid(alone))
-    assert not any(name == "Distilled" for name, _ in unsaid(digits))
+    assert any(name == "Distilled" for name, _ in missing_evidence(alone))
+    assert not any(name == "Distilled" for name, _ in missing_evidence(digits))
 
 
 def test_a_teacher_that_is_not_known_is_named(digits, minimal):
     nameless = digits.model_copy(update={"recipe": {**digits.recipe, "teacher": None}})
-    assert any("architecture of the teacher" in text for _, text in unsaid(nameless))
+    assert any("architecture of the teacher" in text for _, text in missing_evidence(nameless))
     teacher = {"source": "limbeck", "name": "net", "weights": "net.safetensors"}
     loaded = digits.model_copy(update={"recipe": {**digits.recipe, "teacher": teacher}})
-    assert any("trained elsewhere" in text for _, text in unsaid(loaded))
-    assert any("no teacher" in text for _, text in unsaid(minimal))
+    assert any("trained elsewhere" in text for _, text in missing_evidence(loaded))
+    assert any("no teacher" in text for _, text in missing_evidence(minimal))
 
 
 def test_the_page_says_what_it_cannot_claim(digits):
@@ -52,4 +52,4 @@ def test_the_page_says_what_it_cannot_claim(digits):
 
 
 def test_the_training_s_energy_is_part_of_green(digits, evaluated):
-    assert any("training spent" in text for _, text in unsaid(digits))
+    assert any("training spent" in text for _, text in missing_evidence(digits))

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from limbeck.evaluate.interval import summarize
-from limbeck.report import format as fmt
+from limbeck.display import format as fmt
+from limbeck.evaluate.intervals import summarize
 from limbeck.report import verdict
 from limbeck.report.page import render_page
 from limbeck.report.result import Curve, RunResult

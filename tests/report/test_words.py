@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from limbeck.evaluate.interval import summarize
+from limbeck.evaluate.intervals import summarize
 from limbeck.report import verdict
 from limbeck.report.card import render_card
 from limbeck.report.compare import HEAD, as_records, render_comparison, render_comparison_page
-from limbeck.report.figures import figures
 from limbeck.report.result import BudgetCheck, RunResult
-from limbeck.report.terminal import verdict_lines
+from limbeck.report.verdict import figures, verdict_lines
 
 HOSTILE = "a|b <script>alert(1)</script> *c*\n# d"
 

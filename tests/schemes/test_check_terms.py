@@ -7,16 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from limbeck import methods
 from limbeck.errors import InputError
-from limbeck.objective import Objective, Term
+from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import Offline
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.teachers import FrozenTeacher
 
 TASK = ImageClassification(classes=("a", "b", "c"))
 GENERATOR = torch.Generator().manual_seed(0)
-BATCH = {"image": torch.randn(12, 1, 4, 4, generator=GENERATOR), "label": torch.arange(12) % 3}
+BATCH = {"image": torch.randn(12, 1, 4, 4, generator=GENERATOR), "labels": torch.arange(12) % 3}
 
 
 def net(width=2):

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import methods
 from limbeck.models.nets.digits_cnn import digits_cnn
-from limbeck.objective import Objective, TrainingSet
+from limbeck.objective import Objective, TrainingSet, methods
 from limbeck.schemes import Offline
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.text_classification import TextClassification
@@ -55,7 +54,7 @@ SETTINGS = {"crd": {"negatives": 16}}
 def batch():
     return {
         "image": torch.rand(6, 1, 8, 8),
-        "label": torch.tensor([0, 1, 2, 0, 1, 2]),
+        "labels": torch.tensor([0, 1, 2, 0, 1, 2]),
         "index": torch.arange(6),
     }
 
@@ -153,7 +152,7 @@ def test_a_method_trains_a_transformer(name):
     inputs = {
         "input_ids": torch.randint(1, 50, (4, 9)),
         "attention_mask": torch.ones(4, 9, dtype=torch.long),
-        "label": torch.tensor([0, 1, 0, 1]),
+        "labels": torch.tensor([0, 1, 0, 1]),
         "index": torch.arange(4),
     }
     inputs["attention_mask"][:, 6:] = 0

@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import methods
 from limbeck.errors import InputError
-from limbeck.objective import Objective, Term
+from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import Offline
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.teachers import FrozenTeacher
 
 TASK = ImageClassification(classes=("a", "b", "c"))
-BATCH = {"image": torch.randn(8, 1, 4, 4), "label": torch.arange(8) % 3}
+BATCH = {"image": torch.randn(8, 1, 4, 4), "labels": torch.arange(8) % 3}
 
 
 def net(width=2, classes=3):
@@ -99,4 +98,4 @@ def test_what_cannot_work_is_refused_at_once():
 
 
 def test_mass_is_the_number_of_samples():
-    assert offline(methods.label_only()).mass(BATCH) == 8
+    assert offline(methods.label_only()).total_weight(BATCH) == 8

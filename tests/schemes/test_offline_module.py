@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import methods
 from limbeck.errors import InputError
-from limbeck.objective import Objective, Term
+from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import Offline
 from limbeck.targets import DenseTargets
 from limbeck.tasks.image_classification import ImageClassification
-from limbeck.teachers import Answer, EnsembleTeacher, FrozenTeacher, RecordedTeacher
+from limbeck.teachers import Answer, CachedTeacher, EnsembleTeacher, FrozenTeacher
 
 TASK = ImageClassification(classes=("a", "b", "c"))
 
@@ -22,7 +21,7 @@ TASK = ImageClassification(classes=("a", "b", "c"))
 def batch(dtype=torch.float32, device="cpu"):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 1, 4, 4, generator=generator, dtype=dtype).to(device)
-    return {"image": images, "label": (torch.arange(8) % 3).to(device)}
+    return {"image": images, "labels": (torch.arange(8) % 3).to(device)}
 
 
 def net(width=2, classes=3):
@@ -54,7 +53,7 @@ def test_teachers_without_features_refuse_a_term_that_compares_some():
     with pytest.raises(InputError, match=r"teacher: got \['0.1'\].*share no axes"):
         offline(teacher=many)
     with pytest.raises(InputError, match="terms on recorded answers only"):
-        offline(teacher=RecordedTeacher(None, fingerprint="any"))
+        offline(teacher=CachedTeacher(None, fingerprint="any"))
 
 
 def test_a_teacher_of_ones_own_may_return_its_features_by_itself():

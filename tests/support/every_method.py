@@ -9,11 +9,10 @@ import torch
 from four_nets import Subject
 from torch import nn
 
-from limbeck.compress.change import Change, CompressError
 from limbeck.compress.factorizers import FACTORIZERS
-from limbeck.compress.files.record import QuantizeError
-from limbeck.compress.masks.held import fixed
-from limbeck.compress.method import FileMethod
+from limbeck.compress.masked_weights import fixed
+from limbeck.compress.method import Change, CompressError, FileMethod
+from limbeck.compress.onnx_weights import QuantizeError
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.errors import InputError
@@ -26,7 +25,7 @@ SETTINGS = {
     "prune.layers": {"count": 1, "by": "last"},
     "prune.magnitude": {"sparsity": 0.5},
     "prune.movement": {"sparsity": 0.5},
-    "prune.n_m": {},
+    "prune.semi_structured": {},
     "prune.random": {"sparsity": 0.5},
     "factorize.svd": {"energy": 0.8},
     "quantize.uniform": {"bits": 4},
@@ -55,7 +54,7 @@ def changed(name: str, made: Subject, model: nn.Module) -> list[Change]:
     """Change a model in place, through a few steps of training if the method needs them."""
     way = method(name)
     way.check(model, made.work)
-    found = [way.change(model, made.work).change]
+    found = [way.transform(model, made.work).change]
     if way.needs_training:
         train(model, made)
         found.append(fixed(model))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.compress.method import Work
+from limbeck.compress.method import CalibrationContext
 from limbeck.tasks import TASKS, Task
 
 CLASSES = ("a", "b", "c", "d")
@@ -102,7 +102,7 @@ class Subject:
     batch: Mapping[str, Tensor]
 
     @property
-    def work(self) -> Work:
+    def work(self) -> CalibrationContext:
         """What a method may ask for."""
 
         def batches() -> Iterator[Mapping[str, Tensor]]:
@@ -111,9 +111,9 @@ class Subject:
         def accuracy(model: nn.Module) -> float:
             with torch.no_grad():
                 right = self.task.outputs(model, self.batch)["logits"].argmax(-1)
-            return float((right == self.batch["label"]).float().mean())
+            return float((right == self.batch["labels"]).float().mean())
 
-        return Work(
+        return CalibrationContext(
             batches=batches,
             forward=lambda model, batch: self.task.outputs(model, batch)["logits"],
             loss=lambda model, batch: self.task.loss(self.task.respond(model, batch)).mean(),
@@ -136,14 +136,14 @@ def subject(name: str) -> Subject:
         model = ResidualNet() if name == "cnn" else vit()
         task = TASKS.load("image_classification")(classes=CLASSES)
         side = 8
-        batch = {"image": torch.randn(SAMPLES, 3, side, side), "label": label}
+        batch = {"image": torch.randn(SAMPLES, 3, side, side), "labels": label}
     else:
         model = LstmNet() if name == "lstm" else bert()
         task = TASKS.load("text_classification")(classes=CLASSES)
         tokens = torch.randint(1, 50, (SAMPLES, 10))
         mask = torch.ones_like(tokens)
         mask[::2, 7:] = 0
-        batch = {"input_ids": tokens, "attention_mask": mask, "label": label}
+        batch = {"input_ids": tokens, "attention_mask": mask, "labels": label}
     made = Subject(model, task, batch)
     model.train()
     with torch.no_grad():

@@ -42,12 +42,12 @@ def make_folder(folder: Path) -> None:
     """Write a tiny BERT with a tokenizer of its own."""
     import torch
 
-    from limbeck.data import wordpiece
+    from limbeck.data import tokenizers
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
 
     torch.manual_seed(0)
-    tokenizer = wordpiece.train(["some words to train on", "and some others"] * 20, 60)
+    tokenizer = tokenizers.train(["some words to train on", "and some others"] * 20, 60)
     size = tokenizer.get_vocab_size()
     tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     spec = ModelSpec(source="transformers", name="bert", intermediate_size=16, **tiny)
@@ -119,7 +119,7 @@ def use(folder: Path, workdir: Path) -> None:
     """Load tokenizer and model as a run does, and predict two texts."""
     import torch
 
-    from limbeck.data import tokenizer
+    from limbeck.data import tokenizers
     from limbeck.data.spec import TextSpec
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
@@ -127,7 +127,7 @@ def use(folder: Path, workdir: Path) -> None:
 
     texts = ["some words", "others to train, and new ones"]
     spec = TextSpec(tokenizer=str(folder), max_length=16)
-    preprocess = tokenizer.make(spec, texts, workdir=workdir)
+    preprocess = tokenizers.make(spec, texts, workdir=workdir)
     model = build(
         ModelSpec(source="transformers", path=str(folder)), classes=2, **preprocess.model_inputs()
     )

@@ -8,7 +8,7 @@ import pytest
 
 from limbeck.evaluate.hardware import Hardware
 from limbeck.report.result import Environment
-from limbeck.report.sweep_result import Chosen, Figures, SweepResult, Trial, View
+from limbeck.report.sweep import Chosen, Figures, SweepResult, Trial, View
 
 ROAD = Path(__file__).parents[1] / "road"
 
@@ -16,13 +16,13 @@ ROAD = Path(__file__).parents[1] / "road"
 TINY = """
 name: tiny
 task: image_classification
-data: {source: sklearn, name: digits, limit: {train: 120, validation: 60, test: 40}}
+data: {source: sklearn, name: digits, max_samples: {train: 120, validation: 60, test: 40}}
 teacher: {source: limbeck, name: digits_cnn, width: 3, expect: {above_chance: false}}
 student: {source: limbeck, name: digits_cnn, width: 2}
 threads: 1
 stages:
-  - teach: {epochs: 1, checkpoint_every: 0}
-  - distill: {epochs: 1, checkpoint_every: 0, batch_size: 32, baseline: false}
+  - train_teacher: {epochs: 1, checkpoint_every: 0}
+  - distill: {epochs: 1, checkpoint_every: 0, batch_size: 32, train_baseline: false}
   - export: {format: onnx}
 """
 
@@ -105,8 +105,8 @@ def with_choice(result: SweepResult) -> Callable[..., SweepResult]:
     """Give the same with a budget."""
 
     def choose(text: str) -> SweepResult:
-        from limbeck.evaluate.accuracy import Accuracy
-        from limbeck.evaluate.interval import wilson
+        from limbeck.evaluate.intervals import wilson
+        from limbeck.evaluate.metrics import Accuracy
         from limbeck.sweep.budget import choose, limits_of
 
         found, checks = choose(result.done, limits_of(text))
@@ -121,9 +121,9 @@ def with_choice(result: SweepResult) -> Callable[..., SweepResult]:
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     """Export by torch's older exporter and measure for a moment; no code changes meanwhile."""
-    from limbeck import fingerprint
+    from limbeck.core import fingerprint
     from limbeck.evaluate import measure
-    from limbeck.pipeline import context, examine
+    from limbeck.pipeline import artefact_results, context
 
     spec = importlib.util.spec_from_file_location("forks", ROAD / "forks.py")
     assert spec is not None
@@ -131,7 +131,11 @@ def quick() -> Iterator[None]:
     forks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(forks)
     with pytest.MonkeyPatch.context() as patch:
-        for room, name in ((context, "to_onnx"), (examine, "measure"), (measure, "peak_memory")):
+        for room, name in (
+            (context, "to_onnx"),
+            (artefact_results, "measure"),
+            (measure, "peak_memory"),
+        ):
             patch.setattr(room, name, getattr(room, name))
         patch.setattr(fingerprint, "of_code", lambda: "the code")
         forks.quicken()

@@ -7,10 +7,8 @@ import subprocess
 
 import pytest
 
-from limbeck.report.charts.pareto import Point, pareto
-from limbeck.report.sweep_page import render_sweep, rows, sentence
-from limbeck.report.sweep_result import SweepResult
-from limbeck.report.sweep_terminal import sweep_lines
+from limbeck.display.pareto import Point, pareto
+from limbeck.report.sweep import SweepResult, render_sweep, rows, sentence, sweep_lines
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -5,10 +5,8 @@ import pickle
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.pipeline.resolve import resolve
-from limbeck.sweep.objectives import costs_of, directions, values
-from limbeck.sweep.plan import plan, settled
-from limbeck.sweep.sampler import Sampler
+from limbeck.pipeline.load_recipe import resolve
+from limbeck.sweep.plan import Sampler, costs_of, directions, plan, settled, values
 from limbeck.sweep.space import space_of
 
 
@@ -86,7 +84,9 @@ def test_all_problems_are_said_at_once(planned, tmp_path):
 
 def test_what_ships_nothing_is_refused(planned):
     said = refused(
-        planned, "student.width=4,8", sets=("stages=[teach: {epochs: 1}, distill: {epochs: 1}]",)
+        planned,
+        "student.width=4,8",
+        sets=("stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]",),
     )
     assert "export" in said
 

@@ -6,11 +6,11 @@ import threading
 import pytest
 import yaml
 
-from limbeck.pipeline.resolve import resolve
-from limbeck.sweep.locks import held, is_held
+from limbeck.pipeline.load_recipe import resolve
 from limbeck.sweep.share import share, teaching
+from limbeck.sweep.study import held, is_held
 
-STAGES = ("01-teach", "02-distill", "03-quantize", "04-export")
+STAGES = ("01-train_teacher", "02-distill", "03-quantize", "04-export")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def taken(folder):
     ("setting", "expected"),
     [
         ("student.width=9", 1),
-        ("stages.teach.epochs=7", 0),
+        ("stages.train_teacher.epochs=7", 0),
         ("stages.distill.epochs=7", 1),
         ("stages.quantize.ranges=entropy", 2),
         ("teacher.width=9", 0),
@@ -61,9 +61,9 @@ def test_stages_are_taken_as_far_as_the_recipes_agree(
     assert share(recipe_with(setting), target, [other]) == expected
     assert taken(target) == list(STAGES[:expected])
     if expected:
-        mine = target / "stages/01-teach/model.onnx"
-        assert os.path.samefile(mine, other / "stages/01-teach/model.onnx")
-        assert not (target / "stages/01-teach/started").exists()
+        mine = target / "stages/01-train_teacher/model.onnx"
+        assert os.path.samefile(mine, other / "stages/01-train_teacher/model.onnx")
+        assert not (target / "stages/01-train_teacher/started").exists()
         assert resolve(str(target / "recipe.yaml")) == recipe_with(setting)
 
 
@@ -78,7 +78,7 @@ def test_several_runs_give_what_they_have(recipe_with, run_of, tmp_path):
     target = tmp_path / "mine"
     assert share(recipe_with(), target, [target, first, second, tmp_path / "none"]) == 2
     texts = [(target / "stages" / stage / "model.onnx").read_text() for stage in STAGES[:2]]
-    assert texts == ["first 01-teach", "second 02-distill"]
+    assert texts == ["first 01-train_teacher", "second 02-distill"]
     # What is there already stays as it is.
     assert share(recipe_with(), target, [second]) == 0
 

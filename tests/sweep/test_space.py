@@ -13,7 +13,7 @@ from limbeck.sweep.space import Choices, Range, grid, key, size, space_of
     [
         ("student.width=4,8,16", (4, 8, 16)),
         ("stages.quantize.method=int8_static, int8_dynamic", ("int8_static", "int8_dynamic")),
-        ("stages.teach.learning_rate=1e-3,0.1", (0.001, 0.1)),
+        ("stages.train_teacher.learning_rate=1e-3,0.1", (0.001, 0.1)),
         ("student.sizes=[1, 2],[3]", ([1, 2], [3])),
         ("student.bias=true,false,null", (True, False, None)),
         ("student.name='a,b',c", ("a,b", "c")),

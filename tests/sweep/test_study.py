@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.pipeline.resolve import resolve
-from limbeck.sweep.plan import plan
-from limbeck.sweep.sampler import Sampler
+from limbeck.pipeline.load_recipe import resolve
+from limbeck.sweep.plan import Sampler, plan
 from limbeck.sweep.space import key, space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
@@ -190,7 +189,7 @@ def test_another_recipe_is_another_study_but_another_budget_is_not(planned, wort
 
     Study(again("budget={size_kb: 3}", "name=other"))
     with pytest.raises(InputError, match=r"recipe.*another --out"):
-        Study(again("stages.teach.epochs=3"))
+        Study(again("stages.train_teacher.epochs=3"))
 
 
 def test_it_says_which_extra_is_missing(planned, monkeypatch):

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.atomic import WriteError
+from limbeck.core.files import WriteError
 from limbeck.errors import LimbeckError
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.load_recipe import resolve
 from limbeck.report.load import load_run
-from limbeck.report.sweep_result import SweepResult
+from limbeck.report.sweep import SweepResult
 from limbeck.sweep.budget import limits_of
-from limbeck.sweep.objectives import figures_of
-from limbeck.sweep.plan import plan
-from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.plan import Sampler, figures_of, plan
 from limbeck.sweep.space import space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
 
-from limbeck.sweep import conclude, work
+from limbeck.sweep import conclude
+from limbeck.sweep import run as work
 from limbeck.sweep.run import sweep
 
 
@@ -46,7 +45,9 @@ def test_a_trial_that_fails_has_a_reason_and_stops_nothing(swept):
 
 def test_the_teacher_is_taught_once(swept):
     planned, _ = swept
-    first, second = (planned.folder(n) / "stages/01-teach/model.safetensors" for n in (0, 2))
+    first, second = (
+        planned.folder(n) / "stages/01-train_teacher/model.safetensors" for n in (0, 2)
+    )
     assert os.path.samefile(first, second)
     students = [planned.folder(n) / "stages/02-distill/model.safetensors" for n in (0, 2)]
     assert not os.path.samefile(*students)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from limbeck.pipeline.resolve import resolve
+from limbeck.pipeline.load_recipe import resolve
 from limbeck.sweep.plan import plan
 from limbeck.sweep.space import space_of
 

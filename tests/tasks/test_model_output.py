@@ -34,7 +34,7 @@ TINY = {
 
 def _batch(size: int = 4) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return {"image": torch.randn(3, 3, size, size), "label": torch.tensor([0, 1, 2])}
+    return {"image": torch.randn(3, 3, size, size), "labels": torch.tensor([0, 1, 2])}
 
 
 @dataclass
@@ -83,7 +83,7 @@ def test_auxiliary_heads_train_with_a_weight_of_three_tenths() -> None:
     response = TASK.respond(net, batch)
     cross_entropy = nn.CrossEntropyLoss(reduction="none")
     logits, aux = net(batch["image"])
-    expected = cross_entropy(logits, batch["label"]) + 0.3 * cross_entropy(aux, batch["label"])
+    expected = cross_entropy(logits, batch["labels"]) + 0.3 * cross_entropy(aux, batch["labels"])
     torch.testing.assert_close(TASK.loss(response), expected)
 
 
@@ -247,6 +247,6 @@ def test_a_model_of_texts_without_a_mask_or_with_other_names() -> None:
     batch = {
         "input_ids": torch.ones(2, 4, dtype=torch.long),
         "attention_mask": torch.ones(2, 4),
-        "label": torch.tensor([0, 1]),
+        "labels": torch.tensor([0, 1]),
     }
     assert task.respond(Plain(), batch).outputs["logits"].shape == (2, 3)

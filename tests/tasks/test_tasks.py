@@ -29,7 +29,7 @@ class Words(nn.Module):
         return logits if self.bare else SimpleNamespace(logits=logits)
 
 
-LABELS = {"label": torch.tensor([0, 2, 1, 2])}
+LABELS = {"labels": torch.tensor([0, 2, 1, 2])}
 EXAMPLES = {
     "image_classification": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
@@ -83,7 +83,7 @@ def test_a_response_has_one_row_a_unit(example):
 def test_the_loss_is_cross_entropy_with_the_labels(example):
     task, model, batch = example
     response = task.respond(model, batch)
-    expected = F.cross_entropy(response.outputs["logits"], batch["label"], reduction="none")
+    expected = F.cross_entropy(response.outputs["logits"], batch["labels"], reduction="none")
     torch.testing.assert_close(task.loss(response), expected)
 
 
@@ -110,8 +110,8 @@ def test_the_first_metric_is_accuracy_over_all_samples(example):
     task, _, batch = example
     metrics = task.metrics()
     logits = F.one_hot(torch.tensor([0, 2, 2, 2]), 3).float()
-    metrics.update(logits[:3], batch["label"][:3])
-    metrics.update(logits[3:], batch["label"][3:])
+    metrics.update(logits[:3], batch["labels"][:3])
+    metrics.update(logits[3:], batch["labels"][3:])
     assert next(iter(metrics.compute().values())) == 0.75
 
 

@@ -13,7 +13,10 @@ from limbeck.tasks.image_classification import ImageClassification
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Scanned digits whose training pictures come in three shifted views."""
     spec = DataSpec(
-        source="sklearn", name="digits", limit={"train": 300}, augment=AugmentSpec(shift=2, views=3)
+        source="sklearn",
+        name="digits",
+        max_samples={"train": 300},
+        augment=AugmentSpec(shift=2, views=3),
     )
     return load(spec, workdir=tmp_path_factory.mktemp("work"))
 

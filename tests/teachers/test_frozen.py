@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
 from limbeck.errors import InputError
 from limbeck.teachers import FrozenTeacher
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck import methods
-from limbeck.data.knowledge import KnowledgeStore, key_of
+from limbeck.data.cache import TeacherCache, key_of
 from limbeck.data.load import load
 from limbeck.data.spec import AugmentSpec, DataSpec
 from limbeck.errors import InputError, LimbeckError
-from limbeck.objective import Objective
+from limbeck.objective import Objective, methods
 from limbeck.schemes import Offline
-from limbeck.teachers import FrozenTeacher, RecordedTeacher
+from limbeck.teachers import CachedTeacher, FrozenTeacher
 from limbeck.training import Training, fit
 
 
@@ -25,7 +24,7 @@ def asked(digits, task, net, tmp_path):
     digits.train.set_seed(7)
 
     def open_record():
-        store = KnowledgeStore(
+        store = TeacherCache(
             tmp_path / "store",
             key=key_of(digits, teacher=frozen.fingerprint),
             rows=len(digits.train),
@@ -37,7 +36,7 @@ def asked(digits, task, net, tmp_path):
             return frozen.answer(batch).targets.logits
 
         store.record(ask, digits.train, batch_size=64)
-        return RecordedTeacher(store, fingerprint=frozen.fingerprint)
+        return CachedTeacher(store, fingerprint=frozen.fingerprint)
 
     return open_record, frozen, calls
 
@@ -86,7 +85,7 @@ def test_a_second_student_costs_no_teacher_call(digits, task, net, asked, accele
 
 def test_augmentation_without_end_is_refused(digits, task, net, tmp_path, asked):
     spec = DataSpec(
-        source="sklearn", name="digits", limit={"train": 300}, augment=AugmentSpec(shift=2)
+        source="sklearn", name="digits", max_samples={"train": 300}, augment=AugmentSpec(shift=2)
     )
     endless = load(spec, workdir=tmp_path)
     with pytest.raises(InputError, match=r"data\.augment\.views: got None.*Set data\.augment\."):

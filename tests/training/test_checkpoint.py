@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from limbeck.atomic import WriteError
+from limbeck.core.files import WriteError
 from limbeck.training import CheckpointError, checkpoint
 from limbeck.training.checkpoint import Content
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
 from limbeck.errors import InputError, LimbeckError
-from limbeck.training import checkpoint, order
+from limbeck.training import checkpoint, data
 
 
 def scores(*values):
@@ -110,7 +110,7 @@ def test_the_teacher_stays_as_it_was_and_is_saved_nowhere(tiny, tmp_path, accele
     subject = tiny.scheme(hint=True)
     teacher = subject.teacher.model
     before = fingerprint.of_module(teacher)
-    tiny.train(tmp_path, subject=subject, weight_decay=0.1, ema=0.5)
+    tiny.train(tmp_path, subject=subject, weight_decay=0.1, ema_decay=0.5)
     assert fingerprint.of_module(teacher) == before == subject.teacher.fingerprint
     assert all(parameter.grad is None for parameter in teacher.parameters())
     saved = checkpoint.latest(tmp_path / "checkpoint")
@@ -182,17 +182,17 @@ def test_every_step_and_every_epoch_is_reported_with_loss_and_score(tiny, tmp_pa
 def test_every_sample_is_seen_once_an_epoch(tiny, tmp_path, accelerator):
     for samples, size in ((22, 4), (21, 4), (9, 4), (2, 8), (1, 8), (64, 64)):
         for processes in (1, 2):
-            parts = order.batches(samples, size=size, seed=0, epoch=1, processes=processes)
+            parts = data.batches(samples, size=size, seed=0, epoch=1, processes=processes)
             shares = [
                 index
                 for part in parts
                 for rank in range(processes)
-                for index in order.share(part, rank=rank, processes=processes)
+                for index in data.share(part, rank=rank, processes=processes)
             ]
             assert sorted(shares) == list(range(samples))
             assert samples == 1 or min(map(len, parts)) >= 2
-        assert parts == order.batches(samples, size=size, seed=0, epoch=1)
-    assert order.batches(9, size=4, seed=1, epoch=0) != order.batches(9, size=4, seed=0, epoch=0)
+        assert parts == data.batches(samples, size=size, seed=0, epoch=1)
+    assert data.batches(9, size=4, seed=1, epoch=0) != data.batches(9, size=4, seed=0, epoch=0)
 
 
 def test_nothing_to_train_on_is_an_error(tiny, tmp_path, accelerator):

@@ -17,14 +17,19 @@ CONFIGURATIONS = {
     "adamw": {},
     "everything": {
         "hint": True,
-        "ema": 0.7,
+        "ema_decay": 0.7,
         "log_every": 2,
-        "clip": 0.5,
+        "max_grad_norm": 0.5,
         "weight_decay": 0.1,
         "keep": "best",
     },
-    "sgd, last": {"optimizer": "sgd", "keep": "last", "accumulate": 1, "batch_size": 8},
-    "patience": {"patience": 1, "epochs": 6, "ema": 0.5, "keep": "last"},
+    "sgd, last": {
+        "optimizer": "sgd",
+        "keep": "last",
+        "gradient_accumulation_steps": 1,
+        "batch_size": 8,
+    },
+    "patience": {"patience": 1, "epochs": 6, "ema_decay": 0.5, "keep": "last"},
 }
 
 
@@ -133,8 +138,8 @@ def test_begun_anew_it_forgets_older_checkpoints(tiny, tmp_path, accelerator):
 def test_data_workers_change_nothing(tiny, tmp_path, accelerator):
     expected, _, _ = go(tiny, tmp_path / "none", accelerator)
     with pytest.raises(tiny.Killed):
-        go(tiny, tmp_path / "one", accelerator, workers=1, ticker=tiny.KillAt(2))
-    got, _, _ = go(tiny, tmp_path / "one", accelerator, workers=1)
+        go(tiny, tmp_path / "one", accelerator, num_workers=1, ticker=tiny.KillAt(2))
+    got, _, _ = go(tiny, tmp_path / "one", accelerator, num_workers=1)
     assert same(got, expected)
 
 
@@ -209,7 +214,7 @@ def test_an_interrupt_in_the_last_validation_is_not_lost(tiny, tmp_path, acceler
 
 
 def test_a_second_interrupt_does_not_wait(tiny):
-    from limbeck.interrupt import TOGETHER, Interrupts
+    from limbeck.core.process import TOGETHER, Interrupts
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:  # noqa: PT012

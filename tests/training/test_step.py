@@ -54,8 +54,19 @@ def test_accumulated_micro_batches_are_the_big_batch(
     tiny, tmp_path, accelerator, batch_size, accumulate, clip
 ):
     pictures, subject = doubled(tiny)
-    plain = {"optimizer": "sgd", "momentum": 0, "warmup": 0, "learning_rate": 0.5, "keep": "last"}
-    settings = {**plain, "batch_size": batch_size, "accumulate": accumulate, "clip": clip}
+    plain = {
+        "optimizer": "sgd",
+        "momentum": 0,
+        "warmup_ratio": 0,
+        "learning_rate": 0.5,
+        "keep": "last",
+    }
+    settings = {
+        **plain,
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": accumulate,
+        "max_grad_norm": clip,
+    }
     tiny.train(
         tmp_path, subject=subject, train=pictures, accelerator=accelerator, epochs=3, **settings
     )
@@ -71,7 +82,7 @@ def test_losses_of_a_step_are_its_weighted_means(tiny, accelerator):
     batches = [pictures.__getitems__(list(rows)) for rows in (range(10), range(10, 22))]
     subject.student.train()
     whole = subject.step(pictures.__getitems__(list(range(22))), 0.0)
-    row = stepper.take(batches, 0.0)
+    row = stepper.train_step(batches, 0.0)
     assert row["train/loss"] == pytest.approx(whole.total.item())
     for name, term in whole.terms.items():
         assert row[f"train/{name}/raw"] == pytest.approx(term.raw.item())
@@ -82,9 +93,9 @@ def test_losses_of_a_step_are_its_weighted_means(tiny, accelerator):
 def test_a_step_in_which_nothing_counts_moves_nothing(tiny, accelerator):
     pictures, subject = doubled(tiny)
     pictures.weights.zero_()
-    stepper = Stepper(subject, Training(epochs=1, warmup=0), accelerator)
+    stepper = Stepper(subject, Training(epochs=1, warmup_ratio=0), accelerator)
     before = [parameter.clone() for parameter in subject.trainable()]
-    row = stepper.take([pictures.__getitems__([0, 1]), pictures.__getitems__([2])], 0.5)
+    row = stepper.train_step([pictures.__getitems__([0, 1]), pictures.__getitems__([2])], 0.5)
     assert row["train/loss"] == 0
     assert all(map(torch.equal, before, subject.trainable()))
 
@@ -121,7 +132,12 @@ def test_weight_decay_spares_biases_and_norms():
 def test_adamw_is_torchs(tiny, tmp_path, accelerator):
     pictures, subject = doubled(tiny)
     rates = []
-    settings = {"epochs": 4, "batch_size": 22, "accumulate": 1, "weight_decay": 0.1}
+    settings = {
+        "epochs": 4,
+        "batch_size": 22,
+        "gradient_accumulation_steps": 1,
+        "weight_decay": 0.1,
+    }
     tiny.train(tmp_path, subject=subject, train=pictures, keep="last", **settings)
     other, reference = doubled(tiny)
     parameters = list(reference.trainable())
@@ -145,14 +161,14 @@ def test_adamw_is_torchs(tiny, tmp_path, accelerator):
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
 def test_the_rate_rises_then_falls(decay):
-    settings = Training(epochs=1, learning_rate=2.0, warmup=0.25, decay=decay)
+    settings = Training(epochs=1, learning_rate=2.0, warmup_ratio=0.25, lr_schedule=decay)
     rates = [rate(step / 100, settings) for step in range(101)]
     assert rates[0] == 0
     assert max(rates) == rates[25] == 2.0
     assert rates[:26] == sorted(rates[:26])
     assert rates[25:] == sorted(rates[25:], reverse=True)
     assert rates[-1] == pytest.approx(2.0 if decay == "constant" else 0.0)
-    assert rate(1.0, Training(epochs=1, warmup=1.0, learning_rate=2.0)) == 2.0
+    assert rate(1.0, Training(epochs=1, warmup_ratio=1.0, learning_rate=2.0)) == 2.0
 
 
 def test_a_moving_average_is_what_validates_and_what_is_kept(tiny, tmp_path, accelerator):
@@ -167,7 +183,9 @@ def test_a_moving_average_is_what_validates_and_what_is_kept(tiny, tmp_path, acc
         validated.append({k: v.clone() for k, v in model.state_dict().items()})
         return tiny.score(model)
 
-    tiny.train(tmp_path, subject=subject, ema=0.8, keep="last", ticker=Look(), validate=validate)
+    tiny.train(
+        tmp_path, subject=subject, ema_decay=0.8, keep="last", ticker=Look(), validate=validate
+    )
     average = {k: v.double() for k, v in seen[0].items()}
     for weights in seen[1:]:
         average = {k: 0.8 * v + 0.2 * weights[k].double() for k, v in average.items()}
@@ -181,7 +199,7 @@ def test_a_moving_average_is_what_validates_and_what_is_kept(tiny, tmp_path, acc
 def test_half_precision_is_in_the_models_only(tiny, tmp_path, accelerator, precision):
     subject, seen = tiny.scheme(), set()
     subject.student[-1].register_forward_hook(lambda module, ins, out: seen.add(out.dtype))
-    _, history = tiny.train(tmp_path, subject=subject, precision=precision, clip=1.0)
+    _, history = tiny.train(tmp_path, subject=subject, precision=precision, max_grad_norm=1.0)
     assert getattr(torch, precision) in seen
     assert all(parameter.dtype == torch.float32 for parameter in subject.trainable())
     assert math.isfinite(history.rows[-1]["train/loss"])

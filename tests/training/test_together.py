@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import InputError
-from limbeck.training.synchronized_norm import synchronized
+from limbeck.training.prepare import synchronized
 
 HERE = Path(__file__).parent
 
@@ -40,13 +40,27 @@ def two(tiny, tmp_path_factory, accelerator):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("plain", {"batch_size": 8, "accumulate": 1}),
-        ("accumulated", {"batch_size": 4, "accumulate": 3, "optimizer": "sgd", "ema": 0.5}),
+        ("plain", {"batch_size": 8, "gradient_accumulation_steps": 1}),
+        (
+            "accumulated",
+            {
+                "batch_size": 4,
+                "gradient_accumulation_steps": 3,
+                "optimizer": "sgd",
+                "ema_decay": 0.5,
+            },
+        ),
     ],
 )
 def test_two_processes_give_the_curve_of_one(tiny, tmp_path, accelerator, two, name, settings):
     subject = tiny.scheme(dropout=0.0)
-    shared = {"epochs": 3, "weight_decay": 0.1, "clip": 1.0, "keep": "last", "log_every": 1}
+    shared = {
+        "epochs": 3,
+        "weight_decay": 0.1,
+        "max_grad_norm": 1.0,
+        "keep": "last",
+        "log_every": 1,
+    }
     tiny.train(tmp_path, subject=subject, accelerator=accelerator, **shared, **settings)
     curves = [
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -15,8 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from limbeck import methods
-from limbeck.objective import Objective, Term
+from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import Offline
 from limbeck.tasks import Batch, Response
 from limbeck.tasks.image_classification import ImageClassification
@@ -45,7 +44,7 @@ class Pictures:
         for place, index in enumerate(indices if self.noise else ()):
             generator = torch.Generator().manual_seed(1000 * self.epoch + index)
             images[place] += self.noise * torch.randn(1, 6, 6, generator=generator)
-        return {"image": images, "label": self.labels[indices], "weight": self.weights[indices]}
+        return {"image": images, "labels": self.labels[indices], "weight": self.weights[indices]}
 
 
 class Weighed(ImageClassification):
@@ -124,7 +123,7 @@ def train(
     chosen = {
         "epochs": 3,
         "batch_size": 4,
-        "accumulate": 2,
+        "gradient_accumulation_steps": 2,
         "learning_rate": 0.01,
         "checkpoint_every": 0,
         **settings,

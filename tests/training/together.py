@@ -20,12 +20,17 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.training import CheckpointError
-from limbeck.training.synchronized_norm import SynchronizedBatchNorm, synchronized
+from limbeck.training.prepare import SynchronizedBatchNorm, synchronized
 
-CURVE = {"epochs": 3, "weight_decay": 0.1, "clip": 1.0, "keep": "last"}
+CURVE = {"epochs": 3, "weight_decay": 0.1, "max_grad_norm": 1.0, "keep": "last"}
 CASES = {
-    "plain": {"batch_size": 8, "accumulate": 1},
-    "accumulated": {"batch_size": 4, "accumulate": 3, "optimizer": "sgd", "ema": 0.5},
+    "plain": {"batch_size": 8, "gradient_accumulation_steps": 1},
+    "accumulated": {
+        "batch_size": 4,
+        "gradient_accumulation_steps": 3,
+        "optimizer": "sgd",
+        "ema_decay": 0.5,
+    },
 }
 
 

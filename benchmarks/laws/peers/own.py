@@ -106,7 +106,7 @@ def of_features() -> list[Trial]:
     }
     relations = {
         "similarity_preserving": ("Tung 2019", {}, paper.similarity),
-        "probabilistic_transfer": ("Passalis 2018", {}, paper.probabilities),
+        "pkt": ("Passalis 2018", {}, paper.probabilities),
         "rkd_distance": ("Park 2019", {}, paper.distances),
         "rkd_angle": ("Park 2019", {}, paper.angles),
         "correlation_congruence": ("Peng 2019", {}, paper.congruence_gaussian),
@@ -126,17 +126,17 @@ def of_features() -> list[Trial]:
     return [
         *trials,
         Trial(
-            "review",
+            "review_kd",
             "Chen 2021",
-            losses.review,
+            losses.review_kd,
             "feature",
             paper.review,
             draw=layers((6, 3, 8, 8)),
         ),
         Trial(
-            "flow",
+            "fsp",
             "Yim 2017, mean over the matrix",
-            losses.flow,
+            losses.fsp,
             "relation",
             mean_flow,
             draw=layers((6, 3, 4, 4), (6, 2, 4, 4)),

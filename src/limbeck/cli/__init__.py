@@ -14,14 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from limbeck.cli import (
-    audit,
     check,
     compare,
     doctor,
     evaluate,
+    init,
     layers,
+    lineage,
     listing,
-    new,
     report,
     run,
     sign,
@@ -29,7 +29,7 @@ from limbeck.cli import (
     verify,
 )
 from limbeck.cli._terminal import complain
-from limbeck.interrupt import ignore_signals, raise_on_signals
+from limbeck.core.process import ignore_signals, raise_on_signals
 
 INTERRUPTED = 130
 # How to resume an interrupted command; the others write nothing to resume.
@@ -59,11 +59,11 @@ VERBS = (
     sweep.sweep,
     listing.list_,
     layers.layers,
-    new.new,
+    init.init,
     verify.verify,
     sign.sign,
-    sign.keys,
-    audit.audit,
+    sign.keygen,
+    lineage.lineage,
     doctor.doctor,
 )
 

@@ -20,7 +20,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress, 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from limbeck.pipeline.watch import Watch
+    from limbeck.pipeline.progress import ProgressReporter
 
 
 def show(text: str) -> None:
@@ -47,16 +47,16 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def watch(*, quiet: bool = False) -> Iterator[Watch]:
+def watch(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     """Yield a progress reporter on standard error: bars at a terminal, log lines elsewhere.
 
     Args:
         quiet: Report nothing.
     """
-    from limbeck.pipeline.watch import Unwatched
+    from limbeck.pipeline.progress import NullReporter
 
     if quiet or not sys.stderr.isatty():
-        yield Unwatched() if quiet else _Log()
+        yield NullReporter() if quiet else _Log()
         return
     from rich.console import Console
     from rich.progress import (

@@ -36,7 +36,7 @@ def check(
     import json
 
     from limbeck.errors import InputError
-    from limbeck.pipeline.resolve import find, resolve
+    from limbeck.pipeline.load_recipe import find, resolve
 
     try:
         resolved = resolve(recipe, set_ or [])

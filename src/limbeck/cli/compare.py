@@ -18,7 +18,7 @@ def compare(
     """Compare several runs side by side."""
     import json
 
-    from limbeck.atomic import write_text
+    from limbeck.core.files import write_text
     from limbeck.errors import InputError, Problem
     from limbeck.report.compare import as_records, render_comparison, render_comparison_page
     from limbeck.report.load import load_run

@@ -14,9 +14,9 @@ from limbeck.cli._trust import TrustCode, permit
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    questions: Annotated[
+    evaluations: Annotated[
         str | None,
-        typer.Option(help="Which, separated by commas; `limbeck list questions` names them."),
+        typer.Option(help="Which, separated by commas; `limbeck list evaluations` names them."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -26,7 +26,7 @@ def evaluate(
             help="A question's own setting, such as cost.previous=shipped/model.onnx.",
         ),
     ] = None,
-    limit: Annotated[
+    max_samples: Annotated[
         int, typer.Option(min=10, help="Test samples that the costly questions look at.")
     ] = 300,
     trust_code: TrustCode = False,
@@ -42,25 +42,24 @@ def evaluate(
     from pydantic import ValidationError
 
     from limbeck.errors import InputError
-    from limbeck.evaluate.questions import QUESTIONS
-    from limbeck.pipeline.evaluation import ask_again
-    from limbeck.pipeline.folder import MARK
-    from limbeck.pipeline.overrides import parse_override, put_all
-    from limbeck.pipeline.problems import of_validation
-    from limbeck.pipeline.reopen import recipe_of
+    from limbeck.evaluate.evaluation import EVALUATIONS
+    from limbeck.pipeline.evaluation import reevaluate
+    from limbeck.pipeline.load_recipe import parse_override, put_all
+    from limbeck.pipeline.run_folder import MARK, recipe_of
     from limbeck.pipeline.stages.evaluate import Evaluate
-    from limbeck.report.terminal import finding_lines
+    from limbeck.pipeline.validate import of_validation
+    from limbeck.report.verdict import finding_lines
 
-    names = questions.split(",") if questions else QUESTIONS.names()
+    names = evaluations.split(",") if evaluations else EVALUATIONS.names()
     wanted: dict[str, Any] = {name: {} for name in names}
     put_all(wanted, dict(map(parse_override, settings or [])), where="--set")
     try:
-        asked = Evaluate.model_validate({"questions": wanted, "limit": limit})
+        asked = Evaluate.model_validate({"evaluations": wanted, "limit": max_samples})
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
     permit(recipe_of(run), run / MARK, trusted=trust_code)
     with watch(quiet=quiet) as watching:
-        found = ask_again(run, asked, watch=watching)
+        found = reevaluate(run, asked, watch=watching)
     if as_json:
         typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
     else:

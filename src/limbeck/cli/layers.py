@@ -87,7 +87,7 @@ def _named(source: str, name: str, classes: int, shape: str) -> tuple[nn.Module,
     from limbeck.errors import InputError
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
-    from limbeck.pipeline.problems import of_validation
+    from limbeck.pipeline.validate import of_validation
 
     channels, height, width = _sizes(shape)
     try:
@@ -120,7 +120,7 @@ def _of_recipe(name: str, which: Which, trusted: bool) -> tuple[nn.Module, Run]:
     from limbeck.data.load import load
     from limbeck.errors import InputError, Problem
     from limbeck.models.build import build
-    from limbeck.pipeline.resolve import find, resolve
+    from limbeck.pipeline.load_recipe import find, resolve
     from limbeck.tasks import TASKS
 
     recipe = resolve(name)

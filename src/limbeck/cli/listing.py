@@ -22,7 +22,7 @@ class Kind(StrEnum):
     methods = "methods"
     tasks = "tasks"
     stages = "stages"
-    questions = "questions"
+    questions = "evaluations"
     models = "models"
     recipes = "recipes"
     studies = "studies"
@@ -61,7 +61,7 @@ def _methods() -> dict[str, str]:
 
     return {
         name: f"{one.line} {_required(one)}{one.source}".rstrip()
-        for name, one in of_package("limbeck.methods").items()
+        for name, one in of_package("limbeck.objective.methods").items()
     }
 
 
@@ -86,7 +86,7 @@ def _files(package: str, attribute: Callable[[str], str]) -> dict[str, str]:
 
 
 def _tasks() -> dict[str, str]:
-    from limbeck.registry import camel_case
+    from limbeck.core.registry import camel_case
 
     found = _files("limbeck.tasks", camel_case)
     found.pop("task")  # the protocol itself
@@ -94,13 +94,13 @@ def _tasks() -> dict[str, str]:
 
 
 def _stages() -> dict[str, str]:
-    from limbeck.registry import camel_case
+    from limbeck.core.registry import camel_case
 
     return _files("limbeck.pipeline.stages", camel_case)
 
 
 def _questions() -> dict[str, str]:
-    return _files("limbeck.evaluate.questions", lambda name: "ask")
+    return _files("limbeck.evaluate.evaluations", lambda name: "ask")
 
 
 def _studies() -> dict[str, str]:
@@ -124,14 +124,13 @@ def _models() -> dict[str, str]:
 
 
 def _models_of(source: str) -> dict[str, str]:
-    from limbeck.models.catalog import names
+    from limbeck.models.build import names
 
     return {f"{source}:{name}": "" for name in names(source)}
 
 
 def _recipes() -> dict[str, str]:
-    from limbeck.pipeline.reading import read
-    from limbeck.pipeline.resolve import shipped_recipes
+    from limbeck.pipeline.load_recipe import read, shipped_recipes
 
     return {
         name: str(read(path).get("description", "")) for name, path in shipped_recipes().items()

@@ -18,10 +18,10 @@ def report(
     ] = None,
 ) -> None:
     """Draw report.html from a run's run.json."""
-    from limbeck.atomic import write_text
+    from limbeck.core.files import write_text
     from limbeck.report.load import load_run
     from limbeck.report.page import render_page
-    from limbeck.report.terminal import verdict_lines
+    from limbeck.report.verdict import verdict_lines
 
     result = load_run(run)
     folder = run if run.is_dir() else run.parent

@@ -41,7 +41,7 @@ def run(
 
     The exit code is 1 if an evaluation failed: the student and the report are kept without it.
     """
-    from limbeck.pipeline.resolve import find, resolve
+    from limbeck.pipeline.load_recipe import find, resolve
 
     resolved = resolve(recipe, set_ or [])
     permit(resolved, find(recipe), trusted=trust_code, overrides=set_ or [])
@@ -52,8 +52,7 @@ def run(
         result = run_recipe(resolved, out=folder, resume=resume, watch=watching)
     if _is_first_process():
         from limbeck.report.compare import as_records
-        from limbeck.report.terminal import verdict_lines
-        from limbeck.report.verdict import sentence
+        from limbeck.report.verdict import sentence, verdict_lines
 
         if as_json:
             (record,) = as_records([result])

@@ -1,4 +1,4 @@
-"""`limbeck sign` and `limbeck keys`: signatures of student folders."""
+"""`limbeck sign` and `limbeck keygen`: signatures of student folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.cli._terminal import show
 
 def sign(
     student: Annotated[Path, typer.Argument(help="A student folder.")],
-    key: Annotated[Path, typer.Option(help="Your private key, in PEM; `limbeck keys` makes one.")],
+    key: Annotated[Path, typer.Option(help="Your private key, PEM; `limbeck keygen` makes one.")],
 ) -> None:
     """Sign every file of a student folder with a local key."""
     from limbeck.passport import sign as sign_folder
@@ -20,7 +20,7 @@ def sign(
     show(f"Signed: {sign_folder(student, key)}")
 
 
-def keys(
+def keygen(
     private: Annotated[Path, typer.Argument(help="Where the key to sign with is written.")],
     public: Annotated[Path, typer.Argument(help="Where the key to verify with is written.")],
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from limbeck.cli._terminal import Quiet, show, watch
 from limbeck.cli._trust import TrustCode, permit
-from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.plan import Sampler
 
 
 def sweep(
@@ -65,12 +65,11 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Search the settings of a recipe for the Pareto front; run again to resume."""
-    from limbeck.pipeline.rehearsal import gathered
-    from limbeck.pipeline.resolve import find, resolve
-    from limbeck.report.sweep_terminal import sweep_lines
+    from limbeck.pipeline.dry_run import gathered
+    from limbeck.pipeline.load_recipe import find, resolve
+    from limbeck.report.sweep import sweep_lines
     from limbeck.sweep.budget import limits_of
-    from limbeck.sweep.objectives import costs_of
-    from limbeck.sweep.plan import plan
+    from limbeck.sweep.plan import costs_of, plan
     from limbeck.sweep.space import space_of
 
     given: list[Callable[[], Any]] = [

@@ -1,4 +1,8 @@
-"""Base classes of compression methods, with settings as recipe fields."""
+"""Records of structural changes, which can be applied again to a freshly built model.
+
+A recipe builds a dense model; the recorded changes of all stages, applied in order, produce the
+structure of the saved weights.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,51 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from limbeck.compress.changes import CHANGES
+from limbeck.errors import LimbeckError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from limbeck.compress.change import Changed
-    from limbeck.compress.files.record import QuantizeRecord
+    from limbeck.compress.onnx_weights import QuantizeRecord
+
+
+Change: TypeAlias = Mapping[str, Any]
+"""A structural change: its kind and settings as plain JSON: `{"kind": "factors", "ranks": {"fc":
+8}}`.
+"""
+
+
+class CompressError(LimbeckError):
+    """Compression found nothing to compress, or would have changed nothing."""
+
+
+class NothingGainedError(CompressError):
+    """Nothing changes with these weights, but may with others, such as after training."""
+
+
+@dataclass(frozen=True)
+class TransformResult:
+    """The result of a compression method.
+
+    Attributes:
+        change: The structural change; None if only weight values changed.
+        what: One-line summary for the report, with figures.
+        notes: Skipped layers with the reason, and other remarks for the report.
+    """
+
+    change: Change | None
+    what: str
+    notes: tuple[str, ...] = ()
+
+
+def apply(model: nn.Module, changes: Iterable[Change]) -> None:
+    """Apply recorded structural changes to a freshly built model, in place."""
+    for change in changes:
+        settings = dict(change)
+        CHANGES.load(settings.pop("kind"))(model, **settings)
 
 
 Tolerance: TypeAlias = Annotated[
@@ -31,7 +73,7 @@ Tolerance: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True)
-class Work:
+class CalibrationContext:
     """The inputs of a compression method beside the model.
 
     Attributes:
@@ -51,7 +93,7 @@ class Work:
 
 
 class Method(BaseModel):
-    """A model compression method: its fields are the settings, and `change` applies it.
+    """A model compression method: its fields are the settings, and `transform` applies it.
 
     A method is a file in `compress/pruners`, `compress/factorizers` or `compress/quantizers`, with
     one class named after the file.
@@ -64,7 +106,7 @@ class Method(BaseModel):
         """Return whether the method is applied during training, and has no effect without one."""
         return False
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check that the settings fit a model, in about a second and before any training.
 
         Raises:
@@ -72,7 +114,7 @@ class Method(BaseModel):
         """
 
     @abstractmethod
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Compress a model in place, and return the result.
 
         Raises:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from limbeck.connectors.joining import BUILDERS, UNJOINED, StudentSide, as_joint, join
-from limbeck.connectors.joint import Joined, Joint
-from limbeck.connectors.shapes import Connector, connect
+from limbeck.connectors.features import Connector, connect
+from limbeck.connectors.joints import (
+    BUILDERS,
+    UNJOINED,
+    ConnectorOutput,
+    PairConnector,
+    StudentConnector,
+    as_joint,
+    join,
+)
 
 __all__ = [
     "BUILDERS",
     "UNJOINED",
     "Connector",
-    "Joined",
-    "Joint",
-    "StudentSide",
+    "ConnectorOutput",
+    "PairConnector",
+    "StudentConnector",
     "as_joint",
     "connect",
     "join",

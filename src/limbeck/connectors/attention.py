@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.connectors.joint import Joined, Joint
+from limbeck.connectors.joints import ConnectorOutput, PairConnector
 from limbeck.errors import InputError, Problem
 
 _LEFT_OUT = -1e4  # the mask value of transformers for padding
 
 
-class Scores(Joint):
+class Scores(PairConnector):
     r"""Attention scores of student and teacher, from queries and keys `[samples, tokens, width]`.
 
     $$\frac{Q K^\top}{\sqrt{d}} \text{ for each head}$$
@@ -33,7 +33,7 @@ class Scores(Joint):
         self._heads = (student_heads, teacher_heads)
         self._softmax = softmax
 
-    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
+    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
         """Return scores `[samples, heads, tokens, tokens]` of student and teacher."""
         sides = zip((student, teacher), self._heads, strict=True)
         ours, theirs = (
@@ -41,26 +41,26 @@ class Scores(Joint):
         )
         if self._softmax:
             ours, theirs = ours.softmax(-1), theirs.softmax(-1)
-        return Joined(ours, theirs)
+        return ConnectorOutput(ours, theirs)
 
 
 def build_scores(
     student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
-) -> Joint:
+) -> PairConnector:
     """Build the connector of `attention_mse`; see `Scores`."""
     return _build("attention_mse", student, teacher, settings, softmax=False)
 
 
 def build_probabilities(
     student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
-) -> Joint:
+) -> PairConnector:
     """Build the connector of `attention_kl`; see `Scores`."""
     return _build("attention_kl", student, teacher, settings, softmax=True)
 
 
 def _build(
     loss: str, student: Any, teacher: Any, settings: Mapping[str, Any], *, softmax: bool
-) -> Joint:
+) -> PairConnector:
     sides = {"student": student, "teacher": teacher}
     problems = []
     for side, given in sides.items():

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.connectors.blocks import Normalize, channels, check_pair, mix
-from limbeck.connectors.joint import Joined, Joint
+from limbeck.connectors.features import Normalize, channels, check_pair, mix
+from limbeck.connectors.joints import ConnectorOutput, PairConnector
+from limbeck.core.numeric import is_positive
 from limbeck.errors import InputError, Problem
-from limbeck.numbers import is_positive
 
 _RATE = 0.5
 _SIDE = 3
 _LEAK = 0.1
 
 
-class Factors(Joint):
+class Factors(PairConnector):
     """The paraphraser of the teacher's features and the translator of the student's.
 
     The paraphraser is an autoencoder with three encoder and three decoder layers, without
@@ -46,7 +46,9 @@ class Factors(Joint):
         self.paraphrase = _layers([theirs, theirs, count, count], maps=maps)
         self.restore = _layers([count, count, theirs, theirs], maps=maps, back=True)
 
-    def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
+    def forward(
+        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Return both factors, the teacher's without gradient, and the reconstruction error.
 
         The error is the mean squared difference over all values.
@@ -56,7 +58,9 @@ class Factors(Joint):
         factors = self.paraphrase(features)
         difference = self.restore(factors) - features
         own_loss = difference.square().sum() / max(1, difference.numel())
-        return Joined(self.translate(student.to(dtype)), factors.detach(), own_loss=own_loss)
+        return ConnectorOutput(
+            self.translate(student.to(dtype)), factors.detach(), aux_loss=own_loss
+        )
 
 
 def _layers(
@@ -71,7 +75,9 @@ def _layers(
     return nn.Sequential(*layers)
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None, rate: float = _RATE) -> Joint:
+def build(
+    student: Any, teacher: Any, *, samples: int | None = None, rate: float = _RATE
+) -> PairConnector:
     """Build the connector from example features, with weights from torch's generator.
 
     Args:

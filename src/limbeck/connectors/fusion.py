@@ -1,4 +1,4 @@
-"""The connector of `review` (ReviewKD): attention-based fusion of the student's layers."""
+"""The connector of `review_kd` (ReviewKD): attention-based fusion of the student's layers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.connectors.blocks import Normalize
-from limbeck.connectors.joint import Joined, Joint
+from limbeck.connectors.features import Normalize
+from limbeck.connectors.joints import ConnectorOutput, PairConnector
 from limbeck.errors import InputError, Problem
 
 _WIDEST = 512
 
 
-class Fusion(Joint):
+class Fusion(PairConnector):
     """Attention-based fusion (ABF) of each student layer with all deeper ones.
 
     From the deepest layer to the shallowest, the student's map and the fused deeper map are mixed
@@ -40,7 +40,7 @@ class Fusion(Joint):
             for place in range(len(ours))
         )
 
-    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> Joined:
+    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
         """Return the fused features in the teacher's shapes, and the teacher's unchanged."""
         ours, theirs = _listed(student), _listed(teacher)
         fused: list[Tensor] = []
@@ -52,8 +52,8 @@ class Fusion(Joint):
             fused.append(features.flatten(1) if len(shape) == 2 else features)
         fused.reverse()
         if isinstance(student, Tensor):
-            return Joined(fused[0], theirs[0])
-        return Joined(tuple(fused), tuple(theirs))
+            return ConnectorOutput(fused[0], theirs[0])
+        return ConnectorOutput(tuple(fused), tuple(theirs))
 
 
 class Level(nn.Module):
@@ -105,7 +105,7 @@ def _as_map(features: Tensor) -> Tensor:
     return features[:, :, None, None] if features.ndim == 2 else features
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
+def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example features, with weights from torch's generator.
 
     Args:

@@ -13,7 +13,6 @@ from limbeck.errors import InputError, Problem
 
 Kind: TypeAlias = Literal["vector", "sequence", "tokens", "map"]
 Size: TypeAlias = tuple[int, int]
-
 _LEADS = (0, 1, 2, 4, 5)
 """How many tokens may stand before a grid: a class token, one of distillation, registers."""
 

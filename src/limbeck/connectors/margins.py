@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.connectors.blocks import Normalize, channels, check_pair, mix, one_size
-from limbeck.connectors.joint import Joined, Joint
+from limbeck.connectors.features import Normalize, channels, check_pair, mix, one_size
+from limbeck.connectors.joints import ConnectorOutput, PairConnector
 
 _RARE = 1e-3  # the published bound: a mean of fewer negative responses is unreliable
 
 
-class Margins(Joint):
+class Margins(PairConnector):
     """The projection of the student's pre-activations, and the teacher's margins.
 
     The larger of two maps is average-pooled to the size of the smaller.
@@ -38,18 +38,20 @@ class Margins(Joint):
         self.project = nn.Sequential(mixing, Normalize(theirs, maps=maps))
         self.register_buffer("margin", margin)
 
-    def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
+    def forward(
+        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Return the student's and the teacher's responses, and the margin as an argument."""
         features, teacher = one_size(student.to(self.margin.dtype), teacher)
-        return Joined(self.project(features), teacher, {"margin": self.margin})
+        return ConnectorOutput(self.project(features), teacher, {"margin": self.margin})
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
+def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example features, with weights from torch's generator.
 
     The margins are the mean negative responses of the example batch, for any teacher; the authors
     estimate them from the teacher's batch normalisation
-    (`limbeck.losses.activation.batch_norm_margin`). A channel with less than 0.1 % negative
+    (`limbeck.losses.features.batch_norm_margin`). A channel with less than 0.1 % negative
     responses has a margin of three standard deviations below 0, as published.
 
     Args:

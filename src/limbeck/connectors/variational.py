@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.connectors.blocks import channels, check_pair, mix, one_size
-from limbeck.connectors.joint import Joined, Joint
+from limbeck.connectors.features import channels, check_pair, mix, one_size
+from limbeck.connectors.joints import ConnectorOutput, PairConnector
 
 _FIRST_VARIANCE = 5.0
 _LEAST = 1e-5  # a variance of 0 makes the loss infinite
 
 
-class Variational(Joint):
+class Variational(PairConnector):
     """A normal distribution over the teacher's features, predicted from the student's.
 
     The mean is computed by three 1×1 convolutions (linear layers for vectors and sequences) with
@@ -51,13 +51,15 @@ class Variational(Joint):
         """Return the variance, `[channels of the teacher]`."""
         return F.softplus(self.scale) + _LEAST
 
-    def forward(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]) -> Joined:
+    def forward(
+        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Return the predicted mean, the teacher's features, and the variance as an argument."""
         features, teacher = one_size(student.to(self.scale.dtype), teacher)
-        return Joined(self.regress(features), teacher, {"variance": self.variance})
+        return ConnectorOutput(self.regress(features), teacher, {"variance": self.variance})
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None) -> Joint:
+def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example features, with weights from torch's generator.
 
     Args:

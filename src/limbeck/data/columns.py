@@ -24,14 +24,13 @@ MISSING = ""
 """The name of a value that is not there; an empty text is one."""
 
 Kind = Literal["text", "number", "boolean", "date"]
-
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 NO_NUMBER = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"))
 """Texts that mean a missing number."""
 
 
 @dataclass(frozen=True)
-class Named:
+class Column:
     """A categorical column.
 
     Attributes:
@@ -44,7 +43,7 @@ class Named:
     codes: NDArray[np.int64]
     kind: Kind = "text"
 
-    def take(self, rows: NDArray[np.int64]) -> Named:
+    def take(self, rows: NDArray[np.int64]) -> Column:
         """Return some rows, with only the values that occur in them.
 
         Example:
@@ -52,7 +51,7 @@ class Named:
             ('a', 'c')
         """
         kept, codes = np.unique(self.codes[rows], return_inverse=True)
-        return Named(tuple(self.values[code] for code in kept), codes, self.kind)
+        return Column(tuple(self.values[code] for code in kept), codes, self.kind)
 
     def names(self) -> NDArray[np.str_]:
         """Return the name of each row's value, `[rows]`."""
@@ -211,7 +210,7 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Named:
+def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Column:
     """Read a categorical column by names; a class label is read as its name.
 
     Args:
@@ -236,7 +235,7 @@ def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Named:
     kinds = {kind_of(value) for value in raw if value is not None}
     declared = getattr(dataset.features[column], "names", None) is not None
     kind = kinds.pop() if len(kinds) == 1 and not declared else "text"
-    every = Named(tuple(values.tolist()), ranks[codes], kind)
+    every = Column(tuple(values.tolist()), ranks[codes], kind)
     return every.take(np.arange(len(codes)))
 
 

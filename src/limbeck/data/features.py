@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.columns import Kind, Named, canonical
+from limbeck.data.columns import Column, Kind, canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class Categorical:
         """Return the number of features."""
         return len(self.values) + 1
 
-    def places(self, column: Named) -> NDArray[np.int64]:
+    def places(self, column: Column) -> NDArray[np.int64]:
         """Return the index of the feature that is 1, `[rows]`; the others are 0.
 
         Example:
@@ -126,7 +126,7 @@ def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
     return Numeric(name, _rounded(known.mean()), _rounded(known.std()) or 1.0, flag)
 
 
-def measure_values(name: str, column: Named) -> Categorical | None:
+def measure_values(name: str, column: Column) -> Categorical | None:
     """Return the values of the training rows; None if they have only one."""
     return Categorical(name, column.values, column.kind) if len(column.values) > 1 else None
 

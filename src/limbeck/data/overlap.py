@@ -86,8 +86,8 @@ def check_overlap(
 
 
 def _pairs(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.void]:
-    pairs = np.empty(len(hashes), dtype=[("row", np.uint64), ("label", np.int64)])
-    pairs["row"], pairs["label"] = hashes, labels
+    pairs = np.empty(len(hashes), dtype=[("row", np.uint64), ("labels", np.int64)])
+    pairs["row"], pairs["labels"] = hashes, labels
     return pairs
 
 

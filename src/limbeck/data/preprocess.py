@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from limbeck import atomic, fingerprint
-from limbeck.data.columns import Named, kind_of, name_of, number
+from limbeck.core import files, fingerprint
+from limbeck.core.imports import require
+from limbeck.data.columns import Column, kind_of, name_of, number
 from limbeck.data.features import Categorical, Numeric
 from limbeck.data.spec import LARGEST_SIDE, LONGEST_TEXT
 from limbeck.errors import InputError, Problem
-from limbeck.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,6 @@ CHUNK = 10_000
 ORIENTATION = 0x0112
 MOST_PROBLEMS = 20
 LARGEST_FILE = 256 * 2**20
-
 Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
 Length = Annotated[int, Field(gt=0, le=LONGEST_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -137,7 +136,7 @@ class ImagePreprocess:
         # A copy, so that the next steps may work in place.
         return pixels.to(torch.float32, copy=True).div_(scale).sub_(mean).div_(std)
 
-    def black(self) -> Tensor:
+    def fill_value(self) -> Tensor:
         """Return the value of a black pixel, `[channels]`: the fill value beyond an edge."""
         return self.normalise(torch.zeros(1, self.channels, 1, 1)).reshape(-1)
 
@@ -155,7 +154,7 @@ class ImagePreprocess:
         """Write preprocess.json; return the paths written."""
         mode = "L" if self.channels == 1 else "RGB"
         content = {**asdict(self), "version": VERSION, "mode": mode, "layout": "NCHW"}
-        atomic.write_json(folder / FILE, content)
+        files.write_json(folder / FILE, content)
         return [folder / FILE]
 
 
@@ -210,8 +209,8 @@ class TextPreprocess:
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json and tokenizer.json; return the paths written."""
         content = {**asdict(self), "version": VERSION, "tokenizer": TOKENIZER}
-        atomic.write_text(folder / TOKENIZER, self.tokenizer)
-        atomic.write_json(folder / FILE, content)
+        files.write_text(folder / TOKENIZER, self.tokenizer)
+        files.write_json(folder / FILE, content)
         return [folder / FILE, folder / TOKENIZER]
 
 
@@ -248,7 +247,7 @@ class TablePreprocess:
         parts = [part for one in self.numeric for part in one.features(columns[one.name])]
         return torch.from_numpy(np.vstack([np.empty((0, rows)), *parts]).T.astype(np.float32))
 
-    def places(self, columns: Mapping[str, Named], *, rows: int) -> Tensor:
+    def places(self, columns: Mapping[str, Column], *, rows: int) -> Tensor:
         """Return the one-hot indices of the categorical columns: int64 `[rows, columns]`."""
         return self._shifted([one.places(columns[one.name]) for one in self.categorical], rows)
 
@@ -302,7 +301,7 @@ class TablePreprocess:
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
         content = {**asdict(self), "version": VERSION, "width": self.width}
-        atomic.write_json(folder / FILE, content)
+        files.write_json(folder / FILE, content)
         return [folder / FILE]
 
 

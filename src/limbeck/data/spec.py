@@ -13,11 +13,10 @@ from pydantic import (
     model_validator,
 )
 
+from limbeck.core.registry import Registry
 from limbeck.errors import did_you_mean
-from limbeck.registry import Registry
 
 SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
-
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Upper bounds reject values that can only be a slip, and would exhaust the memory or never end.
 Rows = Annotated[int, Field(gt=0, le=10**12)]
@@ -31,7 +30,6 @@ LONGEST_TEXT = 131_072
 """Tokens of a text: the context of the longest encoders there are."""
 MOST_VIEWS = 10_000
 LARGEST_SEED = 2**63 - 1
-
 Level = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=1e-7, le=1e6, allow_inf_nan=False)]
 Move = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
@@ -177,13 +175,13 @@ class DataSpec(_Settings):
         image: The image preprocessing.
         text: The text preprocessing; if given, the data is text.
         table: The feature columns; if given, the data is a table.
-        groups: Sensitive feature columns, such as sex: kept with the validation and test rows for
-            the fairness evaluation, whether or not they are model inputs.
+        sensitive_features: Sensitive feature columns, such as sex: kept with the validation and
+            test rows for the fairness evaluation, whether or not they are model inputs.
         augment: The augmentation of training images.
         max_overlap: The largest share of the validation or test rows that may equal a training row
             of the same label in its content: pixels, text or features. Equal rows that are
             expected in a table of few values are not counted.
-        limit: The maximum number of rows per split, stratified by class.
+        max_samples: The maximum number of rows per split, stratified by class.
         classes: The class names, in the order of the labels.
         licence: The data's licence; read from the SOURCE.txt beside the files if not given.
 
@@ -206,10 +204,10 @@ class DataSpec(_Settings):
     image: ImageSpec | None = None
     text: TextSpec | None = None
     table: TableSpec | None = None
-    groups: tuple[str, ...] = ()
+    sensitive_features: tuple[str, ...] = ()
     augment: AugmentSpec | None = None
     max_overlap: Annotated[float, Field(ge=0, le=1)] = 0.1
-    limit: dict[SplitName, Rows] = {}
+    max_samples: dict[SplitName, Rows] = {}
     classes: tuple[str, ...] | None = None
     licence: str | None = None
 
@@ -223,7 +221,7 @@ class DataSpec(_Settings):
             raise ValueError(f"augment is given for a {given[0]}; allowed: for images. Remove it")
         if self.table and self.columns.label in self.table.columns:
             raise ValueError(f"table has the label {self.columns.label}; allowed: what is known")
-        if twice := _twice(self.groups):
+        if twice := _twice(self.sensitive_features):
             raise ValueError(f"groups names {twice} twice; allowed: each column once")
         if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
             raise ValueError(

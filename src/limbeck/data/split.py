@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from limbeck.data.augment import vary
+from limbeck.data.images import augment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from limbeck.data.samples import Samples
+    from limbeck.data.prepare import Samples
     from limbeck.data.spec import AugmentSpec
 
 Batch = dict[str, Tensor]
@@ -34,7 +34,7 @@ class Split:
         labels: The rows' classes, int64 `[rows]`.
         augment: The augmentation of images.
         groups: The sensitive features of each row, by column, `[rows]` of names; validation and
-            test rows have those of `data.groups`.
+            test rows have those of `data.sensitive_features`.
         seed: The seed of the augmentation; see `set_seed`.
         epoch: The epoch of the batches; see `set_epoch`.
     """
@@ -93,15 +93,15 @@ class Split:
         batch = self._samples.batch(index)
         view = self.view
         if self.augment is not None:
-            batch["image"] = vary(
+            batch["image"] = augment(
                 batch["image"],
                 index,
                 seed=self.seed,
                 view=view,
                 spec=self.augment,
-                black=self._black,
+                fill_value=self._black,
             )
-        batch["label"] = self.labels.index_select(0, index)
+        batch["labels"] = self.labels.index_select(0, index)
         batch["index"] = index
         batch["view"] = torch.full_like(index, view)
         return batch

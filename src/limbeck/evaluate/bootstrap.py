@@ -10,8 +10,9 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from limbeck.evaluate.finding import Estimate
-from limbeck.evaluate.interval import Interval, Result
+from limbeck.core.measurement import Interval, Result
+from limbeck.evaluate.comparison import Estimate
+from limbeck.evaluate.intervals import wilson
 
 Counts = NDArray[np.float64]
 Statistic = Callable[[Counts], NDArray[np.float64]]
@@ -19,7 +20,7 @@ BLOCK = 2**19
 """Number of counts computed at once: 4 MB, which stay in a cache."""
 
 
-class Beside(Result):
+class PairedEstimate(Result):
     """A paired estimate of student and teacher; `find` takes `**dict(beside)`."""
 
     student: Estimate
@@ -36,8 +37,9 @@ class Resamples:
     The interval is the percentile interval, widened by the ratio of Student's t to the normal
     quantile, since resamples of few samples vary too little. Its coverage is nominal for means and
     other smooth statistics. For the calibration error, which is biased upwards, see
-    `limbeck.evaluate.calibration_error`; for shares of few samples use `limbeck.evaluate.paired`
-    or Wilson's interval, since the bootstrap of five correct samples has zero width.
+    `limbeck.evaluate.calibration.correction`; for shares of few samples use
+    `limbeck.evaluate.bootstrap` or Wilson's interval, since the bootstrap of five correct samples
+    has zero width.
 
     Args:
         samples: Number of samples.
@@ -57,10 +59,10 @@ class Resamples:
     """
 
     def __init__(
-        self, samples: int, *, draws: int = 1000, seed: int = 0, parts: tuple[int, ...] = ()
+        self, samples: int, *, n_resamples: int = 1000, seed: int = 0, parts: tuple[int, ...] = ()
     ) -> None:
         self.samples = samples
-        self.draws = draws
+        self.draws = n_resamples
         self._seed = seed
         self._parts = parts or (samples,)
 
@@ -106,17 +108,17 @@ class Resamples:
         """
         return self.estimates(lambda counts: mean(counts, values), level=level)
 
-    def beside(self, student: Statistic, teacher: Statistic | None) -> Beside:
+    def paired(self, student: Statistic, teacher: Statistic | None) -> PairedEstimate:
         """Compute a statistic of both models and the paired difference, student less teacher."""
         if teacher is None:
-            return Beside(student=self.estimate(student))
+            return PairedEstimate(student=self.estimate(student))
 
         def both(counts: Counts) -> NDArray[np.float64]:
             one, other = student(counts), teacher(counts)
             return np.stack([one, other, _less(one, other)], axis=1)
 
         one, other, difference = self.estimates(both)
-        return Beside(student=one, teacher=other, difference=difference)
+        return PairedEstimate(student=one, teacher=other, difference=difference)
 
     def _estimate(self, value: float, drawn: NDArray[np.float64], level: float) -> Estimate:
         drawn = drawn[~np.isnan(drawn)]
@@ -165,3 +167,60 @@ def _widened(tail: float, samples: int) -> float:
         return 0.0
     reach = scipy.stats.t.ppf(tail, samples - 1) * math.sqrt(samples / (samples - 1))
     return float(scipy.stats.norm.cdf(reach))
+
+
+def share(hits: NDArray[np.float64]) -> Estimate:
+    """Compute the share of hits, `[samples]` of 0 and 1, with Wilson's interval.
+
+    Example:
+        >>> share(np.array([1.0, 1.0, 1.0, 1.0])).interval.low < 0.6
+        True
+    """
+    return Estimate(value=float(hits.mean()), interval=wilson(int(hits.sum()), len(hits)))
+
+
+def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> Estimate:
+    r"""Compute the paired difference of two proportions, with Bonett and Price's interval.
+
+    $$\tilde d \pm z \sqrt{\frac{\tilde s - \tilde d^2}{n + 2}}, \qquad
+      \tilde d = \frac{\sum_i d_i}{n + 2}, \; \tilde s = \frac{\sum_i d_i^2 + 2}{n + 2}$$
+
+    with d the difference per sample: two samples are added, in one of which only the student is
+    correct, in the other only the teacher. A bootstrap of five samples on which both are correct
+    would have zero width; this interval has not. For values of 0 and 1 it is the published
+    interval; fractions are allowed, such as correct under two of five corruptions.
+
+    Args:
+        student: From 0 to 1 per sample, `[samples]`.
+        teacher: The same of the teacher.
+
+    Example:
+        >>> both = np.ones(5)
+        >>> paired_difference(both, both).interval.low < -0.3
+        True
+
+    Source: Bonett and Price, British Journal of Mathematical and Statistical Psychology 2012.
+    """
+    n, level = len(student), 0.95
+    gaps = student - teacher
+    centre = float(gaps.sum()) / (n + 2)
+    spread = (float((gaps**2).sum()) + 2) / (n + 2) - centre**2
+    half = float(scipy.stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread / (n + 2))
+    interval = Interval(
+        low=max(-1.0, centre - half),
+        high=min(1.0, centre + half),
+        level=level,
+        method="Bonett-Price",
+    )
+    return Estimate(value=float(gaps.mean()), interval=interval)
+
+
+def shares(student: NDArray[np.float64], teacher: NDArray[np.float64] | None) -> PairedEstimate:
+    """Compute a share of both models and its paired difference: `[samples]` of 0 and 1 each."""
+    if teacher is None:
+        return PairedEstimate(student=share(student))
+    return PairedEstimate(
+        student=share(student),
+        teacher=share(teacher),
+        difference=paired_difference(student, teacher),
+    )

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from limbeck.evaluate.interval import Result
+from limbeck.core.measurement import Result
 
 if TYPE_CHECKING:
-    from limbeck.export.predictor import Answers
+    from limbeck.export.predictor import Predictions
 
 ALPHA = 0.05
 # A gain in accuracy beyond estimation error: in standard deviations, and a minimal share.
@@ -65,7 +65,7 @@ class ChanceTest(Result):
         )
 
 
-def chance_test(answers: Answers) -> ChanceTest:
+def chance_test(answers: Predictions) -> ChanceTest:
     """Test whether predictions are better than chance.
 
     Args:

@@ -1,4 +1,8 @@
-"""Evaluation of a student against its teacher: runs the evaluations and collects their results."""
+"""The evaluations of a student against its teacher, one file each.
+
+A file defines a function `ask(sitting) -> <its result>`; the result is named after the file. Its
+function `workload(sitting)`, with the same settings, computes the number of predictions.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,33 @@ from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
-from pydantic import (
-    BeforeValidator,
-    SerializeAsAny,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import BeforeValidator, SerializeAsAny, TypeAdapter, ValidationError, ValidationInfo
 
+from limbeck.core.measurement import Result
+from limbeck.core.registry import Registry, camel_case
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
-from limbeck.evaluate.finding import Finding
-from limbeck.evaluate.interval import Result
-from limbeck.evaluate.questions import QUESTIONS, RESULTS, WORKLOADS
-from limbeck.evaluate.workload import describe
+from limbeck.evaluate.comparison import MetricComparison
+from limbeck.evaluate.context import describe
 
 if TYPE_CHECKING:
-    from limbeck.evaluate.sitting import Sitting
+    from limbeck.evaluate.context import EvaluationContext
 
 
-class Found(Protocol):
+EVALUATIONS = Registry("limbeck.evaluate", kind="evaluation", attribute="evaluate", folders=True)
+"""Evaluations by name."""
+
+WORKLOADS = Registry("limbeck.evaluate", kind="evaluation", attribute="workload", folders=True)
+"""Functions that compute an evaluation's workload, by name."""
+
+RESULTS = Registry("limbeck.evaluate", kind="evaluation", attribute=camel_case, folders=True)
+"""Types of the results, by name."""
+
+
+class EvaluationOutcome(Protocol):
     """The interface of every evaluation's result."""
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def comparisons(self) -> tuple[MetricComparison, ...]:
         """Return the metric comparisons that it adds to the summary."""
         ...
 
@@ -50,28 +58,28 @@ def _typed(value: object, info: ValidationInfo) -> object:
     return RESULTS.load(name).model_validate(value)
 
 
-class Asked(Result):
+class EvaluationResult(Result):
     """One evaluation and its result.
 
     Attributes:
-        question: Its name.
+        evaluation: Its name.
         seconds: Its duration.
-        found: The result, of the evaluation's type.
+        result: The result, of the evaluation's type.
     """
 
-    question: str
+    evaluation: str
     seconds: float
-    found: Annotated[SerializeAsAny[Result], BeforeValidator(_typed)]
+    result: Annotated[SerializeAsAny[Result], BeforeValidator(_typed)]
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def comparisons(self) -> tuple[MetricComparison, ...]:
         """Return the metric comparisons that it adds to the summary."""
-        return cast("Found", self.found).findings
+        return cast("EvaluationOutcome", self.result).comparisons
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what could not be computed, and why."""
-        return cast("Found", self.found).notes
+        return cast("EvaluationOutcome", self.result).notes
 
 
 class Failed(Result):
@@ -92,34 +100,34 @@ class Evaluation(Result):
     """The evaluations of one student.
 
     Attributes:
-        asked: The completed ones, in order.
+        results: The completed ones, in order.
         failed: Those that raised an error.
         pending: Names of those still to come, in a run that continues or was interrupted.
     """
 
-    asked: tuple[Asked, ...]
+    results: tuple[EvaluationResult, ...]
     failed: tuple[Failed, ...] = ()
     pending: tuple[str, ...] = ()
 
-    def find(self, question: str) -> Any:
+    def result_of(self, question: str) -> Any:
         """Return the result of an evaluation, or None if it was not run."""
-        return next((one.found for one in self.asked if one.question == question), None)
+        return next((one.result for one in self.results if one.evaluation == question), None)
 
     @property
-    def findings(self) -> Iterator[Finding]:
+    def comparisons(self) -> Iterator[MetricComparison]:
         """Yield all metric comparisons."""
-        for one in self.asked:
-            yield from one.findings
+        for one in self.results:
+            yield from one.comparisons
 
 
 LARGEST = 1_000_000
 """Upper bound of every setting; a larger one would exhaust the memory, or never end."""
 
-Questions = Mapping[str, Mapping[str, Any]]
+EvaluationSettings = Mapping[str, Mapping[str, Any]]
 """Names of evaluations, each with its settings."""
 
 
-def check(questions: Questions) -> None:
+def check(questions: EvaluationSettings) -> None:
     """Check the names and settings of evaluations, reporting all problems at once.
 
     Raises:
@@ -130,7 +138,7 @@ def check(questions: Questions) -> None:
         raise InputError(*problems)
 
 
-def check_values(questions: Questions, classes: tuple[str, ...]) -> None:
+def check_values(questions: EvaluationSettings, classes: tuple[str, ...]) -> None:
     """Check, once the classes are known, what the types of settings leave open.
 
     An evaluation whose module defines `check(classes, *, ...)` of some settings is checked by it.
@@ -140,7 +148,7 @@ def check_values(questions: Questions, classes: tuple[str, ...]) -> None:
     """
     problems: list[Problem] = []
     for name, settings in questions.items():
-        checked = getattr(sys.modules[QUESTIONS.load(name).__module__], "check", None)
+        checked = getattr(sys.modules[EVALUATIONS.load(name).__module__], "check", None)
         if checked is not None:
             taken = inspect.signature(checked).parameters
             given = {
@@ -153,9 +161,9 @@ def check_values(questions: Questions, classes: tuple[str, ...]) -> None:
 
 
 def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
-    allowed = QUESTIONS.names()
+    allowed = EVALUATIONS.names()
     if name not in allowed:
-        yield Problem("questions", name, ", ".join(allowed), did_you_mean(name, allowed))
+        yield Problem("evaluations", name, ", ".join(allowed), did_you_mean(name, allowed))
         return
     known = _settings(name)
     for setting, value in settings.items():
@@ -181,7 +189,7 @@ def _is_absurd(value: object) -> bool:
 
 def _settings(name: str) -> dict[str, Any]:
     """Return the settings of an evaluation, with their types."""
-    ask = QUESTIONS.load(name)
+    ask = EVALUATIONS.load(name)
     # Annotations are strings of our own files; those of the context are for type checkers only.
     types = inspect.get_annotations(ask)
     return {
@@ -191,44 +199,48 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def evaluate(
-    sitting: Sitting,
-    questions: Questions | None = None,
+    sitting: EvaluationContext,
+    evaluations: EvaluationSettings | None = None,
     *,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Run evaluations of a student and its teacher, one after another.
 
     Args:
         sitting: The two models and the samples.
-        questions: Names of evaluations with their settings; if None, all with their defaults.
-        say: Called with the name of each evaluation as it starts.
+        evaluations: Names of evaluations with their settings; if None, all with their defaults.
+        log: Called with the name of each evaluation as it starts.
 
     Raises:
         InputError: An evaluation or a setting does not exist.
     """
-    wanted: Questions = {key: {} for key in QUESTIONS.names()} if questions is None else questions
+    wanted: EvaluationSettings = (
+        {key: {} for key in EVALUATIONS.names()} if evaluations is None else evaluations
+    )
     check(wanted)
     asked = []
     for name, settings in wanted.items():
-        say(f"evaluation {name}: {estimate(sitting, name, settings)}")
+        log(f"evaluation {name}: {estimate(sitting, name, settings)}")
         asked.append(evaluate_one(sitting, name, settings))
-    return Evaluation(asked=tuple(asked))
+    return Evaluation(results=tuple(asked))
 
 
-def evaluate_one(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> Asked:
+def evaluate_one(
+    sitting: EvaluationContext, name: str, settings: Mapping[str, Any]
+) -> EvaluationResult:
     """Run one evaluation, whose name and settings were checked.
 
     Raises:
         InputError: A setting does not fit the data.
     """
     began = perf_counter()
-    found = QUESTIONS.load(name)(sitting, **_converted(name, settings))
-    return Asked(question=name, seconds=perf_counter() - began, found=found)
+    found = EVALUATIONS.load(name)(sitting, **_converted(name, settings))
+    return EvaluationResult(evaluation=name, seconds=perf_counter() - began, result=found)
 
 
-def estimate(sitting: Sitting, name: str, settings: Mapping[str, Any]) -> str:
+def estimate(sitting: EvaluationContext, name: str, settings: Mapping[str, Any]) -> str:
     """Describe an evaluation's workload: its predictions, and their time by a measured probe."""
-    defaults = inspect.signature(QUESTIONS.load(name)).parameters
+    defaults = inspect.signature(EVALUATIONS.load(name)).parameters
     values = {key: defaults[key].default for key in _settings(name)} | _converted(name, settings)
     return describe(WORKLOADS.load(name)(sitting, **values), sitting)
 

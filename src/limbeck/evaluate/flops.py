@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from limbeck.export.runnable import Runnable
+    from limbeck.export.predictor import Runnable
 
 
 def parameters(model: nn.Module) -> int:

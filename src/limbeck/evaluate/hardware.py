@@ -7,10 +7,9 @@ import platform
 import subprocess
 from pathlib import Path
 
-from limbeck.evaluate.interval import Result
+from limbeck.core.measurement import Result
 
 CPUINFO = Path("/proc/cpuinfo")
-
 MATTERS = (
     *(
         "avx",

@@ -1,23 +1,276 @@
-"""Inference cost of artefacts, measured side by side on the exported files."""
+"""Latency of several calls, interleaved, and throughput."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+import itertools
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.evaluate.cost import Cost, Energy, Latency
-from limbeck.evaluate.energy import Method, energy
+from limbeck.core.imports import available, require
+from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
+from limbeck.evaluate.costs import Cost, Energy, Latency
 from limbeck.evaluate.hardware import describe
-from limbeck.evaluate.memory import peak_memory
-from limbeck.evaluate.timing import latencies, throughput
+from limbeck.export.onnx import quiet
 from limbeck.export.predictor import OnnxPredictor
+
+BLOCKS = 10
+"""Number of consecutive blocks of rounds, which show how a ratio varies."""
+
+Call = Callable[[], object]
+WARM_UP = 5
+"""Warm-up calls of each artefact."""
+
+LEAST = 5
+"""Minimal number of timed calls of each artefact, however slow it is."""
+
+
+def latencies(
+    calls: Mapping[str, Call], *, threads: int, seconds: float = 2.0, most: int = 1000
+) -> dict[str, Latency]:
+    """Measure the latency of several calls, interleaved, so that disturbances affect all alike.
+
+    Every round runs each call once, in rotating order, so that none always follows the slowest.
+
+    Args:
+        calls: Functions to time, by name; each predicts one sample.
+        threads: Number of threads of the calls; it is only recorded.
+        seconds: Time after which to stop (at the end of a round, after at least five).
+        most: Largest number of rounds.
+
+    Returns:
+        Percentiles of each call's time in milliseconds, and the number of runs.
+
+    Example:
+        >>> times = latencies({"sum": lambda: sum(range(100))}, threads=1, seconds=0.01)
+        >>> times["sum"].p50 > 0
+        True
+    """
+    if not calls:
+        raise InputError(Problem("calls", "none", "at least one call to time"))
+    for _, call in itertools.product(range(WARM_UP), calls.values()):
+        call()
+    times = _rounds(calls, time.perf_counter() + seconds, most)
+    return {name: _latency(values, threads) for name, values in times.items()}
+
+
+def _rounds(calls: Mapping[str, Call], end: float, most: int) -> dict[str, list[int]]:
+    names = list(calls)
+    times: dict[str, list[int]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in range(max(most, LEAST)):
+            if turn >= LEAST and time.perf_counter() > end:
+                break
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                times[name].append(_nanoseconds(calls[name]))
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def _nanoseconds(call: Call) -> int:
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
+
+
+def _latency(nanoseconds: list[int], threads: int) -> Latency:
+    p10, p50, p90, p99 = (float(v) / 1e6 for v in np.percentile(nanoseconds, [10, 50, 90, 99]))
+    blocks = np.array_split(np.asarray(nanoseconds), min(BLOCKS, len(nanoseconds)))
+    return Latency(
+        threads=threads,
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        runs=len(nanoseconds),
+        p10=p10,
+        blocks=tuple(float(np.median(block)) / 1e6 for block in blocks),
+        load=_load(),
+    )
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # not on Windows
+        return None
+
+
+def throughput(call: Call, *, batch: int, seconds: float = 0.5) -> float:
+    """Compute the samples per second of a call on a batch, from its median time.
+
+    Args:
+        call: Predicts one batch.
+        batch: Number of samples in the batch.
+        seconds: Time for which it is repeated (at least three times).
+    """
+    call()
+    times: list[int] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        times.append(_nanoseconds(call))
+    median = float(np.median(times)) / 1e9
+    return batch / median if median > 0 else math.inf
+
+
+PROBE = Path(__file__).with_name("_memory_probe.py")
+
+
+def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float = 120.0) -> int:
+    """Measure the peak memory growth of a fresh process that loads a file and predicts once.
+
+    The process imports numpy and ONNX Runtime only; their memory is not counted. One thread.
+
+    Args:
+        path: The ONNX file.
+        feeds: The graph's inputs, by name, in the graph's types.
+        timeout: Timeout in seconds.
+
+    Returns:
+        Bytes of resident memory over what the process held before it loaded the file.
+
+    Raises:
+        LimbeckError: The process failed or took too long.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "feeds.npz"
+        np.savez(inputs, allow_pickle=False, **dict(feeds))
+        command = [sys.executable, "-I", str(PROBE), str(path.resolve()), str(inputs)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=True
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LimbeckError(
+                f"{path}: no answer within {timeout:g} s while measuring memory."
+            ) from error
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
+            raise LimbeckError(f"{path}: memory could not be measured: {reason[0]}") from error
+    return int(done.stdout)
+
+
+Method = Literal["auto", "codecarbon", "cpu_time", "off"]
+WATTS_A_CORE = 10.0
+"""Approximate power of one busy core of a server or desktop processor; used without codecarbon."""
+
+GRAMS_A_KWH = 475.0
+"""Carbon dioxide per kilowatt hour, the world average of 2019 (IEA); used without codecarbon."""
+
+JOULES_A_KWH = 3.6e6
+
+
+def energy(
+    calls: Mapping[str, Call],
+    *,
+    seconds: float = 1.0,
+    method: Method = "auto",
+    country: str = "USA",
+) -> dict[str, Energy | None]:
+    """Estimate the energy of one prediction of each call.
+
+    Args:
+        calls: Functions to run, by name; each predicts one sample.
+        seconds: Seconds for which each call is repeated.
+        method: `codecarbon` (offline: no network, nothing written); `cpu_time`, processor time
+            times a fixed 10 W per core; `auto`, the first if it is installed; `off`, which gives
+            `None` for each.
+        country: ISO code of the country whose grid codecarbon assumes.
+
+    Raises:
+        InputError: The method is unknown, or codecarbon was requested and is not installed.
+
+    Example:
+        >>> energy({"sum": lambda: sum(range(100))}, seconds=0.01, method="cpu_time")["sum"].source
+        'estimated (CPU time x 10 W a core, 475 g CO2 a kWh)'
+    """
+    if method not in get_args(Method):
+        allowed = get_args(Method)
+        advice = did_you_mean(method, allowed)
+        raise InputError(Problem("energy", method, ", ".join(allowed), advice))
+    if method == "off":
+        return dict.fromkeys(calls)
+    if method == "codecarbon" or (method == "auto" and available("codecarbon")):
+        return _with_codecarbon(calls, seconds, country)
+    return {name: _with_cpu_time(call, seconds) for name, call in calls.items()}
+
+
+def _repeat(call: Call, seconds: float) -> int:
+    count, end = 0, time.perf_counter() + seconds
+    while count == 0 or time.perf_counter() < end:
+        call()
+        count += 1
+    return count
+
+
+def _with_cpu_time(call: Call, seconds: float) -> Energy:
+    call()
+    start = time.process_time()
+    count = _repeat(call, seconds)
+    joules = (time.process_time() - start) * WATTS_A_CORE / count
+    return Energy(
+        joules=joules,
+        grams_co2=joules / JOULES_A_KWH * GRAMS_A_KWH,
+        source=f"estimated (CPU time x {WATTS_A_CORE:g} W a core, {GRAMS_A_KWH:g} g CO2 a kWh)",
+    )
+
+
+def _with_codecarbon(
+    calls: Mapping[str, Call], seconds: float, country: str
+) -> dict[str, Energy | None]:
+    codecarbon = require("codecarbon", extra="energy")
+    with quiet():
+        tracker = _offline_tracker(codecarbon, country)
+        found = {name: _task(tracker, name, call, seconds) for name, call in calls.items()}
+        tracker.stop()
+    source = f"estimated (codecarbon {codecarbon.__version__}, {country} grid)"
+    return {
+        name: Energy(
+            joules=kwh * JOULES_A_KWH / count, grams_co2=kilograms * 1000 / count, source=source
+        )
+        for name, (kwh, kilograms, count) in found.items()
+    }
+
+
+def _offline_tracker(codecarbon: ModuleType, country: str) -> Any:
+    # Every output is disabled by name: a configuration file in the user's home could enable one.
+    return codecarbon.OfflineEmissionsTracker(
+        country_iso_code=country,
+        tracking_mode="process",
+        allow_multiple_runs=True,
+        save_to_file=False,
+        save_to_api=False,
+        save_to_logger=False,
+        log_level="critical",
+    )
+
+
+def _task(tracker: Any, name: str, call: Call, seconds: float) -> tuple[float, float, int]:
+    """Run one call under the tracker; return kilowatt hours, kilograms of CO2, and predictions."""
+    call()
+    tracker.start_task(name)
+    count = _repeat(call, seconds)
+    data = tracker.stop_task(name)
+    return float(data.energy_consumed), float(data.emissions), count
+
 
 ENERGY_SECONDS = 0.2
 """Minimal seconds for the energy measurement of a file."""

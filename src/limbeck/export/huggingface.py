@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.atomic import WriteError, write_bytes
+from limbeck.core.files import WriteError, write_bytes
+from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
 from limbeck.export import slim
-from limbeck.export.quiet import quiet
+from limbeck.export.onnx import quiet
 from limbeck.export.reading import read_model
-from limbeck.optional import require
 
 INPUTS = {"image": "pixel_values"}
 """Model inputs whose name in transformers and optimum differs from the task's."""

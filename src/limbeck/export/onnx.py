@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.atomic import replacing, write_bytes
+from limbeck.core.files import replacing, write_bytes
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
-from limbeck.export.operators import listed_once
-from limbeck.export.quiet import quiet
+from limbeck.export.predictor import Runnable
 from limbeck.export.reading import LARGEST, read_model
-from limbeck.export.runnable import Runnable
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
+
 
 _PUT_OVER = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
 """Suffixes that torch adds to the names of parametrized weights."""
@@ -262,3 +267,73 @@ def _compare(name: str, reference: NDArray[Any], value: NDArray[Any]) -> None:
             f'the exported file answers "{name}" otherwise than the model: the largest difference '
             f"is {np.abs(reference - value).max():.3g}. Does the forward pass draw random numbers?"
         )
+
+
+_known: dict[object, Any] = {}
+_lock = RLock()
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """Share the registry between exports in this context; do nothing if torch has it elsewhere.
+
+    Example:
+        >>> with listed_once():
+        ...     pass
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # private API: other versions of torch may have it elsewhere
+        yield
+        return
+    with _lock:
+        original = vars(ONNXRegistry).get("from_torchlib")
+        if not isinstance(original, classmethod):
+            yield
+            return
+        shared = staticmethod(_shared(ONNXRegistry.from_torchlib))
+        ONNXRegistry.from_torchlib = shared  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            ONNXRegistry.from_torchlib = original  # type: ignore[method-assign,assignment]
+
+
+def _shared(listed: Callable[..., Any]) -> Callable[..., Any]:
+    def from_torchlib(*opset: Any, **options: Any) -> Any:
+        key = (*opset, *sorted(options.items()))
+        if key not in _known:
+            _known[key] = listed(*opset, **options)
+        registry = copy.copy(_known[key])
+        # An export adds its own operators; the next may have others.
+        registry.functions = {name: list(found) for name, found in registry.functions.items()}
+        return registry
+
+    return from_torchlib
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress prints, warnings and log records inside the block; exceptions pass.
+
+    Example:
+        >>> with quiet():
+        ...     print("step 3 of 17")
+    """
+    # `logging.warning` installs a permanent handler on a bare root logger; this one prevents that.
+    guard = logging.NullHandler()
+    root = logging.getLogger()
+    before = root.manager.disable
+    root.addHandler(guard)
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(guard)

@@ -1,22 +1,31 @@
-"""Prediction interface shared by torch modules and ONNX files; used by every evaluation."""
+"""Interface between export and tasks: input names and the forward function."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.reading import check_file
 
-if TYPE_CHECKING:
-    from torch import nn
 
-    from limbeck.export.runnable import Runnable
+class Runnable(Protocol):
+    """The part of a task that an export needs; every `limbeck.tasks.task.Task` has it."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the batch's input tensors, in order."""
+        ...
+
+    def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the model on a batch, and return its outputs by name."""
+        ...
 
 
 class Predictor(Protocol):
@@ -140,7 +149,7 @@ def _numpy_type(onnx_type: str) -> type[np.generic]:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """Predictions and labels of a whole split.
 
     Attributes:
@@ -155,7 +164,7 @@ class Answers:
         return len(self.labels)
 
 
-def answers(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Answers:
+def predict(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Predictions:
     """Predict every batch of a split, and collect logits and labels.
 
     Args:
@@ -170,10 +179,10 @@ def answers(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Answe
     labels: list[NDArray[np.int64]] = []
     for batch in batches:
         logits.append(np.asarray(predictor.predict(batch)["logits"], dtype=np.float32))
-        labels.append(np.asarray(batch["label"], dtype=np.int64))
+        labels.append(np.asarray(batch["labels"], dtype=np.int64))
     if not labels:
         raise InputError(Problem("batches", "none", "at least one batch to answer"))
-    together = Answers(np.concatenate(logits), np.concatenate(labels))
+    together = Predictions(np.concatenate(logits), np.concatenate(labels))
     if np.isnan(together.logits).any():
         count = int(np.isnan(together.logits).any(axis=1).sum())
         raise LimbeckError(

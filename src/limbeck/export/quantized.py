@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from limbeck import parametrized
+from limbeck.core import parametrized
 from limbeck.errors import LimbeckError
 
 HIGHEST = 255

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.bounded import read_bytes
+from limbeck.core.files import read_bytes
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:

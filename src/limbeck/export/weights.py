@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from limbeck.atomic import replacing
+from limbeck.core.files import replacing
 from limbeck.errors import LimbeckError, did_you_mean
 
 

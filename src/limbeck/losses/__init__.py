@@ -13,30 +13,36 @@ from collections.abc import Callable
 from torch import Tensor
 
 from limbeck.errors import check_choice
-from limbeck.losses.activation import activation_boundary, overhaul
-from limbeck.losses.attention import attention_kl, attention_mse, minilm_relation
 from limbeck.losses.attention_maps import (
+    attention_kl,
+    attention_mse,
     attention_transfer,
     factor_transfer,
+    minilm_relation,
     neuron_selectivity,
 )
+from limbeck.losses.classification import cross_entropy, label_smoothing, logit_mse, soft_target_kl
 from limbeck.losses.contrastive import crd, info_nce
-from limbeck.losses.decoupled import dkd
-from limbeck.losses.divergence import divergence
-from limbeck.losses.feature import fitnet_hint, gram, variational_information
+from limbeck.losses.divergences import dist, divergence, dkd, mlkd, standardized_kl, ttm, wttm
+from limbeck.losses.features import (
+    activation_boundary,
+    fitnet_hint,
+    fsp,
+    gram,
+    overhaul,
+    review_kd,
+    spatial_correlation,
+    variational_information,
+)
 from limbeck.losses.fused import fused_divergence
-from limbeck.losses.prediction import standardized_kl, ttm, wttm
-from limbeck.losses.prediction_relations import dist, multi_level
-from limbeck.losses.pyramid import review
-from limbeck.losses.relation import (
+from limbeck.losses.relations import (
     correlation_congruence,
-    probabilistic_transfer,
+    pkt,
+    rkd_angle,
+    rkd_distance,
     similarity_preserving,
 )
-from limbeck.losses.response import cross_entropy, label_smoothing, logit_mse, soft_target_kl
-from limbeck.losses.rkd import rkd_angle, rkd_distance
-from limbeck.losses.spatial import flow, spatial_correlation
-from limbeck.losses.transformer import embedding_mse, hidden_cosine, hidden_mse
+from limbeck.losses.transformers import embedding_mse, hidden_cosine, hidden_mse
 
 __all__ = [
     "activation_boundary",
@@ -52,7 +58,7 @@ __all__ = [
     "embedding_mse",
     "factor_transfer",
     "fitnet_hint",
-    "flow",
+    "fsp",
     "fused_divergence",
     "gram",
     "hidden_cosine",
@@ -61,11 +67,11 @@ __all__ = [
     "label_smoothing",
     "logit_mse",
     "minilm_relation",
-    "multi_level",
+    "mlkd",
     "neuron_selectivity",
     "overhaul",
-    "probabilistic_transfer",
-    "review",
+    "pkt",
+    "review_kd",
     "rkd_angle",
     "rkd_distance",
     "similarity_preserving",
@@ -76,18 +82,16 @@ __all__ = [
     "variational_information",
     "wttm",
 ]
-
-
 OVER_THE_BATCH = frozenset(
     {
         "correlation_congruence",
         "crd",
         "dist",
-        "flow",
+        "fsp",
         "fused_divergence",
         "info_nce",
-        "multi_level",
-        "probabilistic_transfer",
+        "mlkd",
+        "pkt",
         "rkd_angle",
         "rkd_distance",
         "similarity_preserving",

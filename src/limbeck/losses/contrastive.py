@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from limbeck.core.numeric import length, precise, unit_length, without_autocast
 from limbeck.errors import InputError, Problem
-from limbeck.losses.inputs import check_labels, check_temperature, outside
-from limbeck.losses.samples import vector_pair
-from limbeck.precision import precise, without_autocast
-from limbeck.vectors import length, unit_length
+from limbeck.losses._inputs import check_labels, check_temperature, outside, vector_pair
 
 
 def info_nce(

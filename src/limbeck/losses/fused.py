@@ -11,14 +11,13 @@ from typing import get_args
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from limbeck.core.numeric import is_positive, is_whole
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses.divergence import check_targets
-from limbeck.losses.fused_blocks import Reduction, Work
-from limbeck.losses.fused_operation import whole
-from limbeck.losses.head import product_type
-from limbeck.losses.inputs import check_labels
-from limbeck.losses.kinds import Kind, Measure
-from limbeck.numbers import is_positive, is_whole
+from limbeck.losses._fused import Reduction, Work, product_type
+from limbeck.losses._fused_operation import whole
+from limbeck.losses._inputs import check_labels
+from limbeck.losses._kinds import Kind, Measure
+from limbeck.losses.divergences import check_targets
 from limbeck.targets import Targets, head_problems
 
 

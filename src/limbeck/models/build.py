@@ -1,14 +1,19 @@
-"""Model building: from a recipe's model section to a module, and to text that rebuilds it."""
+"""The available models, by source."""
 
 from __future__ import annotations
 
+import inspect
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from limbeck.core import fingerprint
+from limbeck.core.process import LimitError, call_limited
+from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
 from limbeck.models.normal_form import as_float32, keeping_defaults, reparametrize
-from limbeck.models.size import check_size
 from limbeck.models.source import Fit, Source
 from limbeck.models.spec import SOURCES, ModelSpec, Normalization
 from limbeck.models.statement import Statement
@@ -16,6 +21,229 @@ from limbeck.models.weights import load_weights
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def sources() -> list[str]:
+    """Return the sources of models, without importing any.
+
+    Example:
+        >>> "timm" in sources()
+        True
+    """
+    return SOURCES.names()
+
+
+def names(source: str) -> list[str]:
+    """Return the model names of a source; none for a source of the user's own models.
+
+    Raises:
+        InputError: The source is unknown, or its library is not installed.
+
+    Example:
+        >>> "resnet20" in names("limbeck")
+        True
+    """
+    found: Source = SOURCES.load(source)
+    return found.names()
+
+
+def with_build(text: str, callee: str, arguments: Mapping[str, Any], *positional: Any) -> str:
+    """Add `build()`, which calls a function that the text defines or imports.
+
+    The callee is aliased first, so that it may itself be named `build`.
+
+    Example:
+        >>> print(with_build("from torch import nn", "nn.Linear", {"bias": False}, 2, 1))
+        from torch import nn
+        <BLANKLINE>
+        <BLANKLINE>
+        _builder = nn.Linear
+        <BLANKLINE>
+        <BLANKLINE>
+        def build():
+            "Make the module as it was trained; its weights are in model.safetensors."
+            return _builder(2, 1, bias=False)
+        <BLANKLINE>
+    """
+    parts = [repr(value) for value in positional]
+    parts += [f"{name}={value!r}" for name, value in arguments.items()]
+    return f"""{text.rstrip()}
+
+
+_builder = {callee}
+
+
+def build():
+    "Make the module as it was trained; its weights are in model.safetensors."
+    return _builder({", ".join(parts)})
+"""
+
+
+# Arguments that follow from the data and are not set in a recipe: limbeck's names and the
+# libraries'.
+OURS = {"classes", "channels", "vocab_size", "table_features"}
+# Model sizes are far below; a larger value is a slip that would exhaust the memory, or never end.
+LARGEST = 10_000_000
+FITTED = OURS | {"num_classes", "in_chans", "num_labels"}
+
+
+def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
+    """Check for arguments that follow from the data, or that are not in a list.
+
+    Args:
+        given: The recipe's arguments.
+        allowed: The allowed names; None to allow any other name.
+        where: The key in the recipe, for messages.
+
+    Raises:
+        InputError: Arguments are invalid; the message lists all, with the nearest allowed names.
+
+    Example:
+        >>> check_names({"widht": 4}, ["width"], where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student.widht: got 4; allowed: width. did you mean "width"?
+    """
+    problems = []
+    for name, value in given.items():
+        if _is_absurd(value):
+            allowed_size = f"numbers of {LARGEST:,} at most in size"
+            problems.append(Problem(f"{where}.{name}", value, allowed_size))
+        elif name in FITTED:
+            fix = "Remove it: it follows from the data."
+            problems.append(Problem(f"{where}.{name}", value, "nothing", fix))
+        elif allowed is not None and name not in allowed:
+            names = sorted(set(allowed) - FITTED)
+            takes = ", ".join(names) or "no arguments"
+            problems.append(Problem(f"{where}.{name}", value, takes, did_you_mean(name, names)))
+    if problems:
+        raise InputError(*problems)
+
+
+def _is_absurd(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_absurd, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_absurd, value))
+    return isinstance(value, int | float) and not abs(value) <= LARGEST
+
+
+def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
+    """Check arguments against a builder's signature; `**anything` accepts any name.
+
+    Raises:
+        InputError: Arguments are unknown, follow from the data, or are missing; the message lists
+            all.
+
+    Example:
+        >>> def net(classes: int, *, width: int): ...
+        >>> check(net, {}, where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student.width: got 'nothing'; allowed: a value: the model ...
+    """
+    parameters = inspect.signature(builder).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    check_names(given, None if anything else parameters, where=where)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
+        and name not in FITTED | set(given)
+    ]
+    if missing:
+        allowed = "a value: the model needs one"
+        raise InputError(*(Problem(f"{where}.{name}", "nothing", allowed) for name in missing))
+
+
+def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:
+    """Call a builder; convert its exceptions to a message about the model.
+
+    Raises:
+        InputError: The builder raises an exception.
+
+    Example:
+        >>> call(int, {"x": 1}, where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student: got {'x': 1}; allowed: arguments ... TypeError: ...
+    """
+    try:
+        return builder(**arguments)
+    # Builders are external code and raise their own exception types.
+    except Exception as error:
+        fix = f"{type(error).__name__}: {error}"
+        problem = Problem(where, dict(arguments), "arguments that the model takes", fix)
+        raise InputError(problem) from error
+
+
+TRAINING_BYTES = 16
+"""Per parameter in training: weight, gradient and the two moments of Adam, in float32."""
+
+_counted: dict[str, int | None] = {}
+
+
+def check_size(spec: ModelSpec, fit: Fit, source: Source) -> None:
+    """Check that a library model with the recipe's arguments fits into memory.
+
+    The model is built once on the meta device, in a child process with a limit on time and memory.
+    A user's own code is trusted and not checked: it may read files.
+
+    Args:
+        spec: The model's spec; without arguments the library's default size is accepted.
+        fit: The data dimensions.
+        source: The source that builds it.
+
+    Raises:
+        InputError: The model has more parameters than this machine's memory can train, or building
+            it takes too long.
+    """
+    if not spec.arguments or spec.source == "python":
+        return
+    key = fingerprint.of_json([spec.model_dump(mode="json"), repr(fit)])
+    if key not in _counted:
+        _counted[key] = _count(spec, fit, source)
+    count, memory = _counted[key], _memory()
+    if count is not None and memory is not None and count * TRAINING_BYTES > memory:
+        needed = f"{count:,} parameters, {count * TRAINING_BYTES / 2**30:,.1f} GiB in training"
+        raise InputError(
+            Problem(
+                f"model ({spec.name})",
+                f"{needed}, with {spec.arguments}",
+                f"what fits into this machine's {memory / 2**30:.1f} GiB",
+            )
+        )
+
+
+def _count(spec: ModelSpec, fit: Fit, source: Source) -> int | None:
+    """Count the parameters; None if the model cannot be built without values."""
+    source.preload(spec)
+
+    def work() -> int:
+        import torch
+
+        with torch.device("meta"):
+            model = source.build(spec, fit)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    try:
+        found: int = call_limited(work)
+    except LimitError as error:
+        if not error.exceeded:
+            return None
+        given = f"{spec.arguments}: building it took {error}"
+        raise InputError(
+            Problem(f"model ({spec.name})", given, "a model that can be built")
+        ) from None
+    return found
+
+
+def _memory() -> int | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def build(
@@ -64,10 +292,10 @@ def build(
     with keeping_defaults():
         model = source.build(spec, own)
     said = as_float32(model)
-    if spec.weights is not None:
+    if spec.checkpoint is not None:
         said += load_weights(
             model,
-            spec.weights,
+            spec.checkpoint,
             classes=own.classes,
             loading=spec.loading,
             convert=source.convert,

@@ -65,7 +65,7 @@ def find(path: str) -> Path:
     elif not Path(path).is_absolute():
         fix += f", nor {(data / path).absolute()} (the folder LIMBECK_DATA)"
     allowed = f"{ALLOWED}, or a folder that holds {' or '.join(FOLDER_FILES)}"
-    raise InputError(Problem("model.weights", path, allowed, fix))
+    raise InputError(Problem("model.checkpoint", path, allowed, fix))
 
 
 def files_of(file: Path) -> list[Path]:
@@ -93,7 +93,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
 
 
 def _refuse(file: Path, given: str, allowed: str, fix: str = "") -> InputError:
-    return InputError(Problem("model.weights", f"{file}: {given}", allowed, fix))
+    return InputError(Problem("model.checkpoint", f"{file}: {given}", allowed, fix))
 
 
 def _shards(index: Path) -> list[Path]:

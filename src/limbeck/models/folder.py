@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
+from limbeck.core.process import LimitError, call_limited
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.limited import LimitError, call_limited
 from limbeck.models.checkpoint import find, read_checkpoint
 
 LARGEST, DEEPEST = 10_000_000, 40

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from limbeck.core.registry import Registry
 from limbeck.errors import did_you_mean
-from limbeck.registry import Registry
 
 SOURCES = Registry("limbeck.models.sources", kind="model.source", attribute="source")
 
@@ -111,8 +111,8 @@ class ModelSpec(BaseModel):
         source: The model source: a module in `limbeck/models/sources`.
         name: The model's name in the source; for `python`, `module:callable` or `file.py:callable`.
         path: For `transformers`: a local folder to load, instead of a name.
-        weights: The initial checkpoint: safetensors, sharded safetensors, or a PyTorch file (.pt,
-            .pth, .th, .bin, .ckpt) of tensors; or a folder that holds model.safetensors.
+        checkpoint: The initial checkpoint: safetensors, sharded safetensors, or a PyTorch file
+            (.pt, .pth, .th, .bin, .ckpt) of tensors; or a folder that holds model.safetensors.
         loading: The matching of the checkpoint's names, and the tensors to skip.
         output: The model output with the logits, if ambiguous: a field, a position, or `mean` for
             the mean of all heads.
@@ -138,7 +138,7 @@ class ModelSpec(BaseModel):
     ]
     name: str = ""
     path: str | None = None
-    weights: str | None = None
+    checkpoint: str | None = None
     output: str | Annotated[int, Field(ge=-1000, le=1000)] | None = None
     loading: Loading = Loading()
     class_names: Annotated[tuple[str, ...] | None, Field(min_length=2, max_length=100_000)] = None

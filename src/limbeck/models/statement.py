@@ -169,7 +169,7 @@ def beside(file: Path) -> Statement:
     found = of_student(file.parent)
     if found.origin:
         return found
-    # runs/NAME/stages/01-teach/[member-0/]model.safetensors: one preprocessing per run.
+    # runs/NAME/stages/01-train_teacher/[member-0/]model.safetensors: one preprocessing per run.
     stages = next((folder for folder in file.parents[:3] if folder.name == "stages"), None)
     return Statement() if stages is None else of_student(stages.parent / "student")
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     Convert = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
 
 __all__ = ["find", "load_weights"]
-
 # The maximum number of tensors listed in a message before "and more".
 SHOWN = 8
 # The maximum number of missing names to compare with all others: the comparison is quadratic.

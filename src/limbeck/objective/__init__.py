@@ -5,14 +5,14 @@ Losses return one unweighted value per element; only the `Objective` weights, ma
 
 from limbeck.objective.checks import TermGradient
 from limbeck.objective.objective import Objective
-from limbeck.objective.result import Answers, Losses, Responds, TermLoss, TrainingSet
-from limbeck.terms import Term
+from limbeck.objective.result import Losses, StudentOutput, TeacherOutput, TermLoss, TrainingSet
+from limbeck.objective.terms import Term
 
 __all__ = [
-    "Answers",
     "Losses",
     "Objective",
-    "Responds",
+    "StudentOutput",
+    "TeacherOutput",
     "Term",
     "TermGradient",
     "TermLoss",

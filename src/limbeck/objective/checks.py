@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limbeck.balance import gradient_norms
 from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.objective.balance import gradient_norms
 
 FEW = 4
 """Below this number of samples, a loss over the batch may be constant: two samples have one

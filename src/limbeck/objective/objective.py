@@ -11,11 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from limbeck import connectors, losses, methods
-from limbeck.balance import Balance, gradient_norms
-from limbeck.connectors import Joined
+from limbeck import connectors, losses
+from limbeck.connectors import ConnectorOutput
 from limbeck.errors import InputError, Problem, gathering
-from limbeck.objective.batch import Batch, nothing, rows, student_of, teacher_of, tempered
+from limbeck.objective import methods
+from limbeck.objective.balance import Balance, gradient_norms
 from limbeck.objective.checks import (
     TermGradient,
     check_gradient,
@@ -23,8 +23,10 @@ from limbeck.objective.checks import (
     check_tensor,
     unchanged,
 )
-from limbeck.objective.result import Answers, Losses, Responds, TermLoss, TrainingSet
-from limbeck.terms import Ready, Term, prepare, read
+from limbeck.objective.inputs import TermInputs, nothing, rows, student_of, teacher_of, tempered
+from limbeck.objective.resolve import ResolvedTerm, resolve
+from limbeck.objective.result import Losses, StudentOutput, TeacherOutput, TermLoss, TrainingSet
+from limbeck.objective.terms import Term, read
 
 _NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -85,12 +87,12 @@ class Objective:
         if not self.terms:
             raise InputError(Problem("objective", "no terms", "at least one term"))
         placed = [(f"objective.{place}", term) for place, term in enumerate(self.terms)]
-        self._ready = prepare(placed, outputs=outputs)
+        self._ready = resolve(placed, outputs=outputs)
         for ready, term in zip(self._ready, self.terms, strict=True):
             if isinstance(term.connector, nn.Module):
                 self.connectors[ready.name] = _joint(term.connector)
         self._scalars = {
-            ready.name for ready in self._ready if ready.of_catalogue in losses.OVER_THE_BATCH
+            ready.name for ready in self._ready if ready.builtin in losses.OVER_THE_BATCH
         }
         self._settings = {
             ready.name: term.connector if isinstance(term.connector, Mapping) else {}
@@ -128,7 +130,7 @@ class Objective:
         """
         if isinstance(entries, Mapping) and entries:
             terms = methods.read(entries, where=where)
-            prepare([(where, term) for term in terms], outputs=outputs)
+            resolve([(where, term) for term in terms], outputs=outputs)
             return cls(terms, outputs=outputs, measure_every=measure_every)
         if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
             allowed = "a list of {loss: {setting: value}}, or {method: {setting: value}}"
@@ -139,7 +141,7 @@ class Objective:
             place = f"{where}.{position}"
             with gathering(problems):
                 terms.append(read(entry, where=place))
-                prepare([(place, terms[-1])], outputs=outputs)
+                resolve([(place, terms[-1])], outputs=outputs)
         if problems:
             raise InputError(*problems)
         return cls(terms, outputs=outputs, measure_every=measure_every)
@@ -174,7 +176,10 @@ class Objective:
         return {**kept, "balance": self.balance} if self.balance.names else kept
 
     def connect(
-        self, response: Responds, answer: Answers | None, training_set: TrainingSet | None = None
+        self,
+        response: StudentOutput,
+        answer: TeacherOutput | None,
+        training_set: TrainingSet | None = None,
     ) -> None:
         """Build the missing connectors from an example batch.
 
@@ -195,7 +200,7 @@ class Objective:
             ours, theirs = student_of(ready, response), teacher_of(ready, response, answer)
             try:
                 self.connectors[ready.name] = connectors.join(
-                    ready.of_catalogue, ours, theirs, samples=samples, **self._settings[ready.name]
+                    ready.builtin, ours, theirs, samples=samples, **self._settings[ready.name]
                 )
             except InputError as error:
                 problems += [replace(p, where=f"{ready.name}.{p.where}") for p in error.problems]
@@ -204,8 +209,8 @@ class Objective:
 
     def __call__(
         self,
-        response: Responds,
-        answer: Answers | None,
+        response: StudentOutput,
+        answer: TeacherOutput | None,
         *,
         task_loss: Callable[[Any], Tensor] | None = None,
         progress: float = 0.0,
@@ -226,7 +231,7 @@ class Objective:
         """
         # First, since it activates the weights computed from the last step's gradients.
         measured = bool(parameters) and self.balance.is_due(progress)
-        batch = Batch(response, answer, self._class_counts)
+        batch = TermInputs(response, answer, self._class_counts)
         terms: dict[str, TermLoss] = {}
         raws: dict[str, Tensor] = {}
         total: Tensor | None = None
@@ -245,8 +250,8 @@ class Objective:
 
     def check(
         self,
-        response: Responds,
-        answer: Answers | None,
+        response: StudentOutput,
+        answer: TeacherOutput | None,
         *,
         task_loss: Callable[[Any], Tensor] | None = None,
         parameters: Sequence[nn.Parameter],
@@ -267,7 +272,7 @@ class Objective:
                 returns a wrong shape or dtype or the batch's mean, is not finite, or has no
                 gradient for any parameter.
         """
-        batch = Batch(response, answer, self._class_counts)
+        batch = TermInputs(response, answer, self._class_counts)
         found: dict[str, TermGradient] = {}
         problems: list[Problem] = []
         for ready in self._ready:
@@ -279,15 +284,15 @@ class Objective:
 
     def _check_term(
         self,
-        ready: Ready,
-        batch: Batch,
+        ready: ResolvedTerm,
+        batch: TermInputs,
         task_loss: Callable[[Any], Tensor] | None,
         parameters: Sequence[nn.Parameter],
     ) -> TermGradient:
         with unchanged(ready.name, batch.tensors()):
             raw, _ = self._raw(ready, batch, task_loss, 0.0)
             over_batch = ready.name in self._scalars
-            if over_batch and not ready.of_catalogue:
+            if over_batch and not ready.builtin:
 
                 def part(kept: Tensor) -> Tensor:
                     return self._value(ready, batch, 0.0, kept)[0]
@@ -311,13 +316,13 @@ class Objective:
         """Measure each term's gradient norm, and update the automatic weights."""
         norms = gradient_norms(raws, parameters)
         weights = {ready.name: ready.weight(progress) for ready in self._ready if not ready.auto}
-        self.balance.follow(norms, weights)
+        self.balance.update(norms, weights)
         return norms
 
     def _raw(
         self,
-        ready: Ready,
-        batch: Batch,
+        ready: ResolvedTerm,
+        batch: TermInputs,
         task_loss: Callable[[Any], Tensor] | None,
         progress: float,
     ) -> tuple[Tensor, Tensor | None]:
@@ -342,7 +347,7 @@ class Objective:
         return batch.mean(value, ready), own
 
     def _value(
-        self, ready: Ready, batch: Batch, progress: float, kept: Tensor | None
+        self, ready: ResolvedTerm, batch: TermInputs, progress: float, kept: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         ours = student_of(ready, batch.response)
         theirs = teacher_of(ready, batch.response, batch.answer)
@@ -359,25 +364,27 @@ class Objective:
             value = cast("Any", ready.loss)(joined.student, joined.teacher, **arguments)
         else:
             value = tempered(ready, joined, batch.by_unit(ready.unit_temperature), arguments)
-        if not ready.of_catalogue:
+        if not ready.builtin:
             check_tensor(value, where=ready.name)
-        return value, joined.own_loss
+        return value, joined.aux_loss
 
     def _joined(
         self,
-        ready: Ready,
+        ready: ResolvedTerm,
         ours: Any,
         theirs: Any,
         inputs: Mapping[str, Tensor],
-    ) -> Joined:
+    ) -> ConnectorOutput:
         if not ready.joined:
-            return Joined(ours, theirs)
+            return ConnectorOutput(ours, theirs)
         if ready.name not in self.connectors:
             raise InputError(
                 Problem(ready.name, "no connector", "one", "Call objective.connect once first.")
             )
-        return cast("Joined", self.connectors[ready.name](ours, theirs, inputs))
+        return cast("ConnectorOutput", self.connectors[ready.name](ours, theirs, inputs))
 
 
-def _joint(given: nn.Module) -> connectors.Joint:
-    return given if isinstance(given, connectors.Joint) else connectors.StudentSide(given)
+def _joint(given: nn.Module) -> connectors.PairConnector:
+    return (
+        given if isinstance(given, connectors.PairConnector) else connectors.StudentConnector(given)
+    )

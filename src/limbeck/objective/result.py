@@ -14,7 +14,7 @@ from limbeck.targets import Targets
 
 
 @runtime_checkable
-class Responds(Protocol):
+class StudentOutput(Protocol):
     """The student output that the objective reads (`limbeck.tasks.Response`)."""
 
     @property
@@ -39,7 +39,7 @@ class Responds(Protocol):
 
 
 @runtime_checkable
-class Answers(Protocol):
+class TeacherOutput(Protocol):
     """The teacher output that the objective reads (`limbeck.teachers.Answer`)."""
 
     @property

@@ -10,8 +10,14 @@ third-party library.
 """
 
 from limbeck.passport.build import build_passport
-from limbeck.passport.diversity import Dependence, Diversity, audit, read_students
-from limbeck.passport.document import PASSPORT, SIGNATURE, content_sha256, render
+from limbeck.passport.document import PASSPORT, SIGNATURE, content_sha256, render, validate
+from limbeck.passport.embedded_metadata import EmbeddedMetadata, embed_metadata, read_stamp
+from limbeck.passport.envelope import (
+    SignatureRecord,
+    drop_signature_note,
+    note_signature,
+    noted_signature,
+)
 from limbeck.passport.equivalence import Equivalence, equivalence
 from limbeck.passport.facts import (
     CarbonFacts,
@@ -21,20 +27,17 @@ from limbeck.passport.facts import (
     ModelFacts,
     PassportFacts,
 )
-from limbeck.passport.finding import Finding
+from limbeck.passport.folder import Finding
 from limbeck.passport.lineage import as_teacher
-from limbeck.passport.policy import Policy, Violation, check, enforce
+from limbeck.passport.policy import Policy, Risk, Violation, check, enforce, inherit
 from limbeck.passport.policy_file import parse_policy, read_policy
-from limbeck.passport.risk import Risk, inherit
-from limbeck.passport.schema import validate
-from limbeck.passport.signature_record import (
-    SignatureRecord,
-    drop_signature_note,
-    note_signature,
-    noted_signature,
-)
 from limbeck.passport.signing import make_keys, sign, verify_signature
-from limbeck.passport.stamp import Stamp, read_stamp, stamp_folder
+from limbeck.passport.teacher_concentration import (
+    Dependence,
+    TeacherConcentration,
+    audit,
+    read_students,
+)
 from limbeck.passport.verify import Verification, verify
 
 __all__ = [
@@ -44,7 +47,7 @@ __all__ = [
     "DatasetFacts",
     "Dependence",
     "DifferenceFacts",
-    "Diversity",
+    "EmbeddedMetadata",
     "Equivalence",
     "Finding",
     "MetricFacts",
@@ -53,7 +56,7 @@ __all__ = [
     "Policy",
     "Risk",
     "SignatureRecord",
-    "Stamp",
+    "TeacherConcentration",
     "Verification",
     "Violation",
     "as_teacher",
@@ -62,6 +65,7 @@ __all__ = [
     "check",
     "content_sha256",
     "drop_signature_note",
+    "embed_metadata",
     "enforce",
     "equivalence",
     "inherit",
@@ -74,7 +78,6 @@ __all__ = [
     "read_students",
     "render",
     "sign",
-    "stamp_folder",
     "validate",
     "verify",
     "verify_signature",

@@ -20,14 +20,13 @@ from limbeck.passport.document import (
     content_sha256,
     sha256,
 )
+from limbeck.passport.embedded_metadata import student_id
 from limbeck.passport.equivalence import robustness
 from limbeck.passport.facts import DatasetFacts, ModelFacts, PassportFacts
 from limbeck.passport.folder import FileHash, survey
 from limbeck.passport.licences import licences
-from limbeck.passport.lineage import STUDENT, eldest_first
-from limbeck.passport.risk import inherit
-from limbeck.passport.stamp import student_id
-from limbeck.passport.terms import odd_words
+from limbeck.passport.lineage import STUDENT, topological
+from limbeck.passport.policy import inherit, odd_words
 
 _SERIALS = uuid.UUID("6d0c8f3e-5e0b-5c39-9f2a-1f6f3c0a7a11")
 
@@ -42,7 +41,7 @@ def build_passport(facts: PassportFacts) -> dict[str, Any]:
         facts: The facts about the student.
 
     Returns:
-        The document, to be written with `render` (`limbeck.atomic.write_json` writes the same
+        The document, to be written with `render` (`limbeck.core.files.write_json` writes the same
         text).
 
     Raises:
@@ -51,7 +50,7 @@ def build_passport(facts: PassportFacts) -> dict[str, Any]:
             be hashed as a file of it.
     """
     files = _files(facts)
-    family = eldest_first(facts.teachers)
+    family = topological(facts.teachers)
     data = unique(write.data(item) for item in _all_data(facts))
     own_data = unique(write.data(item) for item in facts.data)
     written = write.models(facts.teachers)
@@ -97,7 +96,7 @@ def _odd(facts: PassportFacts) -> Iterator[Problem]:
         yield Problem("timestamp", str(facts.timestamp), "a time with its zone")
     itself = ModelFacts("student", terms=facts.terms, flags=facts.flags, risk=facts.risk)
     yield from dict.fromkeys(
-        odd_words([itself, *eldest_first(facts.teachers)], list(_all_data(facts)))
+        odd_words([itself, *topological(facts.teachers)], list(_all_data(facts)))
     )
     if facts.carbon is not None:
         figures = {"grams": facts.carbon.grams, "grid_factor": facts.carbon.grid_factor}
@@ -108,7 +107,7 @@ def _odd(facts: PassportFacts) -> Iterator[Problem]:
 
 def _all_data(facts: PassportFacts) -> Iterable[DatasetFacts]:
     yield from facts.data
-    for model in eldest_first(facts.teachers):
+    for model in topological(facts.teachers):
         yield from model.data
 
 

@@ -17,16 +17,15 @@ from limbeck.passport import components
 from limbeck.passport.document import PASSPORT, member, properties_of
 from limbeck.passport.equivalence import read_robustness
 from limbeck.passport.facts import ModelFacts
-from limbeck.passport.finding import Finding
-from limbeck.passport.folder import hash_file, survey
+from limbeck.passport.folder import Finding, hash_file, survey
 from limbeck.passport.lineage import (
     STUDENT,
     ancestors_of,
     as_teacher,
     by_reference,
-    eldest_first,
+    topological,
 )
-from limbeck.passport.risk import CLASSES, rank
+from limbeck.passport.policy import CLASSES, rank
 
 _KINDS = {"machine-learning-model": "model", "data": "data"}
 _SHOWN = ("digest", "licence", "terms", "owner", "flags", "risk", "architecture", "version")
@@ -69,7 +68,7 @@ def of_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[Find
     Raises:
         InputError: A part of it cannot be parsed.
     """
-    family = eldest_first([student])
+    family = topological([student])
     strange = [model for model in family if model.risk and model.risk not in CLASSES]
     for model in strange:
         yield Finding("risk", model.name, f"one of {', '.join(CLASSES)}", repr(model.risk))

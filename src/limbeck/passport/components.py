@@ -11,7 +11,7 @@ from limbeck.passport.document import canonical, sha256
 from limbeck.passport.facts import DatasetFacts, MetricFacts, ModelFacts
 from limbeck.passport.folder import FileHash
 from limbeck.passport.licences import licences
-from limbeck.passport.lineage import eldest_first
+from limbeck.passport.lineage import topological
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/@+-]*)?")
@@ -146,7 +146,7 @@ def written(texts: Iterable[str]) -> str:
 def models(teachers: Iterable[ModelFacts]) -> dict[int, dict[str, Any]]:
     """Convert models and all their ancestors into components, keyed by the `id` of the facts."""
     found: dict[int, dict[str, Any]] = {}
-    for facts in eldest_first(teachers):
+    for facts in topological(teachers):
         ancestors = unique(found[id(item)] for item in facts.ancestors)
         found[id(facts)] = model(facts, ancestors, unique(data(item) for item in facts.data))
     return found

@@ -9,10 +9,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from limbeck.errors import InputError, Problem
+from limbeck.passport.folder import FileHash
 
 PASSPORT = "passport.json"
 """The passport's file name in a student folder."""
@@ -206,3 +210,134 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def no_constant(name: str) -> NoReturn:
     """Raise for NaN and infinities, as `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not JSON")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The facts that a passport states of the student and its files.
+
+    Attributes:
+        student: The student's name.
+        id: Its id; empty in a passport written before ids existed.
+        model_file: The exported file.
+        model_sha256: That file's hash.
+        files: Every file of the folder.
+        recipe: The recipe, as canonical JSON.
+        recipe_sha256: Its hash.
+        content_sha256: The hash of the passport's own content.
+    """
+
+    student: str
+    id: str
+    model_file: str
+    model_sha256: str
+    files: Mapping[str, FileHash]
+    recipe: str
+    recipe_sha256: str
+    content_sha256: str
+
+
+def read_stated(document: dict[str, Any], own_name: str) -> Stated:
+    """Read the verifiable facts of a passport.
+
+    Args:
+        document: The passport.
+        own_name: The name of its own file.
+
+    Raises:
+        InputError: A required fact is missing.
+    """
+    metadata = member(document, "metadata", dict, "passport")
+    student = member(metadata, "component", dict, "metadata")
+    about = properties_of(metadata, "metadata")
+    where = "metadata.component"
+    stated = Stated(
+        student=member(student, "name", str, where),
+        id=properties_of(student, where).get("limbeck:id", ""),
+        model_file=_property(student, "limbeck:model-file", where),
+        model_sha256=sha256_of(student, where),
+        files=_listed(document, own_name),
+        recipe=member(about, "limbeck:recipe", str, "metadata.properties"),
+        recipe_sha256=member(about, "limbeck:recipe-sha256", str, "metadata.properties"),
+        content_sha256=_property(document, CONTENT, "passport"),
+    )
+    entry = stated.files.get(stated.model_file)
+    if entry is None or entry.sha256 != stated.model_sha256:
+        refuse(
+            f"{where}: limbeck:model-file", stated.model_file, "a listed file, with the same hash"
+        )
+    return stated
+
+
+def _listed(document: dict[str, Any], own_name: str) -> dict[str, FileHash]:
+    files: dict[str, FileHash] = {}
+    for number, item in enumerate(member(document, "components", list, "passport")):
+        where = f"components[{number}]"
+        if member(item, "type", str, where) != "file":
+            continue
+        name = member(item, "name", str, where)
+        if name in files or name in (own_name, SIGNATURE):
+            refuse(f"{where}.name", name, "each file of the folder once, without the passport")
+        size = _property(item, "limbeck:size", where)
+        if not re.fullmatch(r"[0-9]{1,18}", size):
+            refuse(f"{where}: limbeck:size", size, "a number of bytes")
+        files[name] = FileHash(sha256_of(item, where), int(size))
+    return files
+
+
+def _property(parent: dict[str, Any], name: str, where: str) -> str:
+    return str(member(properties_of(parent, where), name, str, f"{where}.properties"))
+
+
+MOST_ERRORS = 100
+"""The most schema violations that are collected."""
+
+SCHEMA_LARGEST = 2**20
+"""The longest document, in characters, that is validated: more would take seconds."""
+
+
+def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Validate a passport with cyclonedx-python-lib, strictly.
+
+    Args:
+        passport: The document.
+
+    Returns:
+        The first hundred schema violations; empty for a valid document; `None` if the library is
+        not installed.
+
+    Example:
+        >>> validate({"bomFormat": "CycloneDX", "specVersion": "1.6"}) in ((), None)
+        True
+    """
+    validator = _validator()
+    if validator is None:
+        return None
+    try:
+        text = json.dumps(passport)
+        if len(text) > SCHEMA_LARGEST:
+            return (f"$: {len(text):,} characters; at most {LARGEST:,} are validated",)
+        errors = validator.validate_str(text, all_errors=True) or ()
+        # The library wraps jsonschema's error, whose own text quotes the whole schema.
+        return tuple(
+            f"{error.data.json_path}: {error.data.message[:200]}"
+            for error in islice(errors, MOST_ERRORS)
+        )
+    except RecursionError:
+        return ("$: too many levels of nesting",)
+
+
+@cache
+def _validator() -> Any:
+    try:
+        from cyclonedx.exception import MissingOptionalDependencyException
+        from cyclonedx.schema import SchemaVersion
+        from cyclonedx.validation.json import JsonStrictValidator
+    except ImportError:
+        return None
+    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    try:
+        validator.validate_str("{}")
+    except MissingOptionalDependencyException:
+        return None
+    return validator

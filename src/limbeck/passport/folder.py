@@ -1,13 +1,10 @@
-"""File listing of a student folder: the hash of every plain file, and all anomalies.
-
-Paths come from walking the folder, never from a passport: a passport from elsewhere cannot make
-limbeck read a file outside it.
-"""
+"""A deviation of a student from its passport."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -15,9 +12,67 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from limbeck.errors import LimbeckError
+
+Kind = Literal[
+    "malformed",
+    "schema",
+    "edited",
+    "recipe",
+    "changed",
+    "missing",
+    "added",
+    "escape",
+    "odd",
+    "signature",
+    "lineage",
+    "risk",
+    "robustness",
+    "stamp",
+]
+LONGEST = 600
+"""The most characters of a text that a finding shows."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A deviation of a folder from its passport.
+
+    Attributes:
+        kind: `changed`, `missing`, `added`: of a file. `escape`: a name or a link leads out of the
+            folder. `odd`: not a plain file, or not readable. `recipe`: its hash does not match.
+            `edited`: the passport is not as it was written. `malformed`: not a passport. `schema`:
+            not valid CycloneDX 1.6. `signature`: the signature is missing, is not by the key, or
+            was made for other contents. `lineage`: the chain of teachers is inconsistent. `risk`:
+            the class of risk is lower than an ancestor's, without a reason. `robustness`: the
+            verdict does not follow from the figures. `stamp`: a file's embedded metadata
+            contradicts the passport.
+        where: The file, or the path in the passport.
+        listed: The value in the passport.
+        found: The value found.
+
+    Example:
+        >>> print(Finding("missing", "model.onnx", "9 bytes", "no such file"))
+        missing: 'model.onnx': listed 9 bytes; found no such file
+    """
+
+    kind: Kind
+    where: str
+    listed: str
+    found: str
+
+    def __str__(self) -> str:
+        where, listed, found = (_shown(text) for text in (self.where, self.listed, self.found))
+        return f"{self.kind}: '{where}': listed {listed}; found {found}"
+
+
+def _shown(text: str) -> str:
+    # Names are untrusted: they must not control a terminal, nor fill it.
+    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
 
 SMALL = 2**20
 """Files up to this size are hashed even if their size shows already that they were changed."""
@@ -39,7 +94,7 @@ class FileHash:
 
 
 @dataclass(frozen=True)
-class Oddity:
+class Anomaly:
     """A path in the folder that cannot be hashed as a file of it.
 
     Attributes:
@@ -62,7 +117,7 @@ class Listing:
     """
 
     files: dict[str, FileHash] = field(default_factory=dict)
-    oddities: dict[str, Oddity] = field(default_factory=dict)
+    oddities: dict[str, Anomaly] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
@@ -112,7 +167,7 @@ def survey(
                 for remark in _remarks(status):
                     listing.remarks.setdefault(remark, []).append(name)
         except OSError as error:
-            oddity = Oddity(f"cannot be read ({error.strerror or error})")
+            oddity = Anomaly(f"cannot be read ({error.strerror or error})")
         if oddity is not None:
             listing.oddities[name] = oddity
     return listing
@@ -161,7 +216,7 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             where = prefix or "."
-            listing.oddities[where] = Oddity(f"cannot be listed ({error.strerror or error})")
+            listing.oddities[where] = Anomaly(f"cannot be listed ({error.strerror or error})")
             continue
         for entry in found:
             name = prefix + entry.name
@@ -189,13 +244,44 @@ def _printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
-def _oddity(entry: os.DirEntry[str], root: Path, apart: Collection[str]) -> Oddity | None:
+def _oddity(entry: os.DirEntry[str], root: Path, apart: Collection[str]) -> Anomaly | None:
     if entry.is_symlink():
         target = Path(os.path.realpath(entry.path))
         if not target.is_relative_to(root):
-            return Oddity(f"a link to {str(target)!r}, outside the folder", escapes=True)
+            return Anomaly(f"a link to {str(target)!r}, outside the folder", escapes=True)
         if not target.is_file() or target in [root / name for name in apart]:
-            return Oddity("a link to what is not a listed file of the folder")
+            return Anomaly("a link to what is not a listed file of the folder")
         return None
     # Opening a pipe would block for ever, and a device is not part of a student.
-    return None if entry.is_file(follow_symlinks=False) else Oddity("neither a file nor a folder")
+    return None if entry.is_file(follow_symlinks=False) else Anomaly("neither a file nor a folder")
+
+
+def of_folder(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Finding]:
+    """Yield every changed, added or missing file, and everything that is not a plain file.
+
+    Args:
+        listed: The files that the passport lists.
+        listing: The files found in the folder.
+    """
+    for name, oddity in sorted(listing.oddities.items()):
+        said = str(listed.get(name, "nothing"))
+        yield Finding("escape" if oddity.escapes else "odd", name, said, oddity.what)
+    for name in sorted(listed.keys() - listing.oddities.keys()):
+        found = listing.files.get(name)
+        if found == listed[name]:
+            continue
+        if found is not None:
+            yield Finding("changed", name, str(listed[name]), str(found))
+        elif _leads_out(name):
+            said = f"{listed[name]} outside the folder"
+            yield Finding("escape", name, said, "a name that was not followed")
+        else:
+            yield Finding("missing", name, str(listed[name]), "no such file")
+    for name in sorted(listing.files.keys() - listed.keys()):
+        yield Finding("added", name, "no such file", str(listing.files[name]))
+
+
+def _leads_out(name: str) -> bool:
+    # By the path rules of every system: a passport may be verified on another than its own.
+    parts = re.split(r"[/\\]", name)
+    return parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) is not None

@@ -23,7 +23,7 @@ STUDENT = "student"
 """The reference of the student in its own passport."""
 
 
-def eldest_first(models: Iterable[ModelFacts]) -> list[ModelFacts]:
+def topological(models: Iterable[ModelFacts]) -> list[ModelFacts]:
     """Return models and all their ancestors in topological order, ancestors first.
 
     Example:

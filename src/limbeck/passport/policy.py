@@ -1,25 +1,158 @@
-"""Lineage policy: the licences, terms, models, data and owners that a student may descend from.
+"""Inherited class of risk: the highest class among a student's own use and its ancestors.
 
-It is checked before training. Without a policy file one rule applies: a model whose terms forbid
-distillation may not be a teacher.
+The four classes are those of the EU AI Act (Regulation 2024/1689): minimal, limited, high and
+unacceptable. The law classifies a *use*; a student reproduces what its teachers were trusted with,
+so its class is never lower than theirs without a written justification.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, check_choice, did_you_mean
 from limbeck.passport.facts import DatasetFacts, ModelFacts
 from limbeck.passport.licences import alternatives
-from limbeck.passport.lineage import eldest_first
-from limbeck.passport.risk import rank
-from limbeck.passport.terms import odd_words, terms_of
+from limbeck.passport.lineage import topological
+
+CLASSES = ("minimal", "limited", "high", "unacceptable")
+"""The classes, lowest first."""
+
+
+@dataclass(frozen=True)
+class Risk:
+    """A student's class of risk and its derivation.
+
+    Attributes:
+        risk: The class; empty if none is stated.
+        own: The class of its own use; empty when not stated.
+        inherited: The highest class of its ancestors; empty when none is stated.
+        inherited_from: The names of the ancestors of that class.
+        unstated: The names of the ancestors whose class is not stated.
+        justification: Why the class is lower than the inherited one; empty if it is not.
+    """
+
+    risk: str
+    own: str
+    inherited: str
+    inherited_from: tuple[str, ...]
+    unstated: tuple[str, ...]
+    justification: str
+
+
+def rank(risk: str) -> int:
+    """Return the rank of a class of risk; an unstated class ranks lowest.
+
+    Example:
+        >>> rank("") < rank("minimal") < rank("high")
+        True
+    """
+    return CLASSES.index(risk) if risk else -1
+
+
+def inherit(own: str, ancestors: Iterable[ModelFacts], *, justification: str = "") -> Risk:
+    """Compute a student's class: the highest of its own use and all its ancestors.
+
+    Args:
+        own: The class of the student's own use; empty when not stated.
+        ancestors: Every ancestor, of any generation.
+        justification: Why `own`, though lower than an ancestor's, is the student's class.
+
+    Raises:
+        InputError: A class is not one of the four, or there is a justification without `own`.
+
+    Example:
+        >>> inherit("minimal", [ModelFacts("credit scorer", risk="high")]).risk
+        'high'
+        >>> why = "It only sorts letters by their language."
+        >>> inherit("minimal", [ModelFacts("scorer", risk="high")], justification=why).risk
+        'minimal'
+    """
+    family = list(ancestors)
+    for risk, where in ((own, "risk"), *((model.risk, f"{model.name}: risk") for model in family)):
+        if risk:
+            check_choice(risk, CLASSES, where=where)
+    justification = justification.strip()
+    if justification and not own:
+        fix = "State the class that the justification is for."
+        raise InputError(Problem("risk", own, ", ".join(CLASSES), fix))
+    inherited = max((model.risk for model in family), key=rank, default="")
+    lowered = rank(own) < rank(inherited)
+    return Risk(
+        risk=own if justification and lowered else max(own, inherited, key=rank),
+        own=own,
+        inherited=inherited,
+        inherited_from=_names(model for model in family if inherited and model.risk == inherited),
+        unstated=_names(model for model in family if not model.risk),
+        justification=justification if lowered else "",
+    )
+
+
+def _names(models: Iterable[ModelFacts]) -> tuple[str, ...]:
+    return tuple(sorted({model.name for model in models}))
+
+
+TERMS = (
+    "no-competition",
+    "no-derivatives",
+    "no-distillation",
+    "non-commercial",
+    "research-only",
+)
+"""The restrictions and obligations in the terms of a model or of data."""
+
+FLAGS = ("dual-use", "export-controlled")
+"""The export-control flags of a model, in the words of the Wassenaar Arrangement."""
+
+_PARTS = {"NC": "non-commercial", "ND": "no-derivatives"}
+_CREATIVE_COMMONS = re.compile(r"\bCC[- ]BY((?:[- ](?:NC|ND|SA))*)\b", re.IGNORECASE)
+_NON_COMMERCIAL = re.compile(r"non[- ]?commercial", re.IGNORECASE)
+
+
+def terms_of(model: ModelFacts | DatasetFacts) -> tuple[str, ...]:
+    """Return the terms of a model or data: those stated, and those implied by its licence's name.
+
+    Example:
+        >>> terms_of(DatasetFacts("photographs", licence="CC-BY-NC-4.0"))
+        ('non-commercial',)
+    """
+    implied = {
+        _PARTS[part]
+        for found in _CREATIVE_COMMONS.finditer(model.licence)
+        for part in re.split(r"[- ]", found[1].upper())
+        if part in _PARTS
+    }
+    if _NON_COMMERCIAL.search(model.licence):
+        implied.add("non-commercial")
+    return tuple(sorted(implied | set(model.terms)))
+
+
+def odd_words(models: Iterable[ModelFacts], data: Iterable[DatasetFacts]) -> Iterator[Problem]:
+    """Yield unknown terms, flags and classes of risk: a typing error would forbid nothing.
+
+    Example:
+        >>> [problem] = odd_words([ModelFacts("large", terms=("no-distilation",))], [])
+        >>> print(problem)
+        large: terms: got 'no-distilation'; allowed: ... did you mean "no-distillation" ...?
+    """
+    for model in models:
+        yield from _odd(model.terms, TERMS, f"{model.name}: terms")
+        yield from _odd(model.flags, FLAGS, f"{model.name}: flags")
+        yield from _odd([model.risk] if model.risk else [], CLASSES, f"{model.name}: risk")
+    for item in data:
+        yield from _odd(item.terms, TERMS, f"{item.name}: terms")
+
+
+def _odd(given: Iterable[str], known: tuple[str, ...], where: str) -> Iterator[Problem]:
+    for word in given:
+        if word not in known:
+            yield Problem(where, word, ", ".join(known), did_you_mean(word, known))
+
 
 Use = Literal["", "commercial", "research"]
-
 _NOT_FOR_SALE = {"non-commercial", "research-only"}
 
 
@@ -131,7 +264,7 @@ def check(
         >>> print(violation)
         model 'large' (terms.forbid): got 'no-distillation'; allowed: other terms. Choose ...
     """
-    models = eldest_first(teachers)
+    models = topological(teachers)
     used = [*data, *(item for model in models for item in model.data)]
     odd = list(odd_words(models, used))
     if odd:

@@ -11,11 +11,9 @@ from typing import Any, cast
 
 import yaml
 
-from limbeck.bounded import read_text
+from limbeck.core.files import read_text
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.passport.policy import Names, Policy, Use
-from limbeck.passport.risk import CLASSES
-from limbeck.passport.terms import FLAGS, TERMS
+from limbeck.passport.policy import CLASSES, FLAGS, TERMS, Names, Policy, Use
 
 LARGEST = 2**20
 """The largest file in bytes."""

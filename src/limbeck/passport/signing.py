@@ -11,20 +11,19 @@ import os
 import tempfile
 from pathlib import Path
 
-from limbeck.bounded import read_bytes
+from limbeck.core.files import read_bytes
+from limbeck.core.imports import require
 from limbeck.errors import InputError, LimbeckError, Problem
-from limbeck.optional import require
 from limbeck.passport.document import SIGNATURE
 from limbeck.passport.envelope import (
     CURVES,
     LARGEST_KEY,
+    note_signature,
     of_signature,
     read_envelope,
     read_public_key,
 )
-from limbeck.passport.finding import Finding
-from limbeck.passport.folder import replacing, survey
-from limbeck.passport.signature_record import note_signature
+from limbeck.passport.folder import Finding, replacing, survey
 from limbeck.passport.verify import verify
 
 

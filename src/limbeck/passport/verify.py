@@ -14,16 +14,27 @@ from typing import Any, Literal
 
 from limbeck.errors import InputError, Problem
 from limbeck.passport.chain import of_claims, of_lineage, of_teacher, passport_of
-from limbeck.passport.contents import of_folder
-from limbeck.passport.document import LARGEST, PASSPORT, SIGNATURE, content_sha256, read, sha256
-from limbeck.passport.envelope import PublicKey, of_signature, read_envelope, read_public_key
-from limbeck.passport.finding import Finding
-from limbeck.passport.folder import Listing, hash_file, survey
+from limbeck.passport.document import (
+    LARGEST,
+    PASSPORT,
+    SIGNATURE,
+    Stated,
+    content_sha256,
+    read,
+    read_stated,
+    sha256,
+    validate,
+)
+from limbeck.passport.embedded_metadata import of_stamps
+from limbeck.passport.envelope import (
+    PublicKey,
+    noted_signature,
+    of_signature,
+    read_envelope,
+    read_public_key,
+)
+from limbeck.passport.folder import Finding, Listing, hash_file, of_folder, survey
 from limbeck.passport.lineage import STUDENT, read_lineage
-from limbeck.passport.schema import validate
-from limbeck.passport.signature_record import noted_signature
-from limbeck.passport.stamp import of_stamps
-from limbeck.passport.stated import Stated, read_stated
 
 Trust = Literal["unsigned", "signed, key not given", "verified", "failed"]
 

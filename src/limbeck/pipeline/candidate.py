@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from limbeck import fingerprint
-from limbeck.atomic import write_json
-from limbeck.bounded import read_json
+from limbeck.core import fingerprint
+from limbeck.core.files import read_json, write_json
 from limbeck.errors import InputError
 from limbeck.evaluate.chance import ChanceTest
-from limbeck.evaluate.fidelity import Parity
+from limbeck.evaluate.metrics import Parity
 from limbeck.report.result import Curve
 
 
@@ -82,7 +81,7 @@ class Record(BaseModel):
 
 
 @dataclass(frozen=True)
-class Link:
+class StageRecord:
     """A record and its folder."""
 
     folder: Path
@@ -105,11 +104,11 @@ class State:
 class Candidate:
     """The lineage of a teacher and a student so far, one link per stage."""
 
-    lineage: tuple[Link, ...] = ()
+    lineage: tuple[StageRecord, ...] = ()
 
-    def then(self, folder: Path, record: Record) -> Candidate:
+    def append(self, folder: Path, record: Record) -> Candidate:
         """Append a link."""
-        return Candidate((*self.lineage, Link(folder, record)))
+        return Candidate((*self.lineage, StageRecord(folder, record)))
 
     def newest(self, role: Role) -> tuple[Path, Artefact] | None:
         """Return the newest artefact in a role with its folder, or None."""

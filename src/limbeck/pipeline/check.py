@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.evaluate.interval import Result
-from limbeck.pipeline import folder as folders
+from limbeck.core.measurement import Result
 from limbeck.pipeline import machine
-from limbeck.pipeline.rehearsal import gathered
+from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.dry_run import gathered
+from limbeck.pipeline.progress import NullReporter, ProgressReporter
 from limbeck.pipeline.runner import Work
-from limbeck.pipeline.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
@@ -39,7 +39,7 @@ class Checked(Result):
     reused: dict[int, tuple[str, ...]]
 
 
-def check(recipe: Recipe, *, out: Path, watch: Watch | None = None) -> Checked:
+def check(recipe: Recipe, *, out: Path, watch: ProgressReporter | None = None) -> Checked:
     """Load the data, build the models, and dry-run every stage, without training or writing.
 
     Args:
@@ -58,7 +58,7 @@ def check(recipe: Recipe, *, out: Path, watch: Watch | None = None) -> Checked:
                 lambda: machine.accelerator_of(recipe, place),
             ]
         )
-        work = Work(recipe, place, accelerator, watch or Unwatched(), resume=False)
+        work = Work(recipe, place, accelerator, watch or NullReporter(), resume=False)
         rehearsal = work.dry_run()
         facts = work.data.facts
         return Checked(

@@ -9,33 +9,32 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from limbeck.compress.change import CompressError, NothingGainedError
-from limbeck.compress.masks.held import fixed
-from limbeck.compress.method import Method, Work
+from limbeck.compress.masked_weights import fixed
+from limbeck.compress.method import CalibrationContext, CompressError, Method, NothingGainedError
+from limbeck.core.parametrized import Progressive
 from limbeck.errors import InputError, Problem
 from limbeck.pipeline.candidate import Candidate, Record, State, hashes
-from limbeck.pipeline.guidance import Guidance
-from limbeck.pipeline.problems import RefusedError, inside, of_validation
+from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
-from limbeck.progressive import Progressive
+from limbeck.pipeline.validate import RefusedError, inside, of_validation
 from limbeck.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from limbeck.core.registry import Registry
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
+    from limbeck.pipeline.dry_run import DryRun
     from limbeck.pipeline.recipe import Recipe
-    from limbeck.pipeline.rehearsal import Rehearsal
-    from limbeck.registry import Registry
     from limbeck.report.result import Curve
 
 REHEARSED = 20_000_000  # parameters: larger models are checked beforehand, but not compressed
 
 
-class Recover(Training, Guidance):
+class FineTune(Training, ObjectiveConfig):
     """Settings of fine-tuning after compression; by default under the first teacher."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +50,7 @@ class Compression(Stage):
 
     registry: ClassVar[Registry]
     verb: ClassVar[str]
-    adopts: ClassVar[bool] = True
+    starts_from_teacher: ClassVar[bool] = True
 
     method: str
     role: Annotated[
@@ -66,8 +65,8 @@ class Compression(Stage):
             description="Training samples that the method may look at, if there are so many.",
         ),
     ] = 512
-    recover: Annotated[
-        Recover | None,
+    finetune: Annotated[
+        FineTune | None,
         Field(description="Train afterwards, by default under the first teacher."),
     ] = None
 
@@ -90,7 +89,7 @@ class Compression(Stage):
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: the model, and a teacher for fine-tuning under one."""
-        taught = self.recover is not None and self.recover.needs_teacher
+        taught = self.finetune is not None and self.finetune.needs_teacher
         begins = self.role == "student" and recipe.student is not None
         return ("student", "float student") if begins else ("teacher",) * (taught or not begins)
 
@@ -100,24 +99,24 @@ class Compression(Stage):
 
     def own_code(self) -> list[str]:
         """Return the recipe's own losses."""
-        return [] if self.recover is None else self.recover.code_of_terms()
+        return [] if self.finetune is None else self.finetune.code_of_terms()
 
-    def misfits(self, recipe: Recipe) -> list[Problem]:
+    def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: an ensemble, a method without its training, or invalid fine-tuning."""
         problems = []
         if self.role == "teacher" and len(recipe.teachers) > 1:
             allowed = "student, where the teacher is an ensemble"
             problems.append(Problem("role", "teacher", allowed))
-        if self.way.needs_training and self.recover is None:
-            fix = "Add `recover: {epochs: 3}`."
+        if self.way.needs_training and self.finetune is None:
+            fix = "Add `finetune: {epochs: 3}`."
             given = f"nothing, with {self.method}"
-            problems.append(Problem("recover", given, "a training in which it is done", fix))
-        if self.recover is not None:
-            found = self.recover.refused(recipe)
+            problems.append(Problem("finetune", given, "a training in which it is done", fix))
+        if self.finetune is not None:
+            found = self.finetune.refused(recipe)
             problems += [Problem(f"recover.{p.where}", p.given, p.allowed, p.fix) for p in found]
         return problems
 
-    def check_calibration(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def check_calibration(self, rehearsal: DryRun, *, where: str) -> None:
         """Raise if more calibration samples are requested than exist.
 
         Raises:
@@ -128,12 +127,12 @@ class Compression(Stage):
             allowed = f"1 to {there}: so many training samples there are"
             raise InputError(Problem(f"{where}.calibration", self.calibration, allowed))
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Try the method on the untrained model, so that later stages use its structure."""
         self.check_calibration(rehearsal, where=where)
         model = rehearsal.student if self.role == "student" else rehearsal.teachers[0]
-        if self.recover is not None and self.role == "student":
-            self.recover.join_once(rehearsal, where=f"{where}.recover")
+        if self.finetune is not None and self.role == "student":
+            self.finetune.join_once(rehearsal, where=f"{where}.recover")
         work = _work(rehearsal.context, samples=2, batch=rehearsal.batch)
         try:
             self.way.check(model, work)
@@ -141,7 +140,7 @@ class Compression(Stage):
                 changed = copy.deepcopy(model)
                 # Untrained weights may have nothing to compress where trained ones do.
                 with suppress(NothingGainedError):
-                    self.way.change(changed, work)
+                    self.way.transform(changed, work)
                 rehearsal.replace(self.role, changed)
         except InputError as error:
             raise InputError(*inside(error, where)) from error
@@ -153,9 +152,9 @@ class Compression(Stage):
         """Compress the model, fine-tune it if requested, and publish it."""
         state = self.begin(candidate, context)
         model = context.restore(_spec(context, self.role), state).to(context.accelerator.device)
-        changed = self.way.change(model, _work(context, samples=self.calibration))
+        changed = self.way.transform(model, _work(context, samples=self.calibration))
         changes = (*state.changes, *([] if changed.change is None else [dict(changed.change)]))
-        curves = [] if self.recover is None else [self._recover(model, candidate, context)]
+        curves = [] if self.finetune is None else [self._recover(model, candidate, context)]
         settled = fixed(model)
         changes = (*changes, *([] if settled is None else [dict(settled)]))
         context.save(model, "model.safetensors")
@@ -177,11 +176,11 @@ class Compression(Stage):
             curves=tuple(curves),
             notes=(*changed.notes, *self._weak_teacher(candidate, curves)),
         )
-        return candidate.then(context.folder, record)
+        return candidate.append(context.folder, record)
 
     def _weak_teacher(self, candidate: Candidate, curves: Sequence[Curve]) -> list[str]:
         """Return a note if the teacher is no better than an earlier label-only student."""
-        if self.recover is None or not self.recover.needs_teacher or not curves:
+        if self.finetune is None or not self.finetune.needs_teacher or not curves:
             return []
         note = weak_teacher(candidate.newest("teacher"), candidate.newest("baseline"))
         return [note] if note else []
@@ -193,20 +192,20 @@ class Compression(Stage):
         return candidate.state("teacher") if adopts else state
 
     def _recover(self, model: nn.Module, candidate: Candidate, context: Context) -> Curve:
-        if self.recover is None:
+        if self.finetune is None:
             raise ValueError("a recovery that was not asked for")
-        teacher = self.recover.teacher(context, candidate.state("teacher", original=True))
+        teacher = self.finetune.teacher(context, candidate.state("teacher", original=True))
         return train(
             context,
             model,
-            objective=self.recover.terms(),
-            settings=self._training(self.recover, model),
+            objective=self.finetune.terms(),
+            settings=self._training(self.finetune, model),
             label=f"{self.verb} {self.role}",
             role=self.role,
             teacher=teacher,
         )
 
-    def _training(self, recover: Recover, model: nn.Module) -> Training:
+    def _training(self, recover: FineTune, model: nn.Module) -> Training:
         settings = training_of(recover)
         if any(isinstance(part, Progressive) for part in model.modules()):
             # An earlier epoch, better on validation, has fewer zeros.
@@ -216,11 +215,13 @@ class Compression(Stage):
 
 def _spec(context: Context, role: str) -> ModelSpec:
     if role == "student":
-        return context.small
-    return context.recipe.teachers[0].model_copy(update={"weights": None})
+        return context.student_spec
+    return context.recipe.teachers[0].model_copy(update={"checkpoint": None})
 
 
-def _work(context: Context, *, samples: int, batch: Mapping[str, Tensor] | None = None) -> Work:
+def _work(
+    context: Context, *, samples: int, batch: Mapping[str, Tensor] | None = None
+) -> CalibrationContext:
     """Build the inputs of a method; with a batch, from that batch alone."""
     task = context.task
 
@@ -235,7 +236,7 @@ def _work(context: Context, *, samples: int, batch: Mapping[str, Tensor] | None 
     def validate(model: nn.Module) -> float:
         return 0.0 if batch is not None else next(iter(context.validate(model).values()))
 
-    return Work(
+    return CalibrationContext(
         batches=batches,
         forward=lambda model, one: task.outputs(model, one)["logits"],
         loss=lambda model, one: task.loss(task.respond(model, one)).mean(),

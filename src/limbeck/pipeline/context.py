@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from limbeck.compress.change import Change, apply
+from limbeck.compress.method import Change, apply
 from limbeck.data.preprocess import ImagePreprocess, Preprocess
-from limbeck.evaluate.accuracy import accuracy
 from limbeck.evaluate.chance import chance_test
-from limbeck.export.compact.files import pack
+from limbeck.evaluate.metrics import accuracy
+from limbeck.export.compact.onnx import pack
 from limbeck.export.onnx import to_onnx
-from limbeck.export.predictor import Answers, OnnxPredictor, TorchPredictor, answers
+from limbeck.export.predictor import OnnxPredictor, Predictions, TorchPredictor, predict
 from limbeck.models.build import build
 from limbeck.models.spec import Normalization
 from limbeck.pipeline.candidate import Artefact, Role, State
 from limbeck.pipeline.parity import PARITY, check_export
-from limbeck.pipeline.watch import Watch
-from limbeck.training import Ticker
+from limbeck.pipeline.progress import ProgressReporter
+from limbeck.training import ProgressBar
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from limbeck.data.load import Data
     from limbeck.data.split import Split
-    from limbeck.evaluate.fidelity import Parity
+    from limbeck.evaluate.metrics import Parity
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.tasks import Batch, Task
@@ -56,10 +56,10 @@ class Context:
         seed: The seed of this run.
         folder: The stage's output folder.
         run: The folder of this seed's run, which contains `student/`.
-        knowledge: The folder of cached teacher outputs, shared between runs.
+        teacher_cache: The folder of cached teacher outputs, shared between runs.
         key: The hash of all inputs of the stage.
         accelerator: Device and processes.
-        watch: The progress reporter.
+        progress: The progress reporter.
         resume: Whether to resume from a checkpoint.
         tested: Test predictions of the newest teacher and student, if computed in this process;
             shared by all contexts of a seed.
@@ -71,12 +71,12 @@ class Context:
     seed: int
     folder: Path
     run: Path
-    knowledge: Path
+    teacher_cache: Path
     key: str
     accelerator: Accelerator
-    watch: Watch
+    progress: ProgressReporter
     resume: bool
-    tested: dict[Role, Answers] = field(default_factory=dict)
+    tested: dict[Role, Predictions] = field(default_factory=dict)
 
     @property
     def main(self) -> bool:
@@ -94,11 +94,11 @@ class Context:
         }
 
     @property
-    def small(self) -> ModelSpec:
+    def student_spec(self) -> ModelSpec:
         """Return the specification of the student."""
-        if self.recipe.small is None:  # ensured by the recipe's own validation
+        if self.recipe.student_spec is None:  # ensured by the recipe's own validation
             raise ValueError("a stage that works on a student, without one")
-        return self.recipe.small
+        return self.recipe.student_spec
 
     @property
     def where(self) -> str:
@@ -110,9 +110,9 @@ class Context:
         """Return the same context with a subfolder."""
         return replace(self, folder=self.folder / name)
 
-    def ticker(self, what: str) -> Ticker:
+    def ticker(self, what: str) -> ProgressBar:
         """Return a progress bar."""
-        return self.watch.ticker(what)
+        return self.progress.ticker(what)
 
     def build(
         self,
@@ -157,7 +157,7 @@ class Context:
         """Iterate over the first training samples, without augmentation."""
         for batch in self.batches(self.data.train):
             yield {name: tensor[:samples] for name, tensor in batch.items()}
-            samples -= len(batch["label"])
+            samples -= len(batch["labels"])
             if samples <= 0:
                 return
 
@@ -181,7 +181,7 @@ class Context:
                 metrics.update(response.outputs["logits"][counts], response.labels[counts])
         return {name: float(value) for name, value in metrics.compute().items()}
 
-    def once(self, work: Callable[[], T]) -> T:
+    def on_main_process(self, work: Callable[[], T]) -> T:
         """Run a function in the first process only, and return its result in every process."""
         if self.accelerator.num_processes == 1:
             return work()
@@ -210,14 +210,14 @@ class Context:
     ) -> Artefact:
         """Export a model to `model.onnx` in this folder, and evaluate the file on validation."""
         facts = {"role": role, "label": label, "weights": weights, "changes": changes}
-        return self.once(lambda: self._publish(model, **facts))
+        return self.on_main_process(lambda: self._publish(model, **facts))
 
     def _publish(self, model: nn.Module, **facts: Any) -> Artefact:
         model = model.cpu().eval()
         path = self.folder / "model.onnx"
         self.export(model, path)
         pack(path)
-        exported = self.answers(path)
+        exported = self.predict(path)
         rounded = any(change["kind"] == "quantizers" for change in facts["changes"])
         parity = self.check_export(model, path, exported, rounded=rounded)
         return self.artefact(**facts, exported=exported, parity=parity)
@@ -226,7 +226,7 @@ class Context:
         self,
         model: nn.Module,
         path: Path,
-        exported: Answers,
+        exported: Predictions,
         *,
         tolerance: float = PARITY,
         rounded: bool = False,
@@ -259,11 +259,11 @@ class Context:
         """Export a model to an ONNX file, with masks and quantisers materialised."""
         to_onnx(model, self.task, self.data.validation.__getitems__([0, 1]), path)
 
-    def answers(self, path: Path) -> Answers:
+    def predict(self, path: Path) -> Predictions:
         """Predict the validation samples with an exported file."""
-        return answers(OnnxPredictor(path), self.batches(self.data.validation))
+        return predict(OnnxPredictor(path), self.batches(self.data.validation))
 
-    def artefact(self, *, exported: Answers, **fields: Any) -> Artefact:
+    def artefact(self, *, exported: Predictions, **fields: Any) -> Artefact:
         """Build the artefact of `model.onnx` in this folder from its validation predictions."""
         return Artefact(
             file="model.onnx",

@@ -10,23 +10,36 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from limbeck import fingerprint
-from limbeck.atomic import write_json
-from limbeck.bounded import read_json
+from limbeck.core import fingerprint
+from limbeck.core.files import read_json, write_json
+from limbeck.core.measurement import Result
 from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
 from limbeck.errors import InputError, LimbeckError
-from limbeck.evaluate.evaluation import Asked, Evaluation, Failed, check, estimate, evaluate_one
+from limbeck.evaluate.context import (
+    Batch,
+    EvaluatedModel,
+    EvaluationContext,
+    Normalization,
+    TextInputs,
+    TorchModel,
+)
+from limbeck.evaluate.evaluation import (
+    Evaluation,
+    EvaluationResult,
+    Failed,
+    check,
+    estimate,
+    evaluate_one,
+)
 from limbeck.evaluate.hardware import describe
-from limbeck.evaluate.interval import Result
-from limbeck.evaluate.sitting import Batch, Pixels, Side, Sitting, Texts, Twin
 from limbeck.export.predictor import OnnxPredictor
-from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine
+from limbeck.pipeline import run_folder as folders
 from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.progress import ProgressReporter
 from limbeck.pipeline.publish import write_report
-from limbeck.pipeline.reopen import reopen
+from limbeck.pipeline.run_folder import open_run
 from limbeck.pipeline.stages.evaluate import Evaluate
-from limbeck.pipeline.watch import Watch
 from limbeck.report.load import load_run
 
 if TYPE_CHECKING:
@@ -49,7 +62,7 @@ class Kept(Result):
 
     candidate: str
     key: str
-    asked: Asked
+    asked: EvaluationResult
 
 
 def evaluation(
@@ -67,34 +80,39 @@ def evaluation(
         ended: Called with the results so far, after each evaluation.
     """
     whose = _identity(candidate, context)
-    sitting = sitting_of(candidate, context, limit=asked.limit)
-    done: list[Asked] = []
+    sitting = build_context(candidate, context, limit=asked.max_samples)
+    done: list[EvaluationResult] = []
     failed: list[Failed] = []
     names = list(asked.asked)
     for number, (name, settings) in enumerate(asked.asked.items(), start=1):
         path = context.run / FOLDER / f"{name}.json"
-        key = fingerprint.of_json([asked.limit, name, settings, _files(settings)])
+        key = fingerprint.of_json([asked.max_samples, name, settings, _files(settings)])
         kept = _kept(path)
         label = f"evaluation {number}/{len(names)} {name}"
         if kept is not None and (kept.candidate, kept.key) == (whose, key):
-            context.watch.say(f"{label}: unchanged, reused")
+            context.progress.say(f"{label}: unchanged, reused")
             done.append(kept.asked)
         else:
-            one = _evaluated(sitting, name, settings, watch=context.watch, label=label)
+            one = _evaluated(sitting, name, settings, watch=context.progress, label=label)
             if isinstance(one, Failed):
-                context.watch.say(f"{label}: failed: {one.reason}")
+                context.progress.say(f"{label}: failed: {one.reason}")
                 failed.append(one)
             else:
                 done.append(one)
                 kept = Kept(candidate=whose, key=key, asked=one)
                 write_json(path, kept.model_dump(mode="json"))
-        ended(Evaluation(asked=(*done,), failed=(*failed,), pending=(*names[number:],)))
-    return Evaluation(asked=(*done,), failed=(*failed,))
+        ended(Evaluation(results=(*done,), failed=(*failed,), pending=(*names[number:],)))
+    return Evaluation(results=(*done,), failed=(*failed,))
 
 
 def _evaluated(
-    sitting: Sitting, name: str, settings: Mapping[str, Any], *, watch: Watch, label: str
-) -> Asked | Failed:
+    sitting: EvaluationContext,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    watch: ProgressReporter,
+    label: str,
+) -> EvaluationResult | Failed:
     began = perf_counter()
     try:
         check({name: settings})  # referenced files may be gone since the recipe was checked
@@ -131,7 +149,7 @@ def _files(settings: Mapping[str, Any]) -> dict[str, str]:
     return {path: fingerprint.of_file(Path(path)) for path in sorted(paths) if Path(path).is_file()}
 
 
-def sitting_of(candidate: Candidate, context: Context, *, limit: int) -> Sitting:
+def build_context(candidate: Candidate, context: Context, *, limit: int) -> EvaluationContext:
     """Build the context of the evaluations.
 
     Args:
@@ -139,19 +157,19 @@ def sitting_of(candidate: Candidate, context: Context, *, limit: int) -> Sitting
         context: Its data and task.
         limit: Number of test samples for costly evaluations.
     """
-    student = _side(candidate, context, "student", [context.small])
+    student = _side(candidate, context, "student", [context.student_spec])
     if student is None:  # ensured by the chain check
         raise ValueError("an evaluation without a student")
-    return Sitting(
+    return EvaluationContext(
         student=student,
         teacher=_side(candidate, context, "teacher", context.recipe.teachers),
         batches=lambda: _arrays(context, context.data.test),
         validation=lambda: _arrays(context, context.data.validation),
         classes=tuple(context.data.classes),
-        pixels=_pixels(context),
+        normalization=_pixels(context),
         texts=_texts(context),
-        groups=context.data.test.groups,
-        limit=limit,
+        sensitive_features=context.data.test.groups,
+        max_samples=limit,
         seed=context.seed,
     )
 
@@ -161,16 +179,16 @@ def _side(
     context: Context,
     role: Literal["teacher", "student"],
     specs: Sequence[ModelSpec],
-) -> Side | None:
+) -> EvaluatedModel | None:
     found = candidate.newest(role)
     if found is None:
         return None
     folder, artefact = found
     path = folder / artefact.file
-    return Side(
+    return EvaluatedModel(
         role,
         OnnxPredictor(path),
-        twin=_twin(candidate, context, role, specs),
+        torch_model=_twin(candidate, context, role, specs),
         file=path,
         seconds=_seconds(candidate, role),
         tested=context.tested.get(role),
@@ -200,36 +218,36 @@ def _twin(
     context: Context,
     role: Literal["teacher", "student"],
     specs: Sequence[ModelSpec],
-) -> Twin | None:
+) -> TorchModel | None:
     """Build the torch model of a role; None for an ensemble."""
     state = candidate.state(role)
     if len(specs) != 1 or len(state.weights) != 1:
         return None
     model = context.restore(specs[0], state).eval().requires_grad_(False)
-    return Twin(model, context.task)
+    return TorchModel(model, context.task)
 
 
 def _arrays(context: Context, split: Split) -> Iterator[Batch]:
     for batch in context.batches(split):
-        yield {name: np.asarray(batch[name]) for name in (*context.task.inputs, "label")}
+        yield {name: np.asarray(batch[name]) for name in (*context.task.inputs, "labels")}
 
 
-def _pixels(context: Context) -> Pixels | None:
+def _pixels(context: Context) -> Normalization | None:
     prepare = context.data.preprocess
     if not isinstance(prepare, ImagePreprocess):
         return None
-    return Pixels(mean=prepare.mean, std=prepare.std)
+    return Normalization(mean=prepare.mean, std=prepare.std)
 
 
-def _texts(context: Context) -> Texts | None:
+def _texts(context: Context) -> TextInputs | None:
     prepare, split = context.data.preprocess, context.data.test
     if not isinstance(prepare, TextPreprocess):
         return None
     raw = [split.raw(row)["text"] for row in range(len(split))]
-    return Texts(raw=raw, encode=prepare)
+    return TextInputs(raw=raw, encode=prepare)
 
 
-def ask_again(run: Path, asked: Evaluate, *, watch: Watch) -> Evaluation:
+def reevaluate(run: Path, asked: Evaluate, *, watch: ProgressReporter) -> Evaluation:
     """Evaluate a finished run's student again, and rewrite its report.
 
     Earlier results stay, unless the same evaluation is repeated.
@@ -243,19 +261,19 @@ def ask_again(run: Path, asked: Evaluate, *, watch: Watch) -> Evaluation:
         InputError: Not a run folder, or a file of it is missing or was changed.
     """
     result = load_run(run)
-    before = result.evaluation or Evaluation(asked=())
+    before = result.evaluation or Evaluation(results=())
 
     def write(found: Evaluation) -> None:
         """Merge the results so far into the report; a repeated evaluation replaces its old one."""
-        names = {one.question for one in found.asked} | {one.question for one in found.failed}
-        asked = [one for one in before.asked if one.question not in names]
+        names = {one.evaluation for one in found.results} | {one.question for one in found.failed}
+        asked = [one for one in before.results if one.evaluation not in names]
         failed = [one for one in before.failed if one.question not in names]
         whole = Evaluation(
-            asked=(*asked, *found.asked), failed=(*failed, *found.failed), pending=found.pending
+            results=(*asked, *found.results), failed=(*failed, *found.failed), pending=found.pending
         )
         write_report(result.model_copy(update={"evaluation": whole}), out=run)
 
-    with folders.held(run):
-        candidate, context = reopen(run, watch=watch)
+    with folders.lock(run):
+        candidate, context = open_run(run, watch=watch)
         with machine.threads(context.recipe.threads):
             return evaluation(candidate, context, asked, ended=write)

@@ -9,9 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.callables import deferred
+from limbeck.core.imports import available, deferred
 from limbeck.errors import InputError, Problem
-from limbeck.optional import available
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

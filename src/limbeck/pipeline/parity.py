@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.fidelity import Parity, parity
+from limbeck.evaluate.metrics import Parity, parity
 from limbeck.export.invariance import check_invariance, compare
-from limbeck.export.predictor import Answers, Predictor, answers
+from limbeck.export.predictor import Predictions, Predictor, predict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ BOUNDARY = 0.9
 def check_export(
     torch_model: Predictor,
     exported_model: Predictor,
-    exported: Answers,
+    exported: Predictions,
     *,
     split: Split,
     where: str,
@@ -65,13 +65,13 @@ def check_export(
         InputError: The difference is larger, or a prediction depends on other rows.
     """
     company = split.__getitems__(split.spread(COMPANY))
-    inputs = {name: company[name] for name in company if name not in {"label", "index", "view"}}
+    inputs = {name: company[name] for name in company if name not in {"labels", "index", "view"}}
     for side in (torch_model, exported_model):
         check_invariance(side, inputs, where=where, model=model, rounded=rounded)
     rows = split.spread(ROWS)
     batches = (split.__getitems__(rows[at : at + BATCH]) for at in range(0, len(rows), BATCH))
-    reference = answers(torch_model, batches)
-    found = Answers(exported.logits[rows], exported.labels[rows])
+    reference = predict(torch_model, batches)
+    found = Predictions(exported.logits[rows], exported.labels[rows])
     [difference] = compare(
         {"logits": reference.logits}, {"logits": found.logits}, tolerance=tolerance, rounded=rounded
     )
@@ -86,7 +86,7 @@ def check_export(
 
 
 def check_compressed(
-    reference: Answers, compressed: Answers, *, where: str, method: str, tolerance: float
+    reference: Predictions, compressed: Predictions, *, where: str, method: str, tolerance: float
 ) -> str:
     """Compare a compressed file with the float file; raise beyond the tolerance.
 
@@ -130,7 +130,7 @@ def check_compressed(
     raise InputError(Problem(where, f"a file by {method} that {text}", allowed, fix))
 
 
-def relative_error(reference: Answers, other: Answers) -> float:
+def relative_error(reference: Predictions, other: Predictions) -> float:
     """Compute the relative error of logits; infinity if one is NaN.
 
     Classes that both exclude with an infinite logit are ignored.
@@ -145,7 +145,7 @@ def relative_error(reference: Answers, other: Answers) -> float:
     return math.sqrt(float(np.nanmean(np.square(one - two))) / size)
 
 
-def agreement(reference: Answers, other: Answers) -> float:
+def agreement(reference: Predictions, other: Predictions) -> float:
     """Compute the share of samples with the same top class."""
     same = reference.logits.argmax(axis=1) == other.logits.argmax(axis=1)
     return float(same.mean())

@@ -20,7 +20,7 @@ from limbeck.passport import (
 )
 
 if TYPE_CHECKING:
-    from limbeck.data.facts import Facts as OfData
+    from limbeck.data.load import Facts as OfData
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.report.result import DataFacts
@@ -100,9 +100,9 @@ def passported(spec: ModelSpec) -> ModelFacts | None:
     Raises:
         InputError: Not a passport, or it was edited.
     """
-    if spec.weights is None:
+    if spec.checkpoint is None:
         return None
-    place = Path(spec.weights)
+    place = Path(spec.checkpoint)
     path = (place if place.is_dir() else place.parent) / PASSPORT
     return as_teacher(path) if path.is_file() else None
 

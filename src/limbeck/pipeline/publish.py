@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.atomic import replacing_folder, write_json, write_text
+from limbeck.core.files import replacing_folder, write_json, write_text
 from limbeck.passport import PASSPORT, build_passport, drop_signature_note
-from limbeck.pipeline import folder as folders
-from limbeck.pipeline.candidate import Candidate, Link
-from limbeck.pipeline.facts import passport_facts
+from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.candidate import Candidate, StageRecord
+from limbeck.pipeline.passport_inputs import passport_inputs
 from limbeck.report.card import render_card
 from limbeck.report.page import render_page
 from limbeck.report.result import RunResult
@@ -44,7 +44,7 @@ def publish(
             _copy(export, made)
             if seed == result.seeds[0]:  # card and passport state the first seed's metrics
                 write_text(made / "README.md", render_card(result))
-                facts = passport_facts(result, folder=made, lineage=lineage, data=data, task=task)
+                facts = passport_inputs(result, folder=made, lineage=lineage, data=data, task=task)
                 write_json(made / PASSPORT, build_passport(facts))
         drop_signature_note(place)  # the signature was of another student
 
@@ -55,13 +55,13 @@ def write_report(result: RunResult, *, out: Path) -> None:
     write_text(out / "report.html", render_page(result))
 
 
-def _export(lineage: Candidate) -> Link | None:
+def _export(lineage: Candidate) -> StageRecord | None:
     """Return the newest export link, or None."""
     exports = (link for link in reversed(lineage.lineage) if link.record.stage == "export")
     return next(exports, None)
 
 
-def _copy(export: Link, target: Path) -> None:
+def _copy(export: StageRecord, target: Path) -> None:
     for name in export.record.files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(export.folder / name, target / name)

@@ -105,11 +105,11 @@ class Recipe(BaseModel):
         return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
 
     @property
-    def small(self) -> ModelSpec | None:
+    def student_spec(self) -> ModelSpec | None:
         """Return the specification of the student: its own, or the teacher's if none is given."""
         if self.student is not None or len(self.teachers) != 1:
             return self.student
-        return self.teachers[0].model_copy(update={"weights": None})
+        return self.teachers[0].model_copy(update={"checkpoint": None})
 
     def parsed_stages(self) -> list[tuple[str, Stage]]:
         """Return the stages by name, with typed settings."""

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck import callables, fingerprint, user_code
-from limbeck.atomic import write_text
+from limbeck.core import fingerprint, imports, user_code
+from limbeck.core.files import write_text
 from limbeck.errors import InputError
 from limbeck.pipeline import candidate as candidates
 from limbeck.pipeline.candidate import Candidate, Record
-from limbeck.pipeline.problems import of_model
-from limbeck.pipeline.versions import versions
+from limbeck.pipeline.results import versions
+from limbeck.pipeline.validate import of_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.stage import Stage
 
 # Checkpoint and log intervals, and the number of workers, do not change the result.
-INDIFFERENT = {"checkpoint_every", "log_every", "workers"}
+INDIFFERENT = {"checkpoint_every", "log_every", "num_workers"}
 STARTED = "started"
 
 
@@ -49,7 +49,7 @@ class Inputs:
     def function(self, name: str) -> object:
         """Hash a user callable: its source, its imports, and the files read meanwhile."""
         if name not in self._functions:
-            self._functions[name] = callables.fingerprint_of(name)
+            self._functions[name] = imports.fingerprint_of(name)
         return self._functions[name]
 
     def model(self, spec: ModelSpec, where: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def key_of(
         "task": recipe.task,
         "models": [inputs.model(spec, where) for where, spec in made],
         # An export writes the architecture, whichever stage built the student.
-        "student": inputs.model(recipe.small, "student") if recipe.small else None,
+        "student": inputs.model(recipe.student_spec, "student") if recipe.student_spec else None,
         "before": candidate.key,
         "processes": context.accelerator.num_processes,
         "threads": recipe.threads,
@@ -123,8 +123,8 @@ def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
     """Return the models that a stage builds and trains, with their paths in the recipe."""
     if "teacher" in stage.made():
         return [("teacher", spec) for spec in recipe.teachers]
-    if "student" in stage.made() and recipe.small is not None:
-        return [("student", recipe.small)]
+    if "student" in stage.made() and recipe.student_spec is not None:
+        return [("student", recipe.student_spec)]
     return []
 
 
@@ -133,8 +133,8 @@ def _files(spec: ModelSpec) -> dict[str, str]:
     from limbeck.models.checkpoint import files_of, find
 
     found: dict[str, Path] = {}
-    if spec.weights is not None:
-        found |= {file.name: file for file in files_of(find(spec.weights))}
+    if spec.checkpoint is not None:
+        found |= {file.name: file for file in files_of(find(spec.checkpoint))}
     if spec.path is not None:
         found.update(fingerprint.files_of(Path(spec.path)))
     return {name: fingerprint.of_file(path) for name, path in found.items()}
@@ -161,7 +161,7 @@ def begin(context: Context) -> None:
     if not (same and context.resume):
         if same and any(context.folder.rglob("checkpoint/*.safetensors")):
             line = "  starting anew; --resume would have gone on from the checkpoint"
-            context.watch.say(line)
+            context.progress.say(line)
         shutil.rmtree(context.folder, ignore_errors=True)
     write_text(started, context.key)
 

@@ -13,29 +13,28 @@ from typing import TYPE_CHECKING, cast
 
 import yaml
 
-from limbeck import fingerprint, user_code
-from limbeck.atomic import write_text
+from limbeck.core import fingerprint, user_code
+from limbeck.core.files import write_text
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.hardware import describe
-from limbeck.pipeline import folder as folders
 from limbeck.pipeline import machine, reuse
-from limbeck.pipeline.assemble import assemble
+from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.artefact_results import ArtefactResults, artefact_results
 from limbeck.pipeline.candidate import Candidate, Record, Role
-from limbeck.pipeline.chain import loads_teacher
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.dry_run import DryRun, dry_run, gathered
 from limbeck.pipeline.evaluation import evaluation
-from limbeck.pipeline.examine import Examination, examination
-from limbeck.pipeline.problems import of_model
+from limbeck.pipeline.progress import NullReporter, ProgressReporter
 from limbeck.pipeline.provenance import stop_if_forbidden
 from limbeck.pipeline.publish import publish, write_report
-from limbeck.pipeline.rehearsal import Rehearsal, gathered, rehearse
+from limbeck.pipeline.results import assemble
+from limbeck.pipeline.stage_order import loads_teacher
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.statements import with_statements
 from limbeck.pipeline.teacher_checks import chance_notes, check_teacher
 from limbeck.pipeline.trust import named_code
-from limbeck.pipeline.validate import check_code
-from limbeck.pipeline.watch import Unwatched, Watch
+from limbeck.pipeline.validate import check_code, of_model
 from limbeck.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -43,14 +42,14 @@ if TYPE_CHECKING:
 
     from limbeck.data.load import Data
     from limbeck.evaluate.evaluation import Evaluation
-    from limbeck.export.predictor import Answers
+    from limbeck.export.predictor import Predictions
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
     from limbeck.report.result import RunResult
 
 
 def run(
-    recipe: Recipe, *, out: Path, resume: bool = False, watch: Watch | None = None
+    recipe: Recipe, *, out: Path, resume: bool = False, watch: ProgressReporter | None = None
 ) -> RunResult:
     """Run a recipe and write its folder.
 
@@ -74,10 +73,10 @@ def run(
     with machine.threads(recipe.threads):
         accelerator = machine.accelerator_of(recipe, out)
         if not accelerator.is_main_process:
-            return Work(recipe, out, accelerator, Unwatched(), resume).result(started, clock)
-        with folders.held(out):
-            folders.sweep(out)
-            work = Work(recipe, out, accelerator, watch or Unwatched(), resume)
+            return Work(recipe, out, accelerator, NullReporter(), resume).result(started, clock)
+        with folders.lock(out):
+            folders.cleanup(out)
+            work = Work(recipe, out, accelerator, watch or NullReporter(), resume)
             return work.result(started, clock)
 
 
@@ -95,14 +94,19 @@ class Work:
     """A run in progress, with what all seeds share."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, accelerator: Accelerator, watch: Watch, resume: bool
+        self,
+        recipe: Recipe,
+        out: Path,
+        accelerator: Accelerator,
+        watch: ProgressReporter,
+        resume: bool,
     ) -> None:
         self.recipe, self.out, self.resume = recipe, out, resume
         self.accelerator, self.watch = accelerator, watch
         self.stages = check_code(recipe)
         # File access is traced only for recipes with user code, since it takes time.
         self.own_code = bool(named_code(recipe))
-        self.tested: dict[Role, Answers] = {}
+        self.tested: dict[Role, Predictions] = {}
         with accelerator.main_process_first():
             _, self.data = cast("tuple[None, Data]", gathered([self._find_files, self._load]))
             self.recipe = with_statements(recipe, self.data)
@@ -154,10 +158,10 @@ class Work:
             write_report(result.model_copy(update={"evaluation": found}), out=self.out)
 
         context = self._context(self.recipe.seeds[0])
-        found = context.once(lambda: evaluation(candidate, context, asked, ended=ended))
+        found = context.on_main_process(lambda: evaluation(candidate, context, asked, ended=ended))
         return result.model_copy(update={"evaluation": found})
 
-    def dry_run(self) -> Rehearsal:
+    def dry_run(self) -> DryRun:
         """Check everything that could fail, without training.
 
         Returns:
@@ -169,10 +173,10 @@ class Work:
         _, rehearsal = gathered(
             [
                 lambda: stop_if_forbidden(self.recipe, self.data.facts),
-                lambda: rehearse(self._context(self.recipe.seeds[0])),
+                lambda: dry_run(self._context(self.recipe.seeds[0])),
             ]
         )
-        return cast("Rehearsal", rehearsal)
+        return cast("DryRun", rehearsal)
 
     def unchanged(self, out: Path) -> dict[int, list[str]]:
         """Return per seed the stages that a run in a folder would reuse, without writing."""
@@ -185,7 +189,7 @@ class Work:
             record = reuse.peek(self._ready(planned, candidate, seed))
             if record is None:
                 return
-            candidate = candidate.then(planned.folder, record)
+            candidate = candidate.append(planned.folder, record)
             yield planned
 
     def _find_files(self) -> None:
@@ -199,8 +203,8 @@ class Work:
             named.append((f"teacher.{number}" if several else "teacher", spec))
         for where, spec in named:
             try:
-                if spec.weights is not None:
-                    find(spec.weights)
+                if spec.checkpoint is not None:
+                    find(spec.checkpoint)
             except InputError as error:
                 problems += [of_model(problem, where) for problem in error.problems]
         if problems:
@@ -235,10 +239,10 @@ class Work:
             seed=seed,
             folder=place,
             run=place,
-            knowledge=self.out.parent / "knowledge",
+            teacher_cache=self.out.parent / "knowledge",
             key="",
             accelerator=self.accelerator,
-            watch=self.watch,
+            progress=self.watch,
             resume=self.resume,
             # Only the first seed's student is evaluated.
             tested=self.tested if seed == self.recipe.seeds[0] else {},
@@ -265,10 +269,10 @@ class Work:
             record = reuse.finished(context)
             if record is None:
                 return False
-            candidate = candidate.then(planned.folder, record)
+            candidate = candidate.append(planned.folder, record)
         return True
 
-    def _seed(self, seed: int) -> tuple[Candidate, Examination]:
+    def _seed(self, seed: int) -> tuple[Candidate, ArtefactResults]:
         """Run every stage for one seed, then compute its test results."""
         candidate = Candidate()
         for planned in self._plan(seed):
@@ -277,9 +281,9 @@ class Work:
         if context.main:
             kept = [link.folder for link in candidate.lineage]
             first = seed == self.recipe.seeds[0]
-            folders.forget(context.run, self.recipe.seeds if first else (), kept)
+            folders.prune_stale(context.run, self.recipe.seeds if first else (), kept)
         context = replace(context, key=self._key_of(candidate))
-        return candidate, context.once(lambda: examination(candidate, context))
+        return candidate, context.on_main_process(lambda: artefact_results(candidate, context))
 
     def _key_of(self, candidate: Candidate) -> str:
         """Hash the inputs of the test results, including the machine, on which latencies depend."""
@@ -294,7 +298,7 @@ class Work:
         self.accelerator.wait_for_everyone()
         if record is not None:
             self.watch.say(f"{label}: unchanged, reused")
-            candidate = candidate.then(planned.folder, record)
+            candidate = candidate.append(planned.folder, record)
             check_teacher(candidate, context)
             return candidate
         if context.main:
@@ -305,7 +309,7 @@ class Work:
         with user_code.reads() as read:
             after = planned.stage.run(candidate, context)
         seconds = time.monotonic() - clock
-        ours = (self.out, context.knowledge)
+        ours = (self.out, context.teacher_cache)
         known = user_code.hash_reads(read, but=ours) if self.own_code else {}
         update = {"seconds": seconds, "read": known}
         record = after.lineage[-1].record.model_copy(update=update)
@@ -313,7 +317,7 @@ class Work:
             reuse.finish(context, record)
         self.watch.say(f"{label}: done in {seconds:.1f} s{_scored(record)}")
         self.accelerator.wait_for_everyone()
-        candidate = candidate.then(planned.folder, record)
+        candidate = candidate.append(planned.folder, record)
         for note in chance_notes(record):
             self.watch.say(note)
         check_teacher(candidate, context)

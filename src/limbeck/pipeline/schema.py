@@ -5,19 +5,19 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from limbeck import losses, methods
-from limbeck.atomic import write_json
+from limbeck import losses
+from limbeck.core.files import write_json
+from limbeck.core.registry import Registry
 from limbeck.data.spec import SOURCES as DATA_SOURCES
 from limbeck.models.spec import SOURCES as MODEL_SOURCES
+from limbeck.objective import methods
+from limbeck.objective.terms import AUTO, PYTHON, signature_of
 from limbeck.pipeline.compression import Compression
+from limbeck.pipeline.load_recipe import SHIPPED
 from limbeck.pipeline.recipe import Recipe
-from limbeck.pipeline.resolve import SHIPPED
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
-from limbeck.registry import Registry
 from limbeck.tasks import TASKS
-from limbeck.terms.arguments import signature_of
-from limbeck.terms.term import AUTO, PYTHON
 
 FILE = SHIPPED / "schema.json"
 NUMBER = {"type": "number"}
@@ -93,7 +93,7 @@ def _of_every_method(
     settings: dict[str, Any], registry: Registry, definitions: dict[str, Any]
 ) -> dict[str, Any]:
     """Build the schema of a stage per method, with the method's settings beside the stage's own."""
-    _describe_objective(definitions["Recover"], definitions)
+    _describe_objective(definitions["FineTune"], definitions)
     branches, own = [], settings["properties"]
     default = own["method"]["default"]
     for name in registry.names():

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from limbeck.errors import Problem
     from limbeck.pipeline.candidate import Candidate
     from limbeck.pipeline.context import Context
+    from limbeck.pipeline.dry_run import DryRun
     from limbeck.pipeline.recipe import Recipe
-    from limbeck.pipeline.rehearsal import Rehearsal
 
 
 class Stage(BaseModel):
@@ -21,40 +21,40 @@ class Stage(BaseModel):
     A stage is a file in `pipeline/stages/` with one class, named after the file.
 
     Attributes:
-        needs: Required artefacts: `teacher`, `student`, `float student`.
-        makes: Produced artefacts.
-        spends: Consumed artefacts.
-        adopts: Whether the student it changes may start from the teacher.
+        requires: Required artefacts: `teacher`, `student`, `float student`.
+        produces: Produced artefacts.
+        consumes: Consumed artefacts.
+        starts_from_teacher: Whether the student it changes may start from the teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    makes: ClassVar[tuple[str, ...]] = ()
-    spends: ClassVar[tuple[str, ...]] = ()
-    adopts: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ()
+    produces: ClassVar[tuple[str, ...]] = ()
+    consumes: ClassVar[tuple[str, ...]] = ()
+    starts_from_teacher: ClassVar[bool] = False
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts, given the settings and the recipe."""
-        return self.needs
+        return self.requires
 
     def made(self) -> tuple[str, ...]:
         """Return the produced artefacts, given the settings."""
-        return self.makes
+        return self.produces
 
     def spent(self) -> tuple[str, ...]:
         """Return the consumed artefacts, given the settings."""
-        return self.spends
+        return self.consumes
 
     def own_code(self) -> list[str]:
         """Return the user callables on which the result depends."""
         return []
 
-    def misfits(self, recipe: Recipe) -> list[Problem]:
+    def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems of the settings with the rest of the recipe; paths are relative."""
         return []
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Check in about a second, without training, whether the stage would fail.
 
         Args:

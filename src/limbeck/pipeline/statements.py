@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.imports import require
+from limbeck.core.numeric import is_number, is_positive
 from limbeck.data.preprocess import ImagePreprocess, TablePreprocess, TextPreprocess
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.models.build import states
 from limbeck.models.spec import ModelSpec, Normalization
 from limbeck.models.statement import Statement
-from limbeck.numbers import is_number, is_positive
-from limbeck.optional import require
 from limbeck.pipeline.context import normalization_of_data
-from limbeck.pipeline.problems import of_model
+from limbeck.pipeline.validate import of_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def hold(recipe: Recipe, data: Data) -> Held:
 
 def trains_teacher(recipe: Recipe) -> bool:
     """Return whether a stage of the recipe trains the teacher."""
-    return any(name == "teach" for stage in recipe.stages for name in stage)
+    return any(name == "train_teacher" for stage in recipe.stages for name in stage)
 
 
 def _numbered(count: int) -> list[str]:
@@ -97,7 +97,7 @@ def _numbered(count: int) -> list[str]:
 
 def is_loaded(spec: ModelSpec) -> bool:
     """Return whether the recipe states that a model starts from trained weights."""
-    return bool(spec.weights or spec.path or spec.arguments.get("pretrained"))
+    return bool(spec.checkpoint or spec.path or spec.arguments.get("pretrained"))
 
 
 def _statement(spec: ModelSpec, where: str, held: Held) -> Statement | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.chance import ChanceTest, chance_test, lowest_expected
-from limbeck.export.predictor import TorchPredictor, answers
+from limbeck.export.predictor import TorchPredictor, predict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,9 +48,14 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
         problems += list(_of_chance(artefact.chance, "teacher", loaded=loaded))
     if len(specs) > 1 and chance and not problems:
         members = partial(_of_members, candidate, context, loaded=loaded)
-        problems += context.once(lambda: list(members()))
-    if link.record.stage in {"load", "teach"}:  # a compressed teacher's accuracy is in its report
-        problems += context.once(lambda: list(_of_expectations(candidate, context, artefact)))
+        problems += context.on_main_process(lambda: list(members()))
+    if link.record.stage in {
+        "load",
+        "train_teacher",
+    }:  # a compressed teacher's accuracy is in its report
+        problems += context.on_main_process(
+            lambda: list(_of_expectations(candidate, context, artefact))
+        )
     if problems:
         raise InputError(*problems)
 
@@ -76,7 +81,7 @@ def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
         if spec.expect is not None and not spec.expect.above_chance:
             continue
         predictor = TorchPredictor(model, context.task)
-        found = chance_test(answers(predictor, map(split.__getitems__, parts)))
+        found = chance_test(predict(predictor, map(split.__getitems__, parts)))
         where = f"teacher.{number}" if several else "teacher"
         problems += _of_chance(found, where, loaded=True)
     if problems:
@@ -91,10 +96,10 @@ def _of_members(candidate: Candidate, context: Context, *, loaded: bool) -> Iter
     ):
         if spec.expect is not None and not spec.expect.above_chance:
             continue
-        plain = spec.model_copy(update={"weights": None})
+        plain = spec.model_copy(update={"checkpoint": None})
         model = context.build(plain, seed=0, weights=weights, changes=state.changes)
         predictor = TorchPredictor(model.to(context.accelerator.device), context.task)
-        found = chance_test(answers(predictor, context.batches(context.data.validation)))
+        found = chance_test(predict(predictor, context.batches(context.data.validation)))
         yield from _of_chance(found, f"teacher.{number}", loaded=loaded)
 
 
@@ -142,7 +147,7 @@ def _of_expectations(
 
 
 def _measured(spec: ModelSpec, weights: Path, context: Context, expect: Expect) -> float:
-    plain = spec.model_copy(update={"weights": None})
+    plain = spec.model_copy(update={"checkpoint": None})
     model = context.build(plain, seed=0, weights=weights).to(context.accelerator.device)
     split = context.data.test if expect.split == "test" else context.data.validation
     return next(iter(context.validate(model, split).values()))
@@ -157,7 +162,7 @@ def _unexpected(expect: Expect, measured: float, context: Context, where: str) -
         low, high = wanted - expect.tolerance, wanted + expect.tolerance
     # Rounding of a share of that many samples is not a deviation.
     if low - 1e-9 <= measured <= high + 1e-9:
-        context.watch.say(
+        context.progress.say(
             f"{where}: accuracy {measured:.2%} on {total} {expect.split} samples, as expected "
             f"({wanted:.2%})"
         )
@@ -176,7 +181,9 @@ def chance_notes(record: Record) -> Iterator[str]:
     """Yield descriptions of a stage's models that are no better than chance."""
     for artefact in record.artefacts:
         found = artefact.chance
-        if found is None or (artefact.role == "teacher" and record.stage not in {"load", "teach"}):
+        if found is None or (
+            artefact.role == "teacher" and record.stage not in {"load", "train_teacher"}
+        ):
             continue
         if found.is_chance:
             yield f"{artefact.label}: no better than chance: {found}."

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
 from limbeck.pipeline.candidate import Artefact, State
 from limbeck.pipeline.context import EVALUATION_BATCH, Context
-from limbeck.pipeline.versions import versions
-from limbeck.teachers import EnsembleTeacher, FrozenTeacher, RecordedTeacher, Teacher
+from limbeck.pipeline.results import versions
+from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, Teacher
 
 if TYPE_CHECKING:
     from limbeck.tasks import Batch, Task
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 
 
-class Committee(nn.Module):
+class EnsembleModule(nn.Module):
     """An ensemble as one module, for export and measurement.
 
     Args:
@@ -55,7 +55,7 @@ def member_files(count: int) -> tuple[str, ...]:
 def publish_teacher(context: Context, state: State) -> Artefact:
     """Export the teachers as an ensemble, and evaluate it on validation."""
     models = _models(context, state)
-    model = models[0] if len(models) == 1 else Committee(models, context.task)
+    model = models[0] if len(models) == 1 else EnsembleModule(models, context.task)
     label = "teacher" if len(models) == 1 else f"ensemble of {len(models)}"
     return context.publish(model, role="teacher", label=label, weights=(), changes=state.changes)
 
@@ -79,7 +79,10 @@ def _models(context: Context, state: State) -> list[nn.Module]:
     """Build the teachers in their saved state, whatever they started from."""
     return [
         context.build(
-            spec.model_copy(update={"weights": None}), seed=0, weights=path, changes=state.changes
+            spec.model_copy(update={"checkpoint": None}),
+            seed=0,
+            weights=path,
+            changes=state.changes,
         )
         for spec, path in zip(context.recipe.teachers, state.weights, strict=True)
     ]
@@ -91,27 +94,27 @@ def check_recordable(context: Context) -> None:
     Raises:
         InputError: Augmentation has no stated number of views.
     """
-    from limbeck.data.knowledge import key_of
+    from limbeck.data.cache import key_of
 
     key_of(context.data, teacher="")
 
 
-def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
+def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
     """Open the cache of this teacher's outputs, and fill it if needed."""
-    from limbeck.data.knowledge import KnowledgeStore, key_of
+    from limbeck.data.cache import TeacherCache, key_of
 
     train = context.data.train
     train.set_seed(context.seed)
     key = key_of(context.data, teacher=_answering(context, teacher))
-    store = KnowledgeStore(
-        context.knowledge / fingerprint.of_json(key)[:16],
+    store = TeacherCache(
+        context.teacher_cache / fingerprint.of_json(key)[:16],
         key=key,
         rows=len(train),
         views=train.views or 1,
         classes=len(context.task.classes),
     )
     if context.main and not store.complete:
-        context.watch.say(f"recording the teacher's predictions in {store.folder}")
+        context.progress.say(f"recording the teacher's predictions in {store.folder}")
         ticker = context.ticker("recording the teacher")
         store.record(
             lambda batch: _logits(context, teacher, batch),
@@ -121,8 +124,8 @@ def recorded_of(context: Context, teacher: Teacher) -> RecordedTeacher:
         )
     context.accelerator.wait_for_everyone()
     if not store.complete:  # filled by another process
-        return recorded_of(context, teacher)
-    return RecordedTeacher(store, fingerprint=teacher.fingerprint)
+        return cached_teacher(context, teacher)
+    return CachedTeacher(store, fingerprint=teacher.fingerprint)
 
 
 def _answering(context: Context, teacher: Teacher) -> str:

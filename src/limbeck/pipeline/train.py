@@ -1,22 +1,156 @@
-"""Training of one model within a stage: saves its weights, and returns its curve."""
+"""Trial of one training step on the hardest batches of an epoch, before training."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.objective import TrainingSet
 from limbeck.pipeline.candidate import Role
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.rehearsal import probe
+from limbeck.pipeline.dry_run import example_batch
+from limbeck.pipeline.validate import inside
 from limbeck.report.result import Curve
 from limbeck.schemes import Offline
-from limbeck.training import Training, fit
+from limbeck.training import Training, data, fit
 
 if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.objective import Objective
+    from limbeck.tasks import Batch
     from limbeck.teachers import Teacher
+
+
+CHECKED = 8
+"""Number of samples on which each term is checked: with fewer, a relation may be constant."""
+
+
+def try_training(context: Context, scheme: Offline, settings: Training, *, where: str) -> None:
+    """Check every term, then run forward and backward in training mode on two batches.
+
+    One batch has the configured size, with the longest texts and a row of each class; the other is
+    the smallest of an epoch. Weights, buffers, gradients, modes and random states are restored.
+
+    Args:
+        context: The context, with data and device.
+        scheme: The distillation scheme, which defines a step.
+        settings: The settings of the training.
+        where: The stage's place in the recipe.
+
+    Raises:
+        InputError: A term or a batch fails, with the error and its origin.
+    """
+    import torch
+
+    largest, smallest = _rows(context, settings)
+    with _undisturbed(scheme):
+        _placed(lambda: scheme.check_terms(_batch(context, largest[:CHECKED])), where)
+        for rows in dict.fromkeys((tuple(largest), tuple(smallest))):
+            batch = _batch(context, list(rows))
+            try:
+                scheme.train()
+                with _autocast(context, settings), torch.enable_grad():
+                    _placed(lambda: _step(scheme, batch), where)  # noqa: B023 - called at once
+            except InputError:
+                raise
+            # Models and losses are third-party code, and raise errors of many types.
+            except Exception as error:
+                raise InputError(_problem(context, batch, where, error)) from error
+
+
+def _step(scheme: Offline, batch: Batch) -> None:
+    losses = scheme.step(batch, 0.0)
+    losses.check()
+    losses.total.backward()
+
+
+def _placed(work: Callable[[], object], where: str) -> None:
+    """Prefix the paths of refused terms with the stage's path."""
+    try:
+        work()
+    except InputError as error:
+        raise InputError(*inside(error, f"{where}.objective")) from error
+
+
+def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
+    """Return the rows of the largest and of the smallest batch."""
+    train, accelerator = context.data.train, context.accelerator
+    processes = accelerator.num_processes
+    batches = data.batches(
+        len(train), size=settings.batch_size, seed=context.seed, epoch=0, processes=processes
+    )
+    shares = [
+        data.share(batch, rank=accelerator.process_index, processes=processes)
+        for batch in (max(batches, key=len), min(batches, key=len))
+    ]
+    count = len(shares[0])
+    labels = train.labels.tolist()
+    firsts = {label: row for row, label in reversed([*enumerate(labels)])}
+    # A row of each class, the longest and the shortest text, then others to fill the batch.
+    chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
+    return list(dict.fromkeys(chosen))[:count], shares[1]
+
+
+def _batch(context: Context, rows: list[int]) -> Batch:
+    batch: Batch = context.data.train.__getitems__(rows)
+    return {name: tensor.to(context.accelerator.device) for name, tensor in batch.items()}
+
+
+def _autocast(context: Context, settings: Training) -> AbstractContextManager[object]:
+    import torch
+
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
+    device = context.accelerator.device.type
+    return torch.autocast(device, half or torch.bfloat16, enabled=half is not None)
+
+
+def _problem(context: Context, batch: Batch, where: str, error: Exception) -> Problem:
+    shapes = {name: tuple(batch[name].shape) for name in context.task.inputs}
+    first = str(error).strip().splitlines()[:1] or [""]
+    fix = f"It raised {type(error).__name__}: {first[0]}"
+    if isinstance(error, LimbeckError):
+        fix = str(error)
+    elif len(batch["labels"]) == 1:
+        fix += f" An epoch of {len(context.data.train)} samples ends in a batch of one: "
+        fix += "change `batch_size`."
+    return Problem(where, shapes, "batches on which a step of the training works", fix)
+
+
+@contextmanager
+def _undisturbed(scheme: Offline) -> Iterator[None]:
+    """Restore buffers, gradients, modes and random states after the block."""
+    import numpy as np
+    import torch
+
+    modes = {module: module.training for module in scheme.modules()}
+    kept = {module: dict(module._buffers) for module in modes}
+    values = {
+        module: {name: None if one is None else one.clone() for name, one in buffers.items()}
+        for module, buffers in kept.items()
+    }
+    gradients = {parameter: parameter.grad for parameter in scheme.parameters()}
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        with torch.no_grad():
+            for module, buffers in kept.items():
+                module._buffers.update(buffers)
+                for name, buffer in buffers.items():
+                    value = values[module][name]
+                    if buffer is not None and value is not None:
+                        buffer.copy_(value)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def train(
@@ -41,7 +175,7 @@ def train(
         context.task,
         objective,
         teacher=teacher,
-        probe=probe(context),
+        probe=example_batch(context),
         training_set=training_set(context),
     )
     context.data.train.set_seed(context.seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem
-from limbeck.terms.term import PYTHON
+from limbeck.objective.terms import PYTHON
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
@@ -20,7 +20,7 @@ def named_code(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the callables that a recipe refers to, with their paths, without importing.
 
     Example:
-        >>> from limbeck.pipeline.resolve import resolve
+        >>> from limbeck.pipeline.load_recipe import resolve
         >>> student = "student={source: python, name: 'nets.py:build'}"
         >>> named_code(resolve("digits", [student]))
         [('student.name', 'nets.py:build')]

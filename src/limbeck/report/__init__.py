@@ -5,7 +5,7 @@ from limbeck.report.compare import render_comparison, render_comparison_page
 from limbeck.report.load import load_run
 from limbeck.report.page import render_page
 from limbeck.report.result import RunResult
-from limbeck.report.terminal import verdict_lines
+from limbeck.report.verdict import verdict_lines
 
 __all__ = [
     "RunResult",

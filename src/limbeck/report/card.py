@@ -6,13 +6,13 @@ from typing import Any
 
 import yaml
 
-from limbeck.report import format as fmt
+from limbeck.display import format as fmt
+from limbeck.display.format import bullets, code, plain, table
 from limbeck.report import tables, verdict
-from limbeck.report.figures import figures, first
-from limbeck.report.markdown import bullets, code, plain, table
 from limbeck.report.page import notes
 from limbeck.report.result import RunResult
 from limbeck.report.usage import usage as default_usage
+from limbeck.report.verdict import figures, first
 
 _LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0"}
 
@@ -142,7 +142,7 @@ def _made(result: RunResult, digest: str | None) -> str:
     version = made.versions.get("limbeck", "")
     lines = [
         f"Made with limbeck {version}".rstrip() + f" by {code(made.command)}",
-        f"Started {fmt.moment(made.started)}, took {fmt.duration(made.seconds)}; "
+        f"Started {fmt.timestamp(made.started)}, took {fmt.duration(made.seconds)}; "
         f"seeds {', '.join(map(str, result.seeds))}",
         f"Measured on {plain(made.hardware.processor)}, {fmt.plural(made.hardware.cores, 'core')}, "
         f"{plain(made.hardware.system)}",

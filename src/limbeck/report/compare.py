@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from limbeck.evaluate.front import Direction, knee, pareto
-from limbeck.report import alike, verdict
-from limbeck.report import format as fmt
-from limbeck.report.charts.pareto import Point
-from limbeck.report.charts.pareto import pareto as draw
-from limbeck.report.figures import figures
-from limbeck.report.markdown import plain, table
-from limbeck.report.panels.panel import Panel, percent_tick
+from limbeck.display import format as fmt
+from limbeck.display.blocks import Panel, percent_tick
+from limbeck.display.format import plain, table
+from limbeck.display.pareto import Point
+from limbeck.display.pareto import pareto as draw
+from limbeck.evaluate.pareto import Direction, knee, pareto
+from limbeck.report import comparable_runs, verdict
 from limbeck.report.result import RunResult
 from limbeck.report.template import render
+from limbeck.report.verdict import figures
 
 HEAD = (
     "run",
@@ -69,8 +69,12 @@ def _record(result: RunResult) -> dict[str, object]:
 def render_comparison(results: Sequence[RunResult]) -> str:
     """Write the runs as Markdown: a table, the caveats, then the groups of comparable runs."""
     parts = [table(HEAD, comparison_rows(results)), MEANING, *map(plain, differences(results))]
-    for group in alike.groups(results):
-        parts += [f"## {plain(group.title)}", table(alike.HEAD, group.rows), alike.HOW]
+    for group in comparable_runs.comparable_runs(results):
+        parts += [
+            f"## {plain(group.title)}",
+            table(comparable_runs.HEAD, group.rows),
+            comparable_runs.HOW,
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -83,9 +87,9 @@ def render_comparison_page(results: Sequence[RunResult]) -> str:
         rows=comparison_rows(results),
         differences=differences(results),
         panels=fronts(results),
-        groups=alike.groups(results),
-        group_head=alike.HEAD,
-        group_meaning=alike.HOW,
+        groups=comparable_runs.comparable_runs(results),
+        group_head=comparable_runs.HEAD,
+        group_meaning=comparable_runs.HOW,
         names=[result.name for result in results],
     )
 

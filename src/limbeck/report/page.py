@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import yaml
 
-from limbeck.report import format as fmt
+from limbeck.display import format as fmt
 from limbeck.report import tables, verdict
-from limbeck.report.chapter import sections
-from limbeck.report.claims import unsaid
-from limbeck.report.panels.calibration import calibration
-from limbeck.report.panels.chain import chain
-from limbeck.report.panels.classes import closest, confusion, similarity
-from limbeck.report.panels.labels_alone import in_words, labels_alone
-from limbeck.report.panels.samples import samples
-from limbeck.report.panels.training import other_seeds, training
+from limbeck.report.missing_evidence import missing_evidence
+from limbeck.report.panels import calibration, chain, in_words, labels_alone, other_seeds, training
 from limbeck.report.result import BudgetCheck, RunResult
+from limbeck.report.samples import closest, confusion, samples, similarity
+from limbeck.report.sections import sections
 from limbeck.report.template import render
 
 
@@ -54,7 +50,7 @@ def render_page(result: RunResult) -> str:
         alike=closest(result),
         samples=samples(result),
         chapters=sections(result),
-        unsaid=unsaid(result),
+        unsaid=missing_evidence(result),
         tables={
             "quality": tables.quality(result),
             "cost": tables.cost(result),
@@ -122,7 +118,7 @@ def _environment(result: RunResult) -> list[tuple[str, str]]:
     made, machine = result.environment, result.environment.hardware
     return [
         ("Command", made.command),
-        ("Started", fmt.moment(made.started)),
+        ("Started", fmt.timestamp(made.started)),
         ("Took", fmt.duration(made.seconds)),
         ("Seeds", ", ".join(map(str, result.seeds))),
         ("Processor", f"{machine.processor}, {fmt.plural(machine.cores, 'core')}"),

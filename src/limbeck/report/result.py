@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from limbeck.evaluate.accuracy import Accuracy
-from limbeck.evaluate.calibration import Calibration
-from limbeck.evaluate.cost import Cost
+from limbeck.core.measurement import Result
+from limbeck.evaluate.calibration.metrics import Calibration
+from limbeck.evaluate.costs import Cost
 from limbeck.evaluate.evaluation import Evaluation
-from limbeck.evaluate.fidelity import Fidelity, Parity
 from limbeck.evaluate.hardware import Hardware
-from limbeck.evaluate.interval import Result, Summary
+from limbeck.evaluate.intervals import Summary
+from limbeck.evaluate.metrics import Accuracy, Fidelity, Parity
 
 Role = Literal["teacher", "student", "baseline"]
 

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from limbeck.evaluate.cost import Latency
-from limbeck.evaluate.fidelity import Fidelity, Parity
-from limbeck.report import format as fmt
-from limbeck.report.figures import all_threads, first, one_thread
-from limbeck.report.result import Link, Measured, Role, RunResult
+from limbeck.display import format as fmt
+from limbeck.display.blocks import Column, Row, Table
+from limbeck.evaluate.costs import Latency
+from limbeck.evaluate.metrics import Fidelity, Parity
+from limbeck.report.result import Link, Measured, RunResult
+from limbeck.report.verdict import all_threads, first, one_thread
 
 _PERCENTILES: tuple[tuple[str, Callable[[Latency], float]], ...] = (
     ("p50", lambda latency: latency.p50),
     ("p90", lambda latency: latency.p90),
     ("p99", lambda latency: latency.p99),
 )
-
-
-@dataclass(frozen=True)
-class Column:
-    """The head of a column: the model of its figures."""
-
-    label: str
-    role: Role
-
-
-@dataclass(frozen=True)
-class Row:
-    """A quantity and its value in each column, as written."""
-
-    name: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its title and with a caption that states how it was measured."""
-
-    title: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
 
 
 def links(result: RunResult) -> tuple[Link, ...]:

@@ -6,7 +6,7 @@ from functools import cache
 
 import jinja2
 
-from limbeck.report import format as fmt
+from limbeck.display import format as fmt
 
 
 @cache

@@ -30,7 +30,6 @@ image = pixels.transpose(2, 0, 1)[None]
 print("class", classes[int(logits[0].argmax())])
 ```
 """
-
 _IMAGES_TORCH = """
 **From the weights**, in float as they were before any quantisation, with torch and safetensors:
 
@@ -47,7 +46,6 @@ with torch.no_grad():
     logits = model(torch.from_numpy(image))  # `image` as above
 ```
 """
-
 _TEXTS = """
 **From the ONNX file**, with numpy, tokenizers and onnxruntime (no torch, no limbeck), here:
 
@@ -72,7 +70,6 @@ inputs = {
 print("classes", [classes[number] for number in logits.argmax(axis=-1)])
 ```
 """
-
 _TEXTS_TORCH = """
 **From the weights**, in float as they were before any quantisation, with torch and safetensors:
 
@@ -89,7 +86,6 @@ with torch.no_grad():
     outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})  # as above
 ```
 """
-
 _TABLES = """
 **From the ONNX file**, with numpy and onnxruntime (no torch, no limbeck), here:
 
@@ -127,9 +123,7 @@ features = np.array([features], dtype=np.float32)
 print("class", classes[int(logits[0].argmax())])
 ```
 """
-
 _TABLES_TORCH = _IMAGES_TORCH.replace("(image))  # `image` as above", "(features))  # as above")
-
 _SNIPPETS = {"text": (_TEXTS, _TEXTS_TORCH), "tabular": (_TABLES, _TABLES_TORCH)}
 
 

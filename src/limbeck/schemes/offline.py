@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.parametrized import Penalizing, Progressive
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
-from limbeck.progressive import Penalizing, Progressive
 from limbeck.taps import Taps
 from limbeck.tasks import Batch, Response, Task
 from limbeck.teachers import Answer, Teacher
@@ -127,7 +127,7 @@ class Offline(nn.Module):
         """Return the student and the trained modules of the objective, by name."""
         return {"student": self.student, **self._objective.modules()}
 
-    def mass(self, batch: Batch) -> Tensor:
+    def total_weight(self, batch: Batch) -> Tensor:
         """Sum the weights of the batch's elements."""
         return self._task.weights(batch).sum()
 

@@ -28,7 +28,7 @@ class Scheme(Protocol):
         """Return every module that a checkpoint includes, by name; never a teacher."""
         ...
 
-    def mass(self, batch: Batch) -> Tensor:
+    def total_weight(self, batch: Batch) -> Tensor:
         """Compute the sum of the weights of a micro-batch's elements, before any model has run."""
         ...
 

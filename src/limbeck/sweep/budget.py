@@ -9,11 +9,11 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from limbeck.errors import InputError, Problem
-from limbeck.pipeline.problems import of_validation
-from limbeck.pipeline.reading import parse
+from limbeck.pipeline.load_recipe import parse
 from limbeck.pipeline.recipe import Budget, Positive
+from limbeck.pipeline.validate import of_validation
 from limbeck.report.result import BudgetCheck
-from limbeck.report.sweep_result import Figures, Trial
+from limbeck.report.sweep import Figures, Trial
 
 
 class Limits(Budget):

@@ -1,4 +1,4 @@
-"""Conclusion of a sweep: latencies measured in turn, the Pareto front, and the budget's choice."""
+"""Latency measurement of all trials in turn, so that disturbances affect all alike."""
 
 from __future__ import annotations
 
@@ -6,24 +6,57 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from limbeck.atomic import replacing_folder, write_json, write_text
+from limbeck.core.files import replacing_folder, write_json, write_text
+from limbeck.data.load import load
 from limbeck.errors import LimbeckError
-from limbeck.evaluate.front import knee, pareto
 from limbeck.evaluate.hardware import describe
-from limbeck.pipeline import folder as folders
-from limbeck.pipeline.versions import git_commit, versions
+from limbeck.evaluate.measure import Call, latencies
+from limbeck.evaluate.pareto import knee, pareto
+from limbeck.export.predictor import OnnxPredictor
+from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.recipe import Recipe
+from limbeck.pipeline.results import git_commit, versions
 from limbeck.report.load import load_run
 from limbeck.report.result import Environment
-from limbeck.report.sweep_page import render_sweep
-from limbeck.report.sweep_result import Chosen, Cost, SweepResult, Trial, View
+from limbeck.report.sweep import Chosen, Cost, SweepResult, Trial, View, render_sweep
 from limbeck.sweep.budget import Limits, choose
-from limbeck.sweep.objectives import directions, values
-from limbeck.sweep.plan import Plan, settled
-from limbeck.sweep.timing import timed
+from limbeck.sweep.plan import Plan, directions, settled, values
+from limbeck.tasks import Batch
+
+TOGETHER = 2e9
+"""The most bytes of files loaded at once for timing."""
+
+
+def timed(trials: Mapping[int, tuple[Recipe, Path]]) -> dict[int, float] | None:
+    """Measure the latency of several students at batch 1 on one thread, in turn.
+
+    Args:
+        trials: Each trial's recipe and run folder, by number.
+
+    Returns:
+        The median of each in milliseconds; `None` if they are too large to be loaded together.
+    """
+    files = {number: run / folders.STUDENT / "model.onnx" for number, (_, run) in trials.items()}
+    if not files or sum(file.stat().st_size for file in files.values()) > TOGETHER:
+        return None
+    examples: dict[str, Batch] = {}
+    calls: dict[str, Call] = {}
+    for number, (recipe, run) in trials.items():
+        data = recipe.data.model_dump_json()
+        if data not in examples:
+            loaded = load(recipe.data, workdir=run / folders.DATA)
+            examples[data] = loaded.validation.__getitems__([0])
+        predictor = OnnxPredictor(files[number], threads=1)
+        calls[str(number)] = partial(predictor.predict, predictor.feeds(examples[data]))
+    seconds = max(2.0, 0.1 * len(calls))
+    found = latencies(calls, threads=1, seconds=seconds)
+    return {int(number): latency.p50 for number, latency in found.items()}
+
 
 CHOSEN = "chosen"
 IN_TURN = (
@@ -32,6 +65,7 @@ IN_TURN = (
 )
 GRAIN, MEASURED = 1.05, {"latency", "memory", "energy"}
 """The ratio between the steps to which measured costs are rounded: smaller gaps are noise."""
+
 APART = "Latencies were taken in each trial's own run: the files are too large to be timed in turn."
 VALIDATED = (
     "Accuracy is that on the validation samples, which have chosen: of the best of many it says "

@@ -1,4 +1,4 @@
-"""Execution of a sweep: worker processes, then the conclusion."""
+"""A worker of a sweep, which executes trials, each a run, until none are left."""
 
 from __future__ import annotations
 
@@ -6,25 +6,103 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from limbeck.core.files import WriteError
 from limbeck.errors import LimbeckError
-from limbeck.pipeline.watch import Unwatched, Watch
-from limbeck.report.sweep_result import SweepResult
+from limbeck.pipeline.progress import NullReporter, ProgressReporter
+from limbeck.pipeline.runner import run
+from limbeck.report.sweep import Figures, SweepResult
 from limbeck.sweep.budget import Limits
 from limbeck.sweep.conclude import conclude
-from limbeck.sweep.plan import Plan
-from limbeck.sweep.study import Study
-from limbeck.sweep.work import work
+from limbeck.sweep.plan import Plan, figures_of, settled
+from limbeck.sweep.share import share, teaching
+from limbeck.sweep.study import Study, Taken
+
+TEACHERS = ".teachers"
+
+
+def work(plan: Plan, watch: ProgressReporter) -> None:
+    """Run trials until the plan's number or its timeout is reached.
+
+    A failed trial is stored with its reason, and the next one begins.
+
+    Args:
+        plan: The plan of the sweep.
+        watch: The progress reporter.
+
+    Raises:
+        InputError: Optuna is not installed, or the folder holds a sweep with another plan.
+        WriteError: The disk is full; the current trial is repeated next time.
+        KeyboardInterrupt: The user interrupted; likewise.
+    """
+    end = None if plan.timeout is None else time.monotonic() + plan.timeout
+    study = Study(plan)
+    with study.worked():
+        while end is None or time.monotonic() < end:
+            taken = study.take()
+            if taken is None:
+                return
+            watch.say(f"Trial {taken.number} (of {plan.trials}): {written(taken.settings)}")
+            _do(plan, study, taken, watch)
+
+
+def written(settings: dict[str, Any]) -> str:
+    """Write settings on one line.
+
+    Example:
+        >>> written({"student.width": 4, "stages.distill.epochs": 2})
+        'student.width=4, stages.distill.epochs=2'
+    """
+    return ", ".join(f"{path}={value}" for path, value in settings.items())
+
+
+def _do(plan: Plan, study: Study, taken: Taken, watch: ProgressReporter) -> None:
+    clock = time.monotonic()
+    try:
+        figures = _figures(plan, taken, watch)
+        study.finish(taken, figures, time.monotonic() - clock)
+        return
+    except WriteError:
+        raise  # it would affect every later trial too
+    except LimbeckError as error:
+        reason = str(error)
+    # Models and exporters are third-party code: any error type can occur.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    study.fail(taken, reason, time.monotonic() - clock)
+    watch.say(f"  failed: {reason}")
+
+
+def _figures(plan: Plan, taken: Taken, watch: ProgressReporter) -> Figures:
+    recipe, folder = settled(plan.content, taken.settings), plan.folder(taken.number)
+    with teaching(recipe, plan.out / TEACHERS):
+        share(recipe, folder, _runs(plan))
+        # A trial that was killed resumes from its checkpoint, bit for bit.
+        return figures_of(run(recipe, out=folder, resume=True, watch=watch))
+
+
+def _runs(plan: Plan) -> list[Path]:
+    """Return the trials' folders, newest first: those were made by the newest code."""
+    found = (plan.out / "trials").glob("[0-9]*")
+    return sorted(found, key=lambda run: int(run.name), reverse=True)
+
 
 INTERRUPTED = 130
 
 
 def sweep(
-    plan: Plan, *, workers: int = 1, limits: Limits | None = None, watch: Watch | None = None
+    plan: Plan,
+    *,
+    workers: int = 1,
+    limits: Limits | None = None,
+    watch: ProgressReporter | None = None,
 ) -> SweepResult:
     """Run the trials that are not finished yet, and return the front and the chosen trial.
 
@@ -41,7 +119,7 @@ def sweep(
     """
     Study(plan)  # reports its problems once, not once per worker
     with _helped(plan, workers - 1):
-        work(plan, watch or Unwatched())
+        work(plan, watch or NullReporter())
     return conclude(plan, Study(plan).trials(), limits)
 
 
@@ -86,7 +164,7 @@ def _help(plan: Plan) -> None:
     """Run as a worker process: without output, and ended by the first interrupt of several."""
     signal.signal(signal.SIGINT, _once)
     try:
-        work(plan, Unwatched())
+        work(plan, NullReporter())
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except LimbeckError as error:

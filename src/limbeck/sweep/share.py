@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from limbeck import fingerprint
-from limbeck.atomic import write_text
-from limbeck.callables import deferred
+from limbeck.core import fingerprint
+from limbeck.core.files import write_text
+from limbeck.core.imports import deferred
 from limbeck.errors import InputError
-from limbeck.pipeline import folder as folders
-from limbeck.pipeline.chain import loads_teacher
-from limbeck.pipeline.reading import read
+from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.load_recipe import read
+from limbeck.pipeline.stage_order import loads_teacher
 from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.validate import validate
-from limbeck.sweep.locks import held
+from limbeck.sweep.study import held
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError, Problem, gathering
-from limbeck.pipeline.problems import RefusedError, of_validation
-from limbeck.pipeline.reading import parse, read
+from limbeck.pipeline.load_recipe import parse, read
+from limbeck.pipeline.validate import RefusedError, of_validation
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -154,7 +154,8 @@ def space_of(varied: Sequence[str], file: Path | None) -> Space:
     """Parse a space from `--vary` options and a `--space` file.
 
     Args:
-        varied: Texts such as `student.width=4,8,16` or `stages.teach.learning_rate=1e-3..0.1:log`.
+        varied: Texts such as `student.width=4,8,16` or
+            `stages.train_teacher.learning_rate=1e-3..0.1:log`.
         file: A YAML file: each path with a list, or with `{low, high, step}`, or `log: true`.
 
     Raises:

@@ -1,9 +1,10 @@
-"""The Optuna study of a sweep: its trials, their workers and their outcomes."""
+"""File locks held by one process; the operating system releases them when it dies."""
 
 from __future__ import annotations
 
 import os
 import random
+import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,21 +13,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
+from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
-from limbeck.optional import require
-from limbeck.report.sweep_result import Figures, Trial
-from limbeck.sweep.locks import held, is_held
-from limbeck.sweep.objectives import directions, values
-from limbeck.sweep.plan import LOCK, NEUTRAL, STUDY, Plan
-from limbeck.sweep.sampler import Sampler
+from limbeck.report.sweep import Figures, Trial
+from limbeck.sweep.plan import LOCK, NEUTRAL, STUDY, Plan, Sampler, directions, values
 from limbeck.sweep.space import coded, grid, key, size
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Lock a file, waiting until it is free, and release it at the end of the block.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "lock"
+        >>> with held(path):
+        ...     is_held(path)
+        True
+        >>> is_held(path)
+        False
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        _lock(file.fileno(), wait=True)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a living process holds the lock of a file."""
+    try:
+        with path.open("r+") as file:
+            return not _lock(file.fileno(), wait=False)
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    if sys.platform == "win32":  # pragma: no cover - no advisory locks of this kind there
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
 
 NAME = "sweep"
 WORKERS = ".workers"
 BEGUN, ENDED = "begun", "ended"
 LISTED = 100_000
 """The most settings searched for one that was not tried yet."""
+
 GENERATION = 12
 """The NSGA-II population size: a sweep has tens of trials, not thousands."""
 

@@ -8,10 +8,16 @@ from types import TracebackType
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
-from limbeck.taps.compiled import listen_inside, region_of
-from limbeck.taps.hooks import Remove, listen
+from limbeck.taps.hooks import (
+    Record,
+    Remove,
+    Source,
+    attach_listener,
+    listen_inside,
+    region_of,
+    sources,
+)
 from limbeck.taps.paths import Tap, resolve
-from limbeck.taps.record import Record, Source, sources
 
 
 class Taps:
@@ -57,7 +63,7 @@ class Taps:
     def __enter__(self) -> Taps:
         for region, group in self._sources.items():
             if region is None:
-                self._removers += [listen(source, self._record) for source in group]
+                self._removers += [attach_listener(source, self._record) for source in group]
             else:
                 self._removers.append(listen_inside(region, group, self._record))
         return self

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from limbeck.taps.hooks import first_tensor
 from limbeck.taps.paths import named
-from limbeck.taps.record import first_tensor
 
 
 class Layer(NamedTuple):

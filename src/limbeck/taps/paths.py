@@ -15,7 +15,6 @@ from torch import nn
 from limbeck.errors import InputError, Problem, did_you_mean
 
 Side: TypeAlias = Literal["input", "output"]
-
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _SUFFIX = re.compile(r"(?P<path>.*?)(?:@(?P<call>\d+))?(?::(?P<side>input|output))?", re.DOTALL)
 _WILD = "*?["
@@ -26,20 +25,20 @@ class Tap(NamedTuple):
 
     Attributes:
         name: The path as given by the user.
-        way: The modules from the root to the tapped one.
+        module_path: The modules from the root to the tapped one.
         side: Output or input.
         call: The index of the call, from 0; None is the last one.
     """
 
     name: str
-    way: tuple[nn.Module, ...]
+    module_path: tuple[nn.Module, ...]
     side: Side
     call: int | None
 
     @property
     def module(self) -> nn.Module:
         """Return the tapped module."""
-        return self.way[-1]
+        return self.module_path[-1]
 
 
 def expand(module: nn.Module, pattern: str) -> list[str]:

@@ -1,19 +1,16 @@
 """Representations of a teacher's soft targets.
 
 The teacher's distribution is kept as all logits, top-k classes, sampled classes, or hidden states
-with the head. `limbeck.losses.divergence` and `fused_divergence` accept any of them.
+with the head. `limbeck.losses.divergences` and `fused_divergence` accept any of them.
 """
 
 from typing import TypeAlias
 
-from limbeck.targets.dense import DenseTargets
+from limbeck.targets.categorical import DenseTargets, Rows, TopKTargets
 from limbeck.targets.head import HeadTargets, capped, head_problems
-from limbeck.targets.rows import Rows
 from limbeck.targets.sampled import SampledTargets
-from limbeck.targets.top_k import TopKTargets
 
 Targets: TypeAlias = DenseTargets | TopKTargets | SampledTargets | HeadTargets
-
 __all__ = [
     "DenseTargets",
     "HeadTargets",

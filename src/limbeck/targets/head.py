@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from limbeck.core.numeric import is_positive, without_autocast
 from limbeck.errors import InputError, Problem
-from limbeck.numbers import is_positive
-from limbeck.precision import without_autocast
-from limbeck.targets.dense import DenseTargets
-from limbeck.targets.rows import Rows
+from limbeck.targets.categorical import DenseTargets, Rows
 
 
 @dataclass(frozen=True, eq=False)

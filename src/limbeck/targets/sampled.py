@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from limbeck.core.numeric import is_positive, is_whole, precise
 from limbeck.errors import InputError, Problem
-from limbeck.numbers import is_positive, is_whole
-from limbeck.precision import precise
-from limbeck.targets.checks import check_logits, of_ids, of_shape
-from limbeck.targets.rows import Rows
+from limbeck.targets.categorical import Rows, check_logits, of_ids, of_shape
 
 
 @dataclass(frozen=True, eq=False)

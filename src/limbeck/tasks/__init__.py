@@ -3,9 +3,8 @@
 A task runs a model on a batch, flattens its outputs to elements, and defines loss and metrics.
 """
 
-from limbeck.registry import Registry, camel_case
+from limbeck.core.registry import Registry, camel_case
 from limbeck.tasks.task import Batch, Response, Task
 
 TASKS = Registry("limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks"))
-
 __all__ = ["TASKS", "Batch", "Response", "Task"]

@@ -50,7 +50,7 @@ class PerSample:
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
         """Run the model on a batch; elements are its samples, in order."""
-        (logits, auxiliary), label = self._run(model, batch), batch["label"]
+        (logits, auxiliary), label = self._run(model, batch), batch["labels"]
         mask = batch.get("attention_mask")
         return Response(
             outputs={"logits": logits},
@@ -65,7 +65,7 @@ class PerSample:
 
     def weights(self, batch: Batch) -> Tensor:
         """Return weight 1 for every sample, `[n]`."""
-        return torch.ones(len(batch["label"]), device=batch["label"].device)
+        return torch.ones(len(batch["labels"]), device=batch["labels"].device)
 
     def loss(self, response: Response) -> Tensor:
         """Compute the cross-entropy with the labels, one value per sample.

@@ -16,7 +16,7 @@ class ImageClassification(PerSample):
         >>> from torch import nn
         >>> task = ImageClassification(classes=("cat", "dog"))
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        >>> batch = {"image": torch.zeros(3, 1, 2, 2), "label": torch.tensor([0, 1, 1])}
+        >>> batch = {"image": torch.zeros(3, 1, 2, 2), "labels": torch.tensor([0, 1, 1])}
         >>> task.loss(task.respond(model, batch)).shape
         torch.Size([3])
     """

@@ -16,7 +16,7 @@ class TabularClassification(PerSample):
         >>> from torch import nn
         >>> task = TabularClassification(classes=("stays", "leaves"))
         >>> model = nn.Linear(4, 2)
-        >>> batch = {"features": torch.zeros(3, 4), "label": torch.tensor([0, 1, 1])}
+        >>> batch = {"features": torch.zeros(3, 4), "labels": torch.tensor([0, 1, 1])}
         >>> task.loss(task.respond(model, batch)).shape
         torch.Size([3])
     """

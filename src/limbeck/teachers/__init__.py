@@ -2,7 +2,7 @@
 
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.frozen import FrozenTeacher
-from limbeck.teachers.recorded import RecordedTeacher
+from limbeck.teachers.recorded import CachedTeacher
 from limbeck.teachers.teacher import Answer, Teacher
 
-__all__ = ["Answer", "EnsembleTeacher", "FrozenTeacher", "RecordedTeacher", "Teacher"]
+__all__ = ["Answer", "CachedTeacher", "EnsembleTeacher", "FrozenTeacher", "Teacher"]

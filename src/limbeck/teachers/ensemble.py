@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
 from limbeck.errors import InputError, Problem
 from limbeck.targets import DenseTargets
 from limbeck.tasks import Batch

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from limbeck import fingerprint
+from limbeck.core import fingerprint
 from limbeck.taps import Taps
 from limbeck.targets import DenseTargets
 from limbeck.tasks import Batch, Task
@@ -39,7 +39,7 @@ class FrozenTeacher(nn.Module):
         >>> model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(4, 2))
         >>> teacher = FrozenTeacher(model, ImageClassification(classes=("cat", "dog")))
         >>> _ = model.train()
-        >>> batch = {"image": torch.ones(3, 1, 2, 2), "label": torch.tensor([0, 1, 1])}
+        >>> batch = {"image": torch.ones(3, 1, 2, 2), "labels": torch.tensor([0, 1, 1])}
         >>> teacher.answer(batch).targets.logits.requires_grad, model[1].training
         (False, False)
     """

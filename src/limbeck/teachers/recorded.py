@@ -14,14 +14,14 @@ from limbeck.teachers.teacher import Answer
 
 
 class Record(Protocol):
-    """A cache of outputs, one row per sample and view (`limbeck.data.knowledge`)."""
+    """A cache of outputs, one row per sample and view (`limbeck.data.cache`)."""
 
     def lookup(self, index: Tensor, view: Tensor) -> Tensor:
         """Return the logits of samples `index [n]` in views `view [n]`."""
         ...
 
 
-class RecordedTeacher(nn.Module):
+class CachedTeacher(nn.Module):
     """The cached outputs of a frozen teacher, without the teacher.
 
     Outputs are keyed by sample and view, never by position in an epoch: shuffled or augmented
@@ -49,7 +49,7 @@ class RecordedTeacher(nn.Module):
             InputError: A path is given.
         """
         if paths := list(paths):
-            fix = "Use the teacher itself: a FrozenTeacher, or `recorded: false` in a recipe."
+            fix = "Use the teacher itself: a FrozenTeacher, or `cache_teacher: false` in a recipe."
             raise InputError(Problem("teacher", paths, "terms on recorded answers only", fix))
 
     def answer(self, batch: Batch) -> Answer:

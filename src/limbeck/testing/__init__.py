@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.testing import extremes, forms, fused, laws, masks, transforms
+from limbeck.testing import forms, laws, masks, transforms
 from limbeck.testing.subject import FILLED, Draw, Kind, Reference, Subject
 
 __all__ = ["LAWS", "BrokenLawError", "Draw", "Kind", "Reference", "audit_loss", "check_loss"]
-
 Law: TypeAlias = Callable[[Subject], Iterator[str]]
-
 _SHOWN = 3  # violations of one law that an audit reports
 
 
@@ -171,14 +169,13 @@ LAWS: dict[int, Law] = {
     6: laws.split,
     7: masks.masked,
     8: laws.symmetry,
-    9: extremes.finite,
-    10: fused.fused,
+    9: laws.finite,
+    10: forms.fused,
     11: forms.sparse,
     12: forms.padding,
     13: forms.ends,
     15: transforms.transforms,
 }
-
 _OF_KIND: dict[str, frozenset[int]] = {
     "divergence": frozenset(LAWS) - {10},
     "response": frozenset({0, 1, 3, 4, 5, 6, 7, 8, 9, 15}),

@@ -10,10 +10,19 @@ import torch
 from torch import Tensor
 
 from limbeck.objective import Objective
+from limbeck.objective.terms import Term
 from limbeck.targets import DenseTargets
-from limbeck.terms import Term
-from limbeck.testing.distance import apart, farthest, largest
-from limbeck.testing.subject import OF_LOGITS, Features, Inputs, Subject, each, parts
+from limbeck.testing.subject import (
+    OF_LOGITS,
+    Features,
+    Inputs,
+    Subject,
+    apart,
+    each,
+    farthest,
+    largest,
+    parts,
+)
 
 _EXACT = 1e-9
 _SPOILT = 1e4  # the factor on the student's values where they are masked

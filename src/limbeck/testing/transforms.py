@@ -12,8 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
-from limbeck.testing.distance import largest
-from limbeck.testing.subject import Features, Inputs, Subject, each, parts
+from limbeck.testing.subject import Features, Inputs, Subject, each, largest, parts
 
 _EXACT, _NUMERIC = (
     1e-8,
@@ -22,10 +21,8 @@ _EXACT, _NUMERIC = (
 _ROUNDED = 1e-3  # of the same operations in lower precision
 _STEP = 1e-5
 _COPIES = 3  # the number of input sets for `vmap`
-
 # Exceptions that count as a refusal; any other one is an error of the loss.
 REFUSALS = (LimbeckError, RuntimeError, NotImplementedError)
-
 Loss: TypeAlias = Callable[[Features], Tensor]
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from limbeck.atomic import WriteError
+import torch
+
+from limbeck.core.files import WriteError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +65,7 @@ class Log:
             except OSError as error:
                 raise self._not_written(error) from error
 
-    def settle(self) -> int:
+    def flush(self) -> int:
         """Flush the log to disk, and return the file's size; 0 in other processes.
 
         Raises:
@@ -77,3 +82,108 @@ class Log:
 
     def _not_written(self, error: OSError) -> WriteError:
         return WriteError(f"{self._path}: could not be written ({error.strerror or error}).")
+
+
+@dataclass(frozen=True)
+class History:
+    """The history of a training.
+
+    Attributes:
+        rows: One row per epoch: losses by term, raw and weighted, and validation metrics.
+            Non-finite metrics are omitted.
+        best_epoch: The epoch, from 1, whose weights were kept.
+        steps: The number of optimiser steps.
+        stopped_early: Whether early stopping ended the training.
+    """
+
+    rows: tuple[dict[str, float], ...]
+    best_epoch: int
+    steps: int
+    stopped_early: bool
+
+
+@dataclass
+class Progress:
+    """The position of a training; with the seed it is the sampler's position too.
+
+    Attributes:
+        epoch: The number of finished epochs.
+        step: The number of finished optimiser steps.
+        best_score: The best validation score so far.
+        best_epoch: The epoch, from 1, with the best score; the last one in a tie.
+        since_better: The number of epochs without improvement.
+        rows: One row per finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_score: float = -math.inf
+    best_epoch: int = 0
+    since_better: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def choose(self, score: float) -> bool:
+        """Record the score of a finished epoch; return whether its weights are the best so far.
+
+        In a tie the later epoch wins, since its learning rate is smaller. Patience counts strict
+        improvements only. NaN is worse than any score.
+
+        Example:
+            >>> progress = Progress(epoch=1)
+            >>> [progress.choose(score) for score in (float("nan"), 0.9, 0.8, 0.9)]
+            [True, True, False, True]
+            >>> progress.since_better
+            2
+        """
+        score = -math.inf if math.isnan(score) else score
+        self.since_better = 0 if score > self.best_score else self.since_better + 1
+        if score < self.best_score:
+            return False
+        self.best_score, self.best_epoch = score, self.epoch
+        return True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the progress as plain data."""
+        return dataclasses.asdict(self)
+
+
+class RunningMean:
+    """Running sums of the losses by term, for this process's part of each step.
+
+    Python floats, added in the order of the steps, so that a resumed training is bit-identical.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> tally = Tally()
+        >>> tally.add({"train/loss": 1.0})
+        >>> tally.add({"train/loss": 2.0})
+        >>> tally.take(SimpleNamespace(num_processes=1))
+        {'train/loss': 1.5}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps: dict[str, int] = {}
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Add an optimiser step; losses measured in some steps only are averaged over those."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._steps[name] = self._steps.get(name, 0) + 1
+
+    def pop(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the means over the steps since the last call, over all processes."""
+        names, sums, steps = list(self._sums), list(self._sums.values()), self._steps
+        self._sums, self._steps = {}, {}
+        if accelerator.num_processes > 1 and names:
+            on_device = torch.tensor(sums, dtype=torch.float64, device=accelerator.device)
+            sums = accelerator.reduce(on_device, reduction="sum").tolist()
+        return {name: value / steps[name] for name, value in zip(names, sums, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums as plain data."""
+        return {"sums": dict(self._sums), "steps": dict(self._steps)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore saved sums."""
+        self._sums, self._steps = dict(state["sums"]), dict(state["steps"])

@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
+from limbeck.core.process import Interrupts
 from limbeck.errors import InputError, Problem
-from limbeck.interrupt import Interrupts
 from limbeck.tasks import Batch
-from limbeck.training import checkpoint, order, snapshot
-from limbeck.training.average import MovingAverage
-from limbeck.training.loader import Examples, load
-from limbeck.training.log import Log
-from limbeck.training.optimizer import rate
-from limbeck.training.preparation import prepared
-from limbeck.training.record import History
+from limbeck.training import checkpoint, data
+from limbeck.training.data import Examples, load
+from limbeck.training.log import History, Log
+from limbeck.training.optimizer import MovingAverage, rate
+from limbeck.training.prepare import Channel, prepared
 from limbeck.training.settings import Training
 from limbeck.training.step import Stepper
-from limbeck.training.synchronized_norm import Channel
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
-class Ticker(Protocol):
+class ProgressBar(Protocol):
     """The protocol of progress reporters: a progress bar, log lines, or nothing."""
 
     def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
@@ -66,7 +63,7 @@ def fit(
     seed: int,
     accelerator: Accelerator,
     resume: bool = True,
-    ticker: Ticker | None = None,
+    ticker: ProgressBar | None = None,
 ) -> History:
     """Train a scheme's student, and leave it with the weights of the best validation epoch.
 
@@ -122,7 +119,7 @@ class _Loop:
         folder: Path,
         seed: int,
         accelerator: Accelerator,
-        ticker: Ticker | None,
+        ticker: ProgressBar | None,
         channel: Channel,
     ) -> None:
         self.scheme, self.train, self.validate = scheme, train, validate
@@ -131,10 +128,10 @@ class _Loop:
         self.stepper = Stepper(scheme, settings, accelerator, channel)
         self.average = self._average()
         self.model = scheme.student if self.average is None else self.average.module
-        self.training = snapshot.identity(
+        self.training = checkpoint.identity(
             settings, seed=seed, samples=len(train), accelerator=accelerator
         )
-        self.state = snapshot.Run(
+        self.state = checkpoint.Run(
             modules=scheme.modules_to_save(),
             optimizer=self.stepper.optimizer,
             scaler=self.stepper.scaler,
@@ -142,12 +139,12 @@ class _Loop:
             channel=channel,
             log=Log(folder / "log.jsonl", accelerator),
         )
-        self.steps_an_epoch = -(-len(self._batches(0)) // settings.accumulate)
+        self.steps_an_epoch = -(-len(self._batches(0)) // settings.gradient_accumulation_steps)
         self.total = self.steps_an_epoch * settings.epochs
         self.saved_at = time.monotonic()
 
     def _average(self) -> MovingAverage | None:
-        decay = self.settings.ema
+        decay = self.settings.ema_decay
         return None if decay is None else MovingAverage(self.scheme.student, decay=decay)
 
     # -- from beginning to end --------------------------------------------------------------------
@@ -157,7 +154,7 @@ class _Loop:
         # No process may write while another one reads.
         self.accelerator.wait_for_everyone()
         if content is not None:
-            snapshot.unpack(self.state, content, self.training, self.accelerator)
+            checkpoint.unpack(self.state, content, self.training, self.accelerator)
             return
         self.state.log.begin()
         if self.accelerator.is_main_process:
@@ -195,7 +192,7 @@ class _Loop:
             self.ticker.tick(progress.step, self.total, self._note())
             self._save_if_due(interrupts.heard)
         metrics = self._validate()
-        row = self._row(self.state.epoch.take(self.accelerator)) | {
+        row = self._row(self.state.epoch.pop(self.accelerator)) | {
             f"validation/{name}": value for name, value in metrics.items() if math.isfinite(value)
         }
         row["seconds"] = time.monotonic() - started
@@ -210,7 +207,7 @@ class _Loop:
 
     def _step(self, micro_batches: list[Batch]) -> None:
         progress, every = self.state.progress, self.settings.log_every
-        losses = self.stepper.take(micro_batches, progress.step / self.total)
+        losses = self.stepper.train_step(micro_batches, progress.step / self.total)
         if self.average is not None:
             self.average.update()
         progress.step += 1
@@ -218,7 +215,7 @@ class _Loop:
         if every is not None:
             self.state.recent.add(losses)
             if progress.step % every == 0:
-                self.state.log.write(self._row(self.state.recent.take(self.accelerator)))
+                self.state.log.write(self._row(self.state.recent.pop(self.accelerator)))
 
     def _row(self, losses: Mapping[str, float]) -> dict[str, float]:
         step = self.state.progress.step
@@ -265,7 +262,7 @@ class _Loop:
     # -- data and checkpoints ---------------------------------------------------------------------
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        return order.batches(
+        return data.batches(
             len(self.train),
             size=self.settings.batch_size,
             seed=self.seed,
@@ -275,14 +272,14 @@ class _Loop:
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of each remaining optimiser step of the epoch."""
-        progress, accumulate = self.state.progress, self.settings.accumulate
+        progress, accumulate = self.state.progress, self.settings.gradient_accumulation_steps
         done = progress.step - progress.epoch * self.steps_an_epoch
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         rest = self._batches(progress.epoch)[done * accumulate :]
         batches = load(
             self.train,
-            [order.share(batch, rank=rank, processes=processes) for batch in rest],
-            workers=self.settings.workers,
+            [data.share(batch, rank=rank, processes=processes) for batch in rest],
+            workers=self.settings.num_workers,
             device=self.accelerator.device,
         )
         for _ in range(done, self.steps_an_epoch):
@@ -295,7 +292,7 @@ class _Loop:
             flags = torch.tensor([due, interrupted], device=self.accelerator.device).int()
             due, interrupted = self.accelerator.reduce(flags, reduction="sum").bool().tolist()
         if due or interrupted:
-            content = snapshot.pack(self.state, self.training, self.accelerator)
+            content = checkpoint.pack(self.state, self.training, self.accelerator)
             if self.accelerator.is_main_process:
                 checkpoint.save(self.folder, content, step=self.state.progress.step)
             self.saved_at = time.monotonic()

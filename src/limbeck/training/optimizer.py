@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.training.settings import Training
 
@@ -72,13 +73,69 @@ def rate(progress: float, settings: Training) -> float:
         [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     peak = settings.learning_rate
-    if progress < settings.warmup:
-        return peak * progress / settings.warmup
-    rest = (progress - settings.warmup) / (1 - settings.warmup) if settings.warmup < 1 else 0.0
-    match settings.decay:
+    if progress < settings.warmup_ratio:
+        return peak * progress / settings.warmup_ratio
+    rest = (
+        (progress - settings.warmup_ratio) / (1 - settings.warmup_ratio)
+        if settings.warmup_ratio < 1
+        else 0.0
+    )
+    match settings.lr_schedule:
         case "cosine":
             return peak * 0.5 * (1 + math.cos(math.pi * rest))
         case "linear":
             return peak * (1 - rest)
         case "constant":
             return peak
+
+
+class MovingAverage:
+    r"""The exponential moving average (EMA) of a model.
+
+    $$a_1 = w_1, \qquad a_t = d\,a_{t-1} + (1-d)\,w_t$$
+
+    Floating-point parameters and buffers are averaged, so that batch normalisation statistics fit
+    the averaged weights; other buffers, such as counters, are copied.
+
+    Args:
+        model: The model to average.
+        decay: d, in (0, 1).
+
+    Attributes:
+        module: A copy of the model with the averaged weights.
+        steps: The number of updates.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> average = MovingAverage(model, decay=0.75)
+        >>> for value in (4.0, 8.0):
+        ...     with torch.no_grad():
+        ...         _ = model.weight.fill_(value)
+        ...     average.update()
+        >>> average.module.weight.item()
+        5.0
+
+    Source: Polyak and Juditsky 1992; the averaging of buffers as in timm.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.steps = 0
+        self._decay = decay
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        real = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averaged = [ours for ours, _ in real], [theirs for _, theirs in real]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Update the average with the model's current weights; the first update copies them."""
+        ours, theirs = self._averaged
+        torch._foreach_lerp_(ours, theirs, 1.0 if self.steps == 0 else 1 - self._decay)
+        for copied, original in self._copied:
+            copied.copy_(original)
+        self.steps += 1
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

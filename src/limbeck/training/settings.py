@@ -31,7 +31,7 @@ class Training(BaseModel):
             "sample joins the one before it, since it has no batch statistics.",
         ),
     ] = 64
-    accumulate: Annotated[
+    gradient_accumulation_steps: Annotated[
         int,
         Field(
             ge=1,
@@ -46,19 +46,19 @@ class Training(BaseModel):
         float,
         Field(ge=0, le=1000, description="On matrices and kernels; never on biases or norms."),
     ] = 0.0
-    warmup: Annotated[
+    warmup_ratio: Annotated[
         Share, Field(description="Share of the steps over which the rate rises from 0.")
     ] = 0.1
-    decay: Annotated[
+    lr_schedule: Annotated[
         Literal["cosine", "linear", "constant"],
         Field(description="How the rate falls to 0 after warm-up."),
     ] = "cosine"
-    clip: Annotated[
+    max_grad_norm: Annotated[
         float | None, Field(gt=0, le=1e12, description="Largest norm of the whole gradient.")
     ] = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: Annotated[bool, Field(description="Compile the student with torch.compile.")] = False
-    ema: Annotated[
+    ema_decay: Annotated[
         float | None,
         Field(gt=0, lt=1, description="Keep a moving average of the weights; it is what is kept."),
     ] = None
@@ -74,7 +74,7 @@ class Training(BaseModel):
         Literal["best", "last"],
         Field(description="Whose weights are kept: the best epoch's on validation, or the last's."),
     ] = "best"
-    workers: Annotated[
+    num_workers: Annotated[
         int, Field(ge=0, le=256, description="Processes that load data; 0 loads in the loop.")
     ] = 0
     log_every: Annotated[

@@ -14,8 +14,8 @@ from torch import Tensor
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.tasks import Batch
 from limbeck.training.optimizer import build_optimizer, rate
+from limbeck.training.prepare import Channel, DivergedError
 from limbeck.training.settings import Training
-from limbeck.training.synchronized_norm import Channel, DivergedError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,7 +69,7 @@ class Stepper:
         half = settings.precision == "float16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=half)
 
-    def take(self, micro_batches: Sequence[Batch], progress: float) -> dict[str, float]:
+    def train_step(self, micro_batches: Sequence[Batch], progress: float) -> dict[str, float]:
         """Update the weights by the mean over all elements of all micro-batches of all processes.
 
         Args:
@@ -117,7 +117,7 @@ class Stepper:
         """Return each micro-batch's share in the mean of the whole step, over all processes."""
         if len(micro_batches) == 1 and self._alone:
             return [1.0]
-        masses = torch.stack([self._scheme.mass(batch) for batch in micro_batches]).double()
+        masses = torch.stack([self._scheme.total_weight(batch) for batch in micro_batches]).double()
         total = masses.sum()
         if not self._alone:
             total = self._accelerator.reduce(total, reduction="sum")
@@ -166,9 +166,9 @@ class Stepper:
         )
 
     def _move(self, progress: float) -> None:
-        if self._settings.clip is not None:
+        if self._settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate(progress, self._settings)
         self.scaler.step(self.optimizer)

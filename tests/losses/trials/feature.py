@@ -227,10 +227,10 @@ TRIALS = {
         trial(losses.overhaul, overhaul, margin=-0.5),
         learned(losses.overhaul, overhaul, "margin", [-0.2, -1.0, 0.0], MAP),
     ],
-    "review": [
-        trial(losses.review, review, shapes=((1, 5, 3), (1, 5, 3))),
-        trial(losses.review, review, shapes=(LAYERS, LAYERS)),
-        trial(losses.review, review, shapes=((3, 2), (3, 2))),
+    "review_kd": [
+        trial(losses.review_kd, review, shapes=((1, 5, 3), (1, 5, 3))),
+        trial(losses.review_kd, review, shapes=(LAYERS, LAYERS)),
+        trial(losses.review_kd, review, shapes=((3, 2), (3, 2))),
     ],
     "variational_information": [
         trial(losses.variational_information, variational_information, variance=2.0),

@@ -54,9 +54,7 @@ def dist(student, teacher, temperature=1.0, beta=2.0, gamma=2.0):
     return temperature**2 * (beta * (1 - rows) + gamma * (1 - columns))
 
 
-def multi_level(
-    student, teacher, temperatures=(2, 3, 4, 5, 6), instance=1.0, batch=1.0, classes=1.0
-):
+def mlkd(student, teacher, temperatures=(2, 3, 4, 5, 6), instance=1.0, batch=1.0, classes=1.0):
     total = 0.0
     for temperature in temperatures:
         q, p = soft(student, temperature), soft(teacher, temperature)
@@ -86,9 +84,9 @@ TRIALS = {
         trial(losses.dist, dist, kind="batch", without=[5]),
         trial(losses.dist, dist, kind="batch", without=[5], beta=1.0, gamma=0.5),
     ],
-    "multi_level": [
-        trial(losses.multi_level, multi_level, kind="batch"),
-        trial(losses.multi_level, multi_level, kind="batch", instance=0.0, temperatures=[4.0]),
+    "mlkd": [
+        trial(losses.mlkd, mlkd, kind="batch"),
+        trial(losses.mlkd, mlkd, kind="batch", instance=0.0, temperatures=[4.0]),
     ],
     # The scores, not the logits, are compared in the limit of large T.
     "standardized_kl": [

@@ -84,7 +84,7 @@ def correlation_congruence(student, teacher, kernel="gaussian", gamma=0.4, order
     return ((correlations(student) - correlations(teacher)) ** 2).sum() / len(student) ** 2
 
 
-def probabilistic_transfer(student, teacher):
+def pkt(student, teacher):
     def probabilities(features):
         f = rows(features)
         f = f / (np.sqrt((f**2).sum(1, keepdims=True)) + 1e-7)
@@ -182,8 +182,8 @@ TRIALS = {
         trial(losses.correlation_congruence, correlation_congruence, gamma=1.0, order=4),
         trial(losses.correlation_congruence, correlation_congruence, kernel="bilinear"),
     ],
-    "flow": [trial(losses.flow, flow, draw=two_layers)],
-    "probabilistic_transfer": both(losses.probabilistic_transfer, probabilistic_transfer),
+    "fsp": [trial(losses.fsp, flow, draw=two_layers)],
+    "pkt": both(losses.pkt, pkt),
     "rkd_angle": [
         *both(angle_by_huber, rkd_angle),
         trial(losses.rkd_angle, rkd_angle, similarity="kl"),

@@ -4,7 +4,7 @@ A change is done in place, with fresh weights where there are new ones, so that 
 loaded afterwards. Its settings are plain JSON.
 """
 
-from limbeck.registry import Registry
+from limbeck.core.registry import Registry
 
 CHANGES = Registry(__name__, kind="change", attribute="apply")
 """Kinds of structural change by name: `CHANGES.load("factors")(model, ranks={"fc": 8})`."""

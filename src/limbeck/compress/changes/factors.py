@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from limbeck.compress.low_rank.forms import pair
+from limbeck.compress.low_rank import pair
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +16,7 @@ def apply(model: nn.Module, *, layers: Mapping[str, Mapping[str, Any]]) -> None:
 
     Args:
         model: Modified in place.
-        layers: `rank` and `form` (see `limbeck.compress.low_rank.forms`) of each layer by path.
+        layers: `rank` and `form` (see `limbeck.compress.low_rank`) of each layer by path.
 
     Example:
         >>> from torch import nn

@@ -60,8 +60,8 @@ def apply(
     Args:
         model: Modified in place.
         layers: The names of the masked tensors, such as `weight`, of each layer by path.
-        growth: The growth of the masks during training (`limbeck.compress.masks.growth.grow`); None
-            if they are fixed.
+        growth: The growth of the masks during training (`limbeck.compress.mask_schedule.grow`);
+            None if they are fixed.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 2))
@@ -75,7 +75,7 @@ def apply(
         for path, names in layers.items()
     }
     if growth is not None:
-        from limbeck.compress.masks.growth import grow
+        from limbeck.compress.mask_schedule import grow
 
         grow(weights, **growth)
 

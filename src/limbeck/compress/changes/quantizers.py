@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.compress.changes import fold as folds
-from limbeck.compress.fake_quant.install import install
+from limbeck.compress.fake_quant_install import install
 
 if TYPE_CHECKING:
     from torch import nn

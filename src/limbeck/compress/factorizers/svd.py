@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.change import Changed, NothingGainedError
-from limbeck.compress.method import Method, Work
+from limbeck.compress.method import CalibrationContext, Method, NothingGainedError, TransformResult
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.low_rank.factors import Decomposition
-    from limbeck.compress.low_rank.survey import Plan
+    from limbeck.compress.low_rank import Decomposition
+    from limbeck.compress.low_rank_plan import Plan
 
 _TARGETS = ("rank", "energy", "parameters", "flops")
-
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rank = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -103,7 +101,7 @@ class Svd(Method):
     def _share(self) -> float | None:
         return self.parameters if self.flops is None else self.flops
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and whether the target can be met.
 
         Raises:
@@ -116,7 +114,7 @@ class Svd(Method):
         if self.rank is not None:
             _those_that_pay(self._given(plan), plan)
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Factorise a model in place.
 
         Raises:
@@ -124,7 +122,7 @@ class Svd(Method):
             CompressError: No layer becomes smaller, weights are not finite, or the model's code
                 fails with two layers instead of one.
         """
-        from limbeck.compress.low_rank.cuts import answers, cut, decompositions, swap
+        from limbeck.compress.low_rank_plan import answers, cut, decompositions, swap
         from limbeck.evaluate.flops import parameters
 
         plan = self._plan(model, work)
@@ -147,13 +145,15 @@ class Svd(Method):
         what = (
             f"{len(ranks)} layers factorised, rank {min(ranks.values())} to {max(ranks.values())}"
         )
-        return Changed({"kind": "factors", "layers": layers}, f"{what}, {sizes}", tuple(notes))
+        return TransformResult(
+            {"kind": "factors", "layers": layers}, f"{what}, {sizes}", tuple(notes)
+        )
 
-    def _plan(self, model: nn.Module, work: Work) -> Plan:
+    def _plan(self, model: nn.Module, work: CalibrationContext) -> Plan:
         from torch import nn
 
-        from limbeck.compress.layers import chosen
-        from limbeck.compress.low_rank.survey import plan
+        from limbeck.compress.low_rank_plan import plan
+        from limbeck.compress.trace import chosen
 
         kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
         kinds += (nn.Embedding,) if self.embeddings else ()
@@ -213,12 +213,11 @@ class Svd(Method):
         plan: Plan,
         found: Mapping[str, Decomposition],
         saving: int,
-        work: Work,
+        work: CalibrationContext,
     ) -> dict[str, int]:
-        from limbeck.compress.low_rank.cuts import cut, sensitivities
-        from limbeck.compress.low_rank.rank import by_budget, lost
+        from limbeck.compress.low_rank_plan import by_budget, cut, residual_energy, sensitivities
 
-        losses = {path: lost(one.energies.cpu().numpy()) for path, one in found.items()}
+        losses = {path: residual_energy(one.energies.cpu().numpy()) for path, one in found.items()}
         if self.by == "sensitivity":
             halves = {path: max(1, cost.most // 2) for path, cost in plan.costs.items()}
             cuts = {
@@ -233,10 +232,11 @@ class Svd(Method):
 
 
 def _by_energy(found: Mapping[str, Decomposition], energy: float) -> dict[str, int]:
-    from limbeck.compress.low_rank.rank import by_energy, lost
+    from limbeck.compress.low_rank_plan import by_energy, residual_energy
 
     return {
-        path: by_energy(lost(one.energies.cpu().numpy()), energy) for path, one in found.items()
+        path: by_energy(residual_energy(one.energies.cpu().numpy()), energy)
+        for path, one in found.items()
     }
 
 

@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.change import Changed, CompressError, NothingGainedError
-from limbeck.compress.method import Method, Work
+from limbeck.compress.method import (
+    CalibrationContext,
+    CompressError,
+    Method,
+    NothingGainedError,
+    TransformResult,
+)
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from limbeck.compress.structure.choice import Choice
-    from limbeck.compress.structure.resize import Cost
+    from limbeck.compress.channels import Choice
+    from limbeck.compress.structure import Cost
 
 STEPS = 100
 """Resolution of the search for a target: 1/100 of the channels."""
 
 _TARGETS = ("ratio", "flops", "parameters")
-
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -106,7 +110,7 @@ class Channels(Method):
             raise ValueError(f"got {found}; allowed: exactly one of {', '.join(_TARGETS)}")
         return self
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check that the model has channels to prune.
 
         Raises:
@@ -114,18 +118,18 @@ class Channels(Method):
                 used without a batch norm.
             CompressError: No channel can be pruned.
         """
-        from limbeck.compress.structure.resize import spare
+        from limbeck.compress.structure import spare
 
         self._choice(spare(model), work, {})
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Prune channels in place.
 
         Raises:
             InputError: As from `check`, or the target cannot be met.
             CompressError: Nothing would be pruned, or the pruned model does not run.
         """
-        from limbeck.compress.structure.resize import adopt, answer, cost, spare
+        from limbeck.compress.structure import adopt, answer, cost, spare
 
         before, like = cost(model, work), answer(model, work)
         most = 1.0 if self.ratio is None else self.ratio
@@ -150,11 +154,13 @@ class Channels(Method):
             raise NothingGainedError(f"no channel would be cut; channels there are: {few}")
         change = adopt(model, cut)
         what = f"{choice.count(gone)}, {before.to(cost(model, work))}"
-        return Changed(change, what, choice.notes(gone, named=self.layers is not None))
+        return TransformResult(change, what, choice.notes(gone, named=self.layers is not None))
 
-    def _choice(self, trial: nn.Module, work: Work, broken: Mapping[str, str]) -> Choice:
-        from limbeck.compress.structure.channels import Channels as All
-        from limbeck.compress.structure.choice import choose
+    def _choice(
+        self, trial: nn.Module, work: CalibrationContext, broken: Mapping[str, str]
+    ) -> Choice:
+        from limbeck.compress.channels import Channels as All
+        from limbeck.compress.channels import choose
 
         channels = All(trial, work)
         if self.importance == "bn_scale":
@@ -169,7 +175,7 @@ class Channels(Method):
     def _weakest(
         self, scores: Mapping[str, Tensor], choice: Choice, share: float
     ) -> dict[str, list[int]]:
-        from limbeck.compress.structure.ranking import weakest
+        from limbeck.compress.structure import weakest
 
         steps = {path: tied.step(self.round_to or 1) for path, tied in choice.taken.items()}
         return weakest(scores, share, scope=self.scope, steps=steps)
@@ -181,10 +187,10 @@ class Channels(Method):
         scores: Mapping[str, Tensor],
         least: Cost,
         before: Cost,
-        work: Work,
+        work: CalibrationContext,
     ) -> dict[str, list[int]]:
         """Find the smallest removal with which the model meets its target."""
-        from limbeck.compress.structure.resize import cost
+        from limbeck.compress.structure import cost
 
         if not self._met(least, before):
             raise self._out_of_reach(least, before)
@@ -196,8 +202,10 @@ class Channels(Method):
         step = 1 + bisect_left(range(1, STEPS), True, key=enough)
         return self._weakest(scores, choice, step / STEPS)
 
-    def _scores(self, trial: nn.Module, choice: Choice, work: Work) -> dict[str, Tensor]:
-        from limbeck.compress.structure.ranking import scores
+    def _scores(
+        self, trial: nn.Module, choice: Choice, work: CalibrationContext
+    ) -> dict[str, Tensor]:
+        from limbeck.compress.structure import scores
 
         taken = choice.taken
         if self.importance == "bn_scale":
@@ -225,10 +233,12 @@ class Channels(Method):
         return InputError(Problem(where, self.flops or self.parameters, allowed, fix))
 
 
-def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.Module:
+def _without(
+    model: nn.Module, gone: Mapping[str, list[int]], work: CalibrationContext
+) -> nn.Module:
     """Copy a model, and prune channels of the copy."""
-    from limbeck.compress.structure.channels import Channels as All
-    from limbeck.compress.structure.resize import spare
+    from limbeck.compress.channels import Channels as All
+    from limbeck.compress.structure import spare
 
     trial = spare(model)
     All(trial, work).cut(gone)
@@ -236,12 +246,12 @@ def _without(model: nn.Module, gone: Mapping[str, list[int]], work: Work) -> nn.
 
 
 def _attempt(
-    model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
+    model: nn.Module, gone: Mapping[str, list[int]], work: CalibrationContext, like: Tensor
 ) -> tuple[nn.Module, str]:
     """Prune channels of a copy; return it, and why it differs from the masked model."""
-    from limbeck.compress.structure.channels import Channels as All
-    from limbeck.compress.structure.resize import adopt, spare, trouble
-    from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
+    from limbeck.compress.channels import Channels as All
+    from limbeck.compress.structure import adopt, spare, trouble
+    from limbeck.compress.verify_structure import cut_and_trace, departs_from_masked
 
     trial = spare(model)
     if not gone:
@@ -260,7 +270,7 @@ def _attempt(
 
 
 def _that_break(
-    model: nn.Module, gone: Mapping[str, list[int]], work: Work, like: Tensor
+    model: nn.Module, gone: Mapping[str, list[int]], work: CalibrationContext, like: Tensor
 ) -> dict[str, str]:
     """Find the groups whose channels cannot be removed, alone or together with those before."""
     reasons = {path: _attempt(model, {path: parts}, work, like)[1] for path, parts in gone.items()}

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.change import Changed, CompressError
-from limbeck.compress.method import Method, Work
+from limbeck.compress.method import CalibrationContext, CompressError, Method, TransformResult
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.structure.heads import Attention
+    from limbeck.compress.attention_heads import Attention
 
 
 class Heads(Method):
@@ -66,7 +65,7 @@ class Heads(Method):
             raise ValueError(f"got {found}; allowed: exactly one of heads, ratio")
         return self
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the attention layers and their number of heads.
 
         Raises:
@@ -74,11 +73,11 @@ class Heads(Method):
                 head left.
             CompressError: The model has no supported attention.
         """
-        from limbeck.compress.structure.resize import spare
+        from limbeck.compress.structure import spare
 
         self._taken(spare(model))
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Prune heads in place.
 
         Raises:
@@ -86,9 +85,8 @@ class Heads(Method):
             CompressError: As from `check`; no head would be pruned; or the model's code does not
                 run with fewer heads.
         """
-        from limbeck.compress.structure.ranking import scores
-        from limbeck.compress.structure.resize import adopt, answer, cost, spare, trouble
-        from limbeck.compress.structure.verify import cut_and_trace, departs_from_masked
+        from limbeck.compress.structure import adopt, answer, cost, scores, spare, trouble
+        from limbeck.compress.verify_structure import cut_and_trace, departs_from_masked
 
         before, like = cost(model, work), answer(model, work)
         trial = spare(model)
@@ -129,11 +127,11 @@ class Heads(Method):
             f"{sum(counts.values())} of {sum(heads.values())} heads cut from {len(gone)} of "
             f"{len(heads)} layers, {before.to(cost(model, work))}"
         )
-        return Changed(change, what, _notes(model, heads, gone))
+        return TransformResult(change, what, _notes(model, heads, gone))
 
     def _taken(self, model: nn.Module) -> dict[str, Attention]:
-        from limbeck.compress.layers import chosen
-        from limbeck.compress.structure.heads import KINDS, attentions
+        from limbeck.compress.attention_heads import KINDS, attentions
+        from limbeck.compress.trace import chosen
 
         known = attentions(model)
         if not known:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.change import Changed, CompressError
-from limbeck.compress.method import Method, Work
+from limbeck.compress.method import CalibrationContext, CompressError, Method, TransformResult
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Layers(Method):
             raise ValueError("by says which layers go when there is a count; drop names them")
         return self
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check that the layers can be removed.
 
         Raises:
@@ -64,7 +63,7 @@ class Layers(Method):
         """
         self._found(model, work)
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Remove layers of a model in place.
 
         Raises:
@@ -72,16 +71,16 @@ class Layers(Method):
             CompressError: As from `check`, or the model's code does not run without the layers.
         """
         from limbeck.compress.changes import drop
-        from limbeck.compress.structure.drop import least_harmful, spread, without
-        from limbeck.compress.structure.resize import answer, cost, trouble
-        from limbeck.compress.structure.verify import departs_from_bypassed
+        from limbeck.compress.drop_layers import least_important, spread, without
+        from limbeck.compress.structure import answer, cost, trouble
+        from limbeck.compress.verify_structure import departs_from_bypassed
 
         before, like = cost(model, work), answer(model, work)
         found = self._found(model, work)
         if self.drop is not None or self.count is None:
             gone = found
         elif self.by == "sensitivity":
-            gone = least_harmful(model, found, self.count, work)
+            gone = least_important(model, found, self.count, work)
         else:
             gone = found[-self.count :] if self.by == "last" else spread(found, self.count)
         gone.sort(key=list(dict(model.named_modules())).index)
@@ -99,11 +98,11 @@ class Layers(Method):
         drop.apply(model, layers=gone)
         what = f"{len(gone)} layers taken out ({', '.join(gone)})"
         cost_now = before.to(cost(model, work))
-        return Changed(change, f"{what}, {cost_now}")
+        return TransformResult(change, f"{what}, {cost_now}")
 
-    def _found(self, model: nn.Module, work: Work) -> list[str]:
+    def _found(self, model: nn.Module, work: CalibrationContext) -> list[str]:
         """Return the layers set by the user, or else the candidates."""
-        from limbeck.compress.structure.drop import blocks, candidates, named
+        from limbeck.compress.drop_layers import blocks, candidates, named
 
         every = candidates(model, work)
         found = blocks(model, every)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 
-from limbeck.compress.masks.pruning import (
+from limbeck.compress.method import CalibrationContext, Method
+from limbeck.compress.pruning import (
     Begin,
     End,
     Layers,
@@ -20,12 +21,11 @@ from limbeck.compress.masks.pruning import (
     refuse,
     start,
 )
-from limbeck.compress.method import Method, Work
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.change import Changed
+    from limbeck.compress.method import TransformResult
 
 
 class Magnitude(Method):
@@ -68,12 +68,12 @@ class Magnitude(Method):
         """Return whether the masks grow in a training."""
         return self.schedule == "cubic"
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         refuse(model, names, sparsity=self.sparsity, scope=self.scope)
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Mask the smallest weights, or register masks that grow."""
         names = start(model, self.layers, self.skip)
         if self.schedule == "one_shot":

@@ -6,23 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from limbeck.compress.masks.pruning import (
-    Begin,
-    End,
-    Layers,
-    Scope,
-    Skip,
-    grown,
-    prunable,
-    refuse,
-    start,
-)
-from limbeck.compress.method import Method, Work
+from limbeck.compress.method import CalibrationContext, Method
+from limbeck.compress.pruning import Begin, End, Layers, Scope, Skip, grown, prunable, refuse, start
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.change import Changed
+    from limbeck.compress.method import TransformResult
 
 
 class Movement(Method):
@@ -96,13 +86,13 @@ class Movement(Method):
         """Return whether training is required: always."""
         return True
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         if self.sparsity is not None:
             refuse(model, names, sparsity=self.sparsity, scope=self.scope)
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Register masks that grow."""
         names = start(model, self.layers, self.skip)
         plan: dict[str, Any] = {"score": self.score, "begin": self.begin, "end": self.end}

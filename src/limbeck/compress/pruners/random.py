@@ -8,22 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.compress.masks.pruning import (
-    Layers,
-    Scope,
-    Skip,
-    Sparsity,
-    prunable,
-    prune,
-    refuse,
-    start,
-)
-from limbeck.compress.method import Method, Work
+from limbeck.compress.method import CalibrationContext, Method
+from limbeck.compress.pruning import Layers, Scope, Skip, Sparsity, prunable, prune, refuse, start
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from limbeck.compress.change import Changed
+    from limbeck.compress.method import TransformResult
 
 
 class Random(Method):
@@ -34,12 +25,12 @@ class Random(Method):
     layers: Layers = None
     skip: Skip = Field(default_factory=list)
 
-    def check(self, model: nn.Module, work: Work) -> None:
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         refuse(model, names, sparsity=self.sparsity, scope=self.scope)
 
-    def change(self, model: nn.Module, work: Work) -> Changed:
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Draw a random score per weight, and mask the lowest."""
         generator = torch.Generator().manual_seed(work.seed)
 

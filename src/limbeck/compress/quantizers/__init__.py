@@ -1,5 +1,5 @@
 """Quantisation methods, one file each: a `Method` of the model, or a `FileMethod` of its export."""
 
-from limbeck.registry import Registry, camel_case
+from limbeck.core.registry import Registry, camel_case
 
 QUANTIZERS = Registry(__name__, kind="quantize.method", attribute=camel_case)

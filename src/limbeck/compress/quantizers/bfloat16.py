@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.compress.files.half import BFLOAT16_LARGEST, quantize_halves
-from limbeck.compress.files.record import QuantizeRecord
 from limbeck.compress.method import FileMethod, Tolerance
+from limbeck.compress.onnx_weights import BFLOAT16_LARGEST, QuantizeRecord, quantize_halves
 
 BFLOAT16 = 16
 """ONNX's number of the type."""

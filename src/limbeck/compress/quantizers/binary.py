@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.compress.fake_quant.method import FakeQuantization, Settings
+from limbeck.compress.fake_quant_method import FakeQuantization, Settings
 
 
 class Binary(FakeQuantization):

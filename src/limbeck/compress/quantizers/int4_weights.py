@@ -18,18 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from limbeck.compress.files.record import QuantizeRecord
-from limbeck.compress.files.weight_only import FLOAT, Values, Weight, quantize_weights
 from limbeck.compress.method import FileMethod, Tolerance
+from limbeck.compress.onnx_weights import FLOAT, QuantizeRecord, Values, Weight, quantize_weights
 from limbeck.errors import InputError, Problem
-from limbeck.export.compact.bits import Bytes, pack
-from limbeck.export.compact.rebuild import Parts, tensor
+from limbeck.export.compact.codes import Bytes, pack
+from limbeck.export.compact.onnx import Parts, tensor
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 BLOCKS = (32, 64, 128)
-
 FLOAT16, FLOAT16_MAX = 10, 65504.0
 """ONNX's number of float16, and its largest value."""
 

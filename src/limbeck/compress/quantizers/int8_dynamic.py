@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from limbeck.compress.files import record as records
-from limbeck.compress.files.shared import not_matrices, separate_weights
+from limbeck.compress import onnx_weights as records
 from limbeck.compress.method import FileMethod, Tolerance
+from limbeck.compress.onnx_weights import not_matrices, separate_weights
 from limbeck.export import slim
-from limbeck.export.quiet import quiet
+from limbeck.export.onnx import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from limbeck.compress.fake_quant.method import FakeQuantization, Settings
+from limbeck.compress.fake_quant_method import FakeQuantization, Settings
 
 
 class Uniform(FakeQuantization):

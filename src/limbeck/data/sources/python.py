@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from limbeck.callables import find
+from limbeck.core.imports import find
 from limbeck.data.loaded import Loaded
 from limbeck.data.sources._arrays import from_arrays
 from limbeck.errors import InputError, Problem

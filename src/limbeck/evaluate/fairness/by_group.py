@@ -1,19 +1,284 @@
-"""Group fairness by one sensitive attribute."""
+"""Group fairness metrics: demographic parity difference and ratio, equalised odds difference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
-from limbeck.evaluate.fairness import groups
-from limbeck.evaluate.fairness.drawn import Array, Before, compared
-from limbeck.evaluate.fairness.groups import Members, Rates, Tallies
-from limbeck.evaluate.fairness.inheritance import Inheritance, inheritance
-from limbeck.evaluate.finding import Better, Estimate, Finding
-from limbeck.evaluate.interval import Result, wilson
+from limbeck.core.measurement import Result
+from limbeck.evaluate.comparison import Direction, Estimate, MetricComparison
+from limbeck.evaluate.fairness.bootstrap import Array, FairnessInputs, compared, estimate
+from limbeck.evaluate.intervals import wilson
+
+
+@dataclass(frozen=True)
+class Rates:
+    r"""The rates of a model per draw and group; each class against the rest.
+
+    A group without samples has no rates: NaN. A group with samples, but none of the kind that a
+    rate is a share of (no positives), has the rate 0, as in fairlearn.
+
+    Attributes:
+        accuracy: $P(\hat y = y \mid g)$, `[draws, groups]`.
+        selection: $P(\hat y = c \mid g)$, `[draws, groups, classes]`.
+        true_positive_rate: $P(\hat y = c \mid g, y = c)$, the same shape.
+        false_positive_rate: $P(\hat y = c \mid g, y \neq c)$, the same shape.
+    """
+
+    accuracy: Array
+    selection: Array
+    true_positive_rate: Array
+    false_positive_rate: Array
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """Counts of samples per group, by label and by prediction.
+
+    Attributes:
+        samples: Of the group, `[draws, groups]`.
+        labelled: Of these, those of the class, `[draws, groups, classes]`.
+        answered: Those predicted as the class, the same shape.
+        right: Those correctly predicted as it, the same shape.
+    """
+
+    samples: Array
+    labelled: Array
+    answered: Array
+    right: Array
+
+    def rates(self) -> Rates:
+        """Compute the rates from the counts."""
+        everybody = self.samples[..., None]
+        others = everybody - self.labelled
+        return Rates(
+            accuracy=_share(self.right.sum(axis=-1), self.samples, self.samples),
+            selection=_share(self.answered, everybody, everybody),
+            true_positive_rate=_share(self.right, self.labelled, everybody),
+            false_positive_rate=_share(self.answered - self.right, others, everybody),
+        )
+
+
+class Members:
+    """Labels, predictions and groups, prepared for counting under many resamples.
+
+    Args:
+        labels: `[samples]`.
+        predicted: The predicted classes, `[samples]`.
+        groups: The group index of each sample, `[samples]`.
+        classes: Number of classes.
+
+    Example:
+        >>> members = Members(
+        ...     np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.array([0, 1, 0, 1]), classes=2
+        ... )
+        >>> members.rates().accuracy
+        array([[1. , 0.5]])
+        >>> parity_difference(members.rates())
+        array([[0.5, 0.5]])
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        predicted: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        *,
+        classes: int,
+    ) -> None:
+        self._shape = (int(groups.max()) + 1, classes)
+        self._samples = len(labels)
+        cells = self._shape[0] * classes
+        rows = np.arange(len(labels))
+        right = labels == predicted
+        places = [
+            groups,
+            self._shape[0] + groups * classes + labels,
+            self._shape[0] + cells + groups * classes + predicted,
+            self._shape[0] + 2 * cells + (groups * classes + labels)[right],
+        ]
+        column = np.concatenate(places)
+        row = np.concatenate([rows, rows, rows, rows[right]])
+        size = (self._shape[0] + 3 * cells, len(labels))
+        # Each sample is in at most four cells, so a sparse product is fast: a thousand draws of ten
+        # thousand samples cost as much as four dense ones.
+        self._cells = scipy.sparse.csr_array((np.ones(len(row)), (column, row)), shape=size)
+
+    def tally(self, counts: Array | None = None) -> Tallies:
+        """Count samples, weighted by `counts [draws, samples]`; by default each counts once."""
+        counts = np.ones((1, self._samples)) if counts is None else counts
+        table = np.asarray((self._cells @ counts.T).T)
+        groups, classes = self._shape
+        cells = groups * classes
+        ends = [groups, groups + cells, groups + 2 * cells]
+        samples, *parts = np.split(table, ends, axis=1)
+        return Tallies(samples, *(part.reshape(-1, groups, classes) for part in parts))
+
+    def rates(self, counts: Array | None = None) -> Rates:
+        """Compute the rates; `counts` as for `tally`."""
+        return self.tally(counts).rates()
+
+
+def _share(part: Array, of: Array, group: Array) -> Array:
+    """Compute a ratio; 0 where the denominator is 0, NaN where the group itself is empty."""
+    share = np.divide(part, of, out=np.zeros(part.shape), where=of > 0)
+    return np.where(group > 0, share, np.nan)
+
+
+def spread(rates: Array) -> Array:
+    """Compute the largest rate of a group less the smallest, over axis 1; empty groups left out.
+
+    Example:
+        >>> spread(np.array([[0.5, 0.8, np.nan]]))
+        array([0.3])
+    """
+    return np.fmax.reduce(rates, axis=1) - np.fmin.reduce(rates, axis=1)
+
+
+def parity_difference(rates: Rates) -> Array:
+    r"""Compute the demographic parity difference of each class, `[draws, classes]`.
+
+    $$\max_g P(\hat y = c \mid g) - \min_g P(\hat y = c \mid g)$$
+
+    Source: Dwork et al., ITCS 2012 (arXiv:1104.3913); fairlearn's
+    `demographic_parity_difference`.
+    """
+    return spread(rates.selection)
+
+
+def parity_ratio(rates: Rates) -> Array:
+    r"""Compute the demographic parity ratio of each class, `[draws, classes]`; NaN for 0 / 0.
+
+    $$\min_g P(\hat y = c \mid g) \;/\; \max_g P(\hat y = c \mid g)$$
+
+    Source: Feldman et al., KDD 2015 (arXiv:1412.3756), with the rule of four fifths; fairlearn's
+    `demographic_parity_ratio`.
+    """
+    least = np.fmin.reduce(rates.selection, axis=1)
+    most = np.fmax.reduce(rates.selection, axis=1)
+    return np.divide(least, most, out=np.full(most.shape, np.nan), where=most > 0)
+
+
+def odds_difference(rates: Rates) -> Array:
+    r"""Compute the equalised odds difference of each class, `[draws, classes]`.
+
+    $$\max_{y \in \{c, \neg c\}} \Big(\max_g P(\hat y = c \mid g, y)
+      - \min_g P(\hat y = c \mid g, y)\Big)$$
+
+    Source: Hardt et al., NeurIPS 2016 (arXiv:1610.02413); fairlearn's `equalized_odds_difference`.
+    """
+    return np.fmax(spread(rates.true_positive_rate), spread(rates.false_positive_rate))
+
+
+InheritanceOutcome = Literal["none", "inherited", "amplified", "lessened", "reversed", "open"]
+OUTCOME_PHRASES: dict[InheritanceOutcome, str] = {
+    "none": "the teacher makes no clear difference between the two, so there is none to inherit",
+    "inherited": "the student has inherited the gap",
+    "amplified": "the student has inherited the gap and made it larger",
+    "lessened": "the student has made the gap smaller",
+    "reversed": "the student has turned the gap round",
+    "open": "there are too few samples to tell what became of the gap",
+}
+
+
+class Inheritance(Result):
+    """The outcome, in the student, of the teacher's gap between its best and its worst group.
+
+    Attributes:
+        rate: The rate of the gap: "accuracy", or the share predicted as a class.
+        most: The group with the teacher's largest rate.
+        least: The group with the smallest.
+        teacher: The teacher's gap, never below zero.
+        student: The student's between the same two groups; negative if reversed.
+        amplification: Student's less teacher's, on the same samples.
+        share: The student's gap as a share of the teacher's, where the teacher has one.
+        outcome: The outcome; see `fate_of`.
+        summary: The same as a sentence.
+    """
+
+    rate: str
+    most: str
+    least: str
+    teacher: Estimate
+    student: Estimate
+    amplification: Estimate
+    share: float | None
+    outcome: InheritanceOutcome
+    summary: str
+
+
+def inheritance(
+    rate: str, names: tuple[str, ...], *, student: Array, teacher: Array
+) -> Inheritance:
+    """Measure the inheritance of the teacher's largest gap by the student.
+
+    Args:
+        rate: The rate, for the sentence.
+        names: The groups' names.
+        student: The student's rates, `[1 + draws, groups]`: of the samples first, then of the
+            bootstrap resamples.
+        teacher: The teacher's, of the same draws.
+
+    Example:
+        >>> draws = np.random.default_rng(0).normal(scale=0.01, size=(201, 2))
+        >>> found = inheritance(
+        ...     "accuracy", ("a", "b"), student=draws + [0.9, 0.6], teacher=draws + [0.9, 0.8]
+        ... )
+        >>> found.fate, found.most, found.least
+        ('amplified', 'a', 'b')
+    """
+    most, least = int(np.nanargmax(teacher[0])), int(np.nanargmin(teacher[0]))
+    gap = student[:, most] - student[:, least]
+    model = teacher[:, most] - teacher[:, least]
+    before, after, grown = (estimate(values) for values in (model, gap, gap - model))
+    fate = inheritance_outcome(teacher=before, student=after, amplification=grown)
+    return Inheritance(
+        rate=rate,
+        most=names[most],
+        least=names[least],
+        teacher=before,
+        student=after,
+        amplification=grown,
+        share=None if fate == "none" else after.value / before.value,
+        outcome=fate,
+        summary=f"{rate[0].upper()}{rate[1:]}, {names[most]} before {names[least]}: "
+        f"{OUTCOME_PHRASES[fate]} ({100 * after.value:.1f} points; the teacher's is "
+        f"{100 * before.value:.1f}).",
+    )
+
+
+def inheritance_outcome(
+    *, teacher: Estimate, student: Estimate, amplification: Estimate
+) -> InheritanceOutcome:
+    """Classify the outcome of a gap, by the intervals of both and of their difference.
+
+    `none`: the teacher's contains zero. Then by the student's: `reversed` where all of it lies
+    below zero; `amplified` and `lessened` where all of the difference lies on one side of zero;
+    `inherited` where the student's excludes zero and the difference does not; else `open`.
+    """
+    if _low(teacher) <= 0:
+        return "none"
+    if _high(student) < 0:
+        return "reversed"
+    if _low(amplification) > 0:
+        return "amplified"
+    if _high(amplification) < 0:
+        return "lessened"
+    return "inherited" if _low(student) > 0 else "open"
+
+
+def _low(found: Estimate) -> float:
+    return found.value if found.interval is None else found.interval.low
+
+
+def _high(found: Estimate) -> float:
+    return found.value if found.interval is None else found.interval.high
+
 
 Enough = NDArray[np.bool_]
 
@@ -56,41 +321,41 @@ class Gap:
     Attributes:
         name: Its name.
         figure: Maps rates to one value per draw and class.
-        better: Whether higher or lower is better.
-        how: Its definition, as a sentence begins.
+        direction: Whether higher or lower is better.
+        method: Its definition, as a sentence begins.
     """
 
     name: str
     figure: Callable[[Rates], Array]
-    better: Better
-    how: str
+    direction: Direction
+    method: str
 
     def worst(self, values: Array) -> int:
         """Return the class, of `values [classes]`, with the largest gap."""
-        return int(np.nanargmax(values) if self.better == "lower" else np.nanargmin(values))
+        return int(np.nanargmax(values) if self.direction == "lower" else np.nanargmin(values))
 
     def over_classes(self, values: Array) -> Array:
         """Reduce to the worst class per draw: `[draws, classes]` to `[draws]`."""
-        end = np.fmax if self.better == "lower" else np.fmin
+        end = np.fmax if self.direction == "lower" else np.fmin
         return end.reduce(values, axis=1)
 
 
 GAPS = (
     Gap(
         "Demographic parity difference",
-        groups.parity_difference,
+        parity_difference,
         "lower",
         "The largest share of a group that gets the answer, less the smallest",
     ),
     Gap(
         "Demographic parity ratio",
-        groups.parity_ratio,
+        parity_ratio,
         "higher",
         "The smallest share of a group that gets the answer, as a share of the largest",
     ),
     Gap(
         "Equalised odds difference",
-        groups.odds_difference,
+        odds_difference,
         "lower",
         "The larger of two gaps between groups: of those rightly, and of those wrongly, said to be "
         "of the class",
@@ -99,8 +364,8 @@ GAPS = (
 
 
 def compare_groups(
-    name: str, of: NDArray[np.str_], before: Before, *, chosen: tuple[int, ...]
-) -> tuple[Attribute, list[Finding], list[str]]:
+    name: str, of: NDArray[np.str_], before: FairnessInputs, *, chosen: tuple[int, ...]
+) -> tuple[Attribute, list[MetricComparison], list[str]]:
     """Compare the groups of one sensitive attribute.
 
     Args:
@@ -121,7 +386,7 @@ def compare_groups(
     tallies = [side.tally() for side in members]
     enough = tallies[0].samples[0] >= before.smallest
     notes = _too_small(name, names, tallies[0].samples[0], before.smallest)
-    findings: list[Finding] = []
+    findings: list[MetricComparison] = []
     gaps: tuple[ClassGaps, ...] = ()
     inherited: tuple[Inheritance, ...] = ()
     if enough.sum() < 2:
@@ -170,7 +435,7 @@ def share(part: int, total: int) -> Estimate:
     return Estimate(value=part / total, interval=wilson(part, total))
 
 
-def _judged(before: Before, members: Members, tally: Tallies, enough: Enough) -> Rates:
+def _judged(before: FairnessInputs, members: Members, tally: Tallies, enough: Enough) -> Rates:
     """Compute the rates of all draws, NaN where a group has too few samples."""
     labelled = tally.labelled[0]
     others = tally.samples[0][:, None] - labelled
@@ -180,8 +445,12 @@ def _judged(before: Before, members: Members, tally: Tallies, enough: Enough) ->
     return Rates(
         accuracy=_only([rates.accuracy for rates in everything], enough),
         selection=_only([rates.selection for rates in everything], whole),
-        hits=_only([rates.hits for rates in everything], labelled >= before.smallest),
-        false_alarms=_only([rates.false_alarms for rates in everything], others >= before.smallest),
+        true_positive_rate=_only(
+            [rates.true_positive_rate for rates in everything], labelled >= before.smallest
+        ),
+        false_positive_rate=_only(
+            [rates.false_positive_rate for rates in everything], others >= before.smallest
+        ),
     )
 
 
@@ -192,15 +461,15 @@ def _only(blocks: list[Array], enough: Enough) -> Array:
 
 
 def _findings(
-    name: str, before: Before, rates: list[Rates], chosen: tuple[int, ...]
-) -> tuple[list[Finding], list[str]]:
+    name: str, before: FairnessInputs, rates: list[Rates], chosen: tuple[int, ...]
+) -> tuple[list[MetricComparison], list[str]]:
     among = f"among groups with at least {before.smallest} samples for it"
     accuracy = compared(
         f"Accuracy gap by {name}",
-        [groups.spread(side.accuracy) for side in rates],
+        [spread(side.accuracy) for side in rates],
         samples=len(before.labels),
-        better="lower",
-        how=f"The largest accuracy of a group less the smallest, {among}.",
+        direction="lower",
+        method=f"The largest accuracy of a group less the smallest, {among}.",
     )
     findings, notes = [accuracy], []
     for gap in GAPS:
@@ -218,8 +487,8 @@ def _findings(
                 f"{gap.name} by {name}, {about}",
                 [gap.over_classes(side) for side in values],
                 samples=len(before.labels),
-                better=gap.better,
-                how=f"{gap.how}{most}, {among}.",
+                direction=gap.direction,
+                method=f"{gap.method}{most}, {among}.",
             )
         )
     return findings, notes
@@ -251,7 +520,7 @@ def _inherited(
     if len(rates) < 2:
         return ()
     student, teacher = rates
-    worst = chosen[GAPS[0].worst(groups.parity_difference(teacher)[0, chosen])]
+    worst = chosen[GAPS[0].worst(parity_difference(teacher)[0, chosen])]
     return (
         inheritance("accuracy", names, student=student.accuracy, teacher=teacher.accuracy),
         inheritance(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from limbeck.export.compact.forms import Plan
+from limbeck.export.compact.codes import Plan
 
 PIECE, CALL = 20, 45
 """Approximate bytes of a stored piece's frame in a file, and of a call. Used only for the choice:

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from limbeck.export import slim
-from limbeck.export.compact.bits import FIELDS, shifts
+from limbeck.export.compact.codes import FIELDS, shifts
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, ModelProto
 
 DOMAIN = "limbeck"
-
 NAMES = ("look", "mask", "steps", *(f"bits{bits}" for bits in range(1, 8)))
 """Names of the functions of lossless storage: codebook lookup, mask, steps, and unpacking."""
 
@@ -40,7 +39,6 @@ look <shape> (codes, book) => (out) {
     out = Gather (book, i)
 }
 """
-
 MASK = """
 mask <shape> (bits, values) => (out) {
     i = Cast <to = 6> (bits)
@@ -52,7 +50,6 @@ mask <shape> (bits, values) => (out) {
     out = Gather (values, k)
 }
 """
-
 STEPS = """
 steps <n, shape, blank> (codes, values) => (out) {
     i = Cast <to = 6> (codes)
@@ -68,21 +65,17 @@ steps <n, shape, blank> (codes, values) => (out) {
     out = Reshape (w, s)
 }
 """
-
-
 # For `int4_weights`: 4-bit codes minus the zero point, times the block's scale.
 SCALE = """
 scale <blocks, shape> (codes, scales) => (out) {
     z = Constant <value = int8[1] {8}> ()
 """
-
 AFFINE = """
 affine <zeros, blocks, shape> (codes, scales, zero) => (out) {
     r = Constant <value_ints: ints = @zeros> ()
     h = Reshape (zero, r)
     z = Cast <to = 3> (h)
 """
-
 SCALED = """
     b = Constant <value_ints: ints = @blocks> ()
     c = Reshape (codes, b)
@@ -95,7 +88,6 @@ SCALED = """
     out = Reshape (w, s)
 }
 """
-
 CUT = """
 cut <count, shape> (whole) => (out) {
     z = Constant <value_ints = [0]> ()
@@ -106,7 +98,6 @@ cut <count, shape> (whole) => (out) {
     out = Reshape (c, s)
 }
 """
-
 BODIES = {
     "look": LOOK,
     "mask": MASK,

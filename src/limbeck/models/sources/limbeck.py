@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models import nets
-from limbeck.models.arguments import call, check
-from limbeck.models.snippet import with_build
+from limbeck.models.build import call, check, with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside
 from limbeck.models.weights import find as find_weights
@@ -84,7 +83,7 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
 
 def states(spec: ModelSpec) -> Statement:
     """Read the preprocessing of a student or a run beside the weight file."""
-    return Statement() if spec.weights is None else beside(find_weights(spec.weights))
+    return Statement() if spec.checkpoint is None else beside(find_weights(spec.checkpoint))
 
 
 source = Source(

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.callables import file_of, find, local_modules
+from limbeck.core.imports import file_of, find, local_modules
 from limbeck.errors import InputError, Problem
-from limbeck.models.arguments import call, check
+from limbeck.models.build import call, check, with_build
 from limbeck.models.normal_form import PLAIN, SINGLE
-from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside
 from limbeck.models.weights import find as find_weights
@@ -68,7 +67,7 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
 
 def states(spec: ModelSpec) -> Statement:
     """Read the preprocessing of a student or a run beside the weight file."""
-    return Statement() if spec.weights is None else beside(find_weights(spec.weights))
+    return Statement() if spec.checkpoint is None else beside(find_weights(spec.checkpoint))
 
 
 def modules(spec: ModelSpec) -> dict[str, Path]:

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.models.arguments import call, check_names
-from limbeck.models.snippet import with_build
+from limbeck.models.build import call, check_names, with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside, of_timm, read_json
 from limbeck.models.weights import find
-from limbeck.optional import require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,7 +85,7 @@ def states(spec: ModelSpec) -> Statement:
     They are if a config.json with a `pretrained_cfg` is beside them, if the file has timm's name,
     if its head has the same number of classes, and with `pretrained: true`.
     """
-    file = None if spec.weights is None else find(spec.weights)
+    file = None if spec.checkpoint is None else find(spec.checkpoint)
     if file is not None:
         found = beside(file)
         found = found if found.origin else _folder(file.with_name("config.json"))

@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.models.arguments import call, check_names
-from limbeck.models.snippet import with_build
+from limbeck.models.build import call, check_names, with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside, names_of, normalization_of, size_of
 from limbeck.models.weights import find
-from limbeck.optional import require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,9 +67,9 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
 
 def states(spec: ModelSpec) -> Statement:
     """Read the transforms and categories of torchvision's own weights, by their file name."""
-    if spec.weights is None:
+    if spec.checkpoint is None:
         return Statement()
-    file = find(spec.weights)
+    file = find(spec.checkpoint)
     found = beside(file)
     if found.origin or spec.name not in names():
         return found

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.models.arguments import call, check_names
+from limbeck.models.build import call, check_names, with_build
 from limbeck.models.folder import check_folder, read_config
-from limbeck.models.snippet import with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import (
     PREPROCESSOR,
@@ -28,7 +28,6 @@ from limbeck.models.statement import (
     size_of,
 )
 from limbeck.models.weights import find
-from limbeck.optional import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -246,7 +245,7 @@ TOKENIZER_FILES = (
 def states(spec: ModelSpec) -> Statement:
     """Read config.json, preprocessor_config.json and the tokenizer's files of a local folder."""
     if spec.path is None:
-        return Statement() if spec.weights is None else beside(find(spec.weights))
+        return Statement() if spec.checkpoint is None else beside(find(spec.checkpoint))
     folder = Path(spec.path)
     config = read_json(folder / "config.json")
     positions, pad = config.get("max_position_embeddings"), config.get("pad_token_id")

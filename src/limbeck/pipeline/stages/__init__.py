@@ -1,5 +1,5 @@
 """Stages of a recipe: one file per stage, one class per file."""
 
-from limbeck.registry import Registry, camel_case
+from limbeck.core.registry import Registry, camel_case
 
 STAGES = Registry("limbeck.pipeline.stages", kind="stage", attribute=camel_case)

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from limbeck import methods
 from limbeck.errors import Problem
-from limbeck.objective import Objective
+from limbeck.objective import Objective, methods
 from limbeck.pipeline.candidate import Artefact, Candidate, Record, Role, State, hashes
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.guidance import Guidance
-from limbeck.pipeline.rehearsal import Rehearsal
+from limbeck.pipeline.dry_run import DryRun
+from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import Teacher
 
 
-class Distill(Training, Guidance, Stage):
+class Distill(Training, ObjectiveConfig, Stage):
     """Distillation of the student, with an objective over labels, teacher outputs and features.
 
     The label-only baseline is the same student trained on labels alone, from the same initial
@@ -33,9 +32,9 @@ class Distill(Training, Guidance, Stage):
     a stage that changed the student's structure, both start from that stage's result.
     """
 
-    makes: ClassVar[tuple[str, ...]] = ("student", "float student")
+    produces: ClassVar[tuple[str, ...]] = ("student", "float student")
 
-    baseline: Annotated[
+    train_baseline: Annotated[
         bool, Field(description="Train the same student on labels alone beside it.")
     ] = True
 
@@ -47,11 +46,11 @@ class Distill(Training, Guidance, Stage):
         """Return the recipe's own losses."""
         return self.code_of_terms()
 
-    def misfits(self, recipe: Recipe) -> list[Problem]:
+    def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features that are not available."""
         return self.refused(recipe)
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Build student and teacher, and connect them once as in training."""
         self.join_once(rehearsal, where=where)
 
@@ -63,7 +62,7 @@ class Distill(Training, Guidance, Stage):
         # The baseline first: a teacher that is no better than it is reported before the
         # distillation.
         baseline = []
-        if self.baseline and objective.needs_teacher:
+        if self.train_baseline and objective.needs_teacher:
             twin = candidate.state("baseline")
             same = twin.weights and twin.changes == begin.changes
             baseline.append(self._twin(context, twin if same else begin))
@@ -71,7 +70,7 @@ class Distill(Training, Guidance, Stage):
         weak = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
         notes = (weak,) if weak else ()
         for note in notes:
-            context.watch.say(note)
+            context.progress.say(note)
         trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]
         artefacts = tuple(artefact for artefact, _ in trained)
         record = Record(
@@ -87,7 +86,7 @@ class Distill(Training, Guidance, Stage):
             curves=tuple(curve for _, curve in trained),
             notes=notes,
         )
-        return candidate.then(context.folder, record)
+        return candidate.append(context.folder, record)
 
     def _twin(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
         """Train the student on labels alone, in a subfolder of this stage."""
@@ -114,7 +113,7 @@ class Distill(Training, Guidance, Stage):
         role: Role = "student",
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
-        model = context.restore(context.small, begin)
+        model = context.restore(context.student_spec, begin)
         curve = train(
             context,
             model,

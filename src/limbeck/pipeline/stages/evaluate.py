@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from limbeck.errors import InputError
-from limbeck.evaluate.evaluation import Questions, check, check_values
-from limbeck.evaluate.questions import QUESTIONS
+from limbeck.evaluate.evaluation import EVALUATIONS, EvaluationSettings, check, check_values
 from limbeck.pipeline.candidate import Candidate, Record
-from limbeck.pipeline.problems import inside
 from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.validate import inside
 
 if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
-    from limbeck.pipeline.rehearsal import Rehearsal
+    from limbeck.pipeline.dry_run import DryRun
 
 
 class Evaluate(Stage):
@@ -25,24 +24,24 @@ class Evaluate(Stage):
     first seed's student, which ships.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("student",)
+    requires: ClassVar[tuple[str, ...]] = ("student",)
 
-    questions: Annotated[
+    evaluations: Annotated[
         list[str] | dict[str, dict[str, Any]] | None,
         Field(
             min_length=1,
             max_length=100,
             description="Which: any of "
-            + ", ".join(QUESTIONS.names())
+            + ", ".join(EVALUATIONS.names())
             + "; all if not given. As a mapping, each with settings of its own.",
         ),
     ] = None
-    limit: Annotated[
+    max_samples: Annotated[
         int,
         Field(ge=10, le=10**7, description="Test samples that the costly questions look at."),
     ] = 300
 
-    @field_validator("questions")
+    @field_validator("evaluations")
     @classmethod
     def _known(
         cls, questions: list[str] | dict[str, dict[str, Any]] | None
@@ -51,11 +50,11 @@ class Evaluate(Stage):
         return questions
 
     @property
-    def asked(self) -> Questions:
+    def asked(self) -> EvaluationSettings:
         """Return the evaluations with their settings."""
-        return _with_settings(QUESTIONS.names() if self.questions is None else self.questions)
+        return _with_settings(EVALUATIONS.names() if self.evaluations is None else self.evaluations)
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Check the settings against the classes of the data."""
         try:
             check_values(self.asked, tuple(rehearsal.context.data.classes))
@@ -73,8 +72,8 @@ class Evaluate(Stage):
             artefacts=(),
             files={},
         )
-        return candidate.then(context.folder, record)
+        return candidate.append(context.folder, record)
 
 
-def _with_settings(questions: list[str] | dict[str, dict[str, Any]]) -> Questions:
+def _with_settings(questions: list[str] | dict[str, dict[str, Any]]) -> EvaluationSettings:
     return {key: {} for key in questions} if isinstance(questions, list) else questions

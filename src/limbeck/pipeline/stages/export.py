@@ -9,23 +9,28 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from limbeck.atomic import replacing
-from limbeck.compress.bake import bake, structural
-from limbeck.compress.change import Change
+from limbeck.compress.materialize import materialize, structural
+from limbeck.compress.method import Change
+from limbeck.core.files import replacing
 from limbeck.errors import Problem
 from limbeck.export.onnx import embed_classes
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.hugging_face import try_folder, write_folder
-from limbeck.pipeline.problems import RefusedError
 from limbeck.pipeline.stage import Stage
-from limbeck.pipeline.student_code import check_code, try_code, write_code
+from limbeck.pipeline.student_files import (
+    check_code,
+    try_code,
+    try_folder,
+    write_code,
+    write_folder,
+)
+from limbeck.pipeline.validate import RefusedError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from limbeck.pipeline.dry_run import DryRun
     from limbeck.pipeline.recipe import Recipe
-    from limbeck.pipeline.rehearsal import Rehearsal
 
 Format = Literal["onnx", "safetensors", "huggingface"]
 
@@ -37,7 +42,7 @@ class Export(Stage):
     that builds their network. `huggingface` adds a folder for transformers.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("student",)
+    requires: ClassVar[tuple[str, ...]] = ("student",)
 
     format: Annotated[
         Format | list[Format],
@@ -56,16 +61,16 @@ class Export(Stage):
         """Return the formats as a list."""
         return self.format if isinstance(self.format, list) else [self.format]
 
-    def misfits(self, recipe: Recipe) -> list[Problem]:
+    def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: a Hugging Face folder of a model that is not from transformers."""
-        if "huggingface" not in self.formats or recipe.small is None:
+        if "huggingface" not in self.formats or recipe.student_spec is None:
             return []
-        if recipe.small.source == "transformers":
+        if recipe.student_spec.source == "transformers":
             return []
         allowed = "onnx or safetensors, for a model that is not of transformers"
         return [Problem("format", "huggingface", allowed)]
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Check that transformers loads its folder, and that the user's code is self-contained.
 
         Raises:
@@ -73,29 +78,29 @@ class Export(Stage):
                 ship.
         """
         context = rehearsal.context
-        if context.recipe.small is None:
+        if context.recipe.student_spec is None:
             return
         student = rehearsal.student  # its problems are reported once, for every source
         if "huggingface" in self.formats:
             model = copy.deepcopy(student)
-            bake(model)
+            materialize(model)
             try_folder(model, context, where=where)
-        if context.recipe.small.source == "python":
-            context.watch.say(f"{where}: trying the student's code alone")
+        if context.recipe.student_spec.source == "python":
+            context.progress.say(f"{where}: trying the student's code alone")
             try_code(context)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Copy the artefact, and write the files that its use requires."""
-        return candidate.then(
-            context.folder, context.once(lambda: self._export(candidate, context))
+        return candidate.append(
+            context.folder, context.on_main_process(lambda: self._export(candidate, context))
         )
 
     def _export(self, candidate: Candidate, context: Context) -> Record:
         from limbeck.export.weights import save_weights
-        from limbeck.passport import stamp_folder
-        from limbeck.pipeline.facts import stamp_facts
+        from limbeck.passport import embed_metadata
+        from limbeck.pipeline.passport_inputs import stamp_facts
 
-        found, spec = candidate.newest("student"), context.small
+        found, spec = candidate.newest("student"), context.student_spec
         if found is None:  # ensured by the chain check
             raise ValueError("an export stage without a student")
         source, artefact = found
@@ -109,7 +114,7 @@ class Export(Stage):
         if "huggingface" in self.formats:
             write_folder(model, context, context.folder / "huggingface")
         # Before any measurement, so that the shipped file is the measured one.
-        stamp_folder(stamp_facts(candidate, context))
+        embed_metadata(stamp_facts(candidate, context))
         shipped = {"file": "model.onnx", "weights": (), "label": "shipped student"}
         return Record(
             stage="export",
@@ -124,8 +129,8 @@ class Export(Stage):
     def _plain(self, candidate: Candidate, context: Context) -> tuple[nn.Module, list[Change]]:
         """Return the newest weights as plain tensors, with their structural changes."""
         state = candidate.state("student")
-        model = context.restore(context.small, state)
-        bake(model)
+        model = context.restore(context.student_spec, state)
+        materialize(model)
         return model, structural(state.changes)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from limbeck.pipeline.candidate import Candidate, Record, State, hashes
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.rehearsal import Rehearsal
+from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import check_loaded
 from limbeck.pipeline.teachers import member_files, publish_teacher
@@ -18,9 +18,9 @@ class Load(Stage):
     As an explicit stage, it uses the teacher as built by its source, with the source's weights.
     """
 
-    makes: ClassVar[tuple[str, ...]] = ("teacher",)
+    produces: ClassVar[tuple[str, ...]] = ("teacher",)
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Load every member, and run it once."""
         check_loaded(rehearsal.teachers, rehearsal.context)
 
@@ -28,19 +28,19 @@ class Load(Stage):
         """Copy the weights into the run, so that it is self-contained, and publish them."""
         specs = context.recipe.teachers
         names = member_files(len(specs))
-        notes = context.once(lambda: self._copy(context, names))
+        notes = context.on_main_process(lambda: self._copy(context, names))
         artefact = publish_teacher(context, State(tuple(context.folder / name for name in names)))
         record = Record(
             stage="load",
             key=context.key,
             seed=context.seed,
             settings={},
-            what="taught elsewhere: " + ", ".join(spec.weights or spec.name for spec in specs),
+            what="taught elsewhere: " + ", ".join(spec.checkpoint or spec.name for spec in specs),
             artefacts=(artefact.model_copy(update={"weights": names}),),
             files=hashes(context.folder, [artefact.file, *names]),
             notes=tuple(notes),
         )
-        return candidate.then(context.folder, record)
+        return candidate.append(context.folder, record)
 
     def _copy(self, context: Context, names: tuple[str, ...]) -> list[str]:
         from limbeck.export.weights import save_weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from limbeck.compress.pruners import PRUNERS
+from limbeck.core.registry import Registry
 from limbeck.pipeline.compression import Compression
-from limbeck.registry import Registry
 
 
 class Prune(Compression):

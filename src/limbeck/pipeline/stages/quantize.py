@@ -11,20 +11,20 @@ from pydantic import model_validator
 
 from limbeck.compress.method import FileMethod
 from limbeck.compress.quantizers import QUANTIZERS
+from limbeck.core.registry import Registry
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.evaluate.flops import parameters
-from limbeck.export.compact.files import pack
+from limbeck.export.compact.onnx import pack
 from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.compression import REHEARSED, Compression
 from limbeck.pipeline.context import Context
+from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.parity import check_compressed
-from limbeck.pipeline.problems import RefusedError, inside
-from limbeck.pipeline.rehearsal import Rehearsal
-from limbeck.registry import Registry
+from limbeck.pipeline.validate import RefusedError, inside
 
 if TYPE_CHECKING:
-    from limbeck.compress.files.record import QuantizeRecord
+    from limbeck.compress.onnx_weights import QuantizeRecord
     from limbeck.pipeline.recipe import Recipe
 
 
@@ -32,8 +32,8 @@ class Quantize(Compression):
     """Quantisation of weights and, with most methods, activations.
 
     `int8_static`, `int8_dynamic` and the half precisions change the exported file. The others
-    change the model: with `recover` it is trained with fake quantisation (QAT), and under a teacher
-    (QAD); without, it is only calibrated on training samples (PTQ).
+    change the model: with `finetune` it is trained with fake quantisation (QAT), and under a
+    teacher (QAD); without, it is only calibrated on training samples (PTQ).
     """
 
     registry: ClassVar[Registry] = QUANTIZERS
@@ -47,7 +47,7 @@ class Quantize(Compression):
         if not isinstance(way, FileMethod):
             return self
         ignored = [] if way.takes_samples else ["calibration"]
-        given = self.model_fields_set & {*ignored, "recover", "role"}
+        given = self.model_fields_set & {*ignored, "finetune", "role"}
         allowed = f"nothing, with {self.method}: it changes the file of the student"
         problems = [Problem(name, getattr(self, name), allowed) for name in sorted(given)]
         if problems:
@@ -71,19 +71,19 @@ class Quantize(Compression):
         """Return the consumed artefacts: a quantised file has no float weights to continue from."""
         return ("float student",) if self.of_file else ()
 
-    def misfits(self, recipe: Recipe) -> list[Problem]:
+    def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: settings that the method does not support."""
-        return [] if self.of_file else super().misfits(recipe)
+        return [] if self.of_file else super().validate_in(recipe)
 
-    def rehearse(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
         """Try the method on the untrained model, or on its exported file."""
         if self.of_file:
             self.check_calibration(rehearsal, where=where)
             self._rehearse_file(rehearsal, where=where)
         else:
-            super().rehearse(rehearsal, where=where)
+            super().dry_run(rehearsal, where=where)
 
-    def _rehearse_file(self, rehearsal: Rehearsal, *, where: str) -> None:
+    def _rehearse_file(self, rehearsal: DryRun, *, where: str) -> None:
         """Export the untrained student, and check that its compressed file runs.
 
         Raises:
@@ -92,7 +92,7 @@ class Quantize(Compression):
         way, context, model = self.way, rehearsal.context, rehearsal.student
         if not isinstance(way, FileMethod) or parameters(model) >= REHEARSED:
             return
-        context.watch.say(f"{where}: trying the method on the untrained student's file")
+        context.progress.say(f"{where}: trying the method on the untrained student's file")
         device = next((one.device for one in model.parameters()), "cpu")
         batch = {name: tensor.cpu() for name, tensor in rehearsal.batch.items()}
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
@@ -114,21 +114,23 @@ class Quantize(Compression):
         """Quantise, and evaluate the result on the validation samples."""
         if not self.of_file:
             return super().run(candidate, context)
-        return candidate.then(context.folder, context.once(lambda: self._file(candidate, context)))
+        return candidate.append(
+            context.folder, context.on_main_process(lambda: self._file(candidate, context))
+        )
 
     def _file(self, candidate: Candidate, context: Context) -> Record:
         way, found = self.way, candidate.newest("student")
         if found is None or not isinstance(way, FileMethod):  # ensured by the chain check
             raise ValueError("a quantize stage without a student")
         target = context.folder / "model.onnx"
-        model = context.restore(context.small, candidate.state("student"))
+        model = context.restore(context.student_spec, candidate.state("student"))
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
             context.export(model, plain)
-            reference = context.answers(plain)
+            reference = context.predict(plain)
             done: QuantizeRecord = way.write(plain, target, calibration=self._arrays(context))
         size = pack(target).bytes_after
-        exported = context.answers(target)
+        exported = context.predict(target)
         compared = check_compressed(
             reference,
             exported,

@@ -1,0 +1,143 @@
+"""Prunable attention heads: the projections and the size attributes of known implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compress.structure import Contribution
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An attention implementation.
+
+    Attributes:
+        name: The library or model it belongs to.
+        inputs: Paths, within the attention, of the query, key and value projections.
+        output: The path of the output projection.
+        holder: The path of the module with the size attributes.
+        heads: The attribute of the number of heads.
+        size: The attribute of the head size.
+        width: The attribute of their product.
+        absent: Submodules that read all heads in another way; an attention with one is skipped.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    holder: str
+    heads: str
+    size: str
+    width: str
+    absent: tuple[str, ...] = ()
+
+
+_BERT = ("num_attention_heads", "attention_head_size", "all_head_size")
+KINDS = (
+    Kind("BERT", ("self.query", "self.key", "self.value"), "output.dense", "self", *_BERT),
+    Kind("timm", ("qkv",), "proj", "", "num_heads", "head_dim", "attn_dim", ("norm", "gate")),
+)
+"""BERT also covers its relatives in transformers, and timm its vision transformers."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention with prunable heads.
+
+    Attributes:
+        path: Its path in the model.
+        kind: Its implementation.
+        module: The attention module.
+    """
+
+    path: str
+    kind: Kind
+    module: nn.Module
+
+    @property
+    def heads(self) -> int:
+        """Return the number of heads."""
+        return cast("int", vars(self._holder)[self.kind.heads])
+
+    def total(self, contribution: Contribution) -> Tensor:
+        """Sum the contributions of the weights of each head, `[heads]`."""
+        found = torch.zeros(self.heads, dtype=torch.float64)
+        for layer, times in self._inputs():
+            each = contribution[layer.weight].sum(1).view(times, self.heads, -1).sum((0, 2))
+            found += each.double().abs().cpu()
+        columns = contribution[self._output.weight].sum(0).view(self.heads, -1).sum(1)
+        return found + columns.double().abs().cpu()
+
+    def cut(self, heads: Iterable[int]) -> None:
+        """Remove heads, in place."""
+        gone = set(heads)
+        kept = torch.tensor([head for head in range(self.heads) if head not in gone])
+        for layer, times in self._inputs():
+            rows = self._rows(layer.out_features, times, kept)
+            _keep(layer, rows, dim=0)
+            layer.out_features = len(rows)
+        columns = self._rows(self._output.in_features, 1, kept)
+        _keep(self._output, columns, dim=1)
+        self._output.in_features = len(columns)
+        numbers = vars(self._holder)
+        numbers[self.kind.width] = len(columns)
+        numbers[self.kind.heads] = len(kept)
+
+    @property
+    def _holder(self) -> nn.Module:
+        return self.module.get_submodule(self.kind.holder)
+
+    @property
+    def _output(self) -> nn.Linear:
+        return cast("nn.Linear", self.module.get_submodule(self.kind.output))
+
+    def _inputs(self) -> list[tuple[nn.Linear, int]]:
+        """Return the projections before the heads, with the number of row blocks of each."""
+        times = 3 // len(self.kind.inputs)
+        return [
+            (cast("nn.Linear", self.module.get_submodule(path)), times) for path in self.kind.inputs
+        ]
+
+    def _rows(self, size: int, times: int, kept: Tensor) -> Tensor:
+        return torch.arange(size).view(times, self.heads, -1)[:, kept].flatten()
+
+
+def attentions(model: nn.Module) -> dict[str, Attention]:
+    """Return every attention of a known implementation, by path.
+
+    Example:
+        >>> attentions(nn.Linear(2, 2))
+        {}
+    """
+    return {
+        path: Attention(path, kind, module)
+        for path, module in model.named_modules()
+        for kind in KINDS
+        if _is(module, kind)
+    }
+
+
+def _is(module: nn.Module, kind: Kind) -> bool:
+    parts: Mapping[str, nn.Module] = dict(module.named_modules())
+    layers = [parts.get(path) for path in (*kind.inputs, kind.output)]
+    if not all(isinstance(layer, nn.Linear) for layer in layers) or kind.holder not in parts:
+        return False
+    if any(not isinstance(parts.get(path, nn.Identity()), nn.Identity) for path in kind.absent):
+        return False
+    numbers = vars(parts[kind.holder])
+    heads, size, width = (numbers.get(name) for name in (kind.heads, kind.size, kind.width))
+    first, last = cast("list[nn.Linear]", [layers[0], layers[-1]])
+    whole = first.out_features == last.in_features * (3 // len(kind.inputs))
+    return heads is not None and whole and heads * size == width == last.in_features
+
+
+def _keep(layer: nn.Linear, places: Tensor, *, dim: int) -> None:
+    places = places.to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.detach().index_select(dim, places))
+    if dim == 0 and layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.detach()[places])

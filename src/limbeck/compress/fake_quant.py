@@ -1,0 +1,565 @@
+"""Quantisation arithmetic: rounding to integer grids, with straight-through gradients.
+
+A grid has a scale s, a zero point z and bounds l and h. A float x becomes the integer
+
+    q = clamp(round(x / s) + z, l, h)    and then the float    (q − z) · s
+
+with halves rounded to even, as ONNX's QuantizeLinear and DequantizeLinear do. Zero is on every
+grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
+
+from limbeck.compress.method import CalibrationContext
+from limbeck.errors import InputError, Problem
+from limbeck.evaluate.flops import evaluating
+from limbeck.export.quantized import OnGrid, Rounding, RoundsInput
+
+SMALLEST = 1e-8
+"""The smallest scale: a product of two, as a bias has, is still a normal float32."""
+
+SPREAD = 1024
+"""Largest ratio of the scales of a tensor's channels: a channel that is nearly zero would otherwise
+have a scale at which its bias exceeds the int32 range.
+"""
+
+
+def fake_quantize(
+    x: Tensor, step: Tensor, zero: Tensor | None, low: int, high: int, *, share: float = 1.0
+) -> Tensor:
+    r"""Round floats to a grid, with straight-through gradients inside its bounds.
+
+    With v = x / s, and bounds counted from zero, l' = l − z and h' = h − z:
+
+    $$
+    \frac{\partial \hat x}{\partial x} = [l' \le v \le h'] \qquad
+    \frac{\partial \hat x}{\partial s} = \begin{cases} \mathrm{round}(v) - v & l' \le v \le h' \\
+    l' \text{ or } h' & \text{below or above} \end{cases} \qquad
+    \frac{\partial \hat x}{\partial z} = -s\,[v < l' \text{ or } v > h']
+    $$
+
+    Args:
+        x: Any shape.
+        step: s above 0, of a shape that broadcasts to x's.
+        zero: z, integers in the shape of the scale; None is 0 everywhere.
+        low: The lowest integer l.
+        high: The highest integer h.
+        share: Factor of the gradients of s and z.
+
+    Example:
+        >>> x = torch.tensor([-3.0, 0.24, 0.25, 0.75, 9.0])
+        >>> fake_quantize(x, torch.tensor(0.5), None, -2, 1)
+        tensor([-1.0000,  0.0000,  0.0000,  0.5000,  0.5000])
+
+    Source: Esser et al. 2020 (LSQ, arXiv:1902.08153); with a zero point Bhalgat et al. 2020 (LSQ+,
+    arXiv:2004.09576).
+    """
+    rounded: Tensor = _FakeQuantize.apply(x, step, zero, low, high, share)
+    return rounded
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Fused fake quantisation with few passes over memory, since activations are large."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, zero: Tensor | None, low: int, high: int, share: float
+    ) -> Tensor:
+        ctx.bounds, ctx.share = (low, high), share
+        ctx.learned = any(ctx.needs_input_grad[1:3])
+        counted = x.float() / step
+        inside = _clamped(counted, zero, low, high)
+        if ctx.learned:
+            ctx.save_for_backward(x, step, zero)
+        elif ctx.needs_input_grad[0]:
+            ctx.save_for_backward(inside == counted)
+        return inside.round_().mul_(step).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.learned:
+            (within,) = ctx.saved_tensors
+            return torch.where(within, gradient, 0.0), None, None, None, None, None
+        x, step, zero = ctx.saved_tensors
+        counted = x.float() / step
+        inside = _clamped(counted, zero, *ctx.bounds)
+        within = inside == counted
+        passed = torch.where(within, gradient, 0.0)
+        slope = torch.where(within, inside.round().sub_(inside), inside)
+        of_step = slope.mul_(gradient).sum_to_size(step.shape) * ctx.share
+        of_zero = None
+        if ctx.needs_input_grad[2]:
+            of_zero = -step * (gradient - passed).sum_to_size(step.shape) * ctx.share
+        return passed, of_step, of_zero, None, None, None
+
+
+def _clamped(counted: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+    if zero is None:
+        return counted.clamp(low, high)
+    return counted.clamp(low - zero, high - zero)
+
+
+def straight_through(value: Tensor, instead: Tensor) -> Tensor:
+    """Return another value exactly, with the gradient of the first (straight-through estimator).
+
+    Example:
+        >>> x = torch.tensor(0.4, requires_grad=True)
+        >>> straight_through(x, x.round()).backward()
+        >>> x.grad
+        tensor(1.)
+    """
+    return instead.detach() + (value - value.detach())
+
+
+def power_of_two(step: Tensor) -> Tensor:
+    """Round up to a power of two, with a straight-through gradient.
+
+    Example:
+        >>> power_of_two(torch.tensor([0.3, 0.5, 3.0]))
+        tensor([0.5000, 0.5000, 4.0000])
+
+    Source: Jain et al. 2020 (TQT, arXiv:1903.08066).
+    """
+    mantissa, exponent = torch.frexp(step.detach())  # mantissa in [0.5, 1)
+    exponent = exponent - (mantissa == 0.5).to(exponent.dtype)
+    return straight_through(step, torch.ldexp(torch.ones_like(step), exponent))
+
+
+def above_zero(step: Tensor) -> Tensor:
+    """Clamp a learned scale above 0; below, its gradient still passes, so that it can recover."""
+    return straight_through(step, step.clamp(min=SMALLEST))
+
+
+def levelled(step: Tensor) -> Tensor:
+    """Raise the scales of channels that are zero or nearly zero; 1 if all are zero.
+
+    Example:
+        >>> levelled(torch.tensor([0.0, 1.0, 64.0])).tolist(), levelled(torch.zeros(())).item()
+        ([0.0625, 1.0, 64.0], 1.0)
+    """
+    largest = step.max()
+    least = (largest / SPREAD).clamp(min=SMALLEST)
+    return torch.where(largest > 0, torch.maximum(step, least), torch.ones_like(step))
+
+
+def spread(
+    least: Tensor, most: Tensor, low: int, high: int, *, symmetric: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the scale over a range, and the offset (lowest float) unless the grid is symmetric.
+
+    Example:
+        >>> spread(torch.tensor(-1.0), torch.tensor(2.0), 0, 15, symmetric=False)
+        (tensor(0.2000), tensor(-1.))
+        >>> spread(torch.tensor(-1.0), torch.tensor(2.0), -8, 7, symmetric=True)
+        (tensor(0.2857), None)
+    """
+    if symmetric:
+        return levelled(torch.maximum(-least, most) / high), None
+    least, most = least.clamp(max=0.0), most.clamp(min=0.0)  # zero is on the grid
+    return levelled((most - least) / (high - low)), least
+
+
+def settled(
+    step: Tensor, least: Tensor | None, low: int, high: int, *, powers_of_two: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the effective scale and the zero point; None if the grid is symmetric.
+
+    The rounding of the zero point, l − least / s, has a straight-through gradient.
+
+    Example:
+        >>> settled(torch.tensor(0.2), torch.tensor(-1.0), 0, 15, powers_of_two=False)
+        (tensor(0.2000), tensor(5.))
+    """
+    if powers_of_two:
+        step = power_of_two(step)
+    if least is None:
+        return step, None
+    exact = low - least / step
+    return step, straight_through(exact, exact.round().clamp(low, high))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Statistics of a layer's input.
+
+    Attributes:
+        least: The minimum.
+        most: The maximum.
+        mean: The mean magnitude, E|x|.
+    """
+
+    least: float
+    most: float
+    mean: float
+
+
+def observe(model: nn.Module, paths: Iterable[str], work: CalibrationContext) -> dict[str, Seen]:
+    """Run all calibration samples through a model, and record statistics of layer inputs.
+
+    Args:
+        model: Not modified.
+        paths: The layers.
+        work: The samples and the forward function.
+
+    Returns:
+        The statistics by path, in the order in which layers are first called; layers that are never
+        called are missing.
+
+    Raises:
+        InputError: There are no samples, or a layer's input is not finite.
+    """
+    notes: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {}
+
+    def watch(path: str) -> RemovableHandle:
+        def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            x = (*args, *kwargs.values())[0].detach().float()
+            least, most = x.aminmax()
+            found = (least, most, x.abs().sum(), x.numel())
+            notes.setdefault(path, []).append(found)
+
+        return model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+
+    handles = [watch(path) for path in paths]
+    samples = 0
+    try:
+        with evaluating(model), torch.no_grad():
+            for batch in work.batches():
+                samples += len(next(iter(batch.values())))
+                work.forward(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if samples == 0:
+        raise InputError(Problem("calibration", "no sample", "at least one training sample"))
+    seen = {path: _together(found) for path, found in notes.items()}
+    wild = [path for path, one in seen.items() if not -1e30 < one.least <= one.most < 1e30]
+    if wild:
+        given = f"numbers that are not finite, into {', '.join(wild)}"
+        raise InputError(Problem("calibration", given, "samples that the model can answer"))
+    return seen
+
+
+def _together(found: list[tuple[Tensor, Tensor, Tensor, int]]) -> Seen:
+    least, most, sums, counts = zip(*found, strict=True)
+    return Seen(
+        float(torch.stack(least).min()),
+        float(torch.stack(most).max()),
+        float(torch.stack(sums).double().sum()) / sum(counts),
+    )
+
+
+MOMENTUM = 0.01
+"""Momentum of the moving average of the range in training."""
+
+
+class InputQuantizer(nn.Module, RoundsInput):
+    r"""Uniform activation quantiser of 4 to 8 bits, per tensor.
+
+    The grid spans the range seen in calibration; in training the range is updated by a moving
+    average, in evaluation it is fixed. If learned, the scale and the lowest float (the offset)
+    start there and are trained, with gradients divided by √(n Q), for n numbers per sample and Q
+    integers above 0. A symmetric grid has no offset, and its learned scale starts at 2 E|x| / √Q.
+
+    Args:
+        bits: 4 to 8.
+        symmetric: Whether zero is in the middle of the grid, without a zero point.
+        learned: Whether the scale (and the offset) are parameters.
+        powers_of_two: Round the scale up to a power of two.
+
+    Example:
+        >>> rounded = InputQuantizer(bits=4)
+        >>> rounded.fit(Seen(least=-1.0, most=2.0, mean=0.5))
+        >>> rounded.eval()(torch.tensor([-5.0, 0.29, 5.0]))
+        tensor([-1.0000,  0.2000,  2.0000])
+
+    Source: Jacob et al. 2018 (arXiv:1712.05877); learned, Bhalgat et al. 2020 (LSQ+).
+    """
+
+    least: Tensor
+    most: Tensor
+
+    def __init__(
+        self,
+        *,
+        bits: int,
+        symmetric: bool = False,
+        learned: bool = False,
+        powers_of_two: bool = False,
+    ) -> None:
+        super().__init__()
+        half = 1 << (bits - 1)
+        self.low, self.high = (-half, half - 1) if symmetric else (0, 2 * half - 1)
+        self.symmetric, self.powers_of_two = symmetric, powers_of_two
+        self.step = nn.Parameter(torch.ones(())) if learned else None
+        self.offset = nn.Parameter(torch.zeros(())) if learned and not symmetric else None
+        if not learned:
+            self.register_buffer("least", torch.zeros(()))
+            self.register_buffer("most", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, seen: Seen) -> None:
+        """Initialise the range from calibration statistics."""
+        least, most = torch.tensor(seen.least), torch.tensor(seen.most)
+        if self.step is None:
+            self.least.copy_(least)
+            self.most.copy_(most)
+            return
+        step, lowest = spread(least, most, self.low, self.high, symmetric=self.symmetric)
+        if self.offset is not None and lowest is not None:
+            self.offset.copy_(lowest)
+        elif seen.mean > 0:
+            step = torch.tensor(2 * seen.mean / math.sqrt(self.high))
+        self.step.copy_(step)
+
+    def grid(self) -> tuple[Tensor, Tensor | None]:
+        """Return the scale and the zero point, one number each; the zero point is None where 0."""
+        if self.step is None:
+            step, lowest = spread(
+                self.least, self.most, self.low, self.high, symmetric=self.symmetric
+            )
+        else:
+            step, lowest = above_zero(self.step), self.offset
+        return settled(step, lowest, self.low, self.high, powers_of_two=self.powers_of_two)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input, rounded to the grid."""
+        if self.training and self.step is None:
+            self._follow(x.detach())
+        step, zero = self.grid()
+        share = 1 / math.sqrt(max(1, x[0].numel()) * self.high) if self.step is not None else 1.0
+        return fake_quantize(x, step, zero, self.low, self.high, share=share)
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor) -> None:
+        least, most = x.aminmax()
+        self.least.lerp_(least.float(), MOMENTUM)
+        self.most.lerp_(most.float(), MOMENTUM)
+
+    @torch.no_grad()
+    def as_rounding(self) -> Rounding:
+        """Return the same rounding with unsigned integers, as in uint8."""
+        step, zero = self.grid()
+        raised = torch.full_like(step, -self.low) if zero is None else zero
+        return Rounding(step.clone(), raised.to(torch.uint8), self.high - self.low)
+
+
+class UniformWeight(nn.Module, OnGrid):
+    r"""Uniform weight quantiser of 2 to 8 bits.
+
+    With integers from −2^(b−1) to 2^(b−1) − 1 = Q, the scale is max|w| / Q, computed from the
+    weights in each forward pass; if learned, it starts at 2 E|w| / √Q, and its gradient is divided
+    by √(n Q) for n weights per scale. An affine grid spans the range of the weights and has a zero
+    point; if learned, so is its lowest float, the offset.
+
+    Args:
+        shape: Shape of the weight; the first axis is the channel axis.
+        bits: 2 to 8.
+        per_channel: One scale per channel instead of one per tensor.
+        symmetric: Whether zero is in the middle of the grid, without a zero point.
+        learned: Whether the scale (and the offset) are parameters.
+        powers_of_two: Round scales up to powers of two.
+        reduce_range: Use 7 of 8 bits: on processors without VNNI, ONNX Runtime's 8-bit products can
+            overflow.
+
+    Example:
+        >>> ternary = UniformWeight((2, 2), bits=2, per_channel=False)
+        >>> ternary(torch.tensor([[1.0, -1.0], [0.4, 0.0]]))
+        tensor([[ 1., -1.],
+                [ 0.,  0.]])
+
+    Source: Jacob et al. 2018 (arXiv:1712.05877); learned, Esser et al. 2020 (LSQ) and Bhalgat et
+    al. 2020 (LSQ+).
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        bits: int,
+        per_channel: bool = True,
+        symmetric: bool = True,
+        learned: bool = False,
+        powers_of_two: bool = False,
+        reduce_range: bool = True,
+    ) -> None:
+        super().__init__()
+        used = 7 if bits == 8 and reduce_range else bits
+        self.low, self.high = -(2 ** (used - 1)), 2 ** (used - 1) - 1
+        self.per_channel, self.symmetric = per_channel, symmetric
+        self.powers_of_two = powers_of_two
+        self.share = 1 / math.sqrt(math.prod(shape[1:] if per_channel else shape) * self.high)
+        fresh = torch.ones(shape[0] if per_channel else ())
+        self.step = nn.Parameter(fresh) if learned else None
+        self.offset = nn.Parameter(-fresh) if learned and not symmetric else None
+
+    @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        """Initialise learned parameters from a weight."""
+        if self.step is None:
+            return
+        step, least = self._spread(weight)
+        if least is None:
+            mean = per_step(weight, self.per_channel).abs().mean(1)
+            step = levelled(2 * mean / math.sqrt(self.high)).view_as(self.step)
+        elif self.offset is not None:
+            self.offset.copy_(least)
+        self.step.copy_(step)
+
+    def grid(self, original: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the scale and the zero point, `[channels]` or one number; None where it is 0."""
+        if self.step is None:
+            step, least = self._spread(original.detach())
+        else:
+            step, least = above_zero(self.step), self.offset
+        return settled(step, least, self.low, self.high, powers_of_two=self.powers_of_two)
+
+    def _spread(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        least, most = per_step(weight, self.per_channel).aminmax(dim=1)
+        shape = weight.shape[:1] if self.per_channel else ()
+        low, high = self.low, self.high
+        return spread(least.view(shape), most.view(shape), low, high, symmetric=self.symmetric)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight, rounded to the grid."""
+        step, zero = self.grid(weight)
+        zero = None if zero is None else along(zero, weight)
+        step = along(step, weight)
+        return fake_quantize(weight, step, zero, self.low, self.high, share=self.share)
+
+
+def per_step(weight: Tensor, per_channel: bool) -> Tensor:
+    """Reshape a weight to `[scales, weights]`, one row per scale."""
+    return weight.flatten(1) if per_channel else weight.reshape(1, -1)
+
+
+def along(numbers: Tensor, weight: Tensor) -> Tensor:
+    """Reshape one number per channel, or a single one, to broadcast over a weight."""
+    return numbers.view(-1, *[1] * (weight.ndim - 1)) if numbers.ndim else numbers
+
+
+THRESHOLD = 0.7
+"""Share of the mean magnitude below which weights become zero: near optimal for normal and for
+uniform weights.
+"""
+
+
+class TernaryWeight(nn.Module, OnGrid):
+    r"""Ternary weights: −α, 0 and α.
+
+    $$
+    \hat w = \alpha \, \mathrm{sign}(w) \, [|w| > \Delta] \qquad
+    \Delta = 0.7\, E|w| \qquad \alpha = E\big[|w| : |w| > \Delta\big]
+    $$
+
+    Δ and α are computed from the weights in each forward pass, and the gradient of ŵ passes to w
+    (straight-through). If learned, they start there and are trained through α · round(clamp(w / 2Δ,
+    −1, 1)), with a straight-through gradient of the rounding.
+
+    Args:
+        shape: Shape of the weight; the first axis is the channel axis.
+        per_channel: One Δ and α per channel instead of one per tensor, as in the paper.
+        learned: Whether Δ and α are parameters.
+        powers_of_two: α is rounded up to a power of two.
+
+    Example:
+        >>> TernaryWeight((1, 4))(torch.tensor([[0.1, -1.0, 0.8, 0.0]]))
+        tensor([[ 0.0000, -0.9000,  0.9000,  0.0000]])
+
+    Source: Li, Zhang and Liu 2016 (TWN, arXiv:1605.04711); learned, in the manner of LSQ.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        per_channel: bool = True,
+        learned: bool = False,
+        powers_of_two: bool = False,
+    ) -> None:
+        super().__init__()
+        self.per_channel, self.powers_of_two = per_channel, powers_of_two
+        fresh = torch.ones(shape[0] if per_channel else ())
+        self.step = nn.Parameter(fresh) if learned else None
+        self.threshold = nn.Parameter(fresh / 2) if learned else None
+
+    @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        """Initialise learned parameters from a weight."""
+        if self.step is not None and self.threshold is not None:
+            threshold, step = self._found(weight)
+            self.threshold.copy_(levelled(threshold))
+            self.step.copy_(step)
+
+    def grid(self, original: Tensor) -> tuple[Tensor, None]:
+        """Return α, `[channels]` or one number; the zero point is 0."""
+        step = self._found(original)[1] if self.step is None else above_zero(self.step)
+        return power_of_two(step) if self.powers_of_two else step, None
+
+    @torch.no_grad()
+    def _found(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        size = per_step(weight, self.per_channel).abs()
+        threshold = THRESHOLD * size.mean(1, keepdim=True)
+        kept = size > threshold
+        mean = (size * kept).sum(1) / kept.sum(1).clamp(min=1)
+        shape = weight.shape[:1] if self.per_channel else ()
+        return threshold.view(shape), levelled(mean).view(shape)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the ternary weight."""
+        step = along(self.grid(weight)[0], weight)
+        if self.threshold is None:
+            kept = weight.abs() > along(self._found(weight)[0], weight)
+            return straight_through(weight, step * weight.sign() * kept)
+        counted = (weight / (2 * along(above_zero(self.threshold), weight))).clamp(-1, 1)
+        return step * straight_through(counted, counted.round())
+
+
+class BinaryWeight(nn.Module, OnGrid):
+    r"""Binary weights, ŵ = sign(w) · E|w|; the gradient of ŵ passes to w.
+
+    A masked weight stays zero and is excluded from the mean.
+
+    Args:
+        shape: Shape of the weight; the first axis is the channel axis.
+        per_channel: One mean per channel, as in the paper, instead of one per tensor.
+        powers_of_two: The mean is rounded up to a power of two.
+
+    Example:
+        >>> BinaryWeight((1, 3))(torch.tensor([[0.1, -0.5, 0.3]]))
+        tensor([[ 0.3000, -0.3000,  0.3000]])
+
+    Source: Rastegari et al. 2016 (binary weights of XNOR-Net, arXiv:1603.05279).
+    """
+
+    def __init__(
+        self, shape: Sequence[int], *, per_channel: bool = True, powers_of_two: bool = False
+    ) -> None:
+        super().__init__()
+        self.per_channel, self.powers_of_two = per_channel, powers_of_two
+
+    def fit(self, weight: Tensor) -> None:
+        """Do nothing: this quantiser has no learned parameters."""
+
+    @torch.no_grad()
+    def grid(self, original: Tensor) -> tuple[Tensor, None]:
+        """Return the mean, `[channels]` or one number; the zero point is 0."""
+        size = per_step(original, self.per_channel).abs()
+        mean = size.sum(1) / size.count_nonzero(1).clamp(min=1)
+        step = levelled(mean).view(original.shape[:1] if self.per_channel else ())
+        return power_of_two(step) if self.powers_of_two else step, None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the binary weight."""
+        step = along(self.grid(weight)[0], weight)
+        return straight_through(weight, step * weight.sign())

@@ -1,1 +1,0 @@
-"""Weight compression of an exported ONNX file, and its record."""

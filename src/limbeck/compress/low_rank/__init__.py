@@ -1,1 +1,0 @@
-"""Low-rank factorisation: layer selection, rank selection and the factor matrices."""

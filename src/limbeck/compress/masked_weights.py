@@ -1,0 +1,133 @@
+"""Masked weights of a model: listing, sparsity, penalty and the end of mask growth.
+
+The masks are defined in `changes/masks`, their growth in `growth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
+
+from limbeck.compress.changes.masks import Mask, mask_of, settle
+from limbeck.compress.mask_schedule import Plan, SoftMask
+from limbeck.compress.method import Change
+
+KINDS: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Linear,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+)
+"""Layer types whose weights are masked by default."""
+
+
+def weights_of(layer: nn.Module) -> list[str]:
+    """Return the names of a layer's weights that can be masked; biases are excluded.
+
+    Example:
+        >>> weights_of(nn.Linear(3, 2)), weights_of(nn.LSTM(3, 2))
+        (['weight'], ['weight_ih_l0', 'weight_hh_l0'])
+    """
+    if isinstance(layer, nn.RNNBase):
+        return [name for name in layer._flat_weights_names if name.startswith("weight")]
+    if isinstance(layer, nn.MultiheadAttention):
+        if layer.in_proj_weight is not None:
+            return ["in_proj_weight"]
+        return ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    return ["weight"]
+
+
+def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]]:
+    """Return the masked weights of each layer, by path and name.
+
+    Example:
+        >>> from limbeck.compress.changes.masks import apply
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+        >>> apply(net, layers={"1": ["weight"]})
+        >>> [(path, list(weights)) for path, weights in masked_weights(net).items()]
+        [('1', ['weight'])]
+    """
+    found: dict[str, dict[str, ParametrizationList]] = {}
+    for path, layer in model.named_modules():
+        if parametrize.is_parametrized(layer):
+            masked = {name: weight for name, weight in _parametrized(layer) if mask_of(weight)}
+            found |= {path: masked} if masked else {}
+    return found
+
+
+def sparsity_of(model: nn.Module) -> dict[str, float]:
+    """Compute the sparsity of each layer with masks, by path.
+
+    Example:
+        >>> from limbeck.compress.changes.masks import apply
+        >>> net = nn.Sequential(nn.Linear(3, 2))
+        >>> apply(net, layers={"0": ["weight"]})
+        >>> _ = net[0].parametrizations.weight[0].mask[0].fill_(False)
+        >>> sparsity_of(net), total_sparsity(net)
+        ({'0': 0.5}, 0.5)
+    """
+    return {path: zeros / total for path, (zeros, total) in _counts(model).items()}
+
+
+def total_sparsity(model: nn.Module) -> float:
+    """Compute the sparsity over all layers with masks."""
+    counts = _counts(model).values()
+    return sum(zeros for zeros, _ in counts) / max(sum(total for _, total in counts), 1)
+
+
+def penalty(model: nn.Module) -> Tensor | None:
+    """Compute the penalty that soft-threshold masks add to the loss of an optimiser step.
+
+    Returns:
+        A scalar with a gradient; None if the model has no such mask.
+    """
+    found = [plan.penalty() for plan in model.modules() if isinstance(plan, SoftMask)]
+    return torch.stack(found).sum() if found else None
+
+
+def fixed(model: nn.Module) -> Change | None:
+    """Fix growing masks after training.
+
+    Incomplete masks, where training stopped early or an earlier epoch's weights were kept, are
+    completed; those of a finished training are kept unchanged.
+
+    Returns:
+        The structural change; None if no mask was growing.
+
+    Raises:
+        CompressError: Training produced no scores, or masked no weight.
+
+    Example:
+        >>> fixed(nn.Linear(3, 2)) is None
+        True
+    """
+    plans = [plan for plan in model.modules() if isinstance(plan, Plan)]
+    if not plans:
+        return None
+    for plan in plans:
+        plan.finish()
+    settle(model)
+    layers = {path: list(weights) for path, weights in masked_weights(model).items()}
+    return {"kind": "masks", "layers": layers}
+
+
+def _parametrized(layer: nn.Module) -> Iterator[tuple[str, ParametrizationList]]:
+    parametrized = cast("nn.ModuleDict", layer.parametrizations)
+    for name, weight in parametrized.items():
+        yield name, cast("ParametrizationList", weight)
+
+
+def _counts(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Count the masked and all weights of each layer with masks."""
+    found = {}
+    for path, weights in masked_weights(model).items():
+        masks = [cast("Mask", mask_of(weight)).mask for weight in weights.values()]
+        total = sum(mask.numel() for mask in masks)
+        found[path] = total - sum(int(mask.sum()) for mask in masks), total
+    return found

@@ -1,1 +1,0 @@
-"""Masks on weights for unstructured pruning: storage, growth schedules and scores."""

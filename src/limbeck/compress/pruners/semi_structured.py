@@ -1,0 +1,119 @@
+"""N:M semi-structured sparsity, such as 2:4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from limbeck.compress.method import (
+    CalibrationContext,
+    CompressError,
+    Method,
+    NothingGainedError,
+    TransformResult,
+)
+from limbeck.compress.pruning import (
+    Layers,
+    Names,
+    Skip,
+    masked,
+    prunable,
+    restrict,
+    score_of,
+    start,
+    told,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class SemiStructured(Method):
+    """N:M pruning: keeps the `n` weights with the largest |w| of every `m` along the input axis.
+
+    The input axis is the second: inputs of a linear layer, channels of a convolution (at each
+    kernel position), width of an embedding. Layers whose input axis is not a multiple of `m` are
+    skipped and listed. Of equal weights, the later ones are kept.
+
+    Source: Zhou et al. 2021 (arXiv:2102.04010); 2:4 of Mishra et al. 2021 (arXiv:2104.08378).
+    """
+
+    n: Annotated[int, Field(ge=1, le=4096, description="How many of every m stay.")] = 2
+    m: Annotated[int, Field(ge=2, le=4096, description="The size of a group.")] = 4
+    layers: Layers = None
+    skip: Skip = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fewer_than_all(self) -> SemiStructured:
+        if self.n >= self.m:
+            raise ValueError(f"n is {self.n}; allowed: less than m, {self.m}")
+        return self
+
+    def check(self, model: nn.Module, work: CalibrationContext) -> None:
+        """Check the layers, and raise if no input axis is a multiple of `m`."""
+        self._divide(model, prunable(model, self.layers, self.skip))
+
+    def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
+        """Mask all but the largest weights of each group."""
+        names, notes = self._divide(model, start(model, self.layers, self.skip))
+        masks = {
+            (path, name): weight
+            for path, found in masked(model, names).items()
+            for name, weight in found.items()
+        }
+        more = False
+        for weight in masks.values():
+            scores = score_of(weight, torch.abs)
+            keep = largest(scores, self.n, self.m)
+            more |= bool((scores[~keep] > -torch.inf).any())
+            restrict(weight, keep)
+        if not more:
+            raise NothingGainedError(
+                f"nothing would be pruned: every group of {self.m} in {', '.join(names)} has at "
+                f"most {self.n} weights already."
+            )
+        changed = told(model, names, by=f"as {self.n} of {self.m}")
+        return TransformResult(changed.change, changed.what, (*notes, *changed.notes))
+
+    def _divide(self, model: nn.Module, names: Names) -> tuple[Names, list[str]]:
+        """Return the weights whose input axis is a multiple of `m`, and the skipped layers."""
+        fitting: dict[str, list[str]] = {}
+        notes = []
+        for path, found in names.items():
+            layer = model.get_submodule(path)
+            inputs = {name: getattr(layer, name).shape[1] for name in found}
+            fits = [name for name, size in inputs.items() if size % self.m == 0]
+            fitting |= {path: fits} if fits else {}
+            notes += [
+                f"{path}.{name} is left: its {size} inputs are no multiple of {self.m}"
+                for name, size in inputs.items()
+                if size % self.m
+            ]
+        if not fitting:
+            raise CompressError("nothing can be pruned: " + "; ".join(notes) + ".")
+        return fitting, notes
+
+
+def largest(scores: Tensor, n: int, m: int) -> Tensor:
+    """Select the n largest of every m scores along the second axis.
+
+    Args:
+        scores: Of any shape whose second axis is a multiple of m.
+        n: Number to select per group; of equal ones, the later.
+        m: The size of a group.
+
+    Returns:
+        A boolean per score.
+
+    Example:
+        >>> largest(torch.tensor([[3.0, 1.0, 1.0, 2.0]]), 2, 4)
+        tensor([[ True, False, False,  True]])
+    """
+    last = scores.movedim(1, -1)
+    groups = last.unflatten(-1, (-1, m))
+    order = groups.argsort(dim=-1, stable=True)
+    keep = torch.ones_like(groups, dtype=torch.bool).scatter(-1, order[..., : m - n], False)
+    return keep.flatten(-2).movedim(-1, 1)

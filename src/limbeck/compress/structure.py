@@ -1,0 +1,290 @@
+"""Importance scores for structured pruning, and the selection of the lowest."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from limbeck.compress.changes import reshape
+from limbeck.compress.method import CalibrationContext, Change, CompressError
+from limbeck.compress.trace import check_no_hooked_weights, first_batch, trace
+from limbeck.errors import InputError, Problem
+from limbeck.evaluate.flops import evaluating, parameters
+
+Scope: TypeAlias = Literal["layer", "global"]
+Contribution: TypeAlias = Mapping[Tensor, Tensor]
+"""Contribution of each single weight, in a tensor of the weight's shape."""
+
+
+def squares(model: nn.Module) -> Contribution:
+    """Return the contribution function w² (magnitude)."""
+    return {weight: weight.detach().square() for weight in model.parameters()}
+
+
+def first_order(model: nn.Module, work: CalibrationContext) -> Iterator[Contribution]:
+    r"""Yield w · ∂L/∂w for each batch, the first-order change of the loss if a weight is removed.
+
+    Source: Molchanov et al. 2019 (arXiv:1906.10771).
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for batch in work.batches():
+        # cuDNN has no backward pass of recurrent layers in evaluation mode.
+        with evaluating(model), torch.backends.cudnn.flags(enabled=False):
+            loss = work.loss(model, batch)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        yield {
+            weight: weight.detach() * (0 if gradient is None else gradient)
+            for weight, gradient in zip(weights, gradients, strict=True)
+        }
+
+
+def scores(
+    model: nn.Module,
+    work: CalibrationContext,
+    *,
+    importance: Literal["magnitude", "taylor", "random"],
+    parts: Mapping[str, int],
+    total: Callable[[str, Contribution], Tensor],
+) -> dict[str, Tensor]:
+    """Compute the importance score of each part of each layer, by path.
+
+    Args:
+        model: The model, with gradients for its weights.
+        work: The batches and their loss, for `taylor`, and the seed, for `random`.
+        importance: Squared weights, as a share of the layer's mean; the first-order change of the
+            loss, over all batches; or random.
+        parts: The number of parts of each layer.
+        total: Function that sums the contributions of a layer's weights per part, as the absolute
+            value of each weight tensor's sum.
+
+    Raises:
+        CompressError: A score is not finite.
+    """
+    if importance == "random":
+        draw = torch.Generator().manual_seed(work.seed)
+        return {path: torch.rand(count, generator=draw) for path, count in parts.items()}
+    passes = [squares(model)] if importance == "magnitude" else first_order(model, work)
+    found = {path: torch.zeros(count, dtype=torch.float64) for path, count in parts.items()}
+    for contribution in passes:
+        for path in found:
+            found[path] += total(path, contribution).cpu()
+    for path, score in found.items():
+        if not score.isfinite().all():
+            raise CompressError(f"{path}: weights or gradients are not finite")
+    if importance == "magnitude":
+        return {path: score / score.mean().clamp_min(1e-30) for path, score in found.items()}
+    return found
+
+
+def weakest(
+    scores: Mapping[str, Tensor],
+    ratio: float,
+    *,
+    scope: Scope = "layer",
+    steps: Mapping[str, int] | None = None,
+) -> dict[str, list[int]]:
+    """Select the lowest scores, leaving every layer at least one part.
+
+    Args:
+        scores: The scores of each layer's parts.
+        ratio: The share of all parts to select, rounded to the nearest integer.
+        scope: `layer` applies the ratio per layer; `global` ranks all layers together.
+        steps: The number of remaining parts is rounded up to a multiple of this, per layer.
+
+    Returns:
+        The indices of the selected parts; layers without any are omitted.
+
+    Example:
+        >>> found = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([9.0, 8.0])}
+        >>> weakest(found, 0.5)
+        {'a': [1, 2], 'b': [1]}
+        >>> weakest(found, 0.5, scope="global")
+        {'a': [0, 1, 2]}
+        >>> weakest(found, 0.5, steps={"a": 3, "b": 1})
+        {'a': [1], 'b': [1]}
+    """
+    orders = {path: score.argsort(stable=True).tolist() for path, score in scores.items()}
+    if scope == "layer":
+        counts = {path: _nearest(ratio * len(order)) for path, order in orders.items()}
+    else:
+        counts = _lowest_of_all(scores, orders, ratio)
+    chosen = {}
+    for path, order in orders.items():
+        step = 1 if steps is None else steps[path]
+        kept = max(1, len(order) - counts[path])
+        kept = min(len(order), math.ceil(kept / step) * step)
+        if kept < len(order):
+            chosen[path] = sorted(order[: len(order) - kept])
+    return chosen
+
+
+def _nearest(value: float) -> int:
+    return math.floor(value + 0.5)
+
+
+def _lowest_of_all(
+    scores: Mapping[str, Tensor], orders: Mapping[str, list[int]], ratio: float
+) -> dict[str, int]:
+    # The best part of each layer always stays.
+    ranked = sorted(
+        (scores[path][place].item(), path) for path, order in orders.items() for place in order[:-1]
+    )
+    total = sum(len(order) for order in orders.values())
+    counts = dict.fromkeys(orders, 0)
+    for _, path in ranked[: _nearest(ratio * total)]:
+        counts[path] += 1
+    return counts
+
+
+Sizes: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""Attributes and tensor shapes of each module, by path."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a model, in parameters and FLOPs.
+
+    Attributes:
+        parameters: Number of parameters; shared ones count once.
+        flops: FLOPs of one sample's forward pass; a multiply-add counts as two.
+    """
+
+    parameters: int
+    flops: int
+
+    def to(self, after: Cost) -> str:
+        """Return the reduction to another cost, as text.
+
+        Example:
+            >>> Cost(1000, 4000).to(Cost(500, 1000))
+            '1,000 to 500 parameters (50 %), 4,000 to 1,000 FLOPs (25 %)'
+        """
+        pairs = {
+            "parameters": (self.parameters, after.parameters),
+            "FLOPs": (self.flops, after.flops),
+        }
+        return ", ".join(
+            f"{one:,} to {other:,} {name} ({other / max(one, 1):.0%})".replace("%", " %")
+            for name, (one, other) in pairs.items()
+        )
+
+
+def cost(model: nn.Module, work: CalibrationContext) -> Cost:
+    """Count a model's parameters, and the FLOPs of the first sample."""
+    return Cost(parameters(model), trace(model, (), work).operations)
+
+
+def sizes(model: nn.Module) -> Sizes:
+    """Return the integer attributes and tensor shapes of all modules.
+
+    Example:
+        >>> sizes(nn.Linear(2, 1))[""]["tensors"]
+        {'weight': [1, 2], 'bias': [1]}
+    """
+    return {
+        path: {
+            "attributes": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in vars(module).items()
+                if _is_size(value) and not name.startswith("_")
+            },
+            "tensors": {name: list(tensor.shape) for name, tensor in _tensors(module).items()},
+        }
+        for path, module in model.named_modules()
+    }
+
+
+def difference(before: Sizes, after: Sizes) -> Sizes:
+    """Return the sizes that changed.
+
+    Example:
+        >>> difference(sizes(nn.Linear(2, 1)), sizes(nn.Linear(3, 1)))
+        {'': {'attributes': {'in_features': 3}, 'tensors': {'weight': [1, 3]}}}
+    """
+    found: Sizes = {}
+    for path, kinds in after.items():
+        for kind, values in kinds.items():
+            old = before[path][kind]
+            other = {name: value for name, value in values.items() if old.get(name) != value}
+            if other:
+                found.setdefault(path, {})[kind] = other
+    return found
+
+
+def answer(model: nn.Module, work: CalibrationContext) -> Tensor:
+    """Compute a model's outputs for two samples, in evaluation mode."""
+    with evaluating(model), torch.no_grad():
+        return work.forward(model, two_samples(work))
+
+
+def two_samples(work: CalibrationContext) -> Mapping[str, Tensor]:
+    """Return two samples: with one, a forward pass may lose the batch axis."""
+    return {name: tensor[:2] for name, tensor in first_batch(work).items()}
+
+
+def spare(model: nn.Module) -> nn.Module:
+    """Copy a model, with gradients for all its weights.
+
+    Raises:
+        InputError: Weights are masked or otherwise parametrized, so that they cannot be resized.
+    """
+    check_no_hooked_weights(model)
+    computed = [path for path, part in model.named_modules() if parametrize.is_parametrized(part)]
+    if computed:
+        given = f"masked or quantised {', '.join(computed)}"
+        allowed = "a model of plain weights"
+        fix = "Prune channels and heads before single weights, and before quantising."
+        raise InputError(Problem("method", given, allowed, fix))
+    trial = copy.deepcopy(model)
+    for parameter in trial.parameters():
+        parameter.grad = None
+        parameter.requires_grad_(parameter.is_floating_point())
+    return trial
+
+
+def trouble(trial: nn.Module, work: CalibrationContext, like: Tensor) -> str:
+    """Return why a pruned model's output changed its shape or failed; empty if neither."""
+    try:
+        found = answer(trial, work)
+    except Exception as error:  # a module's code may raise anything
+        return f"{type(error).__name__}: {error}"
+    if found.shape != like.shape:
+        return f"answers of shape {list(found.shape)}, not {list(like.shape)}"
+    return ""
+
+
+def adopt(model: nn.Module, trial: nn.Module) -> Change:
+    """Copy the sizes and weights of a pruned copy into a model, in place.
+
+    Raises:
+        CompressError: The copy has the model's size.
+    """
+    before, after = sizes(model), sizes(trial)
+    change = difference(before, after)
+    smaller = [path for path in change if "tensors" in change[path]]
+    if not smaller:
+        raise CompressError("nothing was cut: every weight has the shape that it had")
+    reshape.apply(model, modules=change)
+    with torch.no_grad():
+        for path in smaller:
+            cut = _tensors(trial.get_submodule(path))
+            for name, tensor in _tensors(model.get_submodule(path)).items():
+                tensor.copy_(cut[name])
+    return {"kind": "reshape", "modules": change}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = (module.named_parameters, module.named_buffers)
+    return dict(pair for list_ in own for pair in list_(recurse=False))
+
+
+def _is_size(value: object) -> bool:
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in numbers)

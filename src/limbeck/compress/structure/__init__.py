@@ -1,1 +1,0 @@
-"""Structured pruning: discovery, ranking and removal of channels, heads and layers."""

@@ -1,0 +1,187 @@
+"""The interface of connectors for both student and teacher features."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias, cast
+
+from torch import Tensor, nn
+
+from limbeck.connectors.features import Connector, connect
+from limbeck.errors import InputError, Problem
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class ConnectorOutput(NamedTuple):
+    """The output of a connector: the arguments of a loss.
+
+    Attributes:
+        student: A tensor, or a tuple of tensors.
+        teacher: The same for the teacher.
+        arguments: Further arguments of the loss, such as a learned variance.
+        aux_loss: A scalar loss of the connector itself, such as a reconstruction error.
+    """
+
+    student: Any
+    teacher: Any
+    arguments: Mapping[str, Any] = _NOTHING
+    aux_loss: Tensor | None = None
+
+
+class PairConnector(nn.Module, ABC):
+    """A connector for both sides, trained with the student and not saved in its file."""
+
+    @abstractmethod
+    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
+        """Apply the connector to both sides.
+
+        Args:
+            student: The student's feature, or a sequence of them.
+            teacher: The same for the teacher.
+            inputs: The batch's `labels`, `index` and `mask`, if present.
+        """
+
+
+Builder: TypeAlias = Callable[..., PairConnector]
+BUILDERS: Mapping[str, str] = MappingProxyType(
+    {
+        "attention_kl": "limbeck.connectors.attention:build_probabilities",
+        "attention_mse": "limbeck.connectors.attention:build_scores",
+        "crd": "limbeck.connectors.contrastive:build",
+        "factor_transfer": "limbeck.connectors.factors:build",
+        "overhaul": "limbeck.connectors.margins:build",
+        "review_kd": "limbeck.connectors.fusion:build",
+        "variational_information": "limbeck.connectors.variational:build",
+    }
+)
+"""The losses whose learned parts see both sides, and what builds them."""
+
+UNJOINED = frozenset(
+    {
+        # They sum over channels, and average-pool the larger map to the size of the smaller.
+        "attention_transfer",
+        "neuron_selectivity",
+        "spatial_correlation",
+        # They compare samples with each other, so that widths may differ.
+        "correlation_congruence",
+        "pkt",
+        "rkd_angle",
+        "rkd_distance",
+        "similarity_preserving",
+        # They compare tokens with each other. A connector would learn the relations instead of the
+        # student.
+        "attention_kl",
+        "attention_mse",
+        "minilm_relation",
+    }
+)
+"""The losses that take features of different shapes as they are."""
+
+_ANY_SIZE = frozenset({"fsp", "gram"})  # maps of any size, but with equal numbers of channels
+
+
+class StudentConnector(PairConnector):
+    """A module applied to the student's features; the teacher's are unchanged.
+
+    Each of several features has its own module.
+
+    Args:
+        module: A `Connector`, a user's module, or an `nn.ModuleList` of them.
+
+    Example:
+        >>> import torch
+        >>> side = StudentSide(nn.Linear(3, 5))
+        >>> side(torch.zeros(2, 3), torch.zeros(2, 5), {}).student.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
+        """Map the student's features to the teacher's shapes."""
+        if not isinstance(self.module, nn.ModuleList):
+            return ConnectorOutput(_apply(self.module, student, teacher), teacher)
+        sides = zip(self.module, student, teacher, strict=True)
+        return ConnectorOutput(tuple(_apply(*side) for side in sides), tuple(teacher))
+
+
+def join(
+    loss_name: str, student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
+) -> PairConnector:
+    """Build the connector between a student's and a teacher's features for a loss.
+
+    Args:
+        loss_name: The loss. For a user's own loss, `connect` builds the connector.
+        student: The student's feature for an example batch, or a sequence of features.
+        teacher: The same for the teacher.
+        samples: The number of training samples, for memory banks.
+        **settings: Further settings of the loss's connector.
+
+    Returns:
+        The connector, trained with the student. For a loss in `UNJOINED` with one tensor per side,
+        an identity.
+
+    Raises:
+        InputError: The features cannot be connected; the message has the reason.
+
+    Example:
+        >>> import torch
+        >>> joint = join("fitnet_hint", torch.zeros(2, 8), torch.zeros(2, 64))
+        >>> joint(torch.zeros(5, 8), torch.zeros(5, 64), {}).student.shape
+        torch.Size([5, 64])
+    """
+    single = isinstance(student, Tensor)
+    if loss_name in BUILDERS and not (single and loss_name in UNJOINED):
+        return _builder(loss_name)(student, teacher, samples=samples, **settings)
+    if settings:
+        raise InputError(
+            Problem(f"connector.{next(iter(settings))}", settings, "no settings for this loss")
+        )
+    if loss_name in UNJOINED:
+        return StudentConnector(nn.Identity())
+    size = loss_name not in _ANY_SIZE
+    if single and isinstance(teacher, Tensor):
+        return StudentConnector(connect(student, teacher, size=size))
+    pairs = _paired(student, teacher)
+    return StudentConnector(nn.ModuleList(connect(*both, size=size) for both in pairs))
+
+
+def as_joint(module: nn.Module) -> PairConnector:
+    """Wrap a user's module: a `Joint` is returned unchanged, others apply to the student.
+
+    Example:
+        >>> as_joint(nn.Linear(3, 5))
+        StudentSide(
+          (module): Linear(in_features=3, out_features=5, bias=True)
+        )
+    """
+    return module if isinstance(module, PairConnector) else StudentConnector(module)
+
+
+def _builder(loss_name: str) -> Builder:
+    module, _, function = BUILDERS[loss_name].partition(":")
+    return cast("Builder", getattr(importlib.import_module(module), function))
+
+
+def _apply(module: nn.Module, student: Any, teacher: Any) -> Any:
+    if isinstance(module, Connector):
+        return module(student, like=teacher)
+    return module(student)
+
+
+def _paired(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
+    listed = isinstance(student, Sequence) and isinstance(teacher, Sequence)
+    if listed and len(student) == len(teacher) > 0:
+        return list(zip(student, teacher, strict=True))
+    given = f"student {_counted(student)}, teacher {_counted(teacher)}"
+    raise InputError(Problem("connector", given, "as many features on one side as on the other"))
+
+
+def _counted(features: Any) -> str:
+    return "one feature" if isinstance(features, Tensor) else f"{len(features)} features"

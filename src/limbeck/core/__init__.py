@@ -1,0 +1,1 @@
+"""Shared foundations: files, fingerprints, registries, imports, user code and numbers."""

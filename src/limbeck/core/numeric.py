@@ -1,0 +1,125 @@
+"""The numerical precision of loss computations, independent of the inputs' dtypes."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Convert half precision to float32; return other dtypes unchanged.
+
+    Example:
+        >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both tensors in the computation's precision, determined by the student.
+
+    The teacher's tensor is detached.
+
+    Example:
+        >>> ours, theirs = precise_pair(torch.zeros(2).double(), torch.zeros(2).half())
+        >>> theirs.dtype
+        torch.float64
+    """
+    ours = precise(student)
+    # Also without gradients: forward mode's tangents end here, too.
+    return ours, teacher.detach().to(ours.dtype)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Disable autocast, so that matrix products keep the precision of their inputs.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16), without_autocast(torch.ones(1)):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a finite number; a boolean is not.
+
+    Example:
+        >>> is_number(3), is_number(True), is_number(float("nan"))
+        (True, False, False)
+    """
+    # A tuple, since torch 2.9 cannot compile a union.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_positive(value: object) -> TypeGuard[float]:
+    """Return whether a value is a finite number above 0.
+
+    Example:
+        >>> is_positive(0.5), is_positive(0), is_positive("4")
+        (True, False, False)
+    """
+    return is_number(value) and value > 0
+
+
+def is_whole(value: object, *, least: int) -> TypeGuard[int]:
+    """Return whether a value is an integer of at least `least`.
+
+    Example:
+        >>> is_whole(1, least=1), is_whole(0, least=1), is_whole(2.0, least=1)
+        (True, False, False)
+    """
+    return is_number(value) and isinstance(value, int) and value >= least
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Normalise vectors to length one; a zero vector is unchanged, without a gradient.
+
+    Example:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    # Multiplied by the inverse: the gradient of a quotient takes more passes over the vectors.
+    return vectors * length(vectors).reciprocal()
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Return the lengths of vectors with a last dimension of one; infinite for zeros, as a divisor.
+
+    Example:
+        >>> length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[5.],
+                [inf]])
+    """
+    lengths, zero = norm(vectors)
+    return lengths.masked_fill(zero, torch.inf)
+
+
+def norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lengths of vectors with a last dimension of one, and the mask of zero vectors.
+
+    A zero vector has length 1, with derivatives of 0 of every order: those of torch's norm are not
+    finite there from the second on.
+
+    Example:
+        >>> norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        (tensor([[5.],
+                [1.]]), tensor([[False],
+                [ True]]))
+    """
+    with torch.no_grad():
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        zero = lengths <= torch.finfo(lengths.dtype).tiny
+    lengths = torch.linalg.vector_norm(vectors.masked_fill(zero, 1), dim=-1, keepdim=True)
+    return lengths.masked_fill(zero, 1), zero

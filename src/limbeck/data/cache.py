@@ -1,0 +1,416 @@
+"""Teacher output cache: the logits of a frozen teacher, looked up by row and view.
+
+A cache is a folder: `logits.bin`, raw numbers `[views * rows, classes]`; `progress.json` during
+writing; and `manifest.json`, written last, with the key, the name of the logits file and its hash.
+A folder without a manifest is incomplete: writing resumes, or restarts if the key or the batches
+differ.
+
+Several processes may write at once. Each locks its own file, `logits.bin`, `logits.1.bin` and so
+on, so that none waits for a paused one; the manifest names the file that was complete first, and
+the others are removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+
+import numpy as np
+import torch
+
+from limbeck.core import files, fingerprint
+from limbeck.errors import InputError, LimbeckError, Problem
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+
+    from torch import Tensor
+
+    from limbeck.data.load import Data
+    from limbeck.data.split import Batch, Split
+
+
+MANIFEST, VERSION = "manifest.json", 1
+WRITERS = 64
+"""The largest number of processes that record into one store at once."""
+
+# Each progress write waits for the disk; a kill loses at most this many rows.
+NOTED_EVERY = 8192
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape and dtype of the cached logits."""
+
+    rows: int
+    views: int
+    classes: int
+    dtype: Literal["float32", "float16"]
+
+    @property
+    def bytes_each(self) -> int:
+        """Return the number of bytes per output."""
+        return self.classes * np.dtype(self.dtype).itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Return the number of bytes of the logits file."""
+        return self.rows * self.views * self.bytes_each
+
+
+def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
+    """Return the cache key: everything that cached outputs depend on.
+
+    Args:
+        data: The data with the training rows; the seed of its augmentation is set.
+        teacher: A hash of the teacher's weights and architecture.
+
+    Raises:
+        InputError: Augmentation creates new images in every epoch: no output could be reused.
+    """
+    augment = data.train.augment
+    if data.train.views is None:
+        allowed = "a number of views, or no augmentation, when answers are recorded"
+        fix = "Set data.augment.views, say to 4: epochs then go round four variants."
+        raise InputError(Problem("data.augment.views", None, allowed, fix))
+    return {
+        "teacher": teacher,
+        "data": data.facts.fingerprint,
+        "preprocessing": data.preprocess.fingerprint,
+        "augmentation": augment.model_dump() if augment else None,
+        "seed": data.train.seed if augment else None,
+    }
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """The files of one writing process: logits, and the number of outputs on disk."""
+
+    logits: Path
+    progress: Path
+    lock: Path
+
+    @classmethod
+    def numbered(cls, folder: Path, number: int) -> _Draft:
+        """Return the files of a writer; the first has no number in its names."""
+        part = f".{number}" if number else ""
+        return cls(
+            folder / f"logits{part}.bin", folder / f"progress{part}.json", folder / f".lock{part}"
+        )
+
+    def remove(self) -> None:
+        """Remove the files."""
+        self.logits.unlink(missing_ok=True)
+        self.progress.unlink(missing_ok=True)
+
+
+class TeacherCache:
+    """A cache of teacher logits in a folder.
+
+    Args:
+        folder: The folder of the cache.
+        key: The cache key, as plain data; see `key_of`.
+        rows: The number of rows in the split.
+        views: The number of variants per row.
+        classes: The number of logits per row.
+        dtype: The stored dtype; `float16` halves the file, at three digits.
+
+    Raises:
+        InputError: The folder holds outputs under another key, or the logits file is truncated or
+            modified.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        key: dict[str, Any],
+        rows: int,
+        views: int,
+        classes: int,
+        dtype: Literal["float32", "float16"] = "float32",
+    ) -> None:
+        self.folder = folder
+        self.shape = Shape(rows, views, classes, dtype)
+        # Through JSON and back, as it is read: tuples become lists.
+        self._key = json.loads(json.dumps({**key, **asdict(self.shape), "version": VERSION}))
+        self._logits: np.ndarray[Any, Any] | None = None
+        self._open()
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every output is cached, by this or another process."""
+        if self._logits is None:
+            self._open()
+        return self._logits is not None
+
+    def lookup(self, index: Tensor, view: Tensor) -> Tensor:
+        """Return the logits of some rows, float32 `[n, classes]`.
+
+        Args:
+            index: The row indices, int64 `[n]`.
+            view: The variant of each row, int64 `[n]`.
+
+        Raises:
+            LimbeckError: The cache is incomplete, or holds no such row or view.
+        """
+        if self._logits is None:
+            self._open()
+        if self._logits is None:
+            raise LimbeckError(f"{self.folder}: no answers are recorded yet; call record first.")
+        rows, views = index.numpy(), view.numpy()
+        inside = (rows >= 0) & (rows < self.shape.rows) & (views >= 0) & (views < self.shape.views)
+        if not inside.all():
+            wrong = int(np.flatnonzero(~inside)[0])
+            raise LimbeckError(
+                f"{self.folder}: no answer for row {rows[wrong]} in view {views[wrong]}; recorded "
+                f"are {self.shape.rows} rows in {self.shape.views} views."
+            )
+        found = self._logits[views * self.shape.rows + rows]
+        return torch.from_numpy(found.astype(np.float32, copy=False))
+
+    def record(
+        self,
+        answer: Callable[[Batch], Tensor],
+        split: Split,
+        *,
+        batch_size: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Compute and store every output that is not cached yet.
+
+        Safe against a kill at any moment; the next process resumes with the same batches. A
+        complete cache is unchanged.
+
+        Args:
+            answer: The teacher: a function from a batch to logits `[n, classes]`.
+            split: The rows, with their augmentation.
+            batch_size: The number of rows per teacher batch.
+            progress: Called with the number of outputs done and their total.
+
+        Raises:
+            InputError: The numbers of rows or views of split and cache differ, or an output has
+                another shape or non-finite values.
+            WriteError: The disk is full, or the folder cannot be written to.
+        """
+        if self.complete:
+            return
+        self._check(split)
+        with self._draft() as draft:
+            if self.complete:  # another process was faster
+                return
+            before = split.epoch
+            try:
+                with self._file(draft, batch_size) as (file, done):
+                    self._write(answer, split, batch_size, progress, draft, file, done)
+                    self._publish(draft, file)
+            finally:
+                split.set_epoch(before)
+        self._open()
+
+    @contextmanager
+    def _draft(self) -> Iterator[_Draft]:
+        """Lock the first files that no living process writes; those of a dead one are resumed."""
+        from filelock import FileLock, Timeout
+
+        for number in range(WRITERS):
+            draft = _Draft.numbered(self.folder, number)
+            lock = FileLock(draft.lock, timeout=0, thread_local=False)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+            except Timeout:
+                continue
+            except OSError as error:
+                raise self._not_written(draft.logits, error) from error
+            try:
+                yield draft
+            finally:
+                with suppress(OSError):
+                    draft.lock.unlink()
+                lock.release()
+            return
+        raise LimbeckError(f"{self.folder}: {WRITERS} processes record into it; start fewer.")
+
+    def _publish(self, draft: _Draft, file: BinaryIO) -> None:
+        """Write the manifest, unless another process was first; then use its outputs."""
+        # Of the open file: another process may write at its path, if the folder was removed.
+        file.seek(0)
+        digest = hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
+        if not self._is_at(draft.logits, file):
+            gone = OSError(f"the folder was removed while process {os.getpid()} wrote to it")
+            raise self._not_written(draft.logits, gone)
+        manifest = {"key": self._key, "sha256": digest, "file": draft.logits.name}
+        if not _create_json(self.folder / MANIFEST, manifest):
+            draft.remove()
+            return
+        draft.progress.unlink(missing_ok=True)
+        for number in range(WRITERS):
+            other = _Draft.numbered(self.folder, number)
+            if other != draft and other.logits.exists():
+                self._remove_abandoned(other)
+
+    def _remove_abandoned(self, draft: _Draft) -> None:
+        """Remove the files of dead processes; a living one removes its own."""
+        from filelock import FileLock, Timeout
+
+        with suppress(Timeout, OSError), FileLock(draft.lock, timeout=0):
+            draft.remove()
+            draft.lock.unlink()
+
+    @staticmethod
+    def _is_at(path: Path, file: BinaryIO) -> bool:
+        try:
+            return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        except OSError:
+            return False
+
+    def _check(self, split: Split) -> None:
+        given = (len(split), split.views)
+        if given != (self.shape.rows, self.shape.views):
+            allowed = f"{self.shape.rows} rows in {self.shape.views} views"
+            raise InputError(Problem("split", f"{given[0]} rows in {given[1]} views", allowed))
+
+    def _write(
+        self,
+        answer: Callable[[Batch], Tensor],
+        split: Split,
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+        draft: _Draft,
+        file: BinaryIO,
+        done: int,
+    ) -> None:
+        rows, total, noted = self.shape.rows, self.shape.rows * self.shape.views, done
+        while done < total:
+            view, start = divmod(done, rows)
+            split.set_epoch(view)
+            batch = split.__getitems__(torch.arange(start, min(start + batch_size, rows)))
+            self._put(draft, file, self._checked(answer(batch), batch).tobytes())
+            done += len(batch["index"])
+            if done - noted >= NOTED_EVERY or done == total:
+                self._put(draft, file, b"", flush=True)
+                content = {"key": self._key, "done": done, "batch_size": batch_size}
+                files.write_json(draft.progress, content)
+                noted = done
+            if progress is not None:
+                progress(done, total)
+
+    @contextmanager
+    def _file(self, draft: _Draft, batch_size: int) -> Iterator[tuple[BinaryIO, int]]:
+        """Open the logits file after the outputs to keep, and count those."""
+        done = self._done(draft, batch_size)
+        try:
+            file = draft.logits.open("r+b" if done else "w+b")
+            file.truncate(done * self.shape.bytes_each)
+            file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise self._not_written(draft.logits, error) from error
+        with file:
+            yield file, done
+
+    def _put(self, draft: _Draft, file: BinaryIO, content: bytes, *, flush: bool = False) -> None:
+        try:
+            file.write(content)
+            if flush:
+                # The counted outputs must be on disk before the progress file.
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._not_written(draft.logits, error) from error
+
+    def _not_written(self, path: Path, error: OSError) -> files.WriteError:
+        return files.WriteError(
+            f"{path}: could not be written ({error.strerror or error}). It needs "
+            f"{self.shape.bytes / 2**20:.0f} MiB; make room and run again: it goes on from there."
+        )
+
+    def _done(self, draft: _Draft, batch_size: int) -> int:
+        """Count the outputs to keep: those of the same batches, under the same key."""
+        try:
+            noted = json.loads(draft.progress.read_text(encoding="utf-8"))
+            done = int(noted["done"])
+            same = noted["key"] == self._key and noted["batch_size"] == batch_size
+            whole = 0 <= done * self.shape.bytes_each <= draft.logits.stat().st_size
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0  # missing or corrupt
+        return done if same and whole else 0
+
+    def _checked(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, Any]:
+        wanted = (len(batch["index"]), self.shape.classes)
+        if tuple(logits.shape) != wanted:
+            given = f"an answer of shape {tuple(logits.shape)}"
+            raise InputError(Problem("teacher", given, f"shape {wanted}"))
+        # Numbers too large for float16 become infinite, and raise below.
+        with np.errstate(over="ignore"):
+            kept = logits.detach().cpu().to(torch.float32).numpy().astype(self.shape.dtype)
+        if not np.isfinite(kept).all():
+            first = int(np.flatnonzero(~np.isfinite(kept).all(axis=1))[0])
+            given = f"NaN or infinity for row {int(batch['index'][first])}"
+            raise InputError(Problem("teacher", given, f"numbers that {self.shape.dtype} holds"))
+        return kept
+
+    def _open(self) -> None:
+        """Check and memory-map the logits, if there is a manifest."""
+        path, fix = self.folder / MANIFEST, f"Delete {self.folder} to have the teacher asked again."
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            key, digest = dict(manifest["key"]), manifest["sha256"]
+            path = self.folder / Path(manifest.get("file", "logits.bin")).name
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            given = f"{type(error).__name__}: {error}"
+            problem = Problem(str(path), given, "a manifest of recorded answers", fix)
+            raise InputError(problem) from error
+        self._refuse_other_key(key)
+        size = path.stat().st_size if path.is_file() else 0
+        if size != self.shape.bytes:
+            problem = Problem(str(path), f"{size} bytes", f"{self.shape.bytes} bytes", fix)
+            raise InputError(problem)
+        if fingerprint.of_file(path) != digest:
+            raise InputError(
+                Problem(str(path), "bytes that were changed", "what was recorded", fix)
+            )
+        self._map(path)
+
+    def _refuse_other_key(self, recorded: dict[str, Any]) -> None:
+        fix = f"Record to another folder, or delete {self.folder}."
+        problems = [
+            Problem(f"{self.folder} ({name})", self._key.get(name), f"{recorded.get(name)!r}", fix)
+            for name in sorted({*recorded, *self._key})
+            if recorded.get(name) != self._key.get(name)
+        ]
+        if problems:
+            raise InputError(*problems)
+
+    def _map(self, path: Path) -> None:
+        shape = (self.shape.rows * self.shape.views, self.shape.classes)
+        # A plain array over the mapping: indexing np.memmap itself costs ten times as much.
+        self._logits = np.asarray(np.memmap(path, dtype=self.shape.dtype, mode="r", shape=shape))
+
+
+def _create_json(path: Path, content: dict[str, Any]) -> bool:
+    """Write a file atomically if it does not exist; return whether it was written.
+
+    Raises:
+        WriteError: The disk is full, or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    files.write_json(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: the last of two equal files counts
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True

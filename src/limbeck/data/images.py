@@ -1,0 +1,337 @@
+"""Image columns: encoded bytes, files or arrays."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from limbeck.data.preprocess import upright
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    import datasets
+    from numpy.typing import ArrayLike, NDArray
+    from PIL import Image
+    from torch import Tensor
+
+    from limbeck.data.spec import AugmentSpec
+
+
+GREY = {"1", "L", "LA"}
+COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+CHUNK = 1000
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM"),
+    *("PCX", "TGA", "ICO"),
+)
+"""The image formats that are read. PIL runs a program for others, such as Ghostscript for EPS."""
+
+TRAITS = "limbeck.traits"
+MOST_PIXELS = 2**26
+"""A larger picture is taken for a decompression bomb."""
+
+
+class EncodedImages:
+    """The images of one split, opened one by one or read as one array.
+
+    Args:
+        dataset: One of the source's splits.
+        rows: The row indices.
+        column: The image column.
+        folder: The folder for relative paths in the column.
+        where: The key in the recipe, for messages.
+        size: The required height and width of every image; None if they may differ.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        rows: NDArray[np.int64],
+        column: str,
+        *,
+        folder: Path | None = None,
+        where: str = "data",
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        import datasets
+
+        if isinstance(dataset.features[column], datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        self._dataset = dataset.select_columns([column]).with_format(None).select(rows)
+        self._rows = rows
+        self._column = column
+        self._folder = folder or Path()
+        self._where = where
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def cell(self, row: int) -> Image.Image | NDArray[Any]:
+        """Open one image: a PIL image if it is encoded, else a checked array `[c, h, w]`."""
+        return self.open(row, self._dataset[row][self._column])
+
+    def cells(self, rows: Sequence[int] | None = None) -> Iterator[Image.Image | NDArray[Any]]:
+        """Open images one after the other, read from the data set in chunks.
+
+        Raises:
+            InputError: An image cannot be opened, or has NaN or values out of range.
+        """
+        for row, cell in self.stored(rows):
+            yield self.open(row, cell)
+
+    def stored(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
+        """Read row indices and cells in chunks, without opening the images."""
+        dataset = self._dataset if rows is None else self._dataset.select(rows)
+        for start in range(0, len(dataset), CHUNK):
+            for offset, cell in enumerate(dataset[start : start + CHUNK][self._column]):
+                yield (start + offset if rows is None else rows[start + offset]), cell
+
+    def open(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
+        """Open a cell read by `stored`, and check it.
+
+        Raises:
+            InputError: The image cannot be opened, is too large, or differs in size.
+        """
+        picture = self._read(row, cell)
+        if self._size is not None and size_of(picture) != self._size:
+            (height, width), (wanted_height, wanted_width) = size_of(picture), self._size
+            allowed = f"{wanted_height}x{wanted_width} like the first row of train"
+            fix = "To resize all pictures, set data.image.size."
+            raise self.error(row, f"a picture of {height}x{width}", allowed, fix)
+        return picture
+
+    def _read(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
+        content = cell
+        if isinstance(cell, dict):
+            content = cell["bytes"] if cell["bytes"] is not None else cell["path"]
+        if content is None:
+            raise self.error(row, "no picture", "a picture in every row")
+        if isinstance(content, bytes | str):
+            return self._decode(row, content)
+        return self._array(row, content)
+
+    def _decode(self, row: int, content: bytes | str) -> Image.Image:
+        from PIL import Image, UnidentifiedImageError
+
+        shown = "bytes" if isinstance(content, bytes) else content
+        allowed = "a picture that PIL can open"
+        try:
+            # Reading a device or a pipe may never end.
+            if isinstance(content, str) and not (self._folder / content).is_file():
+                raise self.error(row, f"{shown} (no such file)", allowed)
+            source = io.BytesIO(content) if isinstance(content, bytes) else self._folder / content
+            with warnings.catch_warnings():
+                # Warnings of PIL are errors below.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                picture = Image.open(source, formats=_formats())
+            if picture.width * picture.height > MOST_PIXELS:
+                given = f"a picture of {picture.height}x{picture.width}"
+                raise self.error(row, given, f"at most {MOST_PIXELS:,} pixels")
+            # Only this reads the pixels, and detects a truncated file.
+            picture.load()
+            turned = upright(picture)
+        except InputError:
+            raise
+        # A decoder may raise any exception on invalid bytes.
+        except Exception as error:
+            unknown = isinstance(error, UnidentifiedImageError)
+            cause = "no known format" if unknown else str(error) or type(error).__name__
+            raise self.error(row, f"{shown} ({cause})", allowed) from error
+        if turned.mode not in GREY | COLOUR:
+            fix = "Convert it to 8 bits a channel: scale its values to 0..255."
+            raise self.error(row, f"pixels of mode {turned.mode}", "8 bits a channel", fix)
+        turned.info[TRAITS] = _traits(picture, turned)
+        return turned
+
+    def _array(self, row: int, content: Any) -> NDArray[Any]:
+        try:
+            array = np.asarray(content)
+        except ValueError as error:
+            raise self.error(row, f"nested lists ({error})", "lists of one length") from error
+        if array.dtype.kind not in "iuf":
+            raise self.error(row, f"values of {array.dtype}", "numbers")
+        if array.dtype.kind in "iu" and array.size and (array.min() < 0 or array.max() > 255):
+            given = f"values from {array.min()} to {array.max()}"
+            raise self.error(row, given, "whole numbers in 0..255, or floats")
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.uint8)
+        if array.ndim == 2:
+            return array[None]
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            return array
+        if array.ndim == 3 and array.shape[2] in (1, 3):
+            return array.transpose(2, 0, 1)
+        allowed = "[h, w], [c, h, w] or [h, w, c] with 1 or 3 channels"
+        raise self.error(row, f"an array of shape {array.shape}", allowed)
+
+    def error(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
+        """Return the error for an image, with its row number in the source."""
+        return InputError(Problem(f"{self._where}, row {self._rows[row]}", given, allowed, fix))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _traits(picture: Image.Image, turned: Image.Image) -> tuple[str, ...]:
+    found = {
+        "turned as their EXIF orientation says": turned is not picture,
+        "with transparency, which is dropped": "A" in picture.mode.removesuffix("LAB")
+        or "transparency" in picture.info,
+        "animated, of which the first frame is used": getattr(picture, "n_frames", 1) > 1,
+        "CMYK, converted to RGB": picture.mode == "CMYK",
+    }
+    return tuple(trait for trait, there in found.items() if there)
+
+
+def traits_of(cell: Image.Image | NDArray[Any]) -> tuple[str, ...]:
+    """Return the properties that are lost or changed in conversion to pixels, for a report."""
+    if isinstance(cell, np.ndarray):
+        return ()
+    return tuple(cell.info.get(TRAITS, ()))
+
+
+def channels_of(cell: Image.Image | NDArray[Any]) -> int:
+    """Count the channels of an image: 1 for grey, 3 for colour.
+
+    Example:
+        >>> channels_of(np.zeros((3, 8, 8)))
+        3
+    """
+    if isinstance(cell, np.ndarray):
+        return int(cell.shape[0])
+    return 1 if cell.mode in GREY else 3
+
+
+def size_of(cell: Image.Image | NDArray[Any]) -> tuple[int, int]:
+    """Return an image's height and width.
+
+    Example:
+        >>> size_of(np.zeros((3, 8, 6)))
+        (8, 6)
+    """
+    if isinstance(cell, np.ndarray):
+        return int(cell.shape[1]), int(cell.shape[2])
+    return cell.height, cell.width
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+S27, S30, S31, S32 = (np.uint64(shift) for shift in (27, 30, 31, 32))
+MASK = 2**64 - 1
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits bijectively: the finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
+    bits = (bits ^ (bits >> S30)) * FIRST
+    bits = (bits ^ (bits >> S27)) * SECOND
+    return bits ^ (bits >> S31)
+
+
+# All batches of an epoch share their words.
+@lru_cache(maxsize=64)
+def _state(words: tuple[int, ...]) -> NDArray[np.uint64]:
+    state = np.zeros(1, dtype=np.uint64)
+    for word in words:
+        state = _mix((state ^ np.uint64(word & MASK)) + GOLDEN)
+    return state
+
+
+def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
+    """Draw 64 random bits for each sample.
+
+    Args:
+        words: The purpose of the numbers: a seed, a view, the index of the draw.
+        index: The sample indices, `[n]`.
+
+    Example:
+        >>> all_at_once = random_bits(0, 7, index=[3, 4, 5])
+        >>> bool(all_at_once[2] == random_bits(0, 7, index=[5])[0])
+        True
+    """
+    samples = np.asarray(index, dtype=np.uint64)
+    return _mix((_state(words) ^ samples) + GOLDEN)
+
+
+def below(bound: int, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Convert the upper 32 random bits to integers in [0, bound), uniform up to one in 2**32.
+
+    Example:
+        >>> bool(below(3, random_bits(1, index=range(8))).max() <= 2)
+        True
+    """
+    return (((bits >> S32) * np.uint64(bound)) >> S32).astype(np.int64)
+
+
+# Indices of the draws: changing one would invalidate every cached teacher output.
+CROP, SHIFT, MIRROR = 1, 2, 3
+
+
+def augment(
+    images: Tensor, index: Tensor, *, seed: int, view: int, spec: AugmentSpec, fill_value: Tensor
+) -> Tensor:
+    """Apply a random crop, shift and horizontal flip per image, each with its own random numbers.
+
+    Cropping from an image padded by p pixels shifts it by up to p pixels, so crop and shift are one
+    translation, each part drawn uniformly.
+
+    Args:
+        images: `[n, c, h, w]`.
+        index: The images' rows in the split, `[n]`.
+        seed: The run's seed.
+        view: Which variant.
+        spec: The augmentation settings.
+        fill_value: The fill value beyond an edge, `[c]`.
+    """
+    rows, border = index.numpy(), spec.crop + spec.shift
+    # numpy copies a window or a mirrored half several times as fast as torch.
+    pixels = images.numpy()
+    if border:
+        pixels = _windows(pixels, *_corner(rows, seed, view, spec), fill_value.numpy(), border)
+    if spec.flip:
+        mirrored = random_bits(seed, view, MIRROR, index=rows) >> np.uint64(63) == 1
+        pixels = pixels if border else pixels.copy()
+        pixels[mirrored] = pixels[mirrored][..., ::-1]
+    return torch.from_numpy(pixels)
+
+
+def _corner(
+    rows: NDArray[np.int64], seed: int, view: int, spec: AugmentSpec
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the upper left corner of each image in the padded image."""
+    down = right = np.zeros(len(rows), dtype=np.int64)
+    for draw, reach in ((CROP, spec.crop), (SHIFT, spec.shift)):
+        if reach:
+            # The upper half of the bits is the vertical offset, the lower half the horizontal one.
+            bits = random_bits(seed, view, draw, index=rows)
+            down = down + below(2 * reach + 1, bits)
+            right = right + below(2 * reach + 1, bits << S32)
+    return down, right
+
+
+def _windows(
+    images: NDArray[np.float32],
+    down: NDArray[np.int64],
+    right: NDArray[np.int64],
+    black: NDArray[np.float32],
+    border: int,
+) -> NDArray[np.float32]:
+    count, channels, height, width = images.shape
+    shape = (count, channels, height + 2 * border, width + 2 * border)
+    padded = np.empty(shape, dtype=np.float32)
+    padded[:] = black[:, None, None]
+    padded[:, :, border : border + height, border : border + width] = images
+    # A view of every window of every image, of which one per image is copied.
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    return windows[np.arange(count), :, down, right]

@@ -1,0 +1,148 @@
+"""Feature splits from checked table rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from limbeck.data.columns import Column, read_names, read_numbers
+from limbeck.data.features import measure_numbers, measure_values
+from limbeck.data.overlap import expected_share
+from limbeck.data.prepare import Prepared, Rows
+from limbeck.data.preprocess import TablePreprocess
+from limbeck.data.split import Split
+from limbeck.errors import InputError, Problem, gathering
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from limbeck.data.loaded import Loaded
+    from limbeck.data.prepare import Division
+    from limbeck.data.spec import TableSpec
+
+
+EXACT = 2**53
+"""Larger whole numbers are rounded by double precision."""
+
+MOST_VALUES = 1000
+"""A column with more values is a name or a number of each row, or a text."""
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The columns in use of one of the source's splits."""
+
+    numbers: dict[str, NDArray[np.float64]]
+    names: dict[str, Column]
+
+    def take(self, rows: NDArray[np.int64]) -> _Cells:
+        return _Cells(
+            {column: numbers[rows] for column, numbers in self.numbers.items()},
+            {column: names.take(rows) for column, names in self.names.items()},
+        )
+
+
+def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
+    """Build splits of features; means, deviations and values come from the training rows only.
+
+    A column that is constant over the training rows is dropped, with a note.
+
+    Raises:
+        InputError: A numeric column holds other values, a categorical one has more than 1000, or
+            all columns are constant. The message lists every problem of every column.
+    """
+    read = _read(settings, loaded)
+    cells = {name: read[source].take(rows) for name, (source, rows) in division.rows.items()}
+    preprocess, constant = _measure(settings, cells["train"])
+    splits, hashes, expected = {}, {}, 0.0
+    for name, (source, rows) in division.rows.items():
+        shown = loaded.splits[source].select_columns(list(settings.columns)).select(rows)
+        numbers = preprocess.numbers(cells[name].numbers, rows=len(rows))
+        places = preprocess.places(cells[name].names, rows=len(rows))
+        samples = Rows(shown, preprocess, numbers, places)
+        hashes[name] = samples.hashes
+        if name == "train":
+            expected = expected_share(samples.cells, samples.hashes)
+        splits[name] = Split(
+            samples,
+            division.labels_of(name),
+            groups=division.groups_of(name),
+        )
+    notes = [*_inexact(cells), *_unknown(preprocess, cells)]
+    if constant:
+        notes.append(f"left out, since all training rows are alike in it: {', '.join(constant)}")
+    return Prepared(splits, preprocess, hashes, tuple(notes), expected)
+
+
+def _inexact(cells: dict[str, _Cells]) -> Iterator[str]:
+    """Yield notes on numeric columns that lose digits in float32."""
+    columns = {
+        name
+        for split in cells.values()
+        for name, numbers in split.numbers.items()
+        if (np.abs(numbers) > EXACT).any()
+    }
+    if columns:
+        yield (
+            f"numbers beyond 2^53, whose last digits are lost: {', '.join(sorted(columns))}. "
+            "Identifiers are no numbers: leave them out, or move them to table.categorical"
+        )
+
+
+def _unknown(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> Iterator[str]:
+    """Yield notes on the number of rows with a value that no training row has."""
+    for split in ("validation", "test"):
+        counts = {
+            one.name: int((one.places(cells[split].names[one.name]) == len(one.values)).sum())
+            for one in preprocess.categorical
+        }
+        shown = [f"{name} in {count} rows" for name, count in counts.items() if count]
+        if shown:
+            yield f"{split}: values that training has not: {', '.join(shown)}"
+
+
+def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
+    problems: list[Problem] = []
+    read = {source: _Cells({}, {}) for source in loaded.splits}
+    for source, dataset in loaded.splits.items():
+        for column in settings.columns:
+            kind = "numeric" if column in settings.numeric else "categorical"
+            where = f"data.table.{kind} ({column!r} in {source})"
+            with gathering(problems):
+                if kind == "numeric":
+                    read[source].numbers[column] = read_numbers(dataset, column, where=where)
+                else:
+                    read[source].names[column] = read_names(dataset, column, where=where)
+    if problems:
+        raise InputError(*problems)
+    return read
+
+
+def _measure(settings: TableSpec, train: _Cells) -> tuple[TablePreprocess, list[str]]:
+    """Fit every column on the training rows; return the constant columns too."""
+    problems = [
+        Problem(
+            f"data.table.categorical ({column!r} in train)",
+            f"{len(names.values)} values",
+            f"at most {MOST_VALUES}, a feature each",
+            "Leave it out, or join rare values.",
+        )
+        for column, names in train.names.items()
+        if len(names.values) > MOST_VALUES
+    ]
+    numeric = {name: measure_numbers(name, numbers) for name, numbers in train.numbers.items()}
+    categorical = {name: measure_values(name, names) for name, names in train.names.items()}
+    constant = [name for name, one in (numeric | categorical).items() if one is None]
+    if len(constant) == len(settings.columns):
+        given = f"{', '.join(constant)}: all training rows are alike"
+        problems.append(Problem("data.table", given, "a column that tells rows apart"))
+    if problems:
+        raise InputError(*problems)
+    kept = tuple(one for one in numeric.values() if one is not None)
+    return TablePreprocess(
+        kept, tuple(one for one in categorical.values() if one is not None)
+    ), constant

@@ -1,0 +1,327 @@
+"""Number formatting: one format per kind of quantity, for the page, the card and the terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from limbeck.core.measurement import Interval
+
+MISSING = "not measured"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]?FLOP|m?s|min|h|points|[µmk]?[Jg])(?!\w))")
+
+
+def _finite(value: float | None) -> str | None:
+    """Return the text for a value that is not a finite number; `None` for one that is."""
+    if value is None:
+        return MISSING
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "minus infinite"
+    return None
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Write a number to `digits` significant digits, with thousands separators, not an exponent.
+
+    Example:
+        >>> significant(0.11234), significant(38.26), significant(12345.6), significant(0)
+        ('0.112', '38.3', '12,346', '0')
+    """
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return minus(f"{value:,.{min(decimals, 12)}f}")
+
+
+def minus(text: str) -> str:
+    """Replace a leading hyphen by the minus sign."""
+    return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number; very small and very large ones as a power of ten.
+
+    Example:
+        >>> number(0.0421), number(2.5e-7), number(None), number(float("inf"))
+        ('0.0421', '2.5 × 10⁻⁷', 'not measured', 'infinite')
+    """
+    instead = _finite(value)
+    if value is None or instead is not None:
+        return instead or MISSING
+    if value == 0 or 1e-4 <= abs(value) < 1e9:
+        return significant(value, digits)
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = str(int(exponent)).translate(_RAISED)
+    return f"{minus(mantissa.rstrip('0').rstrip('.'))} × 10{power}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Write a share as a percentage.
+
+    Example:
+        >>> percent(0.97777), percent(0.9891, 1), percent(None)
+        ('97.78 %', '98.9 %', 'not measured')
+    """
+    instead = _finite(share)
+    if share is None or instead is not None:
+        return instead or MISSING
+    return f"{minus(f'{share * 100:.{digits}f}')} %"
+
+
+def percent_interval(interval: Interval | None, digits: int = 2) -> str:
+    """Write an interval of a share.
+
+    Example:
+        >>> percent_interval(Interval(low=0.971, high=0.984, method="Wilson score"))
+        '97.10 to 98.40 %'
+    """
+    if interval is None:
+        return MISSING
+    return f"{percent(interval.low, digits)[:-2]} to {percent(interval.high, digits)}"
+
+
+def points(difference: float | None, digits: int = 2) -> str:
+    """Write the difference of two shares in percentage points, always with its sign.
+
+    Example:
+        >>> points(0.0154), points(-0.003)
+        ('+1.54 points', '−0.30 points')
+    """
+    instead = _finite(difference)
+    if difference is None or instead is not None:
+        return instead or MISSING
+    return f"{minus(f'{difference * 100:+.{digits}f}')} points"
+
+
+def points_interval(interval: Interval | None, digits: int = 2) -> str:
+    """Write the interval of a difference of shares.
+
+    Example:
+        >>> points_interval(Interval(low=-0.002, high=0.03, method="Student t over seeds"))
+        '−0.20 to +3.00 points'
+    """
+    if interval is None:
+        return MISSING
+    return f"{points(interval.low, digits)[: -len(' points')]} to {points(interval.high, digits)}"
+
+
+def _scaled(value: float, units: Sequence[str], step: float = 1000.0) -> str:
+    """Write a number of base units in the largest unit of which it holds at least one."""
+    for unit in units[:-1]:
+        # 999.6 rounds to 1,000 of the smaller unit: the next one up is shorter.
+        if abs(value) < step - 0.5:
+            return f"{significant(value)} {unit}"
+        value /= step
+    return f"{significant(value)} {units[-1]}"
+
+
+def size(count: float | None) -> str:
+    """Write bytes in decimal units (1 kB = 1000 bytes).
+
+    Example:
+        >>> size(812), size(38_214), size(1_433_000), size(None)
+        ('812 B', '38.2 kB', '1.43 MB', 'not measured')
+    """
+    return _finite(count) or _scaled(float(count or 0), ("B", "kB", "MB", "GB", "TB"))
+
+
+def operations(count: float | None) -> str:
+    """Write the floating-point operations per inference.
+
+    Example:
+        >>> operations(1_213_000)
+        '1.21 MFLOP'
+    """
+    return _finite(count) or _scaled(
+        float(count or 0), ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP")
+    )
+
+
+def integer(count: int | None) -> str:
+    """Write an integer with thousands separators.
+
+    Example:
+        >>> integer(6274)
+        '6,274'
+    """
+    return MISSING if count is None else minus(f"{count:,}")
+
+
+def milliseconds(value: float | None) -> str:
+    """Write the time per inference, always in milliseconds, so that two can be compared.
+
+    Example:
+        >>> milliseconds(0.1123)
+        '0.112 ms'
+    """
+    return _finite(value) or f"{significant(value or 0.0)} ms"
+
+
+def ratio(value: float | None) -> str:
+    """Write a ratio.
+
+    Example:
+        >>> ratio(24.31), ratio(3.04), ratio(148.6)
+        ('24.3×', '3.0×', '149×')
+    """
+    instead = _finite(value)
+    if value is None or instead is not None:
+        return instead or MISSING
+    return f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 1 else f"{value:.2f}×"
+
+
+def joules(value: float | None) -> str:
+    """Write an energy.
+
+    Example:
+        >>> joules(0.00213)
+        '2.13 mJ'
+    """
+    return _finite(value) or _scaled(float(value or 0) * 1e6, ("µJ", "mJ", "J", "kJ", "MJ"))
+
+
+def grams(value: float | None) -> str:
+    """Write a mass of carbon dioxide.
+
+    Example:
+        >>> grams(2.7e-7)
+        '0.270 µg'
+    """
+    return _finite(value) or _scaled(float(value or 0) * 1e6, ("µg", "mg", "g", "kg", "t"))
+
+
+def duration(seconds: float | None) -> str:
+    """Write a duration.
+
+    Example:
+        >>> duration(0.42), duration(42.4), duration(192), duration(3725)
+        ('0.42 s', '42 s', '3 min 12 s', '1 h 02 min')
+    """
+    instead = _finite(seconds)
+    if seconds is None or instead is not None:
+        return instead or MISSING
+    if seconds < 10:
+        return f"{significant(seconds, 2)} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
+
+
+def timestamp(text: str) -> str:
+    """Write an ISO 8601 timestamp for people; any other text is unchanged.
+
+    Example:
+        >>> moment("2026-03-01T14:05:09+00:00"), moment("yesterday")
+        ('1 March 2026, 14:05 UTC', 'yesterday')
+    """
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = f" {when.tzname()}" if when.tzinfo else ""
+    return f"{when.day} {when:%B %Y, %H:%M}{zone}"
+
+
+def listing(words: Sequence[str]) -> str:
+    """Join words with commas and "and".
+
+    Example:
+        >>> listing(["size"]), listing(["size", "latency", "accuracy"])
+        ('size', 'size, latency and accuracy')
+    """
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Write a count with its noun.
+
+    Example:
+        >>> plural(1, "seed"), plural(3, "seed")
+        ('1 seed', '3 seeds')
+    """
+    return f"{integer(count)} {one if count == 1 else many or one + 's'}"
+
+
+def trim(text: str) -> str:
+    """Remove zeros after the decimal point that an axis does not need.
+
+    Example:
+        >>> trim("10.0 kB"), trim("1.50 MB"), trim("100 kB")
+        ('10 kB', '1.5 MB', '100 kB')
+    """
+    value, _, unit = text.partition(" ")
+    short = value.rstrip("0").rstrip(".") if "." in value else value
+    return f"{short} {unit}".rstrip()
+
+
+def tight(text: str) -> str:
+    """Replace the space between a number and its unit by a no-break space.
+
+    Example:
+        >>> tight("keeps 99.0 % of it").replace(chr(160), "_")
+        'keeps 99.0_% of it'
+    """
+    return _UNIT.sub("\N{NO-BREAK SPACE}", text)
+
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
+
+
+def plain(text: str) -> str:
+    r"""Escape the markup of Markdown and HTML, and join all lines into one.
+
+    Example:
+        >>> plain("a|b <script> *x*")
+        'a\\|b \\<script\\> \\*x\\*'
+    """
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """Write a code span of any text on one line, including backticks.
+
+    Example:
+        >>> code("limbeck run 'my recipe.yaml'"), code("a`b")
+        ("`limbeck run 'my recipe.yaml'`", '`` a`b ``')
+    """
+    line = " ".join(text.splitlines())
+    longest = max(map(len, re.findall("`+", line)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> str:
+    """Write a table; every cell is escaped.
+
+    Args:
+        head: The names of the columns.
+        rows: The cells.
+        figures: Whether all columns but the first are numeric and right-aligned.
+
+    Example:
+        >>> print(table(["", "size"], [["net", "3 kB"]]))
+        |  | size |
+        |-|-:|
+        | net | 3 kB |
+    """
+    rule = "|-|" + ("-:|" if figures else "-|") * (len(head) - 1)
+    lines = [f"| {' | '.join(map(plain, row))} |" for row in (head, *rows)]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def bullets(items: Sequence[str]) -> str:
+    """Write a list; every item is escaped."""
+    return "\n".join(f"- {plain(item)}" for item in items)

@@ -1,1 +1,0 @@
-"""Attribution maps (saliency, integrated gradients, occlusion) and their similarity."""

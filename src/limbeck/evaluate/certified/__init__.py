@@ -1,1 +1,0 @@
-"""Certified robustness: bounds on the logits that hold for every perturbation of a size."""

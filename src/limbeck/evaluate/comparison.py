@@ -1,0 +1,164 @@
+"""Metric comparison of student and teacher, classified as a non-inferiority test."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from limbeck.core.measurement import Interval, Result
+
+Direction = Literal["higher", "lower"]
+Verdict = Literal["improved", "kept", "lost", "open", "alone"]
+Unit = Literal["share", "nats", "joules", "number", "bytes", "milliseconds", "grams"]
+
+
+class Estimate(Result):
+    """A value with its 95 % confidence interval; None where there is no interval."""
+
+    value: float
+    interval: Interval | None = None
+
+
+class MetricComparison(Result):
+    """One metric of both models, and its verdict.
+
+    Attributes:
+        name: The metric, as a heading: "Accuracy under PGD, 8/255".
+        unit: Its unit.
+        direction: Whether higher or lower is better.
+        student: The student's value.
+        teacher: The teacher's, if there is one.
+        difference: Student less teacher, on the same samples.
+        margin: The non-inferiority margin, in the same unit.
+        verdict: The classification; see `judge`.
+        summary: The verdict as one plain sentence.
+        method: The method of measurement, as one plain sentence.
+    """
+
+    name: str
+    unit: Unit
+    direction: Direction
+    student: Estimate
+    teacher: Estimate | None
+    difference: Estimate | None
+    margin: float
+    verdict: Verdict
+    summary: str
+    method: str
+
+
+def classify(difference: Estimate | None, *, direction: Direction, margin: float) -> Verdict:
+    """Classify a metric by the confidence interval of its difference, as a non-inferiority test.
+
+    `improved`: the whole interval is on the better side of zero. `kept`: no loss larger than the
+    margin lies within it. `lost`: the whole interval is on the worse side of zero. `open`: too few
+    samples to decide. `alone`: there is no reference.
+
+    Args:
+        difference: Student less teacher.
+        direction: Whether higher or lower is better.
+        margin: The non-inferiority margin.
+
+    Example:
+        >>> between = Interval(low=-0.004, high=0.002, method="paired bootstrap")
+        >>> judge(Estimate(value=-0.001, interval=between), better="higher", margin=0.01)
+        'kept'
+    """
+    if difference is None:
+        return "alone"
+    interval = difference.interval
+    low, high = (interval.low, interval.high) if interval else (difference.value,) * 2
+    if direction == "lower":
+        low, high = -high, -low
+    if low > 0:
+        return "improved"
+    if low >= -margin:
+        return "kept"
+    return "lost" if high < 0 else "open"
+
+
+def compare(
+    name: str,
+    *,
+    unit: Unit,
+    direction: Direction,
+    student: Estimate,
+    teacher: Estimate | None = None,
+    difference: Estimate | None = None,
+    margin: float,
+    method: str,
+) -> MetricComparison:
+    """Compare a metric of student and teacher; the difference decides the verdict and its sentence.
+
+    Args:
+        name: The metric, as a heading begins: "Accuracy under PGD, 8/255".
+        unit: Its unit.
+        direction: Whether higher or lower is better.
+        student: The student's value.
+        teacher: The teacher's.
+        difference: Student less teacher, on the same samples.
+        margin: The non-inferiority margin, in the same unit.
+        method: The method of measurement, as one plain sentence.
+    """
+    verdict = classify(difference, direction=direction, margin=margin)
+    beside = "" if teacher is None else f", the teacher's {_written(teacher.value, unit)}"
+    said = f" {VERDICT_PHRASES[verdict]}" if difference is not None else ""
+    words = f"{name}{said}: the student's is {_written(student.value, unit)}{beside}"
+    if difference is not None:
+        words += f" ({_between(difference, unit)})"
+    return MetricComparison(
+        name=name,
+        unit=unit,
+        direction=direction,
+        student=student,
+        teacher=teacher,
+        difference=difference,
+        margin=margin,
+        verdict=verdict,
+        summary=f"{words}.",
+        method=method,
+    )
+
+
+VERDICT_PHRASES = {
+    "improved": "is better than the teacher's",
+    "kept": "was kept",
+    "lost": "is worse than the teacher's",
+    "open": "cannot be told from so few samples",
+}
+UNIT_FORMATS: dict[Unit, tuple[float, str, str]] = {
+    "share": (100, ".1f", " %"),
+    "nats": (1, ".3f", " nats"),
+    "joules": (1, ".3g", " J"),
+    "number": (1, ".3f", ""),
+    "bytes": (1, ",.0f", " bytes"),
+    "milliseconds": (1, ".3g", " ms"),
+    "grams": (1, ".3g", " g"),
+}
+"""The format of each unit: factor, number format, suffix."""
+
+PREFIXES = ((1e3, 1e-3, "k"), (1.0, 1.0, ""), (1e-3, 1e3, "m"))
+"""SI prefixes of energy and mass: smallest value, factor, letter."""
+
+
+def _form(unit: Unit, largest: float) -> tuple[float, str, str]:
+    factor, form, after = UNIT_FORMATS[unit]
+    if unit not in ("joules", "grams"):
+        return factor, form, after
+    found = ((by, letter) for least, by, letter in PREFIXES if abs(largest) >= least)
+    by, letter = next(found, (1e6, "µ"))
+    return factor * by, form, f" {letter}{after.strip()}"
+
+
+def _written(value: float, unit: Unit) -> str:
+    factor, form, after = _form(unit, value)
+    return f"{value * factor:{form}}{after}"
+
+
+def _between(difference: Estimate, unit: Unit) -> str:
+    numbers = [difference.value]
+    if difference.interval is not None:
+        numbers += [difference.interval.low, difference.interval.high]
+    factor, form, after = _form(unit, max(numbers, key=abs))
+    after = " points" if unit == "share" else after
+    value, *ends = (f"{number * factor:+{form}}" for number in numbers)
+    return f"{value}{after}, {' to '.join(ends)}" if ends else f"{value}{after}"

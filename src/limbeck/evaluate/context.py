@@ -1,0 +1,264 @@
+"""The evaluation context: a student and its teacher, evaluated on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from limbeck.export.predictor import Predictions, Predictor, predict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from limbeck.export.predictor import Runnable
+
+
+Batch = Mapping[str, Any]
+Batches = Callable[[], Iterator[Batch]]
+NOT_INPUTS = frozenset({"labels", "index", "view", "row"})
+"""Batch entries that are not inputs of a model."""
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """The torch model, for evaluations that need gradients: attacks and attributions.
+
+    The exported file may be a quantised copy of it: what its gradients find is then checked on the
+    file, and both values are reported.
+
+    Attributes:
+        model: The module, in eval mode, its parameters without gradients.
+        task: Names the inputs and runs the model.
+    """
+
+    model: nn.Module
+    task: Runnable
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Compute the logits of a batch, differentiable in its inputs: `[n, classes]`."""
+        return self.task.outputs(self.model, batch)["logits"]
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One evaluated model.
+
+    Attributes:
+        name: Its name in a sentence.
+        predictor: The exported model, from which metrics are computed.
+        torch_model: The same model in torch, or None.
+        file: The exported file, for its cost; None if there is no file.
+        seconds: Training time in seconds of one core; None if unknown.
+        tested: Its predictions of all test samples, if they were computed before.
+    """
+
+    name: str
+    predictor: Predictor
+    torch_model: TorchModel | None = None
+    file: Path | None = None
+    seconds: float | None = None
+    tested: Predictions | None = None
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """The normalization of pixels in [0, 1] to a model's inputs: `(pixel - mean) / std`.
+
+    Attributes:
+        mean: One number per channel.
+        std: One number per channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """The texts of the samples, and their encoding.
+
+    Attributes:
+        raw: The texts, in the order of the samples.
+        encode: Converts texts to the inputs of a model.
+    """
+
+    raw: Sequence[str]
+    encode: Callable[[Sequence[str]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Two models and the samples on which they are evaluated.
+
+    Attributes:
+        student: The evaluated model.
+        teacher: The reference, or None.
+        batches: Iterates over the test samples in order, on every call; each batch holds the inputs
+            and `label`.
+        validation: The same for the validation samples, for whatever is fitted (a temperature, a
+            threshold); nothing is fitted on test samples.
+        classes: The classes' names.
+        normalization: The normalization, if the samples are images.
+        texts: The texts, if the samples are texts.
+        sensitive_features: The group of each sample, by attribute: `[samples]` of names.
+        max_samples: Number of samples of the costly evaluations, drawn by the seed.
+        seed: Seed of everything random.
+    """
+
+    student: EvaluatedModel
+    teacher: EvaluatedModel | None
+    batches: Batches
+    validation: Batches
+    classes: tuple[str, ...]
+    normalization: Normalization | None = None
+    texts: TextInputs | None = None
+    sensitive_features: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    max_samples: int = 300
+    seed: int = 0
+
+    @cached_property
+    def student_predictions(self) -> Predictions:
+        """Return the student's predictions of the test samples."""
+        return self.student.tested or predict(self.student.predictor, self.batches())
+
+    @cached_property
+    def teacher_predictions(self) -> Predictions | None:
+        """Return the teacher's predictions of the test samples."""
+        if self.teacher is None:
+            return None
+        return self.teacher.tested or predict(self.teacher.predictor, self.batches())
+
+    @cached_property
+    def to_answer(self) -> int:
+        """Return the number of test samples, or 0 if both models' predictions of them are known."""
+        given = [self.student.tested, self.teacher.tested if self.teacher else self.student.tested]
+        if None not in given:
+            return 0
+        return sum(len(batch["labels"]) for batch in self.batches())
+
+    @cached_property
+    def validation_size(self) -> int:
+        """Return the number of validation samples."""
+        return sum(len(batch["labels"]) for batch in self.validation())
+
+    @cached_property
+    def prediction_seconds(self) -> float:
+        """Measure the seconds per sample of a prediction by both models."""
+        return sum(prediction_seconds(side, self.sample) for _, side in self.models())
+
+    @cached_property
+    def gradient_seconds(self) -> float:
+        """Measure the seconds per sample of a gradient of both models."""
+        return sum(gradient_seconds(side, self.sample) for _, side in self.models())
+
+    @cached_property
+    def sample(self) -> Mapping[str, NDArray[Any]]:
+        """Return at most `max_samples` test samples, in order, drawn by the seed, with labels."""
+        batches = [{name: np.asarray(part) for name, part in b.items()} for b in self.batches()]
+        whole = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
+        count = len(whole["labels"])
+        random = np.random.default_rng(self.seed)
+        rows = np.sort(random.permutation(count)[: self.max_samples])
+        return {name: values[rows] for name, values in whole.items()} | {"row": rows}
+
+    def models(self) -> Iterator[tuple[Literal["student", "teacher"], EvaluatedModel]]:
+        """Yield the student, and the teacher if there is one."""
+        yield "student", self.student
+        if self.teacher is not None:
+            yield "teacher", self.teacher
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """Return the entries of a batch that are inputs of a model.
+
+    Example:
+        >>> list(inputs({"image": [[0.5]], "labels": [3], "row": [7]}))
+        ['image']
+    """
+    return {name: values for name, values in batch.items() if name not in NOT_INPUTS}
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Concatenate batches of texts of different lengths into one array, padded with zeros."""
+    longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
+    if parts[0].ndim != 2:
+        return np.concatenate(parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in parts])
+
+
+ROWS = 16
+"""Number of samples of the probe."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The work of an evaluation, per model.
+
+    Attributes:
+        predictions: Samples that the exported file predicts.
+        gradients: Samples that the torch model runs forward and backward.
+        seconds: Time that does not depend on the models.
+    """
+
+    predictions: int = 0
+    gradients: int = 0
+    seconds: float = 0.0
+
+
+def describe(workload: Workload, sitting: EvaluationContext) -> str:
+    """Describe a workload, with its seconds estimated by a measured probe of both models.
+
+    The estimate is rough: it excludes the resampling of intervals and the overhead of libraries.
+    """
+    counts, seconds = [], workload.seconds
+    if workload.predictions:
+        counts.append(f"{workload.predictions:,} predictions")
+        seconds += workload.predictions * sitting.prediction_seconds
+    if workload.gradients:
+        counts.append(f"{workload.gradients:,} gradients")
+        seconds += workload.gradients * sitting.gradient_seconds
+    each = f"{' and '.join(counts)} of each model, " if counts else ""
+    return f"{each}about {max(1, round(seconds))} s"
+
+
+def prediction_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
+    """Measure the seconds per sample of a prediction in a small batch, on the second run."""
+    probe = {name: values[:ROWS] for name, values in sample.items()}
+    return _second_time(lambda: side.predictor.predict(probe)) / len(probe["labels"])
+
+
+def gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
+    """Measure the seconds per sample of a gradient, on the second run; 0 without a torch model."""
+    if side.torch_model is None:
+        return 0.0
+    import torch
+
+    twin, count = side.torch_model, len(sample["labels"][:ROWS])
+    place = next(twin.model.parameters(), torch.empty(0)).device
+    batch = {
+        name: torch.from_numpy(np.array(sample[name][:ROWS])).to(place) for name in twin.task.inputs
+    }
+    real = [tensor.requires_grad_() for tensor in batch.values() if tensor.is_floating_point()]
+
+    def gradient() -> None:
+        logits = twin.logits(batch)
+        if real:
+            torch.autograd.grad(logits.sum(), real)
+
+    # Tokens have no gradients: the forward pass then counts as a third of both.
+    return _second_time(gradient) / count * (1 if real else 3)
+
+
+def _second_time(work: Callable[[], object]) -> float:
+    """Measure the second run of a call, without the setup of the first."""
+    work()
+    began = perf_counter()
+    work()
+    return perf_counter() - began

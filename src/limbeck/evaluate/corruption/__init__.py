@@ -1,1 +1,0 @@
-"""Corruption robustness: noise, blur, jpeg; typos, dropped words; five severities."""

@@ -1,0 +1,88 @@
+"""Fairness metrics on the samples and on every bootstrap resample, and their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.core.measurement import Interval
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.comparison import Direction, Estimate, MetricComparison, compare
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class FairnessInputs:
+    """The inputs of the fairness metrics.
+
+    Attributes:
+        labels: `[samples]`.
+        predicted: The predicted classes of each model, `[samples]` each; the student first.
+        classes: The classes' names.
+        resamples: The bootstrap resamples, the same for both models.
+        smallest: The number of samples that a group or a class needs to be judged.
+    """
+
+    labels: Labels
+    predicted: tuple[Labels, ...]
+    classes: tuple[str, ...]
+    resamples: Resamples
+    smallest: int
+
+    def drawn(self, statistic: Callable[[Array], Array]) -> Array:
+        """Compute a statistic of the samples, then of every draw: `[1 + draws, ...]`.
+
+        The statistic maps how often each sample counts, `[draws, samples]`.
+        """
+        themselves = np.ones((1, len(self.labels)))
+        draws = [statistic(counts) for counts in self.resamples.counts()]
+        return np.concatenate([statistic(themselves), *draws])
+
+
+def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) -> Estimate:
+    """Build an estimate from a value and its draws, `[1 + draws]`, the value first.
+
+    If all draws are equal, the bootstrap has zero width: the interval is then widened by the upper
+    bound of the share of a kind of sample that is absent from so many.
+
+    Args:
+        values: A share, or a difference of shares.
+        samples: Number of samples; None, where the draws cannot all be equal.
+        level: The confidence level.
+
+    Example:
+        >>> estimate(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5).interval.low
+        0.45
+    """
+    low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    method = "percentile bootstrap"
+    if low == high and samples is not None:
+        unseen = 1 - ((1 - level) / 2) ** (1 / samples)
+        low, high = max(-1.0, low - unseen), min(1.0, high + unseen)
+        method = "none of another kind among the samples"
+    interval = Interval(low=low, high=high, level=level, method=method)
+    return Estimate(value=float(values[0]), interval=interval)
+
+
+def compared(
+    name: str, values: Sequence[Array], *, samples: int, direction: Direction, method: str
+) -> MetricComparison:
+    """Compare a share of student and teacher: `[1 + draws]` of the same draws."""
+    student, *teacher = values
+    gap = student - teacher[0] if teacher else None
+    return compare(
+        name,
+        unit="share",
+        direction=direction,
+        student=estimate(student),
+        teacher=estimate(teacher[0]) if teacher else None,
+        difference=None if gap is None else estimate(gap, samples=samples),
+        margin=MARGIN,
+        method=method,
+    )

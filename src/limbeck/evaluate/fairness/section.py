@@ -1,0 +1,69 @@
+"""The section on fairness: gaps between groups, rare classes, and inherited bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.display import format as fmt
+from limbeck.display.blocks import Row, Table
+from limbeck.evaluate.fairness import Fairness
+from limbeck.evaluate.fairness.by_class import ClassRecall
+from limbeck.evaluate.fairness.by_group import Attribute
+from limbeck.evaluate.section import BOTH, SectionContent, pair
+
+
+def section(found: Fairness) -> SectionContent:
+    """Compare the groups, and rare with frequent classes."""
+    tables = [*map(_groups, found.attributes), *map(_gaps, found.attributes)]
+    return SectionContent(
+        "Are all treated alike?",
+        "Whether the student's gaps are its teacher's, and whether they grew, is told by the "
+        f"verdict's lines. Groups and classes of fewer than {found.smallest} samples judge nobody.",
+        tables=(*(table for table in tables if table.rows), _classes(found.classes)),
+    )
+
+
+def _groups(attribute: Attribute) -> Table:
+    rows = tuple(
+        Row(
+            f"{group.name}: {fmt.plural(group.samples, 'sample')}"
+            + ("" if group.judged else ", too few"),
+            pair(group.student, group.teacher),
+        )
+        for group in attribute.groups
+    )
+    caption = "Share of right answers in each group, with its 95 % interval."
+    return Table(f"Accuracy by {attribute.name}", caption, BOTH, rows)
+
+
+def _gaps(attribute: Attribute) -> Table:
+    rows: list[Row] = []
+    for gap in attribute.gaps:
+        rows += [
+            Row(f"{gap.name}: parity difference", _each(gap.parity_difference)),
+            Row(f"{gap.name}: parity ratio", _each(gap.parity_ratio)),
+            Row(f"{gap.name}: equalised odds difference", _each(gap.odds_difference)),
+        ]
+    caption = (
+        "Between the groups that differ most: how often the class is the answer (demographic "
+        "parity), and how often it is among those whom it befits and those whom it does not."
+    )
+    return Table(f"Gaps by {attribute.name}", caption, BOTH, tuple(rows))
+
+
+def _each(values: Sequence[float | None]) -> tuple[str, ...]:
+    written = [fmt.number(value) if value is not None else fmt.MISSING for value in values]
+    return tuple([*written, fmt.MISSING][:2])
+
+
+def _classes(classes: Sequence[ClassRecall]) -> Table:
+    rows = tuple(
+        Row(
+            f"{one.name}: {fmt.percent(one.frequency, 1)} of the data, "
+            f"{fmt.plural(one.samples, 'test sample')}" + ("" if one.judged else ", too few"),
+            pair(one.student, one.teacher),
+        )
+        for one in classes
+    )
+    caption = "Share of each class that is recognised, the rarest first."
+    return Table("Recall by class", caption, BOTH, rows)

@@ -1,0 +1,165 @@
+"""Error overlap of student and teacher, and their most frequent disagreements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.core.measurement import Result
+from limbeck.evaluate.bootstrap import Counts, Resamples, mean
+from limbeck.evaluate.comparison import Estimate
+
+if TYPE_CHECKING:
+    from limbeck.export.predictor import Predictions
+
+
+Values = NDArray[np.float64]
+
+
+class Overlap(Result):
+    """The overlap of the student's errors with the teacher's.
+
+    A share is None where there are no errors to compute it from.
+
+    Attributes:
+        both_right: Number of samples that both predict correctly.
+        only_student: Number that only the student predicts correctly.
+        only_teacher: Number that only the teacher predicts correctly.
+        same_error: Number on which both predict the same wrong class.
+        other_error: Number on which both are wrong, with different classes.
+        shared: Share of the student's errors that are also the teacher's.
+        shared_if_independent: `shared` under independent errors: the teacher's error rate.
+        same_answer: Share of the student's errors on which the teacher predicts the same class.
+        jaccard: Errors of both, divided by errors of either.
+        jaccard_if_independent: `jaccard` under independent errors.
+        consistency: Cohen's kappa of correctness: 0 if independent, 1 if identical.
+    """
+
+    both_right: int
+    only_student: int
+    only_teacher: int
+    same_error: int
+    other_error: int
+    shared: Estimate | None
+    shared_if_independent: float
+    same_answer: Estimate | None
+    jaccard: Estimate | None
+    jaccard_if_independent: float | None
+    consistency: Estimate | None
+
+
+class Disagreement(Result):
+    """A pair of classes on which student and teacher disagree, with count and correctness.
+
+    Attributes:
+        teacher: The teacher's prediction.
+        student: The student's prediction.
+        count: Number of samples.
+        teacher_right: On how many of them the teacher is correct.
+        student_right: On how many of them the student is correct.
+    """
+
+    teacher: str
+    student: str
+    count: int
+    teacher_right: int
+    student_right: int
+
+
+def error_overlap(student: Predictions, teacher: Predictions, *, resamples: Resamples) -> Overlap:
+    r"""Compute the error overlap of student and teacher, and its values under independence.
+
+    $$\mathrm{shared} = \frac{|E_S \cap E_T|}{|E_S|}, \qquad
+      J = \frac{|E_S \cap E_T|}{|E_S \cup E_T|}, \qquad
+      \kappa = \frac{c - c_0}{1 - c_0}$$
+
+    with E the samples that each gets wrong, c the share on which both are correct or both wrong,
+    and $c_0$ that share if they erred independently at their error rates.
+
+    Args:
+        student: Its predictions.
+        teacher: The teacher's predictions of the same samples.
+        resamples: The bootstrap resamples.
+
+    Source: Geirhos et al., NeurIPS 2020 (arXiv:2006.16736), for the consistency.
+    """
+    says, said = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    wrong, mistaken = says != student.labels, said != student.labels
+    both, same = wrong & mistaken, wrong & (says == said)
+    columns = np.stack([wrong, mistaken, both, same], axis=1).astype(np.float64)
+    estimates = resamples.estimates(lambda counts: _shares(counts, columns))
+    shared, same_answer, jaccard, consistency = (
+        None if math.isnan(estimate.value) else estimate for estimate in estimates
+    )
+    one, other = columns[:, 0].mean(), columns[:, 1].mean()
+    either = one + other - one * other
+    return Overlap(
+        both_right=int((~wrong & ~mistaken).sum()),
+        only_student=int((mistaken & ~wrong).sum()),
+        only_teacher=int((wrong & ~mistaken).sum()),
+        same_error=int(same.sum()),
+        other_error=int((both & ~same).sum()),
+        shared=shared,
+        shared_if_independent=float(other),
+        same_answer=same_answer,
+        jaccard=jaccard,
+        jaccard_if_independent=float(one * other / either) if either else None,
+        consistency=consistency,
+    )
+
+
+def most_frequent_disagreements(
+    student: Predictions, teacher: Predictions, classes: Sequence[str], *, most: int = 10
+) -> tuple[Disagreement, ...]:
+    """Return the pairs of classes on which the two disagree, the most frequent first.
+
+    Args:
+        student: Its predictions.
+        teacher: The teacher's predictions of the same samples.
+        classes: The classes' names.
+        most: Largest number of pairs.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> says = Answers(np.array([[0.0, 1.0]], dtype=np.float32), np.array([1]))
+        >>> said = Answers(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+        >>> [pair] = partings(says, said, ("cat", "dog"))
+        >>> pair.teacher, pair.student, pair.count, pair.student_right
+        ('cat', 'dog', 1, 1)
+    """
+    says, said = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    apart = np.flatnonzero(says != said)
+    pairs, which, count = np.unique(
+        np.stack([said[apart], says[apart]], axis=1),
+        axis=0,
+        return_inverse=True,
+        return_counts=True,
+    )
+    right = [
+        np.bincount(which.ravel(), weights=hit[apart], minlength=len(pairs))
+        for hit in (said == student.labels, says == student.labels)
+    ]
+    return tuple(
+        Disagreement(
+            teacher=classes[pairs[k, 0]],
+            student=classes[pairs[k, 1]],
+            count=int(count[k]),
+            teacher_right=int(right[0][k]),
+            student_right=int(right[1][k]),
+        )
+        for k in np.argsort(-count, kind="stable")[:most]
+    )
+
+
+def _shares(counts: Counts, columns: Values) -> Values:
+    """Compute shared, same answer, Jaccard and kappa per draw: `[draws, 4]`."""
+    wrong, mistaken, both, same = mean(counts, columns).T
+    chance = wrong * mistaken + (1 - wrong) * (1 - mistaken)
+    consistent = 1 - wrong - mistaken + 2 * both
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa = np.where(chance < 1, (consistent - chance) / (1 - chance), np.nan)
+        return np.stack([both / wrong, same / wrong, both / (wrong + mistaken - both), kappa], 1)

@@ -1,0 +1,91 @@
+"""Confidence intervals: Wilson's for a proportion, Student's for a mean over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy
+
+from limbeck.core.measurement import Interval, Result
+
+
+class Summary(Result):
+    """A value measured per seed: all values, their mean, and Student's interval of the mean.
+
+    With one seed there is no interval.
+    """
+
+    mean: float
+    interval: Interval | None
+    values: tuple[float, ...]
+
+
+def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
+    r"""Compute Wilson's score interval of a proportion.
+
+    $$\frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}$$
+
+    Args:
+        successes: Number of successful trials.
+        total: Number of trials, at least one.
+        level: The confidence level, between 0 and 1.
+
+    Example:
+        >>> print(wilson(98, 100))
+        [0.9300, 0.9945]
+
+    Source: Wilson, JASA 1927.
+    """
+    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return Interval(
+        # At the ends the formula gives 0 and 1; rounding would leave the share just outside.
+        low=(centre - half) / scale if successes > 0 else 0.0,
+        high=(centre + half) / scale if successes < total else 1.0,
+        level=level,
+        method="Wilson score",
+    )
+
+
+def summarize(
+    values: Sequence[float],
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Summary:
+    r"""Compute the mean of one value per seed, and its Student's interval.
+
+    $$\bar x \pm t_{n-1}\, s/\sqrt n$$
+
+    Args:
+        values: One value per seed, at least one.
+        level: The confidence level, between 0 and 1.
+        bounds: The range of possible values; the interval is clipped to it. A share lies in (0, 1).
+
+    Example:
+        >>> summarize([0.97, 0.98, 0.99]).mean
+        0.98
+        >>> summarize([0.97]).interval is None
+        True
+    """
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Summary(mean=mean, interval=None, values=tuple(map(float, values)))
+    half = float(
+        scipy.stats.t.ppf(0.5 + level / 2, len(array) - 1)
+        * array.std(ddof=1)
+        / math.sqrt(len(array))
+    )
+    interval = Interval(
+        low=max(bounds[0], mean - half),
+        high=min(bounds[1], mean + half),
+        level=level,
+        method="Student t over seeds",
+    )
+    return Summary(mean=mean, interval=interval, values=tuple(map(float, values)))

@@ -1,0 +1,385 @@
+"""Per-sample metrics from logits: log-likelihood, Brier score, KL divergence, entropy."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from limbeck.core.measurement import Interval, Result
+from limbeck.errors import LimbeckError
+from limbeck.evaluate.bootstrap import Counts
+from limbeck.evaluate.intervals import wilson
+
+if TYPE_CHECKING:
+    from limbeck.export.predictor import Predictions
+
+
+Values = NDArray[np.float64]
+
+
+def log_probabilities(logits: NDArray[Any]) -> Values:
+    r"""Compute log-softmax in float64; a logit of plus infinity takes all probability.
+
+    $$\log p_{ic} = z_{ic} - \log \textstyle\sum_k e^{z_{ik}}$$
+
+    Args:
+        logits: `[n, classes]`.
+
+    Returns:
+        `[n, classes]` in nats, minus infinity where a class has no probability.
+
+    Example:
+        >>> np.exp(log_probabilities(np.array([[0.0, 0.0], [np.inf, 1.0]]))).tolist()
+        [[0.5, 0.5], [1.0, 0.0]]
+    """
+    finite = logits.astype(np.float64)
+    certain = np.isposinf(finite)
+    rows = certain.any(axis=1)
+    finite[rows] = np.where(certain[rows], 0.0, -np.inf)
+    log_p: Values = scipy.special.log_softmax(finite, axis=1)
+    return log_p
+
+
+def right(answers: Predictions) -> Values:
+    """Return whether each prediction is correct: 1 or 0, `[n]`."""
+    return (answers.logits.argmax(axis=1) == answers.labels).astype(np.float64)
+
+
+def losses(log_p: Values, labels: NDArray[np.int64]) -> Values:
+    """Compute the negative log-likelihood per sample, `[n]` in nats; infinite at probability 0.
+
+    Args:
+        log_p: Log-probabilities, `[n, classes]`.
+        labels: `[n]`.
+    """
+    return np.asarray(-log_p[np.arange(len(labels)), labels])
+
+
+def brier(log_p: Values, labels: NDArray[np.int64]) -> Values:
+    r"""Compute the Brier score per sample, `[n]` in [0, 2].
+
+    $$\sum_c (p_{ic} - [c = y_i])^2$$
+
+    Args:
+        log_p: Log-probabilities, `[n, classes]`.
+        labels: `[n]`.
+
+    Example:
+        >>> float(brier(np.log([[0.5, 0.5]]), np.array([0]))[0])
+        0.5
+
+    Source: Brier, Monthly Weather Review 1950.
+    """
+    p = np.exp(log_p)
+    hit = p[np.arange(len(labels)), labels]
+    return np.asarray(np.square(p).sum(axis=1) - 2 * hit + 1)
+
+
+def divergences(log_p: Values, log_q: Values) -> Values:
+    r"""Compute KL(p || q) per sample, `[n]` in nats; infinite where q is 0 and p is not.
+
+    $$\sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$
+
+    Args:
+        log_p: Log-probabilities of the reference, `[n, classes]`.
+        log_q: Those of the approximation, `[n, classes]`.
+
+    Example:
+        >>> round(float(divergences(np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]]))[0]), 4)
+        0.1438
+
+    Source: Kullback and Leibler, Annals of Mathematical Statistics 1951.
+    """
+    # Where p is 0 the term is 0, whatever q is: 0 log 0 = 0.
+    gap = np.subtract(log_p, log_q, out=np.zeros_like(log_p), where=np.isfinite(log_p))
+    return np.maximum(0.0, (np.exp(log_p) * gap).sum(axis=1))
+
+
+def entropies(log_p: Values) -> Values:
+    r"""Compute the entropy per sample, `[n]` in nats: from 0 to log(classes).
+
+    $$-\sum_c p_{ic} \log p_{ic}$$
+
+    Example:
+        >>> round(float(entropies(np.log([[0.5, 0.5]]))[0]), 4)
+        0.6931
+    """
+    return np.asarray(scipy.special.entr(np.exp(log_p)).sum(axis=1))
+
+
+class Accuracy(Result):
+    """The top-1 accuracy, with Wilson's interval over the samples."""
+
+    value: float
+    interval: Interval
+    correct: int
+    total: int
+
+
+def accuracy(answers: Predictions) -> Accuracy:
+    """Compute the top-1 accuracy.
+
+    Args:
+        answers: Logits `[n, classes]` and labels `[n]`, with n at least one.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+        >>> accuracy(Answers(logits, np.array([0, 1, 1, 1]))).value
+        0.75
+    """
+    correct = int((answers.logits.argmax(axis=1) == answers.labels).sum())
+    total = len(answers)
+    return Accuracy(
+        value=correct / total, interval=wilson(correct, total), correct=correct, total=total
+    )
+
+
+def confusion(answers: Predictions) -> tuple[tuple[int, ...], ...]:
+    """Compute the confusion matrix: counts of samples per label (row) and predicted class (column).
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
+        >>> confusion(Answers(logits, np.array([0, 1, 1])))
+        ((1, 0), (1, 1))
+    """
+    classes = answers.logits.shape[1]
+    cells = answers.labels * classes + answers.logits.argmax(axis=1)
+    counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    return tuple(tuple(int(count) for count in row) for row in counts)
+
+
+def pack_right(answers: Predictions) -> str:
+    """Pack whether each prediction is correct into one bit per sample, in base64.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
+        >>> unpack_right(pack_right(Answers(logits, np.array([0, 1, 1]))), 3)
+        array([ True,  True, False])
+    """
+    correct = answers.logits.argmax(axis=1) == answers.labels
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def unpack_right(packed: str, total: int) -> NDArray[np.bool_] | None:
+    """Unpack the result of `pack_right` into `[total]`; None if the number of samples differs."""
+    try:
+        raw = base64.b64decode(packed, validate=True)
+    except binascii.Error:
+        return None
+    if len(raw) != (total + 7) // 8 or not total:
+        return None
+    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=total).astype(bool)
+
+
+class Fidelity(Result):
+    """Student-teacher fidelity: top-1 agreement, and mean KL(teacher || student) in nats."""
+
+    agreement: float
+    interval: Interval
+    kl: float
+
+
+class Parity(Result):
+    """A comparison of two runtimes on one model: logit differences, whether within tolerance."""
+
+    max_abs_difference: float
+    mean_abs_difference: float
+    agreement: float
+    tolerance: float
+    within: bool
+    samples: int
+
+
+def fidelity(student: Predictions, teacher: Predictions) -> Fidelity:
+    r"""Compute the fidelity of the student's predictions to the teacher's.
+
+    $$\mathrm{KL} = \frac1n \sum_i \sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$
+
+    with p the teacher's probabilities and q the student's, both at temperature 1, computed in
+    float64.
+
+    Raises:
+        LimbeckError: The two did not predict the same samples over the same classes.
+
+    Example:
+        >>> from limbeck.export.predictor import Answers
+        >>> one = Answers(np.array([[2.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> two = Answers(np.array([[3.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> round(fidelity(two, one).kl, 4)
+        0.0826
+    """
+    _same_samples(student, teacher)
+    divergence = divergences(*(log_probabilities(one.logits) for one in (teacher, student)))
+    same = int((student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).sum())
+    return Fidelity(
+        agreement=same / len(student),
+        interval=wilson(same, len(student)),
+        kl=float(divergence.mean()),
+    )
+
+
+def parity(reference: Predictions, exported: Predictions, *, tolerance: float) -> Parity:
+    """Compare two runtimes on one model: absolute differences of logits.
+
+    Args:
+        reference: The predictions of torch.
+        exported: The exported file's predictions of the same samples.
+        tolerance: The largest absolute difference allowed.
+
+    Raises:
+        LimbeckError: The two did not predict the same samples over the same classes.
+    """
+    _same_samples(exported, reference)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(reference.logits.astype(np.float64) - exported.logits)
+    # Minus infinity on both sides (a class that both exclude) is no difference.
+    difference[reference.logits == exported.logits] = 0.0
+    largest = float(difference.max())
+    same = reference.logits.argmax(axis=1) == exported.logits.argmax(axis=1)
+    return Parity(
+        max_abs_difference=largest,
+        mean_abs_difference=float(difference.mean()),
+        agreement=float(same.mean()),
+        tolerance=tolerance,
+        within=largest <= tolerance,
+        samples=len(exported),
+    )
+
+
+def _same_samples(one: Predictions, other: Predictions) -> None:
+    if one.logits.shape != other.logits.shape or not np.array_equal(one.labels, other.labels):
+        raise LimbeckError(
+            f"two sets of answers cannot be compared: {one.logits.shape} beside "
+            f"{other.logits.shape} [samples, classes], or different labels. Both have to answer "
+            "the same split in the same order."
+        )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Samples from the highest score to the lowest; equal scores form one step.
+
+    Attributes:
+        order: The samples' rows, highest score first, `[samples]`.
+        last: The end of each step in the order, `[steps]`.
+    """
+
+    order: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scores: Values) -> Ranking:
+        """Build a ranking of samples by their scores, `[samples]`."""
+        order = np.argsort(-scores, kind="stable")
+        ranked = scores[order]
+        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        return cls(order, last)
+
+    def cumulated(self, counts: Counts, *weights: Values) -> list[Counts]:
+        """Compute the cumulative sum of counts times each weight, from the highest score down.
+
+        Args:
+            counts: How often each sample was drawn, `[draws, samples]`.
+            weights: The weight of each sample, `[samples]`.
+
+        Returns:
+            `[draws, steps]` for each of the weights.
+        """
+        ranked = counts[:, self.order]
+        summed = [np.cumsum(ranked * weight[self.order], axis=1) for weight in weights]
+        if len(self.last) == len(self.order):
+            return summed
+        return [whole[:, self.last] for whole in summed]
+
+
+def auroc(ranking: Ranking, counts: Counts, positive: Values) -> Values:
+    r"""Compute the AUROC: how often a positive scores above a negative, ties counted half.
+
+    $$P(s^+ > s^-) + \tfrac12 P(s^+ = s^-)$$
+
+    Args:
+        ranking: The samples' order by score.
+        counts: How often each sample was drawn, `[draws, samples]`.
+        positive: 1 for a positive sample, 0 for a negative one, `[samples]`.
+
+    Returns:
+        `[draws]`; NaN for a draw without positives or without negatives.
+
+    Example:
+        >>> order = Ranking.of(np.array([0.9, 0.8, 0.7]))
+        >>> auroc(order, np.ones((1, 3)), np.array([1.0, 0.0, 1.0])).tolist()
+        [0.5]
+
+    Source: Hanley and McNeil, Radiology 1982.
+    """
+    above, below = ranking.cumulated(counts, positive, 1.0 - positive)
+    steps = np.diff(below, axis=1, prepend=0)
+    pairs = (np.diff(above, axis=1, prepend=0) * (below[:, -1:] - below + steps / 2)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(pairs / (above[:, -1] * below[:, -1]))
+
+
+def fpr_at_95_tpr(
+    ranking: Ranking, counts: Counts, positive: Values, *, reached: float = 0.95
+) -> Values:
+    """Compute the false positive rate at a true positive rate: FPR@95TPR.
+
+    Args:
+        ranking: The samples' order by score.
+        counts: How often each sample was drawn, `[draws, samples]`.
+        positive: 1 for a positive sample, 0 for a negative one, `[samples]`.
+        reached: The true positive rate.
+
+    Returns:
+        `[draws]`; NaN for a draw without positives or without negatives.
+
+    Example:
+        >>> order = Ranking.of(np.array([0.9, 0.8, 0.7]))
+        >>> false_positives(order, np.ones((1, 3)), np.array([1.0, 0.0, 1.0])).tolist()
+        [1.0]
+
+    Source: Hendrycks and Gimpel, ICLR 2017 (arXiv:1610.02136); Liang et al., ICLR 2018.
+    """
+    above, below = ranking.cumulated(counts, positive, 1.0 - positive)
+    # Counts are integers: a bound slightly lower keeps rounding from moving the step.
+    step = (above >= reached * above[:, -1:] - 1e-9).argmax(axis=1)
+    with np.errstate(invalid="ignore"):
+        share = below[np.arange(len(below)), step] / below[:, -1]
+    share[above[:, -1] == 0] = np.nan
+    return np.asarray(share)
+
+
+def aurc(ranking: Ranking, counts: Counts, wrong: Values) -> Values:
+    r"""Compute the area under the risk-coverage curve (AURC): the mean risk over all coverages.
+
+    $$\mathrm{AURC} = \frac1n \sum_k \frac{1}{k} \sum_{i \le k} e_{(i)}$$
+
+    with the errors e in the order of confidence; samples of equal confidence are covered together.
+
+    Args:
+        ranking: The samples' order by confidence.
+        counts: How often each sample was drawn, `[draws, samples]`.
+        wrong: 1 for an error, 0 for a correct prediction, `[samples]`.
+
+    Returns:
+        `[draws]`, each in [0, 1].
+
+    Example:
+        >>> order = Ranking.of(np.array([0.9, 0.8]))
+        >>> aurc(order, np.ones((1, 2)), np.array([0.0, 1.0])).tolist()
+        [0.25]
+
+    Source: Geifman et al., ICLR 2019 (arXiv:1805.08206).
+    """
+    answered, errors = ranking.cumulated(counts, np.ones_like(wrong), wrong)
+    risk = errors / np.maximum(answered, 1)
+    return np.asarray((np.diff(answered, axis=1, prepend=0) * risk).sum(axis=1) / answered[:, -1])

@@ -1,0 +1,122 @@
+"""Models of pixels in [0, 1], the unit of attacks and corruptions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from limbeck.evaluate.context import EvaluationContext, Normalization, TorchModel
+from limbeck.evaluate.robustness.corruptions import answered
+from limbeck.export.predictor import Predictor
+
+Floats = NDArray[np.float32]
+Shown = Callable[[Floats], Floats]
+"""The logits `[n, classes]` of the exported file for pixels `[n, channels, height, width]`."""
+
+BATCH = 100
+"""Batch size in images."""
+
+OUTSIDE = 1e-3
+"""Tolerance by which a pixel may lie outside [0, 1], for rounding."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Samples as pixels.
+
+    Attributes:
+        pixels: In [0, 1], `[n, channels, height, width]`.
+        labels: `[n]`.
+        name: The models' name of the input.
+        scale: The normalization from pixels to inputs.
+    """
+
+    pixels: Floats
+    labels: NDArray[np.int64]
+    name: str
+    scale: Normalization
+
+    def some(self, rows: NDArray[np.int64]) -> Images:
+        """Return the given rows."""
+        return Images(self.pixels[rows], self.labels[rows], self.name, self.scale)
+
+    def drawn(self, count: int, seed: int) -> Images:
+        """Return at most `count` of them, drawn by the seed and in order."""
+        order = np.random.default_rng(seed).permutation(len(self.labels))
+        return self.some(np.sort(order[:count]))
+
+    def inputs(self, pixels: Floats) -> dict[str, Floats]:
+        """Convert pixels to the models' inputs."""
+        mean, std = _constants(self.scale)
+        return {self.name: (pixels - mean) / std}
+
+    def show(self, predictor: Predictor) -> Shown:
+        """Return the function from pixels to the exported file's logits."""
+        return lambda pixels: answered(predictor, self.inputs(pixels))
+
+    def model(self, twin: TorchModel) -> PixelModel:
+        """Return the torch model as a function of pixels."""
+        return PixelModel(twin, self.name, self.scale)
+
+
+class PixelModel(nn.Module):
+    """A torch model of pixels, with the normalization inside, so that gradients include it.
+
+    Args:
+        twin: The model.
+        name: The name of its input.
+        scale: The normalization from pixels to its input.
+    """
+
+    def __init__(self, twin: TorchModel, name: str, scale: Normalization) -> None:
+        super().__init__()
+        # A copy, in the memory layout in which convolutions are fastest on a CPU.
+        self.model = copy.deepcopy(twin.model).to(memory_format=torch.channels_last)
+        self._task = twin.task
+        self._name = name
+        weight = next(twin.model.parameters(), torch.empty(0))
+        mean, std = (torch.from_numpy(c).to(weight.device) for c in _constants(scale))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Compute the logits `[n, classes]` of pixels `[n, channels, height, width]`."""
+        inputs = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+        return self._task.outputs(self.model, {self._name: inputs})["logits"]
+
+    @property
+    def device(self) -> torch.device:
+        """Return the model's device."""
+        return self.get_buffer("mean").device
+
+
+def images_of(sitting: EvaluationContext) -> Images | str:
+    """Return the images of a context's sample as pixels, or the reason why there are none."""
+    if sitting.normalization is None:
+        return "The samples are not pictures"
+    sample = sitting.sample
+    names = [name for name, values in sample.items() if values.ndim == 4]
+    if len(names) != 1 or sample["labels"].ndim != 1:
+        return "The samples are not one picture with one class each"
+    mean, std = _constants(sitting.normalization)
+    pixels = sample[names[0]].astype(np.float32) * std + mean
+    if pixels.min() < -OUTSIDE or pixels.max() > 1 + OUTSIDE:
+        return (
+            f"With the stated mean and deviation the pixels go from {pixels.min():.3g} to "
+            f"{pixels.max():.3g}, which is not the box from 0 to 1"
+        )
+    return Images(
+        np.clip(pixels, 0, 1), sample["labels"].astype(np.int64), names[0], sitting.normalization
+    )
+
+
+def _constants(scale: Normalization) -> tuple[Floats, Floats]:
+    mean, std = (np.asarray(c, dtype=np.float32).reshape(-1, 1, 1) for c in (scale.mean, scale.std))
+    return mean, std

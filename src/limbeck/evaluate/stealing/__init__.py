@@ -1,1 +1,0 @@
-"""Model extraction attacks on the student, and defences against them."""

@@ -1,0 +1,162 @@
+"""Out-of-distribution (OOD) detection: AUROC and FPR@95TPR by confidence, entropy and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from limbeck.core.measurement import Result
+from limbeck.evaluate.bootstrap import Counts, PairedEstimate, Resamples
+from limbeck.evaluate.metrics import Ranking, auroc, entropies, fpr_at_95_tpr, log_probabilities
+
+if TYPE_CHECKING:
+    from limbeck.evaluate.context import Normalization
+
+
+Values = NDArray[np.float64]
+Score = Callable[[NDArray[Any]], Values]
+Figure = Callable[[Ranking, Counts, Values], Values]
+
+
+def max_softmax_probability(logits: NDArray[Any]) -> Values:
+    """Compute the maximum softmax probability per sample, an OOD score.
+
+    Source: Hendrycks and Gimpel, ICLR 2017 (arXiv:1610.02136).
+    """
+    return np.asarray(np.exp(log_probabilities(logits)).max(axis=1))
+
+
+def negative_entropy(logits: NDArray[Any]) -> Values:
+    """Compute the negative entropy per sample, in nats, an OOD score."""
+    return -entropies(log_probabilities(logits))
+
+
+def negative_free_energy(logits: NDArray[Any]) -> Values:
+    r"""Compute the negative free energy per sample, $\log \sum_c e^{z_c}$, an OOD score.
+
+    Source: Liu et al., NeurIPS 2020 (arXiv:2010.03759).
+    """
+    return np.asarray(scipy.special.logsumexp(logits.astype(np.float64), axis=1))
+
+
+SCORES: Mapping[str, Score] = {
+    "largest probability": max_softmax_probability,
+    "entropy": negative_entropy,
+    "energy": negative_free_energy,
+}
+"""OOD scores by name, `logits` to `[n]`: high for in-distribution samples."""
+
+
+def ood_images(
+    pictures: NDArray[Any], pixels: Normalization, *, seed: int
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Generate out-of-distribution images: noise, shuffled pixels, and negatives.
+
+    All lie in the pixel box [0, 1]; shuffled and inverted ones keep the brightness or the shapes of
+    the images that they come from.
+
+    Args:
+        pictures: The models' inputs, `[n, channels, height, width]`.
+        pixels: The normalization from pixels in [0, 1].
+        seed: Seed of noise and order.
+
+    Returns:
+        Names and images as the models' inputs, of the same shape.
+
+    Example:
+        >>> from limbeck.evaluate.context import Pixels
+        >>> black = np.zeros((1, 1, 2, 2))
+        >>> made = dict(pictures_outside(black, Pixels(mean=(0.0,), std=(1.0,)), seed=0))
+        >>> {name: picture.max() for name, picture in made.items() if name != "noise"}
+        {'shuffled pixels': np.float32(0.0), 'inverted': np.float32(1.0)}
+    """
+    random = np.random.default_rng(seed)
+    mean, std = (np.asarray(part)[:, None, None] for part in (pixels.mean, pixels.std))
+    shown = np.clip(pictures * std + mean, 0, 1)
+    flat = shown.reshape(*shown.shape[:2], -1)
+    # One order per image for all channels, so that colours stay intact.
+    order = random.permuted(np.broadcast_to(np.arange(flat.shape[2]), flat[:, :1].shape), axis=2)
+    made = {
+        "noise": random.random(shown.shape),
+        "shuffled pixels": np.take_along_axis(flat, order, axis=2).reshape(shown.shape),
+        "inverted": 1 - shown,
+    }
+    for name, picture in made.items():
+        yield name, ((picture - mean) / std).astype(np.float32)
+
+
+class OodDetection(Result):
+    """OOD detection metrics of one score on one set of OOD samples.
+
+    Attributes:
+        samples: The kind of OOD samples.
+        score: The OOD score.
+        count: Numbers of in-distribution and of OOD samples.
+        auroc: The probability that a test sample scores above an OOD sample.
+        fpr_at_95_tpr: FPR@95TPR: the share of OOD samples accepted at the threshold that accepts
+            95 % of the test samples.
+    """
+
+    samples: str
+    score: str
+    count: tuple[int, int]
+    auroc: PairedEstimate
+    fpr_at_95_tpr: PairedEstimate
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The logits of one model, in and out of distribution: `[n, classes]` and `[m, classes]`."""
+
+    in_distribution: NDArray[Any]
+    out_of_distribution: NDArray[Any]
+
+
+def ood_detection(
+    student: Logits,
+    teacher: Logits | None = None,
+    *,
+    samples: str,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[OodDetection, ...]:
+    """Measure OOD detection by each score.
+
+    Args:
+        student: The student's logits.
+        teacher: The teacher's, on the same samples.
+        samples: The kind of OOD samples.
+        n_resamples: Number of bootstrap resamples; both sets are resampled separately.
+        seed: Seed of the resampling.
+    """
+    count = (len(student.in_distribution), len(student.out_of_distribution))
+    resamples = Resamples(sum(count), n_resamples=n_resamples, seed=seed, parts=count)
+    inside = np.repeat([1.0, 0.0], count)
+
+    def beside(figure: Figure, score: Score) -> PairedEstimate:
+        one = _ranked(student, score)
+        other = None if teacher is None else _ranked(teacher, score)
+        return resamples.paired(
+            lambda counts: figure(one, counts, inside),
+            None if other is None else lambda counts: figure(other, counts, inside),
+        )
+
+    return tuple(
+        OodDetection(
+            samples=samples,
+            score=name,
+            count=count,
+            auroc=beside(auroc, score),
+            fpr_at_95_tpr=beside(fpr_at_95_tpr, score),
+        )
+        for name, score in SCORES.items()
+    )
+
+
+def _ranked(logits: Logits, score: Score) -> Ranking:
+    return Ranking.of(score(np.concatenate([logits.in_distribution, logits.out_of_distribution])))

@@ -1,0 +1,340 @@
+"""Lossless compaction of the weights of an ONNX model.
+
+A pruned float32 weight still takes four bytes per zero in an ordinary file, and a ternary one eight
+bits instead of two. Each tensor is stored in the smallest form of `compact.forms`, and calls of a
+few functions (`compact.functions`) decode it from constants. ONNX Runtime folds these calls once,
+when it loads the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from limbeck.core.files import write_bytes
+from limbeck.export import slim
+from limbeck.export.compact import functions
+from limbeck.export.compact.choose import Option, choose, options
+from limbeck.export.compact.codes import Bitmask, Content, DeltaIndex, Form, Packed, Palette, Words
+from limbeck.export.compact.functions import DOMAIN
+from limbeck.export.reading import read_model
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+
+SMALLEST = 64
+"""Bytes below which a tensor is skipped: a call takes about as many."""
+
+ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+"""Bytes of an element, by ONNX's number of its type: from bool to bfloat16, without strings and
+complex numbers. Types of less than a byte are packed already.
+"""
+
+
+def compact(model: ModelProto) -> CompactRecord:
+    """Store each weight of a model in its smallest lossless form, in place.
+
+    Every tensor is decoded exactly when the file is loaded: NaNs keep their payload, -0.0 its sign.
+    A form is used only if it makes the file smaller, including its functions, so that the file
+    never grows. External data and weights that are graph inputs are not changed.
+
+    Args:
+        model: An ONNX model of operator set 18 or newer, written by `to_onnx`; older ones are not
+            changed.
+
+    Returns:
+        The record per tensor.
+
+    Example:
+        >>> from onnx import helper, numpy_helper
+        >>> weight = np.zeros((64, 64), np.float32)
+        >>> weight[::8, ::8] = np.arange(64).reshape(8, 8)
+        >>> x, y = (helper.make_tensor_value_info(name, 1, ["n", 64]) for name in "xy")
+        >>> node = helper.make_node("MatMul", ["x", "w"], ["y"])
+        >>> graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+        >>> model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+        >>> record = compact(model)
+        >>> record.tensors[0].form, record.ratio > 10
+        ('8-bit steps', True)
+    """
+    before, opset = model.ByteSize(), functions.opset_of(model)
+    if opset < functions.OPSET:
+        return _nothing(before, f"operator set {opset} is too old to rebuild weights with")
+    weights = list(_weights(model))
+    prices = functions.prices(model)
+    chosen = choose([one.options for one in weights], [one.size for one in weights], prices)
+    made = _make(weights, chosen, functions.free_names(model))
+    used = {call.op_type for one in made for call in one.parts.calls}
+    if sum(one.gain for one in made) <= functions.added_bytes(model, used):
+        return _nothing(before, "no weight is sparse, or takes few values, enough to pay")
+    for holder in {id(one.weight.holder): one.weight.holder for one in made}.values():
+        ours = [one for one in made if one.weight.holder is holder]
+        replace(holder, {one.weight.name for one in ours}, (one.parts for one in ours))
+    functions.add(model, used)
+    return CompactRecord(
+        bytes_before=before,
+        bytes_after=model.ByteSize(),
+        tensors=tuple(one.entry for one in sorted(made, key=lambda one: -one.gain)),
+    )
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A tensor of a graph that may be stored in another form, with its bytes in the file."""
+
+    holder: GraphProto
+    tensor: TensorProto
+    name: str
+    size: int
+    content: Content
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A tensor in its new form."""
+
+    weight: _Weight
+    form: str
+    parts: Parts
+
+    @property
+    def gain(self) -> int:
+        return self.weight.size - self.parts.bytes
+
+    @property
+    def entry(self) -> CompactTensor:
+        return CompactTensor(
+            name=self.weight.name,
+            form=self.form,
+            bytes_before=self.weight.size,
+            bytes_after=self.parts.bytes,
+        )
+
+
+def _nothing(size: int, why: str) -> CompactRecord:
+    return CompactRecord(bytes_before=size, bytes_after=size, tensors=(), note=why)
+
+
+def _weights(model: ModelProto) -> Iterator[_Weight]:
+    """Iterate over the tensors that may be stored otherwise: weights and constants."""
+    for holder in slim.graphs(model):
+        inputs = {value.name for value in holder.input}
+        for tensor in holder.initializer:
+            if tensor.name not in inputs:
+                yield from _weight(holder, tensor, tensor, tensor.name)
+        for node in holder.node:
+            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                yield from _weight(holder, node, node.attribute[0].t, node.output[0])
+
+
+def _weight(holder: GraphProto, frame: Part, tensor: TensorProto, name: str) -> Iterator[_Weight]:
+    raw, item = tensor.raw_data, ITEM_BYTES.get(tensor.data_type, 0)
+    # Positions and codes are int32 during decoding.
+    if item == 0 or len(raw) < SMALLEST or len(raw) // item * max(item, 4) > functions.LARGEST:
+        return
+    content = Content(np.frombuffer(raw, f"<u{item}"))
+    size = framed(frame)
+    ways = options(content.plans(), size)
+    if ways:
+        yield _Weight(holder, tensor, name, size, content, ways)
+
+
+def _make(
+    weights: Sequence[_Weight], chosen: Sequence[Option | None], names: Iterator[str]
+) -> list[_Made]:
+    """Encode tensors in the chosen forms; those that become no smaller are left out."""
+    made = []
+    for weight, option in zip(weights, chosen, strict=True):
+        if option is None:
+            continue
+        parts, tensor = Parts(names), weight.tensor
+        form = weight.content.make(option.plan)
+        parts.restore(form, tensor.data_type, tensor.dims, out=weight.name)
+        made.append(_Made(weight, str(option.plan), parts))
+    return [one for one in made if one.gain > 0]
+
+
+UINT8 = 2
+"""ONNX's number of the type."""
+
+
+class Part(Protocol):
+    """Anything that a file contains: a tensor, a node."""
+
+    def ByteSize(self) -> int:  # noqa: N802 (protobuf's name)
+        """Return its bytes."""
+        ...
+
+
+@dataclass
+class Parts:
+    """A collection of pieces and calls.
+
+    Args:
+        names: Names that are unused in the model.
+    """
+
+    names: Iterator[str]
+    pieces: list[TensorProto] = field(default_factory=list)
+    calls: list[NodeProto] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of all parts in the file."""
+        parts: list[Part] = [*self.pieces, *self.calls]
+        return sum(framed(part) for part in parts)
+
+    def codes(self, packed: Packed, name: str = "") -> str:
+        """Store codes, the first field under a name; return the name of the uint8 `[count]`."""
+        if packed.bits == 8:
+            return self.piece(tensor(packed.fields[0], UINT8), name)
+        names = (name, *("" for _ in packed.fields[1:]))
+        pieces = [
+            self.piece(tensor(field[:, None], UINT8), given)
+            for field, given in zip(packed.fields, names, strict=True)
+        ]
+        return self.call(f"bits{packed.bits}", pieces, n=[packed.count])
+
+    def restore(self, form: Form, kind: int, shape: Sequence[int], *, out: str = "") -> str:
+        """Store a form of a tensor; return the name of the decoded tensor.
+
+        Args:
+            form: The form.
+            kind: ONNX's number of the tensor's type.
+            shape: The tensor's shape.
+            out: The tensor's name; an unused one if empty.
+        """
+        if isinstance(form, Palette):
+            inputs = [self.codes(form.codes), self.piece(tensor(form.book, kind))]
+            return self.call("look", inputs, out=out, shape=list(shape))
+        if isinstance(form, Bitmask):
+            inputs = [self.codes(form.mask), self._values(form.values, kind)]
+            return self.call("mask", inputs, out=out, shape=list(shape))
+        if isinstance(form, DeltaIndex):
+            inputs = [self.codes(form.steps), self._values(form.values, kind)]
+            blank, count = tensor(form.blank, kind), [math.prod(shape)]
+            return self.call("steps", inputs, out=out, shape=list(shape), n=count, blank=blank)
+        return self.piece(tensor(form, kind))
+
+    def call(self, function: str, inputs: list[str], *, out: str = "", **attributes: Any) -> str:
+        """Add a function call; return the name of its output."""
+        from onnx import helper
+
+        out = out or next(self.names)
+        self.calls.append(helper.make_node(function, inputs, [out], domain=DOMAIN, **attributes))
+        return out
+
+    def cast(self, name: str, kind: int) -> str:
+        """Add a cast to a type, by ONNX's number; return the name of its output."""
+        from onnx import helper
+
+        out = next(self.names)
+        self.calls.append(helper.make_node("Cast", [name], [out], to=kind))
+        return out
+
+    def _values(self, values: Words | Palette, kind: int) -> str:
+        count = values.codes.count if isinstance(values, Palette) else len(values)
+        return self.restore(values, kind, [count])
+
+    def piece(self, stored: TensorProto, name: str = "") -> str:
+        """Store a tensor under a name, or an unused one if empty; return the name."""
+        stored.name = name or next(self.names)
+        self.pieces.append(stored)
+        return stored.name
+
+
+def replace(holder: GraphProto, names: set[str], parts: Iterable[Parts]) -> None:
+    """Replace a graph's weights and constants by pieces and calls, in place.
+
+    Calls come before all other nodes, on which they do not depend.
+    """
+    for place in reversed(range(len(holder.initializer))):
+        if holder.initializer[place].name in names:
+            del holder.initializer[place]
+    for place in reversed(range(len(holder.node))):
+        if names.intersection(holder.node[place].output):
+            del holder.node[place]
+    kept = list(holder.node)
+    del holder.node[:]
+    for one in parts:
+        holder.initializer.extend(one.pieces)
+        holder.node.extend(one.calls)
+    holder.node.extend(kept)
+
+
+def tensor(words: Words | NDArray[Any], kind: int) -> TensorProto:
+    """Build an unnamed ONNX tensor of a type from words of the same size."""
+    from onnx import TensorProto
+
+    raw = words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
+    return TensorProto(data_type=kind, dims=words.shape, raw_data=raw)
+
+
+def framed(part: Part) -> int:
+    """Count the bytes of a part in the file: its own, a tag, and its length."""
+    size = part.ByteSize()
+    return size + 1 + max(1, -(-size.bit_length() // 7))
+
+
+def pack(path: Path) -> CompactRecord:
+    """Store an ONNX file's weights in fewer bytes where possible, without any loss.
+
+    Raises:
+        InputError: The file is not ONNX, or not self-contained.
+        WriteError: The file cannot be written.
+    """
+    model = read_model(path)
+    record = compact(model)
+    if record.tensors:
+        write_bytes(path, model.SerializeToString())
+    return record
+
+
+class CompactTensor(BaseModel):
+    """A tensor stored in another form.
+
+    Attributes:
+        name: Its name.
+        form: Description of the form.
+        bytes_before: Its bytes in the original file.
+        bytes_after: Its bytes now, without functions shared by several tensors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    form: str
+    bytes_before: int
+    bytes_after: int
+
+
+class CompactRecord(BaseModel):
+    """The result of storing a model's weights compactly.
+
+    Attributes:
+        bytes_before: Size of the file with original tensors.
+        bytes_after: Its size now; never larger.
+        tensors: The tensors stored in another form, largest gain first.
+        note: The reason if nothing was changed; empty otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes_before: int
+    bytes_after: int
+    tensors: tuple[CompactTensor, ...]
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Return the compression ratio, bytes before / bytes after."""
+        return self.bytes_before / self.bytes_after

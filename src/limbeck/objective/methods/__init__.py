@@ -1,0 +1,116 @@
+"""Named distillation methods: short compositions of loss terms, to use or to modify.
+
+`__all__` lists the methods only: the names for recipes and `limbeck list methods`. Unless stated
+otherwise, weights are those of the CIFAR-100 benchmark of Tian, Krishnan and Isola 2020. Layers are
+given as paths, one or several per side; several are paired in order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from limbeck.errors import InputError, Problem, check_choice, did_you_mean
+from limbeck.objective.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, vid
+from limbeck.objective.methods.logits import (
+    dist,
+    dkd,
+    hinton,
+    label_only,
+    logit_standardization,
+    mlkd,
+    ttm,
+    wttm,
+)
+from limbeck.objective.methods.relations import cc, crd, fsp, pkt, rkd, sp
+from limbeck.objective.methods.transformers import distilbert, minilm, tinybert
+from limbeck.objective.terms import Term, setting_problems
+
+__all__ = [
+    "ab",
+    "at",
+    "cc",
+    "crd",
+    "dist",
+    "distilbert",
+    "dkd",
+    "fitnets",
+    "fsp",
+    "ft",
+    "hinton",
+    "label_only",
+    "logit_standardization",
+    "minilm",
+    "mlkd",
+    "nst",
+    "ofd",
+    "pkt",
+    "review_kd",
+    "rkd",
+    "sp",
+    "tinybert",
+    "ttm",
+    "vid",
+    "wttm",
+]
+
+
+def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
+    """Return the method of that name; raise an error with similar names if it is unknown.
+
+    Example:
+        >>> find("hinton") is hinton
+        True
+        >>> find("hintn")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: method: got 'hintn'; ... did you mean "hinton"...
+    """
+    check_choice(name, __all__, where=where)
+    method: Callable[..., list[Term]] = globals()[name]
+    return method
+
+
+def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
+    """Build terms from a recipe's entry, `{method: {settings}}`.
+
+    Raises:
+        InputError: An unknown method, or unknown or missing settings; the message lists all.
+
+    Example:
+        >>> read({"hinton": {"temperature": 2.0}}, where="objective")
+        [Term('task', weight=0.1), Term('soft_target_kl', weight=0.9, temperature=2.0)]
+    """
+    if len(entry) != 1:
+        raise InputError(Problem(where, dict(entry), "one method with its settings"))
+    ((name, given),) = entry.items()
+    method = find(name, where=where)
+    settings = {} if given is None else given
+    if not isinstance(settings, Mapping):
+        raise InputError(Problem(f"{where}.{name}", settings, "a mapping of settings"))
+    known = inspect.signature(method).parameters
+    problems = [
+        Problem(f"{where}.{name}.{key}", value, ", ".join(known), did_you_mean(key, known))
+        for key, value in settings.items()
+        if key not in known
+    ]
+    problems += [
+        Problem(f"{where}.{name}.{key}", "nothing", "a value; field required")
+        for key, parameter in known.items()
+        if parameter.default is parameter.empty and key not in settings
+    ]
+    hints = get_type_hints(method)
+    for key in filter(known.__contains__, settings):
+        problems += setting_problems(hints[key], settings[key], f"{where}.{name}.{key}")
+    if problems:
+        raise InputError(*problems)
+    try:
+        return method(**settings)
+    except InputError as error:
+        raise InputError(
+            *(
+                Problem(f"{where}.{name}.{one.where}", one.given, one.allowed, one.fix)
+                for one in error.problems
+            )
+        ) from error

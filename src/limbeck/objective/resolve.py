@@ -1,0 +1,205 @@
+"""Resolved terms: every name looked up and every setting checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from limbeck import losses
+from limbeck.connectors import UNJOINED
+from limbeck.core import imports
+from limbeck.errors import InputError, Problem, did_you_mean, gathering
+from limbeck.objective.element_weights import ClassBalanced, PerUnit
+from limbeck.objective.schedules import Schedule
+from limbeck.objective.terms import (
+    FUSED,
+    PYTHON,
+    TASK,
+    Loss,
+    Paths,
+    Signature,
+    Term,
+    argument_problems,
+    probe,
+    settings_problems,
+    signature_of,
+    sort_arguments,
+    weight_of,
+)
+from limbeck.taps import is_pattern
+
+Source: TypeAlias = Literal["labels", "targets", "logits", "tap", "head"]
+
+
+@dataclass(frozen=True)
+class ResolvedTerm:
+    """A resolved term, with only arithmetic left for a training step.
+
+    Attributes:
+        name: The term's name in logs, unique in its objective.
+        loss: The loss function; None is the task's own loss.
+        builtin: The loss's name in `limbeck.losses`; empty for a user's own.
+        source: The second argument of the loss; `head`: its arguments are the student's hidden
+            states and head, and the teacher's targets.
+        student: The student's outputs or paths; one unless the loss compares several layers.
+        teacher: The teacher's.
+        multi_layer: Whether the loss gets a tuple on both sides: of several paths, or a pattern.
+        student_is_tap: Whether `student` are paths.
+        joined: Whether a connector is allowed.
+        weight: The weight by progress.
+        unit_weight: A factor per element.
+        auto: Whether the weight is computed from gradients.
+        constant: The constant arguments of the loss.
+        scheduled: The scheduled arguments of the loss.
+        unit_temperature: The temperature, if it is set per element.
+        inputs: The loss's parameters filled from the batch.
+        needed: The required ones of `inputs`.
+    """
+
+    name: str
+    loss: Loss | None
+    builtin: str
+    source: Source
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    multi_layer: bool
+    student_is_tap: bool
+    joined: bool
+    weight: Schedule
+    unit_weight: PerUnit | None
+    auto: bool
+    constant: Mapping[str, Any]
+    scheduled: Mapping[str, Schedule]
+    unit_temperature: PerUnit | None
+    inputs: tuple[str, ...]
+    needed: tuple[str, ...]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Return whether the term needs a teacher."""
+        by_unit = (self.unit_weight, self.unit_temperature)
+        asks = any(one is not None and not isinstance(one, ClassBalanced) for one in by_unit)
+        return asks or (self.loss is not None and self.source != "labels")
+
+    def arguments(self, progress: float) -> Mapping[str, Any]:
+        """Return the loss's arguments at this progress."""
+        if not self.scheduled:
+            return self.constant
+        return {**self.constant, **{key: float(of(progress)) for key, of in self.scheduled.items()}}
+
+
+def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> list[ResolvedTerm]:
+    """Resolve the names of terms, and check their settings.
+
+    Args:
+        terms: Terms with their keys in the recipe, for messages.
+        outputs: The names of the task's outputs; any other name is a module path.
+
+    Raises:
+        InputError: The message lists every problem of every term.
+
+    Example:
+        >>> term = Term("soft_target_kl", temperature=4)
+        >>> [ready] = prepare([("objective.0", term)], outputs=["logits"])
+        >>> ready.name, ready.source, ready.weight, dict(ready.fixed)
+        ('soft_target_kl', 'logits', Constant(value=1.0), {'temperature': 4.0})
+    """
+    ready: list[ResolvedTerm] = []
+    problems: list[Problem] = []
+    for where, term in terms:
+        with gathering(problems):
+            name = _unique(_base_name(term.loss), [other.name for other in ready])
+            ready.append(_prepare(term, name, f"{where}.{_base_name(term.loss)}", outputs))
+    if problems:
+        raise InputError(*problems)
+    return ready
+
+
+def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> ResolvedTerm:
+    loss = _find(term.loss, where)
+    signature = signature_of(loss)
+    problems = settings_problems(term, where)
+    weight = weight_of(term, f"{where}.weight", problems)
+    arguments = sort_arguments(term, signature, where)
+    problems += argument_problems(term, signature, where) + arguments.problems
+    own = not isinstance(term.loss, str) or term.loss.startswith(PYTHON)
+    if not problems and not own and loss is not None:
+        problems += probe(term, loss, signature, arguments, where)
+    if problems:
+        raise InputError(*problems)
+    of_catalogue = "" if own or loss is None else str(term.loss)
+    source = _source(term, signature)
+    sides = (term.student, term.teacher)
+    student, joined = _paths(term.student), _is_joined(term, of_catalogue)
+    of_layers = loss is not None and source != "head"
+    is_tap = of_layers and not all(path in outputs for path in student)
+    return ResolvedTerm(
+        name=name,
+        loss=loss,
+        builtin=of_catalogue,
+        source=source,
+        student=student,
+        teacher=_paths(term.teacher),
+        multi_layer=any(not isinstance(one, str) or is_pattern(one) for one in sides),
+        student_is_tap=is_tap,
+        joined=joined and source not in ("labels", "head") and (is_tap or source == "tap"),
+        weight=weight.by_progress,
+        unit_weight=weight.by_unit,
+        auto=weight.auto,
+        constant=arguments.constant,
+        scheduled=arguments.scheduled,
+        unit_temperature=arguments.unit_temperature,
+        inputs=signature.inputs,
+        needed=signature.needed,
+    )
+
+
+def _is_joined(term: Term, of_catalogue: str) -> bool:
+    if term.connector == "auto":
+        # Several layers of such a loss are not features yet: queries and keys, for example.
+        return of_catalogue not in UNJOINED or not isinstance(term.student, str)
+    return term.connector != "none"
+
+
+def _paths(given: Paths) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _base_name(loss: str | Loss) -> str:
+    if isinstance(loss, str):
+        name = loss.rpartition(":")[2] if loss.startswith(PYTHON) else loss
+    else:
+        name = getattr(loss, "__name__", type(loss).__name__)
+    return name.replace(".", "_")  # module names must not have dots
+
+
+def _unique(base: str, taken: Sequence[str]) -> str:
+    numbered = (f"{base}_{number}" for number in range(2, len(taken) + 2))
+    return next(name for name in (base, *numbered) if name not in taken)
+
+
+def _find(loss: str | Loss, where: str) -> Loss | None:
+    if not isinstance(loss, str):
+        if not callable(loss):
+            raise InputError(Problem(where, loss, "the name of a loss, or a function"))
+        return loss
+    if loss == TASK:
+        return None
+    if loss.startswith(PYTHON):
+        return imports.find(loss.removeprefix(PYTHON), where=where)
+    if loss not in losses.__all__:
+        allowed = [TASK, *losses.__all__]
+        others = f"{', '.join(allowed)}, or {PYTHON}file.py:function"
+        raise InputError(Problem(where, loss, others, did_you_mean(loss, allowed)))
+    return losses.find(loss)
+
+
+def _source(term: Term, signature: Signature) -> Source:
+    if term.loss == FUSED:
+        return "head"
+    if signature.second == "labels" or term.teacher == "labels":
+        return "labels"
+    if term.teacher != "logits":
+        return "tap"
+    return "targets" if signature.second == "targets" else "logits"

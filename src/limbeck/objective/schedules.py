@@ -1,0 +1,224 @@
+"""Schedules of hyperparameters: functions of training progress in [0, 1].
+
+A schedule is data: it can be compared and printed, and converted to a recipe and back (`parse`,
+`dump`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from limbeck.core.numeric import is_number
+from limbeck.errors import InputError, Problem, did_you_mean
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant value.
+
+    Example:
+        >>> Constant(0.9)(0.5)
+        0.9
+    """
+
+    value: float
+
+    def __call__(self, progress: float) -> float:
+        """Return the value."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear schedule from `start` to `end`.
+
+    Example:
+        >>> Linear(start=10, end=1)(0.5)
+        5.5
+    """
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at this progress."""
+        return self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A cosine schedule from `start` to `end`: slow, fast, slow.
+
+    Example:
+        >>> round(Cosine(start=1, end=0)(0.25), 4)
+        0.8536
+    """
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at this progress."""
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piecewise constant schedule that changes at the given progress values.
+
+    Attributes:
+        values: The values, one more than `at`.
+        at: The progress of each change, ascending, in (0, 1).
+
+    Example:
+        >>> schedule = Step(values=(1.0, 0.1), at=(0.5,))
+        >>> schedule(0.49), schedule(0.5)
+        (1.0, 0.1)
+    """
+
+    values: tuple[float, ...]
+    at: tuple[float, ...]
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at this progress."""
+        return self.values[sum(progress >= change for change in self.at)]
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A linear ramp from `start` to `end` up to progress `until`, constant afterwards.
+
+    Example:
+        >>> schedule = Ramp(start=0, end=1, until=0.2)
+        >>> schedule(0.1), schedule(0.9)
+        (0.5, 1)
+    """
+
+    start: float
+    end: float
+    until: float
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at this progress."""
+        if progress >= self.until:
+            return self.end
+        return self.start + (self.end - self.start) * progress / self.until
+
+
+Schedule: TypeAlias = Constant | Linear | Cosine | Step | Ramp
+Spec: TypeAlias = float | Mapping[str, Any] | Schedule
+KINDS: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "step": Step,
+    "ramp": Ramp,
+}
+_FORMS = "a number, or one of " + ", ".join(
+    f"{{{kind}: {{{', '.join(field.name for field in fields(schedule))}}}}}"
+    for kind, schedule in KINDS.items()
+)
+
+
+def parse(spec: object, *, where: str = "schedule") -> Schedule:
+    """Parse a schedule from a recipe's value.
+
+    Args:
+        spec: A number, `{kind: {...}}`, or a schedule, which is returned unchanged.
+        where: The key in the recipe, for messages.
+
+    Raises:
+        InputError: An unknown kind, a missing or unknown key, or an invalid value; the message
+            lists all.
+
+    Example:
+        >>> parse(0.9)
+        Constant(value=0.9)
+        >>> parse({"linear": {"start": 10, "end": 1}})
+        Linear(start=10, end=1)
+        >>> parse({"ramp": {"start": 0, "end": 1, "untill": 0.2}})
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: schedule.ramp.untill: got 0.2; ... did you mean "until"?
+        schedule.ramp.until: got 'nothing'; allowed: a finite number; field required
+    """
+    if isinstance(spec, Schedule):
+        return spec
+    if is_number(spec):
+        return Constant(spec)
+    if not (isinstance(spec, Mapping) and len(spec) == 1):
+        raise InputError(Problem(where, spec, _FORMS))
+    ((kind, settings),) = spec.items()
+    if kind not in KINDS:
+        raise InputError(Problem(where, kind, _FORMS, did_you_mean(kind, KINDS)))
+    problems = _problems(kind, settings, f"{where}.{kind}")
+    if problems:
+        raise InputError(*problems)
+    make: Callable[..., Schedule] = KINDS[kind]
+    return make(**{key: _frozen(value) for key, value in settings.items()})
+
+
+def dump(schedule: Schedule) -> float | dict[str, dict[str, object]]:
+    """Convert a schedule to its form in a recipe: the inverse of `parse`.
+
+    Example:
+        >>> dump(Constant(0.9)), dump(Ramp(start=0, end=1, until=0.2))
+        (0.9, {'ramp': {'start': 0, 'end': 1, 'until': 0.2}})
+    """
+    if isinstance(schedule, Constant):
+        return schedule.value
+    settings = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(schedule).items()
+    }
+    return {type(schedule).__name__.lower(): settings}
+
+
+def _is_list_of_numbers(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(is_number(item) for item in value)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _problems(kind: str, settings: object, where: str) -> list[Problem]:
+    names = [field.name for field in fields(KINDS[kind])]
+    allowed = ", ".join(names)
+    if not isinstance(settings, Mapping):
+        return [Problem(where, settings, f"a mapping with {allowed}")]
+    problems = [
+        Problem(f"{where}.{key}", value, allowed, did_you_mean(key, names))
+        for key, value in settings.items()
+        if key not in names
+    ]
+    fits, form = (
+        (_is_list_of_numbers, "a list of finite numbers")
+        if kind == "step"
+        else (is_number, "a finite number")
+    )
+    for name in names:
+        if name not in settings:
+            problems.append(Problem(f"{where}.{name}", "nothing", f"{form}; field required"))
+        elif not fits(settings[name]):
+            problems.append(Problem(f"{where}.{name}", settings[name], form))
+    return problems or _range_problems(kind, settings, where)
+
+
+def _range_problems(kind: str, settings: Mapping[str, Any], where: str) -> list[Problem]:
+    """Return problems with values of the right type but out of range."""
+    if kind == "ramp" and not 0 < settings["until"] <= 1:
+        allowed = "a progress above 0 and at most 1"
+        return [Problem(f"{where}.until", settings["until"], allowed)]
+    if kind == "step":
+        values, at = settings["values"], settings["at"]
+        if not all(a < b for a, b in pairwise((0, *at, 1))):
+            return [Problem(f"{where}.at", at, "ascending progresses, each above 0 and below 1")]
+        if len(values) != len(at) + 1:
+            allowed = f"{len(at) + 1} values, one more than there are changes"
+            return [Problem(f"{where}.values", values, allowed)]
+    return []

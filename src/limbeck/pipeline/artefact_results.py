@@ -1,0 +1,242 @@
+"""Teacher-student comparison: class similarity of soft targets, and disagreements."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from limbeck.core import fingerprint
+from limbeck.core.files import read_json, write_json
+from limbeck.core.measurement import Result
+from limbeck.errors import InputError
+from limbeck.evaluate.calibration.metrics import calibration
+from limbeck.evaluate.costs import Cost
+from limbeck.evaluate.flops import flops, parameters
+from limbeck.evaluate.measure import Artefact as Costed
+from limbeck.evaluate.measure import measure
+from limbeck.evaluate.metrics import accuracy, confusion, fidelity, pack_right
+from limbeck.export.predictor import OnnxPredictor, Predictions, predict
+from limbeck.pipeline.candidate import Artefact, Candidate
+from limbeck.report.result import Disagreement, Measured
+
+if TYPE_CHECKING:
+    from limbeck.data.split import Split
+    from limbeck.pipeline.context import Context
+
+
+SHOWN = 12
+SIMILARITY_TEMPERATURE = 4.0
+
+
+def similarity(given: Predictions, classes: int) -> tuple[tuple[float, ...], ...]:
+    """Compute the mean softened teacher probabilities per class, one class per row."""
+    soft = _softmax(given.logits, SIMILARITY_TEMPERATURE)
+    rows = [soft[given.labels == number] for number in range(classes)]
+    none = (0.0,) * classes
+    return tuple(tuple(row.mean(axis=0).tolist()) if len(row) else none for row in rows)
+
+
+def disagreements(teacher: Predictions, student: Predictions) -> list[int]:
+    """Return the samples with different top classes, by descending student confidence."""
+    rows = np.flatnonzero(teacher.logits.argmax(1) != student.logits.argmax(1))
+    sureness = _softmax(student.logits)[rows].max(axis=1)
+    return [int(row) for row in rows[np.argsort(-sureness, kind="stable")]]
+
+
+def disagreement(
+    index: int, split: Split, teacher: Predictions, student: Predictions
+) -> Disagreement:
+    """Build the record of one sample with both predictions."""
+    raw = split.raw(index)
+    picture = None
+    if "picture" in raw:
+        buffer = io.BytesIO()
+        raw["picture"].save(buffer, format="PNG")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+    return Disagreement(
+        index=index,
+        label=int(teacher.labels[index]),
+        teacher=tuple(_softmax(teacher.logits[index : index + 1])[0].tolist()),
+        student=tuple(_softmax(student.logits[index : index + 1])[0].tolist()),
+        picture=picture,
+        text=raw.get("text"),
+    )
+
+
+def _softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+class ArtefactId(Result):
+    """Identifier of an artefact: the index of its stage in the lineage, and its role."""
+
+    stage: int
+    role: str
+
+
+class ArtefactResults(Result):
+    """The test results of one seed.
+
+    Attributes:
+        key: The hash of all inputs.
+        places: The artefact of each entry of `measured`.
+        measured: The metrics of each artefact.
+        class_similarity: The teacher's mean soft prediction per class, on validation.
+        disagreements: Test samples on which teacher and shipped student disagree.
+        disagreement_count: The total number of disagreements.
+    """
+
+    key: str
+    places: tuple[ArtefactId, ...]
+    measured: tuple[Measured, ...]
+    class_similarity: tuple[tuple[float, ...], ...] | None
+    disagreements: tuple[Disagreement, ...]
+    disagreement_count: int
+
+    def find(self, stage: int, role: str) -> Measured:
+        """Return the metrics of one artefact."""
+        return self.measured[self.places.index(ArtefactId(stage=stage, role=role))]
+
+
+def artefact_results(candidate: Candidate, context: Context) -> ArtefactResults:
+    """Compute a seed's test results, or load saved ones of the same files."""
+    path = context.run / "examination.json"
+    try:
+        done = ArtefactResults.model_validate(read_json(path))
+        if done.key == context.key:
+            context.progress.say(f"examination, seed {context.seed}: unchanged, reused")
+            return done
+    except (InputError, ValidationError):
+        pass  # missing, or of another version: compute again
+    context.progress.begin(f"examination on the test samples, seed {context.seed}")
+    examined = _examine(candidate, context)
+    write_json(path, examined.model_dump(mode="json"))
+    return examined
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An artefact, its file, and the file's test predictions."""
+
+    place: ArtefactId
+    artefact: Artefact
+    path: Path
+    digest: str
+    answers: Predictions
+    cost: Cost
+
+
+def _examine(candidate: Candidate, context: Context) -> ArtefactResults:
+    asked = _ask(candidate, context)
+    teacher = _last(asked, "teacher")
+    student = _last(asked, "student")
+    for one in (teacher, student):
+        if one is not None:
+            context.tested[one.artefact.role] = one.answers
+    rows = disagreements(teacher.answers, student.answers) if teacher and student else []
+    return ArtefactResults(
+        key=context.key,
+        places=tuple(one.place for one in asked),
+        measured=tuple(_measured(one, teacher, context) for one in asked),
+        class_similarity=None
+        if teacher is None
+        else similarity(context.predict(teacher.path), len(context.task.classes)),
+        disagreements=tuple(
+            disagreement(row, context.data.test, teacher.answers, student.answers)
+            for row in rows[:SHOWN]
+            if teacher and student
+        ),
+        disagreement_count=len(rows),
+    )
+
+
+def _ask(candidate: Candidate, context: Context) -> list[_Asked]:
+    """Predict the test samples with every artefact; identical files are run once."""
+    artefacts = [
+        (ArtefactId(stage=number, role=artefact.role), artefact, link.folder / artefact.file)
+        for number, link in enumerate(candidate.lineage)
+        for artefact in link.record.artefacts
+    ]
+    digests = [fingerprint.of_file(path) for _, _, path in artefacts]
+    files = {
+        digest: (path, artefact)
+        for digest, (_, artefact, path) in zip(digests, artefacts, strict=True)
+    }
+    answered = _answer(files, context)
+    costs = _costs(files, context)
+    return [
+        _Asked(place, artefact, path, digest, answered[digest], costs[digest])
+        for digest, (place, artefact, path) in zip(digests, artefacts, strict=True)
+    ]
+
+
+def _last(asked: list[_Asked], role: str) -> _Asked | None:
+    return next((one for one in reversed(asked) if one.place.role == role), None)
+
+
+def _answer(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Predictions]:
+    ticker = context.ticker("test samples")
+    answered = {}
+    for number, (digest, (path, artefact)) in enumerate(files.items(), start=1):
+        answered[digest] = predict(OnnxPredictor(path), context.batches(context.data.test))
+        ticker.tick(number, len(files), artefact.label)
+    return answered
+
+
+def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Cost]:
+    """Measure the cost of every file, interleaved."""
+    example = context.data.validation.__getitems__([0])
+    counts = {digest: _counts(artefact, context) for digest, (_, artefact) in files.items()}
+    # The reported costs are those of the shipped file, the first seed's. Networks of other seeds
+    # differ only in their weights, and are measured briefly as a check.
+    first = context.seed == context.recipe.seeds[0]
+    return measure(
+        {
+            digest: Costed(path, parameters=counts[digest][0], flops=counts[digest][1])
+            for digest, (path, _) in files.items()
+        },
+        example,
+        seconds=2.0 if first else 0.3,
+        throughput_seconds=0.5 if first else 0.1,
+        energy_method="auto" if first else "off",
+    )
+
+
+def _counts(artefact: Artefact, context: Context) -> tuple[int, int]:
+    """Count the parameters and FLOPs of an artefact's network."""
+    specs = context.recipe.teachers if artefact.role == "teacher" else [context.student_spec]
+    example = context.data.validation.__getitems__([0])
+    models = [
+        context.build(
+            spec.model_copy(update={"checkpoint": None}), seed=0, changes=artefact.changes
+        )
+        for spec in specs
+    ]
+    operations = sum(flops(model, context.task, example) for model in models)
+    return sum(map(parameters, models)), operations
+
+
+def _measured(one: _Asked, teacher: _Asked | None, context: Context) -> Measured:
+    follows = teacher is not None and one.artefact.role != "teacher"
+    return Measured(
+        seed=context.seed,
+        file=one.path.relative_to(context.run).as_posix(),
+        digest=one.digest,
+        validation_accuracy=one.artefact.validation_accuracy,
+        accuracy=accuracy(one.answers),
+        fidelity=fidelity(one.answers, teacher.answers) if follows and teacher else None,
+        calibration=calibration(one.answers),
+        cost=one.cost,
+        parity=one.artefact.parity,
+        confusion=confusion(one.answers),
+        right=pack_right(one.answers),
+    )

@@ -1,0 +1,256 @@
+"""Dry run: checks that models fit the data, each other and the export, before training."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from limbeck.errors import InputError, LimbeckError, Problem, gathering
+from limbeck.models.adapt import check_output_type
+from limbeck.models.normal_form import check_copies
+from limbeck.pipeline.parity import COMPANY
+from limbeck.pipeline.stage_order import loads_teacher
+from limbeck.pipeline.statements import hold, trains_teacher
+from limbeck.pipeline.validate import of_model
+from limbeck.tasks.checks import check_modes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.context import Context
+    from limbeck.pipeline.stage import Stage
+    from limbeck.tasks import Batch
+
+
+T = TypeVar("T")
+EXPORTED = 20_000_000
+"""Parameters of the largest library model whose export is tried beforehand."""
+
+
+class DryRun:
+    """The models of a recipe, built and run once, shared by the dry run of every stage.
+
+    Args:
+        context: The context of the first seed's stages.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.parameters: dict[str, int] = {}
+        self._exported: set[tuple[str, str]] = set()
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Return two training samples, on the device of the run."""
+        return example_batch(self.context)
+
+    @cached_property
+    def student(self) -> nn.Module:
+        """Return the student.
+
+        Raises:
+            InputError: The student cannot be built, does not fit the data, or cannot be exported.
+        """
+        if self.context.recipe.student is None:  # it starts from the teacher
+            # A teacher that was connected before is frozen.
+            return copy.deepcopy(self.teachers[0]).requires_grad_(True)
+        return self._model(self.context.recipe.student, "student")
+
+    @cached_property
+    def teachers(self) -> list[nn.Module]:
+        """Return the teachers, with the weights of the recipe.
+
+        Raises:
+            InputError: A teacher cannot be built, does not fit the data, or cannot be exported.
+        """
+        specs = self.context.recipe.teachers
+        places = ["teacher"] if len(specs) == 1 else [f"teacher.{n}" for n in range(len(specs))]
+        pairs = zip(specs, places, strict=True)
+        return gathered([partial(self._model, spec, place) for spec, place in pairs])
+
+    def replace(self, role: str, model: nn.Module) -> None:
+        """Replace a model by one that a stage changed, for later stages."""
+        if role == "student":
+            self.student = model
+        else:
+            self.teachers[0] = model
+
+    def _model(self, spec: ModelSpec, where: str) -> nn.Module:
+        context = self.context
+        try:
+            notes: list[str] = []
+            model = context.build(spec, seed=context.seed, notes=notes).eval()
+            check_copies(model)
+        except InputError as error:
+            raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
+        _has_a_head(context, spec, model, where)
+        for note in notes:
+            context.progress.say(f"{where}: {note}")
+        _answers(context, model, where)
+        _invariant(context, model, where)
+        _returns_what_it_states(context, spec, model, where)
+        self.parameters[where] = sum(one.numel() for one in model.parameters())
+        # limbeck's own models export; of a library's, one of each type is tried, where that takes
+        # seconds.
+        own, kind = spec.source == "python", (spec.source, spec.name or str(spec.path))
+        tried = spec.source == "limbeck" or kind in self._exported
+        if own or not (tried or self.parameters[where] >= EXPORTED):
+            _exports(context, model, where, own=own)
+            self._exported.add(kind)
+        return model.to(context.accelerator.device)
+
+
+def dry_run(context: Context) -> DryRun:
+    """Dry-run every stage of a recipe, without training.
+
+    Returns:
+        The built models.
+
+    Raises:
+        InputError: A stage would fail; the problems of all stages at once.
+    """
+    problems = _batch_fits(context)
+    fits = not problems
+    if fits:
+        held = hold(context.recipe, context.data)
+        problems += held.problems
+        for note in held.notes:
+            context.progress.say(note)
+    rehearsal = DryRun(context)
+    for where, stage in _stages(context) if fits else ():
+        try:
+            stage.dry_run(rehearsal, where=where)
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise InputError(*problems)
+    return rehearsal
+
+
+def _stages(context: Context) -> Iterator[tuple[str, Stage]]:
+    from limbeck.pipeline.stages.load import Load
+
+    stages = context.recipe.parsed_stages()
+    if loads_teacher(context.recipe, stages):
+        yield "teacher", Load()
+    for number, (name, stage) in enumerate(stages):
+        yield f"stages.{number}.{name}", stage
+
+
+def example_batch(context: Context) -> Batch:
+    """Return two training samples, on the device of the run."""
+    batch: Batch = context.data.train.__getitems__([0, 1])
+    return {name: tensor.to(context.accelerator.device) for name, tensor in batch.items()}
+
+
+def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
+    """Call several functions, and raise the problems of all of them together.
+
+    Example:
+        >>> gathered([lambda: 1, lambda: 2])
+        [1, 2]
+    """
+    results: list[T] = []
+    problems: list[Problem] = []
+    for work in works:
+        with gathering(problems):
+            results.append(work())
+    if problems:
+        raise InputError(*problems)
+    return results
+
+
+def _batch_fits(context: Context) -> list[Problem]:
+    """Check that the data fits the task, such as images for an image task."""
+    given = sorted(context.data.train.__getitems__([0]).keys() - {"labels", "index", "view"})
+    wanted = context.task.inputs
+    if all(name in given for name in wanted):
+        return []
+    allowed = f"a task for data that gives {', '.join(given)}"
+    fix = f"The task takes {', '.join(wanted)}: choose another, or other `data`."
+    return [Problem("task", context.recipe.task, allowed, fix)]
+
+
+def _answers(context: Context, model: nn.Module, where: str) -> None:
+    import torch
+
+    batch = {name: tensor.cpu() for name, tensor in example_batch(context).items()}
+    try:
+        with torch.no_grad():
+            logits = context.task.outputs(model.cpu(), batch)["logits"]
+            shape = tuple(logits.shape)
+        check_modes(model, context.task, batch)
+    except InputError as error:
+        raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
+    # The model is third-party code, and raises errors of many types.
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1] or [""]
+        shapes = {name: tuple(batch[name].shape) for name in context.task.inputs}
+        fix = f"It raised {type(error).__name__}: {first[0]}"
+        raise InputError(
+            Problem(where, shapes, "a batch that the model can answer", fix)
+        ) from error
+    expected = (2, len(context.task.classes))
+    if shape != expected:
+        given = f"answers of shape {shape} to two samples"
+        classes = f"{expected}: the data has {expected[1]} classes"
+        raise InputError(Problem(where, given, classes, "Change the model, or `data.classes`."))
+
+
+def _has_a_head(context: Context, spec: ModelSpec, model: nn.Module, where: str) -> None:
+    """Raise if a teacher has freshly initialised parameters and is not trained in the recipe."""
+    fresh = getattr(model, "fresh_parameters", ()) or spec.loading.skip
+    if spec.loading.head == "fresh":
+        fresh = (*fresh, "the head (loading.head: fresh)")
+    if not fresh or where == "student" or trains_teacher(context.recipe):
+        return
+    shown = ", ".join(fresh[:8]) + (", ..." if len(fresh) > 8 else "")
+    given = f"a model without a trained head: its weights have nothing for {shown}"
+    fix = "Train it by a `train_teacher` stage, or give weights of a model that classifies."
+    raise InputError(Problem(where, given, "a teacher with all of its weights", fix))
+
+
+def _returns_what_it_states(
+    context: Context, spec: ModelSpec, model: nn.Module, where: str
+) -> None:
+    """Raise if a model returns probabilities instead of the stated logits, or the reverse."""
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(COMPANY))
+    inputs = {name: batch[name] for name in context.task.inputs}
+
+    def run() -> Tensor:
+        return context.task.outputs(model, inputs)["logits"]
+
+    check_output_type(model, run, output_type=spec.output_type, where=where)
+
+
+def _invariant(context: Context, model: nn.Module, where: str) -> None:
+    """Raise if a model's prediction for a row depends on other rows, calls or random numbers."""
+    from limbeck.export.invariance import check_invariance
+    from limbeck.export.predictor import TorchPredictor
+
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(COMPANY))
+    inputs = {name: batch[name] for name in context.task.inputs}
+    check_invariance(TorchPredictor(model, context.task), inputs, where=where, model=model)
+
+
+def _exports(context: Context, model: nn.Module, where: str, *, own: bool) -> None:
+    from limbeck.export.onnx import to_onnx
+
+    example = context.data.validation.__getitems__([0])
+    context.progress.say(f"{where}: trying the export")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if own:
+                to_onnx(model, context.task, example, Path(folder) / "model.onnx")
+            else:
+                context.export(model, Path(folder) / "model.onnx")
+        except LimbeckError as error:
+            allowed = "a model that can be written as ONNX"
+            raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error

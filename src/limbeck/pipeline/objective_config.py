@@ -1,0 +1,165 @@
+"""Distillation objective settings: terms over labels, teacher outputs and features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, Field, field_validator
+
+from limbeck.core.imports import are_deferred
+from limbeck.errors import InputError, Problem
+from limbeck.objective import Objective
+from limbeck.objective.terms import PYTHON
+from limbeck.pipeline.dry_run import DryRun, gathered
+from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_as_one, teacher_of
+from limbeck.pipeline.train import training_of, training_set, try_training
+from limbeck.pipeline.validate import RefusedError, inside
+from limbeck.schemes import Offline
+from limbeck.taps import Taps
+from limbeck.training import Training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.pipeline.candidate import State
+    from limbeck.pipeline.context import Context
+    from limbeck.pipeline.recipe import Recipe
+    from limbeck.teachers import Teacher
+
+
+Entries: TypeAlias = list[dict[str, Any] | str] | dict[str, Any]
+HINTON: list[dict[str, Any] | str] = [
+    {"task": {"weight": 0.1}},
+    {"soft_target_kl": {"temperature": 4.0, "weight": 0.9}},
+]
+
+
+class ObjectiveConfig(BaseModel):
+    """The objective of a training under a teacher, as recipe settings."""
+
+    objective: Annotated[
+        list[dict[str, Any] | str] | dict[str, Any],
+        Field(
+            min_length=1,
+            max_length=100,
+            description="Terms, `- name: {weight: 0.9, ...}`; or a method, `name: {...}`.",
+        ),
+    ] = HINTON
+    grad_norm_every: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10**9,
+            description="Log each term's gradient norm every so many optimiser steps; 0 does not.",
+        ),
+    ] = 0
+    cache_teacher: Annotated[
+        bool,
+        Field(description="Save the teacher's answers once; look them up for every student after."),
+    ] = False
+
+    @field_validator("objective")
+    @classmethod
+    def _terms_fit(cls, objective: Entries) -> Entries:
+        try:
+            Objective.from_recipe(objective)
+        except InputError as error:
+            raise RefusedError(*error.problems) from error
+        return objective
+
+    def terms(self) -> Objective:
+        """Build the objective."""
+        return Objective.from_recipe(self.objective, measure_every=self.grad_norm_every)
+
+    def named_terms(self) -> str:
+        """Return the names of the terms, in one line."""
+        # Recipes have loss names; only programs pass functions.
+        return " + ".join(str(term.loss) for term in self.terms().terms)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Return whether a term needs a teacher; unknown for losses whose import is deferred."""
+        entries = self.objective
+        if are_deferred() and isinstance(entries, list):
+            entries = [one for one in entries if not _is_own(one)]
+            return bool(entries) and Objective.from_recipe(entries).needs_teacher
+        return self.terms().needs_teacher
+
+    def code_of_terms(self) -> list[str]:
+        """Return the recipe's own losses."""
+        named = (str(term.loss) for term in self.terms().terms)
+        return [name.removeprefix(PYTHON) for name in named if name.startswith(PYTHON)]
+
+    def refused(self, recipe: Recipe) -> list[Problem]:
+        """Return problems: features of an ensemble, or cached features, neither of which exists."""
+        taps = self.terms().teacher_taps
+        problems = []
+        if taps and len(recipe.teachers) > 1:
+            fix = "The features of an ensemble's members share no axes."
+            allowed = "terms on answers only, with several teachers"
+            problems.append(Problem("objective", taps, allowed, fix))
+        if taps and self.cache_teacher:
+            fix = "Features are not recorded: set `cache_teacher: false`."
+            problems.append(Problem("recorded", taps, "terms on answers only", fix))
+        return problems
+
+    def join_once(self, rehearsal: DryRun, *, where: str) -> None:
+        """Build student and teacher, connect them as in training, and try one step.
+
+        Raises:
+            InputError: They cannot be built, tapped, connected or trained.
+        """
+        objective = self.terms()
+        needs = objective.needs_teacher
+        student, teachers = gathered(
+            [lambda: [rehearsal.student], lambda: rehearsal.teachers if needs else []]
+        )
+        context = rehearsal.context
+        if self.cache_teacher and needs:
+            check_recordable(context)
+        place = f"{where}.objective"
+        gathered(
+            [
+                lambda: _check_taps(student, objective.student_taps, f"{place} (student)"),
+                lambda: _check_taps(teachers, objective.teacher_taps, f"{place} (teacher)"),
+            ]
+        )
+        taps = objective.teacher_taps
+        teacher = members_as_one(context, teachers, taps=taps) if needs else None
+        try:
+            scheme = Offline(
+                student[0],
+                context.task,
+                objective,
+                teacher=teacher,
+                probe=rehearsal.batch,
+                training_set=training_set(context),
+            )
+        except InputError as error:
+            raise InputError(*inside(error, place)) from error
+        if isinstance(self, Training):
+            try_training(context, scheme, training_of(self), where=where)
+
+    def teacher(self, context: Context, state: State) -> Teacher | None:
+        """Load the teacher from a saved state, if a term needs one."""
+        objective = self.terms()
+        if not objective.needs_teacher:
+            return None
+        teacher = teacher_of(context, state, taps=objective.teacher_taps)
+        return cached_teacher(context, teacher) if self.cache_teacher else teacher
+
+
+def _is_own(entry: dict[str, Any] | str) -> bool:
+    names = [entry] if isinstance(entry, str) else list(entry)
+    return any(str(name).startswith(PYTHON) for name in names)
+
+
+def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -> None:
+    """Raise if tapped layers do not exist, with the closest existing names."""
+    try:
+        for model in models:
+            Taps(model, paths)
+    except InputError as error:
+        found = (Problem(where, one.given, one.allowed, one.fix) for one in error.problems)
+        raise InputError(*found) from error

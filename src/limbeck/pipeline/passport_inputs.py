@@ -1,0 +1,232 @@
+"""Passport (ML-BOM) inputs of a student, collected from the run's results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.evaluate.cost.lifecycle import grams, training_joules
+from limbeck.evaluate.measure import GRAMS_A_KWH, WATTS_A_CORE
+from limbeck.passport import (
+    CarbonFacts,
+    DatasetFacts,
+    DifferenceFacts,
+    MetricFacts,
+    ModelFacts,
+    PassportFacts,
+)
+from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.provenance import dataset_facts, name_of, origin, passported, stated
+from limbeck.pipeline.recipe import Recipe
+from limbeck.report.result import Link, Measured, RunResult
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from limbeck.data.load import Data
+    from limbeck.pipeline.context import Context
+    from limbeck.tasks import Task
+
+
+def passport_inputs(
+    result: RunResult, *, folder: Path, lineage: Candidate, data: Data, task: Task
+) -> PassportFacts:
+    """Collect the passport facts of a student.
+
+    Args:
+        result: The run's results.
+        folder: The student folder, whose files are hashed.
+        lineage: The lineage of the first seed's student, which ships.
+        data: Its training data.
+        task: Its task, which defines inputs and outputs.
+    """
+    recipe = Recipe.model_validate(result.recipe)
+    dataset = dataset_facts(recipe, result.data)
+    spec = result.recipe["student"] or result.recipe["teacher"]
+    example = data.validation.__getitems__([0])
+    taught = (_accuracy(result.teacher.measured[0]),) if result.teacher else ()
+    facts = PassportFacts(
+        name=student_name(result.name),
+        task=result.task,
+        folder=folder,
+        model_file="model.onnx",
+        timestamp=datetime.fromisoformat(result.environment.started),
+        architecture=_architecture(spec),
+        inputs=tuple(f"{name} {_form(example[name])}" for name in task.inputs),
+        outputs=(f"logits float32 [n, {len(task.classes)}]",),
+        teachers=tuple(_teachers(recipe, lineage, dataset, taught)),
+        data=(dataset,),
+        recipe=result.recipe,
+        metrics=tuple(_metrics(result.shipped, result.teacher)),
+        versions=result.environment.versions,
+        seeds=result.seeds,
+        git_commit=result.environment.git_commit,
+        hardware=result.environment.hardware.processor,
+        limits=(*result.notes, *result.shipped.notes),
+        tradeoffs=tuple(
+            f"{check.name}: {check.measured:.6g} {check.unit} of {check.allowed:.6g} allowed, "
+            f"{'met' if check.met else 'missed'}"
+            for check in result.budget
+        ),
+        robustness=tuple(_robustness(result)),
+        carbon=_carbon(result),
+        environment={
+            "system": result.environment.hardware.system,
+            "processor flags": " ".join(result.environment.hardware.flags),
+        },
+        negative_results=tuple(_negative(result)),
+    )
+    return stated(facts, recipe.provenance.student)
+
+
+def _form(tensor: Tensor) -> str:
+    shape = ", ".join(["n", *(str(size) for size in tensor.shape[1:])])
+    return f"{str(tensor.dtype).removeprefix('torch.')} [{shape}]"
+
+
+def _architecture(spec: dict[str, object]) -> str:
+    settings = ", ".join(
+        f"{name}={value}" for name, value in spec.items() if name not in {"source", "checkpoint"}
+    )
+    return f"{spec['source']}: {settings}"
+
+
+def stamp_facts(candidate: Candidate, context: Context) -> PassportFacts:
+    """Collect the facts embedded in the shipped files, known before these are measured.
+
+    Args:
+        candidate: The chain up to the export.
+        context: The context of the export stage, whose folder contains the files.
+    """
+    recipe = context.recipe
+    dataset = dataset_facts(recipe, context.data.facts)
+    facts = PassportFacts(
+        name=student_name(recipe.name),
+        task=recipe.task,
+        folder=context.folder,
+        model_file="model.onnx",
+        timestamp=datetime.now(UTC),
+        teachers=tuple(_teachers(recipe, candidate, dataset)),
+    )
+    return stated(facts, recipe.provenance.student)
+
+
+def student_name(recipe: str) -> str:
+    """Return the name of a student, from its recipe."""
+    return f"{recipe}-student"
+
+
+def _teachers(
+    recipe: Recipe,
+    lineage: Candidate,
+    dataset: DatasetFacts,
+    metrics: tuple[MetricFacts, ...] = (),
+) -> list[ModelFacts]:
+    """Return the facts of each teacher that was used, with the hash of its weights."""
+    found = lineage.newest("teacher")
+    if found is None:
+        return []
+    folder, artefact = found
+    record = next(one.record for one in lineage.lineage if one.folder == folder)
+    here = record.stage == "train_teacher"
+    return [
+        # A student used as a teacher keeps its own passport's facts: generations are linked by
+        # hash.
+        passported(spec)
+        or stated(
+            ModelFacts(
+                name=name_of(spec),
+                source="taught in this run" if here else str(spec.checkpoint),
+                digest=record.files[name],
+                architecture=_architecture(spec.model_dump()),
+                metrics=metrics if len(recipe.teachers) == 1 else (),
+                data=(dataset,) if here else (),
+            ),
+            origin(recipe, place),
+        )
+        for place, (spec, name) in enumerate(zip(recipe.teachers, artefact.weights, strict=True))
+    ]
+
+
+def _robustness(result: RunResult) -> Iterator[DifferenceFacts]:
+    """Yield the differences found by robustness evaluations, with their margins."""
+    found = result.evaluation.result_of("robustness") if result.evaluation else None
+    for finding in found.findings if found else ():
+        gap = finding.difference
+        if gap is not None:
+            yield DifferenceFacts(
+                finding.name,
+                gap.value,
+                low=gap.interval.low if gap.interval else None,
+                high=gap.interval.high if gap.interval else None,
+                margin=finding.margin,
+                better=finding.better,
+            )
+
+
+def _carbon(result: RunResult) -> CarbonFacts:
+    seconds = sum(link.seconds.mean for link in result.chain) * len(result.seeds)
+    return CarbonFacts(
+        grams=grams(training_joules(seconds)),
+        grid_factor=GRAMS_A_KWH,
+        grid="world average of 2019 (IEA)",
+        scope=f"all stages, {len(result.seeds)} seeds; estimated: one core at {WATTS_A_CORE:g} W",
+    )
+
+
+def _negative(result: RunResult) -> Iterator[str]:
+    """Yield the negative results of a run."""
+    gain = result.comparison.difference if result.comparison else None
+    if gain is not None and gain.mean <= 0:
+        yield f"The teacher added nothing: {100 * gain.mean:+.2f} points over labels alone."
+    for check in result.budget:
+        if not check.met:
+            yield f"The budget's {check.name} was missed: {check.measured:.6g} {check.unit}."
+    for finding in result.evaluation.comparisons if result.evaluation else ():
+        if finding.verdict == "lost":
+            yield finding.summary
+
+
+def _accuracy(one: Measured) -> MetricFacts:
+    interval = one.accuracy.interval
+    return MetricFacts(
+        "accuracy", one.accuracy.value, low=interval.low, high=interval.high, slice="test"
+    )
+
+
+def _metrics(shipped: Link, teacher: Link | None) -> list[MetricFacts]:
+    """Return the metrics of the shipped file, the first seed's."""
+    one = shipped.measured[0]
+    metrics = [
+        _accuracy(one),
+        MetricFacts("expected_calibration_error", one.calibration.ece, slice="test"),
+        MetricFacts("size", one.cost.size_bytes, unit="bytes"),
+        MetricFacts("parameters", one.cost.parameters),
+        MetricFacts("flops", one.cost.flops),
+        MetricFacts("peak_memory", one.cost.peak_memory_bytes, unit="bytes"),
+        MetricFacts("throughput", one.cost.throughput, unit="samples/s"),
+    ]
+    metrics += [
+        MetricFacts(f"latency_{name}_{latency.threads}_threads", getattr(latency, name), unit="ms")
+        for latency in one.cost.latency
+        for name in ("p50", "p90", "p99")
+    ]
+    if one.fidelity is not None:
+        interval = one.fidelity.interval
+        metrics.append(
+            MetricFacts(
+                "agreement_with_teacher",
+                one.fidelity.agreement,
+                low=interval.low,
+                high=interval.high,
+                slice="test",
+            )
+        )
+    if teacher is not None and teacher.measured[0].accuracy.value > 0:
+        retained = one.accuracy.value / teacher.measured[0].accuracy.value
+        metrics.append(MetricFacts("retained_share", retained, slice="test"))
+    if one.cost.energy is not None:
+        metrics.append(MetricFacts("energy_estimated", one.cost.energy.joules, unit="J"))
+    return metrics

@@ -1,0 +1,38 @@
+"""Progress reporting of a run: to a terminal, to a log, or disabled."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from limbeck.training import ProgressBar, Silent
+
+
+class ProgressReporter(Protocol):
+    """A progress reporter of a run."""
+
+    def begin(self, part: str) -> None:
+        """Report the start of a part of the run."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Report one line of text."""
+        ...
+
+    def ticker(self, what: str) -> ProgressBar:
+        """Return a progress reporter for one long task."""
+        ...
+
+
+class NullReporter:
+    """A reporter that does nothing."""
+
+    def begin(self, part: str) -> None:
+        """Report the start like any other line."""
+        self.say(part)
+
+    def say(self, line: str) -> None:
+        """Do nothing."""
+
+    def ticker(self, what: str) -> ProgressBar:
+        """Return a ticker that reports nothing."""
+        return Silent()

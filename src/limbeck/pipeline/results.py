@@ -1,0 +1,266 @@
+"""Versions of a run: Python, packages and the commit of the working tree."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from importlib import metadata
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from limbeck.evaluate.costs import Latency, latency_ratio
+from limbeck.evaluate.hardware import Hardware, describe
+from limbeck.evaluate.intervals import summarize
+from limbeck.pipeline.artefact_results import SIMILARITY_TEMPERATURE, ArtefactResults
+from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.statements import hold
+from limbeck.pipeline.teacher_checks import chance_notes
+from limbeck.report.result import (
+    BudgetCheck,
+    Comparison,
+    Curve,
+    DataFacts,
+    Environment,
+    Link,
+    RunResult,
+)
+
+if TYPE_CHECKING:
+    from limbeck.data.load import Data
+    from limbeck.evaluate.evaluation import Evaluation
+    from limbeck.pipeline.recipe import Budget, Recipe
+
+
+PACKAGES = (
+    *("limbeck", "torch", "numpy", "safetensors", "datasets", "accelerate", "torchmetrics"),
+    *("onnx", "onnxscript", "onnxruntime", "scikit-learn", "torchvision", "timm"),
+    *("transformers", "tokenizers", "codecarbon"),
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the relevant installed packages."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the current working tree; None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+SLACK = 1.05
+"""Allowed random variation of a latency."""
+
+INTEGER = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Instruction sets with int8 products."""
+
+
+def latency_notes(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
+    """Yield a note for each quantisation that increased the latency, with likely causes.
+
+    Args:
+        chain: The links of a run, in order.
+        hardware: The hardware of the latency measurements.
+    """
+    students = [link for link in chain if link.role == "student"]
+    for before, after in pairwise(students):
+        was, now = _latency(before), _latency(after)
+        varies = latency_ratio(now, was)
+        surely = varies is None or varies[0] > 1  # in nearly every block of the measurement
+        if after.stage == "quantize" and now.p50 > SLACK * was.p50 and surely:
+            yield (
+                f"One answer takes {now.p50:.3g} ms after quantising, and took {was.p50:.3g} ms "
+                f"before: {_reason(hardware)}."
+            )
+
+
+def unsteady(chain: Sequence[Link]) -> Iterator[str]:
+    """Yield a warning where the 90th percentile of a latency is far above the median.
+
+    Args:
+        chain: The links of a run, in order.
+    """
+    timed = [(link.label, _latency(link)) for link in chain]
+    shaken = [(label, one) for label, one in timed if not one.steady]
+    if not shaken:
+        return
+    label, worst = max(shaken, key=lambda pair: pair[1].p90 / pair[1].p50)
+    load = "" if worst.load is None else f"; the load average was {worst.load:.1f} for each core"
+    yield (
+        f"Latencies are inconclusive: for {label}, the 90th percentile is "
+        f"{worst.p90 / worst.p50:.1f} times the median{load}. Measure again on a quiet machine."
+    )
+
+
+def _latency(link: Link) -> Latency:
+    """Return the latency at batch 1 on one thread, of the first seed's file."""
+    return next(one for one in link.measured[0].cost.latency if one.threads == 1)
+
+
+def _reason(hardware: Hardware) -> str:
+    rounding = "rounding what flows between layers takes longer than products of few bits save"
+    if INTEGER & set(hardware.flags):
+        return f"{rounding}, or operators in between stayed in float"
+    return f"this processor has no instruction for products of eight-bit numbers, so {rounding}"
+
+
+def assemble(
+    *,
+    recipe: Recipe,
+    data: Data,
+    lineages: list[Candidate],
+    examinations: list[ArtefactResults],
+    evaluation: Evaluation | None,
+    started: datetime,
+    seconds: float,
+    command: str,
+) -> RunResult:
+    """Build the run result from the seeds' metrics: means, intervals and budget checks."""
+    links = list(_links(lineages, examinations))
+    chain = tuple(link for link in links if link.role != "baseline")
+    baseline, twin = _pair(links)
+    first, hardware = examinations[0], describe()
+    return RunResult(
+        name=recipe.name,
+        task=recipe.task,
+        recipe=recipe.model_dump(mode="json"),
+        seeds=tuple(recipe.seeds),
+        data=DataFacts.model_validate(data.facts, from_attributes=True),
+        chain=chain,
+        baseline=baseline,
+        comparison=_comparison(twin, baseline),
+        budget=tuple(_budget(recipe.budget, chain)),
+        curves=tuple(_curves(lineages)),
+        class_similarity=first.class_similarity,
+        similarity_temperature=SIMILARITY_TEMPERATURE,
+        disagreements=first.disagreements,
+        disagreement_count=first.disagreement_count,
+        evaluation=evaluation,
+        environment=Environment(
+            hardware=hardware,
+            versions=versions(),
+            git_commit=git_commit(),
+            command=command,
+            started=started.isoformat(timespec="seconds"),
+            seconds=seconds,
+        ),
+        notes=(*_notes(recipe, data, lineages), *latency_notes(chain, hardware), *unsteady(chain)),
+    )
+
+
+def _links(lineages: list[Candidate], examinations: list[ArtefactResults]) -> Iterator[Link]:
+    for number, link in enumerate(lineages[0].lineage):
+        for artefact in link.record.artefacts:
+            measured = tuple(examined.find(number, artefact.role) for examined in examinations)
+            yield Link(
+                stage=link.record.stage,
+                label=artefact.label,
+                role=artefact.role,
+                what="labels alone" if artefact.role == "baseline" else link.record.what,
+                seconds=summarize([lineage.lineage[number].record.seconds for lineage in lineages]),
+                measured=measured,
+                accuracy=summarize([one.accuracy.value for one in measured], bounds=(0.0, 1.0)),
+                notes=link.record.notes,
+            )
+
+
+def _pair(links: list[Link]) -> tuple[Link | None, Link | None]:
+    """Return the newest label-only baseline, and the distilled student from the same start."""
+    numbers = [number for number, link in enumerate(links) if link.role == "baseline"]
+    if not numbers:
+        return None, None
+    before = [link for link in links[: numbers[-1]] if link.role == "student"]
+    return links[numbers[-1]], before[-1]
+
+
+def _comparison(twin: Link | None, baseline: Link | None) -> Comparison | None:
+    """Compare the student with its label-only baseline, trained from the same start."""
+    if baseline is None or twin is None:
+        return None
+    pairs = zip(twin.accuracy.values, baseline.accuracy.values, strict=True)
+    return Comparison(
+        student=twin.accuracy,
+        baseline=baseline.accuracy,
+        difference=summarize([ours - theirs for ours, theirs in pairs]),
+    )
+
+
+def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
+    """Yield each budget limit compared with the measured value.
+
+    Costs are those of the shipped file, the first seed's; accuracy is the mean over seeds.
+    """
+    shipped = chain[-1]
+    cost = shipped.measured[0].cost
+    latency = next(one for one in cost.latency if one.threads == 1)
+    teacher = next((link for link in chain if link.role == "teacher"), None)
+    drop = None if teacher is None else teacher.accuracy.mean - shipped.accuracy.mean
+    ceilings = {
+        "size_kb": (cost.size_bytes / 1000, "kB"),
+        "latency_ms": (latency.p50, "ms"),
+        "accuracy_drop": (drop, ""),
+        "parameters": (cost.parameters, ""),
+        "flops": (cost.flops, ""),
+        "memory_mb": (cost.peak_memory_bytes / 1e6, "MB"),
+    }
+    for name, (measured, unit) in ceilings.items():
+        allowed = getattr(budget, name)
+        if allowed is not None and measured is not None:
+            yield BudgetCheck(
+                name=name,
+                allowed=allowed,
+                measured=measured,
+                unit=unit,
+                met=measured <= allowed,
+                conclusive=name != "latency_ms" or _conclusive(latency, allowed),
+            )
+    if budget.accuracy is not None:
+        reached = shipped.accuracy.mean
+        yield BudgetCheck(
+            name="accuracy",
+            allowed=budget.accuracy,
+            measured=reached,
+            unit="",
+            met=reached >= budget.accuracy,
+        )
+
+
+def _conclusive(latency: Latency, allowed: float) -> bool:
+    """Return whether the limit is outside of the range of an unsteady latency."""
+    if latency.steady or latency.p10 is None:
+        return True
+    return not latency.p10 <= allowed <= latency.p90
+
+
+def _curves(lineages: list[Candidate]) -> Iterator[Curve]:
+    for lineage in lineages:
+        for link in lineage.lineage:
+            yield from link.record.curves
+
+
+def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[str]:
+    if len(recipe.seeds) == 1:
+        yield "One seed: no interval over seeds can be given. Set `seeds: [0, 1, 2]` for one."
+    if recipe.profile != "default":
+        yield f"The profile {recipe.profile!r} was applied; figures of the whole recipe may differ."
+    yield from data.facts.notes
+    yield from hold(recipe, data).notes
+    for number, lineage in enumerate(lineages):
+        notes = [note for link in lineage.lineage for note in chance_notes(link.record)]
+        yield from (
+            note if len(lineages) == 1 else f"Seed {recipe.seeds[number]}: {note}" for note in notes
+        )

@@ -1,0 +1,73 @@
+"""Teacher training stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from limbeck.objective import Objective, methods
+from limbeck.pipeline.candidate import Candidate, Record, State, hashes
+from limbeck.pipeline.context import Context
+from limbeck.pipeline.dry_run import DryRun
+from limbeck.pipeline.stage import Stage
+from limbeck.pipeline.teachers import member_files, publish_teacher
+from limbeck.pipeline.train import train, training_of, training_set, try_training
+from limbeck.schemes import Offline
+from limbeck.training import Training
+
+# Far apart, so that members of different seeds never coincide.
+MEMBER_SEEDS = 1_000_003
+
+
+class TrainTeacher(Training, Stage):
+    """Training of the teacher on the labels; ensemble members one by one, with distant seeds."""
+
+    produces: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+        """Build every member, and try one training step."""
+        context = rehearsal.context
+        for model in rehearsal.teachers:
+            scheme = Offline(
+                model,
+                context.task,
+                Objective(methods.label_only()),
+                probe=rehearsal.batch,
+                training_set=training_set(context),
+            )
+            try_training(context, scheme, training_of(self), where=where)
+
+    def run(self, candidate: Candidate, context: Context) -> Candidate:
+        """Train every member, and publish their ensemble."""
+        specs = context.recipe.teachers
+        names = member_files(len(specs))
+        begun = candidate.state("teacher")
+        before: list[Path | None] = [*begun.weights] or [None] * len(specs)
+        curves = []
+        for number, (spec, name, weights) in enumerate(zip(specs, names, before, strict=True)):
+            label = "teacher" if len(specs) == 1 else f"teacher {number + 1} of {len(specs)}"
+            seed = context.seed + MEMBER_SEEDS * number
+            curves.append(
+                train(
+                    context,
+                    context.build(spec, seed=seed, weights=weights, changes=begun.changes),
+                    objective=Objective(methods.label_only()),
+                    settings=training_of(self),
+                    label=label,
+                    role="teacher",
+                    weights=name,
+                )
+            )
+        taught = State(tuple(context.folder / name for name in names), begun.changes)
+        artefact = publish_teacher(context, taught)
+        record = Record(
+            stage="train_teacher",
+            key=context.key,
+            seed=context.seed,
+            settings=self.model_dump(mode="json"),
+            what="trained on the labels" + (f", {len(specs)} members" if len(specs) > 1 else ""),
+            artefacts=(artefact.model_copy(update={"weights": names}),),
+            files=hashes(context.folder, [artefact.file, *names]),
+            curves=tuple(curves),
+        )
+        return candidate.append(context.folder, record)

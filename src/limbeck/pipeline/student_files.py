@@ -1,0 +1,253 @@
+"""Source code of a student's model: the shipped part, and whether it is self-contained."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limbeck.compress.changes import CHANGES
+from limbeck.compress.method import Change
+from limbeck.core.files import replacing, write_text
+from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
+from limbeck.data.tokenizers import folder_of
+from limbeck.errors import InputError, Problem
+from limbeck.export.huggingface import image_processor, make_tokenizer, to_folder
+from limbeck.export.invariance import compare
+from limbeck.export.onnx import quiet
+from limbeck.export.predictor import TorchPredictor
+from limbeck.export.standalone import changed_architecture, check_standalone
+from limbeck.models.build import architecture, modules
+from limbeck.report.usage import loading_code
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from limbeck.models.spec import ModelSpec
+    from limbeck.pipeline.context import Context
+
+
+ROWS = 8
+"""Number of validation rows on which the shipped code must match the model."""
+
+MODULES = 200
+"""Maximum number of user modules shipped with a model."""
+
+
+def try_code(context: Context) -> None:
+    """Check with fresh weights whether the student's code builds its model alone.
+
+    Raises:
+        InputError: It imports or reads files that do not ship, or builds another model.
+    """
+    from limbeck.export.weights import save_weights
+
+    spec = context.student_spec.model_copy(update={"checkpoint": None})
+    model = context.build(spec, seed=context.seed).eval()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_code(spec, context, (), folder)
+        save_weights(model, folder / "model.safetensors")
+        check_code(model, context, folder, where="student.name")
+
+
+def write_code(spec: ModelSpec, context: Context, changes: Sequence[Change], folder: Path) -> None:
+    """Write `architecture.py`, and the user modules that it imports.
+
+    Raises:
+        InputError: A module cannot be shipped.
+    """
+    dense = architecture(spec, **context.fit)
+    write_text(folder / "architecture.py", changed_architecture(dense, changes, CHANGES.package))
+    needed = modules(spec)
+    problems = [
+        Problem("student.name", f"{dotted}, imported from {file}", allowed, fix)
+        for dotted, file in needed.items()
+        for allowed, fix in _why_not(dotted, file, len(needed))
+    ]
+    if problems:
+        raise InputError(*problems)
+    for dotted, file in needed.items():
+        place = folder.joinpath(*dotted.split("."))
+        target = place / file.name if file.name == "__init__.py" else place.with_suffix(".py")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, target)
+
+
+def _why_not(dotted: str, file: Path, count: int) -> Iterator[tuple[str, str]]:
+    """Yield reasons why a module cannot ship: what is allowed, and the fix."""
+    if file.suffix != ".py":
+        yield "modules of Python source", "Install it as a package."
+    if dotted == "architecture":
+        yield "another name: the student's own file is called so", "Rename the module."
+    if count > MODULES:
+        fix = "Install what the model needs as a package."
+        yield f"at most {MODULES} modules beside a model, not {count}", fix
+
+
+def check_code(model: nn.Module, context: Context, folder: Path, *, where: str) -> None:
+    """Check that the code and weights in a folder build the model in a separate process.
+
+    Raises:
+        InputError: The process fails, or its predictions differ.
+    """
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(ROWS))
+    inputs = {name: batch[name].numpy() for name in context.task.inputs}
+    expected = TorchPredictor(model.cpu(), context.task).predict(inputs)["logits"]
+    code = loading_code(context.task.name)
+    check_standalone(folder, code, inputs, expected, where=where)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+SAMPLES = 64
+"""Number of validation texts on which the tokenizer must match that of the training."""
+
+README = """---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags: [knowledge-distillation, limbeck, onnx]
+---
+
+# {name}
+
+Classes: {classes}.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("{pipeline}", model="."{settings})
+print(classify({example}))
+```
+
+`model.onnx` is the exported file in the layout of optimum: `{ort}.from_pretrained(".")`.
+"""
+LOADING = {
+    "text": """
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForSequenceClassification.from_pretrained(".").eval()
+inputs = tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
+outputs = model(**inputs)
+""",
+    "image": """
+import torch
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(".").eval()
+outputs = model(pixel_values=torch.from_numpy(image))
+""",
+}
+
+
+def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
+    """Write the folder, and check it in a process with transformers and without limbeck.
+
+    Raises:
+        InputError: transformers cannot load it, or its predictions differ.
+    """
+    prepare = context.data.preprocess
+    to_folder(
+        model,
+        folder,
+        classes=context.data.classes,
+        tokenizer=_tokenizer(context),
+        image_processor=_image_processor(context),
+        onnx=context.folder / "model.onnx",
+        readme=_readme(context),
+    )
+    prepare.save(folder)
+    rows = context.data.validation.spread(ROWS)
+    batch = context.data.validation.__getitems__(rows)
+    expected = TorchPredictor(model, context.task).predict(batch)["logits"]
+    kind, inputs = prepare.kind, {"image": batch["image"].numpy()} if "image" in batch else {}
+    if isinstance(prepare, TextPreprocess):
+        inputs = {"texts": np.array(_texts(context, rows))}
+    check_standalone(folder, LOADING[kind], inputs, expected, where="student/huggingface")
+
+
+def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
+    """Check on an untrained model whether transformers can load its saved folder.
+
+    Raises:
+        InputError: The model has a change that its configuration does not describe.
+    """
+    rows = context.data.validation
+    batch = rows.__getitems__(rows.spread(ROWS))
+    expected = TorchPredictor(model, context.task).predict(batch)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "huggingface"
+        to_folder(model, folder)
+        try:
+            with quiet():
+                kind: Any = type(model)
+                loaded, info = kind.from_pretrained(folder, output_loading_info=True)
+            failed = [name for found in info.values() for name in map(str, found)]
+        except Exception as error:  # transformers raises errors of many types
+            loaded, failed = None, [f"{type(error).__name__}: {error}"]
+    same = loaded is not None and not failed
+    if same and loaded is not None:
+        found = TorchPredictor(loaded.to(_device(model)), context.task).predict(batch)
+        same = all(one.within for one in compare(expected, found, tolerance=1e-3))
+    if not same:
+        given = "a model that transformers does not load again as it is"
+        given += f" ({', '.join(failed[:3])})" if failed else ""
+        allowed = "onnx or safetensors, for a model whose structure was changed"
+        raise InputError(Problem(f"{where}.format", given, allowed, "Remove huggingface."))
+
+
+def _device(model: nn.Module) -> Any:
+    return next(model.parameters()).device
+
+
+def _tokenizer(context: Context) -> Any:
+    prepare = context.data.preprocess
+    if not isinstance(prepare, TextPreprocess):
+        return None
+    stated = context.recipe.data.text.tokenizer if context.recipe.data.text else None
+    beside = folder_of(stated) if isinstance(stated, str) else None
+    return make_tokenizer(
+        prepare.tokenizer,
+        max_length=prepare.max_length,
+        inputs=context.task.inputs,
+        beside=beside,
+        samples=_texts(context, context.data.validation.spread(SAMPLES)),
+    )
+
+
+def _texts(context: Context, rows: list[int]) -> list[str]:
+    return [context.data.validation.raw(row)["text"] for row in rows]
+
+
+def _image_processor(context: Context) -> dict[str, Any] | None:
+    prepare = context.data.preprocess
+    if not isinstance(prepare, ImagePreprocess):
+        return None
+    return image_processor(
+        size=prepare.size,
+        channels=prepare.channels,
+        mean=prepare.mean,
+        std=prepare.std,
+        resample=prepare.resample,
+    )
+
+
+def _readme(context: Context) -> str:
+    text = isinstance(context.data.preprocess, TextPreprocess)
+    return README.format(
+        name=f"{context.recipe.name}-student",
+        pipeline="text-classification" if text else "image-classification",
+        classes=", ".join(context.data.classes),
+        settings=", truncation=True" if text else "",
+        example=repr("a warm and funny film" if text else "picture.png"),
+        ort=f"ORTModelFor{'SequenceClassification' if text else 'ImageClassification'}",
+    )

@@ -1,0 +1,174 @@
+"""Comparable runs: runs of equal model size, or with the same stages in another order."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.display import format as fmt
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.intervals import Summary, summarize
+from limbeck.evaluate.metrics import unpack_right
+from limbeck.report.result import RunResult
+from limbeck.report.verdict import figures, first
+
+SLACK = 1.15
+"""Two files are of equal size if the larger is at most this many times the smaller."""
+
+HEAD = (
+    "run",
+    "stages",
+    "size",
+    "accuracy",
+    "95 % interval",
+    "to the best",
+    "found",
+    "files alone",
+    "parameters",
+    "operations",
+    "latency p50",
+)
+HOW = (
+    "Best first, on the mean over seeds. The difference is taken seed by seed where both have the "
+    "same seeds, and its 95 % interval is Student's; one that reaches zero tells nothing apart. "
+    "The last of the differences is that of the two shipped files alone, on the same test samples, "
+    "with the interval of a paired bootstrap: it says nothing of another training."
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of comparable runs, best first.
+
+    Attributes:
+        title: Their common property.
+        rows: One row per run; the columns are `HEAD`.
+    """
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+def comparable_runs(results: Sequence[RunResult]) -> list[Group]:
+    """Return the groups of comparable runs: files of equal size, then the same stages reordered.
+
+    Runs on different data are never grouped.
+    """
+    return [*_of_equal_size(results), *_in_another_order(results)]
+
+
+def stages(result: RunResult) -> str:
+    """Write the stages of a run with their methods, in order, without the export.
+
+    For example `teach → prune (channels) → distill → quantize (int8_static)`.
+    """
+    return " → ".join(
+        f"{name} ({settings['method']})" if settings and "method" in settings else name
+        for name, settings in _steps(result)
+        if name != "export"
+    )
+
+
+def _steps(result: RunResult) -> list[tuple[str, dict[str, object]]]:
+    return [next(iter(stage.items())) for stage in result.recipe.get("stages", [])]
+
+
+def _of_equal_size(results: Sequence[RunResult]) -> Iterable[Group]:
+    for alike in _by(results, lambda result: result.data.fingerprint):
+        sized = [(size, result) for result in alike if (size := figures(result).size)]
+        sized.sort(key=lambda pair: pair[0])
+        while sized:
+            smallest = sized[0][0]
+            near = [result for size, result in sized if size <= SLACK * smallest]
+            if len({stages(result) for result in near}) > 1:
+                ends = [fmt.size(size) for size, _ in (sized[0], sized[len(near) - 1])]
+                about = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+                yield _group(f"At equal size: {about}", near)
+            sized = sized[len(near) :]
+
+
+def _in_another_order(results: Sequence[RunResult]) -> Iterable[Group]:
+    def same(result: RunResult) -> str:
+        content = sorted(json.dumps(step, sort_keys=True) for step in _steps(result))
+        return json.dumps([result.data.fingerprint, content])
+
+    for alike in _by(results, same):
+        if len({json.dumps(_steps(result), sort_keys=True) for result in alike}) > 1:
+            yield _group("The same stages in another order, at equal effort", alike)
+
+
+def _by(results: Sequence[RunResult], key: Callable[[RunResult], str]) -> list[list[RunResult]]:
+    found: dict[str, list[RunResult]] = defaultdict(list)
+    for result in results:
+        found[key(result)].append(result)
+    return [alike for alike in found.values() if len(alike) > 1]
+
+
+def _group(title: str, alike: Sequence[RunResult]) -> Group:
+    ranked = sorted(alike, key=lambda result: -figures(result).accuracy.mean)
+    return Group(title, tuple(_row(result, ranked[0]) for result in ranked))
+
+
+def _row(result: RunResult, best: RunResult) -> tuple[str, ...]:
+    found, measured = figures(result), first(result.shipped)
+    gap = difference(result, best) if result is not best else None
+    return (
+        result.name,
+        stages(result),
+        fmt.size(found.size),
+        fmt.percent(found.accuracy.mean),
+        fmt.percent_interval(found.accuracy.interval or found.shipped_interval),
+        fmt.MISSING if gap is None else _written(gap),
+        "best" if gap is None else _told(gap),
+        fmt.MISSING if gap is None else _written(of_files(result, best)),
+        fmt.integer(found.parameters),
+        fmt.operations(measured.cost.flops if measured else None),
+        fmt.milliseconds(found.latency),
+    )
+
+
+def difference(result: RunResult, other: RunResult) -> Summary:
+    """Compare the accuracies of two runs seed by seed, or their means if the seeds differ."""
+    ours, theirs = figures(result).accuracy, figures(other).accuracy
+    if result.seeds == other.seeds:
+        pairs = zip(ours.values, theirs.values, strict=True)
+        return summarize([our - their for our, their in pairs], bounds=(-1, 1))
+    return summarize([ours.mean - theirs.mean])
+
+
+def of_files(result: RunResult, other: RunResult) -> Summary | None:
+    """Compare the exported files of two runs with a paired bootstrap over the test samples.
+
+    Returns:
+        The difference of their accuracies; `None` if the samples are not the same.
+    """
+    ours, theirs = (_rights(one) for one in (result, other))
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return None
+    gain = ours.astype(float) - theirs
+    found = Resamples(len(gain)).estimate(lambda counts: counts @ gain / len(gain))
+    return Summary(mean=found.value, interval=found.interval, values=(found.value,))
+
+
+def _rights(result: RunResult) -> NDArray[np.bool_] | None:
+    measured = first(result.shipped)
+    return None if measured is None else unpack_right(measured.right, measured.accuracy.total)
+
+
+def _written(gap: Summary | None) -> str:
+    if gap is None:
+        return fmt.MISSING
+    if gap.interval is None:
+        return fmt.points(gap.mean)
+    return f"{fmt.points(gap.mean)} ({fmt.points_interval(gap.interval).removesuffix(' points')})"
+
+
+def _told(gap: Summary) -> str:
+    if gap.interval is None:
+        return "one seed cannot tell"
+    return "worse" if gap.interval.high < 0 else "not told apart"

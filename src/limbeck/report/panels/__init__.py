@@ -1,1 +1,0 @@
-"""Titled, captioned charts of a result, one file per part of the page."""

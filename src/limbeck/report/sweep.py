@@ -1,0 +1,414 @@
+"""The typed result of a sweep: the schema of `sweep.json`, from which its page is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, get_args
+
+from limbeck.core.measurement import Result
+from limbeck.display import format as fmt
+from limbeck.display.blocks import Panel, percent_tick
+from limbeck.display.pareto import Point, pareto
+from limbeck.evaluate.metrics import Accuracy
+from limbeck.report import verdict
+from limbeck.report.page import budget_line
+from limbeck.report.result import BudgetCheck, Environment
+from limbeck.report.template import render
+
+Cost = Literal["size", "latency", "flops", "parameters", "memory", "energy"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
+
+
+class Figures(Result):
+    """The quality of one trial's student, and the cost of its exported file.
+
+    Attributes:
+        accuracy: Accuracy on the validation samples, the mean over seeds.
+        accuracy_drop: Teacher minus student; `None` without a teacher.
+        size: Bytes of the file.
+        latency: Median time per inference in milliseconds, at batch 1 on one thread.
+        flops: Operations per inference; a multiply-add counts as two.
+        parameters: Parameters of the network behind the file.
+        memory: Peak memory of the runtime in bytes.
+        energy: Estimated joules per inference; `None` if not measured.
+    """
+
+    accuracy: float
+    accuracy_drop: float | None
+    size: int
+    latency: float
+    flops: int
+    parameters: int
+    memory: int
+    energy: float | None
+
+
+class Trial(Result):
+    """A choice of settings and its outcome.
+
+    Attributes:
+        number: Its folder in `trials/`.
+        settings: The value at each path of the space.
+        state: Whether it is done, failed, or not finished yet.
+        seconds: Its duration; 0 until it ends.
+        figures: The measurements, if it is done.
+        reason: Why it failed.
+        front: Whether no other trial is at least as good in every objective and better in one.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    state: Literal["done", "failed", "running"]
+    seconds: float = 0.0
+    figures: Figures | None = None
+    reason: str = ""
+    front: bool = False
+
+
+class View(Result):
+    """Accuracy against one cost: the trials on the front of these two, and its knee."""
+
+    cost: Cost
+    front: tuple[int, ...]
+    knee: int | None
+
+
+class Chosen(Result):
+    """The trial that a budget selects, or the one nearest to meeting it.
+
+    Attributes:
+        number: The trial.
+        fits: Whether it meets every line.
+        checks: The lines of the budget, accuracies on the validation samples.
+        test: Its accuracy on the test samples, if it was chosen; no other trial is tested.
+    """
+
+    number: int
+    fits: bool
+    checks: tuple[BudgetCheck, ...]
+    test: Accuracy | None
+
+
+class SweepResult(Result):
+    """The result of a sweep.
+
+    Attributes:
+        name: The recipe's name.
+        task: The recipe's task.
+        space: Each path with its choices, as written.
+        costs: The minimised costs; accuracy is maximised.
+        sampler: The sampler of the settings.
+        trials: By number.
+        views: Accuracy against each cost.
+        chosen: The trial that the budget selects; `None` without a budget.
+        environment: Hardware and software; the time is that of all trials together.
+        notes: Notes that a reader needs to judge the figures.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    task: str
+    space: dict[str, str]
+    costs: tuple[Cost, ...]
+    sampler: str
+    trials: tuple[Trial, ...]
+    views: tuple[View, ...]
+    chosen: Chosen | None
+    environment: Environment
+    notes: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> tuple[Trial, ...]:
+        """Return the finished trials."""
+        return tuple(trial for trial in self.trials if trial.state == "done")
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """Return the trials on the Pareto front."""
+        return tuple(trial for trial in self.trials if trial.front)
+
+    def trial(self, number: int) -> Trial:
+        """Return a trial by its number."""
+        return next(trial for trial in self.trials if trial.number == number)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The title and the format of a cost; the budget line that limits it, and that line's unit."""
+
+    title: str
+    written: Callable[[Any], str]
+    limit: str
+    unit: float = 1.0
+
+
+SHOWN_COSTS: dict[Cost, _Shown] = {
+    "size": _Shown("size", fmt.size, "size_kb", 1e3),
+    "latency": _Shown("latency", fmt.milliseconds, "latency_ms"),
+    "flops": _Shown("operations", fmt.operations, "flops"),
+    "parameters": _Shown("parameters", lambda count: fmt.integer(round(count)), "parameters"),
+    "memory": _Shown("peak memory", fmt.size, "memory_mb", 1e6),
+    "energy": _Shown("energy", fmt.joules, "energy_mj", 1e-3),
+}
+ALWAYS: tuple[Cost, ...] = ("size", "latency", "parameters", "flops")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial in the table: its standing, its settings and its figures, as written."""
+
+    number: int
+    kind: str
+    standing: str
+    cells: tuple[str, ...]
+
+
+def render_sweep(result: SweepResult) -> str:
+    """Draw the page of a sweep.
+
+    The page needs no network, no font and no script; the same result always yields the same bytes.
+    """
+    return render(
+        "sweep.html.jinja",
+        result=result,
+        sentence=sentence(result),
+        numbers=numbers(result),
+        budget=[budget_line(check) for check in result.chosen.checks] if result.chosen else [],
+        panels=[_panel(result, view) for view in result.views],
+        head=head(result),
+        rows=rows(result),
+        failed=[trial for trial in result.trials if trial.state == "failed"],
+        space=list(result.space.items()),
+        environment=_environment(result),
+    )
+
+
+def sentence(result: SweepResult) -> str:
+    """Write the outcome of the sweep in one sentence."""
+    chosen = result.chosen
+    if chosen is None:
+        front, done = len(result.front), fmt.plural(len(result.done), "trial")
+        if front == 1:
+            return f"One of {done} is worth its cost: it beats or matches every other."
+        return f"{front} of {done} are worth their cost: no other beats them in all."
+    if chosen.fits:
+        written = _in_short(result.trial(chosen.number), result.costs)
+        return f"Trial {chosen.number} is the most accurate that fits the budget: {written}."
+    misses = fmt.listing([_missed(check) for check in chosen.checks if not check.met])
+    return f"No trial fits the budget; trial {chosen.number} comes nearest, and misses {misses}."
+
+
+def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
+    """Return the headline figures of the trial that the budget selects, else the knee or best."""
+    trial, why = _looked_at(result)
+    figures = _figures(trial)
+    details = [f"trial {trial.number}, {why}", "on the validation samples"]
+    if result.chosen is not None and result.chosen.test is not None:
+        test = result.chosen.test
+        interval = fmt.percent_interval(test.interval)
+        details.append(
+            f"on {test.total:,} test samples {fmt.percent(test.value)}, 95 % interval {interval}"
+        )
+    # Six tiles fill whole rows on wide screens and on phones.
+    shown = list(dict.fromkeys([*result.costs, *ALWAYS]))[:4]
+    return (
+        verdict.Number("Accuracy", fmt.percent(figures.accuracy), tuple(details)),
+        *(
+            verdict.Number(
+                SHOWN_COSTS[c].title.capitalize(), SHOWN_COSTS[c].written(getattr(figures, c))
+            )
+            for c in shown
+        ),
+        verdict.Number("Trials", str(len(result.trials)), (counts(result),)),
+    )
+
+
+def counts(result: SweepResult) -> str:
+    """Write the number of trials per outcome."""
+    states = [trial.state for trial in result.trials]
+    counted = {
+        "on the front": len(result.front),
+        "dominated": states.count("done") - len(result.front),
+        "failed": states.count("failed"),
+        "not done yet": states.count("running"),
+    }
+    return fmt.listing([f"{count} {name}" for name, count in counted.items() if count])
+
+
+def head(result: SweepResult) -> list[str]:
+    """Return the columns of the table of trials, after the number."""
+    costs = (SHOWN_COSTS[cost].title for cost in _columns(result))
+    return ["accuracy", *costs, *result.space]
+
+
+def rows(result: SweepResult) -> list[Row]:
+    """Return the trials: the front by ascending cost, the others by accuracy, then the rest."""
+    dearness = result.costs[0]
+
+    def rank(trial: Trial) -> tuple[float, ...]:
+        if trial.figures is None:
+            return 2.0, float(trial.state == "running"), trial.number
+        if trial.front:
+            return 0.0, getattr(trial.figures, dearness), trial.number
+        return 1.0, -trial.figures.accuracy, trial.number
+
+    return [_row(result, trial) for trial in sorted(result.trials, key=rank)]
+
+
+def standing(result: SweepResult, trial: Trial) -> str:
+    """Write a trial's standing: chosen, a knee, on the front, dominated or failed."""
+    if trial.state != "done":
+        return "not done yet" if trial.state == "running" else "failed"
+    knees = [SHOWN_COSTS[view.cost].title for view in result.views if view.knee == trial.number]
+    said = [f"knee for {fmt.listing(knees)}"] if knees else []
+    if result.chosen is not None and result.chosen.number == trial.number:
+        said.insert(0, "chosen" if result.chosen.fits else "nearest to the budget")
+    if not trial.front:
+        said.append("dominated")
+    elif not knees:
+        said.append("front")
+    return ", ".join(said)
+
+
+def plain(value: Any) -> str:
+    """Write a setting's value.
+
+    Example:
+        >>> plain("int8_static"), plain([1, 2]), plain(None)
+        ('int8_static', '[1, 2]', 'null')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _row(result: SweepResult, trial: Trial) -> Row:
+    settings = (plain(trial.settings[path]) for path in result.space)
+    found = trial.figures
+    figures: Iterable[str] = [fmt.MISSING] * (1 + len(_columns(result)))
+    if found is not None:
+        costs = (SHOWN_COSTS[cost].written(getattr(found, cost)) for cost in _columns(result))
+        figures = (fmt.percent(found.accuracy), *costs)
+    return Row(trial.number, _kind(result, trial), standing(result, trial), (*figures, *settings))
+
+
+def _kind(result: SweepResult, trial: Trial) -> str:
+    if trial.state != "done" or not trial.front:
+        return "dominated" if trial.state == "done" else trial.state
+    return "knee" if any(view.knee == trial.number for view in result.views) else "front"
+
+
+def _columns(result: SweepResult) -> list[Cost]:
+    return [cost for cost in SHOWN_COSTS if cost in (*ALWAYS, *result.costs)]
+
+
+def _panel(result: SweepResult, view: View) -> Panel:
+    shown = SHOWN_COSTS[view.cost]
+    title = f"Accuracy against {shown.title}"
+    best = [_in_short(result.trial(number), (view.cost,)) for number in view.front]
+    bend = "" if view.knee is None else f" Its knee is trial {view.knee}."
+    checks = result.chosen.checks if result.chosen else ()
+    limit = next((c.allowed * shown.unit for c in checks if c.name == shown.limit), None)
+    return Panel(
+        title,
+        "Accuracy on the validation samples; the cost on a logarithmic scale. The line is the best "
+        f"accuracy to be had for so much.{bend or ' It has no knee.'}",
+        pareto(
+            [_point(result, trial, view) for trial in result.done],
+            across=lambda value: fmt.trim(shown.written(value)),
+            up=percent_tick,
+            name=shown.title,
+            title=title,
+            description=f"The front: {'; '.join(best)}.{bend}",
+            limit=limit,
+        ),
+    )
+
+
+def _point(result: SweepResult, trial: Trial, view: View) -> Point:
+    figures, chosen = _figures(trial), result.chosen
+    picked = chosen is not None and chosen.fits and chosen.number == trial.number
+    bend = view.knee == trial.number
+    words = [*(["chosen"] if picked else []), *(["knee"] if bend else [])]
+    settings = ", ".join(f"{path} {plain(value)}" for path, value in trial.settings.items())
+    written = _in_short(trial, (view.cost,))
+    return Point(
+        cost=getattr(figures, view.cost),
+        quality=figures.accuracy,
+        tip=f"trial {trial.number}: {written}; {settings} ({standing(result, trial)})",
+        front=trial.front,
+        line=trial.number in view.front,
+        knee=bend,
+        chosen=picked,
+        name=f"{', '.join(words)} {trial.number}" if words else "",
+    )
+
+
+def _in_short(trial: Trial, costs: Iterable[Cost]) -> str:
+    figures = _figures(trial)
+    paid = [SHOWN_COSTS[cost].written(getattr(figures, cost)) for cost in costs]
+    return f"{fmt.percent(figures.accuracy)} at {fmt.listing(paid)}"
+
+
+def _looked_at(result: SweepResult) -> tuple[Trial, str]:
+    if result.chosen is not None:
+        why = "chosen by the budget" if result.chosen.fits else "the nearest to the budget"
+        return result.trial(result.chosen.number), why
+    for view in result.views:
+        if view.knee is not None:
+            return result.trial(view.knee), f"the knee for {SHOWN_COSTS[view.cost].title}"
+    best = max(result.done, key=lambda trial: _figures(trial).accuracy)
+    return best, "the most accurate"
+
+
+def _missed(check: BudgetCheck) -> str:
+    excess = abs(check.measured - check.allowed)
+    if check.name == "accuracy":
+        return f"accuracy by {fmt.points(excess).removeprefix('+')}"
+    return f"{verdict.budget_name(check)} by {verdict.amount(excess, check)}"
+
+
+def _figures(trial: Trial) -> Figures:
+    if trial.figures is None:
+        raise ValueError(f"trial {trial.number} is not done")
+    return trial.figures
+
+
+def _environment(result: SweepResult) -> list[tuple[str, str]]:
+    made, machine = result.environment, result.environment.hardware
+    return [
+        ("Command", made.command),
+        ("Ended", fmt.timestamp(made.started)),
+        ("All trials together", fmt.duration(made.seconds)),
+        ("Chosen by", result.sampler),
+        ("Processor", f"{machine.processor}, {fmt.plural(machine.cores, 'core')}"),
+        ("System", machine.system),
+        ("Git commit", made.git_commit or "not in a git checkout"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
+    ]
+
+
+def sweep_lines(result: SweepResult, *, page: str | PathLike[str]) -> list[str]:
+    """Write a sweep as lines of plain text.
+
+    Args:
+        result: The result of the sweep.
+        page: The path of the page; it becomes the last line.
+    """
+    shown = [row for row in rows(result) if row.kind in {"front", "knee"}]
+    table = [
+        ("trial", *head(result), "standing"),
+        *((str(row.number), *row.cells, row.standing) for row in shown),
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [sentence(result), "", "  On the front, from cheap to dear:"]
+    for cells in table:
+        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"  {'  '.join(padded)}".rstrip())
+    return [
+        *lines,
+        "",
+        f"  {fmt.plural(len(result.trials), 'trial')}: {counts(result)}",
+        f"  Page: {page}",
+    ]

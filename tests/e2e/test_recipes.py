@@ -1,0 +1,78 @@
+"""Every shipped recipe runs in its smallest form."""
+
+from pathlib import Path
+
+import pytest
+
+from limbeck.data.files import data_folder
+from limbeck.passport import PASSPORT, verify
+from limbeck.pipeline import runner
+from limbeck.pipeline.load_recipe import read, resolve, shipped_recipes
+from limbeck.pipeline.runner import run
+from limbeck.report.load import load_run
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def is_there(name: str) -> bool:
+    """Tell whether a recipe's files lie in the data folder."""
+    files = read(shipped_recipes()[name])["data"].get("files", {})
+    folder = REPOSITORY / data_folder()
+    return all((folder / path).exists() for path in files.values() if isinstance(path, str))
+
+
+def with_reason(name: str):
+    missing = not is_there(name)
+    reason = f"the data of {name} is not in LIMBECK_DATA ({data_folder()})"
+    return pytest.param(name, marks=pytest.mark.skipif(missing, reason=reason))
+
+
+DIGITS = "vision/digits"
+# Fewer rows than a smoke run has: what is held here is that every recipe's stages follow one
+# another; the figures are the business of whole runs.
+FEW = "data.max_samples={train: 160, validation: 64, test: 64}"
+# Those that hold every kind of stage, task and data run; of the others every stage is tried.
+WHOLE = ("tabular/adult", "text/full_chain", "vision/full_chain")
+RUN = [with_reason(name) for name in WHOLE]
+TRIED = [with_reason(name) for name in sorted(shipped_recipes()) if name not in (DIGITS, *WHOLE)]
+
+
+def check(folder: Path) -> None:
+    """Look at what every run leaves: figures, a page, and a student that is what it says."""
+    result = load_run(folder)
+    assert result.recipe["profile"] == "smoke"
+    assert len(result.budget) == sum(line is not None for line in result.recipe["budget"].values())
+    assert (folder / "report.html").is_file()
+    assert verify(folder / "student" / PASSPORT).comparisons == ()
+    assert not list(folder.rglob("checkpoint"))
+
+
+def test_digits_runs_in_its_smoke_profile(finished):
+    check(finished)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_shipped_recipe_runs_in_its_smoke_profile(name, tmp_path, monkeypatch, quick_measuring):
+    monkeypatch.chdir(REPOSITORY)
+    folder = tmp_path / "runs" / "smoke"
+    run(resolve(name, ["profile=smoke", FEW]), out=folder)
+    check(folder)
+
+
+class RehearsedError(Exception):
+    """What is needed to know was found out."""
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_every_stage_of_a_shipped_recipe_can_do_its_work(name, tmp_path, monkeypatch):
+    """The models are built, and every stage is tried on them, as before any run."""
+    monkeypatch.chdir(REPOSITORY)
+    whole = runner.dry_run
+
+    def only(context):
+        whole(context)
+        raise RehearsedError
+
+    monkeypatch.setattr(runner, "dry_run", only)
+    with pytest.raises(RehearsedError):
+        run(resolve(name, ["profile=smoke", FEW]), out=tmp_path / "run")
