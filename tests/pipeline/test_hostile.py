@@ -184,7 +184,7 @@ def test_state_of_a_run_folder_that_is_not_limbecks_own_is_no_state(kind, tmp_pa
     path.rename(tmp_path / "examination.json")
     with pytest.raises(ExaminedError):
         artefact_results(
-            candidate=None, context=SimpleNamespace(run=tmp_path, seed=0, watch=Begun())
+            candidate=None, context=SimpleNamespace(run=tmp_path, seed=0, progress=Begun())
         )
 
 
