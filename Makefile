@@ -1,4 +1,5 @@
-# Two commands: `make demo` runs the main job, `make test` every check. Both set everything up first.
+# `make demo` runs the main job, `make test` the checks of every change, `make test-all` all tests.
+# Each sets everything up first.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,17 +9,25 @@ ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # Some images set it; every process that starts would then compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test explore check format lock clean
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-slow test-all explore check format lock clean
 
 demo: $(VENV)/.core
 	$(BIN)/limbeck run digits
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules
+	$(PYTEST) --doctest-modules -m "not slow"
+
+# What starts a process or a browser, trains a recipe, or takes more than a few seconds.
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow tests
+
+test-all: test test-slow
 
 # The tests of drawn inputs again, with new draws.
 explore: $(VENV)/.dev
-	LIMBECK_DRAWS=explore $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m hypothesis
+	LIMBECK_DRAWS=explore $(PYTEST) -m hypothesis
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
