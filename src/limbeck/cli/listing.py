@@ -22,7 +22,7 @@ class Kind(StrEnum):
     methods = "methods"
     tasks = "tasks"
     stages = "stages"
-    questions = "evaluations"
+    evaluations = "evaluations"
     models = "models"
     recipes = "recipes"
     studies = "studies"
@@ -36,7 +36,7 @@ def list_(
         typer.Option(help="For models: list those of one source, such as timm; it is imported."),
     ] = None,
 ) -> None:
-    """List losses, methods, tasks, stages, questions, models, recipes or studies."""
+    """List losses, methods, tasks, stages, evaluations, models, recipes or studies."""
     from limbeck.errors import InputError, Problem
 
     if source is not None and kind is not Kind.models:
@@ -99,8 +99,10 @@ def _stages() -> dict[str, str]:
     return _files("limbeck.pipeline.stages", camel_case)
 
 
-def _questions() -> dict[str, str]:
-    return _files("limbeck.evaluate.evaluations", lambda name: "ask")
+def _evaluations() -> dict[str, str]:
+    found = _files("limbeck.evaluate", lambda name: "evaluate")
+    found.pop("evaluation")  # runs them all
+    return found
 
 
 def _studies() -> dict[str, str]:
@@ -142,7 +144,7 @@ _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.methods: _methods,
     Kind.tasks: _tasks,
     Kind.stages: _stages,
-    Kind.questions: _questions,
+    Kind.evaluations: _evaluations,
     Kind.models: _models,
     Kind.recipes: _recipes,
     Kind.studies: _studies,

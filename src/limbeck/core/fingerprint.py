@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 # Packages that show and certify results; they do not compute them.
-SHOWING = {"cli", "report", "passport", "studies", "sweep"}
+SHOWING = {"cli", "display", "report", "passport", "studies", "sweep"}
 
 
 def of_json(content: Any) -> str:
@@ -219,10 +219,10 @@ def of_code() -> str:
         >>> of_code() == of_code()
         True
     """
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        room = path.relative_to(root).parts[0]
-        if room not in SHOWING:
+        package = path.relative_to(root).parts[0]
+        if package not in SHOWING:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

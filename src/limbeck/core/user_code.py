@@ -35,7 +35,7 @@ _RECORDERS: list[tuple[set[str], set[str]]] = []  # files read, and files writte
 @cache
 def _roots() -> tuple[str, ...]:
     standard = [str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
-    own = os.path.dirname(__file__)
+    own = os.path.dirname(os.path.dirname(__file__))
     return tuple(os.path.realpath(root) + os.sep for root in (*standard, own))
 
 
@@ -118,7 +118,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _on_behalf_of_the_user() -> bool:
     """Return whether the user's code is running, without limbeck's code called from it."""
-    own = os.path.dirname(__file__) + os.sep
+    own = os.path.dirname(os.path.dirname(__file__)) + os.sep
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
