@@ -216,7 +216,7 @@ def test_settings_that_do_not_go_together_are_refused(method, wrong):
 )
 def test_a_layer_that_is_not_there_is_refused_with_the_nearest(method):
     sub = subject("cnn")
-    for way in (method.check, method.change):
+    for way in (method.check, method.transform):
         with pytest.raises(InputError, match='did you mean "hidden"'):
             way(sub.model, sub.work)
 
@@ -224,7 +224,7 @@ def test_a_layer_that_is_not_there_is_refused_with_the_nearest(method):
 @pytest.mark.parametrize("method", [Magnitude, Random, Movement])
 def test_nothing_to_do_is_an_error(method):
     sub = subject("cnn")
-    for way in (method(sparsity=0).check, method(sparsity=0).change):
+    for way in (method(sparsity=0).check, method(sparsity=0).transform):
         with pytest.raises(CompressError, match="nothing would be pruned"):
             way(sub.model, sub.work)
     with pytest.raises(CompressError, match="no layer of"):

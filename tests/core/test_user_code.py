@@ -165,7 +165,7 @@ def test_every_process_describes_a_model_alike(wood):
     code = (
         "import sys; sys.path[:0] = ['tests']\n"
         "from limbeck.models.build import build\nfrom limbeck.models.spec import ModelSpec\n"
-        "from limbeck import fingerprint\nimport torch\ntorch.manual_seed(0)\n"
+        "from limbeck.core import fingerprint\nimport torch\ntorch.manual_seed(0)\n"
         "spec = ModelSpec(source='python', name='wood.net:net')\n"
         "print(fingerprint.of_module(build(spec, classes=2, table_features=4)))\n"
     )

@@ -106,7 +106,7 @@ def test_exchanging_rows_changes_nothing_where_no_class_is_rare() -> None:
 
 
 def test_classes_that_a_split_lacks_are_named_with_their_rows(tmp_path: Path, read: Any) -> None:
-    rows = {"x": list(range(43)), "labels": ["a", "b"] * 20 + ["rare", "rare", "once"]}
+    rows = {"x": list(range(43)), "label": ["a", "b"] * 20 + ["rare", "rare", "once"]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
     settings = {"files": {"train": "a.parquet"}, "classes": ["a", "b", "rare", "once"]}
     data = read(source="parquet", table={"numeric": ["x"]}, **settings)

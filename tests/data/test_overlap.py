@@ -62,7 +62,7 @@ def test_splits_that_contradict_each_other_are_refused() -> None:
 
 def _texts(path: Path, rows: list[int], first: str = "") -> None:
     texts = [f"{first}{WORDS[row % 8]} {WORDS[row // 8 % 8]} {WORDS[row // 64]}" for row in rows]
-    data = {"text": texts, "labels": [row % 2 for row in rows]}
+    data = {"text": texts, "label": [row % 2 for row in rows]}
     datasets.Dataset.from_dict(data).to_parquet(path)
 
 
@@ -104,7 +104,7 @@ def test_a_table_of_few_values_has_equal_rows_by_nature(tmp_path: Path, read: Re
     rows = 600
     few = {name: random.choice([*"abc"], rows).tolist() for name in ("p", "q", "r")}
     label = random.integers(0, 2, rows).tolist()
-    datasets.Dataset.from_dict({**few, "labels": label}).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict({**few, "label": label}).to_parquet(tmp_path / "a.parquet")
     table = {"categorical": ["p", "q", "r"]}
     data = read(source="parquet", files={"train": "a.parquet"}, table=table, max_overlap=0.1)
     assert any("test: 120 of 120 rows" in note for note in data.facts.notes)
@@ -116,7 +116,7 @@ def test_a_table_of_measurements_that_stands_twice_in_the_file(tmp_path: Path, r
     bunch = load_wine()
     columns = [name.replace("/", "_") for name in bunch.feature_names]
     twice = {name: np.tile(column, 2) for name, column in zip(columns, bunch.data.T, strict=True)}
-    rows = datasets.Dataset.from_dict({**twice, "labels": np.tile(bunch.target, 2)})
+    rows = datasets.Dataset.from_dict({**twice, "label": np.tile(bunch.target, 2)})
     rows.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="equal a row of train"):
         read(

@@ -33,7 +33,7 @@ def _picture(row: int, mode: str = "RGB", size: tuple[int, int] = (6, 6)) -> Ima
 
 
 def _write(path: Path, cells: list[Any]) -> None:
-    rows = {"image": cells, "labels": [row % 2 for row in range(len(cells))]}
+    rows = {"image": cells, "label": [row % 2 for row in range(len(cells))]}
     datasets.Dataset.from_dict(rows).to_parquet(path)
 
 

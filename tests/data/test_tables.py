@@ -285,7 +285,9 @@ def test_a_class_label_is_a_group_by_its_name(tmp_path: Path, read: Read) -> Non
 
 
 def test_groups_that_cannot_be(people: Callable[..., Data]) -> None:
-    with pytest.raises(InputError, match=r'data\.groups \(of train\).*did you mean "sex"\?'):
+    with pytest.raises(
+        InputError, match=r'data\.sensitive_features \(of train\).*did you mean "sex"\?'
+    ):
         people(sensitive_features=["sexx"])
     with pytest.raises(InputError, match=r"at most 50.*Name a column with fewer values"):
         people({"sex": [f"name {row}" for row in range(ROWS)]}, test=0.5)
@@ -316,7 +318,7 @@ def make():
     settings = {"name": f"{tmp_path / 'mine.py'}:make", "table": {"numeric": ["age"]}}
     data = read(source="python", sensitive_features=["sex"], **settings)
     assert data.test.groups["sex"].tolist() == ["f", "m"] * 20
-    with pytest.raises(InputError, match=r"data\.groups \(of test\): got 'who'"):
+    with pytest.raises(InputError, match=r"data\.sensitive_features \(of test\): got 'who'"):
         read(source="python", sensitive_features=["who"], **settings)
 
 

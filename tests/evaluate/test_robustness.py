@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import InputError
+from limbeck.evaluate import robustness
 from limbeck.evaluate.context import (
     EvaluatedModel,
     EvaluationContext,
@@ -18,7 +19,6 @@ from limbeck.evaluate.context import (
     TextInputs,
     TorchModel,
 )
-from limbeck.evaluate.evaluation import robustness
 from limbeck.evaluate.robustness import Robustness, evaluate
 from limbeck.export.predictor import TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification

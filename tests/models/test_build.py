@@ -14,9 +14,9 @@ from torch import nn
 
 import limbeck.models.sources
 from limbeck.errors import InputError
-from limbeck.models.build import build, names, sources
+from limbeck.models.build import build
 from limbeck.models.source import Source
-from limbeck.models.spec import SOURCES, ModelSpec
+from limbeck.models.spec import SOURCES, ModelSpec, names, sources
 
 
 def _build(source: str = "limbeck", name: str = "digits_cnn", **settings: Any) -> nn.Module:
@@ -32,7 +32,7 @@ def test_every_file_of_the_folder_is_a_source() -> None:
 def test_names_of_ours_cost_no_import_of_torch() -> None:
     import subprocess
 
-    code = "import sys; from limbeck.models.build import names; print(names('limbeck'))"
+    code = "import sys; from limbeck.models.spec import names; print(names('limbeck'))"
     code += "; assert not {'torch', 'timm', 'transformers'} & set(sys.modules)"
     environment = {"PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

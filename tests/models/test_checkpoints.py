@@ -225,24 +225,24 @@ def test_shared_tensors_of_save_model(tmp_path: Path, user: str) -> None:
     made = _user(user, "tied")
     save_model(made, str(tmp_path / "m.safetensors"))
     path = str(tmp_path / "m.safetensors")
-    assert _equal(_user(user, "tied", weights=path), made)
-    assert _equal(_user(user, "untied", weights=path), made)
+    assert _equal(_user(user, "tied", checkpoint=path), made)
+    assert _equal(_user(user, "untied", checkpoint=path), made)
     state = {**made.state_dict(), "second.weight": torch.zeros(4, 4)}
     torch.save(state, tmp_path / "two.pt")
     with pytest.raises(InputError, match="one tensor in the model"):
-        _user(user, "tied", weights=str(tmp_path / "two.pt"))
+        _user(user, "tied", checkpoint=str(tmp_path / "two.pt"))
 
 
 def test_scalars_and_kinds_of_numbers(tmp_path: Path, user: str) -> None:
     made = _user(user, "tied")
     state = made.state_dict()
     torch.save({**state, "scale": torch.tensor(2.0)}, tmp_path / "s.pt")
-    assert _user(user, "tied", weights=str(tmp_path / "s.pt")).scale.tolist() == [2.0]
+    assert _user(user, "tied", checkpoint=str(tmp_path / "s.pt")).scale.tolist() == [2.0]
 
     def refused(said: str, **changes: Tensor) -> None:
         torch.save({**state, **changes}, tmp_path / "k.pt")
         with pytest.raises(InputError, match=said):
-            _user(user, "tied", weights=str(tmp_path / "k.pt"))
+            _user(user, "tied", checkpoint=str(tmp_path / "k.pt"))
 
     refused("int8.*quantised", scale=torch.ones(1, dtype=torch.int8))
     refused("float8", scale=torch.ones(1).to(torch.float8_e4m3fn))
@@ -259,7 +259,9 @@ def test_values_that_no_training_leaves_are_refused(tmp_path: Path) -> None:
         torch.save({**state, name: values}, tmp_path / "b.pt")
         with pytest.raises(InputError, match=said):
             build(
-                spec.model_copy(update={"weights": str(tmp_path / "b.pt")}), classes=3, channels=1
+                spec.model_copy(update={"checkpoint": str(tmp_path / "b.pt")}),
+                classes=3,
+                channels=1,
             )
 
     refused("negative variances in .*running_var", variance, -state[variance])

@@ -11,8 +11,8 @@ from torch import nn
 
 from limbeck.core.imports import available
 from limbeck.errors import InputError
-from limbeck.models.build import architecture, build, names
-from limbeck.models.spec import ModelSpec
+from limbeck.models.build import architecture, build
+from limbeck.models.spec import ModelSpec, names
 
 BERT = {
     "hidden_size": 16,

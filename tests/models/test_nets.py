@@ -14,8 +14,8 @@ from limbeck.data.load import load
 from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 from limbeck.models import nets
-from limbeck.models.build import build, names
-from limbeck.models.spec import ModelSpec
+from limbeck.models.build import build
+from limbeck.models.spec import ModelSpec, names
 
 COUNTS = {
     "resnet8x4": 1_233_540,
@@ -126,7 +126,7 @@ def test_real_weights_get_their_published_accuracy(tmp_path: Path) -> None:
     limit = {"test": 1000, "train": 10, "validation": 10}
     spec = DataSpec(source="parquet", files=files, image=image, max_samples=limit)
     test = load(spec, workdir=tmp_path).test
-    model = _net("resnet20", 10, 3, shortcut="pad", weights=str(WEIGHTS.resolve())).eval()
+    model = _net("resnet20", 10, 3, shortcut="pad", checkpoint=str(WEIGHTS.resolve())).eval()
     with torch.inference_mode():
         right = sum(
             int((model(batch["image"]).argmax(1) == batch["labels"]).sum())

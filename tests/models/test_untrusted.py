@@ -119,7 +119,7 @@ def test_weights(saved: Path, tmp_path: Path, kind: str) -> None:
         file.write_bytes((2**60).to_bytes(8, "little") + b"{}")
     elif kind == "pickle":
         (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(InputError, match=r"model\.(path|weights)"):
+    with pytest.raises(InputError, match=r"model\.(path|checkpoint)"):
         build(ModelSpec(source="transformers", path=str(tmp_path)), classes=3, vocab_size=20)
 
 

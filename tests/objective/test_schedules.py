@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,14 +79,3 @@ def test_every_problem_is_listed_at_once():
     assert (
         len(caught.value.problems) == 4
     )  # begin is unknown, start and until are absent, end is no number
-
-
-def test_schedules_load_no_heavy_library():
-    code = (
-        "import sys, limbeck.objective.schedules; "
-        "print('torch' in sys.modules, 'numpy' in sys.modules)"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert printed.stdout.split() == ["False", "False"]

@@ -83,7 +83,7 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
 ) -> None:
     embed_metadata(real)
     write(real)
-    assert verify(real.folder).comparisons == ()
+    assert verify(real.folder).findings == ()
     for change in (
         {"name": "another"},
         {"licence": "MIT"},
@@ -93,7 +93,7 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
     ):
         embed_metadata(dataclasses.replace(real, **change))
         write(real)
-        findings = verify(real.folder).comparisons
+        findings = verify(real.folder).findings
         assert {finding.kind for finding in findings} == {"stamp"}
         assert {finding.where for finding in findings} == set(NAMES)
 
@@ -105,7 +105,7 @@ def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> N
     content[-1] ^= 1
     path.write_bytes(content)
     write(real)
-    (finding,) = verify(real.folder).comparisons
+    (finding,) = verify(real.folder).findings
     assert (finding.kind, finding.where) == ("stamp", "model.safetensors")
     assert "weights_sha256" in finding.listed
 
@@ -210,6 +210,6 @@ def test_a_stamp_that_is_none_is_one_finding(real: PassportFacts, write, note: s
     with pytest.raises(InputError):
         read_stamp(real.folder / "model.safetensors")
     write(real)
-    (finding,) = verify(real.folder).comparisons
+    (finding,) = verify(real.folder).findings
     assert (finding.kind, finding.where) == ("stamp", "model.safetensors")
     assert str(finding).isprintable()

@@ -81,8 +81,8 @@ def test_a_folder_signed_again_by_another_key_fails_against_the_pinned_one(
     assert (code, said["trust"]) == (1, "failed")
     # Without a key too: this machine noted by whom it was signed.
     found = verify(signed.folder)
-    assert [one.kind for one in found.comparisons] == ["signature"]
-    assert "as noted at" in found.comparisons[0].listed
+    assert [one.kind for one in found.findings] == ["signature"]
+    assert "as noted at" in found.findings[0].listed
     assert run(signed.folder, "--integrity-only")[0] == 1
 
 
@@ -188,7 +188,7 @@ def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
     """Sparse files of a terabyte cost nobody anything to make, and hours to hash."""
     for name in ("model.onnx", "added.bin"):
         os.truncate(os.open(signed.folder / name, os.O_RDWR | os.O_CREAT), 2**40)
-    found = {one.where: one for one in verify(signed.folder).comparisons}
+    found = {one.where: one for one in verify(signed.folder).findings}
     assert {name: one.kind for name, one in found.items()} == {
         "model.onnx": "changed",
         "added.bin": "added",
@@ -198,4 +198,4 @@ def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
 
 def test_a_huge_passport_is_not_hashed_for_its_signature(signed) -> None:
     os.truncate(signed.folder / "passport.json", 2**40)
-    assert "malformed" in {one.kind for one in verify(signed.folder).comparisons}
+    assert "malformed" in {one.kind for one in verify(signed.folder).findings}

@@ -22,7 +22,7 @@ Tamper = Callable[[Path, random.Random], None]
 
 
 def kinds(student: Path) -> list[str]:
-    return [finding.kind for finding in verify(student / "passport.json").comparisons]
+    return [finding.kind for finding in verify(student / "passport.json").findings]
 
 
 def files(student: Path) -> list[Path]:
@@ -99,7 +99,7 @@ def test_no_tampering_goes_unnoticed(student: Path, tmp_path: Path, tamper: Tamp
         tamper(copy, random.Random(seed))
         verification = verify(copy)
         assert not verification.ok, seed
-        for finding in verification.comparisons:
+        for finding in verification.findings:
             assert finding.listed
             assert finding.found
             assert str(finding).isprintable()
@@ -129,7 +129,7 @@ def test_the_passport_is_found_from_within_its_folder(
 def test_each_finding_says_what_was_listed_and_what_was_found(student: Path) -> None:
     (student / "model.onnx").write_bytes(b"other")
     (student / "README.md").rename(student / "readme")
-    said = [str(finding) for finding in verify(student).comparisons]
+    said = [str(finding) for finding in verify(student).findings]
     assert len(said) == 3
     assert said[0].startswith("missing: 'README.md': listed 9 bytes with sha256 ")
     assert said[0].endswith("; found no such file")
@@ -210,7 +210,7 @@ def test_links_out_of_the_folder_and_what_is_no_file_are_findings(student: Path)
     (student / "same").symlink_to("tokenizer")
     (student / "loop").symlink_to("loop")
     os.mkfifo(student / "pipe")
-    found = {finding.where: finding for finding in verify(student).comparisons}
+    found = {finding.where: finding for finding in verify(student).findings}
     assert {name: finding.kind for name, finding in found.items()} == {
         "README.md": "escape",
         "etc": "escape",
@@ -253,7 +253,7 @@ MALFORMED: dict[str, bytes] = {
 def test_what_is_no_passport_is_one_clear_finding(student: Path, content: bytes) -> None:
     path = student / "passport.json"
     path.write_bytes(content)
-    (finding,) = verify(path).comparisons
+    (finding,) = verify(path).findings
     assert finding.kind == "malformed"
     assert "This is not a passport written by limbeck." in finding.found
     assert len(finding.found) < 500

@@ -67,7 +67,7 @@ def student_folder(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         content = {"version": 1, "kind": "image", "mean": [0.25], "std": [0.5], "size": [8, 8]}
         content |= {"classes": classes, "resample": "bilinear", **preprocess}
         (tmp_path / "preprocess.json").write_text(json.dumps(content))
-        return {"source": "limbeck", "name": "digits_cnn", "width": 2, "weights": str(tmp_path)}
+        return {"source": "limbeck", "name": "digits_cnn", "width": 2, "checkpoint": str(tmp_path)}
 
     return make
 
@@ -151,7 +151,7 @@ def bare(tmp_path: Path, **more: Any) -> dict[str, Any]:
     spec = ModelSpec(source="limbeck", name="digits_cnn", width=2)
     save_file(build(spec, classes=10, channels=1).state_dict(), tmp_path / "net.safetensors")
     teacher = {"source": "limbeck", "name": "digits_cnn", "width": 2}
-    return {**teacher, "weights": str(tmp_path / "net.safetensors"), **more}
+    return {**teacher, "checkpoint": str(tmp_path / "net.safetensors"), **more}
 
 
 def test_pixels_of_bare_weights_have_to_be_stated(digits, tmp_path) -> None:
@@ -387,7 +387,7 @@ def test_columns_of_a_table(tmp_path, change, match) -> None:
         content["categorical"][0]["values"] = change["values"]
     (folder / "preprocess.json").write_text(json.dumps(content))
     save_file({"w": torch.zeros(1)}, folder / "model.safetensors")
-    teacher = {"source": "limbeck", "name": "tabular_mlp", "weights": str(folder)}
+    teacher = {"source": "limbeck", "name": "tabular_mlp", "checkpoint": str(folder)}
     problems = hold(recipe_of(spec, teacher), data).problems
     assert [match in str(problem) for problem in problems] == ([] if match is None else [True])
 

@@ -180,7 +180,7 @@ def test_a_head_that_is_stated_to_be_fresh_has_to_be_trained(work, tmp_path) -> 
     save_file(
         build(ModelSpec(**net), classes=7, channels=1).state_dict(), tmp_path / "w.safetensors"
     )
-    loading = {"weights": str(tmp_path / "w.safetensors"), "loading": {"head": "fresh"}}
+    loading = {"checkpoint": str(tmp_path / "w.safetensors"), "loading": {"head": "fresh"}}
     teacher = {**net, **loading, "normalization": "data"}
     assert "without a trained head" in refused(work(teacher))
     dry_run(
@@ -202,7 +202,7 @@ def test_every_problem_is_told_at_once(work, tmp_path) -> None:
     teacher = {
         "source": "limbeck",
         "name": "digits_cnn",
-        "weights": str(tmp_path / "w.safetensors"),
+        "checkpoint": str(tmp_path / "w.safetensors"),
     }
     said = refused(work(teacher, DISTILL, student=mine(tmp_path, "net", last="Softmax")))
     assert "teacher.normalization" in said
@@ -229,7 +229,7 @@ def checked(predicted: Any, labels: Any, *, stage: str = "load", **expect: Any) 
     recipe = validate({**DIGITS, "teacher": content, "stages": LOADED})
     split = range(len(labels))
     context = SimpleNamespace(
-        recipe=recipe, once=lambda work: work(), watch=NullReporter(),
+        recipe=recipe, on_main_process=lambda work: work(), progress=NullReporter(),
         data=SimpleNamespace(validation=split, test=split),
     )  # fmt: skip
     check_teacher(Candidate().append(Path(), record), context)
@@ -318,7 +318,7 @@ def test_recorded_answers_belong_to_the_weights_and_what_fits_them_to_the_data(w
 WEIGHTS = Path(os.environ.get("LIMBECK_DATA", "../shared/data")) / "weights/cifar10_resnets"
 RESNET = {
     "source": "limbeck", "name": "resnet20", "shortcut": "pad",
-    "weights": str(WEIGHTS / "resnet20-12fca82f.safetensors"),
+    "checkpoint": str(WEIGHTS / "resnet20-12fca82f.safetensors"),
 }  # fmt: skip
 CLASSES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR = {

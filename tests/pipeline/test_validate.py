@@ -93,7 +93,7 @@ def test_a_teacher_that_nothing_teaches_or_loads_is_refused():
 
 
 def test_a_teacher_with_weights_needs_no_teach_stage():
-    content = {**DIGITS, "teacher": {**DIGITS["teacher"], "weights": "teacher.safetensors"}}
+    content = {**DIGITS, "teacher": {**DIGITS["teacher"], "checkpoint": "teacher.safetensors"}}
     validate({**content, "stages": DIGITS["stages"][1:]})
 
 

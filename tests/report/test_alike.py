@@ -47,7 +47,7 @@ def runs(digits: RunResult) -> list[RunResult]:
 
 
 def test_stages_are_written_with_their_methods(runs):
-    assert stages(runs[0]) == "teach → distill → prune (channels) → factorize (svd)"
+    assert stages(runs[0]) == "train_teacher → distill → prune (channels) → factorize (svd)"
 
 
 def test_files_of_equal_size_stand_together_best_first(runs):

@@ -10,7 +10,7 @@ from limbeck.evaluate.hardware import Hardware
 from limbeck.report.result import Environment
 from limbeck.report.sweep import Chosen, Figures, SweepResult, Trial, View
 
-ROAD = Path(__file__).parents[1] / "road"
+E2E = Path(__file__).parents[1] / "e2e"
 
 # The least of a run that has a teacher, a student and a file: `seconds` of it are the exports.
 TINY = """
@@ -125,7 +125,7 @@ def quick() -> Iterator[None]:
     from limbeck.evaluate import measure
     from limbeck.pipeline import artefact_results, context
 
-    spec = importlib.util.spec_from_file_location("forks", ROAD / "forks.py")
+    spec = importlib.util.spec_from_file_location("forks", E2E / "forks.py")
     assert spec is not None
     assert spec.loader is not None
     forks = importlib.util.module_from_spec(spec)

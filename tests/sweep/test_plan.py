@@ -6,7 +6,8 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.pipeline.load_recipe import resolve
-from limbeck.sweep.plan import Sampler, costs_of, directions, plan, settled, values
+from limbeck.sweep.plan import costs_of, directions, plan, settled, values
+from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import space_of
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.pipeline.load_recipe import resolve
-from limbeck.sweep.plan import Sampler, plan
+from limbeck.sweep.plan import plan
+from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import key, space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")

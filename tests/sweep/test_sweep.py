@@ -12,7 +12,8 @@ from limbeck.pipeline.load_recipe import resolve
 from limbeck.report.load import load_run
 from limbeck.report.sweep import SweepResult
 from limbeck.sweep.budget import limits_of
-from limbeck.sweep.plan import Sampler, figures_of, plan
+from limbeck.sweep.plan import figures_of, plan
+from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")

@@ -54,7 +54,7 @@ def evaluate(
     wanted: dict[str, Any] = {name: {} for name in names}
     put_all(wanted, dict(map(parse_override, settings or [])), where="--set")
     try:
-        asked = Evaluate.model_validate({"evaluations": wanted, "limit": max_samples})
+        asked = Evaluate.model_validate({"evaluations": wanted, "max_samples": max_samples})
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
     permit(recipe_of(run), run / MARK, trusted=trust_code)

@@ -126,7 +126,7 @@ def _models() -> dict[str, str]:
 
 
 def _models_of(source: str) -> dict[str, str]:
-    from limbeck.models.build import names
+    from limbeck.models.spec import names
 
     return {f"{source}:{name}": "" for name in names(source)}
 

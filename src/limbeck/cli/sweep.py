@@ -10,7 +10,7 @@ import typer
 
 from limbeck.cli._terminal import Quiet, show, watch
 from limbeck.cli._trust import TrustCode, permit
-from limbeck.sweep.plan import Sampler
+from limbeck.sweep.sampler import Sampler
 
 
 def sweep(

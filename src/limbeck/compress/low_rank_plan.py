@@ -59,7 +59,7 @@ def residual_energy(energies: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the residual energy, as a share, for each rank from 1.
 
     Example:
-        >>> lost(np.array([6.0, 3.0, 1.0]))
+        >>> residual_energy(np.array([6.0, 3.0, 1.0]))
         array([0.4, 0.1, 0. ])
     """
     tails = np.append(np.cumsum(energies[:0:-1])[::-1], 0.0)

@@ -21,7 +21,7 @@ def materialize(model: nn.Module) -> None:
         >>> from limbeck.compress.changes.masks import apply
         >>> net = nn.Sequential(nn.Linear(3, 2))
         >>> apply(net, layers={"0": ["weight"]})
-        >>> bake(net)
+        >>> materialize(net)
         >>> sorted(net.state_dict())
         ['0.bias', '0.weight']
     """

@@ -94,7 +94,7 @@ def build(
         >>> import torch
         >>> student, teacher = torch.zeros(2, 8, 4, 4), torch.zeros(2, 16, 4, 4)
         >>> joined = build(student, teacher)(student, teacher, {})
-        >>> joined.student.shape, joined.teacher.shape, joined.own_loss.shape
+        >>> joined.student.shape, joined.teacher.shape, joined.aux_loss.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([2, 8, 4, 4]), torch.Size([]))
 
     Source: Kim, Park and Kwak 2018 (FT); layers of Tian, Krishnan and Isola 2020.

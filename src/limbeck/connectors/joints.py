@@ -94,7 +94,7 @@ class StudentConnector(PairConnector):
 
     Example:
         >>> import torch
-        >>> side = StudentSide(nn.Linear(3, 5))
+        >>> side = StudentConnector(nn.Linear(3, 5))
         >>> side(torch.zeros(2, 3), torch.zeros(2, 5), {}).student.shape
         torch.Size([2, 5])
     """

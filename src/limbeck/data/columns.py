@@ -47,7 +47,7 @@ class Column:
         """Return some rows, with only the values that occur in them.
 
         Example:
-            >>> Named(("a", "b", "c"), np.array([2, 0, 2, 1])).take(np.array([0, 1])).values
+            >>> Column(("a", "b", "c"), np.array([2, 0, 2, 1])).take(np.array([0, 1])).values
             ('a', 'c')
         """
         kept, codes = np.unique(self.codes[rows], return_inverse=True)

@@ -74,7 +74,7 @@ class Categorical:
         """Return the index of the feature that is 1, `[rows]`; the others are 0.
 
         Example:
-            >>> Categorical("sex", ("f", "m")).places(Named(("m", "x"), np.array([1, 0, 1])))
+            >>> Categorical("sex", ("f", "m")).places(Column(("m", "x"), np.array([1, 0, 1])))
             array([2, 1, 2])
         """
         places = [self.place(value, column.kind) for value in column.values]

@@ -21,7 +21,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Upper bounds reject values that can only be a slip, and would exhaust the memory or never end.
 Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
-ADDED = {"table", "groups"}
+ADDED = {"table", "sensitive_features"}
 NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
 LARGEST_SIDE = 4096

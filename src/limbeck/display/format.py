@@ -222,7 +222,7 @@ def timestamp(text: str) -> str:
     """Write an ISO 8601 timestamp for people; any other text is unchanged.
 
     Example:
-        >>> moment("2026-03-01T14:05:09+00:00"), moment("yesterday")
+        >>> timestamp("2026-03-01T14:05:09+00:00"), timestamp("yesterday")
         ('1 March 2026, 14:05 UTC', 'yesterday')
     """
     try:

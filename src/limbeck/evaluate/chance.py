@@ -72,12 +72,12 @@ def chance_test(answers: Predictions) -> ChanceTest:
         answers: Logits `[n, classes]` and labels `[n]`.
 
     Example:
-        >>> from limbeck.export.predictor import Answers
+        >>> from limbeck.export.predictor import Predictions
         >>> labels = np.arange(60) % 3
-        >>> constant = Answers(np.tile([1.0, 0.0, 0.0], (60, 1)).astype(np.float32), labels)
+        >>> constant = Predictions(np.tile([1.0, 0.0, 0.0], (60, 1)).astype(np.float32), labels)
         >>> chance_test(constant).is_chance
         True
-        >>> reversed_order = Answers(np.eye(3, dtype=np.float32)[2 - labels], labels)
+        >>> reversed_order = Predictions(np.eye(3, dtype=np.float32)[2 - labels], labels)
         >>> chance_test(reversed_order).class_order
         (2, 1, 0)
 

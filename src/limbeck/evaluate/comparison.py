@@ -60,7 +60,7 @@ def classify(difference: Estimate | None, *, direction: Direction, margin: float
 
     Example:
         >>> between = Interval(low=-0.004, high=0.002, method="paired bootstrap")
-        >>> judge(Estimate(value=-0.001, interval=between), better="higher", margin=0.01)
+        >>> classify(Estimate(value=-0.001, interval=between), direction="higher", margin=0.01)
         'kept'
     """
     if difference is None:

@@ -179,7 +179,7 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     """Return the entries of a batch that are inputs of a model.
 
     Example:
-        >>> list(inputs({"image": [[0.5]], "labels": [3], "row": [7]}))
+        >>> list(model_inputs({"image": [[0.5]], "labels": [3], "row": [7]}))
         ['image']
     """
     return {name: values for name, values in batch.items() if name not in NOT_INPUTS}

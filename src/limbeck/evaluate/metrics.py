@@ -129,9 +129,9 @@ def accuracy(answers: Predictions) -> Accuracy:
         answers: Logits `[n, classes]` and labels `[n]`, with n at least one.
 
     Example:
-        >>> from limbeck.export.predictor import Answers
+        >>> from limbeck.export.predictor import Predictions
         >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-        >>> accuracy(Answers(logits, np.array([0, 1, 1, 1]))).value
+        >>> accuracy(Predictions(logits, np.array([0, 1, 1, 1]))).value
         0.75
     """
     correct = int((answers.logits.argmax(axis=1) == answers.labels).sum())
@@ -145,9 +145,9 @@ def confusion(answers: Predictions) -> tuple[tuple[int, ...], ...]:
     """Compute the confusion matrix: counts of samples per label (row) and predicted class (column).
 
     Example:
-        >>> from limbeck.export.predictor import Answers
+        >>> from limbeck.export.predictor import Predictions
         >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
-        >>> confusion(Answers(logits, np.array([0, 1, 1])))
+        >>> confusion(Predictions(logits, np.array([0, 1, 1])))
         ((1, 0), (1, 1))
     """
     classes = answers.logits.shape[1]
@@ -160,9 +160,9 @@ def pack_right(answers: Predictions) -> str:
     """Pack whether each prediction is correct into one bit per sample, in base64.
 
     Example:
-        >>> from limbeck.export.predictor import Answers
+        >>> from limbeck.export.predictor import Predictions
         >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
-        >>> unpack_right(pack_right(Answers(logits, np.array([0, 1, 1]))), 3)
+        >>> unpack_right(pack_right(Predictions(logits, np.array([0, 1, 1]))), 3)
         array([ True,  True, False])
     """
     correct = answers.logits.argmax(axis=1) == answers.labels
@@ -211,9 +211,9 @@ def fidelity(student: Predictions, teacher: Predictions) -> Fidelity:
         LimbeckError: The two did not predict the same samples over the same classes.
 
     Example:
-        >>> from limbeck.export.predictor import Answers
-        >>> one = Answers(np.array([[2.0, 1.0]], dtype=np.float32), np.array([0]))
-        >>> two = Answers(np.array([[3.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> from limbeck.export.predictor import Predictions
+        >>> one = Predictions(np.array([[2.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> two = Predictions(np.array([[3.0, 1.0]], dtype=np.float32), np.array([0]))
         >>> round(fidelity(two, one).kl, 4)
         0.0826
     """
@@ -344,7 +344,7 @@ def fpr_at_95_tpr(
 
     Example:
         >>> order = Ranking.of(np.array([0.9, 0.8, 0.7]))
-        >>> false_positives(order, np.ones((1, 3)), np.array([1.0, 0.0, 1.0])).tolist()
+        >>> fpr_at_95_tpr(order, np.ones((1, 3)), np.array([1.0, 0.0, 1.0])).tolist()
         [1.0]
 
     Source: Hendrycks and Gimpel, ICLR 2017 (arXiv:1610.02136); Liang et al., ICLR 2018.

@@ -439,7 +439,7 @@ def fsp(
     Example:
         >>> import torch
         >>> ones, small = torch.ones(2, 3, 4, 4), torch.ones(2, 5, 2, 2)
-        >>> flow([ones, small], [2 * ones, small])
+        >>> fsp([ones, small], [2 * ones, small])
         tensor(1.)
 
     Source: Yim et al. 2017 (FSP).
@@ -530,9 +530,9 @@ def review_kd(
     Example:
         >>> import torch
         >>> maps = torch.ones(2, 3, 8, 8), torch.ones(2, 6, 4, 4)
-        >>> review(maps[0], 0 * maps[0])
+        >>> review_kd(maps[0], 0 * maps[0])
         tensor([1., 1.])
-        >>> review(maps, [0 * layer for layer in maps])
+        >>> review_kd(maps, [0 * layer for layer in maps])
         tensor([2., 2.])
 
     Source: Chen et al. 2021 (ReviewKD, hierarchical context loss).

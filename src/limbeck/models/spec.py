@@ -163,3 +163,27 @@ class ModelSpec(BaseModel):
     def arguments(self) -> dict[str, Any]:
         """Return the model's own arguments."""
         return dict(self.model_extra or {})
+
+
+def sources() -> list[str]:
+    """Return the sources of models, without importing any.
+
+    Example:
+        >>> "timm" in sources()
+        True
+    """
+    return SOURCES.names()
+
+
+def names(source: str) -> list[str]:
+    """Return the model names of a source; none for a source of the user's own models.
+
+    Raises:
+        InputError: The source is unknown, or its library is not installed.
+
+    Example:
+        >>> "resnet20" in names("limbeck")
+        True
+    """
+    found: Source = SOURCES.load(source)
+    return found.names()

@@ -57,8 +57,8 @@ class LogitStd:
         weighted: Whether to weight classes by the teacher's probability instead of equally.
 
     Example:
-        >>> seen = Seen(torch.tensor([[1.0, -1.0], [5.0, -5.0]]), torch.tensor([0, 0]))
-        >>> LogitSpread(scale=2.0)(seen)
+        >>> seen = ElementContext(torch.tensor([[1.0, -1.0], [5.0, -5.0]]), torch.tensor([0, 0]))
+        >>> LogitStd(scale=2.0)(seen)
         tensor([ 2., 10.])
 
     Source: Sun et al. 2024.
@@ -90,7 +90,7 @@ class TeacherEntropy:
     clear ones; as a temperature it softens uncertain teacher outputs.
 
     Example:
-        >>> seen = Seen(torch.tensor([[0.0, 0.0], [99.0, 0.0]]), torch.tensor([0, 0]))
+        >>> seen = ElementContext(torch.tensor([[0.0, 0.0], [99.0, 0.0]]), torch.tensor([0, 0]))
         >>> TeacherEntropy(low=0.1, high=0.9)(seen)
         tensor([0.9000, 0.1000])
 
@@ -115,7 +115,7 @@ class TeacherConfidence:
     $$low + (high - low) \, \max_c p_c$$
 
     Example:
-        >>> seen = Seen(torch.tensor([[0.0, 0.0], [99.0, 0.0]]), torch.tensor([0, 0]))
+        >>> seen = ElementContext(torch.tensor([[0.0, 0.0], [99.0, 0.0]]), torch.tensor([0, 0]))
         >>> TeacherConfidence(low=0.0, high=1.0)(seen)
         tensor([0.5000, 1.0000])
 
@@ -136,7 +136,7 @@ class TeacherCorrectness:
     """One number if the teacher's prediction is the label, another if it is not.
 
     Example:
-        >>> seen = Seen(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+        >>> seen = ElementContext(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
         >>> TeacherCorrectness(right=1.0, wrong=0.0)(seen)
         tensor([1., 0.])
 
@@ -166,7 +166,7 @@ class ClassBalanced:
         beta: β, in [0, 1).
 
     Example:
-        >>> seen = Seen(None, torch.tensor([0, 1]), class_counts=(90, 10))
+        >>> seen = ElementContext(None, torch.tensor([0, 1]), class_counts=(90, 10))
         >>> ClassBalanced(beta=0.999)(seen)
         tensor([0.5666, 4.9008])
 

@@ -101,7 +101,7 @@ def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
 
     Example:
         >>> term = Term("soft_target_kl", temperature=4)
-        >>> [ready] = prepare([("objective.0", term)], outputs=["logits"])
+        >>> [ready] = resolve([("objective.0", term)], outputs=["logits"])
         >>> ready.name, ready.source, ready.weight, dict(ready.fixed)
         ('soft_target_kl', 'logits', Constant(value=1.0), {'temperature': 4.0})
     """

@@ -352,7 +352,7 @@ def parse(text: str, where: str) -> EmbeddedMetadata:
         InputError: It is not a stamp.
 
     Example:
-        >>> stamp = Stamp("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
+        >>> stamp = EmbeddedMetadata("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
         >>> parse(stamp.text(), "model.onnx") == stamp
         True
     """

@@ -29,7 +29,7 @@ def topological(models: Iterable[ModelFacts]) -> list[ModelFacts]:
     Example:
         >>> grandparent = ModelFacts("large")
         >>> parent = ModelFacts("base", ancestors=(grandparent,))
-        >>> [model.name for model in eldest_first([parent, grandparent])]
+        >>> [model.name for model in topological([parent, grandparent])]
         ['large', 'base']
     """
     found: dict[int, ModelFacts] = {}

@@ -108,8 +108,8 @@ def check_compressed(
         InputError: The difference is larger, or a logit is NaN.
 
     Example:
-        >>> one = Answers(np.array([[2.0, 0.0], [0.0, 2.0]], np.float32), np.array([0, 1]))
-        >>> two = Answers(np.array([[2.0, 0.1], [0.0, 2.1]], np.float32), np.array([0, 1]))
+        >>> one = Predictions(np.array([[2.0, 0.0], [0.0, 2.0]], np.float32), np.array([0, 1]))
+        >>> two = Predictions(np.array([[2.0, 0.1], [0.0, 2.1]], np.float32), np.array([0, 1]))
         >>> check_compressed(one, two, where="2-quantize", method="int8_static", tolerance=0.1)
         'differs from the float file by 5.0 % in logits, and in the top class on 0.0 % of 2 samples'
     """

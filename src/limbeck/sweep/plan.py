@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from limbeck.pipeline.validate import validate
 from limbeck.report.result import Link, RunResult
 from limbeck.report.sweep import COSTS, Cost, Figures
 from limbeck.report.verdict import p50
+from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import Space, size
 
 ACCURACY = "accuracy"
@@ -95,14 +95,6 @@ def figures_of(result: RunResult) -> Figures:
 
 def _validated(link: Link) -> float:
     return math.fsum(one.validation_accuracy for one in link.measured) / len(link.measured)
-
-
-class Sampler(StrEnum):
-    """A sampler of the settings of the next trial."""
-
-    tpe = "tpe"
-    nsga2 = "nsga2"
-    grid = "grid"
 
 
 TRIALS = 20

@@ -17,7 +17,8 @@ from limbeck.core import fingerprint
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
 from limbeck.report.sweep import Figures, Trial
-from limbeck.sweep.plan import LOCK, NEUTRAL, STUDY, Plan, Sampler, directions, values
+from limbeck.sweep.plan import LOCK, NEUTRAL, STUDY, Plan, directions, values
+from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import coded, grid, key, size
 
 

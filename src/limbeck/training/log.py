@@ -154,10 +154,10 @@ class RunningMean:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> tally = Tally()
+        >>> tally = RunningMean()
         >>> tally.add({"train/loss": 1.0})
         >>> tally.add({"train/loss": 2.0})
-        >>> tally.take(SimpleNamespace(num_processes=1))
+        >>> tally.pop(SimpleNamespace(num_processes=1))
         {'train/loss': 1.5}
     """
 

@@ -11,7 +11,7 @@ class Binary(FakeQuantization):
     Source: Rastegari et al. 2016 (binary weights of XNOR-Net, arXiv:1603.05279).
 
     Example:
-        >>> Binary(inputs=None).per_channel
+        >>> Binary(activation_bits=None).per_channel
         True
     """
 

@@ -16,7 +16,7 @@ class Uniform(FakeQuantization):
     arXiv:1902.08153), for inputs and affine weights Bhalgat et al. 2020 (LSQ+, arXiv:2004.09576).
 
     Example:
-        >>> Uniform(bits=4, inputs=None).step
+        >>> Uniform(bits=4, activation_bits=None).step
         'minmax'
     """
 

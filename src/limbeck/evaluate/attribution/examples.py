@@ -72,7 +72,7 @@ def most_divergent(maps: Sequence[Array], count: int) -> list[int]:
 
     Example:
         >>> one = np.eye(3)
-        >>> telling([one, np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 1]])], 2)
+        >>> most_divergent([one, np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 1]])], 2)
         [1, 0]
     """
     if len(maps) < 2:

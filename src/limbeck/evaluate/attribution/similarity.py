@@ -104,7 +104,7 @@ def most_attributed(maps: Array, there: Mask, *, share: float) -> Mask:
         share: The share of them that is marked; at least one.
 
     Example:
-        >>> strongest(np.array([[1.0, 3.0, -5.0, 9.0]]), np.array([[True, True, True, False]]),
+        >>> most_attributed(np.array([[1.0, 3.0, -5.0, 9.0]]), np.array([[True, True, True, False]]),
         ...           share=0.3)
         array([[False,  True, False, False]])
     """

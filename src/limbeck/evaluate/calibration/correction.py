@@ -172,9 +172,9 @@ def fit_temperature(answers: Predictions) -> Temperature:
         answers: Logits `[n, classes]` and labels `[n]` of samples that no metric is computed from.
 
     Example:
-        >>> from limbeck.export.predictor import Answers
+        >>> from limbeck.export.predictor import Predictions
         >>> logits = np.array([[4.0, 0.0]] * 4, dtype=np.float32)
-        >>> round(fit_temperature(Answers(logits, np.array([0, 0, 0, 1]))).value, 3)
+        >>> round(fit_temperature(Predictions(logits, np.array([0, 0, 0, 1]))).value, 3)
         3.641
 
     Source: Guo et al., ICML 2017 (arXiv:1706.04599).

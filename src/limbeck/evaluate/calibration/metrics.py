@@ -106,7 +106,7 @@ def expected_calibration_error(confidence: Values, right: Values, binning: Binni
 
     Example:
         >>> sure = np.array([0.75, 0.75])
-        >>> expected_error(sure, np.array([1.0, 0.0]), equal_width(sure))
+        >>> expected_calibration_error(sure, np.array([1.0, 0.0]), equal_width(sure))
         0.25
     """
     return float(np.abs(binning.sums(right - confidence)).sum() / len(right))
@@ -164,7 +164,7 @@ def class_wise_calibration_error(
         bins: Number of bins of equal width per class.
 
     Example:
-        >>> class_wise_error(np.array([[0.75, 0.25]]), np.array([0]))
+        >>> class_wise_calibration_error(np.array([[0.75, 0.25]]), np.array([0]))
         0.25
 
     Source: Nixon et al., CVPR Workshops 2019 (arXiv:1904.01685).
@@ -281,8 +281,8 @@ def calibration(answers: Predictions, *, bins: int = 15) -> Calibration:
 
     Example:
         >>> import numpy as np
-        >>> from limbeck.export.predictor import Answers
-        >>> found = calibration(Answers(np.zeros((2, 2), dtype=np.float32), np.array([0, 0])))
+        >>> from limbeck.export.predictor import Predictions
+        >>> found = calibration(Predictions(np.zeros((2, 2), dtype=np.float32), np.array([0, 0])))
         >>> found.ece, round(found.nll, 4)
         (0.5, 0.6931)
 

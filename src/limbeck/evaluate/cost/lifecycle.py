@@ -60,7 +60,7 @@ def inferences_per_mwh(joules: float) -> float:
     """Compute the number of predictions per milliwatt hour of a battery.
 
     Example:
-        >>> answers_a_milliwatt_hour(0.0036)
+        >>> inferences_per_mwh(0.0036)
         1000.0
     """
     return MILLIWATT_HOUR / joules

@@ -38,7 +38,7 @@ def head_tail_split(frequency: NDArray[np.int64]) -> HeadTailSplit:
         frequency: How often each class occurs, as counts.
 
     Example:
-        >>> ends(np.array([100, 50, 10]))
+        >>> head_tail_split(np.array([100, 50, 10]))
         Ends(rare=(2,), frequent=(0,), uneven=True)
     """
     order = np.argsort(frequency, kind="stable")
@@ -86,7 +86,7 @@ def gap(recalls: NDArray[np.float64], between: HeadTailSplit) -> NDArray[np.floa
     """Compute the mean recall of the frequent classes less that of the rare ones, `[draws]`.
 
     Example:
-        >>> gap(np.array([[0.9, 0.8, 0.5]]), Ends(rare=(2,), frequent=(0,), uneven=True))
+        >>> gap(np.array([[0.9, 0.8, 0.5]]), HeadTailSplit(rare=(2,), frequent=(0,), uneven=True))
         array([0.4])
     """
     means = [_mean(recalls[:, list(some)]) for some in (between.frequent, between.rare)]

@@ -229,7 +229,7 @@ def inheritance(
         >>> found = inheritance(
         ...     "accuracy", ("a", "b"), student=draws + [0.9, 0.6], teacher=draws + [0.9, 0.8]
         ... )
-        >>> found.fate, found.most, found.least
+        >>> found.outcome, found.most, found.least
         ('amplified', 'a', 'b')
     """
     most, least = int(np.nanargmax(teacher[0])), int(np.nanargmin(teacher[0]))

@@ -124,10 +124,10 @@ def most_frequent_disagreements(
         most: Largest number of pairs.
 
     Example:
-        >>> from limbeck.export.predictor import Answers
-        >>> says = Answers(np.array([[0.0, 1.0]], dtype=np.float32), np.array([1]))
-        >>> said = Answers(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
-        >>> [pair] = partings(says, said, ("cat", "dog"))
+        >>> from limbeck.export.predictor import Predictions
+        >>> says = Predictions(np.array([[0.0, 1.0]], dtype=np.float32), np.array([1]))
+        >>> said = Predictions(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+        >>> [pair] = most_frequent_disagreements(says, said, ("cat", "dog"))
         >>> pair.teacher, pair.student, pair.count, pair.student_right
         ('cat', 'dog', 1, 1)
     """

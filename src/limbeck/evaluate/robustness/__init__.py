@@ -154,26 +154,28 @@ def check(
     classes: tuple[str, ...],
     *,
     parts: tuple[str, ...] = PARTS,
-    sizes: tuple[float, ...] = (),
-    certified_sizes: tuple[float, ...] = (),
-    attacked: int = 1,
+    epsilons: tuple[float, ...] = (),
+    certified_epsilons: tuple[float, ...] = (),
+    attack_samples: int = 1,
 ) -> None:
     """Check the settings that their types leave open, before anything is trained.
 
     Raises:
         InputError: A part is none of `PARTS`, or a size or number is out of range.
     """
-    _check(parts, (*sizes, *certified_sizes), attacked)
+    _check(parts, (*epsilons, *certified_epsilons), attack_samples)
 
 
-def _check(parts: tuple[str, ...], sizes: tuple[float, ...], attacked: int) -> None:
+def _check(parts: tuple[str, ...], epsilons: tuple[float, ...], attack_samples: int) -> None:
     for part in parts:
         check_choice(part, PARTS, where="robustness.parts")
-    if not is_whole(attacked, least=1):
-        raise InputError(Problem("robustness.attacked", attacked, "a whole number above 0"))
-    for size in sizes:
+    if not is_whole(attack_samples, least=1):
+        raise InputError(
+            Problem("robustness.attack_samples", attack_samples, "a whole number above 0")
+        )
+    for size in epsilons:
         if not is_positive(size) or size > 1:
-            raise InputError(Problem("robustness.sizes", size, "numbers above 0 and at most 1"))
+            raise InputError(Problem("robustness.epsilons", size, "numbers above 0 and at most 1"))
 
 
 def _worsened(
@@ -222,7 +224,7 @@ def _damaged_texts(texts: TextInputs, sample: Mapping[str, NDArray[Any]], seed: 
 def _attacks(
     sitting: EvaluationContext,
     pictures: Images,
-    sizes: Sequence[float],
+    epsilons: Sequence[float],
     effort: AttackBudget,
     *,
     margin: float,
@@ -241,7 +243,7 @@ def _attacks(
     student = _attacked(sitting.student, pictures)
     teacher = _attacked(sitting.teacher, pictures) if sitting.teacher else None
     under = compare_attacks(
-        student, teacher, pictures, epsilons=tuple(sizes), effort=effort, margin=margin
+        student, teacher, pictures, epsilons=tuple(epsilons), effort=effort, margin=margin
     )
     nearest = compare_deepfool(student, teacher, pictures, draws=draws, seed=sitting.seed)
     return _Part(
@@ -265,7 +267,7 @@ def _attacked(side: EvaluatedModel, pictures: Images) -> AttackTarget:
 
 
 def _certified(
-    sitting: EvaluationContext, pictures: Images, sizes: tuple[float, ...], margin: float
+    sitting: EvaluationContext, pictures: Images, epsilons: tuple[float, ...], margin: float
 ) -> _Part:
     from limbeck.evaluate.robustness.certified import compare_certified
 
@@ -273,7 +275,7 @@ def _certified(
     if "student" not in sides:
         return _Part(notes=("The student has no twin in torch: no certificates.",))
     rows, findings, notes = compare_certified(
-        sides, pictures.pixels, pictures.labels, epsilons=sizes, margin=margin
+        sides, pictures.pixels, pictures.labels, epsilons=epsilons, margin=margin
     )
     return _Part(findings, notes, {"certified": rows})
 
@@ -307,8 +309,8 @@ def workload(
     sitting: EvaluationContext,
     *,
     parts: tuple[str, ...],
-    sizes: tuple[float, ...],
-    attacked: int,
+    epsilons: tuple[float, ...],
+    attack_samples: int,
     steps: int,
     restarts: int,
     queries: int,
@@ -322,10 +324,10 @@ def workload(
     worsened = (len(kinds) * len(SEVERITIES) + 1 + NOISE_DRAWS) * len(sitting.sample["labels"])
     predictions, gradients = worsened * ("corruption" in parts), 0
     if pictures and "attacks" in parts:
-        predictions += attacked * (queries + 3 * len(sizes))
-        gradients += attacked * (len(sizes) * (steps + 1) + restarts)
+        predictions += attack_samples * (queries + 3 * len(epsilons))
+        gradients += attack_samples * (len(epsilons) * (steps + 1) + restarts)
     if pictures and "certified" in parts:
-        gradients += attacked * BOUNDS
+        gradients += attack_samples * BOUNDS
     if pictures and "distances" in parts:
-        gradients += attacked * len(sitting.classes) // 3
+        gradients += attack_samples * len(sitting.classes) // 3
     return Workload(predictions=predictions, gradients=gradients)

@@ -74,7 +74,7 @@ def certified_margins(
         >>> model = nn.Linear(1, 2).requires_grad_(False)
         >>> _ = model.weight.copy_(torch.tensor([[1.0], [-1.0]])), model.bias.zero_()
         >>> one = np.full((1, 1), 0.5, dtype=np.float32)
-        >>> certified_margins(model, one, np.array([0]), size=0.2).round(3)
+        >>> certified_margins(model, one, np.array([0]), eps=0.2).round(3)
         array([0.6])
 
     Source: Gowal et al. 2018 (arXiv:1810.12715).

@@ -64,7 +64,7 @@ def corrupt_images(
 
     Example:
         >>> black = np.zeros((1, 1, 8, 8), dtype=np.float32)
-        >>> float(corrupt_pictures(black, "occlusion", severity=5).max())
+        >>> float(corrupt_images(black, "occlusion", severity=5).max())
         0.5
 
     Source: Hendrycks & Dietterich, ICLR 2019 (arXiv:1903.12261); the severities are limbeck's own.

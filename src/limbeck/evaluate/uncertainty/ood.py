@@ -69,9 +69,9 @@ def ood_images(
         Names and images as the models' inputs, of the same shape.
 
     Example:
-        >>> from limbeck.evaluate.context import Pixels
+        >>> from limbeck.evaluate.context import Normalization
         >>> black = np.zeros((1, 1, 2, 2))
-        >>> made = dict(pictures_outside(black, Pixels(mean=(0.0,), std=(1.0,)), seed=0))
+        >>> made = dict(ood_images(black, Normalization(mean=(0.0,), std=(1.0,)), seed=0))
         >>> {name: picture.max() for name, picture in made.items() if name != "noise"}
         {'shuffled pixels': np.float32(0.0), 'inverted': np.float32(1.0)}
     """

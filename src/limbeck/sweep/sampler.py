@@ -1,0 +1,13 @@
+"""The sampler names, in a module without heavy imports, for the command line's help."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Sampler(StrEnum):
+    """A sampler of the settings of the next trial."""
+
+    tpe = "tpe"
+    nsga2 = "nsga2"
+    grid = "grid"
