@@ -188,7 +188,7 @@ def _first_line(thing: Any) -> str:
 
 
 def _model_names() -> str:
-    from limbeck.models.build import names
+    from limbeck.models.spec import names
 
     known = ", ".join(f"`{name}`" for name in names("limbeck"))
     return (

@@ -19,8 +19,8 @@ from typing import Any
 def warm() -> None:
     """Import all that a run needs."""
     others = "accelerate.utils datasets onnxruntime.quantization sklearn.datasets"
-    ours = "cli data.load pipeline.runner pipeline.resolve pipeline.validate report.terminal"
-    stages = "distill export load quantize teach"
+    ours = "cli data.load pipeline.runner pipeline.load_recipe pipeline.validate report.verdict"
+    stages = "distill export load quantize train_teacher"
     for name in [
         *others.split(),
         "torchmetrics.classification",

@@ -132,7 +132,7 @@ def test_a_folder_is_complete_and_a_pipeline_predicts_as_the_onnx_file(kind, pre
             "text-classification", model=str(tmp_path / "hf"), truncation=True, top_k=None
         )
         found = classify(TEXTS, batch_size=3)
-    scores = [{one["labels"]: one["score"] for one in row} for row in found]
+    scores = [{one["label"]: one["score"] for one in row} for row in found]
     expected = torch.tensor(logits).softmax(-1)
     assert scores == [
         {

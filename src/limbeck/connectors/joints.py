@@ -157,7 +157,7 @@ def as_joint(module: nn.Module) -> PairConnector:
 
     Example:
         >>> as_joint(nn.Linear(3, 5))
-        StudentSide(
+        StudentConnector(
           (module): Linear(in_features=3, out_features=5, bias=True)
         )
     """

@@ -52,9 +52,9 @@ def _typed(value: object, info: ValidationInfo) -> object:
     """Parse a result as the type of its evaluation."""
     if isinstance(value, Result):
         return value
-    name = info.data.get("question")
+    name = info.data.get("evaluation")
     if name not in RESULTS.names():
-        raise ValueError(f"a result of a question that there is not: {name!r}")
+        raise ValueError(f"the result of an unknown evaluation: {name!r}")
     return RESULTS.load(name).model_validate(value)
 
 

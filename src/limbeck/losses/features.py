@@ -541,7 +541,7 @@ def review_kd(
     theirs = [teacher] if isinstance(teacher, Tensor) else list(teacher)
     if not ours or len(ours) != len(theirs):
         given = f"student {len(ours)}, teacher {len(theirs)}"
-        raise InputError(Problem("review_kd.teacher", given, "as many as the student, not 0"))
+        raise InputError(Problem("review_kd.teacher", given, "as many layers as the student"))
     for f, g in zip(ours, theirs, strict=True):
         check_maps(f, g, where="review_kd", alike="shape", axes=(2, 3, 4))
         if len(f) != len(ours[0]):

@@ -185,5 +185,5 @@ def names(source: str) -> list[str]:
         >>> "resnet20" in names("limbeck")
         True
     """
-    found: Source = SOURCES.load(source)
-    return found.names()
+    names: list[str] = SOURCES.load(source).names()
+    return names

@@ -102,7 +102,7 @@ def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
     Example:
         >>> term = Term("soft_target_kl", temperature=4)
         >>> [ready] = resolve([("objective.0", term)], outputs=["logits"])
-        >>> ready.name, ready.source, ready.weight, dict(ready.fixed)
+        >>> ready.name, ready.source, ready.weight, dict(ready.constant)
         ('soft_target_kl', 'logits', Constant(value=1.0), {'temperature': 4.0})
     """
     ready: list[ResolvedTerm] = []

@@ -188,12 +188,12 @@ def validate(content: object) -> Recipe:
             the fix.
 
     Example:
-        >>> validate({"name": "mine", "stages": [{"teech": {}}]})
+        >>> validate({"name": "mine", "stages": [{"distil": {}}]})
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: task: got 'nothing'; allowed: a value; field required
         data: got 'nothing'; allowed: a value; field required
-        stages.0: got 'teech'; allowed: ... did you mean "train_teacher"?
+        stages.0: got 'distil'; allowed: ... did you mean "distill"?
     """
     if not isinstance(content, Mapping):
         raise InputError(Problem("recipe", content, "a mapping, such as `name: digits`"))

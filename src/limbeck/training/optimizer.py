@@ -68,7 +68,7 @@ def rate(progress: float, settings: Training) -> float:
     """Compute the learning rate at a progress in [0, 1]: linear warm-up, then decay.
 
     Example:
-        >>> settings = Training(epochs=1, learning_rate=1.0, warmup=0.5, decay="linear")
+        >>> settings = Training(epochs=1, learning_rate=1.0, warmup_ratio=0.5, lr_schedule="linear")
         >>> [rate(progress, settings) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
     """

@@ -145,7 +145,7 @@ def pyramid(student, teacher):
     return value / total
 
 
-def review(student, teacher):
+def review_kd(student, teacher):
     if isinstance(student, tuple):
         return sum(pyramid(s, t) for s, t in zip(student, teacher, strict=True))
     return pyramid(student, teacher)

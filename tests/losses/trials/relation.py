@@ -125,7 +125,7 @@ def spatial_correlation(student, teacher, normalized=False):
     return np.mean(values)
 
 
-def flow(student, teacher):
+def fsp(student, teacher):
     def gram(early, late):
         early, late = smaller(early, late)
         places = early.shape[2] * early.shape[3]

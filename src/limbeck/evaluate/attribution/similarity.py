@@ -104,8 +104,8 @@ def most_attributed(maps: Array, there: Mask, *, share: float) -> Mask:
         share: The share of them that is marked; at least one.
 
     Example:
-        >>> most_attributed(np.array([[1.0, 3.0, -5.0, 9.0]]), np.array([[True, True, True, False]]),
-        ...           share=0.3)
+        >>> valid = np.array([[True, True, True, False]])
+        >>> most_attributed(np.array([[1.0, 3.0, -5.0, 9.0]]), valid, share=0.3)
         array([[False,  True, False, False]])
     """
     order = np.argsort(np.where(there, -maps, np.inf), axis=1, kind="stable")

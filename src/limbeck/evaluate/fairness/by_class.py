@@ -39,7 +39,7 @@ def head_tail_split(frequency: NDArray[np.int64]) -> HeadTailSplit:
 
     Example:
         >>> head_tail_split(np.array([100, 50, 10]))
-        Ends(rare=(2,), frequent=(0,), uneven=True)
+        HeadTailSplit(rare=(2,), frequent=(0,), uneven=True)
     """
     order = np.argsort(frequency, kind="stable")
     third = max(1, len(order) // 3)

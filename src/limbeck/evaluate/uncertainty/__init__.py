@@ -91,7 +91,7 @@ def evaluate(
     risk = resamples.paired(student.aurc, None if teacher is None else teacher.aurc)
     validation = _on_validation(sitting.student, sitting)
     handed, *deferrals = _deferrals((coverage, *COVERAGES), validation, student, teacher)
-    apart = tuple(_outside(sitting, ood_samples, draws=n_resamples))
+    apart = tuple(_ood(sitting, ood_samples, draws=n_resamples))
     return Uncertainty(
         comparisons=(
             *_errors_told(told, margin),
@@ -159,15 +159,15 @@ def _to_match(
     )
 
 
-def _outside(
-    sitting: EvaluationContext, outside: Batches | None, *, draws: int
+def _ood(
+    sitting: EvaluationContext, ood_samples: Batches | None, *, draws: int
 ) -> Iterator[OodDetection]:
     rows = sitting.sample["row"]
     inside = sitting.student_predictions.logits[rows]
     taught = (
         None if sitting.teacher_predictions is None else sitting.teacher_predictions.logits[rows]
     )
-    sets = _made(sitting) if outside is None else [("the samples given", outside)]
+    sets = _made(sitting) if ood_samples is None else [("the samples given", ood_samples)]
     for name, batches in sets:
         student = Logits(inside, _logits(sitting.student, batches, sitting))
         teacher = None
@@ -285,9 +285,9 @@ def _notes(
 
 
 def workload(
-    sitting: EvaluationContext, *, outside: Batches | None, **settings: object
+    sitting: EvaluationContext, *, ood_samples: Batches | None, **settings: object
 ) -> Workload:
     """Compute the workload: validation samples, OOD samples, and test samples not known."""
     made = 0 if sitting.normalization is None else 3 * len(sitting.sample["labels"])
-    given = made if outside is None else sum(map(_size, outside()))
+    given = made if ood_samples is None else sum(map(_size, ood_samples()))
     return Workload(predictions=sitting.to_answer + sitting.validation_size + given)
