@@ -228,9 +228,9 @@ TRIALS = {
         learned(losses.overhaul, overhaul, "margin", [-0.2, -1.0, 0.0], MAP),
     ],
     "review_kd": [
-        trial(losses.review_kd, review, shapes=((1, 5, 3), (1, 5, 3))),
-        trial(losses.review_kd, review, shapes=(LAYERS, LAYERS)),
-        trial(losses.review_kd, review, shapes=((3, 2), (3, 2))),
+        trial(losses.review_kd, review_kd, shapes=((1, 5, 3), (1, 5, 3))),
+        trial(losses.review_kd, review_kd, shapes=(LAYERS, LAYERS)),
+        trial(losses.review_kd, review_kd, shapes=((3, 2), (3, 2))),
     ],
     "variational_information": [
         trial(losses.variational_information, variational_information, variance=2.0),

@@ -182,7 +182,7 @@ TRIALS = {
         trial(losses.correlation_congruence, correlation_congruence, gamma=1.0, order=4),
         trial(losses.correlation_congruence, correlation_congruence, kernel="bilinear"),
     ],
-    "fsp": [trial(losses.fsp, flow, draw=two_layers)],
+    "fsp": [trial(losses.fsp, fsp, draw=two_layers)],
     "pkt": both(losses.pkt, pkt),
     "rkd_angle": [
         *both(angle_by_huber, rkd_angle),
