@@ -202,7 +202,7 @@ def _net_arguments() -> str:
     """Write what each net of limbeck takes, from its signature and docstring."""
     import importlib
 
-    from limbeck.models.build import OURS
+    from limbeck.models.arguments import OURS
     from limbeck.models.sources.limbeck import file_of_net, names
 
     rows = ["| net | argument | default | meaning |", "|-|-|-|-|"]

@@ -36,7 +36,7 @@ def copied(finished, tmp_path):
 
 
 def names(result):
-    return [one.question for one in result.evaluation.asked]
+    return [one.evaluation for one in result.evaluation.results]
 
 
 def test_a_run_asks_what_its_recipe_says(finished):
@@ -119,7 +119,7 @@ def test_an_evaluation_that_fails_is_recorded_and_the_others_go_on(copied, previ
     recipe = resolve("vision/digits", ["profile=smoke", f"stages.evaluate.evaluations={questions}"])
     result = run(recipe, out=copied, watch=Removing(previous, "examination"))
     [failed] = load_run(copied).evaluation.failed
-    assert failed.question == "cost"
+    assert failed.evaluation == "cost"
     assert str(previous) in failed.reason
     assert names(load_run(copied)) == names(result) == ["calibration"]
     assert "Failed: " in (copied / "report.html").read_text()

@@ -283,7 +283,7 @@ def test_without_a_twin_the_others_pictures_and_squares_are_left(honest, other):
         attacked(honest, TEST, twin=False), None, TEST, epsilons=(0.2,), effort=EFFORT, margin=0.02
     )
     assert alone.rows[-1].student.value < 0.5
-    assert alone.comparisons[0].verdict == "alone"
+    assert alone.comparisons[0].verdict == "no reference"
     assert "no twin" in found.comparisons[0].method
 
 

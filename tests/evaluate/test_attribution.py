@@ -179,7 +179,7 @@ def test_the_same_model_looks_at_the_same_places():
         assert each.overlap.value == pytest.approx(1)
         assert each.elsewhere < 0.99
     weight, steady = found.comparisons[-2:]
-    assert weight.verdict == steady.verdict == "kept"
+    assert weight.verdict == steady.verdict == "non-inferior"
     assert weight.student.value > 0
     # Of a linear model saliency is the same everywhere.
     assert steady.student.value == pytest.approx(1)
@@ -200,20 +200,20 @@ def test_models_that_share_nothing_are_not_alike():
 
 def test_without_a_twin_only_occlusion_is_had():
     whole = sitting(linear(), linear())
-    alone = replace(whole, student=replace(whole.student, twin=None))
+    alone = replace(whole, student=replace(whole.student, torch_model=None))
     found = evaluate(alone, n_resamples=20)
     assert [each.method for each in found.alignments] == ["occlusion"]
     assert any("The student has no gradients" in note for note in found.notes)
     assert [finding.name.split(",")[0] for finding in found.comparisons] == [
-        "Likeness of the maps of student and teacher",
-        "Weight of the places that a map marks",
+        "Attribution similarity of student and teacher",
+        "Deletion score",
     ]
 
 
 def test_without_a_teacher_there_is_nothing_to_be_like():
     found = evaluate(sitting(linear()), n_resamples=20)
     assert found.alignments == ()
-    assert found.comparisons[0].verdict == "alone"
+    assert found.comparisons[0].verdict == "no reference"
     assert found.images[0].teacher is None
 
 

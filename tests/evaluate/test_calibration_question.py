@@ -219,6 +219,6 @@ def test_without_a_teacher_and_with_an_unbounded_temperature_it_says_so():
     sure = dataclasses.replace(sitting.student, predictor=Sure())
     found = evaluate(dataclasses.replace(sitting, student=sure))
     assert found.teacher is None
-    assert {finding.verdict for finding in found.comparisons} == {"alone"}
+    assert {finding.verdict for finding in found.comparisons} == {"no reference"}
     assert found.student.scaled == found.student.shipped
     assert "No temperature was fitted to the student" in found.notes[0]

@@ -225,7 +225,7 @@ def test_one_sample_all_right_or_all_wrong(right):
     )
     assert [row.student.value for row in rows] == [right] * 5
     assert len(findings) == 2 + right  # nothing was kept of nothing
-    assert all(line.verdict == "alone" for line in findings)
+    assert all(line.verdict == "no reference" for line in findings)
 
 
 def test_the_variance_of_answers_is_that_of_numpy():
@@ -243,7 +243,7 @@ def test_the_variance_of_answers_is_that_of_numpy():
     np.testing.assert_allclose(found, expected)
 
 
-@pytest.mark.parametrize(("count", "verdict"), [(20, "open"), (2000, "kept")])
+@pytest.mark.parametrize(("count", "verdict"), [(20, "inconclusive"), (2000, "non-inferior")])
 def test_two_models_that_answer_alike_prove_little_on_few_samples(count, verdict):
     clean = np.random.default_rng(0).random((count, 1, 2, 2)).astype(np.float32)
     _, findings = compare_corruptions(

@@ -108,5 +108,5 @@ def test_a_student_without_a_file_is_said():
 
 
 def test_an_energy_is_said_in_a_unit_of_its_size(found):
-    [line] = [one.words for one in found.comparisons if one.name == "Energy of the training"]
+    [line] = [one.summary for one in found.comparisons if one.name == "Energy of the training"]
     assert line == "Energy of the training: the student's is 100 J, the teacher's 600 J."

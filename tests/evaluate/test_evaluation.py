@@ -32,13 +32,13 @@ def test_every_question_has_a_result_and_a_chapter():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_findings_are_whole(found, name):
-    [asked] = [one for one in found.asked if one.question == name]
+    [asked] = [one for one in found.results if one.evaluation == name]
     assert asked.comparisons or asked.notes
     for finding in asked.comparisons:
-        assert finding.how.endswith(".")
-        assert finding.words.endswith(".")
+        assert finding.method.endswith(".")
+        assert finding.summary.endswith(".")
         assert finding.margin >= 0
-        assert (finding.verdict == "alone") == (finding.difference is None)
+        assert (finding.verdict == "no reference") == (finding.difference is None)
 
 
 def test_it_comes_back_from_json(found):
@@ -48,7 +48,7 @@ def test_it_comes_back_from_json(found):
 def test_without_a_teacher_everything_stands_alone():
     sitting = contexts.digits(samples=40, max_samples=10, teacher=False)
     alone = evaluate(sitting, {name: BRIEF.get(name, {}) for name in NAMES})
-    assert {finding.verdict for finding in alone.comparisons} == {"alone"}
+    assert {finding.verdict for finding in alone.comparisons} == {"no reference"}
 
 
 def test_what_is_wrong_is_said_at_once():

@@ -86,7 +86,7 @@ def agreement(found, **which):
 def test_a_simple_victim_is_stolen_and_more_queries_steal_more(found):
     few = agreement(found, strategy="random", response_format="probabilities", queries=5)
     many = agreement(found, strategy="random", response_format="probabilities", queries=100)
-    assert found.chance < many
+    assert found.majority_baseline < many
     assert few < many
     assert many > 0.8
     assert len(found.scores) == 2 * (4 + 2)
@@ -99,7 +99,7 @@ def test_findings_hold_student_and_teacher_beside_each_other(found):
     told = [finding for finding in found.comparisons if "queries" in finding.name]
     assert len(told) == 3
     for finding in told:
-        assert finding.better == "lower"
+        assert finding.direction == "lower"
         difference = finding.student.value - finding.teacher.value
         assert finding.difference.value == pytest.approx(difference)
     assert found.comparisons[-1].name.startswith("Detection of the thief")
@@ -127,8 +127,8 @@ def test_noise_is_caught_and_honest_inputs_are_not(found):
     assert set(auc) == set(attacker.STRATEGIES)
     assert 0.3 < auc["random"] < 0.7
     for each in found.detection:
-        assert each.false_alarms[0] == each.caught[0] == 0 or each.caught[0] > 0
-        assert list(each.false_alarms) == sorted(each.false_alarms)
+        assert each.false_positive_rate[0] == each.caught[0] == 0 or each.caught[0] > 0
+        assert list(each.false_positive_rate) == sorted(each.false_positive_rate)
         assert list(each.caught) == sorted(each.caught)
         assert 0 <= each.flagged_honest < 0.3
 
@@ -138,7 +138,8 @@ def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
         reached = [
             theft.queries
             for theft in found.scores
-            if theft.form == cost.form and theft.agreement.value >= cost.agreement
+            if theft.response_format == cost.response_format
+            and theft.agreement.value >= cost.agreement
         ]
         assert cost.queries == min(reached, default=None)
         assert cost.price == (cost.queries and cost.queries * found.price)
@@ -309,7 +310,7 @@ def test_texts_are_stolen_by_their_tokens():
         agreement(found, strategy="random", response_format="probabilities", queries=100)
         > found.majority_baseline
     )
-    assert found.comparisons[0].verdict == "alone"
+    assert found.comparisons[0].verdict == "no reference"
 
 
 @pytest.mark.usefixtures("quick")

@@ -255,10 +255,10 @@ def test_what_it_cannot_do_it_says():
         def predict(self, batch):
             return {"logits": np.eye(10)[np.asarray(batch["labels"])]}
 
-    sitting = dataclasses.replace(digits(teacher=False), pixels=None)
+    sitting = dataclasses.replace(digits(teacher=False), normalization=None)
     sure = dataclasses.replace(sitting.student, predictor=Right())
     found = evaluate(dataclasses.replace(sitting, student=sure), n_resamples=20)
-    assert [finding.name for finding in found.comparisons] == ["Risk over all coverages"]
+    assert [finding.name for finding in found.comparisons] == ["AURC"]
     assert found.ood == ()
     assert found.to_match is None
     assert found.student.entropy.mean_wrong is None

@@ -13,8 +13,9 @@ from limbeck.core.files import WriteError
 from limbeck.errors import InputError
 from limbeck.export.huggingface import image_processor, make_tokenizer, to_folder
 from limbeck.export.invariance import check_invariance
-from limbeck.export.onnx import quiet, to_onnx
+from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.export.quiet import quiet
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.text_classification import TextClassification
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from limbeck.export import slim
-from limbeck.export.onnx import quiet
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.export.quiet import quiet
 
 
 def branching() -> onnx.ModelProto:

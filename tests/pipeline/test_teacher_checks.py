@@ -18,7 +18,7 @@ from torch import nn
 from limbeck.errors import InputError
 from limbeck.evaluate.chance import ChanceTest, chance_test
 from limbeck.export.predictor import Predictions
-from limbeck.models.adapt import check_output_type
+from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.candidate import Artefact, Candidate, Record
 from limbeck.pipeline.dry_run import dry_run
 from limbeck.pipeline.progress import NullReporter

@@ -54,7 +54,7 @@ def test_files_of_equal_size_stand_together_best_first(runs):
     equal, order = comparable_runs(runs)
     assert equal.title.startswith("At equal size")
     assert [row[0] for row in equal.rows] == ["two", "three", "one"]
-    assert [row[6] for row in equal.rows] == ["best", "not told apart", "worse"]
+    assert [row[6] for row in equal.rows] == ["best", "no significant difference", "worse"]
     assert [row[0] for row in order.rows] == ["two", "one"]
     assert "another order" in order.title
 
@@ -86,7 +86,7 @@ def test_both_writings_of_a_comparison_show_the_groups(runs):
     for written in (text, page):
         assert "At equal size" in written
         assert "another order" in written
-        assert "not told apart" in written
+        assert "no significant difference" in written
 
 
 def test_two_files_are_compared_on_the_same_samples(runs):

@@ -21,7 +21,7 @@ def without(result: RunResult, **changes: object) -> RunResult:
     [
         ({"peak_memory_bytes": 0}, "Faster", "memory"),
         ({"latency": ()}, "Faster", "latency"),
-        ({"energy": None}, "Greener", "energy of an answer"),
+        ({"energy": None}, "Greener", "energy per inference"),
     ],
 )
 def test_a_saving_without_its_other_half_is_named(digits, changes, claim, words):
@@ -47,7 +47,7 @@ def test_a_teacher_that_is_not_known_is_named(digits, minimal):
 
 def test_the_page_says_what_it_cannot_claim(digits):
     page = render_page(without(digits, peak_memory_bytes=0))
-    assert "What this page cannot claim" in page
+    assert "Limitations" in page
     assert "may have grown" in page
 
 

@@ -183,7 +183,7 @@ def test_notes_and_disagreements_are_shown(digits: RunResult, texts: RunResult) 
 
 
 def test_energy_is_called_estimated(digits: RunResult) -> None:
-    assert "Energy an answer, estimated" in Outline(render_page(digits)).text
+    assert "Energy per inference, estimated" in Outline(render_page(digits)).text
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

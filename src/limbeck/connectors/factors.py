@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.connectors.features import Normalize, channels, check_pair, mix
 from limbeck.connectors.joints import ConnectorOutput, PairConnector
-from limbeck.core.numeric import is_positive
+from limbeck.core.numbers import is_positive
 from limbeck.errors import InputError, Problem
 
 _RATE = 0.5

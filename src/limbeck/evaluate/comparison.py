@@ -7,7 +7,7 @@ from typing import Literal
 from limbeck.core.measurement import Interval, Result
 
 Direction = Literal["higher", "lower"]
-Verdict = Literal["improved", "kept", "lost", "open", "alone"]
+Verdict = Literal["better", "non-inferior", "worse", "inconclusive", "no reference"]
 Unit = Literal["share", "nats", "joules", "number", "bytes", "milliseconds", "grams"]
 
 
@@ -64,16 +64,16 @@ def classify(difference: Estimate | None, *, direction: Direction, margin: float
         'kept'
     """
     if difference is None:
-        return "alone"
+        return "no reference"
     interval = difference.interval
     low, high = (interval.low, interval.high) if interval else (difference.value,) * 2
     if direction == "lower":
         low, high = -high, -low
     if low > 0:
-        return "improved"
+        return "better"
     if low >= -margin:
-        return "kept"
-    return "lost" if high < 0 else "open"
+        return "non-inferior"
+    return "worse" if high < 0 else "inconclusive"
 
 
 def compare(
@@ -120,10 +120,10 @@ def compare(
 
 
 VERDICT_PHRASES = {
-    "improved": "is better than the teacher's",
-    "kept": "was kept",
-    "lost": "is worse than the teacher's",
-    "open": "cannot be told from so few samples",
+    "better": "is better than the teacher's",
+    "non-inferior": "is non-inferior to the teacher's",
+    "worse": "is worse than the teacher's",
+    "inconclusive": "is inconclusive: too few samples",
 }
 UNIT_FORMATS: dict[Unit, tuple[float, str, str]] = {
     "share": (100, ".1f", " %"),

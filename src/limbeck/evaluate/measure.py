@@ -25,8 +25,8 @@ from limbeck.core.imports import available, require
 from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
 from limbeck.evaluate.costs import Cost, Energy, Latency
 from limbeck.evaluate.hardware import describe
-from limbeck.export.onnx import quiet
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.export.quiet import quiet
 
 BLOCKS = 10
 """Number of consecutive blocks of rounds, which show how a ratio varies."""

@@ -16,7 +16,7 @@ from limbeck.core.files import WriteError, write_bytes
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
 from limbeck.export import slim
-from limbeck.export.onnx import quiet
+from limbeck.export.quiet import quiet
 from limbeck.export.reading import read_model
 
 INPUTS = {"image": "pixel_values"}

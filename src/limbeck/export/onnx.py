@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +20,7 @@ from limbeck.core.files import replacing, write_bytes
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
 from limbeck.export.predictor import Runnable
+from limbeck.export.quiet import quiet
 from limbeck.export.reading import LARGEST, read_model
 
 if TYPE_CHECKING:
@@ -310,30 +307,3 @@ def _shared(listed: Callable[..., Any]) -> Callable[..., Any]:
         return registry
 
     return from_torchlib
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress prints, warnings and log records inside the block; exceptions pass.
-
-    Example:
-        >>> with quiet():
-        ...     print("step 3 of 17")
-    """
-    # `logging.warning` installs a permanent handler on a bare root logger; this one prevents that.
-    guard = logging.NullHandler()
-    root = logging.getLogger()
-    before = root.manager.disable
-    root.addHandler(guard)
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(guard)

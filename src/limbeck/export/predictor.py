@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.reading import check_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Runnable(Protocol):

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from limbeck.core.numeric import is_number, is_positive, precise_pair
+from limbeck.core.numbers import is_number, is_positive
+from limbeck.core.numeric import precise_pair
 from limbeck.errors import InputError, Problem
 
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from limbeck.core.numeric import is_number, precise
+from limbeck.core.numbers import is_number
+from limbeck.core.numeric import precise
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import (
     check_labels,

@@ -11,7 +11,7 @@ from typing import get_args
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from limbeck.core.numeric import is_positive, is_whole
+from limbeck.core.numbers import is_positive, is_whole
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.losses._fused import Reduction, Work, product_type
 from limbeck.losses._fused_operation import whole

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from limbeck.core.numeric import is_number
+from limbeck.core.numbers import is_number
 from limbeck.errors import InputError, Problem, did_you_mean
 
 

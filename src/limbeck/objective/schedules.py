@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from limbeck.core.numeric import is_number
+from limbeck.core.numbers import is_number
 from limbeck.errors import InputError, Problem, did_you_mean
 
 

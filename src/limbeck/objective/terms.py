@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.connectors import BUILDERS
-from limbeck.core.numeric import is_number
+from limbeck.core.numbers import is_number
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.objective import element_weights, schedules
 from limbeck.objective.element_weights import PerUnit

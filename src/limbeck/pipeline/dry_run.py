@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from limbeck.errors import InputError, LimbeckError, Problem, gathering
-from limbeck.models.adapt import check_output_type
 from limbeck.models.normal_form import check_copies
+from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.stage_order import loads_teacher
 from limbeck.pipeline.statements import hold, trains_teacher

@@ -185,7 +185,7 @@ def _negative(result: RunResult) -> Iterator[str]:
         if not check.met:
             yield f"The budget's {check.name} was missed: {check.measured:.6g} {check.unit}."
     for finding in result.evaluation.comparisons if result.evaluation else ():
-        if finding.verdict == "lost":
+        if finding.verdict == "worse":
             yield finding.summary
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.imports import require
-from limbeck.core.numeric import is_number, is_positive
+from limbeck.core.numbers import is_number, is_positive
 from limbeck.data.preprocess import ImagePreprocess, TablePreprocess, TextPreprocess
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.models.build import states

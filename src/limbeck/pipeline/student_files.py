@@ -18,8 +18,8 @@ from limbeck.data.tokenizers import folder_of
 from limbeck.errors import InputError, Problem
 from limbeck.export.huggingface import image_processor, make_tokenizer, to_folder
 from limbeck.export.invariance import compare
-from limbeck.export.onnx import quiet
 from limbeck.export.predictor import TorchPredictor
+from limbeck.export.quiet import quiet
 from limbeck.export.standalone import changed_architecture, check_standalone
 from limbeck.models.build import architecture, modules
 from limbeck.report.usage import loading_code

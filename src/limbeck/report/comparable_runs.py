@@ -171,4 +171,4 @@ def _written(gap: Summary | None) -> str:
 def _told(gap: Summary) -> str:
     if gap.interval is None:
         return "one seed cannot tell"
-    return "worse" if gap.interval.high < 0 else "not told apart"
+    return "worse" if gap.interval.high < 0 else "no significant difference"

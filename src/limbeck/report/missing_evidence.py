@@ -26,7 +26,7 @@ def _savings(result: RunResult) -> Iterator[tuple[str, str]]:
     if shipped is None or not shipped.cost.peak_memory_bytes:
         yield "Faster", "the memory it takes was not measured, and may have grown."
     if shipped is None or shipped.cost.energy is None:
-        yield "Greener", "the energy of an answer was not measured."
+        yield "Greener", "the energy per inference was not measured."
     if not any(one.name.startswith("Energy of the training") for one in _findings(result)):
         yield "Greener", "what the training spent is not set beside what answers save."
 

@@ -17,11 +17,11 @@ SECTIONS = Registry(
 """Functions that draw the result of an evaluation, by its name."""
 
 SIGNS: dict[Verdict, tuple[str, str]] = {
-    "improved": ("▲", "improved"),
-    "kept": ("✓", "kept"),
-    "lost": ("▼", "lost"),
-    "open": ("?", "open"),
-    "alone": ("·", "no comparison"),
+    "better": ("▲", "better"),
+    "non-inferior": ("✓", "non-inferior"),
+    "worse": ("▼", "worse"),
+    "inconclusive": ("?", "inconclusive"),
+    "no reference": ("·", "no comparison"),
 }
 
 

@@ -43,16 +43,20 @@ def quality(result: RunResult) -> Table:
         _row(
             "… 95 % interval (Wilson)", shown, lambda m: fmt.percent_interval(m.accuracy.interval)
         ),
-        _row("Right answers", shown, lambda m: f"{m.accuracy.correct:,} of {m.accuracy.total:,}"),
+        _row(
+            "Correct predictions",
+            shown,
+            lambda m: f"{m.accuracy.correct:,} of {m.accuracy.total:,}",
+        ),
         _row("Validation accuracy", shown, lambda m: fmt.percent(m.validation_accuracy)),
-        _fidelity("Same answer as the teacher", shown, lambda f: fmt.percent(f.agreement)),
+        _fidelity("Agreement with the teacher", shown, lambda f: fmt.percent(f.agreement)),
         _fidelity("… 95 % interval (Wilson)", shown, lambda f: fmt.percent_interval(f.interval)),
         _fidelity("KL(teacher ‖ it), nats", shown, lambda f: fmt.number(f.kl)),
         _row("Calibration error (ECE)", shown, lambda m: fmt.percent(m.calibration.ece)),
         _row("Negative log-likelihood", shown, lambda m: fmt.number(m.calibration.nll)),
     ]
     caption = f"Each artefact of seed {result.seeds[0]} as it was exported, on the test split."
-    return _table("What each artefact knows", caption, shown, rows)
+    return _table("Quality of each artefact", caption, shown, rows)
 
 
 def _fidelity(name: str, shown: Sequence[Link], cell: Callable[[Fidelity], str]) -> Row:
@@ -66,19 +70,19 @@ def cost(result: RunResult) -> Table:
         _row("Size on disk", shown, lambda m: f"{fmt.size(m.cost.size_bytes)}"),
         _row("Bytes", shown, lambda m: fmt.integer(m.cost.size_bytes)),
         _row("Parameters", shown, lambda m: fmt.integer(m.cost.parameters)),
-        _row("Operations an answer", shown, lambda m: fmt.operations(m.cost.flops)),
+        _row("FLOPs per inference", shown, lambda m: fmt.operations(m.cost.flops)),
         *_latencies(shown),
         _row(_throughput_name(shown), shown, lambda m: fmt.significant(m.cost.throughput)),
         _row("Peak memory", shown, lambda m: fmt.size(m.cost.peak_memory_bytes)),
         _row(_energy_name(shown), shown, _energy),
-        _row("CO₂ an answer, estimated", shown, _carbon),
+        _row("CO₂ per inference, estimated", shown, _carbon),
     ]
     caption = (
         f"Each artefact of seed {result.seeds[0]} as it was exported; latencies at batch 1 after "
         "warm-up, the artefacts in turn so that a busy machine is unfair to none. A multiply-add "
         f"counts as two operations. {_energy_sources(shown)}"
     ).rstrip()
-    return _table("What each artefact costs", caption, shown, rows)
+    return _table("Cost of each artefact", caption, shown, rows)
 
 
 def _latencies(shown: Sequence[Link]) -> list[Row]:
@@ -102,14 +106,14 @@ def _percentile(
 def _throughput_name(shown: Sequence[Link]) -> str:
     """Write the name of the throughput, samples per second, with its batch size."""
     batches = sorted({m.cost.throughput_batch for link in shown if (m := first(link))})
-    return f"Samples a second, batch {' or '.join(map(str, batches))}"
+    return f"Samples per second, batch {' or '.join(map(str, batches))}"
 
 
 def _energy_name(shown: Sequence[Link]) -> str:
     """Write the name of the energy row: "measured" only if every figure is."""
     sources = [m.cost.energy.source for link in shown if (m := first(link)) and m.cost.energy]
     measured = bool(sources) and all(source.startswith("measured") for source in sources)
-    return f"Energy an answer, {'measured' if measured else 'estimated'}"
+    return f"Energy per inference, {'measured' if measured else 'estimated'}"
 
 
 def _energy_sources(shown: Sequence[Link]) -> str:
@@ -137,7 +141,7 @@ def parity(result: RunResult) -> Table:
         _parity("Mean difference", shown, lambda p: fmt.number(p.mean_abs_difference)),
         _parity("Tolerance", shown, lambda p: fmt.trim(fmt.number(p.tolerance))),
         _parity("Within the tolerance", shown, lambda p: "yes" if p.within else "NO"),
-        _parity("Same top answer", shown, lambda p: fmt.percent(p.agreement)),
+        _parity("Top-1 agreement", shown, lambda p: fmt.percent(p.agreement)),
         _parity("Samples", shown, lambda p: fmt.integer(p.samples)),
     ]
     caption = (
@@ -160,7 +164,7 @@ def seeds(result: RunResult) -> Table:
     ]
     rows.append(Row("Mean", tuple(fmt.percent(link.accuracy.mean) for link in shown)))
     rows.append(Row("95 % interval", tuple(_over_seeds(link) for link in shown)))
-    rows.append(Row("Time a seed", tuple(fmt.duration(link.seconds.mean) for link in shown)))
+    rows.append(Row("Time per seed", tuple(fmt.duration(link.seconds.mean) for link in shown)))
     caption = "Test accuracy of each exported artefact; the interval is Student's over seeds."
     return _table("Every seed", caption, shown, rows)
 

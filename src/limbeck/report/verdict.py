@@ -373,16 +373,14 @@ def _latency(found: Figures) -> Number:
 
 def _labels_alone(result: RunResult) -> Number:
     if result.comparison is None:
-        return Number(
-            "Gain over labels alone", fmt.MISSING, ("no student was trained on labels alone",)
-        )
+        return Number("Distillation gain", fmt.MISSING, ("no student was trained on labels alone",))
     difference = result.comparison.difference
     if difference.interval is None:
         detail = "one seed: no interval is possible"
     else:
         interval = fmt.points_interval(difference.interval)
         detail = f"mean of {fmt.plural(len(difference.values), 'seed')}, 95 % interval {interval}"
-    return Number("Gain over labels alone", fmt.points(difference.mean), (detail,))
+    return Number("Distillation gain", fmt.points(difference.mean), (detail,))
 
 
 def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = None) -> list[str]:
@@ -430,7 +428,7 @@ def _unfinished(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-SIGNS = {"improved": "+", "kept": "=", "lost": "-", "open": "?", "alone": " "}
+SIGNS = {"better": "+", "non-inferior": "=", "worse": "-", "inconclusive": "?", "no reference": " "}
 
 
 def finding_lines(found: Evaluation) -> list[str]:

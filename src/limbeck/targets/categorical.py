@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from limbeck.core.numeric import is_whole, precise
+from limbeck.core.numbers import is_whole
+from limbeck.core.numeric import precise
 from limbeck.errors import InputError, Problem, did_you_mean
 
 Rows: TypeAlias = slice | Tensor

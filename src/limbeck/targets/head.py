@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from limbeck.core.numeric import is_positive, without_autocast
+from limbeck.core.numbers import is_positive
+from limbeck.core.numeric import without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.targets.categorical import DenseTargets, Rows
 

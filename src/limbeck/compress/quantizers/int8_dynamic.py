@@ -14,7 +14,7 @@ from limbeck.compress import onnx_weights as records
 from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.compress.onnx_weights import not_matrices, separate_weights
 from limbeck.export import slim
-from limbeck.export.onnx import quiet
+from limbeck.export.quiet import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

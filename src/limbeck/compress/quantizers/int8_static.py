@@ -16,8 +16,8 @@ from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.compress.onnx_weights import not_matrices, separate_weights
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export import slim
-from limbeck.export.onnx import quiet
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.export.quiet import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -240,7 +240,7 @@ def aligned(alignments: Sequence[Alignment], share: float) -> list[MetricCompari
     source = {"occlusion": "of the files that ship"}
     return [
         compare(
-            f"Likeness of the maps of student and teacher, {METHODS[each.method]}",
+            f"Attribution similarity of student and teacher, {METHODS[each.method]}",
             unit="number",
             direction="higher",
             student=each.cosine,
@@ -278,7 +278,7 @@ def removed(
         )
     made = "" if method == "occlusion" else ", made with gradients in torch"
     return _compared(
-        "Weight of the places that a map marks",
+        "Deletion score",
         falls,
         resamples,
         unit="share",

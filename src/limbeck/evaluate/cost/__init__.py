@@ -125,15 +125,15 @@ def _findings(
         _compared("Size of the file", "bytes", found, lambda one: one.size_bytes, noise=0.0,
                   how="Bytes of the file that ships."),
         _compared("Latency", "milliseconds", found, lambda one: one.latency[0].p50,
-                  how="Median of an answer at batch 1 on one thread, the files in turn."),
+                  how="Median of an inference at batch 1 on one thread, the files in turn."),
         _compared("Peak memory", "bytes", found, lambda one: one.peak_memory_bytes,
                   how="Peak of a process of its own that loads the file and answers."),
     ]  # fmt: skip
     if all(one.energy is not None for one in found.values()):
         source = next(one.energy.source for one in found.values() if one.energy)
         shown += [
-            _compared("Energy of an answer", "joules", found, _joules, how=source),
-            _compared("Carbon of an answer", "grams", found, _grams, how=source),
+            _compared("Energy per inference", "joules", found, _joules, how=source),
+            _compared("Carbon per inference", "grams", found, _grams, how=source),
         ]
     if "student" in training:
         own = Estimate(value=training["student"])

@@ -13,9 +13,7 @@ from limbeck.evaluate.section import BOTH, SectionContent
 def section(found: Cost) -> SectionContent:
     """Compare the cost of training with that of inference, and an update with its alternatives."""
     tables = [table for table in (_life(found), _updates(found)) if table.rows]
-    return SectionContent(
-        "What does it cost, and when does it pay?", _lead(found), tables=tuple(tables)
-    )
+    return SectionContent("Cost and break-even", _lead(found), tables=tuple(tables))
 
 
 def _lead(found: Cost) -> str:
@@ -34,13 +32,13 @@ def _life(found: Cost) -> Table:
     rows = [
         Row("Energy of the training, estimated", _of(found.training, fmt.joules)),
         Row("CO₂ of the training, estimated", _of(found.grams, fmt.grams)),
-        Row("Answers a milliwatt hour", _of(found.inferences_per_mwh, fmt.significant)),
+        Row("Inferences per milliwatt hour", _of(found.inferences_per_mwh, fmt.significant)),
     ]
     caption = (
         f"Energy of answers: {found.grid or 'not measured'}. Of the training: seconds of the "
         "stages on one core, at 10 W a core and 475 g CO₂ a kWh (IEA, world average of 2019)."
     )
-    return Table("From the first epoch to the last answer", caption, BOTH, tuple(rows))
+    return Table("Life-cycle energy", caption, BOTH, tuple(rows))
 
 
 def _of(values: dict[str, float], written: Callable[[float], str]) -> tuple[str, ...]:
@@ -58,4 +56,4 @@ def _updates(found: Cost) -> Table:
         "in from the file that devices hold (bsdiff, where that file was given), or soft labels of "
         "public samples in half precision, from which the device distils by itself."
     )
-    return Table("An update over the air", caption, (Column("bytes", "student"),), rows)
+    return Table("Size of an update", caption, (Column("bytes", "student"),), rows)

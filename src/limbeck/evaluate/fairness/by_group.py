@@ -175,14 +175,16 @@ def odds_difference(rates: Rates) -> Array:
     return np.fmax(spread(rates.true_positive_rate), spread(rates.false_positive_rate))
 
 
-InheritanceOutcome = Literal["none", "inherited", "amplified", "lessened", "reversed", "open"]
+InheritanceOutcome = Literal[
+    "none", "inherited", "amplified", "lessened", "reversed", "inconclusive"
+]
 OUTCOME_PHRASES: dict[InheritanceOutcome, str] = {
     "none": "the teacher makes no clear difference between the two, so there is none to inherit",
     "inherited": "the student has inherited the gap",
     "amplified": "the student has inherited the gap and made it larger",
     "lessened": "the student has made the gap smaller",
     "reversed": "the student has turned the gap round",
-    "open": "there are too few samples to tell what became of the gap",
+    "inconclusive": "there are too few samples to tell what became of the gap",
 }
 
 
@@ -269,7 +271,7 @@ def inheritance_outcome(
         return "amplified"
     if _high(amplification) < 0:
         return "lessened"
-    return "inherited" if _low(student) > 0 else "open"
+    return "inherited" if _low(student) > 0 else "inconclusive"
 
 
 def _low(found: Estimate) -> float:

@@ -86,4 +86,4 @@ def _partings(partings: Sequence[Disagreement]) -> Table:
         for one in partings
     )
     caption = "What the teacher answers and the student instead, the most frequent first."
-    return Table("Where they part", caption, columns, rows)
+    return Table("Most frequent disagreements", caption, columns, rows)

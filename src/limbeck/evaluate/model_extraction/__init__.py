@@ -160,7 +160,7 @@ def _stolen(victims: Sequence[Victim], robberies: ExtractionRuns) -> list[Metric
         beside = shares(student, teacher[0] if teacher else None)
         findings.append(
             compare(
-                f"Agreement of a thief after {most} queries, told {tells}",
+                f"Extraction fidelity, {most} queries, {tells}",
                 unit="share",
                 direction="lower",
                 margin=MARGIN,

@@ -114,7 +114,7 @@ def _detection(detection: Sequence[Detection]) -> Table:
         for one in detection
     )
     caption = "Queries told from honest ones by their distance and the entropy of the answer."
-    return Table("Can the thief be seen?", caption, columns, rows)
+    return Table("Attacker detection", caption, columns, rows)
 
 
 def _costs(costs: Sequence[ExtractionCost], price: float) -> Table:
@@ -129,4 +129,4 @@ def _costs(costs: Sequence[ExtractionCost], price: float) -> Table:
         )
         for one in costs
     )
-    return Table("What theft costs", f"At {price:g} a query.", columns, rows)
+    return Table("Extraction cost", f"At {price:g} a query.", columns, rows)

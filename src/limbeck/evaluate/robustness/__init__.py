@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from limbeck.core.imports import available
 from limbeck.core.measurement import Result
-from limbeck.core.numeric import is_positive, is_whole
+from limbeck.core.numbers import is_positive, is_whole
 from limbeck.errors import InputError, Problem, check_choice
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.comparison import MetricComparison
 from limbeck.evaluate.context import Workload
-from limbeck.evaluate.robustness.attack_report import AttackRow, Example
-from limbeck.evaluate.robustness.certified import CertifiedRow, Distances
 from limbeck.evaluate.robustness.corruptions import (
     PICTURES,
     SEVERITIES,
@@ -28,6 +26,7 @@ from limbeck.evaluate.robustness.corruptions import (
     corrupt_images,
     corrupt_texts,
 )
+from limbeck.evaluate.robustness.rows import AttackRow, CertifiedRow, Distances, Example
 
 if TYPE_CHECKING:
     from limbeck.evaluate.context import EvaluatedModel, EvaluationContext, TextInputs

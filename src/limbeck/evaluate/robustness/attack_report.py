@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.core.measurement import Result
 from limbeck.evaluate.attribution.explained import shown as drawn
 from limbeck.evaluate.bootstrap import Resamples, Statistic, paired_difference, shares
 from limbeck.evaluate.comparison import Estimate, MetricComparison, compare
@@ -22,55 +20,7 @@ from limbeck.evaluate.robustness.attacks import (
     zero_gradients,
 )
 from limbeck.evaluate.robustness.images import Floats, Images, PixelModel, Shown
-
-Attack = Literal["fgsm", "pgd", "transfer", "gradients", "strongest"]
-
-
-class AttackRow(Result):
-    """The robust accuracy under one attack of one size; None where the attack could not run.
-
-    Attributes:
-        attack: `fgsm`; `pgd` on cross-entropy; `transfer`, PGD made on the other model;
-            `gradients`, the worst case per image of these and of PGD on the margin; `strongest`,
-            the worst case of all, including an attack without gradients. The last two count an
-            image that a smaller size broke as broken.
-        eps: The L-infinity perturbation size.
-        student: The student's accuracy.
-        teacher: The teacher's.
-    """
-
-    attack: Attack
-    eps: float
-    student: Estimate | None
-    teacher: Estimate | None
-
-
-class Example(Result):
-    """An image before and after an attack on the student; PNG in base64.
-
-    Attributes:
-        label: The label, which was predicted before the attack.
-        answer: The student's prediction after it.
-        eps: The L-infinity perturbation size.
-        before: The image.
-        after: The perturbed image.
-    """
-
-    label: str
-    answer: str
-    eps: float
-    before: str
-    after: str
-
-
-def in_255ths(size: float) -> str:
-    """Return a perturbation size in 255ths, as in the literature.
-
-    Example:
-        >>> in_255ths(8 / 255), in_255ths(0.1)
-        ('8/255', '25.5/255')
-    """
-    return f"{size * 255:.3g}/255"
+from limbeck.evaluate.robustness.rows import Attack, AttackRow, Example, in_255ths
 
 
 def median_of(values: NDArray[np.float64]) -> Statistic:
@@ -567,7 +517,7 @@ def _finding(
         else "The student has no twin: it was tried with the teacher's pictures and random squares"
     )
     return compare(
-        f"Accuracy under the strongest attack, {in_255ths(student.eps)}",
+        f"Robust accuracy (L∞, ε = {in_255ths(student.eps)})",
         unit="share",
         direction="higher",
         margin=margin,

@@ -11,29 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from limbeck.core.measurement import Result
 from limbeck.evaluate.bootstrap import Resamples, shares
-from limbeck.evaluate.comparison import Estimate, MetricComparison, compare
-from limbeck.evaluate.robustness.attack_report import in_255ths, median_of
+from limbeck.evaluate.comparison import MetricComparison, compare
+from limbeck.evaluate.robustness.attack_report import median_of
 from limbeck.evaluate.robustness.bound_functions import propagate, trace
 from limbeck.evaluate.robustness.bounds import UNIT, Bounds, NoBoundsError
-
-
-class CertifiedRow(Result):
-    """The certified accuracy at one perturbation size."""
-
-    eps: float
-    student: Estimate
-    teacher: Estimate | None
-
-
-class Distances(Result):
-    """Quantiles of the distance to the decision boundary, L2 in pixels from 0 to 1."""
-
-    levels: tuple[float, ...]
-    student: tuple[float, ...]
-    teacher: tuple[float, ...] | None
-
+from limbeck.evaluate.robustness.rows import CertifiedRow, Distances, in_255ths
 
 BATCH = 50
 """Batch size in images."""

@@ -10,7 +10,7 @@ from limbeck.display.blocks import Panel, Row, Table, percent_tick
 from limbeck.display.charts import lines
 from limbeck.evaluate.comparison import Estimate
 from limbeck.evaluate.robustness import Robustness
-from limbeck.evaluate.robustness.attack_report import in_255ths
+from limbeck.evaluate.robustness.rows import in_255ths
 from limbeck.evaluate.section import BOTH, Points, Sample, SectionContent, both, pair
 
 NAMES = {
@@ -56,8 +56,8 @@ def _attacks(found: Robustness) -> Panel | None:
     rows = [row for row in found.attacks if row.attack == "strongest"]
     if not rows:
         return None
-    title = "Accuracy under the strongest attack"
-    said = "Share of right answers after the strongest attack of each size."
+    title = "Robust accuracy (L∞)"
+    said = "Accuracy under the strongest attack of each size."
     drawn = lines(
         both(
             _points((255 * row.eps, row.student) for row in rows),
@@ -111,7 +111,7 @@ def _by_damage(found: Robustness) -> Table:
         Row(f"{row.kind.capitalize()}, severity {row.severity}", pair(row.student, row.teacher))
         for row in found.corruptions
     )
-    return Table("Every kind of damage", "Accuracy on worsened samples.", BOTH, rows)
+    return Table("Corruption robustness", "Accuracy on corrupted samples.", BOTH, rows)
 
 
 def _certain(found: Robustness) -> Table:
@@ -123,7 +123,7 @@ def _certain(found: Robustness) -> Table:
         "Share of pictures answered rightly whatever is done to them within the size, proven by "
         "interval bounds on the model in torch; the true share is no lower."
     )
-    return Table("What is certain", caption, BOTH, rows)
+    return Table("Certified accuracy", caption, BOTH, rows)
 
 
 def _samples(found: Robustness) -> Iterator[Sample]:

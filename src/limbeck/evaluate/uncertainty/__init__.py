@@ -213,7 +213,7 @@ def _errors_told(told: PairedEstimate, margin: float) -> Iterator[MetricComparis
     # Without errors of the teacher there is no reference.
     alone = told.teacher is None or math.isnan(told.teacher.value)
     yield compare(
-        "Errors told from right answers",
+        "Failure-detection AUROC",
         unit="share",
         direction="higher",
         student=told.student,
@@ -227,7 +227,7 @@ def _errors_told(told: PairedEstimate, margin: float) -> Iterator[MetricComparis
 
 def _risk(risk: PairedEstimate, margin: float) -> MetricComparison:
     return compare(
-        "Risk over all coverages",
+        "AURC",
         unit="share",
         direction="lower",
         **dict(risk),
@@ -258,7 +258,7 @@ def _handed_on(
 def _told_apart(one: OodDetection, margin: float) -> MetricComparison:
     inside, beyond = one.count
     return compare(
-        f"Samples from outside told apart: {one.samples}",
+        f"OOD detection AUROC: {one.samples}",
         unit="share",
         direction="higher",
         **dict(one.auroc),

@@ -81,7 +81,7 @@ def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Tabl
         for one in shown
     )
     caption = "Thresholds are chosen on the validation samples; the person is always right."
-    return Table("Handing on what is unsure", caption, columns, rows)
+    return Table("Selective prediction", caption, columns, rows)
 
 
 def _entropies(found: Uncertainty) -> Table:
@@ -89,7 +89,7 @@ def _entropies(found: Uncertainty) -> Table:
     student = found.student.entropy
     rows = (
         Row(
-            "Right answers",
+            "Correct predictions",
             pair(student.mean_right, teacher.mean_right if teacher else None, "nats"),
         ),
         Row(
@@ -107,7 +107,7 @@ def _outside(outside: Sequence[OodDetection]) -> Table:
         rows += [
             Row(f"{name}: AUROC", pair(one.auroc.student, one.auroc.teacher)),
             Row(
-                f"{name}: let through at 95 %",
+                f"{name}: FPR@95TPR",
                 pair(one.fpr_at_95_tpr.student, one.fpr_at_95_tpr.teacher),
             ),
         ]
@@ -132,4 +132,4 @@ def _intervals(intervals: Sequence[IntervalOverlap]) -> Table:
         for one in intervals
     )
     caption = "What both 95 % intervals cover, of what either covers: 100 % says they are the same."
-    return Table("Are they equally sure of their figures?", caption, columns, rows)
+    return Table("CI overlap", caption, columns, rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models import nets
-from limbeck.models.build import call, check, with_build
+from limbeck.models.arguments import call, check, with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside
 from limbeck.models.weights import find as find_weights

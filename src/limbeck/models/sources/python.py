@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.imports import file_of, find, local_modules
 from limbeck.errors import InputError, Problem
-from limbeck.models.build import call, check, with_build
+from limbeck.models.arguments import call, check, with_build
 from limbeck.models.normal_form import PLAIN, SINGLE
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.models.build import call, check_names, with_build
+from limbeck.models.arguments import call, check_names, with_build
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside, names_of, normalization_of, size_of
 from limbeck.models.weights import find

@@ -1,0 +1,140 @@
+"""Arguments of a model's builder: checked against its signature, and written as source text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from limbeck.errors import InputError, Problem, did_you_mean
+
+
+def with_build(text: str, callee: str, arguments: Mapping[str, Any], *positional: Any) -> str:
+    """Add `build()`, which calls a function that the text defines or imports.
+
+    The callee is aliased first, so that it may itself be named `build`.
+
+    Example:
+        >>> print(with_build("from torch import nn", "nn.Linear", {"bias": False}, 2, 1))
+        from torch import nn
+        <BLANKLINE>
+        <BLANKLINE>
+        _builder = nn.Linear
+        <BLANKLINE>
+        <BLANKLINE>
+        def build():
+            "Make the module as it was trained; its weights are in model.safetensors."
+            return _builder(2, 1, bias=False)
+        <BLANKLINE>
+    """
+    parts = [repr(value) for value in positional]
+    parts += [f"{name}={value!r}" for name, value in arguments.items()]
+    return f"""{text.rstrip()}
+
+
+_builder = {callee}
+
+
+def build():
+    "Make the module as it was trained; its weights are in model.safetensors."
+    return _builder({", ".join(parts)})
+"""
+
+
+# Arguments that follow from the data and are not set in a recipe: limbeck's names and the
+# libraries'.
+OURS = {"classes", "channels", "vocab_size", "table_features"}
+# Model sizes are far below; a larger value is a slip that would exhaust the memory, or never end.
+LARGEST = 10_000_000
+FITTED = OURS | {"num_classes", "in_chans", "num_labels"}
+
+
+def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
+    """Check for arguments that follow from the data, or that are not in a list.
+
+    Args:
+        given: The recipe's arguments.
+        allowed: The allowed names; None to allow any other name.
+        where: The key in the recipe, for messages.
+
+    Raises:
+        InputError: Arguments are invalid; the message lists all, with the nearest allowed names.
+
+    Example:
+        >>> check_names({"widht": 4}, ["width"], where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student.widht: got 4; allowed: width. did you mean "width"?
+    """
+    problems = []
+    for name, value in given.items():
+        if _is_absurd(value):
+            allowed_size = f"numbers of {LARGEST:,} at most in size"
+            problems.append(Problem(f"{where}.{name}", value, allowed_size))
+        elif name in FITTED:
+            fix = "Remove it: it follows from the data."
+            problems.append(Problem(f"{where}.{name}", value, "nothing", fix))
+        elif allowed is not None and name not in allowed:
+            names = sorted(set(allowed) - FITTED)
+            takes = ", ".join(names) or "no arguments"
+            problems.append(Problem(f"{where}.{name}", value, takes, did_you_mean(name, names)))
+    if problems:
+        raise InputError(*problems)
+
+
+def _is_absurd(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_absurd, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_absurd, value))
+    return isinstance(value, int | float) and not abs(value) <= LARGEST
+
+
+def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
+    """Check arguments against a builder's signature; `**anything` accepts any name.
+
+    Raises:
+        InputError: Arguments are unknown, follow from the data, or are missing; the message lists
+            all.
+
+    Example:
+        >>> def net(classes: int, *, width: int): ...
+        >>> check(net, {}, where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student.width: got 'nothing'; allowed: a value: the model ...
+    """
+    parameters = inspect.signature(builder).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    check_names(given, None if anything else parameters, where=where)
+    missing = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
+        and name not in FITTED | set(given)
+    ]
+    if missing:
+        allowed = "a value: the model needs one"
+        raise InputError(*(Problem(f"{where}.{name}", "nothing", allowed) for name in missing))
+
+
+def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:
+    """Call a builder; convert its exceptions to a message about the model.
+
+    Raises:
+        InputError: The builder raises an exception.
+
+    Example:
+        >>> call(int, {"x": 1}, where="student")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: student: got {'x': 1}; allowed: arguments ... TypeError: ...
+    """
+    try:
+        return builder(**arguments)
+    # Builders are external code and raise their own exception types.
+    except Exception as error:
+        fix = f"{type(error).__name__}: {error}"
+        problem = Problem(where, dict(arguments), "arguments that the model takes", fix)
+        raise InputError(problem) from error

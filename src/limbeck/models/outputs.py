@@ -1,0 +1,140 @@
+"""Output type check: logits, probabilities or sigmoid values, as the model's spec states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from limbeck.errors import InputError, Problem
+
+SUM_TOLERANCE = 1e-3
+SIGMOIDS = {torch.ops.aten.sigmoid.default, torch.ops.aten.hardsigmoid.default}
+
+
+class _SigmoidRecorder(TorchDispatchMode):
+    """A dispatch mode that records the outputs of sigmoid operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in SIGMOIDS:
+            self.values = [*self.values[-7:], out]
+        return out
+
+
+def check_output_type(
+    model: nn.Module, run: Callable[[], Tensor], *, output_type: str, where: str
+) -> None:
+    """Check that a model's outputs are of the type stated in its spec.
+
+    Outputs are probabilities if every row is in [0, 1] and sums to 1, and sigmoid values if they
+    are in [0, 1] and outputs of a sigmoid. Log-probabilities are valid logits.
+
+    Args:
+        model: The model, with the hooks that convert its outputs.
+        run: A function that runs the model on a batch and returns logits `[n, classes]`.
+        output_type: The output type in the spec.
+        where: The key in the recipe, for messages.
+
+    Raises:
+        InputError: The outputs are of another type.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=1))
+        >>> check_output_type(
+        ...     net, lambda: net(torch.ones(4, 2)), output_type="logits", where="teacher"
+        ... )
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: teacher.output_type: got 'logits', but each of 4 rows lies in...
+    """
+    with torch.no_grad(), _raw_output(model) as raw, _SigmoidRecorder() as recorder:
+        logits = run()
+    values = _rows(raw[-1] if raw else logits, logits)
+    if values is None or not len(values):
+        return
+    found = _type_of(values.float(), recorder.values)
+    if found == output_type or (found == "logits" and not _contradicts(values, output_type)):
+        return
+    place, rows = f"{where}.output_type", len(values)
+    if found == "logits":
+        given = f"'{output_type}', but the outputs of {rows} rows are not"
+        raise InputError(Problem(place, _Text(given), "logits", "Remove output_type."))
+    if output_type == "logits" or found != output_type:
+        sums = "and sums to 1" if found == "probabilities" else "and comes out of a sigmoid"
+        given = f"'{output_type}', but each of {rows} rows lies in [0, 1] {sums}"
+        fix = f"Remove the last activation of the model, or state output_type: {found}."
+        raise InputError(Problem(place, _Text(given), found, fix))
+
+
+class _Text(str):
+    """A string shown without quotation marks in messages."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _type_of(values: Tensor, sigmoids: list[Tensor]) -> str:
+    if not values.isfinite().all() or values.min() < 0 or values.max() > 1 + SUM_TOLERANCE:
+        return "logits"
+    if values.shape[1] > 1 and bool(((values.sum(1) - 1).abs() < SUM_TOLERANCE).all()):
+        return "probabilities"
+    same = any(
+        one.numel() == values.numel() and torch.equal(one.reshape(values.shape).float(), values)
+        for one in sigmoids
+    )
+    return "sigmoid" if same else "logits"
+
+
+def _contradicts(values: Tensor, output_type: str) -> bool:
+    """Return whether outputs that look like logits contradict the stated type."""
+    if output_type == "sigmoid":  # computed without the sigmoid operator
+        return bool(values.min() < 0 or values.max() > 1)
+    return output_type == "probabilities"
+
+
+@contextmanager
+def _raw_output(model: nn.Module) -> Iterator[list[Any]]:
+    """Collect a model's outputs before its own hooks change them."""
+    raw: list[Any] = []
+
+    def collect(module: nn.Module, args: Any, output: Any) -> None:
+        raw.append(_copied(output))
+
+    handle = model.register_forward_hook(collect, prepend=True)
+    try:
+        yield raw
+    finally:
+        handle.remove()
+
+
+def _copied(output: Any) -> Any:
+    """Copy the tensors of a structure, since a hook may change them in place."""
+    if isinstance(output, Tensor):
+        return [output]
+    items: Any = ()
+    if isinstance(output, Mapping):
+        items = output.values()
+    elif isinstance(output, tuple | list):
+        items = output
+    elif hasattr(output, "__dict__"):
+        items = vars(output).values()
+    return [one for one in items if isinstance(one, Tensor)]
+
+
+def _rows(found: Any, logits: Tensor) -> Tensor | None:
+    """Return the first output with one row per sample."""
+    for one in found if isinstance(found, list) else [found]:
+        if one.ndim >= 2 and one.is_floating_point() and len(one) == len(logits):
+            return one.reshape(len(one), -1)
+    return None
