@@ -160,7 +160,11 @@ def test_each_fault_is_named(name, here):
 def test_a_sound_recipe_is_described_and_nothing_is_written(here):
     ended = limbeck_("check", "tiny.yaml")
     assert ended.exit_code == 0, ended.output
-    for words in ("no problem", "200 train, 60 validation, 80 test", "to do: teach, distill"):
+    for words in (
+        "no problem",
+        "200 train, 60 validation, 80 test",
+        "to do: train_teacher, distill",
+    ):
         assert words in ended.stdout
     assert sorted(path.name for path in here.iterdir()) == ["nets.py", "tiny.yaml"]
 

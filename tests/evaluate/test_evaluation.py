@@ -52,10 +52,10 @@ def test_without_a_teacher_everything_stands_alone():
 
 
 def test_what_is_wrong_is_said_at_once():
-    wrong = {"fidelty": {}, "robustness": {"atacked": 3, "steps": "many"}}
+    wrong = {"fidelty": {}, "robustness": {"atack_samples": 3, "steps": "many"}}
     with pytest.raises(InputError) as refused:
         check(wrong)
     said = str(refused.value)
     assert 'did you mean "fidelity"' in said
-    assert 'did you mean "attacked"' in said
+    assert 'did you mean "attack_samples"' in said
     assert "questions.robustness.steps: got 'many'" in said

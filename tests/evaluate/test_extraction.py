@@ -130,7 +130,7 @@ def test_noise_is_caught_and_honest_inputs_are_not(found):
         assert each.false_positive_rate[0] == each.caught[0] == 0 or each.caught[0] > 0
         assert list(each.false_positive_rate) == sorted(each.false_positive_rate)
         assert list(each.caught) == sorted(each.caught)
-        assert 0 <= each.flagged_honest < 0.3
+        assert 0 <= each.flagged_benign < 0.3
 
 
 def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
@@ -330,5 +330,5 @@ def test_what_cannot_be_done_is_said():
 
 @pytest.mark.parametrize("budgets", [(), (0, 5), (5, 5), (9, 3)])
 def test_budgets_that_do_not_ascend_are_refused(budgets):
-    with pytest.raises(InputError, match=r"model_extraction.budgets: got .*; allowed: ascending"):
+    with pytest.raises(InputError, match=r"model_extraction\.budgets: got .*; allowed: ascending"):
         evaluate(sitting(Linear(), count=8), budgets=budgets)

@@ -101,7 +101,7 @@ def test_drawing_samples_is_counting_them_twice():
     for row, times in enumerate(counts.astype(int)):
         again = [np.repeat(values, times) for values in (labels, predicted, of)]
         alone = by_group.Members(*again, classes=3).rates()
-        for name in ("accuracy", "selection", "hits", "false_alarms"):
+        for name in ("accuracy", "selection", "true_positive_rate", "false_positive_rate"):
             np.testing.assert_allclose(getattr(drawn, name)[row], getattr(alone, name)[0])
         np.testing.assert_allclose(
             by_class.recall(labels, predicted, 3, counts)[row],

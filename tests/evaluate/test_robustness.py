@@ -232,7 +232,7 @@ def test_wrong_settings_are_refused():
         evaluate(one, parts=("attack",))
     with pytest.raises(InputError, match="at most 1"):
         evaluate(one, epsilons=(8,))
-    with pytest.raises(InputError, match="attacked"):
+    with pytest.raises(InputError, match="attack_samples"):
         evaluate(one, attack_samples=0)
 
 

@@ -141,12 +141,12 @@ def test_relations_of_layers(seed, shape, sizes):
     )
     leaves = [torch.tensor(one, requires_grad=True) for one in student]
     value = losses.fsp(leaves, [torch.tensor(one) for one in teacher])
-    assert value.item() == pytest.approx(references.flow(student, teacher), rel=1e-9)
+    assert value.item() == pytest.approx(references.fsp(student, teacher), rel=1e-9)
     value.backward()
     for place, leaf in enumerate(leaves):
 
         def with_other(at, place=place):
-            return references.flow(
+            return references.fsp(
                 [at if i == place else one for i, one in enumerate(student)], teacher
             )
 

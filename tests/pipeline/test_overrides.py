@@ -60,8 +60,8 @@ def test_null_parts_and_missing_ones_are_made():
 @pytest.mark.parametrize(
     ("path", "word"),
     [
-        ("stages.tech.epochs", '"train_teacher"'),
-        ("stages.9.epochs", "teach, distill, quantize"),
+        ("stages.distil.epochs", '"distill"'),
+        ("stages.9.epochs", "train_teacher, distill, quantize"),
         ("name.first", "something with parts"),
         ("stages.train_teacher.epochs.more", "something with parts"),
     ],

@@ -89,7 +89,7 @@ def test_a_stage_that_needs_a_model_asks_for_it():
 
 def test_a_teacher_that_nothing_teaches_or_loads_is_refused():
     found = problems(stages=[{"distill": {"epochs": 1, "objective": ["task"]}}])
-    assert "weights" in found["teacher"].fix
+    assert "checkpoint" in found["teacher"].fix
 
 
 def test_a_teacher_with_weights_needs_no_teach_stage():

@@ -316,7 +316,7 @@ def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
     try:
         text = json.dumps(passport)
         if len(text) > SCHEMA_LARGEST:
-            return (f"$: {len(text):,} characters; at most {LARGEST:,} are validated",)
+            return (f"$: {len(text):,} characters; at most {SCHEMA_LARGEST:,} are validated",)
         errors = validator.validate_str(text, all_errors=True) or ()
         # The library wraps jsonschema's error, whose own text quotes the whole schema.
         return tuple(

@@ -121,7 +121,7 @@ def check(classes: tuple[str, ...], *, budgets: Sequence[int] = (1,)) -> None:
     """
     if not budgets or budgets[0] < 1 or list(budgets) != sorted(set(budgets)):
         allowed = "ascending whole numbers above 0"
-        raise InputError(Problem("extraction.budgets", list(budgets), allowed))
+        raise InputError(Problem("model_extraction.budgets", list(budgets), allowed))
 
 
 def _material(sitting: EvaluationContext, sample: Sample) -> QueryGenerator | None:
