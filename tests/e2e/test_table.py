@@ -62,7 +62,7 @@ def folder(tmp_path_factory, quick_measuring):
 def test_the_groups_of_the_test_rows_reach_the_question_of_fairness(folder):
     result = load_run(folder)
     (asked,) = result.evaluation.results
-    found = json.loads(asked.model_dump_json())["found"]
+    found = json.loads(asked.model_dump_json())["result"]
     (attribute,) = found["attributes"]
     assert attribute["name"] == "sex"
     assert {group["name"] for group in attribute["groups"]} == {"f", "m"}

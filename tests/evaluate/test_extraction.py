@@ -83,7 +83,7 @@ def agreement(found, **which):
     return one.agreement.value
 
 
-def test_a_simple_victim_is_stolen_and_more_queries_steal_more(found):
+def test_a_simple_victim_is_extracted_and_more_queries_extract_more(found):
     few = agreement(found, strategy="random", response_format="probabilities", queries=5)
     many = agreement(found, strategy="random", response_format="probabilities", queries=100)
     assert found.majority_baseline < many
@@ -102,7 +102,7 @@ def test_findings_hold_student_and_teacher_beside_each_other(found):
         assert finding.direction == "lower"
         difference = finding.student.value - finding.teacher.value
         assert finding.difference.value == pytest.approx(difference)
-    assert found.comparisons[-1].name.startswith("Detection of the thief")
+    assert found.comparisons[-1].name.startswith("Attacker detection AUROC")
     assert ModelExtraction.model_validate_json(found.model_dump_json()) == found
 
 
@@ -115,7 +115,7 @@ def test_defences_are_held_against_the_honest_user(found):
     assert by_name["noise of 0.3"].accuracy < 1
     assert by_name["noise of 0.3"].nll > none.nll
     assert label.agreement.value == agreement(found, strategy="random", form="labels", queries=100)
-    # A thief that does better with labels alone reads labels alone.
+    # An attacker that does better with labels alone reads labels alone.
     assert none.agreement.value >= label.agreement.value
     cap = by_name["no more than 5 queries"]
     assert (cap.queries, cap.nll) == (5, none.nll)
@@ -242,7 +242,7 @@ def test_a_surrogate_learns_what_is_linear_and_survives_what_is_not():
     assert alone(features).argmax(axis=1).tolist() == [int(told[0].argmax())] * 200
 
 
-def test_a_thief_that_chooses_asks_what_it_is_least_sure_of():
+def test_an_active_attacker_queries_the_least_certain():
     random = np.random.default_rng(0)
     features = np.sort(random.normal(size=(100, 1)), axis=0)[random.permutation(100)]
     told = np.eye(2)[(features[:, 0] > 0).astype(int)]
@@ -304,7 +304,7 @@ def test_texts_keep_their_frame():
 
 
 @pytest.mark.usefixtures("quick")
-def test_texts_are_stolen_by_their_tokens():
+def test_texts_are_extracted_by_their_tokens():
     found = evaluate(sitting(Words(), inputs=texts(400)), budgets=(100,), n_resamples=10)
     assert (
         agreement(found, strategy="random", response_format="probabilities", queries=100)

@@ -23,11 +23,11 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="QUESTION.SETTING=VALUE",
-            help="A question's own setting, such as cost.previous=shipped/model.onnx.",
+            help="An evaluation's own setting, such as cost.previous=shipped/model.onnx.",
         ),
     ] = None,
     max_samples: Annotated[
-        int, typer.Option(min=10, help="Test samples that the costly questions look at.")
+        int, typer.Option(min=10, help="Test samples that the costly evaluations look at.")
     ] = 300,
     trust_code: TrustCode = False,
     quiet: Quiet = False,

@@ -127,18 +127,18 @@ EvaluationSettings = Mapping[str, Mapping[str, Any]]
 """Names of evaluations, each with its settings."""
 
 
-def check(questions: EvaluationSettings) -> None:
+def check(evaluations: EvaluationSettings) -> None:
     """Check the names and settings of evaluations, reporting all problems at once.
 
     Raises:
         InputError: An evaluation or a setting does not exist; the nearest names are listed.
     """
-    problems = [problem for name in questions for problem in _problems(name, questions[name])]
+    problems = [problem for name in evaluations for problem in _problems(name, evaluations[name])]
     if problems:
         raise InputError(*problems)
 
 
-def check_values(questions: EvaluationSettings, classes: tuple[str, ...]) -> None:
+def check_values(evaluations: EvaluationSettings, classes: tuple[str, ...]) -> None:
     """Check, once the classes are known, what the types of settings leave open.
 
     An evaluation whose module defines `check(classes, *, ...)` of some settings is checked by it.
@@ -147,7 +147,7 @@ def check_values(questions: EvaluationSettings, classes: tuple[str, ...]) -> Non
         InputError: Values are invalid: all of them, each with its place.
     """
     problems: list[Problem] = []
-    for name, settings in questions.items():
+    for name, settings in evaluations.items():
         checked = getattr(sys.modules[EVALUATIONS.load(name).__module__], "check", None)
         if checked is not None:
             taken = inspect.signature(checked).parameters
@@ -167,7 +167,7 @@ def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
         return
     known = _settings(name)
     for setting, value in settings.items():
-        where = f"questions.{name}"
+        where = f"evaluations.{name}"
         if setting not in known:
             advice = did_you_mean(setting, known)
             yield Problem(where, setting, ", ".join(known) or "no settings", advice)

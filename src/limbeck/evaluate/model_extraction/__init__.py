@@ -98,14 +98,14 @@ def evaluate(
         Victim(side.predictor, material, pool, tests, budgets=budgets, seed=sitting.seed)
         for _, side in sitting.models()
     ]
-    robberies = extract_all(victims[0])
-    found = extraction_scores(robberies)
-    seen, notes = _detection(sitting, victims[0], material, honest, robberies, n_resamples)
+    runs = extract_all(victims[0])
+    found = extraction_scores(runs)
+    seen, notes = _detection(sitting, victims[0], material, honest, runs, n_resamples)
     return ModelExtraction(
-        comparisons=(*_stolen(victims, robberies), *_caught(seen, found)),
+        comparisons=(*_extraction(victims, runs), *_detectability(seen, found)),
         scores=found,
         majority_baseline=_chance(victims[0]),
-        defences=_defences(victims[0], robberies, len(sitting.classes), seed=sitting.seed),
+        defences=_defences(victims[0], runs, len(sitting.classes), seed=sitting.seed),
         detection=seen,
         costs=extraction_costs(found, price),
         price=price,
@@ -143,20 +143,20 @@ def _halves(sitting: EvaluationContext, *, most: int) -> tuple[Sample, Sample]:
     drawn = replace(sitting, batches=sitting.validation, max_samples=2 * most).sample
     taken = model_inputs(drawn)
     # Alternate rows, whatever order the samples are in.
-    thief_, honest = ({name: values[at::2] for name, values in taken.items()} for at in (0, 1))
-    return thief_, honest
+    attacker_, benign = ({name: values[at::2] for name, values in taken.items()} for at in (0, 1))
+    return attacker_, benign
 
 
-def _stolen(victims: Sequence[Victim], robberies: ExtractionRuns) -> list[MetricComparison]:
+def _extraction(victims: Sequence[Victim], runs: ExtractionRuns) -> list[MetricComparison]:
     """Compare the extraction fidelity of student and teacher, at the largest budget."""
     most = victims[0].budgets[-1]
     findings = []
     for form, tells in TELLS.items():
-        robbed = [robberies["random", form][-1]]
-        robbed += [
+        chosen = [runs["random", form][-1]]
+        chosen += [
             victim.extracted("random", RESPONSE_FORMATS[form], (most,))[0] for victim in victims[1:]
         ]
-        student, *teacher = [robbery.hits.astype(float) for robbery in robbed]
+        student, *teacher = [run.hits.astype(float) for run in chosen]
         beside = shares(student, teacher[0] if teacher else None)
         findings.append(
             compare(
@@ -173,25 +173,26 @@ def _stolen(victims: Sequence[Victim], robberies: ExtractionRuns) -> list[Metric
     return findings
 
 
-def _caught(seen: Sequence[Detection], found: Sequence[ExtractionScore]) -> list[MetricComparison]:
+def _detectability(
+    seen: Sequence[Detection], found: Sequence[ExtractionScore]
+) -> list[MetricComparison]:
     """Compute the detection of the strategy with the highest extraction fidelity."""
     if not seen:
         return []
     best = max(
-        (theft for theft in found if theft.response_format == "probabilities"),
+        (score for score in found if score.response_format == "probabilities"),
         key=lambda t: t.agreement.value,
     )
     (auc,) = [each.auc for each in seen if each.strategy == best.strategy]
     return [
         compare(
-            f"Detection of the thief that steals most ({best.strategy}), area under ROC",
+            f"Attacker detection AUROC, strategy {best.strategy}",
             unit="number",
             direction="higher",
             student=auc,
             margin=MARGIN,
-            method="The chance that a query of the thief's lies further from honest queries than "
-            "an honest one does, by the distance to the nearest and the entropy of the answer; 0.5 "
-            "is no detection.",
+            method="AUROC of the attacker's queries against benign ones, by the distance to the "
+            "nearest benign query and the entropy of the prediction; 0.5 is no detection.",
         )
     ]
 
@@ -202,11 +203,11 @@ def _chance(victim: Victim) -> float:
 
 
 def _defences(
-    victim: Victim, robberies: ExtractionRuns, classes: int, *, seed: int
+    victim: Victim, runs: ExtractionRuns, classes: int, *, seed: int
 ) -> tuple[Defence, ...]:
     """Measure output perturbations, then caps on the number of queries."""
-    plain = [robbery.hits for robbery in robberies["random", "hard_label"]]
-    full = [robbery.hits for robbery in robberies["random", "probabilities"]]
+    plain = [run.hits for run in runs["random", "hard_label"]]
+    full = [run.hits for run in runs["random", "probabilities"]]
     found = [
         victim.defended(change, plain[-1]) for change in output_perturbations(classes, seed=seed)
     ]
@@ -221,7 +222,7 @@ def _detection(
     victim: Victim,
     material: QueryGenerator,
     honest: Sample,
-    robberies: ExtractionRuns,
+    runs: ExtractionRuns,
     draws: int,
 ) -> tuple[tuple[Detection, ...], list[str]]:
     count = len(next(iter(honest.values())))
@@ -233,9 +234,7 @@ def _detection(
             strategy,
             fitted,
             benign=victim.tests,
-            attacker=victim.queried(strategy).rows(
-                robberies[strategy, "probabilities"][-1].queries
-            ),
+            attacker=victim.queried(strategy).rows(runs[strategy, "probabilities"][-1].queries),
             draws=draws,
             seed=sitting.seed,
         )
@@ -248,7 +247,7 @@ def _short(pool: Sample, most: int) -> list[str]:
     have = len(next(iter(pool.values())))
     if have >= most:
         return []
-    return [f"The thief has {have} inputs of its own; its other queries are mixtures of them."]
+    return [f"The attacker has {have} inputs; its other queries are mixtures of them."]
 
 
 def workload(sitting: EvaluationContext, *, budgets: Sequence[int], **settings: object) -> Workload:

@@ -406,21 +406,23 @@ def extract(
     """
     told = form(queried.probabilities)
     known = np.arange(0)
-    thief: Surrogate | None = None
-    loot = []
+    surrogate: Surrogate | None = None
+    extracted = []
     for budget in budgets:
-        if chooses and thief is not None:
-            known = np.append(known, _unsure(thief, queried.features, known)[: budget - len(known)])
+        if chooses and surrogate is not None:
+            known = np.append(
+                known, _unsure(surrogate, queried.features, known)[: budget - len(known)]
+            )
         else:
             known = np.arange(min(budget, len(told)))
-        thief = train(queried.features[known], told[known], seed=seed)
-        loot.append(ExtractedModel(known, thief(tests).argmax(axis=1)))
-    return loot
+        surrogate = train(queried.features[known], told[known], seed=seed)
+        extracted.append(ExtractedModel(known, surrogate(tests).argmax(axis=1)))
+    return extracted
 
 
-def _unsure(thief: Surrogate, features: Features, known: NDArray[Any]) -> NDArray[Any]:
+def _unsure(surrogate: Surrogate, features: Features, known: NDArray[Any]) -> NDArray[Any]:
     """Sort unused queries by the margin between the top two classes."""
-    first = np.sort(thief(features), axis=1)
+    first = np.sort(surrogate(features), axis=1)
     margin = first[:, -1] - first[:, -2]
     margin[known] = np.inf
     return np.argsort(margin, kind="stable")[: len(features) - len(known)]

@@ -94,7 +94,7 @@ class Victim:
     ) -> list[ExtractionRun]:
         """Run the extraction attack with each budget, by one strategy and response format."""
         mine = self.tests.probabilities.argmax(axis=1)
-        stolen = attacker.extract(
+        copies = attacker.extract(
             self.queried(strategy),
             form,
             budgets,
@@ -102,7 +102,7 @@ class Victim:
             chooses=strategy == "uncertain",
             seed=self._seed,
         )
-        return [ExtractionRun(loot.queries, loot.responses == mine) for loot in stolen]
+        return [ExtractionRun(copy.queries, copy.responses == mine) for copy in copies]
 
     def defended(self, change: OutputPerturbation, plain: Hits) -> Defence:
         """Measure a defence that perturbs every output, for an attacker and for a benign user.
@@ -193,17 +193,17 @@ def extract_all(victim: Victim) -> ExtractionRuns:
     }
 
 
-def extraction_scores(robberies: ExtractionRuns) -> tuple[ExtractionScore, ...]:
+def extraction_scores(runs: ExtractionRuns) -> tuple[ExtractionScore, ...]:
     """Compute the extraction fidelity of each attacker."""
     return tuple(
         ExtractionScore(
             strategy=strategy,
             response_format=form,
-            queries=len(robbery.queries),
-            agreement=share(robbery.hits),
+            queries=len(run.queries),
+            agreement=share(run.hits),
         )
-        for (strategy, form), each in robberies.items()
-        for robbery in each
+        for (strategy, form), each in runs.items()
+        for run in each
     )
 
 
@@ -228,9 +228,9 @@ def extraction_costs(found: Sequence[ExtractionScore], price: float) -> tuple[Ex
     for form in RESPONSE_FORMATS:
         for level in LEVELS:
             reached = [
-                theft.queries
-                for theft in found
-                if theft.response_format == form and theft.agreement.value >= level
+                score.queries
+                for score in found
+                if score.response_format == form and score.agreement.value >= level
             ]
             fewest = min(reached, default=None)
             paid = None if fewest is None else fewest * price
@@ -240,5 +240,5 @@ def extraction_costs(found: Sequence[ExtractionScore], price: float) -> tuple[Ex
     return tuple(
         cost
         for cost in table
-        if any(theft.response_format == cost.response_format for theft in found)
+        if any(score.response_format == cost.response_format for score in found)
     )

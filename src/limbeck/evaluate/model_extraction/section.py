@@ -14,7 +14,7 @@ from limbeck.evaluate.model_extraction.runs import ExtractionCost, ExtractionSco
 from limbeck.evaluate.section import SectionContent, between
 
 DASHES = {"probabilities": None, "top1": "6 3", "hard_label": "2 3"}
-TOLD = {
+FORMATS = {
     "probabilities": "all probabilities",
     "top1": "the first and its probability",
     "hard_label": "the label",
@@ -24,7 +24,7 @@ TOLD = {
 def section(found: ModelExtraction) -> SectionContent:
     """Draw extraction fidelity by queries and response format, and the effect of defences."""
     tables = (
-        _thefts(found.scores),
+        _fidelities(found.scores),
         _defences(found.defences),
         _detection(found.detection),
         _costs(found.costs, found.price),
@@ -32,24 +32,24 @@ def section(found: ModelExtraction) -> SectionContent:
     chance = ""
     if found.majority_baseline is not None:
         share = fmt.percent(found.majority_baseline, 1)
-        chance = f" One who always says what the student says most agrees on {share}."
+        chance = f" A constant prediction of the most frequent class agrees on {share}."
     panel = _curves(found.scores)
     return SectionContent(
-        "How much of it could be stolen?",
-        "A thief asks the student and trains a model of its own on the answers; how often that "
-        f"model answers test samples as the student does is what was stolen.{chance}",
+        "Model extraction",
+        "An attacker queries the student and trains a surrogate on the responses. The extraction "
+        f"fidelity is its agreement with the student on test samples.{chance}",
         panels=(panel,) if panel else (),
         tables=tuple(table for table in tables if table.rows),
     )
 
 
-def _curves(thefts: Sequence[ExtractionScore]) -> Panel | None:
+def _curves(scores: Sequence[ExtractionScore]) -> Panel | None:
     series = [
         Series(
-            TOLD[form],
+            FORMATS[form],
             tuple(
                 (float(one.queries), one.agreement.value)
-                for one in thefts
+                for one in scores
                 if one.strategy == "random" and one.response_format == form
             ),
             dash=dash,
@@ -60,27 +60,30 @@ def _curves(thefts: Sequence[ExtractionScore]) -> Panel | None:
     series = [one for one in series if one.points]
     if not series:
         return None
-    title = "What a thief gets for its queries"
-    said = "Agreement with the student on test samples, by what the thief is told."
-    drawn = lines(series, axis=percent_tick, title=title, description=said, across="queries")
-    return Panel(title, f"{said} It asks about samples drawn by chance.", drawn)
+    title = "Extraction fidelity by queries"
+    description = "Agreement with the student on test samples, by response format."
+    drawn = lines(series, axis=percent_tick, title=title, description=description, across="queries")
+    return Panel(title, f"{description} Queries are random samples.", drawn)
 
 
-def _thefts(thefts: Sequence[ExtractionScore]) -> Table:
+def _fidelities(scores: Sequence[ExtractionScore]) -> Table:
     rows = tuple(
         Row(
-            f"{one.strategy}, told {TOLD[one.response_format]}: "
+            f"{one.strategy}, {FORMATS[one.response_format]}: "
             f"{fmt.plural(one.queries, 'query', 'queries')}",
             (between(one.agreement),),
         )
-        for one in thefts
+        for one in scores
     )
-    return Table("Every thief", "With 95 % intervals.", (Column("agreement", "student"),), rows)
+    return Table(
+        "Extraction fidelity", "With 95 % intervals.", (Column("agreement", "student"),), rows
+    )
 
 
 def _defences(defences: Sequence[Defence]) -> Table:
     columns = tuple(
-        Column(label, "student") for label in ("queries", "thief agrees", "user's accuracy", "NLL")
+        Column(label, "student")
+        for label in ("queries", "attacker agrees", "user's accuracy", "NLL")
     )
     rows = tuple(
         Row(
@@ -94,13 +97,13 @@ def _defences(defences: Sequence[Defence]) -> Table:
         )
         for one in defences
     )
-    caption = "What is left to the thief, and what an honest user gets."
+    caption = "Extraction fidelity under each defence, and the cost to a benign user."
     return Table("Defences", caption, columns, rows)
 
 
 def _detection(detection: Sequence[Detection]) -> Table:
     columns = tuple(
-        Column(label, "student") for label in ("area under ROC", "thief flagged", "honest flagged")
+        Column(label, "student") for label in ("AUROC", "attacker flagged", "benign flagged")
     )
     rows = tuple(
         Row(
@@ -121,7 +124,7 @@ def _costs(costs: Sequence[ExtractionCost], price: float) -> Table:
     columns = tuple(Column(label, "student") for label in ("queries", "price"))
     rows = tuple(
         Row(
-            f"{fmt.percent(one.agreement, 0)} agreement, told {TOLD[one.response_format]}",
+            f"{fmt.percent(one.agreement, 0)} agreement, told {FORMATS[one.response_format]}",
             (
                 fmt.integer(one.queries),
                 fmt.MISSING if one.price is None else f"{one.price:,.2f}",

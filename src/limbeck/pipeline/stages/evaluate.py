@@ -38,16 +38,16 @@ class Evaluate(Stage):
     ] = None
     max_samples: Annotated[
         int,
-        Field(ge=10, le=10**7, description="Test samples that the costly questions look at."),
+        Field(ge=10, le=10**7, description="Test samples that the costly evaluations look at."),
     ] = 300
 
     @field_validator("evaluations")
     @classmethod
     def _known(
-        cls, questions: list[str] | dict[str, dict[str, Any]] | None
+        cls, evaluations: list[str] | dict[str, dict[str, Any]] | None
     ) -> list[str] | dict[str, dict[str, Any]] | None:
-        check(_with_settings(questions or []))
-        return questions
+        check(_with_settings(evaluations or []))
+        return evaluations
 
     @property
     def asked(self) -> EvaluationSettings:
@@ -59,7 +59,7 @@ class Evaluate(Stage):
         try:
             check_values(self.asked, tuple(rehearsal.context.data.classes))
         except InputError as error:
-            raise InputError(*inside(error, f"{where}.questions")) from error
+            raise InputError(*inside(error, f"{where}.evaluations")) from error
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Record the evaluations to run."""
@@ -75,5 +75,5 @@ class Evaluate(Stage):
         return candidate.append(context.folder, record)
 
 
-def _with_settings(questions: list[str] | dict[str, dict[str, Any]]) -> EvaluationSettings:
-    return {key: {} for key in questions} if isinstance(questions, list) else questions
+def _with_settings(evaluations: list[str] | dict[str, dict[str, Any]]) -> EvaluationSettings:
+    return {key: {} for key in evaluations} if isinstance(evaluations, list) else evaluations
