@@ -140,6 +140,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_named(name, here):
     settings, words = FAULTS[name]

@@ -34,6 +34,7 @@ def adds_exactly() -> bool:
     return any(name in flag for flag in hardware.describe().flags for name in exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduce_range", [True, False])
 @pytest.mark.parametrize("ranges", ["minmax", "entropy", "percentile"])
 def test_accuracy_on_real_digits_holds(digits, tmp_path, ranges, reduce_range):

@@ -65,6 +65,7 @@ def test_the_structure_is_built_again(name, way):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_layers_are_cut_again_and_exported(name, tmp_path):
     one = subject(name)

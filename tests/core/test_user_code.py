@@ -161,6 +161,7 @@ def test_a_folder_that_was_moved_is_the_same(wood, monkeypatch, tmp_path_factory
     sys.path.remove(str(here))
 
 
+@pytest.mark.slow
 def test_every_process_describes_a_model_alike(wood):
     code = (
         "import sys; sys.path[:0] = ['tests']\n"

@@ -72,6 +72,7 @@ def test_special_tokens_come_first(texts: Data) -> None:
     }
 
 
+@pytest.mark.slow
 def test_training_is_the_same_in_every_process() -> None:
     """The library's own training is not: it numbers letters in the order of a hash table."""
     code = (

@@ -13,6 +13,14 @@ import pytest
 
 HERE = Path(__file__).parent
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests of this folder as slow: they train a recipe or start processes."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.slow)
+
+
 # The whole road with nets of a few weights; `seconds` of it are imports and the export.
 TINY = """
 name: tiny

@@ -84,7 +84,7 @@ def changes(*settings: str) -> list[str]:
         ("digit", (), ("recipe", 'did you mean "digits"')),
         ("none.yaml", (), ("a file that exists",)),
         ("digits", ("profile=smok",), ("profile", '"smoke"')),
-        ("digits", ("stages.tech.epochs=5",), ("--set stages.tech.epochs", '"train_teacher"')),
+        ("digits", ("stages.distil.epochs=5",), ("--set stages.distil.epochs", '"distill"')),
         ("digits", ("stages.train_teacher.epochs",), ("path=value",)),
         ("digits", ("stages.train_teacher.epoks=5",), ("stages.0.train_teacher.epoks", '"epochs"')),
         ("digits", ("seeds=[", "task=x"), ("--set seeds", "YAML")),

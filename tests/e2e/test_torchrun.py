@@ -33,7 +33,11 @@ def test_two_processes_make_one_run_and_report_it_once(tiny, tmp_path):
         "export",
     ]
     lines = done.stderr.splitlines()
-    for part in ("stage 1/4 teach, seed 3: done", "student: epoch 2/2, loss", "report: run/"):
+    for part in (
+        "stage 1/4 train_teacher, seed 3: done",
+        "student: epoch 2/2, loss",
+        "report: run/",
+    ):
         assert sum(part in line for line in lines) == 1 + (part == "student: epoch 2/2, loss")
     assert done.stdout.count("Size on disk") == 1
     assert "Traceback" not in done.stderr

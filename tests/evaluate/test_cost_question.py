@@ -54,6 +54,7 @@ def test_units_agree_with_their_definitions():
     assert lifecycle.inferences_per_mwh(1e-3 * 3600 / 7) == pytest.approx(7)
 
 
+@pytest.mark.slow
 def test_trainings_are_set_beside_answers(found):
     assert found.training == {"student": 100.0, "teacher": 600.0}
     assert found.grams["teacher"] == pytest.approx(600 / 3.6e6 * 475)

@@ -114,7 +114,9 @@ def test_defences_are_held_against_the_honest_user(found):
     assert label.nll == pytest.approx(0)
     assert by_name["noise of 0.3"].accuracy < 1
     assert by_name["noise of 0.3"].nll > none.nll
-    assert label.agreement.value == agreement(found, strategy="random", form="labels", queries=100)
+    assert label.agreement.value == agreement(
+        found, strategy="random", response_format="hard_label", queries=100
+    )
     # An attacker that does better with labels alone reads labels alone.
     assert none.agreement.value >= label.agreement.value
     cap = by_name["no more than 5 queries"]

@@ -100,6 +100,7 @@ def tokenizer_of(preprocess, beside=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_folder_is_complete_and_a_pipeline_predicts_as_the_onnx_file(kind, preprocess, tmp_path):
     """The padding token follows the tokenizer, long texts are cut, and classes have names."""

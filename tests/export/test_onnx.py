@@ -26,6 +26,7 @@ TASK = ImageClassification(tuple("abcde"))
 KINDS = ("cnn", "mlp", "bert")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_agree_at_any_batch_size(exported, kind, count):

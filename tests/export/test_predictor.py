@@ -12,6 +12,7 @@ from limbeck.export.predictor import OnnxPredictor, TorchPredictor, predict
 from limbeck.tasks.image_classification import ImageClassification
 
 
+@pytest.mark.slow
 def test_arrays_of_other_types_are_taken(exported):
     one = exported["bert"]
     predictor = OnnxPredictor(one.path, threads=1)

@@ -64,6 +64,7 @@ def cases(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_torch_and_onnx_runtime_agree(cases, name):
     case = cases[name]

@@ -196,6 +196,7 @@ def endless() -> onnx.ModelProto:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "reason"), [(bomb, "GiB"), (endless, "in time")])
 def test_a_file_that_takes_too_much_fails_in_a_process_with_limits(
     make, reason, tmp_path, monkeypatch

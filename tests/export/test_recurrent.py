@@ -58,6 +58,7 @@ def batch(count, tokens):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("name", KINDS)

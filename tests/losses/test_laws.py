@@ -83,6 +83,7 @@ def test_the_catalogue_is_what_is_written():
     assert sorted(set(losses.__all__)) == losses.__all__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("name", "place"), EACH)
 def test_every_law_holds(name, place, seed):

@@ -446,6 +446,7 @@ def named(value):
     return getattr(value, "__name__", None) or "-".join(map(str, getattr(value, "keywords", {})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "kind", "laws"), BROKEN, ids=named)
 def test_a_broken_loss_breaks_its_laws_and_no_other(loss, kind, laws):
     assert broken(loss, kind) == laws
@@ -539,6 +540,7 @@ def weighed_by_label(student, teacher, *, labels, temperature):
     return value * right.squeeze(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loss_that_is_right_passes(seed):
     common = {0, 3, 4, 7, 9, 15}

@@ -52,6 +52,7 @@ def pair(*shape):
     return torch.randn(2, *shape, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_the_fused_form_alone_refuses_and_only_what_it_cannot_do():
     refused = defaultdict(set)
     for name in losses.__all__:
@@ -62,6 +63,7 @@ def test_the_fused_form_alone_refuses_and_only_what_it_cannot_do():
     assert refused == {"fused_divergence": FORWARD_OR_TWICE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_BLOCKS)
 def test_what_is_computed_in_blocks_agrees_too(monkeypatch, name):
     monkeypatch.setattr(_maps, "_PLAIN", 0)

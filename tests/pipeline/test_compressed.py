@@ -102,6 +102,7 @@ threads: 1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "quantize", "message"),
     [

@@ -40,6 +40,7 @@ def enter(start: Any, place: Path, rank: int, found: Any) -> None:
     found.put((entered, problems))
 
 
+@pytest.mark.slow
 def test_no_two_processes_are_inside_a_new_folder(tmp_path):
     forks = multiprocessing.get_context("fork")
     start, found = forks.Barrier(PROCESSES), forks.SimpleQueue()

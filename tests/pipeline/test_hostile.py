@@ -26,6 +26,7 @@ def bomb(first: str, following: str) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

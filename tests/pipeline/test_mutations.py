@@ -177,6 +177,7 @@ def check(refusal: InputError) -> None:
         assert len(str(problem)) < 20_000
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(content=changed_contents())
 def test_a_recipe_with_spoilt_parts_is_refused_or_valid(content, tmp_path_factory):
@@ -189,6 +190,7 @@ def test_a_recipe_with_spoilt_parts_is_refused_or_valid(content, tmp_path_factor
     refused_or_valid(str(path))
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(text=changed_texts())
 def test_a_recipe_with_spoilt_text_is_refused_or_valid(text, tmp_path_factory):

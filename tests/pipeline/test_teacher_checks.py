@@ -333,6 +333,7 @@ CIFAR = {
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="LIMBECK_DATA has no CIFAR-10 weights")
 def test_a_real_teacher_with_its_own_and_with_other_pixels(work) -> None:
     expect = {"accuracy": 0.9173}

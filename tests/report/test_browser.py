@@ -177,6 +177,7 @@ def test_the_comparison_fits_a_phone(digits: RunResult, minimal: RunResult, tmp_
     assert (seen["scroll"], seen["wide"], console) == (390, [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (make test needs npm)")
 @pytest.mark.parametrize("dark", [False, True])
 def test_everybody_can_read_it(evaluated: RunResult, tmp_path: Path, dark: bool) -> None:

@@ -36,6 +36,7 @@ def swept(quick, tiny, tmp_path_factory):
     return planned, sweep(planned, limits=limits_of("size_kb=1000"))
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_has_a_reason_and_stops_nothing(swept):
     _, result = swept
     assert [trial.state for trial in result.trials] == ["done", "failed", "done"]

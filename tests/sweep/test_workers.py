@@ -31,6 +31,7 @@ def used_up(tmp_path):
     return planned
 
 
+@pytest.mark.slow
 def test_a_helper_with_nothing_to_do_ends_well(used_up):
     with _helped(used_up, 1):
         pass

@@ -58,6 +58,7 @@ def go(tiny, folder, accelerator, *, hint=False, **settings):
     return bits(subject), log(folder), history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_killed_at_every_step_it_comes_to_the_same_bits(tiny, tmp_path, accelerator, name):
     settings = CONFIGURATIONS[name]
@@ -247,6 +248,7 @@ def killed_with_9(tiny):
     sys.path.remove(str(Path(tiny.__file__).parent))
 
 
+@pytest.mark.slow
 def test_killed_with_9_it_comes_to_the_same_bits(tiny, tmp_path, accelerator, killed_with_9):
     expected, rows, _ = go(tiny, tmp_path / "whole", accelerator)
     for step in (2, 4, 7, 9):

@@ -49,9 +49,9 @@ class MetricComparison(Result):
 def classify(difference: Estimate | None, *, direction: Direction, margin: float) -> Verdict:
     """Classify a metric by the confidence interval of its difference, as a non-inferiority test.
 
-    `improved`: the whole interval is on the better side of zero. `kept`: no loss larger than the
-    margin lies within it. `lost`: the whole interval is on the worse side of zero. `open`: too few
-    samples to decide. `alone`: there is no reference.
+    `better`: the whole interval is on the better side of zero. `non-inferior`: no loss larger than
+    the margin lies within it. `worse`: the whole interval is on the worse side of zero.
+    `inconclusive`: too few samples to decide. `no reference`: there is no teacher.
 
     Args:
         difference: Student less teacher.
@@ -61,7 +61,7 @@ def classify(difference: Estimate | None, *, direction: Direction, margin: float
     Example:
         >>> between = Interval(low=-0.004, high=0.002, method="paired bootstrap")
         >>> classify(Estimate(value=-0.001, interval=between), direction="higher", margin=0.01)
-        'kept'
+        'non-inferior'
     """
     if difference is None:
         return "no reference"

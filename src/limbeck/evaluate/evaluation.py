@@ -86,12 +86,12 @@ class Failed(Result):
     """One evaluation that raised an error.
 
     Attributes:
-        question: Its name.
+        evaluation: Its name.
         seconds: Seconds until it failed.
         reason: The error.
     """
 
-    question: str
+    evaluation: str
     seconds: float
     reason: str
 
@@ -109,9 +109,9 @@ class Evaluation(Result):
     failed: tuple[Failed, ...] = ()
     pending: tuple[str, ...] = ()
 
-    def result_of(self, question: str) -> Any:
+    def result_of(self, evaluation: str) -> Any:
         """Return the result of an evaluation, or None if it was not run."""
-        return next((one.result for one in self.results if one.evaluation == question), None)
+        return next((one.result for one in self.results if one.evaluation == evaluation), None)
 
     @property
     def comparisons(self) -> Iterator[MetricComparison]:

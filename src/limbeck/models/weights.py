@@ -77,7 +77,7 @@ def load_weights(
     file = find(path)
     loading = loading or Loading()
     checkpoint = read_checkpoint(file)
-    where = f"model.weights ({file})"
+    where = f"model.checkpoint ({file})"
     wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
     match = _best(checkpoint, wanted, loading, classes, where, _converter(convert, model))
     problems = [*_differences(match, wanted, where, classes), *_kinds(match, wanted, where)]

@@ -121,7 +121,7 @@ def _evaluated(
     # Models, and attack and attribution libraries, raise errors of many types.
     except Exception as error:
         kind = "" if isinstance(error, LimbeckError) else f"{type(error).__name__}: "
-        return Failed(question=name, seconds=perf_counter() - began, reason=f"{kind}{error}")
+        return Failed(evaluation=name, seconds=perf_counter() - began, reason=f"{kind}{error}")
 
 
 def _identity(candidate: Candidate, context: Context) -> str:
@@ -265,9 +265,9 @@ def reevaluate(run: Path, asked: Evaluate, *, watch: ProgressReporter) -> Evalua
 
     def write(found: Evaluation) -> None:
         """Merge the results so far into the report; a repeated evaluation replaces its old one."""
-        names = {one.evaluation for one in found.results} | {one.question for one in found.failed}
+        names = {one.evaluation for one in found.results} | {one.evaluation for one in found.failed}
         asked = [one for one in before.results if one.evaluation not in names]
-        failed = [one for one in before.failed if one.question not in names]
+        failed = [one for one in before.failed if one.evaluation not in names]
         whole = Evaluation(
             results=(*asked, *found.results), failed=(*failed, *found.failed), pending=found.pending
         )

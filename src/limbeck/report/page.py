@@ -74,7 +74,7 @@ def _unfinished(result: RunResult) -> Iterator[tuple[str, str]]:
     if result.evaluation is None:
         return
     for one in result.evaluation.failed:
-        yield f"Evaluation {one.question}", f"Failed: {one.reason}"
+        yield f"Evaluation {one.evaluation}", f"Failed: {one.reason}"
     for name in result.evaluation.pending:
         yield f"Evaluation {name}", "Not done yet: the run goes on, or was interrupted."
 

@@ -422,7 +422,7 @@ def _budget(result: RunResult, width: int) -> list[str]:
 
 def _unfinished(evaluation: Evaluation) -> list[str]:
     """Return one line per failed evaluation, and one for those still to come."""
-    lines = [f"  FAILED: evaluation {one.question}: {one.reason}" for one in evaluation.failed]
+    lines = [f"  FAILED: evaluation {one.evaluation}: {one.reason}" for one in evaluation.failed]
     if evaluation.pending:
         lines.append(f"  Not evaluated yet: {', '.join(evaluation.pending)}")
     return lines

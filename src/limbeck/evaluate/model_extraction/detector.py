@@ -123,7 +123,7 @@ def _floor(distances: Array) -> float:
 def roc_auc(benign: Array, attacker: Array, counts: Array | None = None) -> Array:
     r"""Compute the AUROC of the attacker's queries against benign ones, `[draws]`.
 
-    $$P(s_a > s_b) + \tfrac12 P(s_a = s_b)$$, with the scores $s_a$ of attackers and $s_b$ of benign ones.
+    $$P(s_a > s_b) + \tfrac12 P(s_a = s_b)$$ for scores $s_a$ (attacker), $s_b$ (benign)
 
     Args:
         benign: Scores, `[n]`.
