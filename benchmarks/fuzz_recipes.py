@@ -75,12 +75,12 @@ PATHS = [
     *("teacher", "teacher.name", "teacher.width", "teacher.checkpoint", "student", "student.width"),
     *("student.source", "student.name", "budget", "budget.size_kb", "budget.parameters", "device"),
     *("stages.distill.epochs", "stages.distill.batch_size", "stages.distill.learning_rate"),
-    *("stages.distill.objective", "stages.distill.objective.0", "stages.distill.recorded"),
+    *("stages.distill.objective", "stages.distill.objective.0", "stages.distill.cache_teacher"),
     *("stages.quantize.calibration", "stages.quantize.method", "stages.evaluate.evaluations"),
     *(
         "stages.train_teacher.epochs",
-        "stages.train_teacher.accumulate",
-        "stages.train_teacher.workers",
+        "stages.train_teacher.gradient_accumulation_steps",
+        "stages.train_teacher.num_workers",
         "stages.export",
     ),
 ]
