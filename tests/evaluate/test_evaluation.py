@@ -58,4 +58,4 @@ def test_what_is_wrong_is_said_at_once():
     said = str(refused.value)
     assert 'did you mean "fidelity"' in said
     assert 'did you mean "attack_samples"' in said
-    assert "questions.robustness.steps: got 'many'" in said
+    assert "evaluations.robustness.steps: got 'many'" in said

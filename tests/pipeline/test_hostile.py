@@ -130,7 +130,7 @@ def built(setting: str) -> None:
         ),
         *("stages.1.distill.objective.1.soft_target_kl.temperature=1e308", "seeds=[1e30]"),
         "stages.1.distill.objective.1={mlkd: {temperatures: [1e18]}}",
-        *("stages.evaluate.questions.fidelity.n_resamples=1000000000", "description=[1e30]"),
+        *("stages.evaluate.evaluations.fidelity.n_resamples=1000000000", "description=[1e30]"),
         *("data.augment={shift: 100000}", "data.image={size: 100000000}", "budget.flops=1e40"),
         *("stages.2.quantize.calibration=1000000000000", "threads=1e9", "data.split_seed=1e30"),
     ],
