@@ -1,4 +1,4 @@
-"""What thieves get from a victim that is known, and what defences and detectors are worth."""
+"""What attackers get from a victim that is known, and what defences and detectors are worth."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def found():
 
 def agreement(found, **which):
     (one,) = [
-        theft for theft in found.scores
-        if all(getattr(theft, name) == value for name, value in which.items())
+        score for score in found.scores
+        if all(getattr(score, name) == value for name, value in which.items())
     ]  # fmt: skip
     return one.agreement.value
 
@@ -90,9 +90,9 @@ def test_a_simple_victim_is_extracted_and_more_queries_extract_more(found):
     assert few < many
     assert many > 0.8
     assert len(found.scores) == 2 * (4 + 2)
-    for theft in found.scores:
-        low, high = theft.agreement.interval.low, theft.agreement.interval.high
-        assert low <= theft.agreement.value <= high
+    for score in found.scores:
+        low, high = score.agreement.interval.low, score.agreement.interval.high
+        assert low <= score.agreement.value <= high
 
 
 def test_findings_hold_student_and_teacher_beside_each_other(found):
@@ -138,10 +138,10 @@ def test_noise_is_caught_and_honest_inputs_are_not(found):
 def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
     for cost in found.costs:
         reached = [
-            theft.queries
-            for theft in found.scores
-            if theft.response_format == cost.response_format
-            and theft.agreement.value >= cost.agreement
+            score.queries
+            for score in found.scores
+            if score.response_format == cost.response_format
+            and score.agreement.value >= cost.agreement
         ]
         assert cost.queries == min(reached, default=None)
         assert cost.price == (cost.queries and cost.queries * found.price)

@@ -81,16 +81,16 @@ def test_no_order_is_better_than_all_errors_last():
     random = np.random.default_rng(0)
     logits = 2 * random.normal(size=(200, 4))
     labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
-    doubter = SelectivePredictor.of(log_probabilities(logits), labels)
+    predictor = SelectivePredictor.of(log_probabilities(logits), labels)
     resamples = Resamples(200, n_resamples=50)
-    found = doubter.summary(resamples.estimate(doubter.aurc), resamples=resamples)
-    wrong = np.sort(1 - doubter.right)
+    found = predictor.summary(resamples.estimate(predictor.aurc), resamples=resamples)
+    wrong = np.sort(1 - predictor.right)
     best = np.mean(np.cumsum(wrong) / np.arange(1, 201))
     assert found.best_aurc == pytest.approx(best)
     assert found.best_aurc < found.aurc.value
     assert sum(found.entropy.right) + sum(found.entropy.wrong) == 200
     for mean, hit in ((found.entropy.mean_right, 1), (found.entropy.mean_wrong, 0)):
-        expected = special.entr(special.softmax(logits, axis=1)).sum(axis=1)[doubter.right == hit]
+        expected = special.entr(special.softmax(logits, axis=1)).sum(axis=1)[predictor.right == hit]
         assert mean.value == pytest.approx(expected.mean())
 
 

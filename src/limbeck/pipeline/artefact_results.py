@@ -46,8 +46,8 @@ def similarity(given: Predictions, classes: int) -> tuple[tuple[float, ...], ...
 def disagreements(teacher: Predictions, student: Predictions) -> list[int]:
     """Return the samples with different top classes, by descending student confidence."""
     rows = np.flatnonzero(teacher.logits.argmax(1) != student.logits.argmax(1))
-    sureness = _softmax(student.logits)[rows].max(axis=1)
-    return [int(row) for row in rows[np.argsort(-sureness, kind="stable")]]
+    confidence = _softmax(student.logits)[rows].max(axis=1)
+    return [int(row) for row in rows[np.argsort(-confidence, kind="stable")]]
 
 
 def disagreement(

@@ -59,14 +59,14 @@ def check(recipe: Recipe, *, out: Path, watch: ProgressReporter | None = None) -
             ]
         )
         work = Work(recipe, place, accelerator, watch or NullReporter(), resume=False)
-        rehearsal = work.dry_run()
+        trial = work.dry_run()
         facts = work.data.facts
         return Checked(
             name=recipe.name,
             out=str(out),
             rows={"train": facts.train, "validation": facts.validation, "test": facts.test},
             classes=len(work.data.classes),
-            parameters=rehearsal.parameters,
+            parameters=trial.parameters,
             stages=tuple(name for name, _ in work.stages),
             reused={seed: tuple(names) for seed, names in work.unchanged(out).items()},
         )

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
     from limbeck.report.result import Curve
 
-REHEARSED = 20_000_000  # parameters: larger models are checked beforehand, but not compressed
+DRY_RUN_PARAMETERS = (
+    20_000_000  # parameters: larger models are checked beforehand, but not compressed
+)
 
 
 class FineTune(Training, ObjectiveConfig):
@@ -116,32 +118,32 @@ class Compression(Stage):
             problems += [Problem(f"recover.{p.where}", p.given, p.allowed, p.fix) for p in found]
         return problems
 
-    def check_calibration(self, rehearsal: DryRun, *, where: str) -> None:
+    def check_calibration(self, trial: DryRun, *, where: str) -> None:
         """Raise if more calibration samples are requested than exist.
 
         Raises:
             InputError: There are fewer training samples.
         """
-        there = len(rehearsal.context.data.train)
+        there = len(trial.context.data.train)
         if "calibration" in self.model_fields_set and self.calibration > there:
             allowed = f"1 to {there}: so many training samples there are"
             raise InputError(Problem(f"{where}.calibration", self.calibration, allowed))
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Try the method on the untrained model, so that later stages use its structure."""
-        self.check_calibration(rehearsal, where=where)
-        model = rehearsal.student if self.role == "student" else rehearsal.teachers[0]
+        self.check_calibration(trial, where=where)
+        model = trial.student if self.role == "student" else trial.teachers[0]
         if self.finetune is not None and self.role == "student":
-            self.finetune.join_once(rehearsal, where=f"{where}.recover")
-        work = _work(rehearsal.context, samples=2, batch=rehearsal.batch)
+            self.finetune.join_once(trial, where=f"{where}.finetune")
+        work = _work(trial.context, samples=2, batch=trial.batch)
         try:
             self.way.check(model, work)
-            if sum(parameter.numel() for parameter in model.parameters()) < REHEARSED:
+            if sum(parameter.numel() for parameter in model.parameters()) < DRY_RUN_PARAMETERS:
                 changed = copy.deepcopy(model)
                 # Untrained weights may have nothing to compress where trained ones do.
                 with suppress(NothingGainedError):
                     self.way.transform(changed, work)
-                rehearsal.replace(self.role, changed)
+                trial.replace(self.role, changed)
         except InputError as error:
             raise InputError(*inside(error, where)) from error
         except CompressError as error:

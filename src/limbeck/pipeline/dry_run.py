@@ -121,15 +121,15 @@ def dry_run(context: Context) -> DryRun:
         problems += held.problems
         for note in held.notes:
             context.progress.say(note)
-    rehearsal = DryRun(context)
+    trial = DryRun(context)
     for where, stage in _stages(context) if fits else ():
         try:
-            stage.dry_run(rehearsal, where=where)
+            stage.dry_run(trial, where=where)
         except InputError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(*problems)
-    return rehearsal
+    return trial
 
 
 def _stages(context: Context) -> Iterator[tuple[str, Stage]]:

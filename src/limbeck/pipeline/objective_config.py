@@ -104,7 +104,7 @@ class ObjectiveConfig(BaseModel):
             problems.append(Problem("recorded", taps, "terms on answers only", fix))
         return problems
 
-    def join_once(self, rehearsal: DryRun, *, where: str) -> None:
+    def join_once(self, trial: DryRun, *, where: str) -> None:
         """Build student and teacher, connect them as in training, and try one step.
 
         Raises:
@@ -113,9 +113,9 @@ class ObjectiveConfig(BaseModel):
         objective = self.terms()
         needs = objective.needs_teacher
         student, teachers = gathered(
-            [lambda: [rehearsal.student], lambda: rehearsal.teachers if needs else []]
+            [lambda: [trial.student], lambda: trial.teachers if needs else []]
         )
-        context = rehearsal.context
+        context = trial.context
         if self.cache_teacher and needs:
             check_recordable(context)
         place = f"{where}.objective"
@@ -133,7 +133,7 @@ class ObjectiveConfig(BaseModel):
                 context.task,
                 objective,
                 teacher=teacher,
-                probe=rehearsal.batch,
+                probe=trial.batch,
                 training_set=training_set(context),
             )
         except InputError as error:

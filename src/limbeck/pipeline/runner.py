@@ -170,13 +170,13 @@ class Work:
         Raises:
             InputError: The run would fail; all problems at once.
         """
-        _, rehearsal = gathered(
+        _, trial = gathered(
             [
                 lambda: stop_if_forbidden(self.recipe, self.data.facts),
                 lambda: dry_run(self._context(self.recipe.seeds[0])),
             ]
         )
-        return cast("DryRun", rehearsal)
+        return cast("DryRun", trial)
 
     def unchanged(self, out: Path) -> dict[int, list[str]]:
         """Return per seed the stages that a run in a folder would reuse, without writing."""

@@ -54,11 +54,11 @@ class Stage(BaseModel):
         """Return problems of the settings with the rest of the recipe; paths are relative."""
         return []
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check in about a second, without training, whether the stage would fail.
 
         Args:
-            rehearsal: The recipe's models, built for the data.
+            trial: The recipe's models, built for the data.
             where: The stage's place in the recipe, for messages.
 
         Raises:

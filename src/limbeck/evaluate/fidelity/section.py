@@ -17,7 +17,7 @@ def section(found: Fidelity) -> SectionContent:
     tables = [_slices(found.slices)]
     if found.overlap is not None:
         tables.append(_errors(found.overlap))
-    tables.append(_partings(found.disagreements))
+    tables.append(_disagreements(found.disagreements))
     return SectionContent(
         "Does it answer as its teacher does?",
         _lead(found.overlap),
@@ -72,7 +72,7 @@ def _errors(overlap: Overlap) -> Table:
     return Table("Errors", "Test samples.", (Column("samples", "student"),), rows)
 
 
-def _partings(partings: Sequence[Disagreement]) -> Table:
+def _disagreements(disagreements: Sequence[Disagreement]) -> Table:
     columns = tuple(
         Column(label, "student") for label in ("samples", "teacher right", "student right")
     )
@@ -83,7 +83,7 @@ def _partings(partings: Sequence[Disagreement]) -> Table:
                 fmt.integer(count) for count in (one.count, one.teacher_right, one.student_right)
             ),
         )
-        for one in partings
+        for one in disagreements
     )
     caption = "What the teacher answers and the student instead, the most frequent first."
     return Table("Most frequent disagreements", caption, columns, rows)

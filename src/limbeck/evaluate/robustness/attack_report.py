@@ -248,7 +248,7 @@ class Probed:
 
 
 def probe(
-    model: PixelModel, shown: Shown, pictures: Images, withstood: AttackResult, effort: AttackBudget
+    model: PixelModel, shown: Shown, pictures: Images, results: AttackResult, effort: AttackBudget
 ) -> Probed:
     """Test each image for a zero gradient, and apply unbounded PGD where PGD has failed so far.
 
@@ -256,34 +256,34 @@ def probe(
         model: The torch model of pixels.
         shown: The exported file.
         pictures: The images.
-        withstood: The result at the largest size.
+        results: The result at the largest size.
         effort: The attack budget, for PGD's steps.
     """
     unbounded = np.zeros(len(pictures.labels), dtype=np.bool_)
-    if withstood.pgd is not None and withstood.pgd.any():
-        left = pictures.some(np.flatnonzero(withstood.pgd))
+    if results.pgd is not None and results.pgd.any():
+        left = pictures.some(np.flatnonzero(results.pgd))
         found = pgd(model, left.pixels, left.labels, eps=1, steps=effort.steps, seed=effort.seed)
-        unbounded[withstood.pgd] = shown(found).argmax(axis=1) == left.labels
+        unbounded[results.pgd] = shown(found).argmax(axis=1) == left.labels
     return Probed(zero_gradients(model, pictures.pixels, pictures.labels), unbounded)
 
 
-def masking(withstood: Sequence[AttackResult], probed: Probed) -> tuple[str, ...]:
+def masking(results: Sequence[AttackResult], probed: Probed) -> tuple[str, ...]:
     """Return the signs of gradient masking, as clauses; empty if there are none.
 
     The signs are: images with zero gradient; a stronger attack of the same size, transferred
     images, or an attack without gradients succeed clearly more often than PGD; unbounded PGD fails.
 
     Args:
-        withstood: The result at each size.
+        results: The result at each size.
         probed: The probes.
 
     Source: Athalye et al., ICML 2018 (arXiv:1802.00420), section 3.1; Carlini et al. 2019
         (arXiv:1902.06705).
     """
-    return tuple(_signs(withstood, probed))
+    return tuple(_signs(results, probed))
 
 
-def _signs(withstood: Sequence[AttackResult], probed: Probed) -> Iterator[str]:
+def _signs(results: Sequence[AttackResult], probed: Probed) -> Iterator[str]:
     zero, unbounded = probed.zero.mean(), probed.unbounded.mean()
     if zero > ZERO:
         yield f"on {zero:.0%} of the pictures cross-entropy has no gradient at all in float32"
@@ -291,17 +291,17 @@ def _signs(withstood: Sequence[AttackResult], probed: Probed) -> Iterator[str]:
         (
             "under PGD",
             "under the strongest attack",
-            [(one.eps, one.pgd, one.worst_case) for one in withstood],
+            [(one.eps, one.pgd, one.worst_case) for one in results],
         ),
         (
             "under PGD",
             "on pictures made against the other model",
-            [(one.eps, one.pgd, one.transfer) for one in withstood],
+            [(one.eps, one.pgd, one.transfer) for one in results],
         ),
         (
             "under all attacks with gradients",
             "once random squares are tried",
-            [(one.eps, one.gradients, one.worst_case) for one in withstood],
+            [(one.eps, one.gradients, one.worst_case) for one in results],
         ),
     ):
         fooled = [
@@ -373,13 +373,13 @@ def compare_attacks(
     """
     sides = {"student": student} | ({} if teacher is None else {"teacher": teacher})
     made = {name: pgd_images(one.model, pictures, epsilons, effort) for name, one in sides.items()}
-    withstood = {
+    results = {
         name: attack(
             one, pictures, epsilons, own=made[name], others=_others(made, name), effort=effort
         )
         for name, one in sides.items()
     }
-    ours, theirs = withstood["student"], withstood.get("teacher")
+    ours, theirs = results["student"], results.get("teacher")
     rows = [
         _row(attack, one, theirs[number] if theirs else None)
         for number, one in enumerate(ours)
@@ -389,9 +389,7 @@ def compare_attacks(
         _finding(one, theirs[number] if theirs else None, margin=margin, twin=student.model)
         for number, one in enumerate(ours)
     ]
-    warnings = [
-        _warning(name, one, pictures, withstood[name], effort) for name, one in sides.items()
-    ]
+    warnings = [_warning(name, one, pictures, results[name], effort) for name, one in sides.items()]
     return AttackReport(tuple(rows), tuple(findings), tuple(filter(None, warnings)), ours[-1])
 
 
@@ -485,13 +483,13 @@ def _right(attacked: AttackTarget, pixels: Floats, pictures: Images) -> Right:
     return attacked.shown(pixels).argmax(axis=1) == pictures.labels
 
 
-def _by_attack(withstood: AttackResult) -> dict[Attack, Right | None]:
+def _by_attack(results: AttackResult) -> dict[Attack, Right | None]:
     return {
-        "fgsm": withstood.fgsm,
-        "pgd": withstood.pgd,
-        "transfer": withstood.transfer,
-        "gradients": withstood.gradients,
-        "strongest": withstood.worst_case,
+        "fgsm": results.fgsm,
+        "pgd": results.pgd,
+        "transfer": results.transfer,
+        "gradients": results.gradients,
+        "strongest": results.worst_case,
     }
 
 
@@ -530,13 +528,13 @@ def _warning(
     name: str,
     attacked: AttackTarget,
     pictures: Images,
-    withstood: Sequence[AttackResult],
+    results: Sequence[AttackResult],
     effort: AttackBudget,
 ) -> str:
     if attacked.model is None:
         return ""
-    probed = probe(attacked.model, attacked.shown, pictures, withstood[-1], effort)
-    signs = masking(withstood, probed)
+    probed = probe(attacked.model, attacked.shown, pictures, results[-1], effort)
+    signs = masking(results, probed)
     if not signs:
         return ""
     return (

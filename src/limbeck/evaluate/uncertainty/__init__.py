@@ -232,7 +232,8 @@ def _risk(risk: PairedEstimate, margin: float) -> MetricComparison:
         direction="lower",
         **dict(risk),
         margin=margin,
-        method="Share of errors among the surest answers by largest probability, averaged over how "
+        method="Error rate of the most confident predictions by largest probability, averaged over "
+        "how "
         "many are given (AURC).",
     )
 

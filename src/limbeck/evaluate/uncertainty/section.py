@@ -42,8 +42,8 @@ def _lead(found: Uncertainty) -> str:
 
 
 def _curve(found: Uncertainty) -> Panel:
-    title = "Errors among the surest answers"
-    said = "Share of errors, if only the surest answers are given, by how many are given."
+    title = "Selective risk by coverage"
+    said = "Error rate of the most confident predictions, by their share of all."
     series = both(_points(found.student), () if found.teacher is None else _points(found.teacher))
     return Panel(
         title,

@@ -50,9 +50,9 @@ class Distill(Training, ObjectiveConfig, Stage):
         """Return problems: features that are not available."""
         return self.refused(recipe)
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Build student and teacher, and connect them once as in training."""
-        self.join_once(rehearsal, where=where)
+        self.join_once(trial, where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train the student and its label-only baseline."""

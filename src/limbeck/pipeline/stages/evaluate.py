@@ -54,10 +54,10 @@ class Evaluate(Stage):
         """Return the evaluations with their settings."""
         return _with_settings(EVALUATIONS.names() if self.evaluations is None else self.evaluations)
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check the settings against the classes of the data."""
         try:
-            check_values(self.asked, tuple(rehearsal.context.data.classes))
+            check_values(self.asked, tuple(trial.context.data.classes))
         except InputError as error:
             raise InputError(*inside(error, f"{where}.evaluations")) from error
 

@@ -70,17 +70,17 @@ class Export(Stage):
         allowed = "onnx or safetensors, for a model that is not of transformers"
         return [Problem("format", "huggingface", allowed)]
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check that transformers loads its folder, and that the user's code is self-contained.
 
         Raises:
             InputError: The structure was changed, or the code reads or imports files that do not
                 ship.
         """
-        context = rehearsal.context
+        context = trial.context
         if context.recipe.student_spec is None:
             return
-        student = rehearsal.student  # its problems are reported once, for every source
+        student = trial.student  # its problems are reported once, for every source
         if "huggingface" in self.formats:
             model = copy.deepcopy(student)
             materialize(model)

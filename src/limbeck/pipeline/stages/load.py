@@ -20,9 +20,9 @@ class Load(Stage):
 
     produces: ClassVar[tuple[str, ...]] = ("teacher",)
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Load every member, and run it once."""
-        check_loaded(rehearsal.teachers, rehearsal.context)
+        check_loaded(trial.teachers, trial.context)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Copy the weights into the run, so that it is self-contained, and publish them."""

@@ -17,7 +17,7 @@ from limbeck.evaluate.flops import parameters
 from limbeck.export.compact.onnx import pack
 from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline.candidate import Candidate, Record, hashes
-from limbeck.pipeline.compression import REHEARSED, Compression
+from limbeck.pipeline.compression import DRY_RUN_PARAMETERS, Compression
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.parity import check_compressed
@@ -75,26 +75,26 @@ class Quantize(Compression):
         """Return problems: settings that the method does not support."""
         return [] if self.of_file else super().validate_in(recipe)
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Try the method on the untrained model, or on its exported file."""
         if self.of_file:
-            self.check_calibration(rehearsal, where=where)
-            self._rehearse_file(rehearsal, where=where)
+            self.check_calibration(trial, where=where)
+            self._dry_run_file(trial, where=where)
         else:
-            super().dry_run(rehearsal, where=where)
+            super().dry_run(trial, where=where)
 
-    def _rehearse_file(self, rehearsal: DryRun, *, where: str) -> None:
+    def _dry_run_file(self, trial: DryRun, *, where: str) -> None:
         """Export the untrained student, and check that its compressed file runs.
 
         Raises:
             InputError: There is nothing to compress, or ONNX Runtime cannot run the result.
         """
-        way, context, model = self.way, rehearsal.context, rehearsal.student
-        if not isinstance(way, FileMethod) or parameters(model) >= REHEARSED:
+        way, context, model = self.way, trial.context, trial.student
+        if not isinstance(way, FileMethod) or parameters(model) >= DRY_RUN_PARAMETERS:
             return
         context.progress.say(f"{where}: trying the method on the untrained student's file")
         device = next((one.device for one in model.parameters()), "cpu")
-        batch = {name: tensor.cpu() for name, tensor in rehearsal.batch.items()}
+        batch = {name: tensor.cpu() for name, tensor in trial.batch.items()}
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         with tempfile.TemporaryDirectory() as folder:
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"

@@ -24,15 +24,15 @@ class TrainTeacher(Training, Stage):
 
     produces: ClassVar[tuple[str, ...]] = ("teacher",)
 
-    def dry_run(self, rehearsal: DryRun, *, where: str) -> None:
+    def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Build every member, and try one training step."""
-        context = rehearsal.context
-        for model in rehearsal.teachers:
+        context = trial.context
+        for model in trial.teachers:
             scheme = Offline(
                 model,
                 context.task,
                 Objective(methods.label_only()),
-                probe=rehearsal.batch,
+                probe=trial.batch,
                 training_set=training_set(context),
             )
             try_training(context, scheme, training_of(self), where=where)
