@@ -233,8 +233,7 @@ def _risk(risk: PairedEstimate, margin: float) -> MetricComparison:
         **dict(risk),
         margin=margin,
         method="Error rate of the most confident predictions by largest probability, averaged over "
-        "how "
-        "many are given (AURC).",
+        "how many are given (AURC).",
     )
 
 
