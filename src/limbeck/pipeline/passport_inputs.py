@@ -153,7 +153,7 @@ def _teachers(
 def _robustness(result: RunResult) -> Iterator[DifferenceFacts]:
     """Yield the differences found by robustness evaluations, with their margins."""
     found = result.evaluation.result_of("robustness") if result.evaluation else None
-    for finding in found.findings if found else ():
+    for finding in found.comparisons if found else ():
         gap = finding.difference
         if gap is not None:
             yield DifferenceFacts(
@@ -162,7 +162,7 @@ def _robustness(result: RunResult) -> Iterator[DifferenceFacts]:
                 low=gap.interval.low if gap.interval else None,
                 high=gap.interval.high if gap.interval else None,
                 margin=finding.margin,
-                better=finding.better,
+                better=finding.direction,
             )
 
 
