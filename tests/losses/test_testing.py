@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limbeck.core.numeric import precise, without_autocast
+from limbeck.core.tensors import precise, without_autocast
 from limbeck.errors import InputError
 from limbeck.losses import (
     cross_entropy,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.connectors.joints import ConnectorOutput, PairConnector
 from limbeck.connectors.layouts import pair
-from limbeck.core.numeric import unit_length
+from limbeck.core.tensors import unit_length
 from limbeck.errors import InputError, Problem
 
 _HALF = (torch.float16, torch.bfloat16)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.connectors.layouts import Layout, Size, pair
-from limbeck.core.numeric import without_autocast
+from limbeck.core.tensors import without_autocast
 from limbeck.errors import InputError, Problem
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.core.numeric import precise, without_autocast
+from limbeck.core.tensors import precise, without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import check_label_range
 from limbeck.losses._kinds import RULED_OUT, Measure, closed_form

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.numbers import is_number, is_positive
-from limbeck.core.numeric import precise_pair
+from limbeck.core.tensors import precise_pair
 from limbeck.errors import InputError, Problem
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.core.numeric import precise, precise_pair, without_autocast
+from limbeck.core.tensors import precise, precise_pair, without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import check_floating, check_same_shape
 from limbeck.losses._kinds import Measure, closed_form

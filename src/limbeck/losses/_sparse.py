@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.core.numeric import precise
+from limbeck.core.tensors import precise
 from limbeck.losses._inputs import not_negative
 from limbeck.losses._kinds import RULED_OUT, Measure, closed_form, log_mixture
 from limbeck.losses._maps import dense, is_plain, over_copies, row_blocks, widened

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.core.numbers import is_number
-from limbeck.core.numeric import precise, precise_pair, unit_length, without_autocast
+from limbeck.core.tensors import precise, precise_pair, unit_length, without_autocast
 from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses._inputs import check_floating, check_mask, check_same_shape, not_negative
 from limbeck.losses._maps import aligned, check_features, check_maps, mean_of_each, products

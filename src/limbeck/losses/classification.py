@@ -7,7 +7,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from limbeck.core.numbers import is_number
-from limbeck.core.numeric import precise
+from limbeck.core.tensors import precise
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import (
     check_labels,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from limbeck.core.numeric import length, precise, unit_length, without_autocast
+from limbeck.core.tensors import length, precise, unit_length, without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import check_labels, check_temperature, outside, vector_pair
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from limbeck.core.numeric import norm, without_autocast
+from limbeck.core.tensors import norm, without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import (
     check_labels,

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.core.numbers import is_number, is_positive
-from limbeck.core.numeric import precise, precise_pair, unit_length, without_autocast
+from limbeck.core.tensors import precise, precise_pair, unit_length, without_autocast
 from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses._inputs import check_floating, check_same_samples
 from limbeck.losses._maps import (

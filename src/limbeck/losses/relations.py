@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.core.numbers import is_positive
-from limbeck.core.numeric import length, unit_length, without_autocast
+from limbeck.core.tensors import length, unit_length, without_autocast
 from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses._inputs import check_temperature, vector_pair
 from limbeck.losses._maps import over_copies

@@ -9,7 +9,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from limbeck.core.numeric import norm, precise
+from limbeck.core.tensors import norm, precise
 from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import check_floating, check_mask, check_same_shape
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.numbers import is_whole
-from limbeck.core.numeric import precise
+from limbeck.core.tensors import precise
 from limbeck.errors import InputError, Problem, did_you_mean
 
 Rows: TypeAlias = slice | Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from limbeck.core.numbers import is_positive
-from limbeck.core.numeric import without_autocast
+from limbeck.core.tensors import without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.targets.categorical import DenseTargets, Rows
 

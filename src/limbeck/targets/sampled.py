@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.numbers import is_positive, is_whole
-from limbeck.core.numeric import precise
+from limbeck.core.tensors import precise
 from limbeck.errors import InputError, Problem
 from limbeck.targets.categorical import Rows, check_logits, of_ids, of_shape
 
