@@ -9,7 +9,7 @@ RETIRED = (
     *("theft", "half-truth", "nudged", "withstand", "withstood", "told_apart", "misfits"),
     *("rehearse", "rehearsal", "sureness", "partings", "surest", "doubter", "eldest_first"),
     *("probabilistic_transfer", "multi_level", "measure_gradients", "KnowledgeStore"),
-    *("RecordedTeacher", "errors_told"),
+    *("RecordedTeacher", "errors_told", "sitting", "twin"),
 )
 HISTORY = {"test_language.py", "plan.md", "schema.json"}
 

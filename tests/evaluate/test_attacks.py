@@ -66,9 +66,9 @@ def trained(seed: int, targets: torch.Tensor, *, temperature: float, epochs: int
     return model.eval().requires_grad_(False)
 
 
-def attacked(model: nn.Module, pictures: Images, *, twin: bool = True) -> AttackTarget:
+def attacked(model: nn.Module, pictures: Images, *, torch_model: bool = True) -> AttackTarget:
     shown = pictures.show(TorchPredictor(model, TASK))
-    return AttackTarget(shown, pictures.model(TorchModel(model, TASK)) if twin else None)
+    return AttackTarget(shown, pictures.model(TorchModel(model, TASK)) if torch_model else None)
 
 
 TRAIN, TEST = digits()
@@ -149,12 +149,12 @@ def test_the_seed_decides_and_chance_elsewhere_is_left_alone(honest):
 def test_of_a_linear_model_the_margin_attack_finds_the_worst_corner():
     model = linear()
     labels = np.zeros(len(TEST.labels), dtype=np.int64)
-    twin = TEST.model(TorchModel(model, TASK))
+    torch_model = TEST.model(TorchModel(model, TASK))
     weights = pixel_weights(model)
     slope = (weights[1] - weights[0]).reshape(1, 8, 8)
     worst = np.where(slope > 0, np.minimum(TEST.pixels + 0.1, 1), np.maximum(TEST.pixels - 0.1, 0))
     for restart in (0, 1):
-        found = margin_pgd(twin, TEST.pixels, labels, eps=0.1, restart=restart)
+        found = margin_pgd(torch_model, TEST.pixels, labels, eps=0.1, restart=restart)
         reached, most = ((slope * x).sum(axis=(1, 2, 3)) for x in (found, worst))
         np.testing.assert_allclose(reached, most, atol=1e-4)
 
@@ -181,7 +181,7 @@ def test_of_a_linear_model_deepfool_finds_the_exact_distance():
 
 
 def test_deepfool_s_way_is_followed_to_where_the_file_errs():
-    """A quantised file's boundary lies elsewhere than its twin's: here, a third further."""
+    """A quantised file's boundary lies elsewhere than the float model's: here, a third further."""
     model = linear(classes=2)
     grey = np.full((1, 1, 8, 8), 0.5, dtype=np.float32)
     inputs = torch.tensor((grey - np.float32(0.3)) / np.float32(0.4))
@@ -195,11 +195,11 @@ def test_deepfool_s_way_is_followed_to_where_the_file_errs():
             return model(image) + extra
 
     pictures = Images(grey, np.array([right]), "image", SCALE)
-    twin = pictures.model(TorchModel(model, TASK))
+    torch_model = pictures.model(TorchModel(model, TASK))
     found = minimal_perturbation(
-        AttackTarget(pictures.show(TorchPredictor(Shifted(), TASK)), twin), pictures
+        AttackTarget(pictures.show(TorchPredictor(Shifted(), TASK)), torch_model), pictures
     )
-    exact = boundary_distances(twin, grey, pictures.labels)
+    exact = boundary_distances(torch_model, grey, pictures.labels)
     assert exact < 0.3  # so that the box is no hindrance
     np.testing.assert_allclose(found, 1.4 * 1.02 * exact, rtol=0.05)
 
@@ -264,9 +264,9 @@ def test_masked_gradients_are_broken_and_named(honest, other, defended, kind):
     assert found.comparisons[-1].student.value == by["strongest", 0.2]
 
 
-def test_without_a_twin_the_others_pictures_and_squares_are_left(honest, other):
+def test_without_a_torch_model_the_others_pictures_and_squares_are_left(honest, other):
     found = compare_attacks(
-        attacked(honest, TEST, twin=False),
+        attacked(honest, TEST, torch_model=False),
         attacked(other, TEST),
         TEST,
         epsilons=(0.2,),
@@ -280,15 +280,20 @@ def test_without_a_twin_the_others_pictures_and_squares_are_left(honest, other):
     assert by["transfer"].teacher is None
     assert by["strongest"].student.value <= by["transfer"].student.value < 0.5
     alone = compare_attacks(
-        attacked(honest, TEST, twin=False), None, TEST, epsilons=(0.2,), effort=EFFORT, margin=0.02
+        attacked(honest, TEST, torch_model=False),
+        None,
+        TEST,
+        epsilons=(0.2,),
+        effort=EFFORT,
+        margin=0.02,
     )
     assert alone.rows[-1].student.value < 0.5
     assert alone.comparisons[0].verdict == "no reference"
-    assert "no twin" in found.comparisons[0].method
+    assert "no PyTorch model" in found.comparisons[0].method
 
 
-def test_what_ships_decides_and_not_the_twin(honest):
-    """A file that is right whatever happens is not blamed for its twin."""
+def test_what_ships_decides_and_not_the_torch_model(honest):
+    """A file that is right whatever happens is not blamed for its torch_model."""
 
     class Stubborn:
         def predict(self, batch):

@@ -48,7 +48,7 @@ def side(name, model, task):
     return EvaluatedModel(name, TorchPredictor(model, task), TorchModel(model, task))
 
 
-def sitting(student, teacher=None, *, values=None, pixels=None, task=None, **more):
+def context(student, teacher=None, *, values=None, pixels=None, task=None, **more):
     task = ImageClassification(CLASSES) if task is None else task
     values = {"image": drawn(20)} if values is None else values
     count = len(next(iter(values.values())))
@@ -118,7 +118,7 @@ def test_too_few_steps_do_not_add_up_and_are_said():
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 30), nn.Tanh(), nn.Linear(30, 3))
     with torch.no_grad():
         model[1].weight *= 20
-    found = evaluate(sitting(frozen(model)), steps=1, n_resamples=20)
+    found = evaluate(context(frozen(model)), steps=1, n_resamples=20)
     assert found.completeness[0].within < 1
     assert any("do not add up" in note for note in found.notes)
 
@@ -166,7 +166,7 @@ def test_the_strongest_places_are_marked_and_padding_is_not():
 def test_the_same_model_looks_at_the_same_places():
     model = linear()
     found = evaluate(
-        sitting(model, model, pixels=Normalization((0.5, 0.5), (0.2, 0.3))), n_resamples=50, shown=4
+        context(model, model, pixels=Normalization((0.5, 0.5), (0.2, 0.3))), n_resamples=50, shown=4
     )
     assert [each.method for each in found.alignments] == [
         "integrated_gradients",
@@ -191,15 +191,15 @@ def test_the_same_model_looks_at_the_same_places():
 
 
 def test_models_that_share_nothing_are_not_alike():
-    found = evaluate(sitting(linear(0), linear(1)), n_resamples=50)
+    found = evaluate(context(linear(0), linear(1)), n_resamples=50)
     assert abs(found.alignments[0].cosine.value) < 0.5
     assert found.alignments[0].cosine.interval.low <= found.alignments[0].cosine.value
     assert found.completeness[0].within == 1
     assert len(found.comparisons) == 4
 
 
-def test_without_a_twin_only_occlusion_is_had():
-    whole = sitting(linear(), linear())
+def test_without_a_torch_model_only_occlusion_is_had():
+    whole = context(linear(), linear())
     alone = replace(whole, student=replace(whole.student, torch_model=None))
     found = evaluate(alone, n_resamples=20)
     assert [each.method for each in found.alignments] == ["occlusion"]
@@ -211,7 +211,7 @@ def test_without_a_twin_only_occlusion_is_had():
 
 
 def test_without_a_teacher_there_is_nothing_to_be_like():
-    found = evaluate(sitting(linear()), n_resamples=20)
+    found = evaluate(context(linear()), n_resamples=20)
     assert found.alignments == ()
     assert found.comparisons[0].verdict == "no reference"
     assert found.images[0].teacher is None
@@ -222,7 +222,7 @@ def test_an_input_of_zeros_and_a_dead_model_fail_nothing():
     with torch.no_grad():
         model[1].weight.zero_()
     found = evaluate(
-        sitting(model, linear(), values={"image": np.zeros((1, 2, 6, 6), np.float32)}),
+        context(model, linear(), values={"image": np.zeros((1, 2, 6, 6), np.float32)}),
         n_resamples=5,
     )
     assert found.samples == 1
@@ -231,7 +231,7 @@ def test_an_input_of_zeros_and_a_dead_model_fail_nothing():
 
 def test_what_has_no_map_is_said():
     two = {"image": drawn(4), "other": drawn(4)}
-    found = evaluate(sitting(linear(), values=two), n_resamples=5)
+    found = evaluate(context(linear(), values=two), n_resamples=5)
     assert found.comparisons == ()
     assert "neither texts nor one array" in found.notes[0]
 
@@ -288,7 +288,7 @@ def encode(texts):
 def test_words_get_what_a_linear_model_gives_them():
     texts = ["good film!", "bad films", "film", "bad bad bad film!"]
     student, teacher = frozen(MeanOfWords(0)), frozen(MeanOfWords(1))
-    whole = sitting(
+    whole = context(
         student,
         teacher,
         values=encode(texts),
@@ -314,10 +314,10 @@ def test_texts_whose_words_are_unknown_show_numbers():
     values = encode(texts)
     model = frozen(MeanOfWords(0))
     task = TextClassification(CLASSES)
-    found = evaluate(sitting(model, values=values, task=task), n_resamples=5)
+    found = evaluate(context(model, values=values, task=task), n_resamples=5)
     assert found.texts[0].tokens == ("#1", "#3", "#5", "#2")
     other = TextInputs(["another text", "film bad"], encode_some(encode))
-    found = evaluate(sitting(model, values=values, task=task, texts=other), n_resamples=5)
+    found = evaluate(context(model, values=values, task=task, texts=other), n_resamples=5)
     assert found.texts[1].tokens == ("#4", "#5")
 
 
@@ -330,14 +330,14 @@ def encode_some(encode_):
 
 def test_an_embedding_that_sees_no_words_is_none():
     model = frozen(MeanOfWords(0))
-    twin = TorchModel(model, TextClassification(CLASSES))
+    torch_model = TorchModel(model, TextClassification(CLASSES))
     batch = {name: torch.from_numpy(part) for name, part in encode(["good film"]).items()}
-    assert maps.word_embedding(twin, batch) is model.words
+    assert maps.word_embedding(torch_model, batch) is model.words
 
     class Bag(nn.Module):
         def forward(self, input_ids, attention_mask):
             return nn.functional.one_hot(input_ids, 20).float().sum(1)[:, :3]
 
     assert maps.word_embedding(TorchModel(Bag(), TextClassification(CLASSES)), batch) is None
-    whole = sitting(Bag(), values=encode(["good film"]), task=TextClassification(CLASSES))
+    whole = context(Bag(), values=encode(["good film"]), task=TextClassification(CLASSES))
     assert evaluate(whole, n_resamples=5).comparisons == ()

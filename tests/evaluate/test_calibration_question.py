@@ -187,12 +187,12 @@ def test_degenerate_answers_have_figures_without_nan(logits, labels):
 
 
 def test_the_question_answers_of_digits():
-    sitting = digits()
-    found = evaluate(sitting)
+    context = digits()
+    found = evaluate(context)
     assert len(found.comparisons) == 6
-    labels = sitting.student_predictions.labels
+    labels = context.student_predictions.labels
     for side, model in (("student", found.student), ("teacher", found.teacher)):
-        answered = sitting.student_predictions if side == "student" else sitting.teacher_predictions
+        answered = context.student_predictions if side == "student" else context.teacher_predictions
         shipped = special.softmax(answered.logits.astype(float), axis=1)
         expected = metrics.log_loss(labels, shipped, labels=range(10))
         assert model.shipped.nll == pytest.approx(expected)
@@ -204,10 +204,10 @@ def test_the_question_answers_of_digits():
 
 
 def test_the_temperature_is_fitted_on_validation_samples_only():
-    sitting = digits()
-    validation = predict(sitting.student.predictor, sitting.validation())
-    assert evaluate(sitting).student.temperature == fit_temperature(validation)
-    assert fit_temperature(validation) != fit_temperature(sitting.student_predictions)
+    context = digits()
+    validation = predict(context.student.predictor, context.validation())
+    assert evaluate(context).student.temperature == fit_temperature(validation)
+    assert fit_temperature(validation) != fit_temperature(context.student_predictions)
 
 
 def test_without_a_teacher_and_with_an_unbounded_temperature_it_says_so():
@@ -215,9 +215,9 @@ def test_without_a_teacher_and_with_an_unbounded_temperature_it_says_so():
         def predict(self, batch):
             return {"logits": np.eye(10)[np.asarray(batch["labels"])]}
 
-    sitting = digits(teacher=False)
-    sure = dataclasses.replace(sitting.student, predictor=Sure())
-    found = evaluate(dataclasses.replace(sitting, student=sure))
+    context = digits(teacher=False)
+    sure = dataclasses.replace(context.student, predictor=Sure())
+    found = evaluate(dataclasses.replace(context, student=sure))
     assert found.teacher is None
     assert {finding.verdict for finding in found.comparisons} == {"no reference"}
     assert found.student.scaled == found.student.shipped

@@ -23,21 +23,21 @@ JOULES = st.floats(1e-6, 1e3)
 
 
 @pytest.fixture(scope="module")
-def sitting(tmp_path_factory):
+def context(tmp_path_factory):
     """Two models with files, whose trainings took ten seconds and a minute."""
-    folder, sitting = tmp_path_factory.mktemp("files"), digits()
-    batch = {"image": torch.from_numpy(next(iter(sitting.batches()))["image"])}
+    folder, context = tmp_path_factory.mktemp("files"), digits()
+    batch = {"image": torch.from_numpy(next(iter(context.batches()))["image"])}
     sides = {}
-    for (name, side), seconds in zip(sitting.models(), (10.0, 60.0), strict=True):
+    for (name, side), seconds in zip(context.models(), (10.0, 60.0), strict=True):
         path = folder / f"{name}.onnx"
         to_onnx(side.torch_model.model, side.torch_model.task, batch, path)
         sides[name] = replace(side, file=path, seconds=seconds)
-    return replace(sitting, **sides)
+    return replace(context, **sides)
 
 
 @pytest.fixture(scope="module")
-def found(sitting):
-    return evaluate(sitting, seconds=0.05)
+def found(context):
+    return evaluate(context, seconds=0.05)
 
 
 @given(st.floats(1, 1e6), JOULES, JOULES)
@@ -63,15 +63,15 @@ def test_trainings_are_set_beside_answers(found):
         assert ratio == pytest.approx(7)
 
 
-def test_what_the_trainings_took_may_be_unknown(sitting):
-    unknown = replace(sitting, teacher=replace(sitting.teacher, seconds=None))
+def test_what_the_trainings_took_may_be_unknown(context):
+    unknown = replace(context, teacher=replace(context.teacher, seconds=None))
     found = evaluate(unknown, seconds=0.01)
     assert set(found.break_even) == {"the student's training"}
     assert found.notes == ("What the teacher's training took is not known.",)
 
 
-def test_an_update_is_the_file_or_soft_labels(sitting, found):
-    content = sitting.student.file.read_bytes()
+def test_an_update_is_the_file_or_soft_labels(context, found):
+    content = context.student.file.read_bytes()
     assert found.update_sizes["student"] == len(content)
     assert found.update_sizes["student, zlib"] == len(zlib.compress(content, 9))
     assert (
@@ -80,19 +80,19 @@ def test_an_update_is_the_file_or_soft_labels(sitting, found):
 
 
 @pytest.mark.skipif(not available("bsdiff4"), reason="bsdiff4 is not installed")
-def test_an_update_by_difference_is_small_where_little_differs(sitting, tmp_path):
+def test_an_update_by_difference_is_small_where_little_differs(context, tmp_path):
     import bsdiff4
     import onnx
 
-    model = onnx.load(sitting.student.file)
+    model = onnx.load(context.student.file)
     [weight] = [one for one in model.graph.initializer if len(one.dims) == 4][:1]
     values = np.frombuffer(weight.raw_data, np.float32).copy()
     values[0] += 1
     weight.raw_data = values.tobytes()
     previous = tmp_path / "previous.onnx"
     onnx.save(model, previous)
-    held, new = previous.read_bytes(), sitting.student.file.read_bytes()
-    sent = run_evaluations(sitting, {"cost": {"seconds": 0.01, "previous": str(previous)}})
+    held, new = previous.read_bytes(), context.student.file.read_bytes()
+    sent = run_evaluations(context, {"cost": {"seconds": 0.01, "previous": str(previous)}})
     size = sent.result_of("cost").update_sizes["student, difference to the previous"]
     patch = bsdiff4.diff(held, new)
     assert size == len(patch) < len(new) / 10

@@ -21,8 +21,8 @@ NAMES = EVALUATIONS.names()
 
 @pytest.fixture(scope="module")
 def found() -> Evaluation:
-    sitting = contexts.digits(samples=60, max_samples=20)
-    return evaluate(sitting, {name: BRIEF.get(name, {}) for name in NAMES})
+    context = contexts.digits(samples=60, max_samples=20)
+    return evaluate(context, {name: BRIEF.get(name, {}) for name in NAMES})
 
 
 def test_every_question_has_a_result_and_a_chapter():
@@ -46,8 +46,8 @@ def test_it_comes_back_from_json(found):
 
 
 def test_without_a_teacher_everything_stands_alone():
-    sitting = contexts.digits(samples=40, max_samples=10, teacher=False)
-    alone = evaluate(sitting, {name: BRIEF.get(name, {}) for name in NAMES})
+    context = contexts.digits(samples=40, max_samples=10, teacher=False)
+    alone = evaluate(context, {name: BRIEF.get(name, {}) for name in NAMES})
     assert {finding.verdict for finding in alone.comparisons} == {"no reference"}
 
 

@@ -42,7 +42,7 @@ class Words:
         }
 
 
-def sitting(student, teacher=None, *, count=240, inputs=None, pixels=None):
+def context(student, teacher=None, *, count=240, inputs=None, pixels=None):
     random = np.random.default_rng(0)
     inputs = inputs or {"image": random.normal(size=(count, 3, 2, 2)).astype(np.float32)}
     labels = np.asarray(student.predict(inputs)["logits"]).argmax(axis=1)
@@ -69,7 +69,7 @@ def sitting(student, teacher=None, *, count=240, inputs=None, pixels=None):
 @pytest.fixture(scope="module")
 def found():
     return evaluate(
-        sitting(Linear(), Linear(1), pixels=Normalization((0.5,) * 3, (0.25,) * 3)),
+        context(Linear(), Linear(1), pixels=Normalization((0.5,) * 3, (0.25,) * 3)),
         budgets=(5, 100),
         n_resamples=100,
     )
@@ -155,7 +155,7 @@ def quick(monkeypatch):
 @pytest.mark.usefixtures("quick")
 def test_the_same_seed_steals_the_same():
     results = [
-        evaluate(sitting(Linear(), count=40), budgets=(6, 12), n_resamples=10).model_dump_json()
+        evaluate(context(Linear(), count=40), budgets=(6, 12), n_resamples=10).model_dump_json()
         for _ in range(2)
     ]
     assert results[0] == results[1]
@@ -307,7 +307,7 @@ def test_texts_keep_their_frame():
 
 @pytest.mark.usefixtures("quick")
 def test_texts_are_extracted_by_their_tokens():
-    found = evaluate(sitting(Words(), inputs=texts(400)), budgets=(100,), n_resamples=10)
+    found = evaluate(context(Words(), inputs=texts(400)), budgets=(100,), n_resamples=10)
     assert (
         agreement(found, strategy="random", response_format="probabilities", queries=100)
         > found.majority_baseline
@@ -317,7 +317,7 @@ def test_texts_are_extracted_by_their_tokens():
 
 @pytest.mark.usefixtures("quick")
 def test_what_cannot_be_done_is_said():
-    found = evaluate(sitting(Linear(), count=12), budgets=(4, 20), n_resamples=10)
+    found = evaluate(context(Linear(), count=12), budgets=(4, 20), n_resamples=10)
     assert found.detection == ()
     assert any("no detector can be fitted" in note for note in found.notes)
     assert any("mixtures" in note for note in found.notes)
@@ -327,10 +327,10 @@ def test_what_cannot_be_done_is_said():
             return super().predict({"image": batch["image"]})
 
     pair = {name: np.zeros((8, 3, 2, 2), np.float32) for name in ("image", "other")}
-    assert "neither texts" in evaluate(sitting(Both(), inputs=pair)).notes[0]
+    assert "neither texts" in evaluate(context(Both(), inputs=pair)).notes[0]
 
 
 @pytest.mark.parametrize("budgets", [(), (0, 5), (5, 5), (9, 3)])
 def test_budgets_that_do_not_ascend_are_refused(budgets):
     with pytest.raises(InputError, match=r"model_extraction\.budgets: got .*; allowed: ascending"):
-        evaluate(sitting(Linear(), count=8), budgets=budgets)
+        evaluate(context(Linear(), count=8), budgets=budgets)

@@ -25,7 +25,7 @@ class Table:
         return {"logits": self._logits[batch["index"]]}
 
 
-def sitting(labels, student, teacher=None, *, classes=2, validation=None, **attributes):
+def context(labels, student, teacher=None, *, classes=2, validation=None, **attributes):
     def batches(of):
         yield {"index": np.arange(len(of)), "labels": np.asarray(of)}
 
@@ -138,7 +138,7 @@ def biased(gap, count=2000, seed=0, of=None):
 def test_what_became_of_the_teachers_gap_is_told(teacher, student, fate):
     labels, group, model = biased(teacher)
     small = model if fate == "inherited" else biased(student, seed=1, of=(labels, group))[2]
-    found = evaluate(sitting(labels, small, model, sex=group), n_resamples=200)
+    found = evaluate(context(labels, small, model, sex=group), n_resamples=200)
     inherited = found.attributes[0].inherited[0]
     assert inherited.rate == "accuracy"
     assert inherited.outcome == fate
@@ -168,7 +168,7 @@ def test_a_small_group_is_named_and_not_judged():
     labels, group, model = biased(0.1, count=400)
     group[:5] = "c"
     model[:5] = 1 - labels[:5]
-    found = evaluate(sitting(labels, model, model, sex=group), n_resamples=50)
+    found = evaluate(context(labels, model, model, sex=group), n_resamples=50)
     by_name = {each.name: each for each in found.attributes[0].groups}
     assert not by_name["c"].judged
     assert by_name["a"].judged
@@ -179,7 +179,7 @@ def test_a_small_group_is_named_and_not_judged():
 
 def test_without_groups_only_classes_are_judged():
     labels, _, model = biased(0.1, count=200)
-    found = evaluate(sitting(labels, model), n_resamples=50)
+    found = evaluate(context(labels, model), n_resamples=50)
     assert [finding.name for finding in found.comparisons] == ["Recall of the worst class, class 1"]
     assert found.comparisons[0].verdict == "no reference"
     assert "No attribute" in found.notes[0]
@@ -189,7 +189,7 @@ def test_without_groups_only_classes_are_judged():
 @pytest.mark.parametrize("of", [["a"] * 60, ["a"] * 50 + ["b"] * 10])
 def test_one_group_alone_has_no_gap(of):
     labels = np.arange(60) % 2
-    found = evaluate(sitting(labels, labels, labels, sex=of), n_resamples=20)
+    found = evaluate(context(labels, labels, labels, sex=of), n_resamples=20)
     assert found.attributes[0].gaps == ()
     assert any("fewer than two groups" in note for note in found.notes)
 
@@ -197,7 +197,7 @@ def test_one_group_alone_has_no_gap(of):
 def test_an_answer_that_nobody_gets_has_no_ratio():
     labels = np.arange(80) % 2
     of = np.repeat(["a", "b"], 40)
-    found = evaluate(sitting(labels, np.zeros(80, dtype=int), labels, sex=of), n_resamples=20)
+    found = evaluate(context(labels, np.zeros(80, dtype=int), labels, sex=of), n_resamples=20)
     assert not any("ratio" in finding.name for finding in found.comparisons)
     assert any("ratio" in note for note in found.notes)
     assert found.attributes[0].gaps[0].parity_ratio == (None, 1.0)
@@ -207,7 +207,7 @@ def test_of_several_classes_the_worst_is_named():
     labels = np.tile(np.arange(3), 100)
     of = np.repeat(["a", "b"], 150)
     model = np.where((labels == 2) & (of == "b"), 0, labels)
-    found = evaluate(sitting(labels, model, labels, classes=3, sex=of), n_resamples=50)
+    found = evaluate(context(labels, model, labels, classes=3, sex=of), n_resamples=50)
     names = [finding.name for finding in found.comparisons]
     assert "Equalised odds difference by sex, class 2" in names
     assert (
@@ -216,7 +216,7 @@ def test_of_several_classes_the_worst_is_named():
     )
     assert [gaps.name for gaps in found.attributes[0].gaps] == ["class 0", "class 1", "class 2"]
     only = evaluate(
-        sitting(labels, model, labels, classes=3, sex=of), positive="class 1", n_resamples=20
+        context(labels, model, labels, classes=3, sex=of), positive="class 1", n_resamples=20
     )
     assert "Demographic parity difference by sex, class 1" in [f.name for f in only.comparisons]
 
@@ -226,7 +226,7 @@ def test_rare_classes_are_told_by_the_validation_samples():
     validation = np.repeat([0, 1, 2], [100, 50, 10])
     model = np.where((labels == 2) & (np.arange(300) % 2 == 0), 0, labels)
     found = evaluate(
-        sitting(labels, model, labels, classes=3, validation=validation), n_resamples=100
+        context(labels, model, labels, classes=3, validation=validation), n_resamples=100
     )
     gap = found.comparisons[-1]
     assert gap.name == "Recall gap between frequent and rare classes"
@@ -239,14 +239,14 @@ def test_rare_classes_are_told_by_the_validation_samples():
 
 def test_a_class_without_samples_is_named_and_has_no_recall():
     labels = np.repeat([0, 1], 30)
-    found = evaluate(sitting(labels, labels, classes=3), n_resamples=20)
+    found = evaluate(context(labels, labels, classes=3), n_resamples=20)
     assert found.classes[0].student is None
     assert any("class 2 (0)" in note for note in found.notes)
     assert not any("gap" in finding.name for finding in found.comparisons)
 
 
 def test_one_sample_judges_nobody_and_fails_nothing():
-    found = evaluate(sitting([0], [1], [0], sex=["a"]), n_resamples=5)
+    found = evaluate(context([0], [1], [0], sex=["a"]), n_resamples=5)
     assert found.comparisons == ()
     assert Fairness.model_validate_json(found.model_dump_json()) == found
     json.loads(found.model_dump_json())
@@ -254,9 +254,9 @@ def test_one_sample_judges_nobody_and_fails_nothing():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"groups.sex: got '1 names'; allowed: .* 2 in all"):
-        evaluate(sitting([0, 1], [0, 1], sex=["a"]))
+        evaluate(context([0, 1], [0, 1], sex=["a"]))
     with pytest.raises(InputError, match=r"fairness.positive: got 'class 7'"):
-        evaluate(sitting([0, 1], [0, 1]), positive="class 7")
+        evaluate(context([0, 1], [0, 1]), positive="class 7")
 
 
 def test_draws_that_are_all_the_same_do_not_make_a_gap_certain():

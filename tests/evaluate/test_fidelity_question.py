@@ -160,10 +160,10 @@ def test_slices_are_what_is_left_when_the_others_are_taken_away():
 
 
 def test_the_question_answers_of_digits():
-    sitting = digits()
-    found = evaluate(sitting)
+    context = digits()
+    found = evaluate(context)
     accuracy, agreement, divergence = found.comparisons
-    student, teacher = sitting.student_predictions, sitting.teacher_predictions
+    student, teacher = context.student_predictions, context.teacher_predictions
     assert accuracy.student.value == right(student).mean()
     assert accuracy.teacher.value == right(teacher).mean()
     assert accuracy.difference.interval.low < accuracy.difference.value
@@ -185,8 +185,8 @@ def test_without_a_teacher_it_says_so():
 
 
 def test_a_student_beside_itself_agrees_in_all():
-    sitting = digits()
-    found = evaluate(dataclasses.replace(sitting, teacher=sitting.student))
+    context = digits()
+    found = evaluate(dataclasses.replace(context, teacher=context.student))
     accuracy, agreement, divergence = found.comparisons
     assert accuracy.verdict in {"non-inferior", "inconclusive"}
     assert agreement.student.value == 1.0
@@ -196,6 +196,6 @@ def test_a_student_beside_itself_agrees_in_all():
 
 
 def test_groups_that_do_not_name_every_sample_are_refused():
-    sitting = dataclasses.replace(digits(), sensitive_features={"writer": np.array(["left"])})
+    context = dataclasses.replace(digits(), sensitive_features={"writer": np.array(["left"])})
     with pytest.raises(InputError, match=r"groups\.writer: got '1 names'; allowed: 200"):
-        evaluate(sitting)
+        evaluate(context)

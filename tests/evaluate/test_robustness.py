@@ -47,12 +47,14 @@ def model(seed: int, channels: int = 1) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def side(name: str, seed: int, *, channels: int = 1, twin: bool = True) -> EvaluatedModel:
+def side(name: str, seed: int, *, channels: int = 1, torch_model: bool = True) -> EvaluatedModel:
     net = model(seed, channels)
-    return EvaluatedModel(name, TorchPredictor(net, TASK), TorchModel(net, TASK) if twin else None)
+    return EvaluatedModel(
+        name, TorchPredictor(net, TASK), TorchModel(net, TASK) if torch_model else None
+    )
 
 
-def sitting(
+def context(
     student: EvaluatedModel, teacher: EvaluatedModel | None, *, count: int = 60, channels: int = 1
 ) -> EvaluationContext:
     random = np.random.default_rng(0)
@@ -82,7 +84,7 @@ def sitting(
 def test_every_part_is_answered(channels):
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     sides = side("small", 0, channels=channels), side("large", 1, channels=channels)
-    found = evaluate(sitting(*sides, channels=channels), **FAST)
+    found = evaluate(context(*sides, channels=channels), **FAST)
     assert (found.samples, found.attack_samples) == (50, 40)
     assert len(found.attacks) == 2 * 5
     assert len(found.corruptions) == 5 * 5
@@ -106,7 +108,7 @@ def test_what_is_certain_no_attack_breaks():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     size = 0.02
     found = evaluate(
-        sitting(side("small", 0), None),
+        context(side("small", 0), None),
         parts=("attacks", "certified"),
         **FAST | {"epsilons": (size,), "certified_epsilons": (size,), "queries": 50},
     )
@@ -116,17 +118,17 @@ def test_what_is_certain_no_attack_breaks():
 
 
 def test_a_student_beside_itself_is_kept():
-    found = evaluate(sitting(side("a", 0), side("b", 0)), **FAST, parts=("corruption", "distances"))
+    found = evaluate(context(side("a", 0), side("b", 0)), **FAST, parts=("corruption", "distances"))
     assert found.attacks == ()
     assert all(line.difference.value == 0 for line in found.comparisons)
     assert all(row.student == row.teacher for row in found.corruptions)
 
 
-def test_without_a_twin_there_is_a_note_and_still_a_figure():
+def test_without_a_torch_model_there_is_a_note_and_still_a_figure():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
-    found = evaluate(sitting(side("small", 0, twin=False), side("large", 1)), **FAST)
+    found = evaluate(context(side("small", 0, torch_model=False), side("large", 1)), **FAST)
     assert len(found.notes) == 3
-    assert "The student has no twin" in found.notes[0]
+    assert "The student has no PyTorch model" in found.notes[0]
     assert {row.attack for row in found.attacks if row.student} == {
         "transfer",
         "gradients",
@@ -139,7 +141,7 @@ def test_without_a_twin_there_is_a_note_and_still_a_figure():
 
 def test_without_foolbox_the_note_names_the_extra(monkeypatch):
     monkeypatch.setattr(robustness, "available", lambda module: False)
-    found = evaluate(sitting(side("small", 0), None), **FAST)
+    found = evaluate(context(side("small", 0), None), **FAST)
     assert found.notes == ('Attacks need foolbox: pip install "limbeck[evaluate]".',)
     assert found.attacks == ()
     assert found.certified
@@ -147,13 +149,13 @@ def test_without_foolbox_the_note_names_the_extra(monkeypatch):
 
 def test_one_sample_is_enough():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
-    found = evaluate(sitting(side("small", 0), side("large", 1), count=1), **FAST)
+    found = evaluate(context(side("small", 0), side("large", 1), count=1), **FAST)
     assert (found.samples, found.attack_samples) == (1, 1)
     assert found.warnings == ()
 
 
 def test_pixels_outside_the_box_are_not_attacked():
-    wrong = sitting(side("small", 0), None)
+    wrong = context(side("small", 0), None)
     wrong = EvaluationContext(
         wrong.student, None, wrong.batches, wrong.batches, CLASSES, Normalization((0.5,), (1.0,))
     )
@@ -227,7 +229,7 @@ def test_numbers_that_are_neither_are_left_alone():
 
 
 def test_wrong_settings_are_refused():
-    one = sitting(side("small", 0), None)
+    one = context(side("small", 0), None)
     with pytest.raises(InputError, match='did you mean "attacks"'):
         evaluate(one, parts=("attack",))
     with pytest.raises(InputError, match="at most 1"):

@@ -210,9 +210,9 @@ def test_samples_that_look_the_same_are_told_apart_by_chance_and_others_always()
 
 
 def test_the_question_answers_of_digits():
-    sitting = digits()
-    found = evaluate(sitting, n_resamples=200)
-    student = sitting.student_predictions
+    context = digits()
+    found = evaluate(context, n_resamples=200)
+    student = context.student_predictions
     p = special.softmax(student.logits.astype(float), axis=1)
     wrong = p.argmax(axis=1) != student.labels
     told, risk, handed, *apart = found.comparisons
@@ -221,7 +221,7 @@ def test_the_question_answers_of_digits():
     assert risk.student == found.student.aurc
     assert (
         handed.teacher.value
-        == (sitting.teacher_predictions.logits.argmax(axis=1) == student.labels).mean()
+        == (context.teacher_predictions.logits.argmax(axis=1) == student.labels).mean()
     )
     assert len(apart) == 3
     assert len(found.ood) == 9
@@ -233,19 +233,19 @@ def test_the_question_answers_of_digits():
 
 
 def test_samples_given_from_outside_need_no_label():
-    sitting = digits()
+    context = digits()
     blank = np.zeros((70, 1, 8, 8), dtype=np.float32)
-    found = evaluate(sitting, ood_samples=lambda: iter([{"image": blank}]), n_resamples=50)
+    found = evaluate(context, ood_samples=lambda: iter([{"image": blank}]), n_resamples=50)
     assert {one.samples for one in found.ood} == {"the samples given"}
     assert found.ood[0].count == (40, 40)
 
 
 def test_thresholds_come_from_validation_samples():
-    sitting = digits()
+    context = digits()
     with_others = dataclasses.replace(
-        sitting, validation=lambda: iter([next(sitting.validation())])
+        context, validation=lambda: iter([next(context.validation())])
     )
-    one, other = evaluate(sitting, n_resamples=10), evaluate(with_others, n_resamples=10)
+    one, other = evaluate(context, n_resamples=10), evaluate(with_others, n_resamples=10)
     assert one.deferrals != other.deferrals
     assert one.student.curve == other.student.curve
 
@@ -255,9 +255,9 @@ def test_what_it_cannot_do_it_says():
         def predict(self, batch):
             return {"logits": np.eye(10)[np.asarray(batch["labels"])]}
 
-    sitting = dataclasses.replace(digits(teacher=False), normalization=None)
-    sure = dataclasses.replace(sitting.student, predictor=Right())
-    found = evaluate(dataclasses.replace(sitting, student=sure), n_resamples=20)
+    context = dataclasses.replace(digits(teacher=False), normalization=None)
+    sure = dataclasses.replace(context.student, predictor=Right())
+    found = evaluate(dataclasses.replace(context, student=sure), n_resamples=20)
     assert [finding.name for finding in found.comparisons] == ["AURC"]
     assert found.ood == ()
     assert found.to_match is None

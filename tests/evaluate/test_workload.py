@@ -36,21 +36,21 @@ class Counting:
 
 def counted(**sizes):
     """A student and a teacher that count."""
-    sitting = contexts.digits(**sizes)
+    context = contexts.digits(**sizes)
     sides = [
         dataclasses.replace(side, predictor=Counting(side.predictor))
-        for side in (sitting.student, sitting.teacher)
+        for side in (context.student, context.teacher)
     ]
-    return dataclasses.replace(sitting, student=sides[0], teacher=sides[1])
+    return dataclasses.replace(context, student=sides[0], teacher=sides[1])
 
 
 @pytest.mark.parametrize("name", list(BRIEF))
 def test_as_many_predictions_are_announced_as_there_are(name):
     announced = estimate(counted(samples=60, max_samples=20), name, BRIEF[name])
     [number] = re.findall(r"([\d,]+) predictions", announced)
-    sitting = counted(samples=60, max_samples=20)
-    evaluate_one(sitting, name, BRIEF[name])
-    made = (sitting.student.predictor.count + sitting.teacher.predictor.count) / 2
+    context = counted(samples=60, max_samples=20)
+    evaluate_one(context, name, BRIEF[name])
+    made = (context.student.predictor.count + context.teacher.predictor.count) / 2
     assert made / 2 <= int(number.replace(",", "")) <= 2 * made
     assert re.search(r", about \d+ s$", announced)
 
@@ -66,23 +66,23 @@ def test_every_evaluation_is_announced_before_it_starts():
 
 
 def test_predictions_that_are_known_are_not_made_again():
-    sitting = counted(samples=50)
+    context = counted(samples=50)
     student, teacher = (
-        dataclasses.replace(side, tested=predict(side.predictor, sitting.batches()))
-        for side in (sitting.student, sitting.teacher)
+        dataclasses.replace(side, tested=predict(side.predictor, context.batches()))
+        for side in (context.student, context.teacher)
     )
-    known = dataclasses.replace(sitting, student=student, teacher=teacher)
+    known = dataclasses.replace(context, student=student, teacher=teacher)
     assert estimate(known, "fidelity", {}) == "about 1 s"
     before = student.predictor.count
     found = evaluate(known, {"fidelity": {}})
     assert student.predictor.count == before
-    assert found.results[0].result == evaluate(sitting, {"fidelity": {}}).results[0].result
+    assert found.results[0].result == evaluate(context, {"fidelity": {}}).results[0].result
 
 
 def test_seconds_are_measured_and_grow_with_the_work():
-    sitting = contexts.digits(max_samples=20)
+    context = contexts.digits(max_samples=20)
     seconds = [
-        int(re.findall(r"about (\d+) s", describe(Workload(*counts), sitting))[0])
+        int(re.findall(r"about (\d+) s", describe(Workload(*counts), context))[0])
         for counts in ((10**6, 0), (0, 10**6), (2 * 10**6, 0), (10**6, 10**6, 1000.0))
     ]
     assert seconds[2] == pytest.approx(2 * seconds[0], abs=2)

@@ -30,7 +30,7 @@ def test_a_saving_without_its_other_half_is_named(digits, changes, claim, words)
     assert any(name == claim and words in text for name, text in lacking)
 
 
-def test_a_student_without_its_twin_is_named(digits):
+def test_a_student_without_its_torch_model_is_named(digits):
     alone = digits.model_copy(update={"comparison": None, "baseline": None})
     assert any(name == "Distilled" for name, _ in missing_evidence(alone))
     assert not any(name == "Distilled" for name, _ in missing_evidence(digits))

@@ -146,17 +146,17 @@ def test_a_teachers_state_is_restored_with_its_fingerprint():
 
 def test_a_deep_copy_is_independent():
     scheme = offline()
-    twin = copy.deepcopy(scheme)
-    twin.eval(), scheme.eval()
+    copied = copy.deepcopy(scheme)
+    copied.eval(), scheme.eval()
     expected = scheme.step(batch(), 0.0).total
-    assert torch.equal(twin.step(batch(), 0.0).total, expected)
+    assert torch.equal(copied.step(batch(), 0.0).total, expected)
     with torch.no_grad():
-        for parameter in (*twin.parameters(), *twin.teacher.parameters()):
+        for parameter in (*copied.parameters(), *copied.teacher.parameters()):
             parameter.zero_()
-    twin.step(batch(), 0.0).total.backward()
+    copied.step(batch(), 0.0).total.backward()
     assert torch.equal(scheme.step(batch(), 0.0).total, expected)
     assert all(parameter.grad is None for parameter in scheme.parameters())
-    assert any(parameter.grad is not None for parameter in twin.parameters())
+    assert any(parameter.grad is not None for parameter in copied.parameters())
 
 
 def test_walks_over_its_parts_meet_the_student_only():

@@ -212,7 +212,7 @@ class Workload:
     seconds: float = 0.0
 
 
-def describe(workload: Workload, sitting: EvaluationContext) -> str:
+def describe(workload: Workload, context: EvaluationContext) -> str:
     """Describe a workload, with its seconds estimated by a measured probe of both models.
 
     The estimate is rough: it excludes the resampling of intervals and the overhead of libraries.
@@ -220,10 +220,10 @@ def describe(workload: Workload, sitting: EvaluationContext) -> str:
     counts, seconds = [], workload.seconds
     if workload.predictions:
         counts.append(f"{workload.predictions:,} predictions")
-        seconds += workload.predictions * sitting.prediction_seconds
+        seconds += workload.predictions * context.prediction_seconds
     if workload.gradients:
         counts.append(f"{workload.gradients:,} gradients")
-        seconds += workload.gradients * sitting.gradient_seconds
+        seconds += workload.gradients * context.gradient_seconds
     each = f"{' and '.join(counts)} of each model, " if counts else ""
     return f"{each}about {max(1, round(seconds))} s"
 
@@ -240,15 +240,16 @@ def gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
         return 0.0
     import torch
 
-    twin, count = side.torch_model, len(sample["labels"][:ROWS])
-    place = next(twin.model.parameters(), torch.empty(0)).device
+    torch_model, count = side.torch_model, len(sample["labels"][:ROWS])
+    place = next(torch_model.model.parameters(), torch.empty(0)).device
     batch = {
-        name: torch.from_numpy(np.array(sample[name][:ROWS])).to(place) for name in twin.task.inputs
+        name: torch.from_numpy(np.array(sample[name][:ROWS])).to(place)
+        for name in torch_model.task.inputs
     }
     real = [tensor.requires_grad_() for tensor in batch.values() if tensor.is_floating_point()]
 
     def gradient() -> None:
-        logits = twin.logits(batch)
+        logits = torch_model.logits(batch)
         if real:
             torch.autograd.grad(logits.sum(), real)
 

@@ -1,7 +1,7 @@
 """The evaluations of a student against its teacher, one file each.
 
-A file defines a function `ask(sitting) -> <its result>`; the result is named after the file. Its
-function `workload(sitting)`, with the same settings, computes the number of predictions.
+A file defines a function `ask(context) -> <its result>`; the result is named after the file. Its
+function `workload(context)`, with the same settings, computes the number of predictions.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def evaluate(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     evaluations: EvaluationSettings | None = None,
     *,
     log: Callable[[str], None] = lambda text: None,
@@ -207,7 +207,7 @@ def evaluate(
     """Run evaluations of a student and its teacher, one after another.
 
     Args:
-        sitting: The two models and the samples.
+        context: The two models and the samples.
         evaluations: Names of evaluations with their settings; if None, all with their defaults.
         log: Called with the name of each evaluation as it starts.
 
@@ -220,13 +220,13 @@ def evaluate(
     check(wanted)
     asked = []
     for name, settings in wanted.items():
-        log(f"evaluation {name}: {estimate(sitting, name, settings)}")
-        asked.append(evaluate_one(sitting, name, settings))
+        log(f"evaluation {name}: {estimate(context, name, settings)}")
+        asked.append(evaluate_one(context, name, settings))
     return Evaluation(results=tuple(asked))
 
 
 def evaluate_one(
-    sitting: EvaluationContext, name: str, settings: Mapping[str, Any]
+    context: EvaluationContext, name: str, settings: Mapping[str, Any]
 ) -> EvaluationResult:
     """Run one evaluation, whose name and settings were checked.
 
@@ -234,15 +234,15 @@ def evaluate_one(
         InputError: A setting does not fit the data.
     """
     began = perf_counter()
-    found = EVALUATIONS.load(name)(sitting, **_converted(name, settings))
+    found = EVALUATIONS.load(name)(context, **_converted(name, settings))
     return EvaluationResult(evaluation=name, seconds=perf_counter() - began, result=found)
 
 
-def estimate(sitting: EvaluationContext, name: str, settings: Mapping[str, Any]) -> str:
+def estimate(context: EvaluationContext, name: str, settings: Mapping[str, Any]) -> str:
     """Describe an evaluation's workload: its predictions, and their time by a measured probe."""
     defaults = inspect.signature(EVALUATIONS.load(name)).parameters
     values = {key: defaults[key].default for key in _settings(name)} | _converted(name, settings)
-    return describe(WORKLOADS.load(name)(sitting, **values), sitting)
+    return describe(WORKLOADS.load(name)(context, **values), context)
 
 
 def _converted(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def evaluation(
         ended: Called with the results so far, after each evaluation.
     """
     whose = _identity(candidate, context)
-    sitting = build_context(candidate, context, limit=asked.max_samples)
+    inputs = build_context(candidate, context, limit=asked.max_samples)
     done: list[EvaluationResult] = []
     failed: list[Failed] = []
     names = list(asked.asked)
@@ -93,7 +93,7 @@ def evaluation(
             context.progress.say(f"{label}: unchanged, reused")
             done.append(kept.asked)
         else:
-            one = _evaluated(sitting, name, settings, watch=context.progress, label=label)
+            one = _evaluated(inputs, name, settings, watch=context.progress, label=label)
             if isinstance(one, Failed):
                 context.progress.say(f"{label}: failed: {one.reason}")
                 failed.append(one)
@@ -106,7 +106,7 @@ def evaluation(
 
 
 def _evaluated(
-    sitting: EvaluationContext,
+    inputs: EvaluationContext,
     name: str,
     settings: Mapping[str, Any],
     *,
@@ -116,8 +116,8 @@ def _evaluated(
     began = perf_counter()
     try:
         check({name: settings})  # referenced files may be gone since the recipe was checked
-        watch.begin(f"{label}: {estimate(sitting, name, settings)}")
-        return evaluate_one(sitting, name, settings)
+        watch.begin(f"{label}: {estimate(inputs, name, settings)}")
+        return evaluate_one(inputs, name, settings)
     # Models, and attack and attribution libraries, raise errors of many types.
     except Exception as error:
         kind = "" if isinstance(error, LimbeckError) else f"{type(error).__name__}: "
@@ -188,7 +188,7 @@ def _side(
     return EvaluatedModel(
         role,
         OnnxPredictor(path),
-        torch_model=_twin(candidate, context, role, specs),
+        torch_model=_torch_model(candidate, context, role, specs),
         file=path,
         seconds=_seconds(candidate, role),
         tested=context.tested.get(role),
@@ -213,7 +213,7 @@ def _seconds(candidate: Candidate, role: Literal["teacher", "student"]) -> float
     return sum(record.seconds for record in stages) - sum(others)
 
 
-def _twin(
+def _torch_model(
     candidate: Candidate,
     context: Context,
     role: Literal["teacher", "student"],

@@ -132,7 +132,7 @@ def assemble(
     """Build the run result from the seeds' metrics: means, intervals and budget checks."""
     links = list(_links(lineages, examinations))
     chain = tuple(link for link in links if link.role != "baseline")
-    baseline, twin = _pair(links)
+    baseline, distilled = _pair(links)
     first, hardware = examinations[0], describe()
     return RunResult(
         name=recipe.name,
@@ -142,7 +142,7 @@ def assemble(
         data=DataFacts.model_validate(data.facts, from_attributes=True),
         chain=chain,
         baseline=baseline,
-        comparison=_comparison(twin, baseline),
+        comparison=_comparison(distilled, baseline),
         budget=tuple(_budget(recipe.budget, chain)),
         curves=tuple(_curves(lineages)),
         class_similarity=first.class_similarity,
@@ -187,13 +187,13 @@ def _pair(links: list[Link]) -> tuple[Link | None, Link | None]:
     return links[numbers[-1]], before[-1]
 
 
-def _comparison(twin: Link | None, baseline: Link | None) -> Comparison | None:
+def _comparison(distilled: Link | None, baseline: Link | None) -> Comparison | None:
     """Compare the student with its label-only baseline, trained from the same start."""
-    if baseline is None or twin is None:
+    if baseline is None or distilled is None:
         return None
-    pairs = zip(twin.accuracy.values, baseline.accuracy.values, strict=True)
+    pairs = zip(distilled.accuracy.values, baseline.accuracy.values, strict=True)
     return Comparison(
-        student=twin.accuracy,
+        student=distilled.accuracy,
         baseline=baseline.accuracy,
         difference=summarize([ours - theirs for ours, theirs in pairs]),
     )

@@ -191,9 +191,9 @@ class Study:
         """Return a trial suggested by the sampler; replace repeated by random untried settings."""
         taken = self._suggested(trials)
         tried = {key(trial.settings): trial.number for trial in trials}
-        twin = tried.get(key(taken.settings))
+        duplicate = tried.get(key(taken.settings))
         count = size(self._plan.space)
-        if twin in (None, taken.number) or count is None or count > LISTED:
+        if duplicate in (None, taken.number) or count is None or count > LISTED:
             return taken
         self._study.tell(taken.trial, state=self._optuna.trial.TrialState.FAIL)
         self._queue(random.Random(self._seed()).choice(list(self._untried(trials))))

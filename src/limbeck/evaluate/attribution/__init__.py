@@ -54,7 +54,7 @@ class Attribution(Result):
 
 
 def evaluate(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     *,
     samples: int = 32,
     texts: int = 16,
@@ -69,7 +69,7 @@ def evaluate(
     their maps is measured on the files.
 
     Args:
-        sitting: The evaluation context.
+        context: The evaluation context.
         samples: Number of test samples explained.
         texts: Number of texts explained: each costs a model `steps` forward and backward passes.
         steps: Number of integration points.
@@ -77,27 +77,27 @@ def evaluate(
         shown: Number of samples shown.
         n_resamples: Number of bootstrap resamples.
     """
-    sample = replace(sitting, max_samples=samples).sample
+    sample = replace(context, max_samples=samples).sample
     if "input_ids" in sample and texts < samples:
-        sample = replace(sitting, max_samples=texts).sample
-    material = _material(sitting, sample)
-    notes = _unable(sitting, material)
+        sample = replace(context, max_samples=texts).sample
+    material = _material(context, sample)
+    notes = _unable(context, material)
     if material is None or not available("captum"):
         return Attribution(notes=notes)
-    classes = _answered(sitting, sample)
-    explained = [material.explain(side, classes, steps=steps) for _, side in sitting.models()]
+    classes = _answered(context, sample)
+    explained = [material.explain(side, classes, steps=steps) for _, side in context.models()]
     shared = [name for name in similarity.METHODS if all(name in side.maps for side in explained)]
     if not shared:
         return Attribution(samples=len(classes), notes=notes)
     main = [side.maps[shared[0]] for side in explained]
-    alignments = _alignments(explained, shared, share=share, draws=n_resamples, seed=sitting.seed)
-    resamples = Resamples(len(classes), n_resamples=n_resamples, seed=sitting.seed)
-    checks = _checks(sitting, explained)
-    pictures_, texts_ = _examples(sitting, material, sample, main, classes, shown)
+    alignments = _alignments(explained, shared, share=share, draws=n_resamples, seed=context.seed)
+    resamples = Resamples(len(classes), n_resamples=n_resamples, seed=context.seed)
+    checks = _checks(context, explained)
+    pictures_, texts_ = _examples(context, material, sample, main, classes, shown)
     return Attribution(
         comparisons=(
             *similarity.aligned(alignments, share),
-            similarity.removed(sitting, material, main, classes, shared[0], share, resamples),
+            similarity.removed(context, material, main, classes, shared[0], share, resamples),
             *similarity.stability(explained, resamples),
         ),
         alignments=alignments,
@@ -109,33 +109,33 @@ def evaluate(
     )
 
 
-def _material(sitting: EvaluationContext, sample: Mapping[str, NDArray[Any]]) -> Material | None:
+def _material(context: EvaluationContext, sample: Mapping[str, NDArray[Any]]) -> Material | None:
     taken = model_inputs(sample)
     if {"input_ids", "attention_mask"} <= set(taken):
-        return Words(taken, sitting.texts)
+        return Words(taken, context.texts)
     if len(taken) != 1:
         return None
     ((name, values),) = taken.items()
     numbers = values.dtype.kind == "f" and values.ndim > 1
-    return Numbers(name, values, sitting.normalization) if numbers else None
+    return Numbers(name, values, context.normalization) if numbers else None
 
 
-def _unable(sitting: EvaluationContext, material: Material | None) -> tuple[str, ...]:
+def _unable(context: EvaluationContext, material: Material | None) -> tuple[str, ...]:
     notes = []
     if not available("captum"):
         notes.append('captum is not installed: pip install "limbeck[evaluate]" brings it.')
     if material is None:
         notes.append("The inputs are neither texts nor one array of numbers: they have no maps.")
-    for name, side in sitting.models():
+    for name, side in context.models():
         if side.torch_model is None:
             left = "no maps" if isinstance(material, Words) else "occlusion only"
             notes.append(f"The {name} has no gradients to follow, so there is {left} of it.")
     return tuple(notes)
 
 
-def _answered(sitting: EvaluationContext, sample: Mapping[str, NDArray[Any]]) -> Labels:
+def _answered(context: EvaluationContext, sample: Mapping[str, NDArray[Any]]) -> Labels:
     """Return the class that the teacher predicts, or without a teacher the student."""
-    *_, (_, side) = sitting.models()
+    *_, (_, side) = context.models()
     return np.asarray(side.predictor.predict(sample)["logits"]).argmax(axis=1)
 
 
@@ -152,10 +152,10 @@ def _alignments(
     return tuple(each for each in found if each is not None)
 
 
-def _checks(sitting: EvaluationContext, explained: Sequence[Explained]) -> tuple[Completeness, ...]:
+def _checks(context: EvaluationContext, explained: Sequence[Explained]) -> tuple[Completeness, ...]:
     return tuple(
         complete(name, side.maps["integrated_gradients"], side.missed)
-        for (name, _), side in zip(sitting.models(), explained, strict=True)
+        for (name, _), side in zip(context.models(), explained, strict=True)
         if side.missed is not None
     )
 
@@ -171,7 +171,7 @@ def _doubts(checks: Sequence[Completeness], steps: int) -> list[str]:
 
 
 def _examples(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     material: Material,
     sample: Mapping[str, NDArray[Any]],
     maps: Sequence[Array],
@@ -181,13 +181,13 @@ def _examples(
     pictures: list[ImageExample] = []
     texts: list[TextExample] = []
     for at in examples.most_divergent(maps, count):
-        label = sitting.classes[int(sample["labels"][at])]
-        about = sitting.classes[int(classes[at])]
+        label = context.classes[int(sample["labels"][at])]
+        about = context.classes[int(classes[at])]
         row = int(sample["row"][at])
         if isinstance(material, Words):
             texts.append(
                 examples.text(
-                    material, at, maps, sitting.texts, row=row, label=label, explained=about
+                    material, at, maps, context.texts, row=row, label=label, explained=about
                 )
             )
         elif isinstance(material, Numbers) and len(material.places) == 2:
@@ -198,10 +198,10 @@ def _examples(
 
 
 def workload(
-    sitting: EvaluationContext, *, samples: int, texts: int, steps: int, **settings: object
+    context: EvaluationContext, *, samples: int, texts: int, steps: int, **settings: object
 ) -> Workload:
     """Compute the workload: per sample the occlusion windows, and the gradients."""
-    sample = model_inputs(sitting.sample)
+    sample = model_inputs(context.sample)
     if "input_ids" in sample:
         return Workload(predictions=2 * texts, gradients=min(texts, samples) * (steps + 1))
     shape = next(iter(sample.values())).shape[1:]

@@ -146,12 +146,12 @@ class Numbers:
         found = {"occlusion": self._flat(covered, "occlusion")}
         if side.torch_model is None:
             return Explained(found)
-        twin = side.torch_model
-        place = next(twin.model.parameters(), inputs).device
+        torch_model = side.torch_model
+        place = next(torch_model.model.parameters(), inputs).device
         inputs, baseline, labels = (part.to(place) for part in (inputs, baseline, labels))
 
         def logits(values: Tensor) -> Tensor:
-            return twin.logits({self.name: values})
+            return torch_model.logits({self.name: values})
 
         integrated, missed = maps.integrated_gradients(
             logits, inputs, baseline, labels, steps=steps

@@ -179,11 +179,11 @@ TEXTS_AT_ONCE = 128
 """Texts per forward pass, integration points counted."""
 
 
-def word_embedding(twin: TorchModel, batch: Mapping[str, Tensor]) -> nn.Embedding | None:
+def word_embedding(torch_model: TorchModel, batch: Mapping[str, Tensor]) -> nn.Embedding | None:
     """Find the word embedding module: the one whose input is `input_ids`.
 
     Args:
-        twin: The model.
+        torch_model: The model.
         batch: A batch to run it on.
 
     Returns:
@@ -198,11 +198,13 @@ def word_embedding(twin: TorchModel, batch: Mapping[str, Tensor]) -> nn.Embeddin
         if torch.equal(inputs[0], batch["input_ids"]):
             found.append(module)
 
-    embeddings = [each for each in twin.model.modules() if isinstance(each, torch.nn.Embedding)]
+    embeddings = [
+        each for each in torch_model.model.modules() if isinstance(each, torch.nn.Embedding)
+    ]
     hooks = [each.register_forward_pre_hook(look) for each in embeddings]
     try:
         with torch.no_grad():
-            twin.logits(batch)
+            torch_model.logits(batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -210,7 +212,7 @@ def word_embedding(twin: TorchModel, batch: Mapping[str, Tensor]) -> nn.Embeddin
 
 
 def token_gradients(
-    twin: TorchModel,
+    torch_model: TorchModel,
     embedding: nn.Embedding,
     batch: Mapping[str, Tensor],
     baseline: Tensor,
@@ -221,7 +223,7 @@ def token_gradients(
     """Compute the attributions of tokens: integrated gradients at the embeddings.
 
     Args:
-        twin: The model.
+        torch_model: The model.
         embedding: The word embedding; see `word_embedding`.
         batch: The texts: `input_ids [n, tokens]` and the model's other inputs.
         baseline: The token ids at the start of the path, `[n, tokens]`.
@@ -239,10 +241,10 @@ def token_gradients(
     """
     import torch
 
-    others = [name for name in twin.task.inputs if name != "input_ids"]
+    others = [name for name in torch_model.task.inputs if name != "input_ids"]
 
     def logits(ids: Tensor, *rest: Tensor) -> Tensor:
-        return twin.logits({"input_ids": ids, **dict(zip(others, rest, strict=True))})
+        return torch_model.logits({"input_ids": ids, **dict(zip(others, rest, strict=True))})
 
     captum = require("captum.attr", extra="evaluate")
     method = captum.LayerIntegratedGradients(logits, embedding)

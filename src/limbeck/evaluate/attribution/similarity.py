@@ -255,7 +255,7 @@ def aligned(alignments: Sequence[Alignment], share: float) -> list[MetricCompari
 
 
 def removed(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     material: Material,
     maps: Sequence[Array],
     classes: Labels,
@@ -264,10 +264,10 @@ def removed(
     resamples: Resamples,
 ) -> MetricComparison:
     """Compare deletion scores on the exported files, relative to random positions."""
-    random = np.random.default_rng(sitting.seed).random(material.there.shape)
+    random = np.random.default_rng(context.seed).random(material.there.shape)
     anywhere = most_attributed(random, material.there, share=share)
     falls = []
-    for (_, side), found in zip(sitting.models(), maps, strict=True):
+    for (_, side), found in zip(context.models(), maps, strict=True):
         marked = most_attributed(found, material.there, share=share)
 
         def answer(mask: NDArray[np.bool_], asked: Any = side.predictor) -> NDArray[np.float32]:

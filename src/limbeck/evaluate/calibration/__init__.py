@@ -67,26 +67,26 @@ class _Model:
 
 
 def evaluate(
-    sitting: EvaluationContext, *, bins: int = 15, n_resamples: int = 1000, margin: float = 0.01
+    context: EvaluationContext, *, bins: int = 15, n_resamples: int = 1000, margin: float = 0.01
 ) -> Calibration:
     """Evaluate the calibration of both models, before and after temperature scaling.
 
     The temperature of each is fitted on the validation samples.
 
     Args:
-        sitting: The two models and the samples.
+        context: The two models and the samples.
         bins: Number of bins.
         n_resamples: Number of bootstrap resamples.
         margin: The non-inferiority margin of a calibration error, a Brier score, and of a
             likelihood in nats.
     """
-    labels = sitting.student_predictions.labels
-    student = _model(sitting.student, sitting.student_predictions, sitting)
+    labels = context.student_predictions.labels
+    student = _model(context.student, context.student_predictions, context)
     teacher = None
-    if sitting.teacher is not None and sitting.teacher_predictions is not None:
-        teacher = _model(sitting.teacher, sitting.teacher_predictions, sitting)
+    if context.teacher is not None and context.teacher_predictions is not None:
+        teacher = _model(context.teacher, context.teacher_predictions, context)
     lines = _Lines(
-        labels, Resamples(len(labels), n_resamples=n_resamples, seed=sitting.seed), bins, margin
+        labels, Resamples(len(labels), n_resamples=n_resamples, seed=context.seed), bins, margin
     )
     return Calibration(
         comparisons=(
@@ -99,8 +99,8 @@ def evaluate(
     )
 
 
-def _model(side: EvaluatedModel, test: Predictions, sitting: EvaluationContext) -> _Model:
-    temperature = fit_temperature(predict(side.predictor, sitting.validation()))
+def _model(side: EvaluatedModel, test: Predictions, context: EvaluationContext) -> _Model:
+    temperature = fit_temperature(predict(side.predictor, context.validation()))
     log_p = log_probabilities(test.logits)
     return _Model(side.name, log_p, scaled(log_p, temperature), temperature)
 
@@ -189,6 +189,6 @@ def _notes(models: list[_Model]) -> tuple[str, ...]:
     )
 
 
-def workload(sitting: EvaluationContext, **settings: object) -> Workload:
+def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the validation samples, and the test samples unless they are known."""
-    return Workload(predictions=sitting.to_answer + sitting.validation_size)
+    return Workload(predictions=context.to_answer + context.validation_size)

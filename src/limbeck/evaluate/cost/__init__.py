@@ -54,23 +54,23 @@ class Cost(Result):
 
 
 def evaluate(
-    sitting: EvaluationContext, *, seconds: float = 1.0, previous: FilePath | None = None
+    context: EvaluationContext, *, seconds: float = 1.0, previous: FilePath | None = None
 ) -> Cost:
     """Measure the cost of both files side by side, and compare it with that of the trainings.
 
     Args:
-        sitting: The two models; they need files.
+        context: The two models; they need files.
         seconds: Time for the latencies.
         previous: The student now on the devices, for the size of an update by difference.
     """
     files: dict[str, Path] = {
-        name: side.file for name, side in sitting.models() if side.file is not None
+        name: side.file for name, side in context.models() if side.file is not None
     }
     if "student" not in files:
         return Cost(
             comparisons=(), notes=("The student has no file: its cost cannot be measured.",)
         )
-    example = next(iter(sitting.batches()))
+    example = next(iter(context.batches()))
     found = measure(
         {name: Artefact(path, parameters=0, flops=0) for name, path in files.items()},
         {name: value[:1] for name, value in example.items()},
@@ -78,11 +78,11 @@ def evaluate(
     )
     training: dict[str, float] = {
         name: lifecycle.training_joules(side.seconds)
-        for name, side in sitting.models()
+        for name, side in context.models()
         if side.seconds is not None
     }
     energy = {name: one.energy.joules for name, one in found.items() if one.energy is not None}
-    unknown = [name for name, _ in sitting.models() if name not in training]
+    unknown = [name for name, _ in context.models() if name not in training]
     return Cost(
         comparisons=tuple(_findings(found, training)),
         student=found["student"],
@@ -95,8 +95,8 @@ def evaluate(
         },
         update_sizes=lifecycle.update_sizes(
             files,
-            samples=sum(len(batch["labels"]) for batch in sitting.validation()),
-            classes=len(sitting.classes),
+            samples=sum(len(batch["labels"]) for batch in context.validation()),
+            classes=len(context.classes),
             previous=previous,
         ),
         grid=next((one.energy.source for one in found.values() if one.energy), ""),
@@ -187,6 +187,6 @@ def _compared(
     )
 
 
-def workload(sitting: EvaluationContext, *, seconds: float, **settings: object) -> Workload:
+def workload(context: EvaluationContext, *, seconds: float, **settings: object) -> Workload:
     """Compute the workload: latencies, then throughput, memory and energy in a process each."""
     return Workload(seconds=2 * seconds + 4)

@@ -43,7 +43,7 @@ class Fairness(Result):
 
 
 def evaluate(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     *,
     positive: str | None = None,
     smallest: int = SMALLEST,
@@ -55,7 +55,7 @@ def evaluate(
     a student has increased one follows from the paired difference from its teacher's.
 
     Args:
-        sitting: The evaluation context; `groups` holds the group of each test sample.
+        context: The evaluation context; `groups` holds the group of each test sample.
         positive: The favourable class, for demographic parity and equalised odds; by default the
             second of two classes, and of more whichever has the largest gap.
         smallest: The number of samples that a group or class needs to be judged. For equalised odds
@@ -65,12 +65,12 @@ def evaluate(
     Raises:
         InputError: There is no class of that name, or an attribute does not name every sample.
     """
-    chosen = _chosen(sitting.classes, positive)
-    before = _before(sitting, smallest=smallest, draws=n_resamples)
+    chosen = _chosen(context.classes, positive)
+    before = _before(context, smallest=smallest, draws=n_resamples)
     findings: list[MetricComparison] = []
     attributes: list[Attribute] = []
     notes: list[str] = []
-    for name, of in sitting.sensitive_features.items():
+    for name, of in context.sensitive_features.items():
         if len(of) != len(before.labels):
             allowed = f"one name a test sample, {len(before.labels)} in all"
             raise InputError(Problem(f"groups.{name}", f"{len(of)} names", allowed))
@@ -78,9 +78,9 @@ def evaluate(
         attributes.append(attribute)
         findings += found
         notes += unknown
-    if not sitting.sensitive_features:
+    if not context.sensitive_features:
         notes.append("No attribute of the samples was given, so no groups could be compared.")
-    classes, found, unknown = compare_classes(_frequency(sitting), before)
+    classes, found, unknown = compare_classes(_frequency(context), before)
     return Fairness(
         comparisons=(*findings, *found),
         attributes=tuple(attributes),
@@ -106,23 +106,23 @@ def _chosen(classes: tuple[str, ...], positive: str | None) -> tuple[int, ...]:
     return (1,) if len(classes) == 2 else tuple(range(len(classes)))
 
 
-def _before(sitting: EvaluationContext, *, smallest: int, draws: int) -> FairnessInputs:
-    both = [sitting.student_predictions, sitting.teacher_predictions]
+def _before(context: EvaluationContext, *, smallest: int, draws: int) -> FairnessInputs:
+    both = [context.student_predictions, context.teacher_predictions]
     return FairnessInputs(
-        labels=sitting.student_predictions.labels,
+        labels=context.student_predictions.labels,
         predicted=tuple(side.logits.argmax(axis=1) for side in both if side is not None),
-        classes=sitting.classes,
-        resamples=Resamples(len(sitting.student_predictions), n_resamples=draws, seed=sitting.seed),
+        classes=context.classes,
+        resamples=Resamples(len(context.student_predictions), n_resamples=draws, seed=context.seed),
         smallest=smallest,
     )
 
 
-def _frequency(sitting: EvaluationContext) -> NDArray[np.int64]:
+def _frequency(context: EvaluationContext) -> NDArray[np.int64]:
     """Count the classes among the validation samples: test samples may have been balanced."""
-    labels = np.concatenate([np.asarray(batch["labels"]) for batch in sitting.validation()])
-    return np.bincount(labels, minlength=len(sitting.classes))
+    labels = np.concatenate([np.asarray(batch["labels"]) for batch in context.validation()])
+    return np.bincount(labels, minlength=len(context.classes))
 
 
-def workload(sitting: EvaluationContext, **settings: object) -> Workload:
+def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the test samples, unless their predictions are known."""
-    return Workload(predictions=sitting.to_answer)
+    return Workload(predictions=context.to_answer)

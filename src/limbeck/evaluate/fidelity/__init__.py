@@ -43,22 +43,22 @@ class Fidelity(Result):
 
 
 def evaluate(
-    sitting: EvaluationContext, *, n_resamples: int = 1000, margin: float = 0.01, pairs: int = 10
+    context: EvaluationContext, *, n_resamples: int = 1000, margin: float = 0.01, pairs: int = 10
 ) -> Fidelity:
     """Evaluate the student's fidelity to its teacher, overall and per slice.
 
     Args:
-        sitting: The two models and the samples.
+        context: The two models and the samples.
         n_resamples: Number of bootstrap resamples.
         margin: The non-inferiority margin of accuracy.
         pairs: Number of most frequent disagreements to list.
 
     Raises:
-        InputError: An attribute of `sitting.groups` does not name a group for every sample.
+        InputError: An attribute of `context.groups` does not name a group for every sample.
     """
-    student, teacher = sitting.student_predictions, sitting.teacher_predictions
-    found = list(parts(student.labels, sitting.classes, sitting.sensitive_features))
-    resamples = Resamples(len(student), n_resamples=n_resamples, seed=sitting.seed)
+    student, teacher = context.student_predictions, context.teacher_predictions
+    found = list(parts(student.labels, context.classes, context.sensitive_features))
+    resamples = Resamples(len(student), n_resamples=n_resamples, seed=context.seed)
     if teacher is None:
         return Fidelity(
             comparisons=(_accuracy(student, None, margin),),
@@ -96,7 +96,7 @@ def evaluate(
         ),
         slices=slices,
         overlap=error_overlap(student, teacher, resamples=resamples),
-        disagreements=most_frequent_disagreements(student, teacher, sitting.classes, most=pairs),
+        disagreements=most_frequent_disagreements(student, teacher, context.classes, most=pairs),
         notes=_notes(slices),
     )
 
@@ -123,6 +123,6 @@ def _notes(slices: tuple[Slice, ...]) -> tuple[str, ...]:
     )
 
 
-def workload(sitting: EvaluationContext, **settings: object) -> Workload:
+def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the test samples, unless their predictions are known."""
-    return Workload(predictions=sitting.to_answer)
+    return Workload(predictions=context.to_answer)

@@ -67,7 +67,7 @@ class ModelExtraction(Result):
 
 
 def evaluate(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     *,
     budgets: Sequence[int] = (50, 200, 800),
     price: float = 0.001,
@@ -80,7 +80,7 @@ def evaluate(
     the result is a lower bound of what can be extracted.
 
     Args:
-        sitting: The evaluation context.
+        context: The evaluation context.
         budgets: The attacker's numbers of queries, ascending.
         price: The price of a query, in any currency.
         n_resamples: Number of bootstrap resamples.
@@ -88,24 +88,24 @@ def evaluate(
     Raises:
         InputError: The budgets are not ascending whole numbers above zero.
     """
-    check(sitting.classes, budgets=budgets)
-    tests = sitting.sample
-    material = _material(sitting, tests)
+    check(context.classes, budgets=budgets)
+    tests = context.sample
+    material = _material(context, tests)
     if material is None:
         return ModelExtraction(notes=("The inputs are neither texts nor one array of numbers.",))
-    pool, honest = _halves(sitting, most=budgets[-1])
+    pool, honest = _halves(context, most=budgets[-1])
     victims = [
-        Victim(side.predictor, material, pool, tests, budgets=budgets, seed=sitting.seed)
-        for _, side in sitting.models()
+        Victim(side.predictor, material, pool, tests, budgets=budgets, seed=context.seed)
+        for _, side in context.models()
     ]
     runs = extract_all(victims[0])
     found = extraction_scores(runs)
-    seen, notes = _detection(sitting, victims[0], material, honest, runs, n_resamples)
+    seen, notes = _detection(context, victims[0], material, honest, runs, n_resamples)
     return ModelExtraction(
         comparisons=(*_extraction(victims, runs), *_detectability(seen, found)),
         scores=found,
         majority_baseline=_chance(victims[0]),
-        defences=_defences(victims[0], runs, len(sitting.classes), seed=sitting.seed),
+        defences=_defences(victims[0], runs, len(context.classes), seed=context.seed),
         detection=seen,
         costs=extraction_costs(found, price),
         price=price,
@@ -124,7 +124,7 @@ def check(classes: tuple[str, ...], *, budgets: Sequence[int] = (1,)) -> None:
         raise InputError(Problem("model_extraction.budgets", list(budgets), allowed))
 
 
-def _material(sitting: EvaluationContext, sample: Sample) -> QueryGenerator | None:
+def _material(context: EvaluationContext, sample: Sample) -> QueryGenerator | None:
     taken = model_inputs(sample)
     if {"input_ids", "attention_mask"} <= set(taken):
         return Tokens()
@@ -132,15 +132,15 @@ def _material(sitting: EvaluationContext, sample: Sample) -> QueryGenerator | No
         return None
     ((name, values),) = taken.items()
     return (
-        Numbers(name, sitting.normalization)
+        Numbers(name, context.normalization)
         if values.dtype.kind == "f" and values.ndim > 1
         else None
     )
 
 
-def _halves(sitting: EvaluationContext, *, most: int) -> tuple[Sample, Sample]:
+def _halves(context: EvaluationContext, *, most: int) -> tuple[Sample, Sample]:
     """Split the validation inputs between the attacker and its detection."""
-    drawn = replace(sitting, batches=sitting.validation, max_samples=2 * most).sample
+    drawn = replace(context, batches=context.validation, max_samples=2 * most).sample
     taken = model_inputs(drawn)
     # Alternate rows, whatever order the samples are in.
     attacker_, benign = ({name: values[at::2] for name, values in taken.items()} for at in (0, 1))
@@ -218,7 +218,7 @@ def _defences(
 
 
 def _detection(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     victim: Victim,
     material: QueryGenerator,
     honest: Sample,
@@ -228,7 +228,7 @@ def _detection(
     count = len(next(iter(honest.values())))
     if count < FEWEST:
         return (), [f"With {count} honest queries no detector can be fitted; it takes {FEWEST}."]
-    fitted = Detector(attacker.query(sitting.student.predictor, material, honest))
+    fitted = Detector(attacker.query(context.student.predictor, material, honest))
     found = [
         detector.detection(
             strategy,
@@ -236,7 +236,7 @@ def _detection(
             benign=victim.tests,
             attacker=victim.queried(strategy).rows(runs[strategy, "probabilities"][-1].queries),
             draws=draws,
-            seed=sitting.seed,
+            seed=context.seed,
         )
         for strategy in STRATEGIES
     ]
@@ -250,7 +250,7 @@ def _short(pool: Sample, most: int) -> list[str]:
     return [f"The attacker has {have} inputs; its other queries are mixtures of them."]
 
 
-def workload(sitting: EvaluationContext, *, budgets: Sequence[int], **settings: object) -> Workload:
+def workload(context: EvaluationContext, *, budgets: Sequence[int], **settings: object) -> Workload:
     """Compute the workload: the queries of every strategy, and small networks trained on them."""
     queries = (len(STRATEGIES) + 1) * budgets[-1] // 2
-    return Workload(predictions=queries + len(sitting.sample["labels"]), seconds=5)
+    return Workload(predictions=queries + len(context.sample["labels"]), seconds=5)

@@ -45,8 +45,8 @@ BOUNDS = 13
 """Cost of certificates per image, in gradients: measured on residual networks."""
 
 NO_GRADIENTS = (
-    "The {} has no twin in torch: it was attacked without gradients of its own, and may be less "
-    "robust than it looks."
+    "The {} has no PyTorch model: it was attacked without gradients of its own, so its robust "
+    "accuracy may be overestimated."
 )
 
 
@@ -88,7 +88,7 @@ class _Part:
 
 
 def evaluate(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     *,
     parts: tuple[str, ...] = PARTS,
     epsilons: tuple[float, ...] = (2 / 255, 8 / 255, 0.1),
@@ -103,7 +103,7 @@ def evaluate(
     """Evaluate robustness to attacks and corruptions, and certify accuracy.
 
     Args:
-        sitting: The evaluation context.
+        context: The evaluation context.
         parts: The parts to run, of `PARTS`.
         epsilons: L-infinity perturbation sizes of attacks.
         certified_epsilons: The same for certificates.
@@ -122,28 +122,28 @@ def evaluate(
     from limbeck.evaluate.robustness.images import images_of
 
     _check(parts, (*epsilons, *certified_epsilons), attack_samples)
-    whole = images_of(sitting)
+    whole = images_of(context)
     found: list[_Part] = []
     if "corruption" in parts:
-        found.append(_worsened(sitting, whole, margin=margin, draws=n_resamples))
-    some = None if isinstance(whole, str) else whole.drawn(attack_samples, sitting.seed)
+        found.append(_worsened(context, whole, margin=margin, draws=n_resamples))
+    some = None if isinstance(whole, str) else whole.drawn(attack_samples, context.seed)
     if some is None:
         found.append(_Part(notes=(f"{whole}: no attacks, no certificates, no distances.",)))
     else:
-        resamples = Resamples(len(some.labels), n_resamples=n_resamples, seed=sitting.seed)
+        resamples = Resamples(len(some.labels), n_resamples=n_resamples, seed=context.seed)
         if "attacks" in parts:
-            effort = AttackBudget(steps, restarts, queries, sitting.seed)
+            effort = AttackBudget(steps, restarts, queries, context.seed)
             found.append(
-                _attacks(sitting, some, sorted(epsilons), effort, margin=margin, draws=n_resamples)
+                _attacks(context, some, sorted(epsilons), effort, margin=margin, draws=n_resamples)
             )
         if "certified" in parts:
-            found.append(_certified(sitting, some, certified_epsilons, margin))
+            found.append(_certified(context, some, certified_epsilons, margin))
         if "distances" in parts:
-            found.append(_distances(sitting, some, resamples))
+            found.append(_distances(context, some, resamples))
     return Robustness(
         comparisons=tuple(line for part in found for line in part.findings),
         notes=tuple(note for part in found for note in part.notes),
-        samples=len(sitting.sample["labels"]),
+        samples=len(context.sample["labels"]),
         attack_samples=0 if some is None else len(some.labels),
         **{name: value for part in found for name, value in part.fields.items()},
     )
@@ -178,16 +178,16 @@ def _check(parts: tuple[str, ...], epsilons: tuple[float, ...], attack_samples: 
 
 
 def _worsened(
-    sitting: EvaluationContext, pictures: Images | str, *, margin: float, draws: int
+    context: EvaluationContext, pictures: Images | str, *, margin: float, draws: int
 ) -> _Part:
-    labels = sitting.sample["labels"]
-    both = sitting.student.predictor, sitting.teacher.predictor if sitting.teacher else None
-    resamples = Resamples(len(labels), n_resamples=draws, seed=sitting.seed)
+    labels = context.sample["labels"]
+    both = context.student.predictor, context.teacher.predictor if context.teacher else None
+    resamples = Resamples(len(labels), n_resamples=draws, seed=context.seed)
     if not isinstance(pictures, str):
-        kinds, damage = tuple(PICTURES), _damaged_pictures(pictures, sitting.seed)
-        varied = compare_variance(*both, _noisy(pictures, sitting.seed), resamples=resamples)
-    elif sitting.texts is not None and labels.ndim == 1:
-        kinds, damage = tuple(TEXTS), _damaged_texts(sitting.texts, sitting.sample, sitting.seed)
+        kinds, damage = tuple(PICTURES), _damaged_pictures(pictures, context.seed)
+        varied = compare_variance(*both, _noisy(pictures, context.seed), resamples=resamples)
+    elif context.texts is not None and labels.ndim == 1:
+        kinds, damage = tuple(TEXTS), _damaged_texts(context.texts, context.sample, context.seed)
         varied = None
     else:
         return _Part(notes=("The samples are neither pictures nor texts: nothing was worsened.",))
@@ -221,7 +221,7 @@ def _damaged_texts(texts: TextInputs, sample: Mapping[str, NDArray[Any]], seed: 
 
 
 def _attacks(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     pictures: Images,
     epsilons: Sequence[float],
     effort: AttackBudget,
@@ -237,23 +237,23 @@ def _attacks(
 
     if not available("foolbox"):
         return _Part(notes=('Attacks need foolbox: pip install "limbeck[evaluate]".',))
-    if len(sitting.classes) < 2:
+    if len(context.classes) < 2:
         return _Part(notes=("There is one class alone: no attack can change the answer.",))
-    student = _attacked(sitting.student, pictures)
-    teacher = _attacked(sitting.teacher, pictures) if sitting.teacher else None
+    student = _attacked(context.student, pictures)
+    teacher = _attacked(context.teacher, pictures) if context.teacher else None
     under = compare_attacks(
         student, teacher, pictures, epsilons=tuple(epsilons), effort=effort, margin=margin
     )
-    nearest = compare_deepfool(student, teacher, pictures, draws=draws, seed=sitting.seed)
+    nearest = compare_deepfool(student, teacher, pictures, draws=draws, seed=context.seed)
     return _Part(
         findings=[*under.comparisons, *nearest],
         notes=[
-            NO_GRADIENTS.format(name) for name, side in sitting.models() if side.torch_model is None
+            NO_GRADIENTS.format(name) for name, side in context.models() if side.torch_model is None
         ],
         fields={
             "warnings": under.warnings,
             "attacks": under.rows,
-            "examples": examples(student, pictures, under.broken, sitting.classes),
+            "examples": examples(student, pictures, under.broken, context.classes),
         },
     )
 
@@ -266,32 +266,32 @@ def _attacked(side: EvaluatedModel, pictures: Images) -> AttackTarget:
 
 
 def _certified(
-    sitting: EvaluationContext, pictures: Images, epsilons: tuple[float, ...], margin: float
+    context: EvaluationContext, pictures: Images, epsilons: tuple[float, ...], margin: float
 ) -> _Part:
     from limbeck.evaluate.robustness.certified import compare_certified
 
-    sides = _certifiable(sitting, pictures)
+    sides = _certifiable(context, pictures)
     if "student" not in sides:
-        return _Part(notes=("The student has no twin in torch: no certificates.",))
+        return _Part(notes=("The student has no PyTorch model: no certificates.",))
     rows, findings, notes = compare_certified(
         sides, pictures.pixels, pictures.labels, epsilons=epsilons, margin=margin
     )
     return _Part(findings, notes, {"certified": rows})
 
 
-def _distances(sitting: EvaluationContext, pictures: Images, resamples: Resamples) -> _Part:
+def _distances(context: EvaluationContext, pictures: Images, resamples: Resamples) -> _Part:
     from limbeck.evaluate.robustness.certified import compare_distances
 
-    sides = _certifiable(sitting, pictures)
+    sides = _certifiable(context, pictures)
     if "student" not in sides:
-        return _Part(notes=("The student has no twin in torch: no distances.",))
+        return _Part(notes=("The student has no PyTorch model: no distances.",))
     distances, finding = compare_distances(
         sides, pictures.pixels, pictures.labels, resamples=resamples
     )
     return _Part([finding], (), {"distances": distances})
 
 
-def _certifiable(sitting: EvaluationContext, pictures: Images) -> dict[str, Certifiable]:
+def _certifiable(context: EvaluationContext, pictures: Images) -> dict[str, Certifiable]:
     from limbeck.evaluate.robustness.certified import Certifiable
 
     return {
@@ -299,13 +299,13 @@ def _certifiable(sitting: EvaluationContext, pictures: Images) -> dict[str, Cert
             pictures.model(side.torch_model),
             pictures.show(side.predictor)(pictures.pixels).argmax(axis=1) == pictures.labels,
         )
-        for name, side in sitting.models()
+        for name, side in context.models()
         if side.torch_model is not None
     }
 
 
 def workload(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     *,
     parts: tuple[str, ...],
     epsilons: tuple[float, ...],
@@ -316,11 +316,11 @@ def workload(
     **settings: object,
 ) -> Workload:
     """Compute the workload, as if no image were broken by the first attacks of any size."""
-    pictures = sitting.normalization is not None
-    if not pictures and sitting.texts is None:
+    pictures = context.normalization is not None
+    if not pictures and context.texts is None:
         return Workload()
     kinds = PICTURES if pictures else TEXTS
-    worsened = (len(kinds) * len(SEVERITIES) + 1 + NOISE_DRAWS) * len(sitting.sample["labels"])
+    worsened = (len(kinds) * len(SEVERITIES) + 1 + NOISE_DRAWS) * len(context.sample["labels"])
     predictions, gradients = worsened * ("corruption" in parts), 0
     if pictures and "attacks" in parts:
         predictions += attack_samples * (queries + 3 * len(epsilons))
@@ -328,5 +328,5 @@ def workload(
     if pictures and "certified" in parts:
         gradients += attack_samples * BOUNDS
     if pictures and "distances" in parts:
-        gradients += attack_samples * len(sitting.classes) // 3
+        gradients += attack_samples * len(context.classes) // 3
     return Workload(predictions=predictions, gradients=gradients)

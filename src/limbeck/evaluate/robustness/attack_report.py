@@ -386,7 +386,7 @@ def compare_attacks(
         for attack in ATTACKS
     ]
     findings = [
-        _finding(one, theirs[number] if theirs else None, margin=margin, twin=student.model)
+        _finding(one, theirs[number] if theirs else None, margin=margin, torch_model=student.model)
         for number, one in enumerate(ours)
     ]
     warnings = [_warning(name, one, pictures, results[name], effort) for name, one in sides.items()]
@@ -422,7 +422,7 @@ def compare_deepfool(
         direction="higher",
         margin=0.05 * (beside.teacher or beside.student).value,
         method=(
-            f"DeepFool looked on each model's twin for the wrong pictures nearest to "
+            f"DeepFool searched each PyTorch model for the misclassified images nearest to "
             f"{len(pictures.labels)}, in the L2 norm of pixels from 0 to 1; what ships was shown "
             "them, and pictures further on the same way until it erred. One answered wrong from "
             "the start counts as 0, one that stayed right as the diagonal of the pixel box."
@@ -504,15 +504,19 @@ def _share(right: Right | None) -> Estimate | None:
 
 
 def _finding(
-    student: AttackResult, teacher: AttackResult | None, *, margin: float, twin: object | None
+    student: AttackResult,
+    teacher: AttackResult | None,
+    *,
+    margin: float,
+    torch_model: object | None,
 ) -> MetricComparison:
     theirs = None if teacher is None else teacher.worst_case.astype(np.float64)
     beside = shares(student.worst_case.astype(np.float64), theirs)
     made = (
-        "FGSM, PGD and PGD on the margin were made on each model's twin, pictures of the one were "
-        "tried on the other, and squares at random on what ships"
-        if twin is not None
-        else "The student has no twin: it was tried with the teacher's pictures and random squares"
+        "FGSM, PGD and margin PGD on each PyTorch model, transferred to the other model; random "
+        "squares on the exported files"
+        if torch_model is not None
+        else "The student has no PyTorch model: transferred from the teacher, and random squares"
     )
     return compare(
         f"Robust accuracy (L∞, ε = {in_255ths(student.eps)})",

@@ -273,7 +273,7 @@ def compare_certified(
                 direction="higher",
                 margin=margin,
                 method=(
-                    "Interval bounds through each model's twin, in exact arithmetic and in "
+                    "Interval bounds through each model's torch_model, in exact arithmetic and in "
                     "float32, show that no change of this size alters the answer, and what ships "
                     "answers the picture rightly; a quantised file is not covered by the bounds."
                 ),
@@ -319,9 +319,9 @@ def compare_distances(
         direction="higher",
         margin=0.05 * (beside.teacher or beside.student).value,
         method=(
-            "The margin between logits divided by the L2 norm of its gradient, on each model's "
-            "twin, in pixels from 0 to 1: exact where the model is linear around the picture, and "
-            "0 where the answer is wrong."
+            "The logit margin divided by the L2 norm of its gradient, on each PyTorch model, in "
+            "pixels from 0 to 1: exact where the model is linear around the image, and 0 where "
+            "the prediction is wrong."
         ),
         **dict(beside),
     )

@@ -60,27 +60,27 @@ class Images:
         """Return the function from pixels to the exported file's logits."""
         return lambda pixels: answered(predictor, self.inputs(pixels))
 
-    def model(self, twin: TorchModel) -> PixelModel:
+    def model(self, torch_model: TorchModel) -> PixelModel:
         """Return the torch model as a function of pixels."""
-        return PixelModel(twin, self.name, self.scale)
+        return PixelModel(torch_model, self.name, self.scale)
 
 
 class PixelModel(nn.Module):
     """A torch model of pixels, with the normalization inside, so that gradients include it.
 
     Args:
-        twin: The model.
+        torch_model: The model.
         name: The name of its input.
         scale: The normalization from pixels to its input.
     """
 
-    def __init__(self, twin: TorchModel, name: str, scale: Normalization) -> None:
+    def __init__(self, torch_model: TorchModel, name: str, scale: Normalization) -> None:
         super().__init__()
         # A copy, in the memory layout in which convolutions are fastest on a CPU.
-        self.model = copy.deepcopy(twin.model).to(memory_format=torch.channels_last)
-        self._task = twin.task
+        self.model = copy.deepcopy(torch_model.model).to(memory_format=torch.channels_last)
+        self._task = torch_model.task
         self._name = name
-        weight = next(twin.model.parameters(), torch.empty(0))
+        weight = next(torch_model.model.parameters(), torch.empty(0))
         mean, std = (torch.from_numpy(c).to(weight.device) for c in _constants(scale))
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -97,15 +97,15 @@ class PixelModel(nn.Module):
         return self.get_buffer("mean").device
 
 
-def images_of(sitting: EvaluationContext) -> Images | str:
+def images_of(context: EvaluationContext) -> Images | str:
     """Return the images of a context's sample as pixels, or the reason why there are none."""
-    if sitting.normalization is None:
+    if context.normalization is None:
         return "The samples are not pictures"
-    sample = sitting.sample
+    sample = context.sample
     names = [name for name, values in sample.items() if values.ndim == 4]
     if len(names) != 1 or sample["labels"].ndim != 1:
         return "The samples are not one picture with one class each"
-    mean, std = _constants(sitting.normalization)
+    mean, std = _constants(context.normalization)
     pixels = sample[names[0]].astype(np.float32) * std + mean
     if pixels.min() < -OUTSIDE or pixels.max() > 1 + OUTSIDE:
         return (
@@ -113,7 +113,7 @@ def images_of(sitting: EvaluationContext) -> Images | str:
             f"{pixels.max():.3g}, which is not the box from 0 to 1"
         )
     return Images(
-        np.clip(pixels, 0, 1), sample["labels"].astype(np.int64), names[0], sitting.normalization
+        np.clip(pixels, 0, 1), sample["labels"].astype(np.int64), names[0], context.normalization
     )
 
 

@@ -63,7 +63,7 @@ class Uncertainty(Result):
 
 
 def evaluate(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     *,
     ood_samples: Batches | None = None,
     coverage: float = 0.8,
@@ -73,25 +73,25 @@ def evaluate(
     """Evaluate failure detection, selective prediction and OOD detection.
 
     Args:
-        sitting: The two models and the samples.
+        context: The two models and the samples.
         ood_samples: Iterates over OOD samples, which need no label. By default they are generated
             from the context's images: noise, shuffled pixels, negatives.
         coverage: The target coverage of the metric comparison of deferral.
         n_resamples: Number of bootstrap resamples.
         margin: The non-inferiority margin of accuracy, of AUROC, and of risk.
     """
-    student = _doubter(sitting.student_predictions)
-    teacher = None if sitting.teacher_predictions is None else _doubter(sitting.teacher_predictions)
-    labels = sitting.student_predictions.labels
-    resamples = Resamples(len(labels), n_resamples=n_resamples, seed=sitting.seed)
+    student = _doubter(context.student_predictions)
+    teacher = None if context.teacher_predictions is None else _doubter(context.teacher_predictions)
+    labels = context.student_predictions.labels
+    resamples = Resamples(len(labels), n_resamples=n_resamples, seed=context.seed)
     told = resamples.paired(
         student.failure_detection_auroc,
         None if teacher is None else teacher.failure_detection_auroc,
     )
     risk = resamples.paired(student.aurc, None if teacher is None else teacher.aurc)
-    validation = _on_validation(sitting.student, sitting)
+    validation = _on_validation(context.student, context)
     handed, *deferrals = _deferrals((coverage, *COVERAGES), validation, student, teacher)
-    apart = tuple(_ood(sitting, ood_samples, draws=n_resamples))
+    apart = tuple(_ood(context, ood_samples, draws=n_resamples))
     return Uncertainty(
         comparisons=(
             *_errors_told(told, margin),
@@ -107,7 +107,7 @@ def evaluate(
         if teacher is None or risk.teacher is None
         else teacher.summary(risk.teacher, resamples=resamples),
         deferrals=tuple(deferrals),
-        to_match=_to_match(sitting, validation, student, teacher),
+        to_match=_to_match(context, validation, student, teacher),
         ood=apart,
         notes=tuple(_notes(told, teacher, apart)),
     )
@@ -117,8 +117,8 @@ def _doubter(answered: Predictions) -> SelectivePredictor:
     return SelectivePredictor.of(log_probabilities(answered.logits), answered.labels)
 
 
-def _on_validation(side: EvaluatedModel, sitting: EvaluationContext) -> SelectivePredictor:
-    return _doubter(predict(side.predictor, sitting.validation()))
+def _on_validation(side: EvaluatedModel, context: EvaluationContext) -> SelectivePredictor:
+    return _doubter(predict(side.predictor, context.validation()))
 
 
 def _deferrals(
@@ -140,15 +140,15 @@ def _deferrals(
 
 
 def _to_match(
-    sitting: EvaluationContext,
+    context: EvaluationContext,
     validation: SelectivePredictor,
     student: SelectivePredictor,
     teacher: SelectivePredictor | None,
 ) -> Deferral | None:
     """Compute the smallest deferral that matches the teacher's accuracy on validation samples."""
-    if sitting.teacher is None or teacher is None:
+    if context.teacher is None or teacher is None:
         return None
-    master = _on_validation(sitting.teacher, sitting)
+    master = _on_validation(context.teacher, context)
     threshold = threshold_to_match(validation.confidence, validation.right, master.right)
     return defer(
         student.confidence,
@@ -160,31 +160,31 @@ def _to_match(
 
 
 def _ood(
-    sitting: EvaluationContext, ood_samples: Batches | None, *, draws: int
+    context: EvaluationContext, ood_samples: Batches | None, *, draws: int
 ) -> Iterator[OodDetection]:
-    rows = sitting.sample["row"]
-    inside = sitting.student_predictions.logits[rows]
+    rows = context.sample["row"]
+    inside = context.student_predictions.logits[rows]
     taught = (
-        None if sitting.teacher_predictions is None else sitting.teacher_predictions.logits[rows]
+        None if context.teacher_predictions is None else context.teacher_predictions.logits[rows]
     )
-    sets = _made(sitting) if ood_samples is None else [("the samples given", ood_samples)]
+    sets = _made(context) if ood_samples is None else [("the samples given", ood_samples)]
     for name, batches in sets:
-        student = Logits(inside, _logits(sitting.student, batches, sitting))
+        student = Logits(inside, _logits(context.student, batches, context))
         teacher = None
-        if sitting.teacher is not None and taught is not None:
-            teacher = Logits(taught, _logits(sitting.teacher, batches, sitting))
+        if context.teacher is not None and taught is not None:
+            teacher = Logits(taught, _logits(context.teacher, batches, context))
         yield from ood_detection(
-            student, teacher, samples=name, n_resamples=draws, seed=sitting.seed
+            student, teacher, samples=name, n_resamples=draws, seed=context.seed
         )
 
 
-def _made(sitting: EvaluationContext) -> Iterator[tuple[str, Batches]]:
+def _made(context: EvaluationContext) -> Iterator[tuple[str, Batches]]:
     """Generate OOD samples from the context's images, if the samples are images."""
-    inputs = {name: values for name, values in sitting.sample.items() if name != "row"}
+    inputs = {name: values for name, values in context.sample.items() if name != "row"}
     pictures = next((name for name, values in inputs.items() if values.ndim == 4), None)
-    if sitting.normalization is None or pictures is None:
+    if context.normalization is None or pictures is None:
         return
-    for name, made in ood_images(inputs[pictures], sitting.normalization, seed=sitting.seed):
+    for name, made in ood_images(inputs[pictures], context.normalization, seed=context.seed):
         yield name, partial(_batches, inputs | {pictures: made})
 
 
@@ -194,13 +194,13 @@ def _batches(inputs: Mapping[str, NDArray[Any]]) -> Iterator[Batch]:
 
 
 def _logits(
-    side: EvaluatedModel, batches: Batches, sitting: EvaluationContext
+    side: EvaluatedModel, batches: Batches, context: EvaluationContext
 ) -> NDArray[np.float32]:
     """Compute the logits of OOD samples, at most `limit` of them."""
     labelled = ({**batch, "labels": np.zeros(_size(batch))} for batch in batches())
     logits = predict(side.predictor, labelled).logits
-    random = np.random.default_rng(sitting.seed)
-    return logits[np.sort(random.permutation(len(logits))[: sitting.max_samples])]
+    random = np.random.default_rng(context.seed)
+    return logits[np.sort(random.permutation(len(logits))[: context.max_samples])]
 
 
 def _size(batch: Batch) -> int:
@@ -285,9 +285,9 @@ def _notes(
 
 
 def workload(
-    sitting: EvaluationContext, *, ood_samples: Batches | None, **settings: object
+    context: EvaluationContext, *, ood_samples: Batches | None, **settings: object
 ) -> Workload:
     """Compute the workload: validation samples, OOD samples, and test samples not known."""
-    made = 0 if sitting.normalization is None else 3 * len(sitting.sample["labels"])
+    made = 0 if context.normalization is None else 3 * len(context.sample["labels"])
     given = made if ood_samples is None else sum(map(_size, ood_samples()))
-    return Workload(predictions=sitting.to_answer + sitting.validation_size + given)
+    return Workload(predictions=context.to_answer + context.validation_size + given)

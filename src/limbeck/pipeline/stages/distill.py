@@ -63,9 +63,9 @@ class Distill(Training, ObjectiveConfig, Stage):
         # distillation.
         baseline = []
         if self.train_baseline and objective.needs_teacher:
-            twin = candidate.state("baseline")
-            same = twin.weights and twin.changes == begin.changes
-            baseline.append(self._twin(context, twin if same else begin))
+            baseline_state = candidate.state("baseline")
+            same = baseline_state.weights and baseline_state.changes == begin.changes
+            baseline.append(self._label_only(context, baseline_state if same else begin))
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
         weak = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
         notes = (weak,) if weak else ()
@@ -88,7 +88,7 @@ class Distill(Training, ObjectiveConfig, Stage):
         )
         return candidate.append(context.folder, record)
 
-    def _twin(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
+    def _label_only(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
         """Train the student on labels alone, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
