@@ -1,4 +1,4 @@
-"""`limbeck sweep`: bad input before anything runs, exit codes, help that costs nothing."""
+"""`limbeck sweep`: refusal of bad input before anything runs, exit codes, fast help."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_bad_input_is_refused_before_anything_is_written(argv, words, tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_problems_of_several_options_are_said_at_once():
+def test_problems_of_several_options_are_reported_together():
     ended = limbeck_sweep(
         "digits", "--vary", "a=1", "--objective", "size", "--budget", "x=1", "--set", "seed=3"
     )
@@ -55,12 +55,12 @@ def test_problems_of_several_options_are_said_at_once():
 
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
-    """Runs that take no time; `worth` may be replaced."""
+    """Replace runs by figures computed from the width; `figures_at` may be replaced."""
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
     from limbeck.report.sweep import Figures
     from limbeck.sweep import conclude, run
 
-    def worth(width):
+    def figures_at(width):
         return Figures(
             accuracy=1 - 1 / width, accuracy_drop=1 / width, size=100 * width, latency=width / 10,
             flops=9, parameters=9, memory=9, energy=None,
@@ -70,23 +70,23 @@ def made_up(monkeypatch, tmp_path):
         student = planned.folder(taken.number) / "student"
         student.mkdir(parents=True)
         (student / "model.onnx").write_text(str(taken.number))
-        return made.worth(taken.settings["student.width"])
+        return made.figures_at(taken.settings["student.width"])
 
     def run_of(folder):
-        raise AssertionError("no test figures are looked at where nothing was chosen")
+        raise AssertionError("test figures must not be read where no trial was chosen")
 
     class Made:
         out = tmp_path / "sweep"
 
     made = Made()
-    made.worth = worth
+    made.figures_at = figures_at
     monkeypatch.setattr(run, "_figures", figures)
     monkeypatch.setattr(conclude, "timed", lambda places: None)
     monkeypatch.setattr(conclude, "load_run", run_of)
     return made
 
 
-def test_it_shows_the_front_and_where_the_page_lies(made_up):
+def test_the_front_and_the_path_of_the_page_are_shown(made_up):
     ended = limbeck_sweep("digits", *WIDTHS, "--sampler", "grid", "--out", made_up.out)
     assert ended.exit_code == 0, ended.output
     assert "3 of 3 trials are worth their cost" in ended.stdout
@@ -96,7 +96,7 @@ def test_it_shows_the_front_and_where_the_page_lies(made_up):
     assert [trial["settings"]["student.width"] for trial in found["trials"]] == [2, 3, 4]
 
 
-def test_where_nothing_fits_the_exit_code_is_1_and_the_nearest_is_named(made_up):
+def test_if_no_trial_fits_the_exit_code_is_1_and_the_nearest_is_named(made_up):
     ended = limbeck_sweep(
         "digits", *WIDTHS, "--sampler", "grid", "--out", made_up.out, "--budget", "size_kb=0.1"
     )
@@ -104,20 +104,20 @@ def test_where_nothing_fits_the_exit_code_is_1_and_the_nearest_is_named(made_up)
     assert "trial 0 comes nearest, and misses size by 0.1 kB" in ended.stdout
 
 
-def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(made_up):
-    whole = made_up.worth
+def test_an_interrupt_exits_with_130_and_the_same_command_resumes(made_up):
+    whole = made_up.figures_at
 
-    def worth(width):
+    def figures_at(width):
         if width == 3:
             raise KeyboardInterrupt
         return whole(width)
 
-    made_up.worth = worth
+    made_up.figures_at = figures_at
     argv = ("digits", *WIDTHS, "--sampler", "grid", "--out", made_up.out)
     ended = limbeck_sweep(*argv)
     assert ended.exit_code == 130
     assert "the same command goes on" in ended.stderr
-    made_up.worth = whole
+    made_up.figures_at = whole
     # The student folder of the trial that was interrupted is its own.
     import shutil
 
@@ -125,7 +125,7 @@ def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(made_up):
     assert limbeck_sweep(*argv).exit_code == 0
 
 
-def test_help_loads_nothing_heavy():
+def test_help_imports_no_heavy_library():
     script = (
         "import json, sys, typer\n"
         "from limbeck.cli.sweep import sweep\n"

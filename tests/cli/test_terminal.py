@@ -1,4 +1,4 @@
-"""What is shown is text, whatever is in it; progress goes to a terminal or to a log."""
+"""Output is printable text; progress is shown at a terminal or logged."""
 
 import io
 import re
@@ -15,13 +15,13 @@ from limbeck.errors import InputError, LimbeckError, Problem
 
 
 def ended(error: BaseException):
-    """Run a verb that raises."""
+    """Run a command that raises."""
 
-    def verb() -> None:
+    def command() -> None:
         raise error
 
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(cli._guarded(verb))
+    app.command()(cli._guarded(command))
     return CliRunner().invoke(app, [])
 
 
@@ -34,7 +34,7 @@ def ended(error: BaseException):
         (OSError(28, "No space left on device", "/tmp/x"), 2, ("/tmp/x", "No space left")),
     ],
 )
-def test_what_limbeck_can_explain_has_a_message_and_a_code(error, code, words):
+def test_explained_errors_have_a_message_and_an_exit_code(error, code, words):
     found = ended(error)
     assert found.exit_code == code
     assert found.stdout == ""
@@ -42,12 +42,12 @@ def test_what_limbeck_can_explain_has_a_message_and_a_code(error, code, words):
         assert word in found.stderr
 
 
-def test_a_mistake_of_ours_is_not_hidden():
+def test_a_bug_is_not_hidden():
     assert isinstance(ended(RuntimeError("a bug")).exception, RuntimeError)
     assert isinstance(ended(OSError(5, "Input/output error")).exception, OSError)
 
 
-def test_words_of_others_cannot_steer_the_terminal():
+def test_control_characters_of_untrusted_text_are_escaped():
     found = ended(InputError(Problem("na\x1b[2Jme", "[red]x[/red]\x07", "\u202eno", "b\rc")))
     assert found.exit_code == 2
     assert not set(found.stderr) & {"\x1b", "\x07", "\r", "\u202e"}
@@ -57,7 +57,7 @@ def test_words_of_others_cannot_steer_the_terminal():
 
 def test_a_warning_is_one_line(capsys):
     with warnings.catch_warnings():
-        warnings.showwarning = cli._plainly
+        warnings.showwarning = cli._show_warning
         warnings.simplefilter("always")
         warnings.warn("a checkpoint is truncated", stacklevel=1)
     assert capsys.readouterr().err == "Warning: a checkpoint is truncated\n"
@@ -65,16 +65,16 @@ def test_a_warning_is_one_line(capsys):
 
 @pytest.fixture
 def log(capsys):
-    """What is written to standard error where that is no terminal, line by line."""
+    """Return the lines written to standard error when it is not a terminal."""
     return lambda: capsys.readouterr().err.splitlines()
 
 
-def test_without_a_terminal_there_are_lines_with_time_part_and_rate(log, monkeypatch):
+def test_log_lines_have_time_part_and_rate(log, monkeypatch):
     clock = 100.0
     monkeypatch.setattr(_terminal.time, "monotonic", lambda: clock)
-    with _terminal.watch() as watching:
-        watching.begin("stage 2/3 distill, seed 4")
-        ticker = watching.ticker("student")
+    with _terminal.watch() as progress:
+        progress.begin("stage 2/3 distill, seed 4")
+        ticker = progress.ticker("student")
         for step in range(1, 11):
             clock += 0.5
             ticker.tick(step, 40, f"epoch 1/4, loss {step}")
@@ -87,11 +87,11 @@ def test_without_a_terminal_there_are_lines_with_time_part_and_rate(log, monkeyp
     )
 
 
-def test_the_lines_are_few_however_many_steps_and_epochs_there_are(log, monkeypatch):
+def test_the_number_of_lines_is_bounded(log, monkeypatch):
     clock = 0.0
     monkeypatch.setattr(_terminal.time, "monotonic", lambda: clock)
-    with _terminal.watch() as watching:
-        ticker = watching.ticker("student")
+    with _terminal.watch() as progress:
+        ticker = progress.ticker("student")
         for step in range(1, 10_001):
             clock += 0.01
             ticker.tick(step, 10_000, "loss 1")
@@ -102,22 +102,22 @@ def test_the_lines_are_few_however_many_steps_and_epochs_there_are(log, monkeypa
     assert "epoch 1000, 10000/10000" in lines[-1]
 
 
-def test_long_epochs_are_reported_between(log, monkeypatch):
+def test_long_epochs_are_reported_between_milestones(log, monkeypatch):
     clock = 0.0
     monkeypatch.setattr(_terminal.time, "monotonic", lambda: clock)
-    with _terminal.watch() as watching:
-        ticker = watching.ticker("student")
+    with _terminal.watch() as progress:
+        ticker = progress.ticker("student")
         for step in range(51, 111):  # resumed after 50 steps
             clock += 1.0
             ticker.tick(step, 1000, f"loss {step}")
     assert [line.split(", ")[1] for line in log()] == ["60/1000 at 1/s", "90/1000 at 1/s"]
 
 
-def test_quiet_means_no_progress(log):
-    with _terminal.watch(quiet=True) as watching:
-        watching.begin("stage 1/1 teach")
-        watching.say("reading")
-        watching.ticker("teacher").tick(1, 1, "epoch 1", milestone=True)
+def test_quiet_reports_no_progress(log):
+    with _terminal.watch(quiet=True) as progress:
+        progress.begin("stage 1/1 train_teacher")
+        progress.log("reading")
+        progress.ticker("teacher").tick(1, 1, "epoch 1", milestone=True)
     assert log() == []
 
 
@@ -133,11 +133,11 @@ def test_an_interrupted_verb_names_only_options_that_it_has(verb):
         ).params
         for option in option.opts
     }
-    named = set(re.findall(r"--[a-z]+", cli.GO_ON.get(verb, "")))
+    named = set(re.findall(r"--[a-z]+", cli.RESUME_HINTS.get(verb, "")))
     assert named <= options
 
 
-def test_at_a_terminal_there_are_lines_and_bars_without_markup(monkeypatch):
+def test_a_terminal_shows_lines_and_bars_without_markup(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -145,10 +145,10 @@ def test_at_a_terminal_there_are_lines_and_bars_without_markup(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
-    with _terminal.watch() as watching:
-        watching.say("[bold]teach[/bold]")
-        bar = watching.ticker("[blink]teacher[/blink]")
+    with _terminal.watch() as progress:
+        progress.log("[bold]begin[/bold]")
+        bar = progress.ticker("[blink]teacher[/blink]")
         bar.tick(1, 2, "epoch 1")
-        watching.ticker("student").tick(2, 2, "epoch 2, loss 0.25, validation accuracy 0.875")
-    assert "[bold]teach[/bold]" in stream.getvalue()
+        progress.ticker("student").tick(2, 2, "epoch 2, loss 0.25, validation accuracy 0.875")
+    assert "[bold]begin[/bold]" in stream.getvalue()
     assert "loss 0.25, validation accuracy 0.875" in stream.getvalue()

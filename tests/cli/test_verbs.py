@@ -1,4 +1,4 @@
-"""Every verb says what it found on standard output, and what is wrong on standard error."""
+"""Every command writes its result to standard output, and problems to standard error."""
 
 import json
 import subprocess
@@ -25,8 +25,8 @@ def refused(ended, *words: str) -> None:
         assert word in ended.output
 
 
-def files(room: str, *, but: tuple[str, ...] = ()) -> list[str]:
-    found = (path.stem for path in (ROOT / room).glob("*.py"))
+def modules(package: str, *, but: tuple[str, ...] = ()) -> list[str]:
+    found = (path.stem for path in (ROOT / package).glob("*.py"))
     return sorted(name for name in found if not name.startswith("_") and name not in but)
 
 
@@ -38,15 +38,15 @@ def recipes() -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("tasks", files("tasks", but=("task", "checks"))),
-        ("stages", files("pipeline/stages")),
+        ("tasks", modules("tasks", but=("task", "checks"))),
+        ("stages", modules("pipeline/stages")),
         ("recipes", recipes()),
-        ("studies", files("studies")),
+        ("studies", modules("studies")),
         ("losses", sorted(__import__("limbeck.losses", fromlist=["x"]).__all__)),
         ("methods", ["fitnets", "hinton", "label_only"]),
     ],
 )
-def test_list_gives_what_there_is_with_a_line_each(kind, expected):
+def test_list_shows_every_name_with_one_line(kind, expected):
     found = json.loads(limbeck_("list", kind, "--json").stdout)
     assert set(expected) <= set(found) if kind == "methods" else list(found) == expected
     assert all(found.values())
@@ -90,11 +90,11 @@ def test_layers_of_a_library_of_models():
         (("digit",), ("did you mean",)),
     ],
 )
-def test_layers_says_what_is_wrong(argv, words):
+def test_layers_refuses_wrong_input(argv, words):
     refused(limbeck_("layers", *argv), *words)
 
 
-def test_new_writes_a_recipe_that_is_valid_and_named_after_its_file(tmp_path):
+def test_init_writes_a_recipe_that_is_valid_and_named_after_its_file(tmp_path):
     from limbeck.pipeline.load_recipe import resolve
 
     path = tmp_path / "my recipe-2.yaml"
@@ -106,7 +106,7 @@ def test_new_writes_a_recipe_that_is_valid_and_named_after_its_file(tmp_path):
     refused(limbeck_("init", path), "does not exist yet")
 
 
-def test_new_begins_with_any_shipped_recipe(tmp_path):
+def test_init_accepts_any_shipped_recipe(tmp_path):
     for number, name in enumerate(recipes()):
         assert limbeck_("init", tmp_path / f"{number}.yaml", "--from", name).exit_code == 0
     refused(limbeck_("init", tmp_path / "x.yaml", "--from", "digit"), '"digits"')
@@ -117,7 +117,7 @@ def test_new_begins_with_any_shipped_recipe(tmp_path):
 def test_doctor_checks_the_export():
     ended = limbeck_("doctor")
     assert ended.exit_code == 0, ended.output
-    assert "torch to ONNX Runtime: answers differ by" in ended.stdout
+    assert "torch to ONNX Runtime: outputs differ by" in ended.stdout
 
 
 @pytest.mark.parametrize("verb", ["report", "compare"])
@@ -126,15 +126,15 @@ def test_a_folder_without_a_run_is_refused(verb, tmp_path):
     refused(limbeck_(verb, *folders), "run.json", "--resume")
 
 
-def test_compare_wants_two(tmp_path):
+def test_compare_requires_two_runs(tmp_path):
     refused(limbeck_("compare", tmp_path), "two run folders")
 
 
-def test_verify_says_that_there_is_no_passport(tmp_path):
+def test_verify_refuses_a_folder_without_a_passport(tmp_path):
     refused(limbeck_("verify", tmp_path), "passport")
 
 
-def test_every_verb_has_help():
+def test_every_command_has_help():
     for verb in VERBS:
         ended = limbeck_(verb.__name__.rstrip("_"), "--help")
         assert ended.exit_code == 0
@@ -157,34 +157,35 @@ def test_version_is_shown():
         (["--set", "nonsense"], ["path=value"]),
     ],
 )
-def test_evaluate_refuses_what_no_question_takes(argv, words, tmp_path):
+def test_evaluate_refuses_unknown_evaluations_and_settings(argv, words, tmp_path):
     refused(limbeck_("evaluate", tmp_path, *argv), *words)
+
+
+def imported(heavy: set[str], argv: list[str]) -> tuple[str, int]:
+    """Run a command in a new process; return which heavy modules it imported, and its exit code."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from limbeck.cli import _app;"
+        f"ended = CliRunner().invoke(_app(), {argv!r});"
+        f"print(sorted({heavy!r} & sys.modules.keys())); sys.exit(ended.exit_code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    return ended.stdout.strip(), ended.returncode
 
 
 @pytest.mark.parametrize("kind", ["losses", "methods", "tasks", "stages", "recipes", "models"])
 def test_lists_import_neither_torch_nor_scipy(kind):
-    code = (
-        "import sys; from typer.testing import CliRunner; from limbeck.cli import _app;"
-        f"ended = CliRunner().invoke(_app(), ['list', {kind!r}]); assert ended.exit_code == 0;"
-        "print(sorted({'torch', 'scipy', 'transformers', 'sklearn'} & sys.modules.keys()))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "[]"
+    assert imported({"torch", "scipy", "transformers", "sklearn"}, ["list", kind]) == ("[]", 0)
 
 
 @pytest.mark.parametrize("verb", ["compare", "report", "verify", "init", "lineage"])
-def test_verbs_that_read_import_no_torch(verb, tmp_path):
-    words = [verb, str(tmp_path / "x.yaml"), *[str(tmp_path)][: verb == "compare"]]
-    code = (
-        "import sys; from typer.testing import CliRunner; from limbeck.cli import _app;"
-        f"CliRunner().invoke(_app(), {words!r});"
-        "print(sorted({'torch', 'transformers', 'sklearn'} & sys.modules.keys()))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "[]"
+def test_commands_that_read_import_no_torch(verb, tmp_path):
+    argv = [verb, str(tmp_path / "x.yaml"), *[str(tmp_path)][: verb == "compare"]]
+    assert imported({"torch", "transformers", "sklearn"}, argv)[0] == "[]"
 
 
-def test_what_is_read_from_source_is_what_an_import_gives():
+def test_parsed_docstrings_equal_imported_ones():
     import inspect
 
     from limbeck import losses
@@ -226,13 +227,13 @@ def test_doctor_as_json():
     assert {"name", "well", "found", "fix"} <= found[0].keys()
 
 
-def test_short_help_and_completion_are_there():
+def test_short_help_and_completion():
     assert "Usage" in limbeck_("-h").stdout
     assert "Usage" in limbeck_("verify", "-h").stdout
     assert "--show-completion" in limbeck_("-h").stdout
 
 
-def test_a_misspelt_verb_is_named_with_its_neighbour():
+def test_a_misspelt_command_is_reported_with_a_suggestion():
     ended = limbeck_("comapre", "a", "b")
     assert ended.exit_code == 2
     assert "compare" in ended.output

@@ -26,7 +26,7 @@ class Listening(NullReporter):
     def __init__(self):
         self.heard = []
 
-    def say(self, text):
+    def log(self, text):
         self.heard.append(text)
 
 
@@ -103,7 +103,7 @@ class Removing(NullReporter):
     def __init__(self, path, line):
         self.path, self.line = path, line
 
-    def say(self, line):
+    def log(self, line):
         if line.startswith(self.line):
             self.path.unlink()
 

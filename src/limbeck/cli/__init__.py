@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -20,27 +20,24 @@ from limbeck.cli import (
     evaluate,
     init,
     layers,
-    lineage,
     listing,
-    report,
+    passport,
     run,
-    sign,
     sweep,
-    verify,
 )
 from limbeck.cli._terminal import complain
 from limbeck.core.process import ignore_signals, raise_on_signals
 
 INTERRUPTED = 130
-# How to resume an interrupted command; the others write nothing to resume.
-GO_ON = {
+RESUME_HINTS = {
     "run": "What was done is saved: the same command with --resume goes on from there.",
     "evaluate": "The evaluations that ended are saved: the same command does the others.",
     "sweep": "The trials that ended are saved: the same command goes on from there.",
 }
+"""How to resume an interrupted command; the others write nothing to resume."""
+
 BAD_INPUT = 2
-# Errors of the file system that is written to, not bugs of limbeck.
-OF_THE_PLACE = {
+WRITE_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -50,20 +47,22 @@ OF_THE_PLACE = {
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
 }
+"""Errors of the file system that is written to, not bugs of limbeck."""
+
 VERBS = (
     run.run,
     check.check,
-    report.report,
+    compare.report,
     evaluate.evaluate,
     compare.compare,
     sweep.sweep,
     listing.list_,
     layers.layers,
     init.init,
-    verify.verify,
-    sign.sign,
-    sign.keygen,
-    lineage.lineage,
+    passport.verify,
+    passport.sign,
+    passport.keygen,
+    passport.lineage,
     doctor.doctor,
 )
 
@@ -76,7 +75,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # unencodable characters must not cause an error
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = _plainly
+    warnings.showwarning = _show_warning
     raise_on_signals()
     try:
         _app()()
@@ -95,7 +94,7 @@ def _app() -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_version)
+    app.callback()(_options)
     for verb in VERBS:
         app.command(verb.__name__.rstrip("_"))(_guarded(verb))
     return app
@@ -109,7 +108,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _version(
+def _options(
     version: Annotated[
         bool,
         # A callback, since without a command nothing else would run.
@@ -121,12 +120,12 @@ def _version(
     """Register the options before any command."""
 
 
-def _plainly(
+def _show_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
     lineno: int,
-    file: Any = None,
+    file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
     """Show a warning without the line of code that raised it."""
@@ -143,22 +142,21 @@ def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
             return verb(*arguments, **options)
         except InputError as error:
             count = len(error.problems)
-            complain(f"{count} problem{'s' if count != 1 else ''}:")
-            for problem in error.problems:
-                complain(f"  {problem}")
+            lines = [f"{count} problem{'s' if count != 1 else ''}:", *map(str, error.problems)]
+            complain("\n  ".join(lines))
             raise typer.Exit(error.exit_code) from error
         except LimbeckError as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            complain(" ".join(["Interrupted.", GO_ON.get(verb.__name__, "")]).strip())
+            complain(f"Interrupted. {RESUME_HINTS.get(verb.__name__, '')}".rstrip())
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:  # the reader of the output closed it
             # The interpreter would report the error again when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
         except OSError as error:
-            if error.errno not in OF_THE_PLACE:
+            if error.errno not in WRITE_ERRORS:
                 raise
             complain(f"{error.filename or 'a file'}: could not be written ({error.strerror}).")
             raise typer.Exit(BAD_INPUT) from error

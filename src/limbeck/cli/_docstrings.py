@@ -22,13 +22,11 @@ class Documented:
         name: Its name.
         docstring: Its docstring, without indentation; empty if it has none.
         required: The parameters of a function without a default.
-        optional: The parameters of a function with a default.
     """
 
     name: str
     docstring: str
     required: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -44,45 +42,48 @@ class Documented:
 
 def public_names(package: str) -> tuple[str, ...]:
     """Return `__all__` of a package, sorted."""
-    return _all(_folder(package) / "__init__.py")
+    return _all(_path(package) / "__init__.py")
 
 
 def of_package(package: str) -> dict[str, Documented]:
     """Return the objects in `__all__` of a package, wherever in the package they are defined."""
-    wanted = public_names(package)
+    names = public_names(package)
     found = {
-        one.name: one
-        for path in sorted(_folder(package).rglob("*.py"))
-        for one in _definitions(path)
-        if one.name in wanted
+        one.name: one for path in sorted(_path(package).rglob("*.py")) for one in _definitions(path)
     }
-    return {name: found[name] for name in wanted if name in found}
+    return {name: found[name] for name in names if name in found}
 
 
-def of_package_folder(package: str) -> dict[str, Documented]:
+def of_modules(package: str) -> dict[str, Documented]:
     """Return the objects in the `__all__` of each module of a package."""
-    found: dict[str, Documented] = {}
-    for name in module_names(package):
-        public = _all(_folder(package) / f"{name}.py")
-        found |= {
-            one.name: one
-            for one in _definitions(_folder(package) / f"{name}.py")
-            if one.name in public
-        }
-    return found
+    paths = [_path(package) / f"{name}.py" for name in module_names(package)]
+    return {one.name: one for path in paths for one in _definitions(path) if one.name in _all(path)}
 
 
 def module_names(package: str) -> list[str]:
     """Return the names of the public modules of a package."""
-    found = pkgutil.iter_modules([str(_folder(package))])
-    return sorted(one.name for one in found if not one.name.startswith("_"))
+    modules = pkgutil.iter_modules([str(_path(package))])
+    return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
 def of_module(module: str, name: str) -> Documented:
     """Return a function or class that a module, or the `__init__` of a package, defines."""
-    path = _folder(module.rpartition(".")[0]) / module.rpartition(".")[2]
+    path = _path(module)
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return next((one for one in _definitions(file) if one.name == name), Documented(name, ""))
+
+
+def _path(module: str) -> Path:
+    """Return the path of a module without its suffix; only the top package is searched for."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations)), *rest)
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _all(path: Path) -> tuple[str, ...]:
@@ -94,34 +95,18 @@ def _all(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _folder(package: str) -> Path:
-    # The top package is found without an import, and the rest by its folder.
-    top, *rest = package.split(".")
-    spec = find_spec(top)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(next(iter(spec.submodule_search_locations)), *rest)
-
-
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def _definitions(path: Path) -> Iterator[Documented]:
     for node in _tree(path).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             docstring = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
-            required, optional = (
-                _parameters(node) if isinstance(node, ast.FunctionDef) else ((), ())
-            )
-            yield Documented(node.name, docstring, required, optional)
+            required = _required(node.args) if isinstance(node, ast.FunctionDef) else ()
+            yield Documented(node.name, docstring, required)
 
 
-def _parameters(node: ast.FunctionDef) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    given = node.args
-    plain = [one.arg for one in (*given.posonlyargs, *given.args)]
-    first = len(plain) - len(given.defaults)
-    keyword = list(zip(given.kwonlyargs, given.kw_defaults, strict=True))
-    required = (*plain[:first], *(one.arg for one, default in keyword if default is None))
-    optional = (*plain[first:], *(one.arg for one, default in keyword if default is not None))
-    return required, optional
+def _required(parameters: ast.arguments) -> tuple[str, ...]:
+    positional = [one.arg for one in (*parameters.posonlyargs, *parameters.args)]
+    keyword = zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
+    return (
+        *positional[: len(positional) - len(parameters.defaults)],
+        *(one.arg for one, default in keyword if default is None),
+    )

@@ -6,16 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 FIRST, LATER = 10.0, 30.0
 """Seconds between reports of a long task without a milestone: before the first, and after."""
 MILESTONES, APART = 20, 5.0
-"""The number of milestones that are all reported; after them, the least seconds between two."""
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Report no progress, only the result.")]
+"""The number of milestones that are all reported; after them, the fewest seconds between two."""
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -87,15 +85,15 @@ class _Terminal:
 
     def begin(self, part: str) -> None:
         self._remove_bar()
-        self.say(part)
+        self.log(part)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self._progress.console.print(printable(line), markup=False, highlight=False)
 
-    def ticker(self, what: str) -> _Bar:
+    def ticker(self, name: str) -> _Bar:
         self._remove_bar()
-        self._task = self._progress.add_task(printable(what), total=None)
-        return _Bar(self._progress, self._task, printable(what))
+        self._task = self._progress.add_task(printable(name), total=None)
+        return _Bar(self._progress, self._task, printable(name))
 
     def _remove_bar(self) -> None:
         if self._task is not None:
@@ -106,11 +104,11 @@ class _Terminal:
 class _Bar:
     """A progress bar with a note."""
 
-    def __init__(self, progress: Progress, task: TaskID, what: str) -> None:
-        self._progress, self._task, self._what = progress, task, what
+    def __init__(self, progress: Progress, task: TaskID, name: str) -> None:
+        self._progress, self._task, self._name = progress, task, name
 
     def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
-        text = f"{self._what}: {printable(note)}"
+        text = f"{self._name}: {printable(note)}"
         self._progress.update(self._task, completed=done, total=total, description=text)
 
 
@@ -122,20 +120,20 @@ class _Log:
 
     def begin(self, part: str) -> None:
         self._part = f"{part}: "
-        _log(part)
+        self.log(part)
 
-    def say(self, line: str) -> None:
-        _log(line)
+    def log(self, line: str) -> None:
+        complain(f"{time.strftime('%H:%M:%S')} {line.strip()}")
 
-    def ticker(self, what: str) -> _LogTicker:
-        return _LogTicker(f"{self._part}{what}")
+    def ticker(self, name: str) -> _LogTicker:
+        return _LogTicker(self, f"{self._part}{name}")
 
 
 class _LogTicker:
     """A logger of one long task: at milestones, and every half minute between them."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, log: _Log, name: str) -> None:
+        self._log, self._name = log, name
         self._began = self._reported = time.monotonic()
         self._first: int | None = None
         self._milestones, self._wait = 0, FIRST
@@ -151,18 +149,12 @@ class _LogTicker:
             return
         self._reported, self._wait = now, LATER
         rate = (done - self._first) / max(now - self._began, 1e-9)
-        words = [note, f"{done}/{total} at {rate:.3g}/s"]
-        if done < total:
-            words.append(f"{_clock((total - done) / rate)} left")
-        _log(f"{self._what}: {', '.join(words)}")
-
-
-def _log(line: str) -> None:
-    complain(f"{time.strftime('%H:%M:%S')} {line.strip()}")
+        left = f", {_clock((total - done) / rate)} left" if done < total else ""
+        self._log.log(f"{self._name}: {note}, {done}/{total} at {rate:.3g}/s{left}")
 
 
 def _clock(seconds: float) -> str:
-    """Write a duration in clock format.
+    """Format a duration.
 
     Example:
         >>> _clock(62), _clock(3723)

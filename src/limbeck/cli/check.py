@@ -2,64 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from limbeck.cli._options import AsJson, Overrides, RecipeName, RunFolder, TrustCode, load_recipe
 from limbeck.cli._terminal import show, watch
-from limbeck.cli._trust import TrustCode, permit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from limbeck.errors import Problem
     from limbeck.pipeline.check import Checked
 
 
 def check(
-    recipe: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a shipped recipe, such as digits.")
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, as for `run`."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The folder that the run would use; runs/NAME if not given.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print what was found as JSON, problems included.")
-    ] = False,
+    recipe: RecipeName,
+    set_: Overrides = None,
+    out: RunFolder = None,
+    as_json: AsJson = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Check a recipe: load its data, build its models, try every stage; train and write nothing."""
     import json
 
     from limbeck.errors import InputError
-    from limbeck.pipeline.load_recipe import find, resolve
 
     try:
-        resolved = resolve(recipe, set_ or [])
-        permit(resolved, find(recipe), trusted=trust_code, overrides=set_ or [])
+        resolved = load_recipe(recipe, set_ or [], trusted=trust_code)
         folder = out if out is not None else Path("runs") / resolved.name
-        with watch() as watching:
+        with watch() as progress:
             from limbeck.pipeline.check import check as check_recipe
 
-            checked = check_recipe(resolved, out=folder, watch=watching)
+            checked = check_recipe(resolved, out=folder, watch=progress)
     except InputError as error:
-        if as_json:
-            problems = [_record(problem) for problem in error.problems]
-            typer.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
-            raise typer.Exit(error.exit_code) from error
-        raise
+        if not as_json:
+            raise
+        problems = [_record(problem) for problem in error.problems]
+        typer.echo(json.dumps({"ok": False, "problems": problems}, indent=2))
+        raise typer.Exit(error.exit_code) from error
     if as_json:
-        found = {"ok": True, "problems": [], **checked.model_dump(mode="json")}
-        typer.echo(json.dumps(found, indent=2))
+        result = {"ok": True, "problems": [], **checked.model_dump(mode="json")}
+        typer.echo(json.dumps(result, indent=2))
     else:
         show("\n".join(_lines(checked)))
 
 
-def _record(problem: Any) -> dict[str, str]:
+def _record(problem: Problem) -> dict[str, str]:
+    # The text truncates a given value that is too large to show.
     given = str(problem).removeprefix(f"{problem.where}: got ").partition("; allowed: ")[0]
     return {
         "where": problem.where,
@@ -78,6 +68,6 @@ def _lines(checked: Checked) -> Iterator[str]:
     yield f"  Stages      {', '.join(checked.stages)}"
     for seed, reused in checked.reused.items():
         seeded = f" (seed {seed})" if len(checked.reused) > 1 else ""
-        redone = checked.stages[len(reused) :]
+        remaining = ", ".join(checked.stages[len(reused) :]) or "nothing"
         done = f"reused: {', '.join(reused)}; " if reused else ""
-        yield f"  A run{seeded} in {checked.out}: {done}to do: {', '.join(redone) or 'nothing'}"
+        yield f"  A run{seeded} in {checked.out}: {done}to do: {remaining}"

@@ -1,4 +1,4 @@
-"""`limbeck compare`: comparison of several runs."""
+"""`limbeck report` and `limbeck compare`: the report of one run, and the comparison of several."""
 
 from __future__ import annotations
 
@@ -7,13 +7,34 @@ from typing import Annotated
 
 import typer
 
+from limbeck.cli._options import AsJson
 from limbeck.cli._terminal import show
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, or its run.json.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The path of the page; report.html beside run.json if not given."),
+    ] = None,
+) -> None:
+    """Draw report.html from a run's run.json."""
+    from limbeck.core.files import write_text
+    from limbeck.report.load import load_run
+    from limbeck.report.page import render_page
+    from limbeck.report.verdict import verdict_lines
+
+    result = load_run(run)
+    folder = run if run.is_dir() else run.parent
+    target = out if out is not None else folder / "report.html"
+    write_text(target, render_page(result))
+    show("\n".join(verdict_lines(result, report=target)))
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
     html: Annotated[Path | None, typer.Option(help="Write a page with the same table.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare several runs side by side."""
     import json

@@ -7,12 +7,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import typer
 
+from limbeck.cli._options import AsJson
 
-class Finding(NamedTuple):
+
+class Check(NamedTuple):
     """The result of one check: whether it passed, what was found, and the fix."""
 
     well: bool
@@ -41,42 +43,37 @@ EXTRAS = {
 }
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check Python, libraries, processor, data folder and export; exit code 1 for a fix."""
-    findings = (*_python(), *_packages(), *_machine(), *_data(), *_export())
+    checks = [*_python(), *_packages(), *_machine(), *_data(), *_export()]
     if as_json:
-        typer.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
-    for finding in () if as_json else findings:
-        mark = "ok  " if finding.well else "FIX " if finding.fix else "--  "
-        typer.echo(f"{mark}{finding.name}: {finding.found}")
-        if finding.fix:
-            typer.echo(f"      {finding.fix}")
-    if any(finding.fix and not finding.well for finding in findings):
+        typer.echo(json.dumps([check._asdict() for check in checks], indent=2))
+    else:
+        for check in checks:
+            mark = "ok  " if check.well else "FIX " if check.fix else "--  "
+            typer.echo(f"{mark}{check.name}: {check.found}")
+            if check.fix:
+                typer.echo(f"      {check.fix}")
+    if any(check.fix and not check.well for check in checks):
         raise typer.Exit(1)
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[Check]:
     version = ".".join(map(str, sys.version_info[:3]))
     well = (3, 11) <= sys.version_info < (3, 14)
-    yield Finding(well, "Python", version, "" if well else "limbeck runs on Python 3.11 to 3.13.")
+    yield Check(well, "Python", version, "" if well else "limbeck runs on Python 3.11 to 3.13.")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     for package in CORE:
         version = _version(package)
-        yield Finding(
-            version is not None,
-            package,
-            version or "missing",
-            "" if version else "pip install limbeck",
-        )
+        fix = "" if version else "pip install limbeck"
+        yield Check(version is not None, package, version or "missing", fix)
     for extra, packages in EXTRAS.items():
         for package in packages:
             version = _version(package)
             found = version or f'not installed; optional: pip install "limbeck[{extra}]"'
-            yield Finding(version is not None, package, found)
+            yield Check(version is not None, package, found)
 
 
 def _version(package: str) -> str | None:
@@ -88,46 +85,32 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[Check]:
     from limbeck.evaluate.hardware import describe
 
     hardware = describe()
     flags = ", ".join(hardware.flags) or "none that matter to inference"
-    yield Finding(True, "processor", f"{hardware.processor}, {hardware.cores} cores ({flags})")
+    yield Check(True, "processor", f"{hardware.processor}, {hardware.cores} cores ({flags})")
     fast = any("vnni" in flag or "amx" in flag or "dotprod" in flag for flag in hardware.flags)
-    yield Finding(
-        fast,
-        "int8",
-        "fast" if fast else "no int8 instructions: int8 models are smaller, maybe not faster",
-    )
-    yield Finding(True, "memory", f"{hardware.memory_bytes / 2**30:.1f} GiB")
-    yield Finding(
-        hardware.accelerator is not None,
-        "accelerator",
-        hardware.accelerator or "none; training runs on the CPU",
-    )
+    slow = "no int8 instructions: int8 models are smaller, maybe not faster"
+    yield Check(fast, "int8", "fast" if fast else slow)
+    yield Check(True, "memory", f"{hardware.memory_bytes / 2**30:.1f} GiB")
+    accelerator = hardware.accelerator or "none; training runs on the CPU"
+    yield Check(hardware.accelerator is not None, "accelerator", accelerator)
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield Finding(
-        free > 1,
-        "disk",
-        f"{free:.1f} GiB free here",
-        "" if free > 1 else "Free some space, or give --out.",
-    )
+    fix = "" if free > 1 else "Free some space, or give --out."
+    yield Check(free > 1, "disk", f"{free:.1f} GiB free here", fix)
 
 
-def _data() -> Iterator[Finding]:
+def _data() -> Iterator[Check]:
     from limbeck.data.files import data_folder
 
-    place = data_folder()
-    found = (
-        str(place)
-        if place.is_dir()
-        else f"{place} is not there; recipes on sklearn's data run without it"
-    )
-    yield Finding(place.is_dir(), "LIMBECK_DATA", found)
+    folder = data_folder()
+    missing = f"{folder} is not there; recipes on sklearn's data run without it"
+    yield Check(folder.is_dir(), "LIMBECK_DATA", str(folder) if folder.is_dir() else missing)
 
 
-def _export() -> Iterator[Finding]:
+def _export() -> Iterator[Check]:
     """Export a net of four weights from torch to ONNX, and run the file."""
     import tempfile
 
@@ -143,11 +126,9 @@ def _export() -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         to_onnx(model, task, batch, path)
-        answer = torch.from_numpy(OnnxPredictor(path).predict(batch)["logits"])
+        logits = torch.from_numpy(OnnxPredictor(path).predict(batch)["logits"])
     with torch.no_grad():
-        difference = float((answer - model(batch["image"])).abs().max())
+        difference = float((logits - model(batch["image"])).abs().max())
     well = difference < 1e-5
-    yield Finding(
-        well, "torch to ONNX Runtime", f"answers differ by {difference:.1e}",
-        "" if well else "Reinstall onnx, onnxscript and onnxruntime.",
-    )  # fmt: skip
+    fix = "" if well else "Reinstall onnx, onnxscript and onnxruntime."
+    yield Check(well, "torch to ONNX Runtime", f"outputs differ by {difference:.1e}", fix)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli._terminal import Quiet, show, watch
-from limbeck.cli._trust import TrustCode, permit
+from limbeck.cli._options import AsJson, Quiet, TrustCode, require_trust
+from limbeck.cli._terminal import show, watch
 
 
 def evaluate(
@@ -22,18 +22,16 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="QUESTION.SETTING=VALUE",
+            metavar="EVALUATION.SETTING=VALUE",
             help="An evaluation's own setting, such as cost.previous=shipped/model.onnx.",
         ),
     ] = None,
     max_samples: Annotated[
-        int, typer.Option(min=10, help="Test samples that the costly evaluations look at.")
+        int, typer.Option(min=10, help="Test samples that the costly evaluations use.")
     ] = 300,
     trust_code: TrustCode = False,
     quiet: Quiet = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything that was measured as JSON.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a run's student: fidelity, calibration, robustness, fairness and more.
 
@@ -51,19 +49,19 @@ def evaluate(
     from limbeck.report.verdict import finding_lines
 
     names = evaluations.split(",") if evaluations else EVALUATIONS.names()
-    wanted: dict[str, Any] = {name: {} for name in names}
-    put_all(wanted, dict(map(parse_override, settings or [])), where="--set")
+    selected: dict[str, Any] = {name: {} for name in names}
+    put_all(selected, dict(map(parse_override, settings or [])), where="--set")
     try:
-        asked = Evaluate.model_validate({"evaluations": wanted, "max_samples": max_samples})
+        stage = Evaluate.model_validate({"evaluations": selected, "max_samples": max_samples})
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
-    permit(recipe_of(run), run / MARK, trusted=trust_code)
-    with watch(quiet=quiet) as watching:
-        found = reevaluate(run, asked, watch=watching)
+    require_trust(recipe_of(run), run / MARK, trusted=trust_code)
+    with watch(quiet=quiet) as progress:
+        result = reevaluate(run, stage, watch=progress)
     if as_json:
-        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        show("\n".join(finding_lines(found)))
+        show("\n".join(finding_lines(result)))
         show(f"Report: {run / 'report.html'}")
-    if found.failed:
+    if result.failed:
         raise typer.Exit(1)

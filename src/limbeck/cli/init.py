@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -29,19 +30,15 @@ def init(
     if path.exists():
         raise InputError(Problem("PATH", str(path), "a file that does not exist yet"))
     lines = find(source).read_text(encoding="utf-8").splitlines()
+    # A recipe's name must not contain other characters.
+    name = re.sub(r"[^A-Za-z0-9._-]", "", path.stem).lstrip("._-")[:100] or "recipe"
     # The schema's path is relative to the shipped file; elsewhere, the installed one is needed.
-    begun = [f"# yaml-language-server: $schema={SHIPPED / 'schema.json'}"]
-    begun += [_named(line, path) for line in lines if "$schema" not in line]
-    write_text(path, "\n".join(begun) + "\n")
+    copied = [f"# yaml-language-server: $schema={SHIPPED / 'schema.json'}"]
+    copied += [
+        f"name: '{name}'" if line.startswith("name:") else line
+        for line in lines
+        if "$schema" not in line
+    ]
+    write_text(path, "\n".join(copied) + "\n")
     show(f"{path}: a copy of {source}. Change `data`, `teacher` and `student`, then:")
     show(f"  {shlex.join(['limbeck', 'run', str(path)])}")
-
-
-def _named(line: str, path: Path) -> str:
-    """Set the recipe's name to its file's, without characters that a name may not contain."""
-    if not line.startswith("name:"):
-        return line
-    kept = "".join(
-        letter for letter in path.stem if (letter.isascii() and letter.isalnum()) or letter in "._-"
-    )
-    return f"name: '{kept.lstrip('._-')[:100] or 'recipe'}'"

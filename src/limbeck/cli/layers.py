@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from limbeck.cli._options import AsJson, TrustCode, load_recipe
 from limbeck.cli._terminal import show
-from limbeck.cli._trust import TrustCode, permit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
-    from limbeck.models.spec import ModelSpec
-
-    Run = Callable[[nn.Module], object]
+    Forward = Callable[[nn.Module], object]
 
 TOKENS = 16
 """The number of tokens in a text model's example input."""
@@ -37,12 +35,12 @@ def layers(
     which: Annotated[Which, typer.Option("--of", help="Which model of a recipe.")] = Which.student,
     classes: Annotated[int, typer.Option(help="For source:name: how many classes.", min=2)] = 10,
     shape: Annotated[
-        str, typer.Option(help="For source:name: channels,height,width of a picture.")
+        str, typer.Option(help="For source:name: channels,height,width of an image.")
     ] = "3,32,32",
     depth: Annotated[
         int | None, typer.Option(help="Show modules down to this many levels only.", min=1)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the modules as JSON.")] = False,
+    as_json: AsJson = False,
     trust_code: TrustCode = False,
 ) -> None:
     """List every module of a model by its path, with its output shape and number of parameters."""
@@ -52,33 +50,33 @@ def layers(
     from limbeck.taps import list_paths
 
     source, colon, name = model.partition(":")
-    built, run = (
+    module, forward = (
         _named(source, name, classes, shape) if colon else _of_recipe(model, which, trust_code)
     )
     try:
-        found = list_paths(built, run)
+        paths = list_paths(module, forward)
     # The model is third-party code: any error type can occur.
     except Exception as error:
         fix = f"It raised {type(error).__name__}: {error}"
-        allowed = "a model that takes such a picture: give --shape"
+        allowed = "a model that takes such an image: give --shape"
         raise InputError(Problem("MODEL", f"{model} with {shape}", allowed, fix)) from error
     if depth is not None:
-        found = [one for one in found if one.path.count(".") < depth]
+        paths = [one for one in paths if one.path.count(".") < depth]
     if as_json:
-        typer.echo(json.dumps([one._asdict() for one in found], indent=2))
+        typer.echo(json.dumps([one._asdict() for one in paths], indent=2))
         return
-    rows = [(one.path, one.type, _shape(one.shape), f"{one.parameters:,}") for one in found]
+    rows = [(one.path, one.type, _shape(one.shape), f"{one.parameters:,}") for one in paths]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for path, kind, size, count in rows:
-        line = f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {size:<{widths[2]}}"
-        show(f"{line}  {count:>{widths[3]}}")
+    for *cells, count in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+        show(f"{line}  {count:>{widths[-1]}}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "n" + "".join(f" x {size}" for size in shape[1:])
 
 
-def _named(source: str, name: str, classes: int, shape: str) -> tuple[nn.Module, Run]:
+def _named(source: str, name: str, classes: int, shape: str) -> tuple[nn.Module, Forward]:
     import inspect
 
     import torch
@@ -113,25 +111,24 @@ def _sizes(shape: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _of_recipe(name: str, which: Which, trusted: bool) -> tuple[nn.Module, Run]:
+def _of_recipe(name: str, which: Which, trusted: bool) -> tuple[nn.Module, Forward]:
     import tempfile
     from pathlib import Path
 
     from limbeck.data.load import load
     from limbeck.errors import InputError, Problem
     from limbeck.models.build import build
-    from limbeck.pipeline.load_recipe import find, resolve
     from limbeck.tasks import TASKS
 
-    recipe = resolve(name)
-    permit(recipe, find(name), trusted=trusted)
-    students: list[ModelSpec] = [recipe.student] if recipe.student else []
-    specs = recipe.teachers if which is Which.teacher else students
-    if not specs:
+    recipe = load_recipe(name, trusted=trusted)
+    spec = recipe.student
+    if which is Which.teacher:
+        spec = recipe.teachers[0] if recipe.teachers else None
+    if spec is None:
         raise InputError(Problem("--of", which.value, f"a model that {name} has"))
     with tempfile.TemporaryDirectory() as folder:
         data = load(recipe.data, workdir=Path(folder))
     task = TASKS.load(recipe.task)(classes=data.classes)
     batch = data.validation.__getitems__([0, 1])
-    fit: dict[str, Any] = {"classes": len(data.classes), **data.preprocess.model_inputs()}
-    return build(specs[0], **fit).eval(), lambda module: task.outputs(module, batch)
+    inputs: dict[str, Any] = {"classes": len(data.classes), **data.preprocess.model_inputs()}
+    return build(spec, **inputs).eval(), lambda module: task.outputs(module, batch)

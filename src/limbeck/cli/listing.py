@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from limbeck.cli._docstrings import module_names, of_module, of_modules, of_package
 from limbeck.cli._terminal import show
-
-if TYPE_CHECKING:
-    from limbeck.cli._docstrings import Documented
 
 
 class Kind(StrEnum):
@@ -41,88 +39,70 @@ def list_(
 
     if source is not None and kind is not Kind.models:
         raise InputError(Problem("--source", source, "with `limbeck list models` only"))
-    found = _models_of(source) if source is not None else _LISTS[kind]()
+    listed = _models_of(source) if source is not None else _LISTS[kind]()
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(listed, indent=2))
         return
-    width = max((len(name) for name in found), default=0)
-    for name, line in found.items():
+    width = max((len(name) for name in listed), default=0)
+    for name, line in listed.items():
         show(f"{name:<{width}}  {line}".rstrip())
-    if not found:
+    if not listed:
         typer.echo(f"There are no {kind.value} yet.")
 
 
 def _losses() -> dict[str, str]:
-    return _of_package("limbeck.losses")
+    losses = of_package("limbeck.losses")
+    return {name: f"{one.line} {one.source}".rstrip() for name, one in losses.items()}
 
 
 def _methods() -> dict[str, str]:
-    from limbeck.cli._docstrings import of_package
-
-    return {
-        name: f"{one.line} {_required(one)}{one.source}".rstrip()
-        for name, one in of_package("limbeck.objective.methods").items()
-    }
-
-
-def _required(one: Documented) -> str:
-    return f"Requires {', '.join(one.required)}. " if one.required else ""
+    lines = {}
+    for name, one in of_package("limbeck.objective.methods").items():
+        required = f"Requires {', '.join(one.required)}. " if one.required else ""
+        lines[name] = f"{one.line} {required}{one.source}".rstrip()
+    return lines
 
 
-def _of_package(package: str) -> dict[str, str]:
-    from limbeck.cli._docstrings import of_package
-
-    return {name: f"{one.line} {one.source}".rstrip() for name, one in of_package(package).items()}
-
-
-def _files(package: str, attribute: Callable[[str], str]) -> dict[str, str]:
+def _modules(
+    package: str, attribute: Callable[[str], str], *, but: str | None = None
+) -> dict[str, str]:
     """Return the modules of a package with the first docstring line of the object each defines."""
-    from limbeck.cli._docstrings import module_names, of_module
-
     found = {
         name: of_module(f"{package}.{name}", attribute(name)) for name in module_names(package)
     }
-    return {name: one.line for name, one in found.items() if one.docstring}
+    return {name: one.line for name, one in found.items() if one.docstring and name != but}
 
 
 def _tasks() -> dict[str, str]:
     from limbeck.core.registry import camel_case
 
-    found = _files("limbeck.tasks", camel_case)
-    found.pop("task")  # the protocol itself
-    return found
+    return _modules("limbeck.tasks", camel_case, but="task")  # the protocol itself
 
 
 def _stages() -> dict[str, str]:
     from limbeck.core.registry import camel_case
 
-    return _files("limbeck.pipeline.stages", camel_case)
+    return _modules("limbeck.pipeline.stages", camel_case)
 
 
 def _evaluations() -> dict[str, str]:
-    found = _files("limbeck.evaluate", lambda name: "evaluate")
-    found.pop("evaluation")  # runs them all
-    return found
+    return _modules("limbeck.evaluate", lambda name: "evaluate", but="evaluation")  # runs them all
 
 
 def _studies() -> dict[str, str]:
-    return _files("limbeck.studies", lambda name: "study")
+    return _modules("limbeck.studies", lambda name: "study")
 
 
 def _models() -> dict[str, str]:
     """Return limbeck's own models, and the command that lists those of each library."""
-    from limbeck.cli._docstrings import module_names, of_package_folder
-
-    own = of_package_folder("limbeck.models.nets")
-    nets = {f"limbeck:{name}": one.line for name, one in sorted(own.items())}
-    libraries = [name for name in module_names("limbeck.models.sources") if name != "limbeck"]
-    more = {
-        f"{name}:...": "a model of your own: python:file.py:function"
-        if name == "python"
-        else f"limbeck list models --source {name}"
-        for name in libraries
+    nets = sorted(of_modules("limbeck.models.nets").items())
+    libraries = {
+        f"{name}:...": f"limbeck list models --source {name}"
+        for name in module_names("limbeck.models.sources")
+        if name != "limbeck"
     }
-    return nets | more
+    libraries["python:..."] = "a model of your own: python:file.py:function"
+    return {f"limbeck:{name}": one.line for name, one in nets} | libraries
 
 
 def _models_of(source: str) -> dict[str, str]:

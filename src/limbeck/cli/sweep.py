@@ -8,20 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli._terminal import Quiet, show, watch
-from limbeck.cli._trust import TrustCode, permit
+from limbeck.cli._options import Quiet, RecipeName, TrustCode, require_trust
+from limbeck.cli._terminal import show, watch
 from limbeck.sweep.sampler import Sampler
 
 
 def sweep(
-    recipe: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a shipped recipe, such as digits.")
-    ],
+    recipe: RecipeName,
     vary: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATH=CHOICES",
-            help="What to choose from: student.width=4,8,16 or PATH=low..high, "
+            help="The choices: student.width=4,8,16 or PATH=low..high, "
             "with :STEP or :log after it.",
         ),
     ] = None,
@@ -36,7 +34,7 @@ def sweep(
     objective: Annotated[
         str,
         typer.Option(
-            help="accuracy, and what is to be small: "
+            help="accuracy, and the costs to minimise: "
             "size, latency, flops, parameters, memory, energy."
         ),
     ] = "accuracy,size,latency",
@@ -44,20 +42,22 @@ def sweep(
         str | None,
         typer.Option(
             metavar="LINES",
-            help="Pick the most accurate that fits, such as "
+            help="Pick the most accurate trial within these limits, such as "
             "size_kb=30,latency_ms=0.5,accuracy_drop=0.01.",
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="How many in all; 20 if not given, or the whole grid."),
+        typer.Option(min=1, help="The number of trials; 20 if not given, or the whole grid."),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which no further trial begins.")
     ] = None,
-    sampler: Annotated[Sampler, typer.Option(help="Who chooses the settings.")] = Sampler.tpe,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that do trials at once.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampler.")] = 0,
+    sampler: Annotated[
+        Sampler, typer.Option(help="The sampler that chooses the settings.")
+    ] = Sampler.tpe,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that run trials at once.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The sampler's seed.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder; runs/NAME-sweep if not given.")
     ] = None,
@@ -72,14 +72,15 @@ def sweep(
     from limbeck.sweep.plan import costs_of, plan
     from limbeck.sweep.space import space_of
 
-    given: list[Callable[[], Any]] = [
-        lambda: resolve(recipe, set_ or []),
-        lambda: space_of(vary or [], space),
+    overrides, varied = set_ or [], vary or []
+    parts: list[Callable[[], Any]] = [
+        lambda: resolve(recipe, overrides),
+        lambda: space_of(varied, space),
         lambda: costs_of(objective),
         lambda: None if budget is None else limits_of(budget),
     ]
-    resolved, choices, costs, limits = gathered(given)
-    permit(resolved, find(recipe), trusted=trust_code, overrides=[*(set_ or []), *(vary or [])])
+    resolved, choices, costs, limits = gathered(parts)
+    require_trust(resolved, find(recipe), trusted=trust_code, overrides=[*overrides, *varied])
     planned = plan(
         resolved,
         choices,
@@ -90,16 +91,13 @@ def sweep(
         timeout=timeout,
         seed=seed,
     )
-    with watch(quiet=quiet) as watching:
-        from limbeck.sweep.run import sweep as do
+    with watch(quiet=quiet) as progress:
+        from limbeck.sweep.run import sweep as run_sweep
 
-        result = do(planned, workers=workers, limits=limits, watch=watching)
+        result = run_sweep(planned, workers=workers, limits=limits, watch=progress)
     show("\n".join(sweep_lines(result, page=planned.out / "sweep.html")))
-    if result.chosen is not None:
-        _say_chosen(result.chosen.fits, planned.out / "chosen")
-
-
-def _say_chosen(fits: bool, folder: Path) -> None:
-    if not fits:
+    if result.chosen is None:
+        return
+    if not result.chosen.fits:
         raise typer.Exit(1)
-    show(f"  Chosen: {folder}")
+    show(f"  Chosen: {planned.out / 'chosen'}")

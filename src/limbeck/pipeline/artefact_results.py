@@ -113,7 +113,7 @@ def artefact_results(candidate: Candidate, context: Context) -> ArtefactResults:
     try:
         done = ArtefactResults.model_validate(read_json(path))
         if done.key == context.key:
-            context.progress.say(f"examination, seed {context.seed}: unchanged, reused")
+            context.progress.log(f"examination, seed {context.seed}: unchanged, reused")
             return done
     except (InputError, ValidationError):
         pass  # missing, or of another version: compute again

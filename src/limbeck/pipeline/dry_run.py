@@ -90,7 +90,7 @@ class DryRun:
             raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
         _has_a_head(context, spec, model, where)
         for note in notes:
-            context.progress.say(f"{where}: {note}")
+            context.progress.log(f"{where}: {note}")
         _answers(context, model, where)
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)
@@ -120,7 +120,7 @@ def dry_run(context: Context) -> DryRun:
         held = hold(context.recipe, context.data)
         problems += held.problems
         for note in held.notes:
-            context.progress.say(note)
+            context.progress.log(note)
     trial = DryRun(context)
     for where, stage in _stages(context) if fits else ():
         try:
@@ -244,7 +244,7 @@ def _exports(context: Context, model: nn.Module, where: str, *, own: bool) -> No
     from limbeck.export.onnx import to_onnx
 
     example = context.data.validation.__getitems__([0])
-    context.progress.say(f"{where}: trying the export")
+    context.progress.log(f"{where}: trying the export")
     with tempfile.TemporaryDirectory() as folder:
         try:
             if own:

@@ -90,12 +90,12 @@ def evaluation(
         kept = _kept(path)
         label = f"evaluation {number}/{len(names)} {name}"
         if kept is not None and (kept.candidate, kept.key) == (whose, key):
-            context.progress.say(f"{label}: unchanged, reused")
+            context.progress.log(f"{label}: unchanged, reused")
             done.append(kept.asked)
         else:
             one = _evaluated(inputs, name, settings, watch=context.progress, label=label)
             if isinstance(one, Failed):
-                context.progress.say(f"{label}: failed: {one.reason}")
+                context.progress.log(f"{label}: failed: {one.reason}")
                 failed.append(one)
             else:
                 done.append(one)

@@ -14,11 +14,11 @@ class ProgressReporter(Protocol):
         """Report the start of a part of the run."""
         ...
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Report one line of text."""
         ...
 
-    def ticker(self, what: str) -> ProgressBar:
+    def ticker(self, name: str) -> ProgressBar:
         """Return a progress reporter for one long task."""
         ...
 
@@ -28,11 +28,11 @@ class NullReporter:
 
     def begin(self, part: str) -> None:
         """Report the start like any other line."""
-        self.say(part)
+        self.log(part)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Do nothing."""
 
-    def ticker(self, what: str) -> ProgressBar:
+    def ticker(self, name: str) -> ProgressBar:
         """Return a ticker that reports nothing."""
         return Silent()

@@ -161,7 +161,7 @@ def begin(context: Context) -> None:
     if not (same and context.resume):
         if same and any(context.folder.rglob("checkpoint/*.safetensors")):
             line = "  starting anew; --resume would have gone on from the checkpoint"
-            context.progress.say(line)
+            context.progress.log(line)
         shutil.rmtree(context.folder, ignore_errors=True)
     write_text(started, context.key)
 

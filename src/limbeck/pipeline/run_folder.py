@@ -209,7 +209,7 @@ def open_run(run: Path, *, watch: ProgressReporter) -> tuple[Candidate, Context]
     recipe = recipe_of(run)
     check_code(recipe)
     candidate = _lineage(run)
-    watch.say(f"Reading {recipe.data.source} {recipe.data.name}".rstrip())
+    watch.log(f"Reading {recipe.data.source} {recipe.data.name}".rstrip())
     data = load(recipe.data, workdir=run / DATA)
     return candidate, Context(
         recipe=recipe,

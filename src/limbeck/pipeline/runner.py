@@ -149,7 +149,7 @@ class Work:
     def _publish(self, result: RunResult, lineages: list[Candidate]) -> None:
         if self.accelerator.is_main_process:
             publish(result, out=self.out, lineages=lineages, data=self.data, task=self.task)
-        self.watch.say(f"report: {self.out / 'report.html'}")
+        self.watch.log(f"report: {self.out / 'report.html'}")
 
     def _evaluated(self, result: RunResult, candidate: Candidate, asked: Evaluate) -> RunResult:
         """Run the evaluations of the shipped student, and write each as it ends."""
@@ -214,7 +214,7 @@ class Work:
         from limbeck.data.load import load
 
         spec = self.recipe.data
-        self.watch.say(f"Reading {spec.source} {spec.name}".rstrip())
+        self.watch.log(f"Reading {spec.source} {spec.name}".rstrip())
         return load(spec, workdir=self.out / folders.DATA)
 
     def _mark(self) -> None:
@@ -297,7 +297,7 @@ class Work:
         # No process may clear the folder while another still reads it.
         self.accelerator.wait_for_everyone()
         if record is not None:
-            self.watch.say(f"{label}: unchanged, reused")
+            self.watch.log(f"{label}: unchanged, reused")
             candidate = candidate.append(planned.folder, record)
             check_teacher(candidate, context)
             return candidate
@@ -315,11 +315,11 @@ class Work:
         record = after.lineage[-1].record.model_copy(update=update)
         if context.main:
             reuse.finish(context, record)
-        self.watch.say(f"{label}: done in {seconds:.1f} s{_scored(record)}")
+        self.watch.log(f"{label}: done in {seconds:.1f} s{_scored(record)}")
         self.accelerator.wait_for_everyone()
         candidate = candidate.append(planned.folder, record)
         for note in chance_notes(record):
-            self.watch.say(note)
+            self.watch.log(note)
         check_teacher(candidate, context)
         return candidate
 

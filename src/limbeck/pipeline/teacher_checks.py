@@ -162,7 +162,7 @@ def _unexpected(expect: Expect, measured: float, context: Context, where: str) -
         low, high = wanted - expect.tolerance, wanted + expect.tolerance
     # Rounding of a share of that many samples is not a deviation.
     if low - 1e-9 <= measured <= high + 1e-9:
-        context.progress.say(
+        context.progress.log(
             f"{where}: accuracy {measured:.2%} on {total} {expect.split} samples, as expected "
             f"({wanted:.2%})"
         )

@@ -114,7 +114,7 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
         classes=len(context.task.classes),
     )
     if context.main and not store.complete:
-        context.progress.say(f"recording the teacher's predictions in {store.folder}")
+        context.progress.log(f"recording the teacher's predictions in {store.folder}")
         ticker = context.ticker("recording the teacher")
         store.record(
             lambda batch: _logits(context, teacher, batch),

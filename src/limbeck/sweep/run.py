@@ -49,7 +49,7 @@ def work(plan: Plan, watch: ProgressReporter) -> None:
             taken = study.take()
             if taken is None:
                 return
-            watch.say(f"Trial {taken.number} (of {plan.trials}): {written(taken.settings)}")
+            watch.log(f"Trial {taken.number} (of {plan.trials}): {written(taken.settings)}")
             _do(plan, study, taken, watch)
 
 
@@ -77,7 +77,7 @@ def _do(plan: Plan, study: Study, taken: Taken, watch: ProgressReporter) -> None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     study.fail(taken, reason, time.monotonic() - clock)
-    watch.say(f"  failed: {reason}")
+    watch.log(f"  failed: {reason}")
 
 
 def _figures(plan: Plan, taken: Taken, watch: ProgressReporter) -> Figures:

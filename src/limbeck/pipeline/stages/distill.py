@@ -70,7 +70,7 @@ class Distill(Training, ObjectiveConfig, Stage):
         weak = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
         notes = (weak,) if weak else ()
         for note in notes:
-            context.progress.say(note)
+            context.progress.log(note)
         trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]
         artefacts = tuple(artefact for artefact, _ in trained)
         record = Record(

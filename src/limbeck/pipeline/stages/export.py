@@ -86,7 +86,7 @@ class Export(Stage):
             materialize(model)
             try_folder(model, context, where=where)
         if context.recipe.student_spec.source == "python":
-            context.progress.say(f"{where}: trying the student's code alone")
+            context.progress.log(f"{where}: trying the student's code alone")
             try_code(context)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:

@@ -92,7 +92,7 @@ class Quantize(Compression):
         way, context, model = self.way, trial.context, trial.student
         if not isinstance(way, FileMethod) or parameters(model) >= DRY_RUN_PARAMETERS:
             return
-        context.progress.say(f"{where}: trying the method on the untrained student's file")
+        context.progress.log(f"{where}: trying the method on the untrained student's file")
         device = next((one.device for one in model.parameters()), "cpu")
         batch = {name: tensor.cpu() for name, tensor in trial.batch.items()}
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
