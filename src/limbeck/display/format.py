@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from limbeck.core.measurement import Interval
 
@@ -14,15 +16,25 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]?FLOP|m?s|min|h|points|[µmk]?[Jg])(?!\w))")
 
 
-def _finite(value: float | None) -> str | None:
-    """Return the text for a value that is not a finite number; `None` for one that is."""
-    if value is None:
-        return MISSING
-    if math.isnan(value):
-        return "undefined"
-    if math.isinf(value):
+P = ParamSpec("P")
+
+
+def _or_words(
+    write: Callable[Concatenate[float, P], str],
+) -> Callable[Concatenate[float | None, P], str]:
+    """Extend a formatter of finite numbers: `None`, NaN and infinities are written as words."""
+
+    @wraps(write)
+    def extended(value: float | None, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        if value is None:
+            return MISSING
+        if math.isfinite(value):
+            return write(value, *args, **kwargs)
+        if math.isnan(value):
+            return "undefined"
         return "infinite" if value > 0 else "minus infinite"
-    return None
+
+    return extended
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -43,16 +55,14 @@ def minus(text: str) -> str:
     return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
 
 
-def number(value: float | None, digits: int = 3) -> str:
+@_or_words
+def number(value: float, digits: int = 3) -> str:
     """Write a number; very small and very large ones as a power of ten.
 
     Example:
         >>> number(0.0421), number(2.5e-7), number(None), number(float("inf"))
         ('0.0421', '2.5 × 10⁻⁷', 'not measured', 'infinite')
     """
-    instead = _finite(value)
-    if value is None or instead is not None:
-        return instead or MISSING
     if value == 0 or 1e-4 <= abs(value) < 1e9:
         return significant(value, digits)
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -60,16 +70,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{minus(mantissa.rstrip('0').rstrip('.'))} × 10{power}"
 
 
-def percent(share: float | None, digits: int = 2) -> str:
+@_or_words
+def percent(share: float, digits: int = 2) -> str:
     """Write a share as a percentage.
 
     Example:
         >>> percent(0.97777), percent(0.9891, 1), percent(None)
         ('97.78 %', '98.9 %', 'not measured')
     """
-    instead = _finite(share)
-    if share is None or instead is not None:
-        return instead or MISSING
     return f"{minus(f'{share * 100:.{digits}f}')} %"
 
 
@@ -85,16 +93,14 @@ def percent_interval(interval: Interval | None, digits: int = 2) -> str:
     return f"{percent(interval.low, digits)[:-2]} to {percent(interval.high, digits)}"
 
 
-def points(difference: float | None, digits: int = 2) -> str:
+@_or_words
+def points(difference: float, digits: int = 2) -> str:
     """Write the difference of two shares in percentage points, always with its sign.
 
     Example:
         >>> points(0.0154), points(-0.003)
         ('+1.54 points', '−0.30 points')
     """
-    instead = _finite(difference)
-    if difference is None or instead is not None:
-        return instead or MISSING
     return f"{minus(f'{difference * 100:+.{digits}f}')} points"
 
 
@@ -110,36 +116,49 @@ def points_interval(interval: Interval | None, digits: int = 2) -> str:
     return f"{points(interval.low, digits)[: -len(' points')]} to {points(interval.high, digits)}"
 
 
-def _scaled(value: float, units: Sequence[str], step: float = 1000.0) -> str:
+def points_estimate(difference: float, interval: Interval | None, digits: int = 2) -> str:
+    """Write the difference of two shares, followed by its interval if there is one.
+
+    Example:
+        >>> points_estimate(0.0154, Interval(low=-0.002, high=0.03, method="Student t over seeds"))
+        '+1.54 points (−0.20 to +3.00)'
+    """
+    if interval is None:
+        return points(difference, digits)
+    ends = points_interval(interval, digits).removesuffix(" points")
+    return f"{points(difference, digits)} ({ends})"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
     """Write a number of base units in the largest unit of which it holds at least one."""
     for unit in units[:-1]:
         # 999.6 rounds to 1,000 of the smaller unit: the next one up is shorter.
-        if abs(value) < step - 0.5:
+        if abs(value) < 999.5:
             return f"{significant(value)} {unit}"
-        value /= step
+        value /= 1000
     return f"{significant(value)} {units[-1]}"
 
 
-def size(count: float | None) -> str:
+@_or_words
+def size(count: float) -> str:
     """Write bytes in decimal units (1 kB = 1000 bytes).
 
     Example:
         >>> size(812), size(38_214), size(1_433_000), size(None)
         ('812 B', '38.2 kB', '1.43 MB', 'not measured')
     """
-    return _finite(count) or _scaled(float(count or 0), ("B", "kB", "MB", "GB", "TB"))
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
 
 
-def operations(count: float | None) -> str:
+@_or_words
+def operations(count: float) -> str:
     """Write the floating-point operations per inference.
 
     Example:
         >>> operations(1_213_000)
         '1.21 MFLOP'
     """
-    return _finite(count) or _scaled(
-        float(count or 0), ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP")
-    )
+    return _scaled(count, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"))
 
 
 def integer(count: int | None) -> str:
@@ -152,70 +171,67 @@ def integer(count: int | None) -> str:
     return MISSING if count is None else minus(f"{count:,}")
 
 
-def milliseconds(value: float | None) -> str:
+@_or_words
+def milliseconds(value: float) -> str:
     """Write the time per inference, always in milliseconds, so that two can be compared.
 
     Example:
         >>> milliseconds(0.1123)
         '0.112 ms'
     """
-    return _finite(value) or f"{significant(value or 0.0)} ms"
+    return f"{significant(value)} ms"
 
 
-def ratio(value: float | None) -> str:
+@_or_words
+def ratio(value: float) -> str:
     """Write a ratio.
 
     Example:
         >>> ratio(24.31), ratio(3.04), ratio(148.6)
         ('24.3×', '3.0×', '149×')
     """
-    instead = _finite(value)
-    if value is None or instead is not None:
-        return instead or MISSING
     return f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 1 else f"{value:.2f}×"
 
 
-def joules(value: float | None) -> str:
+@_or_words
+def joules(value: float) -> str:
     """Write an energy.
 
     Example:
         >>> joules(0.00213)
         '2.13 mJ'
     """
-    return _finite(value) or _scaled(float(value or 0) * 1e6, ("µJ", "mJ", "J", "kJ", "MJ"))
+    return _scaled(value * 1e6, ("µJ", "mJ", "J", "kJ", "MJ"))
 
 
-def grams(value: float | None) -> str:
+@_or_words
+def grams(value: float) -> str:
     """Write a mass of carbon dioxide.
 
     Example:
         >>> grams(2.7e-7)
         '0.270 µg'
     """
-    return _finite(value) or _scaled(float(value or 0) * 1e6, ("µg", "mg", "g", "kg", "t"))
+    return _scaled(value * 1e6, ("µg", "mg", "g", "kg", "t"))
 
 
-def duration(seconds: float | None) -> str:
+@_or_words
+def duration(seconds: float) -> str:
     """Write a duration.
 
     Example:
         >>> duration(0.42), duration(42.4), duration(192), duration(3725)
         ('0.42 s', '42 s', '3 min 12 s', '1 h 02 min')
     """
-    instead = _finite(seconds)
-    if seconds is None or instead is not None:
-        return instead or MISSING
     if seconds < 10:
         return f"{significant(seconds, 2)} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def timestamp(text: str) -> str:

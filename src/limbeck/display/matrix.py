@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from limbeck.display.svg import WIDTH, Role, element, finite, join, picture, shorten, text
+from limbeck.display.svg import WIDTH, Role, element, finite, join, shorten, svg_image, text
 
 _LETTER, _CELL_LEAST, _GAP = 6.2, 25.0, 1.0
-_TITLE_ROOM, _FOOT = 20.0, 6.0
+_TITLE, _FOOT = 20.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ def busiest(matrix: Sequence[Sequence[float]], limit: int) -> tuple[int, ...]:
     count = len(matrix)
     if count <= limit:
         return tuple(range(count))
-    mass = [
-        sum(finite(matrix[i][j] + matrix[j][i] for j in range(count) if j != i))
-        for i in range(count)
-    ]
-    return tuple(sorted(sorted(range(count), key=lambda i: (-mass[i], i))[:limit]))
+
+    def off_diagonal(i: int) -> float:
+        return sum(finite(matrix[i][j] + matrix[j][i] for j in range(count) if j != i))
+
+    return tuple(sorted(sorted(range(count), key=off_diagonal, reverse=True)[:limit]))
 
 
 def matrix(
@@ -73,7 +73,7 @@ def matrix(
         for i, row in enumerate(values)
         for j, value in enumerate(row)
     ]
-    return picture(
+    return svg_image(
         _frame(layout, labels, rows, columns),
         element("g", *cells, class_=f"role-{role}"),
         width=layout.width,
@@ -102,43 +102,42 @@ def needed_width(labels: Sequence[str]) -> float:
 def _layout(labels: Sequence[str]) -> Layout:
     """Compute square cells that fill the width, but are never smaller than four digits need."""
     longest = min(max((len(label) for label in labels), default=1), 12) * _LETTER
-    left = _TITLE_ROOM + longest + 6
+    left = _TITLE + longest + 6
     side = max((WIDTH - left - 2) / max(1, len(labels)), _CELL_LEAST)
     side = min(side, 64.0)
-    top = _TITLE_ROOM + (longest + 6 if longest > side - 4 else 16)
+    top = _TITLE + (longest + 6 if longest > side - 4 else 16)
     return Layout(left, top, side, max(WIDTH, left + side * len(labels) + 2))
 
 
 def _frame(layout: Layout, labels: Sequence[str], rows: str, columns: str) -> Markup:
     """Draw the axis labels and the classes; names too long for a cell are written vertically."""
-    upright = layout.top > _TITLE_ROOM + 16
+    vertical = layout.top > _TITLE + 16
     end = layout.top + layout.side * len(labels)
     middle = (layout.top + end) / 2
     parts = [
         text(layout.left, 12, f"{columns} →", kind="axis"),
-        element(
-            "text",
-            f"← {rows}",
-            x=12,
-            y=middle,
-            text_anchor="middle",
-            transform=f"rotate(-90 12 {middle:.1f})",
-            class_="t axis",
-        ),
+        _vertical_text(f"← {rows}", 12, middle, anchor="middle", kind="axis"),
     ]
     for index, label in enumerate(labels):
         centre = layout.side * (index + 0.5)
         short = shorten(label, 12.4 * _LETTER, 11)
-        parts.append(
-            text(layout.left - 6, layout.top + centre + 4, short, anchor="end", kind="label")
-        )
-        x, y = layout.left + centre, layout.top - 6
-        if upright:
-            turn = f"rotate(-90 {x + 4:.1f} {y:.1f})"
-            parts.append(element("text", short, x=x + 4, y=y, transform=turn, class_="t label"))
+        x, y = layout.left + centre, layout.top + centre
+        parts.append(text(layout.left - 6, y + 4, short, anchor="end", kind="label"))
+        y = layout.top - 6
+        if vertical:
+            parts.append(_vertical_text(short, x + 4, y, kind="label"))
         else:
             parts.append(text(x, y, short, anchor="middle", kind="label"))
     return join(parts)
+
+
+def _vertical_text(
+    content: str, x: float, y: float, *, kind: str, anchor: str | None = None
+) -> Markup:
+    turn = f"rotate(-90 {x:.1f} {y:.1f})"
+    return element(
+        "text", content, x=x, y=y, text_anchor=anchor, transform=turn, class_=f"t {kind}"
+    )
 
 
 def _cell(
@@ -147,26 +146,16 @@ def _cell(
     """Draw one cell: nothing for zero, an outline on the diagonal, a shade elsewhere."""
     x, y = layout.left + j * layout.side, layout.top + i * layout.side
     side = layout.side - _GAP
-    parts = [element("rect", x=x, y=y, width=side, height=side, rx=2, class_="cell")]
+    box = {"x": x, "y": y, "width": side, "height": side}
+    parts = [element("rect", **box, rx=2, class_="cell")]
     if i == j:
-        inset = {"x": x + 0.75, "y": y + 0.75, "width": side - 1.5, "height": side - 1.5}
-        parts.append(element("rect", element("title", tip), rx=2, class_="diagonal", **inset))
+        box = {"x": x + 0.75, "y": y + 0.75, "width": side - 1.5, "height": side - 1.5}
+        parts.append(element("rect", element("title", tip), **box, rx=2, class_="diagonal"))
     elif value > 0 and most > 0:
         # A shade above 0.55 would reduce the contrast of the text on it below the readable minimum.
         shade = 0.08 + 0.47 * min(1.0, value / most) ** 0.6
-        parts.append(
-            element(
-                "rect",
-                element("title", tip),
-                x=x,
-                y=y,
-                width=side,
-                height=side,
-                rx=2,
-                class_="tint",
-                fill_opacity=shade,
-            )
-        )
+        tint = {"class_": "tint", "fill_opacity": shade}
+        parts.append(element("rect", element("title", tip), **box, rx=2, **tint))
     if written:
         kind = "label muted" if i == j else "label"
         parts.append(text(x + side / 2, y + side / 2 + 4, written, anchor="middle", kind=kind))

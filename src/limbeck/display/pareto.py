@@ -15,19 +15,19 @@ from markupsafe import Markup
 from limbeck.display.svg import (
     WIDTH,
     Scale,
+    axes,
     decades,
     element,
     finite,
     join,
     line,
     marker,
-    picture,
+    svg_image,
     text,
     zoomed,
 )
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, WIDTH - 12.0, 14.0, 236.0
-_HEIGHT = _BOTTOM + 40.0
 
 
 @dataclass(frozen=True)
@@ -80,82 +80,57 @@ def pareto(
     costs = [*(one.cost for one in drawn), *([limit] if limit else [])]
     x = Scale(*decades(costs, margin=1.15), start=_LEFT, end=_RIGHT, log=True)
     y = Scale(*zoomed([one.quality for one in drawn], least=0.002), start=_BOTTOM, end=_TOP)
-    best = sorted((one for one in drawn if one.line), key=lambda one: one.cost)
-    behind = [one for one in drawn if not one.front]
-    return picture(
-        _axes(x, y, across, up, name),
+    return svg_image(
+        axes(x, y, x.ticks(), x_format=across, y_format=up, x_label=name),
         _limit(limit, x),
-        *(_mark(one, x, y) for one in behind),
-        _stairs(best, x, y),
+        *(_mark(one, x, y) for one in drawn if not one.front),
+        _stairs(sorted((one for one in drawn if one.line), key=lambda one: one.cost), x, y),
         *(_mark(one, x, y) for one in drawn if one.front),
         *(_name(one, x, y) for one in drawn if one.name),
-        height=_HEIGHT,
+        height=_BOTTOM + 40,
         title=title,
         description=description,
     )
 
 
-def _axes(
-    x: Scale, y: Scale, across: Callable[[float], str], up: Callable[[float], str], name: str
-) -> Markup:
-    parts = []
-    for tick in y.ticks():
-        parts.append(line(_LEFT, y(tick), _RIGHT, y(tick), kind="grid"))
-        parts.append(text(_LEFT - 7, y(tick) + 4, up(tick), anchor="end", kind="axis"))
-    for tick in x.ticks():
-        place = x(tick)
-        anchor = "end" if place > _RIGHT - 16 else "middle"
-        parts.append(line(place, _BOTTOM, place, _BOTTOM + 4, kind="rule"))
-        parts.append(text(place, _BOTTOM + 17, across(tick), anchor=anchor, kind="axis"))
-    parts.append(line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, kind="rule"))
-    parts.append(text(_RIGHT, _BOTTOM + 33, name, anchor="end", kind="axis"))
-    return join(parts)
-
-
 def _limit(limit: float | None, x: Scale) -> Markup:
     if not limit:
         return Markup("")
-    place = x(limit)
-    anchor, beside = ("end", -5) if place > (_LEFT + _RIGHT) / 2 else ("start", 5)
-    return join(
-        [
-            line(place, _TOP, place, _BOTTOM, kind="ideal", dash="3 4"),
-            text(place + beside, _BOTTOM - 7, "budget", anchor=anchor, kind="axis"),
-        ]
-    )
+    at = x(limit)
+    anchor, offset = ("end", -5) if at > (_LEFT + _RIGHT) / 2 else ("start", 5)
+    label = text(at + offset, _BOTTOM - 7, "budget", anchor=anchor, kind="axis")
+    return join([line(at, _TOP, at, _BOTTOM, kind="ideal", dash="3 4"), label])
 
 
-def _stairs(best: Sequence[Point], x: Scale, y: Scale) -> Markup:
+def _stairs(front: Sequence[Point], x: Scale, y: Scale) -> Markup:
     """Draw the front as a step line: the best quality at each cost."""
-    if len(best) < 2:
+    if len(front) < 2:
         return Markup("")
-    places = [(x(best[0].cost), y(best[0].quality))]
-    for before, after in pairwise(best):
-        places += [(x(after.cost), y(before.quality)), (x(after.cost), y(after.quality))]
-    path = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
+    corners = [(x(front[0].cost), y(front[0].quality))]
+    for previous, following in pairwise(front):
+        left = x(following.cost)
+        corners += [(left, y(previous.quality)), (left, y(following.quality))]
+    path = " ".join(f"{left:.1f},{top:.1f}" for left, top in corners)
     return element("g", element("polyline", points=path, class_="curve"), class_="role-student")
 
 
 def _mark(one: Point, x: Scale, y: Scale) -> Markup:
-    left, top = x(one.cost), y(one.quality)
+    left, top, role = x(one.cost), y(one.quality), "student"
     if not one.front:
-        hollow = element("title", one.tip)
-        parts = [element("circle", hollow, cx=left, cy=top, r=3.2, class_="seed")]
+        role, tip = "baseline", element("title", one.tip)
+        parts = [element("circle", tip, cx=left, cy=top, r=3.2, class_="seed")]
     elif one.knee:
-        parts = [marker("baseline", left, top, radius=6.5, tip=one.tip)]
+        role, parts = "teacher", [marker("baseline", left, top, radius=6.5, tip=one.tip)]
     else:
         parts = [marker("student", left, top, radius=5, tip=one.tip)]
     if one.chosen:
-        ring = element("circle", cx=left, cy=top, r=10, class_="diagonal")
-        parts.append(ring)
-    role = "teacher" if one.knee and one.front else "student" if one.front else "baseline"
+        parts.append(element("circle", cx=left, cy=top, r=10, class_="diagonal"))
     return element("g", *parts, class_=f"role-{role}")
 
 
 def _name(one: Point, x: Scale, y: Scale) -> Markup:
     """Draw the label below the point and beside it, where a rising front leaves space."""
-    left, top = x(one.cost), y(one.quality)
-    right = left > (_LEFT + 2 * _RIGHT) / 3
-    beside = -11 if right else 11
-    height = min(top + 17, _BOTTOM - 4)
-    return text(left + beside, height, one.name, anchor="end" if right else None, kind="strong")
+    left = x(one.cost)
+    offset, anchor = (-11, "end") if left > (_LEFT + 2 * _RIGHT) / 3 else (11, None)
+    top = min(y(one.quality) + 17, _BOTTOM - 4)
+    return text(left + offset, top, one.name, anchor=anchor, kind="strong")

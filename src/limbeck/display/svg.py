@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +43,10 @@ def join(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def picture(
+def svg_image(
     *parts: Markup, height: float, title: str, description: str, width: float = WIDTH
 ) -> Markup:
-    """Write the parts as a scalable SVG picture with its accessible title and description."""
+    """Write the parts as a scalable SVG image with its accessible title and description."""
     return element(
         "svg",
         element("title", title),
@@ -79,27 +79,18 @@ def marker(
         return element("circle", *children, cx=x, cy=y, r=radius, class_=kind)
     half = radius * (0.92 if role == "teacher" else 0.95)
     turn = f"rotate(45 {_attribute(x)} {_attribute(y)})" if role == "baseline" else None
-    return element(
-        "rect",
-        *children,
-        x=x - half,
-        y=y - half,
-        width=2 * half,
-        height=2 * half,
-        rx=1.0,
-        transform=turn,
-        class_=kind,
-    )
+    box = {"x": x - half, "y": y - half, "width": 2 * half, "height": 2 * half, "rx": 1.0}
+    return element("rect", *children, **box, transform=turn, class_=kind)
 
 
-def shorten(content: str, room: float, size: float = 12.0) -> str:
-    """Truncate a label to a width in units, from an estimate of a letter's width.
+def shorten(content: str, width: float, size: float = 12.0) -> str:
+    """Truncate a label to a width in SVG units, estimated from the font size.
 
     Example:
         >>> shorten("quantised to int8 by ONNX Runtime", 90)
         'quantised to…'
     """
-    letters = max(1, math.floor(room / (size * 0.55)))
+    letters = max(1, math.floor(width / (size * 0.55)))
     return content if len(content) <= letters else content[: letters - 1].rstrip() + "…"
 
 
@@ -148,11 +139,43 @@ def _decades(low: float, high: float) -> tuple[float, ...]:
     """Return powers of ten; if fewer than three, the twos and fives between them as well."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for units in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
-        marks = (unit * 10.0**exponent for exponent in exponents for unit in units)
-        within = tuple(mark for mark in marks if low * 0.999 <= mark <= high * 1.001)
+        ticks = (unit * 10.0**exponent for exponent in exponents for unit in units)
+        within = tuple(tick for tick in ticks if low * 0.999 <= tick <= high * 1.001)
         if len(within) >= 3:
             return within[:: math.ceil(len(within) / 6)]
     return within if len(within) > 1 else _steps(low, high, 3)
+
+
+def axes(
+    x: Scale,
+    y: Scale,
+    x_ticks: Iterable[float],
+    *,
+    x_format: Callable[[float], str],
+    y_format: Callable[[float], str],
+    x_label: str,
+) -> Markup:
+    """Draw the axes of a plot over the whole range of its scales, with horizontal grid lines."""
+    left, right, bottom = x.start, x.end, y.start
+    parts = []
+    for tick in y.ticks():
+        parts.append(line(left, y(tick), right, y(tick), kind="grid"))
+        parts.append(text(left - 7, y(tick) + 4, y_format(tick), anchor="end", kind="axis"))
+    for tick in x_ticks:
+        label = x_format(tick)
+        anchor = "end" if x(tick) + 3.2 * len(label) > WIDTH else "middle"
+        parts.append(line(x(tick), bottom, x(tick), bottom + 4, kind="rule"))
+        parts.append(text(x(tick), bottom + 17, label, anchor=anchor, kind="axis"))
+    parts.append(line(left, bottom, right, bottom, kind="rule"))
+    parts.append(text(right, bottom + 33, x_label, anchor="end", kind="axis"))
+    return join(parts)
+
+
+def whisker(interval: Iterable[float], scale: Scale, y: float) -> Markup:
+    """Draw an interval as a horizontal line with a stroke at both ends."""
+    low, high = (scale(end) for end in interval)
+    ends = [line(end, y - 4, end, y + 4, kind="whisker") for end in (low, high)]
+    return join([line(low, y, high, y, kind="whisker"), *ends])
 
 
 def finite(values: Iterable[float | None]) -> list[float]:
@@ -171,8 +194,8 @@ def zoomed(
     """
     known = finite(values) or [0.0, 1.0]
     low, high = min(known), max(known)
-    air = max((high - low) * margin, least, 0.05 * abs(high) if high == low else 0.0)
-    return round(low - air, 12), round(high + air, 12)
+    space = max((high - low) * margin, least, 0.05 * abs(high) if high == low else 0.0)
+    return round(low - space, 12), round(high + space, 12)
 
 
 def from_zero(values: Iterable[float | None], *, margin: float = 0.06) -> tuple[float, float]:

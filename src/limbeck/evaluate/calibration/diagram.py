@@ -15,7 +15,7 @@ from limbeck.display.svg import (
     join,
     line,
     marker,
-    picture,
+    svg_image,
     text,
 )
 from limbeck.evaluate.calibration.metrics import Bin
@@ -32,7 +32,7 @@ def reliability(bins: Sequence[Bin], role: Role, *, title: str, description: str
     ]
     across = Scale(0, 1, start=_LEFT, end=_RIGHT)
     up = Scale(0, 1, start=_BOTTOM, end=_TOP)
-    return picture(
+    return svg_image(
         _axes(across, up),
         element(
             "g",
