@@ -191,5 +191,5 @@ def test_a_signed_student_is_verified(copied, tmp_path):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    found = verify(student, key=tmp_path / "public.pem").findings
+    found = verify(student, key=tmp_path / "public.pem").issues
     assert found[0].where == "model.safetensors"

@@ -43,7 +43,7 @@ def check(folder: Path) -> None:
     assert result.recipe["profile"] == "smoke"
     assert len(result.budget) == sum(line is not None for line in result.recipe["budget"].values())
     assert (folder / "report.html").is_file()
-    assert verify(folder / "student" / PASSPORT).findings == ()
+    assert verify(folder / "student" / PASSPORT).issues == ()
     assert not list(folder.rglob("checkpoint"))
 
 

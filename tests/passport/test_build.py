@@ -178,7 +178,7 @@ def test_drawn_passports_are_valid_verify_and_refer_to_what_is_there(
     passport = build_passport(facts)
     assert validate(passport) == ()
     (folder / "passport.json").write_text(render(passport), encoding="utf-8")
-    assert verify(folder).findings == ()
+    assert verify(folder).issues == ()
     assert build_passport(facts) == passport
     there = references(passport)
     assert len(there) == len(set(there))

@@ -56,7 +56,7 @@ def test_every_generation_that_is_given_is_found(
     eldest, middle, youngest = (one.folder for one in generations)
     teach = tmp_path / "train_teacher"
     given = (middle, eldest / "passport.json", teach, teach / "model.safetensors")
-    assert verify(youngest, lineage=given).findings == ()
+    assert verify(youngest, lineage=given).issues == ()
     assert validate(json.loads((youngest / "passport.json").read_text(encoding="utf-8"))) == ()
 
 
@@ -67,17 +67,17 @@ def test_a_teacher_that_is_another_is_said_to_be(
     # The same name, other weights.
     (middle.folder / "model.onnx").write_bytes(b"others")
     write(middle)
-    findings = verify(youngest.folder, lineage=[middle.folder]).findings
-    assert findings[0].kind == "lineage"
-    assert findings[0].where == "student 1"
-    assert findings[0].listed.startswith("digest ")
+    issues = verify(youngest.folder, lineage=[middle.folder]).issues
+    assert issues[0].kind == "lineage"
+    assert issues[0].where == "student 1"
+    assert issues[0].listed.startswith("digest ")
     # Weights that nobody named.
     (tmp_path / "train_teacher" / "model.safetensors").write_bytes(b"swapped")
-    (finding,) = verify(youngest.folder, lineage=[tmp_path / "train_teacher"]).findings
-    assert (finding.kind, finding.where) == ("lineage", "train_teacher")
+    (issue,) = verify(youngest.folder, lineage=[tmp_path / "train_teacher"]).issues
+    assert (issue.kind, issue.where) == ("lineage", "train_teacher")
     # A student of somebody else.
-    (finding,) = verify(middle.folder, lineage=[youngest.folder]).findings
-    assert "a teacher of sha256" in finding.found
+    (issue,) = verify(middle.folder, lineage=[youngest.folder]).issues
+    assert "a teacher of sha256" in issue.found
 
 
 @pytest.mark.parametrize(
@@ -98,20 +98,20 @@ def test_a_teacher_with_another_story_is_said_to_be(
 ) -> None:
     middle = dataclasses.replace(generations[1], **change)
     write(middle)
-    findings = verify(generations[2].folder, lineage=[middle.folder]).findings
-    assert findings
-    assert {finding.kind for finding in findings} == {"lineage"}
+    issues = verify(generations[2].folder, lineage=[middle.folder]).issues
+    assert issues
+    assert {issue.kind for issue in issues} == {"lineage"}
     field = {"teachers": "ancestors"}.get(*change, next(iter(change)))
-    assert any(finding.listed.startswith(field) for finding in findings)
+    assert any(issue.listed.startswith(field) for issue in issues)
 
 
 def test_a_teacher_whose_own_folder_was_changed_is_named(generations: list[PassportFacts]) -> None:
     _, middle, youngest = generations
     (middle.folder / "README.md").write_text("other", encoding="utf-8")
-    (finding,) = verify(youngest.folder, lineage=[middle.folder]).findings
-    assert (finding.kind, finding.where) == ("changed", "student-1/README.md")
+    (issue,) = verify(youngest.folder, lineage=[middle.folder]).issues
+    assert (issue.kind, issue.where) == ("changed", "student-1/README.md")
     (middle.folder / "passport.json").write_bytes(b"{")
-    kinds = [one.kind for one in verify(youngest.folder, lineage=[middle.folder]).findings]
+    kinds = [one.kind for one in verify(youngest.folder, lineage=[middle.folder]).issues]
     assert kinds == ["malformed", "lineage"]
 
 
@@ -172,9 +172,9 @@ def test_a_lineage_that_contradicts_itself_is_found_without_a_signature(
     student: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     rewritten(student, change)
-    findings = verify(student).findings
-    assert findings
-    assert {finding.kind for finding in findings} == {"lineage"}
+    issues = verify(student).issues
+    assert issues
+    assert {issue.kind for issue in issues} == {"lineage"}
 
 
 def set_property(name: str, value: str) -> Callable[[dict[str, Any]], None]:
@@ -190,11 +190,11 @@ def test_a_risk_that_was_lowered_without_a_reason_is_found(real: PassportFacts, 
     high = ModelFacts("scorer", risk="high", digest="a" * 64)
     write(dataclasses.replace(real, teachers=(high,)))
     rewritten(real.folder, set_property("limbeck:risk", "minimal"))
-    (finding,) = verify(real.folder).findings
-    assert (finding.kind, finding.found) == ("risk", "'minimal'")
+    (issue,) = verify(real.folder).issues
+    assert (issue.kind, issue.found) == ("risk", "'minimal'")
     rewritten(real.folder, set_property("limbeck:risk", "none at all"))
-    (finding,) = verify(real.folder).findings
-    assert finding.kind == "risk"
+    (issue,) = verify(real.folder).issues
+    assert issue.kind == "risk"
 
 
 def test_a_verdict_that_was_improved_upon_is_found(real: PassportFacts, write) -> None:
@@ -204,8 +204,8 @@ def test_a_verdict_that_was_improved_upon_is_found(real: PassportFacts, write) -
     stated = build_passport(facts)["metadata"]["component"]["properties"]
     (text,) = (one["value"] for one in stated if one["name"] == "limbeck:robustness")
     rewritten(real.folder, set_property("limbeck:robustness", text.replace("FAIL", "PASS")))
-    (finding,) = verify(real.folder).findings
-    assert finding.kind == "robustness"
+    (issue,) = verify(real.folder).issues
+    assert issue.kind == "robustness"
 
 
 def test_what_is_stated_beyond_the_first_issue_is_in_the_passport(real: PassportFacts) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.passport import ModelFacts, PassportFacts, audit, read_students
+from limbeck.passport import ModelFacts, PassportFacts, measure_teacher_concentration, read_students
 from limbeck.passport.lineage import topological
 
 LARGE, OTHER = ModelFacts("large", digest="a"), ModelFacts("other", digest="b")
@@ -20,7 +20,7 @@ def student(name: str, *teachers: ModelFacts) -> ModelFacts:
 
 
 def test_shares_index_and_single_points_by_hand() -> None:
-    found = audit(
+    found = measure_teacher_concentration(
         [
             student("1", BASE),
             student("2", BASE),
@@ -36,8 +36,10 @@ def test_shares_index_and_single_points_by_hand() -> None:
 
 
 def test_one_root_is_full_concentration_and_many_are_none() -> None:
-    assert audit([student(str(n), BASE) for n in range(3)]).herfindahl == 1
-    apart = audit([student(str(n), ModelFacts(f"root {n}")) for n in range(4)])
+    assert measure_teacher_concentration([student(str(n), BASE) for n in range(3)]).herfindahl == 1
+    apart = measure_teacher_concentration(
+        [student(str(n), ModelFacts(f"root {n}")) for n in range(4)]
+    )
     assert apart.effective_roots == pytest.approx(4)
     assert apart.single_points == ()
 
@@ -63,7 +65,7 @@ def left_without(model: ModelFacts, gone: str) -> bool:
 def test_single_points_are_those_whose_removal_leaves_no_root() -> None:
     for seed in range(150):
         students = random_lineage(random.Random(seed))
-        found = audit(students, most=0.01)
+        found = measure_teacher_concentration(students, most=0.01)
         family = {m.digest for s in students for m in topological(s.ancestors)}
         lost = {gone: sum(not left_without(s, gone) for s in students) / 5 for gone in family}
         expected = {gone: share for gone, share in lost.items() if share}
@@ -74,14 +76,14 @@ def test_a_long_lineage_takes_no_time() -> None:
     model = ModelFacts("first")
     for number in range(5000):
         model = ModelFacts(str(number), ancestors=(model,))
-    assert len(audit([model]).single_points) == 5000
+    assert len(measure_teacher_concentration([model]).single_points) == 5000
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
-        audit([])
+        measure_teacher_concentration([])
     with pytest.raises(InputError, match="share"):
-        audit([BASE], most=0)
+        measure_teacher_concentration([BASE], most=0)
     with pytest.raises(InputError) as caught:
         read_students([tmp_path, tmp_path / "none.json"])
     assert len(caught.value.problems) == 2
@@ -92,12 +94,14 @@ def test_forged_digests_that_make_a_circle_are_an_error() -> None:
         return ModelFacts(name, digest=digest, ancestors=ancestors)
 
     circle = [student("1", named("a", "x", named("b", "y"))), student("2", named("b", "y"))]
-    assert audit(circle).students == 2
+    assert measure_teacher_concentration(circle).students == 2
     with pytest.raises(InputError, match="descends from itself"):
-        audit([student("3", named("a", "x", named("b", "y", named("a", "x"))))])
+        measure_teacher_concentration(
+            [student("3", named("a", "x", named("b", "y", named("a", "x"))))]
+        )
 
 
 def test_students_are_read_from_their_folders(facts: PassportFacts, student: Path) -> None:
-    found = audit(read_students([student, student / "passport.json"]))
+    found = measure_teacher_concentration(read_students([student, student / "passport.json"]))
     assert [(one.name, one.share) for one in found.roots] == [("large", 1.0)]
     assert [one.name for one in found.single_points] == ["base", "digits_cnn", "large"]

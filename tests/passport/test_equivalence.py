@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from limbeck.errors import InputError
 from limbeck.passport import DifferenceFacts, PassportFacts, build_passport, equivalence, verify
-from limbeck.passport.equivalence import judge, read_robustness, robustness
+from limbeck.passport.equivalence import classify, read_robustness, robustness
 
 shares = st.floats(-1, 1)
 
@@ -23,10 +23,10 @@ def test_the_verdict_is_that_of_the_losses_within_the_interval(ends, margin, hig
     item = DifferenceFacts("a", 0.0, low, high, margin, "higher" if higher else "lower")
     losses = (-low, -high) if higher else (low, high)
     expected = "PASS" if max(losses) <= margin else "FAIL" if min(losses) > margin else "NOT SHOWN"
-    assert judge(item) == expected
+    assert classify(item) == expected
     # Turned round, the same figures say the same.
     turned = DifferenceFacts("a", 0.0, -high, -low, margin, "lower" if higher else "higher")
-    assert judge(turned) == expected
+    assert classify(turned) == expected
 
 
 def line(low: float | None, high: float | None) -> DifferenceFacts:

@@ -34,7 +34,7 @@ def test_an_untouched_folder_passes_also_for_the_library_itself(signed, tmp_path
     import model_signing.verifying as verifying
 
     found = verify(signed.folder, key=signed.public)
-    assert (found.findings, found.notes) == ((), ())
+    assert (found.issues, found.notes) == ((), ())
     assert verify_signature(signed.folder, signed.public) == ()
     # Left to guess, it would not look at the .gitignore that was signed.
     covered = hashing.Config().set_ignored_paths(paths=["model.sig"], ignore_git_paths=False)
@@ -172,16 +172,16 @@ def test_200_random_tamperings_and_none_is_missed(signed_once, tmp_path: Path, c
     for seed in range(200):
         draw = random.Random(seed)
         one = copy(signed_once, work / "student")
-        assert verify(one.folder, key=one.public).findings == ()
+        assert verify(one.folder, key=one.public).issues == ()
         tamper = TAMPERS[seed % len(TAMPERS)]
         touched = tamper(one.folder, draw)
-        said = verify(one.folder, key=one.public).findings
+        said = verify(one.folder, key=one.public).issues
         assert said, (seed, tamper.__name__)
-        assert touched in {finding.where for finding in said}, (seed, tamper.__name__, said)
+        assert touched in {issue.where for issue in said}, (seed, tamper.__name__, said)
         if tamper in (flip, flip_signature, truncate, append, remove, forge, link):
             assert said[0].where == touched, (seed, tamper.__name__, said)
         assert verify_signature(one.folder, one.public)
-        assert all(str(finding).isprintable() for finding in said)
+        assert all(str(issue).isprintable() for issue in said)
         shutil.rmtree(work)
 
 
@@ -196,24 +196,24 @@ def test_bytes_of_the_signature_count_wherever_they_stand(signed) -> None:
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
-        findings = verify(signed.folder, key=signed.public).findings
-        assert findings, place
-        assert findings[0].where == "model.sig", place
+        issues = verify(signed.folder, key=signed.public).issues
+        assert issues, place
+        assert issues[0].where == "model.sig", place
 
 
 def test_a_signature_by_another_key_is_named(signed) -> None:
     sign(signed.folder, signed.other_private)
     assert verify(signed.folder, key=signed.other_public).ok
-    (finding,) = verify(signed.folder, key=signed.public).findings
-    assert (finding.kind, finding.where) == ("signature", "model.sig")
-    assert "by the key" in finding.found
+    (issue,) = verify(signed.folder, key=signed.public).issues
+    assert (issue.kind, issue.where) == ("signature", "model.sig")
+    assert "by the key" in issue.found
     # With the hint of the right key, the signature itself shows it.
     bundle = json.loads((signed.folder / "model.sig").read_text(encoding="utf-8"))
-    bundle["verificationMaterial"]["publicKey"]["hint"] = finding.listed.rsplit(" ", 1)[1]
+    bundle["verificationMaterial"]["publicKey"]["hint"] = issue.listed.rsplit(" ", 1)[1]
     text = json.dumps(bundle, separators=(",", ":"))
     (signed.folder / "model.sig").write_text(text, encoding="utf-8")
-    (finding,) = verify(signed.folder, key=signed.public).findings
-    assert "this key did not make" in finding.found
+    (issue,) = verify(signed.folder, key=signed.public).issues
+    assert "this key did not make" in issue.found
 
 
 def test_a_payload_that_was_not_signed_is_found(signed) -> None:
@@ -231,21 +231,21 @@ def test_a_payload_that_was_not_signed_is_found(signed) -> None:
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
     path.write_text(json.dumps(bundle, separators=(",", ":")), encoding="utf-8")
     assert verify(signed.folder).ok  # nobody can tell without the key
-    (finding,) = verify(signed.folder, key=signed.public).findings
-    assert finding.where == "model.sig"
+    (issue,) = verify(signed.folder, key=signed.public).issues
+    assert issue.where == "model.sig"
 
 
 def test_another_teacher_in_the_lineage_is_found(signed) -> None:
     other = dataclasses.replace(signed.facts, teachers=(ModelFacts("other", digest="e" * 64),))
     rewrite(other)
-    findings = verify(signed.folder, key=signed.public).findings
-    assert findings[0].where == "passport.json"
-    assert {finding.kind for finding in findings} == {"signature", "stamp"}
+    issues = verify(signed.folder, key=signed.public).issues
+    assert issues[0].where == "passport.json"
+    assert {issue.kind for issue in issues} == {"signature", "stamp"}
     # Stamped anew, the files are others than those that were signed.
     embed_metadata(other)
     rewrite(other)
-    findings = verify(signed.folder, key=signed.public).findings
-    assert [finding.where for finding in findings] == [
+    issues = verify(signed.folder, key=signed.public).issues
+    assert [issue.where for issue in issues] == [
         "model.onnx",
         "model.safetensors",
         "passport.json",
@@ -257,14 +257,14 @@ def test_without_a_key_the_signature_is_noted_and_its_hashes_are_held(signed) ->
     assert found.ok
     assert found.trust == "signed, key not given"
     forge(signed.folder, random.Random(0))
-    assert [finding.kind for finding in verify(signed.folder).findings] == ["signature"]
+    assert [issue.kind for issue in verify(signed.folder).issues] == ["signature"]
 
 
 def test_a_missing_signature_is_a_finding_only_with_a_key(signed) -> None:
     (signed.folder / "model.sig").unlink()
     assert verify(signed.folder).ok
-    (finding,) = verify(signed.folder, key=signed.public).findings
-    assert str(finding).startswith("signature: 'model.sig': listed a signature by the key")
+    (issue,) = verify(signed.folder, key=signed.public).issues
+    assert str(issue).startswith("signature: 'model.sig': listed a signature by the key")
 
 
 MALFORMED = [
@@ -284,9 +284,9 @@ MALFORMED = [
 def test_what_is_no_signature_is_one_finding(signed, content: bytes) -> None:
     (signed.folder / "model.sig").write_bytes(content)
     for key in (None, signed.public):
-        (finding,) = verify(signed.folder, key=key).findings
-        assert (finding.kind, finding.where) == ("signature", "model.sig")
-        assert len(str(finding)) < 600
+        (issue,) = verify(signed.folder, key=key).issues
+        assert (issue.kind, issue.where) == ("signature", "model.sig")
+        assert len(str(issue)) < 600
 
 
 def test_a_signature_that_is_a_pipe_a_folder_or_a_link_is_not_opened(signed) -> None:

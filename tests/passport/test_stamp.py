@@ -83,7 +83,7 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
 ) -> None:
     embed_metadata(real)
     write(real)
-    assert verify(real.folder).findings == ()
+    assert verify(real.folder).issues == ()
     for change in (
         {"name": "another"},
         {"licence": "MIT"},
@@ -93,9 +93,9 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
     ):
         embed_metadata(dataclasses.replace(real, **change))
         write(real)
-        findings = verify(real.folder).findings
-        assert {finding.kind for finding in findings} == {"stamp"}
-        assert {finding.where for finding in findings} == set(NAMES)
+        issues = verify(real.folder).issues
+        assert {issue.kind for issue in issues} == {"stamp"}
+        assert {issue.where for issue in issues} == set(NAMES)
 
 
 def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> None:
@@ -105,9 +105,9 @@ def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> N
     content[-1] ^= 1
     path.write_bytes(content)
     write(real)
-    (finding,) = verify(real.folder).findings
-    assert (finding.kind, finding.where) == ("stamp", "model.safetensors")
-    assert "weights_sha256" in finding.listed
+    (issue,) = verify(real.folder).issues
+    assert (issue.kind, issue.where) == ("stamp", "model.safetensors")
+    assert "weights_sha256" in issue.listed
 
 
 def test_links_are_left_alone_and_the_mode_of_a_file_stays(real: PassportFacts) -> None:
@@ -210,6 +210,6 @@ def test_a_stamp_that_is_none_is_one_finding(real: PassportFacts, write, note: s
     with pytest.raises(InputError):
         read_stamp(real.folder / "model.safetensors")
     write(real)
-    (finding,) = verify(real.folder).findings
-    assert (finding.kind, finding.where) == ("stamp", "model.safetensors")
-    assert str(finding).isprintable()
+    (issue,) = verify(real.folder).issues
+    assert (issue.kind, issue.where) == ("stamp", "model.safetensors")
+    assert str(issue).isprintable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_rewritten_unsigned_passport_passes_as_integrity_only(signed) -> None:
     assert (code, said["trust"]) == (0, "unsigned")
     code, said = run(signed.folder, "--require-signature")
     assert (code, said["trust"]) == (1, "failed")
-    assert [one["kind"] for one in said["findings"]] == ["signature"]
+    assert [one["kind"] for one in said["issues"]] == ["signature"]
     assert run(signed.folder, "--key", signed.public)[0] == 1
 
 
@@ -81,8 +82,8 @@ def test_a_folder_signed_again_by_another_key_fails_against_the_pinned_one(
     assert (code, said["trust"]) == (1, "failed")
     # Without a key too: this machine noted by whom it was signed.
     found = verify(signed.folder)
-    assert [one.kind for one in found.findings] == ["signature"]
-    assert "as noted at" in found.findings[0].listed
+    assert [one.kind for one in found.issues] == ["signature"]
+    assert "as noted at" in found.issues[0].listed
     assert run(signed.folder, "--integrity-only")[0] == 1
 
 
@@ -91,7 +92,7 @@ def test_a_stripped_signature_is_found_where_it_was_seen_before(signed) -> None:
     rewrite_with_new_hashes(signed)
     code, said = run(signed.folder)
     assert code == 1
-    assert said["findings"][0]["found"] == "no such file"
+    assert said["issues"][0]["found"] == "no such file"
     # What replaces the folder on purpose drops the note.
     drop_signature_note(signed.folder)
     assert run(signed.folder)[0] == 0
@@ -184,11 +185,48 @@ def test_a_key_or_policy_that_never_ends_is_refused(signed, tmp_path: Path, opti
         sign(signed.folder, tmp_path / "pipe")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("command", ["verify", "lineage"])
+def test_a_device_or_a_pipe_is_one_error_and_no_folder_is_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    from limbeck.cli import _app
+
+    def scan_folder(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    # The package's attribute `verify` is the function, not the module.
+    monkeypatch.setattr(sys.modules["limbeck.passport.verify"], "scan_folder", scan_folder)
+    (tmp_path / "student").mkdir()
+    os.mkfifo(tmp_path / "student" / "passport.json")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "student", tmp_path / "pipe", Path("/dev/zero"), Path("/dev/tty")):
+        ended = CliRunner().invoke(_app(), [command, str(path)])
+        assert isinstance(ended.exception, InputError | SystemExit)
+        assert ended.exit_code == 2
+        with pytest.raises(InputError, match="not a regular file") as caught:
+            verify(path)
+        assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("name", ["teacher", "teacher.json", "passport.json"])
+def test_a_teacher_that_is_a_device_or_a_pipe_ends_at_once(
+    signed, tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path / name, Path("/dev/zero")):
+        (issue,) = verify(signed.folder, lineage=[path]).issues
+        assert (issue.kind, issue.where) == ("lineage", path.name)
+    if name == "passport.json":
+        with pytest.raises(InputError, match="not a regular file"):
+            verify(signed.folder, lineage=[tmp_path])
+
+
 def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
     """Sparse files of a terabyte cost nobody anything to make, and hours to hash."""
     for name in ("model.onnx", "added.bin"):
         os.truncate(os.open(signed.folder / name, os.O_RDWR | os.O_CREAT), 2**40)
-    found = {one.where: one for one in verify(signed.folder).findings}
+    found = {one.where: one for one in verify(signed.folder).issues}
     assert {name: one.kind for name, one in found.items()} == {
         "model.onnx": "changed",
         "added.bin": "added",
@@ -198,4 +236,4 @@ def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
 
 def test_a_huge_passport_is_not_hashed_for_its_signature(signed) -> None:
     os.truncate(signed.folder / "passport.json", 2**40)
-    assert "malformed" in {one.kind for one in verify(signed.folder).findings}
+    assert "malformed" in {one.kind for one in verify(signed.folder).issues}

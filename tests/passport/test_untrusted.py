@@ -15,10 +15,10 @@ from limbeck.errors import InputError
 from limbeck.passport import (
     Policy,
     as_teacher,
-    audit,
     check,
     content_sha256,
     embed_metadata,
+    measure_teacher_concentration,
     read_students,
     render,
     verify,
@@ -79,11 +79,11 @@ def test_no_forged_passport_ends_in_a_traceback_wherever_it_is_used(real, write)
         draw = random.Random(seed)
         path.write_text(render(forged(json.loads(original), draw)), encoding="utf-8")
         found = verify(real.folder, lineage=[real.folder], schema=seed % 5 == 0)
-        assert all(str(finding).isprintable() for finding in found.findings)
-        assert all(len(str(finding)) < 2000 for finding in found.findings)
+        assert all(str(issue).isprintable() for issue in found.issues)
+        assert all(len(str(issue)) < 2000 for issue in found.issues)
         try:
             student = as_teacher(path)
-            audit([student])
+            measure_teacher_concentration([student])
             check(Policy(), [student])
             verify(real.folder, lineage=[path])
         except InputError:
@@ -124,7 +124,7 @@ def test_a_student_cannot_be_read_through_a_link_to_another_place(
 
     monkeypatch.setattr(Path, "open", spy)
     found = verify(student)
-    assert {finding.where for finding in found.findings} == {"linked", "model.safetensors"}
+    assert {issue.where for issue in found.issues} == {"linked", "model.safetensors"}
     assert opened
     assert not [name for name in opened if name.startswith(str(outside))]
 
@@ -142,4 +142,4 @@ def test_a_document_without_end_is_not_held_against_the_schema(student: Path) ->
     content["metadata"]["tools"] = {"components": [{"name": "a", "value": "b"}] * 50_000}
     (student / "passport.json").write_text(json.dumps(content))
     found = verify(student, schema=True)
-    assert any("at most 1,048,576 are validated" in one.found for one in found.findings)
+    assert any("at most 1,048,576 are validated" in one.found for one in found.issues)

@@ -22,7 +22,7 @@ Tamper = Callable[[Path, random.Random], None]
 
 
 def kinds(student: Path) -> list[str]:
-    return [finding.kind for finding in verify(student / "passport.json").findings]
+    return [issue.kind for issue in verify(student / "passport.json").issues]
 
 
 def files(student: Path) -> list[Path]:
@@ -99,10 +99,10 @@ def test_no_tampering_goes_unnoticed(student: Path, tmp_path: Path, tamper: Tamp
         tamper(copy, random.Random(seed))
         verification = verify(copy)
         assert not verification.ok, seed
-        for finding in verification.findings:
-            assert finding.listed
-            assert finding.found
-            assert str(finding).isprintable()
+        for issue in verification.issues:
+            assert issue.listed
+            assert issue.found
+            assert str(issue).isprintable()
         shutil.rmtree(copy)
 
 
@@ -129,7 +129,7 @@ def test_the_passport_is_found_from_within_its_folder(
 def test_each_finding_says_what_was_listed_and_what_was_found(student: Path) -> None:
     (student / "model.onnx").write_bytes(b"other")
     (student / "README.md").rename(student / "readme")
-    said = [str(finding) for finding in verify(student).findings]
+    said = [str(issue) for issue in verify(student).issues]
     assert len(said) == 3
     assert said[0].startswith("missing: 'README.md': listed 9 bytes with sha256 ")
     assert said[0].endswith("; found no such file")
@@ -210,8 +210,8 @@ def test_links_out_of_the_folder_and_what_is_no_file_are_findings(student: Path)
     (student / "same").symlink_to("tokenizer")
     (student / "loop").symlink_to("loop")
     os.mkfifo(student / "pipe")
-    found = {finding.where: finding for finding in verify(student).findings}
-    assert {name: finding.kind for name, finding in found.items()} == {
+    found = {issue.where: issue for issue in verify(student).issues}
+    assert {name: issue.kind for name, issue in found.items()} == {
         "README.md": "escape",
         "etc": "escape",
         "up": "escape",
@@ -253,10 +253,10 @@ MALFORMED: dict[str, bytes] = {
 def test_what_is_no_passport_is_one_clear_finding(student: Path, content: bytes) -> None:
     path = student / "passport.json"
     path.write_bytes(content)
-    (finding,) = verify(path).findings
-    assert finding.kind == "malformed"
-    assert "This is not a passport written by limbeck." in finding.found
-    assert len(finding.found) < 500
+    (issue,) = verify(path).issues
+    assert issue.kind == "malformed"
+    assert "This is not a passport written by limbeck." in issue.found
+    assert len(issue.found) < 500
     with pytest.raises(InputError):
         as_teacher(path)
 

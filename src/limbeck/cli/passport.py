@@ -96,8 +96,8 @@ def _violations(result: Verification, rules: Policy) -> list[str]:
 
 
 def _show(result: Verification, violations: list[str]) -> None:
-    for place, deviation in enumerate(result.findings):
-        show(f"{'also ' if place else ''}{deviation}")
+    for place, issue in enumerate(result.issues):
+        show(f"{'also ' if place else ''}{issue}")
     for violation in violations:
         show(f"policy: {violation}")
     for note in result.notes:
@@ -123,9 +123,9 @@ def _record(result: Verification, violations: list[str], *, passed: bool) -> dic
         "passed": passed,
         "trust": result.trust,
         "signed_by": result.signed_by or None,
-        "findings": [
+        "issues": [
             {"kind": one.kind, "where": one.where, "listed": one.listed, "found": one.found}
-            for one in result.findings
+            for one in result.issues
         ],
         "policy": violations,
         "notes": list(result.notes),
@@ -161,9 +161,9 @@ def lineage(
     ] = 0.5,
 ) -> None:
     """Measure teacher concentration: share of students by root, and single points of failure."""
-    from limbeck.passport import audit, read_students
+    from limbeck.passport import measure_teacher_concentration, read_students
 
-    concentration = audit(read_students(students), most=most)
+    concentration = measure_teacher_concentration(read_students(students), most=most)
     roots = f"{concentration.effective_roots:.2f} effective root teachers"
     show(f"{concentration.students} students, {roots}")
     for root in concentration.roots:

@@ -1,11 +1,11 @@
 """The passport: the student's ML-BOM with its lineage, licences and the hash of every file.
 
 `passport.json` lies beside the student as a CycloneDX 1.6 ML-BOM. The pipeline fills
-`PassportFacts`; `enforce` checks the lineage against a policy before training; `stamp_folder`
-embeds metadata in the model files; `build_passport` builds the document; `sign` signs every file.
-`verify` checks a student against all of these, `as_teacher` reads its lineage for the next
-generation, and `audit` measures the teacher concentration of many students. The package imports
-nothing of limbeck but its errors and its loader of optional libraries. Only signatures need a
+`PassportFacts`; `enforce` checks the lineage against a policy before training; `embed_metadata`
+writes a short form into the model files; `build_passport` builds the document; `sign` signs every
+file. `verify` checks a student against all of these, `as_teacher` reads its lineage for the next
+generation, and `measure_teacher_concentration` covers many students. The package imports nothing of
+limbeck but its errors, its file access and its loader of optional libraries. Only signatures need a
 third-party library.
 """
 
@@ -27,7 +27,7 @@ from limbeck.passport.facts import (
     ModelFacts,
     PassportFacts,
 )
-from limbeck.passport.folder import Finding
+from limbeck.passport.folder import Issue
 from limbeck.passport.lineage import as_teacher
 from limbeck.passport.policy import Policy, Risk, Violation, check, enforce, inherit
 from limbeck.passport.policy_file import parse_policy, read_policy
@@ -35,7 +35,7 @@ from limbeck.passport.signing import make_keys, sign, verify_signature
 from limbeck.passport.teacher_concentration import (
     Dependence,
     TeacherConcentration,
-    audit,
+    measure_teacher_concentration,
     read_students,
 )
 from limbeck.passport.verify import Verification, verify
@@ -49,7 +49,7 @@ __all__ = [
     "DifferenceFacts",
     "EmbeddedMetadata",
     "Equivalence",
-    "Finding",
+    "Issue",
     "MetricFacts",
     "ModelFacts",
     "PassportFacts",
@@ -60,7 +60,6 @@ __all__ = [
     "Verification",
     "Violation",
     "as_teacher",
-    "audit",
     "build_passport",
     "check",
     "content_sha256",
@@ -70,6 +69,7 @@ __all__ = [
     "equivalence",
     "inherit",
     "make_keys",
+    "measure_teacher_concentration",
     "note_signature",
     "noted_signature",
     "parse_policy",

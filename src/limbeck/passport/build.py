@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 from typing import Any
 
 from limbeck.errors import InputError, Problem
 from limbeck.passport import components as write
-from limbeck.passport.components import filled, properties, unique
+from limbeck.passport.components import Component, filled, properties, unique
 from limbeck.passport.document import (
     CONTENT,
     PASSPORT,
@@ -22,11 +22,11 @@ from limbeck.passport.document import (
 )
 from limbeck.passport.embedded_metadata import student_id
 from limbeck.passport.equivalence import robustness
-from limbeck.passport.facts import DatasetFacts, ModelFacts, PassportFacts
-from limbeck.passport.folder import FileHash, survey
+from limbeck.passport.facts import ModelFacts, PassportFacts
+from limbeck.passport.folder import scan_folder
 from limbeck.passport.licences import licences
 from limbeck.passport.lineage import STUDENT, topological
-from limbeck.passport.policy import inherit, odd_words
+from limbeck.passport.policy import inherit, unknown_words
 
 _SERIALS = uuid.UUID("6d0c8f3e-5e0b-5c39-9f2a-1f6f3c0a7a11")
 
@@ -35,31 +35,60 @@ def build_passport(facts: PassportFacts) -> dict[str, Any]:
     """Build a student's passport; deterministic for the same facts and files.
 
     Every file in the folder is hashed, except `passport.json` itself and the signature. Call this
-    last, when all other files are written and carry their metadata (`stamp_folder`).
-
-    Args:
-        facts: The facts about the student.
-
-    Returns:
-        The document, to be written with `render` (`limbeck.core.files.write_json` writes the same
-        text).
+    last, when all other files are written and carry their metadata (`embed_metadata`). Write the
+    result with `render` (`limbeck.core.files.write_json` writes the same text).
 
     Raises:
         InputError: The model file is not in the folder, the timestamp has no zone, a term, flag or
             class of risk is unknown, a figure is invalid, or the folder holds something that cannot
             be hashed as a file of it.
     """
-    files = _files(facts)
-    family = topological(facts.teachers)
-    data = unique(write.data(item) for item in _all_data(facts))
-    own_data = unique(write.data(item) for item in facts.data)
+    ancestors = topological(facts.teachers)
+    datasets = [*facts.data, *(item for model in ancestors for item in model.data)]
+    if not facts.folder.is_dir():
+        raise InputError(Problem("folder", str(facts.folder), "a student folder"))
+    listing = scan_folder(facts.folder, exclude=(PASSPORT, SIGNATURE))
+    files = listing.files
+    itself = ModelFacts("student", terms=facts.terms, flags=facts.flags, risk=facts.risk)
+    problems = [
+        *_invalid_figures(facts),
+        *dict.fromkeys(unknown_words([itself, *ancestors], datasets)),
+        *(
+            Problem(f"{facts.folder}: {name!r}", one.description, "plain files inside the folder")
+            for name, one in listing.anomalies.items()
+        ),
+    ]
+    if facts.model_file not in files:
+        names = ", ".join(sorted(files)[:10]) or "a file; the folder holds none"
+        problems.append(Problem("model_file", facts.model_file, names))
+    if problems:
+        raise InputError(*problems)
+
     written = write.models(facts.teachers)
     models = unique(written.values())
     teachers = unique(written[id(item)] for item in facts.teachers)
+    data = unique(write.data(item) for item in datasets)
+    own_data = unique(write.data(item) for item in facts.data)
     libraries = [write.software(name, facts.versions[name]) for name in sorted(facts.versions)]
     listed = [write.file(name, files[name]) for name in sorted(files)]
-    about = _about(facts, family, teachers)
-    student = _student(facts, files[facts.model_file], teachers, own_data, about)
+    graph = {STUDENT: [item["bom-ref"] for item in (*teachers, *own_data, *libraries)]}
+    graph |= {item["bom-ref"]: _dependencies(item) for item in models}
+    graph |= {item["bom-ref"]: [] for item in (*data, *libraries)}
+    student = {
+        "type": "machine-learning-model",
+        "bom-ref": STUDENT,
+        "name": facts.name,
+        "hashes": write.hashes(files[facts.model_file].sha256),
+        **filled(
+            {
+                "version": facts.version,
+                "licenses": licences(facts.licence),
+                "modelCard": _card(facts, own_data),
+                "pedigree": write.pedigree(teachers),
+            }
+        ),
+        "properties": properties(_student_properties(facts, ancestors, teachers)),
+    }
     passport: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -67,37 +96,16 @@ def build_passport(facts: PassportFacts) -> dict[str, Any]:
         "version": 1,
         "metadata": _metadata(facts, student),
         "components": [*models, *data, *listed, *libraries],
-        "dependencies": _dependencies(models, teachers, data, own_data, libraries),
+        "dependencies": [{"ref": one, "dependsOn": needs} for one, needs in graph.items()],
     }
     passport["serialNumber"] = f"urn:uuid:{uuid.uuid5(_SERIALS, canonical(passport))}"
     passport["properties"] = [{"name": CONTENT, "value": content_sha256(passport)}]
     return passport
 
 
-def _files(facts: PassportFacts) -> dict[str, FileHash]:
-    if not facts.folder.is_dir():
-        raise InputError(Problem("folder", str(facts.folder), "a student folder"))
-    listing = survey(facts.folder, apart=(PASSPORT, SIGNATURE))
-    problems = list(_odd(facts))
-    problems += [
-        Problem(f"{facts.folder}: {name!r}", oddity.what, "plain files inside the folder")
-        for name, oddity in listing.oddities.items()
-    ]
-    if facts.model_file not in listing.files:
-        names = ", ".join(sorted(listing.files)[:10]) or "a file; the folder holds none"
-        problems.append(Problem("model_file", facts.model_file, names))
-    if problems:
-        raise InputError(*problems)
-    return listing.files
-
-
-def _odd(facts: PassportFacts) -> Iterator[Problem]:
+def _invalid_figures(facts: PassportFacts) -> Iterator[Problem]:
     if facts.timestamp.utcoffset() is None:
         yield Problem("timestamp", str(facts.timestamp), "a time with its zone")
-    itself = ModelFacts("student", terms=facts.terms, flags=facts.flags, risk=facts.risk)
-    yield from dict.fromkeys(
-        odd_words([itself, *topological(facts.teachers)], list(_all_data(facts)))
-    )
     if facts.carbon is not None:
         figures = {"grams": facts.carbon.grams, "grid_factor": facts.carbon.grid_factor}
         for name, value in figures.items():
@@ -105,41 +113,11 @@ def _odd(facts: PassportFacts) -> Iterator[Problem]:
                 yield Problem(f"carbon.{name}", value, "a number of 0 or more")
 
 
-def _all_data(facts: PassportFacts) -> Iterable[DatasetFacts]:
-    yield from facts.data
-    for model in topological(facts.teachers):
-        yield from model.data
-
-
-def _student(
-    facts: PassportFacts,
-    shipped: FileHash,
-    teachers: list[dict[str, Any]],
-    data: list[dict[str, Any]],
-    about: Mapping[str, str],
-) -> dict[str, Any]:
-    student = {
-        "version": facts.version,
-        "licenses": licences(facts.licence),
-        "modelCard": _card(facts, data),
-        "pedigree": write.pedigree(teachers),
-    }
-    return {
-        "type": "machine-learning-model",
-        "bom-ref": STUDENT,
-        "name": facts.name,
-        "hashes": write.hashes(shipped.sha256),
-        **filled(student),
-        "properties": properties(about),
-    }
-
-
-def _about(
-    facts: PassportFacts, family: Sequence[ModelFacts], teachers: Sequence[dict[str, Any]]
+def _student_properties(
+    facts: PassportFacts, lineage: Sequence[ModelFacts], teachers: Sequence[Component]
 ) -> dict[str, str]:
-    """Return the student's properties that CycloneDX has no field for."""
-    risk = inherit(facts.risk, family, justification=facts.risk_justification)
-    flags = {*facts.flags, *(flag for model in family for flag in model.flags)}
+    risk = inherit(facts.risk, lineage, justification=facts.risk_justification)
+    flags = {*facts.flags, *(flag for model in lineage for flag in model.flags)}
     return {
         "model-file": facts.model_file,
         "id": student_id(facts),
@@ -158,7 +136,7 @@ def _about(
     }
 
 
-def _card(facts: PassportFacts, data: list[dict[str, Any]]) -> dict[str, Any]:
+def _card(facts: PassportFacts, data: Sequence[Component]) -> Component:
     parameters = {
         "task": facts.task,
         "architectureFamily": facts.architecture_family,
@@ -172,49 +150,36 @@ def _card(facts: PassportFacts, data: list[dict[str, Any]]) -> dict[str, Any]:
         "performanceTradeoffs": list(facts.tradeoffs),
     }
     metrics = [write.metric(item) for item in facts.metrics]
-    card = {
-        "modelParameters": filled(parameters),
-        "quantitativeAnalysis": filled({"performanceMetrics": metrics}),
-        "considerations": filled(considerations),
-    }
-    return filled(card)
+    return filled(
+        {
+            "modelParameters": filled(parameters),
+            "quantitativeAnalysis": filled({"performanceMetrics": metrics}),
+            "considerations": filled(considerations),
+        }
+    )
 
 
-def _metadata(facts: PassportFacts, student: dict[str, Any]) -> dict[str, Any]:
+def _metadata(facts: PassportFacts, student: Component) -> Component:
     tool = {"type": "application", "name": "limbeck", "version": facts.versions.get("limbeck", "")}
     recipe = canonical(dict(facts.recipe))
+    stated = {
+        "recipe": recipe,
+        "recipe-sha256": sha256(recipe),
+        "seeds": canonical(list(facts.seeds)),
+        "git-commit": facts.git_commit,
+        "hardware": facts.hardware,
+        "environment": canonical(dict(facts.environment)) if facts.environment else "",
+        "carbon": canonical(vars(facts.carbon)) if facts.carbon else "",
+    }
     return {
         "timestamp": facts.timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "tools": {"components": [filled(tool)]},
         "component": student,
-        "properties": properties(
-            {
-                "recipe": recipe,
-                "recipe-sha256": sha256(recipe),
-                "seeds": canonical(list(facts.seeds)),
-                "git-commit": facts.git_commit,
-                "hardware": facts.hardware,
-                "environment": canonical(dict(facts.environment)) if facts.environment else "",
-                "carbon": canonical(vars(facts.carbon)) if facts.carbon else "",
-            }
-        ),
+        "properties": properties(stated),
     }
 
 
-def _dependencies(
-    models: list[dict[str, Any]],
-    teachers: list[dict[str, Any]],
-    data: list[dict[str, Any]],
-    own_data: list[dict[str, Any]],
-    libraries: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    graph = {STUDENT: [item["bom-ref"] for item in (*teachers, *own_data, *libraries)]}
-    graph |= {item["bom-ref"]: _needs(item) for item in models}
-    graph |= {item["bom-ref"]: [] for item in (*data, *libraries)}
-    return [{"ref": reference, "dependsOn": needs} for reference, needs in graph.items()]
-
-
-def _needs(model: Mapping[str, Any]) -> list[str]:
+def _dependencies(model: Component) -> list[str]:
     stated = {item["name"]: item["value"] for item in model.get("properties", [])}
     parameters = model.get("modelCard", {}).get("modelParameters", {})
     ancestors: list[str] = json.loads(stated.get("limbeck:ancestors", "[]"))

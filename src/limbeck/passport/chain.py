@@ -8,7 +8,7 @@ reference of every descendant.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,15 @@ from limbeck.passport import components
 from limbeck.passport.document import PASSPORT, member, properties_of
 from limbeck.passport.equivalence import read_robustness
 from limbeck.passport.facts import ModelFacts
-from limbeck.passport.folder import Finding, hash_file, survey
-from limbeck.passport.lineage import (
-    STUDENT,
-    ancestors_of,
-    as_teacher,
-    by_reference,
-    topological,
-)
+from limbeck.passport.folder import Issue, hash_file, scan_folder
+from limbeck.passport.lineage import STUDENT, ancestors_of, as_teacher, by_reference, topological
 from limbeck.passport.policy import CLASSES, rank
 
 _KINDS = {"machine-learning-model": "model", "data": "data"}
-_SHOWN = ("digest", "licence", "terms", "owner", "flags", "risk", "architecture", "version")
+_COMPARED = ("digest", "licence", "terms", "owner", "flags", "risk", "architecture", "version")
 
 
-def of_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) -> Iterator[Finding]:
+def check_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) -> Iterator[Issue]:
     """Yield the contradictions between the places where a passport states its lineage.
 
     Args:
@@ -46,50 +40,54 @@ def of_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) ->
         kind = _KINDS.get(str(component.get("type")))
         if kind is not None and reference != STUDENT:
             content = {key: value for key, value in component.items() if key != "bom-ref"}
-            named = components.reference(kind, content)
-            if named != reference:
+            computed = components.reference(kind, content)
+            if computed != reference:
                 where = str(component.get("name"))
-                yield Finding("lineage", where, repr(reference), f"contents that make {named!r}")
-    graph = _graph(document, models)
+                yield Issue("lineage", where, repr(reference), f"contents that make {computed!r}")
+    graph: dict[str, set[str]] = {}
+    for number, entry in enumerate(member(document, "dependencies", list, "passport")):
+        where = f"dependencies[{number}]"
+        needs = member(entry, "dependsOn", list, where)
+        teachers = {need for need in needs if isinstance(need, str) and need in models}
+        graph[member(entry, "ref", str, where)] = teachers
     for reference, model in models.items():
-        elders = ancestors_of(found[reference], reference)
-        named_again = components.pedigree([found[elder] for elder in elders])
-        if found[reference].get("pedigree", {}) != named_again:
-            listed = f"the ancestors {_names(models, elders)}"
-            yield Finding("lineage", model.name, listed, "others in its pedigree")
-        if graph.get(reference) != set(elders):
-            listed = f"the ancestors {_names(models, elders)}"
-            yield Finding("lineage", model.name, listed, "others in the graph of dependencies")
+        ancestors = ancestors_of(found[reference], reference)
+        names = ", ".join(repr(models[ancestor].name) for ancestor in ancestors) or "none"
+        pedigree = components.pedigree([found[ancestor] for ancestor in ancestors])
+        if found[reference].get("pedigree", {}) != pedigree:
+            yield Issue("lineage", model.name, f"the ancestors {names}", "others in its pedigree")
+        if graph.get(reference) != set(ancestors):
+            others = "others in the graph of dependencies"
+            yield Issue("lineage", model.name, f"the ancestors {names}", others)
 
 
-def of_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[Finding]:
+def check_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[Issue]:
     """Yield a class of risk or a robustness verdict that does not follow from the stated facts.
 
     Raises:
         InputError: A part of it cannot be parsed.
     """
-    family = topological([student])
-    strange = [model for model in family if model.risk and model.risk not in CLASSES]
-    for model in strange:
-        yield Finding("risk", model.name, f"one of {', '.join(CLASSES)}", repr(model.risk))
-    if not strange:
-        highest = max((model.risk for model in family), key=rank)
+    lineage = topological([student])
+    unknown = [model for model in lineage if model.risk and model.risk not in CLASSES]
+    for model in unknown:
+        yield Issue("risk", model.name, f"one of {', '.join(CLASSES)}", repr(model.risk))
+    if not unknown:
+        highest = max((model.risk for model in lineage), key=rank)
         if rank(student.risk) < rank(highest) and not student.risk_justification.strip():
             listed = f"{highest!r}, the class of an ancestor, or a reason why not"
-            yield Finding("risk", student.name, listed, repr(student.risk))
-    component = member(
-        member(document, "metadata", dict, "passport"), "component", dict, "metadata"
-    )
+            yield Issue("risk", student.name, listed, repr(student.risk))
+    metadata = member(document, "metadata", dict, "passport")
+    component = member(metadata, "component", dict, "metadata")
     robustness = properties_of(component, "metadata.component").get("limbeck:robustness")
     if robustness is not None:
         try:
             read_robustness(robustness, "limbeck:robustness")
         except InputError as error:
             listed = "verdicts that follow from their figures"
-            yield Finding("robustness", student.name, listed, str(error))
+            yield Issue("robustness", student.name, listed, str(error))
 
 
-def of_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Finding]:
+def check_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Issue]:
     """Check that the lineage names a teacher.
 
     Args:
@@ -103,16 +101,19 @@ def of_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Findin
     ancestors = [model for reference, model in models.items() if reference != STUDENT]
     if os.path.lexists(passport_of(place)):
         try:
-            yield from _of_generation(ancestors, as_teacher(passport_of(place)))
+            yield from _compare_teacher(ancestors, as_teacher(passport_of(place)))
         except InputError as error:
-            yield Finding("lineage", place.name, "a teacher's passport", str(error))
-    elif not place.exists():
+            yield Issue("lineage", place.name, "a teacher's passport", str(error))
+        return
+    if not place.exists():
         raise InputError(Problem("lineage", str(place), "a teacher's folder or file of weights"))
-    else:
-        hashes = _hashes(place)
-        if not any(model.digest in hashes for model in ancestors):
-            listed = _digests(ancestors)
-            yield Finding("lineage", place.name, listed, "none of these among its files")
+    hashes: set[str] = set()
+    if place.is_dir():
+        hashes = {contents.sha256 for contents in scan_folder(place, exclude=()).files.values()}
+    elif place.is_file():
+        hashes = {hash_file(place).sha256}
+    if not any(model.digest in hashes for model in ancestors):
+        yield Issue("lineage", place.name, _digests(ancestors), "none of these among its files")
 
 
 def passport_of(place: Path) -> Path:
@@ -120,60 +121,42 @@ def passport_of(place: Path) -> Path:
     return place if place.suffix == ".json" and place.is_file() else place / PASSPORT
 
 
-def _of_generation(ancestors: list[ModelFacts], given: ModelFacts) -> Iterator[Finding]:
+def _compare_teacher(ancestors: Sequence[ModelFacts], given: ModelFacts) -> Iterator[Issue]:
     # Both are rewritten, so that the limbeck version that wrote them makes no difference.
     written = components.models([*ancestors, given])
     reference = written[id(given)]["bom-ref"]
     if reference in {written[id(model)]["bom-ref"] for model in ancestors}:
         return
     same = [model for model in ancestors if given.digest and model.digest == given.digest]
-    called = same or [model for model in ancestors if model.name == given.name]
-    if not called:
+    same = same or [model for model in ancestors if model.name == given.name]
+    if not same:
         found = f"a teacher of sha256 {given.digest or 'that is not stated'}"
-        yield Finding("lineage", given.name, _digests(ancestors), found)
-    for model in called[:1]:
-        for field in _SHOWN:
-            listed, found = getattr(model, field), getattr(given, field)
-            if listed != found:
-                yield Finding("lineage", given.name, f"{field} {listed!r}", f"{field} {found!r}")
-        for field in ("name", "data", "metrics", "ancestors"):
-            listed, found = (_named(written, one, field) for one in (model, given))
-            if listed != found:
-                yield Finding("lineage", given.name, f"{field} {listed}", f"{field} {found}")
+        yield Issue("lineage", given.name, _digests(ancestors), found)
+        return
+    expected = same[0]
+    for field in _COMPARED:
+        listed, actual = getattr(expected, field), getattr(given, field)
+        if listed != actual:
+            yield Issue("lineage", given.name, f"{field} {listed!r}", f"{field} {actual!r}")
+    stated, current = (_references(written, model) for model in (expected, given))
+    for field in stated:
+        if stated[field] != current[field]:
+            listed, found = f"{field} {stated[field]}", f"{field} {current[field]}"
+            yield Issue("lineage", given.name, listed, found)
 
 
-def _named(written: Mapping[int, Mapping[str, Any]], model: ModelFacts, field: str) -> str:
-    component = written[id(model)]
-    if field == "ancestors":
-        return repr(sorted(str(written[id(one)]["bom-ref"]) for one in model.ancestors))
-    if field == "data":
-        return repr(sorted(str(components.data(one)["bom-ref"]) for one in model.data))
-    if field == "metrics":
-        return repr([(one.name, one.value) for one in model.metrics])
-    return repr(component["name"])
+def _references(written: Mapping[int, Mapping[str, Any]], model: ModelFacts) -> dict[str, str]:
+    content = {
+        "name": written[id(model)]["name"],
+        "data": sorted(str(components.data(one)["bom-ref"]) for one in model.data),
+        "metrics": [(one.name, one.value) for one in model.metrics],
+        "ancestors": sorted(str(written[id(one)]["bom-ref"]) for one in model.ancestors),
+    }
+    # As text, so that a NaN equals another.
+    return {field: repr(value) for field, value in content.items()}
 
 
-def _graph(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for number, entry in enumerate(member(document, "dependencies", list, "passport")):
-        where = f"dependencies[{number}]"
-        needs = member(entry, "dependsOn", list, where)
-        taught_by = {need for need in needs if isinstance(need, str) and need in models}
-        found[member(entry, "ref", str, where)] = taught_by
-    return found
-
-
-def _hashes(place: Path) -> set[str]:
-    if place.is_dir():
-        return {contents.sha256 for contents in survey(place, apart=()).files.values()}
-    return {hash_file(place).sha256} if place.is_file() else set()
-
-
-def _names(models: Mapping[str, ModelFacts], references: list[str]) -> str:
-    return ", ".join(repr(models[reference].name) for reference in references) or "none"
-
-
-def _digests(ancestors: list[ModelFacts]) -> str:
+def _digests(ancestors: Sequence[ModelFacts]) -> str:
     shown = [f"{model.name!r} of sha256 {model.digest or 'not stated'}" for model in ancestors[:5]]
     more = f" and {len(ancestors) - 5} more" if len(ancestors) > 5 else ""
     return ("the teachers " + ", ".join(shown) + more) if shown else "no teacher"

@@ -7,18 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from limbeck.passport.document import canonical, sha256
+from limbeck.passport.document import SHA256, canonical, sha256
 from limbeck.passport.facts import DatasetFacts, MetricFacts, ModelFacts
 from limbeck.passport.folder import FileHash
 from limbeck.passport.licences import licences
 from limbeck.passport.lineage import topological
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_ADDRESS = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/@+-]*)?")
+Component = dict[str, Any]
+
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/@+-]*)?")
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-def filled(component: Mapping[str, Any]) -> dict[str, Any]:
+def filled(component: Mapping[str, Any]) -> Component:
     """Remove empty values.
 
     Example:
@@ -40,96 +41,88 @@ def properties(facts: Mapping[str, str | None]) -> list[dict[str, str]]:
 
 def hashes(digest: str) -> list[dict[str, str]]:
     """Return a SHA-256 as CycloneDX hashes; anything else becomes an empty list."""
-    return [{"alg": "SHA-256", "content": digest}] if _SHA256.fullmatch(digest) else []
+    return [{"alg": "SHA-256", "content": digest}] if SHA256.fullmatch(digest) else []
 
 
-def metric(facts: MetricFacts) -> dict[str, Any]:
+def metric(facts: MetricFacts) -> Component:
     """Convert a measurement; its name carries the unit, for which CycloneDX has no field.
 
     Example:
         >>> metric(MetricFacts("latency_p50", 0.25, unit="ms"))
         {'type': 'latency_p50 (ms)', 'value': '0.25'}
     """
-    interval = {"lowerBound": _number(facts.low), "upperBound": _number(facts.high)}
+    bounds = {"lowerBound": facts.low, "upperBound": facts.high}
+    interval = {key: repr(float(value)) for key, value in bounds.items() if value is not None}
     name = f"{facts.name} ({facts.unit})" if facts.unit else facts.name
-    rest = {"slice": facts.slice, "confidenceInterval": filled(interval)}
-    return {"type": name, "value": _number(facts.value), **filled(rest)}
+    rest = {"slice": facts.slice, "confidenceInterval": interval}
+    return {"type": name, "value": repr(float(facts.value)), **filled(rest)}
 
 
-def data(facts: DatasetFacts) -> dict[str, Any]:
+def data(facts: DatasetFacts) -> Component:
     """Convert data into a component whose reference is a hash of its content."""
-    return _named(
-        "data",
-        {
-            "type": "data",
-            "name": facts.name,
-            "hashes": hashes(facts.fingerprint),
-            "licenses": licences(facts.licence),
-            "externalReferences": _references(facts.source),
-            "data": [{"type": "dataset", "name": facts.name}],
-            "properties": properties(
-                {
-                    "source": facts.source,
-                    "fingerprint": facts.fingerprint,
-                    "licence": _unstated(facts.licence),
-                    "classes": written(facts.classes),
-                    "counts": canonical(dict(facts.counts)) if facts.counts else "",
-                    "terms": written(facts.terms),
-                }
-            ),
-        },
-    )
-
-
-def model(
-    facts: ModelFacts, ancestors: Sequence[dict[str, Any]], made_with: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Convert an ancestor model into a component; its reference hashes its content and lineage."""
-    card = {
-        "modelParameters": filled(
-            {
-                "modelArchitecture": facts.architecture,
-                "datasets": [{"ref": item["bom-ref"]} for item in made_with],
-            }
-        ),
-        "quantitativeAnalysis": filled(
-            {"performanceMetrics": [metric(item) for item in facts.metrics]}
-        ),
+    stated = {
+        "source": facts.source,
+        "fingerprint": facts.fingerprint,
+        "licence": _not_stated(facts.licence),
+        "classes": written(facts.classes),
+        "counts": canonical(dict(facts.counts)) if facts.counts else "",
+        "terms": written(facts.terms),
     }
-    return _named(
-        "model",
-        {
-            "type": "machine-learning-model",
-            "name": facts.name,
-            "version": facts.version,
-            "hashes": hashes(facts.digest),
-            "licenses": licences(facts.licence),
-            "externalReferences": _references(facts.source),
-            "modelCard": filled(card),
-            "pedigree": pedigree(ancestors),
-            "properties": properties(
-                {
-                    "source": facts.source,
-                    "digest": facts.digest,
-                    "licence": _unstated(facts.licence),
-                    # Two models with the same name and hash may come from different teachers.
-                    "ancestors": written(item["bom-ref"] for item in ancestors),
-                    **inherited(facts),
-                }
-            ),
-        },
-    )
+    component = {
+        "type": "data",
+        "name": facts.name,
+        "hashes": hashes(facts.fingerprint),
+        "licenses": licences(facts.licence),
+        "externalReferences": _references(facts.source),
+        "data": [{"type": "dataset", "name": facts.name}],
+        "properties": properties(stated),
+    }
+    return _with_reference("data", component)
 
 
-def inherited(facts: ModelFacts) -> dict[str, str]:
-    """Return the facts that a model passes on besides its weights, for `properties`."""
-    return {
+def models(teachers: Iterable[ModelFacts]) -> dict[int, Component]:
+    """Convert models and all their ancestors into components, keyed by the `id` of the facts.
+
+    A model's reference is a hash of its content and lineage.
+    """
+    found: dict[int, Component] = {}
+    for facts in topological(teachers):
+        found[id(facts)] = _model(facts, unique(found[id(item)] for item in facts.ancestors))
+    return found
+
+
+def _model(facts: ModelFacts, ancestors: Sequence[Component]) -> Component:
+    datasets = [{"ref": item["bom-ref"]} for item in unique(data(one) for one in facts.data)]
+    parameters = {"modelArchitecture": facts.architecture, "datasets": datasets}
+    metrics = [metric(item) for item in facts.metrics]
+    card = {
+        "modelParameters": filled(parameters),
+        "quantitativeAnalysis": filled({"performanceMetrics": metrics}),
+    }
+    stated = {
+        "source": facts.source,
+        "digest": facts.digest,
+        "licence": _not_stated(facts.licence),
+        # Two models with the same name and hash may come from different teachers.
+        "ancestors": written(item["bom-ref"] for item in ancestors),
         "owner": facts.owner,
         "terms": written(facts.terms),
         "flags": written(facts.flags),
         "risk": facts.risk,
         "risk-justification": facts.risk_justification,
     }
+    component = {
+        "type": "machine-learning-model",
+        "name": facts.name,
+        "version": facts.version,
+        "hashes": hashes(facts.digest),
+        "licenses": licences(facts.licence),
+        "externalReferences": _references(facts.source),
+        "modelCard": filled(card),
+        "pedigree": pedigree(ancestors),
+        "properties": properties(stated),
+    }
+    return _with_reference("model", component)
 
 
 def written(texts: Iterable[str]) -> str:
@@ -143,23 +136,14 @@ def written(texts: Iterable[str]) -> str:
     return canonical(listed) if listed else ""
 
 
-def models(teachers: Iterable[ModelFacts]) -> dict[int, dict[str, Any]]:
-    """Convert models and all their ancestors into components, keyed by the `id` of the facts."""
-    found: dict[int, dict[str, Any]] = {}
-    for facts in topological(teachers):
-        ancestors = unique(found[id(item)] for item in facts.ancestors)
-        found[id(facts)] = model(facts, ancestors, unique(data(item) for item in facts.data))
-    return found
-
-
-def unique(components: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def unique(components: Iterable[Component]) -> list[Component]:
     """Return each component once, ordered by reference."""
     # References are content hashes: the same reference is the same component.
     found = {item["bom-ref"]: item for item in components}
     return [found[reference] for reference in sorted(found)]
 
 
-def pedigree(ancestors: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def pedigree(ancestors: Sequence[Component]) -> Component:
     """Return the pedigree of a model.
 
     Ancestors are referenced here and described in full among the components, each with its own
@@ -171,7 +155,7 @@ def pedigree(ancestors: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"ancestors": named} if named else {}
 
 
-def file(name: str, contents: FileHash) -> dict[str, Any]:
+def file(name: str, contents: FileHash) -> Component:
     """Convert a file of the student folder into a component."""
     return {
         "type": "file",
@@ -182,7 +166,7 @@ def file(name: str, contents: FileHash) -> dict[str, Any]:
     }
 
 
-def software(name: str, version: str) -> dict[str, Any]:
+def software(name: str, version: str) -> Component:
     """Convert a library into a component.
 
     Example:
@@ -191,19 +175,18 @@ def software(name: str, version: str) -> dict[str, Any]:
     """
     # Python and limbeck are not on the index that "pypi" denotes; a stranger's package could be.
     indexed = name.lower() not in ("python", "limbeck") and _DISTRIBUTION.fullmatch(name)
-    address = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version, safe='')}"
+    url = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{quote(version, safe='')}"
     return {
         "type": "platform" if name.lower() == "python" else "library",
         "bom-ref": f"software:{name}",
         "name": name,
-        **filled({"version": version, "purl": address if indexed and version else ""}),
+        **filled({"version": version, "purl": url if indexed and version else ""}),
     }
 
 
-def _named(kind: str, component: dict[str, Any]) -> dict[str, Any]:
-    content = filled(component)
+def _with_reference(kind: str, component: Component) -> Component:
     # CycloneDX requires a name, even an empty one.
-    content["name"] = component["name"]
+    content = filled(component) | {"name": component["name"]}
     return {"bom-ref": reference(kind, content), **content}
 
 
@@ -218,14 +201,8 @@ def reference(kind: str, content: Mapping[str, Any]) -> str:
 
 
 def _references(source: str) -> list[dict[str, str]]:
-    if not _ADDRESS.fullmatch(source):
-        return []
-    return [{"type": "distribution", "url": source}]
+    return [{"type": "distribution", "url": source}] if _URL.fullmatch(source) else []
 
 
-def _unstated(licence: str) -> str:
+def _not_stated(licence: str) -> str:
     return "" if licence.strip() else "not stated"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else repr(float(value))

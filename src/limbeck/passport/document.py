@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from limbeck.core.files import read_bytes
 from limbeck.errors import InputError, Problem
 from limbeck.passport.folder import FileHash
+
+if TYPE_CHECKING:
+    from cyclonedx.validation.json import JsonStrictValidator
 
 PASSPORT = "passport.json"
 """The passport's file name in a student folder."""
@@ -28,14 +32,18 @@ CONTENT = "limbeck:content-sha256"
 """The property that holds the hash of the passport's own content."""
 
 LARGEST = 64 * 2**20
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+"""The largest passport in bytes."""
+
+MOST_ERRORS = 100
+"""The most schema violations that are collected."""
+
+SCHEMA_LARGEST = 2**20
+"""The longest document, in characters, that is validated: more would take seconds."""
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _KINDS: dict[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-}
+    dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number",
+}  # fmt: skip
 
 
 def canonical(content: Any) -> str:
@@ -84,11 +92,9 @@ def read(path: Path) -> tuple[dict[str, Any], bool]:
     Raises:
         InputError: There is no such file, or it is not a JSON object that could be a passport.
     """
-    raw = _bytes(path)
+    raw = read_bytes(path, limit=LARGEST, allowed="the passport.json of a student, up to 64 MiB")
     try:
-        document = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
-        )
+        document = strict_json(raw.decode("utf-8"))
         as_written = render(document).encode("ascii") == raw
     except RecursionError:
         refuse(str(path), "too many levels of nesting", "a CycloneDX document")
@@ -103,11 +109,7 @@ def read(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def refuse(where: str, given: object, allowed: str) -> NoReturn:
-    """Raise an error about a passport.
-
-    Raises:
-        InputError: Always.
-    """
+    """Raise an `InputError` about a passport."""
     # The place may contain a foreign name, which must not control a terminal.
     place = where if where.isprintable() else ascii(where)
     raise InputError(Problem(place, given, allowed, "This is not a passport written by limbeck."))
@@ -143,7 +145,7 @@ def properties_of(parent: Any, where: str) -> dict[str, str]:
     for number, item in enumerate(member(parent, "properties", list, where)):
         name = member(item, "name", str, f"{where}.properties[{number}]")
         if name in found:
-            refuse(f"{where}.properties[{number}].name", name, "a name that stands once")
+            refuse(f"{where}.properties[{number}].name", name, "each name once")
         found[name] = member(item, "value", str, f"{where}.properties[{number}]")
     return found
 
@@ -159,7 +161,7 @@ def sha256_of(component: Any, where: str) -> str:
         for item in member(component, "hashes", list, where)
         if member(item, "alg", str, f"{where}.hashes") == "SHA-256"
     ]
-    if len(hashes) != 1 or not _SHA256.fullmatch(hashes[0]):
+    if len(hashes) != 1 or not SHA256.fullmatch(hashes[0]):
         refuse(f"{where}.hashes", hashes, "one SHA-256, of 64 hexadecimal digits in lower case")
     return str(hashes[0])
 
@@ -177,25 +179,20 @@ def json_of(text: str, kind: type, where: str) -> Any:
     try:
         content = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError):
-        refuse(where, text, f"{_KINDS[kind]} in JSON")
+        content = None
     if not isinstance(content, kind):
         refuse(where, text, f"{_KINDS[kind]} in JSON")
     return content
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise InputError(
-                Problem(str(path), "no such file", "the passport.json of a student folder")
-            )
-        if path.stat().st_size > LARGEST:
-            refuse(str(path), f"{path.stat().st_size:,} bytes", "at most 64 MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            Problem(str(path), error.strerror or str(error), "a passport that can be read")
-        ) from error
+def strict_json(text: str | bytes) -> Any:
+    """Parse JSON, refusing duplicate keys, NaN and infinities.
+
+    Raises:
+        ValueError: It is not JSON, or a key is repeated in an object.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,13 +204,12 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def no_constant(name: str) -> NoReturn:
-    """Raise for NaN and infinities, as `parse_constant` of `json.loads`."""
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedFacts:
     """The facts that a passport states of the student and its files.
 
     Attributes:
@@ -237,12 +233,8 @@ class Stated:
     content_sha256: str
 
 
-def read_stated(document: dict[str, Any], own_name: str) -> Stated:
-    """Read the verifiable facts of a passport.
-
-    Args:
-        document: The passport.
-        own_name: The name of its own file.
+def read_stated(document: dict[str, Any], own_name: str) -> StatedFacts:
+    """Read the verifiable facts of a passport, whose own file has the name `own_name`.
 
     Raises:
         InputError: A required fact is missing.
@@ -251,7 +243,7 @@ def read_stated(document: dict[str, Any], own_name: str) -> Stated:
     student = member(metadata, "component", dict, "metadata")
     about = properties_of(metadata, "metadata")
     where = "metadata.component"
-    stated = Stated(
+    stated = StatedFacts(
         student=member(student, "name", str, where),
         id=properties_of(student, where).get("limbeck:id", ""),
         model_file=_property(student, "limbeck:model-file", where),
@@ -263,9 +255,8 @@ def read_stated(document: dict[str, Any], own_name: str) -> Stated:
     )
     entry = stated.files.get(stated.model_file)
     if entry is None or entry.sha256 != stated.model_sha256:
-        refuse(
-            f"{where}: limbeck:model-file", stated.model_file, "a listed file, with the same hash"
-        )
+        allowed = "a listed file, with the same hash"
+        refuse(f"{where}: limbeck:model-file", stated.model_file, allowed)
     return stated
 
 
@@ -289,22 +280,11 @@ def _property(parent: dict[str, Any], name: str, where: str) -> str:
     return str(member(properties_of(parent, where), name, str, f"{where}.properties"))
 
 
-MOST_ERRORS = 100
-"""The most schema violations that are collected."""
-
-SCHEMA_LARGEST = 2**20
-"""The longest document, in characters, that is validated: more would take seconds."""
-
-
 def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Validate a passport with cyclonedx-python-lib, strictly.
 
-    Args:
-        passport: The document.
-
     Returns:
-        The first hundred schema violations; empty for a valid document; `None` if the library is
-        not installed.
+        The first hundred schema violations; `None` if the library is not installed.
 
     Example:
         >>> validate({"bomFormat": "CycloneDX", "specVersion": "1.6"}) in ((), None)
@@ -328,7 +308,7 @@ def validate(passport: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 @cache
-def _validator() -> Any:
+def _validator() -> JsonStrictValidator | None:
     try:
         from cyclonedx.exception import MissingOptionalDependencyException
         from cyclonedx.schema import SchemaVersion

@@ -2,8 +2,8 @@
 
 Both formats store metadata beside their tensors: safetensors in the `__metadata__` of the JSON
 header (https://huggingface.co/docs/safetensors), ONNX in the `metadata_props` of the model's
-protobuf message. A file is handled as a list of byte ranges; writing a note replaces ranges of the
-header and copies the bytes of the tensors unchanged, at any file size.
+protobuf message. A file is handled as a list of byte ranges; writing an entry replaces ranges of
+the header and copies the bytes of the tensors unchanged, at any file size.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from limbeck.errors import InputError, Problem
 from limbeck.passport.document import (
     PASSPORT,
     SIGNATURE,
-    Stated,
+    StatedFacts,
     canonical,
     member,
-    no_constant,
-    unique,
+    strict_json,
 )
 from limbeck.passport.facts import ModelFacts, PassportFacts
-from limbeck.passport.folder import Finding, hash_file, replacing, survey
-from limbeck.passport.licences import spelled
+from limbeck.passport.folder import Issue, hash_file, replacing, scan_folder
+from limbeck.passport.licences import normalized_licence
 from limbeck.passport.lineage import topological
 from limbeck.passport.policy import inherit
 
-Piece = bytes | range
+Segment = bytes | range
 """Bytes to write, or their range in the file."""
+
+KEY = "limbeck.passport"
+"""The key in a file's metadata."""
 
 LARGEST_HEADER = 100_000_000
 """The largest header in bytes, the limit of the safetensors library too."""
@@ -48,45 +50,44 @@ _BLOCK = 2**20
 _METADATA = "__metadata__"
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _METADATA_PROPS = 14
+_IDS = uuid.UUID("0b1f7a0e-8a53-5b52-9a2e-5d1c3f6b7d42")
 
 
 @dataclass(frozen=True)
 class Container:
-    """A file that can carry a note.
+    """A file that can carry an entry of embedded metadata.
 
     Attributes:
         path: The file.
-        note: Its note, if any.
-        bare: The file without the note, in one form whether or not it ever carried one.
-        noted: Returns the file with a note.
+        entry: The text of its entry, if any.
+        bare: The file without the entry, in one form whether or not it ever carried one.
+        with_entry: Returns the file with an entry.
     """
 
     path: Path
-    note: str | None
-    bare: tuple[Piece, ...]
-    noted: Callable[[str], tuple[Piece, ...]]
+    entry: str | None
+    bare: tuple[Segment, ...]
+    with_entry: Callable[[str], tuple[Segment, ...]]
 
     def bare_sha256(self) -> str:
-        """Return the SHA-256 of the file without its note."""
+        """Return the SHA-256 of the file without its entry."""
         digest = hashlib.sha256()
         with self.path.open("rb") as file:
             for block in _blocks(file, self.bare):
                 digest.update(block)
         return digest.hexdigest()
 
-    def write(self, note: str) -> None:
-        """Write the note into the file atomically, replacing an earlier note."""
+    def write(self, entry: str) -> None:
+        """Write the entry into the file atomically, replacing an earlier one."""
         with self.path.open("rb") as file, replacing(self.path) as target:
-            for block in _blocks(file, self.noted(note)):
+            for block in _blocks(file, self.with_entry(entry)):
                 target.write(block)
 
 
 def open_container(path: Path, key: str) -> Container | None:
-    """Open a file by its suffix; return `None` if this file type cannot carry notes.
+    """Open a file by its suffix, to read or write the entry of a key.
 
-    Args:
-        path: The file.
-        key: The metadata key of the note.
+    Returns `None` if this file type cannot carry metadata.
 
     Raises:
         InputError: The file is not what its suffix claims.
@@ -100,64 +101,59 @@ def open_container(path: Path, key: str) -> Container | None:
     try:
         with path.open("rb") as file:
             return reader(path, file, os.fstat(file.fileno()).st_size, key)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "too many levels of nesting"
+    except RecursionError as error:
+        raise InputError(Problem(str(path), "too many levels of nesting", allowed)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(Problem(str(path), reason, allowed)) from error
-    except OSError as error:
-        raise InputError(Problem(str(path), error.strerror or str(error), allowed)) from error
 
 
 def _safetensors(path: Path, file: BinaryIO, size: int, key: str) -> Container:
     (length,) = struct.unpack("<Q", _exactly(file, 8))
     if length > min(LARGEST_HEADER, size - 8):
         raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
-    header = json.loads(
-        _exactly(file, length), object_pairs_hook=unique, parse_constant=no_constant
-    )
+    header = strict_json(_exactly(file, length))
     metadata = header.get(_METADATA, {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("the header is not an object with an object of metadata")
-    note = metadata.get(key)
-    if note is not None and not isinstance(note, str):
+    entry = metadata.get(key)
+    if entry is not None and not isinstance(entry, str):
         raise ValueError(f"{key} is not a text")
     tensors = {name: value for name, value in header.items() if name != _METADATA}
     others = {name: value for name, value in metadata.items() if name != key}
     data = range(8 + length, size)
-    plain = canonical({_METADATA: others, **tensors} if others else tensors).encode()
+    bare = canonical({_METADATA: others, **tensors} if others else tensors).encode()
 
-    def noted(text: str) -> tuple[Piece, ...]:
-        return (_header({_METADATA: {**others, key: text}, **tensors}), data)
+    def with_entry(text: str) -> tuple[Segment, ...]:
+        content = {_METADATA: {**others, key: text}, **tensors}
+        written = json.dumps(content, separators=(",", ":")).encode()
+        # The format requires tensors to begin at a multiple of eight, padded with spaces.
+        written += b" " * (-len(written) % 8)
+        return (struct.pack("<Q", len(written)) + written, data)
 
-    return Container(path, note, (plain, data), noted)
-
-
-def _header(content: dict[str, Any]) -> bytes:
-    text = json.dumps(content, separators=(",", ":")).encode()
-    # The format requires tensors to begin at a multiple of eight, padded with spaces.
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    return Container(path, entry, (bare, data), with_entry)
 
 
 def _onnx(path: Path, file: BinaryIO, size: int, key: str) -> Container:
-    notes: list[str] = []
-    bare: list[Piece] = []
+    entries: list[str] = []
+    bare: list[Segment] = []
     start = 0
-    for end, entry in _fields(file, size):
-        note = _note(entry, key) if entry is not None else None
-        if note is None:
+    for end, content in _fields(file, size):
+        entry = _entry(content, key) if content is not None else None
+        if entry is None:
             bare.append(range(start, end))
         else:
-            notes.append(note)
+            entries.append(entry)
         start = end
-    if len(notes) > 1:
+    if len(entries) > 1:
         raise ValueError(f"{key} stands twice")
 
-    def noted(text: str) -> tuple[Piece, ...]:
-        entry = _field(1, key.encode()) + _field(2, text.encode())
+    def with_entry(text: str) -> tuple[Segment, ...]:
+        content = _field(1, key.encode()) + _field(2, text.encode())
         # The fields of a message may be in any order: appending moves nothing.
-        return (*bare, _field(_METADATA_PROPS, entry))
+        return (*bare, _field(_METADATA_PROPS, content))
 
-    return Container(path, notes[0] if notes else None, tuple(bare), noted)
+    return Container(path, entries[0] if entries else None, tuple(bare), with_entry)
 
 
 def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes | None]]:
@@ -169,12 +165,12 @@ def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes | None]]:
         length = _length(file, kind)
         if number == 0 or length > size - file.tell():
             raise ValueError("a field that leads out of the file")
-        entry = None
+        content = None
         if number == _METADATA_PROPS and kind == _LENGTH and length <= _BLOCK:
-            entry = _exactly(file, length)
+            content = _exactly(file, length)
         else:
             file.seek(length, os.SEEK_CUR)
-        yield file.tell(), entry
+        yield file.tell(), content
     raise ValueError(f"more than {MOST_FIELDS:,} fields")
 
 
@@ -199,27 +195,26 @@ def _varint(file: BinaryIO) -> int:
     raise ValueError("a number of more than ten bytes")
 
 
-def _note(entry: bytes, key: str) -> str | None:
-    file, parts = BytesIO(entry), {1: b"", 2: b""}
-    while file.tell() < len(entry):
+def _entry(content: bytes, key: str) -> str | None:
+    file, parts = BytesIO(content), {1: b"", 2: b""}
+    while file.tell() < len(content):
         number, kind = divmod(_varint(file), 8)
-        content = _exactly(file, _length(file, kind))
+        part = _exactly(file, _length(file, kind))
         if number in parts and kind == _LENGTH:
-            parts[number] = content
+            parts[number] = part
     return parts[2].decode() if parts[1] == key.encode() else None
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return _number(number * 8 + _LENGTH) + _number(len(content)) + content
+    return _encode_varint(number * 8 + _LENGTH) + _encode_varint(len(content)) + content
 
 
-def _number(value: int) -> bytes:
-    found = bytearray()
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    return bytes([*encoded, value])
 
 
 def _exactly(file: BinaryIO, length: int) -> bytes:
@@ -229,26 +224,22 @@ def _exactly(file: BinaryIO, length: int) -> bytes:
     return content
 
 
-def _blocks(file: BinaryIO, pieces: Iterable[Piece]) -> Iterator[bytes]:
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            yield piece
+def _blocks(file: BinaryIO, segments: Iterable[Segment]) -> Iterator[bytes]:
+    for segment in segments:
+        if isinstance(segment, bytes):
+            yield segment
             continue
-        file.seek(piece.start)
-        for place in range(piece.start, piece.stop, _BLOCK):
-            yield _exactly(file, min(_BLOCK, piece.stop - place))
+        file.seek(segment.start)
+        for place in range(segment.start, segment.stop, _BLOCK):
+            yield _exactly(file, min(_BLOCK, segment.stop - place))
 
 
 _READERS = {".safetensors": _safetensors, ".onnx": _onnx}
-KEY = "limbeck.passport"
-"""The stamp's key in a file's metadata."""
-
-_IDS = uuid.UUID("0b1f7a0e-8a53-5b52-9a2e-5d1c3f6b7d42")
 
 
 @dataclass(frozen=True)
 class EmbeddedMetadata:
-    """A passport's short form.
+    """A passport's short form, embedded in a model file.
 
     Attributes:
         name: The student's name.
@@ -256,7 +247,7 @@ class EmbeddedMetadata:
         roots: Each root teacher's name and the SHA-256 of its weights (empty when not stated).
         licence: The student's licence; empty when not stated.
         risk: Its class of risk; empty when not stated.
-        weights_sha256: The hash of this file without the stamp.
+        weights_sha256: The hash of this file without the embedded metadata.
     """
 
     name: str
@@ -267,58 +258,65 @@ class EmbeddedMetadata:
     weights_sha256: str
 
     def text(self) -> str:
-        """Write the stamp as the text stored in a file."""
-        content = {**vars(self), "roots": [list(root) for root in self.roots]}
-        return canonical(content)
+        """Return the text stored in a file."""
+        return canonical({**vars(self), "roots": [list(root) for root in self.roots]})
 
 
 def embed_metadata(facts: PassportFacts) -> tuple[str, ...]:
-    """Write the stamp into every safetensors and ONNX file of a student folder.
+    """Write the passport's short form into every safetensors and ONNX file of a student folder.
 
-    Call it before `build_passport`, with the same facts. It is idempotent.
-
-    Args:
-        facts: The facts of the passport.
-
-    Returns:
-        The stamped files, by their path in the folder.
+    Call it before `build_passport`, with the same facts. It is idempotent. Returns the changed
+    files, by their path in the folder.
 
     Raises:
         InputError: A file is not what its suffix claims, or the facts are invalid.
         LimbeckError: A file could not be written.
     """
     student = student_id(facts)
-    stamped = []
-    for name in sorted(survey(facts.folder, apart=(PASSPORT, SIGNATURE)).files):
+    risk = inherit(
+        facts.risk, topological(facts.teachers), justification=facts.risk_justification
+    ).risk
+    changed = []
+    for name in sorted(scan_folder(facts.folder, exclude=(PASSPORT, SIGNATURE)).files):
         path = facts.folder / name
         if path.is_symlink():
-            continue  # the link's target is stamped under its own name
+            continue  # the link's target is changed under its own name
         container = open_container(path, KEY)
         if container is not None:
-            container.write(_stamp(facts, student, container.bare_sha256()).text())
-            stamped.append(name)
-    return tuple(stamped)
+            metadata = EmbeddedMetadata(
+                name=facts.name,
+                id=student,
+                roots=roots_of(facts.teachers),
+                licence=normalized_licence(facts.licence),
+                risk=risk,
+                weights_sha256=container.bare_sha256(),
+            )
+            container.write(metadata.text())
+            changed.append(name)
+    return tuple(changed)
 
 
 def read_stamp(path: Path) -> EmbeddedMetadata | None:
-    """Read the stamp of a file; return `None` if it carries none.
+    """Read the embedded metadata of a file; return `None` if it carries none.
 
     Raises:
-        InputError: The file is not what its suffix claims, or its stamp is invalid.
+        InputError: The file is not what its suffix claims, or its metadata is invalid.
     """
     container = open_container(path, KEY)
-    return None if container is None or container.note is None else parse(container.note, path.name)
+    if container is None or container.entry is None:
+        return None
+    return parse(container.entry, path.name)
 
 
 def bare_sha256(path: Path) -> str:
-    """Compute the hash of a file without its stamp; of all its bytes if it cannot carry one.
+    """Compute the hash of a file without its embedded metadata; an invalid file carries none.
 
     Raises:
         InputError: The file cannot be read.
     """
     try:
         container = open_container(path, KEY)
-    except InputError:  # an invalid file carries no stamp
+    except InputError:
         container = None
     return hash_file(path).sha256 if container is None else container.bare_sha256()
 
@@ -341,42 +339,47 @@ def roots_of(teachers: Iterable[ModelFacts]) -> tuple[tuple[str, str], ...]:
         >>> roots_of([ModelFacts("base", ancestors=(ModelFacts("large", digest="a" * 4),))])
         (('large', 'aaaa'),)
     """
-    eldest = (model for model in topological(teachers) if not model.ancestors)
-    return tuple(sorted({(model.name, model.digest) for model in eldest}))
+    roots = (model for model in topological(teachers) if not model.ancestors)
+    return tuple(sorted({(model.name, model.digest) for model in roots}))
 
 
 def parse(text: str, where: str) -> EmbeddedMetadata:
-    """Parse a stamp from its text.
+    """Parse embedded metadata from its text.
 
     Raises:
-        InputError: It is not a stamp.
+        InputError: It has another format.
 
     Example:
-        >>> stamp = EmbeddedMetadata("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
-        >>> parse(stamp.text(), "model.onnx") == stamp
+        >>> metadata = EmbeddedMetadata("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
+        >>> parse(metadata.text(), "model.onnx") == metadata
         True
     """
     try:
-        content = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+        content = strict_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(Problem(f"{where}: {KEY}", text, "an object in JSON")) from error
-    texts = {
-        key: str(member(content, key, str, KEY))
-        for key in ("name", "id", "licence", "risk", "weights_sha256")
-    }
+    keys = ("name", "id", "licence", "risk", "weights_sha256")
+    texts = {key: str(member(content, key, str, KEY)) for key in keys}
     roots = tuple(_root(item, where) for item in member(content, "roots", list, KEY))
-    stamp = EmbeddedMetadata(roots=roots, **texts)
-    if text != stamp.text():
+    metadata = EmbeddedMetadata(roots=roots, **texts)
+    if text != metadata.text():
         raise InputError(Problem(f"{where}: {KEY}", text, "a stamp as limbeck writes it"))
-    return stamp
+    return metadata
 
 
-def of_stamps(
-    folder: Path, files: Iterable[str], student: ModelFacts, stated: Stated
-) -> Iterator[Finding]:
-    """Compare the stamps of a folder's files with its passport.
+def _root(item: Any, where: str) -> tuple[str, str]:
+    pair = isinstance(item, list) and len(item) == 2
+    if not pair or not all(isinstance(one, str) for one in item):
+        raise InputError(Problem(f"{where}: {KEY}: roots", item, "a name and a hash"))
+    return item[0], item[1]
 
-    A file that is not what its suffix claims carries no stamp, and is no finding here.
+
+def check_embedded_metadata(
+    folder: Path, files: Iterable[str], student: ModelFacts, stated: StatedFacts
+) -> Iterator[Issue]:
+    """Compare the embedded metadata of a folder's files with its passport.
+
+    A file that is not what its suffix claims carries none, and is no issue here.
 
     Args:
         folder: The student folder.
@@ -396,36 +399,14 @@ def of_stamps(
             container = open_container(folder / name, KEY)
         except InputError:
             continue
-        if container is None or container.note is None:
+        if container is None or container.entry is None:
             continue
         try:
-            found = vars(parse(container.note, "header"))
+            found = vars(parse(container.entry, "header"))
         except InputError as error:
-            yield Finding("stamp", name, "a stamp as limbeck writes it", str(error))
+            yield Issue("stamp", name, "a stamp as limbeck writes it", str(error))
             continue
-        held = {**expected, "weights_sha256": container.bare_sha256()}
-        for key, value in held.items():
+        for key, value in {**expected, "weights_sha256": container.bare_sha256()}.items():
             if found[key] != value:
-                yield Finding(
-                    "stamp", name, f"{key} {value!r}", f"{key} {found[key]!r} in its header"
-                )
-
-
-def _root(item: Any, where: str) -> tuple[str, str]:
-    if not (
-        isinstance(item, list) and len(item) == 2 and all(isinstance(one, str) for one in item)
-    ):
-        raise InputError(Problem(f"{where}: {KEY}: roots", item, "a name and a hash"))
-    return item[0], item[1]
-
-
-def _stamp(facts: PassportFacts, student: str, weights: str) -> EmbeddedMetadata:
-    family = topological(facts.teachers)
-    return EmbeddedMetadata(
-        name=facts.name,
-        id=student,
-        roots=roots_of(facts.teachers),
-        licence=spelled(facts.licence),
-        risk=inherit(facts.risk, family, justification=facts.risk_justification).risk,
-        weights_sha256=weights,
-    )
+                listed = f"{key} {value!r}"
+                yield Issue("stamp", name, listed, f"{key} {found[key]!r} in its header")

@@ -14,25 +14,30 @@ import contextlib
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from limbeck.core.files import read_bytes
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
-from limbeck.passport.document import SIGNATURE, no_constant, unique
-from limbeck.passport.folder import Finding, replacing
+from limbeck.passport.document import SHA256, SIGNATURE, strict_json, unique
+from limbeck.passport.folder import Issue, replacing
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _STATEMENT = "application/vnd.in-toto+json"
 _PREDICATE = "https://model_signing/signature/v1.0"
+_ALLOWED = "a signature as model-signing writes it"
 _LARGEST = 64 * 2**20
-LARGEST_KEY = 64 * 2**10
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_RECORD = 64 * 2**10
+_LARGEST_KEY = 64 * 2**10
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
 @dataclass(frozen=True)
@@ -56,59 +61,57 @@ class Envelope:
 class PublicKey:
     """A public key, and its SHA-256 as stated in signatures."""
 
-    key: Any
+    key: ec.EllipticCurvePublicKey
     sha256: str
 
     def signed(self, envelope: Envelope) -> bool:
         """Return whether a signature was made with this key."""
-        ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
+        curves = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
         hashes = require("cryptography.hazmat.primitives.hashes", extra="sign")
         exceptions = require("cryptography.exceptions", extra="sign")
         hash_of = {256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}
         # DSSE signs the payload together with its type and both lengths.
         head = f"DSSEv1 {len(_STATEMENT)} {_STATEMENT} {len(envelope.payload)} ".encode()
-        chosen = ec.ECDSA(hash_of[self.key.curve.key_size]())
+        algorithm = curves.ECDSA(hash_of[self.key.curve.key_size]())
         try:
-            self.key.verify(envelope.signature, head + envelope.payload, chosen)
+            self.key.verify(envelope.signature, head + envelope.payload, algorithm)
         except exceptions.InvalidSignature:
             return False
         return True
 
 
-def of_signature(
+def check_signature(
     folder: Path, found: Mapping[str, str], key: PublicKey | None
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     """Check a folder against its signature.
 
     Args:
         folder: The student folder.
         found: The SHA-256 of every file in it but the signature.
         key: The key that must have signed it; without one, only the hashes are compared, and a
-            folder without a signature is no finding.
+            folder without a signature has no issue.
     """
     path = folder / SIGNATURE
+    by_key = "" if key is None else f"a signature by the key {key.sha256}"
     if not os.path.lexists(path):
         if key is not None:
-            listed = f"a signature by the key {key.sha256}"
-            yield Finding("signature", SIGNATURE, listed, "no such file")
+            yield Issue("signature", SIGNATURE, by_key, "no such file")
         return
     try:
         envelope = read_envelope(path)
     except InputError as error:
-        listed = "a signature as model-signing writes it"
-        yield Finding("signature", SIGNATURE, listed, str(error))
+        yield Issue("signature", SIGNATURE, _ALLOWED, str(error))
         return
     if key is not None and envelope.key != key.sha256:
-        listed = f"a signature by the key {key.sha256}"
-        yield Finding("signature", SIGNATURE, listed, f"one by the key {envelope.key}")
+        yield Issue("signature", SIGNATURE, by_key, f"one by the key {envelope.key}")
     elif key is not None and not key.signed(envelope):
-        listed = f"a signature by the key {key.sha256}"
-        yield Finding("signature", SIGNATURE, listed, "one that this key did not make")
+        yield Issue("signature", SIGNATURE, by_key, "one that this key did not make")
     for name in sorted(envelope.files.keys() | found.keys()):
-        signed, there = envelope.files.get(name), found.get(name)
-        if signed != there:
+        signed, actual = envelope.files.get(name), found.get(name)
+        if signed != actual:
             listed = f"sha256 {signed}, signed" if signed else "nothing signed"
-            yield Finding("signature", name, listed, f"sha256 {there}" if there else "no such file")
+            current = f"sha256 {actual}" if actual else "no such file"
+            yield Issue("signature", name, listed, current)
 
 
 def read_public_key(path: Path) -> PublicKey:
@@ -117,24 +120,40 @@ def read_public_key(path: Path) -> PublicKey:
     Raises:
         InputError: It is not a public key, or not on an elliptic curve that model-signing supports.
     """
-    serialization = require("cryptography.hazmat.primitives.serialization", extra="sign")
-    ec = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
-    exceptions = require("cryptography.exceptions", extra="sign")
+    form = require("cryptography.hazmat.primitives.serialization", extra="sign")
     allowed = "a public key in PEM, of the curve P-256, P-384 or P-521"
-    content = read_bytes(path, limit=LARGEST_KEY, allowed=allowed)
-    try:
-        key = serialization.load_pem_public_key(content)
-    except (ValueError, exceptions.UnsupportedAlgorithm) as error:
-        raise InputError(Problem(str(path), "no public key", allowed)) from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise InputError(Problem(str(path), "a key of another kind", allowed))
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    pem = key.public_bytes(serialization.Encoding.PEM, form)
+    key: ec.EllipticCurvePublicKey = _load_key(
+        path, form.load_pem_public_key, "EllipticCurvePublicKey", "no public key", allowed
+    )
+    pem = key.public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
     return PublicKey(key, hashlib.sha256(pem).hexdigest())
 
 
-CURVES = ("secp256r1", "secp384r1", "secp521r1")
-"""The curves P-256, P-384 and P-521."""
+def check_private_key(path: Path) -> None:
+    """Check that a PEM file holds an unencrypted private key with which a folder can be signed.
+
+    Raises:
+        InputError: It does not, or its elliptic curve is not one that model-signing supports.
+    """
+    form = require("cryptography.hazmat.primitives.serialization", extra="sign")
+    allowed = "a private key in PEM, of the curve P-256, P-384 or P-521, not encrypted"
+    load = partial(form.load_pem_private_key, password=None)
+    _load_key(path, load, "EllipticCurvePrivateKey", "none, or one that is encrypted", allowed)
+
+
+def _load_key(
+    path: Path, load: Callable[[bytes], Any], kind: str, otherwise: str, allowed: str
+) -> Any:
+    curves = require("cryptography.hazmat.primitives.asymmetric.ec", extra="sign")
+    exceptions = require("cryptography.exceptions", extra="sign")
+    content = read_bytes(path, limit=_LARGEST_KEY, allowed=allowed)
+    try:
+        key = load(content)
+    except (TypeError, ValueError, exceptions.UnsupportedAlgorithm) as error:
+        raise InputError(Problem(str(path), otherwise, allowed)) from error
+    if not isinstance(key, getattr(curves, kind)) or key.curve.name not in _CURVES:
+        raise InputError(Problem(str(path), "a key of another kind", allowed))
+    return key
 
 
 def read_envelope(path: Path) -> Envelope:
@@ -148,38 +167,32 @@ def read_envelope(path: Path) -> Envelope:
         key = bundle["verificationMaterial"]["publicKey"]["hint"]
         sealed = bundle["dsseEnvelope"]
         payload, signature = sealed["payload"], sealed["signatures"][0]["sig"]
-        if bundle != _written(key, payload, signature) or not _SHA256.fullmatch(key):
-            _refuse("other contents than a bundle of one signature by a key")
+        # The one valid bundle of these parts, since nothing else in it is signed.
+        expected = {
+            "mediaType": _BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": key}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": payload,
+                "payloadType": _STATEMENT,
+                "signatures": [{"sig": signature, "keyid": ""}],
+            },
+        }
+        if bundle != expected or not SHA256.fullmatch(key):
+            raise ValueError("other contents")
         return Envelope(key, _base64(payload), _base64(signature), _files(_base64(payload)))
     except (KeyError, IndexError, TypeError, ValueError, RecursionError):
         _refuse("other contents than a bundle of one signature by a key")
 
 
-def _written(key: Any, payload: Any, signature: Any) -> dict[str, Any]:
-    """Write the one valid bundle of these parts, since nothing else in it is signed."""
-    return {
-        "mediaType": _BUNDLE,
-        "verificationMaterial": {"publicKey": {"hint": key}, "tlogEntries": []},
-        "dsseEnvelope": {
-            "payload": payload,
-            "payloadType": _STATEMENT,
-            "signatures": [{"sig": signature, "keyid": ""}],
-        },
-    }
-
-
 def _bundle(path: Path) -> Any:
-    if path.is_symlink() or not path.is_file():
-        _refuse("neither a file nor a signature")
+    if path.is_symlink():
+        _refuse("a link")
+    content = read_bytes(path, limit=_LARGEST, where=SIGNATURE, allowed=_ALLOWED)
     try:
-        if path.stat().st_size > _LARGEST:
-            _refuse(f"{path.stat().st_size:,} bytes")
-        text = path.read_bytes().decode("utf-8")
-        bundle = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+        text = content.decode("utf-8")
+        bundle = strict_json(text)
         if json.dumps(bundle, separators=(",", ":"), ensure_ascii=False) != text:
-            _refuse("the same contents, written in another way")
-    except OSError as error:
-        _refuse(error.strerror or str(error))
+            _refuse("the same contents in another format")
     except (ValueError, RecursionError):
         _refuse("no JSON")
     return bundle
@@ -193,7 +206,7 @@ def _files(payload: bytes) -> dict[str, str]:
         _refuse("a statement of another kind")
     files = {item["name"]: item["digest"] for item in predicate["resources"]}
     hashed = all(
-        item["algorithm"] == "sha256" and _SHA256.fullmatch(item["digest"])
+        item["algorithm"] == "sha256" and SHA256.fullmatch(item["digest"])
         for item in predicate["resources"]
     )
     if len(files) != len(predicate["resources"]) or not hashed:
@@ -206,46 +219,33 @@ def _files(payload: bytes) -> dict[str, str]:
 def _base64(text: str) -> bytes:
     content = base64.b64decode(text, validate=True)
     if base64.b64encode(content).decode() != text:
-        _refuse("the same contents, written in another way")
+        _refuse("the same contents in another format")
     return content
 
 
 def _refuse(given: str) -> NoReturn:
-    raise InputError(Problem(SIGNATURE, given, "what model-signing writes"))
-
-
-_SIGNATURE_RECORD_LARGEST = 64 * 2**10
+    raise InputError(Problem(SIGNATURE, given, _ALLOWED))
 
 
 @dataclass(frozen=True)
 class SignatureRecord:
-    """A folder that was signed.
-
-    Attributes:
-        key: The SHA-256 of the public key.
-        noted: When it was recorded, in ISO 8601.
-    """
+    """The key (SHA-256) that signed a folder, and when this was recorded (ISO 8601)."""
 
     key: str
     noted: str
 
 
 def note_signature(folder: Path, key: str) -> bool:
-    """Write the record that a folder is signed with a key; return False if it cannot be written.
+    """Record that a folder is signed with a key; return False if it cannot be written.
 
-    Args:
-        folder: The student folder.
-        key: The SHA-256 of the public key, as stated in the signature.
+    `key` is the SHA-256 of the public key, as stated in the signature.
     """
     noted = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"folder": os.path.realpath(folder), "key": key, "noted": noted}
-    place = _place(folder)
+    path = _record_path(folder)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return False
-    try:
-        with replacing(place) as file:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with replacing(path) as file:
             file.write(json.dumps(content, indent=2).encode())
     except Exception:  # a read-only home must not prevent signing
         return False
@@ -254,19 +254,15 @@ def note_signature(folder: Path, key: str) -> bool:
 
 def noted_signature(folder: Path) -> SignatureRecord | None:
     """Return the record of a folder, or None."""
-    place = _place(folder)
+    path = _record_path(folder)
     try:
-        if (
-            place.is_symlink()
-            or not place.is_file()
-            or place.stat().st_size > _SIGNATURE_RECORD_LARGEST
-        ):
+        if path.is_symlink():
             return None
-        content = json.loads(place.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, limit=_LARGEST_RECORD).decode("utf-8"))
         key, noted = content["key"], content["noted"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(key, str) or not _SHA256.fullmatch(key) or not isinstance(noted, str):
+    if not isinstance(key, str) or not SHA256.fullmatch(key) or not isinstance(noted, str):
         return None
     return SignatureRecord(key, noted[:40])
 
@@ -274,17 +270,13 @@ def noted_signature(folder: Path) -> SignatureRecord | None:
 def drop_signature_note(folder: Path) -> None:
     """Remove the record of a folder whose contents were replaced on purpose."""
     with contextlib.suppress(OSError):
-        _place(folder).unlink(missing_ok=True)
+        _record_path(folder).unlink(missing_ok=True)
 
 
-def _place(folder: Path) -> Path:
+def _record_path(folder: Path) -> Path:
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()
-    return _state_folder() / "signatures" / f"{name}.json"
-
-
-def _state_folder() -> Path:
-    stated = os.environ.get("LIMBECK_STATE")
-    if stated:
-        return Path(stated)
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "limbeck"
+    base = os.environ.get("LIMBECK_STATE")
+    if not base:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        base = os.path.join(state, "limbeck")
+    return Path(base) / "signatures" / f"{name}.json"

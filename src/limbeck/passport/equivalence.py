@@ -7,7 +7,7 @@ difference does not prove equivalence.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from limbeck.errors import InputError, Problem
 from limbeck.passport.document import canonical, json_of, member, refuse
 from limbeck.passport.facts import DifferenceFacts
 
-Judgement = Literal["PASS", "FAIL", "NOT SHOWN"]
+Verdict = Literal["PASS", "FAIL", "NOT SHOWN"]
+_NUMBERS = ("difference", "low", "high", "margin")
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Equivalence:
 
     Attributes:
         verdict: `FAIL` if one line fails, else `NOT SHOWN` if one is not shown or there is none.
-        lines: Each difference and its own verdict.
+        lines: Each difference with the verdict on it.
     """
 
-    verdict: Judgement
-    lines: tuple[tuple[DifferenceFacts, Judgement], ...]
+    verdict: Verdict
+    lines: tuple[tuple[DifferenceFacts, Verdict], ...]
 
 
 def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
@@ -47,16 +48,18 @@ def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
         >>> equivalence([pgd]).verdict, equivalence([pgd, noise]).verdict
         ('PASS', 'NOT SHOWN')
     """
-    given = tuple(differences)
-    problems = [problem for item in given for problem in _odd(item)]
+    tested = tuple(differences)
+    problems = [problem for item in tested for problem in _invalid(item)]
     if problems:
         raise InputError(*problems)
-    lines = tuple((item, judge(item)) for item in given)
-    return Equivalence(_together([judgement for _, judgement in lines]), lines)
+    lines = tuple((item, classify(item)) for item in tested)
+    verdicts = {verdict for _, verdict in lines}
+    passed: Verdict = "PASS" if verdicts == {"PASS"} else "NOT SHOWN"
+    return Equivalence("FAIL" if "FAIL" in verdicts else passed, lines)
 
 
 def robustness(differences: Iterable[DifferenceFacts]) -> str:
-    """Write the verdict and the figures behind it as the text of the passport property.
+    """Write the verdict and its figures as the text of the passport property.
 
     Raises:
         InputError: As `equivalence`.
@@ -66,7 +69,13 @@ def robustness(differences: Iterable[DifferenceFacts]) -> str:
         '{"lines":[{"better":"higher",..."verdict":"PASS"}],"verdict":"PASS"}'
     """
     found = equivalence(differences)
-    lines = [{**_plain(item), "verdict": judgement} for item, judgement in found.lines]
+    lines = []
+    for item, verdict in found.lines:
+        # Integers are written as floats too, so that a round trip is exact.
+        numbers = {
+            key: None if (value := getattr(item, key)) is None else float(value) for key in _NUMBERS
+        }
+        lines.append({**vars(item), **numbers, "verdict": verdict})
     return canonical({"verdict": found.verdict, "lines": lines})
 
 
@@ -83,14 +92,14 @@ def read_robustness(text: str, where: str) -> tuple[DifferenceFacts, ...]:
     return found
 
 
-def judge(item: DifferenceFacts) -> Judgement:
+def classify(item: DifferenceFacts) -> Verdict:
     """Return the verdict on one difference from its interval.
 
     `PASS`: the interval contains no loss larger than the margin. `FAIL`: it contains only such
     losses. `NOT SHOWN`: it contains both, or there is no interval.
 
     Example:
-        >>> judge(DifferenceFacts("latency", 3.0, 2.0, 4.0, margin=1.0, better="lower"))
+        >>> classify(DifferenceFacts("latency", 3.0, 2.0, 4.0, margin=1.0, better="lower"))
         'FAIL'
     """
     if item.low is None or item.high is None:
@@ -101,13 +110,7 @@ def judge(item: DifferenceFacts) -> Judgement:
     return "FAIL" if best < -item.margin else "NOT SHOWN"
 
 
-def _together(judgements: Sequence[Judgement]) -> Judgement:
-    if "FAIL" in judgements:
-        return "FAIL"
-    return "PASS" if judgements and set(judgements) == {"PASS"} else "NOT SHOWN"
-
-
-def _odd(item: DifferenceFacts) -> Iterable[Problem]:
+def _invalid(item: DifferenceFacts) -> Iterable[Problem]:
     if not (math.isfinite(item.margin) and item.margin >= 0):
         yield Problem(f"{item.name}: margin", item.margin, "a number of 0 or more")
     if item.better not in ("higher", "lower"):
@@ -116,28 +119,18 @@ def _odd(item: DifferenceFacts) -> Iterable[Problem]:
         yield Problem(f"{item.name}: interval", (item.low, item.high), "low, then high")
 
 
-def _plain(item: DifferenceFacts) -> dict[str, Any]:
-    # Integers are written as floats too, so that a round trip is exact.
-    numbers = ("difference", "low", "high", "margin")
-    return {
-        key: float(value) if key in numbers and value is not None else value
-        for key, value in vars(item).items()
-    }
-
-
 def _difference(item: Any, where: str) -> DifferenceFacts:
-    ends = [_end(item, key, where) for key in ("low", "high")]
+    low, high = (
+        None
+        if isinstance(item, dict) and item.get(key) is None
+        else float(member(item, key, float, where))
+        for key in ("low", "high")
+    )
     return DifferenceFacts(
         name=member(item, "name", str, where),
         difference=member(item, "difference", float, where),
-        low=ends[0],
-        high=ends[1],
+        low=low,
+        high=high,
         margin=member(item, "margin", float, where),
         better=member(item, "better", str, where),
     )
-
-
-def _end(item: Any, key: str, where: str) -> float | None:
-    if isinstance(item, dict) and item.get(key) is None:
-        return None
-    return float(member(item, key, float, where))

@@ -15,9 +15,9 @@ class MetricFacts:
 
     Attributes:
         name: The metric, such as `accuracy` or `latency_p50`.
-        value: The figure.
-        low: The lower end of its interval, if it has one.
-        high: The upper end of its interval, if it has one.
+        value: The measured value.
+        low: The lower bound of its interval, if it has one.
+        high: The upper bound of its interval, if it has one.
         unit: The unit, such as `ms`; empty for a share.
         slice: The split it was measured on, such as `test`.
     """
@@ -38,10 +38,10 @@ class DatasetFacts:
         name: The data's name.
         source: Its origin: a recipe's source, a path, an address.
         fingerprint: A hash of its contents.
-        licence: An SPDX id when there is one, else the licence's name; empty when not stated.
+        licence: An SPDX id or the licence's name; empty when not stated.
         classes: The names of its classes.
         counts: The number of samples per split.
-        terms: Restrictions and obligations from `terms.TERMS`, such as `non-commercial`.
+        terms: Restrictions and obligations from `policy.TERMS`, such as `non-commercial`.
     """
 
     name: str
@@ -62,15 +62,15 @@ class ModelFacts:
         source: Its origin: `taught in this run`, a hub id, an address.
         digest: The SHA-256 of its weights.
         version: Its version, if it has one.
-        licence: An SPDX id when there is one, else the licence's name; empty when not stated.
+        licence: An SPDX id or the licence's name; empty when not stated.
         architecture: Its architecture.
         metrics: Its measurements.
         data: The data it was trained on.
         ancestors: The models it descends from, any number of generations.
         owner: Its owner; empty when not stated.
-        terms: Restrictions and obligations from `terms.TERMS`, such as `no-distillation`.
-        flags: Export-control flags from `terms.FLAGS`, such as `dual-use`.
-        risk: Its class under the EU AI Act, from `risk.CLASSES`; empty when not stated.
+        terms: Restrictions and obligations from `policy.TERMS`, such as `no-distillation`.
+        flags: Export-control flags from `policy.FLAGS`, such as `dual-use`.
+        risk: Its class under the EU AI Act, from `policy.CLASSES`; empty when not stated.
         risk_justification: The reason why that is lower than an ancestor's, if it is.
     """
 
@@ -114,8 +114,8 @@ class DifferenceFacts:
     Attributes:
         name: The metric, such as `accuracy under PGD, 8/255`.
         difference: Student minus teacher.
-        low: The lower end of its interval, if it has one.
-        high: The upper end of its interval, if it has one.
+        low: The lower bound of its interval, if it has one.
+        high: The upper bound of its interval, if it has one.
         margin: The largest acceptable loss, in the same unit.
         better: The direction of improvement, `higher` or `lower`.
     """
@@ -141,7 +141,7 @@ class PassportFacts:
         version: The student's version.
         licence: The student's licence; empty when not stated.
         architecture_family: Such as `convolutional network`.
-        architecture: Such as `digits_cnn`, with the settings of its size.
+        architecture: Such as `digits_cnn`, with its size settings.
         inputs: The name, dtype and shape of each input, such as `image float32 [n, 1, 8, 8]`.
         outputs: The name, dtype and shape of each output.
         teachers: The models it was distilled from.
@@ -155,14 +155,14 @@ class PassportFacts:
         limits: Its limitations and what it was not tested for.
         tradeoffs: The trade-offs made.
         owner: The student's owner.
-        terms: The restrictions of the student's own terms, from `terms.TERMS`.
-        flags: Its export-control flags, from `terms.FLAGS`; those of its ancestors are added.
-        risk: The class of its own use, from `risk.CLASSES`; its ancestors' may raise it.
+        terms: The restrictions of the student's own terms, from `policy.TERMS`.
+        flags: Its export-control flags, from `policy.FLAGS`; those of its ancestors are added.
+        risk: The class of its own use, from `policy.CLASSES`; its ancestors' may raise it.
         risk_justification: Why its class may be lower than an ancestor's; it then is `risk`.
-        robustness: The differences that its robustness verdict rests on.
+        robustness: The differences on which its robustness verdict is based.
         carbon: The carbon emissions of its production.
         environment: The environment it was produced in, by name, such as the CPU's flags.
-        negative_results: What was tried without success.
+        negative_results: Attempts without success.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A deviation of a student from its passport."""
+"""Issues of a student folder, and the hash of every file in it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,21 @@ from typing import BinaryIO, Literal
 from limbeck.errors import LimbeckError
 
 Kind = Literal[
-    "malformed",
-    "schema",
-    "edited",
-    "recipe",
-    "changed",
-    "missing",
-    "added",
-    "escape",
-    "odd",
-    "signature",
-    "lineage",
-    "risk",
-    "robustness",
-    "stamp",
-]
+    "malformed", "schema", "edited", "recipe", "changed", "missing", "added", "escape", "odd",
+    "signature", "lineage", "risk", "robustness", "stamp",
+]  # fmt: skip
 LONGEST = 600
-"""The most characters of a text that a finding shows."""
+"""The most characters of a text that an issue shows."""
+
+SMALL = 2**20
+"""Files up to this size are hashed even if their size already shows that they were changed."""
+
+SHOWN = 5
+"""The number of names that a note lists."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """A deviation of a folder from its passport.
 
     Attributes:
@@ -54,7 +48,7 @@ class Finding:
         found: The value found.
 
     Example:
-        >>> print(Finding("missing", "model.onnx", "9 bytes", "no such file"))
+        >>> print(Issue("missing", "model.onnx", "9 bytes", "no such file"))
         missing: 'model.onnx': listed 9 bytes; found no such file
     """
 
@@ -64,21 +58,17 @@ class Finding:
     found: str
 
     def __str__(self) -> str:
-        where, listed, found = (_shown(text) for text in (self.where, self.listed, self.found))
+        texts = (self.where, self.listed, self.found)
+        where, listed, found = (
+            _printable(text if len(text) <= LONGEST else text[: LONGEST - 3] + "...")
+            for text in texts
+        )
         return f"{self.kind}: '{where}': listed {listed}; found {found}"
 
 
-def _shown(text: str) -> str:
-    # Names are untrusted: they must not control a terminal, nor fill it.
-    text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+def _printable(text: str) -> str:
+    # Names are untrusted: they must not control a terminal.
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-SMALL = 2**20
-"""Files up to this size are hashed even if their size shows already that they were changed."""
-
-SHOWN = 5
-"""The number of names that a note lists."""
 
 
 @dataclass(frozen=True)
@@ -95,29 +85,28 @@ class FileHash:
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A path in the folder that cannot be hashed as a file of it.
+    """A path that cannot be hashed as a file of the folder, and whether it leads out of it."""
 
-    Attributes:
-        what: A description.
-        escapes: Whether it leads out of the folder.
-    """
-
-    what: str
+    description: str
     escapes: bool = False
+
+    def issue(self, name: str, listed: str) -> Issue:
+        """Return the issue of this path."""
+        return Issue("escape" if self.escapes else "odd", name, listed, self.description)
 
 
 @dataclass
 class Listing:
-    """The files of a folder, by their path in it, and its anomalies.
+    """The contents of a folder, by their path in it.
 
     Attributes:
         files: The plain files.
-        oddities: Everything that cannot be hashed as a file.
-        remarks: Effects of a plain file's mode and links that its hash does not cover.
+        anomalies: Everything that cannot be hashed as a file.
+        remarks: The names of files whose mode or links allow changes that a hash does not cover.
     """
 
     files: dict[str, FileHash] = field(default_factory=dict)
-    oddities: dict[str, Anomaly] = field(default_factory=dict)
+    anomalies: dict[str, Anomaly] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
@@ -129,47 +118,44 @@ class Listing:
         ]
 
 
-def survey(
-    folder: Path, *, apart: Collection[str], listed: Mapping[str, FileHash] | None = None
+def scan_folder(
+    folder: Path, *, exclude: Collection[str], listed: Mapping[str, FileHash] | None = None
 ) -> Listing:
-    """Compute the hash of every file of a folder, except those named in `apart` at its top level.
+    """Compute the hash of every file of a folder, except those in `exclude` at its top level.
 
-    Links are followed only to plain files inside the folder. Only plain files are opened.
-
-    Args:
-        folder: The folder.
-        apart: Names at its top level that are left out.
-        listed: The files expected. A large file of another size is not read, so that the time
-            does not depend on what was added to the folder.
+    Links are followed only to plain files inside the folder. Only plain files are opened: opening a
+    pipe would block, and a device has no end. With `listed`, a large file of another size than
+    listed is not read, so that the time does not depend on what was added to the folder.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "README.md").write_text("a student")
         >>> (folder / "out").symlink_to("/etc/hostname")
-        >>> listing = survey(folder, apart=["passport.json"])
-        >>> listing.files["README.md"].size, listing.oddities["out"].escapes
+        >>> listing = scan_folder(folder, exclude=["passport.json"])
+        >>> listing.files["README.md"].size, listing.anomalies["out"].escapes
         (9, True)
     """
     root = Path(os.path.realpath(folder))
     listing = Listing()
     for name, entry in _walk(root, listing):
-        if name in apart:
+        if name in exclude:
             continue
         try:
-            oddity = _oddity(entry, root, apart)
-            if oddity is None:
+            anomaly = _anomaly(entry, root, exclude)
+            if anomaly is None:
                 status = entry.stat()
-                right = listed is None or (name in listed and listed[name].size == status.st_size)
-                read = right or status.st_size <= SMALL
+                size = status.st_size
+                expected = listed is None or (name in listed and listed[name].size == size)
+                read = expected or size <= SMALL
                 path = Path(entry.path)
-                listing.files[name] = hash_file(path) if read else FileHash("", status.st_size)
+                listing.files[name] = hash_file(path) if read else FileHash("", size)
                 for remark in _remarks(status):
                     listing.remarks.setdefault(remark, []).append(name)
         except OSError as error:
-            oddity = Anomaly(f"cannot be read ({error.strerror or error})")
-        if oddity is not None:
-            listing.oddities[name] = oddity
+            anomaly = Anomaly(f"cannot be read ({error.strerror or error})")
+        if anomaly is not None:
+            listing.anomalies[name] = anomaly
     return listing
 
 
@@ -183,6 +169,8 @@ def hash_file(path: Path) -> FileHash:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write to, which replaces `path` if the block ends without an error.
+
+    Unlike `limbeck.core.files.replacing`, this keeps the mode of an existing file.
 
     Raises:
         LimbeckError: It could not be written; the previous file at `path` is unchanged.
@@ -215,8 +203,8 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            where = prefix or "."
-            listing.oddities[where] = Anomaly(f"cannot be listed ({error.strerror or error})")
+            reason = error.strerror or error
+            listing.anomalies[prefix or "."] = Anomaly(f"cannot be listed ({reason})")
             continue
         for entry in found:
             name = prefix + entry.name
@@ -227,7 +215,6 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]
 
 
 def _remarks(status: os.stat_result) -> Iterator[str]:
-    """Yield the properties that let a file be changed or run without a change of its hash."""
     if status.st_nlink > 1:
         yield "hard links, which another path outside the folder may write through"
     if os.name == "nt":  # where modes carry little information
@@ -240,45 +227,39 @@ def _remarks(status: os.stat_result) -> Iterator[str]:
         yield "files that every user may write"
 
 
-def _printable(name: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
-
-
-def _oddity(entry: os.DirEntry[str], root: Path, apart: Collection[str]) -> Anomaly | None:
+def _anomaly(entry: os.DirEntry[str], root: Path, exclude: Collection[str]) -> Anomaly | None:
     if entry.is_symlink():
         target = Path(os.path.realpath(entry.path))
         if not target.is_relative_to(root):
             return Anomaly(f"a link to {str(target)!r}, outside the folder", escapes=True)
-        if not target.is_file() or target in [root / name for name in apart]:
+        if not target.is_file() or target in [root / name for name in exclude]:
             return Anomaly("a link to what is not a listed file of the folder")
         return None
-    # Opening a pipe would block for ever, and a device is not part of a student.
     return None if entry.is_file(follow_symlinks=False) else Anomaly("neither a file nor a folder")
 
 
-def of_folder(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Finding]:
+def check_files(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Issue]:
     """Yield every changed, added or missing file, and everything that is not a plain file.
 
     Args:
         listed: The files that the passport lists.
         listing: The files found in the folder.
     """
-    for name, oddity in sorted(listing.oddities.items()):
-        said = str(listed.get(name, "nothing"))
-        yield Finding("escape" if oddity.escapes else "odd", name, said, oddity.what)
-    for name in sorted(listed.keys() - listing.oddities.keys()):
+    for name, anomaly in sorted(listing.anomalies.items()):
+        yield anomaly.issue(name, str(listed.get(name, "nothing")))
+    for name in sorted(listed.keys() - listing.anomalies.keys()):
         found = listing.files.get(name)
         if found == listed[name]:
             continue
         if found is not None:
-            yield Finding("changed", name, str(listed[name]), str(found))
+            yield Issue("changed", name, str(listed[name]), str(found))
         elif _leads_out(name):
-            said = f"{listed[name]} outside the folder"
-            yield Finding("escape", name, said, "a name that was not followed")
+            outside = f"{listed[name]} outside the folder"
+            yield Issue("escape", name, outside, "a name that was not followed")
         else:
-            yield Finding("missing", name, str(listed[name]), "no such file")
+            yield Issue("missing", name, str(listed[name]), "no such file")
     for name in sorted(listing.files.keys() - listed.keys()):
-        yield Finding("added", name, "no such file", str(listing.files[name]))
+        yield Issue("added", name, "no such file", str(listing.files[name]))
 
 
 def _leads_out(name: str) -> bool:

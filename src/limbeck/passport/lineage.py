@@ -44,12 +44,9 @@ def topological(models: Iterable[ModelFacts]) -> list[ModelFacts]:
 
 
 def as_teacher(passport: Path) -> ModelFacts:
-    """Read a student's passport as a teacher's facts, with all its ancestors.
+    """Read the passport of a student used as a teacher, with all its ancestors.
 
     The files beside it are not checked (`verify` does that).
-
-    Args:
-        passport: The `passport.json` of a student used as a teacher.
 
     Raises:
         InputError: It is not a passport, or it was edited after it was written.
@@ -74,8 +71,24 @@ def read_lineage(document: Mapping[str, Any]) -> dict[str, ModelFacts]:
         for reference, item in components.items()
         if item.get("type") == "data"
     }
+    graph = {
+        reference: ancestors_of(item, reference)
+        for reference, item in components.items()
+        if item.get("type") == "machine-learning-model"
+    }
+    for reference, ancestors in graph.items():
+        for ancestor in ancestors:
+            if ancestor not in graph:
+                refuse(f"{reference}: limbeck:ancestors", ancestor, "a model of this passport")
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        allowed = "a lineage in which no model descends from itself"
+        refuse("limbeck:ancestors", error.args[1], allowed)
+    if STUDENT not in graph:
+        refuse("metadata.component.type", None, "machine-learning-model")
     models: dict[str, ModelFacts] = {}
-    for reference in _order(components):
+    for reference in order:
         models[reference] = _model(components[reference], reference, models, data)
     return models
 
@@ -100,30 +113,9 @@ def by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for number, item in enumerate(member(document, "components", list, "passport")):
         reference = member(item, "bom-ref", str, f"components[{number}]")
         if reference in found:
-            refuse(f"components[{number}].bom-ref", reference, "a reference that stands once")
+            refuse(f"components[{number}].bom-ref", reference, "each reference once")
         found[reference] = item
     return found
-
-
-def _order(components: Mapping[str, dict[str, Any]]) -> list[str]:
-    graph = {
-        reference: ancestors_of(item, reference)
-        for reference, item in components.items()
-        if item.get("type") == "machine-learning-model"
-    }
-    for reference, ancestors in graph.items():
-        for ancestor in ancestors:
-            if ancestor not in graph:
-                refuse(f"{reference}: limbeck:ancestors", ancestor, "a model of this passport")
-    try:
-        order = list(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        refuse(
-            "limbeck:ancestors", error.args[1], "a lineage in which no model descends from itself"
-        )
-    if STUDENT not in graph:
-        refuse("metadata.component.type", None, "machine-learning-model")
-    return order
 
 
 def _model(
@@ -133,25 +125,24 @@ def _model(
     data: Mapping[str, DatasetFacts],
 ) -> ModelFacts:
     stated = properties_of(component, where)
-    card = _part(component, "modelCard", where)
-    parameters = _part(card, "modelParameters", where)
-    analysis = _part(card, "quantitativeAnalysis", where)
-    references = [member(item, "ref", str, where) for item in _list(parameters, "datasets", where)]
+    card = _optional(component, "modelCard", dict, where)
+    parameters = _optional(card, "modelParameters", dict, where)
+    analysis = _optional(card, "quantitativeAnalysis", dict, where)
+    metrics = _optional(analysis, "performanceMetrics", list, where)
+    datasets = _optional(parameters, "datasets", list, where)
+    references = [member(item, "ref", str, where) for item in datasets]
     for reference in references:
         if reference not in data:
             refuse(f"{where}.datasets", reference, "data of this passport")
+    digest = stated.get("limbeck:digest", "")
     return ModelFacts(
         name=member(component, "name", str, where),
         source=stated.get("limbeck:source", ""),
-        digest=sha256_of(component, where)
-        if where == STUDENT
-        else stated.get("limbeck:digest", ""),
-        version=_text(component, "version", where),
+        digest=sha256_of(component, where) if where == STUDENT else digest,
+        version=_optional(component, "version", str, where),
         licence=_licence(component, where),
-        architecture=_text(parameters, "modelArchitecture", where),
-        metrics=tuple(
-            _metric(item, where) for item in _list(analysis, "performanceMetrics", where)
-        ),
+        architecture=_optional(parameters, "modelArchitecture", str, where),
+        metrics=tuple(_metric(item, where) for item in metrics),
         data=tuple(data[reference] for reference in references),
         ancestors=tuple(models[reference] for reference in ancestors_of(component, where)),
         owner=stated.get("limbeck:owner", ""),
@@ -178,40 +169,28 @@ def _dataset(component: dict[str, Any], where: str) -> DatasetFacts:
 
 def _metric(item: Any, where: str) -> MetricFacts:
     # The name keeps its unit, so that a round trip is exact.
-    interval = _part(item, "confidenceInterval", where)
+    interval = _optional(item, "confidenceInterval", dict, where)
     return MetricFacts(
         name=member(item, "type", str, where),
         value=_number(member(item, "value", str, where), where),
         low=_number(interval["lowerBound"], where) if "lowerBound" in interval else None,
         high=_number(interval["upperBound"], where) if "upperBound" in interval else None,
-        slice=_text(item, "slice", where),
+        slice=_optional(item, "slice", str, where),
     )
 
 
 def _licence(component: dict[str, Any], where: str) -> str:
-    stated = _list(component, "licenses", where)
+    stated = _optional(component, "licenses", list, where)
     if not stated:
         return ""
     licence = member(stated[0], "license", dict, f"{where}.licenses[0]")
     return str(member(licence, "id" if "id" in licence else "name", str, f"{where}.licenses[0]"))
 
 
-def _part(parent: Any, key: str, where: str) -> dict[str, Any]:
-    return (
-        dict(member(parent, key, dict, where)) if isinstance(parent, dict) and key in parent else {}
-    )
-
-
-def _list(parent: Any, key: str, where: str) -> list[Any]:
-    return (
-        list(member(parent, key, list, where)) if isinstance(parent, dict) and key in parent else []
-    )
-
-
-def _text(parent: Any, key: str, where: str) -> str:
-    return (
-        str(member(parent, key, str, where)) if isinstance(parent, dict) and key in parent else ""
-    )
+def _optional(parent: Any, key: str, kind: type, where: str) -> Any:
+    """Return `parent[key]`, checked to be of the stated type; an empty one if it is missing."""
+    present = isinstance(parent, dict) and key in parent
+    return member(parent, key, kind, where) if present else kind()
 
 
 def _number(text: Any, where: str) -> float:

@@ -1,8 +1,8 @@
-"""Inherited class of risk: the highest class among a student's own use and its ancestors.
+"""Policies for a lineage, and the class of risk that a student inherits.
 
 The four classes are those of the EU AI Act (Regulation 2024/1689): minimal, limited, high and
-unacceptable. The law classifies a *use*; a student reproduces what its teachers were trusted with,
-so its class is never lower than theirs without a written justification.
+unacceptable. The law classifies a *use*; a student reproduces the behaviour of its teachers, so its
+class is never lower than any of their classes without a written justification.
 """
 
 from __future__ import annotations
@@ -71,22 +71,22 @@ def inherit(own: str, ancestors: Iterable[ModelFacts], *, justification: str = "
         >>> inherit("minimal", [ModelFacts("scorer", risk="high")], justification=why).risk
         'minimal'
     """
-    family = list(ancestors)
-    for risk, where in ((own, "risk"), *((model.risk, f"{model.name}: risk") for model in family)):
+    models = list(ancestors)
+    for risk, where in ((own, "risk"), *((model.risk, f"{model.name}: risk") for model in models)):
         if risk:
             check_choice(risk, CLASSES, where=where)
     justification = justification.strip()
     if justification and not own:
         fix = "State the class that the justification is for."
         raise InputError(Problem("risk", own, ", ".join(CLASSES), fix))
-    inherited = max((model.risk for model in family), key=rank, default="")
+    inherited = max((model.risk for model in models), key=rank, default="")
     lowered = rank(own) < rank(inherited)
     return Risk(
         risk=own if justification and lowered else max(own, inherited, key=rank),
         own=own,
         inherited=inherited,
-        inherited_from=_names(model for model in family if inherited and model.risk == inherited),
-        unstated=_names(model for model in family if not model.risk),
+        inherited_from=_names(model for model in models if inherited and model.risk == inherited),
+        unstated=_names(model for model in models if not model.risk),
         justification=justification if lowered else "",
     )
 
@@ -95,17 +95,11 @@ def _names(models: Iterable[ModelFacts]) -> tuple[str, ...]:
     return tuple(sorted({model.name for model in models}))
 
 
-TERMS = (
-    "no-competition",
-    "no-derivatives",
-    "no-distillation",
-    "non-commercial",
-    "research-only",
-)
+TERMS = ("no-competition", "no-derivatives", "no-distillation", "non-commercial", "research-only")
 """The restrictions and obligations in the terms of a model or of data."""
 
 FLAGS = ("dual-use", "export-controlled")
-"""The export-control flags of a model, in the words of the Wassenaar Arrangement."""
+"""The export-control flags of a model, with the terms of the Wassenaar Arrangement."""
 
 _PARTS = {"NC": "non-commercial", "ND": "no-derivatives"}
 _CREATIVE_COMMONS = re.compile(r"\bCC[- ]BY((?:[- ](?:NC|ND|SA))*)\b", re.IGNORECASE)
@@ -130,30 +124,28 @@ def terms_of(model: ModelFacts | DatasetFacts) -> tuple[str, ...]:
     return tuple(sorted(implied | set(model.terms)))
 
 
-def odd_words(models: Iterable[ModelFacts], data: Iterable[DatasetFacts]) -> Iterator[Problem]:
+def unknown_words(models: Iterable[ModelFacts], data: Iterable[DatasetFacts]) -> Iterator[Problem]:
     """Yield unknown terms, flags and classes of risk: a typing error would forbid nothing.
 
     Example:
-        >>> [problem] = odd_words([ModelFacts("large", terms=("no-distilation",))], [])
+        >>> [problem] = unknown_words([ModelFacts("large", terms=("no-distilation",))], [])
         >>> print(problem)
         large: terms: got 'no-distilation'; allowed: ... did you mean "no-distillation" ...?
     """
+    words: list[tuple[str, Iterable[str], tuple[str, ...]]] = []
     for model in models:
-        yield from _odd(model.terms, TERMS, f"{model.name}: terms")
-        yield from _odd(model.flags, FLAGS, f"{model.name}: flags")
-        yield from _odd([model.risk] if model.risk else [], CLASSES, f"{model.name}: risk")
-    for item in data:
-        yield from _odd(item.terms, TERMS, f"{item.name}: terms")
-
-
-def _odd(given: Iterable[str], known: tuple[str, ...], where: str) -> Iterator[Problem]:
-    for word in given:
-        if word not in known:
-            yield Problem(where, word, ", ".join(known), did_you_mean(word, known))
+        words.append((f"{model.name}: terms", model.terms, TERMS))
+        words.append((f"{model.name}: flags", model.flags, FLAGS))
+        words.append((f"{model.name}: risk", filter(None, [model.risk]), CLASSES))
+    words += [(f"{item.name}: terms", item.terms, TERMS) for item in data]
+    for where, given, known in words:
+        for word in given:
+            if word not in known:
+                yield Problem(where, word, ", ".join(known), did_you_mean(word, known))
 
 
 Use = Literal["", "commercial", "research"]
-_NOT_FOR_SALE = {"non-commercial", "research-only"}
+_NOT_COMMERCIAL = {"non-commercial", "research-only"}
 
 
 @dataclass(frozen=True)
@@ -175,9 +167,7 @@ class Names:
             >>> Names(forbid=("gpt-*",)).accepts("GPT-4")
             False
         """
-        if _any(self.forbid, name):
-            return False
-        return not self.allow or _any(self.allow, name)
+        return not _matches(self.forbid, name) and (not self.allow or _matches(self.allow, name))
 
 
 @dataclass(frozen=True)
@@ -188,7 +178,7 @@ class Policy:
         use: The student's use; `commercial` refuses models and data that are `non-commercial` or
             `research-only`.
         licences: SPDX ids and free texts. `A OR B` is accepted if one of both is, `A AND B` if both
-            are.
+            are accepted.
         unstated_licence: Whether a model or data without a stated licence is accepted.
         terms: Forbidden terms; `no-distillation` unless a policy file allows it.
         models: Names of models.
@@ -251,7 +241,7 @@ def check(
         data: The data that the student is trained on.
 
     Returns:
-        Every violation, models before data and in topological order; empty if all is allowed.
+        Every violation, models before data and in topological order.
 
     Raises:
         InputError: An ancestor's terms, flags or class of risk are unknown words, so that no rule
@@ -265,12 +255,12 @@ def check(
         model 'large' (terms.forbid): got 'no-distillation'; allowed: other terms. Choose ...
     """
     models = topological(teachers)
-    used = [*data, *(item for model in models for item in model.data)]
-    odd = list(odd_words(models, used))
-    if odd:
-        raise InputError(*dict.fromkeys(odd))
-    family: list[ModelFacts | DatasetFacts] = [*models, *used]
-    violations = (violation for item in family for violation in _broken(policy, item))
+    datasets = [*data, *(item for model in models for item in model.data)]
+    unknown = dict.fromkeys(unknown_words(models, datasets))
+    if unknown:
+        raise InputError(*unknown)
+    lineage: list[ModelFacts | DatasetFacts] = [*models, *datasets]
+    violations = (violation for item in lineage for violation in _violations(policy, item))
     return list(dict.fromkeys(violations))
 
 
@@ -290,69 +280,50 @@ def enforce(
         raise InputError(*(violation.problem for violation in violations))
 
 
-def _broken(policy: Policy, item: ModelFacts | DatasetFacts) -> Iterator[Violation]:
-    yield from _licence(policy, item)
-    yield from _terms(policy, item)
-    if isinstance(item, DatasetFacts):
-        yield from _name(policy.data, item, "data", item.name)
-        return
-    yield from _name(policy.models, item, "models", item.name)
-    yield from _name(policy.owners, item, "owners", item.owner)
-    for flag in item.flags:
-        if flag in policy.flags:
-            fix = "Ask those who answer for export control, or choose another model."
-            yield Violation(_called(item), "flags.forbid", flag, "other flags", fix)
-    if policy.highest_risk and rank(item.risk) > rank(policy.highest_risk):
-        allowed = f"{policy.highest_risk} or lower"
-        fix = f"Choose a {_kind(item)} of a lower class."
-        yield Violation(_called(item), "risk.highest", item.risk, allowed, fix)
+def _violations(policy: Policy, item: ModelFacts | DatasetFacts) -> Iterator[Violation]:
+    is_model = isinstance(item, ModelFacts)
+    kind = "model" if is_model else "data set"
+    ancestor = f"{'model' if is_model else 'data'} {item.name!r}"
 
+    def refused(names: Names, rule: str, given: str) -> Violation:
+        forbidden = _matches(names.forbid, given)
+        part = "forbid" if forbidden else "allow"
+        allowed = f"none of {', '.join(names.forbid)}" if forbidden else ", ".join(names.allow)
+        fix = f"Choose another {kind}, or change {rule}.{part} in the policy."
+        return Violation(ancestor, f"{rule}.{part}", given or "not stated", allowed, fix)
 
-def _licence(policy: Policy, item: ModelFacts | DatasetFacts) -> Iterator[Violation]:
-    if not item.licence.strip():
-        if not policy.unstated_licence:
-            fix = f"State the licence of the {_kind(item)}, or choose another."
-            yield Violation(_called(item), "licences.unstated", "not stated", "a licence", fix)
-        return
-    options = alternatives(item.licence)
-    if not any(all(policy.licences.accepts(part) for part in option) for option in options):
-        yield _refused(policy.licences, item, "licences", item.licence)
-
-
-def _terms(policy: Policy, item: ModelFacts | DatasetFacts) -> Iterator[Violation]:
+    if item.licence.strip():
+        options = alternatives(item.licence)
+        if not any(all(policy.licences.accepts(part) for part in option) for option in options):
+            yield refused(policy.licences, "licences", item.licence)
+    elif not policy.unstated_licence:
+        fix = f"State the licence of the {kind}, or choose another."
+        yield Violation(ancestor, "licences.unstated", "not stated", "a licence", fix)
     terms = terms_of(item)
-    fix = f"Choose another {_kind(item)}, or get leave in writing and allow it in the policy."
+    fix = f"Choose another {kind}, or obtain permission in writing and allow it in the policy."
     for term in terms:
         if term in policy.terms:
-            yield Violation(_called(item), "terms.forbid", term, "other terms", fix)
-    if policy.use == "commercial":
-        for term in terms:
-            if term in _NOT_FOR_SALE:
-                yield Violation(_called(item), "use", term, "what may be used commercially", fix)
+            yield Violation(ancestor, "terms.forbid", term, "other terms", fix)
+    for term in terms if policy.use == "commercial" else ():
+        if term in _NOT_COMMERCIAL:
+            yield Violation(ancestor, "use", term, "terms that allow commercial use", fix)
+    names = policy.models if is_model else policy.data
+    if not names.accepts(item.name):
+        yield refused(names, "models" if is_model else "data", item.name)
+    if isinstance(item, DatasetFacts):
+        return
+    if not policy.owners.accepts(item.owner):
+        yield refused(policy.owners, "owners", item.owner)
+    for flag in item.flags:
+        if flag in policy.flags:
+            fix = "Contact the export-control officer, or choose another model."
+            yield Violation(ancestor, "flags.forbid", flag, "other flags", fix)
+    if policy.highest_risk and rank(item.risk) > rank(policy.highest_risk):
+        allowed = f"{policy.highest_risk} or lower"
+        yield Violation(
+            ancestor, "risk.highest", item.risk, allowed, "Choose a model of a lower class."
+        )
 
 
-def _name(
-    names: Names, item: ModelFacts | DatasetFacts, rule: str, given: str
-) -> Iterator[Violation]:
-    if not names.accepts(given):
-        yield _refused(names, item, rule, given)
-
-
-def _refused(names: Names, item: ModelFacts | DatasetFacts, rule: str, given: str) -> Violation:
-    forbidden = _any(names.forbid, given)
-    part = "forbid" if forbidden else "allow"
-    allowed = f"none of {', '.join(names.forbid)}" if forbidden else ", ".join(names.allow)
-    fix = f"Choose another {_kind(item)}, or change {rule}.{part} in the policy."
-    return Violation(_called(item), f"{rule}.{part}", given or "not stated", allowed, fix)
-
-
-def _kind(item: ModelFacts | DatasetFacts) -> str:
-    return "model" if isinstance(item, ModelFacts) else "data set"
-
-
-def _called(item: ModelFacts | DatasetFacts) -> str:
-    return f"{'model' if isinstance(item, ModelFacts) else 'data'} {item.name!r}"
-
-
-def _any(patterns: Iterable[str], name: str) -> bool:
+def _matches(patterns: Iterable[str], name: str) -> bool:
     return any(fnmatchcase(name.strip().lower(), pattern.lower()) for pattern in patterns)

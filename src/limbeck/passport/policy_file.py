@@ -5,9 +5,9 @@ Scalars stay strings: none becomes a number, a date or an object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import yaml
 
@@ -42,6 +42,7 @@ _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 
 _USES = ("commercial", "research")
 _PARTS = ("use", *dict.fromkeys([*_LISTS, *_WORDS]))
+_Part = dict[str, str | tuple[str, ...]]
 
 
 def read_policy(path: Path) -> Policy:
@@ -108,37 +109,41 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def policy(self, root: yaml.Node | None) -> Policy:
-        parts = dict(self._mapping(root, "", _PARTS)) if root is not None else {}
-        read = {name: self._part(parts[name], name) for name in (*_LISTS, "risk") if name in parts}
-        signature = read.pop("signature", {})
-        keys = tuple(signature.get("keys", ()))
-        lists = {name: Names(**_lists(content)) for name, content in read.items()}
-        terms = lists.get("terms", Names())
+        nodes = dict(self._mapping(root, "", _PARTS)) if root is not None else {}
+        parts = {name: self._part(nodes[name], name) for name in _PARTS[1:] if name in nodes}
+
+        def word(part: str, key: str) -> str:
+            return str(parts.get(part, {}).get(key, ""))
+
+        def listed(part: str, key: str) -> tuple[str, ...]:
+            return tuple(parts.get(part, {}).get(key, ()))
+
+        def names(part: str) -> Names:
+            return Names(listed(part, "allow"), listed(part, "forbid"))
+
+        terms, keys = names("terms"), listed("signature", "keys")
         for term in sorted(set(terms.allow) & set(terms.forbid)):
             self._refuse("terms", term, "in one of allow and forbid")
         return Policy(
-            use=cast("Use", self._word(parts["use"], "use", _USES) if "use" in parts else ""),
-            licences=lists.get("licences", Names()),
-            unstated_licence=read.get("licences", {}).get("unstated") != "forbid",
+            use=cast("Use", self._word(nodes["use"], "use", _USES) if "use" in nodes else ""),
+            licences=names("licences"),
+            unstated_licence=word("licences", "unstated") != "forbid",
             terms=(Policy().terms | set(terms.forbid)) - set(terms.allow),
-            models=lists.get("models", Names()),
-            data=lists.get("data", Names()),
-            owners=lists.get("owners", Names()),
-            flags=frozenset(lists.get("flags", Names()).forbid),
-            highest_risk=str(read.get("risk", {}).get("highest", "")),
-            require_signature=bool(keys) or signature.get("required") == "true",
+            models=names("models"),
+            data=names("data"),
+            owners=names("owners"),
+            flags=frozenset(listed("flags", "forbid")),
+            highest_risk=word("risk", "highest"),
+            require_signature=bool(keys) or word("signature", "required") == "true",
             keys=keys,
         )
 
-    def _part(self, node: yaml.Node, part: str) -> dict[str, Any]:
+    def _part(self, node: yaml.Node, part: str) -> _Part:
         lists, words = _LISTS.get(part, {}), _WORDS.get(part, {})
-        found: dict[str, Any] = {}
+        found: _Part = {}
         for name, value in self._mapping(node, part, (*lists, *words)):
-            where = f"{part}.{name}"
-            if name in lists:
-                found[name] = self._list(value, where, lists[name])
-            else:
-                found[name] = self._word(value, where, words[name])
+            read = self._list if name in lists else self._word
+            found[name] = read(value, f"{part}.{name}", lists.get(name) or words.get(name) or ())
         return found
 
     def _mapping(
@@ -186,10 +191,6 @@ def _check_depth(text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError("too many levels of nesting")
-
-
-def _lists(content: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    return {name: value for name, value in content.items() if isinstance(value, tuple)}
 
 
 def _shown(node: yaml.Node | None) -> object:

@@ -63,7 +63,9 @@ class TeacherConcentration:
 _Key = tuple[str, ...]
 
 
-def audit(students: Sequence[ModelFacts], *, most: float = MOST) -> TeacherConcentration:
+def measure_teacher_concentration(
+    students: Sequence[ModelFacts], *, most: float = MOST
+) -> TeacherConcentration:
     """Compute the teacher concentration of a set of students.
 
     Two models are the same if their weights have the same hash; where none is stated, if name and
@@ -78,7 +80,8 @@ def audit(students: Sequence[ModelFacts], *, most: float = MOST) -> TeacherConce
 
     Example:
         >>> large = ModelFacts("large")
-        >>> found = audit([ModelFacts(name, ancestors=(large,)) for name in ("one", "two")])
+        >>> students = [ModelFacts(name, ancestors=(large,)) for name in ("one", "two")]
+        >>> found = measure_teacher_concentration(students)
         >>> found.herfindahl, [point.name for point in found.single_points]
         (1.0, ['large'])
     """
@@ -86,24 +89,31 @@ def audit(students: Sequence[ModelFacts], *, most: float = MOST) -> TeacherConce
         raise InputError(Problem("students", "none", "at least one student"))
     if not 0 < most <= 1:
         raise InputError(Problem("most", most, "a share above 0 and at most 1"))
-    named: dict[_Key, ModelFacts] = {}
-    descend: Counter[_Key] = Counter()
+    models: dict[_Key, ModelFacts] = {}
+    descendants: Counter[_Key] = Counter()
     weights: Counter[_Key] = Counter()
-    needed: Counter[_Key] = Counter()
+    dependants: Counter[_Key] = Counter()
     for student in students:
-        family = _Family(student)
-        named |= family.models
-        descend.update(family.roots)
-        weights.update({root: 1 / len(family.roots) for root in family.roots})
-        needed.update(family.needed())
+        graph: dict[_Key, set[_Key]] = {}
+        for model in topological([student]):
+            models[_key(model)] = model
+            graph.setdefault(_key(model), set()).update(map(_key, model.ancestors))
+        roots = [key for key, ancestors in graph.items() if not ancestors]
+        descendants.update(roots)
+        weights.update({root: 1 / len(roots) for root in roots})
+        dominators = _immediate_dominators(graph, student.name)
+        teacher = dominators[_key(student)]
+        while teacher is not None:
+            dependants[teacher] += 1
+            teacher = dominators[teacher]
     herfindahl = sum((weight / len(students)) ** 2 for weight in weights.values())
-    points = {key: count for key, count in needed.items() if count >= most * len(students)}
+    points = {key: count for key, count in dependants.items() if count >= most * len(students)}
     return TeacherConcentration(
         students=len(students),
-        roots=_shares(descend, named, len(students)),
+        roots=_shares(descendants, models, len(students)),
         herfindahl=herfindahl,
         effective_roots=1 / herfindahl,
-        single_points=_shares(points, named, len(students)),
+        single_points=_shares(points, models, len(students)),
     )
 
 
@@ -127,55 +137,32 @@ def read_students(folders: Iterable[Path]) -> list[ModelFacts]:
     return found
 
 
-class _Family:
-    """A student and its ancestors, each once."""
-
-    def __init__(self, student: ModelFacts) -> None:
-        self.student = _key(student)
-        self.models: dict[_Key, ModelFacts] = {}
-        elders: dict[_Key, set[_Key]] = {}
-        for model in topological([student]):
-            self.models[_key(model)] = model
-            elders.setdefault(_key(model), set()).update(_key(elder) for elder in model.ancestors)
-        self.roots = {key for key, above in elders.items() if not above}
-        self._gates = _gates(elders, student.name)
-
-    def needed(self) -> list[_Key]:
-        """Return the teachers without which no root would be left."""
-        found = []
-        key = self._gates[self.student]
-        while key is not None:
-            found.append(key)
-            key = self._gates[key]
-        return found
-
-
-def _gates(elders: Mapping[_Key, set[_Key]], student: str) -> dict[_Key, _Key | None]:
+def _immediate_dominators(graph: Mapping[_Key, set[_Key]], student: str) -> dict[_Key, _Key | None]:
     """Compute for each model the nearest one that every path to a root passes through.
 
     These are the immediate dominators of the descent graph (Cooper, Harvey and Kennedy 2001).
     """
-    gates: dict[_Key, _Key | None] = {}
+    dominators: dict[_Key, _Key | None] = {}
     depth: dict[_Key | None, int] = {None: 0}
 
-    def meeting(left: _Key | None, right: _Key | None) -> _Key | None:
+    def intersect(left: _Key | None, right: _Key | None) -> _Key | None:
         while left != right:
             if left is not None and depth[left] >= depth[right]:
-                left = gates[left]
+                left = dominators[left]
             elif right is not None:
-                right = gates[right]
+                right = dominators[right]
         return left
 
     try:
-        order = list(TopologicalSorter(elders).static_order())
+        order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         allowed = "a lineage in which no model descends from itself"
         raise InputError(Problem(f"{student}: ancestors", error.args[1], allowed)) from error
     for key in order:
-        above: list[_Key | None] = list(elders[key]) or [None]
-        gates[key] = reduce(meeting, above)
-        depth[key] = depth[gates[key]] + 1
-    return gates
+        ancestors: list[_Key | None] = list(graph[key]) or [None]
+        dominators[key] = reduce(intersect, ancestors)
+        depth[key] = depth[dominators[key]] + 1
+    return dominators
 
 
 def _key(model: ModelFacts) -> _Key:
@@ -183,10 +170,10 @@ def _key(model: ModelFacts) -> _Key:
 
 
 def _shares(
-    counts: Mapping[_Key, int], named: Mapping[_Key, ModelFacts], students: int
+    counts: Mapping[_Key, int], models: Mapping[_Key, ModelFacts], students: int
 ) -> tuple[Dependence, ...]:
     shares = (
-        Dependence(named[key].name, named[key].digest, count / students)
+        Dependence(models[key].name, models[key].digest, count / students)
         for key, count in counts.items()
     )
     return tuple(sorted(shares, key=lambda one: (-one.share, one.name, one.digest)))
