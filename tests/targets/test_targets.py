@@ -10,13 +10,13 @@ LOGITS = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=tor
 IDS, LOGS = torch.tensor([[0, 1], [2, 3]]), torch.zeros(2, 2)
 
 
-def test_targets_do_not_change():
+def test_targets_are_immutable():
     targets = DenseTargets(torch.zeros(2, 3))
     with pytest.raises(dataclasses.FrozenInstanceError):
         targets.logits = torch.ones(2, 3)
 
 
-def test_targets_compare_by_identity_since_tensors_do_not_compare_to_one_truth():
+def test_targets_compare_by_identity():
     logits = torch.zeros(2, 3)
     assert DenseTargets(logits) != DenseTargets(logits)
 
@@ -34,17 +34,17 @@ FORMS = [
 
 @pytest.mark.parametrize("targets", FORMS)
 @pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([3, 0])])
-def test_every_form_tells_its_size_and_gives_some_units(targets, rows):
+def test_units_classes_and_take(targets, rows):
     assert (targets.units, targets.classes) == (4, 6)
     some = targets.take(rows)
     assert (some.units, some.classes) == (2, 6)
     expected = targets.take(slice(0, 4))
     for field in dataclasses.fields(some):
-        ours, whole = getattr(some, field.name), getattr(expected, field.name)
-        assert torch.equal(ours, whole[rows]) if torch.is_tensor(ours) else ours == whole
+        taken, whole = getattr(some, field.name), getattr(expected, field.name)
+        assert torch.equal(taken, whole[rows]) if torch.is_tensor(taken) else taken == whole
 
 
-def test_the_likeliest_classes_keep_their_probabilities():
+def test_top_k_log_probabilities():
     targets = TopKTargets.of(LOGITS.bfloat16(), 3)
     logs = LOGITS.bfloat16().float().log_softmax(1)
     assert targets.log_probabilities.dtype == torch.float32
@@ -52,7 +52,7 @@ def test_the_likeliest_classes_keep_their_probabilities():
     assert torch.equal(targets.ids, logs.topk(3).indices)
 
 
-def test_draws_are_counted_once_a_class_and_add_up():
+def test_draws_are_merged_per_class_and_sum_to_their_number():
     targets = SampledTargets.draw(
         LOGITS, draws=50, temperature=2.0, generator=torch.Generator().manual_seed(1)
     )
@@ -77,7 +77,7 @@ def test_draws_follow_the_proposal():
         assert (targets.log_proposal is None) == (power == 1.0)
 
 
-def test_draws_of_one_seed_are_the_same_and_no_units_give_none():
+def test_draws_are_reproducible_and_accept_an_empty_batch():
     a, b = (
         SampledTargets.draw(LOGITS, draws=9, generator=torch.Generator().manual_seed(7))
         for _ in range(2)
@@ -87,14 +87,14 @@ def test_draws_of_one_seed_are_the_same_and_no_units_give_none():
     assert TopKTargets.of(LOGITS[:0], 2).units == 0
 
 
-def test_a_head_makes_the_logits_that_it_says():
+def test_head_logits_equal_the_linear_layer_with_softcap():
     hidden, weight = torch.randn(3, 4), torch.randn(5, 4)
     bias = torch.randn(5)
     logits = HeadTargets(hidden, weight, bias, softcap=2.0).take(slice(0, 3)).logits
     expected = 2 * torch.tanh((hidden @ weight.T + bias) / 2)
     torch.testing.assert_close(logits, expected)
-    some = HeadTargets(hidden, weight, bias, softcap=2.0).cut(2).take(torch.tensor([2])).logits
-    torch.testing.assert_close(some, expected[2:, :2])
+    last = HeadTargets(hidden, weight, bias, softcap=2.0).cut(2).take(torch.tensor([2])).logits
+    torch.testing.assert_close(last, expected[2:, :2])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_head_makes_the_logits_that_it_says():
         (lambda: HeadTargets(LOGITS, LOGITS, softcap=0.0), ["HeadTargets.softcap"]),
     ],
 )
-def test_what_does_not_go_together_is_refused(make, places):
+def test_inconsistent_arguments_raise(make, places):
     with pytest.raises(InputError) as caught:
         make()
     assert [problem.where for problem in caught.value.problems] == places

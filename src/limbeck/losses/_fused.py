@@ -24,7 +24,7 @@ from limbeck.targets import (
     SampledTargets,
     Targets,
     TopKTargets,
-    capped,
+    softcap_,
 )
 
 Reduction: TypeAlias = Literal["mean", "sum"]
@@ -191,7 +191,7 @@ class Head:
         """Compute the logits of some elements."""
         hidden, weight = self.hidden[rows], self.weight.T
         plain = hidden @ weight if self._bias is None else torch.addmm(self._bias, hidden, weight)
-        return capped(precise(plain), softcap)
+        return softcap_(precise(plain), softcap)
 
     def add(self, rows: Rows, slope: Tensor) -> None:
         """Accumulate the gradient of some elements' logits in hidden states, weight and bias."""

@@ -20,8 +20,7 @@ from torch.autograd import forward_ad
 from limbeck.errors import InputError, Problem
 from limbeck.losses._fused import Head, Reduction, Work, run
 from limbeck.losses._kinds import Kind, Measure
-from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
-from limbeck.targets.categorical import Tail
+from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Tail, Targets, TopKTargets
 
 
 def whole(hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work) -> Tensor:

@@ -11,7 +11,7 @@ from typing import get_args
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from limbeck.core.numbers import is_positive, is_whole
+from limbeck.core.numbers import is_whole
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.losses._fused import Reduction, Work, product_type
 from limbeck.losses._fused_operation import whole
@@ -113,12 +113,10 @@ def _check_head(
     reduction: object,
 ) -> None:
     where = "fused_divergence"
-    problems = list(head_problems(where, hidden, weight, bias))
-    if not problems and product_type(hidden) != product_type(weight):
+    problems = head_problems(where, hidden, weight, bias, softcap)
+    if hidden.is_floating_point() and product_type(hidden) != product_type(weight):
         fix = "Convert one of them, or use autocast."
         problems.append(Problem(f"{where}.weight", str(weight.dtype), str(hidden.dtype), fix))
-    if softcap is not None and not is_positive(softcap):
-        problems.append(Problem(f"{where}.softcap", softcap, "a finite number above 0, or None"))
     if block_bytes is not None and not is_whole(block_bytes, least=1):
         problems.append(Problem(f"{where}.block_bytes", block_bytes, "a whole number above 0"))
     if reduction not in (known := get_args(Reduction)):

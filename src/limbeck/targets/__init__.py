@@ -1,14 +1,13 @@
 """Representations of a teacher's soft targets.
 
-The teacher's distribution is kept as all logits, top-k classes, sampled classes, or hidden states
-with the head. `limbeck.losses.divergences` and `fused_divergence` accept any of them.
+The teacher's distribution is stored as all logits, top-k classes, sampled classes, or hidden states
+with the head. `limbeck.losses.divergence` and `fused_divergence` accept any of them.
 """
 
 from typing import TypeAlias
 
-from limbeck.targets.categorical import DenseTargets, Rows, TopKTargets
-from limbeck.targets.head import HeadTargets, capped, head_problems
-from limbeck.targets.sampled import SampledTargets
+from limbeck.targets.categorical import DenseTargets, Rows, SampledTargets, Tail, TopKTargets
+from limbeck.targets.head import HeadTargets, head_problems, softcap_
 
 Targets: TypeAlias = DenseTargets | TopKTargets | SampledTargets | HeadTargets
 __all__ = [
@@ -16,8 +15,9 @@ __all__ = [
     "HeadTargets",
     "Rows",
     "SampledTargets",
+    "Tail",
     "Targets",
     "TopKTargets",
-    "capped",
     "head_problems",
+    "softcap_",
 ]

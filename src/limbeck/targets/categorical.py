@@ -1,58 +1,37 @@
-"""Selections of elements."""
+"""Soft targets over all classes, the top-k classes, or sampled classes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
-from limbeck.core.numbers import is_whole
+from limbeck.core.numbers import is_positive, is_whole
 from limbeck.core.tensors import precise
 from limbeck.errors import InputError, Problem, did_you_mean
 
 Rows: TypeAlias = slice | Tensor
-"""Which units: a slice, or their numbers `[chosen]`."""
+"""A selection of elements: a slice, or indices `[selected]`."""
+Tail: TypeAlias = Literal["bucket", "renormalize"]
 
 
-def of_ids(where: str, ids: Tensor) -> tuple[Problem, ...]:
-    """Return the problems of class ids that are not integers `[units, k]`."""
-    if ids.dtype not in (torch.int64, torch.int32):
-        fix = "Convert them with .long()."
-        return (Problem(f"{where}.ids", str(ids.dtype), "whole numbers, int64 or int32", fix),)
-    if ids.ndim != 2 or ids.shape[1] == 0:
-        allowed = "a tensor [units, k] with at least one class a unit"
-        return (Problem(f"{where}.ids", tuple(ids.shape), allowed),)
-    return ()
-
-
-def of_shape(
-    where: str, name: str, given: Tensor, ids: Tensor, *, floating: bool = True
-) -> tuple[Problem, ...]:
-    """Return the problems of a tensor that does not have one number per kept class."""
-    if given.shape != ids.shape:
-        allowed = f"{tuple(ids.shape)}, as the ids have"
-        return (Problem(f"{where}.{name}", tuple(given.shape), allowed),)
-    if floating and not given.is_floating_point():
-        fix = "Convert it with .float()."
-        return (Problem(f"{where}.{name}", str(given.dtype), "a floating-point tensor", fix),)
-    return ()
-
-
-def check_logits(where: str, logits: Tensor) -> None:
-    """Raise an error unless a tensor has one row of logits per element.
-
-    Raises:
-        InputError: The tensor is not `[units, classes]`, or has an integer dtype.
-    """
-    if logits.ndim != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
-        given = f"{logits.dtype} {tuple(logits.shape)}"
-        raise InputError(Problem(f"{where}.logits", given, "floating-point [units, classes]"))
+_T = TypeVar("_T", bound="_RowTargets")
 
 
 @dataclass(frozen=True, eq=False)
-class DenseTargets:
+class _RowTargets:
+    """Targets whose tensors have one row per element."""
+
+    def take(self: _T, rows: Rows) -> _T:
+        """Return the targets of some elements."""
+        tensors = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseTargets(_RowTargets):
     """All of the teacher's logits.
 
     Attributes:
@@ -77,16 +56,9 @@ class DenseTargets:
         """Return the teacher's number of classes."""
         return self.logits.shape[-1]
 
-    def take(self, rows: Rows) -> DenseTargets:
-        """Return the targets of some elements."""
-        return DenseTargets(self.logits[rows])
-
-
-Tail: TypeAlias = Literal["bucket", "renormalize"]
-
 
 @dataclass(frozen=True, eq=False)
-class TopKTargets:
+class TopKTargets(_RowTargets):
     """The top-k classes of each element, with a treatment of the tail.
 
     Attributes:
@@ -120,18 +92,17 @@ class TopKTargets:
 
     def __post_init__(self) -> None:
         problems = [
-            *of_ids("TopKTargets", self.ids),
-            *of_shape("TopKTargets", "log_probabilities", self.log_probabilities, self.ids),
+            *_id_problems("TopKTargets", self.ids),
+            *_shape_problems("TopKTargets.log_probabilities", self.log_probabilities, self.ids),
         ]
         if not is_whole(self.classes, least=1):
             problems.append(Problem("TopKTargets.classes", self.classes, "a whole number above 0"))
-        if self.tail not in get_args(Tail):
-            tails = get_args(Tail)
+        if self.tail not in (tails := get_args(Tail)):
             fix = did_you_mean(self.tail, tails)
             problems.append(Problem("TopKTargets.tail", self.tail, ", ".join(tails), fix))
         if self.log_tail is not None and self.log_tail.shape != self.ids.shape[:1]:
-            given, allowed = tuple(self.log_tail.shape), f"one a unit, {tuple(self.ids.shape[:1])}"
-            problems.append(Problem("TopKTargets.log_tail", given, allowed))
+            allowed = f"one per element, {tuple(self.ids.shape[:1])}"
+            problems.append(Problem("TopKTargets.log_tail", tuple(self.log_tail.shape), allowed))
         if problems:
             raise InputError(*problems)
 
@@ -147,7 +118,7 @@ class TopKTargets:
         Raises:
             InputError: Logits that are not `[units, classes]`, or a k out of range.
         """
-        check_logits("TopKTargets.of", logits)
+        _check_logits(logits, where="TopKTargets.of.logits")
         if not (is_whole(k, least=1) and k <= logits.shape[1]):
             allowed = f"a whole number from 1 to {logits.shape[1]}"
             raise InputError(Problem("TopKTargets.of.k", k, allowed))
@@ -162,8 +133,145 @@ class TopKTargets:
         """Return the number of elements."""
         return self.ids.shape[0]
 
-    def take(self, rows: Rows) -> TopKTargets:
-        """Return the targets of some elements."""
-        tail = None if self.log_tail is None else self.log_tail[rows]
-        kept = self.log_probabilities[rows]
-        return replace(self, ids=self.ids[rows], log_probabilities=kept, log_tail=tail)
+
+@dataclass(frozen=True, eq=False)
+class SampledTargets(_RowTargets):
+    """Classes sampled from the teacher's distribution, an unbiased estimate of all of it.
+
+    The teacher's probability of a sampled class is estimated by importance sampling, as
+    counts/draws times probability over proposal probability.
+
+    Attributes:
+        ids: The sampled classes, integers `[units, n]`. Rows may be padded with any class that has
+            a count of 0.
+        counts: The number of draws of each class, `[units, n]`.
+        log_probabilities: The teacher's log-probabilities of these classes, at `temperature`,
+            `[units, n]`.
+        log_proposal: The log-probability of each class in one draw, `[units, n]`; None if classes
+            were drawn with the teacher's own probabilities.
+        temperature: The teacher's temperature at sampling.
+        classes: The teacher's number of classes; None if equal to the student's.
+
+    Raises:
+        InputError: Inconsistent shapes, dtypes or settings.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> targets = SampledTargets.draw(torch.tensor([[9.0, 0.0]]), draws=5, generator=generator)
+        >>> targets.ids, targets.counts
+        (tensor([[0]]), tensor([[5.]]))
+
+    Source: Anshumann et al. 2025 (arXiv 2503.16870).
+    """
+
+    ids: Tensor
+    counts: Tensor
+    log_probabilities: Tensor
+    log_proposal: Tensor | None = None
+    temperature: float = 1.0
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [*_id_problems("SampledTargets", self.ids)]
+        for field in ("counts", "log_probabilities", "log_proposal"):
+            if (given := getattr(self, field)) is not None:
+                floating = field != "counts"
+                where = f"SampledTargets.{field}"
+                problems += _shape_problems(where, given, self.ids, floating=floating)
+        problems += _positive_problems("SampledTargets", temperature=self.temperature)
+        if problems:
+            raise InputError(*problems)
+
+    @classmethod
+    def draw(
+        cls,
+        logits: Tensor,
+        *,
+        draws: int,
+        temperature: float = 1.0,
+        proposal_power: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> SampledTargets:
+        """Sample classes from the teacher's distribution, or from a flatter or steeper one.
+
+        Args:
+            logits: The teacher's logits, `[units, classes]`.
+            draws: The number of draws per element, with replacement.
+            temperature: The teacher's temperature. The divergence must use the same one.
+            proposal_power: The exponent of the teacher's probabilities in the proposal: below 1,
+                rare classes are drawn more often, with a smaller weight.
+            generator: The random generator, on the device of the logits.
+
+        Raises:
+            InputError: Logits that are not `[units, classes]`, or a number <= 0.
+        """
+        where = "SampledTargets.draw"
+        _check_logits(logits, where=f"{where}.logits")
+        problems = _positive_problems(where, temperature=temperature, proposal_power=proposal_power)
+        if not is_whole(draws, least=1):
+            problems.insert(0, Problem(f"{where}.draws", draws, "a whole number above 0"))
+        if problems:
+            raise InputError(*problems)
+        logs = (precise(logits.detach()) / temperature).log_softmax(-1)
+        same = proposal_power == 1
+        proposal = logs if same else (logs * proposal_power).log_softmax(-1)
+        drawn = logits.new_zeros((0, 1), dtype=torch.long)
+        if len(logits):
+            drawn = torch.multinomial(proposal.exp(), draws, replacement=True, generator=generator)
+        ids, counts = _merge_draws(drawn)
+        log_proposal = None if same else proposal.gather(1, ids)
+        counts, log_probabilities = counts.to(logs.dtype), logs.gather(1, ids)
+        classes = logits.shape[1]
+        return cls(ids, counts, log_probabilities, log_proposal, float(temperature), classes)
+
+    @property
+    def units(self) -> int:
+        """Return the number of elements."""
+        return self.ids.shape[0]
+
+
+def _merge_draws(drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct ids of each row and their counts, padded with a count of 0."""
+    ordered = drawn.sort(dim=1).values
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    place = new.cumsum(1) - 1
+    width = int(place.max()) + 1 if place.numel() else 1
+    zeros = ordered.new_zeros((len(ordered), width))
+    return zeros.scatter(1, place, ordered), zeros.scatter_add(1, place, torch.ones_like(place))
+
+
+def _check_logits(logits: Tensor, *, where: str) -> None:
+    if logits.ndim != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
+        given = f"{logits.dtype} {tuple(logits.shape)}"
+        raise InputError(Problem(where, given, "floating-point [units, classes]"))
+
+
+def _id_problems(where: str, ids: Tensor) -> list[Problem]:
+    if ids.dtype not in (torch.int64, torch.int32):
+        fix = "Convert them with .long()."
+        return [Problem(f"{where}.ids", str(ids.dtype), "whole numbers, int64 or int32", fix)]
+    if ids.ndim != 2 or ids.shape[1] == 0:
+        allowed = "a tensor [units, k] with at least one class per element"
+        return [Problem(f"{where}.ids", tuple(ids.shape), allowed)]
+    return []
+
+
+def _shape_problems(
+    where: str, given: Tensor, ids: Tensor, *, floating: bool = True
+) -> list[Problem]:
+    if given.shape != ids.shape:
+        return [Problem(where, tuple(given.shape), f"{tuple(ids.shape)}, as the ids have")]
+    if floating and not given.is_floating_point():
+        fix = "Convert it with .float()."
+        return [Problem(where, str(given.dtype), "a floating-point tensor", fix)]
+    return []
+
+
+def _positive_problems(where: str, **numbers: object) -> list[Problem]:
+    return [
+        Problem(f"{where}.{name}", given, "a finite number above 0")
+        for name, given in numbers.items()
+        if not is_positive(given)
+    ]

@@ -39,11 +39,8 @@ class HeadTargets:
     softcap: float | None = None
 
     def __post_init__(self) -> None:
-        problems = list(head_problems("HeadTargets", self.hidden, self.weight, self.bias))
-        if self.softcap is not None and not is_positive(self.softcap):
-            allowed = "a finite number above 0, or None"
-            problems.append(Problem("HeadTargets.softcap", self.softcap, allowed))
-        if problems:
+        where = "HeadTargets"
+        if problems := head_problems(where, self.hidden, self.weight, self.bias, self.softcap):
             raise InputError(*problems)
 
     @property
@@ -58,13 +55,13 @@ class HeadTargets:
 
     def take(self, rows: Rows) -> DenseTargets:
         """Compute the logits of some elements."""
-        weight, bias = self.weight.detach(), self.bias
+        weight = self.weight.detach()
         # Autocast would compute other logits in forward than in backward, where it is disabled.
         with without_autocast(weight):
             logits = self.hidden.detach()[rows].to(weight.dtype) @ weight.T
-        if bias is not None:
-            logits += bias.detach().to(logits.dtype)
-        return DenseTargets(capped(logits, self.softcap))
+        if self.bias is not None:
+            logits += self.bias.detach().to(logits.dtype)
+        return DenseTargets(softcap_(logits, self.softcap))
 
     def cut(self, classes: int) -> HeadTargets:
         """Remove the classes from this index on, without a copy."""
@@ -72,35 +69,39 @@ class HeadTargets:
         return replace(self, weight=self.weight[:classes], bias=bias)
 
 
-def capped(logits: Tensor, softcap: float | None) -> Tensor:
-    """Soft-cap new logits to ±softcap, in place.
+def softcap_(logits: Tensor, softcap: float | None) -> Tensor:
+    """Apply a soft cap to logits, softcap · tanh(logits / softcap), in place.
 
     Example:
         >>> import torch
-        >>> capped(torch.tensor([1000.0]), 30.0)
+        >>> softcap_(torch.tensor([1000.0]), 30.0)
         tensor([30.])
     """
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
 def head_problems(
-    where: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Problem, ...]:
+    where: str, hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: object
+) -> list[Problem]:
     """Return the problems of hidden states and a head that do not fit together.
 
     Example:
         >>> import torch
-        >>> head_problems("head", torch.zeros(2, 3), torch.zeros(5, 3), None)
-        ()
+        >>> head_problems("head", torch.zeros(2, 3), torch.zeros(5, 3), None, None)
+        []
     """
+    problems = []
     if not (hidden.ndim == 2 and hidden.is_floating_point()):
         given = f"{hidden.dtype} {tuple(hidden.shape)}"
-        fix = "Flatten to one row a unit: hidden.flatten(0, -2)."
-        return (Problem(f"{where}.hidden", given, "floating-point [units, features]", fix),)
-    features = hidden.shape[1]
-    if not (weight.ndim == 2 and weight.shape[0] > 0 and weight.shape[1] == features):
+        fix = "Flatten to one row per element: hidden.flatten(0, -2)."
+        problems = [Problem(f"{where}.hidden", given, "floating-point [units, features]", fix)]
+    elif not (weight.ndim == 2 and weight.shape[0] > 0 and weight.shape[1] == hidden.shape[1]):
+        features = hidden.shape[1]
         allowed = f"[classes, {features}], as the hidden states have {features} features"
-        return (Problem(f"{where}.weight", tuple(weight.shape), allowed),)
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return (Problem(f"{where}.bias", tuple(bias.shape), f"[{weight.shape[0]}], one a class"),)
-    return ()
+        problems = [Problem(f"{where}.weight", tuple(weight.shape), allowed)]
+    elif bias is not None and bias.shape != weight.shape[:1]:
+        allowed = f"[{weight.shape[0]}], one per class"
+        problems = [Problem(f"{where}.bias", tuple(bias.shape), allowed)]
+    if softcap is not None and not is_positive(softcap):
+        problems.append(Problem(f"{where}.softcap", softcap, "a finite number above 0, or None"))
+    return problems
