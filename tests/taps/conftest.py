@@ -1,4 +1,4 @@
-"""Networks to listen to."""
+"""Networks with submodules to tap."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Twice(nn.Module):
-    """Runs one module twice, puts out a tuple, and has a module that never runs."""
+    """Runs one module twice, returns a tuple, and has a module that never runs."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class Pair(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    """Runs a block as it is (None), or again in the backward pass, in one of the two ways."""
+    """Runs a block as it is (None), or again in the backward pass, in one of the two modes."""
 
     def __init__(self, reentrant):
         super().__init__()

@@ -18,7 +18,7 @@ def test_the_last_output_of_a_module_that_runs_twice_is_kept(net):
     assert torch.equal(captured["shared"], net.shared(net.shared(x)))
 
 
-def test_any_call_can_be_asked_for(net):
+def test_any_call_can_be_selected(net):
     x = torch.randn(2, 3)
     once = net.shared(x)
     with Taps(net, ["shared@0", "shared@1", "shared", "again@0"]) as taps:
@@ -31,14 +31,14 @@ def test_any_call_can_be_asked_for(net):
             assert captured["shared"] is captured["shared@1"]
 
 
-def test_a_call_that_there_was_not_is_an_error(net):
+def test_a_missing_call_is_an_error(net):
     with Taps(net, ["shared@2"]) as taps:
         net(torch.randn(2, 3))
         with pytest.raises(InputError, match=r"tap shared@2: got '2 calls'; .* from @0 to @1"):
             taps.take()
 
 
-def test_inputs_can_be_asked_for(net):
+def test_inputs_can_be_selected(net):
     x = torch.randn(2, 3)
     paths = ["shared:input", "shared@0:input", "pair:input", "pair:output", ":input"]
     with Taps(net, paths) as taps:
@@ -47,7 +47,7 @@ def test_inputs_can_be_asked_for(net):
     assert captured["shared@0:input"] is x
     assert captured[":input"] is x
     assert torch.equal(captured["shared:input"], net.shared(x))
-    assert torch.equal(captured["pair:output"], captured["pair:input"] + 1)  # given by name
+    assert torch.equal(captured["pair:output"], captured["pair:input"] + 1)  # passed by keyword
 
 
 def test_captured_tensors_carry_the_graph(net):
@@ -57,7 +57,7 @@ def test_captured_tensors_carry_the_graph(net):
     assert net.shared.weight.grad is not None
 
 
-def test_paths_come_in_the_order_asked_for_and_once(net):
+def test_paths_are_unique_and_in_the_given_order(net):
     with Taps(net, ["pair", "shared", "pair"]) as taps:
         net(torch.randn(2, 3))
         captured = taps.take()
@@ -65,7 +65,7 @@ def test_paths_come_in_the_order_asked_for_and_once(net):
     assert captured["pair"].shape == (2, 3)
 
 
-def test_patterns_are_written_out():
+def test_patterns_are_expanded():
     net = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.ReLU()), nn.Linear(3, 2))
     with Taps(net, ["*", "0:input", "0"]) as taps:
         net(torch.zeros(2, 3))
@@ -83,28 +83,28 @@ def test_hooks_exist_only_inside_the_block(net, hooks):
     assert hooks(net) == 0
 
 
-def test_nothing_is_held_after_the_step(net):
-    heard = []
-    net.shared.register_forward_hook(lambda *said: heard.append(weakref.ref(said[-1])))
+def test_tensors_are_released_after_the_step(net):
+    captured = []
+    net.shared.register_forward_hook(lambda *args: captured.append(weakref.ref(args[-1])))
     taps = Taps(net, ["shared", "shared@0"])
     with taps:
         net(torch.randn(2, 3))
         taps.take()
-        assert all(tensor() is None for tensor in heard)
+        assert all(tensor() is None for tensor in captured)
         net(torch.randn(2, 3))
-        assert any(tensor() is not None for tensor in heard)
-    assert all(tensor() is None for tensor in heard)
+        assert any(tensor() is not None for tensor in captured)
+    assert all(tensor() is None for tensor in captured)
 
 
-def test_nothing_is_held_after_an_exception(net):
-    heard = []
-    net.shared.register_forward_hook(lambda *said: heard.append(weakref.ref(said[-1])))
+def test_tensors_are_released_after_an_exception(net):
+    captured = []
+    net.shared.register_forward_hook(lambda *args: captured.append(weakref.ref(args[-1])))
     taps = Taps(net, ["shared"])
     net.pair.forward = None
     with pytest.raises(TypeError), taps:
         net(torch.randn(2, 3))
     gc.collect()
-    assert all(tensor() is None for tensor in heard)
+    assert all(tensor() is None for tensor in captured)
 
 
 def test_a_module_that_does_not_run_is_an_error(net):
@@ -128,14 +128,14 @@ def test_an_output_changed_in_place_is_an_error_and_not_a_wrong_feature():
 
 
 def test_a_module_without_a_tensor_is_an_error():
-    class Says(nn.Module):
+    class Text(nn.Module):
         def forward(self, x):
             return "no tensor"
 
-    net = nn.Sequential(Says())
-    with Taps(net, ["0"]), pytest.raises(InputError, match="puts out a tensor"):
+    net = nn.Sequential(Text())
+    with Taps(net, ["0"]), pytest.raises(InputError, match="returns a tensor"):
         net(torch.zeros(1))
-    with Taps(net, ["0:input"]), pytest.raises(InputError, match="takes in a tensor"):
+    with Taps(net, ["0:input"]), pytest.raises(InputError, match="takes a tensor"):
         net("no tensor either")
 
 
@@ -146,7 +146,7 @@ def test_the_first_tensor_of_any_nesting_is_found():
     assert first_tensor({"a": None}) is None
 
 
-def test_no_paths_cost_nothing(net, hooks):
+def test_without_paths_no_hook_is_registered(net, hooks):
     with Taps(net, []) as taps:
         assert hooks(net) == 0
         assert taps.take() == {}
@@ -179,7 +179,7 @@ def test_a_reentrant_checkpoint_is_an_error_and_not_a_lost_gradient(checkpointed
     x = torch.randn(4, 3, requires_grad=True)
     with Taps(net, ["block.1"]), pytest.raises(InputError, match="use_reentrant=False"):
         net(x)
-    with torch.no_grad(), Taps(net, ["block.1"]) as taps:  # nobody asks for a gradient
+    with torch.no_grad(), Taps(net, ["block.1"]) as taps:  # no gradient is required
         net(x)
         assert taps.take()["block.1"].shape == (4, 3)
 

@@ -55,7 +55,7 @@ def test_all_unknown_paths_are_named_with_the_nearest():
     assert second.given == "nowhere"
 
 
-def test_a_side_that_there_is_not_is_named(stages):
+def test_an_unknown_side_is_an_error(stages):
     with pytest.raises(InputError, match=r'layer1:output\. did you mean "input"'):
         Taps(stages, ["layer1:inputs"])
 

@@ -31,8 +31,8 @@ def _step(net, x, paths=PATHS):
     return [*captured.values(), output, *gradients]
 
 
-def _alike(ours, theirs):
-    return len(ours) == len(theirs) and all(map(torch.allclose, ours, theirs))
+def _alike(first, second):
+    return len(first) == len(second) and all(map(torch.allclose, first, second))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -83,17 +83,17 @@ def test_a_graph_with_taps_is_compiled_once(net):
     assert len(graphs) == 2
 
 
-def test_nothing_is_held_of_a_compiled_module(net, hooks):
+def test_tensors_of_a_compiled_module_are_released(net, hooks):
     compiled = torch.compile(net, backend="aot_eager")
     own = compiled.forward
     with Taps(compiled, PATHS) as taps:
         compiled(torch.randn(2, 3))
-        heard = [weakref.ref(tensor) for tensor in taps.take().values()]
+        captured = [weakref.ref(tensor) for tensor in taps.take().values()]
         compiled(torch.randn(2, 3))
         taps.take()
         assert compiled.forward is not own
     gc.collect()
-    assert all(tensor() is None for tensor in heard)
+    assert all(tensor() is None for tensor in captured)
     assert hooks(net) == 0
     assert compiled.forward is own
     gone = weakref.ref(compiled)
@@ -102,7 +102,7 @@ def test_nothing_is_held_of_a_compiled_module(net, hooks):
     assert gone() is None
 
 
-def test_nothing_is_held_of_a_compiled_module_that_fails(net, hooks):
+def test_tensors_of_a_compiled_module_are_released_that_fails(net, hooks):
     compiled = torch.compile(net, backend="eager")
     with contextlib.suppress(Exception), Taps(compiled, PATHS):
         compiled(torch.randn(2, 4))

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from types import TracebackType
 
 from torch import Tensor, nn
 
 from limbeck.errors import InputError
-from limbeck.taps.hooks import (
-    Record,
-    Remove,
-    Source,
-    attach_listener,
-    listen_inside,
-    region_of,
-    sources,
-)
+from limbeck.taps.hooks import Record, attach, attach_inside, compiled_parent
 from limbeck.taps.paths import Tap, resolve
 
 
@@ -55,17 +48,25 @@ class Taps:
 
     def __init__(self, module: nn.Module, paths: Iterable[str]) -> None:
         wanted = list(dict.fromkeys(paths))
-        self._taps = resolve(module, wanted) if wanted else []
-        self._sources = _by_region(self._taps)
-        self._record = Record([one for group in self._sources.values() for one in group])
-        self._removers: list[Remove] = []
+        groups: dict[nn.Module | None, list[Tap]] = {}
+        taps = resolve(module, wanted) if wanted else []
+        for tap in taps:
+            groups.setdefault(compiled_parent(tap), []).append(tap)
+        self._records = {region: Record(group) for region, group in groups.items()}
+        records = {tap: record for record in self._records.values() for tap in record.taps}
+        self._taps = [(tap, records[tap]) for tap in taps]
+        self._stack = ExitStack()
 
     def __enter__(self) -> Taps:
-        for region, group in self._sources.items():
-            if region is None:
-                self._removers += [attach_listener(source, self._record) for source in group]
-            else:
-                self._removers.append(listen_inside(region, group, self._record))
+        with ExitStack() as stack:
+            for region, record in self._records.items():
+                stack.callback(record.clear)
+                if region is not None:
+                    stack.callback(attach_inside(region, record))
+                    continue
+                for source in record.sources:
+                    stack.callback(attach(source, record))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -74,9 +75,7 @@ class Taps:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._removers:
-            self._removers.pop()()
-        self._record.clear()
+        self._stack.close()
 
     def take(self) -> dict[str, Tensor]:
         """Return and release the tensors captured since the last call, in the order of the paths.
@@ -85,18 +84,10 @@ class Taps:
             InputError: A module did not run, or not often enough, or the tensor was changed in
                 place after capture.
         """
-        problems = [problem for tap in self._taps for problem in self._record.problems(tap)]
-        if not problems:
-            captured = {tap.name: self._record.get(tap) for tap in self._taps}
-        self._record.clear()
+        problems = [problem for tap, record in self._taps for problem in record.problems(tap)]
+        captured = {} if problems else {tap.name: record.get(tap) for tap, record in self._taps}
+        for record in self._records.values():
+            record.clear()
         if problems:
             raise InputError(*problems)
         return captured
-
-
-def _by_region(taps: list[Tap]) -> dict[nn.Module | None, list[Source]]:
-    """Group sources by the compiled module that contains them, if any."""
-    regions: dict[nn.Module | None, list[Tap]] = {}
-    for tap in taps:
-        regions.setdefault(region_of(tap), []).append(tap)
-    return {region: sources(group) for region, group in regions.items()}

@@ -1,9 +1,10 @@
-"""The tensors captured in a forward pass, by module and call."""
+"""Forward hooks on plain and compiled modules, and the tensors that they capture."""
 
 from __future__ import annotations
 
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -13,65 +14,67 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from limbeck.errors import InputError, Problem
-from limbeck.taps.paths import Side, Tap
-
-
-class Source:
-    """The input or output of one module, and its taps."""
-
-    def __init__(self, module: nn.Module, side: Side) -> None:
-        self.module = module
-        self.side = side
-        self.taps: list[Tap] = []
-
-
-def sources(taps: Iterable[Tap]) -> list[Source]:
-    """Group taps by module and side, so that each call is counted once."""
-    found: dict[tuple[nn.Module, Side], Source] = {}
-    for tap in taps:
-        key = (tap.module, tap.side)
-        found.setdefault(key, Source(*key)).taps.append(tap)
-    return list(found.values())
+from limbeck.taps.paths import Source, Tap
 
 
 class Record:
-    """The tensors captured since the last call, by tap name."""
+    """The tensors captured in a forward pass, by tap name."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._of = {tap.name: source for source in sources for tap in source.taps}
-        self._calls: dict[Source, int] = {}
-        self._heard: dict[str, tuple[Tensor, int]] = {}
+    def __init__(self, taps: Sequence[Tap]) -> None:
+        self.taps = taps
+        self.sources = tuple(dict.fromkeys(tap.source for tap in taps))
+        self.clear()
 
     def clear(self) -> None:
         """Release all tensors."""
-        self._calls, self._heard = {}, {}
+        self._calls: Counter[Source] = Counter()
+        self._captured: dict[str, tuple[Tensor, int]] = {}
 
     def add(self, source: Source, tensor: Tensor) -> None:
         """Store a tensor for each tap of this call of its source."""
-        call = self._calls.get(source, 0)
-        self._calls[source] = call + 1
-        for tap in source.taps:
-            if tap.call is None or tap.call == call:
-                self._heard[tap.name] = (tensor, _version(tensor))
+        for tap in self.taps:
+            if tap.source == source and tap.call in (None, self._calls[source]):
+                self._captured[tap.name] = (tensor, _version(tensor))
+        self._calls[source] += 1
 
     def get(self, tap: Tap) -> Tensor:
         """Return the tensor of a tap for which `problems` is empty."""
-        return self._heard[tap.name][0]
+        return self._captured[tap.name][0]
 
     def problems(self, tap: Tap) -> list[Problem]:
         """Return the problems with a tap's tensor."""
         where = f"tap {tap.name}"
-        if tap.name not in self._heard:
-            calls = self._calls.get(self._of[tap.name], 0)
+        if tap.name not in self._captured:
+            calls = self._calls[tap.source]
             if calls == 0:
                 return [Problem(where, f"no {tap.side}", "a module that runs in the forward pass")]
             return [Problem(where, f"{calls} calls", f"a call from @0 to @{calls - 1}")]
-        tensor, version = self._heard[tap.name]
+        tensor, version = self._captured[tap.name]
         if _version(tensor) == version:
             return []
         changed = f"an {tap.side} that is changed in place later"
         fix = "Tap the layer that changes it, or build the model with inplace=False."
-        return [Problem(where, changed, f"an {tap.side} that stays as it is", fix)]
+        return [Problem(where, changed, f"an {tap.side} that is not changed", fix)]
+
+    def no_tensor(self, source: Source, value: object) -> InputError:
+        """Return the error for a module without a tensor in its output or input."""
+        verb = "returns" if source.side == "output" else "takes"
+        given = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+        allowed = f"a module that {verb} a tensor"
+        return InputError(Problem(self._where(source), type(given).__name__, allowed))
+
+    def no_gradient(self, source: Source) -> InputError:
+        """Return the error for a tap inside a reentrant checkpoint."""
+        given = "a module inside a checkpoint with use_reentrant=True, which no gradient reaches"
+        fix = (
+            "In transformers: gradient_checkpointing_enable("
+            'gradient_checkpointing_kwargs={"use_reentrant": False}).'
+        )
+        allowed = "checkpoints with use_reentrant=False"
+        return InputError(Problem(self._where(source), given, allowed, fix))
+
+    def _where(self, source: Source) -> str:
+        return f"tap {', '.join(tap.name for tap in self.taps if tap.source == source)}"
 
 
 def first_tensor(output: object) -> Tensor | None:
@@ -89,92 +92,67 @@ def first_tensor(output: object) -> Tensor | None:
         parts = output.values()
     elif isinstance(output, Sequence) and not isinstance(output, str):
         parts = output
-    for part in parts:
-        tensor = first_tensor(part)
-        if tensor is not None:
-            return tensor
-    return None
+    found = (first_tensor(part) for part in parts)
+    return next((tensor for tensor in found if tensor is not None), None)
 
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-Hear: TypeAlias = Callable[[object], None]
+Callback: TypeAlias = Callable[[object], None]
 Remove: TypeAlias = Callable[[], None]
 
 
-def attach_listener(source: Source, record: Record) -> Remove:
-    """Record the tensors of a source; return a function that ends it."""
-    with_gradient = torch.is_grad_enabled()
+def attach(source: Source, record: Record) -> Remove:
+    """Record the tensors of a module; return a function that ends it."""
+    module, with_gradient = source.module, torch.is_grad_enabled()
 
-    def hear(said: object) -> None:
+    def capture(value: object) -> None:
         # Checkpointing runs the module again in the backward pass, with known outputs.
         if torch._C._current_graph_task_id() != -1:
             return
-        tensor = first_tensor(said)
+        tensor = first_tensor(value)
         if tensor is None:
-            raise InputError(_no_tensor(source, said))
-        if with_gradient and not torch.is_grad_enabled() and in_reentrant_checkpoint():
-            raise InputError(no_gradient(source))
+            raise record.no_tensor(source, value)
+        if with_gradient and not torch.is_grad_enabled() and _in_reentrant_checkpoint():
+            raise record.no_gradient(source)
         record.add(source, tensor)
 
-    return attach(source, hear)
+    compiled = module._compiled_call_impl
+    if compiled is None:
+        return _register(source, _hook(source, capture))
 
-
-def attach(source: Source, hear: Hear) -> Remove:
-    """Call a function with the tensors of a source; return a function that ends it."""
-    if source.module._compiled_call_impl is not None:
-        return _around(source, hear)
-    return register(source, hook(source.side, hear))
-
-
-def hook(side: Side, hear: Hear) -> Callable[..., None]:
-    """Return the hook that calls a function with a module's output or input."""
-    if side == "output":
-
-        def after(module: nn.Module, inputs: Any, output: Any) -> None:
-            hear(output)
-
-        return after
-
-    def before(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        hear((*inputs, named))
-
-    return before
-
-
-def register(source: Source, made: Callable[..., None]) -> Remove:
-    """Register a hook on a source's module; return a function that removes it."""
-    if source.side == "output":
-        return source.module.register_forward_hook(made).remove
-    return source.module.register_forward_pre_hook(made, with_kwargs=True).remove
-
-
-def _around(source: Source, hear: Hear) -> Remove:
-    """Capture outside of a module compiled in place: its graph may contain its hooks."""
-    module = source.module
-    own = module._compiled_call_impl
-    if own is None:
-        raise ValueError("the module is not compiled")
-
-    def call(*args: Any, **named: Any) -> Any:
+    # The graph of a module compiled in place may contain its hooks: capture outside of it.
+    def call(*args: Any, **kwargs: Any) -> Any:
         if source.side == "input":
-            hear((*args, named))
-        output = own(*args, **named)
+            capture((*args, kwargs))
+        output = compiled(*args, **kwargs)
         if source.side == "output":
-            hear(output)
+            capture(output)
         return output
 
     module._compiled_call_impl = call
-
-    def remove() -> None:
-        module._compiled_call_impl = own
-
-    return remove
+    return lambda: setattr(module, "_compiled_call_impl", compiled)
 
 
-def in_reentrant_checkpoint() -> bool:
+def _hook(source: Source, callback: Callback) -> Callable[..., None]:
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        callback(output)
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        callback((*args, kwargs))
+
+    return after if source.side == "output" else before
+
+
+def _register(source: Source, hook: Callable[..., None]) -> Remove:
+    if source.side == "output":
+        return source.module.register_forward_hook(hook).remove
+    return source.module.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+
+def _in_reentrant_checkpoint() -> bool:
     """Return whether reentrant checkpointing runs the module, which has no gradient."""
     code = CheckpointFunction.forward.__code__
     frame = sys._getframe()
@@ -185,32 +163,11 @@ def in_reentrant_checkpoint() -> bool:
     return False
 
 
-def _no_tensor(source: Source, said: object) -> Problem:
-    verb = "puts out" if source.side == "output" else "takes in"
-    given = said[0] if isinstance(said, tuple) and len(said) == 1 else said
-    return Problem(_where(source), type(given).__name__, f"a module that {verb} a tensor")
+Captured: TypeAlias = list[tuple[Source, Tensor, bool]]
+_GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Source, ...], _Graph]] = WeakKeyDictionary()
 
 
-def no_gradient(source: Source) -> Problem:
-    """Return the problem for a tap inside a reentrant checkpoint."""
-    return Problem(
-        _where(source),
-        "a module inside a checkpoint with use_reentrant=True, which no gradient reaches",
-        "checkpoints with use_reentrant=False",
-        "In transformers: gradient_checkpointing_enable("
-        'gradient_checkpointing_kwargs={"use_reentrant": False}).',
-    )
-
-
-def _where(source: Source) -> str:
-    return f"tap {', '.join(tap.name for tap in source.taps)}"
-
-
-Heard: TypeAlias = list[tuple[int, Tensor, bool]]
-_GRAPHS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Graph]] = WeakKeyDictionary()
-
-
-def region_of(tap: Tap) -> nn.Module | None:
+def compiled_parent(tap: Tap) -> nn.Module | None:
     """Return the outermost compiled module that contains a tap.
 
     Raises:
@@ -223,39 +180,34 @@ def region_of(tap: Tap) -> nn.Module | None:
         if isinstance(module, dynamo.OptimizedModule):
             return module
         if module._compiled_call_impl is not None:
-            raise InputError(
-                Problem(
-                    f"tap {tap.name}",
-                    "a part of a module that was compiled in place, by module.compile()",
-                    "a module that is wrapped by torch.compile(module)",
-                    "Compile it so, or tap the module itself.",
-                )
-            )
+            given = "a part of a module that was compiled in place, by module.compile()"
+            allowed = "a module that is wrapped by torch.compile(module)"
+            fix = "Wrap it by torch.compile, or tap the compiled module itself."
+            raise InputError(Problem(f"tap {tap.name}", given, allowed, fix))
     return None
 
 
-def listen_inside(region: nn.Module, sources: Sequence[Source], record: Record) -> Remove:
-    """Record the tensors of sources in a compiled module; return a function that ends it."""
+def attach_inside(region: nn.Module, record: Record) -> Remove:
+    """Record the tensors of parts of a compiled module; return a function that ends it."""
     graphs = _GRAPHS.setdefault(region, {})
-    key = tuple((source.module, source.side) for source in sources)
-    graph = graphs.get(key)
+    graph = graphs.get(record.sources)
     if graph is None:
-        graph = graphs[key] = _Graph(region, sources)
+        graph = graphs[record.sources] = _Graph(region, record.sources)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        output, heard = graph(*args, **kwargs)
-        for number, tensor, reentrant in heard:
+        output, captured = graph.run(*args, **kwargs)
+        for source, tensor, reentrant in captured:
             if reentrant:
-                raise InputError(no_gradient(sources[number]))
-            record.add(sources[number], tensor)
+                raise record.no_gradient(source)
+            record.add(source, tensor)
         return output
 
-    own = region.forward
+    original = region.forward
     remove_hooks = graph.attach()
     region.forward = forward
 
     def remove() -> None:
-        region.forward = own
+        region.forward = original
         remove_hooks()
 
     return remove
@@ -264,59 +216,52 @@ def listen_inside(region: nn.Module, sources: Sequence[Source], record: Record) 
 class _Graph:
     """A compiled module's second graph, and the hooks that it is traced with."""
 
-    def __init__(self, region: nn.Module, sources: Sequence[Source]) -> None:
-        self.heard: Heard | None = None
-        self.gradient = False
+    def __init__(self, region: nn.Module, sources: tuple[Source, ...]) -> None:
+        self._captured: Captured | None = None
+        self._with_gradient = False
         # The same hooks every time, so that the graph is traced once.
-        self._hooks = [
-            (Source(source.module, source.side), hook(source.side, self._listener(number)))
-            for number, source in enumerate(sources)
-        ]
-        self._run = _compiled(region, self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Heard]:
-        """Run the module; return its output, and the tensors by source."""
-        result: tuple[Any, Heard] = self._run(*args, **kwargs)
-        return result
+        self._hooks = [(source, _hook(source, self._callback(source))) for source in sources]
+        self.run = self._compiled(region)
 
     def attach(self) -> Remove:
         """Register the hooks; return a function that removes them and releases the tensors."""
-        removers = [register(source, made) for source, made in self._hooks]
+        removers = [_register(source, hook) for source, hook in self._hooks]
 
         def remove() -> None:
-            for one in removers:
-                one()
-            self.heard = None
+            for remover in removers:
+                remover()
+            self._captured = None
 
         return remove
 
-    def _listener(self, number: int) -> Callable[[object], None]:
+    def _callback(self, source: Source) -> Callback:
         # Evaluated during tracing, which is inside the checkpoint.
-        in_checkpoint = torch.compiler.assume_constant_result(in_reentrant_checkpoint)
+        in_checkpoint = torch.compiler.assume_constant_result(_in_reentrant_checkpoint)
 
-        def hear(said: object) -> None:
-            tensor = first_tensor(said)
-            if self.heard is None or tensor is None:
+        def capture(value: object) -> None:
+            tensor = first_tensor(value)
+            if self._captured is None or tensor is None:
                 return
-            lost = self.gradient and not torch.is_grad_enabled() and in_checkpoint()
+            reentrant = self._with_gradient and not torch.is_grad_enabled() and in_checkpoint()
             # A copy, since in-place changes cannot be detected in a graph.
-            self.heard.append((number, tensor.clone(), lost))
+            self._captured.append((source, tensor.clone(), reentrant))
 
-        return hear
+        return capture
 
+    def _compiled(self, region: nn.Module) -> Callable[..., tuple[Any, Captured]]:
+        """Compile a module's forward pass again, with its own compile settings."""
+        module = region.get_submodule("_orig_mod")
 
-def _compiled(region: nn.Module, graph: _Graph) -> Callable[..., tuple[Any, Heard]]:
-    """Compile a module's forward pass again, with its own compile settings."""
-    module = region.get_submodule("_orig_mod")
+        def run(*args: Any, **kwargs: Any) -> tuple[Any, Captured]:
+            captured: Captured = []
+            self._captured, self._with_gradient = captured, torch.is_grad_enabled()
+            output = module(*args, **kwargs)
+            self._captured = None
+            return output, captured
 
-    def run(*args: Any, **kwargs: Any) -> tuple[Any, Heard]:
-        heard: Heard = []
-        graph.heard, graph.gradient = heard, torch.is_grad_enabled()
-        output = module(*args, **kwargs)
-        graph.heard = None
-        return output, heard
-
-    # A separate code object, since compiled graphs are cached and counted by code object.
-    own = types.FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
-    compiled: Callable[..., tuple[Any, Heard]] = region.dynamo_ctx(own)  # type: ignore[operator]
-    return compiled
+        # A separate code object, since compiled graphs are cached and counted by code object.
+        code, space, cells = run.__code__.replace(), run.__globals__, run.__closure__
+        separate = types.FunctionType(code, space, "run", None, cells)
+        compiled: Callable[..., tuple[Any, Captured]]
+        compiled = region.dynamo_ctx(separate)  # type: ignore[operator]
+        return compiled

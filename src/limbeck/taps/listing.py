@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -46,20 +46,21 @@ def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[La
     modules = [(path, part) for path, part in named(module) if path]
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(part: nn.Module, inputs: object, output: object) -> None:
+    def record(part: nn.Module, inputs: object, output: object) -> None:
         tensor = first_tensor(output)
         if tensor is not None:
             shapes[part] = tuple(tensor.shape)
 
-    handles = [part.register_forward_hook(note) for part in {part for _, part in modules}]
-    try:
+    with ExitStack() as stack:
+        for part in {part for _, part in modules}:
+            stack.enter_context(part.register_forward_hook(record))
         with _evaluating(module), torch.no_grad(), _uncompiled():
             run(module)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [
-        Layer(path, type(part).__name__, shapes.get(part), _count(part)) for path, part in modules
+        Layer(
+            path, type(part).__name__, shapes.get(part), sum(p.numel() for p in part.parameters())
+        )
+        for path, part in modules
     ]
 
 
@@ -79,7 +80,3 @@ def _uncompiled() -> AbstractContextManager[object]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

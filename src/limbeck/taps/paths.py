@@ -20,6 +20,13 @@ _SUFFIX = re.compile(r"(?P<path>.*?)(?:@(?P<call>\d+))?(?::(?P<side>input|output
 _WILD = "*?["
 
 
+class Source(NamedTuple):
+    """The input or the output of a module."""
+
+    module: nn.Module
+    side: Side
+
+
 class Tap(NamedTuple):
     """The resolved position of a forward hook.
 
@@ -36,9 +43,9 @@ class Tap(NamedTuple):
     call: int | None
 
     @property
-    def module(self) -> nn.Module:
-        """Return the tapped module."""
-        return self.module_path[-1]
+    def source(self) -> Source:
+        """Return the tapped module, and whether its output or its input is captured."""
+        return Source(self.module_path[-1], self.side)
 
 
 def expand(module: nn.Module, pattern: str) -> list[str]:
@@ -65,9 +72,9 @@ def expand(module: nn.Module, pattern: str) -> list[str]:
         >>> expand(net, "**.0:input")
         ['layer1.0:input']
     """
-    if _way(module, pattern) is not None:
+    if _module_path(module, pattern) is not None:
         return [pattern]
-    path, suffix = _apart(pattern)
+    path, suffix = _split_suffix(pattern)
     found = _matching(path, (name for name, _ in named(module) if name))
     if not found:
         raise InputError(_unknown(module, pattern, "a pattern that matches a submodule's path"))
@@ -91,12 +98,12 @@ def select(pattern: str, paths: Iterable[str]) -> list[str]:
         >>> select("layer*", ["layer1", "layer1.0", "layer2"])
         ['layer1', 'layer2']
     """
-    path, suffix = _apart(pattern)
+    path, suffix = _split_suffix(pattern)
     ended = [name.removesuffix(suffix) for name in paths if name.endswith(suffix)]
     return [name + suffix for name in _matching(path, ended)]
 
 
-def _apart(pattern: str) -> tuple[str, str]:
+def _split_suffix(pattern: str) -> tuple[str, str]:
     """Split the suffix, such as `:input` or `@1`, from a pattern."""
     # `[a:b]` is a character set, so only text after the last bracket is a suffix.
     head, bracket, tail = pattern.rpartition("]")
@@ -106,8 +113,22 @@ def _apart(pattern: str) -> tuple[str, str]:
 
 
 def _matching(pattern: str, paths: Iterable[str]) -> list[str]:
-    wanted = _regular(pattern)
-    return [path for path in paths if wanted.fullmatch(path)]
+    # `*` in `fnmatch` would match dots.
+    tokens = re.findall(r"\*\*\.?|\*|\?|\[!?[^\]]+\]|.", pattern, re.DOTALL)
+    regex = re.compile("".join(_REGEX.get(token) or _escape(token) for token in tokens))
+    return [path for path in paths if regex.fullmatch(path)]
+
+
+_REGEX = {"**.": r"(?:.+\.)?", "**": ".+", "*": r"[^.]*", "?": r"[^.]"}
+
+
+def _escape(token: str) -> str:
+    """Escape one character, or a set of characters such as `[abc]` or `[!abc]`."""
+    if len(token) == 1:
+        return re.escape(token)
+    negated = token.startswith("[!")
+    inside = token[2 if negated else 1 : -1].replace("\\", r"\\").replace("^", r"\^")
+    return f"[{'^.' if negated else ''}{inside}]"
 
 
 def resolve(module: nn.Module, paths: Iterable[str]) -> list[Tap]:
@@ -119,18 +140,16 @@ def resolve(module: nn.Module, paths: Iterable[str]) -> list[Tap]:
 
     Example:
         >>> [tap] = resolve(nn.Sequential(nn.ReLU()), ["0@1:input"])
-        >>> tap.module, tap.side, tap.call
+        >>> tap.source.module, tap.side, tap.call
         (ReLU(), 'input', 1)
     """
     taps: dict[str, Tap] = {}
     problems: list[Problem] = []
-    for asked in paths:
+    for path in paths:
         try:
-            found = _found(module, asked)
+            taps |= {tap.name: tap for tap in _resolve(module, path)}
         except InputError as error:
             problems += error.problems
-        else:
-            taps.update((tap.name, tap) for tap in found)
     if problems:
         raise InputError(*problems)
     return list(taps.values())
@@ -142,84 +161,64 @@ def named(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     A module with two paths is yielded twice. Of a wrapper and its module, the wrapper is yielded.
     """
     yield "", module
-    for name, child in _children(module):
-        for path, part in named(child):
+    while (inner := _wrapped(module)) is not None:
+        module = inner
+    for name, child in module._modules.items():
+        for path, part in named(child) if child is not None else ():
             yield (f"{name}.{path}" if path else name), part
 
 
-def _found(module: nn.Module, asked: str) -> list[Tap]:
-    tap = _tap(module, asked)
+def _resolve(module: nn.Module, path: str) -> list[Tap]:
+    tap = _tap(module, path)
     if tap is not None:
         return [tap]
-    if is_pattern(asked):
-        expanded = (_tap(module, path) for path in expand(module, asked))
-        return [tap for tap in expanded if tap is not None]
-    raise InputError(_unknown(module, asked, "the path of a submodule"))
+    if not is_pattern(path):
+        raise InputError(_unknown(module, path, "the path of a submodule"))
+    taps = (_tap(module, match) for match in expand(module, path))
+    return [tap for tap in taps if tap is not None]
 
 
-def _tap(module: nn.Module, asked: str) -> Tap | None:
+def _tap(module: nn.Module, name: str) -> Tap | None:
     """Resolve a full path, or else the path without its suffix."""
-    way = _way(module, asked)
-    if way is not None:
-        return Tap(asked, way, "output", None)
-    match = _SUFFIX.fullmatch(asked)
-    way = _way(module, match["path"]) if match and match["path"] != asked else None
-    if match is None or way is None:
+    modules = _module_path(module, name)
+    if modules is not None:
+        return Tap(name, modules, "output", None)
+    match = _SUFFIX.fullmatch(name)
+    modules = _module_path(module, match["path"]) if match and match["path"] != name else None
+    if match is None or modules is None:
         return None
     call = match["call"]
     side: Side = "input" if match["side"] == "input" else "output"
-    return Tap(asked, way, side, None if call is None else int(call))
+    return Tap(name, modules, side, None if call is None else int(call))
 
 
-def _way(module: nn.Module, path: str) -> tuple[nn.Module, ...] | None:
+def _module_path(module: nn.Module, path: str) -> tuple[nn.Module, ...] | None:
     """Return the modules along a path; None if it does not exist.
 
     Visits only as many modules as the path has names: this runs in every training step.
     """
-    way = [module]
+    modules = [module]
     for name in path.split(".") if path else ():
-        while name not in way[-1]._modules and (inner := _inner(way[-1])) is not None:
-            way.append(inner)
-        child = way[-1]._modules.get(name)
+        while name not in modules[-1]._modules and (inner := _wrapped(modules[-1])) is not None:
+            modules.append(inner)
+        child = modules[-1]._modules.get(name)
         if child is None:
             return None
-        way.append(child)
-    return tuple(way)
+        modules.append(child)
+    return tuple(modules)
 
 
-def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    while (inner := _inner(module)) is not None:
-        module = inner
-    return ((name, child) for name, child in module._modules.items() if child is not None)
-
-
-def _inner(module: nn.Module) -> nn.Module | None:
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """Return the module inside of a parallel, compiled or checkpointed wrapper."""
     if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return module._modules["module"]
     return next((module._modules[name] for name in _WRAPPED if name in module._modules), None)
 
 
-def _regular(pattern: str) -> re.Pattern[str]:
-    """Convert a pattern to a regular expression; `*` in `fnmatch` would match dots."""
-    tokens = re.findall(r"\*\*\.?|\*|\?|\[!?[^\]]+\]|.", pattern, re.DOTALL)
-    return re.compile("".join(_PARTS.get(token) or _one(token) for token in tokens))
-
-
-_PARTS = {"**.": r"(?:.+\.)?", "**": ".+", "*": r"[^.]*", "?": r"[^.]"}
-
-
-def _one(token: str) -> str:
-    if len(token) == 1:
-        return re.escape(token)
-    out = token.startswith("[!")
-    inside = token[2 if out else 1 : -1].replace("\\", r"\\").replace("^", r"\^")
-    return f"[{'^.' if out else ''}{inside}]"
-
-
-def _unknown(module: nn.Module, asked: str, allowed: str) -> Problem:
-    base, colon, side = asked.rpartition(":")
-    if colon and _way(module, base.rpartition("@")[0] or base) is not None:
+def _unknown(module: nn.Module, name: str, allowed: str) -> Problem:
+    base, colon, side = name.rpartition(":")
+    if colon and _module_path(module, base.rpartition("@")[0] or base) is not None:
         fix = did_you_mean(side, ("input", "output"))
-        return Problem("tap", asked, f"{base}:input or {base}:output", fix)
-    names = [name for name, _ in named(module) if name]
-    return Problem("tap", asked, allowed, did_you_mean(asked, names))
+        return Problem("tap", name, f"{base}:input or {base}:output", fix)
+    names = [path for path, _ in named(module) if path]
+    return Problem("tap", name, allowed, did_you_mean(name, names))
