@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from limbeck.evaluate.calibration.correction import (
     scaled,
 )
 from limbeck.evaluate.calibration.metrics import Reliability, gaps, reliability
-from limbeck.evaluate.comparison import MetricComparison, compare
+from limbeck.evaluate.comparison import MetricComparison, Unit, compare
 from limbeck.evaluate.context import Workload
 from limbeck.evaluate.metrics import brier, log_probabilities, losses
 from limbeck.export.predictor import predict
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Metric = Callable[[Values, Labels], Values]
 
 
 class CalibrationSummary(Result):
@@ -81,21 +83,34 @@ def evaluate(
             likelihood in nats.
     """
     labels = context.student_predictions.labels
-    student = _model(context.student, context.student_predictions, context)
-    teacher = None
+    models = [_model(context.student, context.student_predictions, context)]
     if context.teacher is not None and context.teacher_predictions is not None:
-        teacher = _model(context.teacher, context.teacher_predictions, context)
-    lines = _Lines(
-        labels, Resamples(len(labels), n_resamples=n_resamples, seed=context.seed), bins, margin
+        models.append(_model(context.teacher, context.teacher_predictions, context))
+    resamples = Resamples(len(labels), n_resamples=n_resamples, seed=context.seed)
+    comparisons = [
+        compare(name, unit=unit, direction="lower", **dict(estimates), margin=margin, method=method)
+        for scaled in (False, True)
+        for name, unit, estimates, method in _estimates(models, labels, resamples, bins, scaled)
+    ]
+    student, *teacher = (
+        CalibrationSummary(
+            shipped=reliability(one.shipped, labels, bins=bins),
+            scaled=reliability(one.scaled, labels, bins=bins),
+            temperature=one.temperature,
+        )
+        for one in models
     )
     return Calibration(
-        comparisons=(
-            *lines.of(student.shipped, None if teacher is None else teacher.shipped),
-            *lines.of(student.scaled, None if teacher is None else teacher.scaled, scaled=True),
+        comparisons=tuple(comparisons),
+        student=student,
+        teacher=teacher[0] if teacher else None,
+        notes=tuple(
+            f"No temperature was fitted to the {one.name}: the likelihood of the validation "
+            "samples has no maximum, since all predictions are correct or none is better than "
+            "chance."
+            for one in models
+            if not one.temperature.fitted
         ),
-        student=_calibration_summary(student, labels, bins),
-        teacher=None if teacher is None else _calibration_summary(teacher, labels, bins),
-        notes=_notes([student] if teacher is None else [student, teacher]),
     )
 
 
@@ -105,87 +120,38 @@ def _model(side: EvaluatedModel, test: Predictions, context: EvaluationContext) 
     return _Model(side.name, log_p, scaled(log_p, temperature), temperature)
 
 
-def _calibration_summary(model: _Model, labels: Labels, bins: int) -> CalibrationSummary:
-    return CalibrationSummary(
-        shipped=reliability(model.shipped, labels, bins=bins),
-        scaled=reliability(model.scaled, labels, bins=bins),
-        temperature=model.temperature,
+def _estimates(
+    models: Sequence[_Model], labels: Labels, resamples: Resamples, bins: int, scaled: bool
+) -> Iterator[tuple[str, Unit, PairedEstimate, str]]:
+    """Yield the name, unit, estimates and method of each metric, as exported or scaled."""
+    log_p = [one.scaled if scaled else one.shipped for one in models]
+    after, scaling = "", ""
+    if scaled:
+        after = " after temperature scaling"
+        scaling = " Logits are divided by each model's temperature, fitted on validation samples."
+
+    def paired(metric: Metric) -> PairedEstimate:
+        means = [partial(mean, values=metric(one, labels)) for one in log_p]
+        return resamples.paired(means[0], means[1] if len(means) > 1 else None)
+
+    yield (
+        f"Calibration error{after}",
+        "share",
+        corrected_errors(resamples, *[gaps(one, labels, bins=bins) for one in log_p]),
+        f"Expected calibration error over {bins} bins of equal width, corrected for its bias on "
+        f"{len(labels)} samples.{scaling}",
     )
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """The settings common to all metric comparisons."""
-
-    labels: Labels
-    resamples: Resamples
-    bins: int
-    margin: float
-
-    def of(
-        self, student: Values, teacher: Values | None, *, scaled: bool = False
-    ) -> tuple[MetricComparison, MetricComparison, MetricComparison]:
-        """Compute the three comparisons from log-probabilities, `[samples, classes]` per model."""
-        after = " after temperature scaling" if scaled else ""
-        way = (
-            " The logits of each model are divided by the temperature that suits the validation "
-            "samples best."
-            if scaled
-            else ""
-        )
-        error = corrected_errors(
-            self.resamples,
-            gaps(student, self.labels, bins=self.bins),
-            None if teacher is None else gaps(teacher, self.labels, bins=self.bins),
-        )
-        return (
-            compare(
-                f"Calibration error{after}",
-                unit="share",
-                direction="lower",
-                **dict(error),
-                margin=self.margin,
-                method=f"Expected calibration error over {self.bins} bins of equal width, less "
-                f"what chance adds to it on {len(self.labels)} samples.{way}",
-            ),
-            compare(
-                f"Brier score{after}",
-                unit="number",
-                direction="lower",
-                **dict(self._mean(brier, student, teacher)),
-                margin=self.margin,
-                method="Mean squared distance of the probabilities from the right answer, "
-                f"in [0, 2].{way}",
-            ),
-            compare(
-                f"Negative log-likelihood{after}",
-                unit="nats",
-                direction="lower",
-                **dict(self._mean(losses, student, teacher)),
-                margin=self.margin,
-                method="Mean negative logarithm of the probability of the right answer, in float64."
-                f"{way}",
-            ),
-        )
-
-    def _mean(
-        self, figure: Callable[[Values, Labels], Values], student: Values, teacher: Values | None
-    ) -> PairedEstimate:
-        one = figure(student, self.labels)
-        if teacher is None:
-            return self.resamples.paired(lambda counts: mean(counts, one), None)
-        other = figure(teacher, self.labels)
-        return self.resamples.paired(
-            lambda counts: mean(counts, one), lambda counts: mean(counts, other)
-        )
-
-
-def _notes(models: list[_Model]) -> tuple[str, ...]:
-    return tuple(
-        f"No temperature was fitted to the {model.name}, since the validation samples set it no "
-        "bound: all are answered right, or none better than by chance."
-        for model in models
-        if not model.temperature.fitted
+    yield (
+        f"Brier score{after}",
+        "number",
+        paired(brier),
+        f"Mean squared distance of the probabilities from the one-hot label, in [0, 2].{scaling}",
+    )
+    yield (
+        f"Negative log-likelihood{after}",
+        "nats",
+        paired(losses),
+        f"Mean negative log-probability of the label, in float64.{scaling}",
     )
 
 

@@ -32,14 +32,33 @@ def reliability(bins: Sequence[Bin], role: Role, *, title: str, description: str
     ]
     across = Scale(0, 1, start=_LEFT, end=_RIGHT)
     up = Scale(0, 1, start=_BOTTOM, end=_TOP)
+    most = max((one.count for one in filled), default=1)
+    accuracy, marks, counts = [], [], []
+    for one in filled:
+        left = across(one.low) + 0.75
+        width = max(0.5, across(one.high) - across(one.low) - 1.5)
+        top = up(one.accuracy)
+        accuracy.append(
+            element("rect", x=left, y=top, width=width, height=up(0) - top, class_="bar")
+        )
+        tip = f"{one.count} samples, confidence {one.confidence:.1%}, accuracy {one.accuracy:.1%}"
+        marks.append(marker(role, across(one.confidence), top, radius=4, tip=tip))
+        height = max(1.0, (_COUNTS_BOTTOM - _COUNTS_TOP) * one.count / most)
+        title_ = element("title", f"{one.count} samples")
+        y = _COUNTS_BOTTOM - height
+        counts.append(
+            element("rect", title_, x=left, y=y, width=width, height=height, class_="count")
+        )
+    caption = f"samples at each confidence, at most {most:,}"
     return svg_image(
         _axes(across, up),
         element(
             "g",
-            *(_bar(one, across, up) for one in filled),
+            *accuracy,
             line(across(0), up(0), across(1), up(1), kind="ideal", dash="3 4"),
-            *(_mark(one, role, across, up) for one in filled),
-            _counts(filled, across),
+            *marks,
+            text(_LEFT, _COUNTS_TOP - 5, caption, kind="axis"),
+            *counts,
             class_=f"role-{role}",
         ),
         height=_COUNTS_BOTTOM + 8,
@@ -51,51 +70,11 @@ def reliability(bins: Sequence[Bin], role: Role, *, title: str, description: str
 def _axes(across: Scale, up: Scale) -> Markup:
     parts = []
     for tick in _TICKS:
+        label = f"{tick * 100:g} %"
         parts.append(line(_LEFT, up(tick), _RIGHT, up(tick), kind="grid"))
-        parts.append(text(_LEFT - 7, up(tick) + 4, f"{tick * 100:g} %", anchor="end", kind="axis"))
+        parts.append(text(_LEFT - 7, up(tick) + 4, label, anchor="end", kind="axis"))
         anchor = "end" if tick == 1 else "middle"
-        parts.append(
-            text(across(tick), _BOTTOM + 17, f"{tick * 100:g} %", anchor=anchor, kind="axis")
-        )
-    parts.append(text(_LEFT + 8, _TOP + 14, "share of right answers", kind="axis"))
+        parts.append(text(across(tick), _BOTTOM + 17, label, anchor=anchor, kind="axis"))
+    parts.append(text(_LEFT + 8, _TOP + 14, "accuracy", kind="axis"))
     parts.append(line(_LEFT, _COUNTS_BOTTOM, _RIGHT, _COUNTS_BOTTOM, kind="rule"))
-    return join(parts)
-
-
-def _bar(one: Bin, across: Scale, up: Scale) -> Markup:
-    left, right, top = across(one.low), across(one.high), up(one.accuracy)
-    return element(
-        "rect",
-        x=left + 0.75,
-        y=top,
-        width=max(0.5, right - left - 1.5),
-        height=up(0) - top,
-        class_="bar",
-    )
-
-
-def _mark(one: Bin, role: Role, across: Scale, up: Scale) -> Markup:
-    tip = f"{one.count} samples, confidence {one.confidence:.1%}, {one.accuracy:.1%} right"
-    return marker(role, across(one.confidence), up(one.accuracy), radius=4, tip=tip)
-
-
-def _counts(bins: Sequence[Bin], across: Scale) -> Markup:
-    """Draw bars of equal width, the largest at full height."""
-    most = max((one.count for one in bins), default=1)
-    said = f"samples at each confidence, at most {most:,}"
-    parts = [text(_LEFT, _COUNTS_TOP - 5, said, kind="axis")]
-    for one in bins:
-        left, right = across(one.low), across(one.high)
-        height = max(1.0, (_COUNTS_BOTTOM - _COUNTS_TOP) * one.count / most)
-        parts.append(
-            element(
-                "rect",
-                element("title", f"{one.count} samples"),
-                x=left + 0.75,
-                y=_COUNTS_BOTTOM - height,
-                width=max(0.5, right - left - 1.5),
-                height=height,
-                class_="count",
-            )
-        )
     return join(parts)

@@ -41,18 +41,14 @@ class Binning:
     edges: Values
     place: NDArray[np.int64]
 
-    @property
-    def bins(self) -> int:
-        """Return the number of bins."""
-        return len(self.edges) - 1
-
     def sums(self, values: Values) -> Values:
         """Compute the sum of values, `[samples]`, within each bin: `[bins]`."""
-        return np.asarray(np.bincount(self.place, weights=values, minlength=self.bins), np.float64)
+        bins = len(self.edges) - 1
+        return np.asarray(np.bincount(self.place, weights=values, minlength=bins), np.float64)
 
     def spread(self, values: Values) -> Values:
         """Write values, `[samples]`, each into the column of its bin: `[samples, bins]`."""
-        columns = np.zeros((len(values), self.bins))
+        columns = np.zeros((len(values), len(self.edges) - 1))
         columns[np.arange(len(values)), self.place] = values
         return columns
 
@@ -72,8 +68,8 @@ def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
     """
     # In float32, as in torchmetrics: a confidence on an edge must fall on the same side.
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
-    inside = np.minimum(confidence.astype(np.float32), JUST_UNDER_ONE)
-    place = np.searchsorted(edges, inside, side="right") - 1
+    clipped = np.minimum(confidence.astype(np.float32), JUST_UNDER_ONE)
+    place = np.searchsorted(edges, clipped, side="right") - 1
     return Binning(edges.astype(np.float64), place.astype(np.int64))
 
 
@@ -95,18 +91,13 @@ def equal_mass(confidence: Values, *, bins: int = 15) -> Binning:
 
 
 def expected_calibration_error(confidence: Values, right: Values, binning: Binning) -> float:
-    r"""Compute the expected calibration error (ECE).
+    r"""Compute the expected calibration error (ECE); `right` is 1 for a correct prediction, else 0.
 
     $$\mathrm{ECE} = \sum_b \frac{n_b}{n} \, |\mathrm{acc}_b - \mathrm{conf}_b|$$
 
-    Args:
-        confidence: The confidence of each prediction, `[samples]`.
-        right: 1 for a correct prediction, 0 for an error, `[samples]`.
-        binning: The bins.
-
     Example:
-        >>> sure = np.array([0.75, 0.75])
-        >>> expected_calibration_error(sure, np.array([1.0, 0.0]), equal_width(sure))
+        >>> confidence = np.array([0.75, 0.75])
+        >>> expected_calibration_error(confidence, np.array([1.0, 0.0]), equal_width(confidence))
         0.25
     """
     return float(np.abs(binning.sums(right - confidence)).sum() / len(right))
@@ -115,15 +106,10 @@ def expected_calibration_error(confidence: Values, right: Values, binning: Binni
 def max_calibration_error(confidence: Values, right: Values, binning: Binning) -> float:
     """Compute the maximum calibration error (MCE): the largest gap over all non-empty bins.
 
-    Args:
-        confidence: The confidence of each prediction, `[samples]`.
-        right: 1 for a correct prediction, 0 for an error, `[samples]`.
-        binning: The bins.
-
     Source: Naeini et al., AAAI 2015.
     """
-    held = np.maximum(binning.sums(np.ones_like(right)), 1)
-    return float(np.max(np.abs(binning.sums(right - confidence)) / held))
+    count = np.maximum(binning.sums(np.ones_like(right)), 1)
+    return float(np.max(np.abs(binning.sums(right - confidence)) / count))
 
 
 def debiased_calibration_error(confidence: Values, right: Values, binning: Binning) -> float:
@@ -134,18 +120,13 @@ def debiased_calibration_error(confidence: Values, right: Values, binning: Binni
 
     A bin of one sample has no variance estimate and is left out.
 
-    Args:
-        confidence: The confidence of each prediction, `[samples]`.
-        right: 1 for a correct prediction, 0 for an error, `[samples]`.
-        binning: The bins.
-
     Source: Kumar et al., NeurIPS 2019 (arXiv:1909.10155).
     """
     count = binning.sums(np.ones_like(right))
-    held = count > 1
-    count = count[held]
-    accuracy = binning.sums(right)[held] / count
-    gap = binning.sums(right - confidence)[held] / count
+    several = count > 1
+    count = count[several]
+    accuracy = binning.sums(right)[several] / count
+    gap = binning.sums(right - confidence)[several] / count
     squared = (gap**2 - accuracy * (1 - accuracy) / (count - 1)) * count / len(right)
     return float(np.sqrt(max(0.0, squared.sum())))
 
@@ -182,14 +163,17 @@ def class_wise_calibration_error(
 def diagram(confidence: Values, right: Values, binning: Binning) -> tuple[Bin, ...]:
     """Compute a reliability diagram: sample count, mean confidence and accuracy per bin."""
     count = binning.sums(np.ones_like(right)).astype(np.int64)
-    held = np.maximum(count, 1)
-    sure, correct = binning.sums(confidence) / held, binning.sums(right) / held
-    edges = binning.edges
+    divisor = np.maximum(count, 1)
+    columns = (
+        binning.edges[:-1],
+        binning.edges[1:],
+        count.tolist(),
+        binning.sums(confidence) / divisor,
+        binning.sums(right) / divisor,
+    )
     return tuple(
         Bin(low=low, high=high, count=n, confidence=c, accuracy=a)
-        for low, high, n, c, a in zip(
-            edges[:-1], edges[1:], count.tolist(), sure, correct, strict=True
-        )
+        for low, high, n, c, a in zip(*columns, strict=True)
     )
 
 
@@ -251,7 +235,7 @@ def top(log_p: Values, labels: NDArray[np.int64]) -> tuple[Values, Values]:
 
 
 def gaps(log_p: Values, labels: NDArray[np.int64], *, bins: int = 15) -> Values:
-    """Write right less confidence into the column of the bin of equal width: `[samples, bins]`."""
+    """Compute correctness less confidence, in the column of the sample's bin: `[samples, bins]`."""
     confidence, right = top(log_p, labels)
     return equal_width(confidence, bins=bins).spread(right - confidence)
 
@@ -267,20 +251,14 @@ class Calibration(Result):
     bins: tuple[Bin, ...]
 
 
-def calibration(answers: Predictions, *, bins: int = 15) -> Calibration:
-    r"""Compute the expected calibration error and the negative log-likelihood.
-
-    $$\mathrm{ECE} = \sum_b \frac{n_b}{n} \, |\mathrm{acc}_b - \mathrm{conf}_b|, \qquad
-      \mathrm{NLL} = -\frac1n \sum_i \log p_{i,y_i}$$
-
-    NLL is in nats; all in float64.
+def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration:
+    """Compute the expected calibration error and the negative log-likelihood in nats, in float64.
 
     Args:
-        answers: Logits `[n, classes]` and labels `[n]`.
+        predictions: Logits and labels.
         bins: Number of bins of equal width over [0, 1].
 
     Example:
-        >>> import numpy as np
         >>> from limbeck.export.predictor import Predictions
         >>> found = calibration(Predictions(np.zeros((2, 2), dtype=np.float32), np.array([0, 0])))
         >>> found.ece, round(found.nll, 4)
@@ -288,5 +266,5 @@ def calibration(answers: Predictions, *, bins: int = 15) -> Calibration:
 
     Source: Guo et al., ICML 2017 (arXiv:1706.04599).
     """
-    found = reliability(log_probabilities(answers.logits), answers.labels, bins=bins)
+    found = reliability(log_probabilities(predictions.logits), predictions.labels, bins=bins)
     return Calibration(ece=found.ece, nll=found.nll, bins=found.bins)
