@@ -1,4 +1,4 @@
-"""Rankings beside scikit-learn's, risk and deferral counted by hand, pictures of nothing."""
+"""Rankings against scikit-learn; risk and deferral counted by hand; generated OOD images."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from limbeck.evaluate.uncertainty.selective_prediction import (
     threshold_for,
     threshold_to_match,
 )
+from limbeck.export.predictor import Predictions
 
 
 def scored(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -37,25 +38,25 @@ def scored(seed: int, count: int, tied: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 80), st.booleans())
-def test_rankings_are_sklearns_on_every_draw(seed, count, tied):
+def test_auroc_and_fpr_equal_sklearn_on_every_resample(seed, count, tied):
     scores, hits = scored(seed, count, tied)
     rows = np.random.default_rng(seed).integers(count, size=(4, count))
     counts = np.stack([np.bincount(row, minlength=count) for row in rows]).astype(float)
     ranking = Ranking.of(scores)
-    area, let_through = auroc(ranking, counts, hits), fpr_at_95_tpr(ranking, counts, hits)
+    area, fpr = auroc(ranking, counts, hits), fpr_at_95_tpr(ranking, counts, hits)
     for k, row in enumerate(rows):
         if len(set(hits[row])) < 2:
             assert np.isnan(area[k])
-            assert np.isnan(let_through[k])
+            assert np.isnan(fpr[k])
             continue
         assert area[k] == pytest.approx(metrics.roc_auc_score(hits[row], scores[row]))
-        wrong, right, _ = metrics.roc_curve(hits[row], scores[row], drop_intermediate=False)
-        assert let_through[k] == pytest.approx(wrong[np.argmax(right >= 0.95 - 1e-9)])
+        false, true, _ = metrics.roc_curve(hits[row], scores[row], drop_intermediate=False)
+        assert fpr[k] == pytest.approx(false[np.argmax(true >= 0.95 - 1e-9)])
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.booleans())
-def test_the_area_under_risk_is_the_mean_of_risks_counted_one_by_one(seed, count, tied):
+def test_aurc_is_the_mean_risk_over_all_coverages(seed, count, tied):
     confidence, hits = scored(seed, count, tied)
     risks = [(1 - hits)[confidence >= least].mean() for least in confidence]
     found = aurc(Ranking.of(confidence), np.ones((1, count)), 1 - hits)
@@ -70,18 +71,18 @@ def test_the_area_under_risk_is_the_mean_of_risks_counted_one_by_one(seed, count
 
 
 @pytest.mark.parametrize("risk", [0.0, 1.0])
-def test_models_all_right_or_all_wrong_have_a_flat_curve(risk):
+def test_predictions_all_correct_or_all_wrong_have_a_constant_risk(risk):
     wrong = np.full(6, risk)
     ranking = Ranking.of(np.arange(6.0))
     assert aurc(ranking, np.ones((1, 6)), wrong).tolist() == [risk]
     assert np.isnan(auroc(ranking, np.ones((1, 6)), 1 - wrong)[0])
 
 
-def test_no_order_is_better_than_all_errors_last():
+def test_best_aurc_is_the_aurc_with_all_errors_last():
     random = np.random.default_rng(0)
     logits = 2 * random.normal(size=(200, 4))
     labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
-    predictor = SelectivePredictor.of(log_probabilities(logits), labels)
+    predictor = SelectivePredictor.of(Predictions(logits, labels))
     resamples = Resamples(200, n_resamples=50)
     found = predictor.summary(resamples.estimate(predictor.aurc), resamples=resamples)
     wrong = np.sort(1 - predictor.right)
@@ -96,7 +97,7 @@ def test_no_order_is_better_than_all_errors_last():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.booleans(), st.floats(0.01, 1))
-def test_a_threshold_lets_through_no_less_than_it_should(seed, count, tied, coverage):
+def test_a_threshold_reaches_its_coverage(seed, count, tied, coverage):
     confidence, _ = scored(seed, count, tied)
     threshold = threshold_for(confidence, coverage)
     assert (confidence >= threshold).mean() >= min(coverage, 1) - 1 / count - 1e-9
@@ -105,7 +106,7 @@ def test_a_threshold_lets_through_no_less_than_it_should(seed, count, tied, cove
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.booleans())
-def test_the_threshold_to_match_is_the_lowest_of_all_that_do(seed, count, tied):
+def test_the_threshold_to_match_is_the_lowest_that_matches(seed, count, tied):
     confidence, student = scored(seed, count, tied)
     teacher = (np.random.default_rng(seed + 1).random(count) < 0.8).astype(float)
     enough = [
@@ -119,31 +120,34 @@ def test_the_threshold_to_match_is_the_lowest_of_all_that_do(seed, count, tied):
 
 def test_deferral_is_counted_by_hand():
     confidence = np.array([0.9, 0.8, 0.4, 0.3])
-    student, teacher = np.array([1.0, 0, 0, 1]), np.array([1.0, 1, 1, 0])
-    found = defer(confidence, student, teacher, coverage=0.5, threshold=0.8)
+    student, teacher = (
+        SelectivePredictor(log_p=None, confidence=confidence, right=np.array(right), entropy=None)
+        for right in ([1.0, 0, 0, 1], [1.0, 1, 1, 0])
+    )
+    found = defer(student, teacher, coverage=0.5, threshold=0.8)
     assert found.answered.value == 0.5
     assert found.alone.value == 0.5
     assert found.with_teacher.value == 0.5
     assert found.against_teacher.value == -0.25
     assert found.with_person.value == 0.75
-    nothing = defer(confidence, student, None, coverage=0.0, threshold=np.inf)
+    nothing = defer(student, None, coverage=0.0, threshold=np.inf)
     assert (nothing.alone, nothing.with_teacher) == (None, None)
     assert nothing.with_person.value == 1.0
 
 
 @settings(max_examples=50, deadline=None)
 @given(*[st.floats(-1e3, 1e3)] * 4)
-def test_the_overlap_of_intervals_is_a_share_and_the_same_both_ways(a, b, c, d):
+def test_the_overlap_of_intervals_is_a_symmetric_share(a, b, c, d):
     one = Interval(low=min(a, b), high=max(a, b), method="drawn")
     other = Interval(low=min(c, d), high=max(c, d), method="drawn")
     assert 0 <= overlap(one, other) <= 1
     assert overlap(one, other) == pytest.approx(overlap(other, one))
     assert overlap(one, one) == 1.0
-    apart = Interval(low=one.high + 1, high=one.high + 2, method="drawn")
-    assert overlap(one, apart) == 0.0
+    disjoint = Interval(low=one.high + 1, high=one.high + 2, method="drawn")
+    assert overlap(one, disjoint) == 0.0
 
 
-def test_a_student_that_is_its_teacher_is_as_sure_of_everything():
+def test_intervals_of_a_student_equal_to_its_teacher_overlap_entirely():
     random = np.random.default_rng(0)
     log_p = log_probabilities(random.normal(size=(100, 3)))
     found = interval_overlaps(
@@ -157,10 +161,14 @@ def test_a_student_that_is_its_teacher_is_as_sure_of_everything():
     assert {(one.overlap, one.width) for one in found} == {(1.0, 1.0)}
 
 
-def test_scores_are_what_their_papers_say():
+def test_scores_are_those_of_their_papers():
     logits = np.float32([[2.0, 0.0], [np.inf, 0.0], [0.0, -np.inf]])
     p = special.softmax(logits[:1].astype(float), axis=1)
-    assert SCORES["largest probability"](logits).tolist() == [pytest.approx(p.max()), 1.0, 1.0]
+    assert SCORES["maximum softmax probability"](logits).tolist() == [
+        pytest.approx(p.max()),
+        1.0,
+        1.0,
+    ]
     assert SCORES["entropy"](logits)[0] == pytest.approx((p * np.log(p)).sum())
     assert SCORES["entropy"](logits)[1:].tolist() == [0.0, 0.0]
     assert SCORES["energy"](logits).tolist() == [
@@ -170,37 +178,37 @@ def test_scores_are_what_their_papers_say():
     ]
 
 
-def test_pictures_from_outside_lie_in_the_pixel_box():
+def test_ood_images_have_pixels_in_the_unit_range():
     random = np.random.default_rng(0)
     pixels = Normalization(mean=(0.3, 0.5, 0.1), std=(0.2, 0.5, 0.4))
     mean, std = (np.array(part)[:, None, None] for part in (pixels.mean, pixels.std))
-    shown = random.random((5, 3, 4, 6))
-    made = dict(ood_images((shown - mean) / std, pixels, seed=1))
-    back = {name: picture * std + mean for name, picture in made.items()}
+    originals = random.random((5, 3, 4, 6))
+    made = dict(ood_images((originals - mean) / std, pixels, seed=1))
+    pixels_of = {name: image * std + mean for name, image in made.items()}
     assert list(made) == ["noise", "shuffled pixels", "inverted"]
-    assert back["inverted"] == pytest.approx(1 - shown, abs=1e-6)
-    for picture in back.values():
-        assert picture.shape == shown.shape
-        assert picture.min() >= -1e-6
-        assert picture.max() <= 1 + 1e-6
-    # The same pixels with all their channels, in another order in every picture.
-    shuffled = back["shuffled pixels"]
-    for one, other in zip(shown, shuffled, strict=True):
+    assert pixels_of["inverted"] == pytest.approx(1 - originals, abs=1e-6)
+    for image in pixels_of.values():
+        assert image.shape == originals.shape
+        assert image.min() >= -1e-6
+        assert image.max() <= 1 + 1e-6
+    # The same pixels with all their channels, in another order in every image.
+    shuffled = pixels_of["shuffled pixels"]
+    for one, other in zip(originals, shuffled, strict=True):
         assert np.sort(one.reshape(3, -1).T.round(5), axis=0) == pytest.approx(
             np.sort(other.reshape(3, -1).T, axis=0), abs=1e-5
         )
-    assert set(map(tuple, shown[0].reshape(3, -1).T.round(4))) == set(
+    assert set(map(tuple, originals[0].reshape(3, -1).T.round(4))) == set(
         map(tuple, shuffled[0].reshape(3, -1).T.round(4))
     )
-    assert abs(shuffled - shown).max() > 0.1
+    assert abs(shuffled - originals).max() > 0.1
 
 
-def test_samples_that_look_the_same_are_told_apart_by_chance_and_others_always():
+def test_ood_auroc_is_half_on_the_same_distribution_and_one_on_a_separate_one():
     random = np.random.default_rng(0)
     inside = random.normal(size=(300, 4))
-    sure = Logits(inside + 50 * np.eye(4)[random.integers(4, size=300)], np.zeros((100, 4)))
-    alike = Logits(inside, random.normal(size=(100, 4)))
-    found = ood_detection(alike, sure, samples="noise", n_resamples=200)
+    separate = Logits(inside + 50 * np.eye(4)[random.integers(4, size=300)], np.zeros((100, 4)))
+    same = Logits(inside, random.normal(size=(100, 4)))
+    found = ood_detection(same, separate, samples="noise", n_resamples=200)
     assert [one.score for one in found] == list(SCORES)
     for one in found:
         assert one.count == (300, 100)
@@ -209,21 +217,21 @@ def test_samples_that_look_the_same_are_told_apart_by_chance_and_others_always()
         assert one.auroc.student.interval.low < 0.5 < one.auroc.student.interval.high
 
 
-def test_the_question_answers_of_digits():
+def test_evaluation_of_digits():
     context = digits()
     found = evaluate(context, n_resamples=200)
     student = context.student_predictions
     p = special.softmax(student.logits.astype(float), axis=1)
     wrong = p.argmax(axis=1) != student.labels
-    told, risk, handed, *apart = found.comparisons
+    auroc_, aurc_, deferral, *ood = found.comparisons
     entropy = special.entr(p).sum(axis=1)
-    assert told.student.value == pytest.approx(metrics.roc_auc_score(wrong, entropy))
-    assert risk.student == found.student.aurc
+    assert auroc_.student.value == pytest.approx(metrics.roc_auc_score(wrong, entropy))
+    assert aurc_.student == found.student.aurc
     assert (
-        handed.teacher.value
+        deferral.teacher.value
         == (context.teacher_predictions.logits.argmax(axis=1) == student.labels).mean()
     )
-    assert len(apart) == 3
+    assert len(ood) == 3
     assert len(found.ood) == 9
     assert found.ood[0].count == (40, 40)
     assert len(found.intervals) == 3
@@ -232,11 +240,11 @@ def test_the_question_answers_of_digits():
     assert Uncertainty.model_validate_json(found.model_dump_json()) == found
 
 
-def test_samples_given_from_outside_need_no_label():
+def test_ood_samples_need_no_label():
     context = digits()
     blank = np.zeros((70, 1, 8, 8), dtype=np.float32)
     found = evaluate(context, ood_samples=lambda: iter([{"image": blank}]), n_resamples=50)
-    assert {one.samples for one in found.ood} == {"the samples given"}
+    assert {one.samples for one in found.ood} == {"user-provided samples"}
     assert found.ood[0].count == (40, 40)
 
 
@@ -250,18 +258,18 @@ def test_thresholds_come_from_validation_samples():
     assert one.student.curve == other.student.curve
 
 
-def test_what_it_cannot_do_it_says():
-    class Right:
+def test_missing_metrics_are_noted():
+    class Oracle:
         def predict(self, batch):
             return {"logits": np.eye(10)[np.asarray(batch["labels"])]}
 
     context = dataclasses.replace(digits(teacher=False), normalization=None)
-    sure = dataclasses.replace(context.student, predictor=Right())
-    found = evaluate(dataclasses.replace(context, student=sure), n_resamples=20)
-    assert [finding.name for finding in found.comparisons] == ["AURC"]
+    oracle = dataclasses.replace(context.student, predictor=Oracle())
+    found = evaluate(dataclasses.replace(context, student=oracle), n_resamples=20)
+    assert [one.name for one in found.comparisons] == ["AURC"]
     assert found.ood == ()
     assert found.to_match is None
     assert found.student.entropy.mean_wrong is None
-    assert ["no teacher" in found.notes[0], "all right" in found.notes[1]] == [True, True]
-    assert "pictures" in found.notes[2]
+    assert ["no teacher" in found.notes[0], "all correct" in found.notes[1]] == [True, True]
+    assert "images" in found.notes[2]
     assert Uncertainty.model_validate_json(found.model_dump_json()) == found

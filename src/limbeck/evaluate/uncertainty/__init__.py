@@ -14,7 +14,6 @@ from limbeck.core.measurement import Result
 from limbeck.evaluate.bootstrap import PairedEstimate, Resamples, share
 from limbeck.evaluate.comparison import MetricComparison, compare
 from limbeck.evaluate.context import Batch, Batches, EvaluatedModel, EvaluationContext, Workload
-from limbeck.evaluate.metrics import log_probabilities
 from limbeck.evaluate.uncertainty.interval_overlap import IntervalOverlap, interval_overlaps
 from limbeck.evaluate.uncertainty.ood import Logits, OodDetection, ood_detection, ood_images
 from limbeck.evaluate.uncertainty.selective_prediction import (
@@ -25,7 +24,7 @@ from limbeck.evaluate.uncertainty.selective_prediction import (
     threshold_for,
     threshold_to_match,
 )
-from limbeck.export.predictor import Predictions, predict
+from limbeck.export.predictor import predict
 
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Target coverages of the deferral table."""
@@ -33,8 +32,8 @@ COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 BATCH = 250
 """Batch size of OOD images."""
 
-HEADLINE = "largest probability"
-"""The score of the metric comparison; the table has all scores."""
+HEADLINE = "maximum softmax probability"
+"""The OOD score of the metric comparison; the table has all scores."""
 
 
 class Uncertainty(Result):
@@ -80,112 +79,76 @@ def evaluate(
         n_resamples: Number of bootstrap resamples.
         margin: The non-inferiority margin of accuracy, of AUROC, and of risk.
     """
-    student = _doubter(context.student_predictions)
-    teacher = None if context.teacher_predictions is None else _doubter(context.teacher_predictions)
     labels = context.student_predictions.labels
     resamples = Resamples(len(labels), n_resamples=n_resamples, seed=context.seed)
-    told = resamples.paired(
-        student.failure_detection_auroc,
-        None if teacher is None else teacher.failure_detection_auroc,
+    student = SelectivePredictor.of(context.student_predictions)
+    validation = SelectivePredictor.of(predict(context.student.predictor, context.validation()))
+    teacher = to_match = None
+    if context.teacher is not None and context.teacher_predictions is not None:
+        teacher = SelectivePredictor.of(context.teacher_predictions)
+        reference = SelectivePredictor.of(predict(context.teacher.predictor, context.validation()))
+        threshold = threshold_to_match(validation.confidence, validation.right, reference.right)
+        achieved = float((validation.confidence >= threshold).mean())
+        to_match = defer(student, teacher, coverage=achieved, threshold=threshold)
+    deferral, *deferrals = (
+        defer(student, teacher, coverage=c, threshold=threshold_for(validation.confidence, c))
+        for c in (coverage, *COVERAGES)
     )
-    risk = resamples.paired(student.aurc, None if teacher is None else teacher.aurc)
-    validation = _on_validation(context.student, context)
-    handed, *deferrals = _deferrals((coverage, *COVERAGES), validation, student, teacher)
-    apart = tuple(_ood(context, ood_samples, draws=n_resamples))
+    auroc = resamples.paired(
+        student.failure_detection_auroc, teacher.failure_detection_auroc if teacher else None
+    )
+    aurc = resamples.paired(student.aurc, teacher.aurc if teacher else None)
+    ood = tuple(_ood(context, ood_samples, n_resamples=n_resamples))
     return Uncertainty(
         comparisons=(
-            *_errors_told(told, margin),
-            _risk(risk, margin),
-            *_handed_on(handed, teacher, margin),
-            *(_told_apart(one, margin) for one in apart if one.score == HEADLINE),
+            *_failure_detection(auroc, margin),
+            _selective_risk(aurc, margin),
+            *_selective_prediction(deferral, teacher, margin),
+            *(_ood_comparison(one, margin) for one in ood if one.score == HEADLINE),
         ),
-        intervals=()
-        if teacher is None
-        else interval_overlaps(student.log_p, teacher.log_p, labels, resamples=resamples),
-        student=student.summary(risk.student, resamples=resamples),
-        teacher=None
-        if teacher is None or risk.teacher is None
-        else teacher.summary(risk.teacher, resamples=resamples),
+        intervals=interval_overlaps(student.log_p, teacher.log_p, labels, resamples=resamples)
+        if teacher
+        else (),
+        student=student.summary(aurc.student, resamples=resamples),
+        teacher=teacher.summary(aurc.teacher, resamples=resamples)
+        if teacher and aurc.teacher
+        else None,
         deferrals=tuple(deferrals),
-        to_match=_to_match(context, validation, student, teacher),
-        ood=apart,
-        notes=tuple(_notes(told, teacher, apart)),
-    )
-
-
-def _doubter(answered: Predictions) -> SelectivePredictor:
-    return SelectivePredictor.of(log_probabilities(answered.logits), answered.labels)
-
-
-def _on_validation(side: EvaluatedModel, context: EvaluationContext) -> SelectivePredictor:
-    return _doubter(predict(side.predictor, context.validation()))
-
-
-def _deferrals(
-    coverages: tuple[float, ...],
-    validation: SelectivePredictor,
-    student: SelectivePredictor,
-    teacher: SelectivePredictor | None,
-) -> list[Deferral]:
-    return [
-        defer(
-            student.confidence,
-            student.right,
-            None if teacher is None else teacher.right,
-            coverage=coverage,
-            threshold=threshold_for(validation.confidence, coverage),
-        )
-        for coverage in coverages
-    ]
-
-
-def _to_match(
-    context: EvaluationContext,
-    validation: SelectivePredictor,
-    student: SelectivePredictor,
-    teacher: SelectivePredictor | None,
-) -> Deferral | None:
-    """Compute the smallest deferral that matches the teacher's accuracy on validation samples."""
-    if context.teacher is None or teacher is None:
-        return None
-    master = _on_validation(context.teacher, context)
-    threshold = threshold_to_match(validation.confidence, validation.right, master.right)
-    return defer(
-        student.confidence,
-        student.right,
-        teacher.right,
-        coverage=float((validation.confidence >= threshold).mean()),
-        threshold=threshold,
+        to_match=to_match,
+        ood=ood,
+        notes=tuple(_notes(auroc, teacher, ood)),
     )
 
 
 def _ood(
-    context: EvaluationContext, ood_samples: Batches | None, *, draws: int
+    context: EvaluationContext, ood_samples: Batches | None, *, n_resamples: int
 ) -> Iterator[OodDetection]:
     rows = context.sample["row"]
-    inside = context.student_predictions.logits[rows]
-    taught = (
-        None if context.teacher_predictions is None else context.teacher_predictions.logits[rows]
-    )
-    sets = _made(context) if ood_samples is None else [("the samples given", ood_samples)]
+    tested = [context.student_predictions, context.teacher_predictions]
+    sets = _generated(context) if ood_samples is None else [("user-provided samples", ood_samples)]
     for name, batches in sets:
-        student = Logits(inside, _logits(context.student, batches, context))
-        teacher = None
-        if context.teacher is not None and taught is not None:
-            teacher = Logits(taught, _logits(context.teacher, batches, context))
+        student, *teacher = (
+            Logits(predictions.logits[rows], _logits(model, batches, context))
+            for (_, model), predictions in zip(context.models(), tested, strict=False)
+            if predictions is not None
+        )
         yield from ood_detection(
-            student, teacher, samples=name, n_resamples=draws, seed=context.seed
+            student,
+            teacher[0] if teacher else None,
+            samples=name,
+            n_resamples=n_resamples,
+            seed=context.seed,
         )
 
 
-def _made(context: EvaluationContext) -> Iterator[tuple[str, Batches]]:
+def _generated(context: EvaluationContext) -> Iterator[tuple[str, Batches]]:
     """Generate OOD samples from the context's images, if the samples are images."""
     inputs = {name: values for name, values in context.sample.items() if name != "row"}
-    pictures = next((name for name, values in inputs.items() if values.ndim == 4), None)
-    if context.normalization is None or pictures is None:
+    image = next((name for name, values in inputs.items() if values.ndim == 4), None)
+    if context.normalization is None or image is None:
         return
-    for name, made in ood_images(inputs[pictures], context.normalization, seed=context.seed):
-        yield name, partial(_batches, inputs | {pictures: made})
+    for name, generated in ood_images(inputs[image], context.normalization, seed=context.seed):
+        yield name, partial(_batches, inputs | {image: generated})
 
 
 def _batches(inputs: Mapping[str, NDArray[Any]]) -> Iterator[Batch]:
@@ -194,11 +157,11 @@ def _batches(inputs: Mapping[str, NDArray[Any]]) -> Iterator[Batch]:
 
 
 def _logits(
-    side: EvaluatedModel, batches: Batches, context: EvaluationContext
+    model: EvaluatedModel, batches: Batches, context: EvaluationContext
 ) -> NDArray[np.float32]:
-    """Compute the logits of OOD samples, at most `limit` of them."""
+    """Compute the logits of OOD samples, at most `max_samples` of them."""
     labelled = ({**batch, "labels": np.zeros(_size(batch))} for batch in batches())
-    logits = predict(side.predictor, labelled).logits
+    logits = predict(model.predictor, labelled).logits
     random = np.random.default_rng(context.seed)
     return logits[np.sort(random.permutation(len(logits))[: context.max_samples])]
 
@@ -207,87 +170,90 @@ def _size(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def _errors_told(told: PairedEstimate, margin: float) -> Iterator[MetricComparison]:
-    if math.isnan(told.student.value):
+def _failure_detection(auroc: PairedEstimate, margin: float) -> Iterator[MetricComparison]:
+    if math.isnan(auroc.student.value):
         return
     # Without errors of the teacher there is no reference.
-    alone = told.teacher is None or math.isnan(told.teacher.value)
+    undefined = auroc.teacher is None or math.isnan(auroc.teacher.value)
     yield compare(
         "Failure-detection AUROC",
         unit="share",
         direction="higher",
-        student=told.student,
-        teacher=None if alone else told.teacher,
-        difference=None if alone else told.difference,
+        student=auroc.student,
+        teacher=None if undefined else auroc.teacher,
+        difference=None if undefined else auroc.difference,
         margin=margin,
-        method="How often a wrong answer has more entropy than a right one (AUROC); 50 % is "
-        "chance.",
+        method="How often a wrong prediction has a higher entropy than a correct one (AUROC); "
+        "50 % is chance.",
     )
 
 
-def _risk(risk: PairedEstimate, margin: float) -> MetricComparison:
+def _selective_risk(aurc: PairedEstimate, margin: float) -> MetricComparison:
     return compare(
         "AURC",
         unit="share",
         direction="lower",
-        **dict(risk),
+        **dict(aurc),
         margin=margin,
-        method="Error rate of the most confident predictions by largest probability, averaged over "
-        "how many are given (AURC).",
+        method="Area under the risk-coverage curve: the error rate of the predictions of highest "
+        "softmax probability, averaged over all coverages.",
     )
 
 
-def _handed_on(
-    handed: Deferral, teacher: SelectivePredictor | None, margin: float
+def _selective_prediction(
+    deferral: Deferral, teacher: SelectivePredictor | None, margin: float
 ) -> Iterator[MetricComparison]:
-    if teacher is None or handed.with_teacher is None:
+    if teacher is None or deferral.with_teacher is None:
         return
     yield compare(
-        f"Accuracy with the least sure {1 - handed.coverage:.0%} left to the teacher",
+        f"Accuracy with {1 - deferral.coverage:.0%} deferred to the teacher",
         unit="share",
         direction="higher",
-        student=handed.with_teacher,
+        student=deferral.with_teacher,
         teacher=share(teacher.right),
-        difference=handed.against_teacher,
+        difference=deferral.against_teacher,
         margin=margin,
-        method=f"The student answers from a confidence of {handed.threshold:.3f} on, a threshold "
-        f"chosen on validation samples; that was {handed.answered.value:.1%} of the test samples.",
+        method="The student predicts samples of a confidence of at least "
+        f"{deferral.threshold:.3f}, a threshold chosen on validation samples; its coverage of the "
+        f"test samples is {deferral.answered.value:.1%}.",
     )
 
 
-def _told_apart(one: OodDetection, margin: float) -> MetricComparison:
-    inside, beyond = one.count
+def _ood_comparison(one: OodDetection, margin: float) -> MetricComparison:
+    in_distribution, out_of_distribution = one.count
     return compare(
         f"OOD detection AUROC: {one.samples}",
         unit="share",
         direction="higher",
         **dict(one.auroc),
         margin=margin,
-        method=f"How often one of {inside} test samples has a larger probability at the top than "
-        f"one of {beyond} from outside (AUROC); 50 % is chance.",
+        method=f"How often one of {in_distribution} test samples has a higher {HEADLINE} than one "
+        f"of {out_of_distribution} OOD samples (AUROC); 50 % is chance.",
     )
 
 
 def _notes(
-    told: PairedEstimate, teacher: SelectivePredictor | None, apart: tuple[OodDetection, ...]
+    auroc: PairedEstimate, teacher: SelectivePredictor | None, ood: tuple[OodDetection, ...]
 ) -> Iterator[str]:
     if teacher is None:
-        yield "There is no teacher: nothing can be left to it."
-    if math.isnan(told.student.value):
-        yield "The student's answers are all right or all wrong: errors cannot be told from them."
-    if told.teacher is not None and math.isnan(told.teacher.value):
-        yield "The teacher's answers are all right or all wrong: errors cannot be told from them."
-    if not apart:
+        yield "There is no teacher: no deferral to it is measured."
+    for name, estimate in (("student", auroc.student), ("teacher", auroc.teacher)):
+        if estimate is not None and math.isnan(estimate.value):
+            yield (
+                f"The {name}'s predictions are all correct or all wrong: failure detection is "
+                "undefined."
+            )
+    if not ood:
         yield (
-            "Samples from outside are made of pictures only; none were given, so how those are "
-            "told apart is not known."
+            "OOD detection is not measured: OOD samples are generated from images only, and none "
+            "were provided."
         )
 
 
 def workload(
     context: EvaluationContext, *, ood_samples: Batches | None, **settings: object
 ) -> Workload:
-    """Compute the workload: validation samples, OOD samples, and test samples not known."""
-    made = 0 if context.normalization is None else 3 * len(context.sample["labels"])
-    given = made if ood_samples is None else sum(map(_size, ood_samples()))
-    return Workload(predictions=context.to_answer + context.validation_size + given)
+    """Compute the workload: validation samples, OOD samples, and test samples not yet predicted."""
+    generated = 0 if context.normalization is None else 3 * len(context.sample["labels"])
+    ood = generated if ood_samples is None else sum(map(_size, ood_samples()))
+    return Workload(predictions=context.to_answer + context.validation_size + ood)

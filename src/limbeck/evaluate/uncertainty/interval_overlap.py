@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 from limbeck.core.measurement import Interval, Result
 from limbeck.evaluate.bootstrap import PairedEstimate, Resamples, mean
 from limbeck.evaluate.calibration.correction import corrected_errors
-from limbeck.evaluate.calibration.metrics import gaps
+from limbeck.evaluate.calibration.metrics import gaps, top
 from limbeck.evaluate.comparison import Estimate
 from limbeck.evaluate.metrics import losses
 
 Values = NDArray[np.float64]
+Metric = Callable[[Values, NDArray[np.int64]], Values]
 
 
 class IntervalOverlap(Result):
@@ -66,35 +69,33 @@ def interval_overlaps(
         resamples: The bootstrap resamples.
     """
 
-    def means(one: Values, other: Values) -> PairedEstimate:
-        return resamples.paired(
-            lambda counts: mean(counts, one), lambda counts: mean(counts, other)
-        )
+    def paired(metric: Metric) -> PairedEstimate:
+        one, other = (partial(mean, values=metric(log_p, labels)) for log_p in (student, teacher))
+        return resamples.paired(one, other)
 
-    right = [(log_p.argmax(axis=1) == labels).astype(np.float64) for log_p in (student, teacher)]
-    figures = {
-        "accuracy": means(*right),
-        "negative log-likelihood": means(losses(student, labels), losses(teacher, labels)),
+    estimates = {
+        "accuracy": paired(lambda log_p, labels: top(log_p, labels)[1]),
+        "negative log-likelihood": paired(losses),
         "calibration error": corrected_errors(
             resamples, gaps(student, labels), gaps(teacher, labels)
         ),
     }
     return tuple(
-        _compared(name, beside.student, beside.teacher)
-        for name, beside in figures.items()
-        if beside.teacher is not None
+        _compare(name, both.student, both.teacher)
+        for name, both in estimates.items()
+        if both.teacher is not None
     )
 
 
-def _compared(figure: str, student: Estimate, teacher: Estimate) -> IntervalOverlap:
+def _compare(figure: str, student: Estimate, teacher: Estimate) -> IntervalOverlap:
     one, other = student.interval, teacher.interval
     assert one is not None
     assert other is not None
-    wide = other.high - other.low
+    width = other.high - other.low
     return IntervalOverlap(
         figure=figure,
         student=student,
         teacher=teacher,
         overlap=overlap(one, other),
-        width=(one.high - one.low) / wide if 0 < wide < math.inf else None,
+        width=(one.high - one.low) / width if 0 < width < math.inf else None,
     )

@@ -11,7 +11,7 @@ import scipy
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
-from limbeck.evaluate.bootstrap import Counts, PairedEstimate, Resamples
+from limbeck.evaluate.bootstrap import Counts, PairedEstimate, Resamples, Statistic
 from limbeck.evaluate.metrics import Ranking, auroc, entropies, fpr_at_95_tpr, log_probabilities
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 Score = Callable[[NDArray[Any]], Values]
-Figure = Callable[[Ranking, Counts, Values], Values]
+Metric = Callable[[Ranking, Counts, Values], Values]
 
 
 def max_softmax_probability(logits: NDArray[Any]) -> Values:
@@ -45,7 +45,7 @@ def negative_free_energy(logits: NDArray[Any]) -> Values:
 
 
 SCORES: Mapping[str, Score] = {
-    "largest probability": max_softmax_probability,
+    "maximum softmax probability": max_softmax_probability,
     "entropy": negative_entropy,
     "energy": negative_free_energy,
 }
@@ -53,16 +53,16 @@ SCORES: Mapping[str, Score] = {
 
 
 def ood_images(
-    pictures: NDArray[Any], pixels: Normalization, *, seed: int
+    images: NDArray[Any], normalization: Normalization, *, seed: int
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Generate out-of-distribution images: noise, shuffled pixels, and negatives.
+    """Generate out-of-distribution images: noise, shuffled pixels, and inverted images.
 
-    All lie in the pixel box [0, 1]; shuffled and inverted ones keep the brightness or the shapes of
-    the images that they come from.
+    All have pixels in [0, 1]. Shuffled images keep the colours of the originals, inverted ones
+    their shapes.
 
     Args:
-        pictures: The models' inputs, `[n, channels, height, width]`.
-        pixels: The normalization from pixels in [0, 1].
+        images: The models' inputs, `[n, channels, height, width]`.
+        normalization: The normalization from pixels in [0, 1].
         seed: Seed of noise and order.
 
     Returns:
@@ -71,23 +71,23 @@ def ood_images(
     Example:
         >>> from limbeck.evaluate.context import Normalization
         >>> black = np.zeros((1, 1, 2, 2))
-        >>> made = dict(ood_images(black, Normalization(mean=(0.0,), std=(1.0,)), seed=0))
-        >>> {name: picture.max() for name, picture in made.items() if name != "noise"}
+        >>> generated = dict(ood_images(black, Normalization((0.0,), (1.0,)), seed=0))
+        >>> {name: image.max() for name, image in generated.items() if name != "noise"}
         {'shuffled pixels': np.float32(0.0), 'inverted': np.float32(1.0)}
     """
     random = np.random.default_rng(seed)
-    mean, std = (np.asarray(part)[:, None, None] for part in (pixels.mean, pixels.std))
-    shown = np.clip(pictures * std + mean, 0, 1)
-    flat = shown.reshape(*shown.shape[:2], -1)
+    mean, std = (np.asarray(c)[:, None, None] for c in (normalization.mean, normalization.std))
+    pixels = np.clip(images * std + mean, 0, 1)
+    flat = pixels.reshape(*pixels.shape[:2], -1)
     # One order per image for all channels, so that colours stay intact.
     order = random.permuted(np.broadcast_to(np.arange(flat.shape[2]), flat[:, :1].shape), axis=2)
-    made = {
-        "noise": random.random(shown.shape),
-        "shuffled pixels": np.take_along_axis(flat, order, axis=2).reshape(shown.shape),
-        "inverted": 1 - shown,
+    generated = {
+        "noise": random.random(pixels.shape),
+        "shuffled pixels": np.take_along_axis(flat, order, axis=2).reshape(pixels.shape),
+        "inverted": 1 - pixels,
     }
-    for name, picture in made.items():
-        yield name, ((picture - mean) / std).astype(np.float32)
+    for name, values in generated.items():
+        yield name, ((values - mean) / std).astype(np.float32)
 
 
 class OodDetection(Result):
@@ -136,14 +136,17 @@ def ood_detection(
     """
     count = (len(student.in_distribution), len(student.out_of_distribution))
     resamples = Resamples(sum(count), n_resamples=n_resamples, seed=seed, parts=count)
-    inside = np.repeat([1.0, 0.0], count)
+    in_distribution = np.repeat([1.0, 0.0], count)
 
-    def beside(figure: Figure, score: Score) -> PairedEstimate:
-        one = _ranked(student, score)
-        other = None if teacher is None else _ranked(teacher, score)
+    def statistic(metric: Metric, logits: Logits, score: Score) -> Statistic:
+        both = np.concatenate([logits.in_distribution, logits.out_of_distribution])
+        ranking = Ranking.of(score(both))
+        return lambda counts: metric(ranking, counts, in_distribution)
+
+    def paired(metric: Metric, score: Score) -> PairedEstimate:
         return resamples.paired(
-            lambda counts: figure(one, counts, inside),
-            None if other is None else lambda counts: figure(other, counts, inside),
+            statistic(metric, student, score),
+            None if teacher is None else statistic(metric, teacher, score),
         )
 
     return tuple(
@@ -151,12 +154,8 @@ def ood_detection(
             samples=samples,
             score=name,
             count=count,
-            auroc=beside(auroc, score),
-            fpr_at_95_tpr=beside(fpr_at_95_tpr, score),
+            auroc=paired(auroc, score),
+            fpr_at_95_tpr=paired(fpr_at_95_tpr, score),
         )
         for name, score in SCORES.items()
     )
-
-
-def _ranked(logits: Logits, score: Score) -> Ranking:
-    return Ranking.of(score(np.concatenate([logits.in_distribution, logits.out_of_distribution])))

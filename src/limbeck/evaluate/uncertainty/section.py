@@ -15,15 +15,15 @@ from limbeck.evaluate.uncertainty.selective_prediction import Deferral, Selectiv
 
 
 def section(found: Uncertainty) -> SectionContent:
-    """Draw the risk–coverage curve, and the effect of deferring to the teacher."""
+    """Draw the risk-coverage curve, and the effect of deferring to the teacher."""
     tables = (
         _deferrals(found.deferrals, found.to_match),
         _entropies(found),
-        _outside(found.ood),
+        _ood(found.ood),
         _intervals(found.intervals),
     )
     return SectionContent(
-        "Does it know when it does not know?",
+        "Uncertainty",
         _lead(found),
         panels=(_curve(found),),
         tables=tuple(table for table in tables if table.rows),
@@ -33,44 +33,43 @@ def section(found: Uncertainty) -> SectionContent:
 def _lead(found: Uncertainty) -> str:
     match = found.to_match
     if match is None:
-        return "What is answered least surely can be handed to the teacher, or to a person."
+        return "Samples of low confidence can be deferred to the teacher, or to a person."
     return (
-        f"Handing {fmt.percent(1 - match.answered.value, 1)} of the samples to the teacher, those "
-        "it is least sure of, was enough to be no worse than the teacher on the validation "
-        f"samples; on the test samples that gives {between(match.with_teacher)}."
+        f"Deferring the {fmt.percent(1 - match.answered.value, 1)} of samples of lowest confidence "
+        "to the teacher matched the teacher's accuracy on the validation samples; on the test "
+        f"samples the accuracy is then {between(match.with_teacher)}."
     )
 
 
 def _curve(found: Uncertainty) -> Panel:
-    title = "Selective risk by coverage"
-    said = "Error rate of the most confident predictions, by their share of all."
-    series = both(_points(found.student), () if found.teacher is None else _points(found.teacher))
+    title = "Risk-coverage curve"
+    description = "Error rate of the most confident predictions, by coverage."
+    teacher = () if found.teacher is None else _points(found.teacher)
     return Panel(
         title,
-        f"{said} The lower, the better confidence tells errors from right answers.",
+        f"{description} The lower, the better confidence separates correct predictions from wrong.",
         lines(
-            series,
+            both(_points(found.student), teacher),
             axis=percent_tick,
             title=title,
-            description=said,
-            across="answers given, in %",
+            description=description,
+            across="coverage, in %",
         ),
     )
 
 
-def _points(doubt: SelectivePrediction) -> Points:
-    return tuple((100 * point.coverage, point.risk) for point in doubt.curve)
+def _points(found: SelectivePrediction) -> Points:
+    return tuple((100 * point.coverage, point.risk) for point in found.curve)
 
 
 def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Table:
     columns = tuple(
         Column(label, "student")
-        for label in ("answered itself", "accuracy on these", "rest to the teacher", "to a person")
+        for label in ("coverage", "selective accuracy", "rest by the teacher", "rest by a person")
     )
-    shown = [*deferrals, *([to_match] if to_match else [])]
     rows = tuple(
         Row(
-            f"Sure by {fmt.percent(one.threshold, 1)} or more",
+            f"Confidence of at least {fmt.percent(one.threshold, 1)}",
             (
                 fmt.percent(one.answered.value, 1),
                 between(one.alone),
@@ -78,48 +77,38 @@ def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Tabl
                 between(one.with_person),
             ),
         )
-        for one in shown
+        for one in [*deferrals, *([to_match] if to_match else [])]
     )
-    caption = "Thresholds are chosen on the validation samples; the person is always right."
+    caption = (
+        "Accuracy by confidence threshold, chosen on the validation samples; the person is assumed "
+        "to make no errors."
+    )
     return Table("Selective prediction", caption, columns, rows)
 
 
 def _entropies(found: Uncertainty) -> Table:
-    teacher = found.teacher.entropy if found.teacher else None
-    student = found.student.entropy
-    rows = (
-        Row(
-            "Correct predictions",
-            pair(student.mean_right, teacher.mean_right if teacher else None, "nats"),
-        ),
-        Row(
-            "Wrong answers",
-            pair(student.mean_wrong, teacher.mean_wrong if teacher else None, "nats"),
-        ),
+    student, teacher = found.student.entropy, found.teacher.entropy if found.teacher else None
+    right = pair(student.mean_right, teacher.mean_right if teacher else None, "nats")
+    wrong = pair(student.mean_wrong, teacher.mean_wrong if teacher else None, "nats")
+    rows = (Row("Correct predictions", right), Row("Wrong predictions", wrong))
+    return Table("Mean entropy of predictions", "With 95 % intervals.", BOTH, rows)
+
+
+def _ood(found: Sequence[OodDetection]) -> Table:
+    rows = tuple(
+        Row(f"{one.samples}, by {one.score}: {metric}", pair(estimate.student, estimate.teacher))
+        for one in found
+        for metric, estimate in (("AUROC", one.auroc), ("FPR@95TPR", one.fpr_at_95_tpr))
     )
-    return Table("Mean entropy of answers", "With 95 % intervals.", BOTH, rows)
-
-
-def _outside(outside: Sequence[OodDetection]) -> Table:
-    rows: list[Row] = []
-    for one in outside:
-        name = f"{one.samples}, by {one.score}"
-        rows += [
-            Row(f"{name}: AUROC", pair(one.auroc.student, one.auroc.teacher)),
-            Row(
-                f"{name}: FPR@95TPR",
-                pair(one.fpr_at_95_tpr.student, one.fpr_at_95_tpr.teacher),
-            ),
-        ]
     caption = (
-        "How often a test sample scores above one from outside; and how many from outside pass "
-        "where 95 % of the test samples do."
+        "AUROC: how often a test sample scores above an OOD sample. FPR@95TPR: the share of OOD "
+        "samples accepted at the threshold that accepts 95 % of the test samples."
     )
-    return Table("Samples from outside", caption, BOTH, tuple(rows))
+    return Table("OOD detection", caption, BOTH, rows)
 
 
 def _intervals(intervals: Sequence[IntervalOverlap]) -> Table:
-    columns = (*BOTH, Column("in common", "student"), Column("width beside", "student"))
+    columns = (*BOTH, Column("overlap", "student"), Column("relative width", "student"))
     rows = tuple(
         Row(
             one.figure,
@@ -131,5 +120,5 @@ def _intervals(intervals: Sequence[IntervalOverlap]) -> Table:
         )
         for one in intervals
     )
-    caption = "What both 95 % intervals cover, of what either covers: 100 % says they are the same."
+    caption = "Intersection over union of the 95 % intervals; width relative to the teacher's."
     return Table("CI overlap", caption, columns, rows)

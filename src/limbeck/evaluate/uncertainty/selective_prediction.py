@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from limbeck.core.measurement import Result
 from limbeck.evaluate.bootstrap import Counts, Resamples, Statistic, mean, paired_difference, share
 from limbeck.evaluate.calibration.metrics import top
 from limbeck.evaluate.comparison import Estimate
-from limbeck.evaluate.metrics import Ranking, aurc, auroc, entropies
+from limbeck.evaluate.metrics import Ranking, aurc, auroc, entropies, log_probabilities
+from limbeck.export.predictor import Predictions
 
 Values = NDArray[np.float64]
 
@@ -63,23 +65,18 @@ def coverage_risk(
 
     Source: El-Yaniv and Wiener, JMLR 2010.
     """
-    ranking = Ranking.of(confidence)
     counts = np.ones((1, len(wrong)))
-    [answered], [errors] = ranking.cumulated(counts, np.ones_like(wrong), wrong)
-    steps = len(answered)
-    shown = np.unique(np.linspace(0, steps - 1, min(points, steps)).round().astype(int))
+    [covered], [errors] = Ranking.of(confidence).cumulated(counts, np.ones_like(wrong), wrong)
+    steps = len(covered)
+    selected = np.unique(np.linspace(0, steps - 1, min(points, steps)).round().astype(int))
     return tuple(
-        CoveragePoint(coverage=answered[k] / len(wrong), risk=errors[k] / answered[k])
-        for k in shown
+        CoveragePoint(coverage=covered[k] / len(wrong), risk=errors[k] / covered[k])
+        for k in selected
     )
 
 
 def threshold_for(confidence: Values, coverage: float) -> float:
-    """Compute the confidence threshold for a coverage, reached exactly or slightly exceeded.
-
-    Args:
-        confidence: The confidence of each prediction, on samples that no metric is computed from.
-        coverage: The target coverage.
+    """Compute the threshold of validation confidences for a coverage, reached or slightly exceeded.
 
     Example:
         >>> threshold_for(np.array([0.2, 0.4, 0.6, 0.8]), 0.5)
@@ -92,7 +89,7 @@ def threshold_to_match(confidence: Values, student: Values, teacher: Values) -> 
     """Compute the lowest threshold at which the pair's accuracy is no less than the teacher's.
 
     Args:
-        confidence: The student's, on samples that no metric is computed from, `[samples]`.
+        confidence: The student's on validation samples, `[samples]`.
         student: 1 where the student is correct, 0 where not.
         teacher: The same of the teacher.
 
@@ -104,43 +101,9 @@ def threshold_to_match(confidence: Values, student: Values, teacher: Values) -> 
         0.9
     """
     ranking = Ranking.of(confidence)
-    [[gained]] = ranking.cumulated(np.ones((1, len(confidence))), student - teacher)
-    enough = np.flatnonzero(gained >= 0)
+    [[gain]] = ranking.cumulated(np.ones((1, len(confidence))), student - teacher)
+    enough = np.flatnonzero(gain >= 0)
     return float(confidence[ranking.order[ranking.last[enough[-1]]]]) if len(enough) else np.inf
-
-
-def defer(
-    confidence: Values,
-    student: Values,
-    teacher: Values | None,
-    *,
-    coverage: float,
-    threshold: float,
-) -> Deferral:
-    """Measure selective prediction: the student predicts confident samples and defers the rest.
-
-    Args:
-        confidence: The student's confidence on each test sample, `[samples]`.
-        student: 1 where the student is correct, 0 where not, `[samples]`.
-        teacher: The same of the teacher.
-        coverage: The coverage that the threshold was chosen for.
-        threshold: The lowest confidence at which the student predicts.
-
-    Source: Madras et al., NeurIPS 2018 (arXiv:1711.06664); Geifman and El-Yaniv, NeurIPS 2017.
-    """
-    kept = confidence >= threshold
-    together = None if teacher is None else np.where(kept, student, teacher)
-    return Deferral(
-        coverage=coverage,
-        threshold=threshold,
-        answered=share(kept.astype(np.float64)),
-        alone=share(student[kept]) if kept.any() else None,
-        with_teacher=None if together is None else share(together),
-        against_teacher=None
-        if together is None or teacher is None
-        else paired_difference(together, teacher),
-        with_person=share(np.where(kept, student, 1.0)),
-    )
 
 
 class EntropyByCorrectness(Result):
@@ -164,41 +127,33 @@ class EntropyByCorrectness(Result):
 def entropy_by_correctness(
     entropy: Values, right: Values, *, classes: int, resamples: Resamples, bars: int = 20
 ) -> EntropyByCorrectness:
-    """Compute the histogram and the mean of entropies, split by correctness.
-
-    Args:
-        entropy: Of each prediction, `[samples]` in nats.
-        right: 1 for a correct prediction, 0 for an error, `[samples]`.
-        classes: Number of classes; its logarithm is the maximum entropy.
-        resamples: The bootstrap resamples.
-        bars: Number of bars of the histogram.
+    """Compute the histogram, up to log(classes), and the mean of entropies, split by correctness.
 
     Example:
+        >>> entropy, right = np.array([0.1, 0.6]), np.array([1.0, 0.0])
         >>> two = Resamples(2)
-        >>> found = entropy_by_correctness(
-        ...     np.array([0.1, 0.6]), np.array([1.0, 0.0]), classes=2, resamples=two, bars=2
-        ... )
+        >>> found = entropy_by_correctness(entropy, right, classes=2, resamples=two, bars=2)
         >>> found.right, found.wrong, found.mean_wrong.value
         ((1, 0), (0, 1), 0.6)
     """
     edges = np.linspace(0, math.log(classes), bars + 1) if classes > 1 else np.linspace(0, 1, 2)
     # Rounding may leave the entropy of equal probabilities just above the last edge.
-    inside = np.clip(entropy, edges[0], edges[-1])
-    kinds = np.stack([right, 1 - right], axis=1)
+    clipped = np.clip(entropy, edges[0], edges[-1])
+    groups = np.stack([right, 1 - right], axis=1)
 
-    def within(counts: Counts) -> Values:
+    def group_means(counts: Counts) -> Values:
         with np.errstate(invalid="ignore"):
-            return mean(counts, kinds * entropy[:, None]) / mean(counts, kinds)
+            return mean(counts, groups * entropy[:, None]) / mean(counts, groups)
 
-    means = [
-        None if math.isnan(estimate.value) else estimate for estimate in resamples.estimates(within)
-    ]
+    mean_right, mean_wrong = (
+        None if math.isnan(one.value) else one for one in resamples.estimates(group_means)
+    )
     return EntropyByCorrectness(
         edges=tuple(edges.tolist()),
-        right=tuple(np.histogram(inside[right == 1], edges)[0].tolist()),
-        wrong=tuple(np.histogram(inside[right == 0], edges)[0].tolist()),
-        mean_right=means[0],
-        mean_wrong=means[1],
+        right=tuple(np.histogram(clipped[right == 1], edges)[0].tolist()),
+        wrong=tuple(np.histogram(clipped[right == 0], edges)[0].tolist()),
+        mean_right=mean_right,
+        mean_wrong=mean_wrong,
     )
 
 
@@ -235,31 +190,64 @@ class SelectivePredictor:
     entropy: Values
 
     @classmethod
-    def of(cls, log_p: Values, labels: NDArray[np.int64]) -> SelectivePredictor:
-        """Build it from log-probabilities, `[samples, classes]`, and labels."""
-        return cls(log_p, *top(log_p, labels), entropies(log_p))
+    def of(cls, predictions: Predictions) -> SelectivePredictor:
+        """Compute log-probabilities, confidence, correctness and entropy of predictions."""
+        log_p = log_probabilities(predictions.logits)
+        return cls(log_p, *top(log_p, predictions.labels), entropies(log_p))
 
     @property
     def failure_detection_auroc(self) -> Statistic:
         """Return the failure-detection AUROC by entropy; NaN if no or all predictions are wrong."""
-        ranking = Ranking.of(-self.entropy)
-        return lambda counts: auroc(ranking, counts, self.right)
+        return partial(auroc, Ranking.of(-self.entropy), positive=self.right)
 
     @property
     def aurc(self) -> Statistic:
         """Return the statistic of the area under the risk-coverage curve (AURC)."""
-        ranking = Ranking.of(self.confidence)
-        return lambda counts: aurc(ranking, counts, 1 - self.right)
+        return partial(aurc, Ranking.of(self.confidence), wrong=1 - self.right)
 
-    def summary(self, area: Estimate, *, resamples: Resamples) -> SelectivePrediction:
+    def summary(self, aurc_estimate: Estimate, *, resamples: Resamples) -> SelectivePrediction:
         """Build the uncertainty metrics, given the AURC estimate."""
-        best = Ranking.of(self.right + self.confidence)
+        errors_last = Ranking.of(self.right + self.confidence)
         wrong = 1 - self.right
         return SelectivePrediction(
             entropy=entropy_by_correctness(
                 self.entropy, self.right, classes=self.log_p.shape[1], resamples=resamples
             ),
             curve=coverage_risk(self.confidence, wrong),
-            aurc=area,
-            best_aurc=float(aurc(best, np.ones((1, len(wrong))), wrong)[0]),
+            aurc=aurc_estimate,
+            best_aurc=float(aurc(errors_last, np.ones((1, len(wrong))), wrong)[0]),
         )
+
+
+def defer(
+    student: SelectivePredictor,
+    teacher: SelectivePredictor | None,
+    *,
+    coverage: float,
+    threshold: float,
+) -> Deferral:
+    """Measure selective prediction: the student predicts confident samples and defers the rest.
+
+    Args:
+        student: The student's predictions of the test samples.
+        teacher: The teacher's.
+        coverage: The coverage that the threshold was chosen for.
+        threshold: The lowest confidence at which the student predicts.
+
+    Source: Madras et al., NeurIPS 2018 (arXiv:1711.06664); Geifman and El-Yaniv, NeurIPS 2017.
+    """
+    covered = student.confidence >= threshold
+    with_teacher = against_teacher = None
+    if teacher is not None:
+        combined = np.where(covered, student.right, teacher.right)
+        with_teacher = share(combined)
+        against_teacher = paired_difference(combined, teacher.right)
+    return Deferral(
+        coverage=coverage,
+        threshold=threshold,
+        answered=share(covered.astype(np.float64)),
+        alone=share(student.right[covered]) if covered.any() else None,
+        with_teacher=with_teacher,
+        against_teacher=against_teacher,
+        with_person=share(np.where(covered, student.right, 1.0)),
+    )
