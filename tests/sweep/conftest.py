@@ -1,4 +1,4 @@
-"""Sweeps as they would be found, and runs made quick."""
+"""Results of sweeps, and fast runs."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from limbeck.report.sweep import Chosen, Figures, SweepResult, Trial, View
 
 E2E = Path(__file__).parents[1] / "e2e"
 
-# The least of a run that has a teacher, a student and a file: `seconds` of it are the exports.
+# The smallest run with a teacher, a student and a file; most of its seconds are the exports.
 TINY = """
 name: tiny
 task: image_classification
@@ -46,13 +46,13 @@ def made_trial(number: int, accuracy: float = 0.9, size: int = 1000, latency: fl
 
 @pytest.fixture(scope="session")
 def figures() -> Callable[..., Figures]:
-    """Make the figures of a trial."""
+    """Return a function that builds the figures of a trial."""
     return made_figures
 
 
 @pytest.fixture(scope="session")
 def trial() -> Callable[..., Trial]:
-    """Make a trial that is done."""
+    """Return a function that builds a finished trial."""
     return made_trial
 
 
@@ -102,7 +102,7 @@ def result() -> SweepResult:
 
 @pytest.fixture
 def with_choice(result: SweepResult) -> Callable[..., SweepResult]:
-    """Give the same with a budget."""
+    """Return a function that applies a budget to the result."""
 
     def choose(text: str) -> SweepResult:
         from limbeck.evaluate.intervals import wilson
@@ -131,12 +131,10 @@ def quick() -> Iterator[None]:
     forks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(forks)
     with pytest.MonkeyPatch.context() as patch:
-        for room, name in (
-            (context, "to_onnx"),
-            (artefact_results, "measure"),
-            (measure, "peak_memory"),
-        ):
-            patch.setattr(room, name, getattr(room, name))
+        # Restored after the tests: `quicken` replaces them.
+        patch.setattr(context, "to_onnx", context.to_onnx)
+        patch.setattr(artefact_results, "measure", artefact_results.measure)
+        patch.setattr(measure, "peak_memory", measure.peak_memory)
         patch.setattr(fingerprint, "of_code", lambda: "the code")
         forks.quicken()
         yield
@@ -144,7 +142,7 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the small recipe."""
+    """Write the small recipe to a file."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(TINY)
     return path

@@ -1,4 +1,4 @@
-"""The most accurate that fits; else the nearest, and by how much it misses."""
+"""Selection of the most accurate trial within the budget, or else of the nearest."""
 
 import pytest
 from hypothesis import given
@@ -10,11 +10,11 @@ from limbeck.report.result import BudgetCheck
 from limbeck.sweep.budget import LINES, Limits, checks, choose, limits_of, miss
 
 
-def test_every_line_of_a_recipes_budget_can_be_asked_for():
+def test_every_line_of_a_recipes_budget_is_available():
     assert set(Budget.model_fields) <= set(LINES) == set(Limits.model_fields)
 
 
-def test_figures_are_held_against_lines_in_their_units(figures):
+def test_figures_are_compared_in_the_units_of_the_lines(figures):
     found = figures(0.95, 38_000, 0.4, memory=2_000_000, energy=0.002, flops=900, parameters=70)
     limits = limits_of(
         "size_kb=38,latency_ms=0.3,accuracy=0.95,accuracy_drop=0.02,parameters=69,flops=1e3,"
@@ -33,7 +33,7 @@ def test_figures_are_held_against_lines_in_their_units(figures):
     }
 
 
-def test_what_was_not_measured_cannot_be_limited(figures):
+def test_a_limit_on_an_unmeasured_figure_is_refused(figures):
     with pytest.raises(InputError, match=r"energy_mj.*not measured"):
         checks(figures(0.9, 1, 1), limits_of("energy_mj=1"))
 
@@ -50,14 +50,14 @@ def test_the_most_accurate_that_fits_is_chosen(trial):
     assert all(line.met for line in lines)
 
 
-def test_of_equals_the_smaller_then_the_faster_then_the_earlier(trial):
+def test_ties_are_broken_by_size_then_latency_then_number(trial):
     budget = limits_of("size_kb=30")
     assert choose([trial(0, size=9), trial(1, size=8)], budget)[0].number == 1
     assert choose([trial(0, latency=2), trial(1, latency=1)], budget)[0].number == 1
     assert choose([trial(1), trial(0)], budget)[0].number == 0
 
 
-def test_where_nothing_fits_the_nearest_is_found(trial):
+def test_if_nothing_fits_the_nearest_is_chosen(trial):
     trials = [trial(0, 0.99, size=44_000), trial(1, 0.70, size=41_000), trial(2, 0.5, size=80_000)]
     found, lines = choose(trials, limits_of("size_kb=40"))
     assert (found.number, lines[0].met) == (1, False)
@@ -111,7 +111,7 @@ def test_one_per_cent_too_large_counts_as_one_point_too_inaccurate():
         ("", ("name=value",)),
     ],
 )
-def test_a_budget_that_cannot_be_read_is_refused(text, words):
+def test_an_invalid_budget_is_refused(text, words):
     with pytest.raises(InputError) as refused:
         limits_of(text)
     for word in words:

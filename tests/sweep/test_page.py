@@ -1,4 +1,4 @@
-"""The page and the words of a sweep: the same figures in both, legible without colour."""
+"""The page and the text summary of a sweep: the same figures, legible without colour."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from limbeck.report.sweep import SweepResult, render_sweep, rows, sentence, swee
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-WAYS = {"across": str, "up": str, "name": "size", "title": "a", "description": "b"}
+LABELS = {"across": str, "up": str, "name": "size", "title": "a", "description": "b"}
 
 
 def test_the_same_result_gives_the_same_page_and_survives_json(result):
@@ -22,7 +22,7 @@ def test_the_same_result_gives_the_same_page_and_survives_json(result):
     assert render_sweep(again) == render_sweep(result)
 
 
-def test_a_page_needs_nothing_else_and_escapes_what_others_wrote(result):
+def test_a_page_is_self_contained_and_escapes_untrusted_text(result):
     page = render_sweep(result)
     assert "<b>no</b>" not in page
     assert "&lt;b&gt;no&lt;/b&gt;" in page
@@ -36,13 +36,13 @@ def test_every_trial_is_in_the_table_and_every_done_one_in_every_chart(result):
     assert sorted(tips) == sorted([str(trial.number) for trial in result.done] * 2)
 
 
-def test_rows_stand_in_the_order_of_their_worth(result, with_choice):
+def test_rows_are_ordered_by_standing(result, with_choice):
     found = rows(with_choice("size_kb=25"))
     assert [row.number for row in found] == [0, 1, 2, 3, 4, 5, 9, 8, 7, 6, 10, 11]
-    said = {row.number: row.standing for row in found}
-    assert said[2] == "knee for size and latency"
-    assert (said[3], said[9], said[10]) == ("chosen, front", "dominated", "failed")
-    assert said[11] == "not done yet"
+    standing = {row.number: row.standing for row in found}
+    assert standing[2] == "knee for size and latency"
+    assert (standing[3], standing[9], standing[10]) == ("chosen, front", "dominated", "failed")
+    assert standing[11] == "not done yet"
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def test_rows_stand_in_the_order_of_their_worth(result, with_choice):
         ("accuracy=0.97", "trial 5 comes nearest, and misses accuracy by 0.30 points"),
     ],
 )
-def test_the_sentence_says_what_the_budget_picks(with_choice, budget, words):
+def test_the_sentence_names_the_chosen_trial(with_choice, budget, words):
     result = with_choice(budget)
     assert words in sentence(result)
     assert sweep_lines(result, page="sweep.html")[0] == sentence(result)
 
 
-def test_the_terminal_shows_the_front_alone(result):
+def test_the_terminal_shows_only_the_front(result):
     lines = sweep_lines(result, page="sweep.html")
     assert lines[0] == "6 of 10 trials are worth their cost: no other beats them in all."
     assert lines[-2] == "  12 trials: 6 on the front, 4 dominated, 1 failed and 1 not done yet"
     assert [line.split()[0] for line in lines[4:10]] == list("012345")
 
 
-def test_shape_tells_the_front_from_the_dominated_and_the_knee(result, with_choice):
+def test_marks_differ_in_shape(result, with_choice):
     plain = render_sweep(result)
     chart = re.findall(r"<svg viewBox.*?</svg>", plain, re.S)[0]
     assert chart.count('class="seed"') == 4
@@ -79,9 +79,9 @@ def test_shape_tells_the_front_from_the_dominated_and_the_knee(result, with_choi
     assert ">budget<" in chosen
 
 
-def test_stairs_rise_to_the_right_and_pass_through_the_front():
+def test_the_step_line_is_monotonic_and_passes_through_the_front():
     points = [Point(c, q, "", front=True, line=True) for c, q in [(90, 0.9), (10, 0.5), (30, 0.8)]]
-    drawn = pareto(points, **WAYS)
+    drawn = pareto(points, **LABELS)
     path = re.search(r'points="([^"]+)"', drawn)[1]
     places = [tuple(map(float, pair.split(","))) for pair in path.split()]
     assert len(places) == 5
@@ -93,9 +93,9 @@ def test_stairs_rise_to_the_right_and_pass_through_the_front():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_chart_of_hardly_anything_can_be_drawn(count):
+def test_a_chart_of_few_points_can_be_drawn(count):
     points = [Point(5, 0.9, "one", front=True, line=True), Point(float("inf"), 0.9, "two")]
-    assert "<svg" in pareto([*points[:count], Point(0, 0.5, "free")], **WAYS)
+    assert "<svg" in pareto([*points[:count], Point(0, 0.5, "free")], **LABELS)
 
 
 WRAPPER = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
@@ -113,7 +113,7 @@ document.getElementById("f").onload = function () {
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH: the page was not opened")
-def test_it_fits_a_phone_and_is_large_enough_to_read(with_choice, tmp_path):
+def test_the_page_fits_a_phone_with_legible_text(with_choice, tmp_path):
     page = render_sweep(with_choice("size_kb=25,latency_ms=0.2"))
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
     (tmp_path / "wrapper.html").write_text(WRAPPER, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every choice is held against the recipe before anything runs."""
+"""Every choice is validated against the recipe before anything runs."""
 
 import pickle
 
@@ -28,25 +28,25 @@ def refused(planned, *varied: str, **more) -> str:
     return str(error.value)
 
 
-def test_a_plan_can_be_handed_to_another_process(planned):
+def test_a_plan_can_be_pickled_for_another_process(planned):
     made = planned("student.width=4,8", "stages.distill.epochs=1..3")
     again = pickle.loads(pickle.dumps(made))
     assert again == made
     assert again.recipe.name == "digits"
 
 
-def test_settings_are_put_where_set_would_put_them(planned):
+def test_settings_are_applied_as_by_set(planned):
     made = planned("student.width=4,8", "stages.distill.epochs=1..3")
     recipe = settled(made.content, {"student.width": 4, "stages.distill.epochs": 2})
-    asked = resolve("digits", ["student.width=4", "stages.distill.epochs=2"])
-    assert recipe == asked.model_copy(update={"stages": asked.stages[:-1]})
+    expected = resolve("digits", ["student.width=4", "stages.distill.epochs=2"])
+    assert recipe == expected.model_copy(update={"stages": expected.stages[:-1]})
     whole = resolve("digits").model_dump(mode="json")
     assert "evaluate" in whole["stages"][-1]
-    # No trial is asked questions: they choose nothing.
+    # No trial is evaluated: evaluations select nothing.
     assert made.content == whole | {"stages": whole["stages"][:-1]}
 
 
-def test_a_profile_counts_before_the_choices(planned):
+def test_a_profile_is_applied_before_the_choices(planned):
     made = planned("student.width=4,8", sets=("profile=smoke",))
     assert settled(made.content, {"student.width": 8}).seeds == [0]
 
@@ -61,38 +61,34 @@ def test_a_profile_counts_before_the_choices(planned):
         ("student.width.x=1,2", ("--vary student.width.x", "something with parts")),
         ("studnet.width=4,8", ("studnet",)),
         ("profile=smoke,default", ("--vary profile", "--set")),
-        ("budget.size_kb=1,2", ("--vary budget.size_kb", "changes what is made")),
+        ("budget.size_kb=1,2", ("--vary budget.size_kb", "changes the artefacts")),
         ("seeds=[0],[0,0]", ("seeds",)),
     ],
 )
-def test_a_choice_that_the_recipe_does_not_take_is_refused(planned, tmp_path, varied, words):
-    said = refused(planned, varied)
+def test_a_choice_that_does_not_fit_the_recipe_is_refused(planned, tmp_path, varied, words):
+    text = refused(planned, varied)
     for word in words:
-        assert word in said
+        assert word in text
     assert not (tmp_path / "sweep").exists()
 
 
-def test_all_problems_are_said_at_once(planned, tmp_path):
+def test_all_problems_are_reported_together(planned, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    said = refused(
+    text = refused(
         planned, "stages.distill.epochs=0,-3,4", "stages.quantize.method=a,b", out=tmp_path,
         sampler=Sampler.grid,
     )  # fmt: skip
     for word in ("epochs=-3", "method=a", "method=b", "notes.txt"):
-        assert word in said
-    assert "epochs=4" not in said
+        assert word in text
+    assert "epochs=4" not in text
 
 
-def test_what_ships_nothing_is_refused(planned):
-    said = refused(
-        planned,
-        "student.width=4,8",
-        sets=("stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]",),
-    )
-    assert "export" in said
+def test_a_recipe_without_export_is_refused(planned):
+    stages = "stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]"
+    assert "export" in refused(planned, "student.width=4,8", sets=(stages,))
 
 
-def test_a_grid_has_an_end(planned):
+def test_a_grid_must_be_finite(planned):
     varied = "stages.distill.learning_rate=0.01..0.1"
     assert "--sampler" in refused(planned, varied, sampler=Sampler.grid)
     made = planned(f"{varied}:0.03", "student.width=4,8", sampler=Sampler.grid)
@@ -110,7 +106,7 @@ def test_a_grid_has_an_end(planned):
         ("accuracy,size,size", "once"),
     ],
 )
-def test_objectives_that_cannot_be_are_refused(text, word):
+def test_invalid_objectives_are_refused(text, word):
     with pytest.raises(InputError, match=word):
         costs_of(text)
 

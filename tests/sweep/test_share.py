@@ -1,4 +1,4 @@
-"""What two trials have in common is taken over, and nothing else."""
+"""The stages that two trials have in common are reused, and nothing else."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ import yaml
 
 from limbeck.pipeline.load_recipe import resolve
 from limbeck.sweep.share import share, teaching
-from limbeck.sweep.study import held, is_held
+from limbeck.sweep.study import is_held, lock_of
 
 STAGES = ("01-train_teacher", "02-distill", "03-quantize", "04-export")
 
@@ -20,7 +20,7 @@ def recipe_with():
 
 @pytest.fixture
 def run_of(tmp_path):
-    """Make the folder of a run of which so many stages are finished."""
+    """Create the folder of a run with a number of finished stages."""
 
     def make(recipe, name, finished=4):
         folder = tmp_path / name
@@ -38,7 +38,7 @@ def run_of(tmp_path):
     return make
 
 
-def taken(folder):
+def stages_of(folder):
     return sorted(path.name for path in (folder / "stages").glob("*"))
 
 
@@ -54,12 +54,12 @@ def taken(folder):
         ("budget.size_kb=1", 4),
     ],
 )
-def test_stages_are_taken_as_far_as_the_recipes_agree(
+def test_stages_are_reused_as_far_as_the_recipes_agree(
     recipe_with, run_of, tmp_path, setting, expected
 ):
     other, target = run_of(recipe_with(), "other"), tmp_path / "mine"
     assert share(recipe_with(setting), target, [other]) == expected
-    assert taken(target) == list(STAGES[:expected])
+    assert stages_of(target) == list(STAGES[:expected])
     if expected:
         mine = target / "stages/01-train_teacher/model.onnx"
         assert os.path.samefile(mine, other / "stages/01-train_teacher/model.onnx")
@@ -67,30 +67,30 @@ def test_stages_are_taken_as_far_as_the_recipes_agree(
         assert resolve(str(target / "recipe.yaml")) == recipe_with(setting)
 
 
-def test_what_is_not_finished_is_not_taken(recipe_with, run_of, tmp_path):
+def test_unfinished_stages_are_not_reused(recipe_with, run_of, tmp_path):
     other = run_of(recipe_with(), "other", finished=1)
     assert share(recipe_with(), tmp_path / "mine", [other]) == 1
 
 
-def test_several_runs_give_what_they_have(recipe_with, run_of, tmp_path):
+def test_stages_are_reused_from_several_runs(recipe_with, run_of, tmp_path):
     first = run_of(recipe_with("student.width=9"), "first")
     second = run_of(recipe_with("stages.quantize.ranges=entropy"), "second")
     target = tmp_path / "mine"
     assert share(recipe_with(), target, [target, first, second, tmp_path / "none"]) == 2
     texts = [(target / "stages" / stage / "model.onnx").read_text() for stage in STAGES[:2]]
     assert texts == ["first 01-train_teacher", "second 02-distill"]
-    # What is there already stays as it is.
+    # Existing stages are kept.
     assert share(recipe_with(), target, [second]) == 0
 
 
-def test_only_seeds_that_both_have_are_taken(recipe_with, run_of, tmp_path):
+def test_only_common_seeds_are_reused(recipe_with, run_of, tmp_path):
     other = run_of(recipe_with("seeds=[5]"), "other")
     assert share(recipe_with("seeds=[6]"), tmp_path / "a", [other]) == 0
     assert share(recipe_with("seeds=[6, 5]"), tmp_path / "b", [other]) == 4
-    assert taken(tmp_path / "b/seeds/5") == list(STAGES)
+    assert stages_of(tmp_path / "b/seeds/5") == list(STAGES)
 
 
-def test_a_teacher_is_taught_by_one_worker_while_the_others_wait(recipe_with, tmp_path):
+def test_a_teacher_is_trained_by_one_worker_while_the_others_wait(recipe_with, tmp_path):
     entered, done, order = threading.Event(), threading.Event(), []
 
     def first():
@@ -108,7 +108,7 @@ def test_a_teacher_is_taught_by_one_worker_while_the_others_wait(recipe_with, tm
     for thread in threads:
         thread.start()
     entered.wait(timeout=20)
-    with teaching(recipe_with("teacher.width=9"), tmp_path):  # another teacher waits for nobody
+    with teaching(recipe_with("teacher.width=9"), tmp_path):  # another teacher does not wait
         order.append("other")
     done.set()
     for thread in threads:
@@ -116,7 +116,7 @@ def test_a_teacher_is_taught_by_one_worker_while_the_others_wait(recipe_with, tm
     assert order == ["other", "first", "second"]
 
 
-def test_a_teacher_that_failed_is_not_taken_for_taught(recipe_with, tmp_path):
+def test_a_teacher_that_failed_is_not_marked_as_trained(recipe_with, tmp_path):
     with pytest.raises(ValueError, match="no"), teaching(recipe_with(), tmp_path):
         raise ValueError("no")
     assert not list(tmp_path.glob("*.known"))
@@ -125,9 +125,10 @@ def test_a_teacher_that_failed_is_not_taken_for_taught(recipe_with, tmp_path):
     assert list(tmp_path.glob("*.known"))
 
 
-def test_a_lock_is_let_go_of_when_the_block_ends(tmp_path):
+def test_a_lock_is_released_at_the_end_of_the_block(tmp_path):
     path = tmp_path / "place" / "lock"
-    with held(path):
+    with lock_of(path):
         assert is_held(path)
     assert not is_held(path)
     assert not is_held(tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""What can be chosen from: read from options and files, checked, listed."""
+"""The search space: parsed from options and files, validated, listed."""
 
 import pytest
 from hypothesis import given
@@ -52,7 +52,7 @@ def test_a_range_with_a_step_holds_all_its_steps(low, step, count):
     assert found == pytest.approx([low + index * step for index in range(count + 1)], abs=1e-9)
 
 
-def test_a_file_says_the_same(tmp_path):
+def test_a_file_and_options_give_the_same_space(tmp_path):
     file = tmp_path / "space.yaml"
     file.write_text(
         "student.width: [4, 8]\n"
@@ -86,29 +86,29 @@ def test_a_file_says_the_same(tmp_path):
         ("a=1..five", ("two different choices",)),
     ],
 )
-def test_what_cannot_be_read_is_refused(text, words):
+def test_invalid_choices_are_refused(text, words):
     with pytest.raises(InputError) as refused:
         space_of([text], None)
     for word in words:
         assert word in str(refused.value)
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path):
+def test_all_problems_are_reported_together(tmp_path):
     file = tmp_path / "space.yaml"
     file.write_text("a: {low: 1, hihg: 3}\nb: 7\nc: [1, 2]\n")
     with pytest.raises(InputError) as refused:
         space_of(["c=1,2", "d=3..1"], file)
-    said = str(refused.value)
+    text = str(refused.value)
     for word in ('did you mean "high"', "--space b", "each path once", "--vary d.low"):
-        assert word in said
+        assert word in text
 
 
-def test_nothing_to_choose_from_is_refused():
+def test_an_empty_space_is_refused():
     with pytest.raises(InputError, match="--vary"):
         space_of([], None)
 
 
-def test_a_grid_has_every_setting_once():
+def test_a_grid_contains_every_setting_once():
     space = {"a": Choices((1, [2])), "b": Range(low=0, high=2)}
     found = list(grid(space))
     assert len(found) == size(space) == 6
@@ -117,7 +117,7 @@ def test_a_grid_has_every_setting_once():
     assert size({**space, "c": Range(low=0.0, high=1.0)}) is None
 
 
-def test_what_a_range_cannot_mean_is_refused():
+def test_contradictory_ranges_are_refused():
     both = "step.*nothing, on a logarithmic scale"
     with pytest.raises(ValueError, match=both):
         Range(low=1, high=9, step=2, log=True)

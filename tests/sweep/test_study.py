@@ -1,4 +1,4 @@
-"""The book of trials: none twice, none lost, whoever dies."""
+"""The study: no trial runs twice, and none is lost when a worker dies."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ WIDTHS = ("student.width=2..9", "stages.quantize.ranges=minmax,entropy")
 
 @pytest.fixture(autouse=True, scope="module")
 def _unsynchronized():
-    """Do not wait for the disk at each step: that is most of the time, and not what is tested."""
+    """Disable synchronous writes, which take most of the time and are not tested."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -43,8 +43,8 @@ def planned(tmp_path):
 
 
 @pytest.fixture
-def worth(figures):
-    """Say what settings are worth: wider is better and dearer."""
+def figures_at(figures):
+    """Compute figures from settings: a wider student is more accurate and costs more."""
 
     def found(settings):
         width = settings["student.width"]
@@ -53,20 +53,20 @@ def worth(figures):
     return found
 
 
-def all_of(study, worth, most=99):
-    """Do trials, and give the settings of each."""
+def run_all(study, figures_at, most=99):
+    """Run trials, and return the settings of each."""
     done = []
     with study.worked():
         while len(done) < most and (taken := study.take()) is not None:
-            study.finish(taken, worth(taken.settings), 1.0)
+            study.finish(taken, figures_at(taken.settings), 1.0)
             done.append(taken.settings)
     return done
 
 
 @pytest.mark.parametrize("sampler", list(Sampler))
-def test_there_are_as_many_trials_as_asked_for_and_none_twice(planned, worth, sampler):
+def test_the_number_of_trials_is_reached_without_repetition(planned, figures_at, sampler):
     study = Study(planned(trials=14, sampler=sampler))
-    done = all_of(study, worth)
+    done = run_all(study, figures_at)
     assert len({key(settings) for settings in done}) == len(done) == 14
     assert [trial.number for trial in study.trials()] == list(range(14))
     assert all(trial.state == "done" for trial in study.trials())
@@ -74,39 +74,41 @@ def test_there_are_as_many_trials_as_asked_for_and_none_twice(planned, worth, sa
 
 
 @pytest.mark.parametrize("sampler", list(Sampler))
-def test_a_space_that_is_used_up_ends_the_sweep(planned, worth, sampler):
+def test_an_exhausted_space_ends_the_sweep(planned, figures_at, sampler):
     study = Study(planned("student.width=2..6", trials=40, sampler=sampler))
-    done = all_of(study, worth)
+    done = run_all(study, figures_at)
     assert sorted(one["student.width"] for one in done) == [2, 3, 4, 5, 6]
 
 
-def test_choices_that_no_sampler_knows_come_out_as_they_went_in(planned, worth):
+def test_choices_of_any_type_are_preserved(planned, figures_at):
     varied = ("student.width=2,3", "seeds=[0],[0, 1]", "stages.distill.learning_rate=0.1..0.3:0.1")
-    done = all_of(Study(planned(*varied, sampler=Sampler.grid)), worth)
+    done = run_all(Study(planned(*varied, sampler=Sampler.grid)), figures_at)
     assert len(done) == 12
     assert {tuple(one["seeds"]) for one in done} == {(0,), (0, 1)}
     assert {one["stages.distill.learning_rate"] for one in done} == {0.1, 0.2, 0.3}
 
 
 @pytest.mark.parametrize("sampler", [Sampler.tpe, Sampler.nsga2])
-def test_a_sweep_that_goes_on_chooses_as_if_it_had_not_stopped(planned, worth, tmp_path, sampler):
+def test_a_resumed_sweep_chooses_as_an_uninterrupted_one(planned, figures_at, tmp_path, sampler):
     varied = ("student.width=2..99",)
-    whole = all_of(Study(planned(*varied, out=tmp_path / "a", sampler=sampler, trials=12)), worth)
+    whole = run_all(
+        Study(planned(*varied, out=tmp_path / "a", sampler=sampler, trials=12)), figures_at
+    )
     first = planned(*varied, out=tmp_path / "b", sampler=sampler, trials=12)
-    parts = all_of(Study(first), worth, most=6)
-    parts += all_of(Study(first), worth)
+    parts = run_all(Study(first), figures_at, most=6)
+    parts += run_all(Study(first), figures_at)
     assert parts == whole
     other = planned(*varied, out=tmp_path / "c", sampler=sampler, trials=12, seed=1)
-    assert all_of(Study(other), worth) != whole
+    assert run_all(Study(other), figures_at) != whole
 
 
-def test_more_trials_can_be_asked_for_later(planned, worth):
-    assert len(all_of(Study(planned(trials=3)), worth)) == 3
-    assert len(all_of(Study(planned(trials=5)), worth)) == 2
-    assert all_of(Study(planned(trials=5)), worth) == []
+def test_more_trials_can_be_requested_later(planned, figures_at):
+    assert len(run_all(Study(planned(trials=3)), figures_at)) == 3
+    assert len(run_all(Study(planned(trials=5)), figures_at)) == 2
+    assert run_all(Study(planned(trials=5)), figures_at) == []
 
 
-def test_a_trial_that_failed_keeps_its_reason_and_is_not_done_again(planned):
+def test_a_failed_trial_keeps_its_reason_and_is_not_repeated(planned):
     study = Study(planned("student.width=2..3"))
     with study.worked():
         for _ in range(2):
@@ -116,7 +118,7 @@ def test_a_trial_that_failed_keeps_its_reason_and_is_not_done_again(planned):
     assert {trial.state for trial in study.trials()} == {"failed"}
 
 
-def test_two_workers_never_take_the_same_trial(planned, worth):
+def test_two_workers_never_take_the_same_trial(planned, figures_at):
     made = planned("student.width=2..7", trials=6)
     one, other = Study(made), Study(made)
     with one.worked(), other.worked():
@@ -125,12 +127,12 @@ def test_two_workers_never_take_the_same_trial(planned, worth):
         assert len({trial.number for _, trial in taken}) == 6
         assert len({key(trial.settings) for _, trial in taken}) == 6
         for study, trial in taken:
-            study.finish(trial, worth(trial.settings), 1.0)
+            study.finish(trial, figures_at(trial.settings), 1.0)
     assert len(one.trials()) == 6
 
 
 def killed(made, note):
-    """Be a worker that takes a trial, notes which, and is killed."""
+    """Fork a worker that takes a trial, writes its number and width, and is killed."""
     number = os.fork()
     if number == 0:
         study = Study(made)
@@ -143,7 +145,7 @@ def killed(made, note):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process can be forked on this system")
-def test_a_trial_whose_worker_was_killed_is_done_again_under_its_number(planned, worth, tmp_path):
+def test_a_trial_of_a_killed_worker_is_repeated_under_its_number(planned, figures_at, tmp_path):
     made = planned("student.width=2..9", trials=4)
     study = Study(made)
     with study.worked():
@@ -155,14 +157,14 @@ def test_a_trial_whose_worker_was_killed_is_done_again_under_its_number(planned,
         with other.worked():
             again = other.take()
             assert (again.number, again.settings["student.width"]) == (number, width)
-            other.finish(again, worth(again.settings), 1.0)
+            other.finish(again, figures_at(again.settings), 1.0)
             fresh = other.take()
             assert fresh.number not in {alive.number, number}
-            other.finish(fresh, worth(fresh.settings), 1.0)
-        study.finish(alive, worth(alive.settings), 1.0)
+            other.finish(fresh, figures_at(fresh.settings), 1.0)
+        study.finish(alive, figures_at(alive.settings), 1.0)
     states = {trial.number: trial.state for trial in study.trials()}
     assert states == {0: "done", 1: "done", 2: "done"}
-    assert len(all_of(Study(made), worth)) == 1
+    assert len(run_all(Study(made), figures_at)) == 1
     assert not list((made.out / ".workers").iterdir())
 
 
@@ -173,15 +175,15 @@ def test_a_trial_whose_worker_was_killed_is_done_again_under_its_number(planned,
         (WIDTHS, {"costs": ("size", "flops")}, "--objective"),
     ],
 )
-def test_a_study_that_asks_something_else_is_not_mixed_with_it(planned, worth, varied, more, word):
-    all_of(Study(planned(trials=1)), worth)
+def test_a_study_of_another_plan_is_refused(planned, figures_at, varied, more, word):
+    run_all(Study(planned(trials=1)), figures_at)
     with pytest.raises(InputError, match=word):
         Study(planned(*varied, **more))
 
 
-def test_another_recipe_is_another_study_but_another_budget_is_not(planned, worth, tmp_path):
+def test_another_recipe_is_refused_but_another_budget_is_not(planned, figures_at, tmp_path):
     first = planned(trials=1)
-    all_of(Study(first), worth)
+    run_all(Study(first), figures_at)
 
     def again(*sets):
         return plan(
@@ -193,7 +195,7 @@ def test_another_recipe_is_another_study_but_another_budget_is_not(planned, wort
         Study(again("stages.train_teacher.epochs=3"))
 
 
-def test_it_says_which_extra_is_missing(planned, monkeypatch):
+def test_the_missing_extra_is_named(planned, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match="sweep"):
         Study(planned())

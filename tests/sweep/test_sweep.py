@@ -1,4 +1,4 @@
-"""A whole sweep: real runs of a small recipe, and made-up ones where only the book matters."""
+"""A whole sweep: real runs of a small recipe, and replaced runs where only the study matters."""
 
 import json
 import os
@@ -31,13 +31,13 @@ def grid_of(tiny, out, *varied, costs=("size", "latency"), **more):
 
 @pytest.fixture(scope="module")
 def swept(quick, tiny, tmp_path_factory):
-    """A plan of three trials, one of which cannot be built, and what came of it."""
+    """Return a plan of three trials, one of which cannot be built, and its result."""
     planned = grid_of(tiny, tmp_path_factory.mktemp("swept") / "sweep", "student.width=2,0,3")
     return planned, sweep(planned, limits=limits_of("size_kb=1000"))
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_has_a_reason_and_stops_nothing(swept):
+def test_a_failed_trial_has_a_reason_and_does_not_stop_the_sweep(swept):
     _, result = swept
     assert [trial.state for trial in result.trials] == ["done", "failed", "done"]
     assert [trial.settings["student.width"] for trial in result.trials] == [2, 0, 3]
@@ -45,7 +45,7 @@ def test_a_trial_that_fails_has_a_reason_and_stops_nothing(swept):
     assert result.trials[1].figures is None
 
 
-def test_the_teacher_is_taught_once(swept):
+def test_the_teacher_is_trained_once(swept):
     planned, _ = swept
     first, second = (
         planned.folder(n) / "stages/01-train_teacher/model.safetensors" for n in (0, 2)
@@ -55,7 +55,7 @@ def test_the_teacher_is_taught_once(swept):
     assert not os.path.samefile(*students)
 
 
-def test_a_trial_is_an_ordinary_run_whose_validation_chooses(swept):
+def test_a_trial_is_a_run_selected_on_validation(swept):
     planned, result = swept
     for trial in result.done:
         run = load_run(planned.folder(trial.number))
@@ -65,12 +65,12 @@ def test_a_trial_is_an_ordinary_run_whose_validation_chooses(swept):
         assert found.accuracy == shipped.validation_accuracy
         file = planned.folder(trial.number) / "student/model.onnx"
         assert found.size == file.stat().st_size
-        taught = run.teacher.measured[0].validation_accuracy
-        assert found.accuracy_drop == pytest.approx(taught - found.accuracy)
+        accuracy = run.teacher.measured[0].validation_accuracy
+        assert found.accuracy_drop == pytest.approx(accuracy - found.accuracy)
         assert found.latency > 0
 
 
-def test_the_test_samples_choose_nothing(swept):
+def test_the_test_samples_do_not_select(swept):
     planned, result = swept
     run = load_run(planned.folder(0))
     perfect = run.shipped.measured[0].accuracy.model_copy(update={"value": 1.0, "correct": 40})
@@ -82,7 +82,7 @@ def test_the_test_samples_choose_nothing(swept):
     assert chosen.test == load_run(planned.folder(chosen.number)).shipped.measured[0].accuracy
 
 
-def test_what_was_chosen_is_copied_whole(swept):
+def test_the_chosen_student_is_copied_completely(swept):
     planned, result = swept
     source = planned.folder(result.chosen.number) / "student"
     names = sorted(path.name for path in source.iterdir())
@@ -92,32 +92,32 @@ def test_what_was_chosen_is_copied_whole(swept):
     assert not [path for path in planned.out.iterdir() if path.name.startswith(".chosen")]
 
 
-def test_the_files_say_the_same(swept):
+def test_the_files_contain_the_result(swept):
     planned, result = swept
     text = (planned.out / "sweep.json").read_text()
     assert SweepResult.model_validate_json(text) == result
     assert "Every trial" in (planned.out / "sweep.html").read_text(encoding="utf-8")
 
 
-def test_the_same_again_does_nothing_again(swept, quick):
+def test_a_repeated_sweep_repeats_no_trial(swept, quick):
     planned, before = swept
 
     def stamps() -> dict[Path, int]:
         found = (planned.out / "trials").rglob("*.json")
         return {path: path.stat().st_mtime_ns for path in found}
 
-    were = stamps()
+    stamps_before = stamps()
     after = sweep(planned)
-    assert stamps() == were
+    assert stamps() == stamps_before
     assert after.chosen is None
     for one, other in zip(before.done, after.done, strict=True):
         assert one.figures.model_copy(update={"latency": 0}) == other.figures.model_copy(
             update={"latency": 0}
         )
-    assert (planned.out / "chosen").exists(), "without a budget an older choice is left alone"
+    assert (planned.out / "chosen").exists(), "without a budget an earlier choice is kept"
 
 
-def test_a_budget_that_nothing_meets_leaves_no_choice(swept):
+def test_a_budget_that_no_trial_meets_removes_the_choice(swept):
     planned, _ = swept
     (planned.out / "chosen").mkdir(exist_ok=True)
     result = sweep(planned, limits=limits_of("size_kb=0.001"))
@@ -130,13 +130,13 @@ def test_a_budget_that_nothing_meets_leaves_no_choice(swept):
 
 @pytest.fixture
 def made_up(monkeypatch, figures):
-    """Runs that take no time: figures from settings, or an error."""
+    """Replace runs by figures computed from the width, or an error."""
     done = []
 
-    def install(worth):
+    def install(figures_at):
         def run(_, taken, __):
             done.append(taken.number)
-            return figures(**worth(taken.settings["student.width"]))
+            return figures(**figures_at(taken.settings["student.width"]))
 
         monkeypatch.setattr(work, "_figures", run)
         monkeypatch.setattr(conclude, "timed", lambda places: None)
@@ -149,7 +149,7 @@ def plain(width):
     return {"accuracy": 1 - 1 / width, "size": 100 * width, "latency": 0.1 * width}
 
 
-def test_measured_latency_changes_what_is_on_the_front(tiny, tmp_path, made_up):
+def test_measured_latency_changes_the_front(tiny, tmp_path, made_up):
     made_up(lambda w: {"accuracy": 0.9, "size": 100 * w, "latency": 1 / w})
     varied = "student.width=2..4"
     small = sweep(grid_of(tiny, tmp_path / "a", varied, costs=("size",)))
@@ -159,23 +159,23 @@ def test_measured_latency_changes_what_is_on_the_front(tiny, tmp_path, made_up):
     assert both.views[1].front == (2,)
 
 
-def test_latencies_that_no_clock_tells_apart_beat_nobody(tiny, tmp_path, made_up):
+def test_latencies_within_the_noise_do_not_dominate(tiny, tmp_path, made_up):
     latency = {2: 0.1000, 3: 0.1001, 4: 0.2}
     made_up(lambda w: {"accuracy": 0.9 - w / 100, "size": 100 * w, "latency": latency[w]})
     result = sweep(grid_of(tiny, tmp_path / "a", "student.width=2..4"))
     assert [trial.number for trial in result.front] == [0]
 
 
-def test_an_interrupted_trial_is_done_again_and_the_others_are_not(tiny, tmp_path, made_up):
+def test_only_the_interrupted_trial_is_repeated(tiny, tmp_path, made_up):
     interrupts = [3]
 
-    def worth(width):
+    def figures_at(width):
         if width in interrupts:
             interrupts.remove(width)
             raise KeyboardInterrupt
         return plain(width)
 
-    done = made_up(worth)
+    done = made_up(figures_at)
     planned = grid_of(tiny, tmp_path / "sweep", "student.width=2..5")
     with pytest.raises(KeyboardInterrupt):
         sweep(planned)
@@ -188,12 +188,12 @@ def test_an_interrupted_trial_is_done_again_and_the_others_are_not(tiny, tmp_pat
 def test_a_full_disk_ends_the_sweep_and_fails_no_trial(tiny, tmp_path, made_up):
     full = [True]
 
-    def worth(width):
+    def figures_at(width):
         if full:
             raise WriteError("the disk is full")
         return plain(width)
 
-    made_up(worth)
+    made_up(figures_at)
     planned = grid_of(tiny, tmp_path / "sweep", "student.width=2..3")
     with pytest.raises(WriteError):
         sweep(planned)
@@ -201,16 +201,16 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(tiny, tmp_path, made_up):
     assert len(sweep(planned).done) == 2
 
 
-def test_if_all_fail_it_says_why(tiny, tmp_path, made_up):
-    def worth(width):
+def test_if_all_trials_fail_the_reason_is_reported(tiny, tmp_path, made_up):
+    def figures_at(width):
         raise RuntimeError(f"no operator for {width}")
 
-    made_up(worth)
+    made_up(figures_at)
     with pytest.raises(LimbeckError, match=r"All 2 trials failed. Trial 0: RuntimeError: no oper"):
         sweep(grid_of(tiny, tmp_path / "sweep", "student.width=2..3"))
 
 
-def test_after_its_time_no_trial_begins(tiny, tmp_path, made_up):
+def test_no_trial_begins_after_the_timeout(tiny, tmp_path, made_up):
     done = made_up(plain)
     planned = grid_of(tiny, tmp_path / "sweep", "student.width=2..5", timeout=0.0)
     with pytest.raises(LimbeckError, match="the same command goes on"):

@@ -1,4 +1,4 @@
-"""Helpers in processes of their own: they do trials, and end when they are told to."""
+"""Worker processes run trials, and end when they are interrupted."""
 
 import multiprocessing
 import signal
@@ -13,7 +13,7 @@ from limbeck.sweep.space import space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
 
-from limbeck.sweep.run import _help, _helped, _once, _start, _stop
+from limbeck.sweep.run import _interrupt_once, _start, _stop, _work_in_process, _workers
 from limbeck.sweep.study import Study
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="interrupts are sent by signals")
@@ -32,14 +32,14 @@ def used_up(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_helper_with_nothing_to_do_ends_well(used_up):
-    with _helped(used_up, 1):
+def test_a_worker_without_trials_ends_with_success(used_up):
+    with _workers(used_up, 1):
         pass
     assert len(Study(used_up).trials()) == 2
 
 
 def busy(ready) -> None:
-    signal.signal(signal.SIGINT, _once)
+    signal.signal(signal.SIGINT, _interrupt_once)
     try:
         ready.set()
         time.sleep(60)
@@ -48,23 +48,23 @@ def busy(ready) -> None:
         sys.exit(7)
 
 
-def test_a_helper_is_interrupted_once_however_often_it_is_told():
+def test_a_worker_is_interrupted_once_by_repeated_signals():
     fork = multiprocessing.get_context("fork")
     ready = fork.Event()
     before = signal.getsignal(signal.SIGINT)
-    helper = fork.Process(target=busy, args=(ready,))
-    _start([helper])
+    worker = fork.Process(target=busy, args=(ready,))
+    _start([worker])
     assert signal.getsignal(signal.SIGINT) is before
     ready.wait(timeout=20)
-    _stop([helper])
-    assert helper.exitcode == 7
+    _stop([worker])
+    assert worker.exitcode == 7
 
 
-def test_a_helper_says_what_is_wrong_in_words(used_up, capsys):
+def test_a_worker_reports_its_problems_on_standard_error(used_up, capsys):
     from dataclasses import replace
 
     with pytest.raises(SystemExit) as ended:
-        _help(replace(used_up, costs=("flops",)))
+        _work_in_process(replace(used_up, costs=("flops",)))
     assert ended.value.code == 2
     assert "--objective" in capsys.readouterr().err
     signal.signal(signal.SIGINT, signal.default_int_handler)

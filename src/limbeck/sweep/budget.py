@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, ValidationError
@@ -23,29 +22,21 @@ class Limits(Budget):
     """
 
     energy_mj: Annotated[
-        Positive | None, Field(description="Energy of one answer in millijoules, an estimate.")
+        Positive | None, Field(description="Energy of one prediction in millijoules, an estimate.")
     ] = None
 
 
-@dataclass(frozen=True)
-class _Line:
-    """The measurement of a budget line: a figure, its unit, and its scale."""
-
-    figure: str
-    unit: str = ""
-    divided_by: float = 1
-
-
-LINES = {
-    "size_kb": _Line("size", "kB", 1e3),
-    "latency_ms": _Line("latency", "ms"),
-    "accuracy_drop": _Line("accuracy_drop"),
-    "accuracy": _Line("accuracy"),
-    "parameters": _Line("parameters"),
-    "flops": _Line("flops"),
-    "memory_mb": _Line("memory", "MB", 1e6),
-    "energy_mj": _Line("energy", "mJ", 1e-3),
+LINES: dict[str, tuple[str, str, float]] = {
+    "size_kb": ("size", "kB", 1e3),
+    "latency_ms": ("latency", "ms", 1),
+    "accuracy_drop": ("accuracy_drop", "", 1),
+    "accuracy": ("accuracy", "", 1),
+    "parameters": ("parameters", "", 1),
+    "flops": ("flops", "", 1),
+    "memory_mb": ("memory", "MB", 1e6),
+    "energy_mj": ("energy", "mJ", 1e-3),
 }
+"""The lines of a budget: the figure that each limits, its unit, and the divisor to that unit."""
 
 
 def limits_of(text: str) -> Limits:
@@ -84,17 +75,15 @@ def checks(figures: Figures, limits: Limits) -> tuple[BudgetCheck, ...]:
         InputError: A line limits something that was not measured.
     """
     found = []
-    for name, line in LINES.items():
-        allowed, value = getattr(limits, name), getattr(figures, line.figure)
+    for name, (figure, unit, divisor) in LINES.items():
+        allowed, value = getattr(limits, name), getattr(figures, figure)
         if allowed is None:
             continue
         if value is None:
             raise InputError(Problem(f"--budget {name}", allowed, "nothing: it was not measured"))
-        measured = value / line.divided_by
+        measured = value / divisor
         met = measured >= allowed if name == "accuracy" else measured <= allowed
-        found.append(
-            BudgetCheck(name=name, allowed=allowed, measured=measured, unit=line.unit, met=met)
-        )
+        found.append(BudgetCheck(name=name, allowed=allowed, measured=measured, unit=unit, met=met))
     return tuple(found)
 
 
@@ -116,7 +105,7 @@ def miss(check: BudgetCheck) -> float:
 
 
 def choose(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, tuple[BudgetCheck, ...]]:
-    """Return the trial of the highest accuracy among those that meet every line.
+    """Return the trial of the highest accuracy among those that meet every line, and its lines.
 
     Ties are broken by size, then latency, then number. If no trial meets all lines, the one with
     the smallest sum of misses is returned.
@@ -124,23 +113,20 @@ def choose(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, tuple[Budget
     Args:
         trials: Finished trials, at least one.
         limits: The budget.
-
-    Returns:
-        The trial, and its lines.
     """
-    held = [(trial, checks(_figures(trial), limits)) for trial in trials]
-    fitting = [one for one in held if all(check.met for check in one[1])]
-    if fitting:
-        return min(fitting, key=lambda one: _rank(one[0]))
-    return min(held, key=lambda one: (sum(map(miss, one[1])), *_rank(one[0])))
+    checked = [(trial, checks(_figures(trial), limits)) for trial in trials]
+
+    def rank(one: tuple[Trial, tuple[BudgetCheck, ...]]) -> tuple[float, ...]:
+        trial, lines = one
+        figures = _figures(trial)
+        fits = all(check.met for check in lines)
+        best = (-figures.accuracy, figures.size, figures.latency, trial.number)
+        return (not fits, sum(map(miss, lines)), *best)
+
+    return min(checked, key=rank)
 
 
 def _figures(trial: Trial) -> Figures:
     if trial.figures is None:
         raise ValueError(f"trial {trial.number} is not done")
     return trial.figures
-
-
-def _rank(trial: Trial) -> tuple[float, ...]:
-    figures = _figures(trial)
-    return -figures.accuracy, figures.size, figures.latency, trial.number

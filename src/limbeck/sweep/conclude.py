@@ -1,4 +1,4 @@
-"""Latency measurement of all trials in turn, so that disturbances affect all alike."""
+"""End of a sweep: latencies in turn, the Pareto front, the budget, and the written result."""
 
 from __future__ import annotations
 
@@ -28,8 +28,26 @@ from limbeck.sweep.budget import Limits, choose
 from limbeck.sweep.plan import Plan, directions, settled, values
 from limbeck.tasks import Batch
 
-TOGETHER = 2e9
+MOST_BYTES = 2e9
 """The most bytes of files loaded at once for timing."""
+
+CHOSEN = "chosen"
+STEP, MEASURED = 1.05, {"latency", "memory", "energy"}
+"""The ratio between the steps to which measured costs are rounded: smaller gaps are noise."""
+
+TIMED_IN_TURN = (
+    "Latencies were taken once more when the sweep ended, all students in turn in one process, so "
+    "that a busy machine affects all alike."
+)
+TIMED_APART = (
+    "Latencies were taken in each trial's own run: the files are too large to be timed in turn."
+)
+COMPARED = "For the front, latency, memory and energy are compared in steps of 5 %."
+VALIDATED = (
+    "Accuracy is that on the validation samples, which selected the trial: for the best of many "
+    "trials it is biased upwards. The test samples select nothing."
+)
+ONE_SEED = "Each trial has one seed: differences of a few samples may be luck."
 
 
 def timed(trials: Mapping[int, tuple[Recipe, Path]]) -> dict[int, float] | None:
@@ -42,7 +60,7 @@ def timed(trials: Mapping[int, tuple[Recipe, Path]]) -> dict[int, float] | None:
         The median of each in milliseconds; `None` if they are too large to be loaded together.
     """
     files = {number: run / folders.STUDENT / "model.onnx" for number, (_, run) in trials.items()}
-    if not files or sum(file.stat().st_size for file in files.values()) > TOGETHER:
+    if not files or sum(file.stat().st_size for file in files.values()) > MOST_BYTES:
         return None
     examples: dict[str, Batch] = {}
     calls: dict[str, Call] = {}
@@ -53,26 +71,8 @@ def timed(trials: Mapping[int, tuple[Recipe, Path]]) -> dict[int, float] | None:
             examples[data] = loaded.validation.__getitems__([0])
         predictor = OnnxPredictor(files[number], threads=1)
         calls[str(number)] = partial(predictor.predict, predictor.feeds(examples[data]))
-    seconds = max(2.0, 0.1 * len(calls))
-    found = latencies(calls, threads=1, seconds=seconds)
+    found = latencies(calls, threads=1, seconds=max(2.0, 0.1 * len(calls)))
     return {int(number): latency.p50 for number, latency in found.items()}
-
-
-CHOSEN = "chosen"
-IN_TURN = (
-    "Latencies were taken once more when the sweep ended, all students in turn in one process, so "
-    "that a busy machine is unfair to none."
-)
-GRAIN, MEASURED = 1.05, {"latency", "memory", "energy"}
-"""The ratio between the steps to which measured costs are rounded: smaller gaps are noise."""
-
-APART = "Latencies were taken in each trial's own run: the files are too large to be timed in turn."
-VALIDATED = (
-    "Accuracy is that on the validation samples, which have chosen: of the best of many it says "
-    "too much. The test samples choose nothing."
-)
-COMPARED = "For the front, latency, memory and energy are compared in steps of 5 %."
-ONE_SEED = "Each trial has one seed: differences of a few samples may be luck."
 
 
 def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> SweepResult:
@@ -92,11 +92,14 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
     """
     done = [trial for trial in trials if trial.state == "done"]
     if not done:
-        raise LimbeckError(_all_failed(trials))
+        raise LimbeckError(_none_done(trials))
     done, note = _timed(plan, done)
-    ended = {trial.number: trial for trial in _on_front(done, plan.costs)}
-    shown = tuple(ended.get(trial.number, trial) for trial in trials)
-    chosen = None if limits is None else _chosen(plan, list(ended.values()), limits)
+    mask = pareto(_points(done, plan.costs), directions(plan.costs))
+    done = [
+        trial.model_copy(update={"front": bool(good)})
+        for trial, good in zip(done, mask, strict=True)
+    ]
+    ended = {trial.number: trial for trial in done}
     recipe = plan.recipe
     result = SweepResult(
         name=recipe.name,
@@ -104,17 +107,25 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
         space={path: str(domain) for path, domain in plan.space.items()},
         costs=plan.costs,
         sampler=plan.sampler.value,
-        trials=shown,
+        trials=tuple(ended.get(trial.number, trial) for trial in trials),
         views=tuple(_view(done, cost) for cost in plan.costs),
-        chosen=chosen,
-        environment=_environment(shown),
+        chosen=None if limits is None else _chosen(plan, done, limits),
+        environment=Environment(
+            hardware=describe(),
+            versions=versions(),
+            git_commit=git_commit(),
+            command=shlex.join(["limbeck", *sys.argv[1:]]),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=math.fsum(trial.seconds for trial in trials),
+        ),
         notes=(note, COMPARED, VALIDATED, *((ONE_SEED,) if len(recipe.seeds) == 1 else ())),
     )
-    _write(plan, result)
+    write_json(plan.out / "sweep.json", result.model_dump(mode="json"))
+    write_text(plan.out / "sweep.html", render_sweep(result))
     return result
 
 
-def _all_failed(trials: Sequence[Trial]) -> str:
+def _none_done(trials: Sequence[Trial]) -> str:
     failed = [trial for trial in trials if trial.state == "failed"]
     if not failed:
         return "No trial has come to its end yet; the same command goes on."
@@ -123,52 +134,44 @@ def _all_failed(trials: Sequence[Trial]) -> str:
 
 
 def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:
-    places = {
-        trial.number: (settled(plan.content, trial.settings), plan.folder(trial.number))
-        for trial in done
-    }
-    found = timed(places)
+    found = timed(
+        {
+            trial.number: (settled(plan.content, trial.settings), plan.folder(trial.number))
+            for trial in done
+        }
+    )
     if found is None:
-        return list(done), APART
-    return [_with_latency(trial, found[trial.number]) for trial in done], IN_TURN
-
-
-def _with_latency(trial: Trial, latency: float) -> Trial:
-    if trial.figures is None:  # finished trials have figures
-        return trial
-    figures = trial.figures.model_copy(update={"latency": latency})
-    return trial.model_copy(update={"figures": figures})
+        return list(done), TIMED_APART
+    return [
+        trial.model_copy(
+            update={"figures": trial.figures.model_copy(update={"latency": found[trial.number]})}
+        )
+        for trial in done
+        if trial.figures is not None  # finished trials have figures
+    ], TIMED_IN_TURN
 
 
 def _points(done: Sequence[Trial], costs: Sequence[Cost]) -> list[list[float]]:
     """Return accuracy and costs of each trial, rounded to distinguishable steps."""
     found = [values(trial.figures, costs) for trial in done if trial.figures is not None]
     return [
-        [accuracy, *(_grained(cost, value) for cost, value in zip(costs, paid, strict=True))]
+        [accuracy, *(_rounded(cost, value) for cost, value in zip(costs, paid, strict=True))]
         for accuracy, *paid in found
     ]
 
 
-def _grained(cost: Cost, value: float) -> float:
+def _rounded(cost: Cost, value: float) -> float:
     if cost not in MEASURED or value <= 0:
         return value
-    return float(GRAIN ** round(math.log(value, GRAIN)))
-
-
-def _on_front(done: Sequence[Trial], costs: Sequence[Cost]) -> list[Trial]:
-    mask = pareto(_points(done, costs), directions(costs))
-    return [
-        trial.model_copy(update={"front": bool(good)})
-        for trial, good in zip(done, mask, strict=True)
-    ]
+    return float(STEP ** round(math.log(value, STEP)))
 
 
 def _view(done: Sequence[Trial], cost: Cost) -> View:
     """Compute the front of accuracy and one cost, by ascending cost."""
-    points, ways = _points(done, (cost,)), directions((cost,))
-    places = [place for place, good in enumerate(pareto(points, ways)) if good]
+    points, objectives = _points(done, (cost,)), directions((cost,))
+    places = [place for place, good in enumerate(pareto(points, objectives)) if good]
     places.sort(key=lambda place: points[place][1])
-    bend = knee([points[place] for place in places], ways)
+    bend = knee([points[place] for place in places], objectives)
     numbers = tuple(done[place].number for place in places)
     return View(cost=cost, front=numbers, knee=None if bend is None else numbers[bend])
 
@@ -176,34 +179,13 @@ def _view(done: Sequence[Trial], cost: Cost) -> View:
 def _chosen(plan: Plan, done: Sequence[Trial], limits: Limits) -> Chosen:
     trial, checks = choose(done, limits)
     fits = all(check.met for check in checks)
-    target = plan.out / CHOSEN
-    if not fits:
+    target, test = plan.out / CHOSEN, None
+    if fits:
+        run = plan.folder(trial.number)
+        with replacing_folder(target) as copy:
+            shutil.copytree(run / folders.STUDENT, copy, dirs_exist_ok=True)
+        # The only use of the test samples: nothing is selected after it.
+        test = load_run(run).shipped.measured[0].accuracy
+    else:
         shutil.rmtree(target, ignore_errors=True)
-        return Chosen(number=trial.number, fits=False, checks=checks, test=None)
-    run = plan.folder(trial.number)
-    _copy(run / folders.STUDENT, target)
-    # The only use of the test samples: nothing is selected after it.
-    test = load_run(run).shipped.measured[0].accuracy
-    return Chosen(number=trial.number, fits=True, checks=checks, test=test)
-
-
-def _copy(student: Path, target: Path) -> None:
-    """Copy a student folder; the old one is replaced when the new one is complete."""
-    with replacing_folder(target) as made:
-        shutil.copytree(student, made, dirs_exist_ok=True)
-
-
-def _environment(trials: Sequence[Trial]) -> Environment:
-    return Environment(
-        hardware=describe(),
-        versions=versions(),
-        git_commit=git_commit(),
-        command=shlex.join(["limbeck", *sys.argv[1:]]),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=math.fsum(trial.seconds for trial in trials),
-    )
-
-
-def _write(plan: Plan, result: SweepResult) -> None:
-    write_json(plan.out / "sweep.json", result.model_dump(mode="json"))
-    write_text(plan.out / "sweep.html", render_sweep(result))
+    return Chosen(number=trial.number, fits=fits, checks=checks, test=test)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +166,21 @@ def plan(
     """
     content = recipe.model_dump(mode="json")
     # Evaluations select nothing and use the test samples: run `limbeck evaluate` on the chosen one.
-    content["stages"] = [stage for stage in content["stages"] if "evaluate" not in stage]
-    count = size(space)
-    problems = [*_choices(content, space), *_ships(recipe), *_folder(out)]
+    stages = [stage for stage in content["stages"] if "evaluate" not in stage]
+    content["stages"] = stages
+    problems = _check_choices(content, space)
+    last = next(iter(stages[-1])) if stages else "nothing"
+    if last != "export":
+        allowed = "an `export` stage: its file is measured"
+        problems.append(Problem("stages", f"{last} at the end", allowed))
+    problems += _check_folder(out)
+    count = size(space) if sampler is Sampler.grid else None
     if sampler is Sampler.grid and count is None:
         fix = "Give every range of fractions a step, or choices."
         problems.append(Problem("--sampler", "grid", "a space that can be listed", fix))
     if problems:
         raise InputError(*problems)
-    asked = trials or (count if sampler is Sampler.grid and count else TRIALS)
-    return Plan(content, space, costs, out, sampler, asked, timeout, seed)
+    return Plan(content, space, costs, out, sampler, trials or count or TRIALS, timeout, seed)
 
 
 def settled(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
@@ -189,12 +194,12 @@ def settled(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
     return validate(changed)
 
 
-def _choices(content: Mapping[str, Any], space: Space) -> list[Problem]:
+def _check_choices(content: Mapping[str, Any], space: Space) -> list[Problem]:
     """Validate every choice by itself, with the rest of the recipe unchanged."""
     problems: list[Problem] = []
     for path, domain in space.items():
         if path.split(".")[0] in NEUTRAL:
-            allowed = "a path that changes what is made"
+            allowed = "a path that changes the artefacts"
             problems.append(Problem(f"--vary {path}", str(domain), allowed, "Use --set."))
             continue
         for value in domain.ends():
@@ -210,19 +215,10 @@ def _named(problem: Problem, path: str, value: object) -> Problem:
     """Add the choice that caused a problem, unless the problem already names it."""
     if problem.where.startswith("--vary") or problem.where == path:
         return problem
-    where = f"--vary {path}={value}: {problem.where}"
-    return Problem(where, problem.given, problem.allowed, problem.fix)
+    return replace(problem, where=f"--vary {path}={value}: {problem.where}")
 
 
-def _ships(recipe: Recipe) -> list[Problem]:
-    stages = [stage for stage in recipe.stages if "evaluate" not in stage]
-    last = next(iter(stages[-1])) if stages else "nothing"
-    if last == "export":
-        return []
-    return [Problem("stages", f"{last} at the end", "an `export` stage: its file is measured")]
-
-
-def _folder(out: Path) -> list[Problem]:
+def _check_folder(out: Path) -> list[Problem]:
     """Return a problem if a folder holds something that is not a sweep."""
     allowed = "an empty folder, a new one, or one that holds a sweep of limbeck"
     try:

@@ -1,4 +1,4 @@
-"""A worker of a sweep, which executes trials, each a run, until none are left."""
+"""Execution of a sweep: workers that run trials until none are left."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,74 +25,6 @@ from limbeck.sweep.share import share, teaching
 from limbeck.sweep.study import Study, Taken
 
 TEACHERS = ".teachers"
-
-
-def work(plan: Plan, watch: ProgressReporter) -> None:
-    """Run trials until the plan's number or its timeout is reached.
-
-    A failed trial is stored with its reason, and the next one begins.
-
-    Args:
-        plan: The plan of the sweep.
-        watch: The progress reporter.
-
-    Raises:
-        InputError: Optuna is not installed, or the folder holds a sweep with another plan.
-        WriteError: The disk is full; the current trial is repeated next time.
-        KeyboardInterrupt: The user interrupted; likewise.
-    """
-    end = None if plan.timeout is None else time.monotonic() + plan.timeout
-    study = Study(plan)
-    with study.worked():
-        while end is None or time.monotonic() < end:
-            taken = study.take()
-            if taken is None:
-                return
-            watch.log(f"Trial {taken.number} (of {plan.trials}): {written(taken.settings)}")
-            _do(plan, study, taken, watch)
-
-
-def written(settings: dict[str, Any]) -> str:
-    """Write settings on one line.
-
-    Example:
-        >>> written({"student.width": 4, "stages.distill.epochs": 2})
-        'student.width=4, stages.distill.epochs=2'
-    """
-    return ", ".join(f"{path}={value}" for path, value in settings.items())
-
-
-def _do(plan: Plan, study: Study, taken: Taken, watch: ProgressReporter) -> None:
-    clock = time.monotonic()
-    try:
-        figures = _figures(plan, taken, watch)
-        study.finish(taken, figures, time.monotonic() - clock)
-        return
-    except WriteError:
-        raise  # it would affect every later trial too
-    except LimbeckError as error:
-        reason = str(error)
-    # Models and exporters are third-party code: any error type can occur.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    study.fail(taken, reason, time.monotonic() - clock)
-    watch.log(f"  failed: {reason}")
-
-
-def _figures(plan: Plan, taken: Taken, watch: ProgressReporter) -> Figures:
-    recipe, folder = settled(plan.content, taken.settings), plan.folder(taken.number)
-    with teaching(recipe, plan.out / TEACHERS):
-        share(recipe, folder, _runs(plan))
-        # A trial that was killed resumes from its checkpoint, bit for bit.
-        return figures_of(run(recipe, out=folder, resume=True, watch=watch))
-
-
-def _runs(plan: Plan) -> list[Path]:
-    """Return the trials' folders, newest first: those were made by the newest code."""
-    found = (plan.out / "trials").glob("[0-9]*")
-    return sorted(found, key=lambda run: int(run.name), reverse=True)
-
-
 INTERRUPTED = 130
 
 
@@ -118,51 +49,109 @@ def sweep(
         KeyboardInterrupt: The user interrupted; finished trials are saved.
     """
     Study(plan)  # reports its problems once, not once per worker
-    with _helped(plan, workers - 1):
+    with _workers(plan, workers - 1):
         work(plan, watch or NullReporter())
     return conclude(plan, Study(plan).trials(), limits)
 
 
+def work(plan: Plan, watch: ProgressReporter) -> None:
+    """Run trials until the plan's number or its timeout is reached.
+
+    A failed trial is stored with its reason, and the next one begins.
+
+    Raises:
+        InputError: Optuna is not installed, or the folder holds a sweep with another plan.
+        WriteError: The disk is full; the current trial is repeated next time.
+        KeyboardInterrupt: The user interrupted; likewise.
+    """
+    end = None if plan.timeout is None else time.monotonic() + plan.timeout
+    study = Study(plan)
+    with study.worked():
+        while end is None or time.monotonic() < end:
+            taken = study.take()
+            if taken is None:
+                return
+            watch.log(f"Trial {taken.number} (of {plan.trials}): {written(taken.settings)}")
+            _run_trial(plan, study, taken, watch)
+
+
+def written(settings: Mapping[str, Any]) -> str:
+    """Format settings on one line.
+
+    Example:
+        >>> written({"student.width": 4, "stages.distill.epochs": 2})
+        'student.width=4, stages.distill.epochs=2'
+    """
+    return ", ".join(f"{path}={value}" for path, value in settings.items())
+
+
+def _run_trial(plan: Plan, study: Study, taken: Taken, watch: ProgressReporter) -> None:
+    clock = time.monotonic()
+    try:
+        figures = _figures(plan, taken, watch)
+        study.finish(taken, figures, time.monotonic() - clock)
+        return
+    except WriteError:
+        raise  # it would affect every later trial too
+    except LimbeckError as error:
+        reason = str(error)
+    # Models and exporters are third-party code: any error type can occur.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    study.fail(taken, reason, time.monotonic() - clock)
+    watch.log(f"  failed: {reason}")
+
+
+def _figures(plan: Plan, taken: Taken, watch: ProgressReporter) -> Figures:
+    recipe, folder = settled(plan.content, taken.settings), plan.folder(taken.number)
+    with teaching(recipe, plan.out / TEACHERS):
+        # Newest first: those were made by the newest code.
+        runs = (plan.out / "trials").glob("[0-9]*")
+        share(recipe, folder, sorted(runs, key=lambda path: int(path.name), reverse=True))
+        # A trial that was killed resumes from its checkpoint, bit for bit.
+        return figures_of(run(recipe, out=folder, resume=True, watch=watch))
+
+
 @contextmanager
-def _helped(plan: Plan, count: int) -> Iterator[None]:
+def _workers(plan: Plan, count: int) -> Iterator[None]:
     """Run trials in other processes during the block; then wait for them."""
     spawn = multiprocessing.get_context("spawn")
-    helpers = [spawn.Process(target=_help, args=(plan,)) for _ in range(count)]
-    if helpers:
-        _start(helpers)
+    workers = [spawn.Process(target=_work_in_process, args=(plan,)) for _ in range(count)]
+    if workers:
+        _start(workers)
     try:
         yield
-        for helper in helpers:
-            helper.join()
+        for worker in workers:
+            worker.join()
     except BaseException:
-        _stop(helpers)
+        _stop(workers)
         raise
-    failed = [helper.exitcode for helper in helpers if helper.exitcode]
+    failed = [worker.exitcode for worker in workers if worker.exitcode]
     if failed:
-        raise LimbeckError(f"{len(failed)} of {count} helpers ended with exit code {failed[0]}.")
+        raise LimbeckError(f"{len(failed)} of {count} workers ended with exit code {failed[0]}.")
 
 
-def _start(helpers: Sequence[BaseProcess]) -> None:
+def _start(workers: Sequence[BaseProcess]) -> None:
     """Start processes that ignore interrupts until they have their own handler."""
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for helper in helpers:
-            helper.start()
+        for worker in workers:
+            worker.start()
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, handler)
 
 
-def _stop(helpers: Sequence[BaseProcess]) -> None:
+def _stop(workers: Sequence[BaseProcess]) -> None:
     """Interrupt processes until they end."""
-    for helper in helpers:
-        while helper.is_alive() and helper.pid is not None:
-            os.kill(helper.pid, signal.SIGINT)
-            helper.join(timeout=1)
+    for worker in workers:
+        while worker.is_alive() and worker.pid is not None:
+            os.kill(worker.pid, signal.SIGINT)
+            worker.join(timeout=1)
 
 
-def _help(plan: Plan) -> None:
+def _work_in_process(plan: Plan) -> None:
     """Run as a worker process: without output, and ended by the first interrupt of several."""
-    signal.signal(signal.SIGINT, _once)
+    signal.signal(signal.SIGINT, _interrupt_once)
     try:
         work(plan, NullReporter())
     except KeyboardInterrupt:
@@ -172,7 +161,7 @@ def _help(plan: Plan) -> None:
         sys.exit(error.exit_code)
 
 
-def _once(number: int, frame: FrameType | None) -> None:
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
     # At a terminal every process is interrupted, and the first one forwards the signal again.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from limbeck.pipeline.load_recipe import read
 from limbeck.pipeline.stage_order import loads_teacher
 from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.validate import validate
-from limbeck.sweep.study import held
+from limbeck.sweep.study import lock_of
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
@@ -47,19 +47,18 @@ def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
         The number of reused stages, over all seeds.
     """
     taken = 0
-    for other, its in _read(others, but=run):
-        agreed = _agreed(recipe, its)
-        for seed in set(recipe.seeds) & set(its.seeds) if agreed else ():
-            source = folders.seed_folder(other, its.seeds, seed)
-            target = folders.seed_folder(run, recipe.seeds, seed)
-            for number, (name, _) in enumerate(_stages(recipe)[:agreed]):
-                begun, finished = (
-                    folders.stage_folder(place, number, name) for place in (target, source)
-                )
-                if not (finished / DONE).is_file():
+    for other, other_recipe in _read(others, but=run):
+        shared = _shared_stages(recipe, other_recipe)
+        for seed in set(recipe.seeds) & set(other_recipe.seeds) if shared else ():
+            source_run = folders.seed_folder(other, other_recipe.seeds, seed)
+            target_run = folders.seed_folder(run, recipe.seeds, seed)
+            for number, name in enumerate(shared):
+                source = folders.stage_folder(source_run, number, name)
+                target = folders.stage_folder(target_run, number, name)
+                if not (source / DONE).is_file():
                     break
-                if not begun.exists():
-                    _link(finished, begun)
+                if not target.exists():
+                    _link(source, target)
                     taken += 1
     if taken and not (run / folders.MARK).exists():
         # A non-empty folder is refused unless it has a run's marker.
@@ -78,12 +77,12 @@ def teaching(recipe: Recipe, folder: Path) -> Iterator[None]:
         recipe: The trial's recipe.
         folder: The folder of the locks, one per teacher.
     """
-    made = [stage.model_dump(mode="json") for _, stage in _stages(recipe) if _teaches(stage)]
-    common = [recipe.model_dump(mode="json", include={*COMMON, "seeds"}), made]
-    place = folder / fingerprint.of_json(common)[:16]
-    known = place.with_suffix(".known")
+    stages = [stage.model_dump(mode="json") for _, stage in _stages(recipe) if _teaches(stage)]
+    common = [recipe.model_dump(mode="json", include={*COMMON, "seeds"}), stages]
+    path = folder / fingerprint.of_json(common)[:16]
+    known = path.with_suffix(".known")
     if recipe.teachers and not known.exists():
-        with held(place.with_suffix(".lock")):
+        with lock_of(path.with_suffix(".lock")):
             if not known.exists():
                 yield
                 write_text(known, "A trial with this teacher is done.\n")
@@ -110,16 +109,16 @@ def _teaches(stage: Stage) -> bool:
     return "teacher" in stage.made()
 
 
-def _agreed(recipe: Recipe, other: Recipe) -> int:
-    """Return the number of leading stages that two recipes share."""
+def _shared_stages(recipe: Recipe, other: Recipe) -> list[str]:
+    """Return the names of the leading stages that two recipes share."""
     if any(getattr(recipe, name) != getattr(other, name) for name in COMMON):
-        return 0
-    count = 0
-    for mine, its in zip(_stages(recipe), _stages(other), strict=False):
-        if mine != its or (recipe.student != other.student and not _teaches(mine[1])):
+        return []
+    shared = []
+    for stage, other_stage in zip(_stages(recipe), _stages(other), strict=False):
+        if stage != other_stage or (recipe.student != other.student and not _teaches(stage[1])):
             break
-        count += 1
-    return count
+        shared.append(stage[0])
+    return shared
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
@@ -103,14 +104,13 @@ class Range(BaseModel):
         listed = self.listed()
         # The last step within the range: samplers require a range that the steps fill.
         high = self.high if listed is None else listed[-1]
-        how = {"step": self.step, "log": self.log}
         if self.whole:
-            return trial.suggest_int(path, self.low, high, **{**how, "step": self.step or 1})
-        return _rounded(trial.suggest_float(path, self.low, high, **how))
+            return trial.suggest_int(path, self.low, high, step=self.step or 1, log=self.log)
+        return _rounded(trial.suggest_float(path, self.low, high, step=self.step, log=self.log))
 
     def __str__(self) -> str:
-        how = ", logarithmic" if self.log else f" by {self.step:g}" if self.step else ""
-        return f"{self.low:g} to {self.high:g}{how}"
+        scale = ", logarithmic" if self.log else f" by {self.step:g}" if self.step else ""
+        return f"{self.low:g} to {self.high:g}{scale}"
 
 
 Domain: TypeAlias = Choices | Range
@@ -167,48 +167,37 @@ def space_of(varied: Sequence[str], file: Path | None) -> Space:
     """
     found: Space = {}
     problems: list[Problem] = []
-    for where, path, content in (*_of_file(file), *map(_taken_apart, varied)):
+    from_file = read(file) if file is not None else {}
+    given = [
+        (f"--space {path}", path, partial(_domain, content)) for path, content in from_file.items()
+    ]
+    for text in varied:
+        path, _, value = (part.strip() for part in text.partition("="))
+        given.append((f"--vary {path}", path, partial(_domain_of_text, value)))
+    for where, path, domain_at in given:
         with gathering(problems):
             if path in found:
                 raise InputError(Problem(where, path, "each path once"))
             if not path or not all(path.split(".")):
                 raise InputError(Problem(where, path, "a path such as student.width"))
-            found[path] = _domain(content, where)
+            found[path] = domain_at(where)
     if not found and not problems:
-        fix = "Give --vary student.width=4,8,16, say, or --space FILE."
+        fix = "Give --vary student.width=4,8,16, for example, or --space FILE."
         problems.append(Problem("--vary", "nothing", "something to choose from", fix))
     if problems:
         raise InputError(*problems)
     return found
 
 
-def _of_file(file: Path | None) -> Iterator[tuple[str, str, Any]]:
-    for path, content in (read(file) if file is not None else {}).items():
-        yield f"--space {path}", path, content
-
-
-def _taken_apart(text: str) -> tuple[str, str, Any]:
-    path, _, value = (part.strip() for part in text.partition("="))
-    where = f"--vary {path}"
-    match = RANGE.fullmatch(value)
+def _domain_of_text(text: str, where: str) -> Domain:
+    match = RANGE.fullmatch(text)
     if match is None:
-        return where, path, _Unread(value)
-    low, high, how = match.groups()
-    content = {"low": _number(low), "high": _number(high)}
-    return where, path, content | _how(how)
-
-
-@dataclass(frozen=True)
-class _Unread:
-    """Choices as typed, parsed later, where all their problems are collected."""
-
-    text: str
-
-
-def _how(how: str | None) -> dict[str, Any]:
-    if how is None:
-        return {}
-    return {"log": True} if how == "log" else {"step": _number(how)}
+        return _domain(parse(f"[{text}]", where=where), where)
+    low, high, scale = match.groups()
+    content: dict[str, Any] = {"low": _number(low), "high": _number(high)}
+    if scale is not None:
+        content |= {"log": True} if scale == "log" else {"step": _number(scale)}
+    return _domain(content, where)
 
 
 def _number(text: str) -> int | float:
@@ -216,8 +205,6 @@ def _number(text: str) -> int | float:
 
 
 def _domain(content: Any, where: str) -> Domain:
-    if isinstance(content, _Unread):
-        content = parse(f"[{content.text}]", where=where)
     if isinstance(content, Mapping):
         try:
             return Range.model_validate(content)
@@ -225,7 +212,7 @@ def _domain(content: Any, where: str) -> Domain:
             raise InputError(*of_validation(error, Range, where)) from error
     values = content if isinstance(content, list) else [content]
     if len({json.dumps(value, sort_keys=True) for value in values}) < max(2, len(values)):
-        fix = "What is not to vary goes into --set." if len(values) == 1 else ""
+        fix = "A setting that does not vary goes into --set." if len(values) == 1 else ""
         raise InputError(Problem(where, content, f"two different choices or more, as {FORM}", fix))
     return Choices(tuple(values))
 
