@@ -14,6 +14,7 @@ from typing import Any
 
 from limbeck.errors import InputError, Problem
 from limbeck.passport import components
+from limbeck.passport.components import Component
 from limbeck.passport.document import PASSPORT, member, properties_of
 from limbeck.passport.equivalence import read_robustness
 from limbeck.passport.facts import ModelFacts
@@ -26,15 +27,7 @@ _COMPARED = ("digest", "licence", "terms", "owner", "flags", "risk", "architectu
 
 
 def check_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts]) -> Iterator[Issue]:
-    """Yield the contradictions between the places where a passport states its lineage.
-
-    Args:
-        document: The passport.
-        models: Its models, as returned by `read_lineage`.
-
-    Raises:
-        InputError: A part of it cannot be parsed.
-    """
+    """Yield the contradictions between a passport's models, pedigrees and graph of dependencies."""
     found = by_reference(document)
     for reference, component in found.items():
         kind = _KINDS.get(str(component.get("type")))
@@ -62,11 +55,7 @@ def check_lineage(document: Mapping[str, Any], models: Mapping[str, ModelFacts])
 
 
 def check_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[Issue]:
-    """Yield a class of risk or a robustness verdict that does not follow from the stated facts.
-
-    Raises:
-        InputError: A part of it cannot be parsed.
-    """
+    """Yield a class of risk or a robustness verdict that does not follow from the stated facts."""
     lineage = topological([student])
     unknown = [model for model in lineage if model.risk and model.risk not in CLASSES]
     for model in unknown:
@@ -88,15 +77,10 @@ def check_claims(document: Mapping[str, Any], student: ModelFacts) -> Iterator[I
 
 
 def check_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Issue]:
-    """Check that the lineage names a teacher.
+    """Check that the lineage names the teacher at a path.
 
-    Args:
-        models: The student's lineage, as returned by `read_lineage`.
-        place: A folder with a passport, whose whole content must be in the lineage; or a folder or
-            file without one, of which one file must be named there by its hash.
-
-    Raises:
-        InputError: There is no such folder or file.
+    The whole content of its passport must be in the lineage; of a folder or file without a passport
+    one file must be named there by its hash.
     """
     ancestors = [model for reference, model in models.items() if reference != STUDENT]
     if os.path.lexists(passport_of(place)):
@@ -133,20 +117,16 @@ def _compare_teacher(ancestors: Sequence[ModelFacts], given: ModelFacts) -> Iter
         found = f"a teacher of sha256 {given.digest or 'that is not stated'}"
         yield Issue("lineage", given.name, _digests(ancestors), found)
         return
-    expected = same[0]
-    for field in _COMPARED:
-        listed, actual = getattr(expected, field), getattr(given, field)
-        if listed != actual:
-            yield Issue("lineage", given.name, f"{field} {listed!r}", f"{field} {actual!r}")
-    stated, current = (_references(written, model) for model in (expected, given))
+    stated, current = (_compared_fields(written, model) for model in (same[0], given))
     for field in stated:
         if stated[field] != current[field]:
             listed, found = f"{field} {stated[field]}", f"{field} {current[field]}"
             yield Issue("lineage", given.name, listed, found)
 
 
-def _references(written: Mapping[int, Mapping[str, Any]], model: ModelFacts) -> dict[str, str]:
+def _compared_fields(written: Mapping[int, Component], model: ModelFacts) -> dict[str, str]:
     content = {
+        **{field: getattr(model, field) for field in _COMPARED},
         "name": written[id(model)]["name"],
         "data": sorted(str(components.data(one)["bom-ref"]) for one in model.data),
         "metrics": [(one.name, one.value) for one in model.metrics],

@@ -87,7 +87,7 @@ def content_sha256(passport: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read a passport's file: the document, and whether its text is as `render` writes it.
+    """Read a passport's file; return the document, and whether its text is as `render` writes it.
 
     Raises:
         InputError: There is no such file, or it is not a JSON object that could be a passport.
@@ -116,10 +116,7 @@ def refuse(where: str, given: object, allowed: str) -> NoReturn:
 
 
 def member(parent: Any, key: str, kind: type, where: str) -> Any:
-    """Return `parent[key]`, checked to be of the stated type.
-
-    Raises:
-        InputError: It is missing, or of another type.
+    """Return `parent[key]`; raise an `InputError` if it is missing or of another type.
 
     Example:
         >>> member({"name": "digits"}, "name", str, "metadata")
@@ -134,11 +131,7 @@ def member(parent: Any, key: str, kind: type, where: str) -> Any:
 
 
 def properties_of(parent: Any, where: str) -> dict[str, str]:
-    """Read a component's properties, each name once.
-
-    Raises:
-        InputError: They are not a list of names and values, or a name is repeated.
-    """
+    """Read a component's properties; raise an `InputError` if a name is repeated."""
     found: dict[str, str] = {}
     if not isinstance(parent, dict) or "properties" not in parent:
         return found
@@ -151,11 +144,7 @@ def properties_of(parent: Any, where: str) -> dict[str, str]:
 
 
 def sha256_of(component: Any, where: str) -> str:
-    """Read the one SHA-256 of a component.
-
-    Raises:
-        InputError: It has none, or several.
-    """
+    """Read the only SHA-256 of a component; raise an `InputError` if it has none or several."""
     hashes = [
         member(item, "content", str, f"{where}.hashes")
         for item in member(component, "hashes", list, where)
@@ -167,10 +156,7 @@ def sha256_of(component: Any, where: str) -> str:
 
 
 def json_of(text: str, kind: type, where: str) -> Any:
-    """Parse JSON stored as a string in the passport, of the stated type.
-
-    Raises:
-        InputError: It is not JSON, or of another type.
+    """Parse JSON stored as a string; raise an `InputError` if it is of another type.
 
     Example:
         >>> json_of("[1, 2]", list, "limbeck:seeds")
@@ -186,12 +172,7 @@ def json_of(text: str, kind: type, where: str) -> Any:
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parse JSON, refusing duplicate keys, NaN and infinities.
-
-    Raises:
-        ValueError: It is not JSON, or a key is repeated in an object.
-        RecursionError: It is nested too deeply.
-    """
+    """Parse JSON; raise a `ValueError` for duplicate keys, NaN and infinities."""
     return json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
 
 
@@ -210,21 +191,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class StatedFacts:
-    """The facts that a passport states of the student and its files.
-
-    Attributes:
-        student: The student's name.
-        id: Its id; empty in a passport written before ids existed.
-        model_file: The exported file.
-        model_sha256: That file's hash.
-        files: Every file of the folder.
-        recipe: The recipe, as canonical JSON.
-        recipe_sha256: Its hash.
-        content_sha256: The hash of the passport's own content.
-    """
+    """The facts that a passport states of the student and its files."""
 
     student: str
-    id: str
+    id: str  # empty in a passport written before ids existed
     model_file: str
     model_sha256: str
     files: Mapping[str, FileHash]
@@ -234,11 +204,7 @@ class StatedFacts:
 
 
 def read_stated(document: dict[str, Any], own_name: str) -> StatedFacts:
-    """Read the verifiable facts of a passport, whose own file has the name `own_name`.
-
-    Raises:
-        InputError: A required fact is missing.
-    """
+    """Read the verifiable facts of a passport, whose own file has the name `own_name`."""
     metadata = member(document, "metadata", dict, "passport")
     student = member(metadata, "component", dict, "metadata")
     about = properties_of(metadata, "metadata")

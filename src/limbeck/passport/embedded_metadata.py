@@ -57,11 +57,7 @@ _IDS = uuid.UUID("0b1f7a0e-8a53-5b52-9a2e-5d1c3f6b7d42")
 class Container:
     """A file that can carry an entry of embedded metadata.
 
-    Attributes:
-        path: The file.
-        entry: The text of its entry, if any.
-        bare: The file without the entry, in one form whether or not it ever carried one.
-        with_entry: Returns the file with an entry.
+    `bare` is the file without the entry, the same whether or not it ever carried one.
     """
 
     path: Path
@@ -85,9 +81,7 @@ class Container:
 
 
 def open_container(path: Path, key: str) -> Container | None:
-    """Open a file by its suffix, to read or write the entry of a key.
-
-    Returns `None` if this file type cannot carry metadata.
+    """Open a file to read or write the entry of a key; return `None` for other file types.
 
     Raises:
         InputError: The file is not what its suffix claims.
@@ -309,11 +303,7 @@ def read_stamp(path: Path) -> EmbeddedMetadata | None:
 
 
 def bare_sha256(path: Path) -> str:
-    """Compute the hash of a file without its embedded metadata; an invalid file carries none.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
+    """Compute the hash of a file without its embedded metadata; an invalid file carries none."""
     try:
         container = open_container(path, KEY)
     except InputError:
@@ -344,10 +334,7 @@ def roots_of(teachers: Iterable[ModelFacts]) -> tuple[tuple[str, str], ...]:
 
 
 def parse(text: str, where: str) -> EmbeddedMetadata:
-    """Parse embedded metadata from its text.
-
-    Raises:
-        InputError: It has another format.
+    """Parse embedded metadata from its text; raise an `InputError` if it has another format.
 
     Example:
         >>> metadata = EmbeddedMetadata("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
@@ -380,12 +367,6 @@ def check_embedded_metadata(
     """Compare the embedded metadata of a folder's files with its passport.
 
     A file that is not what its suffix claims carries none, and is no issue here.
-
-    Args:
-        folder: The student folder.
-        files: The files to check, by their path in it.
-        student: The student, as described in its passport.
-        stated: The other facts of the passport.
     """
     expected = {
         "name": student.name,

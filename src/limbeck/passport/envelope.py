@@ -42,19 +42,12 @@ _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 @dataclass(frozen=True)
 class Envelope:
-    """A parsed signature, not yet verified with a key.
+    """A parsed signature, not yet verified with a key."""
 
-    Attributes:
-        key: The SHA-256 of the public key, as stated in the signature.
-        payload: The signed bytes.
-        signature: The signature, as DER.
-        files: The SHA-256 of every signed file, by its name.
-    """
-
-    key: str
+    key: str  # the SHA-256 of the public key, as stated in the signature
     payload: bytes
-    signature: bytes
-    files: Mapping[str, str]
+    signature: bytes  # as DER
+    files: Mapping[str, str]  # the SHA-256 of every signed file
 
 
 @dataclass(frozen=True)
@@ -83,13 +76,9 @@ class PublicKey:
 def check_signature(
     folder: Path, found: Mapping[str, str], key: PublicKey | None
 ) -> Iterator[Issue]:
-    """Check a folder against its signature.
+    """Check a folder, whose files have the SHA-256 in `found`, against its signature.
 
-    Args:
-        folder: The student folder.
-        found: The SHA-256 of every file in it but the signature.
-        key: The key that must have signed it; without one, only the hashes are compared, and a
-            folder without a signature has no issue.
+    Without a key, only the hashes are compared, and a folder without a signature has no issue.
     """
     path = folder / SIGNATURE
     by_key = "" if key is None else f"a signature by the key {key.sha256}"
@@ -115,11 +104,7 @@ def check_signature(
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Read a public key from a PEM file.
-
-    Raises:
-        InputError: It is not a public key, or not on an elliptic curve that model-signing supports.
-    """
+    """Read a public key from a PEM file, on an elliptic curve that model-signing supports."""
     form = require("cryptography.hazmat.primitives.serialization", extra="sign")
     allowed = "a public key in PEM, of the curve P-256, P-384 or P-521"
     key: ec.EllipticCurvePublicKey = _load_key(
@@ -130,11 +115,7 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def check_private_key(path: Path) -> None:
-    """Check that a PEM file holds an unencrypted private key with which a folder can be signed.
-
-    Raises:
-        InputError: It does not, or its elliptic curve is not one that model-signing supports.
-    """
+    """Check that a PEM file holds an unencrypted private key that model-signing supports."""
     form = require("cryptography.hazmat.primitives.serialization", extra="sign")
     allowed = "a private key in PEM, of the curve P-256, P-384 or P-521, not encrypted"
     load = partial(form.load_pem_private_key, password=None)
@@ -157,11 +138,7 @@ def _load_key(
 
 
 def read_envelope(path: Path) -> Envelope:
-    """Parse a signature without verifying it.
-
-    Raises:
-        InputError: It is not byte for byte in the format of model-signing.
-    """
+    """Parse a signature, without verifying it, byte for byte in the format of model-signing."""
     bundle = _bundle(path)
     try:
         key = bundle["verificationMaterial"]["publicKey"]["hint"]

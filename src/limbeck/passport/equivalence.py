@@ -61,9 +61,6 @@ def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
 def robustness(differences: Iterable[DifferenceFacts]) -> str:
     """Write the verdict and its figures as the text of the passport property.
 
-    Raises:
-        InputError: As `equivalence`.
-
     Example:
         >>> robustness([DifferenceFacts("accuracy under PGD", -0.25, -0.5, 0.0, margin=0.5)])
         '{"lines":[{"better":"higher",..."verdict":"PASS"}],"verdict":"PASS"}'
@@ -80,11 +77,7 @@ def robustness(differences: Iterable[DifferenceFacts]) -> str:
 
 
 def read_robustness(text: str, where: str) -> tuple[DifferenceFacts, ...]:
-    """Parse the differences from the text written by `robustness`.
-
-    Raises:
-        InputError: It has another format, or the verdicts do not follow from the differences.
-    """
+    """Parse the text written by `robustness`; raise if the verdicts do not follow from it."""
     content = json_of(text, dict, where)
     found = tuple(_difference(item, where) for item in member(content, "lines", list, where))
     if robustness(found) != text:

@@ -97,12 +97,9 @@ class Anomaly:
 
 @dataclass
 class Listing:
-    """The contents of a folder, by their path in it.
+    """The contents of a folder: its plain files and everything else, by the path in it.
 
-    Attributes:
-        files: The plain files.
-        anomalies: Everything that cannot be hashed as a file.
-        remarks: The names of files whose mode or links allow changes that a hash does not cover.
+    `remarks` are properties of files, such as their mode, that a hash does not cover.
     """
 
     files: dict[str, FileHash] = field(default_factory=dict)
@@ -239,12 +236,7 @@ def _anomaly(entry: os.DirEntry[str], root: Path, exclude: Collection[str]) -> A
 
 
 def check_files(listed: Mapping[str, FileHash], listing: Listing) -> Iterator[Issue]:
-    """Yield every changed, added or missing file, and everything that is not a plain file.
-
-    Args:
-        listed: The files that the passport lists.
-        listing: The files found in the folder.
-    """
+    """Yield every changed, added or missing file, and everything that is not a plain file."""
     for name, anomaly in sorted(listing.anomalies.items()):
         yield anomaly.issue(name, str(listed.get(name, "nothing")))
     for name in sorted(listed.keys() - listing.anomalies.keys()):

@@ -60,11 +60,7 @@ def as_teacher(passport: Path) -> ModelFacts:
 
 
 def read_lineage(document: Mapping[str, Any]) -> dict[str, ModelFacts]:
-    """Read every model of a passport, including the student, by its reference.
-
-    Raises:
-        InputError: A model cannot be parsed, or the lineage has a cycle.
-    """
+    """Read every model of a passport, including the student, by its reference."""
     components = by_reference(document)
     data = {
         reference: _dataset(item, reference)
@@ -94,20 +90,12 @@ def read_lineage(document: Mapping[str, Any]) -> dict[str, ModelFacts]:
 
 
 def ancestors_of(component: Mapping[str, Any], where: str) -> list[str]:
-    """Read the references of a model's ancestors.
-
-    Raises:
-        InputError: They are not a list of references.
-    """
+    """Read the references of a model's ancestors."""
     return _texts(properties_of(component, where), "ancestors", where)
 
 
 def by_reference(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the student and every component of a passport by its reference.
-
-    Raises:
-        InputError: A component has no reference, or a reference is repeated.
-    """
+    """Return the student and every component of a passport by its reference."""
     student = member(member(document, "metadata", dict, "passport"), "component", dict, "metadata")
     found = {STUDENT: student}
     for number, item in enumerate(member(document, "components", list, "passport")):
@@ -201,9 +189,9 @@ def _number(text: Any, where: str) -> float:
 
 
 def _texts(stated: Mapping[str, str], key: str, where: str) -> list[str]:
-    place = f"{where}: limbeck:{key}"
-    texts = json_of(stated.get(f"limbeck:{key}", "[]"), list, place)
+    where = f"{where}: limbeck:{key}"
+    texts: list[str] = json_of(stated.get(f"limbeck:{key}", "[]"), list, where)
     for item in texts:
         if not isinstance(item, str):
-            refuse(place, item, "a list of texts")
+            refuse(where, item, "a list of texts")
     return texts

@@ -24,12 +24,12 @@ CLASSES = ("minimal", "limited", "high", "unacceptable")
 
 @dataclass(frozen=True)
 class Risk:
-    """A student's class of risk and its derivation.
+    """A student's class of risk and its derivation; classes that are not stated are empty.
 
     Attributes:
-        risk: The class; empty if none is stated.
-        own: The class of its own use; empty when not stated.
-        inherited: The highest class of its ancestors; empty when none is stated.
+        risk: The class.
+        own: The class of its own use.
+        inherited: The highest class of its ancestors.
         inherited_from: The names of the ancestors of that class.
         unstated: The names of the ancestors whose class is not stated.
         justification: Why the class is lower than the inherited one; empty if it is not.
@@ -56,10 +56,7 @@ def rank(risk: str) -> int:
 def inherit(own: str, ancestors: Iterable[ModelFacts], *, justification: str = "") -> Risk:
     """Compute a student's class: the highest of its own use and all its ancestors.
 
-    Args:
-        own: The class of the student's own use; empty when not stated.
-        ancestors: Every ancestor, of any generation.
-        justification: Why `own`, though lower than an ancestor's, is the student's class.
+    A `justification` makes `own` the student's class, though lower than an ancestor's.
 
     Raises:
         InputError: A class is not one of the four, or there is a justification without `own`.
@@ -132,16 +129,16 @@ def unknown_words(models: Iterable[ModelFacts], data: Iterable[DatasetFacts]) ->
         >>> print(problem)
         large: terms: got 'no-distilation'; allowed: ... did you mean "no-distillation" ...?
     """
-    words: list[tuple[str, Iterable[str], tuple[str, ...]]] = []
+    words: list[tuple[str, str, tuple[str, ...]]] = []
     for model in models:
-        words.append((f"{model.name}: terms", model.terms, TERMS))
-        words.append((f"{model.name}: flags", model.flags, FLAGS))
-        words.append((f"{model.name}: risk", filter(None, [model.risk]), CLASSES))
-    words += [(f"{item.name}: terms", item.terms, TERMS) for item in data]
-    for where, given, known in words:
-        for word in given:
-            if word not in known:
-                yield Problem(where, word, ", ".join(known), did_you_mean(word, known))
+        words += [(f"{model.name}: terms", term, TERMS) for term in model.terms]
+        words += [(f"{model.name}: flags", flag, FLAGS) for flag in model.flags]
+        words += [(f"{model.name}: risk", model.risk, ("", *CLASSES))]
+    words += [(f"{item.name}: terms", term, TERMS) for item in data for term in item.terms]
+    for where, word, known in words:
+        if word not in known:
+            allowed = ", ".join(filter(None, known))
+            yield Problem(where, word, allowed, did_you_mean(word, known))
 
 
 Use = Literal["", "commercial", "research"]
@@ -152,9 +149,7 @@ _NOT_COMMERCIAL = {"non-commercial", "research-only"}
 class Names:
     """Allowed and forbidden names, as patterns in which `*` matches anything; case is ignored.
 
-    Attributes:
-        allow: If not empty, only these names are accepted.
-        forbid: Names that are never accepted, even if allowed.
+    If `allow` is not empty, only these names are accepted; `forbid` takes precedence.
     """
 
     allow: tuple[str, ...] = ()
@@ -207,12 +202,8 @@ class Policy:
 class Violation:
     """A rule that an ancestor violates.
 
-    Attributes:
-        ancestor: The model or data, as `model 'base'` or `data 'web pages'`.
-        rule: The rule, by its path in the policy file.
-        given: The ancestor's value.
-        allowed: The values that the policy allows.
-        fix: The suggested fix.
+    The ancestor is stated as `model 'base'` or `data 'web pages'`, and the rule by its path in the
+    policy file.
     """
 
     ancestor: str
@@ -267,7 +258,7 @@ def check(
 def enforce(
     policy: Policy, teachers: Iterable[ModelFacts], data: Iterable[DatasetFacts] = ()
 ) -> None:
-    """Raise an error that lists every violation, unless a lineage is allowed.
+    """Check a lineage as `check` does, and raise an error that lists every violation.
 
     Raises:
         InputError: There is a violation; or as `check`.

@@ -22,12 +22,11 @@ DEEPEST = 10
 """The most levels of nesting; a policy has three."""
 
 _ANY: tuple[str, ...] = ()
+_NAMES: dict[str, tuple[str, ...]] = {"allow": _ANY, "forbid": _ANY}
 _LISTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "licences": {"allow": _ANY, "forbid": _ANY},
+    "licences": _NAMES,
     "terms": {"allow": TERMS, "forbid": TERMS},
-    "models": {"allow": _ANY, "forbid": _ANY},
-    "data": {"allow": _ANY, "forbid": _ANY},
-    "owners": {"allow": _ANY, "forbid": _ANY},
+    **dict.fromkeys(("models", "data", "owners"), _NAMES),
     "flags": {"forbid": FLAGS},
     "signature": {"keys": _ANY},
 }
