@@ -89,7 +89,7 @@ def made_up(monkeypatch, tmp_path):
 def test_the_front_and_the_path_of_the_page_are_shown(made_up):
     ended = limbeck_sweep("digits", *WIDTHS, "--sampler", "grid", "--out", made_up.out)
     assert ended.exit_code == 0, ended.output
-    assert "3 of 3 trials are worth their cost" in ended.stdout
+    assert "3 of 3 trials are on the Pareto front" in ended.stdout
     assert str(made_up.out / "sweep.html") in ended.stdout
     assert "Chosen" not in ended.stdout
     found = json.loads((made_up.out / "sweep.json").read_text())

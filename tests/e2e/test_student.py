@@ -112,11 +112,11 @@ def test_the_snippets_of_the_card_run(away):
     folder = away / "student"
     snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert len(snippets) == 2
-    shutil.copyfile(away / "0.png", folder / "picture.png")
+    shutil.copyfile(away / "0.png", folder / "image.png")
     try:
         said = alone("\n".join(snippets), folder, blocked={"limbeck"})
     finally:
-        (folder / "picture.png").unlink()
+        (folder / "image.png").unlink()
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     assert re.fullmatch(r"class \d", said)
 

@@ -1,4 +1,4 @@
-"""Results as runs would find them: pictures with three seeds, texts, and the least of a run."""
+"""Results of runs: images with three seeds, texts with one, and a minimal run."""
 
 import base64
 import struct
@@ -32,7 +32,7 @@ DIGITS = tuple(str(digit) for digit in range(10))
 
 
 def png(pixels: np.ndarray) -> str:
-    """A grey picture as PNG in base64, without an imaging library."""
+    """Encode a grey image as PNG in base64, without an imaging library."""
     height, width = pixels.shape
     raw = b"".join(b"\x00" + row.astype(np.uint8).tobytes() for row in pixels)
 
@@ -47,12 +47,12 @@ def png(pixels: np.ndarray) -> str:
 
 
 def confusion(correct: int, total: int, classes: int, rng: np.random.Generator) -> np.ndarray:
-    """Counts with so many right; errors fall on neighbours more often than not."""
+    """Return counts with `correct` on the diagonal; errors are mostly in neighbouring classes."""
     counts = np.zeros((classes, classes), dtype=int)
     for index in range(total):
         label = index % classes
-        answer = label if index < correct else (label + int(rng.choice([1, 2, 7]))) % classes
-        counts[label, answer if classes > 2 or index < correct else 1 - label] += 1
+        predicted = label if index < correct else (label + int(rng.choice([1, 2, 7]))) % classes
+        counts[label, predicted if classes > 2 or index < correct else 1 - label] += 1
     return counts
 
 
@@ -88,7 +88,6 @@ def measured(
 ) -> Measured:
     correct = round(accuracy * total)
     rng = np.random.default_rng(seed)
-    taught = role != "teacher"
     return Measured(
         seed=seed,
         file=file,
@@ -98,7 +97,7 @@ def measured(
             value=correct / total, interval=wilson(correct, total), correct=correct, total=total
         ),
         fidelity=Fidelity(agreement=0.981, interval=wilson(353, 360), kl=0.0421)
-        if taught
+        if role != "teacher"
         else None,
         calibration=calibration(accuracy, total),
         cost=Cost(
@@ -225,17 +224,16 @@ def facts(name: str, classes: tuple[str, ...], total: int) -> DataFacts:
 
 
 def make_digits() -> RunResult:
-    """Ten classes, three seeds, a chain of four, everything measured."""
+    """Return a run of ten classes, three seeds and four stages, with every measurement."""
     shared = {"classes": 10, "total": 360}
     rng = np.random.default_rng(3)
-    taught = [0.9889, 0.9861, 0.9917]
     chain = (
         link(
             "train_teacher",
             "digits_cnn, width 64",
             "teacher",
             "trained on labels for 20 epochs",
-            taught,
+            [0.9889, 0.9861, 0.9917],
             size=1_493_000,
             parameters=371_914,
             latency=0.412,
@@ -356,7 +354,7 @@ def make_digits() -> RunResult:
 
 
 def make_texts() -> RunResult:
-    """Two classes, one seed, sentences instead of pictures, two calls of the teacher missed."""
+    """Return a run of two classes and one seed, on sentences."""
     shared = {"classes": 2, "total": 872}
     chain = (
         link(
@@ -435,7 +433,7 @@ def make_texts() -> RunResult:
 
 
 def make_minimal() -> RunResult:
-    """No teacher, no baseline, no budget, no curves, no energy: the least that a run can have."""
+    """Return a run without teacher, baseline, budget, curves and energy."""
     only = link(
         "train",
         "net",
@@ -481,7 +479,7 @@ def digits() -> RunResult:
 
 @pytest.fixture(scope="session")
 def evaluated(digits: RunResult) -> RunResult:
-    """The same run, its student asked every question: of two real nets, and few samples."""
+    """Return the run with every evaluation, of two real networks on few samples."""
     brief = {
         "attribution": {"samples": 8},
         "model_extraction": {"budgets": (20, 40)},

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing overflows, nothing complains, text is large enough."""
+"""The page in a browser: no overflow, no console messages, and legible text."""
 
 import json
 import re
@@ -31,7 +31,7 @@ FLAGS = (
     "--hide-scrollbars", "--virtual-time-budget=2000", "--allow-file-access-from-files",
 )  # fmt: skip
 
-# A headless window cannot be made as narrow as a phone: the page lies in a frame that can.
+# A headless window cannot be as narrow as a phone, so the page is in a frame.
 WRAPPER = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
 <iframe id="f" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
 <pre id="out"></pre>
@@ -54,8 +54,8 @@ document.getElementById("f").onload = function () {{
 </script>"""
 
 
-# What axe-core finds, and whether the keyboard can come to everything that is to be reached.
-EXAMINED = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
+# Violations that axe-core reports, and scrollable boxes that the keyboard cannot reach.
+AXE_WRAPPER = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
 <iframe id="f" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
 <pre id="out"></pre>
 <script>
@@ -80,7 +80,7 @@ document.getElementById("f").onload = async function () {{
 def opened(
     page: str, folder: Path, *, width: int, dark: bool = False, wrapper: str = WRAPPER
 ) -> tuple[dict[str, object], list[str]]:
-    """Open a page; give what was measured in it and what the console said."""
+    """Open a page; return the measurements taken in it and the console messages."""
     (folder / "page.html").write_text(page, encoding="utf-8")
     (folder / "wrapper.html").write_text(wrapper.format(width=width), encoding="utf-8")
     mode = ("--blink-settings=preferredColorScheme=0",) if dark else ()
@@ -99,7 +99,7 @@ def opened(
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_opens_without_overflow_or_complaint(
+def test_the_page_has_no_overflow_and_no_console_messages(
     digits: RunResult, tmp_path: Path, width: int, dark: bool
 ) -> None:
     seen, console = opened(render_page(digits), tmp_path, width=width, dark=dark)
@@ -117,7 +117,7 @@ def test_charts_keep_text_of_eleven_pixels_on_a_phone(digits: RunResult, tmp_pat
     assert float(str(seen["smallest"])) >= 11
 
 
-def test_texts_and_the_least_of_runs_fit_a_phone(
+def test_texts_and_a_minimal_run_fit_a_phone(
     texts: RunResult, minimal: RunResult, tmp_path: Path
 ) -> None:
     for result in (texts, minimal):
@@ -132,7 +132,7 @@ TABLES = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0"
 document.getElementById("f").onload = function () {{
   const inner = this.contentDocument, edge = inner.documentElement.clientWidth;
   const cells = [...inner.querySelectorAll(".table tbody td")];
-  const words = [...inner.querySelectorAll(".answer b")].map(e => {{
+  const words = [...inner.querySelectorAll(".prediction b")].map(e => {{
     const range = inner.createRange(); range.selectNodeContents(e);
     return range.getClientRects().length;
   }});
@@ -155,9 +155,7 @@ def test_on_a_phone_no_figure_is_hidden_and_no_class_name_is_split(
     assert (seen["hidden"], seen["lines"]) == (0, 1)
 
 
-def test_names_without_end_and_markup_in_names_do_no_harm(
-    digits: RunResult, tmp_path: Path
-) -> None:
+def test_long_names_and_markup_in_names_fit_a_phone(digits: RunResult, tmp_path: Path) -> None:
     name = "<script>alert(1)</script>" + "x" * 300
     classes = tuple(f"{name}{i}" for i in range(10))
     result = digits.model_copy(
@@ -180,13 +178,13 @@ def test_the_comparison_fits_a_phone(digits: RunResult, minimal: RunResult, tmp_
 @pytest.mark.slow
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (make test needs npm)")
 @pytest.mark.parametrize("dark", [False, True])
-def test_everybody_can_read_it(evaluated: RunResult, tmp_path: Path, dark: bool) -> None:
+def test_the_page_is_accessible(evaluated: RunResult, tmp_path: Path, dark: bool) -> None:
     shutil.copy(AXE, tmp_path / "axe.min.js")
     others = [evaluated.model_copy(update={"name": name}) for name in ("one", "two")]
     for page in (render_page(evaluated), render_comparison_page(others)):
-        # The page lets no script run; what looks at it is one.
+        # The page forbids scripts, and axe-core is one.
         page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-        seen, console = opened(page, tmp_path, width=390, dark=dark, wrapper=EXAMINED)
+        seen, console = opened(page, tmp_path, width=390, dark=dark, wrapper=AXE_WRAPPER)
         assert seen["violations"] == []
         assert seen["checked"] > 10
         assert (seen["unreachable"], seen["dead"], console) == (0, [], [])

@@ -11,11 +11,11 @@ from limbeck.evaluate.calibration.diagram import reliability
 from limbeck.evaluate.calibration.metrics import Bin
 
 CSS = (resources.files("limbeck.report") / "templates" / "style.css").read_text(encoding="utf-8")
-NAMED = {"title": "what it shows", "description": "in words"}
+NAMED = {"title": "a title", "description": "a description"}
 
 
 def attributes(markup: str, kind: str, name: str) -> list[float]:
-    """An attribute of all marks of a class, in order."""
+    """Return an attribute of all marks of a class, in order."""
     tags = [tag for tag in re.findall(r"<[a-z]+[^>]*>", markup) if f'class="{kind}"' in tag]
     return [float(re.search(rf' {name}="([^"]+)"', tag)[1]) for tag in tags]  # type: ignore[index]
 
@@ -113,7 +113,7 @@ def test_a_matrix_shades_errors_by_their_share_and_outlines_what_is_right() -> N
     values = [[9, 1, 0], [4, 6, 0], [0, 0, 9]]
     drawn = matrix(
         values, ["a", "b", "<c>"], "student", written=str, tip=lambda i, j: f"{i},{j}",
-        most=largest(values), rows="true", columns="answer", **NAMED,
+        most=largest(values), rows="true", columns="predicted", **NAMED,
     )  # fmt: skip
     assert len(attributes(drawn, "diagonal", "x")) == 3
     faint, dark = attributes(drawn, "tint", "fill-opacity")

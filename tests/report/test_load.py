@@ -21,7 +21,7 @@ def test_a_result_is_the_same_after_a_trip_through_its_file(
     assert load_run(tmp_path) == result
 
 
-def test_a_missing_file_says_how_it_is_made(tmp_path: Path) -> None:
+def test_a_missing_file_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json: got None; allowed: .*--resume"):
         load_run(tmp_path / "run.json")
 
@@ -31,7 +31,7 @@ def test_a_folder_without_a_run_names_the_file(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-def test_a_file_cut_short_says_where(digits: RunResult, tmp_path: Path) -> None:
+def test_a_truncated_file_has_line_and_column(digits: RunResult, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     file.write_text(json.dumps(digits.model_dump(mode="json"), indent=1)[:3000], encoding="utf-8")
     with pytest.raises(InputError, match=r"run\.json, line \d+, column \d+"):
@@ -53,7 +53,7 @@ def test_every_wrong_field_is_named_at_once(digits: RunResult, tmp_path: Path) -
         assert where in text
 
 
-def test_another_version_says_so(digits: RunResult, tmp_path: Path) -> None:
+def test_another_schema_version_is_refused(digits: RunResult, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     content = {**digits.model_dump(mode="json"), "schema_version": 99}
     file.write_text(json.dumps(content), encoding="utf-8")
@@ -62,7 +62,7 @@ def test_another_version_says_so(digits: RunResult, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{", b"", b"[]", b"null"])
-def test_what_is_no_run_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_content_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"run\.json"):
@@ -100,9 +100,7 @@ ODD = (
 )
 
 
-def test_what_is_read_can_be_drawn_and_the_rest_is_refused(
-    digits: RunResult, tmp_path: Path
-) -> None:
+def test_mutated_runs_are_drawn_or_refused(digits: RunResult, tmp_path: Path) -> None:
     """Mutations of a run's file: each is either refused as a whole or drawn as a whole."""
     whole = digits.model_dump(mode="json")
     spots = [spot for spot in places(whole) if spot]

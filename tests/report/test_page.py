@@ -15,7 +15,7 @@ VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
 class Outline(HTMLParser):
-    """What is in a page: tags with attributes, text, and whether every tag is closed in turn."""
+    """Parse a page: its tags with attributes, its text, and that tags are closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Outline(HTMLParser):
 
 
 def hostile(result: RunResult) -> RunResult:
-    """The same result with a hostile name wherever a name can be."""
+    """Return the result with markup in every name."""
     link = result.chain[-1].model_copy(
         update={"label": HOSTILE, "what": HOSTILE, "notes": (HOSTILE,)}
     )
@@ -116,7 +116,7 @@ def test_every_number_of_the_verdict_appears(result: RunResult) -> None:
             assert part in text
     for check in result.budget:
         assert verdict.amount(check.measured, check) in text
-        assert verdict.asked(check) in text
+        assert verdict.requirement(check) in text
 
 
 def test_the_verdict_comes_first(digits: RunResult) -> None:
@@ -134,7 +134,7 @@ def test_links_of_the_contents_lead_somewhere(result: RunResult) -> None:
     assert {str(href).removeprefix("#") for href in inner} <= set(ids)
 
 
-def test_every_chart_says_what_it_shows(digits: RunResult) -> None:
+def test_every_chart_has_a_title_and_a_description(digits: RunResult) -> None:
     page = render_page(digits)
     charts = re.findall(
         r'<svg[^>]*class="chart"[^>]*><title>([^<]+)</title><desc>([^<]+)</desc>', page
@@ -150,17 +150,17 @@ def test_language_and_viewport(digits: RunResult) -> None:
     assert 'name="viewport" content="width=device-width, initial-scale=1"' in page
 
 
-def test_what_is_missing_is_said(minimal: RunResult) -> None:
+def test_missing_measurements_are_stated(minimal: RunResult) -> None:
     text = Outline(render_page(minimal)).text
-    for said in (
+    for sentence in (
         "No budget was set",
-        "The run trained no student on labels alone",
-        "The run kept no curves",
-        "There was no teacher, or its soft answers were not kept",
-        "The run had no teacher to disagree with",
-        "Nothing out of the ordinary was noted",
+        "The run trained no label-only baseline",
+        "The run recorded no training curves",
+        "There was no teacher, or its probabilities were not recorded",
+        "The run had no teacher to compare with",
+        "There are no notes",
     ):
-        assert said in text
+        assert sentence in text
     assert text.count(fmt.MISSING) >= 10
 
 
@@ -172,12 +172,10 @@ def test_one_seed_has_no_interval(texts: RunResult, digits: RunResult) -> None:
 def test_notes_and_disagreements_are_shown(digits: RunResult, texts: RunResult) -> None:
     text = Outline(render_page(digits)).text
     assert "mostly graph" in text
-    assert "7 of 360 test samples are answered differently; 6 of them are shown" in text
-    pictures = [a for t, a in Outline(render_page(digits)).tags if t == "img"]
-    assert len(pictures) == len(digits.disagreements)
-    assert all(
-        str(a["src"]).startswith("data:image/png;base64,iVBOR") and a["alt"] for a in pictures
-    )
+    assert "The predictions differ on 7 of 360 test samples; 6 of them are shown" in text
+    images = [a for t, a in Outline(render_page(digits)).tags if t == "img"]
+    assert len(images) == len(digits.disagreements)
+    assert all(str(a["src"]).startswith("data:image/png;base64,iVBOR") and a["alt"] for a in images)
     for one in texts.disagreements:
         assert str(one.text) in Outline(render_page(texts)).text
 
@@ -187,7 +185,7 @@ def test_energy_is_called_estimated(digits: RunResult) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_numbers_that_are_none_break_no_picture(digits: RunResult, bad: float) -> None:
+def test_numbers_that_are_not_finite_break_no_chart(digits: RunResult, bad: float) -> None:
     curve = digits.curves[0]
     rows = ({**curve.rows[0], "train/loss": bad, "validation/accuracy": bad}, *curve.rows[1:])
     last = digits.chain[-1]
@@ -206,7 +204,7 @@ def test_numbers_that_are_none_break_no_picture(digits: RunResult, bad: float) -
     assert ("undefined" if math.isnan(bad) else "infinite") in page
 
 
-def test_a_gain_of_which_the_seeds_are_not_sure_is_not_claimed(digits: RunResult) -> None:
+def test_an_insignificant_gain_is_not_claimed(digits: RunResult) -> None:
     comparison = digits.comparison
     assert comparison is not None
     unsure = comparison.model_copy(update={"difference": summarize([0.01, -0.008, 0.002])})
@@ -233,5 +231,5 @@ def test_a_thousand_classes_stay_drawable(digits: RunResult) -> None:
     names = tuple(f"a class with a long name, number {i}" for i in range(count))
     data = digits.data.model_copy(update={"classes": names})
     page = render_page(digits.model_copy(update={"chain": chain, "data": data}))
-    assert "Drawn are the 25 of 1000 classes" in Outline(page).text
+    assert "Shown are the 25 of 1000 classes" in Outline(page).text
     assert len(page) < 2_000_000

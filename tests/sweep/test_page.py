@@ -61,7 +61,7 @@ def test_the_sentence_names_the_chosen_trial(with_choice, budget, words):
 
 def test_the_terminal_shows_only_the_front(result):
     lines = sweep_lines(result, page="sweep.html")
-    assert lines[0] == "6 of 10 trials are worth their cost: no other beats them in all."
+    assert lines[0] == "6 of 10 trials are on the Pareto front."
     assert lines[-2] == "  12 trials: 6 on the front, 4 dominated, 1 failed and 1 not done yet"
     assert [line.split()[0] for line in lines[4:10]] == list("012345")
 

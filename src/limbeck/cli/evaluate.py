@@ -46,7 +46,7 @@ def evaluate(
     from limbeck.pipeline.run_folder import MARK, recipe_of
     from limbeck.pipeline.stages.evaluate import Evaluate
     from limbeck.pipeline.validate import of_validation
-    from limbeck.report.verdict import finding_lines
+    from limbeck.report.verdict import comparison_lines
 
     names = evaluations.split(",") if evaluations else EVALUATIONS.names()
     selected: dict[str, Any] = {name: {} for name in names}
@@ -61,7 +61,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        show("\n".join(finding_lines(result)))
+        show("\n".join(comparison_lines(result)))
         show(f"Report: {run / 'report.html'}")
     if result.failed:
         raise typer.Exit(1)

@@ -248,6 +248,6 @@ def _readme(context: Context) -> str:
         pipeline="text-classification" if text else "image-classification",
         classes=", ".join(context.data.classes),
         settings=", truncation=True" if text else "",
-        example=repr("a warm and funny film" if text else "picture.png"),
+        example=repr("a warm and funny film" if text else "image.png"),
         ort=f"ORTModelFor{'SequenceClassification' if text else 'ImageClassification'}",
     )

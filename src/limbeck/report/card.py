@@ -9,7 +9,7 @@ import yaml
 from limbeck.display import format as fmt
 from limbeck.display.format import bullets, code, plain, table
 from limbeck.report import tables, verdict
-from limbeck.report.page import notes
+from limbeck.report.page import budget_line, notes
 from limbeck.report.result import RunResult
 from limbeck.report.usage import usage as default_usage
 from limbeck.report.verdict import figures, first
@@ -28,15 +28,15 @@ def render_card(result: RunResult, *, usage: str | None = None, licence: str = "
     shipped = first(result.shipped)
     sections = [
         _front_matter(result, licence),
-        f"# {plain(result.name)}\n\n{verdict.sentence(result)}\n\n{_what(result)}",
-        f"## How to use it\n\n{(usage or default_usage(result.task)).strip()}\n\n"
+        f"# {plain(result.name)}\n\n{verdict.sentence(result)}\n\n{_description(result)}",
+        f"## Usage\n\n{(usage or default_usage(result.task)).strip()}\n\n"
         f"Classes in the order of the outputs: {plain(', '.join(result.data.classes))}.",
-        f"## Numbers\n\n{_numbers(result)}",
+        f"## Results\n\n{_results(result)}",
         f"## Budget\n\n{_budget(result)}",
-        f"## Every artefact of the run\n\n{_links(result)}",
-        f"## Limits\n\n{bullets(_limits(result))}",
+        f"## Quality, cost and export parity\n\n{_tables(result)}",
+        f"## Limitations\n\n{bullets(_limitations(result))}",
         f"## Data and licence\n\n{bullets(_data(result, licence))}",
-        f"## How it was made\n\n{_made(result, shipped.digest if shipped else None)}",
+        f"## Provenance\n\n{_provenance(result, shipped.digest if shipped else None)}",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -51,11 +51,8 @@ def _front_matter(result: RunResult, licence: str) -> str:
     entry["pipeline_tag"] = result.task.replace("_", "-")
     entry["tags"] = ["knowledge-distillation", "limbeck", "onnx"]
     entry["metrics"] = ["accuracy"]
-    metric = {
-        "type": "accuracy",
-        "value": round(result.shipped.accuracy.mean, 6),
-        "name": "Test accuracy",
-    }
+    accuracy = round(result.shipped.accuracy.mean, 6)
+    metric = {"type": "accuracy", "value": accuracy, "name": "Test accuracy"}
     task = {"type": result.task.replace("_", "-")}
     data = {"name": result.data.name, "type": result.data.name, "split": "test"}
     entry["model-index"] = [
@@ -64,41 +61,32 @@ def _front_matter(result: RunResult, licence: str) -> str:
     return f"---\n{yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)}---"
 
 
-def _what(result: RunResult) -> str:
-    """Write the description of the student and its teacher."""
+def _description(result: RunResult) -> str:
     task = result.task.replace("_", " ")
-    steps = " → ".join(plain(link.label) for link in result.chain)
-    what = (
-        f"A student for {task} of {len(result.data.classes)} classes on {plain(result.data.name)}"
-    )
+    classes, data = len(result.data.classes), plain(result.data.name)
+    student = f"A student for {task} of {classes} classes on {data}"
+    stages = " → ".join(plain(link.label) for link in result.chain)
     if result.teacher is None:
-        return f"{what}, trained without a teacher. Its stages: {steps}."
-    taught = f"{plain(result.teacher.label)} ({plain(result.teacher.what)})"
-    return f"{what}, distilled from **{taught}**. Its stages: {steps}."
+        return f"{student}, trained without a teacher. Stages: {stages}."
+    teacher = f"{plain(result.teacher.label)} ({plain(result.teacher.what)})"
+    return f"{student}, distilled from **{teacher}**. Stages: {stages}."
 
 
-def _numbers(result: RunResult) -> str:
+def _results(result: RunResult) -> str:
     rows = [(n.name, n.value, "; ".join(n.details)) for n in verdict.numbers(result)]
-    return table(("", "value", "beside it"), rows, figures=False)
+    return table(("", "value", "details"), rows, figures=False)
 
 
 def _budget(result: RunResult) -> str:
     if not result.budget:
         return "No budget was set."
-    rows = [
-        (
-            verdict.budget_name(check),
-            verdict.amount(check.measured, check),
-            verdict.asked(check),
-            check.word,
-        )
-        for check in result.budget
-    ]
-    return table(("", "measured", "asked for", ""), rows)
+    lines = map(budget_line, result.budget)
+    rows = [(line.name, line.measured, line.requirement, line.word) for line in lines]
+    return table(("", "measured", "requirement", "outcome"), rows)
 
 
-def _links(result: RunResult) -> str:
-    """Write quality and cost per stage, and torch compared with ONNX Runtime, as on the page."""
+def _tables(result: RunResult) -> str:
+    """Write quality, cost and export parity per stage, as on the page."""
     head = ("", *(f"{link.label} ({link.role})" for link in tables.links(result)))
     return "\n\n".join(
         f"### {one.title}\n\n{table(head, [(row.name, *row.cells) for row in one.rows])}\n\n"
@@ -107,46 +95,41 @@ def _links(result: RunResult) -> str:
     )
 
 
-def _limits(result: RunResult) -> list[str]:
-    """Return the limitations of the figures."""
-    found = figures(result)
+def _limitations(result: RunResult) -> list[str]:
     limits = [
-        f"Measured on {fmt.integer(result.data.test)} test samples of {result.data.name} only; on "
-        "other data the student may do worse than these numbers, and differently from its teacher."
+        f"Measured only on {fmt.integer(result.data.test)} test samples of {result.data.name}. On "
+        "other data its accuracy may be lower, and its errors may differ from its teacher's."
     ]
     if len(result.seeds) == 1:
-        limits.append("One seed: how much a training varies from seed to seed was not measured.")
-    if found.retained is not None and result.disagreement_count:
-        limits.append(
-            f"On {fmt.integer(result.disagreement_count)} of them it answers unlike its teacher."
-        )
-    limits.append(
-        "It inherits what its teacher and the data got wrong; no audit of fairness was made."
-    )
-    return [*limits, *(f"{of}: {note}" for of, note in notes(result))]
+        limits.append("One seed: the variation between trainings was not measured.")
+    if figures(result).retained is not None and result.disagreement_count:
+        count = fmt.integer(result.disagreement_count)
+        limits.append(f"On {count} of these samples its prediction differs from its teacher's.")
+    limits.append("It may inherit errors and biases of its teacher and of the data.")
+    return [*limits, *(f"{subject}: {note}" for subject, note in notes(result))]
 
 
 def _data(result: RunResult, licence: str) -> list[str]:
     data = result.data
     return [
-        f"Data: {data.name} from {data.source}; {data.train:,} samples to train, "
-        f"{data.validation:,} to choose, {data.test:,} to test, the last used once.",
+        f"Data: {data.name} from {data.source}; {data.train:,} training, {data.validation:,} "
+        f"validation and {data.test:,} test samples.",
         f"Licence of the data: {data.licence or 'not stated'}.",
         f"Licence of the student: {licence if licence != 'other' else 'not stated'}.",
         *(note for note in data.notes if note not in result.notes),
     ]
 
 
-def _made(result: RunResult, digest: str | None) -> str:
+def _provenance(result: RunResult, digest: str | None) -> str:
     made = result.environment
     version = made.versions.get("limbeck", "")
     lines = [
-        f"Made with limbeck {version}".rstrip() + f" by {code(made.command)}",
+        f"Created with limbeck {version}".rstrip() + f" by {code(made.command)}",
         f"Started {fmt.timestamp(made.started)}, took {fmt.duration(made.seconds)}; "
         f"seeds {', '.join(map(str, result.seeds))}",
         f"Measured on {plain(made.hardware.processor)}, {fmt.plural(made.hardware.cores, 'core')}, "
         f"{plain(made.hardware.system)}",
-        f"Digest of what ships: `{digest}`" if digest else f"Digest of what ships: {fmt.MISSING}",
-        "Lineage, hashes and versions of everything: `passport.json`",
+        f"Digest of the exported file: {f'`{digest}`' if digest else fmt.MISSING}",
+        "Lineage, hashes and versions: `passport.json`",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -26,18 +26,18 @@ HEAD = (
     "size",
     "accuracy",
     "95 % interval",
-    "to the best",
-    "found",
-    "files alone",
+    "difference to the best",
+    "significance",
+    "difference of the files",
     "parameters",
     "operations",
     "latency p50",
 )
-HOW = (
-    "Best first, on the mean over seeds. The difference is taken seed by seed where both have the "
-    "same seeds, and its 95 % interval is Student's; one that reaches zero tells nothing apart. "
-    "The last of the differences is that of the two shipped files alone, on the same test samples, "
-    "with the interval of a paired bootstrap: it says nothing of another training."
+CAPTION = (
+    "Sorted by the mean accuracy over seeds. The difference is taken per seed where both runs have "
+    "the same seeds, with Student's 95 % interval; an interval that contains zero is not "
+    "significant. The difference of the files compares the two exported files on the same test "
+    "samples, with a paired bootstrap interval, which leaves out the variation between trainings."
 )
 
 
@@ -59,13 +59,13 @@ def comparable_runs(results: Sequence[RunResult]) -> list[Group]:
 
     Runs on different data are never grouped.
     """
-    return [*_of_equal_size(results), *_in_another_order(results)]
+    return [*_of_equal_size(results), *_reordered(results)]
 
 
 def stages(result: RunResult) -> str:
     """Write the stages of a run with their methods, in order, without the export.
 
-    For example `teach → prune (channels) → distill → quantize (int8_static)`.
+    For example `train_teacher → prune (channels) → distill → quantize (int8_static)`.
     """
     return " → ".join(
         f"{name} ({settings['method']})" if settings and "method" in settings else name
@@ -79,8 +79,8 @@ def _steps(result: RunResult) -> list[tuple[str, dict[str, object]]]:
 
 
 def _of_equal_size(results: Sequence[RunResult]) -> Iterable[Group]:
-    for alike in _by(results, lambda result: result.data.fingerprint):
-        sized = [(size, result) for result in alike if (size := figures(result).size)]
+    for group in _by(results, lambda result: result.data.fingerprint):
+        sized = [(size, result) for result in group if (size := figures(result).size)]
         sized.sort(key=lambda pair: pair[0])
         while sized:
             smallest = sized[0][0]
@@ -92,25 +92,25 @@ def _of_equal_size(results: Sequence[RunResult]) -> Iterable[Group]:
             sized = sized[len(near) :]
 
 
-def _in_another_order(results: Sequence[RunResult]) -> Iterable[Group]:
-    def same(result: RunResult) -> str:
+def _reordered(results: Sequence[RunResult]) -> Iterable[Group]:
+    def data_and_stages(result: RunResult) -> str:
         content = sorted(json.dumps(step, sort_keys=True) for step in _steps(result))
         return json.dumps([result.data.fingerprint, content])
 
-    for alike in _by(results, same):
-        if len({json.dumps(_steps(result), sort_keys=True) for result in alike}) > 1:
-            yield _group("The same stages in another order, at equal effort", alike)
+    for group in _by(results, data_and_stages):
+        if len({json.dumps(_steps(result), sort_keys=True) for result in group}) > 1:
+            yield _group("The same stages in another order", group)
 
 
 def _by(results: Sequence[RunResult], key: Callable[[RunResult], str]) -> list[list[RunResult]]:
     found: dict[str, list[RunResult]] = defaultdict(list)
     for result in results:
         found[key(result)].append(result)
-    return [alike for alike in found.values() if len(alike) > 1]
+    return [group for group in found.values() if len(group) > 1]
 
 
-def _group(title: str, alike: Sequence[RunResult]) -> Group:
-    ranked = sorted(alike, key=lambda result: -figures(result).accuracy.mean)
+def _group(title: str, runs: Sequence[RunResult]) -> Group:
+    ranked = sorted(runs, key=lambda result: -figures(result).accuracy.mean)
     return Group(title, tuple(_row(result, ranked[0]) for result in ranked))
 
 
@@ -123,9 +123,9 @@ def _row(result: RunResult, best: RunResult) -> tuple[str, ...]:
         fmt.size(found.size),
         fmt.percent(found.accuracy.mean),
         fmt.percent_interval(found.accuracy.interval or found.shipped_interval),
-        fmt.MISSING if gap is None else _written(gap),
-        "best" if gap is None else _told(gap),
-        fmt.MISSING if gap is None else _written(of_files(result, best)),
+        _written(gap),
+        "best" if gap is None else _significance(gap),
+        _written(None if gap is None else of_files(result, best)),
         fmt.integer(found.parameters),
         fmt.operations(measured.cost.flops if measured else None),
         fmt.milliseconds(found.latency),
@@ -134,11 +134,11 @@ def _row(result: RunResult, best: RunResult) -> tuple[str, ...]:
 
 def difference(result: RunResult, other: RunResult) -> Summary:
     """Compare the accuracies of two runs seed by seed, or their means if the seeds differ."""
-    ours, theirs = figures(result).accuracy, figures(other).accuracy
+    accuracy, reference = figures(result).accuracy, figures(other).accuracy
     if result.seeds == other.seeds:
-        pairs = zip(ours.values, theirs.values, strict=True)
-        return summarize([our - their for our, their in pairs], bounds=(-1, 1))
-    return summarize([ours.mean - theirs.mean])
+        pairs = zip(accuracy.values, reference.values, strict=True)
+        return summarize([left - right for left, right in pairs], bounds=(-1, 1))
+    return summarize([accuracy.mean - reference.mean])
 
 
 def of_files(result: RunResult, other: RunResult) -> Summary | None:
@@ -147,28 +147,24 @@ def of_files(result: RunResult, other: RunResult) -> Summary | None:
     Returns:
         The difference of their accuracies; `None` if the samples are not the same.
     """
-    ours, theirs = (_rights(one) for one in (result, other))
-    if ours is None or theirs is None or len(ours) != len(theirs):
+    correct, reference = (_correct(one) for one in (result, other))
+    if correct is None or reference is None or len(correct) != len(reference):
         return None
-    gain = ours.astype(float) - theirs
+    gain = correct.astype(float) - reference
     found = Resamples(len(gain)).estimate(lambda counts: counts @ gain / len(gain))
     return Summary(mean=found.value, interval=found.interval, values=(found.value,))
 
 
-def _rights(result: RunResult) -> NDArray[np.bool_] | None:
+def _correct(result: RunResult) -> NDArray[np.bool_] | None:
     measured = first(result.shipped)
     return None if measured is None else unpack_right(measured.right, measured.accuracy.total)
 
 
 def _written(gap: Summary | None) -> str:
-    if gap is None:
-        return fmt.MISSING
-    if gap.interval is None:
-        return fmt.points(gap.mean)
-    return f"{fmt.points(gap.mean)} ({fmt.points_interval(gap.interval).removesuffix(' points')})"
+    return fmt.MISSING if gap is None else fmt.points_estimate(gap.mean, gap.interval)
 
 
-def _told(gap: Summary) -> str:
+def _significance(gap: Summary) -> str:
     if gap.interval is None:
-        return "one seed cannot tell"
+        return "unknown: no interval"
     return "worse" if gap.interval.high < 0 else "no significant difference"

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from limbeck.core.files import read_text
 from limbeck.errors import InputError, Problem
 from limbeck.report.result import RunResult
 
@@ -46,26 +47,14 @@ def load_run(path: str | Path) -> RunResult:
 
 
 def _read(file: Path) -> str:
-    """Read the text of the file."""
-    try:
-        if file.exists() and not file.is_file():
-            raise InputError(Problem(str(file), "not a regular file", "a run.json"))
-        if file.is_file() and file.stat().st_size > LARGEST:
-            given = f"{file.stat().st_size:,} bytes"
-            raise InputError(Problem(str(file), given, f"at most {LARGEST:,} bytes"))
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        fix = "A run writes it when it ends; finish the run with `limbeck run RECIPE --resume`."
-        raise InputError(Problem(str(file), None, "a run folder or its run.json", fix)) from None
-    except UnicodeDecodeError as error:
-        given = f"a byte that is not UTF-8 at position {error.start}"
-        raise InputError(Problem(str(file), given, "JSON in UTF-8")) from None
-    except OSError as error:
-        raise InputError(Problem(str(file), error.strerror, "a file that can be read")) from None
+    if file.exists():
+        return read_text(file, limit=LARGEST)
+    fix = "A run writes it when it ends; finish the run with `limbeck run RECIPE --resume`."
+    raise InputError(Problem(str(file), None, "a run folder or its run.json", fix))
 
 
 def _check_json(file: Path, text: str) -> None:
-    """Raise for invalid JSON with line and column, which pydantic's message hides in prose."""
+    """Raise for invalid JSON with its line and column."""
     try:
         json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
@@ -75,7 +64,6 @@ def _check_json(file: Path, text: str) -> None:
         given = text[max(0, error.pos - 20) : error.pos + 20]
         fix = "The file may be cut short: `limbeck run RECIPE --resume` writes it anew."
         raise InputError(Problem(where, given, f"JSON ({error.msg})", fix)) from None
-
     except ValueError as error:
         raise InputError(Problem(str(file), str(error), "finite numbers")) from None
 
@@ -93,8 +81,7 @@ def _finite(text: str) -> float:
 
 def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
     """Yield contradictions that no run of limbeck writes, and that no page could be drawn from."""
-    classes = len(result.data.classes)
-    seeds = len(result.seeds)
+    classes, seeds = len(result.data.classes), len(result.seeds)
     if not result.chain:
         yield Problem(f"{file}: chain", "none", "at least one stage")
     for number, link in enumerate(result.chain):
@@ -128,11 +115,13 @@ def _are_stages(stages: object) -> bool:
 
 def _problems(file: Path, error: ValidationError) -> list[Problem]:
     """Convert the first of pydantic's errors to problems, one each."""
-    problems = []
-    for found in error.errors(include_url=False)[:SHOWN]:
-        where = f"{file}: {'.'.join(map(str, found['loc'])) or 'the whole'}"
-        fix = ""
-        if found["loc"] == ("schema_version",):
-            fix = "The file was written by another version of limbeck: run the recipe again."
-        problems.append(Problem(where, found["input"], found["msg"], fix))
-    return problems
+    version = "The file was written by another version of limbeck: run the recipe again."
+    return [
+        Problem(
+            f"{file}: {'.'.join(map(str, found['loc'])) or 'the whole file'}",
+            found["input"],
+            found["msg"],
+            version if found["loc"] == ("schema_version",) else "",
+        )
+        for found in error.errors(include_url=False)[:SHOWN]
+    ]

@@ -4,57 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from limbeck.evaluate.comparison import MetricComparison
 from limbeck.report.result import RunResult
 from limbeck.report.verdict import figures, first
 
 
 def missing_evidence(result: RunResult) -> list[tuple[str, str]]:
-    """Return the claims that lack evidence, each with what is missing.
+    """Return the claims that lack evidence, each with the missing measurement.
 
-    A saving needs both latency and memory, and the energy of training besides that of inference; a
-    distillation gain needs a label-only baseline; a teacher needs its architecture, its training
-    data and its accuracy; accuracy needs several seeds.
+    Efficiency needs latency, memory, and the energy of training besides that of inference; a
+    distillation gain needs a label-only baseline; retained accuracy needs a teacher of known
+    architecture and training data; accuracy needs several seeds.
     """
-    return [*_savings(result), *_teacher(result), *_gain(result), *_seeds(result)]
+    return list(_missing(result))
 
 
-def _savings(result: RunResult) -> Iterator[tuple[str, str]]:
-    found, shipped = figures(result), first(result.shipped)
-    if found.latency is None:
-        yield "Faster", "the latency was not measured."
+def _missing(result: RunResult) -> Iterator[tuple[str, str]]:
+    shipped = first(result.shipped)
+    if figures(result).latency is None:
+        yield "Latency", "The latency was not measured."
     if shipped is None or not shipped.cost.peak_memory_bytes:
-        yield "Faster", "the memory it takes was not measured, and may have grown."
+        yield "Memory", "The peak memory was not measured; it may have grown."
     if shipped is None or shipped.cost.energy is None:
-        yield "Greener", "the energy per inference was not measured."
-    if not any(one.name.startswith("Energy of the training") for one in _findings(result)):
-        yield "Greener", "what the training spent is not set beside what answers save."
-
-
-def _teacher(result: RunResult) -> Iterator[tuple[str, str]]:
+        yield "Energy", "The energy per inference was not measured."
+    comparisons = result.evaluation.comparisons if result.evaluation else ()
+    if not any(one.name.startswith("Energy of the training") for one in comparisons):
+        yield "Energy", "The energy of the training was not compared with that of inference."
     teacher = result.recipe.get("teacher")
     if result.teacher is None:
-        yield "Kept", "there was no teacher to hold the student against."
-        return
-    if not teacher:
-        yield "Kept", "the architecture of the teacher is not known."
-    if any(_weights(one) for one in (teacher if isinstance(teacher, list) else [teacher])):
-        yield "Kept", "the teacher was trained elsewhere, on data that this run did not see."
-
-
-def _weights(spec: object) -> bool:
-    return isinstance(spec, dict) and bool(spec.get("weights"))
-
-
-def _gain(result: RunResult) -> Iterator[tuple[str, str]]:
+        yield "Retained accuracy", "There was no teacher to compare the student with."
+    elif not teacher:
+        yield "Retained accuracy", "The architecture of the teacher is not known."
+    elif any(_is_pretrained(one) for one in (teacher if isinstance(teacher, list) else [teacher])):
+        yield (
+            "Retained accuracy",
+            "The teacher was trained elsewhere, on data that are not part of this run.",
+        )
     if result.comparison is None:
-        yield "Distilled", "no student was trained on labels alone: what the teacher added is open."
-
-
-def _seeds(result: RunResult) -> Iterator[tuple[str, str]]:
+        yield "Distillation gain", "No label-only baseline was trained: the gain is unknown."
     if len(result.seeds) < 2:
-        yield "Accuracy", "one seed: another training may come out otherwise."
+        yield "Accuracy", "One seed: the variation between trainings is unknown."
 
 
-def _findings(result: RunResult) -> list[MetricComparison]:
-    return list(result.evaluation.comparisons) if result.evaluation else []
+def _is_pretrained(teacher: object) -> bool:
+    return isinstance(teacher, dict) and bool(teacher.get("checkpoint"))

@@ -10,22 +10,29 @@ import yaml
 from limbeck.display import format as fmt
 from limbeck.report import tables, verdict
 from limbeck.report.missing_evidence import missing_evidence
-from limbeck.report.panels import calibration, chain, in_words, labels_alone, other_seeds, training
-from limbeck.report.result import BudgetCheck, RunResult
-from limbeck.report.samples import closest, confusion, samples, similarity
+from limbeck.report.panels import (
+    calibration,
+    chain,
+    distillation_gain,
+    gain_sentence,
+    other_seeds,
+    training,
+)
+from limbeck.report.result import BudgetCheck, Environment, RunResult
+from limbeck.report.samples import confusion, samples, similar_classes, similarity
 from limbeck.report.sections import sections
 from limbeck.report.template import render
 
 
 @dataclass(frozen=True)
 class BudgetLine:
-    """A line of the budget as written, and the share used (0 to 100, for the bar)."""
+    """A line of the budget as written, and the percentage of the allowance used (at most 100)."""
 
     name: str
     measured: str
-    asked: str
+    requirement: str
     word: str
-    full: float
+    used: float
 
 
 def render_page(result: RunResult) -> str:
@@ -33,24 +40,25 @@ def render_page(result: RunResult) -> str:
 
     The page needs no network, no font and no script; the same result always yields the same bytes.
     """
-    shared = {"result": result, "sentence": verdict.sentence(result), "notes": notes(result)}
     return render(
         "page.html.jinja",
-        **shared,
+        result=result,
+        sentence=verdict.sentence(result),
+        notes=notes(result),
         numbers=verdict.numbers(result),
         budget=[budget_line(check) for check in result.budget],
         chain=chain(result),
-        labels_alone=labels_alone(result),
-        gain=in_words(result),
+        gain=distillation_gain(result),
+        gain_sentence=gain_sentence(result),
         training=training(result),
         other_seeds=other_seeds(result),
         calibration=calibration(result),
         confusion=confusion(result),
         similarity=similarity(result),
-        alike=closest(result),
+        similar_classes=similar_classes(result),
         samples=samples(result),
-        chapters=sections(result),
-        unsaid=missing_evidence(result),
+        sections=sections(result),
+        missing_evidence=missing_evidence(result),
         tables={
             "quality": tables.quality(result),
             "cost": tables.cost(result),
@@ -58,15 +66,20 @@ def render_page(result: RunResult) -> str:
             "seeds": tables.seeds(result),
         },
         facts=_data_facts(result),
-        environment=_environment(result),
+        environment=environment_facts(
+            result.environment,
+            ("Started", fmt.timestamp(result.environment.started)),
+            ("Duration", fmt.duration(result.environment.seconds)),
+            ("Seeds", ", ".join(map(str, result.seeds))),
+        ),
         recipe=recipe_text(result),
     )
 
 
 def notes(result: RunResult) -> list[tuple[str, str]]:
     """Return the notes that a reader needs to judge the figures: the subject, and the note."""
-    linked = [(link.label, note) for link in tables.links(result) for note in link.notes]
-    return [*(("The run", note) for note in result.notes), *linked, *_unfinished(result)]
+    stages = [(link.label, note) for link in tables.links(result) for note in link.notes]
+    return [*(("The run", note) for note in result.notes), *stages, *_unfinished(result)]
 
 
 def _unfinished(result: RunResult) -> Iterator[tuple[str, str]]:
@@ -91,7 +104,7 @@ def budget_line(check: BudgetCheck) -> BudgetLine:
     return BudgetLine(
         verdict.budget_name(check),
         verdict.amount(check.measured, check),
-        verdict.asked(check),
+        verdict.requirement(check),
         check.word,
         100 * min(max(share, 0.0), 1.0),
     )
@@ -100,29 +113,26 @@ def budget_line(check: BudgetCheck) -> BudgetLine:
 def _data_facts(result: RunResult) -> list[tuple[str, str]]:
     data = result.data
     classes = ", ".join(data.classes[:30]) + (" …" if len(data.classes) > 30 else "")
+    sizes = f"{data.train:,} / {data.validation:,} / {data.test:,} samples"
     return [
         ("Name", data.name),
         ("Source", data.source),
         ("Licence", data.licence or "not stated"),
-        (
-            "Train / validation / test",
-            f"{data.train:,} / {data.validation:,} / {data.test:,} samples",
-        ),
+        ("Train / validation / test", sizes),
         ("Classes", f"{len(data.classes)}: {classes}"),
         ("Fingerprint", data.fingerprint),
         *(("Note", note) for note in data.notes if note not in result.notes),
     ]
 
 
-def _environment(result: RunResult) -> list[tuple[str, str]]:
-    made, machine = result.environment, result.environment.hardware
+def environment_facts(made: Environment, *times: tuple[str, str]) -> list[tuple[str, str]]:
+    """Return hardware and software as names and values, with `times` after the command."""
+    machine = made.hardware
     return [
         ("Command", made.command),
-        ("Started", fmt.timestamp(made.started)),
-        ("Took", fmt.duration(made.seconds)),
-        ("Seeds", ", ".join(map(str, result.seeds))),
+        *times,
         ("Processor", f"{machine.processor}, {fmt.plural(machine.cores, 'core')}"),
-        ("Instructions", " ".join(machine.flags) or "none that matter"),
+        ("Instruction sets", " ".join(machine.flags) or "none that affect inference"),
         ("Memory", fmt.size(machine.memory_bytes)),
         ("Accelerator", machine.accelerator or "none"),
         ("System", machine.system),

@@ -1,4 +1,4 @@
-"""Calibration of teacher and student: reliability diagrams."""
+"""Charts of a run: reliability diagrams, stages, distillation gain and training curves."""
 
 from __future__ import annotations
 
@@ -18,134 +18,136 @@ from limbeck.report.verdict import first, p50
 
 def calibration(result: RunResult) -> list[Panel]:
     """Draw the reliability diagrams of the teacher (if there is one) and of the exported file."""
-    taught, shipped = result.teacher, result.shipped
-    links = [shipped] if taught is None or taught is shipped else [taught, shipped]
-    return [panel for link in links if (panel := _panel(link))]
+    return [panel for link in compared(result) if (panel := _reliability(link))]
 
 
-def _panel(link: Link) -> Panel | None:
+def compared(result: RunResult) -> list[Link]:
+    """Return the links of the teacher, if there is one, and of the exported file."""
+    teacher, shipped = result.teacher, result.shipped
+    return [shipped] if teacher is None or teacher is shipped else [teacher, shipped]
+
+
+def _reliability(link: Link) -> Panel | None:
     measured = first(link)
     if measured is None or not any(one.count for one in measured.calibration.bins):
         return None
     found = measured.calibration
-    title = f"Reliability: {link.label}"
-    said = f"Expected calibration error {fmt.percent(found.ece)}, "
-    said += f"negative log-likelihood {fmt.number(found.nll)} nats."
+    title = f"Reliability diagram: {link.label}"
+    summary = (
+        f"Expected calibration error {fmt.percent(found.ece)}, "
+        f"negative log-likelihood {fmt.number(found.nll)} nats."
+    )
     return Panel(
         title,
-        f"{said} Test samples in {len(found.bins)} equal bins of top confidence; on the dotted "
-        "diagonal, confidence and share of right answers agree.",
-        reliability(found.bins, link.role, title=title, description=said),
+        f"{summary} Test samples in {len(found.bins)} equal bins of top confidence; on the dotted "
+        "diagonal, confidence equals accuracy.",
+        reliability(found.bins, link.role, title=title, description=summary),
     )
 
 
 def chain(result: RunResult) -> list[Panel]:
-    """Draw the three quantities along the chain."""
-    return [_size(result.chain), _latency(result.chain), _accuracy(result)]
-
-
-def _size(links: Sequence[Link]) -> Panel:
-    values = [measured.cost.size_bytes if (measured := first(link)) else None for link in links]
-    title = "Size on disk after each stage"
-    return Panel(
-        title,
-        "Bytes of the exported file, on a logarithmic scale. The bar runs from the stage before.",
-        waterfall(
-            _steps(links, values, fmt.size, _times),
-            decades(values),
-            log=True,
+    """Draw size, latency and accuracy along the chain of stages."""
+    stages = result.chain
+    sizes = [m.cost.size_bytes if (m := first(link)) else None for link in stages]
+    latencies = [p50(first(link)) for link in stages]
+    runs = {latency.runs for link in stages for m in link.measured for latency in m.cost.latency}
+    calls = f" over {fmt.integer(min(runs))} timed calls" if runs else ""
+    return [
+        _waterfall(
+            "Size on disk after each stage",
+            "Bytes of the exported file, on a logarithmic scale. Bars start at the stage before.",
+            _steps(stages, sizes, fmt.size, _factor),
+            decades(sizes),
             axis=lambda value: fmt.trim(fmt.size(value)),
-            title=title,
-            description=_spoken(links, values, fmt.size),
+            log=True,
         ),
-    )
-
-
-def _latency(links: Sequence[Link]) -> Panel:
-    values = [p50(first(link)) for link in links]
-    title = "Latency after each stage"
-    runs = {latency.runs for link in links for m in link.measured for latency in m.cost.latency}
-    timed = f" over {fmt.integer(min(runs))} timed calls" if runs else ""
-    return Panel(
-        title,
-        f"Median time of one answer at batch 1 on one thread{timed}, after warm-up, "
-        "the artefacts in turn; from the exported file.",
-        waterfall(
-            _steps(links, values, fmt.milliseconds, _times),
-            from_zero(values),
+        _waterfall(
+            "Latency after each stage",
+            f"Median time of one inference at batch 1 on one thread{calls}, after warm-up, the "
+            "artefacts in turn; from the exported file.",
+            _steps(stages, latencies, fmt.milliseconds, _factor),
+            from_zero(latencies),
             axis=lambda value: f"{value:g} ms",
-            title=title,
-            description=_spoken(links, values, fmt.milliseconds),
         ),
-    )
+        _accuracy(result),
+    ]
+
+
+def _waterfall(
+    title: str,
+    caption: str,
+    steps: Sequence[Step],
+    scale: tuple[float, float],
+    *,
+    axis: Callable[[float], str],
+    log: bool = False,
+) -> Panel:
+    description = "; ".join(f"{step.label} {step.written}" for step in steps)
+    chart = waterfall(steps, scale, log=log, axis=axis, title=title, description=description)
+    return Panel(title, caption, chart)
 
 
 def _accuracy(result: RunResult) -> Panel:
-    links = result.chain
-    values: list[float | None] = [link.accuracy.mean for link in links]
-    intervals = [ends(link.accuracy.interval) or _of_samples(link) for link in links]
-    seeds = [link.accuracy.values if len(link.accuracy.values) > 1 else () for link in links]
-    steps = [
-        Step(s.label, s.role, s.value, s.written, s.change, interval, values_of_seeds)
-        for s, interval, values_of_seeds in zip(
-            _steps(links, values, fmt.percent, _difference), intervals, seeds, strict=True
-        )
-    ]
-    shown = [*values, *(end for pair in intervals if pair for end in pair), *sum(seeds, ())]
-    low, high = zoomed(shown, least=0.002)
-    title = "Accuracy after each stage"
-    return Panel(
-        title,
-        f"Share of right answers on {fmt.integer(result.data.test)} test samples. "
-        f"{_whiskers(result)} The scale does not begin at zero.",
-        waterfall(
-            steps,
-            (max(low, 0.0), min(high, 1.004)),
-            axis=percent_tick,
-            title=title,
-            description=_spoken(links, values, fmt.percent),
-        ),
-    )
-
-
-def _whiskers(result: RunResult) -> str:
-    """Write the explanation of the intervals beside the marks."""
+    stages = result.chain
+    means: list[float | None] = [link.accuracy.mean for link in stages]
+    intervals = [_accuracy_interval(link) for link in stages]
+    seeds = [link.accuracy.values if len(link.accuracy.values) > 1 else () for link in stages]
     if len(result.seeds) > 1:
-        return (
+        marks = (
             f"Mark: mean of {len(result.seeds)} seeds; dots: each seed; line: 95 % interval of "
             "the mean (Student)."
         )
-    return "One seed. Line: 95 % interval over the test samples (Wilson)."
+    else:
+        marks = "One seed. Line: 95 % interval over the test samples (Wilson)."
+    shown = [*means, *(end for pair in intervals if pair for end in pair), *sum(seeds, ())]
+    low, high = zoomed(shown, least=0.002)
+    return _waterfall(
+        "Accuracy after each stage",
+        f"Accuracy on {fmt.integer(result.data.test)} test samples. "
+        f"{marks} The scale does not begin at zero.",
+        _steps(stages, means, fmt.percent, _points, intervals, seeds),
+        (max(low, 0.0), min(high, 1.004)),
+        axis=percent_tick,
+    )
 
 
-def _of_samples(link: Link) -> tuple[float, float] | None:
-    """Return the interval over samples if there is only one seed, and so no interval over seeds."""
+def _accuracy_interval(link: Link) -> tuple[float, float] | None:
+    """Return the interval over seeds; with one seed, the interval over test samples."""
     measured = first(link)
-    return ends(measured.accuracy.interval) if measured else None
+    return ends(link.accuracy.interval) or (ends(measured.accuracy.interval) if measured else None)
 
 
 def _steps(
-    links: Sequence[Link],
+    stages: Sequence[Link],
     values: Sequence[float | None],
-    written: Callable[[float | None], str],
-    change: Callable[[float, float], str],
+    write: Callable[[float | None], str],
+    write_change: Callable[[float, float], str],
+    intervals: Sequence[tuple[float, float] | None] = (),
+    seeds: Sequence[tuple[float, ...]] = (),
 ) -> list[Step]:
-    """Return one step per stage, with its change."""
     changes = [""] + [
-        change(before, after) if before is not None and after is not None else ""
+        write_change(before, after) if before is not None and after is not None else ""
         for before, after in pairwise(values)
     ]
     return [
-        Step(link.label, link.role, value, written(value), what)
-        for link, value, what in zip(links, values, changes, strict=True)
+        Step(
+            link.label,
+            link.role,
+            values[index],
+            write(values[index]),
+            changes[index],
+            intervals[index] if intervals else None,
+            seeds[index] if seeds else (),
+        )
+        for index, link in enumerate(stages)
     ]
 
 
-def _times(before: float, after: float) -> str:
+def _factor(before: float, after: float) -> str:
     """Write the factor of a decrease or increase; empty for a negligible change.
 
     Example:
-        >>> _times(100, 25), _times(10, 12), _times(10, 10.1)
+        >>> _factor(100, 25), _factor(10, 12), _factor(10, 10.1)
         ('÷4.0', '×1.2', '')
     """
     if before <= 0 or after <= 0 or 0.95 < after / before < 1.05:
@@ -155,55 +157,48 @@ def _times(before: float, after: float) -> str:
     return f"×{fmt.ratio(after / before)[:-1]}"
 
 
-def _difference(before: float, after: float) -> str:
+def _points(before: float, after: float) -> str:
     """Write the change in percentage points."""
-    written = fmt.points(after - before).removesuffix(" points")
-    return "" if float(f"{after - before:.4f}") == 0 else written
+    if float(f"{after - before:.4f}") == 0:
+        return ""
+    return fmt.points(after - before).removesuffix(" points")
 
 
-def _spoken(
-    links: Sequence[Link], values: Sequence[float | None], written: Callable[[float | None], str]
-) -> str:
-    """Write the chart's accessible description."""
-    parts = (f"{link.label} {written(value)}" for link, value in zip(links, values, strict=True))
-    return "; ".join(parts)
-
-
-def labels_alone(result: RunResult) -> list[Panel]:
-    """Draw both groups with every seed, and their difference; return nothing without a baseline."""
+def distillation_gain(result: RunResult) -> list[Panel]:
+    """Draw student and label-only baseline, and their difference; nothing without a baseline."""
     if result.comparison is None:
         return []
-    return [_groups(result, result.comparison), _labels_alone_difference(result, result.comparison)]
+    return [_student_and_baseline(result, result.comparison), _gain(result, result.comparison)]
 
 
-def in_words(result: RunResult) -> str:
+def gain_sentence(result: RunResult) -> str:
     """Write the comparison in one sentence that claims no more than the interval allows."""
     if result.comparison is None:
         return ""
     difference = result.comparison.difference
-    gain = fmt.points(difference.mean)
+    gain = f"The distillation gain is {fmt.points(difference.mean)}"
     if difference.interval is None:
-        return f"The teacher's answers were worth {gain}; with one seed no interval is possible."
-    interval = fmt.points_interval(difference.interval)
+        return f"{gain}; with one seed no interval is possible."
     if difference.interval.low > 0:
-        judged = "so the gain is more than chance between seeds"
+        verdict = "the teacher helped"
     elif difference.interval.high < 0:
-        judged = "so learning from the teacher did harm"
+        verdict = "distillation reduced the accuracy"
     else:
-        judged = "so these seeds do not show that the teacher helped"
-    return f"The teacher's answers were worth {gain} (95 % interval {interval}), {judged}."
+        verdict = "these seeds do not show that the teacher helped"
+    return f"{gain} (95 % interval {fmt.points_interval(difference.interval)}): {verdict}."
 
 
-def _groups(result: RunResult, comparison: Comparison) -> Panel:
-    title = "Distilled, and on labels alone"
+def _student_and_baseline(result: RunResult, comparison: Comparison) -> Panel:
+    title = "Distilled student and label-only baseline"
     groups = [
-        _group("Distilled student", "student", comparison.student),
-        _group("Same student, labels alone", "baseline", comparison.baseline),
+        _group("Distilled student", "student", comparison.student, fmt.percent),
+        _group("Label-only baseline", "baseline", comparison.baseline, fmt.percent),
     ]
     joined = " Thin lines join the two students of one seed." if len(result.seeds) > 1 else ""
+    marks = _marks(comparison.student)
     return Panel(
         title,
-        f"Test accuracy; the same net, data, epochs and seeds. {_dots(comparison.student)}{joined}",
+        f"Test accuracy; the same network, data, epochs and seeds. {marks}{joined}",
         strip(
             groups,
             result.seeds,
@@ -214,71 +209,66 @@ def _groups(result: RunResult, comparison: Comparison) -> Panel:
     )
 
 
-def _labels_alone_difference(result: RunResult, comparison: Comparison) -> Panel:
-    title = "Difference, seed by seed"
+def _gain(result: RunResult, comparison: Comparison) -> Panel:
+    title = "Distillation gain per seed"
     found = comparison.difference
-    mean = fmt.points(found.mean)
-    group = Group(
-        "Distilled − labels alone", "student", found.values, found.mean, mean, ends(found.interval)
-    )
     return Panel(
         title,
-        f"Percentage points of test accuracy; right of zero the teacher helped. {_dots(found)}",
+        f"Difference of test accuracy in percentage points; above zero the teacher helped. "
+        f"{_marks(found)}",
         strip(
-            [group],
+            [_group("Distilled − label-only", "student", found, fmt.points)],
             result.seeds,
             axis=lambda value: percent_tick(value).removesuffix(" %"),
             title=title,
-            description=in_words(result),
+            description=gain_sentence(result),
             zero=True,
         ),
     )
 
 
-def _group(label: str, role: Role, summary: Summary) -> Group:
-    mean = fmt.percent(summary.mean)
-    return Group(label, role, summary.values, summary.mean, mean, ends(summary.interval))
+def _group(label: str, role: Role, summary: Summary, write: Callable[[float], str]) -> Group:
+    mean = summary.mean
+    return Group(label, role, summary.values, mean, write(mean), ends(summary.interval))
 
 
-def _dots(summary: Summary) -> str:
+def _marks(summary: Summary) -> str:
     """Write the explanation of dots and bars, or why there is no bar."""
     if summary.interval is None:
         return "One seed, one dot: no interval is possible."
-    return "A dot a seed; below, the mean and its 95 % interval (Student)."
+    return "One dot per seed; below, the mean and its 95 % interval (Student)."
 
 
 _ACCURACY = "validation/accuracy"
 _TOTAL = "train/loss"
 _TERM_DASHES = ("7 4", "2 4", "10 3 2 3", "4 2", "12 4", "1 3")
-# Optimiser steps, not losses: their other units would compress the chart.
+# Settings of the optimiser, not losses: their other units would compress the chart.
 _NOT_LOSSES = ("rate", "norm", "lr", "accuracy", "temperature", "weight", "samples", "seconds")
 
 
 def training(result: RunResult) -> list[Panel]:
     """Draw the accuracy of all trainings, then the losses of those of the first seed."""
     accuracy = _training_accuracy(result)
-    return ([accuracy] if accuracy else []) + [
-        panel for curve in _of_first_seed(result) if (panel := _losses(curve, _role(curve, result)))
-    ]
+    return ([accuracy] if accuracy else []) + _all_losses(result, first_seed=True)
 
 
 def other_seeds(result: RunResult) -> list[Panel]:
     """Draw the losses of the other seeds' trainings."""
-    first = _of_first_seed(result)
+    return _all_losses(result, first_seed=False)
+
+
+def _all_losses(result: RunResult, *, first_seed: bool) -> list[Panel]:
+    """Draw the losses of the first seed or of the others; curves without a seed are the first's."""
     return [
         panel
         for curve in result.curves
-        if curve not in first and (panel := _losses(curve, _role(curve, result)))
+        if (curve.seed in (None, result.seeds[0])) == first_seed
+        and (panel := _losses(curve, _role(curve, result)))
     ]
 
 
-def _of_first_seed(result: RunResult) -> list[Curve]:
-    """Return the first seed's curves; curves without a seed count as its own."""
-    return [curve for curve in result.curves if curve.seed in (None, result.seeds[0])]
-
-
-def _points(curve: Curve, key: str) -> tuple[tuple[float, float], ...]:
-    """Return one column of the rows, over the epoch (or the row's index where none is written)."""
+def _column(curve: Curve, key: str) -> tuple[tuple[float, float], ...]:
+    """Return one column over the epoch (or over the row's index, where no epoch is recorded)."""
     return tuple(
         (row.get("epoch", float(number)), row[key])
         for number, row in enumerate(curve.rows, start=1)
@@ -294,7 +284,7 @@ def _role(curve: Curve, result: RunResult) -> Role:
 def _training_accuracy(result: RunResult) -> Panel | None:
     series, named = [], set[str]()
     for curve in result.curves:
-        points = _points(curve, _ACCURACY)
+        points = _column(curve, _ACCURACY)
         if finite(y for _, y in points):
             label = None if curve.label in named else curve.label
             role = _role(curve, result)
@@ -303,12 +293,12 @@ def _training_accuracy(result: RunResult) -> Panel | None:
             named.add(curve.label)
     if not series:
         return None
-    title = "Validation accuracy while training"
+    title = "Validation accuracy per epoch"
     others = " Faint lines are the other seeds." if any(one.faint for one in series) else ""
     return Panel(
         title,
-        f"Share of right answers on the validation split after each epoch, in torch.{others}",
-        lines(series, axis=percent_tick, title=title, description=_ends(series, fmt.percent)),
+        f"Accuracy on the validation split after each epoch, in PyTorch.{others}",
+        lines(series, axis=percent_tick, title=title, description=_last(series, fmt.percent)),
     )
 
 
@@ -316,11 +306,11 @@ def _losses(curve: Curve, role: Role) -> Panel | None:
     """Draw the total in the colour of the role, its terms in grey with a dash each."""
     keys = _loss_keys(curve)
     series = [
-        Series(_TOTAL.removeprefix("train/"), _points(curve, _TOTAL), role)
+        Series(_TOTAL.removeprefix("train/"), _column(curve, _TOTAL), role)
         if key == _TOTAL
         else Series(
             key.removeprefix("train/").removesuffix("/weighted"),
-            _points(curve, key),
+            _column(curve, key),
             tone="ink",
             dash=_TERM_DASHES[number % len(_TERM_DASHES)],
         )
@@ -332,7 +322,7 @@ def _losses(curve: Curve, role: Role) -> Panel | None:
     seed = f", seed {curve.seed}" if curve.seed is not None else ""
     log = min(values) > 0 and max(values) / min(values) > 30
     scale = ", on a logarithmic scale" if log else ""
-    terms = "; terms as weighted" if any("weighted" in key for key in keys) else ""
+    terms = "; terms times their weights" if any("weighted" in key for key in keys) else ""
     title = f"Losses of {curve.label}{seed}"
     return Panel(
         title,
@@ -341,7 +331,7 @@ def _losses(curve: Curve, role: Role) -> Panel | None:
             series,
             axis=lambda value: fmt.trim(fmt.number(value)),
             title=title,
-            description=_ends(series, fmt.number),
+            description=_last(series, fmt.number),
             log=log,
         ),
     )
@@ -360,10 +350,10 @@ def _loss_keys(curve: Curve) -> list[str]:
     return sorted(keys, key=lambda key: key != _TOTAL)
 
 
-def _ends(series: Iterable[Series], written: Callable[[float], str]) -> str:
+def _last(series: Iterable[Series], write: Callable[[float], str]) -> str:
     """Write the final value of each named line."""
     return "; ".join(
-        f"{one.label} ends at {written(one.points[-1][1])}"
+        f"{one.label} ends at {write(one.points[-1][1])}"
         for one in series
         if one.label is not None and one.points
     )

@@ -1,32 +1,60 @@
-"""Classes: confusion matrices, and the class similarity learned by the teacher."""
+"""Classes and samples: confusion matrices, class similarity, and teacher–student disagreements."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from limbeck.display import format as fmt
 from limbeck.display.blocks import Panel
 from limbeck.display.matrix import busiest, largest, matrix, needed_width
 from limbeck.display.svg import WIDTH, finite
+from limbeck.report.panels import compared
 from limbeck.report.result import Disagreement, Link, Role, RunResult
 from limbeck.report.verdict import first
 
 _LIMIT = 25
-_FAINT = 5.0
+_LEAST_SCALE = 5.0  # a single error does not get the darkest shade
 
 
 def confusion(result: RunResult) -> list[Panel]:
     """Draw the confusion matrices of the teacher and the exported student over the same classes."""
-    taught, shipped = result.teacher, result.shipped
-    both = [shipped] if taught is None or taught is shipped else [taught, shipped]
-    links = [link for link in both if _confusion(link)]
+    links = [link for link in compared(result) if _confusion(link)]
     if not links:
         return []
     classes = busiest(_confusion(links[-1]), _LIMIT)
-    # One scale for both, on which a single error does not get the darkest shade.
-    most = max(_FAINT, *(largest(_confusion(link)) for link in links))
-    return [_confused(link, classes, most, result) for link in links]
+    most = max(_LEAST_SCALE, *(largest(_confusion(link)) for link in links))
+    return [_confusion_matrix(link, classes, most, result) for link in links]
+
+
+def _confusion(link: Link) -> Sequence[Sequence[int]]:
+    measured = first(link)
+    return measured.confusion if measured else ()
+
+
+def _confusion_matrix(link: Link, classes: Sequence[int], most: float, result: RunResult) -> Panel:
+    values = _confusion(link)
+    errors = sum(v for i, row in enumerate(values) for j, v in enumerate(row) if i != j)
+    total = sum(map(sum, values))
+    seed = f" of seed {result.seeds[0]}" if len(result.seeds) > 1 else ""
+    title = f"Confusion matrix: {link.label}"
+    summary = f"{fmt.integer(errors)} of {fmt.integer(total)} test samples are misclassified."
+    return _class_matrix(
+        result,
+        values,
+        classes,
+        link.role,
+        title=title,
+        caption=f"{summary} Counts from the exported file{seed}; correct predictions are outlined, "
+        "errors shaded.",
+        description=summary,
+        written=lambda value: f"{value:.0f}" if value else "",
+        tip=lambda truth, other, value: f"true {truth}, predicted {other}: {value}",
+        most=most,
+        columns="predicted class",
+    )
 
 
 def similarity(result: RunResult) -> Panel | None:
@@ -34,32 +62,68 @@ def similarity(result: RunResult) -> Panel | None:
     values = result.class_similarity
     if not values:
         return None
-    classes = busiest(values, _LIMIT)
-    names = _names(result, len(values))
-    title = "Which classes the teacher finds alike"
-    labels = [names[i] for i in classes]
-    return Panel(
-        title,
-        "Mean probability in per cent that the teacher gives to each class, by true class, on the "
-        f"validation split at "
-        f"temperature {result.similarity_temperature:g}; the shades are relative to the largest "
-        f"off the diagonal.{_left_out(classes, len(values))}",
-        matrix(
-            [[values[i][j] for j in classes] for i in classes],
-            labels,
-            "teacher",
-            written=_per_cent,
-            tip=lambda i, j: (
-                f"{labels[i]} looks like {labels[j]}: {fmt.percent(values[classes[i]][classes[j]])}"
-            ),
-            most=largest(values),
-            rows="true class",
-            columns="probability given to",
-            title=title,
-            description="; ".join(f"{p.truth} looks like {p.other}" for p in closest(result)),
-        ),
-        least_width=_least_width(labels),
+    return _class_matrix(
+        result,
+        values,
+        busiest(values, _LIMIT),
+        "teacher",
+        title="Mean teacher probabilities by true class",
+        caption="Mean predicted probability in per cent, on the validation split at temperature "
+        f"{result.similarity_temperature:g}; shades are relative to the largest off the diagonal.",
+        description="; ".join(f"{p.truth} to {p.other}" for p in similar_classes(result)),
+        written=_cell_percent,
+        tip=lambda truth, other, value: f"true {truth}, {other}: {fmt.percent(value)}",
+        most=largest(values),
+        columns="mean probability of",
     )
+
+
+def _class_matrix(
+    result: RunResult,
+    values: Sequence[Sequence[float]],
+    classes: Sequence[int],
+    role: Role,
+    *,
+    title: str,
+    caption: str,
+    description: str,
+    written: Callable[[float], str],
+    tip: Callable[[str, str, float], str],
+    most: float,
+    columns: str,
+) -> Panel:
+    """Draw the chosen classes of a matrix, with a note if others were left out."""
+    names = _names(result, len(values))
+    labels = [names[i] for i in classes]
+    if len(classes) < len(values):
+        shown = f"{len(classes)} of {len(values)} classes"
+        caption += f" Shown are the {shown} with the largest off-diagonal sums."
+    chart: Markup = matrix(
+        [[values[i][j] for j in classes] for i in classes],
+        labels,
+        role,
+        written=written,
+        tip=lambda i, j: tip(labels[i], labels[j], values[classes[i]][classes[j]]),
+        most=most,
+        rows="true class",
+        columns=columns,
+        title=title,
+        description=description,
+    )
+    width = needed_width(labels)
+    return Panel(title, caption, chart, least_width=width if width > WIDTH else None)
+
+
+def _names(result: RunResult, count: int) -> list[str]:
+    """Return the class names; numbers if there are not as many names as classes."""
+    classes = result.data.classes
+    return list(classes) if len(classes) == count else [str(index) for index in range(count)]
+
+
+def _cell_percent(share: float) -> str:
+    """Write a percentage that fits into a cell; empty if it would round to zero."""
+    value = share * 100
+    return "" if not value >= 0.05 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +135,7 @@ class Pair:
     share: float
 
 
-def closest(result: RunResult, count: int = 6) -> list[Pair]:
+def similar_classes(result: RunResult, count: int = 6) -> list[Pair]:
     """Return the pairs of classes of highest teacher similarity, in descending order."""
     values = result.class_similarity or ()
     names = _names(result, len(values))
@@ -80,74 +144,14 @@ def closest(result: RunResult, count: int = 6) -> list[Pair]:
     return [Pair(names[i], names[j], share) for share, i, j in pairs[:count]]
 
 
-def _confused(link: Link, classes: Sequence[int], most: float, result: RunResult) -> Panel:
-    values = _confusion(link)
-    names = _names(result, len(values))
-    labels = [names[i] for i in classes]
-    wrong = sum(v for i, row in enumerate(values) for j, v in enumerate(row) if i != j)
-    total = sum(map(sum, values))
-    seed = f" of seed {result.seeds[0]}" if len(result.seeds) > 1 else ""
-    title = f"Confusion: {link.label}"
-    said = f"{fmt.integer(wrong)} of {fmt.integer(total)} test samples answered wrongly."
-    return Panel(
-        title,
-        f"{said} Counts from the exported file{seed}; right answers are outlined, errors shaded."
-        f"{_left_out(classes, len(values))}",
-        matrix(
-            [[values[i][j] for j in classes] for i in classes],
-            labels,
-            link.role,
-            written=lambda value: f"{value:.0f}" if value else "",
-            tip=lambda i, j: (
-                f"true {labels[i]}, answered {labels[j]}: {values[classes[i]][classes[j]]}"
-            ),
-            most=most,
-            rows="true class",
-            columns="answer",
-            title=title,
-            description=said,
-        ),
-        least_width=_least_width(labels),
-    )
-
-
-def _confusion(link: Link) -> Sequence[Sequence[int]]:
-    measured = first(link)
-    return measured.confusion if measured else ()
-
-
-def _names(result: RunResult, count: int) -> list[str]:
-    """Return the class names; numbers if there are not as many names as classes."""
-    classes = result.data.classes
-    return list(classes) if len(classes) == count else [str(index) for index in range(count)]
-
-
-def _per_cent(share: float) -> str:
-    """Write a percentage that fits into a cell; empty if it would round to zero."""
-    value = share * 100
-    return "" if not value >= 0.05 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
-
-
-def _left_out(classes: Sequence[int], count: int) -> str:
-    """Write a note if not all classes are drawn."""
-    if len(classes) == count:
-        return ""
-    return f" Drawn are the {len(classes)} of {count} classes with most off the diagonal."
-
-
-def _least_width(labels: Sequence[str]) -> float | None:
-    width = needed_width(labels)
-    return width if width > WIDTH else None
-
-
 @dataclass(frozen=True)
-class Reply:
+class Prediction:
     """A model's prediction: its class, its confidence, and whether it is correct."""
 
     role: Role
     name: str
     share: float
-    right: bool
+    correct: bool
 
 
 @dataclass(frozen=True)
@@ -156,9 +160,9 @@ class Sample:
 
     index: int
     truth: str
-    picture: str | None
+    image: str | None
     text: str | None
-    replies: tuple[Reply, ...]
+    predictions: tuple[Prediction, ...]
 
 
 def samples(result: RunResult) -> list[Sample]:
@@ -167,18 +171,20 @@ def samples(result: RunResult) -> list[Sample]:
 
 
 def _sample(one: Disagreement, classes: Sequence[str]) -> Sample:
-    replies = (
-        _reply("teacher", one.teacher, one.label, classes),
-        _reply("student", one.student, one.label, classes),
+    predictions = (
+        _prediction("teacher", one.teacher, one.label, classes),
+        _prediction("student", one.student, one.label, classes),
     )
-    return Sample(one.index, _name(one.label, classes), one.picture, one.text, replies)
+    return Sample(one.index, _name(one.label, classes), one.picture, one.text, predictions)
 
 
-def _reply(role: Role, shares: Sequence[float], label: int, classes: Sequence[str]) -> Reply:
+def _prediction(
+    role: Role, shares: Sequence[float], label: int, classes: Sequence[str]
+) -> Prediction:
     """Return the class with the largest share; a share that is not finite counts as 0."""
     known = [share if finite([share]) else 0.0 for share in shares] or [0.0]
     top = max(range(len(known)), key=known.__getitem__)
-    return Reply(role, _name(top, classes), known[top], top == label)
+    return Prediction(role, _name(top, classes), known[top], top == label)
 
 
 def _name(index: int, classes: Sequence[str]) -> str:

@@ -27,70 +27,67 @@ SIGNS: dict[Verdict, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the verdict table, as written; `place` is the anchor of how it was measured."""
+    """A row of the verdict table, as written; `anchor` is that of its method's description."""
 
-    place: str
+    anchor: str
     name: str
     verdict: Verdict
-    sign: str
-    word: str
     student: str
     teacher: str
     difference: str
-    how: str
+    method: str
+
+    @property
+    def sign(self) -> str:
+        """Return the sign of the verdict."""
+        return SIGNS[self.verdict][0]
+
+    @property
+    def word(self) -> str:
+        """Return the verdict as written."""
+        return SIGNS[self.verdict][1]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter with its anchor on the page, its table rows and its notes."""
+    """A section of an evaluation: its anchor, its content, its verdicts and its notes."""
 
     id: str
-    chapter: SectionContent
+    content: SectionContent
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
 
 
 def sections(result: RunResult) -> list[Section]:
     """Return the sections of all evaluations of a run, in their order."""
-    if result.evaluation is None:
-        return []
-    return [_section(one, result) for one in result.evaluation.results]
+    results = result.evaluation.results if result.evaluation else ()
+    return [_section(one) for one in results]
 
 
-def _section(one: EvaluationResult, result: RunResult) -> Section:
-    place = f"on-{one.evaluation}"
-    return Section(
-        id=place,
-        chapter=SECTIONS.load(one.evaluation)(one.result),
-        lines=tuple(
-            _line(finding, f"{place}-{number}") for number, finding in enumerate(one.comparisons)
-        ),
-        notes=one.notes,
-    )
+def _section(one: EvaluationResult) -> Section:
+    anchor = f"on-{one.evaluation}"
+    lines = [_line(metric, f"{anchor}-{index}") for index, metric in enumerate(one.comparisons)]
+    content = SECTIONS.load(one.evaluation)(one.result)
+    return Section(anchor, content, tuple(lines), one.notes)
 
 
-def _line(finding: MetricComparison, place: str) -> Line:
-    sign, word = SIGNS[finding.verdict]
-    gap = finding.difference
+def _line(metric: MetricComparison, anchor: str) -> Line:
+    difference = metric.difference
     return Line(
-        place=place,
-        name=finding.name,
-        verdict=finding.verdict,
-        sign=sign,
-        word=word,
-        student=estimated(finding.student, finding.unit),
-        teacher=estimated(finding.teacher, finding.unit),
-        difference=fmt.MISSING if gap is None else _difference(gap, finding.unit),
-        how=finding.method,
+        anchor=anchor,
+        name=metric.name,
+        verdict=metric.verdict,
+        student=estimated(metric.student, metric.unit),
+        teacher=estimated(metric.teacher, metric.unit),
+        difference=fmt.MISSING if difference is None else _difference(difference, metric.unit),
+        method=metric.method,
     )
 
 
-def _difference(gap: Estimate, unit: Unit) -> str:
+def _difference(difference: Estimate, unit: Unit) -> str:
+    value, interval = difference.value, difference.interval
     if unit == "share":
-        ends = fmt.points_interval(gap.interval) if gap.interval else ""
-        between = f" ({ends.removesuffix(' points')})" if ends else ""
-        return fmt.points(gap.value) + between
-    if gap.interval is None:
-        return signed(gap.value, unit)
-    ends = f"{signed(gap.interval.low, unit)} to {signed(gap.interval.high, unit)}"
-    return f"{signed(gap.value, unit)} ({ends})"
+        return fmt.points_estimate(value, interval)
+    if interval is None:
+        return signed(value, unit)
+    return f"{signed(value, unit)} ({signed(interval.low, unit)} to {signed(interval.high, unit)})"

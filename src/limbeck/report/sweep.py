@@ -14,7 +14,7 @@ from limbeck.display.blocks import Panel, percent_tick
 from limbeck.display.pareto import Point, pareto
 from limbeck.evaluate.metrics import Accuracy
 from limbeck.report import verdict
-from limbeck.report.page import budget_line
+from limbeck.report.page import budget_line, environment_facts
 from limbeck.report.result import BudgetCheck, Environment
 from limbeck.report.template import render
 
@@ -140,7 +140,7 @@ class _Shown:
     """The title and the format of a cost; the budget line that limits it, and that line's unit."""
 
     title: str
-    written: Callable[[Any], str]
+    write: Callable[[float], str]
     limit: str
     unit: float = 1.0
 
@@ -178,11 +178,16 @@ def render_sweep(result: SweepResult) -> str:
         numbers=numbers(result),
         budget=[budget_line(check) for check in result.chosen.checks] if result.chosen else [],
         panels=[_panel(result, view) for view in result.views],
-        head=head(result),
+        head=_head(result),
         rows=rows(result),
         failed=[trial for trial in result.trials if trial.state == "failed"],
         space=list(result.space.items()),
-        environment=_environment(result),
+        environment=environment_facts(
+            result.environment,
+            ("Finished", fmt.timestamp(result.environment.started)),
+            ("Total duration of trials", fmt.duration(result.environment.seconds)),
+            ("Sampler", result.sampler),
+        ),
     )
 
 
@@ -191,21 +196,19 @@ def sentence(result: SweepResult) -> str:
     chosen = result.chosen
     if chosen is None:
         front, done = len(result.front), fmt.plural(len(result.done), "trial")
-        if front == 1:
-            return f"One of {done} is worth its cost: it beats or matches every other."
-        return f"{front} of {done} are worth their cost: no other beats them in all."
+        return f"{front} of {done} {'is' if front == 1 else 'are'} on the Pareto front."
     if chosen.fits:
-        written = _in_short(result.trial(chosen.number), result.costs)
+        written = _summary(result.trial(chosen.number), result.costs)
         return f"Trial {chosen.number} is the most accurate that fits the budget: {written}."
-    misses = fmt.listing([_missed(check) for check in chosen.checks if not check.met])
-    return f"No trial fits the budget; trial {chosen.number} comes nearest, and misses {misses}."
+    missed = fmt.listing([_excess(check) for check in chosen.checks if not check.met])
+    return f"No trial fits the budget; trial {chosen.number} comes nearest, and misses {missed}."
 
 
 def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
     """Return the headline figures of the trial that the budget selects, else the knee or best."""
-    trial, why = _looked_at(result)
+    trial, selection = _headline_trial(result)
     figures = _figures(trial)
-    details = [f"trial {trial.number}, {why}", "on the validation samples"]
+    details = [f"trial {trial.number}, {selection}", "on the validation samples"]
     if result.chosen is not None and result.chosen.test is not None:
         test = result.chosen.test
         interval = fmt.percent_interval(test.interval)
@@ -216,17 +219,12 @@ def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
     shown = list(dict.fromkeys([*result.costs, *ALWAYS]))[:4]
     return (
         verdict.Number("Accuracy", fmt.percent(figures.accuracy), tuple(details)),
-        *(
-            verdict.Number(
-                SHOWN_COSTS[c].title.capitalize(), SHOWN_COSTS[c].written(getattr(figures, c))
-            )
-            for c in shown
-        ),
-        verdict.Number("Trials", str(len(result.trials)), (counts(result),)),
+        *(verdict.Number(SHOWN_COSTS[c].title.capitalize(), _cost(figures, c)) for c in shown),
+        verdict.Number("Trials", str(len(result.trials)), (_counts(result),)),
     )
 
 
-def counts(result: SweepResult) -> str:
+def _counts(result: SweepResult) -> str:
     """Write the number of trials per outcome."""
     states = [trial.state for trial in result.trials]
     counted = {
@@ -238,7 +236,7 @@ def counts(result: SweepResult) -> str:
     return fmt.listing([f"{count} {name}" for name, count in counted.items() if count])
 
 
-def head(result: SweepResult) -> list[str]:
+def _head(result: SweepResult) -> list[str]:
     """Return the columns of the table of trials, after the number."""
     costs = (SHOWN_COSTS[cost].title for cost in _columns(result))
     return ["accuracy", *costs, *result.space]
@@ -246,13 +244,12 @@ def head(result: SweepResult) -> list[str]:
 
 def rows(result: SweepResult) -> list[Row]:
     """Return the trials: the front by ascending cost, the others by accuracy, then the rest."""
-    dearness = result.costs[0]
 
     def rank(trial: Trial) -> tuple[float, ...]:
         if trial.figures is None:
             return 2.0, float(trial.state == "running"), trial.number
         if trial.front:
-            return 0.0, getattr(trial.figures, dearness), trial.number
+            return 0.0, getattr(trial.figures, result.costs[0]), trial.number
         return 1.0, -trial.figures.accuracy, trial.number
 
     return [_row(result, trial) for trial in sorted(result.trials, key=rank)]
@@ -263,14 +260,14 @@ def standing(result: SweepResult, trial: Trial) -> str:
     if trial.state != "done":
         return "not done yet" if trial.state == "running" else "failed"
     knees = [SHOWN_COSTS[view.cost].title for view in result.views if view.knee == trial.number]
-    said = [f"knee for {fmt.listing(knees)}"] if knees else []
+    parts = [f"knee for {fmt.listing(knees)}"] if knees else []
     if result.chosen is not None and result.chosen.number == trial.number:
-        said.insert(0, "chosen" if result.chosen.fits else "nearest to the budget")
+        parts.insert(0, "chosen" if result.chosen.fits else "nearest to the budget")
     if not trial.front:
-        said.append("dominated")
+        parts.append("dominated")
     elif not knees:
-        said.append("front")
-    return ", ".join(said)
+        parts.append("front")
+    return ", ".join(parts)
 
 
 def plain(value: Any) -> str:
@@ -285,12 +282,15 @@ def plain(value: Any) -> str:
 
 def _row(result: SweepResult, trial: Trial) -> Row:
     settings = (plain(trial.settings[path]) for path in result.space)
-    found = trial.figures
-    figures: Iterable[str] = [fmt.MISSING] * (1 + len(_columns(result)))
-    if found is not None:
-        costs = (SHOWN_COSTS[cost].written(getattr(found, cost)) for cost in _columns(result))
-        figures = (fmt.percent(found.accuracy), *costs)
+    figures = [fmt.MISSING] * (1 + len(_columns(result)))
+    if trial.figures is not None:
+        costs = [_cost(trial.figures, cost) for cost in _columns(result)]
+        figures = [fmt.percent(trial.figures.accuracy), *costs]
     return Row(trial.number, _kind(result, trial), standing(result, trial), (*figures, *settings))
+
+
+def _cost(figures: Figures, cost: Cost) -> str:
+    return SHOWN_COSTS[cost].write(getattr(figures, cost))
 
 
 def _kind(result: SweepResult, trial: Trial) -> str:
@@ -306,21 +306,21 @@ def _columns(result: SweepResult) -> list[Cost]:
 def _panel(result: SweepResult, view: View) -> Panel:
     shown = SHOWN_COSTS[view.cost]
     title = f"Accuracy against {shown.title}"
-    best = [_in_short(result.trial(number), (view.cost,)) for number in view.front]
-    bend = "" if view.knee is None else f" Its knee is trial {view.knee}."
+    front = [_summary(result.trial(number), (view.cost,)) for number in view.front]
+    knee = "no knee" if view.knee is None else f"the knee at trial {view.knee}"
     checks = result.chosen.checks if result.chosen else ()
     limit = next((c.allowed * shown.unit for c in checks if c.name == shown.limit), None)
     return Panel(
         title,
-        "Accuracy on the validation samples; the cost on a logarithmic scale. The line is the best "
-        f"accuracy to be had for so much.{bend or ' It has no knee.'}",
+        "Accuracy on the validation samples; the cost on a logarithmic scale. The line is the "
+        f"Pareto front, with {knee}.",
         pareto(
             [_point(result, trial, view) for trial in result.done],
-            across=lambda value: fmt.trim(shown.written(value)),
+            across=lambda value: fmt.trim(shown.write(value)),
             up=percent_tick,
             name=shown.title,
             title=title,
-            description=f"The front: {'; '.join(best)}.{bend}",
+            description=f"The front: {'; '.join(front)}; with {knee}.",
             limit=limit,
         ),
     )
@@ -328,33 +328,34 @@ def _panel(result: SweepResult, view: View) -> Panel:
 
 def _point(result: SweepResult, trial: Trial, view: View) -> Point:
     figures, chosen = _figures(trial), result.chosen
-    picked = chosen is not None and chosen.fits and chosen.number == trial.number
-    bend = view.knee == trial.number
-    words = [*(["chosen"] if picked else []), *(["knee"] if bend else [])]
+    is_chosen = chosen is not None and chosen.fits and chosen.number == trial.number
+    is_knee = view.knee == trial.number
+    words = [*(["chosen"] if is_chosen else []), *(["knee"] if is_knee else [])]
     settings = ", ".join(f"{path} {plain(value)}" for path, value in trial.settings.items())
-    written = _in_short(trial, (view.cost,))
+    summary = _summary(trial, (view.cost,))
     return Point(
         cost=getattr(figures, view.cost),
         quality=figures.accuracy,
-        tip=f"trial {trial.number}: {written}; {settings} ({standing(result, trial)})",
+        tip=f"trial {trial.number}: {summary}; {settings} ({standing(result, trial)})",
         front=trial.front,
         line=trial.number in view.front,
-        knee=bend,
-        chosen=picked,
+        knee=is_knee,
+        chosen=is_chosen,
         name=f"{', '.join(words)} {trial.number}" if words else "",
     )
 
 
-def _in_short(trial: Trial, costs: Iterable[Cost]) -> str:
+def _summary(trial: Trial, costs: Iterable[Cost]) -> str:
     figures = _figures(trial)
-    paid = [SHOWN_COSTS[cost].written(getattr(figures, cost)) for cost in costs]
-    return f"{fmt.percent(figures.accuracy)} at {fmt.listing(paid)}"
+    written = fmt.listing([_cost(figures, cost) for cost in costs])
+    return f"{fmt.percent(figures.accuracy)} at {written}"
 
 
-def _looked_at(result: SweepResult) -> tuple[Trial, str]:
+def _headline_trial(result: SweepResult) -> tuple[Trial, str]:
     if result.chosen is not None:
-        why = "chosen by the budget" if result.chosen.fits else "the nearest to the budget"
-        return result.trial(result.chosen.number), why
+        fits = result.chosen.fits
+        selection = "chosen by the budget" if fits else "the nearest to the budget"
+        return result.trial(result.chosen.number), selection
     for view in result.views:
         if view.knee is not None:
             return result.trial(view.knee), f"the knee for {SHOWN_COSTS[view.cost].title}"
@@ -362,7 +363,7 @@ def _looked_at(result: SweepResult) -> tuple[Trial, str]:
     return best, "the most accurate"
 
 
-def _missed(check: BudgetCheck) -> str:
+def _excess(check: BudgetCheck) -> str:
     excess = abs(check.measured - check.allowed)
     if check.name == "accuracy":
         return f"accuracy by {fmt.points(excess).removeprefix('+')}"
@@ -375,20 +376,6 @@ def _figures(trial: Trial) -> Figures:
     return trial.figures
 
 
-def _environment(result: SweepResult) -> list[tuple[str, str]]:
-    made, machine = result.environment, result.environment.hardware
-    return [
-        ("Command", made.command),
-        ("Ended", fmt.timestamp(made.started)),
-        ("All trials together", fmt.duration(made.seconds)),
-        ("Chosen by", result.sampler),
-        ("Processor", f"{machine.processor}, {fmt.plural(machine.cores, 'core')}"),
-        ("System", machine.system),
-        ("Git commit", made.git_commit or "not in a git checkout"),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
-    ]
-
-
 def sweep_lines(result: SweepResult, *, page: str | PathLike[str]) -> list[str]:
     """Write a sweep as lines of plain text.
 
@@ -398,17 +385,17 @@ def sweep_lines(result: SweepResult, *, page: str | PathLike[str]) -> list[str]:
     """
     shown = [row for row in rows(result) if row.kind in {"front", "knee"}]
     table = [
-        ("trial", *head(result), "standing"),
+        ("trial", *_head(result), "standing"),
         *((str(row.number), *row.cells, row.standing) for row in shown),
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [sentence(result), "", "  On the front, from cheap to dear:"]
+    lines = [sentence(result), "", "  Pareto front, by ascending cost:"]
     for cells in table:
         padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"  {'  '.join(padded)}".rstrip())
     return [
         *lines,
         "",
-        f"  {fmt.plural(len(result.trials), 'trial')}: {counts(result)}",
+        f"  {fmt.plural(len(result.trials), 'trial')}: {_counts(result)}",
         f"  Page: {page}",
     ]

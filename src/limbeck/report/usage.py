@@ -17,33 +17,17 @@ with open("preprocess.json") as file:
 session = onnxruntime.InferenceSession("model.onnx")
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 
-picture = ImageOps.exif_transpose(Image.open("picture.png")).convert(prepare["mode"])
+loaded = ImageOps.exif_transpose(Image.open("image.png")).convert(prepare["mode"])
 height, width = prepare["size"]
-if picture.size != (width, height):
-    picture = picture.resize((width, height), Image.Resampling[prepare["resample"].upper()])
-pixels = np.asarray(picture, dtype=np.float32).reshape(height, width, prepare["channels"])
+if loaded.size != (width, height):
+    loaded = loaded.resize((width, height), Image.Resampling[prepare["resample"].upper()])
+pixels = np.asarray(loaded, dtype=np.float32).reshape(height, width, prepare["channels"])
 pixels = pixels / np.float32(255)  # a file has 256 levels
 pixels = (pixels - np.float32(prepare["mean"])) / np.float32(prepare["std"])
 image = pixels.transpose(2, 0, 1)[None]
 
 (logits,) = session.run(["logits"], {session.get_inputs()[0].name: image})
 print("class", classes[int(logits[0].argmax())])
-```
-"""
-_IMAGES_TORCH = """
-**From the weights**, in float as they were before any quantisation, with torch and safetensors:
-
-```python
-import torch
-from safetensors.torch import load_model
-
-from architecture import build
-
-model = build()
-load_model(model, "model.safetensors")
-model.eval()
-with torch.no_grad():
-    logits = model(torch.from_numpy(image))  # `image` as above
 ```
 """
 _TEXTS = """
@@ -68,22 +52,6 @@ inputs = {
 
 (logits,) = session.run(["logits"], inputs)
 print("classes", [classes[number] for number in logits.argmax(axis=-1)])
-```
-"""
-_TEXTS_TORCH = """
-**From the weights**, in float as they were before any quantisation, with torch and safetensors:
-
-```python
-import torch
-from safetensors.torch import load_model
-
-from architecture import build
-
-model = build()
-load_model(model, "model.safetensors")
-model.eval()
-with torch.no_grad():
-    outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})  # as above
 ```
 """
 _TABLES = """
@@ -123,18 +91,39 @@ features = np.array([features], dtype=np.float32)
 print("class", classes[int(logits[0].argmax())])
 ```
 """
-_TABLES_TORCH = _IMAGES_TORCH.replace("(image))  # `image` as above", "(features))  # as above")
-_SNIPPETS = {"text": (_TEXTS, _TEXTS_TORCH), "tabular": (_TABLES, _TABLES_TORCH)}
+_TORCH = """
+**From the weights**, in float as they were before any quantisation, with torch and safetensors:
+
+```python
+import torch
+from safetensors.torch import load_model
+
+from architecture import build
+
+model = build()
+load_model(model, "model.safetensors")
+model.eval()
+with torch.no_grad():
+    {call}
+```
+"""
+_CALLS = {
+    "image": "logits = model(torch.from_numpy(image))  # `image` as above",
+    "text": "outputs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})"
+    "  # as above",
+    "tabular": "logits = model(torch.from_numpy(features))  # as above",
+}
 
 
 def usage(task: str) -> str:
-    """Return the two snippets of a task, as Markdown.
+    """Return the two snippets of a task, as Markdown: from the ONNX file, and from the weights.
 
     Example:
         >>> "tokenizer.json" in usage("text_classification")
         True
     """
-    return "\n\n".join(part.strip() for part in _parts(task))
+    onnx = {"text": _TEXTS, "tabular": _TABLES}.get(task.split("_")[0], _IMAGES)
+    return f"{onnx.strip()}\n\n{_from_weights(task).strip()}"
 
 
 def loading_code(task: str) -> str:
@@ -147,8 +136,8 @@ def loading_code(task: str) -> str:
         >>> "load_model" in loading_code("image_classification")
         True
     """
-    return _parts(task)[1].split("```python\n")[1].split("```")[0]
+    return _from_weights(task).split("```python\n")[1].split("```")[0]
 
 
-def _parts(task: str) -> tuple[str, str]:
-    return _SNIPPETS.get(task.split("_")[0], (_IMAGES, _IMAGES_TORCH))
+def _from_weights(task: str) -> str:
+    return _TORCH.replace("{call}", _CALLS.get(task.split("_")[0], _CALLS["image"]))

@@ -8,6 +8,7 @@ from os import PathLike
 
 from limbeck.core.measurement import Interval
 from limbeck.display import format as fmt
+from limbeck.evaluate.comparison import Verdict
 from limbeck.evaluate.costs import Latency, latency_ratio
 from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.intervals import Summary, summarize
@@ -21,16 +22,8 @@ def first(link: Link | None) -> Measured | None:
 
 def one_thread(measured: Measured | None) -> Latency | None:
     """Return the latency at one thread, or `None` if it was not measured."""
-    timed = measured.cost.latency if measured else ()
-    return next((latency for latency in timed if latency.threads == 1), None)
-
-
-def all_threads(measured: Measured | None) -> Latency | None:
-    """Return the latency at the most threads above one, or `None` if it was not measured."""
-    timed = [
-        latency for latency in (measured.cost.latency if measured else ()) if latency.threads > 1
-    ]
-    return max(timed, key=lambda latency: latency.threads, default=None)
+    latencies = measured.cost.latency if measured else ()
+    return next((latency for latency in latencies if latency.threads == 1), None)
 
 
 def p50(measured: Measured | None) -> float | None:
@@ -39,16 +32,16 @@ def p50(measured: Measured | None) -> float | None:
     return latency.p50 if latency else None
 
 
-def quotient(above: float | None, below: float | None) -> float | None:
+def quotient(numerator: float | None, denominator: float | None) -> float | None:
     """Compute a quotient; `None` where a part is missing or the divisor is zero.
 
     Example:
         >>> quotient(6, 3), quotient(6, None), quotient(6, 0)
         (2.0, None, None)
     """
-    if above is None or not below:
+    if numerator is None or not denominator:
         return None
-    value = above / below
+    value = numerator / denominator
     return value if math.isfinite(value) else None
 
 
@@ -63,17 +56,6 @@ def _at_chance(measured: Measured | None, mean: float, majority: float | None) -
     if measured is None or majority is None:
         return False
     return mean <= majority or measured.accuracy.interval.low <= majority
-
-
-def _above(mean: float, teacher: Summary | None, majority: float | None) -> float | None:
-    """Compute the student / teacher ratio of the accuracies above the majority-class baseline."""
-    if teacher is None or majority is None or teacher.mean <= majority:
-        return None
-    return max(0.0, mean - majority) / (teacher.mean - majority)
-
-
-def _range(above: Latency | None, below: Latency | None) -> tuple[float, float] | None:
-    return latency_ratio(above, below) if above and below else None
 
 
 @dataclass(frozen=True)
@@ -108,17 +90,21 @@ class Figures:
     retained_above_majority: float | None
     student_at_chance: bool
     teacher_at_chance: bool
-    missed: tuple[str, ...]
 
 
 def figures(result: RunResult) -> Figures:
     """Compute the verdict's figures from a result."""
-    shipped, taught = first(result.shipped), first(result.teacher)
-    size, teacher_size = (m.cost.size_bytes if m else None for m in (shipped, taught))
-    parameters, teacher_parameters = (m.cost.parameters if m else None for m in (shipped, taught))
+    shipped, teacher = first(result.shipped), first(result.teacher)
+    size, teacher_size = (m.cost.size_bytes if m else None for m in (shipped, teacher))
+    parameters, teacher_parameters = (m.cost.parameters if m else None for m in (shipped, teacher))
+    latency, teacher_latency = one_thread(shipped), one_thread(teacher)
     accuracy = result.shipped.accuracy
     teacher_accuracy = result.teacher.accuracy if result.teacher else None
     majority = majority_share(shipped)
+    above_majority = None
+    if teacher_accuracy and majority is not None and teacher_accuracy.mean > majority:
+        excess = max(0.0, accuracy.mean - majority)
+        above_majority = excess / (teacher_accuracy.mean - majority)
     return Figures(
         size=size,
         parameters=parameters,
@@ -129,20 +115,21 @@ def figures(result: RunResult) -> Figures:
         test_samples=shipped.accuracy.total if shipped else None,
         teacher_size=teacher_size,
         teacher_parameters=teacher_parameters,
-        teacher_latency=p50(taught),
+        teacher_latency=p50(teacher),
         teacher_accuracy=teacher_accuracy,
         compression=quotient(teacher_size, size),
         fewer_parameters=quotient(teacher_parameters, parameters),
-        speedup=quotient(p50(taught), p50(shipped)),
-        speedup_range=_range(one_thread(taught), one_thread(shipped)),
-        latency_spread=one_thread(shipped),
+        speedup=quotient(p50(teacher), p50(shipped)),
+        speedup_range=latency_ratio(teacher_latency, latency)
+        if teacher_latency and latency
+        else None,
+        latency_spread=latency,
         majority=majority,
-        retained_above_majority=_above(accuracy.mean, teacher_accuracy, majority),
+        retained_above_majority=above_majority,
         student_at_chance=_at_chance(shipped, accuracy.mean, majority),
         teacher_at_chance=teacher_accuracy is not None
-        and _at_chance(taught, teacher_accuracy.mean, majority),
+        and _at_chance(teacher, teacher_accuracy.mean, majority),
         retained=quotient(accuracy.mean, teacher_accuracy.mean if teacher_accuracy else None),
-        missed=tuple(check.name for check in result.budget if not check.met),
     )
 
 
@@ -182,7 +169,7 @@ def budget_name(check: BudgetCheck) -> str:
 
 
 def amount(value: float, check: BudgetCheck) -> str:
-    """Write one side of a budget line in its own unit; shares have none and are written as such.
+    """Write the measured or the allowed value of a budget line in its unit; shares have none.
 
     Example:
         >>> check = BudgetCheck(name="accuracy_drop", allowed=0, measured=0.02, unit="", met=False)
@@ -198,17 +185,17 @@ def amount(value: float, check: BudgetCheck) -> str:
     return f"{fmt.trim(fmt.number(value))} {check.unit}".rstrip()
 
 
-def asked(check: BudgetCheck) -> str:
+def requirement(check: BudgetCheck) -> str:
     """Write the requirement of a budget line.
 
     Example:
-        >>> asked(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
+        >>> requirement(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
         'of 40 kB allowed'
-        >>> asked(BudgetCheck(name="accuracy", allowed=0.9, measured=0.95, unit="", met=True))
+        >>> requirement(BudgetCheck(name="accuracy", allowed=0.9, measured=1, unit="", met=True))
         'of at least 90.00 %'
     """
-    written = amount(check.allowed, check)
-    return f"of at least {written}" if check.name == "accuracy" else f"of {written} allowed"
+    allowed = amount(check.allowed, check)
+    return f"of at least {allowed}" if check.name == "accuracy" else f"of {allowed} allowed"
 
 
 def sentence(result: RunResult) -> str:
@@ -217,42 +204,40 @@ def sentence(result: RunResult) -> str:
     budget = _budget_clause(result)
     if found.compression is None and found.retained is None:
         size = f"takes {fmt.size(found.size)} and " if found.size else ""
-        share = fmt.percent(found.accuracy.mean, 1)
-        said = f"{size}answers {share} of the test samples correctly"
-        return f"The student {said}; the run had no teacher to compare it with{budget}."
-    smaller, doubt = _smaller(found), _doubt(found)
-    if doubt:
-        begun = f"The student {smaller}, but {doubt}" if smaller else doubt[:1].upper() + doubt[1:]
-        return f"{begun}{budget}."
-    kept = [part for part in (smaller, _kept(found)) if part]
-    return f"The student {' and '.join(kept)}{budget}."
+        accuracy = f"classifies {fmt.percent(found.accuracy.mean, 1)} of the test samples correctly"
+        return f"The student {size}{accuracy}; the run had no teacher to compare it with{budget}."
+    smaller, warning = _compared_size(found), _warning(found)
+    if warning:
+        warning = f"The student {smaller}, but {warning}" if smaller else warning
+        return f"{warning[:1].upper()}{warning[1:]}{budget}."
+    clauses = [clause for clause in (smaller, _retained_clause(found)) if clause]
+    return f"The student {' and '.join(clauses)}{budget}."
 
 
 FAR_ABOVE = 0.05
 """The excess over the teacher's accuracy, as a share, above which it needs an explanation."""
 
 
-def _doubt(found: Figures) -> str:
+def _warning(found: Figures) -> str:
     """Write why retained accuracy is meaningless here; empty where it is meaningful."""
     if found.retained is None or found.teacher_accuracy is None:
         return ""
-    constant = f"always answering the commonest class ({fmt.percent(found.majority, 1)})"
-    own, taught = (fmt.percent(one.mean, 1) for one in (found.accuracy, found.teacher_accuracy))
+    constant = f"always predicting the most frequent class ({fmt.percent(found.majority, 1)})"
+    student, teacher = (fmt.percent(s.mean, 1) for s in (found.accuracy, found.teacher_accuracy))
     if found.teacher_at_chance:
-        return f"its teacher, with {taught} accuracy, is no better than {constant}"
+        return f"its teacher, with {teacher} accuracy, is no better than {constant}"
     if found.student_at_chance:
-        return f"with {own} accuracy it is no better than {constant}"
+        return f"with {student} accuracy it is no better than {constant}"
     if found.accuracy.mean - found.teacher_accuracy.mean > FAR_ABOVE:
         return (
-            f"it reaches {own} where its teacher reaches {taught}: a teacher that is wrong for "
-            "these data (order of the labels, preprocessing, training) or test rows that are among "
-            "the training rows would look like this"
+            f"it reaches {student} where its teacher reaches {teacher}; possible causes are a "
+            "teacher that does not fit these data (order of the labels, preprocessing, training) "
+            "and test rows among the training rows"
         )
     return ""
 
 
-def _smaller(found: Figures) -> str:
-    """Write the comparison of the sizes."""
+def _compared_size(found: Figures) -> str:
     if found.compression is None:
         return ""
     if found.compression < 1.05:
@@ -262,24 +247,23 @@ def _smaller(found: Figures) -> str:
     return f"is {written} times smaller than its teacher"
 
 
-def _kept(found: Figures) -> str:
-    """Write the share of the teacher's accuracy that is retained."""
+def _retained_clause(found: Figures) -> str:
     if found.retained is None:
         return ""
     share = fmt.percent(found.retained, 1)
     if found.retained < 1:
         return f"keeps {share} of its accuracy"
-    verb = "exceeds" if _proven(found) else "keeps all of"
+    verb = "exceeds" if _is_significantly_better(found) else "keeps all of"
     return f"{verb} its accuracy ({share} of it)"
 
 
-def _proven(found: Figures) -> bool:
-    """Return whether the student is better seed by seed, by more than chance."""
-    own, other = found.accuracy.values, found.teacher_accuracy
-    if other is None or len(own) != len(other.values):
+def _is_significantly_better(found: Figures) -> bool:
+    """Return whether the student is better than the teacher in pairs of the same seed."""
+    students, teacher = found.accuracy.values, found.teacher_accuracy
+    if teacher is None or len(students) != len(teacher.values):
         return False
-    pairs = zip(own, other.values, strict=True)
-    interval = summarize([student - teacher for student, teacher in pairs]).interval
+    pairs = zip(students, teacher.values, strict=True)
+    interval = summarize([after - before for after, before in pairs]).interval
     return interval is not None and interval.low > 0
 
 
@@ -300,34 +284,22 @@ def _budget_clause(result: RunResult) -> str:
 def numbers(result: RunResult) -> tuple[Number, ...]:
     """Return the headline figures of the verdict, in their order."""
     found = figures(result)
-    return (
-        _size(found),
-        _compression(found),
-        _accuracy(result, found),
-        _retained(found),
-        _latency(found),
-        _labels_alone(result),
-    )
-
-
-def _size(found: Figures) -> Number:
-    details = (f"teacher {fmt.size(found.teacher_size)}",) if found.teacher_size else ()
-    return Number("Size on disk", fmt.size(found.size), details)
-
-
-def _compression(found: Figures) -> Number:
+    teacher_size = (f"teacher {fmt.size(found.teacher_size)}",) if found.teacher_size else ()
     parameters = f"{fmt.integer(found.parameters)} parameters"
     if found.teacher_parameters:
         parameters += f", teacher {fmt.integer(found.teacher_parameters)}"
-    fewer = f"{fmt.ratio(found.fewer_parameters)} fewer" if found.fewer_parameters else ""
-    return Number(
-        "Compression",
-        fmt.ratio(found.compression),
-        tuple(part for part in (parameters, fewer) if part),
+    fewer = (f"{fmt.ratio(found.fewer_parameters)} fewer",) if found.fewer_parameters else ()
+    return (
+        Number("Size on disk", fmt.size(found.size), teacher_size),
+        Number("Compression", fmt.ratio(found.compression), (parameters, *fewer)),
+        _accuracy(found),
+        _retained(found),
+        _latency(found),
+        _distillation_gain(result),
     )
 
 
-def _accuracy(result: RunResult, found: Figures) -> Number:
+def _accuracy(found: Figures) -> Number:
     """Return the mean over seeds with Student's interval, and the exported file's with Wilson's."""
     seeds = len(found.accuracy.values)
     details = []
@@ -335,35 +307,31 @@ def _accuracy(result: RunResult, found: Figures) -> Number:
         interval = fmt.percent_interval(found.accuracy.interval)
         details.append(f"mean of {fmt.plural(seeds, 'seed')}, 95 % interval {interval}")
     if found.shipped_interval is not None and found.shipped_accuracy is not None:
-        shipped = fmt.percent(found.shipped_accuracy)
-        file = "the file that ships" if seeds > 1 else "95 % interval"
-        value = f" {shipped}, 95 % interval" if seeds > 1 else ""
+        shipped = f"exported file {fmt.percent(found.shipped_accuracy)}, " if seeds > 1 else ""
         interval = fmt.percent_interval(found.shipped_interval)
-        details.append(
-            f"{file}{value} {interval} on {fmt.integer(found.test_samples)} test samples"
-        )
+        samples = fmt.integer(found.test_samples)
+        details.append(f"{shipped}95 % interval {interval} on {samples} test samples")
     return Number("Accuracy", fmt.percent(found.accuracy.mean), tuple(details))
 
 
 def _retained(found: Figures) -> Number:
-    taught = found.teacher_accuracy
-    details = [f"of the teacher's {fmt.percent(taught.mean)}"] if taught else []
+    teacher = found.teacher_accuracy
+    details = [f"of the teacher's {fmt.percent(teacher.mean)}"] if teacher else []
     if found.retained_above_majority is not None:
         share = fmt.percent(found.retained_above_majority, 1)
-        details.append(
-            f"{share} of what it has above the commonest class ({fmt.percent(found.majority, 1)})"
-        )
+        majority = fmt.percent(found.majority, 1)
+        details.append(f"{share} of its margin over the majority-class baseline ({majority})")
     return Number("Retained accuracy", fmt.percent(found.retained, 1), tuple(details))
 
 
 def _latency(found: Figures) -> Number:
     details = ["median at batch 1, one thread"] if found.latency is not None else []
     if found.teacher_latency is not None:
-        faster = f", {fmt.ratio(found.speedup)} as fast" if found.speedup else ""
-        details.append(f"teacher {fmt.milliseconds(found.teacher_latency)}{faster}")
+        speedup = f", speedup {fmt.ratio(found.speedup)}" if found.speedup else ""
+        details.append(f"teacher {fmt.milliseconds(found.teacher_latency)}{speedup}")
     if found.speedup_range is not None:
         low, high = (fmt.ratio(end) for end in found.speedup_range)
-        details.append(f"{low} to {high} from block to block of the measurement")
+        details.append(f"speedup {low} to {high} between blocks of the measurement")
     spread = found.latency_spread
     if spread is not None and not spread.steady:
         times = fmt.ratio(spread.p90 / spread.p50)
@@ -371,9 +339,9 @@ def _latency(found: Figures) -> Number:
     return Number("Latency", fmt.milliseconds(found.latency), tuple(details))
 
 
-def _labels_alone(result: RunResult) -> Number:
+def _distillation_gain(result: RunResult) -> Number:
     if result.comparison is None:
-        return Number("Distillation gain", fmt.MISSING, ("no student was trained on labels alone",))
+        return Number("Distillation gain", fmt.MISSING, ("no label-only baseline was trained",))
     difference = result.comparison.difference
     if difference.interval is None:
         detail = "one seed: no interval is possible"
@@ -409,13 +377,12 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
 
 
 def _budget(result: RunResult, width: int) -> list[str]:
-    """Return one line per line of the budget, in words rather than colours."""
     if not result.budget:
         return [f"  {'Budget':<{width}}  none was set"]
     return [
         f"  {'Budget: ' + budget_name(check):<{width}}  "
         f"{'MISSED' if check.word == 'missed' else check.word}: "
-        f"{amount(check.measured, check)} {asked(check)}"
+        f"{amount(check.measured, check)} {requirement(check)}"
         for check in result.budget
     ]
 
@@ -428,17 +395,23 @@ def _unfinished(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-SIGNS = {"better": "+", "non-inferior": "=", "worse": "-", "inconclusive": "?", "no reference": " "}
+_SIGNS: dict[Verdict, str] = {
+    "better": "+",
+    "non-inferior": "=",
+    "worse": "-",
+    "inconclusive": "?",
+    "no reference": " ",
+}
 
 
-def finding_lines(found: Evaluation) -> list[str]:
+def comparison_lines(evaluation: Evaluation) -> list[str]:
     """Write the comparisons of an evaluation as lines of plain text, each with a sign."""
     lines: list[str] = []
-    for one in found.results:
+    for one in evaluation.results:
         lines += ["", one.evaluation]
-        lines += [f"  {SIGNS[finding.verdict]} {finding.summary}" for finding in one.comparisons]
+        lines += [f"  {_SIGNS[metric.verdict]} {metric.summary}" for metric in one.comparisons]
         lines += [f"    Note: {note}" for note in one.notes]
-    unfinished = _unfinished(found)
+    unfinished = _unfinished(evaluation)
     lines += ["", *unfinished] if unfinished else []
-    meaning = "+ better than the teacher   = kept   - worse   ? too few samples to tell"
-    return [*lines[1:], "", meaning]
+    legend = "+ better than the teacher   = non-inferior   - worse   ? inconclusive"
+    return [*lines[1:], "", legend]

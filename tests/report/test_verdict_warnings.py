@@ -1,4 +1,4 @@
-"""Verdicts that a reader should not believe are not written as praise."""
+"""Warnings in the verdict: majority-class accuracy, implausible gains, unsteady latency."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from limbeck.report.verdict import figures, verdict_lines
 
 
 def with_accuracy(link: Link, correct: int, rows: list[int]) -> Link:
-    """Return a link whose file answers `correct` of the samples, the classes as in `rows`."""
+    """Return a link with `correct` correct predictions over classes of the sizes in `rows`."""
     total = sum(rows)
     confusion = np.diag(rows)
     wrong = total - correct
@@ -53,37 +53,39 @@ def run_of(result: RunResult, teacher: int, student: int, rows: list[int]) -> Ru
     return result.model_copy(update={"chain": chain, "budget": ()})
 
 
-def test_a_student_at_the_share_of_the_commonest_class_keeps_nothing(digits: RunResult) -> None:
-    # 70 % of the rows are of one class, and the student answers 70 % of them.
+def test_a_student_at_majority_class_accuracy_retains_nothing(digits: RunResult) -> None:
+    # 70 % of the samples are of one class, and the student classifies 70 % correctly.
     result = run_of(digits, teacher=950, student=702, rows=[700, 200, 100])
-    said = verdict.sentence(result)
-    assert "keeps" not in said
-    assert "no better than always answering the commonest class (70.0 %)" in said
+    text = verdict.sentence(result)
+    assert "keeps" not in text
+    assert "no better than always predicting the most frequent class (70.0 %)" in text
     assert figures(result).retained_above_majority == pytest.approx(0.002 / 0.25)
 
 
-def test_a_student_well_above_it_keeps_what_it_keeps(digits: RunResult) -> None:
+def test_a_student_above_majority_class_accuracy_has_its_retained_accuracy(
+    digits: RunResult,
+) -> None:
     result = run_of(digits, teacher=950, student=930, rows=[700, 200, 100])
     assert "keeps 97.9 % of its accuracy" in verdict.sentence(result)
     text = "\n".join(verdict_lines(result))
-    assert "92.0 % of what it has above the commonest class (70.0 %)" in text
+    assert "92.0 % of its margin over the majority-class baseline (70.0 %)" in text
 
 
-def test_a_teacher_at_chance_is_named_and_not_its_student_praised(digits: RunResult) -> None:
+def test_a_teacher_at_chance_is_reported(digits: RunResult) -> None:
     result = run_of(digits, teacher=345, student=900, rows=[334, 333, 333])
-    said = verdict.sentence(result)
-    assert "its teacher, with 34.5 % accuracy, is no better than" in said
-    assert "exceeds" not in said
-    assert "keeps" not in said
+    text = verdict.sentence(result)
+    assert "its teacher, with 34.5 % accuracy, is no better than" in text
+    assert "exceeds" not in text
+    assert "keeps" not in text
 
 
 @pytest.mark.parametrize(("teacher", "student"), [(600, 990), (880, 985)])
-def test_a_student_far_above_its_teacher_calls_for_an_explanation(
+def test_a_student_far_above_its_teacher_has_possible_causes(
     digits: RunResult, teacher: int, student: int
 ) -> None:
-    said = verdict.sentence(run_of(digits, teacher, student, rows=[250] * 4))
-    assert "would look like this" in said
-    assert "keeps all" not in said
+    text = verdict.sentence(run_of(digits, teacher, student, rows=[250] * 4))
+    assert "possible causes" in text
+    assert "keeps all" not in text
 
 
 def steady(p50: float, blocks: tuple[float, ...] = (), **more: float) -> Latency:
@@ -98,7 +100,7 @@ def test_a_ratio_of_latencies_has_a_range_over_shared_blocks() -> None:
     assert latency_ratio(steady(4.0), student) is None
 
 
-def test_what_is_timed_in_turn_has_shared_blocks() -> None:
+def test_interleaved_measurements_have_shared_blocks() -> None:
     def sleep(seconds: float):
         return lambda: time.sleep(seconds)
 

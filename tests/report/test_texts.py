@@ -1,4 +1,4 @@
-"""The terminal, the card, the comparison: the same numbers as on the page, in words."""
+"""Terminal, model card and comparison: the same figures as on the page."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def front_matter(card: str) -> dict[str, object]:
 
 
 def with_size(result: RunResult, size: int) -> RunResult:
-    """The same result, its shipped file of another size."""
+    """Return the result with an exported file of another size."""
     last = result.chain[-1]
     measured = last.measured[0]
     cost = measured.cost.model_copy(update={"size_bytes": size})
@@ -48,31 +48,31 @@ def test_the_verdict_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("students", "said"),
+    ("students", "text"),
     [
         ((0.9815, 0.982, 0.9825), "exceeds its accuracy (100.2 % of it)"),
         ((0.975, 0.982, 0.989), "keeps all of its accuracy (100.2 % of it)"),
         ((0.982,), "keeps all of its accuracy (100.2 % of it)"),
     ],
 )
-def test_a_student_is_better_only_if_its_seeds_can_tell(digits, monkeypatch, students, said):
-    taught = summarize([0.98] * len(students))
+def test_a_student_exceeds_its_teacher_only_if_significant(digits, monkeypatch, students, text):
+    teacher = summarize([0.98] * len(students))
     changed = {
         "accuracy": summarize(students),
-        "teacher_accuracy": taught,
+        "teacher_accuracy": teacher,
         "retained": 0.982 / 0.98,
     }
     found = dataclasses.replace(figures(digits), **changed)
     monkeypatch.setattr(verdict, "figures", lambda result: found)
-    assert said in verdict.sentence(digits)
+    assert text in verdict.sentence(digits)
 
 
 def test_a_student_that_is_larger_is_not_called_smaller(digits: RunResult) -> None:
-    said = verdict.sentence(with_size(digits, 3_000_000))
-    assert "no smaller than its teacher (2.0× its size)" in said
+    text = verdict.sentence(with_size(digits, 3_000_000))
+    assert "no smaller than its teacher (2.0× its size)" in text
 
 
-def test_the_terminal_says_every_number(result: RunResult) -> None:
+def test_the_terminal_shows_every_figure(result: RunResult) -> None:
     text = "\n".join(verdict_lines(result, report="runs/x/report.html"))
     assert text.startswith(verdict.sentence(result))
     for number in verdict.numbers(result):
@@ -82,7 +82,7 @@ def test_the_terminal_says_every_number(result: RunResult) -> None:
     assert "\x1b" not in text
 
 
-def test_the_terminal_says_the_budget_line_by_line(digits: RunResult, minimal: RunResult) -> None:
+def test_the_terminal_shows_every_budget_line(digits: RunResult, minimal: RunResult) -> None:
     text = "\n".join(verdict_lines(digits))
     assert "met: 26.1 kB of 40 kB allowed" in text
     assert "MISSED: 1.02 points of 0.5 points allowed" in text
@@ -90,7 +90,7 @@ def test_the_terminal_says_the_budget_line_by_line(digits: RunResult, minimal: R
 
 
 @pytest.mark.parametrize(
-    ("name", "measured", "allowed", "unit", "said"),
+    ("name", "measured", "allowed", "unit", "text"),
     [
         ("accuracy", 0.97, 0.98, "", "97.00 % of at least 98.00 %"),
         ("parameters", 6274.0, 10_000.0, "", "6,274 of 10,000 allowed"),
@@ -99,10 +99,10 @@ def test_the_terminal_says_the_budget_line_by_line(digits: RunResult, minimal: R
     ],
 )
 def test_budget_lines_are_written_in_their_own_units(
-    name: str, measured: float, allowed: float, unit: str, said: str
+    name: str, measured: float, allowed: float, unit: str, text: str
 ) -> None:
     check = BudgetCheck(name=name, measured=measured, allowed=allowed, unit=unit, met=True)
-    assert f"{verdict.amount(measured, check)} {verdict.asked(check)}" == said
+    assert f"{verdict.amount(measured, check)} {verdict.requirement(check)}" == text
 
 
 def test_the_card_has_front_matter_that_hugging_face_reads(result: RunResult) -> None:
@@ -114,12 +114,12 @@ def test_the_card_has_front_matter_that_hugging_face_reads(result: RunResult) ->
     assert entry["results"][0]["metrics"][0]["value"] == round(result.shipped.accuracy.mean, 6)
 
 
-def test_a_licence_of_ones_own_is_named(digits: RunResult) -> None:
-    block = front_matter(render_card(digits, licence="House licence"))
-    assert (block["license"], block["license_name"]) == ("other", "House licence")
+def test_a_custom_licence_is_named(digits: RunResult) -> None:
+    block = front_matter(render_card(digits, licence="Custom licence"))
+    assert (block["license"], block["license_name"]) == ("other", "Custom licence")
 
 
-def test_the_card_says_every_number(result: RunResult) -> None:
+def test_the_card_shows_every_figure(result: RunResult) -> None:
     card = render_card(result)
     assert verdict.sentence(result) in card
     for number in verdict.numbers(result):
@@ -137,7 +137,7 @@ def test_the_card_escapes_names(digits: RunResult) -> None:
 
 
 def test_the_cards_usage_can_be_given(digits: RunResult) -> None:
-    assert "just ask" in render_card(digits, usage="just ask")
+    assert "call the API" in render_card(digits, usage="call the API")
 
 
 def test_the_cards_snippets_compile(digits: RunResult, texts: RunResult) -> None:
@@ -149,7 +149,7 @@ def test_the_cards_snippets_compile(digits: RunResult, texts: RunResult) -> None
 
 
 def test_the_cards_first_snippet_runs_without_torch(digits: RunResult, tmp_path: Path) -> None:
-    """Beside a model that sums each channel, so that the answer tells whether pixels came right."""
+    """The model sums each channel, so that its prediction depends on the order of the pixels."""
     onnx = pytest.importorskip("onnx")
     image = pytest.importorskip("PIL.Image")
     graph = onnx.helper.make_graph(
@@ -167,7 +167,7 @@ def test_the_cards_first_snippet_runs_without_torch(digits: RunResult, tmp_path:
         '{"size": [4, 4], "channels": 3, "divide_by": 255.0, "mean": [0.9, 0.0, 0.0],'
         ' "std": [1.0, 1.0, 1.0], "resample": "bilinear", "mode": "RGB"}'
     )
-    image.fromarray(np.full((8, 8, 3), (250, 20, 90), np.uint8)).save(tmp_path / "picture.png")
+    image.fromarray(np.full((8, 8, 3), (250, 20, 90), np.uint8)).save(tmp_path / "image.png")
     snippet = re.findall(r"```python\n(.*?)```", render_card(digits), re.S)[0]
     (tmp_path / "use.py").write_text(f"{snippet}\nimport sys\nassert 'torch' not in sys.modules\n")
     done = subprocess.run(
@@ -190,7 +190,7 @@ def test_runs_are_compared_in_the_order_given(digits: RunResult, minimal: RunRes
     assert "not measured" in lines[2]
 
 
-def test_what_makes_runs_hard_to_compare_is_said(digits: RunResult, texts: RunResult) -> None:
+def test_confounders_of_a_comparison_are_listed(digits: RunResult, texts: RunResult) -> None:
     assert "differ in their tasks" in render_comparison([digits, texts])
     assert "differ" not in render_comparison([digits, digits])
 

@@ -1,4 +1,4 @@
-"""Which runs stand in one table, and what their seeds can tell."""
+"""Groups of comparable runs, and the significance of their differences."""
 
 import base64
 
@@ -20,7 +20,7 @@ EXPORT = {"export": {}}
 def run(
     like: RunResult, name: str, steps: list[dict], values: tuple[float, ...], size: int
 ) -> RunResult:
-    """The same run with other stages, accuracies and size."""
+    """Return the run with other stages, accuracies and size."""
     link = like.chain[-1]
     cost = link.measured[0].cost.model_copy(update={"size_bytes": size})
     first = link.measured[0].model_copy(update={"cost": cost})
@@ -50,7 +50,7 @@ def test_stages_are_written_with_their_methods(runs):
     assert stages(runs[0]) == "train_teacher → distill → prune (channels) → factorize (svd)"
 
 
-def test_files_of_equal_size_stand_together_best_first(runs):
+def test_files_of_equal_size_are_grouped_best_first(runs):
     equal, order = comparable_runs(runs)
     assert equal.title.startswith("At equal size")
     assert [row[0] for row in equal.rows] == ["two", "three", "one"]
@@ -59,29 +59,30 @@ def test_files_of_equal_size_stand_together_best_first(runs):
     assert "another order" in order.title
 
 
-def test_runs_on_other_data_never_stand_together(runs):
+def test_runs_on_other_data_are_not_grouped(runs):
     other = runs[1].data.model_copy(update={"fingerprint": "other"})
     assert comparable_runs([runs[0], runs[1].model_copy(update={"data": other})]) == []
 
 
-def test_the_same_recipe_twice_is_no_comparison(runs):
+def test_the_same_recipe_twice_is_no_group(runs):
     assert comparable_runs([runs[0], runs[0]]) == []
 
 
-def test_a_difference_is_taken_seed_by_seed(runs):
-    ours, theirs = np.array([0.80, 0.99, 0.99]), np.array([0.95, 0.96, 0.97])
+def test_a_difference_is_paired_by_seed(runs):
+    left, right = np.array([0.80, 0.99, 0.99]), np.array([0.95, 0.96, 0.97])
     found = difference(runs[2], runs[1])
-    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    expected = stats.ttest_rel(left, right).confidence_interval(0.95)
     assert (found.interval.low, found.interval.high) == pytest.approx(tuple(expected))
 
 
 def test_other_seeds_give_no_interval(runs):
     other = runs[0].model_copy(update={"seeds": (7, 8, 9)})
     assert difference(other, runs[1]).interval is None
-    assert "one seed cannot tell" not in str(comparable_runs([other, runs[1]])[0].rows[0])
+    best, second = comparable_runs([other, runs[1]])[0].rows
+    assert (best[6], second[6]) == ("best", "unknown: no interval")
 
 
-def test_both_writings_of_a_comparison_show_the_groups(runs):
+def test_text_and_page_show_the_groups(runs):
     text, page = render_comparison(runs), render_comparison_page(runs)
     for written in (text, page):
         assert "At equal size" in written
@@ -91,30 +92,30 @@ def test_both_writings_of_a_comparison_show_the_groups(runs):
 
 def test_two_files_are_compared_on_the_same_samples(runs):
     rng = np.random.default_rng(0)
-    ours, theirs = rng.random(359) < 0.95, rng.random(359) < 0.90
+    left, right = rng.random(359) < 0.95, rng.random(359) < 0.90
 
-    def with_answers(one: RunResult, correct: np.ndarray) -> RunResult:
+    def with_predictions(one: RunResult, correct: np.ndarray) -> RunResult:
         packed = base64.b64encode(np.packbits(correct).tobytes()).decode()
         link = one.chain[-1]
         first = link.measured[0]
-        told = first.model_copy(
+        changed = first.model_copy(
             update={
                 "right": packed,
                 "accuracy": first.accuracy.model_copy(update={"total": len(correct)}),
             }
         )
-        shipped = link.model_copy(update={"measured": (told, *link.measured[1:])})
+        shipped = link.model_copy(update={"measured": (changed, *link.measured[1:])})
         return one.model_copy(update={"chain": (*one.chain[:-1], shipped)})
 
-    found = of_files(with_answers(runs[0], ours), with_answers(runs[1], theirs))
+    found = of_files(with_predictions(runs[0], left), with_predictions(runs[1], right))
     expected = stats.bootstrap(
-        (ours.astype(float), theirs.astype(float)),
+        (left.astype(float), right.astype(float)),
         lambda one, other, axis: (one - other).mean(axis=axis),
         paired=True,
         method="percentile",
         random_state=0,
     ).confidence_interval
-    assert found.mean == pytest.approx(ours.mean() - theirs.mean())
+    assert found.mean == pytest.approx(left.mean() - right.mean())
     assert found.interval.low == pytest.approx(expected.low, abs=0.006)
     assert found.interval.high == pytest.approx(expected.high, abs=0.006)
 
