@@ -1,4 +1,4 @@
-"""What crd learns and remembers."""
+"""The connector of crd: embeddings, memory bank and class order."""
 
 import math
 
@@ -15,7 +15,7 @@ SHAPES = [
     ((4, 8, 3, 5), (4, 16, 2, 2)),
     ((4, 6, 8), (4, 3, 16)),
     ((4, 8, 4, 4), (4, 16)),
-    ((4, 7, 7, 8), (4, 16, 7, 7)),  # channels last, as Swin has them
+    ((4, 7, 7, 8), (4, 16, 7, 7)),  # channels last, as in Swin
 ]
 
 
@@ -29,10 +29,10 @@ def bank_of(samples=40, dimension=8, negatives=64, **settings):
     return MemoryBank(samples, dimension, negatives=negatives, **settings)
 
 
-def negatives(held, side):
-    """Those of each sample, however the bank gives them."""
-    rows = held[f"{side}negatives"]
-    return rows[held["drawn"]] if "drawn" in held else rows
+def negatives(arguments, side):
+    """Return the negatives of each sample, from rows or from indices."""
+    rows = arguments[f"{side}negatives"]
+    return rows[arguments["drawn"]] if "drawn" in arguments else rows
 
 
 def batches(samples, size=8, seed=0):
@@ -41,133 +41,137 @@ def batches(samples, size=8, seed=0):
 
 
 @pytest.mark.parametrize(("student", "teacher"), SHAPES)
-def test_features_of_any_kind_are_embedded(student, teacher):
-    joint = build(torch.zeros(student), torch.zeros(teacher), dimension=32)
-    ours = torch.randn(student, requires_grad=True)
-    joined = joint(ours, torch.randn(teacher), {})
-    assert joined.student.shape == joined.teacher.shape == (4, 32)
-    torch.testing.assert_close(joined.student.norm(dim=1), torch.ones(4))
-    losses.crd(joined.student, joined.teacher, **joined.arguments).backward()
-    assert ours.grad.abs().sum() > 0
-    assert all(parameter.grad.abs().sum() > 0 for parameter in joint.parameters())
+def test_features_of_any_layout_are_embedded(student, teacher):
+    connector = build(torch.zeros(student), torch.zeros(teacher), dimension=32)
+    features = torch.randn(student, requires_grad=True)
+    output = connector(features, torch.randn(teacher), {})
+    assert output.student.shape == output.teacher.shape == (4, 32)
+    torch.testing.assert_close(output.student.norm(dim=1), torch.ones(4))
+    losses.crd(output.student, output.teacher, **output.arguments).backward()
+    assert features.grad.abs().sum() > 0
+    assert all(parameter.grad.abs().sum() > 0 for parameter in connector.parameters())
 
 
-def test_maps_are_averaged_whatever_comes_first():
+def test_maps_with_channels_first_or_last_are_averaged():
     first, last = torch.randn(2, 6, 5, 5), torch.zeros(2, 5, 5, 6)
-    joint = build(first, last)
-    assert joint.student.places == (2, 3)
-    assert joint.teacher.places == (1, 2)
-    torch.testing.assert_close(joint.student(first), joint.student(first.roll(1, dims=3)))
+    connector = build(first, last)
+    assert connector.student.places == (2, 3)
+    assert connector.teacher.places == (1, 2)
+    torch.testing.assert_close(connector.student(first), connector.student(first.roll(1, dims=3)))
 
 
-def test_padding_has_no_say():
-    joint = build(torch.zeros(2, 5, 6), torch.zeros(2, 5, 6))
+def test_padding_has_no_effect():
+    connector = build(torch.zeros(2, 5, 6), torch.zeros(2, 5, 6))
     tokens, mask = torch.randn(2, 5, 6), torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
-    spoilt = tokens.masked_fill(~mask.unsqueeze(-1), 1e4)
-    assert torch.equal(joint.student(tokens, mask)[0], joint.student(spoilt, mask)[0])
-    assert joint.student(tokens, mask).isfinite().all()
+    changed = tokens.masked_fill(~mask.unsqueeze(-1), 1e4)
+    assert torch.equal(connector.student(tokens, mask)[0], connector.student(changed, mask)[0])
+    assert connector.student(tokens, mask).isfinite().all()
 
 
 def test_half_precision_is_embedded_in_float32():
-    joint = build(torch.zeros(2, 8), torch.zeros(2, 8))
+    connector = build(torch.zeros(2, 8), torch.zeros(2, 8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        joined = joint(torch.randn(2, 8).bfloat16(), torch.randn(2, 8), {})
-    assert joined.student.dtype == joined.teacher.dtype == torch.float32
+        output = connector(torch.randn(2, 8).bfloat16(), torch.randn(2, 8), {})
+    assert output.student.dtype == output.teacher.dtype == torch.float32
 
 
-def test_a_seed_decides_the_weights():
-    def made():
+def test_weights_are_reproducible():
+    def weights():
         torch.manual_seed(3)
         return build(torch.zeros(2, 8), torch.zeros(2, 4), samples=10).state_dict()
 
-    first, second = made(), made()
+    first, second = weights(), weights()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize(
     "settings", [{"samples": None}, {"samples": 100, "negatives": 0}], ids=["unknown", "none"]
 )
-def test_without_a_bank_the_batch_gives_the_negatives(settings):
-    joint = build(torch.zeros(4, 8), torch.zeros(4, 6), **settings)
-    assert joint.bank is None
+def test_negatives_of_the_batch_without_a_bank(settings):
+    connector = build(torch.zeros(4, 8), torch.zeros(4, 6), **settings)
+    assert connector.bank is None
     student, teacher = torch.randn(4, 8), torch.randn(4, 6)
-    joined = joint(student, teacher, {"labels": torch.tensor([0, 1, 1, 2])})
-    assert list(joined.arguments) == ["trained_teacher"]
-    ours, theirs = joint.student(student), joint.teacher(teacher)
-    value = losses.crd(joined.student, joined.teacher, **joined.arguments)
-    torch.testing.assert_close(value, losses.crd(ours, theirs))
+    output = connector(student, teacher, {"labels": torch.tensor([0, 1, 1, 2])})
+    assert list(output.arguments) == ["trained_teacher"]
+    embeddings = connector.student(student), connector.teacher(teacher)
+    value = losses.crd(output.student, output.teacher, **output.arguments)
+    torch.testing.assert_close(value, losses.crd(*embeddings))
 
 
 @pytest.mark.parametrize("samples", [20, 29])  # few, and more than are drawn for a batch
-def test_a_bank_gives_what_it_held_before_this_batch(samples):
-    joint = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=samples, dimension=5, negatives=7)
-    assert isinstance(joint, Embeddings)
-    held = {name: part.clone() for name, part in joint.bank.named_buffers()}
+def test_a_bank_returns_its_rows_before_the_update(samples):
+    connector = build(
+        torch.zeros(4, 8), torch.zeros(4, 6), samples=samples, dimension=5, negatives=7
+    )
+    assert isinstance(connector, Embeddings)
+    before = {name: part.clone() for name, part in connector.bank.named_buffers()}
     index = torch.tensor([3, 0, 19, 7])
-    joined = joint(torch.randn(4, 8), torch.randn(4, 6), {"index": index})
-    arguments = joined.arguments
-    assert torch.equal(arguments["positives"], held["teacher"][index])
-    assert torch.equal(arguments["student_positives"], held["student"][index])
+    output = connector(torch.randn(4, 8), torch.randn(4, 6), {"index": index})
+    arguments = output.arguments
+    assert torch.equal(arguments["positives"], before["teacher"][index])
+    assert torch.equal(arguments["student_positives"], before["student"][index])
     assert ("drawn" in arguments) == (samples == 20)
-    for side, bank in (("", held["teacher"]), ("student_", held["student"])):
+    for side, bank in (("", before["teacher"]), ("student_", before["student"])):
         found = negatives(arguments, side)
         assert found.shape == (4, 7, 5)
         assert (found.unsqueeze(2) == bank).all(-1).any(-1).all()
-    new = torch.nn.functional.normalize(held["student"][index] + joined.student.detach())
-    torch.testing.assert_close(joint.bank.student[index], new)
-    new = torch.nn.functional.normalize(held["teacher"][index] + joined.teacher)
-    torch.testing.assert_close(joint.bank.teacher[index], new)
+    new = torch.nn.functional.normalize(before["student"][index] + output.student.detach())
+    torch.testing.assert_close(connector.bank.student[index], new)
+    new = torch.nn.functional.normalize(before["teacher"][index] + output.teacher)
+    torch.testing.assert_close(connector.bank.teacher[index], new)
     rest = torch.ones(samples, dtype=torch.bool).index_fill(0, index, value=False)
-    assert torch.equal(joint.bank.student[rest], held["student"][rest])
+    assert torch.equal(connector.bank.student[rest], before["student"][rest])
 
 
-def test_all_and_which_are_drawn_say_what_their_copy_says(monkeypatch):
+def test_indices_and_copies_of_rows_give_equal_losses(monkeypatch):
     def step(few):
         monkeypatch.setattr("limbeck.connectors.contrastive._FEW", few)
         bank, index = bank_of(), torch.arange(8)
-        ours, theirs = unit(8, 8, 1).requires_grad_(), unit(8, 8, 2)
+        student, teacher = unit(8, 8, 1).requires_grad_(), unit(8, 8, 2)
         for _ in range(2):
-            held = bank(ours, theirs, {"index": index})
-            value = losses.crd(ours, theirs, **held)
-        assert ("drawn" in held) == bool(few)
-        return value, torch.autograd.grad(value, ours)[0], held["first_cosines"]
+            arguments = bank(student, teacher, {"index": index})
+            value = losses.crd(student, teacher, **arguments)
+        assert ("drawn" in arguments) == bool(few)
+        return value, torch.autograd.grad(value, student)[0], arguments["first_cosines"]
 
     for one, other in zip(step(32), step(0), strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_the_constants_are_those_of_the_first_batch():
+def test_first_cosines_are_those_of_the_first_batch():
     bank = bank_of()
-    index, ours, theirs = torch.arange(8), unit(8, 8, 1), unit(8, 8, 2)
-    held = bank(ours, theirs, {"index": index})
-    for row, anchors, side in ((0, ours, ""), (1, theirs, "student_")):
-        compared = torch.cat([held[f"{side}positives"].unsqueeze(1), negatives(held, side)], 1)
+    index, student, teacher = torch.arange(8), unit(8, 8, 1), unit(8, 8, 2)
+    arguments = bank(student, teacher, {"index": index})
+    for row, anchors, side in ((0, student, ""), (1, teacher, "student_")):
+        compared = torch.cat(
+            [arguments[f"{side}positives"].unsqueeze(1), negatives(arguments, side)], 1
+        )
         cosines = torch.einsum("nd,nkd->nk", anchors, compared)
         mean = (cosines / 0.5).exp().mean()
-        kept = (held["first_cosines"][row] / 0.5).exp().mean()
+        kept = (arguments["first_cosines"][row] / 0.5).exp().mean()
         torch.testing.assert_close(kept, mean, rtol=2e-2, atol=0)
-    before = held["first_cosines"].clone()
-    held = bank(ours, theirs, {"index": index})
-    assert torch.equal(held["first_cosines"], before)
+    before = arguments["first_cosines"].clone()
+    arguments = bank(student, teacher, {"index": index})
+    assert torch.equal(arguments["first_cosines"], before)
 
 
 def test_a_loss_with_a_bank_can_be_used_twice_in_one_graph():
-    joint = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=20, negatives=7)
+    connector = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=20, negatives=7)
     inputs = {"index": torch.arange(4), "labels": torch.tensor([0, 1, 2, 0])}
     student = torch.randn(4, 8, requires_grad=True)
-    joined = [joint(student, torch.randn(4, 6), inputs) for _ in range(2)]
-    total = sum(losses.crd(one.student, one.teacher, **one.arguments) for one in joined)
+    output = [connector(student, torch.randn(4, 6), inputs) for _ in range(2)]
+    total = sum(losses.crd(one.student, one.teacher, **one.arguments) for one in output)
     total.backward()
     assert student.grad.isfinite().all()
-    assert not any(part.requires_grad for part in joint.bank.buffers())
+    assert not any(part.requires_grad for part in connector.bank.buffers())
 
 
-def test_nothing_is_remembered_in_evaluation():
+def test_evaluation_mode_does_not_update_the_bank():
     bank = bank_of().eval()
     before = {name: part.clone() for name, part in bank.state_dict().items()}
     inputs = {"index": torch.arange(8), "labels": torch.arange(8) % 3}
-    held = bank(unit(8, 8), unit(8, 8), inputs)
-    assert "first_cosines" not in held
+    arguments = bank(unit(8, 8), unit(8, 8), inputs)
+    assert "first_cosines" not in arguments
     assert all(torch.equal(part, before[name]) for name, part in bank.state_dict().items())
 
 
@@ -195,7 +199,7 @@ def test_negatives_are_never_of_the_samples_class(classes):
                 assert (labels[drawn] != labels[index].unsqueeze(1)).all()
 
 
-def test_once_all_classes_are_known_every_other_sample_is_drawn_alike():
+def test_samples_of_other_classes_are_drawn_uniformly():
     bank = bank_of(samples=12, negatives=4000)
     labels = torch.tensor([0, 1, 2] * 4)
     for _ in range(3):
@@ -207,7 +211,7 @@ def test_once_all_classes_are_known_every_other_sample_is_drawn_alike():
     assert (counts / 4000 - 1 / 8).abs().max() < 5 * math.sqrt(1 / 8 * 7 / 8 / 4000)
 
 
-def test_as_long_as_one_class_was_seen_the_unseen_serve():
+def test_samples_of_unknown_class_are_drawn_while_one_class_is_known():
     bank = bank_of(samples=40)
     for index in torch.arange(24).split(8):
         drawn = bank.draw(index, torch.zeros(8, dtype=torch.long))
@@ -218,7 +222,7 @@ def test_as_long_as_one_class_was_seen_the_unseen_serve():
 
 
 @pytest.mark.parametrize("labels", [torch.rand(8), torch.zeros(16).long()], ids=["real", "tokens"])
-def test_labels_that_are_no_classes_of_samples_are_left_alone(labels):
+def test_labels_that_are_not_one_class_per_sample_are_ignored(labels):
     bank = bank_of(samples=10)
     drawn = bank.draw(torch.arange(8), labels)
     assert (drawn != torch.arange(8).unsqueeze(1)).all()
@@ -226,7 +230,7 @@ def test_labels_that_are_no_classes_of_samples_are_left_alone(labels):
 
 
 class Counted(TorchDispatchMode):
-    """Count the numbers that operations write; those in place write no more than they are given."""
+    """Count the values that operations write; an operation in place writes its source only."""
 
     def __init__(self):
         super().__init__()
@@ -242,18 +246,18 @@ class Counted(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_a_step_costs_the_same_for_any_number_of_samples(labelled):
+def test_the_cost_of_a_step_is_independent_of_the_number_of_samples(labelled):
     def cost(samples):
         bank = bank_of(samples=samples, negatives=32)
         labels = torch.arange(samples) % 10
-        ours, theirs = unit(8, 8, 1), unit(8, 8, 2)
+        student, teacher = unit(8, 8, 1), unit(8, 8, 2)
         for index in (*torch.arange(samples).split(samples // 4), torch.arange(8)) * 3:
-            bank.order.see(index, labels[index])
+            bank.order.update(index, labels[index])
         index = torch.arange(8)
         inputs = {"index": index} | ({"labels": labels[index]} if labelled else {})
-        bank(ours, theirs, inputs)  # the first is measured nowhere: it keeps its cosines
+        bank(student, teacher, inputs)  # not measured: the first step stores its cosines
         with Counted() as counted:
-            bank(ours, theirs, inputs)
+            bank(student, teacher, inputs)
         return counted.written
 
     small, large = cost(1000), cost(100_000)
@@ -261,7 +265,7 @@ def test_a_step_costs_the_same_for_any_number_of_samples(labelled):
     assert large == small
 
 
-def test_sorting_happens_a_handful_of_times():
+def test_samples_are_sorted_when_their_number_has_doubled():
     bank = bank_of(samples=512)
     sorted_at = []
     original = type(bank.order)._sort
@@ -282,27 +286,27 @@ def test_sorting_happens_a_handful_of_times():
 
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("steps", [0, 3, 20])
-def test_a_bank_goes_on_from_its_state_with_the_same_bits(labelled, steps):
-    def joint():
+def test_a_bank_resumes_from_its_state_bit_for_bit(labelled, steps):
+    def connector():
         return build(torch.zeros(4, 8), torch.zeros(4, 6), samples=40, negatives=7)
 
-    def step(joint, number):
+    def step(connector, number):
         generator = torch.Generator().manual_seed(number)
         index = torch.randperm(40, generator=generator)[:4]
         student, teacher = (torch.randn(4, width, generator=generator) for width in (8, 6))
         labels = {"labels": index % 3} if labelled else {}
-        joined = joint(student, teacher, {"index": index, **labels})
-        return losses.crd(joined.student, joined.teacher, **joined.arguments).item()
+        output = connector(student, teacher, {"index": index, **labels})
+        return losses.crd(output.student, output.teacher, **output.arguments).item()
 
     torch.manual_seed(0)
-    first = joint()
+    first = connector()
     for number in range(steps):
         step(first, number)
     state = {name: part.clone() for name, part in first.state_dict().items()}
     random = torch.get_rng_state()
     expected = [step(first, steps + number) for number in range(30)]
-    second = joint()
-    step(second, 99)  # what it has seen by itself is forgotten
+    second = connector()
+    step(second, 99)  # replaced by the loaded state
     second.load_state_dict(state)
     torch.set_rng_state(random)
     assert [step(second, steps + number) for number in range(30)] == expected
@@ -310,25 +314,25 @@ def test_a_bank_goes_on_from_its_state_with_the_same_bits(labelled, steps):
     assert all(torch.equal(part, left[name]) for name, part in first.state_dict().items())
 
 
-def test_a_bank_learns_who_belongs_together():
-    """A student that sees a rotation of the teacher's features is drawn to them."""
+def test_embeddings_of_the_same_sample_become_nearest():
+    """The student features are a rotation of the teacher features."""
     torch.manual_seed(0)
     features = torch.randn(64, 8)
     turned = features @ torch.linalg.qr(torch.randn(8, 8)).Q
-    joint = build(turned, features, samples=64, dimension=16, negatives=128)
-    optimizer = torch.optim.Adam(joint.parameters(), lr=1e-2)
+    connector = build(turned, features, samples=64, dimension=16, negatives=128)
+    optimizer = torch.optim.Adam(connector.parameters(), lr=1e-2)
     values = []
     for _ in range(300):
         index = torch.randperm(64)[:16]
-        joined = joint(turned[index], features[index], {"index": index})
-        loss = losses.crd(joined.student, joined.teacher, **joined.arguments)
+        output = connector(turned[index], features[index], {"index": index})
+        loss = losses.crd(output.student, output.teacher, **output.arguments)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         values.append(loss.item())
     assert values[-1] < values[0] / 2
-    joined = joint.eval()(turned, features, {"index": torch.arange(64)})
-    nearest = (joined.student @ joined.teacher.T).argmax(1)
+    output = connector.eval()(turned, features, {"index": torch.arange(64)})
+    nearest = (output.student @ output.teacher.T).argmax(1)
     assert (nearest == torch.arange(64)).float().mean() > 0.8
 
 
@@ -342,7 +346,7 @@ def test_a_bank_learns_who_belongs_together():
         ({"index": torch.tensor([0, 1, 2, -1])}, "-1"),
     ],
 )
-def test_a_bank_has_to_know_which_samples_it_sees(inputs, given):
+def test_a_bank_requires_sample_indices(inputs, given):
     with pytest.raises(InputError, match="from 0 to 39") as caught:
         bank_of()(unit(4, 8), unit(4, 8), inputs)
     assert given in str(caught.value)
@@ -357,7 +361,7 @@ def test_a_bank_has_to_know_which_samples_it_sees(inputs, given):
         ({"dimension": 0}, "dimension"),
     ],
 )
-def test_wrong_settings_are_refused(settings, where):
+def test_invalid_settings_raise(settings, where):
     with pytest.raises(InputError) as caught:
         build(torch.zeros(2, 3), torch.zeros(2, 3), **settings)
     assert [problem.where for problem in caught.value.problems] == [where]
@@ -371,16 +375,16 @@ def test_wrong_settings_are_refused(settings, where):
         (torch.zeros(2, 3).long(), torch.zeros(2, 3), "contrastive.student"),
     ],
 )
-def test_features_of_no_kind_are_refused(student, teacher, where):
+def test_unsupported_features_raise(student, teacher, where):
     with pytest.raises(InputError) as caught:
         build(student, teacher)
     assert [problem.where for problem in caught.value.problems] == [where]
 
 
-def test_an_empty_batch_changes_nothing():
-    joint = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=20, negatives=7)
-    before = {name: part.clone() for name, part in joint.state_dict().items()}
+def test_an_empty_batch_does_not_update_the_bank():
+    connector = build(torch.zeros(4, 8), torch.zeros(4, 6), samples=20, negatives=7)
+    before = {name: part.clone() for name, part in connector.state_dict().items()}
     inputs = {"index": torch.zeros(0, dtype=torch.long), "labels": torch.zeros(0).long()}
-    joined = joint(torch.zeros(0, 8), torch.zeros(0, 6), inputs)
-    assert losses.crd(joined.student, joined.teacher, **joined.arguments) == 0
-    assert all(torch.equal(part, before[name]) for name, part in joint.state_dict().items())
+    output = connector(torch.zeros(0, 8), torch.zeros(0, 6), inputs)
+    assert losses.crd(output.student, output.teacher, **output.arguments) == 0
+    assert all(torch.equal(part, before[name]) for name, part in connector.state_dict().items())

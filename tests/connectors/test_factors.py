@@ -14,43 +14,43 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "factors"), SHAPES)
-def test_factors_are_half_the_teachers_channels(ours, theirs, factors):
-    student, teacher = torch.randn(ours), torch.randn(theirs)
-    joined = build(student, teacher)(student, teacher, {})
-    assert joined.student.shape == factors
-    axis = 1 if len(theirs) == 4 else -1
-    assert joined.teacher.shape[axis] == factors[axis]
-    assert joined.teacher.numel() * teacher.shape[axis] == teacher.numel() * factors[axis]
-    assert joined.aux_loss.shape == ()
-    form = "factor" if len(ours) == 2 else "map"
-    assert factor_transfer(joined.student, joined.teacher, form=form).shape == (3,)
+@pytest.mark.parametrize(("student_shape", "teacher_shape", "factors"), SHAPES)
+def test_factors_are_half_the_teachers_channels(student_shape, teacher_shape, factors):
+    student, teacher = torch.randn(student_shape), torch.randn(teacher_shape)
+    output = build(student, teacher)(student, teacher, {})
+    assert output.student.shape == factors
+    axis = 1 if len(teacher_shape) == 4 else -1
+    assert output.teacher.shape[axis] == factors[axis]
+    assert output.teacher.numel() * teacher.shape[axis] == teacher.numel() * factors[axis]
+    assert output.aux_loss.shape == ()
+    form = "factor" if len(student_shape) == 2 else "map"
+    assert factor_transfer(output.student, output.teacher, form=form).shape == (3,)
 
 
 def test_the_paraphraser_learns_from_its_reconstruction_alone():
     student, teacher = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 3, 3, requires_grad=True)
-    parts = build(student, teacher.detach())
-    joined = parts(student, teacher, {})
-    factor_transfer(joined.student, joined.teacher).sum().backward()
-    assert all(p.grad is None for p in parts.paraphrase.parameters())
-    assert all(p.grad is None for p in parts.restore.parameters())
-    assert all(p.grad is not None for p in parts.translate.parameters())
-    parts.zero_grad(set_to_none=True)
-    parts(student, teacher, {}).aux_loss.backward()
-    assert all(p.grad is None for p in parts.translate.parameters())
-    assert all(p.grad.abs().sum() > 0 for p in parts.paraphrase.parameters())
+    connector = build(student, teacher.detach())
+    output = connector(student, teacher, {})
+    factor_transfer(output.student, output.teacher).sum().backward()
+    assert all(p.grad is None for p in connector.paraphrase.parameters())
+    assert all(p.grad is None for p in connector.restore.parameters())
+    assert all(p.grad is not None for p in connector.translate.parameters())
+    connector.zero_grad(set_to_none=True)
+    connector(student, teacher, {}).aux_loss.backward()
+    assert all(p.grad is None for p in connector.translate.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in connector.paraphrase.parameters())
     assert teacher.grad is None
 
 
-def test_the_reconstruction_gets_better():
+def test_the_reconstruction_error_decreases():
     torch.manual_seed(0)
     student = torch.randn(64, 4)
-    teacher = torch.randn(64, 2) @ torch.randn(2, 8)  # two factors hold all of it
-    parts = build(student, teacher)
-    optimizer = torch.optim.Adam(parts.parameters(), lr=0.01)
+    teacher = torch.randn(64, 2) @ torch.randn(2, 8)  # of rank 2
+    connector = build(student, teacher)
+    optimizer = torch.optim.Adam(connector.parameters(), lr=0.01)
     errors = []
     for _ in range(300):
-        error = parts(student, teacher, {}).aux_loss
+        error = connector(student, teacher, {}).aux_loss
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -59,36 +59,36 @@ def test_the_reconstruction_gets_better():
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 4), (1, 1, 4)])
-def test_one_value_a_channel_is_normalised_by_what_was_before(shape):
-    one = torch.ones(shape)
-    parts = build(one, one)
-    before = parts.translate[1].norm.running_mean.clone()
-    assert parts(one, one, {}).student.isfinite().all()
-    assert torch.equal(parts.translate[1].norm.running_mean, before)
+def test_one_value_per_channel_is_normalised_by_running_statistics(shape):
+    ones = torch.ones(shape)
+    connector = build(ones, ones)
+    before = connector.translate[1].norm.running_mean.clone()
+    assert connector(ones, ones, {}).student.isfinite().all()
+    assert torch.equal(connector.translate[1].norm.running_mean, before)
 
 
-def test_batches_are_normalised_by_themselves():
-    parts = build(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
-    parts(torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3), {})
-    assert parts.translate[1].norm.running_mean.abs().sum() > 0
+def test_batches_update_the_running_statistics():
+    connector = build(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
+    connector(torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3), {})
+    assert connector.translate[1].norm.running_mean.abs().sum() > 0
 
 
-def test_half_precision_is_computed_in_float32_and_no_samples_give_nothing():
-    parts = build(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
-    joined = parts(torch.ones(2, 4, 3, 3).bfloat16(), torch.ones(2, 4, 3, 3).half(), {})
-    assert joined.student.dtype == joined.teacher.dtype == joined.aux_loss.dtype == torch.float32
-    joined = parts(torch.zeros(0, 4, 3, 3), torch.zeros(0, 4, 3, 3), {})
-    assert joined.aux_loss == 0
-    assert factor_transfer(joined.student, joined.teacher).shape == (0,)
+def test_half_precision_and_empty_batches():
+    connector = build(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
+    output = connector(torch.ones(2, 4, 3, 3).bfloat16(), torch.ones(2, 4, 3, 3).half(), {})
+    assert output.student.dtype == output.teacher.dtype == output.aux_loss.dtype == torch.float32
+    output = connector(torch.zeros(0, 4, 3, 3), torch.zeros(0, 4, 3, 3), {})
+    assert output.aux_loss == 0
+    assert factor_transfer(output.student, output.teacher).shape == (0,)
 
 
-def test_what_cannot_be_joined_says_why():
-    with pytest.raises(InputError, match="layers of one kind"):
+def test_unsupported_features_raise():
+    with pytest.raises(InputError, match="layers of one layout"):
         build(torch.zeros(2, 8), torch.zeros(2, 8, 4, 4))
     with pytest.raises(InputError, match="above 0"):
         build(torch.zeros(2, 8), torch.zeros(2, 8), rate=0.0)
 
 
-def test_the_rate_decides_how_many_factors_there_are():
+def test_the_rate_sets_the_number_of_factors():
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 8, 4, 4)
     assert build(student, teacher, rate=0.75)(student, teacher, {}).student.shape[1] == 6

@@ -14,20 +14,20 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "reached"), SHAPES)
-def test_responses_reach_the_teachers_channels(ours, theirs, reached):
-    student, teacher = torch.randn(ours, requires_grad=True), torch.randn(theirs)
-    parts = build(student, teacher)
-    joined = parts(student, teacher, {})
-    assert joined.student.shape == joined.teacher.shape == reached
-    overhaul(joined.student, joined.teacher, **joined.arguments).sum().backward()
+@pytest.mark.parametrize(("student_shape", "teacher_shape", "expected"), SHAPES)
+def test_responses_have_the_teachers_channels(student_shape, teacher_shape, expected):
+    student, teacher = torch.randn(student_shape, requires_grad=True), torch.randn(teacher_shape)
+    connector = build(student, teacher)
+    output = connector(student, teacher, {})
+    assert output.student.shape == output.teacher.shape == expected
+    overhaul(output.student, output.teacher, **output.arguments).sum().backward()
     assert student.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in parts.parameters())
-    assert len(joined.arguments["margin"]) == 16
-    assert (joined.arguments["margin"] < 0).all()
+    assert all(p.grad is not None for p in connector.parameters())
+    assert len(output.arguments["margin"]) == 16
+    assert (output.arguments["margin"] < 0).all()
 
 
-def test_a_probes_margins_are_near_those_of_the_normalisation_that_made_it():
+def test_margins_agree_with_those_of_the_batch_normalisation():
     torch.manual_seed(0)
     norm = torch.nn.BatchNorm2d(4)
     with torch.no_grad():
@@ -41,10 +41,10 @@ def test_a_probes_margins_are_near_those_of_the_normalisation_that_made_it():
 
 
 def test_half_precision_is_computed_in_float32():
-    parts = build(torch.zeros(2, 3).half(), torch.randn(2, 4).half())
-    assert parts(torch.ones(2, 3).half(), torch.ones(2, 4), {}).student.dtype == torch.float32
+    connector = build(torch.zeros(2, 3).half(), torch.randn(2, 4).half())
+    assert connector(torch.ones(2, 3).half(), torch.ones(2, 4), {}).student.dtype == torch.float32
 
 
-def test_what_cannot_be_joined_says_why():
-    with pytest.raises(InputError, match="layers of one kind"):
+def test_unsupported_features_raise():
+    with pytest.raises(InputError, match="layers of one layout"):
         build(torch.zeros(2, 8), torch.zeros(2, 8, 4, 4))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.connectors.features import Connector, connect
-from limbeck.connectors.joints import (
+from limbeck.connectors.base import (
     BUILDERS,
     UNJOINED,
     ConnectorOutput,
@@ -12,6 +11,7 @@ from limbeck.connectors.joints import (
     as_joint,
     join,
 )
+from limbeck.connectors.features import Connector, connect
 
 __all__ = [
     "BUILDERS",

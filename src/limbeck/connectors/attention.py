@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.connectors.joints import ConnectorOutput, PairConnector
+from limbeck.connectors.base import ConnectorOutput, PairConnector
 from limbeck.errors import InputError, Problem
 
-_LEFT_OUT = -1e4  # the mask value of transformers for padding
+_MASKED_SCORE = -1e4  # the mask value of transformers for padding
 
 
 class Scores(PairConnector):
@@ -36,37 +36,34 @@ class Scores(PairConnector):
     def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
         """Return scores `[samples, heads, tokens, tokens]` of student and teacher."""
         sides = zip((student, teacher), self._heads, strict=True)
-        ours, theirs = (
-            _scores(query, key, heads, inputs.get("mask")) for (query, key), heads in sides
-        )
-        if self._softmax:
-            ours, theirs = ours.softmax(-1), theirs.softmax(-1)
-        return ConnectorOutput(ours, theirs)
+        mask = inputs.get("mask")
+        scores = (_scores(query, key, heads, mask) for (query, key), heads in sides)
+        first, second = (side.softmax(-1) if self._softmax else side for side in scores)
+        return ConnectorOutput(first, second)
 
 
 def build_scores(
     student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
 ) -> PairConnector:
     """Build the connector of `attention_mse`; see `Scores`."""
-    return _build("attention_mse", student, teacher, settings, softmax=False)
+    return _build(student, teacher, settings, softmax=False)
 
 
 def build_probabilities(
     student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
 ) -> PairConnector:
     """Build the connector of `attention_kl`; see `Scores`."""
-    return _build("attention_kl", student, teacher, settings, softmax=True)
+    return _build(student, teacher, settings, softmax=True)
 
 
 def _build(
-    loss: str, student: Any, teacher: Any, settings: Mapping[str, Any], *, softmax: bool
+    student: Any, teacher: Any, settings: Mapping[str, Any], *, softmax: bool
 ) -> PairConnector:
-    sides = {"student": student, "teacher": teacher}
     problems = []
-    for side, given in sides.items():
+    for side, given in (("student", student), ("teacher", teacher)):
         heads = settings.get(f"{side}_heads")
         if not isinstance(given, Sequence) or len(given) != 2:
-            allowed = "two layers: the one that gives queries, and the one that gives keys"
+            allowed = "two layers: that of the queries, and that of the keys"
             problems.append(Problem(side, type(given).__name__, allowed))
         elif not isinstance(heads, int) or heads < 1 or given[0].shape[-1] % heads:
             allowed = f"a number of heads that divides the width {given[0].shape[-1]}"
@@ -77,12 +74,11 @@ def _build(
 
 
 def _scores(query: Tensor, key: Tensor, heads: int, mask: Tensor | None) -> Tensor:
-    def split(tensor: Tensor) -> Tensor:
-        precise = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        return precise.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-    query, key = split(query), split(key)
+    query, key = (
+        side.to(torch.promote_types(side.dtype, torch.float32))
+        .unflatten(-1, (heads, -1))
+        .transpose(1, 2)
+        for side in (query, key)
+    )
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    if mask is None:
-        return scores
-    return scores.masked_fill(~mask[:, None, None, :], _LEFT_OUT)
+    return scores if mask is None else scores.masked_fill(~mask[:, None, None, :], _MASKED_SCORE)

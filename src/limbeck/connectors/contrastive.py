@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.connectors.joints import ConnectorOutput, PairConnector
-from limbeck.connectors.layouts import pair
-from limbeck.core.tensors import unit_length
+from limbeck.connectors.base import ConnectorOutput, PairConnector
+from limbeck.connectors.layouts import layout_pair
+from limbeck.core.tensors import precise, unit_length
 from limbeck.errors import InputError, Problem
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class Embedding(nn.Module):
@@ -39,12 +37,11 @@ class Embedding(nn.Module):
         """
         features = features.to(self.linear.weight.dtype)
         if self.places == (1,) and mask is not None and mask.shape == features.shape[:2]:
-            real = mask.to(features.dtype).unsqueeze(-1)
-            features = (features * real).sum(1) / real.sum(1).clamp_min(1)
+            weights = mask.to(features.dtype).unsqueeze(-1)
+            features = (features * weights).sum(1) / weights.sum(1).clamp_min(1)
         elif self.places:
             features = features.mean(self.places)
-        embedded = self.linear(features)
-        return unit_length(embedded.float() if embedded.dtype in _HALF else embedded)
+        return unit_length(precise(self.linear(features)))
 
     def extra_repr(self) -> str:
         """Return the pooled dimensions, for the module's repr."""
@@ -77,9 +74,9 @@ class Embeddings(PairConnector):
             InputError: There is a bank, and the batch has no sample indices.
         """
         mask = inputs.get("mask")
-        ours, theirs = self.student(student, mask), self.teacher(teacher.detach(), mask)
-        held = {} if self.bank is None else self.bank(ours, theirs, inputs)
-        return ConnectorOutput(ours, theirs.detach(), {"trained_teacher": theirs, **held})
+        student, teacher = self.student(student, mask), self.teacher(teacher.detach(), mask)
+        arguments = {} if self.bank is None else self.bank(student, teacher, inputs)
+        return ConnectorOutput(student, teacher.detach(), {"trained_teacher": teacher, **arguments})
 
 
 def build(
@@ -108,39 +105,42 @@ def build(
 
     Example:
         >>> student, teacher = torch.zeros(2, 8, 4, 4), torch.zeros(2, 64)
-        >>> joined = build(student, teacher)(student, teacher, {})
-        >>> joined.student.shape, joined.teacher.shape, list(joined.arguments)
+        >>> output = build(student, teacher)(student, teacher, {})
+        >>> output.student.shape, output.teacher.shape, list(output.arguments)
         (torch.Size([2, 128]), torch.Size([2, 128]), ['trained_teacher'])
 
     Source: Tian, Krishnan and Isola 2020.
     """
     if dimension < 1:
         raise InputError(Problem("dimension", dimension, "a whole number, at least 1", "Try 128."))
-    ours = _embedding(student, teacher, dimension, "student")
-    theirs = _embedding(teacher, student, dimension, "teacher")
+    embeddings = (
+        _embedding(student, teacher, dimension, "contrastive.student"),
+        _embedding(teacher, student, dimension, "contrastive.teacher"),
+    )
     bank = None
     if samples is not None and negatives != 0:
         bank = MemoryBank(samples, dimension, negatives=negatives, momentum=momentum)
-    return Embeddings(ours, theirs, bank=bank).to(student.device)
-
-
-def _embedding(feature: Any, other: Any, dimension: int, side: str) -> Embedding:
-    allowed = "[n, d], [n, tokens, d] or [n, channels, height, width] of floating-point numbers"
-    if not (isinstance(feature, Tensor) and feature.is_floating_point() and feature.ndim in _AXES):
-        given = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
-        raise InputError(Problem(f"contrastive.{side}", given, allowed))
-    if feature.ndim < 4:
-        return Embedding(feature.shape[-1], dimension, places=_AXES[feature.ndim])
-    # Compared with another map, a channels-last map is recognised more reliably.
-    beside = other if other.ndim == 4 else feature.new_zeros(len(feature), 1)
-    read = pair(feature, beside)
-    if isinstance(read, str):
-        raise InputError(Problem(f"contrastive.{side}", tuple(feature.shape), allowed, read))
-    layout = read[0]
-    return Embedding(layout.channels, dimension, places=(1, 2) if layout.channels_last else (2, 3))
+    return Embeddings(*embeddings, bank=bank).to(student.device)
 
 
 _AXES: dict[int, tuple[int, ...]] = {2: (), 3: (1,), 4: (2, 3)}
+
+
+def _embedding(feature: Any, other: Any, dimension: int, where: str) -> Embedding:
+    allowed = "[n, d], [n, tokens, d] or [n, channels, height, width] of floating-point numbers"
+    if not (isinstance(feature, Tensor) and feature.is_floating_point() and feature.ndim in _AXES):
+        given = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
+        raise InputError(Problem(where, given, allowed))
+    if feature.ndim < 4:
+        return Embedding(feature.shape[-1], dimension, places=_AXES[feature.ndim])
+    # Compared with another map, a channels-last map is recognised more reliably.
+    layouts = layout_pair(feature, other if other.ndim == 4 else feature.new_zeros(len(feature), 1))
+    if isinstance(layouts, str):
+        raise InputError(Problem(where, tuple(feature.shape), allowed, layouts))
+    places = (1, 2) if layouts[0].channels_last else (2, 3)
+    return Embedding(layouts[0].channels, dimension, places=places)
+
+
 _FIRST = 2**14  # the number of stored cosines of the first batch, per side
 _FEW = 32  # up to this ratio to the negatives, a product with all samples is faster than a copy
 
@@ -152,8 +152,7 @@ class MemoryBank(nn.Module):
     does not grow with the number of samples. On a CPU, a bank of at most 32 times as many samples
     as negatives returns all embeddings and the drawn indices, which is faster than a copy;
     otherwise it returns a copy. The loss is equal. A sample is never its own negative. If the batch
-    has a label per sample, negatives are of other classes, among the samples whose class the bank
-    has seen.
+    has a label per sample, negatives are of other classes, among the samples of known class.
 
     In training mode, each forward pass updates the batch's rows by its embeddings, without
     gradient, as a running mean normalised to length one. Each process has its own bank; a
@@ -188,7 +187,7 @@ class MemoryBank(nn.Module):
         self, samples: int, dimension: int, *, negatives: int = 4096, momentum: float = 0.5
     ) -> None:
         super().__init__()
-        _check(samples, negatives, momentum)
+        _check_bank(samples, negatives, momentum)
         self.negatives = negatives
         self.momentum = momentum
         self.register_buffer("student", unit_length(torch.randn(samples, dimension)))
@@ -196,14 +195,12 @@ class MemoryBank(nn.Module):
         self.register_buffer("first_cosines", torch.zeros(2, _FIRST))
         self.register_buffer("begun", torch.tensor(False))
         self.order = ClassOrder(samples)
-        self._has_begun: bool | None = (
-            None  # the value of `begun`, without a device synchronisation
-        )
-        self.register_load_state_dict_post_hook(_forget)
+        self._cache: dict[str, int] = {}  # buffers' values, without a device synchronisation
+        self.register_load_state_dict_post_hook(_clear_cache)
 
     def forward(
         self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
-    ) -> dict[str, Any]:
+    ) -> dict[str, Tensor]:
         """Return the loss's arguments for this batch, and then update the bank.
 
         Args:
@@ -222,17 +219,17 @@ class MemoryBank(nn.Module):
         student, teacher = student.detach(), teacher.detach()
         index = self._index(inputs, len(student))
         with torch.no_grad():
-            drawn = self.draw(index, inputs.get("labels"))
-            held = {
+            arguments = {
                 "positives": self.teacher[index],
                 "student_positives": self.student[index],
-                **self._negatives(drawn),
+                **self._negatives(self.draw(index, inputs.get("labels"))),
             }
             if self.training and len(index):
-                self._begin(student, teacher, held)
-                self._remember(self.student, index, student)
-                self._remember(self.teacher, index, teacher)
-        return held | ({"first_cosines": self.first_cosines} if self._started() else {})
+                if not self._started():
+                    self._store_first_cosines(student, teacher, arguments)
+                self._update(self.student, index, student)
+                self._update(self.teacher, index, teacher)
+        return arguments | ({"first_cosines": self.first_cosines} if self._started() else {})
 
     def draw(self, index: Tensor, labels: Tensor | None = None) -> Tensor:
         """Draw negatives for some samples, `[len(index), negatives]`.
@@ -241,20 +238,17 @@ class MemoryBank(nn.Module):
             index: The indices of the samples.
             labels: Their classes; ignored unless there is one integer per sample.
         """
-        if labels is None or labels.shape != index.shape or labels.is_floating_point():
-            return self._uniform(index)
-        if not (self.training or self.order.has_classes()):
-            return self._uniform(index)
+        labelled = (
+            labels is not None and labels.shape == index.shape and not labels.is_floating_point()
+        )
+        if labels is None or not labelled or not (self.training or self.order.has_classes()):
+            size = (len(index), self.negatives)
+            others = torch.randint(len(self.student) - 1, size, device=index.device)
+            return others + (others >= index.unsqueeze(1))  # skips the sample itself
         labels = labels.long().contiguous()
         if self.training:
-            self.order.see(index, labels)
+            self.order.update(index, labels)
         return self.order.draw(labels, self.negatives)
-
-    def _uniform(self, index: Tensor) -> Tensor:
-        others = torch.randint(
-            len(self.student) - 1, (len(index), self.negatives), device=index.device
-        )
-        return others + (others >= index.unsqueeze(1))  # skips the sample itself
 
     def _negatives(self, drawn: Tensor) -> dict[str, Tensor]:
         """Return copies of the drawn rows: the bank changes before the backward pass."""
@@ -270,49 +264,49 @@ class MemoryBank(nn.Module):
             for name, bank in sides.items()
         }
 
-    def _begin(self, student: Tensor, teacher: Tensor, held: Mapping[str, Tensor]) -> None:
+    def _store_first_cosines(
+        self, student: Tensor, teacher: Tensor, arguments: Mapping[str, Tensor]
+    ) -> None:
         """Store an evenly chosen subset of the first batch's cosines, for the loss's constants."""
-        if self._started():
-            return
         for row, anchors, side in ((0, student, ""), (1, teacher, "student_")):
-            near, far = held[f"{side}positives"], held[f"{side}negatives"]
-            if "drawn" in held:
-                far = far[held["drawn"]]
-            bank = torch.cat([near.unsqueeze(1), far], 1)
+            positives, negatives = arguments[f"{side}positives"], arguments[f"{side}negatives"]
+            if "drawn" in arguments:
+                negatives = negatives[arguments["drawn"]]
+            bank = torch.cat([positives.unsqueeze(1), negatives], 1)
             cosines = (bank @ anchors.to(bank.dtype).unsqueeze(-1)).flatten()
             chosen = torch.arange(_FIRST, device=cosines.device) * len(cosines) // _FIRST
             self.first_cosines[row] = cosines[chosen]
         self.begun.fill_(True)
-        self._has_begun = True
+        self._cache["begun"] = True
 
-    def _remember(self, bank: Tensor, index: Tensor, embeddings: Tensor) -> None:
+    def _update(self, bank: Tensor, index: Tensor, embeddings: Tensor) -> None:
         new = embeddings.to(bank.dtype)
         bank[index] = unit_length(bank[index].lerp(new, 1 - self.momentum))
 
     def _started(self) -> bool:
-        if self._has_begun is None:
-            self._has_begun = bool(self.begun)
-        return self._has_begun
+        if "begun" not in self._cache:
+            self._cache["begun"] = bool(self.begun)
+        return bool(self._cache["begun"])
 
     def _index(self, inputs: Mapping[str, Tensor], samples: int) -> Tensor:
-        index, held = inputs.get("index"), len(self.student)
-        allowed = f"a whole number for each of {samples} samples, from 0 to {held - 1}"
+        index, rows = inputs.get("index"), len(self.student)
+        allowed = f"a whole number for each of {samples} samples, from 0 to {rows - 1}"
         if index is None or index.shape != (samples,) or index.is_floating_point():
             given = "nothing" if index is None else f"{tuple(index.shape)} of {index.dtype}"
-            fix = "Without a number for each sample, take negatives from the batch: negatives=0."
+            fix = "Without an index per sample, take negatives from the batch: negatives=0."
             raise InputError(Problem("index", given, allowed, fix))
         if index.device.type == "cpu" and samples:
             low, high = (int(end) for end in index.aminmax())
-            if low < 0 or high >= held:
+            if low < 0 or high >= rows:
                 raise InputError(Problem("index", low if low < 0 else high, allowed))
         return index.long()
 
 
-def _forget(bank: Any, keys: object) -> None:
-    bank._has_begun = None
+def _clear_cache(module: Any, keys: object) -> None:
+    module._cache.clear()
 
 
-def _check(samples: int, negatives: int, momentum: float) -> None:
+def _check_bank(samples: int, negatives: int, momentum: float) -> None:
     problems = []
     if samples < 2:
         fix = "Take negatives from the batch: negatives=0."
@@ -325,25 +319,22 @@ def _check(samples: int, negatives: int, momentum: float) -> None:
         raise InputError(*problems)
 
 
-_UNSEEN = torch.iinfo(torch.int64).max  # after every class, so that it is sorted last
+_UNKNOWN = torch.iinfo(torch.int64).max  # after every class, so that it is sorted last
 
 
 class ClassOrder(nn.Module):
     """The class of every sample, learned from the batches, and sampling from other classes.
 
-    Samples are sorted whenever their number seen has doubled, until every class is known: a few
-    times per training. Between sorts, the only cost of a step that grows with the number of samples
-    is a binary search.
-
-    Args:
-        samples: The number of samples.
+    Samples are sorted whenever the number of samples processed has doubled, until every class is
+    known: a few times per training. Between sorts, the only cost of a step that grows with the
+    number of samples is a binary search.
 
     Attributes:
-        classes: Each sample's class; the largest integer if it was not seen yet.
+        classes: Each sample's class; the largest integer if unknown.
         order: The samples by class, as of the last sort.
         ranked: The classes in that order.
-        passed: The number of samples seen.
-        due: The number of samples seen at the next sort; 0 if there is none.
+        passed: The number of samples processed.
+        due: The number of samples processed at the next sort; 0 if there is none.
     """
 
     classes: Tensor
@@ -354,17 +345,15 @@ class ClassOrder(nn.Module):
 
     def __init__(self, samples: int) -> None:
         super().__init__()
-        self.register_buffer("classes", torch.full((samples,), _UNSEEN))
+        self.register_buffer("classes", torch.full((samples,), _UNKNOWN))
         self.register_buffer("order", torch.arange(samples))
-        self.register_buffer("ranked", torch.full((samples,), _UNSEEN))
+        self.register_buffer("ranked", torch.full((samples,), _UNKNOWN))
         self.register_buffer("passed", torch.tensor(0))
         self.register_buffer("due", torch.tensor(1))
-        self._numbers: dict[
-            str, int
-        ] = {}  # the values of the buffers, without a device synchronisation
-        self.register_load_state_dict_post_hook(_class_order_forget)
+        self._cache: dict[str, int] = {}  # buffers' values, without a device synchronisation
+        self.register_load_state_dict_post_hook(_clear_cache)
 
-    def see(self, index: Tensor, labels: Tensor) -> None:
+    def update(self, index: Tensor, labels: Tensor) -> None:
         """Store the classes of some samples.
 
         Raises:
@@ -383,55 +372,46 @@ class ClassOrder(nn.Module):
         return self._number("distinct") > 1
 
     def draw(self, labels: Tensor, count: int) -> Tensor:
-        """Draw samples of other classes, `[len(labels), count]`.
+        """Draw `count` samples of other classes per label, `[len(labels), count]`.
 
-        While only one class has been seen, samples of unknown class are drawn.
-
-        Args:
-            labels: The class of each row, already passed to `see`.
-            count: The number of samples per row.
+        The labels have been passed to `update`. While only one class is known, samples of unknown
+        class are drawn.
         """
-        known = self._number("known")
+        known, size = self._number("known"), (len(labels), count)
         if not self.has_classes():
-            return self.order[
-                torch.randint(known, len(self.order), (len(labels), count)).to(labels)
-            ]
+            return self.order[torch.randint(known, len(self.order), size).to(labels)]
         start = torch.searchsorted(self.ranked, labels)
-        size = torch.searchsorted(self.ranked, labels, right=True) - start
+        own = torch.searchsorted(self.ranked, labels, right=True) - start
         # One of 2^62 integers, so that the modulo bias is below 2^-40.
-        drawn = torch.randint(2**62, (len(labels), count), device=labels.device)
-        place = drawn % (known - size).unsqueeze(1)
-        place += (place >= start.unsqueeze(1)) * size.unsqueeze(1)  # skips the class
+        drawn = torch.randint(2**62, size, device=labels.device)
+        place = drawn % (known - own).unsqueeze(1)
+        place += (place >= start.unsqueeze(1)) * own.unsqueeze(1)  # skips the class
         return self.order[place]
 
     def _sort(self, passed: int) -> None:
         self.ranked, self.order = self.classes.sort(stable=True)
-        self._numbers.clear()
-        known, distinct = self._number("known"), self._number("distinct")
-        complete = known == len(self.order)
+        self._cache.clear()
+        distinct = self._number("distinct")
+        complete = self._number("known") == len(self.order)
         if complete and distinct < 2:
             allowed = "samples of at least two classes, for negatives of another class"
             raise InputError(Problem("labels", "one class", allowed, "Leave the labels out."))
         # With a single class there is nothing to draw from: sort again at every batch.
-        soon = 2 * passed if distinct > 1 else passed + 1
+        due = 2 * passed if distinct > 1 else passed + 1
         self._set("passed", passed)
-        self._set("due", 0 if complete else soon)
+        self._set("due", 0 if complete else due)
 
     def _number(self, name: str) -> int:
-        if name not in self._numbers:
-            seen = self.ranked[self.ranked != _UNSEEN]
-            self._numbers |= {
+        if name not in self._cache:
+            known = self.ranked[self.ranked != _UNKNOWN]
+            self._cache |= {
                 "passed": int(self.passed),
                 "due": int(self.due),
-                "known": len(seen),
-                "distinct": len(seen.unique_consecutive()),
+                "known": len(known),
+                "distinct": len(known.unique_consecutive()),
             }
-        return self._numbers[name]
+        return self._cache[name]
 
     def _set(self, name: str, value: int) -> None:
         getattr(self, name).fill_(value)
-        self._numbers[name] = value
-
-
-def _class_order_forget(order: ClassOrder, keys: object) -> None:
-    order._numbers.clear()
+        self._cache[name] = value

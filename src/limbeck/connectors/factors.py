@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.connectors.features import Normalize, channels, check_pair, mix
-from limbeck.connectors.joints import ConnectorOutput, PairConnector
+from limbeck.connectors.base import ConnectorOutput, PairConnector
+from limbeck.connectors.features import Normalize, channels, check_pair, projection
 from limbeck.core.numbers import is_positive
 from limbeck.errors import InputError, Problem
 
-_RATE = 0.5
-_SIDE = 3
-_LEAK = 0.1
+_KERNEL = 3
+_NEGATIVE_SLOPE = 0.1
 
 
 class Factors(PairConnector):
@@ -27,64 +26,56 @@ class Factors(PairConnector):
     with the student, which saves a stage. The translator has the encoder's three layers, with
     normalisation.
 
-    Args:
-        ours: The number of the student's channels.
-        theirs: The number of the teacher's channels.
-        maps: Whether features are maps: 3×3 convolutions, else linear layers.
-        rate: The number of factors divided by the number of the teacher's channels.
-
     Attributes:
         translate: The translator, from the student's features to factors.
         paraphrase: The encoder, from the teacher's features to factors.
         restore: The decoder, from factors to the teacher's features.
     """
 
-    def __init__(self, ours: int, theirs: int, *, maps: bool, rate: float) -> None:
+    def __init__(
+        self, student_channels: int, teacher_channels: int, *, maps: bool, rate: float
+    ) -> None:
         super().__init__()
-        count = max(1, int(theirs * rate))
-        self.translate = _layers([ours, ours, count, count], maps=maps, normalize=True)
-        self.paraphrase = _layers([theirs, theirs, count, count], maps=maps)
-        self.restore = _layers([count, count, theirs, theirs], maps=maps, back=True)
+        student, teacher = student_channels, teacher_channels
+        count = max(1, int(teacher * rate))
+        self.translate = _layers([student, student, count, count], maps=maps, normalize=True)
+        self.paraphrase = _layers([teacher, teacher, count, count], maps=maps)
+        self.restore = _layers([count, count, teacher, teacher], maps=maps, transposed=True)
 
     def forward(
         self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
     ) -> ConnectorOutput:
-        """Return both factors, the teacher's without gradient, and the reconstruction error.
-
-        The error is the mean squared difference over all values.
-        """
+        """Return both factors, the teacher's without gradient, and the reconstruction's MSE."""
         dtype = next(self.parameters()).dtype
         features = teacher.detach().to(dtype)
         factors = self.paraphrase(features)
         difference = self.restore(factors) - features
-        own_loss = difference.square().sum() / max(1, difference.numel())
-        return ConnectorOutput(
-            self.translate(student.to(dtype)), factors.detach(), aux_loss=own_loss
-        )
+        error = difference.square().sum() / max(1, difference.numel())
+        return ConnectorOutput(self.translate(student.to(dtype)), factors.detach(), aux_loss=error)
 
 
 def _layers(
-    counts: list[int], *, maps: bool, normalize: bool = False, back: bool = False
+    counts: list[int], *, maps: bool, normalize: bool = False, transposed: bool = False
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for ours, theirs in pairwise(counts):
-        layers.append(mix(ours, theirs, maps=maps, size=_SIDE, back=back))
+    for inputs, outputs in pairwise(counts):
+        layers.append(projection(inputs, outputs, maps=maps, size=_KERNEL, transposed=transposed))
         if normalize:
-            layers.append(Normalize(theirs, maps=maps))
-        layers.append(nn.LeakyReLU(_LEAK))
+            layers.append(Normalize(outputs, maps=maps))
+        layers.append(nn.LeakyReLU(_NEGATIVE_SLOPE))
     return nn.Sequential(*layers)
 
 
 def build(
-    student: Any, teacher: Any, *, samples: int | None = None, rate: float = _RATE
+    student: Any, teacher: Any, *, samples: int | None = None, rate: float = 0.5
 ) -> PairConnector:
-    """Build the connector from example features, with weights from torch's generator.
+    """Build the connector from example features of one layout; `samples` is unused.
 
     Args:
         student: The student's feature: `[n, channels, height, width]`, `[n, tokens, d]` or `[n, d]`
             (for which only the loss's form `factor` is meaningful).
         teacher: The teacher's feature, of the same layout.
-        samples: The number of training samples; unused.
+        samples: Unused.
         rate: The number of factors divided by the number of the teacher's channels; above 0.
 
     Raises:
@@ -93,8 +84,8 @@ def build(
     Example:
         >>> import torch
         >>> student, teacher = torch.zeros(2, 8, 4, 4), torch.zeros(2, 16, 4, 4)
-        >>> joined = build(student, teacher)(student, teacher, {})
-        >>> joined.student.shape, joined.teacher.shape, joined.aux_loss.shape
+        >>> output = build(student, teacher)(student, teacher, {})
+        >>> output.student.shape, output.teacher.shape, output.aux_loss.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([2, 8, 4, 4]), torch.Size([]))
 
     Source: Kim, Park and Kwak 2018 (FT); layers of Tian, Krishnan and Isola 2020.
@@ -102,5 +93,5 @@ def build(
     check_pair(student, teacher, where="factors")
     if not is_positive(rate):
         raise InputError(Problem("factors.rate", rate, "a number above 0", "Try 0.5."))
-    parts = Factors(channels(student), channels(teacher), maps=student.ndim == 4, rate=rate)
-    return parts.to(student.device)
+    connector = Factors(channels(student), channels(teacher), maps=student.ndim == 4, rate=rate)
+    return connector.to(student.device)

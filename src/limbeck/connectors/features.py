@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.connectors.layouts import Layout, Size, pair
+from limbeck.connectors.layouts import Layout, Size, layout_pair
 from limbeck.core.tensors import without_autocast
 from limbeck.errors import InputError, Problem
 
@@ -25,22 +25,22 @@ class Connector(nn.Module):
     also under autocast.
 
     Args:
-        ours: The layout of the student's feature.
-        theirs: The layout of the teacher's.
+        student: The layout of the student's feature.
+        teacher: The layout of the teacher's.
         size: Whether to resize to the teacher's size, too.
     """
 
-    def __init__(self, ours: Layout, theirs: Layout, *, size: bool = True) -> None:
+    def __init__(self, student: Layout, teacher: Layout, *, size: bool = True) -> None:
         super().__init__()
         self.size = size
-        self.ours = ours
-        self.theirs = theirs
-        widths = (ours.channels, theirs.channels)
-        maps = ours.kind == "map" and not ours.channels_last
-        self.project = nn.Identity() if widths[0] == widths[1] else mix(*widths, maps=maps)
+        self.student = student
+        self.teacher = teacher
+        widths = (student.channels, teacher.channels)
+        maps = student.kind == "map" and not student.channels_last
+        self.project = nn.Identity() if widths[0] == widths[1] else projection(*widths, maps=maps)
         self.leading: nn.Linear | None = None
-        if theirs.lead > ours.lead:
-            self.leading = nn.Linear(ours.channels, theirs.lead * theirs.channels)
+        if teacher.prefix > student.prefix:
+            self.leading = nn.Linear(student.channels, teacher.prefix * teacher.channels)
 
     def forward(self, features: Tensor, like: Tensor | None = None) -> Tensor:
         """Map features to the teacher's shape.
@@ -54,50 +54,43 @@ class Connector(nn.Module):
         Raises:
             InputError: A feature's layout differs from the example's.
         """
-        ours = self.ours.of(features)
-        theirs = self._target(ours, like)
+        layout = self.student.of(features)
+        target = self.teacher
+        if like is not None and self.size:
+            target = self.teacher.of(like)
+        elif not self.size or self.student.grid == self.teacher.grid:
+            target = replace(self.teacher, grid=layout.grid)
         with without_autocast(features):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
-            places = ours.places(features)
-            leading = self._lead(features, places) if theirs.lead else None
-            return theirs.feature(leading, self._resize(places, theirs.grid))
+            positions = layout.to_positions(features)
+            prefix = self._prefix(features, positions) if target.prefix else None
+            return target.from_positions(prefix, self._resize(positions, target.grid))
 
-    def _target(self, ours: Layout, like: Tensor | None) -> Layout:
-        if like is not None and self.size:
-            return self.theirs.of(like)
-        leave = not self.size or self.ours.grid == self.theirs.grid
-        return replace(self.theirs, grid=ours.grid) if leave else self.theirs
-
-    def _resize(self, places: Tensor, size: Size) -> Tensor:
-        height, width = places.shape[2:]
+    def _resize(self, positions: Tensor, size: Size) -> Tensor:
+        height, width = positions.shape[2:]
         smaller = (min(height, size[0]), min(width, size[1]))
         if smaller != (height, width):
-            places = F.adaptive_avg_pool2d(places, smaller)
-        # Channels are mapped where there are fewest positions; pooling and interpolation commute
-        # with it.
-        places = self._mix(places)
-        if smaller == size:
-            return places
-        return F.interpolate(places, size=size, mode="bilinear", align_corners=False)
-
-    def _mix(self, places: Tensor) -> Tensor:
+            positions = F.adaptive_avg_pool2d(positions, smaller)
+        # The projection commutes with pooling and interpolation: the smallest size is cheapest.
         if isinstance(self.project, nn.Linear):
-            return self.project(places.movedim(1, -1)).movedim(-1, 1)
-        mixed: Tensor = self.project(places)
-        return mixed
+            positions = self.project(positions.movedim(1, -1)).movedim(-1, 1)
+        else:
+            positions = self.project(positions)
+        if smaller == size:
+            return positions
+        return F.interpolate(positions, size=size, mode="bilinear", align_corners=False)
 
-    def _lead(self, features: Tensor, places: Tensor) -> Tensor:
-        """Return the tokens before the teacher's grid."""
+    def _prefix(self, features: Tensor, positions: Tensor) -> Tensor:
         if self.leading is None:
-            leading: Tensor = self.project(features[:, : self.theirs.lead])
-            return leading
-        summary = features[:, 0] if self.ours.lead else places.mean((2, 3))
-        made: Tensor = self.leading(summary).unflatten(1, (self.theirs.lead, -1))
-        return made
+            tokens: Tensor = self.project(features[:, : self.teacher.prefix])
+            return tokens
+        summary = features[:, 0] if self.student.prefix else positions.mean((2, 3))
+        computed: Tensor = self.leading(summary).unflatten(1, (self.teacher.prefix, -1))
+        return computed
 
     def extra_repr(self) -> str:
         """Return both layouts, for the module's repr."""
-        sides = (self.ours, self.theirs)
+        sides = (self.student, self.teacher)
         return " to ".join(f"{side.kind} {side.grid[0]}×{side.grid[1]}" for side in sides)
 
 
@@ -125,38 +118,30 @@ def connect(student: Tensor, teacher: Tensor, *, size: bool = True) -> nn.Module
         InputError: The features cannot be connected; the message has the reason.
 
     Example:
-        >>> join = connect(torch.zeros(2, 8, 4, 4), torch.zeros(2, 64, 8, 8))
-        >>> join(torch.zeros(5, 8, 4, 4)).shape
-        torch.Size([5, 64, 8, 8])
-        >>> join = connect(torch.zeros(2, 197, 192), torch.zeros(2, 512, 7, 7))
-        >>> join(torch.zeros(5, 197, 192)).shape
+        >>> connector = connect(torch.zeros(2, 197, 192), torch.zeros(2, 512, 7, 7))
+        >>> connector(torch.zeros(5, 197, 192)).shape
         torch.Size([5, 512, 7, 7])
         >>> connect(torch.zeros(2, 8), torch.zeros(2, 64, 8, 8))
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: connector: ... a vector has no places, so that nothing could be
-        learned about the teacher's; tap the student before its pooling
+        limbeck.errors.InputError: connector: ... a vector has no positions to match the teacher's;
+        tap the student before its pooling
 
     Source: Romero et al. 2015 (regressors).
     """
-    layouts = _read(student, teacher)
+    floating = student.is_floating_point() and teacher.is_floating_point()
+    layouts = layout_pair(student, teacher) if floating else _NOT_FLOATING
     if isinstance(layouts, str):
         given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
-        raise InputError(Problem("connector", given, "features that can be joined", layouts))
-    ours, theirs = layouts
-    if student.shape == teacher.shape or (not size and ours == replace(theirs, grid=ours.grid)):
+        raise InputError(Problem("connector", given, "features that can be connected", layouts))
+    own, other = layouts
+    if student.shape == teacher.shape or (not size and own == replace(other, grid=own.grid)):
         return nn.Identity()
-    connector = Connector(ours, theirs, size=size)
+    connector = Connector(own, other, size=size)
     return connector.to(student.device, torch.promote_types(student.dtype, torch.float32))
 
 
-def _read(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
-    if not (student.is_floating_point() and teacher.is_floating_point()):
-        return "features must be floating-point numbers"
-    return pair(student, teacher)
-
-
-_KINDS = "[n, d], [n, tokens, d] or [n, channels, height, width]"
+_NOT_FLOATING = "features must be floating-point numbers"
 
 
 def channels(feature: Tensor) -> int:
@@ -170,38 +155,38 @@ def channels(feature: Tensor) -> int:
     return feature.shape[1] if feature.ndim == 4 else feature.shape[-1]
 
 
-def mix(
-    ours: int, theirs: int, *, maps: bool, size: int = 1, bias: bool = True, back: bool = False
+def projection(
+    inputs: int,
+    outputs: int,
+    *,
+    maps: bool,
+    size: int = 1,
+    bias: bool = True,
+    transposed: bool = False,
 ) -> nn.Module:
-    """Build a layer that maps channels: a convolution that keeps the map's size, or a linear layer.
+    """Build a layer that maps channels: a linear layer, or a convolution that keeps the map's size.
 
-    Args:
-        ours: The number of input channels.
-        theirs: The number of output channels.
-        maps: Whether features are maps.
-        size: The kernel size, an odd number.
-        bias: Whether to add a bias per channel.
-        back: Whether the convolution is transposed.
+    `size`, an odd number, is that of the convolution's kernel.
     """
     if not maps:
-        return nn.Linear(ours, theirs, bias=bias)
-    kind = nn.ConvTranspose2d if back else nn.Conv2d
-    return kind(ours, theirs, kernel_size=size, padding=size // 2, bias=bias)
+        return nn.Linear(inputs, outputs, bias=bias)
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    return kind(inputs, outputs, kernel_size=size, padding=size // 2, bias=bias)
 
 
-def one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps to the size of the smaller, per axis.
+def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool two maps to the smaller height and the smaller width; return others unchanged.
 
     Example:
         >>> import torch
-        >>> [f.shape[2:] for f in one_size(torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 4, 4))]
+        >>> [f.shape[2:] for f in pool_to_smaller(torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 4, 4))]
         [torch.Size([4, 4]), torch.Size([4, 4])]
     """
-    if ours.ndim != 4 or ours.shape[2:] == theirs.shape[2:]:
-        return ours, theirs
-    height, width = (min(pair) for pair in zip(ours.shape[2:], theirs.shape[2:], strict=True))
-    size = (height, width)
-    return F.adaptive_avg_pool2d(ours, size), F.adaptive_avg_pool2d(theirs, size)
+    if student.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
+        return student, teacher
+    height, width = map(min, student.shape[2:], teacher.shape[2:])
+    pool = nn.AdaptiveAvgPool2d((height, width))
+    return pool(student), pool(teacher)
 
 
 class Normalize(nn.Module):
@@ -223,9 +208,9 @@ class Normalize(nn.Module):
 
     def _normalize(self, features: Tensor) -> Tensor:
         norm = self.norm
-        alone = features.numel() <= features.shape[1]
+        single = features.numel() <= features.shape[1]
         # The synchronised layer for several processes counts values over all of them.
-        if not (norm.training and alone and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)):
+        if not (norm.training and single and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)):
             return norm(features)
         mean, variance = norm.running_mean, norm.running_var
         return F.batch_norm(features, mean, variance, norm.weight, norm.bias, eps=norm.eps)
@@ -238,18 +223,19 @@ def check_pair(student: Tensor, teacher: Tensor, *, where: str) -> None:
         InputError: Integer features, unsupported or different numbers of dimensions, different
             batch sizes, or sequences of different lengths.
     """
-    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    shape, other = tuple(student.shape), tuple(teacher.shape)
     reason = ""
     if not (student.is_floating_point() and teacher.is_floating_point()):
-        reason = "features must be floating-point numbers"
+        reason = _NOT_FLOATING
     elif student.ndim != teacher.ndim:
-        reason = "a map, a sequence and a vector hold different things; tap layers of one kind"
-    elif student.ndim not in (2, 3, 4) or 0 in (*ours, *theirs):
-        reason = f"only {_KINDS} can be joined, and nothing that is empty"
-    elif ours[0] != theirs[0]:
+        reason = "a map, a sequence and a vector differ; tap layers of one layout"
+    elif student.ndim not in (2, 3, 4) or 0 in (*shape, *other):
+        supported = "[n, d], [n, tokens, d] or [n, channels, height, width]"
+        reason = f"only {supported} can be connected, without empty dimensions"
+    elif shape[0] != other[0]:
         reason = "both must come from one batch"
-    elif student.ndim == 3 and ours[1] != theirs[1]:
+    elif student.ndim == 3 and shape[1] != other[1]:
         reason = "the sequences have different numbers of tokens"
     if reason:
-        given = f"student {ours}, teacher {theirs}"
-        raise InputError(Problem(where, given, "features of one kind", reason))
+        given = f"student {shape}, teacher {other}"
+        raise InputError(Problem(where, given, "features of one layout", reason))

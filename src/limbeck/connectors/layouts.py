@@ -13,8 +13,8 @@ from limbeck.errors import InputError, Problem
 
 Kind: TypeAlias = Literal["vector", "sequence", "tokens", "map"]
 Size: TypeAlias = tuple[int, int]
-_LEADS = (0, 1, 2, 4, 5)
-"""How many tokens may stand before a grid: a class token, one of distillation, registers."""
+_PREFIX_LENGTHS = (0, 1, 2, 4, 5)
+"""The possible numbers of tokens before a grid: a class token, a distillation token, registers."""
 
 _SMALLEST = 3  # the minimum of rows and columns for two sequences to be image tokens
 
@@ -28,14 +28,14 @@ class Layout:
             a grid, optionally after a class token; a `map` is `[n, channels, height, width]`.
         channels: The number of values per position.
         grid: Height and width of tokens or of a map; otherwise 1 and the number of tokens.
-        lead: The number of tokens before the grid.
+        prefix: The number of tokens before the grid.
         channels_last: Whether a map is `[n, height, width, channels]`.
     """
 
     kind: Kind
     channels: int
     grid: Size
-    lead: int = 0
+    prefix: int = 0
     channels_last: bool = False
 
     def of(self, feature: Tensor) -> Layout:
@@ -46,35 +46,35 @@ class Layout:
         """
         shape = tuple(feature.shape)
         if self.kind == "tokens" and len(shape) == 3:
-            lead, grid = _grid(shape[1], self.grid) or (0, (0, 0))
-            if lead == self.lead and 0 not in grid:
-                return Layout("tokens", self.channels, grid, lead)
-            raise InputError(Problem("connector", shape, f"{self.lead} tokens and a grid"))
-        read = _layout(shape, self.channels_last)
-        if read is None or (read.kind, read.channels) != (self.kind, self.channels):
-            allowed = f"a {self.kind} of {self.channels} channels, as in the probe"
+            prefix, grid = _token_grid(shape[1], self.grid) or (0, (0, 0))
+            if prefix == self.prefix and 0 not in grid:
+                return Layout("tokens", self.channels, grid, prefix)
+            raise InputError(Problem("connector", shape, f"{self.prefix} tokens and a grid"))
+        layout = _layout(shape, self.channels_last)
+        if layout is None or (layout.kind, layout.channels) != (self.kind, self.channels):
+            allowed = f"a {self.kind} of {self.channels} channels, as in the example batch"
             raise InputError(Problem("connector", shape, allowed))
-        return read
+        return layout
 
-    def places(self, feature: Tensor) -> Tensor:
+    def to_positions(self, feature: Tensor) -> Tensor:
         """Return the channels of each position as `[n, channels, height, width]`."""
         if self.kind == "map":
             return feature.movedim(-1, 1) if self.channels_last else feature
         if self.kind == "vector":
             return feature[:, :, None, None]
-        return feature[:, self.lead :].transpose(1, 2).unflatten(2, self.grid)
+        return feature[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
 
-    def feature(self, leading: Tensor | None, places: Tensor) -> Tensor:
-        """Build a feature from its leading tokens and its positions."""
+    def from_positions(self, prefix: Tensor | None, positions: Tensor) -> Tensor:
+        """Build a feature from its prefix tokens and its positions."""
         if self.kind == "map":
-            return places.movedim(1, -1) if self.channels_last else places
+            return positions.movedim(1, -1) if self.channels_last else positions
         if self.kind == "vector":
-            return places.flatten(1)
-        tokens = places.flatten(2).transpose(1, 2)
-        return tokens if leading is None else torch.cat((leading, tokens), 1)
+            return positions.flatten(1)
+        tokens = positions.flatten(2).transpose(1, 2)
+        return tokens if prefix is None else torch.cat((prefix, tokens), 1)
 
 
-def pair(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
+def layout_pair(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
     """Infer the layouts of two features of one batch, each with the other as context.
 
     Returns:
@@ -83,58 +83,52 @@ def pair(student: Tensor, teacher: Tensor) -> tuple[Layout, Layout] | str:
     Example:
         >>> import torch
         >>> tokens, maps = torch.zeros(2, 197, 192), torch.zeros(2, 512, 7, 7)
-        >>> ours, theirs = pair(tokens, maps)
-        >>> ours.kind, ours.grid, ours.lead, theirs.kind, theirs.grid
+        >>> student, teacher = layout_pair(tokens, maps)
+        >>> student.kind, student.grid, student.prefix, teacher.kind, teacher.grid
         ('tokens', (14, 14), 1, 'map', (7, 7))
     """
-    first, second = tuple(student.shape), tuple(teacher.shape)
-    ours = _layout(first, _channels_last(first, second))
-    theirs = _layout(second, _channels_last(second, first))
-    if ours is None or theirs is None or 0 in (*first, *second):
+    shapes = tuple(student.shape), tuple(teacher.shape)
+    first = _layout(shapes[0], _channels_last(*shapes))
+    second = _layout(shapes[1], _channels_last(*reversed(shapes)))
+    if first is None or second is None or 0 in (*shapes[0], *shapes[1]):
         return (
-            "only [n, d], [n, tokens, d] and [n, channels, height, width] can be joined, "
-            "and nothing that is empty"
+            "only [n, d], [n, tokens, d] and [n, channels, height, width] can be connected, "
+            "without empty dimensions"
         )
-    if first[0] != second[0]:
+    if len(student) != len(teacher):
         return "both must come from one batch"
-    kinds = (ours.kind, theirs.kind)
+    kinds = (first.kind, second.kind)
     if "map" in kinds and "sequence" in kinds:
-        return _tokens_and_map(ours, theirs)
+        return _tokens_and_map(first, second)
     if "vector" in kinds and kinds != ("vector", "vector"):
-        return _vector_and_places(ours, theirs)
-    if kinds == ("sequence", "sequence") and ours.grid != theirs.grid:
-        return _two_pictures(ours, theirs) or (ours, theirs)
-    return ours, theirs
+        return _vector_and_positions(first, second)
+    if kinds == ("sequence", "sequence") and first.grid != second.grid:
+        own, other = _as_tokens(first, None), _as_tokens(second, None)
+        # A few words are not an image.
+        if own and other and min(*own.grid, *other.grid) >= _SMALLEST:
+            return own, other
+    return first, second
 
 
-def _two_pictures(ours: Layout, theirs: Layout) -> tuple[Layout, Layout] | None:
-    """Interpret two token counts as grids, if both can be; a few words are not an image."""
-    mine, other = _as_tokens(ours, None), _as_tokens(theirs, None)
-    if mine is None or other is None or min(*mine.grid, *other.grid) < _SMALLEST:
-        return None
-    return mine, other
+def _tokens_and_map(student: Layout, teacher: Layout) -> tuple[Layout, Layout] | str:
+    sequence, map_ = (student, teacher) if student.kind == "sequence" else (teacher, student)
+    tokens = _as_tokens(sequence, map_.grid)
+    if tokens is None:
+        return f"{sequence.grid[1]} tokens are no grid, with or without a class token before it"
+    return (tokens, teacher) if sequence is student else (student, tokens)
 
 
-def _tokens_and_map(ours: Layout, theirs: Layout) -> tuple[Layout, Layout] | str:
-    tokens, map_ = (ours, theirs) if ours.kind == "sequence" else (theirs, ours)
-    read = _as_tokens(tokens, map_.grid)
-    if read is None:
-        return f"{tokens.grid[1]} tokens are no grid, with or without a class token before it"
-    return (read, theirs) if tokens is ours else (ours, read)
-
-
-def _vector_and_places(ours: Layout, theirs: Layout) -> tuple[Layout, Layout] | str:
-    if ours.kind == "sequence" or theirs.kind == "sequence":
+def _vector_and_positions(student: Layout, teacher: Layout) -> tuple[Layout, Layout] | str:
+    if "sequence" in (student.kind, teacher.kind):
         return (
-            "a vector stands for all tokens and a sequence has many; "
-            "tap what follows the pooling, or the sequence, on both sides"
+            "a vector cannot be mapped to or from a sequence; "
+            "tap the layer after the pooling, or the sequence, on both sides"
         )
-    if ours.kind == "vector" and theirs.grid != (1, 1):
+    if student.kind == "vector" and teacher.grid != (1, 1):
         return (
-            "a vector has no places, so that nothing could be learned about the teacher's; "
-            "tap the student before its pooling"
+            "a vector has no positions to match the teacher's; tap the student before its pooling"
         )
-    return ours, theirs  # a map is averaged over its positions
+    return student, teacher  # a map is averaged over its positions
 
 
 def _layout(shape: tuple[int, ...], channels_last: bool) -> Layout | None:
@@ -162,21 +156,18 @@ def _channels_last(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _as_tokens(sequence: Layout, like: Size | None) -> Layout | None:
-    found = _grid(sequence.grid[1], like)
-    if found is None:
-        return None
-    lead, grid = found
-    return Layout("tokens", sequence.channels, grid, lead)
+    match = _token_grid(sequence.grid[1], like)
+    return None if match is None else Layout("tokens", sequence.channels, match[1], match[0])
 
 
-def _grid(tokens: int, like: Size | None) -> tuple[int, Size] | None:
-    """Infer a token grid with the aspect ratio of another, or a square; the first few may lead."""
-    forms = [(1, 1)] if like is None else [like, (1, 1)]
-    for lead in _LEADS:
-        places = tokens - lead
-        for height, width in forms:
-            scale = math.isqrt(max(0, places) * height * width)
+def _token_grid(tokens: int, like: Size | None) -> tuple[int, Size] | None:
+    """Return prefix length and size of a grid with the aspect ratio of another, or a square."""
+    ratios = [(1, 1)] if like is None else [like, (1, 1)]
+    for prefix in _PREFIX_LENGTHS:
+        positions = tokens - prefix
+        for height, width in ratios:
+            scale = math.isqrt(max(0, positions) * height * width)
             rows, columns = scale // width, scale // height
-            if places > 0 and rows * columns == places and rows * width == columns * height:
-                return lead, (rows, columns)
+            if 0 < positions == rows * columns and rows * width == columns * height:
+                return prefix, (rows, columns)
     return None

@@ -8,21 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.connectors.features import Normalize, channels, check_pair, mix, one_size
-from limbeck.connectors.joints import ConnectorOutput, PairConnector
+from limbeck.connectors.base import ConnectorOutput, PairConnector
+from limbeck.connectors.features import Normalize, channels, check_pair, pool_to_smaller, projection
 
-_RARE = 1e-3  # the published bound: a mean of fewer negative responses is unreliable
+_MINIMUM_SHARE = 1e-3  # the published bound: a mean of fewer negative responses is unreliable
 
 
 class Margins(PairConnector):
     """The projection of the student's pre-activations, and the teacher's margins.
 
     The larger of two maps is average-pooled to the size of the smaller.
-
-    Args:
-        ours: The number of the student's channels.
-        margin: The teacher's mean negative response, `[channels]`.
-        maps: Whether features are maps.
 
     Attributes:
         project: A 1×1 convolution or a linear layer, with batch normalisation.
@@ -31,34 +26,27 @@ class Margins(PairConnector):
 
     margin: Tensor
 
-    def __init__(self, ours: int, margin: Tensor, *, maps: bool) -> None:
+    def __init__(self, student_channels: int, margin: Tensor, *, maps: bool) -> None:
         super().__init__()
-        theirs = len(margin)
-        mixing = mix(ours, theirs, maps=maps, bias=False)
-        self.project = nn.Sequential(mixing, Normalize(theirs, maps=maps))
+        layer = projection(student_channels, len(margin), maps=maps, bias=False)
+        self.project = nn.Sequential(layer, Normalize(len(margin), maps=maps))
         self.register_buffer("margin", margin)
 
     def forward(
         self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
     ) -> ConnectorOutput:
         """Return the student's and the teacher's responses, and the margin as an argument."""
-        features, teacher = one_size(student.to(self.margin.dtype), teacher)
+        features, teacher = pool_to_smaller(student.to(self.margin.dtype), teacher)
         return ConnectorOutput(self.project(features), teacher, {"margin": self.margin})
 
 
 def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
-    """Build the connector from example features, with weights from torch's generator.
+    """Build the connector from example responses before the ReLU; `samples` is unused.
 
     The margins are the mean negative responses of the example batch, for any teacher; the authors
     estimate them from the teacher's batch normalisation
     (`limbeck.losses.features.batch_norm_margin`). A channel with less than 0.1 % negative
     responses has a margin of three standard deviations below 0, as published.
-
-    Args:
-        student: The student's responses before the ReLU: `[n, channels, height, width]`,
-            `[n, tokens, d]` or `[n, d]`.
-        teacher: The teacher's, of the same layout.
-        samples: The number of training samples; unused.
 
     Raises:
         InputError: The features cannot be connected; the message has the reason.
@@ -75,6 +63,6 @@ def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConn
     responses = teacher.detach().float().movedim(1 if maps else -1, 0).flatten(1)
     negative = responses < 0
     mean = responses.clamp_max(0).sum(1) / negative.sum(1).clamp_min(1)
-    often = negative.float().mean(1) > _RARE
-    margin = torch.where(often, mean, -3 * responses.std(1, unbiased=False))
+    reliable = negative.float().mean(1) > _MINIMUM_SHARE
+    margin = torch.where(reliable, mean, -3 * responses.std(1, unbiased=False))
     return Margins(channels(student), margin, maps=maps).to(student.device)

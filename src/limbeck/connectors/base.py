@@ -6,14 +6,14 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from limbeck.connectors.features import Connector, connect
 from limbeck.errors import InputError, Problem
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ConnectorOutput(NamedTuple):
@@ -28,7 +28,7 @@ class ConnectorOutput(NamedTuple):
 
     student: Any
     teacher: Any
-    arguments: Mapping[str, Any] = _NOTHING
+    arguments: Mapping[str, Any] = _NO_ARGUMENTS
     aux_loss: Tensor | None = None
 
 
@@ -46,7 +46,6 @@ class PairConnector(nn.Module, ABC):
         """
 
 
-Builder: TypeAlias = Callable[..., PairConnector]
 BUILDERS: Mapping[str, str] = MappingProxyType(
     {
         "attention_kl": "limbeck.connectors.attention:build_probabilities",
@@ -58,7 +57,7 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
         "variational_information": "limbeck.connectors.variational:build",
     }
 )
-"""The losses whose learned parts see both sides, and what builds them."""
+"""The losses whose learned parts take both sides, and the function that builds these."""
 
 UNJOINED = frozenset(
     {
@@ -79,7 +78,7 @@ UNJOINED = frozenset(
         "minilm_relation",
     }
 )
-"""The losses that take features of different shapes as they are."""
+"""The losses that accept features of different shapes without a connector."""
 
 _ANY_SIZE = frozenset({"fsp", "gram"})  # maps of any size, but with equal numbers of channels
 
@@ -132,56 +131,40 @@ def join(
 
     Example:
         >>> import torch
-        >>> joint = join("fitnet_hint", torch.zeros(2, 8), torch.zeros(2, 64))
-        >>> joint(torch.zeros(5, 8), torch.zeros(5, 64), {}).student.shape
+        >>> connector = join("fitnet_hint", torch.zeros(2, 8), torch.zeros(2, 64))
+        >>> connector(torch.zeros(5, 8), torch.zeros(5, 64), {}).student.shape
         torch.Size([5, 64])
     """
     single = isinstance(student, Tensor)
     if loss_name in BUILDERS and not (single and loss_name in UNJOINED):
-        return _builder(loss_name)(student, teacher, samples=samples, **settings)
+        module, _, function = BUILDERS[loss_name].partition(":")
+        builder = getattr(importlib.import_module(module), function)
+        build = cast("Callable[..., PairConnector]", builder)
+        return build(student, teacher, samples=samples, **settings)
     if settings:
-        raise InputError(
-            Problem(f"connector.{next(iter(settings))}", settings, "no settings for this loss")
-        )
+        where = f"connector.{next(iter(settings))}"
+        raise InputError(Problem(where, settings, "no settings for this loss"))
     if loss_name in UNJOINED:
         return StudentConnector(nn.Identity())
     size = loss_name not in _ANY_SIZE
     if single and isinstance(teacher, Tensor):
         return StudentConnector(connect(student, teacher, size=size))
-    pairs = _paired(student, teacher)
-    return StudentConnector(nn.ModuleList(connect(*both, size=size) for both in pairs))
+    listed = isinstance(student, Sequence) and isinstance(teacher, Sequence)
+    if not listed or len(student) != len(teacher) or not student:
+        given = f"student {_count(student)}, teacher {_count(teacher)}"
+        raise InputError(Problem("connector", given, "equal numbers of features on both sides"))
+    pairs = zip(student, teacher, strict=True)
+    return StudentConnector(nn.ModuleList(connect(*pair, size=size) for pair in pairs))
 
 
 def as_joint(module: nn.Module) -> PairConnector:
-    """Wrap a user's module: a `Joint` is returned unchanged, others apply to the student.
-
-    Example:
-        >>> as_joint(nn.Linear(3, 5))
-        StudentConnector(
-          (module): Linear(in_features=3, out_features=5, bias=True)
-        )
-    """
+    """Wrap a user's module as a `StudentConnector`; return a `PairConnector` unchanged."""
     return module if isinstance(module, PairConnector) else StudentConnector(module)
 
 
-def _builder(loss_name: str) -> Builder:
-    module, _, function = BUILDERS[loss_name].partition(":")
-    return cast("Builder", getattr(importlib.import_module(module), function))
-
-
 def _apply(module: nn.Module, student: Any, teacher: Any) -> Any:
-    if isinstance(module, Connector):
-        return module(student, like=teacher)
-    return module(student)
+    return module(student, like=teacher) if isinstance(module, Connector) else module(student)
 
 
-def _paired(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
-    listed = isinstance(student, Sequence) and isinstance(teacher, Sequence)
-    if listed and len(student) == len(teacher) > 0:
-        return list(zip(student, teacher, strict=True))
-    given = f"student {_counted(student)}, teacher {_counted(teacher)}"
-    raise InputError(Problem("connector", given, "as many features on one side as on the other"))
-
-
-def _counted(features: Any) -> str:
+def _count(features: Any) -> str:
     return "one feature" if isinstance(features, Tensor) else f"{len(features)} features"
