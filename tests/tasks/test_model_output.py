@@ -1,4 +1,4 @@
-"""What models of the libraries return becomes logits: in training, evaluation and export."""
+"""The logits are found in the output structures of all libraries: in training and evaluation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,8 @@ from limbeck.tasks.image_classification import ImageClassification
 
 CLASSES = ("a", "b", "c")
 TASK = ImageClassification(classes=CLASSES)
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "image_size": 16,
-    "patch_size": 8,
-}
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY |= {"intermediate_size": 16, "image_size": 16, "patch_size": 8}
 
 
 def _batch(size: int = 4) -> dict[str, Tensor]:
@@ -38,7 +32,7 @@ def _batch(size: int = 4) -> dict[str, Tensor]:
 
 
 @dataclass
-class Answer:
+class Scores:
     scores: Tensor
     features: Tensor
 
@@ -47,7 +41,7 @@ Pair = namedtuple("Pair", ["logits", "aux_logits"])
 
 
 class Net(nn.Module):
-    """A linear classifier whose answer a function wraps."""
+    """A linear classifier whose output a function wraps."""
 
     def __init__(self, wrap: Any) -> None:
         super().__init__()
@@ -59,27 +53,27 @@ class Net(nn.Module):
         return self.wrap(self.head(features), features, self.second(features), self.training)
 
 
-FORMS = {
+STRUCTURES = {
     "tuple with features": lambda one, features, two, training: (features, one),
     "list of one": lambda one, features, two, training: [one],
     "loss first": lambda one, features, two, training: (one.sum(), one),
     "mapping": lambda one, features, two, training: {"out": one, "aux": two, "features": features},
-    "dataclass": lambda one, features, two, training: Answer(one, features),
+    "dataclass": lambda one, features, two, training: Scores(one, features),
     "named tuple": lambda one, features, two, training: Pair(one, two),
     "convolutional": lambda one, features, two, training: one[:, :, None, None],
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_logits(form: str) -> None:
-    net, batch = Net(FORMS[form]), _batch()
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_every_structure_has_the_same_logits(structure: str) -> None:
+    net, batch = Net(STRUCTURES[structure]), _batch()
     expected = net.head(net.body(batch["image"].flatten(1)))
     assert torch.equal(TASK.outputs(net, batch)["logits"], expected)
     check_modes(net, TASK, batch)
 
 
 def test_auxiliary_heads_train_with_a_weight_of_three_tenths() -> None:
-    net, batch = Net(FORMS["named tuple"]), _batch()
+    net, batch = Net(STRUCTURES["named tuple"]), _batch()
     response = TASK.respond(net, batch)
     cross_entropy = nn.CrossEntropyLoss(reduction="none")
     logits, aux = net(batch["image"])
@@ -88,7 +82,7 @@ def test_auxiliary_heads_train_with_a_weight_of_three_tenths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrap", "said"),
+    ("wrap", "message"),
     [
         (lambda one, features, two, training: (one, two), r"tuple of 0 \[3, 3\], 1 \[3, 3\]"),
         (lambda one, features, two, training: {"features": features}, r"features \[3, 5\]"),
@@ -97,8 +91,8 @@ def test_auxiliary_heads_train_with_a_weight_of_three_tenths() -> None:
         (lambda one, features, two, training: None, "NoneType of no tensors"),
     ],
 )
-def test_what_is_not_certain_is_refused(wrap: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_ambiguous_outputs_are_refused(wrap: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         TASK.outputs(Net(wrap), _batch())
 
 
@@ -179,23 +173,23 @@ class Head(nn.Module):
 
 @pytest.mark.parametrize("when_training", [True, False])
 @pytest.mark.parametrize(
-    ("last", "said"),
+    ("last", "message"),
     [(nn.Softmax(-1), "probabilities"), (nn.LogSoftmax(-1), "log-"), (nn.Sigmoid(), "sigmoid")],
 )
 def test_an_activation_in_one_mode_alone_is_refused(
-    last: nn.Module, said: str, when_training: bool
+    last: nn.Module, message: str, when_training: bool
 ) -> None:
     torch.manual_seed(0)
     head = Head(last, when_training=when_training)
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Dropout(0.5), head)
     mode = "training" if when_training else "evaluation"
-    with pytest.raises(InputError, match=rf"{said}.* in {mode} mode.*self\.training"):
+    with pytest.raises(InputError, match=rf"{message}.* in {mode} mode.*self\.training"):
         check_modes(net, TASK, _batch())
     assert all(module.training for module in net.modules())
     check_modes(nn.Sequential(nn.Flatten(), nn.Linear(48, 3), last), TASK, _batch())
 
 
-def test_probabilities_in_one_mode_are_no_logits_after_their_conversion() -> None:
+def test_probabilities_in_one_mode_are_refused_after_their_conversion() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), Head(nn.Softmax(-1)))
     adapt(net, Adaptation(output_type="probabilities", count=3))

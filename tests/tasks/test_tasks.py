@@ -1,4 +1,4 @@
-"""Every task that there is keeps the contract."""
+"""Laws of every discovered task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limbeck.tasks import TASKS
 
 
 class Words(nn.Module):
-    """A transformers model, as far as a task sees it: named inputs, an answer with `logits`."""
+    """A text classifier like those of transformers: named inputs, an output with `logits`."""
 
     def __init__(self, bare=False):
         super().__init__()
@@ -66,14 +66,14 @@ def example(request):
     return TASKS.load(request.param)(classes=("a", "b", "c")), make(), batch
 
 
-def test_a_response_has_one_row_a_unit(example):
+def test_a_response_has_one_row_per_element(example):
     task, model, batch = example
     response = task.respond(model, batch)
-    units = len(response.labels)
-    assert response.outputs["logits"].shape == (units, 3)
-    assert response.weights.shape == response.sample_of.shape == (units,)
+    elements = len(response.labels)
+    assert response.outputs["logits"].shape == (elements, 3)
+    assert response.weights.shape == response.sample_of.shape == (elements,)
     assert torch.equal(response.weights, task.weights(batch))
-    assert task.loss(response).shape == (units,)
+    assert task.loss(response).shape == (elements,)
     assert task.name in EXAMPLES
     assert set(task.inputs) <= set(batch)
     assert response.taps == {}
@@ -87,7 +87,7 @@ def test_the_loss_is_cross_entropy_with_the_labels(example):
     torch.testing.assert_close(task.loss(response), expected)
 
 
-def test_units_are_samples_in_order(example):
+def test_elements_are_samples_in_order(example):
     task, model, batch = example
     whole = task.respond(model, batch)
     assert whole.sample_of.tolist() == [0, 1, 2, 3]
@@ -115,12 +115,12 @@ def test_the_first_metric_is_accuracy_over_all_samples(example):
     assert next(iter(metrics.compute().values())) == 0.75
 
 
-def test_a_text_model_may_answer_with_a_bare_tensor():
+def test_a_text_model_may_return_a_bare_tensor():
     _, batch = EXAMPLES["text_classification"]
     task = TASKS.load("text_classification")(classes=("a", "b", "c"))
     assert task.respond(Words(bare=True), batch).outputs["logits"].shape == (4, 3)
 
 
-def test_an_unknown_task_is_told_the_nearest():
+def test_an_unknown_task_gets_a_suggestion():
     with pytest.raises(InputError, match='did you mean "image_classification"'):
         TASKS.load("image_clasification")

@@ -53,19 +53,22 @@ def run(
         return cast("Tensor", returned), ()
     if isinstance(returned, Tensor):
         return _rows(returned, returned), ()
-    found = dict(_tensors(returned))
-    auxiliary = {name: one for name, one in found.items() if name.startswith(AUXILIARY)}
-    heads = tuple(rows for rows in map(_squeezed, auxiliary.values()) if _fits(rows, classes))
-    if LOGITS in found:
-        return _rows(found[LOGITS], returned), heads
-    candidates = [
-        rows
-        for name, one in found.items()
-        if name not in auxiliary and _fits(rows := _squeezed(one), classes)
-    ]
-    if len(candidates) != 1:
-        raise InputError(_undecided(returned, candidates))
-    return _rows(candidates[0], returned), heads
+    tensors = {name: _squeezed(one) for name, one in _tensors(returned)}
+    fitting = {name: one for name, one in tensors.items() if _fits(one, classes)}
+    heads = tuple(one for name, one in fitting.items() if name.startswith(AUXILIARY))
+    if LOGITS in tensors:
+        return _rows(tensors[LOGITS], returned), heads
+    candidates = [one for name, one in fitting.items() if not name.startswith(AUXILIARY)]
+    if len(candidates) == 1:
+        return candidates[0], heads
+    fix = "Set `output` beside the model's name if it is one of these, or change the model."
+    if candidates:
+        fix = (
+            "Set `output` beside the model's name: a field or position (`output: 0`), or "
+            "`output: mean` for the mean of all heads."
+        )
+    allowed = "one tensor [n, classes], or a field named logits"
+    raise InputError(Problem("model.output", _described(returned), allowed, fix))
 
 
 def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
@@ -83,12 +86,9 @@ def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     tensors = list(inputs.values())
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return model(*tensors)
-    positional = [
-        one
-        for one in parameters.values()
-        if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}
-    ]
-    return model(*tensors[: max(1, len(positional))])
+    by_position = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    count = sum(parameter.kind in by_position for parameter in parameters.values())
+    return model(*tensors[: max(1, count)])
 
 
 def _tensors(returned: Any) -> list[tuple[str, Tensor]]:
@@ -100,7 +100,7 @@ def _tensors(returned: Any) -> list[tuple[str, Tensor]]:
     elif hasattr(returned, "_fields"):
         items = list(zip(returned._fields, returned, strict=True))
     elif isinstance(returned, tuple | list):
-        items = [(str(place), one) for place, one in enumerate(returned)]
+        items = [(str(index), one) for index, one in enumerate(returned)]
     else:  # a plain object with attributes
         items = list(getattr(returned, "__dict__", {}).items())
     return [(name, one) for name, one in items if isinstance(one, Tensor)]
@@ -123,18 +123,6 @@ def _rows(tensor: Tensor, returned: Any) -> Tensor:
         fix = "Return one row of logits per sample: pool over positions, do not take the argmax."
         raise InputError(Problem("model", _described(returned), "logits [n, classes]", fix))
     return rows
-
-
-def _undecided(returned: Any, candidates: list[Tensor]) -> Problem:
-    allowed = "one tensor [n, classes], or a field named logits"
-    if len(candidates) > 1:
-        fix = (
-            "Set `output` beside the model's name: a field or position (`output: 0`), or "
-            "`output: mean` for the mean of all heads."
-        )
-        return Problem("model.output", _described(returned), allowed, fix)
-    fix = "Set `output` beside the model's name if it is one of these, or change the model."
-    return Problem("model.output", _described(returned), allowed, fix)
 
 
 def _described(returned: Any) -> str:

@@ -21,11 +21,11 @@ TOLERANCE = 1e-4
 def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
     """Check that evaluation mode changes no buffer, and that both modes return the same logits.
 
-    Only the root module is set to training mode, on which most nets condition auxiliary outputs:
-    the logits must equal those of evaluation mode.
+    For the second check only the root module is set to training mode, on which most nets condition
+    auxiliary outputs. The model's modes and buffers are restored.
 
     Args:
-        model: The module; its modes and buffers are restored.
+        model: The module.
         task: The task that runs it.
         batch: Two samples or more, on the device of the model.
 
@@ -64,16 +64,16 @@ def _check_buffers(model: nn.Module, task: Task, batch: Batch, buffers: dict[str
 def _check_activation(model: nn.Module, task: Task, batch: Batch) -> None:
     """Check that no module adds or leaves out a softmax or sigmoid in one mode."""
     expected = task.outputs(model, batch)["logits"].float()
-    steady = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    excluded = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for module in model.modules():
-        module.training = not isinstance(module, steady)
-    found = task.outputs(model, batch)["logits"].float()
+        module.training = not isinstance(module, excluded)
+    actual = task.outputs(model, batch)["logits"].float()
     model.eval()
-    kinds = {"training": _kind(found), "evaluation": _kind(expected)}
-    if kinds["training"] == kinds["evaluation"] and not _close(found, expected):
-        if _close(found.sigmoid(), expected):
+    kinds = {"training": _kind(actual), "evaluation": _kind(expected)}
+    if kinds["training"] == kinds["evaluation"] and not _close(actual, expected):
+        if _close(actual.sigmoid(), expected):
             kinds["evaluation"] = "sigmoid values"
-        elif _close(expected.sigmoid(), found):
+        elif _close(expected.sigmoid(), actual):
             kinds["training"] = "sigmoid values"
     if kinds["training"] != kinds["evaluation"]:
         given = ", ".join(f"{kind} in {mode} mode" for mode, kind in kinds.items())
@@ -96,21 +96,21 @@ def _kind(values: Tensor) -> str:
 def _check_training(model: nn.Module, task: Task, batch: Batch) -> None:
     expected = task.outputs(model, batch)["logits"]
     model.training = True
-    first, again = (task.outputs(model, batch)["logits"] for _ in range(2))
+    first, second = (task.outputs(model, batch)["logits"] for _ in range(2))
     model.training = False
     # With dropout in the root module itself, outputs are random and cannot be compared.
-    if _close(first, again) and not _close(first, expected):
+    if _close(first, second) and not _close(first, expected):
         given = "in training mode other logits than in evaluation mode"
         fix = "Is the mean of its heads meant? Then set `output: mean` beside the model's name."
         raise InputError(Problem("model.output", given, "the same logits in both modes", fix))
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    scale = max(1.0, float(other.abs().nan_to_num(posinf=0.0).max())) if other.numel() else 1.0
-    return one.shape == other.shape and torch.allclose(
-        one, other, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True
-    )
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    largest = float(expected.abs().nan_to_num(posinf=0.0).max()) if expected.numel() else 1.0
+    tolerance = TOLERANCE * max(1.0, largest)
+    same_shape = actual.shape == expected.shape
+    return same_shape and torch.allclose(actual, expected, 0.0, tolerance, equal_nan=True)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and torch.equal(left.nan_to_num(), right.nan_to_num())

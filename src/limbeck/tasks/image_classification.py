@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.tasks._per_sample import PerSample
+from limbeck.tasks.task import PerSample
 
 
 class ImageClassification(PerSample):
     """Classification of images.
-
-    Args:
-        classes: The names of the classes.
 
     Example:
         >>> import torch

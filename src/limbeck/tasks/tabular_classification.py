@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.tasks._per_sample import PerSample
+from limbeck.tasks.task import PerSample
 
 
 class TabularClassification(PerSample):
     """Classification of table rows.
-
-    Args:
-        classes: The names of the classes.
 
     Example:
         >>> import torch

@@ -1,12 +1,16 @@
-"""The task protocol, and the model output that losses receive."""
+"""The task protocol, the base class of classification tasks, and the output that losses receive."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
+
+from limbeck import losses
+from limbeck.tasks._model_output import run
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -23,16 +27,16 @@ class Response:
     An element is one item with one predicted distribution: an image, a token, a pixel, a box.
 
     Attributes:
-        outputs: The model's outputs by name, each `[units, ...]`; usually only `logits`.
-        labels: The labels, `[units]`.
-        weights: The weight per element, `[units]`; 0 excludes an element.
-        sample_of: The index of each element's sample in the batch, `[units]`.
+        outputs: The model's outputs by name, each `[elements, ...]`; usually only `logits`.
+        labels: The labels, `[elements]`.
+        weights: The weight per element, `[elements]`; 0 excludes an element.
+        sample_of: The index of each element's sample in the batch, `[elements]`.
         taps: The outputs of tapped modules, by path, `[samples, ...]`.
-        hidden: For large heads, the input of the head, `[units, dimension]`.
+        hidden: For large heads, the input of the head, `[elements, dimension]`.
         head: For large heads, the head itself.
         index: The index of each sample in the data set, `[samples]`; None if unknown.
         mask: The mask of non-padding positions, `[samples, positions]`; None without padding.
-        auxiliary: The logits of auxiliary heads, `[units, classes]` each; in training mode only.
+        auxiliary: The logits of auxiliary heads, `[elements, classes]` each; in training mode only.
     """
 
     outputs: dict[str, Tensor]
@@ -69,13 +73,82 @@ class Task(Protocol):
         ...
 
     def weights(self, batch: Batch) -> Tensor:
-        """Return the weight of each element of a batch, `[units]`, before any model has run."""
+        """Return the weight of each element of a batch, `[elements]`, before any model has run."""
         ...
 
     def loss(self, response: Response) -> Tensor:
-        """Compute the loss against the labels: one value per element, `[units]`."""
+        """Compute the loss against the labels: one value per element, `[elements]`."""
         ...
 
     def metrics(self) -> MetricCollection:
         """Return the validation metrics; the first one selects the best epoch, higher is better."""
         ...
+
+
+AUXILIARY_WEIGHT = 0.3
+"""Weight of each auxiliary head in training (Szegedy et al. 2015, section 5)."""
+
+
+class PerSample:
+    """Classification with one label per sample, each sample one element; subclasses add the inputs.
+
+    Args:
+        classes: The names of the classes.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+
+    def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        inputs = {name: batch[name] for name in self.inputs}
+        return run(model, inputs, classes=len(self.classes))
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model on the task's inputs; return `logits [n, classes]`.
+
+        Raises:
+            InputError: No output of the model, or more than one, can be the logits.
+        """
+        return {"logits": self._run(model, batch)[0]}
+
+    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
+        """Run the model on a batch; elements are its samples, in order."""
+        (logits, auxiliary), labels = self._run(model, batch), batch["labels"]
+        mask = batch.get("attention_mask")
+        return Response(
+            outputs={"logits": logits},
+            labels=labels,
+            weights=self.weights(batch),
+            sample_of=torch.arange(len(labels), device=labels.device),
+            taps={} if taps is None else taps.take(),
+            index=batch.get("index"),
+            mask=None if mask is None else mask.bool(),
+            auxiliary=auxiliary,
+        )
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Return weight 1 for every sample, `[n]`."""
+        return torch.ones(len(batch["labels"]), device=batch["labels"].device)
+
+    def loss(self, response: Response) -> Tensor:
+        """Compute the cross-entropy with the labels, one value per sample.
+
+        Each auxiliary head, active in training mode only, adds its cross-entropy times 0.3.
+
+        Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
+        """
+        loss = losses.cross_entropy(response.outputs["logits"], response.labels)
+        for logits in response.auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(logits, response.labels)
+        return loss
+
+    def metrics(self) -> MetricCollection:
+        """Return top-1 accuracy over all samples."""
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy
+
+        top_1 = MulticlassAccuracy(num_classes=len(self.classes), average="micro")
+        return MetricCollection({"accuracy": top_1})

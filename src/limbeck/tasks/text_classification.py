@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.tasks._per_sample import PerSample
+from limbeck.tasks.task import PerSample
 
 
 class TextClassification(PerSample):
-    """Classification of texts, with a transformers model whose head reads `[CLS]`.
-
-    Args:
-        classes: The names of the classes.
-    """
+    """Classification of texts, with a transformers model whose head reads `[CLS]`."""
 
     name = "text_classification"
     inputs = ("input_ids", "attention_mask")
