@@ -202,16 +202,17 @@ def _net_arguments() -> str:
     """Write what each net of limbeck takes, from its signature and docstring."""
     import importlib
 
-    from limbeck.models.arguments import OURS
+    from limbeck.models.arguments import DATA_ARGUMENTS
     from limbeck.models.sources.limbeck import file_of_net, names
 
     rows = ["| net | argument | default | meaning |", "|-|-|-|-|"]
     for name in names():
         module = importlib.import_module(f"limbeck.models.nets.{file_of_net(name).stem}")
-        builder = getattr(module, name)
-        described = dict(re.findall(r"^\s{4,8}(\w+): (.+)$", inspect.getdoc(builder) or "", re.M))
-        for key, parameter in inspect.signature(builder).parameters.items():
-            if key not in OURS:
+        # Nets of one file have the same arguments: the first one documents them.
+        docs = "\n".join(inspect.getdoc(getattr(module, net)) or "" for net in module.__all__)
+        described = dict(re.findall(r"^\s{4,8}(\w+): (.+)$", docs, re.M))
+        for key, parameter in inspect.signature(getattr(module, name)).parameters.items():
+            if key not in DATA_ARGUMENTS:
                 rows.append(f"| `{name}` | `{key}` | `{parameter.default}` | {described[key]} |")
     return "\n".join(rows)
 

@@ -22,16 +22,16 @@ model = build()
 model.load_state_dict(load_file(sys.argv[1] + "/model.safetensors"))
 inputs = load_file(sys.argv[1] + "/inputs.safetensors")
 with torch.inference_mode():
-    answer = model.eval()(**inputs)
-save_file({"logits": getattr(answer, "logits", answer).contiguous()}, sys.argv[1] + "/out")
+    output = model.eval()(**inputs)
+save_file({"logits": getattr(output, "logits", output).contiguous()}, sys.argv[1] + "/out")
 """
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Callable[..., torch.Tensor]:
-    """Give the logits of a process that has an architecture.py and weights but not limbeck."""
+    """Return a function that runs an architecture.py with weights in a process without limbeck."""
 
-    def answer(model: nn.Module, text: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def run(model: nn.Module, text: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         (tmp_path / "architecture.py").write_text(text)
         save_file(model.state_dict(), tmp_path / "model.safetensors")
         save_file(inputs, tmp_path / "inputs.safetensors")
@@ -40,4 +40,4 @@ def alone(tmp_path: Path) -> Callable[..., torch.Tensor]:
         subprocess.run(command, check=True, env=environment, cwd=tmp_path)
         return load_file(tmp_path / "out")["logits"]
 
-    return answer
+    return run

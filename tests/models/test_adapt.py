@@ -1,4 +1,4 @@
-"""Models fitted to data whose classes or pixels are arranged otherwise than their own."""
+"""Models adapted to data with another class order or normalisation than their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spec_of(**more: object) -> ModelSpec:
 
 
 def pair(**own: object) -> tuple[nn.Module, nn.Module]:
-    """Build the adapted model and, from the same seed, the model as it is by itself."""
+    """Build the adapted model and, from the same seed, the unadapted model."""
     torch.manual_seed(0)
     fitted = build(spec_of(**own), **FIT).eval()
     torch.manual_seed(0)
@@ -34,12 +34,12 @@ def pair(**own: object) -> tuple[nn.Module, nn.Module]:
     return fitted, alone
 
 
-def test_the_adapted_model_answers_as_the_model_would_on_its_own_pixels_and_classes() -> None:
+def test_the_adapted_model_equals_the_model_on_its_own_pixels_and_classes() -> None:
     fitted, alone = pair(**OWN)
     pixels = torch.rand(5, 1, 8, 8)
-    found = fitted((pixels - 0.3) / 0.2)
+    output = fitted((pixels - 0.3) / 0.2)
     expected = alone((pixels - 0.5) / 0.25)[:, [1, 3, 0]]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(output, expected)
     assert list(fitted.state_dict()) == list(alone.state_dict())
     torch.testing.assert_close(copy.deepcopy(fitted)(pixels), fitted(pixels))
 
@@ -61,8 +61,8 @@ def test_the_export_holds_the_adaptation(tmp_path: Path) -> None:
     fitted, _ = pair(**OWN, output_type="probabilities")
     batch = {"image": torch.rand(6, 1, 8, 8)}
     to_onnx(fitted, ImageClassification(("a", "b", "c")), batch, tmp_path / "model.onnx")
-    found = OnnxPredictor(tmp_path / "model.onnx").predict(batch)["logits"]
-    torch.testing.assert_close(torch.from_numpy(found), fitted(batch["image"]), atol=1e-4, rtol=0)
+    logits = OnnxPredictor(tmp_path / "model.onnx").predict(batch)["logits"]
+    torch.testing.assert_close(torch.from_numpy(logits), fitted(batch["image"]), atol=1e-4, rtol=0)
 
 
 def test_probabilities_become_logits_of_the_same_distribution() -> None:
@@ -90,7 +90,7 @@ Pair = namedtuple("Pair", ["logits_of_head", "aux"])
 
 
 @pytest.mark.parametrize(
-    ("structure", "taken"),
+    ("structure", "logits_of"),
     [
         (lambda x: {"logits": x}, lambda out: out["logits"]),
         (lambda x: (x, x + 1), lambda out: out[0]),
@@ -98,10 +98,10 @@ Pair = namedtuple("Pair", ["logits_of_head", "aux"])
         (lambda x: Pair(x, x), lambda out: out.logits_of_head),
     ],
 )
-def test_logits_within_a_structure_are_reordered(structure, taken) -> None:
+def test_logits_within_a_structure_are_reordered(structure, logits_of) -> None:
     model = adapt(Returns(structure), Adaptation(classes=[2, 0], count=3))
     logits = torch.randn(4, 3)
-    assert torch.equal(taken(model(logits)), logits[:, [2, 0]])
+    assert torch.equal(logits_of(model(logits)), logits[:, [2, 0]])
 
 
 def test_transformers_outputs_and_named_inputs() -> None:
@@ -124,7 +124,7 @@ def test_transformers_outputs_and_named_inputs() -> None:
         ({"normalization": {"mean": [0.5] * 3, "std": [1.0] * 3}}, r"data\.image\.channels: 3"),
     ],
 )
-def test_what_does_not_fit_is_refused(own, match) -> None:
+def test_a_mismatch_with_the_data_is_refused(own, match) -> None:
     with pytest.raises(InputError, match=match):
         build(spec_of(**own), **FIT)
 
@@ -145,7 +145,7 @@ def test_malformed_statements_are_refused(own) -> None:
         spec_of(**own)
 
 
-def test_nothing_stated_changes_nothing() -> None:
+def test_without_statements_no_hook_is_registered() -> None:
     assert not adaptation(spec_of(), ("a", "b"), GREY)
     assert not adaptation(spec_of(normalization="data"), ("a", "b"), GREY)
     model = build(spec_of(), **FIT)

@@ -1,4 +1,4 @@
-"""architecture.py makes the same module, bit for bit, where limbeck cannot be imported."""
+"""architecture.py builds the same module, bit for bit, without limbeck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limbeck.models.spec import ModelSpec
 
 Alone = Callable[..., torch.Tensor]
 
-MINE = """
+SOURCE = """
 import torch
 
 class Net(torch.nn.Module):
@@ -31,7 +31,7 @@ def build(classes, width):
 """
 
 
-def _same(spec: ModelSpec, alone: Alone, size: int, channels: int) -> None:
+def _check_same(spec: ModelSpec, alone: Alone, size: int, channels: int) -> None:
     fit = {"classes": 10, "channels": channels}
     model = build(spec, **fit).eval()
     image = torch.randn(2, channels, size, size)
@@ -46,30 +46,28 @@ def _same(spec: ModelSpec, alone: Alone, size: int, channels: int) -> None:
     ("name", "arguments", "size", "channels"),
     [("digits_cnn", {"width": 16}, 8, 1), ("resnet8x4", {"shortcut": "pad"}, 32, 3)],
 )
-def test_nets_of_ours(
+def test_reference_nets(
     alone: Alone, name: str, arguments: dict[str, Any], size: int, channels: int
 ) -> None:
-    _same(ModelSpec(source="limbeck", name=name, **arguments), alone, size, channels)
+    _check_same(ModelSpec(source="limbeck", name=name, **arguments), alone, size, channels)
 
 
-def test_a_file_of_the_user_s_whose_callable_is_itself_called_build(
-    alone: Alone, tmp_path: Path
-) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
+def test_a_user_file_whose_callable_is_named_build(alone: Alone, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SOURCE)
     spec = ModelSpec(source="python", name=f"{tmp_path}/mine.py:build", width=3)
-    _same(spec, alone, 8, 1)
+    _check_same(spec, alone, 8, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_a_builder_of_another_precision_gives_float32(
+def test_a_builder_of_another_precision_yields_float32(
     alone: Alone, tmp_path: Path, dtype: str
 ) -> None:
-    text = MINE.replace("Net(classes, width)", f"Net(classes, width).to(torch.{dtype})")
+    text = SOURCE.replace("Net(classes, width)", f"Net(classes, width).to(torch.{dtype})")
     (tmp_path / "mine.py").write_text(text)
-    _same(ModelSpec(source="python", name=f"{tmp_path}/mine.py:build", width=3), alone, 8, 1)
+    _check_same(ModelSpec(source="python", name=f"{tmp_path}/mine.py:build", width=3), alone, 8, 1)
 
 
-def test_a_module_of_the_user_s(alone: Alone) -> None:
+def test_a_user_module(alone: Alone) -> None:
     spec = ModelSpec(
         source="python", name="torch.nn:Conv2d", in_channels=1, out_channels=3, kernel_size=3
     )

@@ -1,4 +1,4 @@
-"""What does not fit is said with where, what is allowed and the fix."""
+"""Models are built from a spec; errors state the key, the allowed values and the fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import limbeck.models.sources
 from limbeck.errors import InputError
 from limbeck.models.build import build
 from limbeck.models.source import Source
-from limbeck.models.spec import SOURCES, ModelSpec, names, sources
+from limbeck.models.spec import SOURCES, ModelSpec, names
 
 
 def _build(source: str = "limbeck", name: str = "digits_cnn", **settings: Any) -> nn.Module:
@@ -25,11 +25,11 @@ def _build(source: str = "limbeck", name: str = "digits_cnn", **settings: Any) -
 
 def test_every_file_of_the_folder_is_a_source() -> None:
     files = Path(limbeck.models.sources.__path__[0]).glob("[!_]*.py")
-    assert sources() == sorted(file.stem for file in files)
-    assert all(isinstance(SOURCES.load(name), Source) for name in sources())
+    assert SOURCES.names() == sorted(file.stem for file in files)
+    assert all(isinstance(SOURCES.load(name), Source) for name in SOURCES.names())
 
 
-def test_names_of_ours_cost_no_import_of_torch() -> None:
+def test_names_of_reference_nets_import_no_torch() -> None:
     import subprocess
 
     code = "import sys; from limbeck.models.spec import names; print(names('limbeck'))"
@@ -40,7 +40,7 @@ def test_names_of_ours_cost_no_import_of_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"source": "tim", "name": "x"}, 'did you mean "timm"?'),
         ({"source": "limbeck"}, "name is missing"),
@@ -48,14 +48,14 @@ def test_names_of_ours_cost_no_import_of_torch() -> None:
         ({"source": "transformers", "path": "y", "hidden_size": 3}, "one of them"),
     ],
 )
-def test_specs_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
+def test_invalid_specs(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ModelSpec(**settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"name": "digit_cnn"}, 'did you mean "digits_cnn"?'),
         ({"widht": 3}, 'did you mean "width"?'),
@@ -64,13 +64,13 @@ def test_specs_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
         ({"name": "resnet20", "shortcut": "zero"}, "allowed: conv, pad"),
     ],
 )
-def test_arguments_that_do_not_fit(settings: dict[str, Any], said: str) -> None:
+def test_invalid_arguments(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         _build(**settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_all_wrong_arguments_are_told_at_once() -> None:
+def test_all_wrong_arguments_are_reported_at_once() -> None:
     with pytest.raises(InputError) as caught:
         _build(widht=3, classes=4, depth=2)
     assert len(caught.value.problems) == 3
@@ -113,14 +113,14 @@ def test_everything_that_differs_is_named(tmp_path: Path) -> None:
     assert "block1.0.weight of shape (8, 3, 3, 3)" in shape
 
 
-def test_another_number_of_classes_is_said_in_words(tmp_path: Path) -> None:
+def test_another_number_of_classes_is_reported(tmp_path: Path) -> None:
     other = build(ModelSpec(source="limbeck", name="digits_cnn"), classes=100, channels=1)
     _save(tmp_path / "w.safetensors", other)
     with pytest.raises(InputError, match=r"weights for 100 classes.*the 10 classes of the data"):
         _build(checkpoint=str(tmp_path / "w.safetensors"))
 
 
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
+def test_files_without_weights(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(InputError, match="a whole safetensors file"):
         _build(checkpoint=str(tmp_path / "w.safetensors"))
@@ -128,7 +128,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         _build(checkpoint="nowhere.safetensors")
 
 
-MINE = """
+SOURCE = """
 from torch import nn
 
 def build(classes, hidden=4):
@@ -144,17 +144,17 @@ def broken():
 
 @pytest.fixture
 def mine(tmp_path: Path) -> str:
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.py").write_text(SOURCE)
     return str(tmp_path / "mine.py")
 
 
-def test_a_model_of_the_user_s(mine: str) -> None:
+def test_a_user_model(mine: str) -> None:
     model = _build("python", f"{mine}:build", hidden=5)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         ("build", {"hiden": 3}, 'did you mean "hidden"?'),
         ("biuld", {}, 'did you mean "build"?'),
@@ -162,14 +162,12 @@ def test_a_model_of_the_user_s(mine: str) -> None:
         ("broken", {}, "the disk is on fire"),
     ],
 )
-def test_models_of_the_user_s_that_do_not_fit(
-    mine: str, name: str, settings: dict[str, Any], said: str
-) -> None:
+def test_invalid_user_models(mine: str, name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         _build("python", f"{mine}:{name}", **settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_module_of_the_user_s_is_imported() -> None:
+def test_a_user_module_is_imported() -> None:
     model = _build("python", "torch.nn:Linear", in_features=4, out_features=10)
     assert isinstance(model, nn.Linear)

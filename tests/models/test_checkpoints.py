@@ -1,4 +1,4 @@
-"""Checkpoints as people have them load, or are refused with what to do."""
+"""Common checkpoint formats load; others are refused with the fix."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
 
 
-def _net(classes: int = 4, **settings: Any) -> nn.Module:
+def _net(classes: int = 4, notes: list[str] | None = None, **settings: Any) -> Any:
     spec = ModelSpec(source="limbeck", name="tabular_mlp", width=5, **settings)
-    return build(spec, classes=classes, table_features=3)
+    return build(spec, classes=classes, table_features=3, notes=notes)
 
 
 @pytest.fixture
@@ -58,19 +58,16 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_usual_forms_load(tmp_path: Path, net: nn.Module, form: str) -> None:
+def test_common_formats_load(tmp_path: Path, net: nn.Module, form: str) -> None:
     torch.save(FORMS[form](net.state_dict()), tmp_path / form)
     assert _equal(_net(checkpoint=str(tmp_path / form)), net)
 
 
-def test_what_is_not_loaded_is_listed(tmp_path: Path, net: nn.Module) -> None:
+def test_tensors_that_are_not_loaded_are_listed(tmp_path: Path, net: nn.Module) -> None:
     content = FORMS["lightning.ckpt"]({k: v.half() for k, v in net.state_dict().items()})
     torch.save(content, tmp_path / "a.ckpt")
     notes: list[str] = []
-    spec = ModelSpec(
-        source="limbeck", name="tabular_mlp", width=5, checkpoint=str(tmp_path / "a.ckpt")
-    )
-    built = build(spec, classes=4, table_features=3, notes=notes)
+    built = _net(notes=notes, checkpoint=str(tmp_path / "a.ckpt"))
     assert {one.dtype for one in built.parameters()} == {torch.float32}
     assert "float16 are loaded as float32" in notes[0]
     assert "state_dict.model." in notes[1]
@@ -82,7 +79,7 @@ def test_an_old_file_without_an_archive(tmp_path: Path, net: nn.Module) -> None:
     assert _equal(_net(checkpoint=str(tmp_path / "old.pth")), net)
 
 
-def test_two_sets_of_weights_are_chosen_from(tmp_path: Path, net: nn.Module) -> None:
+def test_one_of_two_sets_of_weights_is_chosen(tmp_path: Path, net: nn.Module) -> None:
     other = _net().state_dict()
     torch.save({"model": net.state_dict(), "model_ema": other}, tmp_path / "two.pt")
     path = str(tmp_path / "two.pt")
@@ -107,8 +104,8 @@ def test_pickled_objects_are_refused_and_not_executed(tmp_path: Path, content: o
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    def refused(name: str, said: str) -> None:
-        with pytest.raises(InputError, match=said):
+    def refused(name: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
             _net(checkpoint=str(tmp_path / name))
 
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -139,9 +136,9 @@ def test_renamed_tensors_get_a_suggestion_that_works(tmp_path: Path, net: nn.Mod
     path = str(tmp_path / "r.safetensors")
     with pytest.raises(InputError) as caught:
         _net(checkpoint=path)
-    said = str(caught.value)
-    assert "fc: linear" in said
-    assert "layers: blocks" in said
+    message = str(caught.value)
+    assert "fc: linear" in message
+    assert "layers: blocks" in message
     rename = {"fc": "linear", "layers": "blocks"}
     assert _equal(_net(checkpoint=path, loading={"rename": rename}), net)
 
@@ -152,15 +149,12 @@ def test_a_fresh_head_is_stated(tmp_path: Path, net: nn.Module) -> None:
     with pytest.raises(InputError, match=r"4 classes.*loading: \{head: fresh\}"):
         _net(7, checkpoint=path)
     notes: list[str] = []
-    spec = ModelSpec(
-        source="limbeck", name="tabular_mlp", width=5, checkpoint=path, loading={"head": "fresh"}
-    )
-    fresh = build(spec, classes=7, table_features=3, notes=notes)
+    fresh = _net(7, notes=notes, checkpoint=path, loading={"head": "fresh"})
     assert torch.equal(fresh.blocks[0][0].weight, net.blocks[0][0].weight)
     assert fresh.linear.weight.shape == (7, 5)
     assert any("freshly initialised: linear.bias, linear.weight" in note for note in notes)
     # The same number of classes: the head is fresh all the same.
-    same = build(spec, classes=4, table_features=3)
+    same = _net(4, checkpoint=path, loading={"head": "fresh"})
     assert torch.equal(same.blocks[0][0].weight, net.blocks[0][0].weight)
     assert not torch.equal(same.linear.weight, net.linear.weight)
 
@@ -239,9 +233,9 @@ def test_scalars_and_kinds_of_numbers(tmp_path: Path, user: str) -> None:
     torch.save({**state, "scale": torch.tensor(2.0)}, tmp_path / "s.pt")
     assert _user(user, "tied", checkpoint=str(tmp_path / "s.pt")).scale.tolist() == [2.0]
 
-    def refused(said: str, **changes: Tensor) -> None:
+    def refused(message: str, **changes: Tensor) -> None:
         torch.save({**state, **changes}, tmp_path / "k.pt")
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             _user(user, "tied", checkpoint=str(tmp_path / "k.pt"))
 
     refused("int8.*quantised", scale=torch.ones(1, dtype=torch.int8))
@@ -249,15 +243,15 @@ def test_scalars_and_kinds_of_numbers(tmp_path: Path, user: str) -> None:
     refused("NaN or infinity", scale=torch.full((1,), 1e300, dtype=torch.float64))
 
 
-def test_values_that_no_training_leaves_are_refused(tmp_path: Path) -> None:
+def test_invalid_values_are_refused(tmp_path: Path) -> None:
     spec = ModelSpec(source="limbeck", name="digits_cnn", width=2)
     state = build(spec, classes=3, channels=1).state_dict()
     [mean] = [name for name in state if name.endswith("running_mean")][:1]
     variance = mean.replace("mean", "var")
 
-    def refused(said: str, name: str, values: Tensor) -> None:
+    def refused(message: str, name: str, values: Tensor) -> None:
         torch.save({**state, name: values}, tmp_path / "b.pt")
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             build(
                 spec.model_copy(update={"checkpoint": str(tmp_path / "b.pt")}),
                 classes=3,
@@ -277,9 +271,9 @@ def test_builders_of_other_precisions(user: str) -> None:
     assert made(torch.zeros(2, 4)).shape == (2, 4)
 
 
-@pytest.mark.parametrize(("name", "said"), [("lazy", "lazy modules"), ("meta", "meta device")])
-def test_builders_without_values_are_refused(user: str, name: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+@pytest.mark.parametrize(("name", "message"), [("lazy", "lazy modules"), ("meta", "meta device")])
+def test_builders_without_values_are_refused(user: str, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         _user(user, name)
 
 
@@ -304,9 +298,8 @@ def test_shards_with_an_index(tmp_path: Path, net: nn.Module) -> None:
 def test_files_of_torchvision_and_timm(tmp_path: Path) -> None:
     timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
     # DenseNet's published file has the names of 2017.
-    made = torchvision.models.DenseNet(
-        growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8
-    )
+    settings = {"growth_rate": 4, "block_config": (1, 1, 1, 1), "num_init_features": 8}
+    made = torchvision.models.DenseNet(**settings)
     from limbeck.models.sources import torchvision as source
     from limbeck.models.weights import load_weights
 
@@ -315,9 +308,7 @@ def test_files_of_torchvision_and_timm(tmp_path: Path) -> None:
         for name, one in made.state_dict().items()
     }
     torch.save(old, tmp_path / "densenet.pth")
-    again = torchvision.models.DenseNet(
-        growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8
-    )
+    again = torchvision.models.DenseNet(**settings)
     load_weights(again, str(tmp_path / "densenet.pth"), classes=1000, convert=source.convert)
     assert _equal(again, made)
     # A vision transformer of the original DeiT repository, for 1000 classes, under timm's own tag.
@@ -374,12 +365,8 @@ def test_old_weight_norm_and_spectral_norm_copy_train_export_and_load(tmp_path: 
 
 def test_a_fresh_head_of_a_transformers_folder(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    tiny = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    }
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny["intermediate_size"] = 16
     made = build(ModelSpec(source="transformers", name="bert", **tiny), classes=3, vocab_size=20)
     made.half().save_pretrained(tmp_path)
     spec = ModelSpec(source="transformers", path=str(tmp_path))

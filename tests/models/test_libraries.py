@@ -1,4 +1,4 @@
-"""Models of timm, torchvision and transformers: built, fitted, refused, and made again alone."""
+"""Models of timm, torchvision and transformers: built, refused, and rebuilt without limbeck."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ needs_transformers = pytest.mark.skipif(
 )
 
 
-def _refused(said: str, *, classes: int = 3, channels: int | None = None, **spec: Any) -> None:
+def _refused(message: str, *, classes: int = 3, channels: int | None = None, **spec: Any) -> None:
     with pytest.raises(InputError) as caught:
         build(ModelSpec(**spec), classes=classes, channels=channels, vocab_size=50)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def _again(model: nn.Module, text: str) -> nn.Module:
-    """Run an architecture.py here: the libraries take long to import in a process of its own."""
+    """Run an architecture.py in this process: a new one would import the libraries for seconds."""
     assert "limbeck" not in text
     scope: dict[str, Any] = {}
     exec(text, scope)
@@ -91,7 +91,7 @@ def test_transformers_from_a_configuration() -> None:
 
 
 @needs_transformers
-def test_transformers_for_pictures() -> None:
+def test_transformers_for_images() -> None:
     spec = ModelSpec(source="transformers", name="vit", image_size=8, patch_size=4, **BERT)
     model = build(spec, classes=3, channels=1)
     assert model(torch.zeros(1, 1, 8, 8)).logits.shape == (1, 3)
@@ -140,11 +140,8 @@ def test_a_folder_with_a_hole_in_the_body_is_refused(tmp_path: Path) -> None:
     tensors = load_file(file)
     tensors.pop("bert.encoder.layer.1.output.dense.weight")
     save_file(tensors, file, metadata={"format": "pt"})
-    _refused(
-        "nothing for bert.encoder.layer.1.output.dense.weight",
-        source="transformers",
-        path=str(tmp_path),
-    )
+    missing = "nothing for bert.encoder.layer.1.output.dense.weight"
+    _refused(missing, source="transformers", path=str(tmp_path))
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The reference nets: exact sizes, sensible shapes, and the published accuracy of real weights."""
+"""The reference nets: exact sizes, output shapes, and the published accuracy of real weights."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_shortcuts_of_zeros_have_no_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("digits_cnn", 8), ("digits_cnn", 28), ("resnet20", 32)]
 )
-def test_logits_of_pictures(name: str, size: int) -> None:
+def test_logits_of_images(name: str, size: int) -> None:
     model = _net(name, 7, 1)
     assert model(torch.randn(2, 1, size, size)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(("width", "depth"), [(5, 0), (5, 1), (1, 3), (7, 4)])
-def test_the_perceptron_has_as_many_layers_as_it_is_told(width: int, depth: int) -> None:
+def test_the_perceptron_has_the_given_number_of_layers(width: int, depth: int) -> None:
     spec = ModelSpec(source="limbeck", name="tabular_mlp", width=width, depth=depth)
     model = build(spec, classes=3, table_features=11)
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -84,7 +84,7 @@ def test_the_perceptron_has_as_many_layers_as_it_is_told(width: int, depth: int)
 
 
 @pytest.mark.parametrize("arguments", [{"width": 0}, {"depth": -1}, {"table_features": 4}])
-def test_a_perceptron_that_cannot_be(arguments: dict[str, int]) -> None:
+def test_an_invalid_perceptron_is_refused(arguments: dict[str, int]) -> None:
     spec = ModelSpec(source="limbeck", name="tabular_mlp", **arguments)
     with pytest.raises(InputError):
         build(spec, classes=3, table_features=11)
@@ -120,7 +120,7 @@ def test_nets_import_torch_alone() -> None:
     reason=f"needs {WEIGHTS} and {TEST}: set LIMBECK_DATA to the folder of the shared data",
 )
 def test_real_weights_get_their_published_accuracy(tmp_path: Path) -> None:
-    """91.73 % is right on all 10,000 rows; these 1,000 are a stratified tenth of them."""
+    """The accuracy is 91.73 % on all 10,000 rows; these 1,000 are a stratified tenth of them."""
     image = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     files = {"train": str(TEST.resolve())}
     limit = {"test": 1000, "train": 10, "validation": 10}

@@ -1,4 +1,4 @@
-"""Hugging Face folders, tokenizers and arguments that nobody vouches for end in one clear error."""
+"""Untrusted Hugging Face folders, tokenizers and arguments end in one clear error."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
 
 pytest.importorskip("transformers")
-TINY = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-}
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY["intermediate_size"] = 16
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_cpu_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("limbeck.core.process.CPU_SECONDS", 1)
 
 
@@ -99,7 +95,7 @@ def test_configurations(saved: Path, tmp_path: Path, case: str) -> None:
 def test_code_that_a_configuration_names_is_ignored(saved: Path, tmp_path: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     config["auto_map"] = {"AutoModelForSequenceClassification": "evil.Model"}
-    config["attn_implementation"] = "somebody/kernel"
+    config["attn_implementation"] = "external/kernel"
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
     (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
@@ -186,7 +182,7 @@ def test_tokenizers(tmp_path: Path, change: Callable[[dict[str, Any]], None]) ->
         tokenizers.make(spec, ["some words"], workdir=tmp_path)
 
 
-def test_tokenizer_files_that_are_no_files(tmp_path: Path) -> None:
+def test_irregular_tokenizer_files(tmp_path: Path) -> None:
     from limbeck.data import tokenizers
 
     (tmp_path / "tokenizer.json").symlink_to("/dev/zero")

@@ -29,7 +29,7 @@ def build():
 
 @dataclass(frozen=True)
 class Adaptation:
-    """The forward hooks' changes of a model's input and output.
+    """The changes that forward hooks make to a model's input and output.
 
     Attributes:
         scale: The factor per channel of the data's pixels; None for no change.
@@ -71,12 +71,12 @@ def adaptation(
         >>> adaptation(spec, ("yes", "no"), None).classes
         [1, 0]
     """
-    scale, shift = _affine(spec.normalization, normalization)
-    order = _order(spec.class_names, class_names)
+    scale, shift = _scale_and_shift(spec.normalization, normalization)
+    order = _class_order(spec.class_names, class_names)
     return Adaptation(scale, shift, spec.output_type, order, spec.output)
 
 
-def _affine(
+def _scale_and_shift(
     own: Normalization | str | None, data: Normalization | None
 ) -> tuple[list[float] | None, list[float] | None]:
     if own is None or data is None or isinstance(own, str) or own == data:
@@ -86,21 +86,21 @@ def _affine(
         allowed = f"{len(data.mean)}: one for each channel of the data"
         fix = f"Set data.image.channels: {len(own.mean)}."
         raise InputError(Problem("model.normalization", given, allowed, fix))
-    channels = list(zip(own.mean, own.std, data.mean, data.std, strict=True))
-    scale = [theirs / std for _, std, _, theirs in channels]
-    return scale, [(shift - mean) / std for mean, std, shift, _ in channels]
+    scale = [data_std / std for data_std, std in zip(data.std, own.std, strict=True)]
+    channels = zip(data.mean, own.mean, own.std, strict=True)
+    return scale, [(data_mean - mean) / std for data_mean, mean, std in channels]
 
 
-def _order(own: tuple[str, ...] | None, data: tuple[str, ...]) -> list[int] | None:
+def _class_order(own: tuple[str, ...] | None, data: tuple[str, ...]) -> list[int] | None:
     if own is None or not data or own == data:
         return None
-    places = {name: number for number, name in enumerate(own)}
-    missing = [name for name in data if name not in places]
+    indices = {name: index for index, name in enumerate(own)}
+    missing = [name for name in data if name not in indices]
     if missing:
         allowed = f"every class of the data: {', '.join(data[:20])}"
         fix = f"missing: {', '.join(missing[:8])}. {did_you_mean(missing[0], own)}".strip()
         raise InputError(Problem("model.class_names", ", ".join(own[:20]), allowed, fix))
-    return [places[name] for name in data]
+    return [indices[name] for name in data]
 
 
 def adapt(model: nn.Module, changes: Adaptation) -> nn.Module:

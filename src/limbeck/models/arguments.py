@@ -8,6 +8,13 @@ from typing import Any
 
 from limbeck.errors import InputError, Problem, did_you_mean
 
+# Arguments that follow from the data and are not set in a recipe: limbeck's names and the
+# libraries'.
+DATA_ARGUMENTS = {"classes", "channels", "vocab_size", "table_features"}
+FITTED = DATA_ARGUMENTS | {"num_classes", "in_chans", "num_labels"}
+# Model sizes are far below; a larger value is a slip that would exhaust the memory, or never end.
+LARGEST = 10_000_000
+
 
 def with_build(text: str, callee: str, arguments: Mapping[str, Any], *positional: Any) -> str:
     """Add `build()`, which calls a function that the text defines or imports.
@@ -41,14 +48,6 @@ def build():
 """
 
 
-# Arguments that follow from the data and are not set in a recipe: limbeck's names and the
-# libraries'.
-OURS = {"classes", "channels", "vocab_size", "table_features"}
-# Model sizes are far below; a larger value is a slip that would exhaust the memory, or never end.
-LARGEST = 10_000_000
-FITTED = OURS | {"num_classes", "in_chans", "num_labels"}
-
-
 def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
     """Check for arguments that follow from the data, or that are not in a list.
 
@@ -68,16 +67,17 @@ def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, wh
     """
     problems = []
     for name, value in given.items():
+        place = f"{where}.{name}"
         if _is_absurd(value):
-            allowed_size = f"numbers of {LARGEST:,} at most in size"
-            problems.append(Problem(f"{where}.{name}", value, allowed_size))
+            problems.append(Problem(place, value, f"numbers of {LARGEST:,} at most in size"))
         elif name in FITTED:
-            fix = "Remove it: it follows from the data."
-            problems.append(Problem(f"{where}.{name}", value, "nothing", fix))
+            problems.append(
+                Problem(place, value, "nothing", "Remove it: it follows from the data.")
+            )
         elif allowed is not None and name not in allowed:
             names = sorted(set(allowed) - FITTED)
-            takes = ", ".join(names) or "no arguments"
-            problems.append(Problem(f"{where}.{name}", value, takes, did_you_mean(name, names)))
+            listed = ", ".join(names) or "no arguments"
+            problems.append(Problem(place, value, listed, did_you_mean(name, names)))
     if problems:
         raise InputError(*problems)
 
@@ -88,6 +88,12 @@ def _is_absurd(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(_is_absurd, value))
     return isinstance(value, int | float) and not abs(value) <= LARGEST
+
+
+def has_var_keyword(builder: Callable[..., Any]) -> bool:
+    """Return whether a builder accepts any keyword argument, by `**kwargs`."""
+    parameters = inspect.signature(builder).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
@@ -105,18 +111,16 @@ def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) 
         limbeck.errors.InputError: student.width: got 'nothing'; allowed: a value: the model ...
     """
     parameters = inspect.signature(builder).parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    check_names(given, None if anything else parameters, where=where)
+    check_names(given, None if has_var_keyword(builder) else parameters, where=where)
     missing = [
-        name
+        Problem(f"{where}.{name}", "nothing", "a value: the model needs one")
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
         and name not in FITTED | set(given)
     ]
     if missing:
-        allowed = "a value: the model needs one"
-        raise InputError(*(Problem(f"{where}.{name}", "nothing", allowed) for name in missing))
+        raise InputError(*missing)
 
 
 def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.core import fingerprint
-from limbeck.core.process import LimitError, call_limited
+from limbeck.core.process import LimitError
 from limbeck.errors import InputError, Problem
 from limbeck.models.adapt import Adaptation, adapt, adaptation, adapted_architecture
+from limbeck.models.counting import count_parameters
 from limbeck.models.normal_form import as_float32, keeping_defaults, reparametrize
 from limbeck.models.source import Fit, Source
 from limbeck.models.spec import SOURCES, ModelSpec, Normalization
@@ -24,19 +24,13 @@ if TYPE_CHECKING:
 TRAINING_BYTES = 16
 """Per parameter in training: weight, gradient and the two moments of Adam, in float32."""
 
-_counted: dict[str, int | None] = {}
-
 
 def check_size(spec: ModelSpec, fit: Fit, source: Source) -> None:
     """Check that a library model with the recipe's arguments fits into memory.
 
     The model is built once on the meta device, in a child process with a limit on time and memory.
-    A user's own code is trusted and not checked: it may read files.
-
-    Args:
-        spec: The model's spec; without arguments the library's default size is accepted.
-        fit: The data dimensions.
-        source: The source that builds it.
+    A user's own code is trusted and not checked: it may read files. Without arguments the library's
+    default size is accepted.
 
     Raises:
         InputError: The model has more parameters than this machine's memory can train, or building
@@ -44,49 +38,23 @@ def check_size(spec: ModelSpec, fit: Fit, source: Source) -> None:
     """
     if not spec.arguments or spec.source == "python":
         return
-    key = fingerprint.of_json([spec.model_dump(mode="json"), repr(fit)])
-    if key not in _counted:
-        _counted[key] = _count(spec, fit, source)
-    count, memory = _counted[key], _memory()
-    if count is not None and memory is not None and count * TRAINING_BYTES > memory:
-        needed = f"{count:,} parameters, {count * TRAINING_BYTES / 2**30:,.1f} GiB in training"
-        raise InputError(
-            Problem(
-                f"model ({spec.name})",
-                f"{needed}, with {spec.arguments}",
-                f"what fits into this machine's {memory / 2**30:.1f} GiB",
-            )
-        )
-
-
-def _count(spec: ModelSpec, fit: Fit, source: Source) -> int | None:
-    """Count the parameters; None if the model cannot be built without values."""
     source.preload(spec)
-
-    def work() -> int:
-        import torch
-
-        with torch.device("meta"):
-            model = source.build(spec, fit)
-        return sum(parameter.numel() for parameter in model.parameters())
-
+    place, key = f"model ({spec.name})", [spec.model_dump(mode="json"), repr(fit)]
     try:
-        found: int = call_limited(work)
+        count = count_parameters(key, lambda: source.build(spec, fit))
     except LimitError as error:
-        if not error.exceeded:
-            return None
+        if not error.exceeded:  # it cannot be built on the meta device
+            return
         given = f"{spec.arguments}: building it took {error}"
-        raise InputError(
-            Problem(f"model ({spec.name})", given, "a model that can be built")
-        ) from None
-    return found
-
-
-def _memory() -> int | None:
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        raise InputError(Problem(place, given, "a model that can be built")) from None
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if count * TRAINING_BYTES > memory:
+        needed = f"{count:,} parameters, {count * TRAINING_BYTES / 2**30:,.1f} GiB in training"
+        given = f"{needed}, with {spec.arguments}"
+        allowed = f"what fits into this machine's {memory / 2**30:.1f} GiB"
+        raise InputError(Problem(place, given, allowed))
 
 
 def build(
@@ -134,20 +102,14 @@ def build(
     check_size(spec, own, source)
     with keeping_defaults():
         model = source.build(spec, own)
-    said = as_float32(model)
+    found = as_float32(model)
     if spec.checkpoint is not None:
-        said += load_weights(
-            model,
-            spec.checkpoint,
-            classes=own.classes,
-            loading=spec.loading,
-            convert=source.convert,
-        )
+        loading, convert = spec.loading, source.convert
+        found += load_weights(model, spec.checkpoint, own.classes, loading, convert)
     reparametrize(model)
     if notes is not None:
-        notes += said
-    adapt(model, changes)
-    return model
+        notes += found
+    return adapt(model, changes)
 
 
 def _adaptation(spec: ModelSpec, fit: Fit) -> tuple[Adaptation, Fit]:
@@ -163,8 +125,7 @@ def states(spec: ModelSpec) -> Statement:
     Raises:
         InputError: The weight file does not exist.
     """
-    source: Source = SOURCES.load(spec.source)
-    return source.states(spec)
+    return SOURCES.load(spec.source).states(spec)
 
 
 def architecture(
@@ -183,13 +144,11 @@ def architecture(
     Raises:
         InputError: The name is unknown.
     """
-    source: Source = SOURCES.load(spec.source)
     fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
     changes, own = _adaptation(spec, fit)
-    return adapted_architecture(source.architecture(spec, own), changes)
+    return adapted_architecture(SOURCES.load(spec.source).architecture(spec, own), changes)
 
 
 def modules(spec: ModelSpec) -> dict[str, Path]:
     """Return the user's own modules that the text of `architecture` imports, by dotted name."""
-    source: Source = SOURCES.load(spec.source)
-    return source.modules(spec)
+    return SOURCES.load(spec.source).modules(spec)

@@ -7,14 +7,16 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from limbeck.errors import InputError, Problem
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FILE = "model.safetensors"
 FOLDER_FILES = (FILE, f"{FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -23,7 +25,7 @@ FOLDER_FILES = (FILE, f"{FILE}.index.json", "pytorch_model.bin", "pytorch_model.
 INDEX = ".index.json"
 LARGEST_INDEX = 50_000_000
 LARGEST_PICKLE = 500_000_000
-MOST = 500_000
+MOST_TENSORS = 500_000
 ALLOWED = "a safetensors file, a PyTorch checkpoint (.pt, .pth, .th, .bin, .ckpt) of tensors"
 POINTER = b"version https://git-lfs.github.com/spec/"
 """The first bytes of a file that Git LFS has not downloaded."""
@@ -37,10 +39,8 @@ class Checkpoint:
     """The tensors of a checkpoint.
 
     Attributes:
-        tensors: The tensors by name; names in a nested dictionary are prefixed by its key and a
-            dot.
-        aliases: Names that the file omits because their tensor is shared, and the stored name of
-            each.
+        tensors: The tensors by name; the names in a nested dictionary start with its key and a dot.
+        aliases: The names of shared tensors that the file omits, with the stored name of each.
     """
 
     tensors: dict[str, Tensor]
@@ -54,8 +54,8 @@ def find(path: str) -> Path:
         InputError: The file does not exist, or the folder holds none.
     """
     data = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
-    for place in (Path(path), data / path):
-        files = [place / name for name in FOLDER_FILES] if place.is_dir() else [place]
+    for candidate in (Path(path), data / path):
+        files = [candidate / name for name in FOLDER_FILES] if candidate.is_dir() else [candidate]
         for file in files:
             if file.is_file():
                 return file
@@ -85,14 +85,15 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """
     if not file.name.endswith(INDEX):
         return _read(file)
-    parts = [_read(shard) for shard in _shards(file)]
-    return Checkpoint(
-        {name: tensor for part in parts for name, tensor in part.tensors.items()},
-        {name: of for part in parts for name, of in part.aliases.items()},
-    )
+    whole = Checkpoint({})
+    for shard in _shards(file):
+        part = _read(shard)
+        whole.tensors.update(part.tensors)
+        whole.aliases.update(part.aliases)
+    return whole
 
 
-def _refuse(file: Path, given: str, allowed: str, fix: str = "") -> InputError:
+def _error(file: Path, given: str, allowed: str, fix: str = "") -> InputError:
     return InputError(Problem("model.checkpoint", f"{file}: {given}", allowed, fix))
 
 
@@ -104,47 +105,46 @@ def _shards(index: Path) -> list[Path]:
         content = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(content["weight_map"].values()))
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise _refuse(index, "not an index", allowed, f"{type(error).__name__}: {error}") from error
+        raise _error(index, "not an index", allowed, f"{type(error).__name__}: {error}") from error
     wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if wrong:
-        raise _refuse(index, f"a shard named {wrong[0]!r}", allowed)
+        raise _error(index, f"a shard named {wrong[0]!r}", allowed)
     absent = [name for name in names if not (index.parent / name).is_file()]
     if absent:
         fix = f"Missing: {', '.join(absent[:8])}"
-        raise _refuse(index, f"{len(absent)} of {len(names)} shards missing", "every shard", fix)
+        raise _error(index, f"{len(absent)} of {len(names)} shards missing", "every shard", fix)
     return [index.parent / name for name in names]
 
 
 def _read(file: Path) -> Checkpoint:
     if not file.is_file():
-        raise _refuse(file, "not a regular file", ALLOWED)
+        raise _error(file, "not a regular file", ALLOWED)
     try:
-        with file.open("rb") as opened:
-            start = opened.read(9)
+        with file.open("rb") as stream:
+            start = stream.read(9)
     except OSError as error:
-        raise _refuse(file, "not readable", ALLOWED, str(error)) from error
+        raise _error(file, "not readable", ALLOWED, str(error)) from error
     if start == POINTER[:9]:
         fix = "Download what it points to: git lfs pull, in the repository that the file is from."
-        raise _refuse(file, "a pointer of Git LFS, not the file itself", ALLOWED, fix)
+        raise _error(file, "a pointer of Git LFS, not the file itself", ALLOWED, fix)
     if start[8:9] == b"{" or file.suffix == ".safetensors":
         return _safetensors(file)
     if start[:4] == b"PK\x03\x04":
         _check_archive(file)
-        return _torch(file)
-    if start[:1] == b"\x80":
-        return _torch(file)
-    raise _refuse(file, "neither safetensors nor a PyTorch checkpoint", ALLOWED)
+    elif start[:1] != b"\x80":
+        raise _error(file, "neither safetensors nor a PyTorch checkpoint", ALLOWED)
+    return _torch(file)
 
 
 def _safetensors(file: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            aliases = {name: of for name, of in (opened.metadata() or {}).items() if of in tensors}
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            aliases = {name: of for name, of in (stored.metadata() or {}).items() if of in tensors}
     except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise _refuse(file, "damaged", "a whole safetensors file", str(error)) from error
+        raise _error(file, "damaged", "a whole safetensors file", str(error)) from error
     return Checkpoint(_plain_names(tensors), aliases)
 
 
@@ -154,48 +154,41 @@ def _check_archive(file: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise _refuse(file, "damaged", "a whole PyTorch checkpoint", str(error)) from error
+        raise _error(file, "damaged", "a whole PyTorch checkpoint", str(error)) from error
     if any("/code/" in entry.filename for entry in entries):
         fix = "Save its weights: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')."
-        raise _refuse(file, "a TorchScript archive, which is a program", ALLOWED, fix)
+        raise _error(file, "a TorchScript archive, which is a program", ALLOWED, fix)
     names = [entry.filename for entry in entries]
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     size = sum(entry.file_size for entry in entries)
     if packed or size > file.stat().st_size or len(names) != len(set(names)):
-        raise _refuse(file, "a compressed archive", ALLOWED, "Write it with torch.save.")
+        raise _error(file, "a compressed archive", ALLOWED, "Write it with torch.save.")
     pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
     if pickles > LARGEST_PICKLE:
-        raise _refuse(file, f"{pickles:,} bytes of pickled objects", ALLOWED)
+        raise _error(file, f"{pickles:,} bytes of pickled objects", ALLOWED)
 
 
 def _torch(file: Path) -> Checkpoint:
-    import torch
-
+    # Types that hold only values and are common in training checkpoints.
+    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")}
+    scalar = np.float64(0).__reduce__()[0]
+    names = [scalar, (scalar, "numpy.core.multiarray.scalar")]
+    inert: list[Any] = [argparse.Namespace, np.dtype, *dtypes, *names]
     try:
-        with torch.serialization.safe_globals(_inert()):
+        with torch.serialization.safe_globals(inert):
             content = torch.load(file, map_location="cpu", weights_only=True)
     # The unpickler may raise any exception on malformed input.
     except Exception as error:
-        raise _refusal_of(file, error) from error
-    if isinstance(content, torch.Tensor):
-        raise _refuse(file, "a single tensor", "tensors by name: model.state_dict()")
+        raise _unpickling_error(file, error) from error
+    if isinstance(content, Tensor):
+        raise _error(file, "a single tensor", "tensors by name: model.state_dict()")
     tensors = dict(_flattened(content, file))
     if not tensors:
-        raise _refuse(file, f"no tensors in a {type(content).__name__}", ALLOWED)
+        raise _error(file, f"no tensors in a {type(content).__name__}", ALLOWED)
     return Checkpoint(_plain_names(tensors))
 
 
-def _inert() -> list[Any]:
-    """Return types that hold only values and are common in training checkpoints."""
-    import numpy as np
-
-    types = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "b1")}
-    scalar = np.float64(0).__reduce__()[0]
-    names = [scalar, (scalar, "numpy.core.multiarray.scalar")]
-    return [argparse.Namespace, np.dtype, *types, *names]
-
-
-def _refusal_of(file: Path, error: Exception) -> InputError:
+def _unpickling_error(file: Path, error: Exception) -> InputError:
     text = str(error)
     if "nsupported global" in text or "WeightsUnpickler" in text or "weights_only" in text.lower():
         fix = (
@@ -203,27 +196,18 @@ def _refusal_of(file: Path, error: Exception) -> InputError:
             "the file, save its tensors alone: c = torch.load(path, weights_only=False); "
             "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c['state_dict'], new_path)."
         )
-        found = _objects(file)
-        given = f"pickled objects ({', '.join(found[:4])})" if found else "pickled objects"
-        return _refuse(file, given, ALLOWED, fix)
+        given = "pickled objects"
+        # Older formats and corrupt files are detected only by an exception.
+        with suppress(Exception):
+            types = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+            given += f" ({', '.join(types[:4])})" if types else ""
+        return _error(file, given, ALLOWED, fix)
     first = (text.strip().splitlines() or [type(error).__name__])[0]
-    return _refuse(file, "damaged", "a whole PyTorch checkpoint", first[:300])
-
-
-def _objects(file: Path) -> list[str]:
-    import torch
-
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    # Older formats and corrupt files are detected only by an exception.
-    except Exception:
-        return []
+    return _error(file, "damaged", "a whole PyTorch checkpoint", first[:300])
 
 
 def _flattened(content: object, file: Path) -> Iterator[tuple[str, Tensor]]:
     """Iterate over nested dictionaries once each; lists and other values hold no named tensors."""
-    import torch
-
     waiting: list[tuple[str, object]] = [("", content)]
     seen: set[int] = set()
     count = 0
@@ -234,12 +218,12 @@ def _flattened(content: object, file: Path) -> Iterator[tuple[str, Tensor]]:
         seen.add(id(part))
         for key, value in reversed(list(part.items())):
             name = f"{prefix}{key}"
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, Tensor):
                 count += 1
-                if count > MOST:
-                    raise _refuse(file, f"more than {MOST:,} tensors", ALLOWED)
+                if count > MOST_TENSORS:
+                    raise _error(file, f"more than {MOST_TENSORS:,} tensors", ALLOWED)
                 yield name, value.detach()
-            elif name.count(".") < 100 and len(seen) < MOST:
+            elif name.count(".") < 100 and len(seen) < MOST_TENSORS:
                 waiting.append((f"{name}.", value))
 
 

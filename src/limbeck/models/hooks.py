@@ -24,16 +24,16 @@ class Renormalize:
         """Renormalise the first four-dimensional input, `[n, channels, height, width]`."""
         for number, value in enumerate(args):
             if self._is_image(value):
-                return (*args[:number], self._applied(value), *args[number + 1 :]), kwargs
+                return (*args[:number], self._rescale(value), *args[number + 1 :]), kwargs
         for name, value in kwargs.items():
             if self._is_image(value):
-                return args, {**kwargs, name: self._applied(value)}
+                return args, {**kwargs, name: self._rescale(value)}
         raise ValueError(f"no input of shape [n, {len(self.scale)}, height, width]")
 
     def _is_image(self, value: object) -> bool:
         return isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == len(self.scale)
 
-    def _applied(self, image: Tensor) -> Tensor:
+    def _rescale(self, image: Tensor) -> Tensor:
         scale, shift = (image.new_tensor(part)[:, None, None] for part in (self.scale, self.shift))
         return image * scale + shift
 
@@ -51,19 +51,19 @@ class ToLogits:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Convert the logits in the model's output: a tensor, or a structure of tensors."""
         if isinstance(output, Tensor):
-            return self._applied(output)
+            return self._convert(output)
         if isinstance(output, tuple | list):
-            parts = [self._applied(part) for part in output]
+            parts = [self._convert(part) for part in output]
             return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
         if isinstance(output, dict):
             for name in list(output):
-                output[name] = self._applied(output[name])
+                output[name] = self._convert(output[name])
         else:
             for name, value in list(vars(output).items()):
-                setattr(output, name, self._applied(value))
+                setattr(output, name, self._convert(value))
         return output
 
-    def _applied(self, values: Any) -> Any:
+    def _convert(self, values: Any) -> Any:
         if not isinstance(values, Tensor) or values.shape[1:2] != (self.count,):
             return values
         # The smallest normal number of float32: its logarithm is finite in every runtime.
@@ -94,13 +94,13 @@ class SelectOutput:
             first = next(part for part in parts if isinstance(part[1], Tensor))[1]
             heads = [part for _, part in parts if getattr(part, "shape", None) == first.shape]
             return torch.stack(heads).mean(0)
-        found = [part for name, part in parts if name == self.key]
-        if isinstance(self.key, int) and not found and self.key < len(parts):
-            found = [parts[self.key][1]]
-        if not found:
-            names = ", ".join(str(name) for name, _ in parts)
-            raise KeyError(f"output {self.key!r}: the model returns {names}")
-        return found[0]
+        named = dict(parts)
+        if self.key in named:
+            return named[self.key]
+        if isinstance(self.key, int) and self.key < len(parts):
+            return parts[self.key][1]
+        names = ", ".join(str(name) for name, _ in parts)
+        raise KeyError(f"output {self.key!r}: the model returns {names}")
 
 
 def _parts(output: Any) -> list[tuple[Any, Any]]:
@@ -122,7 +122,7 @@ def add_hooks(
     output: str | int | None,
     count: int,
 ) -> nn.Module:
-    """Register the required adapt, and return the model."""
+    """Register the hooks of an `Adaptation`, and return the model."""
     if scale is not None and shift is not None:
         model.register_forward_pre_hook(Renormalize(scale, shift), with_kwargs=True)
     if output is not None:

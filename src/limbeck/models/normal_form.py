@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrizations, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from limbeck.errors import InputError, Problem
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SHOWN = 8
 
@@ -18,8 +23,6 @@ SHOWN = 8
 @contextmanager
 def keeping_defaults() -> Iterator[None]:
     """Restore torch's default dtype and gradient mode, which a builder may change."""
-    import torch
-
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         yield
@@ -46,22 +49,22 @@ def as_float32(model: nn.Module) -> list[str]:
         >>> as_float32(torch.nn.Linear(2, 2).bfloat16())
         ['the builder returned bfloat16 tensors; they are float32 in training and export']
     """
-    import torch
-    from torch.nn.parameter import is_lazy
-
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     lazy = [name for name, one in tensors.items() if is_lazy(one)]
     if lazy:
         fix = "Call the model once on an example in the builder, or state the sizes (nn.Linear)."
-        raise _refused("lazy modules", lazy, "modules whose sizes are known", fix)
+        raise _error("lazy modules", lazy, "modules whose sizes are known", fix)
     meta = [name for name, one in tensors.items() if one.device.type == "meta"]
     if meta:
         fix = "Build it on the CPU: leave out torch.device('meta') or init_empty_weights."
-        raise _refused("tensors on the meta device", meta, "tensors with values", fix)
-    small = [name for name, one in tensors.items() if one.is_quantized or _is_float8(one.dtype)]
+        raise _error("tensors on the meta device", meta, "tensors with values", fix)
+    tiny = ("float8", "float4")
+    small = [
+        n for n, t in tensors.items() if t.is_quantized or any(k in str(t.dtype) for k in tiny)
+    ]
     if small:
         fix = "Load the original weights, and add a `quantize` stage."
-        raise _refused("quantised tensors", small, "float16, bfloat16, float32 or float64", fix)
+        raise _error("quantised tensors", small, "float16, bfloat16, float32 or float64", fix)
     kinds = {one.dtype for one in tensors.values() if one.is_floating_point()} - {torch.float32}
     if not kinds:
         return []
@@ -70,11 +73,7 @@ def as_float32(model: nn.Module) -> list[str]:
     return [f"the builder returned {names} tensors; they are float32 in training and export"]
 
 
-def _is_float8(dtype: object) -> bool:
-    return "float8" in str(dtype) or "float4" in str(dtype)
-
-
-def _refused(kind: str, names: list[str], allowed: str, fix: str) -> InputError:
+def _error(kind: str, names: list[str], allowed: str, fix: str) -> InputError:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return InputError(Problem("model", f"{kind}: {', '.join(names[:SHOWN])}{more}", allowed, fix))
 
@@ -88,32 +87,19 @@ def reparametrize(model: nn.Module) -> None:
     Raises:
         InputError: `torch.nn.utils.prune` masks a weight in the same way.
     """
-    from torch.nn.utils.prune import BasePruningMethod
-    from torch.nn.utils.spectral_norm import SpectralNorm
-    from torch.nn.utils.weight_norm import WeightNorm
-
     for path, module in list(model.named_modules()):
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
-                _weight_norm(module, hook)
+                remove_weight_norm(module, hook.name)
+                parametrizations.weight_norm(module, hook.name, hook.dim)
             elif isinstance(hook, SpectralNorm):
                 _spectral_norm(module, hook)
             elif isinstance(hook, BasePruningMethod):
                 fix = "Call torch.nn.utils.prune.remove(module, 'weight') in the builder."
-                raise _refused("masks of torch.nn.utils.prune", [path], "plain weights", fix)
-
-
-def _weight_norm(module: nn.Module, hook: Any) -> None:
-    from torch.nn.utils import parametrizations, remove_weight_norm
-
-    remove_weight_norm(module, hook.name)
-    parametrizations.weight_norm(module, hook.name, hook.dim)
+                raise _error("masks of torch.nn.utils.prune", [path], "plain weights", fix)
 
 
 def _spectral_norm(module: nn.Module, hook: Any) -> None:
-    import torch
-    from torch.nn.utils import parametrizations, remove_spectral_norm
-
     name = hook.name
     original = getattr(module, f"{name}_orig").detach().clone()
     u, v = (getattr(module, f"{name}_{part}").detach().clone() for part in "uv")

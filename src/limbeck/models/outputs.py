@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,23 +58,22 @@ def check_output_type(
         ...
         limbeck.errors.InputError: teacher.output_type: got 'logits', but each of 4 rows lies in...
     """
-    with torch.no_grad(), _raw_output(model) as raw, _SigmoidRecorder() as recorder:
+    with torch.no_grad(), _raw_outputs(model) as raw, _SigmoidRecorder() as recorder:
         logits = run()
-    values = _rows(raw[-1] if raw else logits, logits)
+    values = _first_rows(raw[-1] if raw else [logits], len(logits))
     if values is None or not len(values):
         return
-    found = _type_of(values.float(), recorder.values)
-    if found == output_type or (found == "logits" and not _contradicts(values, output_type)):
+    actual = _type_of(values.float(), recorder.values)
+    if actual == output_type or (actual == "logits" and not _contradicts(values, output_type)):
         return
     place, rows = f"{where}.output_type", len(values)
-    if found == "logits":
+    if actual == "logits":
         given = f"'{output_type}', but the outputs of {rows} rows are not"
         raise InputError(Problem(place, _Text(given), "logits", "Remove output_type."))
-    if output_type == "logits" or found != output_type:
-        sums = "and sums to 1" if found == "probabilities" else "and comes out of a sigmoid"
-        given = f"'{output_type}', but each of {rows} rows lies in [0, 1] {sums}"
-        fix = f"Remove the last activation of the model, or state output_type: {found}."
-        raise InputError(Problem(place, _Text(given), found, fix))
+    sums = "and sums to 1" if actual == "probabilities" else "and comes out of a sigmoid"
+    given = f"'{output_type}', but each of {rows} rows lies in [0, 1] {sums}"
+    fix = f"Remove the last activation of the model, or state output_type: {actual}."
+    raise InputError(Problem(place, _Text(given), actual, fix))
 
 
 class _Text(str):
@@ -104,26 +103,23 @@ def _contradicts(values: Tensor, output_type: str) -> bool:
 
 
 @contextmanager
-def _raw_output(model: nn.Module) -> Iterator[list[Any]]:
-    """Collect a model's outputs before its own hooks change them."""
-    raw: list[Any] = []
-
-    def collect(module: nn.Module, args: Any, output: Any) -> None:
-        raw.append(_copied(output))
-
-    handle = model.register_forward_hook(collect, prepend=True)
+def _raw_outputs(model: nn.Module) -> Iterator[list[list[Tensor]]]:
+    """Collect the tensors of a model's outputs before its own hooks change the structure."""
+    raw: list[list[Tensor]] = []
+    handle = model.register_forward_hook(
+        lambda _module, _args, output: raw.append(_tensors(output)), prepend=True
+    )
     try:
         yield raw
     finally:
         handle.remove()
 
 
-def _copied(output: Any) -> Any:
-    """Copy the tensors of a structure, since a hook may change them in place."""
+def _tensors(output: object) -> list[Tensor]:
+    items: Iterable[object] = ()
     if isinstance(output, Tensor):
-        return [output]
-    items: Any = ()
-    if isinstance(output, Mapping):
+        items = [output]
+    elif isinstance(output, Mapping):
         items = output.values()
     elif isinstance(output, tuple | list):
         items = output
@@ -132,9 +128,9 @@ def _copied(output: Any) -> Any:
     return [one for one in items if isinstance(one, Tensor)]
 
 
-def _rows(found: Any, logits: Tensor) -> Tensor | None:
-    """Return the first output with one row per sample."""
-    for one in found if isinstance(found, list) else [found]:
-        if one.ndim >= 2 and one.is_floating_point() and len(one) == len(logits):
-            return one.reshape(len(one), -1)
+def _first_rows(tensors: list[Tensor], count: int) -> Tensor | None:
+    """Return the first floating-point tensor with one row per sample."""
+    for one in tensors:
+        if one.ndim >= 2 and one.is_floating_point() and len(one) == count:
+            return one.reshape(count, -1)
     return None

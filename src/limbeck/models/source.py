@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.models.statement import Statement
+from limbeck.models.statement import Statement, of_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,31 +37,15 @@ class Fit:
     normalization: Normalization | None = None
     pad_token: int | None = None
 
-    def given(self) -> dict[str, int]:
+    def dimensions(self) -> dict[str, int]:
         """Return the known dimensions, as arguments for a builder.
 
         Example:
-            >>> Fit(classes=10, channels=1).given()
+            >>> Fit(classes=10, channels=1).dimensions()
             {'classes': 10, 'channels': 1}
         """
-        known = {
-            "classes": self.classes,
-            "channels": self.channels,
-            "vocab_size": self.vocab_size,
-            "table_features": self.table_features,
-        }
-        return {name: value for name, value in known.items() if value is not None}
-
-
-def states_nothing(spec: ModelSpec) -> Statement:
-    """Return an empty statement, for sources whose models have no metadata files.
-
-    Example:
-        >>> from limbeck.models.spec import ModelSpec
-        >>> states_nothing(ModelSpec(source="limbeck", name="digits_cnn")).class_names is None
-        True
-    """
-    return Statement()
+        names = ("classes", "channels", "vocab_size", "table_features")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -85,8 +69,10 @@ class Source:
     build: Callable[[ModelSpec, Fit], nn.Module]
     architecture: Callable[[ModelSpec, Fit], str]
     names: Callable[[], list[str]]
-    states: Callable[[ModelSpec], Statement] = states_nothing
+    states: Callable[[ModelSpec], Statement] = of_checkpoint
     check: Callable[[ModelSpec], None] = lambda _: None
     modules: Callable[[ModelSpec], dict[str, Path]] = lambda _: {}
     preload: Callable[[ModelSpec], object] = lambda _: None
-    convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] | None = None
+    convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] = lambda _, tensors: (
+        tensors
+    )

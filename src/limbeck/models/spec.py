@@ -12,7 +12,7 @@ from limbeck.errors import did_you_mean
 SOURCES = Registry("limbeck.models.sources", kind="model.source", attribute="source")
 
 
-def _known_source(name: str) -> str:
+def _check_source(name: str) -> str:
     allowed = SOURCES.names()
     if name not in allowed:
         raise ValueError(f"allowed: {', '.join(allowed)}. {did_you_mean(name, allowed)}".strip())
@@ -29,15 +29,11 @@ class Normalization(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: Annotated[
-        tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(min_length=1, max_length=64)
-    ]
-    std: Annotated[
-        tuple[Annotated[float, Field(gt=1e-7, le=1e6)], ...], Field(min_length=1, max_length=64)
-    ]
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = Field(min_length=1, max_length=64)
+    std: tuple[Annotated[float, Field(gt=1e-7, le=1e6)], ...] = Field(min_length=1, max_length=64)
 
     @model_validator(mode="after")
-    def _same_length(self) -> Self:
+    def _check_lengths(self) -> Self:
         if len(self.mean) != len(self.std):
             raise ValueError("mean and std differ in length; allowed: one number per channel each")
         return self
@@ -92,13 +88,13 @@ class Expect(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    accuracy: Annotated[float | None, Field(ge=0, le=1)] = None
-    tolerance: Annotated[float | None, Field(ge=0, le=1)] = None
+    accuracy: float | None = Field(None, ge=0, le=1)
+    tolerance: float | None = Field(None, ge=0, le=1)
     split: Literal["validation", "test"] = "validation"
     above_chance: bool = True
 
     @model_validator(mode="after")
-    def _of_an_accuracy(self) -> Self:
+    def _check_accuracy(self) -> Self:
         if self.accuracy is None and (self.tolerance is not None or self.split != "validation"):
             raise ValueError("tolerance or split is given; allowed: together with accuracy")
         return self
@@ -134,20 +130,20 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     source: Annotated[
-        str, AfterValidator(_known_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
     ]
     name: str = ""
     path: str | None = None
     checkpoint: str | None = None
     output: str | Annotated[int, Field(ge=-1000, le=1000)] | None = None
     loading: Loading = Loading()
-    class_names: Annotated[tuple[str, ...] | None, Field(min_length=2, max_length=100_000)] = None
+    class_names: tuple[str, ...] | None = Field(None, min_length=2, max_length=100_000)
     normalization: Normalization | Literal["data"] | None = None
     output_type: Literal["logits", "probabilities", "sigmoid"] = "logits"
     expect: Expect | None = None
 
     @model_validator(mode="after")
-    def _named(self) -> Self:
+    def _check_name(self) -> Self:
         if self.path is not None and self.source != "transformers":
             raise ValueError("path is given; allowed: with source: transformers only")
         if not self.name and self.path is None:
@@ -165,16 +161,6 @@ class ModelSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-def sources() -> list[str]:
-    """Return the sources of models, without importing any.
-
-    Example:
-        >>> "timm" in sources()
-        True
-    """
-    return SOURCES.names()
-
-
 def names(source: str) -> list[str]:
     """Return the model names of a source; none for a source of the user's own models.
 
@@ -185,5 +171,4 @@ def names(source: str) -> list[str]:
         >>> "resnet20" in names("limbeck")
         True
     """
-    names: list[str] = SOURCES.load(source).names()
-    return names
+    return SOURCES.load(source).names()

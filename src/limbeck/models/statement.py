@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from limbeck.models.spec import Normalization
+    from limbeck.models.spec import ModelSpec, Normalization
 
+T = TypeVar("T")
 # Above the size of any model configuration.
 LARGEST = 10_000_000
 PREPROCESS, PREPROCESSOR, TIMM = "preprocess.json", "preprocessor_config.json", "config.json"
@@ -64,10 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def normalization_of(mean: object, std: object, *, scale: float = 1.0) -> Normalization | None:
     """Return channel statistics if they are well-formed, else None.
 
-    Args:
-        mean: The mean per channel.
-        std: The standard deviation per channel.
-        scale: The value of a white pixel in the unit of `mean` and `std`.
+    `scale` is the value of a white pixel in the unit of `mean` and `std`.
 
     Example:
         >>> normalization_of([127.5], [255.0], scale=255.0).mean
@@ -122,9 +120,15 @@ def size_of(size: object) -> tuple[int, int] | None:
         size = [size.get("height", edge), size.get("width", edge)]
     if isinstance(size, int):
         size = [size, size]
-    if isinstance(size, list | tuple) and all(isinstance(one, int) for one in size[-2:]):
-        return (size[-2], size[-1]) if len(size) >= 2 else None
+    match size:
+        case [*_, int(height), int(width)]:
+            return height, width
     return None
+
+
+def if_type(value: object, kind: type[T]) -> T | None:
+    """Return a value if it is of a type, else None; a bool is not an int."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def of_student(folder: Path) -> Statement:
@@ -134,38 +138,29 @@ def of_student(folder: Path) -> Statement:
     kind = content.get("kind")
     if kind not in {"image", "text", "table"}:
         return Statement()
-    common = Statement(origin=str(path), class_names=names_of(content.get("classes")))
-    if kind == "image":
-        return replace(
-            common,
-            normalization=normalization_of(content.get("mean"), content.get("std")),
-            size=size_of(content.get("size")),
-            interpolation=_text(content.get("resample")),
-        )
-    if kind == "text":
-        return replace(
-            common,
-            tokenizer=folder if (folder / "tokenizer.json").is_file() else None,
-            vocab_size=_whole(content.get("vocab_size")),
-            pad=_whole(content.get("pad")),
-        )
-    return replace(common, columns=content)
+    has_tokenizer = kind == "text" and (folder / "tokenizer.json").is_file()
+    return Statement(
+        origin=str(path),
+        class_names=names_of(content.get("classes")),
+        normalization=normalization_of(content.get("mean"), content.get("std")),
+        size=size_of(content.get("size")),
+        interpolation=if_type(content.get("resample"), str),
+        tokenizer=folder if has_tokenizer else None,
+        vocab_size=if_type(content.get("vocab_size"), int),
+        pad=if_type(content.get("pad"), int),
+        columns=content if kind == "table" else None,
+    )
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def of_checkpoint(spec: ModelSpec) -> Statement:
+    """Read the metadata beside a model's checkpoint; return an empty statement if it has none."""
+    from limbeck.models.checkpoint import find
 
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return Statement() if spec.checkpoint is None else beside(find(spec.checkpoint))
 
 
 def beside(file: Path) -> Statement:
-    """Read the metadata beside a weight file: of a student folder, or of a stage's run.
-
-    Args:
-        file: The safetensors file.
-    """
+    """Read the metadata beside a weight file: of a student folder, or of a stage's run."""
     found = of_student(file.parent)
     if found.origin:
         return found
@@ -185,5 +180,5 @@ def of_timm(config: Mapping[str, Any], origin: str) -> Statement:
         class_names=names_of(names),
         normalization=normalization_of(inner.get("mean"), inner.get("std")),
         size=size_of(inner.get("input_size")),
-        interpolation=_text(inner.get("interpolation")),
+        interpolation=if_type(inner.get("interpolation"), str),
     )

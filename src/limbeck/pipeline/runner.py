@@ -194,7 +194,7 @@ class Work:
 
     def _find_files(self) -> None:
         """Check that the models' weights exist, to report missing weights and data together."""
-        from limbeck.models.weights import find
+        from limbeck.models.checkpoint import find
 
         problems: list[Problem] = []
         named = [("student", self.recipe.student)] if self.recipe.student else []

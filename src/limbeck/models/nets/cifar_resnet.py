@@ -120,66 +120,30 @@ def resnet20(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.M
 
 
 def resnet32(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.Module:
-    """Build ResNet-32: 472,756 parameters with 100 classes.
-
-    Args:
-        classes: The number of logits.
-        channels: The number of image channels.
-        shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
-    """
+    """Build ResNet-32: 472,756 parameters with 100 classes."""
     return CifarResNet(NARROW, 5, classes, channels, shortcut)
 
 
 def resnet44(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.Module:
-    """Build ResNet-44: 667,188 parameters with 100 classes.
-
-    Args:
-        classes: The number of logits.
-        channels: The number of image channels.
-        shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
-    """
+    """Build ResNet-44: 667,188 parameters with 100 classes."""
     return CifarResNet(NARROW, 7, classes, channels, shortcut)
 
 
 def resnet56(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.Module:
-    """Build ResNet-56: 861,620 parameters with 100 classes.
-
-    Args:
-        classes: The number of logits.
-        channels: The number of image channels.
-        shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
-    """
+    """Build ResNet-56: 861,620 parameters with 100 classes."""
     return CifarResNet(NARROW, 9, classes, channels, shortcut)
 
 
 def resnet110(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.Module:
-    """Build ResNet-110: 1,736,564 parameters with 100 classes.
-
-    Args:
-        classes: The number of logits.
-        channels: The number of image channels.
-        shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
-    """
+    """Build ResNet-110: 1,736,564 parameters with 100 classes."""
     return CifarResNet(NARROW, 18, classes, channels, shortcut)
 
 
 def resnet8x4(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.Module:
-    """Build ResNet-8 four times as wide: 1,233,540 parameters with 100 classes.
-
-    Args:
-        classes: The number of logits.
-        channels: The number of image channels.
-        shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
-    """
+    """Build ResNet-8 four times as wide: 1,233,540 parameters with 100 classes."""
     return CifarResNet(WIDE, 1, classes, channels, shortcut)
 
 
 def resnet32x4(classes: int, channels: int = 3, *, shortcut: str = "conv") -> nn.Module:
-    """Build ResNet-32 four times as wide: 7,433,860 parameters with 100 classes.
-
-    Args:
-        classes: The number of logits.
-        channels: The number of image channels.
-        shortcut: `conv` (option B, a 1x1 convolution) or `pad` (option A, no parameters).
-    """
+    """Build ResNet-32 four times as wide: 7,433,860 parameters with 100 classes."""
     return CifarResNet(WIDE, 5, classes, channels, shortcut)

@@ -13,8 +13,6 @@ from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models import nets
 from limbeck.models.arguments import call, check, with_build
 from limbeck.models.source import Fit, Source
-from limbeck.models.statement import Statement, beside
-from limbeck.models.weights import find as find_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,38 +39,30 @@ def names() -> list[str]:
 def file_of_net(name: str) -> Path:
     """Return the file that holds a net."""
     if name not in _files():
-        raise InputError(
-            Problem("model.name", name, ", ".join(names()), did_you_mean(name, names()))
-        )
+        hint = did_you_mean(name, names())
+        raise InputError(Problem("model.name", name, ", ".join(names()), hint))
     return _files()[name]
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    known = {name: value for name, value in fit.given().items() if name != "vocab_size"}
+    known = {key: value for key, value in fit.dimensions().items() if key != "vocab_size"}
     return {**known, **spec.arguments}
 
 
-def _builder(name: str) -> Callable[..., Any]:
+def _builder(name: str) -> Callable[..., nn.Module]:
     module = importlib.import_module(f"limbeck.models.nets.{file_of_net(name).stem}")
-    builder: Callable[..., Any] = getattr(module, name)
-    return builder
+    return getattr(module, name)
 
 
 def check_spec(spec: ModelSpec) -> None:
-    """Check the name and the arguments.
-
-    Raises:
-        InputError: The net is unknown, or does not accept the arguments.
-    """
+    """Check the net's name and its arguments."""
     check(_builder(spec.name), spec.arguments, where=f"model ({spec.name})")
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     """Build a net by its name."""
     check_spec(spec)
-    builder = _builder(spec.name)
-    model: nn.Module = call(builder, _arguments(spec, fit), where=f"model ({spec.name})")
-    return model
+    return call(_builder(spec.name), _arguments(spec, fit), where=f"model ({spec.name})")
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
@@ -81,11 +71,4 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     return with_build(text, spec.name, _arguments(spec, fit))
 
 
-def states(spec: ModelSpec) -> Statement:
-    """Read the preprocessing of a student or a run beside the weight file."""
-    return Statement() if spec.checkpoint is None else beside(find_weights(spec.checkpoint))
-
-
-source = Source(
-    build=build, architecture=architecture, names=names, states=states, check=check_spec
-)
+source = Source(build=build, architecture=architecture, names=names, check=check_spec)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.imports import file_of, find, local_modules
 from limbeck.errors import InputError, Problem
-from limbeck.models.arguments import call, check, with_build
+from limbeck.models.arguments import call, check, has_var_keyword, with_build
 from limbeck.models.normal_form import PLAIN, SINGLE
 from limbeck.models.source import Fit, Source
-from limbeck.models.statement import Statement, beside
-from limbeck.models.weights import find as find_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,25 +22,17 @@ if TYPE_CHECKING:
 PARAMETRIZING = ("parametriz", "weight_norm", "spectral_norm", "orthogonal")
 
 
-def names() -> list[str]:
-    """Return no names: the models are the user's."""
-    return []
-
-
 def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[str, Any]:
     """Merge the recipe's arguments with the data dimensions that the builder accepts."""
-    parameters = inspect.signature(builder).parameters
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = {name: value for name, value in fit.given().items() if anything or name in parameters}
+    known = fit.dimensions()
+    if not has_var_keyword(builder):
+        parameters = inspect.signature(builder).parameters
+        known = {name: value for name, value in known.items() if name in parameters}
     return {**known, **spec.arguments}
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Call the user's builder; its parameters may have the names of a `Fit`, such as `classes`.
-
-    Raises:
-        InputError: The callable is missing, rejects its arguments, or does not return a module.
-    """
+    """Call the user's builder; its parameters may have the names of a `Fit`, such as `classes`."""
     from torch import nn
 
     builder = find(spec.name, where="model.name")
@@ -65,14 +54,9 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     return written + PLAIN if any(word in written for word in PARAMETRIZING) else written
 
 
-def states(spec: ModelSpec) -> Statement:
-    """Read the preprocessing of a student or a run beside the weight file."""
-    return Statement() if spec.checkpoint is None else beside(find_weights(spec.checkpoint))
-
-
-def modules(spec: ModelSpec) -> dict[str, Path]:
-    """Return the user's modules that the file or module imports."""
-    return local_modules(spec.name)
-
-
-source = Source(build=build, architecture=architecture, names=names, states=states, modules=modules)
+source = Source(
+    build=build,
+    architecture=architecture,
+    names=list,  # none: the models are the user's
+    modules=lambda spec: local_modules(spec.name),
+)

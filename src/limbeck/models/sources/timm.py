@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.arguments import call, check_names, with_build
+from limbeck.models.checkpoint import find
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside, of_timm, read_json
-from limbeck.models.weights import find
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,47 +23,34 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Return the names of timm's models."""
-    found: list[str] = require("timm", extra="vision").list_models()
-    return found
+    return require("timm", extra="vision").list_models()
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    # timm's builders accept `**kwargs`: unknown arguments raise when the model is built.
-    check_names(spec.arguments, None, where="model")
+    check(spec)
     return {"num_classes": fit.classes, "in_chans": fit.channels or 3, **spec.arguments}
 
 
 def check(spec: ModelSpec) -> None:
-    """Check the name, and that no argument follows from the data.
-
-    Raises:
-        InputError: timm has no such model, or an argument is invalid.
-    """
+    """Check the name, and that no argument follows from the data."""
     timm = require("timm", extra="vision")
     if not timm.is_model(spec.name):
-        allowed = f"one of timm's {len(names())} models"
-        raise InputError(
-            Problem("model.name", spec.name, allowed, did_you_mean(spec.name, names()))
-        )
+        allowed, hint = f"one of timm's {len(names())} models", did_you_mean(spec.name, names())
+        raise InputError(Problem("model.name", spec.name, allowed, hint))
+    # timm's builders accept `**kwargs`: unknown arguments raise when the model is built.
     check_names(spec.arguments, None, where="model")
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by timm's `create_model`.
-
-    Raises:
-        InputError: timm has no such model, or rejects an argument.
-    """
-    check(spec)
-    timm = require("timm", extra="vision")
+    """Build a model by timm's `create_model`."""
     arguments = {"model_name": spec.name, **_arguments(spec, fit)}
-    model: Any = call(timm.create_model, arguments, where=f"model ({spec.name})")
+    timm = require("timm", extra="vision")
+    model = call(timm.create_model, arguments, where=f"model ({spec.name})")
     config = getattr(model, "pretrained_cfg", None) or {}
     if spec.arguments.get("pretrained") and config.get("num_classes") != fit.classes:
         # timm drops the head of its weights if the number of classes differs.
         model.fresh_parameters = _head_names(config)
-    made: nn.Module = model
-    return made
+    return model
 
 
 def _head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -100,7 +88,12 @@ def states(spec: ModelSpec) -> Statement:
     if not own:
         return Statement()
     found = of_timm(config, f"timm's pretrained_cfg of {spec.name}")
-    return found if found.class_names else replace(found, class_names=_imagenet(timm, config))
+    of_imagenet = config.get("num_classes") == 1000 and str(config.get("tag", "")).endswith("in1k")
+    if found.class_names or not of_imagenet:
+        return found
+    info = timm.data.ImageNetInfo()
+    class_names = tuple(info.index_to_description(index) for index in range(1000))
+    return replace(found, class_names=class_names)
 
 
 def _folder(path: Path) -> Statement:
@@ -126,32 +119,16 @@ def _is_timms(file: Path, config: dict[str, Any]) -> bool:
     return bool(shape[0] == config.get("num_classes") and shape[0] >= 1000)
 
 
-def _imagenet(timm: Any, config: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return ImageNet's class names for weights trained on its 1000 classes."""
-    if config.get("num_classes") != 1000 or not str(config.get("tag", "")).endswith("in1k"):
-        return None
-    info = timm.data.ImageNetInfo()
-    return tuple(info.index_to_description(number) for number in range(1000))
-
-
 def convert(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename and reshape the tensors of an original checkpoint by the architecture's own filter."""
-    import sys
-
     own = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if own is None:
         return tensors
     # Each filter expects the names of the checkpoints known to its authors.
     try:
-        converted = own(dict(tensors), model)
+        return dict(own(dict(tensors), model))
     except Exception:
         return tensors
-    return dict(converted)
-
-
-def preload(_spec: ModelSpec) -> None:
-    """Import the library."""
-    require("timm", extra="vision")
 
 
 source = Source(
@@ -159,7 +136,7 @@ source = Source(
     architecture=architecture,
     names=names,
     states=states,
-    preload=preload,
+    preload=lambda _: require("timm", extra="vision"),
     convert=convert,
     check=check,
 )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.arguments import call, check_names, with_build
+from limbeck.models.checkpoint import find
 from limbeck.models.source import Fit, Source
 from limbeck.models.statement import Statement, beside, names_of, normalization_of, size_of
-from limbeck.models.weights import find
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 def names() -> list[str]:
     """Return the names of torchvision's image classifiers."""
     models = require("torchvision.models", extra="vision")
-    found: list[str] = models.list_models(module=models)
-    return found
+    return models.list_models(module=models)
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
-    check_names(spec.arguments, None, where="model")
+    check(spec)
     if fit.channels not in {None, 3}:
         fix = "Set data.image.channels: 3, or take the model from timm."
         raise InputError(Problem("model.source", f"{fit.channels} channel", "3 channels", fix))
@@ -35,11 +34,7 @@ def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
 
 
 def check(spec: ModelSpec) -> None:
-    """Check the name, and that no argument follows from the data.
-
-    Raises:
-        InputError: torchvision has no such model, or an argument is invalid.
-    """
+    """Check the name, and that no argument follows from the data."""
     if spec.name not in names():
         fix = did_you_mean(spec.name, names())
         raise InputError(Problem("model.name", spec.name, ", ".join(names()), fix))
@@ -47,16 +42,10 @@ def check(spec: ModelSpec) -> None:
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a model by torchvision's `get_model`.
-
-    Raises:
-        InputError: torchvision has no such model, rejects an argument, or the images are grey.
-    """
-    check(spec)
-    models = require("torchvision.models", extra="vision")
+    """Build a model by torchvision's `get_model`."""
     arguments = {"name": spec.name, **_arguments(spec, fit)}
-    model: nn.Module = call(models.get_model, arguments, where=f"model ({spec.name})")
-    return model
+    get_model = require("torchvision.models", extra="vision").get_model
+    return call(get_model, arguments, where=f"model ({spec.name})")
 
 
 def architecture(spec: ModelSpec, fit: Fit) -> str:
@@ -103,17 +92,12 @@ def convert(_model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {old.sub(r"\1\2.", name): tensor for name, tensor in tensors.items()}
 
 
-def preload(_spec: ModelSpec) -> None:
-    """Import the library."""
-    require("torchvision.models", extra="vision")
-
-
 source = Source(
     build=build,
     architecture=architecture,
     names=names,
     states=states,
-    preload=preload,
+    preload=lambda _: require("torchvision.models", extra="vision"),
     convert=convert,
     check=check,
 )

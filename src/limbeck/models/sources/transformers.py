@@ -21,13 +21,13 @@ from limbeck.models.source import Fit, Source
 from limbeck.models.statement import (
     PREPROCESSOR,
     Statement,
-    beside,
+    if_type,
     names_of,
     normalization_of,
+    of_checkpoint,
     read_json,
     size_of,
 )
-from limbeck.models.weights import find
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,10 +49,7 @@ def names() -> list[str]:
 
 
 def _classifier(config: type, fit: Fit | None = None) -> str | None:
-    """Return the classifier class of a configuration: for texts, else for images.
-
-    For configurations with both (Perceiver) the data decides.
-    """
+    """Return the class for texts, else for images; with both (Perceiver) the data decides."""
     auto = require("transformers.models.auto.modeling_auto", extra="text")
     kinds = {
         "AutoModelForSequenceClassification": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -63,7 +60,7 @@ def _classifier(config: type, fit: Fit | None = None) -> str | None:
     return (found[-1] if images else found[0]) if found else None
 
 
-def import_model(kind: Any) -> None:
+def _import_model(kind: Any) -> None:
     """Import the modules of the classifiers for a configuration class."""
     transformers = require("transformers", extra="text")
     for name in ("AutoModelForSequenceClassification", "AutoModelForImageClassification"):
@@ -73,27 +70,22 @@ def import_model(kind: Any) -> None:
 
 
 def _config(spec: ModelSpec, fit: Fit) -> Any:
-    """Build the configuration for the data."""
     if spec.path is not None:
         return _config_of(spec.path, fit, fresh=spec.loading.head == "fresh")
     check(spec)
     kind = require("transformers", extra="text").CONFIG_MAPPING[spec.name]
-    known, where = _arguments_of(kind), f"model ({spec.name})"
+    known = _arguments_of(kind)
     fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
     settings = {"num_labels": fit.classes, **data, **_tokens(kind, fit), **spec.arguments}
-    config = call(kind, settings, where=where)
+    config = call(kind, settings, where=f"model ({spec.name})")
     # For a type with several classifiers (DeiT, LeViT), transformers uses this list.
     config.architectures = config.architectures or []
     return config
 
 
 def check(spec: ModelSpec) -> None:
-    """Check the model type and the arguments; a folder is checked when it is read.
-
-    Raises:
-        InputError: The type is unknown, or its configuration has no such setting.
-    """
+    """Check the model type and the arguments; a folder is checked when it is read."""
     if spec.path is not None:
         return
     kinds = require("transformers", extra="text").CONFIG_MAPPING
@@ -129,9 +121,8 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
     kind = transformers.CONFIG_MAPPING[content["model_type"]]
     name = _classifier(kind, fit)
     if name is None:
-        given = f"{path}: {content['model_type']}"
-        raise InputError(Problem("model.path", given, ALLOWED))
-    import_model(kind)
+        raise InputError(Problem("model.path", f"{path}: {content['model_type']}", ALLOWED))
+    _import_model(kind)
     check_folder(path, content, getattr(transformers, name), kind)
     config = kind.from_dict(content)
     problems = []
@@ -159,33 +150,24 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a classifier from a configuration, or load it from a local folder.
+    """Build a classifier from a configuration, or load it from a local folder."""
+    import torch
 
-    Raises:
-        InputError: The model type, argument or folder is unknown, or does not fit the data.
-    """
     transformers = require("transformers", extra="text")
     config = _config(spec, fit)
     make = getattr(transformers, str(_classifier(type(config), fit)))
     if spec.path is None:
-        model: nn.Module = call(make.from_config, {"config": config}, where=f"model ({spec.name})")
-        return model
-    return _loaded(make, spec.path, config, fresh=spec.loading.head == "fresh")
-
-
-def _loaded(make: Any, path: str, config: Any, *, fresh: bool) -> nn.Module:
-    import torch
-
-    settings = {
+        return call(make.from_config, {"config": config}, where=f"model ({spec.name})")
+    arguments = {
+        "pretrained_model_name_or_path": spec.path,
         "config": config,
         "local_files_only": True,
         "output_loading_info": True,
         "trust_remote_code": False,
-        "ignore_mismatched_sizes": fresh,
+        "ignore_mismatched_sizes": spec.loading.head == "fresh",
         # Not the dtype of the file, in which training would run.
         "dtype": torch.float32,
     }
-    arguments = {"pretrained_model_name_or_path": path, **settings}
     with _quiet():
         model, info = call(make.from_pretrained, arguments, where="model.path")
     # A head may be new, and so may its pooler; other missing weights mean a wrong folder.
@@ -194,11 +176,10 @@ def _loaded(make: Any, path: str, config: Any, *, fresh: bool) -> nn.Module:
         name for name in info["missing_keys"] if name.startswith(body) and "pooler" not in name
     )
     if holes:
-        given = f"{path}: nothing for {', '.join(holes[:8])} ({len(holes)} in all)"
+        given = f"{spec.path}: nothing for {', '.join(holes[:8])} ({len(holes)} in all)"
         raise InputError(Problem("model.path", given, "every tensor of the model's body"))
     model.fresh_parameters = tuple(sorted(info["missing_keys"]))
-    module: nn.Module = model
-    return module
+    return model
 
 
 @contextmanager
@@ -245,13 +226,12 @@ TOKENIZER_FILES = (
 def states(spec: ModelSpec) -> Statement:
     """Read config.json, preprocessor_config.json and the tokenizer's files of a local folder."""
     if spec.path is None:
-        return Statement() if spec.checkpoint is None else beside(find(spec.checkpoint))
+        return of_checkpoint(spec)
     folder = Path(spec.path)
     config = read_json(folder / "config.json")
     positions, pad = config.get("max_position_embeddings"), config.get("pad_token_id")
     if isinstance(positions, int) and str(config.get("model_type")) in OFFSET_POSITIONS:
         positions -= 1 + (pad if isinstance(pad, int) else 0)
-    vocab_size = config.get("vocab_size")
     kinds = config.get("architectures")
     has_head = isinstance(kinds, list) and any("Classification" in str(kind) for kind in kinds)
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
@@ -260,9 +240,9 @@ def states(spec: ModelSpec) -> Statement:
         origin=str(folder),
         class_names=_class_names(config.get("id2label"), folder) if has_head else None,
         tokenizer=folder if has_tokenizer else None,
-        vocab_size=vocab_size if isinstance(vocab_size, int) else None,
-        max_length=positions if isinstance(positions, int) else None,
-        pad=pad if isinstance(pad, int) else None,
+        vocab_size=if_type(config.get("vocab_size"), int),
+        max_length=if_type(positions, int),
+        pad=if_type(pad, int),
     )
 
 
@@ -302,10 +282,9 @@ def _pixels(path: Path) -> Statement:
 
 def preload(spec: ModelSpec) -> None:
     """Import the modules of a model type."""
-    transformers = require("transformers", extra="text")
-    kinds = transformers.CONFIG_MAPPING
+    kinds = require("transformers", extra="text").CONFIG_MAPPING
     if spec.name in kinds:
-        import_model(kinds[spec.name])
+        _import_model(kinds[spec.name])
 
 
 source = Source(

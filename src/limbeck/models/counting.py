@@ -1,0 +1,40 @@
+"""Parameter counts of models that may be too large to build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from limbeck.core import fingerprint
+from limbeck.core.process import LimitError, call_limited
+
+_counts: dict[str, int | LimitError] = {}
+
+
+def count_parameters(key: object, build: Callable[[], Any]) -> int:
+    """Count a model's parameters on the meta device, in a child with limited time and memory.
+
+    Args:
+        key: The model's settings, as JSON: each model is built once per process.
+        build: Builds the model.
+
+    Raises:
+        LimitError: The build exceeds a limit, or raises an exception.
+    """
+
+    def count() -> int:
+        import torch
+
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in build().parameters())
+
+    name = fingerprint.of_json(key)
+    if name not in _counts:
+        try:
+            _counts[name] = int(call_limited(count))
+        except LimitError as error:
+            _counts[name] = error
+    result = _counts[name]
+    if isinstance(result, LimitError):
+        raise result
+    return result
