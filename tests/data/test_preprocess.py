@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from limbeck.data import prepare as samples
+from limbeck.data.images import EncodedImages
 from limbeck.data.load import Data
 from limbeck.data.preprocess import ImagePreprocess, load
 from limbeck.errors import InputError
@@ -60,6 +61,28 @@ def test_a_folder_without_or_with_another_version_is_refused(tmp_path: Path) -> 
     (tmp_path / "preprocess.json").write_text('{"version": 99}')
     with pytest.raises(InputError, match="version 99"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_mean_and_deviation_are_those_of_all_pixels_at_once(keep: bool, dtype: type) -> None:
+    rng = np.random.default_rng(3)
+    rows = (rng.random((37, 3, 5, 4)) * 200 + 50).astype(dtype)
+    table = datasets.Dataset.from_dict({"image": list(rows)}).with_format("numpy")
+    images = EncodedImages(table, np.arange(len(rows)), "image")
+    shape = ImagePreprocess((5, 4), 3, 1.0, (0.0,) * 3, (1.0,) * 3)
+    scanned = samples.scan(images, shape, keep=keep, grey_only=False)
+    expected = rows.astype(np.float64)
+    np.testing.assert_allclose(scanned.mean, expected.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(scanned.std, expected.std(axis=(0, 2, 3)), rtol=1e-12)
+
+
+def test_images_are_not_enlarged_beyond_what_memory_is_for(read: Read) -> None:
+    with pytest.raises(
+        InputError, match=r"data\.image\.size: got .257 for images of 8x8"
+    ) as caught:
+        read(source="sklearn", name="digits", image={"size": 257})
+    assert "at most 256" in str(caught.value)
 
 
 @pytest.mark.parametrize(("ready", "pixels"), [(1, 2**31), (1, 1)])

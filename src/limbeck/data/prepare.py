@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 
 from limbeck.data import tokenizers
 from limbeck.data.images import EncodedImages, channels_of, size_of, traits_of
@@ -37,6 +39,8 @@ MOST_PROBLEMS = 10
 GREY = "grey"
 # A training step of a tiny net takes 1.5 ms: tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
+MOST_ENLARGED = 32
+"""How many times per side an image may be enlarged: more adds no information, only memory."""
 
 
 class Samples(Protocol):
@@ -68,12 +72,16 @@ class Scan:
         hashes: A hash of each image's pixels, `[n]`.
         traits: The number of images per property: grey, transparent and so on.
         dtype: The dtype of the pixels.
+        mean: The mean of each channel over all pixels, unscaled, float64 `[c]`.
+        std: The population standard deviation of each channel, unscaled, float64 `[c]`.
     """
 
     pixels: Tensor | None
     hashes: NDArray[np.uint64]
     traits: Counter[str]
     dtype: np.dtype[Any]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
 
 
 def scan(pictures: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_only: bool) -> Scan:
@@ -94,6 +102,7 @@ def scan(pictures: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_
     hashes = np.zeros(len(pictures), dtype=np.uint64)
     traits: Counter[str] = Counter()
     pixels: NDArray[Any] | None = None
+    scaler = StandardScaler()
     for row, stored in pictures.stored():
         with gathering(problems):
             cell = pictures.open(row, stored)
@@ -107,13 +116,36 @@ def scan(pictures: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_
             _same_type(pictures, row, one.dtype, pixels.dtype)
             pixels[row if keep else 0] = one
             hashes[row] = hash_of(one)
+            if not keep:
+                _measure(scaler, one[None])
         if len(problems) >= MOST_PROBLEMS:
             break
     if problems:
         raise InputError(*problems)
     if pixels is None:
         pixels = np.empty((0, prepare.channels, *prepare.size), dtype=np.uint8)
-    return Scan(torch.from_numpy(pixels) if keep else None, hashes, traits, pixels.dtype)
+    for block in _blocks(pixels) if keep else ():
+        _measure(scaler, block)
+    return Scan(
+        torch.from_numpy(pixels) if keep else None,
+        hashes,
+        traits,
+        pixels.dtype,
+        mean=scaler.mean_,
+        std=np.sqrt(scaler.var_),
+    )
+
+
+def _blocks(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Split images into blocks of at most 64 MiB in double precision, or of one image."""
+    rows = max(1, 64 * MIB // max(1, 8 * math.prod(pixels.shape[1:])))
+    return (pixels[start : start + rows] for start in range(0, len(pixels), rows))
+
+
+def _measure(scaler: StandardScaler, block: NDArray[Any]) -> None:
+    """Update mean and variance per channel in double precision."""
+    channels = block.transpose(0, 2, 3, 1).reshape(-1, block.shape[1])
+    scaler.partial_fit(channels.astype(np.float64))
 
 
 def hash_of(row: NDArray[Any] | bytes) -> int:
@@ -302,10 +334,6 @@ class Rows:
         return {"text": ", ".join(f"{column}: {value}" for column, value in cells.items())}
 
 
-# The maximum number of images for mean and deviation if all do not fit in memory.
-MEASURED = 10_000
-
-
 @dataclass(frozen=True)
 class Division:
     """The rows of each split.
@@ -390,22 +418,20 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
         InputError: An image cannot be opened, differs in size or type, or has NaN.
     """
     settings = spec.image or ImageSpec()
-    shape = _shape(settings, _pictures(spec, loaded, division, "train", None))
+    first = _first(_pictures(spec, loaded, division, "train", None))
+    shape = _shape(settings, first)
     size = None if settings.size else shape.size
     pictures = {name: _pictures(spec, loaded, division, name, size) for name in division.rows}
     stated = bool(settings.channels or settings.mean or settings.std)
+    itemsize = first.dtype.itemsize if isinstance(first, np.ndarray) else 1
     try:
-        scans = _scans(pictures, shape, grey_only=not stated and shape.channels == 1)
+        grey_only = not stated and shape.channels == 1
+        scans = _scans(pictures, shape, itemsize=itemsize, grey_only=grey_only)
     except ColourError:
         shape = _blank(shape.size, 3)
-        scans = _scans(pictures, shape, grey_only=False)
+        scans = _scans(pictures, shape, itemsize=itemsize, grey_only=False)
     _check_moves(spec, shape)
-    measured = scans["train"].pixels
-    notes = _looks(scans, shape)
-    if measured is None:
-        measured = _sample(pictures["train"], shape)
-        notes.append(f"mean and deviation measured on {len(measured)} training rows")
-    preprocess = _scale(settings, shape, measured, loaded.divide_by)
+    preprocess = _scale(settings, shape, scans["train"], loaded.divide_by)
     splits = {
         name: Split(
             Images(pictures[name], preprocess, scans[name].pixels),
@@ -417,17 +443,22 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
         for name in pictures
     }
     hashes = {name: one.hashes for name, one in scans.items()}
-    return Prepared(splits, preprocess, hashes, tuple(notes))
+    return Prepared(splits, preprocess, hashes, tuple(_looks(scans, shape)))
 
 
 def _scans(
-    pictures: dict[str, EncodedImages], shape: ImagePreprocess, *, grey_only: bool
+    pictures: dict[str, EncodedImages],
+    shape: ImagePreprocess,
+    *,
+    itemsize: int,
+    grey_only: bool,
 ) -> dict[str, Scan]:
     """Open all images of all splits; the error lists every problem of every split."""
     problems: list[Problem] = []
     scans = {}
+    rows = sum(len(one) for one in pictures.values())
+    keep = rows * shape.channels * math.prod(shape.size) * itemsize <= PIXELS_UNDER
     for name, one in pictures.items():
-        keep = len(one) * shape.channels * math.prod(shape.size) <= PIXELS_UNDER
         with gathering(problems):
             scans[name] = scan(one, shape, keep=keep, grey_only=grey_only)
     types = {name: str(one.dtype) for name, one in scans.items()}
@@ -474,15 +505,17 @@ def _pictures(
     return EncodedImages(loaded.splits[source], rows, column, folder=folder, where=where, size=size)
 
 
-def _shape(settings: ImageSpec, pictures: EncodedImages) -> ImagePreprocess:
-    """Determine size, and channels by the first rows; the scale is set when all pixels are read."""
-    first = _first(pictures)
-    size = (settings.size, settings.size) if settings.size else size_of(first)
-    given = settings.mean or settings.std
-    channels = settings.channels or (len(given) if given else None)
-    if channels is None:
-        channels = channels_of(first)
-    return _blank(size, channels)
+def _shape(settings: ImageSpec, first: Image.Image | NDArray[Any]) -> ImagePreprocess:
+    """Determine size and channels by the first image; the scale is set when all are read."""
+    stored = size_of(first)
+    size = (settings.size, settings.size) if settings.size else stored
+    if max(size) > MOST_ENLARGED * min(stored):
+        allowed = f"at most {MOST_ENLARGED * min(stored)}, {MOST_ENLARGED} times the stored size"
+        given = f"{settings.size} for images of {stored[0]}x{stored[1]}"
+        fix = "Enlarging adds no information; it costs memory and time."
+        raise InputError(Problem("data.image.size", given, allowed, fix))
+    stated = settings.mean or settings.std or ()
+    return _blank(size, settings.channels or len(stated) or channels_of(first))
 
 
 def _first(pictures: EncodedImages) -> Image.Image | NDArray[Any]:
@@ -500,18 +533,11 @@ def _blank(size: tuple[int, int], channels: int) -> ImagePreprocess:
     return ImagePreprocess(size, channels, 1.0, (0.0,) * channels, (1.0,) * channels)
 
 
-def _sample(pictures: EncodedImages, shape: ImagePreprocess) -> Tensor:
-    step = -(-len(pictures) // MEASURED)
-    return read_pixels(pictures, shape, list(range(0, len(pictures), step)))
-
-
 def _scale(
-    settings: ImageSpec, shape: ImagePreprocess, pixels: Tensor, divide_by: float | None
+    settings: ImageSpec, shape: ImagePreprocess, train: Scan, divide_by: float | None
 ) -> ImagePreprocess:
-    scale = float(divide_by or (255 if pixels.dtype == torch.uint8 else 1))
-    # Per channel in double precision: a sum over 10**8 pixels in single precision is inexact.
-    channels = [pixels[:, number].double() / scale for number in range(shape.channels)]
-    mean = settings.mean or tuple(round(values.mean().item(), 6) for values in channels)
+    scale = float(divide_by or (255 if train.dtype == np.uint8 else 1))
+    mean = tuple(round(float(value) / scale, 6) for value in train.mean)
     # A constant channel has standard deviation 0.
-    measured = tuple(round(values.std(correction=0).item(), 6) or 1.0 for values in channels)
-    return replace(shape, divide_by=scale, mean=mean, std=settings.std or measured)
+    std = tuple(round(float(value) / scale, 6) or 1.0 for value in train.std)
+    return replace(shape, divide_by=scale, mean=settings.mean or mean, std=settings.std or std)
