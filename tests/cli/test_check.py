@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from limbeck.cli import _app
 from limbeck.errors import InputError
+from limbeck.export.onnx import to_onnx
 from limbeck.pipeline.check import check
 from limbeck.pipeline.load_recipe import resolve
 
@@ -51,6 +52,8 @@ class Net(nn.Module):
             hidden = hidden.to(torch.int64).float() @ torch.ones(8, 8, dtype=torch.float64)
         if self.fault == "large" and self.training and len(image) > 32:
             raise RuntimeError("too many rows at once")
+        if self.fault == "branches" and not bool((image == image).all()):
+            raise ValueError("NaN")
         if self.fault == "bodyless":
             return hidden
         return self.head(hidden)
@@ -165,6 +168,28 @@ def test_a_valid_recipe_is_described_and_nothing_is_written(here):
     assert "200 train, 60 validation, 80 test" in ended.stdout
     assert "to do: train_teacher, distill" in ended.stdout
     assert sorted(path.name for path in here.iterdir()) == ["nets.py", "tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    "stages", [[], ["stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]"]]
+)
+def test_a_model_is_exported_once(here, monkeypatch, stages):
+    exported = []
+
+    def count(model, task, example, path):
+        exported.append(type(model).__name__)
+        to_onnx(model, task, example, path)
+
+    monkeypatch.setattr("limbeck.pipeline.context.to_onnx", count)
+    check(resolve("tiny.yaml", [own("null"), *stages]), out=here / "out")
+    assert exported == ["Net"]
+
+
+def test_a_model_that_cannot_be_exported_is_named_once(here):
+    with pytest.raises(InputError) as caught:
+        check(resolve("tiny.yaml", [own("branches")]), out=here / "out")
+    assert [problem.where for problem in caught.value.problems] == ["student"]
+    assert "ONNX" in str(caught.value)
 
 
 def test_as_json(here):

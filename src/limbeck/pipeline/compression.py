@@ -115,7 +115,7 @@ class Compression(Stage):
             problems.append(Problem("finetune", given, "a training in which it is done", fix))
         if self.finetune is not None:
             found = self.finetune.refused(recipe)
-            problems += [Problem(f"recover.{p.where}", p.given, p.allowed, p.fix) for p in found]
+            problems += [Problem(f"finetune.{p.where}", p.given, p.allowed, p.fix) for p in found]
         return problems
 
     def check_calibration(self, trial: DryRun, *, where: str) -> None:

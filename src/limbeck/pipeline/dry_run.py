@@ -42,7 +42,8 @@ class DryRun:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.parameters: dict[str, int] = {}
-        self._exported: set[tuple[str, str]] = set()
+        self._to_export: list[tuple[str, str, nn.Module]] = []  # type of model, place, model
+        self._exported: set[str] = set()
 
     @cached_property
     def batch(self) -> Batch:
@@ -95,14 +96,44 @@ class DryRun:
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)
         self.parameters[where] = sum(one.numel() for one in model.parameters())
-        # limbeck's own models export; of a library's, one of each type is tried, where that takes
-        # seconds.
-        own, kind = spec.source == "python", (spec.source, spec.name or str(spec.path))
-        tried = spec.source == "limbeck" or kind in self._exported
-        if own or not (tried or self.parameters[where] >= EXPORTED):
-            _exports(context, model, where, own=own)
-            self._exported.add(kind)
+        # limbeck's own models export; each of the user's models is tried, and of a library's one
+        # of each type, where that takes seconds.
+        if spec.source == "python":
+            self._to_export.append((where, where, model))
+        elif spec.source != "limbeck" and self.parameters[where] < EXPORTED:
+            self._to_export.append((_type_of(spec), where, model))
         return model.to(context.accelerator.device)
+
+    def export_student(self, path: Path) -> None:
+        """Export the student, changed or not, to an ONNX file; its type is not tried again.
+
+        Raises:
+            InputError: The student cannot be exported.
+        """
+        _export(self.context, self.student, path, "student")
+        spec = self.context.recipe.student or self.context.recipe.teachers[0]
+        self._exported.add(_type_of(spec))
+        self._exported |= {kind for kind, _, model in self._to_export if model is self.student}
+
+    def try_exports(self) -> None:
+        """Export the smallest model of each type that no stage has exported.
+
+        Raises:
+            InputError: Models cannot be exported; all of them at once.
+        """
+        smallest: dict[str, tuple[str, nn.Module]] = {}
+        for kind, where, model in sorted(
+            self._to_export, key=lambda entry: self.parameters[entry[1]]
+        ):
+            if kind not in self._exported:
+                smallest.setdefault(kind, (where, model))
+
+        def try_export(where: str, model: nn.Module) -> None:
+            self.context.progress.log(f"{where}: trying the export")
+            with tempfile.TemporaryDirectory() as folder:
+                _export(self.context, model, Path(folder) / "model.onnx", where)
+
+        gathered([partial(try_export, where, model) for where, model in smallest.values()])
 
 
 def dry_run(context: Context) -> DryRun:
@@ -127,6 +158,10 @@ def dry_run(context: Context) -> DryRun:
             stage.dry_run(trial, where=where)
         except InputError as error:
             problems += [problem for problem in error.problems if problem not in problems]
+    try:
+        trial.try_exports()
+    except InputError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(*problems)
     return trial
@@ -240,17 +275,13 @@ def _invariant(context: Context, model: nn.Module, where: str) -> None:
     check_invariance(TorchPredictor(model, context.task), inputs, where=where, model=model)
 
 
-def _exports(context: Context, model: nn.Module, where: str, *, own: bool) -> None:
-    from limbeck.export.onnx import to_onnx
+def _type_of(spec: ModelSpec) -> str:
+    return f"{spec.source} {spec.name or spec.path}"
 
-    example = context.data.validation.__getitems__([0])
-    context.progress.log(f"{where}: trying the export")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            if own:
-                to_onnx(model, context.task, example, Path(folder) / "model.onnx")
-            else:
-                context.export(model, Path(folder) / "model.onnx")
-        except LimbeckError as error:
-            allowed = "a model that can be written as ONNX"
-            raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error
+
+def _export(context: Context, model: nn.Module, path: Path, where: str) -> None:
+    try:
+        context.export(model, path)
+    except LimbeckError as error:
+        allowed = "a model that can be written as ONNX"
+        raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error

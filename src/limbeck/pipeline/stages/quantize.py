@@ -93,13 +93,12 @@ class Quantize(Compression):
         if not isinstance(way, FileMethod) or parameters(model) >= DRY_RUN_PARAMETERS:
             return
         context.progress.log(f"{where}: trying the method on the untrained student's file")
-        device = next((one.device for one in model.parameters()), "cpu")
         batch = {name: tensor.cpu() for name, tensor in trial.batch.items()}
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         with tempfile.TemporaryDirectory() as folder:
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
+            trial.export_student(plain)
             try:
-                context.export(model.cpu().eval(), plain)
                 way.write(plain, small, calibration=[arrays])
                 OnnxPredictor(small).predict(batch)
             except InputError as error:
@@ -107,8 +106,6 @@ class Quantize(Compression):
             except LimbeckError as error:
                 allowed = "a method that fits the model"
                 raise InputError(Problem(where, self.method, allowed, str(error))) from error
-            finally:
-                model.to(device)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Quantise, and evaluate the result on the validation samples."""
