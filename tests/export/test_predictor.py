@@ -88,5 +88,5 @@ def test_nan_answers_are_an_error_with_their_number():
     images = torch.zeros(5, 1, 2, 2)
     images[1] = images[3] = torch.nan
     predictor = TorchPredictor(model, ImageClassification(("a", "b")))
-    with pytest.raises(LimbeckError, match="2 of 5 answers hold NaN"):
+    with pytest.raises(LimbeckError, match="2 of 5 predictions are NaN"):
         predict(predictor, [{"image": images, "labels": torch.zeros(5).long()}])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limbeck.core.files import replacing, write_bytes
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
-from limbeck.export.predictor import Runnable
+from limbeck.export.predictor import OnnxPredictor, Runnable
 from limbeck.export.quiet import quiet
 from limbeck.export.reading import LARGEST, read_model
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-_PUT_OVER = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
+_PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
 """Suffixes that torch adds to the names of parametrized weights."""
 
 
@@ -74,7 +73,10 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
         InputError: The example lacks an input of the task.
         WriteError: The target cannot be written.
     """
-    tensors = _example_tensors(task, example)
+    missing = [name for name in task.inputs if name not in example]
+    if missing:
+        raise InputError(Problem("example", sorted(example), f"a batch with {', '.join(missing)}"))
+    tensors = tuple(_two_samples(example[name].detach().cpu()) for name in task.inputs)
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
     with torch.no_grad():
         names = list(task.outputs(wrapped.model, wrapped.named(tensors)))
@@ -93,13 +95,10 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
 
 
 def embed_classes(path: Path, classes: Sequence[str]) -> None:
-    """Write the class names into the metadata of an ONNX file, as a JSON list.
+    """Write the class names, in the order of the outputs, as a JSON list into a file's metadata.
 
-    ONNX Runtime returns them as `session.get_modelmeta().custom_metadata_map["classes"]`.
-
-    Args:
-        path: The file; its graph stays the same, byte for byte.
-        classes: The names, in the order of the outputs.
+    The graph stays the same, byte for byte. ONNX Runtime returns the names as
+    `session.get_modelmeta().custom_metadata_map["classes"]`.
 
     Raises:
         InputError: The file is not ONNX.
@@ -115,15 +114,8 @@ def embed_classes(path: Path, classes: Sequence[str]) -> None:
     write_bytes(path, model.SerializeToString())
 
 
-def _example_tensors(task: Runnable, example: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    missing = [name for name in task.inputs if name not in example]
-    if missing:
-        raise InputError(Problem("example", sorted(example), f"a batch with {', '.join(missing)}"))
-    return tuple(_doubled(example[name].detach().cpu()) for name in task.inputs)
-
-
-def _doubled(tensor: Tensor) -> Tensor:
-    """Return two samples (and two tokens), since torch.export specialises sizes of one."""
+def _two_samples(tensor: Tensor) -> Tensor:
+    # torch.export specialises sizes of one; so also two tokens.
     two = torch.cat([tensor, tensor])[:2]
     return torch.cat([two, two], dim=1) if _is_tokens(two) and two.shape[1] == 1 else two
 
@@ -136,9 +128,7 @@ def _capture(
     wrapped: _Wrapped, tensors: tuple[Tensor, ...], inputs: tuple[str, ...]
 ) -> ExportedProgram:
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = tuple(
-        {0: dynamic, 1: dynamic} if _is_tokens(tensor) else {0: dynamic} for tensor in tensors
-    )
+    shapes = tuple(dict.fromkeys(range(1 + _is_tokens(one)), dynamic) for one in tensors)
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(wrapped, tensors, dynamic_shapes=(shapes,), strict=False)
@@ -147,7 +137,7 @@ def _capture(
 
 
 def _capture_advice(error: Exception, inputs: tuple[str, ...]) -> str:
-    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    text, kind = re.sub(r"\x1b\[\d+m", "", str(error)), type(error).__name__
     place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
     where = f" ({place[-1][0]}:{place[-1][1]}, in {place[-1][2]})" if place else ""
     if "data-dependent" in text:
@@ -155,16 +145,14 @@ def _capture_advice(error: Exception, inputs: tuple[str, ...]) -> str:
             f"the model cannot be exported: its forward pass branches on a tensor's values{where}. "
             "Replace the Python branch by torch.where, or move it out of the model."
         )
-    if "specialized" in text or "ConstraintViolation" in type(error).__name__:
+    if "specialized" in text or "ConstraintViolation" in kind:
         return (
             "the model cannot be exported: its code fixes the size of the batch (or the tokens) of "
             f"{', '.join(inputs)}{where}. Take sizes from the input (x.shape[0]), not constants."
         )
-    reason = next(
-        (line.strip() for line in text.splitlines() if line.strip()), type(error).__name__
-    )
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), kind)
     return (
-        f"the model cannot be exported{where}: {type(error).__name__}: {reason}. "
+        f"the model cannot be exported{where}: {kind}: {reason}. "
         "The forward pass has to work under torch.export.export."
     )
 
@@ -191,27 +179,21 @@ def _convert_advice(error: BaseException, program: ExportedProgram) -> str:
     text, cause = str(error), error.__cause__
     while cause is not None:
         text, cause = f"{text}\n{cause}", cause.__cause__ or cause.__context__
-    found = re.search(r"OpOverload\(op='([\w.]+)'", text) or re.search(
-        r"torch\.ops\.([\w.]+)", text
-    )
-    operator = found.group(1) if found else "unknown"
-    return (
-        f'the operator "{operator}"{_module_of(operator, program)} has no ONNX form. '
-        "Replace it in the model by operators that ONNX has (https://onnx.ai/onnx/operators)."
-    )
-
-
-def _module_of(operator: str, program: ExportedProgram) -> str:
-    """Return the submodule that calls an operator, if the captured graph has it under that name."""
-    base = operator.split(".")[-1].lstrip("_")
+    patterns = (r"OpOverload\(op='([\w.]+)'", r"torch\.ops\.([\w.]+)")
+    found = next(filter(None, (re.search(pattern, text) for pattern in patterns)), None)
+    operator, module = found.group(1) if found else "unknown", ""
     for node in program.graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        if stack and base in str(node.target):
+        if stack and operator.split(".")[-1].lstrip("_") in str(node.target):
             path, kind = stack[-1]
             path = str(path).removeprefix("model").removeprefix(".") or "the model itself"
             name = kind.rsplit(".", 1)[-1] if isinstance(kind, str) else kind.__name__
-            return f", called in {path} ({name}),"
-    return ""
+            module = f", called in {path} ({name}),"
+            break
+    return (
+        f'the operator "{operator}"{module} has no ONNX form. '
+        "Replace it in the model by operators that ONNX has (https://onnx.ai/onnx/operators)."
+    )
 
 
 def _tidy(model: ModelProto) -> None:
@@ -219,7 +201,7 @@ def _tidy(model: ModelProto) -> None:
     slim.strip(model)
     weights = {weight.name for weight in model.graph.initializer}
     taken = weights | {name for node in model.graph.node for name in (*node.input, *node.output)}
-    bare = {name: _PUT_OVER.sub(r".\1", name.removeprefix("model.")) for name in weights}
+    bare = {name: _PARAMETRIZED.sub(r".\1", name.removeprefix("model.")) for name in weights}
     # An input that no node reads has a name too.
     slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare.get(old, old))
     for value in (*model.graph.input, *model.graph.output):
@@ -231,48 +213,43 @@ def _tidy(model: ModelProto) -> None:
 def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
     import onnx
 
-    from limbeck.export.predictor import OnnxPredictor
-
     graph = onnx.load(path)
     onnx.checker.check_model(graph)
     for value in graph.graph.input:
         if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ExportError(f'the exported input "{value.name}" has a fixed batch size.')
+            raise ExportError(
+                f'the exported file has a fixed batch size in its input "{value.name}".'
+            )
     one = tuple(tensor[:1] for tensor in tensors)
     try:
         with torch.no_grad():
             expected = wrapped(*one)
     except Exception as error:  # the model's own code may raise anything
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise ExportError(
-            f"the model fails on a single sample: {type(error).__name__}: {reason}"
-        ) from error
-    answered = OnnxPredictor(path, threads=1).predict(wrapped.named(one))
-    for reference, (name, value) in zip(expected, answered.items(), strict=True):
-        _compare(name, reference.numpy(), value)
+        given = f"{type(error).__name__}: {reason}"
+        raise ExportError(f"the model fails on a single sample: {given}") from error
+    outputs = OnnxPredictor(path, threads=1).predict(wrapped.named(one))
+    for reference, (name, found) in zip(map(Tensor.numpy, expected), outputs.items(), strict=True):
+        if reference.shape != found.shape:
+            raise ExportError(
+                f'the output "{name}" has the shape {found.shape} in the exported file and '
+                f"{reference.shape} in the model: the model's code depends on the batch size."
+            )
+        scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
+        if not np.allclose(reference, found, rtol=0.0, atol=1e-2 * scale, equal_nan=True):
+            raise ExportError(
+                f'the output "{name}" of the exported file differs from that of the model by up to '
+                f"{np.abs(reference - found).max():.3g}. Does the forward pass draw random numbers?"
+            )
 
 
-def _compare(name: str, reference: NDArray[Any], value: NDArray[Any]) -> None:
-    if reference.shape != value.shape:
-        raise ExportError(
-            f'the exported file answers "{name}" in shape {value.shape}, the model in '
-            f"{reference.shape}: the model's code depends on the size of the batch."
-        )
-    scale = max(1.0, float(np.abs(reference).max(initial=0.0)))
-    if not np.allclose(reference, value, rtol=0.0, atol=1e-2 * scale, equal_nan=True):
-        raise ExportError(
-            f'the exported file answers "{name}" otherwise than the model: the largest difference '
-            f"is {np.abs(reference - value).max():.3g}. Does the forward pass draw random numbers?"
-        )
-
-
-_known: dict[object, Any] = {}
+_registries: dict[object, Any] = {}
 _lock = RLock()
 
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Share the registry between exports in this context; do nothing if torch has it elsewhere.
+    """Share the operator registry between exports; do nothing if torch has it elsewhere.
 
     Example:
         >>> with listed_once():
@@ -283,27 +260,24 @@ def listed_once() -> Iterator[None]:
     except ImportError:  # private API: other versions of torch may have it elsewhere
         yield
         return
+
+    def from_torchlib(*opset: Any, **options: Any) -> Any:
+        key = (*opset, *sorted(options.items()))
+        if key not in _registries:
+            _registries[key] = build(*opset, **options)
+        registry = copy.copy(_registries[key])
+        # An export adds its own operators; the next may have others.
+        registry.functions = {name: list(found) for name, found in registry.functions.items()}
+        return registry
+
     with _lock:
         original = vars(ONNXRegistry).get("from_torchlib")
         if not isinstance(original, classmethod):
             yield
             return
-        shared = staticmethod(_shared(ONNXRegistry.from_torchlib))
-        ONNXRegistry.from_torchlib = shared  # type: ignore[method-assign]
+        build = ONNXRegistry.from_torchlib
+        ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
         try:
             yield
         finally:
             ONNXRegistry.from_torchlib = original  # type: ignore[method-assign,assignment]
-
-
-def _shared(listed: Callable[..., Any]) -> Callable[..., Any]:
-    def from_torchlib(*opset: Any, **options: Any) -> Any:
-        key = (*opset, *sorted(options.items()))
-        if key not in _known:
-            _known[key] = listed(*opset, **options)
-        registry = copy.copy(_known[key])
-        # An export adds its own operators; the next may have others.
-        registry.functions = {name: list(found) for name, found in registry.functions.items()}
-        return registry
-
-    return from_torchlib

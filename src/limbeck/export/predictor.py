@@ -1,4 +1,4 @@
-"""Interface between export and tasks: input names and the forward function."""
+"""Predictors: a torch model and an ONNX file behind one interface."""
 
 from __future__ import annotations
 
@@ -55,9 +55,8 @@ class TorchPredictor:
         import torch
 
         first = next(self._model.parameters(), torch.empty(0))
-        tensors = {
-            name: torch.as_tensor(batch[name]).to(first.device) for name in self._task.inputs
-        }
+        inputs = self._task.inputs
+        tensors = {name: torch.as_tensor(batch[name]).to(first.device) for name in inputs}
         modes = {module: module.training for module in self._model.modules()}
         self._model.eval()
         try:
@@ -104,7 +103,7 @@ class OnnxPredictor:
             values = self._session.run(None, feeds)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             reason = " ".join(str(error).split())
-            raise LimbeckError(f"{self._path}: ONNX Runtime cannot answer: {reason}") from error
+            raise LimbeckError(f"{self._path}: ONNX Runtime cannot run it: {reason}") from error
         return dict(zip(self.outputs, values, strict=True))
 
     def feeds(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -138,12 +137,7 @@ def _session(path: Path, threads: int | None) -> Any:
 
 
 def _numpy_type(onnx_type: str) -> type[np.generic]:
-    """Return the NumPy type of an ONNX Runtime tensor type.
-
-    Example:
-        >>> _numpy_type("tensor(float)").__name__, _numpy_type("tensor(int64)").__name__
-        ('float32', 'int64')
-    """
+    """Return the NumPy type of an ONNX Runtime tensor type, such as `tensor(float)`."""
     name = onnx_type.removeprefix("tensor(").removesuffix(")")
     kinds = {"float": "float32", "double": "float64", "bool": "bool_"}
     kind: type[np.generic] = getattr(np, kinds.get(name, name))
@@ -183,11 +177,10 @@ def predict(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Predi
         logits.append(np.asarray(predictor.predict(batch)["logits"], dtype=np.float32))
         labels.append(np.asarray(batch["labels"], dtype=np.int64))
     if not labels:
-        raise InputError(Problem("batches", "none", "at least one batch to answer"))
-    together = Predictions(np.concatenate(logits), np.concatenate(labels))
-    if np.isnan(together.logits).any():
-        count = int(np.isnan(together.logits).any(axis=1).sum())
-        raise LimbeckError(
-            f"{count} of {len(together)} answers hold NaN: the weights or the inputs are not finite"
-        )
-    return together
+        raise InputError(Problem("batches", "none", "at least one batch"))
+    predictions = Predictions(np.concatenate(logits), np.concatenate(labels))
+    if np.isnan(predictions.logits).any():
+        count = int(np.isnan(predictions.logits).any(axis=1).sum())
+        cause = "the weights or the inputs are not finite"
+        raise LimbeckError(f"{count} of {len(predictions)} predictions are NaN: {cause}")
+    return predictions

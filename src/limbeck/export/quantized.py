@@ -7,9 +7,8 @@ DequantizeLinear, and QuantizeLinear before it, the pattern for which ONNX Runti
 kernels.
 
 Both compute with the same integers, and outputs differ only by the order of float sums. One
-exception: a sum at a rounding boundary may go either way, which in deep networks changes outputs
-about as much as another torch kernel would. With power-of-two scales all sums are exact, and there
-are no such cases.
+exception: a sum at a rounding boundary may be rounded up or down, which in deep networks changes
+outputs about as much as another torch kernel would. With power-of-two scales all sums are exact.
 """
 
 from __future__ import annotations
@@ -40,13 +39,9 @@ class OnGrid(ABC):
 
     @abstractmethod
     def grid(self, original: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the scale and the zero point (None for 0) of a tensor.
+        """Return the scale and the zero point (None for 0) of the parametrization's input.
 
-        Args:
-            original: The input of the parametrization.
-
-        Returns:
-            One number each, or one per entry of the first axis.
+        They are one number each, or one per entry of the first axis.
         """
 
 
@@ -64,15 +59,13 @@ class Integers:
 
     Attributes:
         values: Integers, int8 or, for biases, int32.
-        scale: One number, or one per entry of the axis.
+        scale: One number, or one per entry of the first axis.
         zero_point: The same, of the values' type; None is 0.
-        axis: The axis of the scales.
     """
 
     values: Tensor
     scale: Tensor
     zero_point: Tensor | None
-    axis: int = 0
 
 
 @torch.library.custom_op("limbeck::dequantize", mutates_args=())
@@ -86,10 +79,10 @@ def dequantize(values: Tensor, scale: Tensor, zero_point: Tensor | None, axis: i
                 [8.]])
     """
     shape = [-1 if scale.ndim and at == axis else 1 for at in range(values.ndim)]
-    counted = values.to(scale.dtype)
+    steps = values.to(scale.dtype)
     if zero_point is not None:
-        counted = counted - zero_point.to(scale.dtype).view(shape)
-    return counted * scale.view(shape)
+        steps = steps - zero_point.to(scale.dtype).view(shape)
+    return steps * scale.view(shape)
 
 
 @dequantize.register_fake
@@ -124,7 +117,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def bound(value: int) -> Any:
         return op.Constant(value=numpy_helper.from_array(np.array(value, np.uint8)))
 
-    def written(values: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+    def dequantized(values: Any, scale: Any, zero_point: Any, axis: int) -> Any:
         return op.DequantizeLinear(values, scale, zero_point, axis=axis)
 
     def rounded(x: Any, scale: Any, zero_point: Any, highest: int) -> Any:
@@ -135,7 +128,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     operators = torch.ops.limbeck
     return {
-        operators.dequantize.default: written,
+        operators.dequantize.default: dequantized,
         operators.quantize_dequantize.default: rounded,
     }
 
@@ -162,10 +155,9 @@ class _Stored(nn.Module):
         super().__init__()
         self.register_buffer("scale", integers.scale)
         self.register_buffer("zero_point", integers.zero_point)
-        self.axis = integers.axis
 
     def forward(self, values: Tensor) -> Tensor:
-        floats: Tensor = dequantize(values, self.scale, self.zero_point, self.axis)
+        floats: Tensor = dequantize(values, self.scale, self.zero_point, 0)
         return floats
 
 
@@ -183,12 +175,12 @@ class _StoredTable(nn.Module):
         self.register_buffer("zero_point", integers.zero_point)
 
     def forward(self, ids: Tensor) -> Tensor:
-        counted = F.embedding(ids, self.weight).to(self.scale.dtype)
+        steps = F.embedding(ids, self.weight).to(self.scale.dtype)
         if self.zero_point is not None:
-            counted = counted - self._of(ids, self.zero_point).to(self.scale.dtype)
-        return counted * self._of(ids, self.scale)
+            steps = steps - self._look_up(ids, self.zero_point).to(self.scale.dtype)
+        return steps * self._look_up(ids, self.scale)
 
-    def _of(self, ids: Tensor, numbers: Tensor) -> Tensor:
+    def _look_up(self, ids: Tensor, numbers: Tensor) -> Tensor:
         return numbers[ids].unsqueeze(-1) if numbers.ndim else numbers
 
 
@@ -207,13 +199,10 @@ def integers(model: nn.Module) -> dict[str, Integers]:
 
 @torch.no_grad()
 def deploy(model: nn.Module) -> nn.Module:
-    """Convert a model to its stored integers, in place; its outputs stay the same.
+    """Convert a model in evaluation mode to its stored integers, in place; outputs stay the same.
 
     Quantised tensors become integers, input quantisers the exported operator, and other
-    parametrizations (such as masks) their resulting tensors.
-
-    Args:
-        model: A model in evaluation mode; it cannot be trained afterwards.
+    parametrizations (such as masks) their resulting tensors. It cannot be trained afterwards.
 
     Raises:
         GridError: A tensor was changed after it was rounded.
@@ -245,8 +234,8 @@ def _integers(module: nn.Module, path: str) -> dict[str, Integers]:
                 tensor = chain.original
                 for before in links[:at]:
                     tensor = before(tensor)
-                where = f"{path}.{name}"
-                found[name] = _counted(getattr(module, name), *link.grid(tensor), where=where)
+                scale, zero = link.grid(tensor)
+                found[name] = _to_integers(getattr(module, name), scale, zero, f"{path}.{name}")
     return found
 
 
@@ -258,20 +247,19 @@ def _chains(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
     return {name: cast("parametrize.ParametrizationList", chain) for name, chain in chains}
 
 
-def _counted(tensor: Tensor, step: Tensor, zero: Tensor | None, *, where: str) -> Integers:
+def _to_integers(tensor: Tensor, scale: Tensor, zero: Tensor | None, where: str) -> Integers:
     """Return a tensor as integers; masks after the grid are allowed, since zero is on it."""
     if not tensor.isfinite().all():
-        raise GridError(f"{where} is not finite: the training went astray.")
-    shape = (-1, *[1] * (tensor.ndim - 1)) if step.ndim else ()
+        raise GridError(f"{where} is not finite: the training diverged.")
+    shape = (-1, *[1] * (tensor.ndim - 1)) if scale.ndim else ()
     dtype = torch.int8 if tensor.ndim > 1 else torch.int32
-    counted = (tensor / step.view(shape)).round()
+    steps = (tensor / scale.view(shape)).round()
     if zero is not None:
-        counted += zero.view(shape)
-    values = counted.to(dtype)
+        steps += zero.view(shape)
     # ONNX Runtime selects integer kernels by the zero points of weights, even if they are 0.
     if zero is None and tensor.ndim > 1:
-        zero = torch.zeros_like(step)
-    stored = Integers(values, step, None if zero is None else zero.to(dtype))
-    if not torch.equal(dequantize(values, step, stored.zero_point, 0), tensor):
+        zero = torch.zeros_like(scale)
+    stored = Integers(steps.to(dtype), scale, None if zero is None else zero.to(dtype))
+    if not torch.equal(dequantize(stored.values, scale, stored.zero_point, 0), tensor):
         raise GridError(f"{where} was changed after it was quantised: it is off its grid.")
     return stored

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from limbeck.core.files import read_bytes
 from limbeck.errors import InputError, Problem
+from limbeck.export import slim
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 LARGEST = 2**31 - 1
 """Maximum bytes of one ONNX file: protobuf counts them in 32 bits."""
@@ -45,9 +46,6 @@ _CHILD = Path(__file__).with_name("_reading_child.py")
 
 def read_model(path: Path) -> ModelProto:
     """Read an ONNX file, and check that it is self-contained and bounded.
-
-    Args:
-        path: The file.
 
     Raises:
         InputError: The file is not regular, not ONNX, larger than 2 GiB, refers to external data,
@@ -96,18 +94,14 @@ def probe(path: Path) -> None:
 
     The process may take a minute and 4 GiB, and more for a large file.
 
-    Args:
-        path: The file.
-
     Raises:
         InputError: As `read_model`; or ONNX Runtime fails, or takes more time or memory.
     """
     check_file(path)
     size = path.stat().st_size
     seconds, memory = SECONDS + size / 2**23, MEMORY + 16 * size
-    allowed = (
-        f"an ONNX file that predicts a sample within {seconds:.0f} s and {memory / 2**30:.0f} GiB"
-    )
+    limits = f"{seconds:.0f} s and {memory / 2**30:.0f} GiB"
+    allowed = f"an ONNX file that predicts a sample within {limits}"
     command = [sys.executable, "-I", str(_CHILD), str(path.resolve()), str(memory)]
     try:
         ended = subprocess.run(
@@ -122,59 +116,47 @@ def probe(path: Path) -> None:
 
 def _problems(model: ModelProto) -> Iterator[tuple[str, str]]:
     """Yield each problem, as what was given and what is allowed."""
-    functions = {(one.domain, one.name): one for one in model.functions}
-    scopes: list[Iterable[NodeProto]] = [model.graph.node]
-    scopes += [function.node for function in model.functions]
     nodes: list[NodeProto] = []
-    tensors: list[TensorProto] = []
-    _graph_tensors(model.graph, tensors)
-    for scope in scopes:
-        if not _collect(scope, nodes, tensors, 0):
+    tensors = _weights(model.graph)
+    pending: list[tuple[Iterable[NodeProto], int]] = [(model.graph.node, 0)]
+    pending += [(function.node, 0) for function in model.functions]
+    while pending:
+        scope, depth = pending.pop()
+        if depth > DEEPEST:
             yield f"graphs nested more than {DEEPEST} levels", f"at most {DEEPEST} levels"
             return
+        for node in scope:
+            nodes.append(node)
+            for attribute in node.attribute:
+                tensors += [attribute.t] if attribute.HasField("t") else []
+                tensors += attribute.tensors
+                sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+                for one in (*sparse, *attribute.sparse_tensors):
+                    tensors += [one.values, one.indices]
+            for graph in slim.subgraphs(node):
+                tensors += _weights(graph)
+                pending.append((graph.node, depth + 1))
     for tensor in tensors:
-        yield from _of_tensor(tensor)
-    known = {domain for domain, _ in functions}
+        yield from _tensor_problems(tensor)
+    known = {function.domain for function in model.functions}
     foreign = sorted({node.domain for node in nodes} - DOMAINS - known)
     if foreign:
         yield f"operators of {', '.join(foreign)}", "operators of ONNX and of ONNX Runtime"
-    count = _expanded(model, functions)
-    if count is None:
+    try:
+        count = _expanded_nodes(model)
+    except RecursionError:
         yield "functions that call themselves", "functions without recursion"
-    elif count > MOST_NODES:
-        yield f"{count:,} nodes with all functions written out", f"at most {MOST_NODES:,}"
+    else:
+        if count > MOST_NODES:
+            yield f"{count:,} nodes with all functions written out", f"at most {MOST_NODES:,}"
 
 
-def _graph_tensors(graph: GraphProto, tensors: list[TensorProto]) -> None:
-    tensors += graph.initializer
-    for sparse in graph.sparse_initializer:
-        tensors += [sparse.values, sparse.indices]
+def _weights(graph: GraphProto) -> list[TensorProto]:
+    sparse = [part for one in graph.sparse_initializer for part in (one.values, one.indices)]
+    return [*graph.initializer, *sparse]
 
 
-def _collect(
-    scope: Iterable[NodeProto], nodes: list[NodeProto], tensors: list[TensorProto], depth: int
-) -> bool:
-    """Collect the nodes and tensors of a scope and its subgraphs; return False if too deep."""
-    if depth > DEEPEST:
-        return False
-    for node in scope:
-        nodes.append(node)
-        for attribute in node.attribute:
-            tensors += attribute.tensors
-            if attribute.HasField("t"):
-                tensors.append(attribute.t)
-            one = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            for sparse in (*one, *attribute.sparse_tensors):
-                tensors += [sparse.values, sparse.indices]
-            graphs = [attribute.g] if attribute.HasField("g") else []
-            for graph in (*graphs, *attribute.graphs):
-                _graph_tensors(graph, tensors)
-                if not _collect(graph.node, nodes, tensors, depth + 1):
-                    return False
-    return True
-
-
-def _of_tensor(tensor: TensorProto) -> Iterator[tuple[str, str]]:
+def _tensor_problems(tensor: TensorProto) -> Iterator[tuple[str, str]]:
     import onnx
 
     name = tensor.name or "a constant"
@@ -191,12 +173,11 @@ def _of_tensor(tensor: TensorProto) -> Iterator[tuple[str, str]]:
         # Values in typed fields: one entry each, or two for complex numbers.
         held = max(len(getattr(tensor, field)) for field in _FIELDS)
         if math.prod(dims) > max(8 * held, len(tensor.raw_data)):
-            yield f"{name} of shape {dims} with {held} values", "as many values as the shape says"
+            yield f"{name} of shape {dims} with {held} values", "the number of values of its shape"
         return
     needed = -(-math.prod(dims) * _bits()[tensor.data_type] // 8)
     if needed != len(tensor.raw_data):
-        given = f"{name} of shape {dims} in {len(tensor.raw_data):,} bytes"
-        yield given, f"{needed:,} bytes"
+        yield f"{name} of shape {dims} in {len(tensor.raw_data):,} bytes", f"{needed:,} bytes"
 
 
 @lru_cache(maxsize=1)
@@ -212,39 +193,28 @@ def _bits() -> dict[int, int]:
     return {onnx.TensorProto.DataType.Value(name): bits for name, bits in kinds.items()}
 
 
-def _expanded(model: ModelProto, functions: dict[tuple[str, str], FunctionProto]) -> int | None:
-    """Count the nodes of a graph with its functions inlined; None if one is recursive."""
+def _expanded_nodes(model: ModelProto) -> int:
+    """Count the nodes of a graph with its functions inlined; raise if one is recursive."""
+    functions = {(one.domain, one.name): one for one in model.functions}
     counts: dict[tuple[str, str], int] = {}
     under_way: set[tuple[str, str]] = set()
 
-    def count(scope: Iterable[NodeProto]) -> int | None:
+    def count(scope: Iterable[NodeProto]) -> int:
         total = 0
         for node in scope:
-            inner = of_function((node.domain, node.op_type))
-            if inner is None:
-                return None
-            total += inner
-            for attribute in node.attribute:
-                graphs = [attribute.g] if attribute.HasField("g") else []
-                for graph in (*graphs, *attribute.graphs):
-                    inner = count(graph.node)
-                    if inner is None:
-                        return None
-                    total += inner
+            total += calls((node.domain, node.op_type))
+            total += sum(count(graph.node) for graph in slim.subgraphs(node))
         return total
 
-    def of_function(key: tuple[str, str]) -> int | None:
+    def calls(key: tuple[str, str]) -> int:
         if key not in functions:
             return 1
         if key not in counts:
             if key in under_way or len(under_way) > DEEPEST:
-                return None
+                raise RecursionError
             under_way.add(key)
-            found = count(functions[key].node)
+            counts[key] = count(functions[key].node)
             under_way.remove(key)
-            if found is None:
-                return None
-            counts[key] = found
         return counts[key]
 
     return count(model.graph.node)

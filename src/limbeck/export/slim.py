@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 
 def graphs(model: ModelProto) -> Iterator[GraphProto]:
@@ -20,20 +21,27 @@ def graphs(model: ModelProto) -> Iterator[GraphProto]:
         graph = pending.pop()
         yield graph
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    pending.append(attribute.g)
-                pending.extend(attribute.graphs)
+            pending += subgraphs(node)
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """Return the graphs among a node's attributes."""
+    found: list[GraphProto] = []
+    for attribute in node.attribute:
+        found += [attribute.g] if attribute.HasField("g") else []
+        found += attribute.graphs
+    return found
 
 
 def strip(model: ModelProto) -> None:
     """Remove documentation, traces, derived shapes and unused operator sets, in place."""
-    for holder in (model, *model.functions):
-        _bare(holder)
+    parts: list[Message] = [model, *model.functions]
     for graph in graphs(model):
         del graph.value_info[:]
-        for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-            _bare(part)
+        parts += [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]
+    for part in parts:
+        for name in {"doc_string", "metadata_props"}.intersection(part.DESCRIPTOR.fields_by_name):
+            part.ClearField(name)
     used = {node.domain for graph in graphs(model) for node in graph.node}
     used |= {node.domain for function in model.functions for node in function.node}
     kept = [opset for opset in model.opset_import if opset.domain in used | {""}]
@@ -41,19 +49,10 @@ def strip(model: ModelProto) -> None:
     model.opset_import.extend(kept)
 
 
-def _bare(part: object) -> None:
-    fields = part.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
-    for name in ("doc_string", "metadata_props"):
-        if name in fields:
-            part.ClearField(name)  # type: ignore[attr-defined]
-
-
 def rename(model: ModelProto, new: Callable[[str], str]) -> None:
-    """Rename every value of a graph in place: inputs, outputs, weights and intermediate values.
+    """Rename every value of a model in place: inputs, outputs, weights and intermediate values.
 
-    Args:
-        model: The model to change.
-        new: Function from the old name to the new one; it must be injective.
+    `new` returns the new name for an old one; it must be injective.
     """
     for graph in graphs(model):
         for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -71,19 +70,13 @@ def shorten(model: ModelProto) -> None:
     """
     kept = {value.name for graph in graphs(model) for value in (*graph.input, *graph.output)}
     kept |= {weight.name for graph in graphs(model) for weight in graph.initializer}
-    made = [
-        name
-        for graph in graphs(model)
-        for node in graph.node
-        for name in node.output
-        if name and name not in kept
-    ]
-    fresh = (name for name in map(str, range(len(made) + len(kept))) if name not in kept)
-    short = dict(zip(made, fresh, strict=False))
+    nodes = [node for graph in graphs(model) for node in graph.node]
+    long = [name for node in nodes for name in node.output if name and name not in kept]
+    unused = (name for name in map(str, range(len(long) + len(kept))) if name not in kept)
+    short = dict(zip(long, unused, strict=False))
     rename(model, lambda name: short.get(name, name))
-    for graph in graphs(model):
-        for node in graph.node:
-            node.ClearField("name")
+    for node in nodes:
+        node.ClearField("name")
 
 
 def weight_bytes(model: ModelProto) -> int:
@@ -103,4 +96,4 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     for graph in graphs(model):
         yield from graph.initializer
         for node in graph.node:
-            yield from (made.t for made in node.attribute if made.HasField("t"))
+            yield from (one.t for one in node.attribute if one.HasField("t"))
