@@ -1,4 +1,4 @@
-"""Counts beside scikit-learn's, over drawn answers."""
+"""Accuracy and confusion matrix against scikit-learn, of random predictions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_accuracy_and_confusion_are_sklearns(seed, count, classes):
     np.testing.assert_array_equal(confusion(some), expected)
 
 
-def test_rows_are_labels_and_columns_answers():
+def test_rows_are_labels_and_columns_predictions():
     logits = np.zeros((3, 4), dtype=np.float32)
     logits[:, 3] = 1
     counts = confusion(Predictions(logits, np.array([1, 1, 2])))

@@ -1,7 +1,6 @@
-"""The stated 95 % is about 95 %: intervals from many samples of a population whose truth is known.
+"""Nominal coverage of 95 %: intervals of many samples of a population of known true values.
 
-The samples are drawn by a fixed seed, so what is counted is the same every time. The bounds 93 and
-97 % are those that the intervals are held to.
+The samples are drawn by a fixed seed. A coverage of 93 to 97 % is required.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from limbeck.evaluate.metrics import (
 )
 
 SAMPLES = 200
-STATED = (0.93, 0.97)
+NOMINAL = (0.93, 0.97)
 
 
 @cache
 def population(scale: float, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A student with more noise than its teacher; `scale` above 1 makes both too sure."""
+    """A student with more noise than its teacher; `scale` above 1 makes both overconfident."""
     random = np.random.default_rng(0)
     logits = 2 * random.normal(size=(50_000, 5))
     labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
@@ -58,10 +57,10 @@ def coverage(estimates: list[Estimate], truth: float) -> float:
 
 
 def within(share: float) -> bool:
-    return STATED[0] <= share <= STATED[1]
+    return NOMINAL[0] <= share <= NOMINAL[1]
 
 
-def test_intervals_of_means_cover_what_they_say():
+def test_intervals_of_means_have_nominal_coverage():
     student, teacher, labels = population(1.8, 0.5)
     right = [(log_p.argmax(axis=1) == labels).astype(float) for log_p in (student, teacher)]
     figures = {
@@ -79,17 +78,17 @@ def test_intervals_of_means_cover_what_they_say():
     assert all(map(within, found.values())), found
 
 
-def test_the_interval_of_paired_shares_covers_what_it_says():
+def test_the_interval_of_paired_shares_has_nominal_coverage():
     student, teacher, labels = population(1.8, 0.5)
     right = [(log_p.argmax(axis=1) == labels).astype(float) for log_p in (student, teacher)]
     found = [paired_difference(right[0][rows], right[1][rows]) for rows in drawn(1500)]
     assert within(coverage(found, right[0].mean() - right[1].mean()))
 
 
-def test_the_interval_of_samples_that_count_in_part_covers_what_it_says():
+def test_the_interval_of_paired_fractions_has_nominal_coverage():
     student, teacher, labels = population(1.8, 0.5)
     random = np.random.default_rng(3)
-    # Right under some of five damages: as likely as the answer is sure.
+    # Correct under some of five corruptions, with the probability of the true class.
     parts = [
         random.binomial(5, np.exp(log_p[np.arange(len(labels)), labels])) / 5
         for log_p in (student, teacher)
@@ -98,23 +97,23 @@ def test_the_interval_of_samples_that_count_in_part_covers_what_it_says():
     assert within(coverage(found, parts[0].mean() - parts[1].mean()))
 
 
-def test_intervals_of_rankings_cover_what_they_say():
+def test_intervals_of_rankings_have_nominal_coverage():
     student, _, labels = population(1.8, 0.5)
     confidence, right = top(student, labels)
-    everybody = np.ones((1, len(labels)))
+    once = np.ones((1, len(labels)))
     ranking = Ranking.of(confidence)
     resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
-    one, other = [], []
+    aurocs, aurcs = [], []
     for rows in drawn(400):
         order, hits = Ranking.of(confidence[rows]), right[rows]
-        one.append(resamples.estimate(lambda c, o=order, h=hits: auroc(o, c, h)))
-        other.append(resamples.estimate(lambda c, o=order, h=hits: aurc(o, c, 1 - h)))
-    assert within(coverage(one, auroc(ranking, everybody, right)[0]))
-    assert within(coverage(other, aurc(ranking, everybody, 1 - right)[0]))
+        aurocs.append(resamples.estimate(lambda c, o=order, h=hits: auroc(o, c, h)))
+        aurcs.append(resamples.estimate(lambda c, o=order, h=hits: aurc(o, c, 1 - h)))
+    assert within(coverage(aurocs, auroc(ranking, once, right)[0]))
+    assert within(coverage(aurcs, aurc(ranking, once, 1 - right)[0]))
 
 
 @pytest.mark.parametrize(("scale", "noise"), [(1.0, 0.0), (1.8, 0.5)])
-def test_the_interval_of_the_calibration_error_holds_the_populations(scale, noise):
+def test_the_interval_of_the_calibration_error_covers_the_populations(scale, noise):
     student, _, labels = population(scale, noise)
     gap = gaps(student, labels)
     truth = float(np.abs(gap.mean(axis=0)).sum())
@@ -123,8 +122,7 @@ def test_the_interval_of_the_calibration_error_holds_the_populations(scale, nois
     assert within(coverage(found, truth)), coverage(found, truth)
 
 
-def test_the_plain_interval_of_a_calibrated_models_error_holds_it_never():
-    # What the interval above is for.
+def test_the_uncorrected_interval_of_a_calibrated_models_error_does_not_cover_it():
     student, _, labels = population(1.0, 0.0)
     gap = gaps(student, labels)
     truth = float(np.abs(gap.mean(axis=0)).sum())
@@ -136,26 +134,26 @@ def test_the_plain_interval_of_a_calibrated_models_error_holds_it_never():
     assert coverage(plain, truth) < 0.1
 
 
-def test_the_interval_of_a_difference_of_calibration_errors_holds_the_populations():
+def test_the_interval_of_a_difference_of_calibration_errors_covers_the_populations():
     student, teacher, labels = population(1.8, 0.5)
     both = [gaps(log_p, labels) for log_p in (student, teacher)]
     truth = np.subtract(*(np.abs(gap.mean(axis=0)).sum() for gap in both))
     resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
     found = [corrected_errors(resamples, *(gap[rows] for gap in both)) for rows in drawn(150)]
-    # They err on the safe side: 96 to 97 % of 1500.
-    assert coverage([beside.difference for beside in found], truth) >= STATED[0]
+    # They are conservative: 96 to 97 % of 1500.
+    assert coverage([pair.difference for pair in found], truth) >= NOMINAL[0]
 
 
-def test_a_model_beside_itself_differs_by_nothing():
+def test_a_model_does_not_differ_from_itself():
     student, _, labels = population(1.8, 0.5)
     gap = gaps(student[:200], labels[:200])
-    beside = corrected_errors(Resamples(200), gap, gap)
-    assert beside.student == beside.teacher
-    assert beside.difference.value == 0.0
-    assert -0.01 < beside.difference.interval.low <= 0.0 <= beside.difference.interval.high < 0.01
+    pair = corrected_errors(Resamples(200), gap, gap)
+    assert pair.student == pair.teacher
+    assert pair.difference.value == 0.0
+    assert -0.01 < pair.difference.interval.low <= 0.0 <= pair.difference.interval.high < 0.01
 
 
-def test_the_draws_are_the_same_whatever_a_block_holds(monkeypatch):
+def test_the_draws_do_not_depend_on_the_block_size(monkeypatch):
     values = np.random.default_rng(0).normal(size=(50, 3))
     whole = Resamples(50, n_resamples=20, seed=4).means(values)
     monkeypatch.setattr(bootstrap, "BLOCK", 170)
@@ -168,31 +166,31 @@ def test_the_draws_are_the_same_whatever_a_block_holds(monkeypatch):
     np.testing.assert_allclose(numbers(again), numbers(whole), rtol=1e-12)
 
 
-def test_both_models_are_looked_at_in_the_same_draws():
+def test_both_models_are_evaluated_on_the_same_draws():
     values = np.random.default_rng(0).normal(size=40)
-    one = Resamples(40)
-    found = one.paired(lambda c: mean(c, values), lambda c: mean(c, values - 1))
+    resamples = Resamples(40)
+    found = resamples.paired(lambda c: mean(c, values), lambda c: mean(c, values - 1))
     assert found.difference.value == pytest.approx(1.0)
     assert found.difference.interval.low == pytest.approx(1.0)
     assert found.difference.interval.high == pytest.approx(1.0)
-    assert one.paired(lambda c: mean(c, values), None).difference is None
+    assert resamples.paired(lambda c: mean(c, values), None).difference is None
 
 
-def test_each_part_is_drawn_on_its_own():
+def test_each_part_is_resampled_separately():
     for counts in Resamples(30, n_resamples=50, parts=(10, 20)).counts():
         assert (counts[:, :10].sum(axis=1) == 10).all()
         assert (counts[:, 10:].sum(axis=1) == 20).all()
 
 
-def test_the_ends_are_scipys_but_for_the_widening():
+def test_the_ends_are_scipys_within_the_widening():
     values = np.random.default_rng(0).exponential(size=100)
-    ours = Resamples(100, n_resamples=4000).means(values[:, None])[0].interval
-    theirs = stats.bootstrap(
+    found = Resamples(100, n_resamples=4000).means(values[:, None])[0].interval
+    expected = stats.bootstrap(
         (values,), np.mean, n_resamples=4000, method="percentile", random_state=1
     ).confidence_interval
     scale = values.std() / 10
-    assert ours.low == pytest.approx(theirs.low, abs=0.15 * scale)
-    assert ours.high == pytest.approx(theirs.high, abs=0.15 * scale)
+    assert found.low == pytest.approx(expected.low, abs=0.15 * scale)
+    assert found.high == pytest.approx(expected.high, abs=0.15 * scale)
 
 
 @settings(max_examples=30, deadline=None)
@@ -206,7 +204,7 @@ def test_the_mean_is_numpys_of_the_samples_drawn(seed, count):
     assert mean(counts, values) == pytest.approx(expected)
 
 
-def test_infinite_and_missing_values_make_no_nan_of_the_rest():
+def test_infinite_and_missing_values_do_not_spread():
     values = np.array([1.0] * 30 + [np.inf])
     found = Resamples(31).means(values[:, None])[0]
     assert found.value == np.inf
@@ -228,7 +226,7 @@ def test_one_sample_is_no_error():
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_shares_of_few_samples_claim_little(count):
+def test_shares_of_few_samples_have_wide_intervals(count):
     ones, zeros = np.ones(count), np.zeros(count)
     assert share(ones).interval.low < 0.6
     assert share(ones).interval.high == 1.0

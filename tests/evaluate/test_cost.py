@@ -1,4 +1,4 @@
-"""What a file costs: times in turn, memory in a fresh process, energy that says it is estimated."""
+"""Inference cost: interleaved latencies, memory in a fresh process, estimated energy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def large(tmp_path_factory):
     return product(tmp_path_factory.mktemp("files") / "large.onnx", 4096)
 
 
-def test_calls_are_timed_in_turn_and_each_begins_a_round():
+def test_calls_are_interleaved_and_each_begins_a_round():
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     found = latencies(calls, threads=3, seconds=10, most=6)
@@ -82,7 +82,7 @@ def test_throughput_is_samples_a_second():
     assert 500 < throughput(lambda: time.sleep(0.01), batch=10, seconds=0.1) <= 1000
 
 
-def test_memory_holds_the_weights_and_not_this_process(large):
+def test_memory_includes_the_weights_and_not_this_process(large):
     ballast = np.ones(300 * 2**20, dtype=np.uint8)  # which a child's ru_maxrss would inherit
     found = peak_memory(large, {"x": np.ones((1, 4096), dtype=np.float32)})
     assert ballast.sum() > 0
@@ -95,7 +95,7 @@ def test_a_small_file_takes_little_memory(small, large):
     assert peak_memory(small, feeds) < 60 * 2**20
 
 
-def test_memory_of_a_file_that_fails_is_one_message(small):
+def test_a_failed_memory_measurement_is_one_message(small):
     with pytest.raises(LimbeckError, match=r"memory could not be measured: .*x"):
         peak_memory(small, {"x": np.ones((1, 9), dtype=np.float32)})
 
@@ -138,7 +138,7 @@ def test_energy_from_codecarbon_needs_no_network_and_writes_nothing(tmp_path, mo
 
 def test_files_are_measured_side_by_side(small, large):
     files = {"small": Artefact(small, 64, 128), "large": Artefact(large, 4096**2, 2 * 4096**2)}
-    with pytest.raises(LimbeckError, match="cannot run it"):  # one example has to fit all
+    with pytest.raises(LimbeckError, match="cannot run it"):  # the example must fit every file
         measure(files, {"x": np.ones((1, 8))}, energy_method="off")
     files = {"one": Artefact(small, 64, 128), "two": Artefact(small, 64, 128)}
     found = measure(

@@ -1,4 +1,4 @@
-"""Every question is found, asked of two real nets, and comes back from JSON as it was."""
+"""Every evaluation is registered, runs on two trained networks, and survives a JSON round trip."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ def found() -> Evaluation:
     return evaluate(context, {name: BRIEF.get(name, {}) for name in NAMES})
 
 
-def test_every_question_has_a_result_and_a_chapter():
+def test_every_evaluation_has_a_result_and_a_section():
     assert SECTIONS.names() == RESULTS.names() == NAMES
     assert len(NAMES) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_findings_are_whole(found, name):
-    [asked] = [one for one in found.results if one.evaluation == name]
-    assert asked.comparisons or asked.notes
-    for finding in asked.comparisons:
-        assert finding.method.endswith(".")
-        assert finding.summary.endswith(".")
-        assert finding.margin >= 0
-        assert (finding.verdict == "no reference") == (finding.difference is None)
+def test_comparisons_are_complete(found, name):
+    [result] = [one for one in found.results if one.evaluation == name]
+    assert result.comparisons or result.notes
+    for comparison in result.comparisons:
+        assert comparison.method.endswith(".")
+        assert comparison.summary.endswith(".")
+        assert comparison.margin >= 0
+        assert (comparison.verdict == "no reference") == (comparison.difference is None)
 
 
-def test_it_comes_back_from_json(found):
+def test_the_result_survives_a_json_round_trip(found):
     assert Evaluation.model_validate(json.loads(found.model_dump_json())) == found
 
 
-def test_without_a_teacher_everything_stands_alone():
+def test_without_a_teacher_there_is_no_reference():
     context = contexts.digits(samples=40, max_samples=10, teacher=False)
     alone = evaluate(context, {name: BRIEF.get(name, {}) for name in NAMES})
-    assert {finding.verdict for finding in alone.comparisons} == {"no reference"}
+    assert {comparison.verdict for comparison in alone.comparisons} == {"no reference"}
 
 
-def test_what_is_wrong_is_said_at_once():
+def test_all_problems_are_reported_at_once():
     wrong = {"fidelty": {}, "robustness": {"atack_samples": 3, "steps": "many"}}
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as caught:
         check(wrong)
-    said = str(refused.value)
-    assert 'did you mean "fidelity"' in said
-    assert 'did you mean "attack_samples"' in said
-    assert "evaluations.robustness.steps: got 'many'" in said
+    message = str(caught.value)
+    assert 'did you mean "fidelity"' in message
+    assert 'did you mean "attack_samples"' in message
+    assert "evaluations.robustness.steps: got 'many'" in message

@@ -1,4 +1,4 @@
-"""Gaps between groups beside fairlearn's, recalls beside scikit-learn's, and who is judged."""
+"""Fairness metrics against fairlearn, recall against scikit-learn, and excluded groups."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from limbeck.evaluate.fairness.by_group import inheritance
 
 
 class Table:
-    """A predictor that answers what it was given, by the sample's number."""
+    """A predictor of given classes, by the sample's index."""
 
-    def __init__(self, answered, classes):
-        self._logits = 5 * np.eye(classes, dtype=np.float32)[answered]
+    def __init__(self, predicted, classes):
+        self._logits = 5 * np.eye(classes, dtype=np.float32)[predicted]
 
     def predict(self, batch):
         return {"logits": self._logits[batch["index"]]}
@@ -39,24 +39,30 @@ def context(labels, student, teacher=None, *, classes=2, validation=None, **attr
     )
 
 
-def rates(labels, predicted, of, classes=2):
+def rates(labels, predicted, of, classes=2, counts=None):
     number = np.unique(of, return_inverse=True)[1]
-    return by_group.Members(labels, predicted, number, classes=classes).rates()
+    members = by_group.Members(labels, predicted, number, classes=classes)
+    counts = np.ones((1, len(labels))) if counts is None else counts
+    return members.tally(members.table(counts)).rates()
 
 
 def agrees(labels, predicted, of, classes):
     fairlearn = pytest.importorskip("fairlearn.metrics", reason='the extra "evaluate"')
     found = rates(labels, predicted, of, classes)
     for c in range(classes):
-        theirs = {"sensitive_features": list(of), "y_true": labels == c, "y_pred": predicted == c}
+        arguments = {
+            "sensitive_features": list(of),
+            "y_true": labels == c,
+            "y_pred": predicted == c,
+        }
         assert by_group.parity_difference(found)[0, c] == pytest.approx(
-            fairlearn.demographic_parity_difference(**theirs), abs=1e-12
+            fairlearn.demographic_parity_difference(**arguments), abs=1e-12
         )
         assert by_group.parity_ratio(found)[0, c] == pytest.approx(
-            fairlearn.demographic_parity_ratio(**theirs), abs=1e-12, nan_ok=True
+            fairlearn.demographic_parity_ratio(**arguments), abs=1e-12, nan_ok=True
         )
         assert by_group.odds_difference(found)[0, c] == pytest.approx(
-            fairlearn.equalized_odds_difference(**theirs), abs=1e-12
+            fairlearn.equalized_odds_difference(**arguments), abs=1e-12
         )
     frame = fairlearn.MetricFrame(
         metrics=lambda y_true, y_pred: np.mean(y_true == y_pred),
@@ -82,7 +88,7 @@ def test_the_gaps_are_fairlearns(count, classes, many):
         ([1, 0, 1, 0, 1], [1, 0, 0, 0, 1], list("aaaab")),  # a group with one sample
         ([1, 0, 1, 0, 0], [1, 0, 0, 1, 0], list("aaabb")),  # a group without positives
         ([1, 0, 1, 0], [1, 1, 0, 0], list("aaaa")),  # one group only
-        ([1, 1, 0, 0], [0, 0, 0, 0], list("abab")),  # nobody gets the answer
+        ([1, 1, 0, 0], [0, 0, 0, 0], list("abab")),  # no sample is predicted as the class
         ([1, 1, 0, 0], [1, 1, 0, 0], list("aabb")),  # all right
         ([1, 1, 0, 0], [0, 0, 1, 1], list("abab")),  # all wrong
         ([1], [1], ["a"]),
@@ -92,15 +98,14 @@ def test_degenerate_gaps_are_fairlearns(labels, predicted, of):
     agrees(np.array(labels), np.array(predicted), np.array(of), 2)
 
 
-def test_drawing_samples_is_counting_them_twice():
+def test_a_sample_drawn_twice_counts_twice():
     random = np.random.default_rng(1)
     labels, predicted, of = random.integers(3, size=(3, 50))
     counts = random.multinomial(50, np.full(50, 1 / 50), size=4).astype(float)
-    members = by_group.Members(labels, predicted, of, classes=3)
-    drawn = members.rates(counts)
+    drawn = rates(labels, predicted, of, 3, counts)
     for row, times in enumerate(counts.astype(int)):
         again = [np.repeat(values, times) for values in (labels, predicted, of)]
-        alone = by_group.Members(*again, classes=3).rates()
+        alone = rates(*again, 3)
         for name in ("accuracy", "selection", "true_positive_rate", "false_positive_rate"):
             np.testing.assert_allclose(getattr(drawn, name)[row], getattr(alone, name)[0])
         np.testing.assert_allclose(
@@ -109,15 +114,15 @@ def test_drawing_samples_is_counting_them_twice():
         )
 
 
-def test_a_group_that_no_draw_holds_has_no_rate():
-    members = by_group.Members(np.array([0, 1]), np.array([0, 1]), np.array([0, 1]), classes=2)
-    found = members.rates(np.array([[2.0, 0.0]]))
+def test_a_group_without_drawn_samples_has_no_rate():
+    both = np.array([0, 1])
+    found = rates(both, both, both, counts=np.array([[2.0, 0.0]]))
     assert np.isnan(found.accuracy[0, 1])
     assert by_group.spread(found.accuracy)[0] == 0
 
 
 def biased(gap, count=2000, seed=0, of=None):
-    """Answers that are right in 90 % of group a, and `gap` less often in group b."""
+    """Predictions that are correct in 90 % of group a, and `gap` less often in group b."""
     random = np.random.default_rng(seed)
     labels = random.integers(2, size=count) if of is None else of[0]
     group = np.where(np.arange(count) % 2, "b", "a") if of is None else of[1]
@@ -126,7 +131,7 @@ def biased(gap, count=2000, seed=0, of=None):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "fate"),
+    ("teacher", "student", "outcome"),
     [
         (0.1, 0.3, "amplified"),
         (0.3, 0.1, "lessened"),
@@ -135,13 +140,13 @@ def biased(gap, count=2000, seed=0, of=None):
         (0.2, -0.08, "reversed"),
     ],
 )
-def test_what_became_of_the_teachers_gap_is_told(teacher, student, fate):
+def test_the_inheritance_of_the_teachers_gap_is_classified(teacher, student, outcome):
     labels, group, model = biased(teacher)
-    small = model if fate == "inherited" else biased(student, seed=1, of=(labels, group))[2]
+    small = model if outcome == "inherited" else biased(student, seed=1, of=(labels, group))[2]
     found = evaluate(context(labels, small, model, sex=group), n_resamples=200)
     inherited = found.attributes[0].inherited[0]
     assert inherited.rate == "accuracy"
-    assert inherited.outcome == fate
+    assert inherited.outcome == outcome
     assert inherited.summary.startswith("Accuracy, ")
     gap = found.comparisons[0]
     accuracy = {g.name: g.student.value for g in found.attributes[0].groups}
@@ -153,10 +158,10 @@ def test_what_became_of_the_teachers_gap_is_told(teacher, student, fate):
         "inherited": "non-inferior",
         "none": "worse",
     }
-    assert gap.verdict == expected.get(fate, gap.verdict)
+    assert gap.verdict == expected.get(outcome, gap.verdict)
 
 
-def test_too_few_samples_are_an_open_gap():
+def test_the_inheritance_of_few_samples_is_inconclusive():
     values = np.random.default_rng(0).normal(scale=0.3, size=(200, 2))
     teacher = values / 30 + np.array([0.9, 0.8])
     student = values + np.array([0.9, 0.8])
@@ -164,7 +169,7 @@ def test_too_few_samples_are_an_open_gap():
     assert found.outcome == "inconclusive"
 
 
-def test_a_small_group_is_named_and_not_judged():
+def test_a_small_group_is_noted_and_excluded():
     labels, group, model = biased(0.1, count=400)
     group[:5] = "c"
     model[:5] = 1 - labels[:5]
@@ -180,7 +185,7 @@ def test_a_small_group_is_named_and_not_judged():
 def test_without_groups_only_classes_are_judged():
     labels, _, model = biased(0.1, count=200)
     found = evaluate(context(labels, model), n_resamples=50)
-    assert [finding.name for finding in found.comparisons] == ["Recall of the worst class, class 1"]
+    assert [one.name for one in found.comparisons] == ["Recall of the worst class, class 1"]
     assert found.comparisons[0].verdict == "no reference"
     assert "No attribute" in found.notes[0]
     assert "equally frequent" in found.notes[1]
@@ -194,11 +199,11 @@ def test_one_group_alone_has_no_gap(of):
     assert any("fewer than two groups" in note for note in found.notes)
 
 
-def test_an_answer_that_nobody_gets_has_no_ratio():
+def test_a_class_that_is_never_predicted_has_no_ratio():
     labels = np.arange(80) % 2
     of = np.repeat(["a", "b"], 40)
     found = evaluate(context(labels, np.zeros(80, dtype=int), labels, sex=of), n_resamples=20)
-    assert not any("ratio" in finding.name for finding in found.comparisons)
+    assert not any("ratio" in one.name for one in found.comparisons)
     assert any("ratio" in note for note in found.notes)
     assert found.attributes[0].gaps[0].parity_ratio == (None, 1.0)
 
@@ -208,7 +213,7 @@ def test_of_several_classes_the_worst_is_named():
     of = np.repeat(["a", "b"], 150)
     model = np.where((labels == 2) & (of == "b"), 0, labels)
     found = evaluate(context(labels, model, labels, classes=3, sex=of), n_resamples=50)
-    names = [finding.name for finding in found.comparisons]
+    names = [one.name for one in found.comparisons]
     assert "Equalised odds difference by sex, class 2" in names
     assert (
         found.comparisons[names.index("Equalised odds difference by sex, class 2")].student.value
@@ -221,7 +226,7 @@ def test_of_several_classes_the_worst_is_named():
     assert "Demographic parity difference by sex, class 1" in [f.name for f in only.comparisons]
 
 
-def test_rare_classes_are_told_by_the_validation_samples():
+def test_rare_classes_are_those_of_the_validation_samples():
     labels = np.tile(np.arange(3), 100)
     validation = np.repeat([0, 1, 2], [100, 50, 10])
     model = np.where((labels == 2) & (np.arange(300) % 2 == 0), 0, labels)
@@ -242,24 +247,24 @@ def test_a_class_without_samples_is_named_and_has_no_recall():
     found = evaluate(context(labels, labels, classes=3), n_resamples=20)
     assert found.classes[0].student is None
     assert any("class 2 (0)" in note for note in found.notes)
-    assert not any("gap" in finding.name for finding in found.comparisons)
+    assert not any("gap" in one.name for one in found.comparisons)
 
 
-def test_one_sample_judges_nobody_and_fails_nothing():
+def test_one_sample_has_no_comparisons_and_no_error():
     found = evaluate(context([0], [1], [0], sex=["a"]), n_resamples=5)
     assert found.comparisons == ()
     assert Fairness.model_validate_json(found.model_dump_json()) == found
     json.loads(found.model_dump_json())
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_groups_and_classes_are_refused():
     with pytest.raises(InputError, match=r"groups.sex: got '1 names'; allowed: .* 2 in all"):
         evaluate(context([0, 1], [0, 1], sex=["a"]))
     with pytest.raises(InputError, match=r"fairness.positive: got 'class 7'"):
         evaluate(context([0, 1], [0, 1]), positive="class 7")
 
 
-def test_draws_that_are_all_the_same_do_not_make_a_gap_certain():
+def test_equal_draws_do_not_make_a_gap_certain():
     same = np.zeros(101)
     few, many = (estimate(same, samples=count) for count in (20, 2000))
     assert few.interval.high == pytest.approx(1 - 0.025 ** (1 / 20))

@@ -1,4 +1,4 @@
-"""Agreement and divergence beside scipy's, parity beside plain differences."""
+"""Agreement and divergence against scipy, parity against plain differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_divergence_is_scipys_entropy(seed, count, classes):
     assert found.interval.low <= found.agreement <= found.interval.high
 
 
-def test_the_same_answers_have_no_divergence_even_shifted():
+def test_equal_predictions_have_no_divergence_even_shifted():
     one, _ = pair(0, 20, 5)
     shifted = Predictions(one.logits + 7, one.labels)
     assert fidelity(one, one).kl == 0.0
@@ -43,12 +43,12 @@ def test_the_same_answers_have_no_divergence_even_shifted():
 
 def test_large_and_impossible_logits_stay_finite():
     labels = np.array([0])
-    sure = Predictions(np.array([[1e4, -1e4, 0]], dtype=np.float32), labels)
-    ruled_out = Predictions(np.array([[1.0, -np.inf, 2.0]], dtype=np.float32), labels)
+    certain = Predictions(np.array([[1e4, -1e4, 0]], dtype=np.float32), labels)
+    excluded = Predictions(np.array([[1.0, -np.inf, 2.0]], dtype=np.float32), labels)
     flat = Predictions(np.zeros((1, 3), dtype=np.float32), labels)
-    assert fidelity(flat, sure).kl == pytest.approx(np.log(3))
-    assert np.isfinite(fidelity(flat, ruled_out).kl)
-    assert fidelity(ruled_out, ruled_out).kl == 0.0
+    assert fidelity(flat, certain).kl == pytest.approx(np.log(3))
+    assert np.isfinite(fidelity(flat, excluded).kl)
+    assert fidelity(excluded, excluded).kl == 0.0
 
 
 def test_parity_measures_the_largest_and_the_mean_difference():
@@ -63,7 +63,7 @@ def test_parity_measures_the_largest_and_the_mean_difference():
     assert not parity(reference, Predictions(logits, reference.labels), tolerance=0.4).within
 
 
-def test_parity_takes_two_infinities_for_equal():
+def test_parity_counts_equal_infinities_as_equal():
     logits = np.array([[1.0, -np.inf]], dtype=np.float32)
     one = Predictions(logits, np.array([0]))
     assert parity(one, one, tolerance=0.0).within
@@ -72,7 +72,7 @@ def test_parity_takes_two_infinities_for_equal():
 
 
 @pytest.mark.parametrize("count", [9, 10])
-def test_answers_to_other_samples_are_refused(count):
+def test_predictions_of_other_samples_are_refused(count):
     one, _ = pair(0, 10, 4)
     other, _ = pair(1, count, 4)
     with pytest.raises(LimbeckError, match="cannot be compared"):

@@ -1,4 +1,4 @@
-"""Operations beside counts made by hand."""
+"""FLOPs against counts by hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CASES = {
         (TOKENS, WIDTH),
         TOKENS * 2 * 4 * HIDDEN * (WIDTH + HIDDEN),
     ),
-    "lstm, two layers, both ways": (
+    "lstm, two layers, bidirectional": (
         First(nn.LSTM(WIDTH, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)),
         (TOKENS, WIDTH),
         2 * TOKENS * 2 * 4 * HIDDEN * ((WIDTH + HIDDEN) + (2 * HIDDEN + HIDDEN)),
@@ -69,7 +69,7 @@ CASES = {
 @pytest.mark.parametrize("batch", [1, 4])
 def test_one_samples_operations_are_those_counted_by_hand(name, batch):
     model, shape, expected = CASES[name]
-    flat = nn.Sequential(model, nn.Flatten())  # a task takes one row of logits a sample
+    flat = nn.Sequential(model, nn.Flatten())  # a task requires one row of logits per sample
     assert flops(flat, IMAGE, {"image": torch.randn(batch, *shape)}) == expected
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation takes is counted before it starts."""
+"""The workload of an evaluation is estimated before it starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BRIEF = {
 
 
 class Counting:
-    """A predictor that counts the samples that it is asked to predict."""
+    """A predictor that counts its predictions."""
 
     def __init__(self, predictor):
         self.predictor, self.count = predictor, 0
@@ -35,7 +35,7 @@ class Counting:
 
 
 def counted(**sizes):
-    """A student and a teacher that count."""
+    """A student and a teacher that count their predictions."""
     context = contexts.digits(**sizes)
     sides = [
         dataclasses.replace(side, predictor=Counting(side.predictor))
@@ -45,7 +45,7 @@ def counted(**sizes):
 
 
 @pytest.mark.parametrize("name", list(BRIEF))
-def test_as_many_predictions_are_announced_as_there_are(name):
+def test_the_predictions_announced_are_those_made(name):
     announced = estimate(counted(samples=60, max_samples=20), name, BRIEF[name])
     [number] = re.findall(r"([\d,]+) predictions", announced)
     context = counted(samples=60, max_samples=20)

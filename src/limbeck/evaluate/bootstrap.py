@@ -21,7 +21,7 @@ BLOCK = 2**19
 
 
 class PairedEstimate(Result):
-    """A paired estimate of student and teacher; `find` takes `**dict(beside)`."""
+    """A paired estimate of student and teacher; `compare` takes its fields as arguments."""
 
     student: Estimate
     teacher: Estimate | None = None
@@ -32,7 +32,7 @@ class Resamples:
     """Bootstrap resamples of a test set, shared by all metrics of an evaluation.
 
     A statistic maps sample counts, `[draws, samples]`, to one value per draw; for a mean this is
-    one matrix product.
+    one matrix product. `scipy.stats.bootstrap` resamples the values anew for each metric.
 
     The interval is the percentile interval, widened by the ratio of Student's t to the normal
     quantile, since resamples of few samples vary too little. Its coverage is nominal for means and
@@ -43,7 +43,7 @@ class Resamples:
 
     Args:
         samples: Number of samples.
-        draws: Number of bootstrap resamples.
+        n_resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
         parts: Sizes of strata that are resampled separately, if the samples are several
             concatenated sets; their sum is `samples`.
@@ -62,7 +62,7 @@ class Resamples:
         self, samples: int, *, n_resamples: int = 1000, seed: int = 0, parts: tuple[int, ...] = ()
     ) -> None:
         self.samples = samples
-        self.draws = n_resamples
+        self.n_resamples = n_resamples
         self._seed = seed
         self._parts = parts or (samples,)
 
@@ -71,8 +71,8 @@ class Resamples:
         random = np.random.default_rng(self._seed)
         size = max(1, BLOCK // self.samples)
         return [
-            np.stack([self._draw(random) for _ in range(min(size, self.draws - first))])
-            for first in range(0, self.draws, size)
+            np.stack([self._draw(random) for _ in range(min(size, self.n_resamples - first))])
+            for first in range(0, self.n_resamples, size)
         ]
 
     def _draw(self, random: np.random.Generator) -> NDArray[np.uint16]:
@@ -102,8 +102,8 @@ class Resamples:
         """Compute the mean of each column of `[samples, figures]`; infinite if a value is.
 
         Example:
-            >>> [one, two] = Resamples(4).means(np.array([[1, 2], [3, 4], [5, 6], [7, 8.0]]))
-            >>> one.value, two.value, one.interval.low < 4 < one.interval.high
+            >>> first, second = Resamples(4).means(np.array([[1, 2], [3, 4], [5, 6], [7, 8.0]]))
+            >>> first.value, second.value, first.interval.low < 4 < first.interval.high
             (4.0, 5.0, True)
         """
         return self.estimates(lambda counts: mean(counts, values), level=level)
@@ -114,8 +114,11 @@ class Resamples:
             return PairedEstimate(student=self.estimate(student))
 
         def both(counts: Counts) -> NDArray[np.float64]:
-            one, other = student(counts), teacher(counts)
-            return np.stack([one, other, _less(one, other)], axis=1)
+            own, reference = student(counts), teacher(counts)
+            with np.errstate(invalid="ignore"):
+                # Equal infinities differ by zero.
+                gap = np.where(own == reference, 0.0, own - reference)
+            return np.stack([own, reference, gap], axis=1)
 
         one, other, difference = self.estimates(both)
         return PairedEstimate(student=one, teacher=other, difference=difference)
@@ -156,11 +159,6 @@ def mean(counts: Counts, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(summed / total)
 
 
-def _less(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        return np.where(one == other, 0.0, one - other)
-
-
 def _widened(tail: float, samples: int) -> float:
     """Return the tail probability to cut at each end, reduced for small samples by Student's t."""
     if samples < 2:
@@ -169,14 +167,19 @@ def _widened(tail: float, samples: int) -> float:
     return float(scipy.stats.norm.cdf(reach))
 
 
-def share(hits: NDArray[np.float64]) -> Estimate:
-    """Compute the share of hits, `[samples]` of 0 and 1, with Wilson's interval.
+def proportion(successes: int, total: int) -> Estimate:
+    """Compute a proportion with Wilson's interval.
 
     Example:
-        >>> share(np.array([1.0, 1.0, 1.0, 1.0])).interval.low < 0.6
-        True
+        >>> proportion(4, 4).value, proportion(4, 4).interval.low < 0.6
+        (1.0, True)
     """
-    return Estimate(value=float(hits.mean()), interval=wilson(int(hits.sum()), len(hits)))
+    return Estimate(value=successes / total, interval=wilson(successes, total))
+
+
+def share(hits: NDArray[np.float64] | NDArray[np.bool_]) -> Estimate:
+    """Compute the share of hits, `[samples]` of 0 and 1, with Wilson's interval."""
+    return proportion(int(hits.sum()), len(hits))
 
 
 def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> Estimate:
@@ -185,18 +188,18 @@ def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]
     $$\tilde d \pm z \sqrt{\frac{\tilde s - \tilde d^2}{n + 2}}, \qquad
       \tilde d = \frac{\sum_i d_i}{n + 2}, \; \tilde s = \frac{\sum_i d_i^2 + 2}{n + 2}$$
 
-    with d the difference per sample: two samples are added, in one of which only the student is
-    correct, in the other only the teacher. A bootstrap of five samples on which both are correct
-    would have zero width; this interval has not. For values of 0 and 1 it is the published
-    interval; fractions are allowed, such as correct under two of five corruptions.
+    with d the difference per sample: two samples are added, one that only the student predicts
+    correctly and one that only the teacher does, so that five samples on which both are correct
+    do not have an interval of zero width. For values of 0 and 1 it is the published interval;
+    fractions are allowed, such as correct under two of five corruptions.
 
     Args:
         student: From 0 to 1 per sample, `[samples]`.
         teacher: The same of the teacher.
 
     Example:
-        >>> both = np.ones(5)
-        >>> paired_difference(both, both).interval.low < -0.3
+        >>> correct = np.ones(5)
+        >>> paired_difference(correct, correct).interval.low < -0.3
         True
 
     Source: Bonett and Price, British Journal of Mathematical and Statistical Psychology 2012.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from limbeck.export.predictor import Predictions
 
 ALPHA = 0.05
-# A gain in accuracy beyond estimation error: in standard deviations, and a minimal share.
 SIGMAS, GAIN = 5.0, 0.1
+"""A gain in accuracy beyond estimation error: in standard deviations, and a minimal share."""
 
 
 class ChanceTest(Result):
@@ -65,11 +65,8 @@ class ChanceTest(Result):
         )
 
 
-def chance_test(answers: Predictions) -> ChanceTest:
-    """Test whether predictions are better than chance.
-
-    Args:
-        answers: Logits `[n, classes]` and labels `[n]`.
+def chance_test(predictions: Predictions) -> ChanceTest:
+    """Test whether predictions, logits `[n, classes]` and labels `[n]`, are better than chance.
 
     Example:
         >>> from limbeck.export.predictor import Predictions
@@ -83,11 +80,11 @@ def chance_test(answers: Predictions) -> ChanceTest:
 
     Source: Cohen 1960 for kappa; the moments of a permutation statistic are Hoeffding's (1951).
     """
-    labels, classes = answers.labels, answers.logits.shape[1]
-    predicted = answers.logits.argmax(axis=1)
+    labels, classes = predictions.labels, predictions.logits.shape[1]
+    predicted = predictions.logits.argmax(axis=1)
     total, right = len(labels), int((predicted == labels).sum())
     majority = float(np.bincount(labels, minlength=classes).max()) / total
-    order = _order(labels, predicted, classes)
+    order, reordered_accuracy = _class_order(labels, predicted, classes)
     return ChanceTest(
         accuracy=right / total,
         total=total,
@@ -95,8 +92,8 @@ def chance_test(answers: Predictions) -> ChanceTest:
         kappa_p_value=_kappa_p_value(labels, predicted, classes),
         worse_p_value=float(stats.binom.cdf(right, total, majority)),
         better_p_value=float(stats.binom.sf(right - 1, total, majority)),
-        class_order=None if order is None else order[0],
-        reordered_accuracy=None if order is None else order[1],
+        class_order=order,
+        reordered_accuracy=reordered_accuracy,
     )
 
 
@@ -123,24 +120,22 @@ def _kappa_p_value(labels: NDArray[np.int64], predicted: NDArray[np.int64], clas
     return float(stats.norm.sf((right - 0.5 - mean) / math.sqrt(variance)))
 
 
-def _order(
+def _class_order(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
-) -> tuple[tuple[int, ...], float] | None:
-    """Return an order of the outputs that is confirmed to be far better on held-out samples."""
-    # Random halves, since labels may alternate.
-    drawn = np.random.default_rng(0).permutation(len(labels)) % 2
-    halves = [drawn == half for half in (0, 1)]
-    right = before = 0
-    for half, other in (halves, halves[::-1]):
-        order = _assignment(labels[half], predicted[half], classes)
-        right += int((order[labels[other]] == predicted[other]).sum())
-        before += int((labels[other] == predicted[other]).sum())
+) -> tuple[tuple[int, ...] | None, float | None]:
+    """Return an order of the outputs whose accuracy on held-out samples is far better, and that."""
     total = len(labels)
-    gain = (right - before) / total
+    # Random halves, since labels may alternate.
+    half = np.random.default_rng(0).permutation(total) % 2
+    right = 0
+    for fold in (0, 1):
+        fitted, held_out = half == fold, half != fold
+        order = _assignment(labels[fitted], predicted[fitted], classes)
+        right += int((order[labels[held_out]] == predicted[held_out]).sum())
+    gain = (right - int((labels == predicted).sum())) / total
     if gain <= max(GAIN, SIGMAS / math.sqrt(total)):
-        return None
-    whole = _assignment(labels, predicted, classes)
-    return tuple(int(one) for one in whole), right / total
+        return None, None
+    return tuple(_assignment(labels, predicted, classes).tolist()), right / total
 
 
 def _assignment(
@@ -150,17 +145,12 @@ def _assignment(
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
     # Ties are broken in favour of the given order.
     table = cells.reshape(classes, classes) + 1e-3 * np.eye(classes)
-    _, order = optimize.linear_sum_assignment(table, maximize=True)
-    found: NDArray[np.int64] = order.astype(np.int64)
-    return found
+    order: NDArray[np.int64] = optimize.linear_sum_assignment(table, maximize=True)[1]
+    return order
 
 
 def lowest_expected(accuracy: float, total: int) -> float:
-    """Return the lowest accuracy on `total` samples that agrees with a true one, at 99 %.
-
-    Args:
-        accuracy: The true accuracy.
-        total: Number of samples that it is measured on.
+    """Return the lowest accuracy on `total` samples that agrees with a true `accuracy`, at 99 %.
 
     Example:
         >>> round(lowest_expected(0.9339, 1000), 3)

@@ -29,7 +29,7 @@ class MetricComparison(Result):
         teacher: The teacher's, if there is one.
         difference: Student less teacher, on the same samples.
         margin: The non-inferiority margin, in the same unit.
-        verdict: The classification; see `judge`.
+        verdict: The classification; see `classify`.
         summary: The verdict as one plain sentence.
         method: The method of measurement, as one plain sentence.
     """
@@ -76,49 +76,6 @@ def classify(difference: Estimate | None, *, direction: Direction, margin: float
     return "worse" if high < 0 else "inconclusive"
 
 
-def compare(
-    name: str,
-    *,
-    unit: Unit,
-    direction: Direction,
-    student: Estimate,
-    teacher: Estimate | None = None,
-    difference: Estimate | None = None,
-    margin: float,
-    method: str,
-) -> MetricComparison:
-    """Compare a metric of student and teacher; the difference decides the verdict and its sentence.
-
-    Args:
-        name: The metric, as a heading begins: "Accuracy under PGD, 8/255".
-        unit: Its unit.
-        direction: Whether higher or lower is better.
-        student: The student's value.
-        teacher: The teacher's.
-        difference: Student less teacher, on the same samples.
-        margin: The non-inferiority margin, in the same unit.
-        method: The method of measurement, as one plain sentence.
-    """
-    verdict = classify(difference, direction=direction, margin=margin)
-    beside = "" if teacher is None else f", the teacher's {_written(teacher.value, unit)}"
-    said = f" {VERDICT_PHRASES[verdict]}" if difference is not None else ""
-    words = f"{name}{said}: the student's is {_written(student.value, unit)}{beside}"
-    if difference is not None:
-        words += f" ({_between(difference, unit)})"
-    return MetricComparison(
-        name=name,
-        unit=unit,
-        direction=direction,
-        student=student,
-        teacher=teacher,
-        difference=difference,
-        margin=margin,
-        verdict=verdict,
-        summary=f"{words}.",
-        method=method,
-    )
-
-
 VERDICT_PHRASES = {
     "better": "is better than the teacher's",
     "non-inferior": "is non-inferior to the teacher's",
@@ -140,25 +97,61 @@ PREFIXES = ((1e3, 1e-3, "k"), (1.0, 1.0, ""), (1e-3, 1e3, "m"))
 """SI prefixes of energy and mass: smallest value, factor, letter."""
 
 
-def _form(unit: Unit, largest: float) -> tuple[float, str, str]:
-    factor, form, after = UNIT_FORMATS[unit]
-    if unit not in ("joules", "grams"):
-        return factor, form, after
-    found = ((by, letter) for least, by, letter in PREFIXES if abs(largest) >= least)
-    by, letter = next(found, (1e6, "µ"))
-    return factor * by, form, f" {letter}{after.strip()}"
+def compare(
+    name: str,
+    *,
+    unit: Unit,
+    direction: Direction,
+    student: Estimate,
+    teacher: Estimate | None = None,
+    difference: Estimate | None = None,
+    margin: float,
+    method: str,
+) -> MetricComparison:
+    """Compare a metric of student and teacher; the difference decides the verdict and its sentence.
+
+    The arguments are the attributes of the result.
+    """
+    verdict = classify(difference, direction=direction, margin=margin)
+    phrase = "" if difference is None else f" {VERDICT_PHRASES[verdict]}"
+    summary = f"{name}{phrase}: the student's is {_written(student.value, unit)}"
+    if teacher is not None:
+        summary += f", the teacher's {_written(teacher.value, unit)}"
+    if difference is not None:
+        summary += f" ({_difference(difference, unit)})"
+    return MetricComparison(
+        name=name,
+        unit=unit,
+        direction=direction,
+        student=student,
+        teacher=teacher,
+        difference=difference,
+        margin=margin,
+        verdict=verdict,
+        summary=f"{summary}.",
+        method=method,
+    )
+
+
+def _format(unit: Unit, largest: float) -> tuple[float, str, str]:
+    factor, number_format, suffix = UNIT_FORMATS[unit]
+    if unit in ("joules", "grams"):
+        fitting = ((scale, letter) for least, scale, letter in PREFIXES if abs(largest) >= least)
+        scale, letter = next(fitting, (1e6, "µ"))
+        return factor * scale, number_format, f" {letter}{suffix.strip()}"
+    return factor, number_format, suffix
 
 
 def _written(value: float, unit: Unit) -> str:
-    factor, form, after = _form(unit, value)
-    return f"{value * factor:{form}}{after}"
+    factor, number_format, suffix = _format(unit, value)
+    return f"{value * factor:{number_format}}{suffix}"
 
 
-def _between(difference: Estimate, unit: Unit) -> str:
+def _difference(difference: Estimate, unit: Unit) -> str:
     numbers = [difference.value]
     if difference.interval is not None:
         numbers += [difference.interval.low, difference.interval.high]
-    factor, form, after = _form(unit, max(numbers, key=abs))
-    after = " points" if unit == "share" else after
-    value, *ends = (f"{number * factor:+{form}}" for number in numbers)
-    return f"{value}{after}, {' to '.join(ends)}" if ends else f"{value}{after}"
+    factor, number_format, suffix = _format(unit, max(numbers, key=abs))
+    suffix = " points" if unit == "share" else suffix
+    value, *ends = (f"{number * factor:+{number_format}}" for number in numbers)
+    return f"{value}{suffix}, {' to '.join(ends)}" if ends else f"{value}{suffix}"

@@ -30,8 +30,8 @@ NOT_INPUTS = frozenset({"labels", "index", "view", "row"})
 class TorchModel:
     """The torch model, for evaluations that need gradients: attacks and attributions.
 
-    The exported file may be a quantised copy of it: what its gradients find is then checked on the
-    file, and both values are reported.
+    The exported file may be a quantised copy of it: results of its gradients are then verified on
+    the file, and both values are reported.
 
     Attributes:
         model: The module, in eval mode, its parameters without gradients.
@@ -101,9 +101,9 @@ class EvaluationContext:
         student: The evaluated model.
         teacher: The reference, or None.
         batches: Iterates over the test samples in order, on every call; each batch holds the inputs
-            and `label`.
-        validation: The same for the validation samples, for whatever is fitted (a temperature, a
-            threshold); nothing is fitted on test samples.
+            and `labels`.
+        validation: The same for the validation samples, on which temperatures and thresholds are
+            fitted; nothing is fitted on test samples.
         classes: The classes' names.
         normalization: The normalization, if the samples are images.
         texts: The texts, if the samples are texts.
@@ -136,10 +136,9 @@ class EvaluationContext:
         return self.teacher.tested or predict(self.teacher.predictor, self.batches())
 
     @cached_property
-    def to_answer(self) -> int:
+    def samples_to_predict(self) -> int:
         """Return the number of test samples, or 0 if both models' predictions of them are known."""
-        given = [self.student.tested, self.teacher.tested if self.teacher else self.student.tested]
-        if None not in given:
+        if all(side.tested is not None for _, side in self.models()):
             return 0
         return sum(len(batch["labels"]) for batch in self.batches())
 
@@ -151,21 +150,20 @@ class EvaluationContext:
     @cached_property
     def prediction_seconds(self) -> float:
         """Measure the seconds per sample of a prediction by both models."""
-        return sum(prediction_seconds(side, self.sample) for _, side in self.models())
+        return sum(_prediction_seconds(side, self.sample) for _, side in self.models())
 
     @cached_property
     def gradient_seconds(self) -> float:
         """Measure the seconds per sample of a gradient of both models."""
-        return sum(gradient_seconds(side, self.sample) for _, side in self.models())
+        return sum(_gradient_seconds(side, self.sample) for _, side in self.models())
 
     @cached_property
     def sample(self) -> Mapping[str, NDArray[Any]]:
         """Return at most `max_samples` test samples, in order, drawn by the seed, with labels."""
         batches = [{name: np.asarray(part) for name, part in b.items()} for b in self.batches()]
-        whole = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
-        count = len(whole["labels"])
+        whole = {name: _concatenated([batch[name] for batch in batches]) for name in batches[0]}
         random = np.random.default_rng(self.seed)
-        rows = np.sort(random.permutation(count)[: self.max_samples])
+        rows = np.sort(random.permutation(len(whole["labels"]))[: self.max_samples])
         return {name: values[rows] for name, values in whole.items()} | {"row": rows}
 
     def models(self) -> Iterator[tuple[Literal["student", "teacher"], EvaluatedModel]]:
@@ -185,12 +183,12 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     return {name: values for name, values in batch.items() if name not in NOT_INPUTS}
 
 
-def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Concatenate batches of texts of different lengths into one array, padded with zeros."""
-    longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
-    if parts[0].ndim != 2:
-        return np.concatenate(parts)
-    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in parts])
+def _concatenated(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Concatenate batches; token ids of different lengths are padded with zeros."""
+    if parts[0].ndim == 2:
+        longest = max(part.shape[1] for part in parts)
+        parts = [np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in parts]
+    return np.concatenate(parts)
 
 
 ROWS = 16
@@ -228,22 +226,20 @@ def describe(workload: Workload, context: EvaluationContext) -> str:
     return f"{each}about {max(1, round(seconds))} s"
 
 
-def prediction_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
-    """Measure the seconds per sample of a prediction in a small batch, on the second run."""
+def _prediction_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
     probe = {name: values[:ROWS] for name, values in sample.items()}
-    return _second_time(lambda: side.predictor.predict(probe)) / len(probe["labels"])
+    return _second_run_seconds(lambda: side.predictor.predict(probe)) / len(probe["labels"])
 
 
-def gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
-    """Measure the seconds per sample of a gradient, on the second run; 0 without a torch model."""
+def _gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
     if side.torch_model is None:
         return 0.0
     import torch
 
-    torch_model, count = side.torch_model, len(sample["labels"][:ROWS])
-    place = next(torch_model.model.parameters(), torch.empty(0)).device
+    torch_model = side.torch_model
+    device = next(torch_model.model.parameters(), torch.empty(0)).device
     batch = {
-        name: torch.from_numpy(np.array(sample[name][:ROWS])).to(place)
+        name: torch.from_numpy(np.array(sample[name][:ROWS])).to(device)
         for name in torch_model.task.inputs
     }
     real = [tensor.requires_grad_() for tensor in batch.values() if tensor.is_floating_point()]
@@ -254,12 +250,12 @@ def gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
             torch.autograd.grad(logits.sum(), real)
 
     # Tokens have no gradients: the forward pass then counts as a third of both.
-    return _second_time(gradient) / count * (1 if real else 3)
+    return _second_run_seconds(gradient) / len(sample["labels"][:ROWS]) * (1 if real else 3)
 
 
-def _second_time(work: Callable[[], object]) -> float:
+def _second_run_seconds(call: Callable[[], object]) -> float:
     """Measure the second run of a call, without the setup of the first."""
-    work()
-    began = perf_counter()
-    work()
-    return perf_counter() - began
+    call()
+    start = perf_counter()
+    call()
+    return perf_counter() - start

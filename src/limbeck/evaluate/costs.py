@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import truediv
+
 from limbeck.core.measurement import Result
 
 UNSTEADY = 1.5
@@ -40,10 +42,10 @@ class Latency(Result):
 
 
 def latency_ratio(above: Latency, below: Latency) -> tuple[float, float] | None:
-    """Return the range of a ratio of two latencies over the blocks in which both were measured.
+    """Return the range of the ratio `above / below` over the blocks in which both were measured.
 
-    Of ten blocks, the lowest and the highest ratio are left out, since one disturbance falls into
-    one block. None if the two were not measured together.
+    Of ten blocks, the lowest and the highest ratio are left out, since one disturbance affects one
+    block. None if the two were not measured together.
 
     Example:
         >>> slow = Latency(threads=1, p50=4, p90=4, p99=4, runs=3, blocks=(4.0, 4.2, 3.8))
@@ -53,7 +55,7 @@ def latency_ratio(above: Latency, below: Latency) -> tuple[float, float] | None:
     """
     if not above.blocks or len(above.blocks) != len(below.blocks) or not all(below.blocks):
         return None
-    ratios = sorted(one / two for one, two in zip(above.blocks, below.blocks, strict=True))
+    ratios = sorted(map(truediv, above.blocks, below.blocks))
     cut = len(ratios) // 10
     return ratios[cut], ratios[-1 - cut]
 

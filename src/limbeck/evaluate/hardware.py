@@ -11,20 +11,10 @@ from limbeck.core.measurement import Result
 
 CPUINFO = Path("/proc/cpuinfo")
 MATTERS = (
-    *(
-        "avx",
-        "avx2",
-        "fma",
-        "f16c",
-        "avx512f",
-        "avx512bw",
-        "avx512_vnni",
-        "avx_vnni",
-        "avx512_bf16",
-    ),
-    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme", "neon"),
-)
+    "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16",
+    "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme", "neon",
+)  # fmt: skip
 """Instruction sets that affect a network's speed or arithmetic; on Arm, `asimd` is Neon."""
 
 
@@ -49,11 +39,16 @@ def describe() -> Hardware:
         True
     """
     info = _cpuinfo()
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        memory = 0
+    has_affinity = hasattr(os, "sched_getaffinity")
     return Hardware(
         processor=_processor(info),
         flags=_flags(info),
-        cores=_cores(),
-        memory_bytes=_memory(),
+        cores=len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1,
+        memory_bytes=memory,
         accelerator=_accelerator(),
         system=f"{platform.system()} {platform.release()} ({platform.machine()})",
     )
@@ -70,22 +65,22 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _processor(info: dict[str, str]) -> str:
-    named = info.get("model name") or info.get("Model") or info.get("Hardware")
-    if named:
-        detail = [info[key] for key in ("cpu family", "model") if key in info]
-        return f"{named} (family {detail[0]}, model {detail[1]})" if len(detail) == 2 else named
-    return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+    name = info.get("model name") or info.get("Model") or info.get("Hardware")
+    if name is None:
+        return _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= info.keys():
+        return f"{name} (family {info['cpu family']}, model {info['model']})"
+    return name
 
 
 def _flags(info: dict[str, str]) -> tuple[str, ...]:
     # "flags" on x86, "Features" on Arm; on a Mac sysctl lists them in capitals.
     listed = info.get("flags") or info.get("Features")
     if listed is None:
-        listed = " ".join(
-            _sysctl(f"machdep.cpu.{name}").lower() for name in ("features", "leaf7_features")
-        )
-    have = set(listed.replace("avx1.0", "avx").split())
-    return tuple(flag for flag in MATTERS if flag in have)
+        names = ("machdep.cpu.features", "machdep.cpu.leaf7_features")
+        listed = " ".join(map(_sysctl, names)).lower()
+    present = set(listed.replace("avx1.0", "avx").split())
+    return tuple(flag for flag in MATTERS if flag in present)
 
 
 def _sysctl(name: str) -> str:
@@ -96,19 +91,6 @@ def _sysctl(name: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 0
 
 
 def _accelerator() -> str | None:

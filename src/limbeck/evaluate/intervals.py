@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy
+from scipy import stats
 
 from limbeck.core.measurement import Interval, Result
 
@@ -38,17 +38,9 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
 
     Source: Wilson, JASA 1927.
     """
-    z = float(scipy.stats.norm.ppf(0.5 + level / 2))
-    share = successes / total
-    centre = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
+    interval = stats.binomtest(successes, total).proportion_ci(level, method="wilson")
     return Interval(
-        # At the ends the formula gives 0 and 1; rounding would leave the share just outside.
-        low=(centre - half) / scale if successes > 0 else 0.0,
-        high=(centre + half) / scale if successes < total else 1.0,
-        level=level,
-        method="Wilson score",
+        low=float(interval.low), high=float(interval.high), level=level, method="Wilson score"
     )
 
 
@@ -73,19 +65,15 @@ def summarize(
         >>> summarize([0.97]).interval is None
         True
     """
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    if len(array) < 2:
-        return Summary(mean=mean, interval=None, values=tuple(map(float, values)))
-    half = float(
-        scipy.stats.t.ppf(0.5 + level / 2, len(array) - 1)
-        * array.std(ddof=1)
-        / math.sqrt(len(array))
-    )
-    interval = Interval(
-        low=max(bounds[0], mean - half),
-        high=min(bounds[1], mean + half),
-        level=level,
-        method="Student t over seeds",
-    )
-    return Summary(mean=mean, interval=interval, values=tuple(map(float, values)))
+    numbers = tuple(map(float, values))
+    mean, interval = float(np.mean(numbers)), None
+    if len(numbers) > 1:
+        # Not scipy's `t.interval`, which is NaN for equal values.
+        half = float(stats.t.ppf(0.5 + level / 2, len(numbers) - 1) * stats.sem(numbers))
+        interval = Interval(
+            low=max(bounds[0], mean - half),
+            high=min(bounds[1], mean + half),
+            level=level,
+            method="Student t over seeds",
+        )
+    return Summary(mean=mean, interval=interval, values=numbers)

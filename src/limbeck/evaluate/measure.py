@@ -1,4 +1,4 @@
-"""Latency of several calls, interleaved, and throughput."""
+"""Measurement of latency, throughput, peak memory and energy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.imports import available, require
-from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
+from limbeck.errors import InputError, LimbeckError, Problem, check_choice
 from limbeck.evaluate.costs import Cost, Energy, Latency
 from limbeck.evaluate.hardware import describe
 from limbeck.export.predictor import OnnxPredictor
@@ -64,13 +63,8 @@ def latencies(
         raise InputError(Problem("calls", "none", "at least one call to time"))
     for _, call in itertools.product(range(WARM_UP), calls.values()):
         call()
-    times = _rounds(calls, time.perf_counter() + seconds, most)
-    return {name: _latency(values, threads) for name, values in times.items()}
-
-
-def _rounds(calls: Mapping[str, Call], end: float, most: int) -> dict[str, list[int]]:
-    names = list(calls)
-    times: dict[str, list[int]] = {name: [] for name in names}
+    names, times = list(calls), {name: list[int]() for name in calls}
+    end = time.perf_counter() + seconds
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -83,7 +77,7 @@ def _rounds(calls: Mapping[str, Call], end: float, most: int) -> dict[str, list[
     finally:
         if collecting:
             gc.enable()
-    return times
+    return {name: _latency(values, threads) for name, values in times.items()}
 
 
 def _nanoseconds(call: Call) -> int:
@@ -95,6 +89,10 @@ def _nanoseconds(call: Call) -> int:
 def _latency(nanoseconds: list[int], threads: int) -> Latency:
     p10, p50, p90, p99 = (float(v) / 1e6 for v in np.percentile(nanoseconds, [10, 50, 90, 99]))
     blocks = np.array_split(np.asarray(nanoseconds), min(BLOCKS, len(nanoseconds)))
+    try:
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # not on Windows
+        load = None
     return Latency(
         threads=threads,
         p50=p50,
@@ -103,15 +101,8 @@ def _latency(nanoseconds: list[int], threads: int) -> Latency:
         runs=len(nanoseconds),
         p10=p10,
         blocks=tuple(float(np.median(block)) / 1e6 for block in blocks),
-        load=_load(),
+        load=load,
     )
-
-
-def _load() -> float | None:
-    try:
-        return os.getloadavg()[0] / (os.cpu_count() or 1)
-    except (AttributeError, OSError):  # not on Windows
-        return None
 
 
 def throughput(call: Call, *, batch: int, seconds: float = 0.5) -> float:
@@ -145,7 +136,7 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float
         timeout: Timeout in seconds.
 
     Returns:
-        Bytes of resident memory over what the process held before it loaded the file.
+        Bytes of resident memory beyond those of the process before it loaded the file.
 
     Raises:
         LimbeckError: The process failed or took too long.
@@ -159,12 +150,11 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float
                 command, capture_output=True, text=True, timeout=timeout, check=True
             )
         except subprocess.TimeoutExpired as error:
-            raise LimbeckError(
-                f"{path}: no answer within {timeout:g} s while measuring memory."
-            ) from error
+            reason = f"the process did not end within {timeout:g} s"
+            raise LimbeckError(f"{path}: memory could not be measured: {reason}") from error
         except subprocess.CalledProcessError as error:
-            reason = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
-            raise LimbeckError(f"{path}: memory could not be measured: {reason[0]}") from error
+            [reason] = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
+            raise LimbeckError(f"{path}: memory could not be measured: {reason}") from error
     return int(done.stdout)
 
 
@@ -191,7 +181,7 @@ def energy(
         calls: Functions to run, by name; each predicts one sample.
         seconds: Seconds for which each call is repeated.
         method: `codecarbon` (offline: no network, nothing written); `cpu_time`, processor time
-            times a fixed 10 W per core; `auto`, the first if it is installed; `off`, which gives
+            times a fixed 10 W per core; `auto`, the first if it is installed; `off`, which returns
             `None` for each.
         country: ISO code of the country whose grid codecarbon assumes.
 
@@ -202,10 +192,7 @@ def energy(
         >>> energy({"sum": lambda: sum(range(100))}, seconds=0.01, method="cpu_time")["sum"].source
         'estimated (CPU time x 10 W a core, 475 g CO2 a kWh)'
     """
-    if method not in get_args(Method):
-        allowed = get_args(Method)
-        advice = did_you_mean(method, allowed)
-        raise InputError(Problem("energy", method, ", ".join(allowed), advice))
+    check_choice(method, get_args(Method), where="energy")
     if method == "off":
         return dict.fromkeys(calls)
     if method == "codecarbon" or (method == "auto" and available("codecarbon")):
@@ -237,39 +224,31 @@ def _with_codecarbon(
     calls: Mapping[str, Call], seconds: float, country: str
 ) -> dict[str, Energy | None]:
     codecarbon = require("codecarbon", extra="energy")
-    with quiet():
-        tracker = _offline_tracker(codecarbon, country)
-        found = {name: _task(tracker, name, call, seconds) for name, call in calls.items()}
-        tracker.stop()
     source = f"estimated (codecarbon {codecarbon.__version__}, {country} grid)"
-    return {
-        name: Energy(
-            joules=kwh * JOULES_A_KWH / count, grams_co2=kilograms * 1000 / count, source=source
+    found: dict[str, Energy | None] = {}
+    with quiet():
+        # Every output is disabled by name: a configuration file in the user's home could enable it.
+        tracker = codecarbon.OfflineEmissionsTracker(
+            country_iso_code=country,
+            tracking_mode="process",
+            allow_multiple_runs=True,
+            save_to_file=False,
+            save_to_api=False,
+            save_to_logger=False,
+            log_level="critical",
         )
-        for name, (kwh, kilograms, count) in found.items()
-    }
-
-
-def _offline_tracker(codecarbon: ModuleType, country: str) -> Any:
-    # Every output is disabled by name: a configuration file in the user's home could enable one.
-    return codecarbon.OfflineEmissionsTracker(
-        country_iso_code=country,
-        tracking_mode="process",
-        allow_multiple_runs=True,
-        save_to_file=False,
-        save_to_api=False,
-        save_to_logger=False,
-        log_level="critical",
-    )
-
-
-def _task(tracker: Any, name: str, call: Call, seconds: float) -> tuple[float, float, int]:
-    """Run one call under the tracker; return kilowatt hours, kilograms of CO2, and predictions."""
-    call()
-    tracker.start_task(name)
-    count = _repeat(call, seconds)
-    data = tracker.stop_task(name)
-    return float(data.energy_consumed), float(data.emissions), count
+        for name, call in calls.items():
+            call()
+            tracker.start_task(name)
+            count = _repeat(call, seconds)
+            data = tracker.stop_task(name)
+            found[name] = Energy(
+                joules=float(data.energy_consumed) * JOULES_A_KWH / count,
+                grams_co2=float(data.emissions) * 1000 / count,
+                source=source,
+            )
+        tracker.stop()
+    return found
 
 
 ENERGY_SECONDS = 0.2
@@ -315,21 +294,33 @@ def measure(
         throughput_batch: Batch size of the throughput measurement.
         energy_method: See `energy.energy`.
     """
-    one = _samples(example, 1)
-    many = _samples(example, throughput_batch)
+    one, many = _samples(example, 1), _samples(example, throughput_batch)
     threads = sorted({1, describe().cores})
-    times = {count: _latencies(artefacts, one, count, seconds) for count in threads}
-    joules = _energy(
-        artefacts, one, energy_method, max(ENERGY_SECONDS, seconds / 2 / len(artefacts))
+    times = {
+        count: latencies(_calls(artefacts, one, count), threads=count, seconds=seconds)
+        for count in threads
+    }
+    joules = energy(
+        _calls(artefacts, one, 1),
+        method=energy_method,
+        seconds=max(ENERGY_SECONDS, seconds / 2 / len(artefacts)),
     )
-    memory = _memory(artefacts, one)
+
+    def peak(artefact: Artefact) -> int:
+        return peak_memory(artefact.path, OnnxPredictor(artefact.path, threads=1).feeds(one))
+
+    # Several processes at a time: they are independent.
+    with ThreadPoolExecutor(describe().cores) as pool:
+        memory = dict(zip(artefacts, pool.map(peak, artefacts.values()), strict=True))
     return {
         name: Cost(
             size_bytes=artefact.path.stat().st_size,
             parameters=artefact.parameters,
             flops=artefact.flops,
             latency=tuple(times[count][name] for count in threads),
-            throughput=_throughput(artefact.path, many, throughput_batch, throughput_seconds),
+            throughput=throughput(
+                _call(artefact.path, many, None), batch=throughput_batch, seconds=throughput_seconds
+            ),
             throughput_batch=throughput_batch,
             peak_memory_bytes=memory[name],
             energy=joules[name],
@@ -340,43 +331,18 @@ def measure(
 
 def _samples(example: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
     """Return `count` samples, repeated where there are fewer."""
-    arrays = {name: np.asarray(value) for name, value in example.items()}
     return {
-        name: np.take(array, range(count), axis=0, mode="wrap") for name, array in arrays.items()
+        name: np.take(np.asarray(value), range(count), axis=0, mode="wrap")
+        for name, value in example.items()
     }
 
 
-def _latencies(
-    artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]], threads: int, seconds: float
-) -> dict[str, Latency]:
-    calls = {name: _call(artefact.path, one, threads) for name, artefact in artefacts.items()}
-    return latencies(calls, threads=threads, seconds=seconds)
+def _calls(
+    artefacts: Mapping[str, Artefact], batch: dict[str, NDArray[Any]], threads: int
+) -> dict[str, Call]:
+    return {name: _call(artefact.path, batch, threads) for name, artefact in artefacts.items()}
 
 
-def _call(path: Path, batch: dict[str, NDArray[Any]], threads: int | None) -> partial[Any]:
+def _call(path: Path, batch: dict[str, NDArray[Any]], threads: int | None) -> Call:
     predictor = OnnxPredictor(path, threads=threads)
     return partial(predictor.predict, predictor.feeds(batch))
-
-
-def _energy(
-    artefacts: Mapping[str, Artefact],
-    one: dict[str, NDArray[Any]],
-    method: Method,
-    seconds: float,
-) -> dict[str, Energy | None]:
-    calls = {name: _call(artefact.path, one, 1) for name, artefact in artefacts.items()}
-    return energy(calls, method=method, seconds=seconds)
-
-
-def _throughput(path: Path, many: dict[str, NDArray[Any]], batch: int, seconds: float) -> float:
-    return throughput(_call(path, many, None), batch=batch, seconds=seconds)
-
-
-def _memory(artefacts: Mapping[str, Artefact], one: dict[str, NDArray[Any]]) -> dict[str, int]:
-    """Measure the peak memory of each file, several processes at a time: they are independent."""
-
-    def peak(artefact: Artefact) -> int:
-        return peak_memory(artefact.path, OnnxPredictor(artefact.path, threads=1).feeds(one))
-
-    with ThreadPoolExecutor(describe().cores) as pool:
-        return dict(zip(artefacts, pool.map(peak, artefacts.values()), strict=True))

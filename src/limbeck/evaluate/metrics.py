@@ -46,9 +46,14 @@ def log_probabilities(logits: NDArray[Any]) -> Values:
     return log_p
 
 
-def right(answers: Predictions) -> Values:
+def right(predictions: Predictions) -> Values:
     """Return whether each prediction is correct: 1 or 0, `[n]`."""
-    return (answers.logits.argmax(axis=1) == answers.labels).astype(np.float64)
+    return (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.float64)
+
+
+def agrees(student: Predictions, teacher: Predictions) -> Values:
+    """Return whether both models predict the same class: 1 or 0, `[n]`."""
+    return (student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).astype(np.float64)
 
 
 def losses(log_p: Values, labels: NDArray[np.int64]) -> Values:
@@ -122,11 +127,8 @@ class Accuracy(Result):
     total: int
 
 
-def accuracy(answers: Predictions) -> Accuracy:
-    """Compute the top-1 accuracy.
-
-    Args:
-        answers: Logits `[n, classes]` and labels `[n]`, with n at least one.
+def accuracy(predictions: Predictions) -> Accuracy:
+    """Compute the top-1 accuracy of at least one sample.
 
     Example:
         >>> from limbeck.export.predictor import Predictions
@@ -134,14 +136,13 @@ def accuracy(answers: Predictions) -> Accuracy:
         >>> accuracy(Predictions(logits, np.array([0, 1, 1, 1]))).value
         0.75
     """
-    correct = int((answers.logits.argmax(axis=1) == answers.labels).sum())
-    total = len(answers)
+    correct, total = int(right(predictions).sum()), len(predictions)
     return Accuracy(
         value=correct / total, interval=wilson(correct, total), correct=correct, total=total
     )
 
 
-def confusion(answers: Predictions) -> tuple[tuple[int, ...], ...]:
+def confusion(predictions: Predictions) -> tuple[tuple[int, ...], ...]:
     """Compute the confusion matrix: counts of samples per label (row) and predicted class (column).
 
     Example:
@@ -150,13 +151,13 @@ def confusion(answers: Predictions) -> tuple[tuple[int, ...], ...]:
         >>> confusion(Predictions(logits, np.array([0, 1, 1])))
         ((1, 0), (1, 1))
     """
-    classes = answers.logits.shape[1]
-    cells = answers.labels * classes + answers.logits.argmax(axis=1)
+    classes = predictions.logits.shape[1]
+    cells = predictions.labels * classes + predictions.logits.argmax(axis=1)
     counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-    return tuple(tuple(int(count) for count in row) for row in counts)
+    return tuple(tuple(map(int, row)) for row in counts)
 
 
-def pack_right(answers: Predictions) -> str:
+def pack_right(predictions: Predictions) -> str:
     """Pack whether each prediction is correct into one bit per sample, in base64.
 
     Example:
@@ -165,8 +166,8 @@ def pack_right(answers: Predictions) -> str:
         >>> unpack_right(pack_right(Predictions(logits, np.array([0, 1, 1]))), 3)
         array([ True,  True, False])
     """
-    correct = answers.logits.argmax(axis=1) == answers.labels
-    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+    packed = np.packbits(right(predictions).astype(bool))
+    return base64.b64encode(packed.tobytes()).decode()
 
 
 def unpack_right(packed: str, total: int) -> NDArray[np.bool_] | None:
@@ -212,18 +213,16 @@ def fidelity(student: Predictions, teacher: Predictions) -> Fidelity:
 
     Example:
         >>> from limbeck.export.predictor import Predictions
-        >>> one = Predictions(np.array([[2.0, 1.0]], dtype=np.float32), np.array([0]))
-        >>> two = Predictions(np.array([[3.0, 1.0]], dtype=np.float32), np.array([0]))
-        >>> round(fidelity(two, one).kl, 4)
+        >>> teacher = Predictions(np.array([[2.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> student = Predictions(np.array([[3.0, 1.0]], dtype=np.float32), np.array([0]))
+        >>> round(fidelity(student, teacher).kl, 4)
         0.0826
     """
     _same_samples(student, teacher)
     divergence = divergences(*(log_probabilities(one.logits) for one in (teacher, student)))
-    same = int((student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).sum())
+    same, total = int(agrees(student, teacher).sum()), len(student)
     return Fidelity(
-        agreement=same / len(student),
-        interval=wilson(same, len(student)),
-        kl=float(divergence.mean()),
+        agreement=same / total, interval=wilson(same, total), kl=float(divergence.mean())
     )
 
 
@@ -244,11 +243,10 @@ def parity(reference: Predictions, exported: Predictions, *, tolerance: float) -
     # Minus infinity on both sides (a class that both exclude) is no difference.
     difference[reference.logits == exported.logits] = 0.0
     largest = float(difference.max())
-    same = reference.logits.argmax(axis=1) == exported.logits.argmax(axis=1)
     return Parity(
         max_abs_difference=largest,
         mean_abs_difference=float(difference.mean()),
-        agreement=float(same.mean()),
+        agreement=float(agrees(exported, reference).mean()),
         tolerance=tolerance,
         within=largest <= tolerance,
         samples=len(exported),
@@ -258,15 +256,16 @@ def parity(reference: Predictions, exported: Predictions, *, tolerance: float) -
 def _same_samples(one: Predictions, other: Predictions) -> None:
     if one.logits.shape != other.logits.shape or not np.array_equal(one.labels, other.labels):
         raise LimbeckError(
-            f"two sets of answers cannot be compared: {one.logits.shape} beside "
-            f"{other.logits.shape} [samples, classes], or different labels. Both have to answer "
-            "the same split in the same order."
+            f"predictions cannot be compared: shapes {one.logits.shape} and {other.logits.shape} "
+            "[samples, classes], or different labels. Predict the same split in the same order."
         )
 
 
 @dataclass(frozen=True)
 class Ranking:
     """Samples from the highest score to the lowest; equal scores form one step.
+
+    Its metrics take all bootstrap draws at once; scikit-learn's take one weighting per call.
 
     Attributes:
         order: The samples' rows, highest score first, `[samples]`.
@@ -295,10 +294,7 @@ class Ranking:
             `[draws, steps]` for each of the weights.
         """
         ranked = counts[:, self.order]
-        summed = [np.cumsum(ranked * weight[self.order], axis=1) for weight in weights]
-        if len(self.last) == len(self.order):
-            return summed
-        return [whole[:, self.last] for whole in summed]
+        return [np.cumsum(ranked * weight[self.order], axis=1)[:, self.last] for weight in weights]
 
 
 def auroc(ranking: Ranking, counts: Counts, positive: Values) -> Values:
@@ -380,6 +376,6 @@ def aurc(ranking: Ranking, counts: Counts, wrong: Values) -> Values:
 
     Source: Geifman et al., ICLR 2019 (arXiv:1805.08206).
     """
-    answered, errors = ranking.cumulated(counts, np.ones_like(wrong), wrong)
-    risk = errors / np.maximum(answered, 1)
-    return np.asarray((np.diff(answered, axis=1, prepend=0) * risk).sum(axis=1) / answered[:, -1])
+    covered, errors = ranking.cumulated(counts, np.ones_like(wrong), wrong)
+    risk = errors / np.maximum(covered, 1)
+    return np.asarray((np.diff(covered, axis=1, prepend=0) * risk).sum(axis=1) / covered[:, -1])

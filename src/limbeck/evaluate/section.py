@@ -13,13 +13,15 @@ from limbeck.evaluate.comparison import Estimate, Unit
 BOTH = (Column("student", "student"), Column("teacher", "teacher"))
 """The columns of a table of both models."""
 
+Points = tuple[tuple[float, float], ...]
+
 
 @dataclass(frozen=True)
 class Sample:
-    """A test sample with captioned images of it, or a text."""
+    """A test sample: images, each with its caption, or the words of a text with their weights."""
 
     title: str
-    pictures: tuple[tuple[str, str], ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
     words: tuple[tuple[str, float], ...] = ()
 
 
@@ -44,9 +46,14 @@ class SectionContent:
     warnings: tuple[str, ...] = ()
 
 
+def student_columns(*labels: str) -> tuple[Column, ...]:
+    """Return the columns of a table of the student alone."""
+    return tuple(Column(label, "student") for label in labels)
+
+
 def written(value: float | None, unit: Unit) -> str:
     """Write a figure in its unit."""
-    forms = {
+    formats = {
         "share": fmt.percent,
         "nats": lambda number: f"{fmt.number(number)} nats",
         "joules": fmt.joules,
@@ -55,12 +62,12 @@ def written(value: float | None, unit: Unit) -> str:
         "milliseconds": fmt.milliseconds,
         "grams": fmt.grams,
     }
-    return fmt.MISSING if value is None else forms[unit](value)
+    return fmt.MISSING if value is None else formats[unit](value)
 
 
 def estimated(estimate: Estimate | None, unit: Unit) -> str:
     """Write an estimate's value in its unit."""
-    return fmt.MISSING if estimate is None else written(estimate.value, unit)
+    return written(None if estimate is None else estimate.value, unit)
 
 
 def between(estimate: Estimate | None, unit: Unit = "share") -> str:
@@ -78,17 +85,14 @@ def pair(
     return (between(student, unit), between(teacher, unit))
 
 
-Points = tuple[tuple[float, float], ...]
-
-
 def both(student: Points, teacher: Points) -> list[Series]:
     """Return the series of student and teacher, which differ in dash and mark as well as colour."""
-    sides: tuple[tuple[Role, Points, str | None], ...] = (
+    curves: tuple[tuple[Role, Points, str | None], ...] = (
         ("student", student, None),
         ("teacher", teacher, "6 3"),
     )
     return [
-        Series(role, points, role, dash=dash, mark=True) for role, points, dash in sides if points
+        Series(role, points, role, dash=dash, mark=True) for role, points, dash in curves if points
     ]
 
 

@@ -157,4 +157,4 @@ def _estimates(
 
 def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the validation samples, and the test samples unless they are known."""
-    return Workload(predictions=context.to_answer + context.validation_size)
+    return Workload(predictions=context.samples_to_predict + context.validation_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field, FilePath
@@ -36,7 +36,7 @@ class Cost(Result):
         break_even: Numbers of predictions after which the student's training energy is saved, and
             after which the teacher's is as well; None where a prediction saves nothing.
         inferences_per_mwh: By model.
-        update_sizes: Bytes of an update, by what is sent.
+        update_sizes: Bytes of an update, by its content.
         grid: The grid factor, and its source.
         notes: Reasons for what was not measured.
     """
@@ -67,9 +67,8 @@ def evaluate(
         name: side.file for name, side in context.models() if side.file is not None
     }
     if "student" not in files:
-        return Cost(
-            comparisons=(), notes=("The student has no file: its cost cannot be measured.",)
-        )
+        note = "The student has no file: its cost cannot be measured."
+        return Cost(comparisons=(), notes=(note,))
     example = next(iter(context.batches()))
     found = measure(
         {name: Artefact(path, parameters=0, flops=0) for name, path in files.items()},
@@ -81,109 +80,96 @@ def evaluate(
         for name, side in context.models()
         if side.seconds is not None
     }
-    energy = {name: one.energy.joules for name, one in found.items() if one.energy is not None}
+    energy = {name: one.energy for name, one in found.items() if one.energy is not None}
+    joules = {name: one.joules for name, one in energy.items()}
     unknown = [name for name, _ in context.models() if name not in training]
     return Cost(
-        comparisons=tuple(_findings(found, training)),
+        comparisons=tuple(_comparisons(found, energy, training)),
         student=found["student"],
         teacher=found.get("teacher"),
         training=training,
-        grams={name: lifecycle.grams(joules) for name, joules in training.items()},
-        break_even=_break_even(training, energy),
+        grams={name: lifecycle.grams(spent) for name, spent in training.items()},
+        break_even=_break_even(training, joules),
         inferences_per_mwh={
-            name: lifecycle.inferences_per_mwh(joules) for name, joules in energy.items()
+            name: lifecycle.inferences_per_mwh(each) for name, each in joules.items()
         },
         update_sizes=lifecycle.update_sizes(
             files,
-            samples=sum(len(batch["labels"]) for batch in context.validation()),
+            samples=context.validation_size,
             classes=len(context.classes),
             previous=previous,
         ),
-        grid=next((one.energy.source for one in found.values() if one.energy), ""),
-        notes=tuple(f"What the {name}'s training took is not known." for name in unknown),
+        grid=next((one.source for one in energy.values()), ""),
+        notes=tuple(f"The {name}'s training time is unknown." for name in unknown),
     )
 
 
 def _break_even(
-    training: Mapping[str, float], energy: Mapping[str, float]
+    training: Mapping[str, float], joules: Mapping[str, float]
 ) -> dict[str, float | None]:
-    if "student" not in training or {"student", "teacher"} - energy.keys():
+    if "student" not in training or {"student", "teacher"} - joules.keys():
         return {}
     spent = {"the student's training": training["student"]}
     if "teacher" in training:
         spent["both trainings"] = sum(training.values())
     return {
-        name: lifecycle.break_even(joules, energy["teacher"], energy["student"])
-        for name, joules in spent.items()
+        name: lifecycle.break_even(each, joules["teacher"], joules["student"])
+        for name, each in spent.items()
     }
 
 
-def _findings(
-    found: Mapping[str, costs.Cost], training: Mapping[str, float]
+def _comparisons(
+    found: Mapping[str, costs.Cost],
+    energy: Mapping[str, costs.Energy],
+    training: Mapping[str, float],
 ) -> list[MetricComparison]:
-    shown = [
-        _compared("Size of the file", "bytes", found, lambda one: one.size_bytes, noise=0.0,
-                  how="Bytes of the file that ships."),
-        _compared("Latency", "milliseconds", found, lambda one: one.latency[0].p50,
-                  how="Median of an inference at batch 1 on one thread, the files in turn."),
-        _compared("Peak memory", "bytes", found, lambda one: one.peak_memory_bytes,
-                  how="Peak of a process of its own that loads the file and answers."),
-    ]  # fmt: skip
-    if all(one.energy is not None for one in found.values()):
-        source = next(one.energy.source for one in found.values() if one.energy)
-        shown += [
-            _compared("Energy per inference", "joules", found, _joules, how=source),
-            _compared("Carbon per inference", "grams", found, _grams, how=source),
+    latency = "Median of an inference at batch 1 on one thread, the files in turn."
+    memory = "Peak of a separate process that loads the file and predicts."
+    sizes = {name: one.size_bytes for name, one in found.items()}
+    medians = {name: one.latency[0].p50 for name, one in found.items()}
+    peaks = {name: one.peak_memory_bytes for name, one in found.items()}
+    comparisons = [
+        _compared("Size of the file", "bytes", sizes, "Bytes of the exported file.", noise=0.0),
+        _compared("Latency", "milliseconds", medians, latency),
+        _compared("Peak memory", "bytes", peaks, memory),
+    ]
+    if energy.keys() == found.keys():
+        source = energy["student"].source
+        joules = {name: one.joules for name, one in energy.items()}
+        grams = {name: one.grams_co2 for name, one in energy.items()}
+        comparisons += [
+            _compared("Energy per inference", "joules", joules, source),
+            _compared("Carbon per inference", "grams", grams, source),
         ]
     if "student" in training:
-        own = Estimate(value=training["student"])
-        shown.append(
+        comparisons.append(
             compare(
                 "Energy of the training",
                 unit="joules",
                 direction="lower",
-                student=own,
+                student=Estimate(value=training["student"]),
                 teacher=Estimate(value=training["teacher"]) if "teacher" in training else None,
                 margin=0.0,
-                method="Estimated: seconds of the stages on one core, at 10 W a core.",
+                method="Estimated: seconds of the stages on one core, at 10 W per core.",
             )
         )
-    return shown
-
-
-def _joules(one: costs.Cost) -> float:
-    return one.energy.joules if one.energy else 0.0
-
-
-def _grams(one: costs.Cost) -> float:
-    return one.energy.grams_co2 if one.energy else 0.0
+    return comparisons
 
 
 def _compared(
-    name: str,
-    unit: Unit,
-    found: Mapping[str, costs.Cost],
-    taken: Callable[[costs.Cost], float],
-    *,
-    how: str,
-    noise: float = NOISE,
+    name: str, unit: Unit, values: Mapping[str, float], method: str, *, noise: float = NOISE
 ) -> MetricComparison:
-    """Compare one cost; without an interval, a difference within the noise counts as kept."""
-    own, other = taken(found["student"]), found.get("teacher")
-    if other is None:
-        return compare(
-            name, unit=unit, direction="lower", student=Estimate(value=own), margin=0, method=how
-        )
-    beside = taken(other)
+    """Compare one cost; without an interval, a difference within the noise is non-inferior."""
+    student, teacher = values["student"], values.get("teacher")
     return compare(
         name,
         unit=unit,
         direction="lower",
-        student=Estimate(value=own),
-        teacher=Estimate(value=beside),
-        difference=Estimate(value=own - beside),
-        margin=noise * beside,
-        method=how,
+        student=Estimate(value=student),
+        teacher=None if teacher is None else Estimate(value=teacher),
+        difference=None if teacher is None else Estimate(value=student - teacher),
+        margin=0.0 if teacher is None else noise * teacher,
+        method=method,
     )
 
 

@@ -67,22 +67,16 @@ def inferences_per_mwh(joules: float) -> float:
 
 
 def update_sizes(
-    files: Mapping[str, Path],
-    *,
-    samples: int,
-    classes: int,
-    previous: Path | None = None,
-    level: int = 9,
+    files: Mapping[str, Path], *, samples: int, classes: int, previous: Path | None = None
 ) -> dict[str, int]:
-    """Compute the bytes of an over-the-air update, by what is sent.
+    """Compute the bytes of an over-the-air update, by its content.
 
     Args:
         files: The files that could be sent whole, by name.
-        samples: Public samples whose soft labels could be sent instead, in half precision; the
-            device then distils by itself.
+        samples: Number of public samples whose soft labels could be sent instead, in half
+            precision, for a distillation on the device.
         classes: Number of classes of each soft label.
         previous: The student now on the devices; its bsdiff to the new one could then be sent.
-        level: The compression level of zlib.
 
     Raises:
         InputError: `previous` is given, and the extra `evaluate` is not installed.
@@ -93,11 +87,10 @@ def update_sizes(
     for name, path in files.items():
         content = path.read_bytes()
         sent[name] = len(content)
-        sent[f"{name}, zlib"] = len(zlib.compress(content, level))
+        sent[f"{name}, zlib"] = len(zlib.compress(content, 9))
     if previous is not None:
-        difference = require("bsdiff4", extra="evaluate").diff
-        sent["student, difference to the previous"] = len(
-            difference(previous.read_bytes(), files["student"].read_bytes())
-        )
+        diff = require("bsdiff4", extra="evaluate").diff
+        patch = diff(previous.read_bytes(), files["student"].read_bytes())
+        sent["student, difference to the previous"] = len(patch)
     sent[f"soft labels of {samples:,} samples"] = 2 * samples * classes
     return sent

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
 from limbeck.errors import InputError, Problem, check_choice
@@ -18,7 +17,6 @@ from limbeck.evaluate.fairness.by_group import Attribute, compare_groups
 
 if TYPE_CHECKING:
     from limbeck.evaluate.context import EvaluationContext
-
 
 SMALLEST = 20
 """Smallest group: with 20 samples a share of one half has an interval of 20 points to each side."""
@@ -51,11 +49,11 @@ def evaluate(
 ) -> Fairness:
     """Compare groups, and rare classes with frequent ones.
 
-    A gap of the largest and the smallest is never negative and is biased upwards by noise: whether
-    a student has increased one follows from the paired difference from its teacher's.
+    The largest rate less the smallest is never negative and is biased upwards by noise: whether a
+    student has increased a gap follows from the paired difference from its teacher's.
 
     Args:
-        context: The evaluation context; `groups` holds the group of each test sample.
+        context: The evaluation context; `sensitive_features` holds the group of each test sample.
         positive: The favourable class, for demographic parity and equalised odds; by default the
             second of two classes, and of more whichever has the largest gap.
         smallest: The number of samples that a group or class needs to be judged. For equalised odds
@@ -65,24 +63,35 @@ def evaluate(
     Raises:
         InputError: There is no class of that name, or an attribute does not name every sample.
     """
-    chosen = _chosen(context.classes, positive)
-    before = _before(context, smallest=smallest, draws=n_resamples)
-    findings: list[MetricComparison] = []
+    positives = _positives(context.classes, positive)
+    predictions = [context.student_predictions, context.teacher_predictions]
+    labels = context.student_predictions.labels
+    inputs = FairnessInputs(
+        labels=labels,
+        predicted=tuple(one.logits.argmax(axis=1) for one in predictions if one is not None),
+        classes=context.classes,
+        resamples=Resamples(len(labels), n_resamples=n_resamples, seed=context.seed),
+        smallest=smallest,
+    )
     attributes: list[Attribute] = []
+    comparisons: list[MetricComparison] = []
     notes: list[str] = []
-    for name, of in context.sensitive_features.items():
-        if len(of) != len(before.labels):
-            allowed = f"one name a test sample, {len(before.labels)} in all"
-            raise InputError(Problem(f"groups.{name}", f"{len(of)} names", allowed))
-        attribute, found, unknown = compare_groups(name, of, before, chosen=chosen)
+    for name, groups in context.sensitive_features.items():
+        if len(groups) != len(labels):
+            allowed = f"one name per test sample, {len(labels)} in all"
+            raise InputError(Problem(f"groups.{name}", f"{len(groups)} names", allowed))
+        attribute, found, unknown = compare_groups(name, groups, inputs, positives=positives)
         attributes.append(attribute)
-        findings += found
+        comparisons += found
         notes += unknown
     if not context.sensitive_features:
         notes.append("No attribute of the samples was given, so no groups could be compared.")
-    classes, found, unknown = compare_classes(_frequency(context), before)
+    # Frequencies are those of the validation samples: test samples may have been balanced.
+    validation = np.concatenate([np.asarray(batch["labels"]) for batch in context.validation()])
+    frequency = np.bincount(validation, minlength=len(context.classes))
+    classes, found, unknown = compare_classes(frequency, inputs)
     return Fairness(
-        comparisons=(*findings, *found),
+        comparisons=(*comparisons, *found),
         attributes=tuple(attributes),
         classes=classes,
         smallest=smallest,
@@ -96,33 +105,16 @@ def check(classes: tuple[str, ...], *, positive: str | None = None) -> None:
     Raises:
         InputError: It is not.
     """
-    _chosen(classes, positive)
+    _positives(classes, positive)
 
 
-def _chosen(classes: tuple[str, ...], positive: str | None) -> tuple[int, ...]:
+def _positives(classes: tuple[str, ...], positive: str | None) -> tuple[int, ...]:
     if positive is not None:
         check_choice(positive, classes, where="fairness.positive")
         return (classes.index(positive),)
     return (1,) if len(classes) == 2 else tuple(range(len(classes)))
 
 
-def _before(context: EvaluationContext, *, smallest: int, draws: int) -> FairnessInputs:
-    both = [context.student_predictions, context.teacher_predictions]
-    return FairnessInputs(
-        labels=context.student_predictions.labels,
-        predicted=tuple(side.logits.argmax(axis=1) for side in both if side is not None),
-        classes=context.classes,
-        resamples=Resamples(len(context.student_predictions), n_resamples=draws, seed=context.seed),
-        smallest=smallest,
-    )
-
-
-def _frequency(context: EvaluationContext) -> NDArray[np.int64]:
-    """Count the classes among the validation samples: test samples may have been balanced."""
-    labels = np.concatenate([np.asarray(batch["labels"]) for batch in context.validation()])
-    return np.bincount(labels, minlength=len(context.classes))
-
-
 def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the test samples, unless their predictions are known."""
-    return Workload(predictions=context.to_answer)
+    return Workload(predictions=context.samples_to_predict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +40,39 @@ class FairnessInputs:
 
         The statistic maps how often each sample counts, `[draws, samples]`.
         """
-        themselves = np.ones((1, len(self.labels)))
-        draws = [statistic(counts) for counts in self.resamples.counts()]
-        return np.concatenate([statistic(themselves), *draws])
+        return np.concatenate(
+            [statistic(np.ones((1, len(self.labels)))), self.resamples.distribution(statistic)]
+        )
+
+    def compared(
+        self, name: str, values: Sequence[Array], *, direction: Direction, method: str
+    ) -> MetricComparison:
+        """Compare a share of student and teacher: `[1 + draws]` of the same draws."""
+        student, *teacher = values
+        gaps = [student - values for values in teacher]
+        return compare(
+            name,
+            unit="share",
+            direction=direction,
+            student=estimate(student),
+            teacher=estimate(teacher[0]) if teacher else None,
+            difference=estimate(gaps[0], samples=len(self.labels)) if teacher else None,
+            margin=MARGIN,
+            method=method,
+        )
+
+    def too_small(self, subject: str, names: Iterable[str], samples: Array | Labels) -> list[str]:
+        """Return a note that lists the classes or groups with too few samples, if there are any."""
+        small = [
+            f"{name} ({int(count)})"
+            for name, count in zip(names, samples, strict=True)
+            if count < self.smallest
+        ]
+        note = (
+            f"{subject} too small to be judged, with fewer than {self.smallest} test samples: "
+            f"{', '.join(small)}."
+        )
+        return [note] if small else []
 
 
 def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) -> Estimate:
@@ -68,21 +98,3 @@ def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) 
         method = "none of another kind among the samples"
     interval = Interval(low=low, high=high, level=level, method=method)
     return Estimate(value=float(values[0]), interval=interval)
-
-
-def compared(
-    name: str, values: Sequence[Array], *, samples: int, direction: Direction, method: str
-) -> MetricComparison:
-    """Compare a share of student and teacher: `[1 + draws]` of the same draws."""
-    student, *teacher = values
-    gap = student - teacher[0] if teacher else None
-    return compare(
-        name,
-        unit="share",
-        direction=direction,
-        student=estimate(student),
-        teacher=estimate(teacher[0]) if teacher else None,
-        difference=None if gap is None else estimate(gap, samples=samples),
-        margin=MARGIN,
-        method=method,
-    )

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
+from limbeck.evaluate.bootstrap import proportion
 from limbeck.evaluate.comparison import Estimate, MetricComparison
-from limbeck.evaluate.fairness.bootstrap import Array, FairnessInputs, compared
-from limbeck.evaluate.fairness.by_group import share
+from limbeck.evaluate.fairness.bootstrap import Array, FairnessInputs, Labels
 
 UNEVEN = 2.0
 """Minimal frequency ratio of frequent to rare classes for a gap to be reported."""
@@ -31,11 +31,8 @@ class HeadTailSplit:
     uneven: bool
 
 
-def head_tail_split(frequency: NDArray[np.int64]) -> HeadTailSplit:
-    """Return the rarest and the most frequent third of the classes.
-
-    Args:
-        frequency: How often each class occurs, as counts.
+def head_tail_split(frequency: Labels) -> HeadTailSplit:
+    """Return the rarest and the most frequent third of the classes, by their counts.
 
     Example:
         >>> head_tail_split(np.array([100, 50, 10]))
@@ -43,61 +40,32 @@ def head_tail_split(frequency: NDArray[np.int64]) -> HeadTailSplit:
     """
     order = np.argsort(frequency, kind="stable")
     third = max(1, len(order) // 3)
-    rare, frequent = order[:third], order[-third:]
+    rare, frequent = np.sort(order[:third]), np.sort(order[-third:])
     low, high = frequency[rare].mean(), frequency[frequent].mean()
     return HeadTailSplit(
-        rare=tuple(sorted(int(each) for each in rare)),
-        frequent=tuple(sorted(int(each) for each in frequent)),
+        rare=tuple(rare.tolist()),
+        frequent=tuple(frequent.tolist()),
         uneven=bool(high > low and high >= UNEVEN * low),
     )
 
 
-def recall(
-    labels: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    classes: int,
-    counts: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
+def recall(labels: Labels, predicted: Labels, classes: int, counts: Array) -> Array:
     """Compute the recall of each class, `[draws, classes]`; NaN for a class without samples.
 
     Args:
         labels: `[samples]`.
         predicted: The predicted classes, `[samples]`.
         classes: Number of classes.
-        counts: How often each sample counts, `[draws, samples]`; by default once.
+        counts: How often each sample counts, `[draws, samples]`.
 
     Example:
-        >>> recall(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=3)
+        >>> recall(np.array([0, 0, 1]), np.array([0, 1, 1]), 3, np.ones((1, 3)))
         array([[0.5, 1. , nan]])
     """
-    counts = np.ones((1, len(labels))) if counts is None else counts
     of_class = labels[:, None] == np.arange(classes)
     total = counts @ of_class
     right = counts @ (of_class & (labels == predicted)[:, None])
     return np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
-
-
-def worst(recalls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the smallest recall of a class, `[draws]`; classes without samples left out."""
-    return np.fmin.reduce(recalls, axis=1)
-
-
-def gap(recalls: NDArray[np.float64], between: HeadTailSplit) -> NDArray[np.float64]:
-    """Compute the mean recall of the frequent classes less that of the rare ones, `[draws]`.
-
-    Example:
-        >>> gap(np.array([[0.9, 0.8, 0.5]]), HeadTailSplit(rare=(2,), frequent=(0,), uneven=True))
-        array([0.4])
-    """
-    means = [_mean(recalls[:, list(some)]) for some in (between.frequent, between.rare)]
-    return means[0] - means[1]
-
-
-def _mean(recalls: NDArray[np.float64]) -> NDArray[np.float64]:
-    there = np.isfinite(recalls)
-    total = np.where(there, recalls, 0.0).sum(axis=1)
-    count = there.sum(axis=1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 class ClassRecall(Result):
@@ -121,105 +89,89 @@ class ClassRecall(Result):
 
 
 def compare_classes(
-    frequency: NDArray[np.int64], before: FairnessInputs
+    frequency: Labels, inputs: FairnessInputs
 ) -> tuple[tuple[ClassRecall, ...], list[MetricComparison], list[str]]:
     """Compare the recall of rare classes with that of frequent ones.
 
     Args:
         frequency: How often each class occurs where the models are used, `[classes]`.
-        before: The labels and predictions.
+        inputs: The labels and predictions.
 
     Returns:
-        The classes, the rarest first; the metric comparisons; what could not be judged.
+        The classes, the rarest first; the metric comparisons; notes on what could not be judged.
     """
-    total = np.bincount(before.labels, minlength=len(before.classes))
-    enough = total >= before.smallest
-    notes = _too_small(before, total)
-    findings: list[MetricComparison] = []
+    classes = inputs.classes
+    samples = np.bincount(inputs.labels, minlength=len(classes))
+    enough = samples >= inputs.smallest
+    notes = inputs.too_small("Classes", classes, samples)
+    comparisons: list[MetricComparison] = []
     if enough.any():
-        recalls = [
-            np.where(enough, _recalls(before, predicted), np.nan) for predicted in before.predicted
+        recalls = [_recalls(inputs, predicted, enough) for predicted in inputs.predicted]
+        comparisons.append(
+            inputs.compared(
+                f"Recall of the worst class, {classes[int(np.nanargmin(recalls[0][0]))]}",
+                [np.fmin.reduce(side, axis=1) for side in recalls],
+                direction="higher",
+                method="The smallest recall of a class, of each model its own worst class, among "
+                f"classes with at least {inputs.smallest} test samples.",
+            )
+        )
+        split = head_tail_split(frequency)
+        gaps = [
+            _mean(side[:, list(split.frequent)]) - _mean(side[:, list(split.rare)])
+            for side in recalls
         ]
-        findings.append(_worst(before, recalls))
-        between = head_tail_split(frequency)
-        gaps = [gap(side, between) for side in recalls]
-        if not between.uneven:
+        if not split.uneven:
             notes.append("The classes are about equally frequent, so none is called rare.")
         elif np.isnan(gaps[0][0]):
             notes.append("The rarest or the most frequent classes have too few test samples.")
         else:
-            findings.append(_gap(before, gaps, between))
-    order = np.argsort(frequency, kind="stable")
-    return _figures(before, frequency, total, order), findings, notes
+            comparisons.append(
+                inputs.compared(
+                    "Recall gap between frequent and rare classes",
+                    gaps,
+                    direction="lower",
+                    method="The mean recall of the most frequent third of the classes less that of "
+                    f"the rarest third ({', '.join(classes[c] for c in split.rare)}), by how often "
+                    "they occur among the validation samples.",
+                )
+            )
+    return _class_recalls(inputs, frequency, samples), comparisons, notes
 
 
-def _too_small(before: FairnessInputs, total: NDArray[np.int64]) -> list[str]:
-    small = [
-        f"{name} ({n})"
-        for name, n in zip(before.classes, total, strict=True)
-        if n < before.smallest
-    ]
-    if not small:
-        return []
-    return [
-        f"Classes too small to be judged, with fewer than {before.smallest} test samples: "
-        f"{', '.join(small)}."
-    ]
-
-
-def _recalls(before: FairnessInputs, predicted: NDArray[np.int64]) -> Array:
-    return before.drawn(
-        lambda counts: recall(before.labels, predicted, len(before.classes), counts)
+def _recalls(inputs: FairnessInputs, predicted: Labels, enough: NDArray[np.bool_]) -> Array:
+    drawn = inputs.drawn(
+        lambda counts: recall(inputs.labels, predicted, len(inputs.classes), counts)
     )
+    return np.where(enough, drawn, np.nan)
 
 
-def _worst(before: FairnessInputs, recalls: list[Array]) -> MetricComparison:
-    name = before.classes[int(np.nanargmin(recalls[0][0]))]
-    return compared(
-        f"Recall of the worst class, {name}",
-        [worst(side) for side in recalls],
-        samples=len(before.labels),
-        direction="higher",
-        method="The smallest share of a class that is recognised, of each model its own worst "
-        f"class, among classes with at least {before.smallest} test samples.",
-    )
+def _mean(recalls: Array) -> Array:
+    """Compute the mean of those that are not NaN, `[draws]`; NaN if there are none."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(recalls, axis=1) / np.isfinite(recalls).sum(axis=1))
 
 
-def _gap(before: FairnessInputs, gap: list[Array], between: HeadTailSplit) -> MetricComparison:
-    names = ", ".join(before.classes[c] for c in between.rare)
-    return compared(
-        "Recall gap between frequent and rare classes",
-        gap,
-        samples=len(before.labels),
-        direction="lower",
-        method="The mean recall of the most frequent third of the classes less that of the rarest "
-        f"third ({names}), by how often they occur among the validation samples.",
-    )
-
-
-def _figures(
-    before: FairnessInputs,
-    frequency: NDArray[np.int64],
-    total: NDArray[np.int64],
-    order: NDArray[np.int64],
+def _class_recalls(
+    inputs: FairnessInputs, frequency: Labels, samples: Labels
 ) -> tuple[ClassRecall, ...]:
-    right = [
-        np.bincount(before.labels[side == before.labels], minlength=len(before.classes))
-        for side in before.predicted
-    ]
-    both = [
-        [share(int(side[c]), int(total[c])) if total[c] else None for side in right]
-        for c in range(len(total))
-    ]
-    everything = max(1, int(frequency.sum()))
+    estimates: list[list[Estimate | None]] = []
+    for predicted in inputs.predicted:
+        right = np.bincount(inputs.labels[predicted == inputs.labels], minlength=len(samples))
+        estimates.append(
+            [
+                proportion(int(hits), int(total)) if total else None
+                for hits, total in zip(right, samples, strict=True)
+            ]
+        )
     return tuple(
         ClassRecall(
-            name=before.classes[c],
-            frequency=float(frequency[c]) / everything,
-            samples=int(total[c]),
-            judged=bool(total[c] >= before.smallest),
-            student=both[c][0],
-            teacher=both[c][1] if len(right) > 1 else None,
+            name=inputs.classes[c],
+            frequency=float(frequency[c]) / max(1, int(frequency.sum())),
+            samples=int(samples[c]),
+            judged=bool(samples[c] >= inputs.smallest),
+            student=estimates[0][c],
+            teacher=estimates[1][c] if len(estimates) > 1 else None,
         )
-        for c in order
+        for c in np.argsort(frequency, kind="stable")
     )

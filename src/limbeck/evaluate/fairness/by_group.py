@@ -11,9 +11,9 @@ import scipy
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
+from limbeck.evaluate.bootstrap import proportion
 from limbeck.evaluate.comparison import Direction, Estimate, MetricComparison
-from limbeck.evaluate.fairness.bootstrap import Array, FairnessInputs, compared, estimate
-from limbeck.evaluate.intervals import wilson
+from limbeck.evaluate.fairness.bootstrap import Array, FairnessInputs, Labels, estimate
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,35 @@ class Tallies:
     Attributes:
         samples: Of the group, `[draws, groups]`.
         labelled: Of these, those of the class, `[draws, groups, classes]`.
-        answered: Those predicted as the class, the same shape.
+        predicted: Those predicted as the class, the same shape.
         right: Those correctly predicted as it, the same shape.
     """
 
     samples: Array
     labelled: Array
-    answered: Array
+    predicted: Array
     right: Array
 
-    def rates(self) -> Rates:
-        """Compute the rates from the counts."""
-        everybody = self.samples[..., None]
-        others = everybody - self.labelled
+    def rates(self, smallest: int = 0) -> Rates:
+        """Compute the rates from the counts.
+
+        NaN where a rate's denominator in the first draw is below `smallest`, and where that leaves
+        fewer than two groups; with `smallest` 0, only where a group has no samples.
+        """
+        samples = self.samples[..., None]
+        negatives = samples - self.labelled
+
+        def rate(part: Array, of: Array) -> Array:
+            share = np.divide(part, of, out=np.zeros(part.shape), where=of > 0)
+            enough = of[0] >= smallest
+            judged = enough & (enough.sum(axis=0) > 1) if smallest else True
+            return np.where((samples > 0) & judged, share, np.nan)
+
         return Rates(
-            accuracy=_share(self.right.sum(axis=-1), self.samples, self.samples),
-            selection=_share(self.answered, everybody, everybody),
-            true_positive_rate=_share(self.right, self.labelled, everybody),
-            false_positive_rate=_share(self.answered - self.right, others, everybody),
+            accuracy=rate(self.right.sum(axis=-1, keepdims=True), samples)[..., 0],
+            selection=rate(self.predicted, samples),
+            true_positive_rate=rate(self.right, self.labelled),
+            false_positive_rate=rate(self.predicted - self.right, negatives),
         )
 
 
@@ -77,57 +88,42 @@ class Members:
         >>> members = Members(
         ...     np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.array([0, 1, 0, 1]), classes=2
         ... )
-        >>> members.rates().accuracy
-        array([[1. , 0.5]])
-        >>> parity_difference(members.rates())
-        array([[0.5, 0.5]])
+        >>> rates = members.tally(members.table(np.ones((1, 4)))).rates()
+        >>> rates.accuracy, parity_difference(rates)
+        (array([[1. , 0.5]]), array([[0.5, 0.5]]))
     """
 
-    def __init__(
-        self,
-        labels: NDArray[np.int64],
-        predicted: NDArray[np.int64],
-        groups: NDArray[np.int64],
-        *,
-        classes: int,
-    ) -> None:
-        self._shape = (int(groups.max()) + 1, classes)
-        self._samples = len(labels)
-        cells = self._shape[0] * classes
-        rows = np.arange(len(labels))
+    def __init__(self, labels: Labels, predicted: Labels, groups: Labels, *, classes: int) -> None:
+        self._shape = n_groups, _ = int(groups.max()) + 1, classes
+        cells = n_groups * classes
         right = labels == predicted
-        places = [
-            groups,
-            self._shape[0] + groups * classes + labels,
-            self._shape[0] + cells + groups * classes + predicted,
-            self._shape[0] + 2 * cells + (groups * classes + labels)[right],
-        ]
-        column = np.concatenate(places)
-        row = np.concatenate([rows, rows, rows, rows[right]])
-        size = (self._shape[0] + 3 * cells, len(labels))
+        of_label, of_prediction = groups * classes + labels, groups * classes + predicted
+        row = np.concatenate(
+            [
+                groups,
+                n_groups + of_label,
+                n_groups + cells + of_prediction,
+                n_groups + 2 * cells + of_label[right],
+            ]
+        )
+        samples = np.arange(len(labels))
+        column = np.concatenate([samples, samples, samples, samples[right]])
         # Each sample is in at most four cells, so a sparse product is fast: a thousand draws of ten
         # thousand samples cost as much as four dense ones.
-        self._cells = scipy.sparse.csr_array((np.ones(len(row)), (column, row)), shape=size)
+        self._cells = scipy.sparse.csr_array(
+            (np.ones(len(row)), (row, column)), shape=(n_groups + 3 * cells, len(labels))
+        )
 
-    def tally(self, counts: Array | None = None) -> Tallies:
-        """Count samples, weighted by `counts [draws, samples]`; by default each counts once."""
-        counts = np.ones((1, self._samples)) if counts is None else counts
-        table = np.asarray((self._cells @ counts.T).T)
+    def table(self, counts: Array) -> Array:
+        """Count samples, weighted by `counts [draws, samples]`, per draw and cell."""
+        return np.asarray((self._cells @ counts.T).T)
+
+    def tally(self, table: Array) -> Tallies:
+        """Split the cells of a table into the counts by group, label and prediction."""
         groups, classes = self._shape
-        cells = groups * classes
-        ends = [groups, groups + cells, groups + 2 * cells]
+        ends = groups + groups * classes * np.arange(3)
         samples, *parts = np.split(table, ends, axis=1)
         return Tallies(samples, *(part.reshape(-1, groups, classes) for part in parts))
-
-    def rates(self, counts: Array | None = None) -> Rates:
-        """Compute the rates; `counts` as for `tally`."""
-        return self.tally(counts).rates()
-
-
-def _share(part: Array, of: Array, group: Array) -> Array:
-    """Compute a ratio; 0 where the denominator is 0, NaN where the group itself is empty."""
-    share = np.divide(part, of, out=np.zeros(part.shape), where=of > 0)
-    return np.where(group > 0, share, np.nan)
 
 
 def spread(rates: Array) -> Array:
@@ -179,12 +175,12 @@ InheritanceOutcome = Literal[
     "none", "inherited", "amplified", "lessened", "reversed", "inconclusive"
 ]
 OUTCOME_PHRASES: dict[InheritanceOutcome, str] = {
-    "none": "the teacher makes no clear difference between the two, so there is none to inherit",
+    "none": "the teacher has no significant gap that could be inherited",
     "inherited": "the student has inherited the gap",
-    "amplified": "the student has inherited the gap and made it larger",
-    "lessened": "the student has made the gap smaller",
-    "reversed": "the student has turned the gap round",
-    "inconclusive": "there are too few samples to tell what became of the gap",
+    "amplified": "the student has amplified the gap",
+    "lessened": "the student has reduced the gap",
+    "reversed": "the student has reversed the gap",
+    "inconclusive": "there are too few samples to classify the student's gap",
 }
 
 
@@ -199,7 +195,7 @@ class Inheritance(Result):
         student: The student's between the same two groups; negative if reversed.
         amplification: Student's less teacher's, on the same samples.
         share: The student's gap as a share of the teacher's, where the teacher has one.
-        outcome: The outcome; see `fate_of`.
+        outcome: The outcome; see `inheritance_outcome`.
         summary: The same as a sentence.
     """
 
@@ -235,21 +231,20 @@ def inheritance(
         ('amplified', 'a', 'b')
     """
     most, least = int(np.nanargmax(teacher[0])), int(np.nanargmin(teacher[0]))
-    gap = student[:, most] - student[:, least]
-    model = teacher[:, most] - teacher[:, least]
-    before, after, grown = (estimate(values) for values in (model, gap, gap - model))
-    fate = inheritance_outcome(teacher=before, student=after, amplification=grown)
+    gaps = [side[:, most] - side[:, least] for side in (teacher, student)]
+    before, after, change = map(estimate, (*gaps, gaps[1] - gaps[0]))
+    outcome = inheritance_outcome(teacher=before, student=after, amplification=change)
     return Inheritance(
         rate=rate,
         most=names[most],
         least=names[least],
         teacher=before,
         student=after,
-        amplification=grown,
-        share=None if fate == "none" else after.value / before.value,
-        outcome=fate,
-        summary=f"{rate[0].upper()}{rate[1:]}, {names[most]} before {names[least]}: "
-        f"{OUTCOME_PHRASES[fate]} ({100 * after.value:.1f} points; the teacher's is "
+        amplification=change,
+        share=None if outcome == "none" else after.value / before.value,
+        outcome=outcome,
+        summary=f"{rate[0].upper()}{rate[1:]}, {names[most]} compared with {names[least]}: "
+        f"{OUTCOME_PHRASES[outcome]} ({100 * after.value:.1f} points; the teacher's is "
         f"{100 * before.value:.1f}).",
     )
 
@@ -261,28 +256,23 @@ def inheritance_outcome(
 
     `none`: the teacher's contains zero. Then by the student's: `reversed` where all of it lies
     below zero; `amplified` and `lessened` where all of the difference lies on one side of zero;
-    `inherited` where the student's excludes zero and the difference does not; else `open`.
+    `inherited` where the student's excludes zero and the difference does not; else `inconclusive`.
     """
-    if _low(teacher) <= 0:
+    if _ends(teacher)[0] <= 0:
         return "none"
-    if _high(student) < 0:
+    if _ends(student)[1] < 0:
         return "reversed"
-    if _low(amplification) > 0:
+    low, high = _ends(amplification)
+    if low > 0:
         return "amplified"
-    if _high(amplification) < 0:
+    if high < 0:
         return "lessened"
-    return "inherited" if _low(student) > 0 else "inconclusive"
+    return "inherited" if _ends(student)[0] > 0 else "inconclusive"
 
 
-def _low(found: Estimate) -> float:
-    return found.value if found.interval is None else found.interval.low
-
-
-def _high(found: Estimate) -> float:
-    return found.value if found.interval is None else found.interval.high
-
-
-Enough = NDArray[np.bool_]
+def _ends(found: Estimate) -> tuple[float, float]:
+    interval = found.interval
+    return (found.value, found.value) if interval is None else (interval.low, interval.high)
 
 
 class GroupFigures(Result):
@@ -333,7 +323,7 @@ class Gap:
     method: str
 
     def worst(self, values: Array) -> int:
-        """Return the class, of `values [classes]`, with the largest gap."""
+        """Return the class with the largest gap, of `values [classes]`."""
         return int(np.nanargmax(values) if self.direction == "lower" else np.nanargmin(values))
 
     def over_classes(self, values: Array) -> Array:
@@ -347,186 +337,138 @@ GAPS = (
         "Demographic parity difference",
         parity_difference,
         "lower",
-        "The largest share of a group that gets the answer, less the smallest",
+        "The largest share of a group predicted as the class, less the smallest",
     ),
     Gap(
         "Demographic parity ratio",
         parity_ratio,
         "higher",
-        "The smallest share of a group that gets the answer, as a share of the largest",
+        "The smallest share of a group predicted as the class, divided by the largest",
     ),
     Gap(
         "Equalised odds difference",
         odds_difference,
         "lower",
-        "The larger of two gaps between groups: of those rightly, and of those wrongly, said to be "
-        "of the class",
+        "The larger of the gaps between groups in true positive rate and in false positive rate",
     ),
 )
 
 
 def compare_groups(
-    name: str, of: NDArray[np.str_], before: FairnessInputs, *, chosen: tuple[int, ...]
+    name: str, groups: NDArray[np.str_], inputs: FairnessInputs, *, positives: tuple[int, ...]
 ) -> tuple[Attribute, list[MetricComparison], list[str]]:
     """Compare the groups of one sensitive attribute.
 
     Args:
         name: The attribute.
-        of: The group of each sample, `[samples]`.
-        before: The labels and predictions.
-        chosen: The classes for which gaps are computed, each against the rest.
+        groups: The group of each sample, `[samples]`.
+        inputs: The labels and predictions.
+        positives: The classes for which gaps are computed, each against the rest.
 
     Returns:
-        The results, the metric comparisons, and what could not be judged.
+        The results, the metric comparisons, and notes on what could not be judged.
     """
-    found, number = np.unique(of, return_inverse=True)
-    names = tuple(str(each) for each in found)
-    members = [
-        Members(before.labels, predicted, number, classes=len(before.classes))
-        for predicted in before.predicted
-    ]
-    tallies = [side.tally() for side in members]
-    enough = tallies[0].samples[0] >= before.smallest
-    notes = _too_small(name, names, tallies[0].samples[0], before.smallest)
-    findings: list[MetricComparison] = []
+    found, number = np.unique(groups, return_inverse=True)
+    names = tuple(map(str, found))
+    tallies = []
+    for predicted in inputs.predicted:
+        members = Members(inputs.labels, predicted, number, classes=len(inputs.classes))
+        tallies.append(members.tally(inputs.drawn(members.table)))
+    samples = tallies[0].samples[0]
+    enough = samples >= inputs.smallest
+    notes = inputs.too_small(f"Groups of {name}", names, samples)
+    comparisons: list[MetricComparison] = []
     gaps: tuple[ClassGaps, ...] = ()
     inherited: tuple[Inheritance, ...] = ()
     if enough.sum() < 2:
         notes.append(f"By {name}, fewer than two groups can be judged, so there is no gap.")
     else:
-        rates = [_judged(before, side, tallies[0], enough) for side in members]
-        findings, unknown = _findings(name, before, rates, chosen)
+        rates = [tally.rates(inputs.smallest) for tally in tallies]
+        comparisons, unknown = _compared_gaps(name, inputs, rates, positives)
         notes += unknown
-        gaps = _by_class(before.classes, rates, chosen)
-        inherited = _inherited(before.classes, names, rates, chosen)
-    figures = _figures(names, tallies, enough)
-    return Attribute(name=name, groups=figures, gaps=gaps, inherited=inherited), findings, notes
-
-
-def _too_small(name: str, names: tuple[str, ...], samples: Array, smallest: int) -> list[str]:
-    small = [f"{g} ({int(n)})" for g, n in zip(names, samples, strict=True) if n < smallest]
-    if not small:
-        return []
-    return [
-        f"By {name}, too small to be judged, with fewer than {smallest} samples: {', '.join(small)}"
-        "."
-    ]
-
-
-def _figures(
-    names: tuple[str, ...], tallies: list[Tallies], enough: Enough
-) -> tuple[GroupFigures, ...]:
-    both = [
-        [share(int(side.right[0, g].sum()), int(side.samples[0, g])) for side in tallies]
-        for g in range(len(names))
-    ]
-    return tuple(
-        GroupFigures(
-            name=name,
-            samples=int(tallies[0].samples[0, g]),
-            judged=bool(enough[g]),
-            student=both[g][0],
-            teacher=both[g][1] if len(tallies) > 1 else None,
+        gaps = _by_class(inputs.classes, rates, positives)
+        if len(rates) > 1:
+            inherited = _inherited(inputs.classes, names, rates[0], rates[1], positives)
+    figures = []
+    for g, group in enumerate(names):
+        both = [proportion(int(one.right[0, g].sum()), int(samples[g])) for one in tallies]
+        figures.append(
+            GroupFigures(
+                name=group,
+                samples=int(samples[g]),
+                judged=bool(enough[g]),
+                student=both[0],
+                teacher=both[1] if len(both) > 1 else None,
+            )
         )
-        for g, name in enumerate(names)
-    )
+    attribute = Attribute(name=name, groups=tuple(figures), gaps=gaps, inherited=inherited)
+    return attribute, comparisons, notes
 
 
-def share(part: int, total: int) -> Estimate:
-    """Compute a share with Wilson's interval."""
-    return Estimate(value=part / total, interval=wilson(part, total))
-
-
-def _judged(before: FairnessInputs, members: Members, tally: Tallies, enough: Enough) -> Rates:
-    """Compute the rates of all draws, NaN where a group has too few samples."""
-    labelled = tally.labelled[0]
-    others = tally.samples[0][:, None] - labelled
-    whole = np.repeat(enough[:, None], len(before.classes), axis=1)
-    everything = [members.rates(np.ones((1, len(before.labels))))]
-    everything += [members.rates(counts) for counts in before.resamples.counts()]
-    return Rates(
-        accuracy=_only([rates.accuracy for rates in everything], enough),
-        selection=_only([rates.selection for rates in everything], whole),
-        true_positive_rate=_only(
-            [rates.true_positive_rate for rates in everything], labelled >= before.smallest
-        ),
-        false_positive_rate=_only(
-            [rates.false_positive_rate for rates in everything], others >= before.smallest
-        ),
-    )
-
-
-def _only(blocks: list[Array], enough: Enough) -> Array:
-    """Mask groups that are too small, and rates with fewer than two groups left."""
-    kept = enough & (enough.sum(axis=0) > 1)
-    return np.where(kept, np.concatenate(blocks), np.nan)
-
-
-def _findings(
-    name: str, before: FairnessInputs, rates: list[Rates], chosen: tuple[int, ...]
+def _compared_gaps(
+    name: str, inputs: FairnessInputs, rates: list[Rates], positives: tuple[int, ...]
 ) -> tuple[list[MetricComparison], list[str]]:
-    among = f"among groups with at least {before.smallest} samples for it"
-    accuracy = compared(
+    among = f"among groups with at least {inputs.smallest} samples for it"
+    accuracy = inputs.compared(
         f"Accuracy gap by {name}",
         [spread(side.accuracy) for side in rates],
-        samples=len(before.labels),
         direction="lower",
         method=f"The largest accuracy of a group less the smallest, {among}.",
     )
-    findings, notes = [accuracy], []
+    comparisons, notes = [accuracy], []
     for gap in GAPS:
-        values = [gap.figure(side)[:, chosen] for side in rates]
+        values = [gap.figure(side)[:, positives] for side in rates]
         if any(np.isnan(side[0]).all() for side in values):
             notes.append(
-                f"{gap.name} by {name} could not be had: fewer than two groups have "
-                f"{before.smallest} samples for it, or nobody gets the answer."
+                f"{gap.name} by {name} could not be computed: fewer than two groups have "
+                f"{inputs.smallest} samples for it, or no sample is predicted as the class."
             )
             continue
-        about = before.classes[chosen[gap.worst(values[0][0])]]
-        most = ", in the class where groups lie furthest apart" if len(chosen) > 1 else ""
-        findings.append(
-            compared(
-                f"{gap.name} by {name}, {about}",
+        worst = inputs.classes[positives[gap.worst(values[0][0])]]
+        most = ", in the class with the largest gap" if len(positives) > 1 else ""
+        comparisons.append(
+            inputs.compared(
+                f"{gap.name} by {name}, {worst}",
                 [gap.over_classes(side) for side in values],
-                samples=len(before.labels),
                 direction=gap.direction,
                 method=f"{gap.method}{most}, {among}.",
             )
         )
-    return findings, notes
+    return comparisons, notes
 
 
 def _by_class(
-    classes: tuple[str, ...], rates: list[Rates], chosen: tuple[int, ...]
+    classes: tuple[str, ...], rates: list[Rates], positives: tuple[int, ...]
 ) -> tuple[ClassGaps, ...]:
     difference, ratio, odds = ([gap.figure(side)[0] for side in rates] for gap in GAPS)
+
+    def at(c: int, values: list[Array]) -> tuple[float | None, ...]:
+        return tuple(float(side[c]) if np.isfinite(side[c]) else None for side in values)
+
     return tuple(
         ClassGaps(
             name=classes[c],
-            parity_difference=tuple(_there(side[c]) for side in difference),
-            parity_ratio=tuple(_there(side[c]) for side in ratio),
-            odds_difference=tuple(_there(side[c]) for side in odds),
+            parity_difference=at(c, difference),
+            parity_ratio=at(c, ratio),
+            odds_difference=at(c, odds),
         )
-        for c in chosen
+        for c in positives
     )
 
 
-def _there(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _inherited(
-    classes: tuple[str, ...], names: tuple[str, ...], rates: list[Rates], chosen: tuple[int, ...]
+    classes: tuple[str, ...],
+    names: tuple[str, ...],
+    student: Rates,
+    teacher: Rates,
+    positives: tuple[int, ...],
 ) -> tuple[Inheritance, ...]:
     """Measure bias inheritance of two gaps: of accuracy, and of the class with the largest gap."""
-    if len(rates) < 2:
-        return ()
-    student, teacher = rates
-    worst = chosen[GAPS[0].worst(parity_difference(teacher)[0, chosen])]
+    worst = positives[GAPS[0].worst(parity_difference(teacher)[0, positives])]
     return (
         inheritance("accuracy", names, student=student.accuracy, teacher=teacher.accuracy),
         inheritance(
-            f"share answered {classes[worst]}",
+            f"share predicted as {classes[worst]}",
             names,
             student=student.selection[..., worst],
             teacher=teacher.selection[..., worst],

@@ -16,9 +16,9 @@ def section(found: Fairness) -> SectionContent:
     """Compare the groups, and rare with frequent classes."""
     tables = [*map(_groups, found.attributes), *map(_gaps, found.attributes)]
     return SectionContent(
-        "Are all treated alike?",
-        "Whether the student's gaps are its teacher's, and whether they grew, is told by the "
-        f"verdict's lines. Groups and classes of fewer than {found.smallest} samples judge nobody.",
+        "Fairness",
+        "The verdict table compares the student's gaps with its teacher's. Groups and classes of "
+        f"fewer than {found.smallest} samples are excluded.",
         tables=(*(table for table in tables if table.rows), _classes(found.classes)),
     )
 
@@ -32,7 +32,7 @@ def _groups(attribute: Attribute) -> Table:
         )
         for group in attribute.groups
     )
-    caption = "Share of right answers in each group, with its 95 % interval."
+    caption = "Accuracy of each group, with its 95 % interval."
     return Table(f"Accuracy by {attribute.name}", caption, BOTH, rows)
 
 
@@ -40,20 +40,20 @@ def _gaps(attribute: Attribute) -> Table:
     rows: list[Row] = []
     for gap in attribute.gaps:
         rows += [
-            Row(f"{gap.name}: parity difference", _each(gap.parity_difference)),
-            Row(f"{gap.name}: parity ratio", _each(gap.parity_ratio)),
+            Row(f"{gap.name}: demographic parity difference", _each(gap.parity_difference)),
+            Row(f"{gap.name}: demographic parity ratio", _each(gap.parity_ratio)),
             Row(f"{gap.name}: equalised odds difference", _each(gap.odds_difference)),
         ]
     caption = (
-        "Between the groups that differ most: how often the class is the answer (demographic "
-        "parity), and how often it is among those whom it befits and those whom it does not."
+        "Between the groups that differ most: the share predicted as the class (demographic "
+        "parity), and the true and false positive rates (equalised odds)."
     )
     return Table(f"Gaps by {attribute.name}", caption, BOTH, tuple(rows))
 
 
 def _each(values: Sequence[float | None]) -> tuple[str, ...]:
-    written = [fmt.number(value) if value is not None else fmt.MISSING for value in values]
-    return tuple([*written, fmt.MISSING][:2])
+    student, teacher = [*values, None][:2]
+    return fmt.number(student), fmt.number(teacher)
 
 
 def _classes(classes: Sequence[ClassRecall]) -> Table:
@@ -65,5 +65,4 @@ def _classes(classes: Sequence[ClassRecall]) -> Table:
         )
         for one in classes
     )
-    caption = "Share of each class that is recognised, the rarest first."
-    return Table("Recall by class", caption, BOTH, rows)
+    return Table("Recall by class", "The rarest class first.", BOTH, rows)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from limbeck.core.measurement import Result
 from limbeck.evaluate.bootstrap import Resamples, share, shares
 from limbeck.evaluate.comparison import MetricComparison, compare
@@ -17,11 +15,10 @@ from limbeck.evaluate.fidelity.error_overlap import (
     most_frequent_disagreements,
 )
 from limbeck.evaluate.fidelity.slices import Slice, accuracy_slices, parts
-from limbeck.evaluate.metrics import divergences, log_probabilities, right
+from limbeck.evaluate.metrics import agrees, divergences, log_probabilities, right
 
 if TYPE_CHECKING:
     from limbeck.evaluate.context import EvaluationContext
-    from limbeck.export.predictor import Predictions
 
 
 class Fidelity(Result):
@@ -54,75 +51,64 @@ def evaluate(
         pairs: Number of most frequent disagreements to list.
 
     Raises:
-        InputError: An attribute of `context.groups` does not name a group for every sample.
+        InputError: A sensitive feature does not name a group for every sample.
     """
     student, teacher = context.student_predictions, context.teacher_predictions
     found = list(parts(student.labels, context.classes, context.sensitive_features))
     resamples = Resamples(len(student), n_resamples=n_resamples, seed=context.seed)
-    if teacher is None:
-        return Fidelity(
-            comparisons=(_accuracy(student, None, margin),),
-            slices=accuracy_slices(found, right(student), resamples=resamples),
-            overlap=None,
-            disagreements=(),
-            notes=("There is no teacher: agreement and shared errors cannot be told.",),
-        )
-    same = (student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).astype(np.float64)
-    kl = divergences(log_probabilities(teacher.logits), log_probabilities(student.logits))
-    slices = accuracy_slices(
-        found, right(student), right(teacher), same=same, kl=kl, resamples=resamples
-    )
-    return Fidelity(
-        comparisons=(
-            _accuracy(student, teacher, margin),
-            compare(
-                "Agreement with the teacher",
-                unit="share",
-                direction="higher",
-                student=share(same),
-                margin=margin,
-                method=f"Share of the {len(student)} test samples on which both give the same "
-                "class first.",
-            ),
-            compare(
-                "Divergence from the teacher",
-                unit="nats",
-                direction="lower",
-                student=resamples.means(kl[:, None])[0],
-                margin=0.0,
-                method="Mean KL(teacher || student) of the probabilities at temperature 1, "
-                "float64.",
-            ),
-        ),
-        slices=slices,
-        overlap=error_overlap(student, teacher, resamples=resamples),
-        disagreements=most_frequent_disagreements(student, teacher, context.classes, most=pairs),
-        notes=_notes(slices),
-    )
-
-
-def _accuracy(student: Predictions, teacher: Predictions | None, margin: float) -> MetricComparison:
-    both = shares(right(student), None if teacher is None else right(teacher))
-    return compare(
+    student_right = right(student)
+    teacher_right = None if teacher is None else right(teacher)
+    accuracy = compare(
         "Accuracy",
         unit="share",
         direction="higher",
-        **dict(both),
+        **dict(shares(student_right, teacher_right)),
         margin=margin,
-        method=f"Share of the {len(student)} test samples answered right by the file that ships; "
-        "the difference is of the same samples.",
+        method=f"Share of the {len(student)} test samples predicted correctly by the exported "
+        "file; the difference is of the same samples.",
     )
-
-
-def _notes(slices: tuple[Slice, ...]) -> tuple[str, ...]:
-    if len(slices) < 2:
-        return ()
-    return (
+    if teacher is None:
+        return Fidelity(
+            comparisons=(accuracy,),
+            slices=accuracy_slices(found, student_right, resamples=resamples),
+            overlap=None,
+            disagreements=(),
+            notes=("There is no teacher: agreement and error overlap cannot be computed.",),
+        )
+    same = agrees(student, teacher)
+    kl = divergences(log_probabilities(teacher.logits), log_probabilities(student.logits))
+    slices = accuracy_slices(
+        found, student_right, teacher_right, same=same, kl=kl, resamples=resamples
+    )
+    agreement = compare(
+        "Agreement with the teacher",
+        unit="share",
+        direction="higher",
+        student=share(same),
+        margin=margin,
+        method=f"Share of the {len(student)} test samples of which both predict the same class.",
+    )
+    divergence = compare(
+        "Divergence from the teacher",
+        unit="nats",
+        direction="lower",
+        student=resamples.means(kl[:, None])[0],
+        margin=0.0,
+        method="Mean KL(teacher || student) of the probabilities at temperature 1, float64.",
+    )
+    note = (
         f"{len(slices)} slices are compared: by chance alone about one interval in twenty does not "
-        "hold its true value.",
+        "contain its true value."
+    )
+    return Fidelity(
+        comparisons=(accuracy, agreement, divergence),
+        slices=slices,
+        overlap=error_overlap(student, teacher, resamples=resamples),
+        disagreements=most_frequent_disagreements(student, teacher, context.classes, most=pairs),
+        notes=(note,) if len(slices) > 1 else (),
     )
 
 
 def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the test samples, unless their predictions are known."""
-    return Workload(predictions=context.to_answer)
+    return Workload(predictions=context.samples_to_predict)

@@ -87,79 +87,70 @@ def error_overlap(student: Predictions, teacher: Predictions, *, resamples: Resa
 
     Source: Geirhos et al., NeurIPS 2020 (arXiv:2006.16736), for the consistency.
     """
-    says, said = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
-    wrong, mistaken = says != student.labels, said != student.labels
-    both, same = wrong & mistaken, wrong & (says == said)
-    columns = np.stack([wrong, mistaken, both, same], axis=1).astype(np.float64)
+    own, reference = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
+    wrong, teacher_wrong = own != student.labels, reference != student.labels
+    both, same = wrong & teacher_wrong, wrong & (own == reference)
+    columns = np.stack([wrong, teacher_wrong, both, same], axis=1).astype(np.float64)
     estimates = resamples.estimates(lambda counts: _shares(counts, columns))
     shared, same_answer, jaccard, consistency = (
         None if math.isnan(estimate.value) else estimate for estimate in estimates
     )
-    one, other = columns[:, 0].mean(), columns[:, 1].mean()
-    either = one + other - one * other
+    rate, teacher_rate = float(wrong.mean()), float(teacher_wrong.mean())
+    either = rate + teacher_rate - rate * teacher_rate
     return Overlap(
-        both_right=int((~wrong & ~mistaken).sum()),
-        only_student=int((mistaken & ~wrong).sum()),
-        only_teacher=int((wrong & ~mistaken).sum()),
+        both_right=int((~wrong & ~teacher_wrong).sum()),
+        only_student=int((teacher_wrong & ~wrong).sum()),
+        only_teacher=int((wrong & ~teacher_wrong).sum()),
         same_error=int(same.sum()),
         other_error=int((both & ~same).sum()),
         shared=shared,
-        shared_if_independent=float(other),
+        shared_if_independent=teacher_rate,
         same_answer=same_answer,
         jaccard=jaccard,
-        jaccard_if_independent=float(one * other / either) if either else None,
+        jaccard_if_independent=rate * teacher_rate / either if either else None,
         consistency=consistency,
-    )
-
-
-def most_frequent_disagreements(
-    student: Predictions, teacher: Predictions, classes: Sequence[str], *, most: int = 10
-) -> tuple[Disagreement, ...]:
-    """Return the pairs of classes on which the two disagree, the most frequent first.
-
-    Args:
-        student: Its predictions.
-        teacher: The teacher's predictions of the same samples.
-        classes: The classes' names.
-        most: Largest number of pairs.
-
-    Example:
-        >>> from limbeck.export.predictor import Predictions
-        >>> says = Predictions(np.array([[0.0, 1.0]], dtype=np.float32), np.array([1]))
-        >>> said = Predictions(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
-        >>> [pair] = most_frequent_disagreements(says, said, ("cat", "dog"))
-        >>> pair.teacher, pair.student, pair.count, pair.student_right
-        ('cat', 'dog', 1, 1)
-    """
-    says, said = student.logits.argmax(axis=1), teacher.logits.argmax(axis=1)
-    apart = np.flatnonzero(says != said)
-    pairs, which, count = np.unique(
-        np.stack([said[apart], says[apart]], axis=1),
-        axis=0,
-        return_inverse=True,
-        return_counts=True,
-    )
-    right = [
-        np.bincount(which.ravel(), weights=hit[apart], minlength=len(pairs))
-        for hit in (said == student.labels, says == student.labels)
-    ]
-    return tuple(
-        Disagreement(
-            teacher=classes[pairs[k, 0]],
-            student=classes[pairs[k, 1]],
-            count=int(count[k]),
-            teacher_right=int(right[0][k]),
-            student_right=int(right[1][k]),
-        )
-        for k in np.argsort(-count, kind="stable")[:most]
     )
 
 
 def _shares(counts: Counts, columns: Values) -> Values:
     """Compute shared, same answer, Jaccard and kappa per draw: `[draws, 4]`."""
-    wrong, mistaken, both, same = mean(counts, columns).T
-    chance = wrong * mistaken + (1 - wrong) * (1 - mistaken)
-    consistent = 1 - wrong - mistaken + 2 * both
+    wrong, teacher_wrong, both, same = mean(counts, columns).T
+    independent = wrong * teacher_wrong + (1 - wrong) * (1 - teacher_wrong)
+    consistent = 1 - wrong - teacher_wrong + 2 * both
     with np.errstate(invalid="ignore", divide="ignore"):
-        kappa = np.where(chance < 1, (consistent - chance) / (1 - chance), np.nan)
-        return np.stack([both / wrong, same / wrong, both / (wrong + mistaken - both), kappa], 1)
+        kappa = np.where(independent < 1, (consistent - independent) / (1 - independent), np.nan)
+        jaccard = both / (wrong + teacher_wrong - both)
+        return np.stack([both / wrong, same / wrong, jaccard, kappa], axis=1)
+
+
+def most_frequent_disagreements(
+    student: Predictions, teacher: Predictions, classes: Sequence[str], *, most: int = 10
+) -> tuple[Disagreement, ...]:
+    """Return at most `most` pairs of classes on which the two disagree, the most frequent first.
+
+    Example:
+        >>> from limbeck.export.predictor import Predictions
+        >>> student = Predictions(np.array([[0.0, 1.0]], dtype=np.float32), np.array([1]))
+        >>> teacher = Predictions(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+        >>> [pair] = most_frequent_disagreements(student, teacher, ("cat", "dog"))
+        >>> pair.teacher, pair.student, pair.count, pair.student_right
+        ('cat', 'dog', 1, 1)
+    """
+    predicted = np.stack([teacher.logits.argmax(axis=1), student.logits.argmax(axis=1)], axis=1)
+    differ = predicted[:, 0] != predicted[:, 1]
+    pairs, count = np.unique(predicted[differ], axis=0, return_counts=True)
+    labels = student.labels[differ]
+    found = []
+    for k in np.argsort(-count, kind="stable")[:most]:
+        of_pair = (predicted[differ] == pairs[k]).all(axis=1)
+        teacher_right, student_right = (labels[of_pair, None] == pairs[k]).sum(axis=0)
+        found.append(
+            Disagreement(
+                teacher=classes[pairs[k, 0]],
+                student=classes[pairs[k, 1]],
+                count=int(count[k]),
+                teacher_right=int(teacher_right),
+                student_right=int(student_right),
+            )
+        )
+    return tuple(found)

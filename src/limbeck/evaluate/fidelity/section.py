@@ -5,46 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limbeck.display import format as fmt
-from limbeck.display.blocks import Column, Row, Table
+from limbeck.display.blocks import Row, Table
 from limbeck.evaluate.fidelity import Fidelity
 from limbeck.evaluate.fidelity.error_overlap import Disagreement, Overlap
 from limbeck.evaluate.fidelity.slices import Slice
-from limbeck.evaluate.section import SectionContent, between, signed
+from limbeck.evaluate.section import BOTH, SectionContent, between, signed, student_columns
 
 
 def section(found: Fidelity) -> SectionContent:
     """Draw agreement per slice, shared errors and the disagreements."""
-    tables = [_slices(found.slices)]
+    tables = [_slices(found.slices), _disagreements(found.disagreements)]
+    lead = "Accuracy, agreement and divergence, in every class and group."
     if found.overlap is not None:
-        tables.append(_errors(found.overlap))
-    tables.append(_disagreements(found.disagreements))
-    return SectionContent(
-        "Does it answer as its teacher does?",
-        _lead(found.overlap),
-        tables=tuple(table for table in tables if table.rows),
-    )
-
-
-def _lead(overlap: Overlap | None) -> str:
-    if overlap is None or overlap.shared is None:
-        return "Accuracy, agreement and divergence, in every class and group."
-    chance = ""
-    if overlap.shared_if_independent is not None:
-        chance = f", where chance alone would give {fmt.percent(overlap.shared_if_independent, 1)}"
-    return (
-        f"Of the student's errors {between(overlap.shared)} are its teacher's as well{chance}: "
-        "what it got wrong by itself is the rest."
-    )
+        tables.insert(1, _errors(found.overlap))
+        if found.overlap.shared is not None:
+            lead = (
+                f"Of the student's errors {between(found.overlap.shared)} are also its teacher's; "
+                f"with independent errors {fmt.percent(found.overlap.shared_if_independent, 1)} "
+                "would be."
+            )
+    return SectionContent("Fidelity", lead, tables=tuple(table for table in tables if table.rows))
 
 
 def _slices(slices: Sequence[Slice]) -> Table:
-    columns = (
-        Column("student", "student"),
-        Column("teacher", "teacher"),
-        Column("difference", "student"),
-        Column("same answer", "student"),
-        Column("KL, nats", "student"),
-    )
+    columns = (*BOTH, *student_columns("difference", "agreement", "KL, nats"))
     rows = tuple(
         Row(
             f"{one.attribute} {one.name}: {fmt.plural(one.samples, 'sample')}",
@@ -58,32 +42,29 @@ def _slices(slices: Sequence[Slice]) -> Table:
         )
         for one in slices
     )
-    return Table("Class by class, group by group", "Accuracy, with 95 % intervals.", columns, rows)
+    return Table("By class and group", "Accuracy, with 95 % intervals.", columns, rows)
 
 
 def _errors(overlap: Overlap) -> Table:
-    rows = (
-        Row("Both right", (fmt.integer(overlap.both_right),)),
-        Row("Only the student right", (fmt.integer(overlap.only_student),)),
-        Row("Only the teacher right", (fmt.integer(overlap.only_teacher),)),
-        Row("Both wrong, the same answer", (fmt.integer(overlap.same_error),)),
-        Row("Both wrong, each its own", (fmt.integer(overlap.other_error),)),
-    )
-    return Table("Errors", "Test samples.", (Column("samples", "student"),), rows)
+    counts = {
+        "Both correct": overlap.both_right,
+        "Only the student correct": overlap.only_student,
+        "Only the teacher correct": overlap.only_teacher,
+        "Both wrong, same class": overlap.same_error,
+        "Both wrong, different classes": overlap.other_error,
+    }
+    rows = tuple(Row(name, (fmt.integer(count),)) for name, count in counts.items())
+    return Table("Error overlap", "Test samples.", student_columns("samples"), rows)
 
 
 def _disagreements(disagreements: Sequence[Disagreement]) -> Table:
-    columns = tuple(
-        Column(label, "student") for label in ("samples", "teacher right", "student right")
-    )
     rows = tuple(
         Row(
-            f"{one.teacher}, and the student {one.student}",
-            tuple(
-                fmt.integer(count) for count in (one.count, one.teacher_right, one.student_right)
-            ),
+            f"teacher {one.teacher}, student {one.student}",
+            tuple(map(fmt.integer, (one.count, one.teacher_right, one.student_right))),
         )
         for one in disagreements
     )
-    caption = "What the teacher answers and the student instead, the most frequent first."
+    caption = "The predictions of teacher and student where they differ, the most frequent first."
+    columns = student_columns("samples", "teacher correct", "student correct")
     return Table("Most frequent disagreements", caption, columns, rows)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.bootstrap import Counts, Resamples, mean, shares
+from limbeck.evaluate.bootstrap import Resamples, mean, share, shares
 from limbeck.evaluate.comparison import Estimate
 
 Values = NDArray[np.float64]
@@ -42,9 +42,7 @@ class Slice(Result):
 
 
 def parts(
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    groups: Mapping[str, NDArray[np.str_]],
+    labels: NDArray[np.int64], classes: Sequence[str], groups: Mapping[str, NDArray[np.str_]]
 ) -> Iterator[Part]:
     """Yield the rows of every class and of every group that has samples.
 
@@ -66,10 +64,8 @@ def parts(
             yield "class", name, rows
     for attribute, members in groups.items():
         if len(members) != len(labels):
-            where = f"groups.{attribute}"
-            raise InputError(
-                Problem(where, f"{len(members)} names", f"{len(labels)}, one a sample")
-            )
+            allowed = f"{len(labels)}, one per sample"
+            raise InputError(Problem(f"groups.{attribute}", f"{len(members)} names", allowed))
         for name in np.unique(members):
             yield attribute, str(name), np.flatnonzero(members == name)
 
@@ -93,38 +89,21 @@ def accuracy_slices(
         kl: KL(teacher || student) per sample, `[samples]`.
         resamples: The bootstrap resamples of all samples; each slice uses its part of them.
     """
-    divergence: Sequence[Estimate | None] = [None] * len(found)
+    divergences: Sequence[Estimate | None] = [None] * len(found)
     if kl is not None:
-        divergence = _means_within(found, kl, resamples)
+        divergences = resamples.estimates(
+            lambda counts: np.stack(
+                [mean(counts[:, rows], kl[rows]) for _, _, rows in found], axis=1
+            )
+        )
     return tuple(
-        _slice(part, student, teacher, same, inside)
-        for part, inside in zip(found, divergence, strict=True)
+        Slice(
+            attribute=attribute,
+            name=name,
+            samples=len(rows),
+            **dict(shares(student[rows], None if teacher is None else teacher[rows])),
+            agreement=None if same is None else share(same[rows]),
+            kl=divergence,
+        )
+        for (attribute, name, rows), divergence in zip(found, divergences, strict=True)
     )
-
-
-def _slice(
-    part: Part,
-    student: Values,
-    teacher: Values | None,
-    same: Values | None,
-    kl: Estimate | None,
-) -> Slice:
-    attribute, name, rows = part
-    accuracy = shares(student[rows], None if teacher is None else teacher[rows])
-    return Slice(
-        attribute=attribute,
-        name=name,
-        samples=len(rows),
-        student=accuracy.student,
-        teacher=accuracy.teacher,
-        difference=accuracy.difference,
-        agreement=None if same is None else shares(same[rows], None).student,
-        kl=kl,
-    )
-
-
-def _means_within(found: Sequence[Part], values: Values, resamples: Resamples) -> list[Estimate]:
-    def within(counts: Counts) -> Values:
-        return np.stack([mean(counts[:, rows], values[rows]) for _, _, rows in found], axis=1)
-
-    return resamples.estimates(within)

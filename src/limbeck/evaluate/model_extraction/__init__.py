@@ -15,7 +15,13 @@ from limbeck.evaluate.bootstrap import shares
 from limbeck.evaluate.comparison import MetricComparison, compare
 from limbeck.evaluate.context import EvaluationContext, Workload, model_inputs
 from limbeck.evaluate.model_extraction import attacker, detector
-from limbeck.evaluate.model_extraction.attacker import STRATEGIES, Numbers, QueryGenerator, Tokens
+from limbeck.evaluate.model_extraction.attacker import (
+    STRATEGIES,
+    Numbers,
+    QueryGenerator,
+    Tokens,
+    count_samples,
+)
 from limbeck.evaluate.model_extraction.defences import (
     Defence,
     OutputPerturbation,
@@ -23,8 +29,8 @@ from limbeck.evaluate.model_extraction.defences import (
 )
 from limbeck.evaluate.model_extraction.detector import Detection, Detector
 from limbeck.evaluate.model_extraction.runs import (
+    DESCRIPTIONS,
     RESPONSE_FORMATS,
-    TELLS,
     ExtractionCost,
     ExtractionRuns,
     ExtractionScore,
@@ -76,8 +82,8 @@ def evaluate(
     """Extract the student from its responses, and measure defences and detection.
 
     The attacker has half of the validation samples without their labels; the other half are the
-    benign queries that a detector is fitted on. Its model is a small network of one hidden layer:
-    the result is a lower bound of what can be extracted.
+    benign queries that a detector is fitted on. Its surrogate is a small network of one hidden
+    layer: the result is a lower bound of what can be extracted.
 
     Args:
         context: The evaluation context.
@@ -90,26 +96,45 @@ def evaluate(
     """
     check(context.classes, budgets=budgets)
     tests = context.sample
-    material = _material(context, tests)
-    if material is None:
+    generator = _query_generator(context, tests)
+    if generator is None:
         return ModelExtraction(notes=("The inputs are neither texts nor one array of numbers.",))
-    pool, honest = _halves(context, most=budgets[-1])
+    drawn = replace(context, batches=context.validation, max_samples=2 * budgets[-1]).sample
+    # Alternate rows, whatever order the samples are in.
+    pool, benign = (
+        {name: values[first::2] for name, values in model_inputs(drawn).items()} for first in (0, 1)
+    )
     victims = [
-        Victim(side.predictor, material, pool, tests, budgets=budgets, seed=context.seed)
+        Victim(side.predictor, generator, pool, tests, budgets=budgets, seed=context.seed)
         for _, side in context.models()
     ]
-    runs = extract_all(victims[0])
-    found = extraction_scores(runs)
-    seen, notes = _detection(context, victims[0], material, honest, runs, n_resamples)
+    student, notes = victims[0], []
+    runs = extract_all(student)
+    scores = extraction_scores(runs)
+    detections: tuple[Detection, ...] = ()
+    if count_samples(benign) < FEWEST:
+        notes.append(
+            f"With {count_samples(benign)} benign queries no detector can be fitted; at least "
+            f"{FEWEST} are required."
+        )
+    else:
+        fitted = Detector(attacker.query(context.student.predictor, generator, benign))
+        detections = _detections(student, fitted, runs, n_resamples, context.seed)
+    if count_samples(pool) < budgets[-1]:
+        notes.append(
+            f"The attacker has {count_samples(pool)} inputs; its other queries are mixtures of "
+            "them."
+        )
+    predicted = student.tests.probabilities.argmax(axis=1)
     return ModelExtraction(
-        comparisons=(*_extraction(victims, runs), *_detectability(seen, found)),
-        scores=found,
-        majority_baseline=_chance(victims[0]),
-        defences=_defences(victims[0], runs, len(context.classes), seed=context.seed),
-        detection=seen,
-        costs=extraction_costs(found, price),
+        comparisons=(*_extraction(victims, runs), *_detectability(detections, scores)),
+        scores=scores,
+        majority_baseline=float(np.bincount(predicted).max() / len(predicted)),
+        defences=_defences(student, runs, len(context.classes), seed=context.seed),
+        detection=detections,
+        costs=extraction_costs(scores, price),
         price=price,
-        notes=(*notes, *_short(pool, budgets[-1])),
+        notes=tuple(notes),
     )
 
 
@@ -124,72 +149,56 @@ def check(classes: tuple[str, ...], *, budgets: Sequence[int] = (1,)) -> None:
         raise InputError(Problem("model_extraction.budgets", list(budgets), allowed))
 
 
-def _material(context: EvaluationContext, sample: Sample) -> QueryGenerator | None:
-    taken = model_inputs(sample)
-    if {"input_ids", "attention_mask"} <= set(taken):
+def _query_generator(context: EvaluationContext, sample: Sample) -> QueryGenerator | None:
+    inputs = model_inputs(sample)
+    if {"input_ids", "attention_mask"} <= set(inputs):
         return Tokens()
-    if len(taken) != 1:
+    if len(inputs) != 1:
         return None
-    ((name, values),) = taken.items()
-    return (
-        Numbers(name, context.normalization)
-        if values.dtype.kind == "f" and values.ndim > 1
-        else None
-    )
-
-
-def _halves(context: EvaluationContext, *, most: int) -> tuple[Sample, Sample]:
-    """Split the validation inputs between the attacker and its detection."""
-    drawn = replace(context, batches=context.validation, max_samples=2 * most).sample
-    taken = model_inputs(drawn)
-    # Alternate rows, whatever order the samples are in.
-    attacker_, benign = ({name: values[at::2] for name, values in taken.items()} for at in (0, 1))
-    return attacker_, benign
+    [(name, values)] = inputs.items()
+    is_numeric = values.dtype.kind == "f" and values.ndim > 1
+    return Numbers(name, context.normalization) if is_numeric else None
 
 
 def _extraction(victims: Sequence[Victim], runs: ExtractionRuns) -> list[MetricComparison]:
     """Compare the extraction fidelity of student and teacher, at the largest budget."""
     most = victims[0].budgets[-1]
-    findings = []
-    for form, tells in TELLS.items():
-        chosen = [runs["random", form][-1]]
-        chosen += [
-            victim.extracted("random", RESPONSE_FORMATS[form], (most,))[0] for victim in victims[1:]
+    comparisons = []
+    for name, response_format in RESPONSE_FORMATS.items():
+        student = runs["random", name][-1].hits.astype(float)
+        teacher = [
+            victim.extracted("random", response_format, (most,))[0].hits.astype(float)
+            for victim in victims[1:]
         ]
-        student, *teacher = [run.hits.astype(float) for run in chosen]
-        beside = shares(student, teacher[0] if teacher else None)
-        findings.append(
+        comparisons.append(
             compare(
-                f"Extraction fidelity, {most} queries, {tells}",
+                f"Extraction fidelity, {most} queries, {DESCRIPTIONS[name]}",
                 unit="share",
                 direction="lower",
                 margin=MARGIN,
-                method="How often a small network, trained on the answers of the file that ships "
-                "to unlabelled validation inputs, answers test samples as the file does; the "
-                "interval is over test samples, of one training each.",
-                **dict(beside),
+                method="Top-1 agreement on test samples of the exported file with a surrogate, a "
+                "small network trained on the file's responses to unlabelled validation inputs; "
+                "the interval is over test samples, of one training each.",
+                **dict(shares(student, teacher[0] if teacher else None)),
             )
         )
-    return findings
+    return comparisons
 
 
 def _detectability(
-    seen: Sequence[Detection], found: Sequence[ExtractionScore]
+    detections: Sequence[Detection], scores: Sequence[ExtractionScore]
 ) -> list[MetricComparison]:
     """Compute the detection of the strategy with the highest extraction fidelity."""
-    if not seen:
+    if not detections:
         return []
-    best = max(
-        (score for score in found if score.response_format == "probabilities"),
-        key=lambda t: t.agreement.value,
-    )
-    (auc,) = [each.auc for each in seen if each.strategy == best.strategy]
+    full = [score for score in scores if score.response_format == "probabilities"]
+    best = max(full, key=lambda score: score.agreement.value).strategy
     return [
         compare(
-            f"Attacker detection AUROC, strategy {best.strategy}",
+            f"Attacker detection AUROC, strategy {best}",
             unit="number",
             direction="higher",
-            student=auc,
+            student=next(each.auc for each in detections if each.strategy == best),
             margin=MARGIN,
             method="AUROC of the attacker's queries against benign ones, by the distance to the "
             "nearest benign query and the entropy of the prediction; 0.5 is no detection.",
@@ -197,57 +206,34 @@ def _detectability(
     ]
 
 
-def _chance(victim: Victim) -> float:
-    answered = victim.tests.probabilities.argmax(axis=1)
-    return float(np.bincount(answered).max() / len(answered))
-
-
 def _defences(
     victim: Victim, runs: ExtractionRuns, classes: int, *, seed: int
 ) -> tuple[Defence, ...]:
     """Measure output perturbations, then caps on the number of queries."""
-    plain = [run.hits for run in runs["random", "hard_label"]]
+    from_labels = [run.hits for run in runs["random", "hard_label"]]
     full = [run.hits for run in runs["random", "probabilities"]]
-    found = [
-        victim.defended(change, plain[-1]) for change in output_perturbations(classes, seed=seed)
-    ]
-    for at, budget in enumerate(victim.budgets[:-1]):
+    perturbations = output_perturbations(classes, seed=seed)
+    defences = [victim.defended(one, from_labels[-1]) for one in perturbations]
+    for budget, *hits in zip(victim.budgets[:-1], full, from_labels, strict=False):
         cap = OutputPerturbation(f"no more than {budget} queries", attacker.full)
-        found.append(victim.capped(budget, cap, max(full[at], plain[at], key=np.mean)))
-    return tuple(found)
+        defences.append(victim.defence(cap, max(hits, key=np.mean), budget))
+    return tuple(defences)
 
 
-def _detection(
-    context: EvaluationContext,
-    victim: Victim,
-    material: QueryGenerator,
-    honest: Sample,
-    runs: ExtractionRuns,
-    draws: int,
-) -> tuple[tuple[Detection, ...], list[str]]:
-    count = len(next(iter(honest.values())))
-    if count < FEWEST:
-        return (), [f"With {count} honest queries no detector can be fitted; it takes {FEWEST}."]
-    fitted = Detector(attacker.query(context.student.predictor, material, honest))
-    found = [
+def _detections(
+    victim: Victim, fitted: Detector, runs: ExtractionRuns, n_resamples: int, seed: int
+) -> tuple[Detection, ...]:
+    return tuple(
         detector.detection(
             strategy,
             fitted,
             benign=victim.tests,
             attacker=victim.queried(strategy).rows(runs[strategy, "probabilities"][-1].queries),
-            draws=draws,
-            seed=context.seed,
+            n_resamples=n_resamples,
+            seed=seed,
         )
         for strategy in STRATEGIES
-    ]
-    return tuple(found), []
-
-
-def _short(pool: Sample, most: int) -> list[str]:
-    have = len(next(iter(pool.values())))
-    if have >= most:
-        return []
-    return [f"The attacker has {have} inputs; its other queries are mixtures of them."]
+    )
 
 
 def workload(context: EvaluationContext, *, budgets: Sequence[int], **settings: object) -> Workload:

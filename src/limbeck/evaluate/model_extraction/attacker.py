@@ -1,15 +1,11 @@
-"""Response formats of a model (all probabilities, top-1, hard label), and output perturbations.
-
-Each function maps probabilities `[n, classes]` to distributions of the same shape: what an
-attacker, or a benign user, can infer from the response.
-"""
+"""Model extraction attacks: response formats, queries, and the surrogate trained on responses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import scipy
@@ -19,8 +15,9 @@ if TYPE_CHECKING:
     from limbeck.evaluate.context import Normalization
     from limbeck.export.predictor import Predictor
 
-
 Array = NDArray[np.float64]
+ResponseFormat = Callable[[Array], Array]
+"""Maps probabilities `[n, classes]` to the distributions that the user infers from a response."""
 
 
 def full(probabilities: Array) -> Array:
@@ -49,11 +46,7 @@ def label(probabilities: Array) -> Array:
 
 
 def top_k(probabilities: Array, count: int) -> Array:
-    """Return the top-k classes and their probabilities; the rest is spread evenly over the others.
-
-    Args:
-        probabilities: `[n, classes]`.
-        count: The number of classes, k.
+    """Return the probabilities of the top `count` classes; the rest is spread evenly.
 
     Example:
         >>> top_k(np.array([[0.6, 0.3, 0.06, 0.04]]), 2)
@@ -63,9 +56,9 @@ def top_k(probabilities: Array, count: int) -> Array:
     if count >= classes:
         return probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    told = np.argsort(order, axis=1, kind="stable") < count
-    left = 1 - np.where(told, probabilities, 0).sum(axis=1, keepdims=True)
-    return np.where(told, probabilities, np.clip(left, 0, 1) / (classes - count))
+    kept = np.argsort(order, axis=1, kind="stable") < count
+    rest = 1 - np.where(kept, probabilities, 0).sum(axis=1, keepdims=True)
+    return np.where(kept, probabilities, np.clip(rest, 0, 1) / (classes - count))
 
 
 def rounded(probabilities: Array, decimals: int) -> Array:
@@ -76,25 +69,19 @@ def rounded(probabilities: Array, decimals: int) -> Array:
         array([[0.67, 0.33, 0.  ],
                [0.  , 1.  , 0.  ]])
     """
-    return _normal(np.round(probabilities, decimals))
+    return _normalized(np.round(probabilities, decimals))
 
 
 def noisy(probabilities: Array, deviation: float, *, seed: int) -> Array:
-    """Add normal noise, clip at zero, and normalize each row to sum to one.
-
-    Args:
-        probabilities: `[n, classes]`.
-        deviation: The standard deviation of the noise.
-        seed: Seed of the noise.
-    """
+    """Add normal noise of a standard deviation, clip at zero, and normalize each row to one."""
     noise = np.random.default_rng(seed).normal(scale=deviation, size=probabilities.shape)
-    return _normal(np.clip(probabilities + noise, 0, None))
+    return _normalized(np.clip(probabilities + noise, 0, None))
 
 
-def _normal(values: Array) -> Array:
+def _normalized(values: Array) -> Array:
     total = values.sum(axis=1, keepdims=True)
-    even = np.full(values.shape, 1 / values.shape[1])
-    return np.divide(values, total, out=even, where=total > 0)
+    uniform = np.full(values.shape, 1 / values.shape[1])
+    return np.divide(values, total, out=uniform, where=total > 0)
 
 
 Batch = Mapping[str, NDArray[Any]]
@@ -103,36 +90,20 @@ FEATURES = 1024
 """Largest number of a surrogate's features: larger images are downsampled for it."""
 
 
-class QueryGenerator(Protocol):
-    """The interface of queries of one modality."""
-
-    def features(self, batch: Batch) -> Features:
-        """Compute the surrogate's features, `[n, features]`."""
-        ...
-
-    def mixed(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Mix pairs of inputs from a pool."""
-        ...
-
-    def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Generate noise inputs, within the range of a pool's."""
-        ...
-
-
 class Numbers:
     """Images, or rows of a table.
 
     Args:
         name: The model's name of the input.
-        pixels: The normalization of pixels: noise fills its range, or else that of the pool.
+        normalization: The normalization of pixels: noise fills its range, or else the pool's.
     """
 
-    def __init__(self, name: str, pixels: Normalization | None) -> None:
+    def __init__(self, name: str, normalization: Normalization | None) -> None:
         self._name = name
-        self._pixels = pixels
+        self._normalization = normalization
 
     def features(self, batch: Batch) -> Features:
-        """Return all numbers; of larger images, means of neighbours."""
+        """Return the surrogate's features, `[n, features]`: all numbers; larger images pooled."""
         import torch
         from torch.nn import functional as F
 
@@ -149,19 +120,17 @@ class Numbers:
         Source: Zhang et al., ICLR 2018 (arXiv:1710.09412).
         """
         values = np.asarray(pool[self._name], dtype=np.float32)
-        one, other = random.integers(len(values), size=(2, count))
+        first, second = random.integers(len(values), size=(2, count))
         part = random.random((count, *(1,) * (values.ndim - 1)), dtype=np.float32)
-        return {self._name: part * values[one] + (1 - part) * values[other]}
+        return {self._name: part * values[first] + (1 - part) * values[second]}
 
     def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
         """Draw every number uniformly between black and white, or between the pool's extremes."""
         values = np.asarray(pool[self._name], dtype=np.float32)
         low, high = values.min(axis=0), values.max(axis=0)
-        if self._pixels is not None:
-            mean, std = (
-                np.array(part, dtype=np.float32)[:, None, None]
-                for part in (self._pixels.mean, self._pixels.std)
-            )
+        if self._normalization is not None:
+            mean = np.array(self._normalization.mean, dtype=np.float32)[:, None, None]
+            std = np.array(self._normalization.std, dtype=np.float32)[:, None, None]
             low, high = -mean / std, (1 - mean) / std
         drawn = random.random((count, *values.shape[1:]), dtype=np.float32)
         return {self._name: low + drawn * (high - low)}
@@ -171,116 +140,88 @@ class Tokens:
     """Texts as token ids: `input_ids` and `attention_mask`, `[n, tokens]`."""
 
     def features(self, batch: Batch) -> Features:
-        """Count the tokens of each text, with ids hashed by remainder: a bag of tokens."""
-        ids, there = np.asarray(batch["input_ids"]), np.asarray(batch["attention_mask"]) > 0
+        """Count the tokens of each text, ids hashed by remainder: a bag, `[n, features]`."""
+        ids, present = np.asarray(batch["input_ids"]), np.asarray(batch["attention_mask"]) > 0
         bag = np.zeros((len(ids), FEATURES), dtype=np.float32)
-        rows = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
-        np.add.at(bag, (rows[there], ids[there] % FEATURES), 1)
+        np.add.at(bag, (np.nonzero(present)[0], ids[present] % FEATURES), 1)
         return np.log1p(bag)
 
     def mixed(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Concatenate one text's beginning and another's end, cut at the middle of the shorter."""
+        """Concatenate the begin of one text and the end of another, at half the shorter one."""
         ids, mask = (np.asarray(pool[name]) for name in ("input_ids", "attention_mask"))
-        one, other = random.integers(len(ids), size=(2, count))
-        middle = np.minimum(mask[one].sum(axis=1), mask[other].sum(axis=1)) // 2
+        first, second = random.integers(len(ids), size=(2, count))
+        middle = np.minimum(mask[first].sum(axis=1), mask[second].sum(axis=1)) // 2
         begin = np.arange(ids.shape[1]) < middle[:, None]
         return {
-            "input_ids": np.where(begin, ids[one], ids[other]),
-            "attention_mask": np.where(begin, mask[one], mask[other]),
+            "input_ids": np.where(begin, ids[first], ids[second]),
+            "attention_mask": np.where(begin, mask[first], mask[second]),
         }
 
     def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Replace the tokens between a text's first and last by random tokens of the whole pool."""
+        """Replace the tokens between a text's first and last by random tokens of the pool."""
         ids, mask = (np.asarray(pool[name]) for name in ("input_ids", "attention_mask"))
-        frame = random.integers(len(ids), size=count)
-        place = np.arange(ids.shape[1])
-        inside = (place > 0) & (place < mask[frame].sum(axis=1, keepdims=True) - 1)
-        words = np.unique(ids[mask > 0])
-        drawn = words[random.integers(len(words), size=inside.shape)]
+        texts = random.integers(len(ids), size=count)
+        position = np.arange(ids.shape[1])
+        inside = (position > 0) & (position < mask[texts].sum(axis=1, keepdims=True) - 1)
+        tokens = np.unique(ids[mask > 0])
+        drawn = tokens[random.integers(len(tokens), size=inside.shape)]
         return {
-            "input_ids": np.where(inside, drawn, ids[frame]),
-            "attention_mask": mask[frame],
+            "input_ids": np.where(inside, drawn, ids[texts]),
+            "attention_mask": mask[texts],
         }
 
 
+QueryGenerator = Numbers | Tokens
 Surrogate = Callable[[Features], Array]
-Layers = list[NDArray[np.float32]]
 HIDDEN, STEPS, BATCH, RATE = 64, 200, 64, 3e-3
 
 
-def train(features: Features, answers: Array, *, seed: int) -> Surrogate:
-    """Train a network of one hidden layer on queries and responses.
+def train(features: Features, responses: Array, *, seed: int) -> Surrogate:
+    """Train a network of one hidden layer on queries and responses, by Adam.
 
     The number of steps does not depend on the number of queries, so that budgets differ in queries
-    only. Thirty are trained for one student: for networks so small, numpy takes half of torch's
-    time.
+    only.
 
     Args:
         features: The queries, `[n, features]`.
-        answers: Distributions over the classes, `[n, classes]`.
+        responses: Distributions over the classes, `[n, classes]`.
         seed: Seed of the initialization and of the order of batches.
 
     Returns:
         A function of features, `[m, features]`, that returns probabilities, `[m, classes]`.
 
     Example:
-        >>> asked = np.array([[0.0], [1.0]], dtype=np.float32)
-        >>> train(asked, np.eye(2), seed=0)(asked).argmax(axis=1)
+        >>> queries = np.array([[0.0], [1.0]], dtype=np.float32)
+        >>> train(queries, np.eye(2), seed=0)(queries).argmax(axis=1)
         array([0, 1])
     """
-    random = np.random.default_rng(seed)
-    centre, scale = features.mean(axis=0), _scale(features)
-    inputs, targets = (features - centre) * scale, answers.astype(np.float32)
-    layers = _begin(inputs.shape[1], targets.shape[1], random)
-    moments = [np.zeros_like(p) for p in layers], [np.zeros_like(p) for p in layers]
-    for step in range(1, STEPS + 1):
-        rows = random.integers(len(inputs), size=min(BATCH, len(inputs)))
-        _move(layers, gradients(layers, inputs[rows], targets[rows]), moments, step)
+    import torch
+    from torch import nn
 
-    def answer(asked: Features) -> Array:
-        return scipy.special.softmax(
-            _forward(layers, (asked - centre) * scale)[1].astype(float), axis=1
-        )
+    random = torch.Generator().manual_seed(seed)
+    mean, scale = features.mean(axis=0), _scale(features)
+    inputs = torch.from_numpy((features - mean) * scale)
+    targets = torch.from_numpy(responses.astype(np.float32))
+    # Without the default initialization, which would draw from the global generator.
+    hidden = nn.utils.skip_init(nn.Linear, inputs.shape[1], HIDDEN)
+    output = nn.utils.skip_init(nn.Linear, HIDDEN, targets.shape[1])
+    for layer in (hidden, output):
+        nn.init.kaiming_normal_(layer.weight, generator=random)
+        nn.init.zeros_(layer.bias)
+    model = nn.Sequential(hidden, nn.ReLU(), output)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+    for _ in range(STEPS):
+        rows = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=random)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
+        optimizer.step()
 
-    return answer
+    @torch.no_grad()
+    def predict(features: Features) -> Array:
+        logits: Array = model(torch.from_numpy((features - mean) * scale)).double().numpy()
+        return scipy.special.softmax(logits, axis=1)
 
-
-def gradients(layers: Layers, inputs: Features, targets: NDArray[np.float32]) -> Layers:
-    """Compute the gradients of the mean cross-entropy with distributions, in the layers' order.
-
-    Args:
-        layers: Weight and bias of the hidden layer, `[features, hidden]` and `[hidden]`, then of
-            the last, `[hidden, classes]` and `[classes]`.
-        inputs: `[n, features]`.
-        targets: `[n, classes]`.
-    """
-    hidden, logits = _forward(layers, inputs)
-    off = (scipy.special.softmax(logits, axis=1) - targets) / len(inputs)
-    back = (off @ layers[2].T) * (hidden > 0)
-    return [inputs.T @ back, back.sum(axis=0), hidden.T @ off, off.sum(axis=0)]
-
-
-def _forward(layers: Layers, inputs: Features) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    hidden = np.maximum(inputs @ layers[0] + layers[1], 0)
-    return hidden, hidden @ layers[2] + layers[3]
-
-
-def _begin(features: int, classes: int, random: np.random.Generator) -> Layers:
-    """Initialize weights as He et al. (arXiv:1502.01852)."""
-    first, last = (
-        random.normal(scale=np.sqrt(2 / before), size=(before, after)).astype(np.float32)
-        for before, after in ((features, HIDDEN), (HIDDEN, classes))
-    )
-    return [first, np.zeros(HIDDEN, np.float32), last, np.zeros(classes, np.float32)]
-
-
-def _move(layers: Layers, slopes: Layers, moments: tuple[Layers, Layers], step: int) -> None:
-    """Apply one step of Adam (Kingma and Ba, arXiv:1412.6980), in place."""
-    rate = RATE * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-    for layer, slope, first, second in zip(layers, slopes, *moments, strict=True):
-        first += 0.1 * (slope - first)
-        second += 0.001 * (slope * slope - second)
-        layer -= np.float32(rate) * first / (np.sqrt(second) + 1e-8)
+    return predict
 
 
 def _scale(features: Features) -> Features:
@@ -295,7 +236,6 @@ def _scale(features: Features) -> Features:
     return np.where(deviation > 0, 1 / common, 0).astype(np.float32)
 
 
-Form = Callable[[Array], Array]
 Strategy = Literal["random", "uncertain", "mixed", "noise"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 FEW = 20
@@ -306,7 +246,7 @@ AT_ONCE = 128
 
 @dataclass(frozen=True)
 class QueryResult:
-    """Possible queries and the victim's responses.
+    """Queries and the victim's responses.
 
     Attributes:
         features: The surrogate's features, `[n, features]`.
@@ -322,20 +262,20 @@ class QueryResult:
 
 
 @dataclass(frozen=True)
-class ExtractedModel:
-    """The attacker's result for one budget.
+class ExtractionRun:
+    """The result of one extraction attack.
 
     Attributes:
         queries: The rows of the possible queries that were used.
-        responses: Its model's predictions of the test samples, `[n]`.
+        hits: Whether the surrogate predicts the victim's class of each test sample, `[n]`.
     """
 
     queries: NDArray[np.int64]
-    responses: NDArray[np.int64]
+    hits: NDArray[np.bool_]
 
 
 def queries(
-    strategy: Strategy, material: QueryGenerator, pool: Batch, count: int, *, seed: int
+    strategy: Strategy, generator: QueryGenerator, pool: Batch, count: int, *, seed: int
 ) -> Batch:
     """Generate an attacker's queries, in order; `uncertain` selects from twice as many.
 
@@ -345,7 +285,7 @@ def queries(
 
     Args:
         strategy: The query strategy.
-        material: The generator of the inputs' modality.
+        generator: The generator of the inputs' modality.
         pool: In-distribution inputs.
         count: Number of queries.
         seed: Seed of the order and of the draws.
@@ -354,87 +294,78 @@ def queries(
     active learning; Orekondy et al., CVPR 2019 (arXiv:1812.02766).
     """
     random = np.random.default_rng(seed)
-    have = len(next(iter(pool.values())))
-    own = _rows(pool, random.permutation(have))
+    own = _rows(pool, random.permutation(count_samples(pool)))
     if strategy == "noise":
-        return material.noise(own, count, random)
+        return generator.noise(own, count, random)
     if strategy == "mixed":
-        few = _rows(own, np.arange(min(FEW, have, count)))
-        return _joined(few, material.mixed(few, count - _count(few), random))
-    wanted = 2 * count if strategy == "uncertain" else count
-    some = _rows(own, np.arange(min(have, wanted)))
-    return _joined(some, material.mixed(own, wanted - _count(some), random))
+        own = _rows(own, slice(min(FEW, count)))
+    total = 2 * count if strategy == "uncertain" else count
+    plain = _rows(own, slice(total))
+    mixed = generator.mixed(own, total - count_samples(plain), random)
+    return {name: np.concatenate([values, mixed[name]]) for name, values in plain.items()}
 
 
-def query(victim: Predictor, material: QueryGenerator, batch: Batch) -> QueryResult:
+def query(victim: Predictor, generator: QueryGenerator, batch: Batch) -> QueryResult:
     """Query the victim with every input of a batch."""
-    return QueryResult(material.features(batch), probabilities(victim, batch))
-
-
-def probabilities(victim: Predictor, batch: Batch) -> Array:
-    """Compute a model's probabilities, `[n, classes]`, in batches."""
     parts = [
-        victim.predict(_rows(batch, np.arange(first, min(first + AT_ONCE, _count(batch)))))
-        for first in range(0, _count(batch), AT_ONCE)
+        victim.predict(_rows(batch, slice(first, first + AT_ONCE)))["logits"]
+        for first in range(0, count_samples(batch), AT_ONCE)
     ]
-    logits = np.concatenate([np.asarray(part["logits"], dtype=np.float64) for part in parts])
-    return scipy.special.softmax(logits, axis=1)
+    logits = np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+    return QueryResult(generator.features(batch), scipy.special.softmax(logits, axis=1))
 
 
 def extract(
     queried: QueryResult,
-    form: Form,
+    response_format: ResponseFormat,
     budgets: Sequence[int],
-    tests: Features,
+    tests: QueryResult,
     *,
-    chooses: bool,
+    active: bool,
     seed: int,
-) -> list[ExtractedModel]:
-    """Train a surrogate for each budget, and predict the test samples with it.
+) -> list[ExtractionRun]:
+    """Train a surrogate for each budget, and compare it with the victim on the test samples.
 
     Args:
         queried: Possible queries and the victim's responses.
-        form: The response format.
+        response_format: The response format.
         budgets: Numbers of queries allowed, ascending.
-        tests: The surrogate's features of the test samples, `[n, features]`.
-        chooses: Whether the attacker selects the queries of smallest margin each time the budget
+        tests: The test samples and the victim's responses.
+        active: Whether the attacker selects the queries of smallest margin each time the budget
             grows; it begins with the first ones.
         seed: Seed of the surrogates' training.
 
     Returns:
         The attacker's result for each budget.
     """
-    told = form(queried.probabilities)
-    known = np.arange(0)
-    surrogate: Surrogate | None = None
-    extracted = []
+    responses = response_format(queried.probabilities)
+    used, surrogate, runs = np.arange(0), None, []
     for budget in budgets:
-        if chooses and surrogate is not None:
-            known = np.append(
-                known, _unsure(surrogate, queried.features, known)[: budget - len(known)]
-            )
+        if active and surrogate is not None:
+            unused = _by_margin(surrogate, queried.features, used)
+            used = np.append(used, unused[: budget - len(used)])
         else:
-            known = np.arange(min(budget, len(told)))
-        surrogate = train(queried.features[known], told[known], seed=seed)
-        extracted.append(ExtractedModel(known, surrogate(tests).argmax(axis=1)))
-    return extracted
+            used = np.arange(min(budget, len(responses)))
+        surrogate = train(queried.features[used], responses[used], seed=seed)
+        predicted = surrogate(tests.features).argmax(axis=1)
+        runs.append(ExtractionRun(used, predicted == tests.probabilities.argmax(axis=1)))
+    return runs
 
 
-def _unsure(surrogate: Surrogate, features: Features, known: NDArray[Any]) -> NDArray[Any]:
+def _by_margin(
+    surrogate: Surrogate, features: Features, used: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Sort unused queries by the margin between the top two classes."""
-    first = np.sort(surrogate(features), axis=1)
-    margin = first[:, -1] - first[:, -2]
-    margin[known] = np.inf
-    return np.argsort(margin, kind="stable")[: len(features) - len(known)]
+    ordered = np.sort(surrogate(features), axis=1)
+    margin = ordered[:, -1] - ordered[:, -2]
+    margin[used] = np.inf
+    return np.argsort(margin, kind="stable")[: len(features) - len(used)]
 
 
-def _count(batch: Batch) -> int:
+def count_samples(batch: Batch) -> int:
+    """Return the number of samples of a batch."""
     return len(next(iter(batch.values())))
 
 
-def _rows(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+def _rows(batch: Batch, rows: NDArray[np.int64] | slice) -> Batch:
     return {name: np.asarray(values)[rows] for name, values in batch.items()}
-
-
-def _joined(one: Batch, other: Batch) -> Batch:
-    return {name: np.concatenate([values, other[name]]) for name, values in one.items()}

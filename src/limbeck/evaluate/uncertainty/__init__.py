@@ -256,4 +256,4 @@ def workload(
     """Compute the workload: validation samples, OOD samples, and test samples not yet predicted."""
     generated = 0 if context.normalization is None else 3 * len(context.sample["labels"])
     ood = generated if ood_samples is None else sum(map(_size, ood_samples()))
-    return Workload(predictions=context.to_answer + context.validation_size + ood)
+    return Workload(predictions=context.samples_to_predict + context.validation_size + ood)

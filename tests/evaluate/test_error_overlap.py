@@ -1,4 +1,4 @@
-"""Agreement, slices and shared errors beside scipy, scikit-learn and counting by hand."""
+"""Agreement, slices and error overlap against scipy, scikit-learn and counts by hand."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from limbeck.export.predictor import Predictions
 
 
 def pair(seed: int, count: int, classes: int) -> tuple[Predictions, Predictions]:
-    """Two models that see the same thing through noise, so that their errors are akin."""
+    """Two models with noise of their own on the same logits, so that their errors correlate."""
     random = np.random.default_rng(seed)
     labels = random.integers(classes, size=count)
-    seen = random.normal(size=(count, classes)) + 1.5 * np.eye(classes)[labels]
+    logits = random.normal(size=(count, classes)) + 1.5 * np.eye(classes)[labels]
     return tuple(
-        Predictions((seen + random.normal(size=seen.shape)).astype(np.float32), labels)
+        Predictions((logits + random.normal(size=logits.shape)).astype(np.float32), labels)
         for _ in range(2)
     )
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 6))
-def test_figures_of_a_sample_are_scipys_and_sklearns(seed, count, classes):
+def test_metrics_per_sample_are_scipys_and_sklearns(seed, count, classes):
     student, teacher = pair(seed, count, classes)
-    log_q, log_p = (log_probabilities(answered.logits) for answered in (student, teacher))
+    log_q, log_p = (log_probabilities(one.logits) for one in (student, teacher))
     q, p = (special.softmax(a.logits.astype(float), axis=1) for a in (student, teacher))
     assert divergences(log_p, log_q) == pytest.approx(stats.entropy(p, q, axis=1), abs=1e-12)
     assert entropies(log_q) == pytest.approx(stats.entropy(q, axis=1))
@@ -48,7 +48,7 @@ def test_figures_of_a_sample_are_scipys_and_sklearns(seed, count, classes):
     assert right(student).mean() == metrics.accuracy_score(labels, q.argmax(axis=1))
 
 
-def test_infinite_logits_say_what_they_mean():
+def test_infinite_logits_take_or_exclude_all_probability():
     log_p = log_probabilities(
         np.float32([[np.inf, 0, 1], [np.inf, np.inf, 0], [0, -np.inf, 0], [1e4, -1e4, 0]])
     )
@@ -70,10 +70,10 @@ def test_infinite_logits_say_what_they_mean():
 def test_shared_errors_are_those_counted_one_by_one(seed, count, classes):
     student, teacher = pair(seed, count, classes)
     found = error_overlap(student, teacher, resamples=Resamples(count, n_resamples=5))
-    says, said = (answered.logits.argmax(axis=1) for answered in (student, teacher))
-    wrong = {k for k in range(count) if says[k] != student.labels[k]}
-    mistaken = {k for k in range(count) if said[k] != student.labels[k]}
-    same = {k for k in wrong if says[k] == said[k]}
+    own, reference = (one.logits.argmax(axis=1) for one in (student, teacher))
+    wrong = {k for k in range(count) if own[k] != student.labels[k]}
+    mistaken = {k for k in range(count) if reference[k] != student.labels[k]}
+    same = {k for k in wrong if own[k] == reference[k]}
     assert found.same_error == len(same)
     assert found.other_error == len((wrong & mistaken) - same)
     assert found.only_student == len(mistaken - wrong)
@@ -86,14 +86,14 @@ def test_shared_errors_are_those_counted_one_by_one(seed, count, classes):
         assert found.shared is None
     if wrong | mistaken:
         assert found.jaccard.value == pytest.approx(
-            metrics.jaccard_score(says != student.labels, said != student.labels)
+            metrics.jaccard_score(own != student.labels, reference != student.labels)
         )
     if 0 < len(wrong) < count:
-        kappa = metrics.cohen_kappa_score(says == student.labels, said == student.labels)
+        kappa = metrics.cohen_kappa_score(own == student.labels, reference == student.labels)
         assert found.consistency.value == pytest.approx(kappa)
 
 
-def test_errors_that_have_nothing_to_do_with_each_other_overlap_as_chance_has_it():
+def test_independent_errors_overlap_by_chance():
     random = np.random.default_rng(0)
     labels = np.zeros(20_000, dtype=np.int64)
     student, teacher = (
@@ -109,20 +109,19 @@ def test_errors_that_have_nothing_to_do_with_each_other_overlap_as_chance_has_it
 @pytest.mark.parametrize("errors", [0, 5])
 def test_models_all_right_or_all_wrong_have_a_result(errors):
     labels = np.zeros(5, dtype=np.int64)
-    says = np.full(5, 1 if errors else 0)
-    answered = Predictions(np.eye(2)[says].astype(np.float32), labels)
-    found = error_overlap(answered, answered, resamples=Resamples(5, n_resamples=10))
+    one = Predictions(np.eye(2)[np.full(5, 1 if errors else 0)].astype(np.float32), labels)
+    found = error_overlap(one, one, resamples=Resamples(5, n_resamples=10))
     assert found.both_right == 5 - errors
     assert (found.shared is None) == (errors == 0)
     assert found.consistency is None
-    assert most_frequent_disagreements(answered, answered, ("a", "b")) == ()
+    assert most_frequent_disagreements(one, one, ("a", "b")) == ()
 
 
-def test_where_the_two_part_is_named_the_most_frequent_first():
-    def says(*classes: int) -> Predictions:
+def test_disagreements_are_listed_the_most_frequent_first():
+    def predicting(*classes: int) -> Predictions:
         return Predictions(np.eye(3)[list(classes)].astype(np.float32), np.array([0, 1, 1, 2, 0]))
 
-    student, teacher = says(1, 2, 2, 2, 0), says(0, 1, 1, 2, 0)
+    student, teacher = predicting(1, 2, 2, 2, 0), predicting(0, 1, 1, 2, 0)
     first, second = most_frequent_disagreements(student, teacher, ("cat", "dog", "eel"))
     assert (first.teacher, first.student, first.count) == ("dog", "eel", 2)
     assert (first.teacher_right, first.student_right) == (2, 0)
@@ -130,10 +129,10 @@ def test_where_the_two_part_is_named_the_most_frequent_first():
     assert most_frequent_disagreements(student, teacher, ("cat", "dog", "eel"), most=1) == (first,)
 
 
-def test_slices_are_what_is_left_when_the_others_are_taken_away():
+def test_slices_are_the_metrics_of_their_samples_alone():
     student, teacher = pair(3, 80, 4)
     groups = {"where": np.array(["north", "south"])[np.arange(80) % 2]}
-    log_q, log_p = (log_probabilities(answered.logits) for answered in (student, teacher))
+    log_q, log_p = (log_probabilities(one.logits) for one in (student, teacher))
     kl = divergences(log_p, log_q)
     same = (student.logits.argmax(axis=1) == teacher.logits.argmax(axis=1)).astype(float)
     found = accuracy_slices(
@@ -159,7 +158,7 @@ def test_slices_are_what_is_left_when_the_others_are_taken_away():
         assert part.kl.interval.low <= part.kl.value <= part.kl.interval.high
 
 
-def test_the_question_answers_of_digits():
+def test_the_fidelity_of_digits_models():
     context = digits()
     found = evaluate(context)
     accuracy, agreement, divergence = found.comparisons
@@ -176,15 +175,15 @@ def test_the_question_answers_of_digits():
     assert Fidelity.model_validate_json(found.model_dump_json()) == found
 
 
-def test_without_a_teacher_it_says_so():
+def test_without_a_teacher_there_is_a_note():
     found = evaluate(digits(teacher=False))
-    assert [finding.verdict for finding in found.comparisons] == ["no reference"]
+    assert [one.verdict for one in found.comparisons] == ["no reference"]
     assert found.overlap is None
     assert found.slices[0].difference is None
     assert "no teacher" in found.notes[0]
 
 
-def test_a_student_beside_itself_agrees_in_all():
+def test_a_student_agrees_with_itself():
     context = digits()
     found = evaluate(dataclasses.replace(context, teacher=context.student))
     accuracy, agreement, divergence = found.comparisons

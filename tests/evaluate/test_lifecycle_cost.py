@@ -1,4 +1,4 @@
-"""The cost question: trainings beside answers, and an update beside its alternatives."""
+"""Life-cycle cost: training against inference, and an update against its alternatives."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def found(context):
 
 
 @given(st.floats(1, 1e6), JOULES, JOULES)
-def test_at_the_break_even_both_ways_have_cost_the_same(spent, before, after):
+def test_at_the_break_even_point_both_models_have_used_the_same_energy(spent, before, after):
     count = lifecycle.break_even(spent, before, after)
     if after >= before:
         assert count is None
@@ -55,7 +55,7 @@ def test_units_agree_with_their_definitions():
 
 
 @pytest.mark.slow
-def test_trainings_are_set_beside_answers(found):
+def test_training_energy_is_compared_with_inference(found):
     assert found.training == {"student": 100.0, "teacher": 600.0}
     assert found.grams["teacher"] == pytest.approx(600 / 3.6e6 * 475)
     if found.break_even["both trainings"] is not None:
@@ -63,11 +63,11 @@ def test_trainings_are_set_beside_answers(found):
         assert ratio == pytest.approx(7)
 
 
-def test_what_the_trainings_took_may_be_unknown(context):
+def test_the_training_time_may_be_unknown(context):
     unknown = replace(context, teacher=replace(context.teacher, seconds=None))
     found = evaluate(unknown, seconds=0.01)
     assert set(found.break_even) == {"the student's training"}
-    assert found.notes == ("What the teacher's training took is not known.",)
+    assert found.notes == ("The teacher's training time is unknown.",)
 
 
 def test_an_update_is_the_file_or_soft_labels(context, found):
@@ -91,23 +91,23 @@ def test_an_update_by_difference_is_small_where_little_differs(context, tmp_path
     weight.raw_data = values.tobytes()
     previous = tmp_path / "previous.onnx"
     onnx.save(model, previous)
-    held, new = previous.read_bytes(), context.student.file.read_bytes()
+    old, new = previous.read_bytes(), context.student.file.read_bytes()
     sent = run_evaluations(context, {"cost": {"seconds": 0.01, "previous": str(previous)}})
     size = sent.result_of("cost").update_sizes["student, difference to the previous"]
-    patch = bsdiff4.diff(held, new)
+    patch = bsdiff4.diff(old, new)
     assert size == len(patch) < len(new) / 10
-    assert bsdiff4.patch(held, patch) == new
+    assert bsdiff4.patch(old, patch) == new
 
 
-def test_a_previous_file_that_is_not_there_is_refused_before_anything_is_asked():
+def test_a_missing_previous_file_is_refused_before_the_evaluation():
     with pytest.raises(InputError, match="previous"):
         check({"cost": {"previous": "no_such_file.onnx"}})
 
 
-def test_a_student_without_a_file_is_said():
+def test_a_student_without_a_file_is_noted():
     assert "no file" in evaluate(digits()).notes[0]
 
 
-def test_an_energy_is_said_in_a_unit_of_its_size(found):
+def test_an_energy_is_written_with_an_si_prefix(found):
     [line] = [one.summary for one in found.comparisons if one.name == "Energy of the training"]
     assert line == "Energy of the training: the student's is 100 J, the teacher's 600 J."

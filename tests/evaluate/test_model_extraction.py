@@ -1,4 +1,4 @@
-"""What attackers get from a victim that is known, and what defences and detectors are worth."""
+"""Model extraction of known victims: attackers, defences and detection against references."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss
 
 from limbeck.errors import InputError
 from limbeck.evaluate.context import EvaluatedModel, EvaluationContext, Normalization
 from limbeck.evaluate.model_extraction import ModelExtraction, attacker, evaluate
 from limbeck.evaluate.model_extraction.attacker import Numbers, QueryResult, Tokens
 from limbeck.evaluate.model_extraction.defences import output_perturbations, utility
-from limbeck.evaluate.model_extraction.detector import Detector, roc_auc
+from limbeck.evaluate.model_extraction.detector import Detector
 
 CLASSES = ("zero", "one", "two", "three")
 
 
 class Linear:
-    """Answers by a matrix; counts what it is asked."""
+    """A linear model."""
 
     def __init__(self, seed=0, scale=2.0):
         self._weight = scale * np.random.default_rng(seed).normal(size=(12, 4))
-        self.asked = 0
 
     def predict(self, batch):
         values = np.asarray(batch["image"])
-        self.asked += len(values)
         return {"logits": (values.reshape(len(values), -1) @ self._weight).astype(np.float32)}
 
 
 class Words:
-    """Counts the words of each remainder by four; the frame and padding count for nothing."""
+    """Counts the tokens of each remainder by four, but for first, last and padding."""
 
     def predict(self, batch):
         ids = np.asarray(batch["input_ids"])
@@ -95,21 +93,20 @@ def test_a_simple_victim_is_extracted_and_more_queries_extract_more(found):
         assert low <= score.agreement.value <= high
 
 
-def test_findings_hold_student_and_teacher_beside_each_other(found):
-    told = [finding for finding in found.comparisons if "queries" in finding.name]
-    assert len(told) == 3
-    for finding in told:
-        assert finding.direction == "lower"
-        difference = finding.student.value - finding.teacher.value
-        assert finding.difference.value == pytest.approx(difference)
+def test_comparisons_contain_student_and_teacher(found):
+    fidelities = [one for one in found.comparisons if "queries" in one.name]
+    assert len(fidelities) == 3
+    for one in fidelities:
+        assert one.direction == "lower"
+        assert one.difference.value == pytest.approx(one.student.value - one.teacher.value)
     assert found.comparisons[-1].name.startswith("Attacker detection AUROC")
     assert ModelExtraction.model_validate_json(found.model_dump_json()) == found
 
 
-def test_defences_are_held_against_the_honest_user(found):
+def test_defences_are_compared_with_the_benign_users_accuracy(found):
     by_name = {defence.name: defence for defence in found.defences}
     none, label = by_name["none"], by_name["the label alone"]
-    # The labels are the victim's own, so every answer of an honest user is right.
+    # The labels are the victim's own, so every unchanged response to a benign user is correct.
     assert none.accuracy == label.accuracy == 1
     assert label.nll == pytest.approx(0)
     assert by_name["noise of 0.3"].accuracy < 1
@@ -117,14 +114,14 @@ def test_defences_are_held_against_the_honest_user(found):
     assert label.agreement.value == agreement(
         found, strategy="random", response_format="hard_label", queries=100
     )
-    # An attacker that does better with labels alone reads labels alone.
+    # Of two attackers the better counts, one of which learns from labels alone.
     assert none.agreement.value >= label.agreement.value
     cap = by_name["no more than 5 queries"]
     assert (cap.queries, cap.nll) == (5, none.nll)
     assert cap.agreement.value < none.agreement.value
 
 
-def test_noise_is_caught_and_honest_inputs_are_not(found):
+def test_the_detection_of_random_queries_is_chance_and_its_curve_ascends(found):
     auc = {each.strategy: each.auc.value for each in found.detection}
     assert set(auc) == set(attacker.STRATEGIES)
     assert 0.3 < auc["random"] < 0.7
@@ -135,7 +132,7 @@ def test_noise_is_caught_and_honest_inputs_are_not(found):
         assert 0 <= each.flagged_benign < 0.3
 
 
-def test_a_price_is_paid_for_the_fewest_queries_that_reach_a_level(found):
+def test_the_price_is_that_of_the_fewest_queries_that_reach_a_level(found):
     for cost in found.costs:
         reached = [
             score.queries
@@ -153,7 +150,7 @@ def quick(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_same_seed_steals_the_same():
+def test_the_same_seed_extracts_the_same():
     results = [
         evaluate(context(Linear(), count=40), budgets=(6, 12), n_resamples=10).model_dump_json()
         for _ in range(2)
@@ -163,20 +160,20 @@ def test_the_same_seed_steals_the_same():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(2, 6))
-def test_what_is_told_is_a_distribution(seed, count, classes):
+def test_perturbed_outputs_are_distributions(seed, count, classes):
     random = np.random.default_rng(seed)
     true = random.dirichlet(np.full(classes, 0.3), size=count)
     for change in output_perturbations(classes, seed=0):
-        told = change.apply(true)
-        assert told.shape == true.shape
-        assert (told >= 0).all()
-        np.testing.assert_allclose(told.sum(axis=1), 1)
+        perturbed = change.apply(true)
+        assert perturbed.shape == true.shape
+        assert (perturbed >= 0).all()
+        np.testing.assert_allclose(perturbed.sum(axis=1), 1)
     np.testing.assert_allclose(attacker.top_k(true, classes), true)
     assert (attacker.top_1(true).max(axis=1) >= true.max(axis=1) - 1e-12).all()
     assert (attacker.label(true).argmax(axis=1) == true.argmax(axis=1)).all()
 
 
-def test_degenerate_answers_stay_distributions():
+def test_degenerate_outputs_stay_distributions():
     certain = np.array([[0.0, 1.0, 0.0]])
     even = np.full((1, 30), 1 / 30)
     assert attacker.rounded(even, 1).tolist() == even.tolist()
@@ -186,72 +183,43 @@ def test_degenerate_answers_stay_distributions():
 
 def test_utility_is_scikit_learns():
     random = np.random.default_rng(0)
-    told, labels = random.dirichlet(np.ones(4), size=50), random.integers(4, size=50)
-    right, nll = utility(told, labels)
-    assert right == accuracy_score(labels, told.argmax(axis=1))
-    assert nll == pytest.approx(log_loss(labels, told, labels=range(4)))
+    p, labels = random.dirichlet(np.ones(4), size=50), random.integers(4, size=50)
+    accuracy, nll = utility(p, labels)
+    assert accuracy == accuracy_score(labels, p.argmax(axis=1))
+    assert nll == pytest.approx(log_loss(labels, p, labels=range(4)))
     assert utility(np.array([[1.0, 0.0]]), np.array([1]))[1] == pytest.approx(-np.log(1e-6))
-
-
-def test_area_under_roc_is_scikit_learns():
-    random = np.random.default_rng(0)
-    honest, bad = random.integers(6, size=40) * 1.0, random.integers(9, size=30) * 1.0
-    truth = np.repeat([0, 1], [40, 30])
-    expected = roc_auc_score(truth, np.concatenate([honest, bad]))
-    assert roc_auc(honest, bad)[0] == pytest.approx(expected)
-    counts = random.multinomial(70, np.full(70, 1 / 70), size=5).astype(float)
-    for row, found in enumerate(roc_auc(honest, bad, counts)):
-        weighted = roc_auc_score(truth, np.concatenate([honest, bad]), sample_weight=counts[row])
-        assert found == pytest.approx(weighted)
-    assert np.isnan(roc_auc(honest, bad, np.repeat([1.0, 0.0], [40, 30])[None])[0])
-    assert roc_auc(np.ones(3), np.ones(2))[0] == 0.5
 
 
 def test_a_detector_scores_by_distance_and_entropy():
     random = np.random.default_rng(0)
-    answers = random.dirichlet(np.ones(3), size=60)
-    honest = QueryResult(random.normal(size=(60, 4)).astype(np.float32), answers)
-    far = QueryResult(honest.features + 30, answers)
-    detector = Detector(honest)
+    p = random.dirichlet(np.ones(3), size=60)
+    benign = QueryResult(random.normal(size=(60, 4)).astype(np.float32), p)
+    far = QueryResult(benign.features + 30, p)
+    detector = Detector(benign)
     assert (detector.scores(far) > detector.threshold).all()
-    # The same features all over, and answers without entropy: nothing to tell, nothing to fail on.
+    # Equal features and outputs without entropy must not divide by zero.
     same = QueryResult(np.ones((10, 4), np.float32), np.eye(3)[[0] * 10])
     assert np.isfinite(Detector(same).scores(same)).all()
     assert np.isfinite(Detector(same).scores(far)).all()
 
 
-def test_gradients_of_a_surrogate_are_torchs():
-    random = np.random.default_rng(0)
-    shapes = ((5, 7), (7,), (7, 3), (3,))
-    layers = [random.normal(size=shape).astype(np.float32) for shape in shapes]
-    inputs = random.normal(size=(9, 5)).astype(np.float32)
-    targets = random.dirichlet(np.ones(3), size=9).astype(np.float32)
-    leaves = [torch.tensor(layer, requires_grad=True) for layer in layers]
-    hidden = torch.relu(torch.tensor(inputs) @ leaves[0] + leaves[1])
-    logits = hidden @ leaves[2] + leaves[3]
-    torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).backward()
-    for leaf, slope in zip(leaves, attacker.gradients(layers, inputs, targets), strict=True):
-        np.testing.assert_allclose(slope, leaf.grad.numpy(), atol=1e-6)
-
-
-def test_a_surrogate_learns_what_is_linear_and_survives_what_is_not():
+def test_a_surrogate_learns_a_linear_victim_and_accepts_one_query():
     random = np.random.default_rng(0)
     features = random.normal(size=(200, 5)).astype(np.float32)
-    told = np.eye(3)[(features @ random.normal(size=(5, 3))).argmax(axis=1)]
-    learned = attacker.train(features, told, seed=0)
-    assert (learned(features).argmax(axis=1) == told.argmax(axis=1)).mean() > 0.9
-    alone = attacker.train(features[:1], told[:1], seed=0)
-    assert alone(features).argmax(axis=1).tolist() == [int(told[0].argmax())] * 200
+    responses = np.eye(3)[(features @ random.normal(size=(5, 3))).argmax(axis=1)]
+    state = torch.get_rng_state()
+    learned = attacker.train(features, responses, seed=0)
+    assert (learned(features).argmax(axis=1) == responses.argmax(axis=1)).mean() > 0.9
+    assert torch.equal(torch.get_rng_state(), state)
+    alone = attacker.train(features[:1], responses[:1], seed=0)
+    assert alone(features).argmax(axis=1).tolist() == [int(responses[0].argmax())] * 200
 
 
 def test_an_active_attacker_queries_the_least_certain():
     random = np.random.default_rng(0)
     features = np.sort(random.normal(size=(100, 1)), axis=0)[random.permutation(100)]
-    told = np.eye(2)[(features[:, 0] > 0).astype(int)]
-    asked = QueryResult(features.astype(np.float32), told)
-    first, second = attacker.extract(
-        asked, attacker.full, (20, 40), asked.features, chooses=True, seed=0
-    )
+    queried = QueryResult(features.astype(np.float32), np.eye(2)[(features[:, 0] > 0).astype(int)])
+    first, second = attacker.extract(queried, attacker.full, (20, 40), queried, active=True, seed=0)
     assert set(first.queries) <= set(second.queries)
     assert len(set(second.queries.tolist())) == 40
     chosen = np.setdiff1d(second.queries, first.queries)
@@ -266,13 +234,13 @@ def test_queries_are_of_the_strategys_kind():
     assert -2 <= noise.min() < -1.9
     assert 1.9 < noise.max() <= 2
     random = attacker.queries("random", pixels, pool, 20, seed=0)["image"]
-    own = {picture.tobytes() for picture in pool["image"]}
-    assert {picture.tobytes() for picture in random} < own
+    own = {image.tobytes() for image in pool["image"]}
+    assert {image.tobytes() for image in random} < own
     assert len(attacker.queries("random", pixels, pool, 50, seed=0)["image"]) == 50
     assert len(attacker.queries("uncertain", pixels, pool, 50, seed=0)["image"]) == 100
     mixed = attacker.queries("mixed", pixels, pool, 50, seed=0)["image"]
-    assert all(picture.tobytes() in own for picture in mixed[: attacker.FEW])
-    assert sum(picture.tobytes() in own for picture in mixed) < attacker.FEW + 10
+    assert all(image.tobytes() in own for image in mixed[: attacker.FEW])
+    assert sum(image.tobytes() in own for image in mixed) < attacker.FEW + 10
     table = Numbers("row", None).noise({"row": np.array([[0.0, 5.0], [1.0, 5.0]])}, 9,
                                        np.random.default_rng(0))["row"]  # fmt: skip
     assert (table[:, 1] == 5).all()
@@ -291,10 +259,10 @@ def texts(count=120):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def test_texts_keep_their_frame():
+def test_texts_keep_their_first_and_last_token():
     pool, random = texts(), np.random.default_rng(0)
-    for made in (Tokens().mixed(pool, 50, random), Tokens().noise(pool, 50, random)):
-        ids, mask = made["input_ids"], made["attention_mask"]
+    for drawn in (Tokens().mixed(pool, 50, random), Tokens().noise(pool, 50, random)):
+        ids, mask = drawn["input_ids"], drawn["attention_mask"]
         assert (ids[:, 0] == 1).all()
         assert (ids[np.arange(50), mask.sum(axis=1) - 1] == 2).all()
         assert (ids[mask == 0] == 0).all()
@@ -316,7 +284,7 @@ def test_texts_are_extracted_by_their_tokens():
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_cannot_be_done_is_said():
+def test_notes_state_what_could_not_be_measured():
     found = evaluate(context(Linear(), count=12), budgets=(4, 20), n_resamples=10)
     assert found.detection == ()
     assert any("no detector can be fitted" in note for note in found.notes)
