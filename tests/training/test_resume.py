@@ -220,7 +220,7 @@ def test_a_second_interrupt_does_not_wait(tiny):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.heard
+        assert interrupts.received
         os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` sends it: to the process and its group
         time.sleep(TOGETHER)
         os.kill(os.getpid(), signal.SIGINT)

@@ -6,6 +6,7 @@ killed at any moment leaves the old file or the new one, never a partial one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,7 @@ from limbeck.errors import InputError, LimbeckError, Problem
 
 
 class WriteError(LimbeckError):
-    """A failed write: the disk is full, or the folder is not writable.
-
-    The exit code is that of invalid input, since the user gave the path.
-    """
+    """A failed write: full disk or read-only folder. Exit code 2, since the user gave the path."""
 
     exit_code = 2
 
@@ -33,8 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block ends without an error.
 
     Raises:
-        WriteError: The disk is full, or the folder cannot be written to. The old file at `path` is
-            unchanged.
+        WriteError: Full disk or read-only folder; the old file at `path` is unchanged.
 
     Example:
         >>> import tempfile
@@ -57,7 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error
-        raise WriteError(f"{path}: could not be written ({reason}). {_advice(path)}") from error
+        folder = next((parent for parent in path.parents if parent.exists()), Path("/"))
+        writable = "is" if os.access(folder, os.W_OK) else "is not"
+        free = f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB free"
+        fix = f"{folder} {writable} writable and has {free}; choose another with --out."
+        raise WriteError(f"{path}: could not be written ({reason}). {fix}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -95,13 +97,6 @@ def replacing_folder(place: Path) -> Iterator[Path]:
         raise WriteError(f"{place}: could not be written ({error.strerror or error}).") from error
 
 
-def _advice(path: Path) -> str:
-    folder = next((parent for parent in path.parents if parent.exists()), Path("/"))
-    free = shutil.disk_usage(folder).free / 2**20
-    writable = "is" if os.access(folder, os.W_OK) else "is not"
-    return f"{folder} {writable} writable and has {free:.0f} MiB free; choose another with --out."
-
-
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes atomically."""
     with replacing(path) as temporary:
@@ -118,10 +113,23 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_bytes(path: Path, *, limit: int, where: str = "", allowed: str = "") -> bytes:
-    """Read a regular file of at most `limit` bytes.
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BufferedReader]:
+    """Open a regular file for reading; a device, a pipe or a folder is rejected without blocking.
 
-    A device, a pipe or a folder is rejected without reading it, so that the call never blocks.
+    Raises:
+        OSError: The file is missing, unreadable, or not a regular file.
+    """
+    # Opening a pipe without a writer would block; reading a device would never end.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def read_bytes(path: Path, *, limit: int, where: str = "", allowed: str = "") -> bytes:
+    """Read a regular file of at most `limit` bytes, without blocking on a device or a pipe.
 
     Args:
         path: The file; symbolic links are followed.
@@ -141,11 +149,7 @@ def read_bytes(path: Path, *, limit: int, where: str = "", allowed: str = "") ->
     where = where or str(path)
     allowed = allowed or f"a readable file of at most {limit:,} bytes"
     try:
-        # Opening a pipe without a writer would block; reading a device would never end.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise InputError(Problem(where, "not a regular file", allowed))
+        with open_regular(path) as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -156,15 +160,10 @@ def read_bytes(path: Path, *, limit: int, where: str = "", allowed: str = "") ->
 
 
 def read_text(path: Path, *, limit: int, where: str = "") -> str:
-    """Read a regular UTF-8 file of at most `limit` bytes.
-
-    Args:
-        path: The file; symbolic links are followed.
-        limit: The largest number of bytes allowed.
-        where: The name used in messages; the path by default.
+    """Read a regular UTF-8 file of at most `limit` bytes; the arguments are those of `read_bytes`.
 
     Raises:
-        InputError: The file is missing, unreadable, not regular, too large, or not UTF-8.
+        InputError: As for `read_bytes`, or the file is not UTF-8.
     """
     content = read_bytes(path, limit=limit, where=where)
     try:
@@ -176,12 +175,8 @@ def read_text(path: Path, *, limit: int, where: str = "") -> str:
 def read_json(path: Path, *, limit: int = 2**26) -> Any:
     """Read a regular JSON file of at most `limit` bytes.
 
-    Args:
-        path: The file; symbolic links are followed.
-        limit: The largest number of bytes allowed.
-
     Raises:
-        InputError: The file is missing, unreadable, not regular, too large, or not JSON.
+        InputError: As for `read_text`, or the file is not JSON.
     """
     try:
         return json.loads(read_text(path, limit=limit))

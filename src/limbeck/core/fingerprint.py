@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
 import os
-import stat
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core import user_code
+from limbeck.core.files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# Packages that show and certify results; they do not compute them.
-SHOWING = {"cli", "display", "report", "passport", "studies", "sweep"}
+# Packages that present and certify results; they do not compute them.
+PRESENTATION = {"cli", "display", "report", "passport", "studies", "sweep"}
 
 
 def of_json(content: Any) -> str:
@@ -39,11 +38,7 @@ def of_file(path: Path) -> str:
     Raises:
         OSError: The file cannot be read, or is a device, a pipe or a folder.
     """
-    # Opening a pipe without a writer would block; reading a device would never end.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -53,13 +48,13 @@ def files_of(folder: Path) -> dict[str, Path]:
     A link to one of its parent folders is not followed.
     """
     found: dict[str, Path] = {}
-    waiting: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
-    while waiting:
-        place, above = waiting.pop()
-        for entry in sorted(os.scandir(place), key=lambda one: one.name):
+    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while pending:
+        current, parents = pending.pop()
+        for entry in os.scandir(current):
             real = os.path.realpath(entry.path)
-            if entry.is_dir() and real not in above:
-                waiting.append((Path(entry.path), (*above, real)))
+            if entry.is_dir() and real not in parents:
+                pending.append((Path(entry.path), (*parents, real)))
             elif entry.is_file():
                 found[Path(entry.path).relative_to(folder).as_posix()] = Path(entry.path)
     return dict(sorted(found.items()))
@@ -99,7 +94,7 @@ def of_module(module: nn.Module) -> str:
         False
     """
     digest = hashlib.sha256()
-    for line in _Described().of_module(module):
+    for line in _Description().of_module(module):
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     kinds = sorted({type(part).__module__ for part in module.modules()})
     code = sorted(user_code.fingerprint_of(name) for name in kinds)
@@ -111,7 +106,7 @@ DEEPEST_VALUE = 12
 LARGEST_FILE = 2**30
 
 
-class _Described:
+class _Description:
     """A description of a module and everything reachable from it, equal in every process."""
 
     def __init__(self) -> None:
@@ -128,8 +123,7 @@ class _Described:
             tensors = {**part._parameters, **part._buffers}
             for name, tensor in tensors.items():
                 yield f"{path}.{name}={None if tensor is None else of_tensors({name: tensor})}"
-                grows = tensor is not None and tensor.requires_grad
-                yield f"{path}.{name}:{grows}"
+                yield f"{path}.{name}:{tensor is not None and tensor.requires_grad}"
             for name in sorted(vars(part).keys() - internal):
                 yield f"{path}.{name}={self.of_value(vars(part)[name], 0)}"
 
@@ -182,10 +176,8 @@ class _Described:
             return f"{_name(value)}{code}{described}"
         if isinstance(value, type | types.BuiltinFunctionType | types.ModuleType):
             return _name(value)
-        attributes = getattr(value, "__dict__", {})
-        described = [
-            f"{name}={self.of_value(attributes[name], depth)}" for name in sorted(attributes)
-        ]
+        attributes = sorted(getattr(value, "__dict__", {}).items())
+        described = [f"{name}={self.of_value(item, depth)}" for name, item in attributes]
         return f"{_name(type(value))}{described}"
 
 
@@ -223,6 +215,6 @@ def of_code() -> str:
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         package = path.relative_to(root).parts[0]
-        if package not in SHOWING:
+        if package not in PRESENTATION:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -40,7 +40,7 @@ def are_deferred() -> bool:
 
 
 def _unresolved(student: Any, teacher: Any, **arguments: Any) -> Any:
-    """Stand in for a callable whose import is deferred; accept any argument; is never called."""
+    """Stand in for a callable whose import is deferred; never called."""
     raise RuntimeError("a callable whose import was deferred")
 
 
@@ -75,8 +75,7 @@ def find(name: str, *, where: str) -> Callable[..., Any]:
         public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         hint = did_you_mean(attribute, public)
         raise InputError(Problem(where, name, f"a callable that {module_name} holds", hint))
-    result: Callable[..., Any] = found
-    return result
+    return found
 
 
 def file_of(name: str) -> Path | None:
@@ -91,17 +90,14 @@ def file_of(name: str) -> Path | None:
 
 
 def local_modules(name: str) -> dict[str, Path]:
-    """Return the user's own modules that a callable's module imports, directly or indirectly.
-
-    A module is the user's own if its file is outside the standard library, the installed packages
-    and limbeck. Imports are read from the source; imports by computed names are not found.
+    """Return the user's modules that a callable's module imports; see `user_code.modules_of`.
 
     Args:
         name: An importable name, as for `find`.
 
     Returns:
-        The file of each module by its dotted name, including parent packages; without the file of a
-        `file.py:function` name, with the module of a `module:function` name.
+        The file of each module by its dotted name; without the file of a `file.py:function` name,
+        with the module of a `module:function` name.
 
     Example:
         >>> local_modules("json.decoder:JSONDecoder")
@@ -109,8 +105,9 @@ def local_modules(name: str) -> dict[str, Path]:
     """
     path = file_of(name)
     found = user_code.modules_of(_module_name(name), path)
-    own = None if path is None else user_code.name_of(path)
-    return {dotted: Path(file) for dotted, file in sorted(found.items()) if dotted != own}
+    if path is not None:
+        found.pop(user_code.name_of(path), None)
+    return {dotted: Path(file) for dotted, file in sorted(found.items())}
 
 
 def fingerprint_of(name: str) -> list[tuple[str, str]]:
@@ -131,13 +128,10 @@ def _module_name(name: str) -> str:
 def _import(module_name: str, name: str, where: str) -> ModuleType:
     path = file_of(name)
     if path is not None and not path.is_file():
-        raise InputError(
-            Problem(where, name, f"a file that exists; no such file: {path.absolute()}")
-        )
+        allowed = f"a file that exists; no such file: {path.absolute()}"
+        raise InputError(Problem(where, name, allowed))
     try:
-        if path is not None:
-            return user_code.import_file(path)
-        return user_code.import_module(module_name)
+        return user_code.import_file(path) if path else user_code.import_module(module_name)
     # A user's module may raise any exception on import, which is shown to the user.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
@@ -158,14 +152,9 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise InputError(
-            Problem(
-                module,
-                given="not installed",
-                allowed=f'the "{extra}" extra of limbeck',
-                fix=f'Install it: pip install "limbeck[{extra}]"',
-            )
-        ) from error
+        fix = f'Install it: pip install "limbeck[{extra}]"'
+        allowed = f'the "{extra}" extra of limbeck'
+        raise InputError(Problem(module, "not installed", allowed, fix)) from error
 
 
 def available(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""Untrusted work in a child process with limits on time and memory."""
+"""Untrusted work in a child process with limits on time and memory, and signal handling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from limbeck.errors import InputError, Problem
@@ -21,7 +20,7 @@ WALL_SECONDS = 60.0
 """A child that computes ends by its CPU limit; this one ends a child that waits."""
 
 MEMORY = 3 * 2**29
-"""Bytes beyond what the process holds already: 1.5 GiB."""
+"""Bytes beyond those that the process already uses: 1.5 GiB."""
 
 
 class LimitError(Exception):
@@ -63,9 +62,8 @@ def call_limited(
     sys.stderr.flush()
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # about fork beside torch's idle threads
+        # Python 3.12 warns about a fork in a process with threads; torch's are idle here.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         _be_child(work, writing, seconds, memory)
@@ -128,8 +126,8 @@ def _be_child(work: Callable[[], Any], writing: int, seconds: int, memory: int) 
         resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, spent + seconds + 1))
         if sys.platform.startswith("linux"):
             with open("/proc/self/statm") as statm:
-                held = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-            resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))
+                limit = memory + int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         content = json.dumps(_result(work, memory)).encode()
         while content:
             content = content[os.write(writing, content) :]
@@ -160,12 +158,9 @@ TOGETHER = 0.1
 
 def interrupting_signals() -> list[signal.Signals]:
     """Return the signals that end a run on this system; `nohup` excludes SIGHUP."""
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    return [
-        number
-        for number in numbers
-        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    numbers = [signal.Signals[name] for name in NAMES if hasattr(signal, name)]
+    ignored = signal.SIG_IGN
+    return [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) is not ignored]
 
 
 def raise_on_signals() -> None:
@@ -199,39 +194,34 @@ class Interrupts:
     none is recorded.
 
     Attributes:
-        heard: Whether a signal was received.
+        received: Whether a signal was received.
 
     Example:
         >>> with Interrupts() as interrupts:
-        ...     interrupts.heard
+        ...     interrupts.received
         False
     """
 
     def __init__(self) -> None:
-        self.heard = False
+        self.received = False
         self._at = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in interrupting_signals():
-                self._before[number] = signal.signal(number, self._hear)
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             # None: a handler that was not installed from Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if self.heard and error is None:
+        if self.received and error is None:
             raise KeyboardInterrupt
 
-    def _hear(self, number: int, frame: object) -> None:
-        if not self.heard:
-            self.heard, self._at = True, time.monotonic()
+    def _receive(self, number: int, frame: object) -> None:
+        if not self.received:
+            self.received, self._at = True, time.monotonic()
         elif time.monotonic() - self._at >= TOGETHER:
             raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import check_choice
 
 
 @cache
@@ -80,11 +80,7 @@ class Registry:
         Raises:
             InputError: The name is unknown; the message lists the nearest ones.
         """
-        if name not in self.names():
-            allowed = self.names()
-            raise InputError(
-                Problem(where or self._kind, name, ", ".join(allowed), did_you_mean(name, allowed))
-            )
+        check_choice(name, self.names(), where=where or self._kind)
         path = ".".join(part for part in (self.package, name, self._within) if part)
         module = importlib.import_module(path)
         attribute = self._attribute if isinstance(self._attribute, str) else self._attribute(name)

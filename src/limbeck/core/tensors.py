@@ -26,13 +26,13 @@ def precise_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     The teacher's tensor is detached.
 
     Example:
-        >>> ours, theirs = precise_pair(torch.zeros(2).double(), torch.zeros(2).half())
-        >>> theirs.dtype
+        >>> student, teacher = precise_pair(torch.zeros(2).double(), torch.zeros(2).half())
+        >>> teacher.dtype
         torch.float64
     """
-    ours = precise(student)
-    # Also without gradients: forward mode's tangents end here, too.
-    return ours, teacher.detach().to(ours.dtype)
+    student = precise(student)
+    # Also without gradients: detaching ends forward-mode tangents, too.
+    return student, teacher.detach().to(student.dtype)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import stat
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
+
+from limbeck.core.files import open_regular
 
 INSTALLED = {"site-packages", "dist-packages"}
 # A module that imports or executes by a computed name may depend on any other.
@@ -87,11 +88,9 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Start to record files opened for reading, and executed source.
+    """Start to record executed source and files opened for reading by the user's code.
 
-    Nothing is recorded in a process that imports no user code. The current folder is appended to
-    the module search path, since `python -m limbeck` searches it, and the `limbeck` command would
-    not.
+    The current folder is appended to the module search path, as `python -m limbeck` does.
     """
     if not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())
@@ -100,15 +99,15 @@ def install() -> None:
 
 @cache
 def _watch() -> None:
-    place = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
-    sys.meta_path.insert(place, _Finder())
+    index = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
+    sys.meta_path.insert(index, _Finder())
     sys.addaudithook(_audit)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "open" or not _RECORDERS or not isinstance(arguments[0], str | bytes):
         return
-    if not _on_behalf_of_the_user():
+    if not _is_called_by_user_code():
         return
     path, flags = os.path.abspath(os.fsdecode(arguments[0])), arguments[2]
     writes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
@@ -116,14 +115,12 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         recorder[writes].add(path)
 
 
-def _on_behalf_of_the_user() -> bool:
-    """Return whether the user's code is running, without limbeck's code called from it."""
+def _is_called_by_user_code() -> bool:
+    """Return whether the innermost frame of the user's code is inside that of limbeck's."""
     own = os.path.dirname(os.path.dirname(__file__)) + os.sep
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
+    while frame is not None and not frame.f_code.co_filename.startswith(own):
         file = frame.f_code.co_filename
-        if file.startswith(own):
-            return False
         if not file.startswith("<") and is_user_file(file):
             return True
         frame = frame.f_back
@@ -132,10 +129,9 @@ def _on_behalf_of_the_user() -> bool:
 
 @contextmanager
 def reads() -> Iterator[set[str]]:
-    """Record the absolute paths of the files that the user's code opens for reading in the block.
+    """Record the absolute paths of the files that the user's code only reads in the block.
 
-    Files also written in the block are excluded. Files opened in compiled code of a library or in
-    another process are not recorded.
+    Files opened in compiled code of a library or in another process are not recorded.
     """
     recorder: tuple[set[str], set[str]] = (set(), set())
     _RECORDERS.append(recorder)
@@ -143,35 +139,28 @@ def reads() -> Iterator[set[str]]:
         yield recorder[0]
     finally:
         recorder[0].difference_update(recorder[1])
-        # By identity: two recorders of the same files are equal.
+        # Compared by identity: two recorders of the same files are equal.
         _RECORDERS[:] = [one for one in _RECORDERS if one is not recorder]
 
 
 def hash_reads(paths: set[str], *, but: Sequence[Path] = ()) -> dict[str, str]:
-    """Hash the user's files among those that were read, except sources of modules.
-
-    Args:
-        paths: Absolute paths.
-        but: Folders whose files are excluded.
-    """
+    """Hash the user's files among absolute paths, except module sources and the folders `but`."""
     folders = tuple(os.path.realpath(folder) + os.sep for folder in but)
-    kept = (
+    user_files = (
         path
         for path in sorted(paths - _SOURCES)
         if "__pycache__" not in path
         and not path.startswith(("/proc/", "/sys/", "/dev/"))
-        and not os.path.realpath(path).startswith(folders or ("\0",))
+        and not os.path.realpath(path).startswith(folders)
         and is_user_file(path)
     )
-    return {path: digest for path in kept if (digest := _digest(path))}
+    return {path: digest for path in user_files if (digest := _digest(path))}
 
 
 def _digest(path: str) -> str:
     """Hash a regular file; return an empty text if there is none."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return ""
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
@@ -185,8 +174,8 @@ def unchanged(hashes: dict[str, str]) -> bool:
 def modules_of(module: str, file: Path | None = None) -> dict[str, str]:
     """Return a user's module and the user's modules that it imports, directly or indirectly.
 
-    Imports are read from the source, so that those inside of functions are included before
-    execution; parent packages are included. Imports by computed names are not found.
+    Imports are read from the source, including those in functions, and parent packages are
+    included. Imports by computed names are not found.
 
     Args:
         module: The name of an importable module.
@@ -195,46 +184,43 @@ def modules_of(module: str, file: Path | None = None) -> dict[str, str]:
     Returns:
         The file of each module by its dotted name; empty if the module is not the user's.
     """
-    return dict(_found(module, file, dynamic=False))
+    return dict(_dependencies(module, file, dynamic=False))
 
 
 def fingerprint_of(module: str) -> list[tuple[str, str]]:
-    """Hash the source of a user's module and of all user's modules it imports, and read files.
+    """Hash a user's imported module, the user's modules that it imports, and the files they read.
 
     A module that imports by computed names depends on every user's module.
-
-    Args:
-        module: The name of an imported module.
 
     Returns:
         Names with hashes, sorted; empty if the module is not the user's.
     """
-    found = dict(_found(module, None, dynamic=True))
+    found = dict(_dependencies(module, None, dynamic=True))
     hashes: dict[str, str] = {}
     for name, path in found.items():
-        now = _digest(path)
-        # The executed source may differ from the file's current content: then the hash is unique.
-        digest = now if _EXECUTED.get(name, now) == now else f"{_EXECUTED[name]}, {now}"
+        current = _digest(path)
+        executed = _EXECUTED.get(name, current)
+        digest = current if executed == current else f"{executed}, {current}"
         # Without the folder's location: a moved folder has the same hash.
         hashes[f"{name.partition('@')[0]} {digest[:8]}"] = digest
     read = {path for name in found for path in _READ.get(name, ())}
     for path, digest in hash_reads(read).items():
-        place = os.path.basename(path)
-        hashes[place] = hashes.get(place, "") + digest
+        base = os.path.basename(path)
+        hashes[base] = hashes.get(base, "") + digest
     return sorted(hashes.items())
 
 
-def _found(module: str, file: Path | None, *, dynamic: bool) -> Iterator[tuple[str, str]]:
-    waiting, seen = [module], set[str]()
-    while waiting:
-        name = waiting.pop()
+def _dependencies(module: str, file: Path | None, *, dynamic: bool) -> Iterator[tuple[str, str]]:
+    pending, seen = [module], set[str]()
+    while pending:
+        name = pending.pop()
         if name in seen:
             continue
         seen.add(name)
         path = os.path.abspath(file) if file and name == module else _located(name)
         if path is not None and is_user_file(path):
             yield name, path
-            waiting += _imported(name, path, dynamic=dynamic)
+            pending += _imported(name, path, dynamic=dynamic)
 
 
 def _located(name: str) -> str | None:
@@ -248,16 +234,15 @@ def _located(name: str) -> str | None:
 
 def _spec(name: str) -> ModuleSpec | None:
     parent, _, _ = name.rpartition(".")
-    places: Any = None
+    folders: Sequence[str] | None = None
     if parent:
-        above = sys.modules.get(parent)
-        around = _spec(parent) if above is None else None
-        places = getattr(above, "__path__", None) if above else None
-        places = around.submodule_search_locations if around else places
-        if places is None:
+        package = sys.modules.get(parent)
+        spec = _spec(parent) if package is None else None
+        folders = spec.submodule_search_locations if spec else getattr(package, "__path__", None)
+        if folders is None:
             return None
     try:
-        return PathFinder.find_spec(name, places)
+        return PathFinder.find_spec(name, folders)
     except (ImportError, ValueError, AttributeError):
         return None
 
@@ -303,8 +288,8 @@ def name_of(path: Path) -> str:
         >>> name_of(Path("a/net.py")) == name_of(Path("b/net.py"))
         False
     """
-    place = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"_limbeck_user_{path.stem}@{place[:12]}".replace(".", "_")
+    digest = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"_limbeck_user_{path.stem}@{digest[:12]}".replace(".", "_")
 
 
 def import_file(path: Path) -> ModuleType:

@@ -190,7 +190,7 @@ class _Loop:
         for micro_batches in self._steps():
             self._step(micro_batches)
             self.ticker.tick(progress.step, self.total, self._note())
-            self._save_if_due(interrupts.heard)
+            self._save_if_due(interrupts.received)
         metrics = self._validate()
         row = self._row(self.state.epoch.pop(self.accelerator)) | {
             f"validation/{name}": value for name, value in metrics.items() if math.isfinite(value)
@@ -203,7 +203,7 @@ class _Loop:
             self.state.best = {name: value.clone() for name, value in weights.items()}
         self.state.log.write(row)
         self.ticker.tick(progress.step, self.total, self._summary(row), milestone=True)
-        self._save_if_due(interrupts.heard)
+        self._save_if_due(interrupts.received)
 
     def _step(self, micro_batches: list[Batch]) -> None:
         progress, every = self.state.progress, self.settings.log_every
