@@ -85,7 +85,7 @@ class Held:
 
     def raw(self, row: int) -> dict[str, object]:
         """Give one picture to be shown."""
-        return {"picture": self.images[row]}
+        return {"image": self.images[row]}
 
 
 def noise(count: int, *shape: int) -> Split:

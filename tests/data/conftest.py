@@ -32,7 +32,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Data]
 
 @pytest.fixture
 def png() -> Callable[..., bytes]:
-    """Make the bytes of a picture whose pixels are drawn from a seed."""
+    """Return a function that encodes an image with random pixels of a seed."""
 
     def make(seed: int, size: tuple[int, int] = (6, 5), channels: int = 3) -> bytes:
         shape = size if channels == 1 else (*size, channels)

@@ -17,7 +17,7 @@ IMAGES = torch.rand(ROWS, 2, 5, 6, generator=torch.Generator().manual_seed(0))
 BLACK = torch.tensor([-1.0, -2.0])
 
 
-def _vary(index: list[int], seed: int, view: int, spec: AugmentSpec) -> torch.Tensor:
+def _augment(index: list[int], seed: int, view: int, spec: AugmentSpec) -> torch.Tensor:
     rows = torch.tensor(index)
     return augment(IMAGES[rows], rows, seed=seed, view=view, spec=spec, fill_value=BLACK)
 
@@ -30,19 +30,19 @@ def _vary(index: list[int], seed: int, view: int, spec: AugmentSpec) -> torch.Te
     order=st.permutations(range(ROWS)),
     cut=st.integers(1, ROWS - 1),
 )
-def test_any_order_and_any_batches_give_the_same_pixels(
+def test_any_order_and_any_batches_have_the_same_pixels(
     spec: AugmentSpec, seed: int, view: int, order: list[int], cut: int
 ) -> None:
-    whole = _vary(list(range(ROWS)), seed, view, spec)
-    parts = [_vary(order[:cut], seed, view, spec), _vary(order[cut:], seed, view, spec)]
+    whole = _augment(list(range(ROWS)), seed, view, spec)
+    parts = [_augment(order[:cut], seed, view, spec), _augment(order[cut:], seed, view, spec)]
     assert torch.equal(torch.cat(parts), whole[torch.tensor(order)])
 
 
 @settings(deadline=None, max_examples=15)
 @given(spec=SPECS, seed=st.integers(0, 2**32))
-def test_each_picture_is_moved_and_mirrored_as_a_whole(spec: AugmentSpec, seed: int) -> None:
+def test_each_image_is_moved_and_mirrored_as_a_whole(spec: AugmentSpec, seed: int) -> None:
     reach = spec.crop + spec.shift
-    varied = _vary(list(range(ROWS)), seed, 0, spec)
+    varied = _augment(list(range(ROWS)), seed, 0, spec)
     for before, after in zip(IMAGES, varied, strict=True):
         assert any(
             torch.equal(after, candidate)
@@ -53,7 +53,7 @@ def test_each_picture_is_moved_and_mirrored_as_a_whole(spec: AugmentSpec, seed: 
 
 
 def _variants(image: torch.Tensor, down: int, right: int, *, mirror: bool) -> list[torch.Tensor]:
-    """Move a picture pixel by pixel, as the definition has it."""
+    """Move an image pixel by pixel: the definition."""
     _, height, width = image.shape
     moved = BLACK[:, None, None].repeat(1, height, width)
     for row in range(height):
@@ -63,10 +63,10 @@ def _variants(image: torch.Tensor, down: int, right: int, *, mirror: bool) -> li
     return [moved, moved.flip(-1)] if mirror else [moved]
 
 
-def test_the_input_and_the_global_random_state_are_left_alone() -> None:
+def test_the_input_and_the_global_random_state_are_unchanged() -> None:
     kept, state, numpy_state = IMAGES.clone(), torch.get_rng_state(), np.random.get_state()[1]
     for spec in (AugmentSpec(flip=True), AugmentSpec(crop=1, flip=True), AugmentSpec(shift=1)):
-        _vary(list(range(ROWS)), 0, 0, spec)
+        _augment(list(range(ROWS)), 0, 0, spec)
     assert torch.equal(IMAGES, kept)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
@@ -77,7 +77,7 @@ def test_offsets_and_mirrors_are_drawn_evenly() -> None:
     ramp = torch.arange(49, dtype=torch.float32).view(1, 1, 7, 7).repeat(9000, 1, 1, 1)
     spec = AugmentSpec(crop=1, flip=True)
     varied = augment(ramp, rows, seed=3, view=5, spec=spec, fill_value=torch.zeros(1))
-    # The middle of the ramp tells the offset, its slope the mirror.
+    # The value in the middle of the ramp is the offset; the sign of its slope is the mirror.
     counts = torch.unique(varied[:, 0, 3, 3], return_counts=True)[1]
     assert len(counts) == 9
     assert (counts - 1000).abs().max() < 150
@@ -95,8 +95,8 @@ def test_random_bits_differ_by_every_word_and_row() -> None:
     assert len(drawn) == 4 * 4 * 100
 
 
-def test_random_bits_are_these_forever() -> None:
-    """Recorded answers are looked up by view: another hash would give them other pictures."""
+def test_random_bits_are_pinned() -> None:
+    """Cached logits are looked up by view: with another hash they would be of other images."""
     pinned = [1321962074176129191, 11997311547471286909]
     assert random_bits(1, 2, 3, index=[0, 1]).tolist() == pinned
 
@@ -113,7 +113,7 @@ def _split(digits: Data, **settings: int | bool) -> Split:
     return split
 
 
-def test_views_go_round(digits: Data) -> None:
+def test_epochs_cycle_through_the_views(digits: Data) -> None:
     split = _split(digits, shift=1, views=3)
     seen = []
     for epoch in range(6):
@@ -133,14 +133,14 @@ def test_without_a_number_of_views_every_epoch_is_new(digits: Data) -> None:
 
 
 @pytest.mark.parametrize("other", ["seed", "epoch"])
-def test_seed_and_epoch_change_the_pictures(digits: Data, other: str) -> None:
+def test_seed_and_epoch_change_the_images(digits: Data, other: str) -> None:
     split = _split(digits, shift=1)
     before = split.__getitems__(list(range(20)))["image"]
     split.set_seed(1) if other == "seed" else split.set_epoch(1)
     assert not torch.equal(split.__getitems__(list(range(20)))["image"], before)
 
 
-def test_only_training_rows_are_varied_and_evaluation_never(digits: Data) -> None:
+def test_only_training_rows_are_augmented_and_not_in_evaluation(digits: Data) -> None:
     split = _split(digits, shift=1)
     plain = next(split.batches(20))
     assert torch.equal(plain["image"], next(digits.train.batches(20))["image"])

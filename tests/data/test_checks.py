@@ -1,4 +1,4 @@
-"""What is wrong with data is said once, plainly, with where and what to do."""
+"""Errors in data are reported once, with the place, the allowed values and the fix."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_wrong_columns_name_the_nearest(tmp_path: Path, read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "said"),
+    ("labels", "classes", "message"),
     [
         ([0.5, 1.0], None, "got 'float64 (0.5 in row 0)'"),
         ([0, None], None, "no label in 1 of 2 rows, the first is row 1"),
@@ -65,15 +65,15 @@ def test_wrong_columns_name_the_nearest(tmp_path: Path, read: Read) -> None:
     ],
 )
 def test_wrong_labels(
-    tmp_path: Path, read: Read, labels: list[Any], classes: tuple[str, ...] | None, said: str
+    tmp_path: Path, read: Read, labels: list[Any], classes: tuple[str, ...] | None, message: str
 ) -> None:
     _texts(tmp_path / "a.parquet", labels)
     with pytest.raises(InputError) as caught:
         read(source="parquet", files={"train": "a.parquet"}, classes=classes)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_labels_of_all_splits_are_told_at_once(tmp_path: Path, read: Read) -> None:
+def test_wrong_labels_of_all_splits_are_reported_at_once(tmp_path: Path, read: Read) -> None:
     for name in ("train", "test"):
         _texts(tmp_path / name, [0, 9])
     with pytest.raises(InputError) as caught:
@@ -83,10 +83,10 @@ def test_labels_of_all_splits_are_told_at_once(tmp_path: Path, read: Read) -> No
     assert len(caught.value.problems) == 2
 
 
-def test_a_class_that_training_has_not(tmp_path: Path, read: Read) -> None:
+def test_a_class_that_training_lacks(tmp_path: Path, read: Read) -> None:
     _texts(tmp_path / "train", [0, 1] * 10)
     _texts(tmp_path / "test", [0, 1, 2])
-    with pytest.raises(InputError, match="classes 2, which train has not"):
+    with pytest.raises(InputError, match="classes 2, which train lacks"):
         read(source="parquet", files={"train": "train", "test": "test"}, text={})
 
 
@@ -120,7 +120,7 @@ def _python(tmp_path: Path, code: str) -> str:
     return f"{file}:make"
 
 
-def test_every_picture_with_nan_is_named(tmp_path: Path, read: Read) -> None:
+def test_every_image_with_nan_is_named(tmp_path: Path, read: Read) -> None:
     code = "x = np.ones((20, 4, 4)); x[[7, 9], 0, 0] = np.nan; return {'train': (x, y), 'test': t}"
     code = "y = np.arange(20) % 2; t = (np.ones((4, 4, 4)), [0, 1, 0, 1]); " + code
     with pytest.raises(InputError) as caught:
@@ -131,35 +131,38 @@ def test_every_picture_with_nan_is_named(tmp_path: Path, read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
-        ("return np.zeros((5, 4, 4)), [0, 1]", "5 inputs, 2 labels"),
+        (
+            "return np.zeros((5, 4, 4)), [0, 1]",
+            r"inputs of shape \(5, 4, 4\), labels of shape \(2,\)",
+        ),
         ("return np.zeros((5, 4)), [0] * 5", r"an array of shape \(5, 4\)"),
         ("return np.full((20, 4, 4), 300), np.arange(20) % 2", "values from 300 to 300"),
         ("return np.zeros((20, 2, 4, 4), 'uint8'), np.arange(20) % 2", "1 or 3 channels"),
         ("return 3", "a pair"),
     ],
 )
-def test_wrong_arrays(tmp_path: Path, read: Read, code: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_wrong_arrays(tmp_path: Path, read: Read, code: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         read(source="python", name=_python(tmp_path, code))
 
 
-def test_pictures_of_different_sizes(tmp_path: Path, read: Read, png: Any) -> None:
-    pictures = [png(row, size=(6, 5 + row // 19)) for row in range(20)]
-    content = {"image": pictures, "label": [0, 1] * 10}
+def test_images_of_different_sizes(tmp_path: Path, read: Read, png: Any) -> None:
+    images = [png(row, size=(6, 5 + row // 19)) for row in range(20)]
+    content = {"image": images, "label": [0, 1] * 10}
     datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a")
     with pytest.raises(InputError, match=r"(?s)row 19.*6x6.*set data.image.size"):
         read(source="parquet", files={"train": "a"})
     assert read(source="parquet", files={"train": "a"}, image={"size": 4})
 
 
-def test_a_picture_that_cannot_be_opened(tmp_path: Path, read: Read, png: Any) -> None:
-    pictures = [png(row) for row in range(20)]
-    pictures[3] = pictures[3][:60]
-    content = {"image": pictures, "label": [0, 1] * 10}
+def test_an_image_that_cannot_be_opened(tmp_path: Path, read: Read, png: Any) -> None:
+    images = [png(row) for row in range(20)]
+    images[3] = images[3][:60]
+    content = {"image": images, "label": [0, 1] * 10}
     datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a")
-    with pytest.raises(InputError, match=r"row 3: .*a picture that PIL can open"):
+    with pytest.raises(InputError, match=r"row 3: .*an image that PIL can open"):
         read(source="parquet", files={"train": "a"})
 
 

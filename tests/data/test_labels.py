@@ -1,4 +1,4 @@
-"""Names decide which class a label is, in every source and every split."""
+"""Labels are mapped to classes by name, in every source and every split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _split(labels: list[Any], names: list[str] | None = None) -> datasets.Datase
 def _read(
     train: datasets.Dataset, test: datasets.Dataset | None = None, classes: Any = None
 ) -> dict[str, list[str]]:
-    """Return the name that each row ends up with."""
+    """Return the class name of each row."""
     splits = {"train": train} if test is None else {"train": train, "test": test}
     found = read_labels(splits, "label", tuple(classes) if classes else None)
     return {
@@ -71,7 +71,7 @@ def test_a_name_of_two_spellings_is_matched_exactly_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "names", "classes", "said"),
+    ("labels", "names", "classes", "message"),
     [
         ([0, 1], ["neg", "pos"], ["negative", "positive"], "'neg' in row 0"),
         ([0, 1, 2], ["ant", "bee", "cow"], ["ant", "bee"], "'cow' in row 2 (1 such rows)"),
@@ -80,20 +80,20 @@ def test_a_name_of_two_spellings_is_matched_exactly_or_refused() -> None:
         ([1, 2, 3], None, ["0", "1", "2"], "3 in row 2"),
         ([0, -1], ["ant", "bee"], None, "-1 marks rows without a label"),
         ([True, False], None, ["no", "maybe"], "truth values"),
-        ([[0, 1], [1]], None, None, "several labels a row"),
+        ([[0, 1], [1]], None, None, "several labels per row"),
         ([[0.0, 1.0], [1.0, 0.0]], None, None, "a list of 2 labels in row 0"),
         ([[], [1]], None, None, "a list of 0 labels in row 0"),
         ([{"a": 1}, {"a": 2}], None, None, "struct"),
         ([b"a", b"b"], None, None, "binary"),
     ],
 )
-def test_what_is_not_certain_is_refused(labels: Any, names: Any, classes: Any, said: str) -> None:
+def test_ambiguous_labels_are_refused(labels: Any, names: Any, classes: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         _read(_split(labels, names), classes=classes)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_every_name_that_fits_nothing_is_told_at_once() -> None:
+def test_all_unknown_names_are_reported_at_once() -> None:
     with pytest.raises(InputError) as caught:
         _read(_split(["a", "b", "c"]), _split(["d"]), ["a", "x", "y"])
     assert len(caught.value.problems) == 3
@@ -120,7 +120,7 @@ def test_labels_of_every_type(labels: list[Any], classes: Any, read_as: list[str
     assert _read(_split(labels), classes=classes)["train"] == read_as
 
 
-def test_placeholders_are_places_and_may_be_named() -> None:
+def test_placeholders_are_indices_and_may_be_named() -> None:
     train = _split([0, 1], ["LABEL_0", "LABEL_1"])
     assert _read(train, classes=["ham", "spam"])["train"] == ["ham", "spam"]
     folders = [str(number) for number in sorted(range(11), key=str)]
@@ -128,7 +128,7 @@ def test_placeholders_are_places_and_may_be_named() -> None:
     assert found["train"] == ["class 10", "class 1"]
 
 
-def test_numbers_beside_names_are_refused_unless_an_order_ties_them() -> None:
+def test_numbers_beside_names_are_refused_unless_an_order_connects_them() -> None:
     train, bare = _split([0, 1], ["ant", "bee"]), _split([1, 0])
     assert _read(train, bare, ["ant", "bee"])["test"] == ["bee", "ant"]
     with pytest.raises(InputError, match="numbers in test, names in train"):
@@ -177,7 +177,7 @@ def test_an_image_folder_in_another_order(tmp_path: Path, read: Read) -> None:
     data = read(source="imagefolder", files={"train": "train"}, classes=names)
     for split in (data.train, data.validation, data.test):
         for row in range(len(split)):
-            seen = np.asarray(split.raw(row)["picture"]).max(axis=(0, 1)).argmax()
+            seen = np.asarray(split.raw(row)["image"]).max(axis=(0, 1)).argmax()
             assert data.classes[int(split.labels[row])] == names[seen]
     assert (
         "train: labels mapped by name; the source's order is blue, green, red" in data.facts.notes

@@ -79,7 +79,7 @@ def test_texts_that_are_copied_into_the_test_rows(tmp_path: Path, read: Read) ->
     assert read(**{**strict, "max_overlap": 0.5})
 
 
-def test_pictures_that_are_equal_once_decoded(tmp_path: Path, read: Read) -> None:
+def test_images_that_are_equal_after_decoding(tmp_path: Path, read: Read) -> None:
     for split in ("train", "test"):
         for row in range(24):
             folder = tmp_path / split / "ab"[row % 2]
@@ -99,7 +99,7 @@ def test_the_share_has_a_default_and_is_no_part_of_the_identity() -> None:
     assert "max_overlap" not in spec.identity()
 
 
-def test_a_table_of_few_values_has_equal_rows_by_nature(tmp_path: Path, read: Read) -> None:
+def test_a_table_of_few_values_has_equal_rows_by_coincidence(tmp_path: Path, read: Read) -> None:
     random = np.random.default_rng(0)
     rows = 600
     few = {name: random.choice([*"abc"], rows).tolist() for name in ("p", "q", "r")}
@@ -110,7 +110,7 @@ def test_a_table_of_few_values_has_equal_rows_by_nature(tmp_path: Path, read: Re
     assert any("test: 120 of 120 rows" in note for note in data.facts.notes)
 
 
-def test_a_table_of_measurements_that_stands_twice_in_the_file(tmp_path: Path, read: Read) -> None:
+def test_a_table_of_measurements_with_every_row_twice(tmp_path: Path, read: Read) -> None:
     from sklearn.datasets import load_wine
 
     bunch = load_wine()
@@ -118,13 +118,9 @@ def test_a_table_of_measurements_that_stands_twice_in_the_file(tmp_path: Path, r
     twice = {name: np.tile(column, 2) for name, column in zip(columns, bunch.data.T, strict=True)}
     rows = datasets.Dataset.from_dict({**twice, "label": np.tile(bunch.target, 2)})
     rows.to_parquet(tmp_path / "a.parquet")
+    table = {"numeric": columns}
     with pytest.raises(InputError, match="equal a row of train"):
-        read(
-            source="parquet",
-            files={"train": "a.parquet"},
-            table={"numeric": columns},
-            max_overlap=0.1,
-        )
+        read(source="parquet", files={"train": "a.parquet"}, table=table, max_overlap=0.1)
 
 
 def test_the_expected_share_is_that_of_new_rows() -> None:

@@ -1,4 +1,4 @@
-"""What travels with the student can be applied with numpy, PIL and tokenizers alone."""
+"""The saved preprocessing can be applied with numpy, PIL and tokenizers alone."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ Read = Callable[..., Data]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, read: Read, png: Any) -> Data:
+def images(tmp_path: Path, read: Read, png: Any) -> Data:
     content = {"image": [png(row) for row in range(40)], "label": [0, 1] * 20}
     datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
     return read(source="parquet", files={"train": "a.parquet"}, image={"size": 7})
 
 
-def test_numpy_and_pil_alone_give_the_same_bits(tmp_path: Path, pictures: Data) -> None:
-    pictures.preprocess.save(tmp_path / "student")
-    told = json.loads((tmp_path / "student" / "preprocess.json").read_text())
-    for row, batch in enumerate(pictures.test.batches(1)):
-        picture = pictures.test.raw(row)["picture"].convert(told["mode"])
-        height, width = told["size"]
-        resample = Image.Resampling[told["resample"].upper()]
-        x = np.asarray(picture.resize((width, height), resample), dtype=np.float32)
-        x = x / np.float32(told["divide_by"]) - np.array(told["mean"], dtype=np.float32)
-        x = x / np.array(told["std"], dtype=np.float32)
+def test_numpy_and_pil_alone_compute_the_same_bits(tmp_path: Path, images: Data) -> None:
+    images.preprocess.save(tmp_path / "student")
+    saved = json.loads((tmp_path / "student" / "preprocess.json").read_text())
+    for row, batch in enumerate(images.test.batches(1)):
+        image = images.test.raw(row)["image"].convert(saved["mode"])
+        height, width = saved["size"]
+        resample = Image.Resampling[saved["resample"].upper()]
+        x = np.asarray(image.resize((width, height), resample), dtype=np.float32)
+        x = x / np.float32(saved["divide_by"]) - np.array(saved["mean"], dtype=np.float32)
+        x = x / np.array(saved["std"], dtype=np.float32)
         assert np.array_equal(batch["image"][0].numpy(), x.transpose(2, 0, 1))
 
 
-def test_mean_and_deviation_are_those_of_the_training_rows(pictures: Data) -> None:
-    image = next(pictures.train.batches(1000))["image"]
+def test_mean_and_deviation_are_those_of_the_training_rows(images: Data) -> None:
+    image = next(images.train.batches(1000))["image"]
     assert torch.allclose(image.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(image.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-2)
 
 
-def test_save_and_load_are_inverse(tmp_path: Path, pictures: Data) -> None:
-    paths = pictures.preprocess.save(tmp_path)
+def test_save_and_load_are_inverse(tmp_path: Path, images: Data) -> None:
+    paths = images.preprocess.save(tmp_path)
     assert all(path.is_file() for path in paths)
-    assert load(tmp_path) == pictures.preprocess
-    assert load(tmp_path).fingerprint == pictures.preprocess.fingerprint
+    assert load(tmp_path) == images.preprocess
+    assert load(tmp_path).fingerprint == images.preprocess.fingerprint
 
 
 def test_a_folder_without_or_with_another_version_is_refused(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_images_are_not_enlarged_beyond_what_memory_is_for(read: Read) -> None:
 
 @pytest.mark.parametrize(("ready", "pixels"), [(1, 2**31), (1, 1)])
 def test_held_or_decoded_each_time_the_bits_are_the_same(
-    pictures: Data,
+    images: Data,
     read: Read,
     monkeypatch: pytest.MonkeyPatch,
     ready: int,
@@ -97,9 +97,9 @@ def test_held_or_decoded_each_time_the_bits_are_the_same(
     monkeypatch.setattr("limbeck.data.prepare.PIXELS_UNDER", pixels)
     again = read(source="parquet", files={"train": "a.parquet"}, image={"size": 7})
     order = [3, 1, 2]
-    assert again.preprocess == pictures.preprocess
+    assert again.preprocess == images.preprocess
     assert torch.equal(
-        again.train.__getitems__(order)["image"], pictures.train.__getitems__(order)["image"]
+        again.train.__getitems__(order)["image"], images.train.__getitems__(order)["image"]
     )
 
 
@@ -110,7 +110,7 @@ def test_a_channel_without_contrast_is_not_divided_by_nothing(tmp_path: Path, re
     assert data.preprocess.std == (1.0,)
 
 
-def test_given_numbers_are_kept(tmp_path: Path, read: Read, pictures: Data) -> None:
+def test_given_numbers_are_kept(tmp_path: Path, read: Read, images: Data) -> None:
     image = {"mean": [0.5, 0.5, 0.5], "std": [0.1, 0.2, 0.3]}
     data = read(source="parquet", files={"train": "a.parquet"}, image=image)
     assert data.preprocess.mean == (0.5,) * 3
@@ -143,7 +143,7 @@ def test_class_names_ship_with_every_kind_of_preprocessing(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "no JSON"),
         ("[1]", "a JSON object"),
@@ -159,9 +159,9 @@ def test_class_names_ship_with_every_kind_of_preprocessing(
         ),
     ],
 )
-def test_a_hostile_preprocess_file_is_refused(tmp_path: Path, content: str, said: str) -> None:
+def test_a_hostile_preprocess_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "preprocess.json").write_text(content)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError) as caught:
         load(tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -34,16 +34,16 @@ def _needs(*names: str) -> pytest.MarkDecorator:
 
 
 def _write_parquet(path: Path, png: Png, rows: int = ROWS, first: int = 0) -> None:
-    pictures = [png(first + row) for row in range(rows)]
+    images = [png(first + row) for row in range(rows)]
     labels = [row % 2 for row in range(rows)]
-    datasets.Dataset.from_dict({"image": pictures, "label": labels}).to_parquet(path)
+    datasets.Dataset.from_dict({"image": images, "label": labels}).to_parquet(path)
 
 
 def _pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_sklearn_digits_are_the_package_s_own(digits: Data) -> None:
+def test_sklearn_digits_are_those_of_the_package(digits: Data) -> None:
     from sklearn.datasets import load_digits
 
     images = load_digits().images
@@ -56,7 +56,7 @@ def test_sklearn_digits_are_the_package_s_own(digits: Data) -> None:
     assert {tuple(row) for row in (back * 16).round().int().flatten(1).tolist()} <= original
 
 
-def test_parquet_pictures_come_back_pixel_by_pixel(tmp_path: Path, read: Read, png: Png) -> None:
+def test_parquet_images_come_back_pixel_by_pixel(tmp_path: Path, read: Read, png: Png) -> None:
     _write_parquet(tmp_path / "a.parquet", png)
     _write_parquet(tmp_path / "b.parquet", png, first=ROWS)
     data = read(
@@ -69,7 +69,7 @@ def test_parquet_pictures_come_back_pixel_by_pixel(tmp_path: Path, read: Read, p
     assert np.array_equal(image.numpy(), expected.astype(np.float32) / np.float32(255))
     assert data.test.labels.tolist() == [0, 1] * (ROWS // 2)
     assert len(data.train) + len(data.validation) == 2 * ROWS
-    assert data.test.raw(0)["picture"].size == (5, 6)
+    assert data.test.raw(0)["image"].size == (5, 6)
 
 
 def test_a_star_stands_for_all_files_that_match(tmp_path: Path, read: Read, png: Png) -> None:
@@ -110,14 +110,14 @@ def test_csv_of_texts_with_named_classes(tmp_path: Path, read: Read) -> None:
     assert data.classes[label] == "ab"[int(text.split()[0].removeprefix("word")) % 2]
 
 
-def test_csv_of_picture_paths(tmp_path: Path, read: Read, png: Png) -> None:
-    (tmp_path / "set" / "pictures").mkdir(parents=True)
+def test_csv_of_image_paths(tmp_path: Path, read: Read, png: Png) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
     with (tmp_path / "set" / "a.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label"])
         for row in range(ROWS):
-            (tmp_path / "set" / "pictures" / f"{row}.png").write_bytes(png(row))
-            writer.writerow([f"pictures/{row}.png", row % 2])
+            (tmp_path / "set" / "images" / f"{row}.png").write_bytes(png(row))
+            writer.writerow([f"images/{row}.png", row % 2])
     data = read(source="csv", files={"train": "set/a.csv"})
     assert next(data.train.batches(2))["image"].shape == (2, 3, 6, 5)
     assert data.facts.name == "set"
@@ -186,7 +186,7 @@ def test_python_splits_of_a_module(read: Read, monkeypatch: pytest.MonkeyPatch) 
     module.broken = lambda: 1 / 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_module_of_mine", module)
     assert len(read(source="python", name="a_module_of_mine:texts").test) == 20
-    for name, said in (
+    for name, message in (
         ("a_module_of_mine:wrong", "'training'"),
         ("a_module_of_mine:broken", "ZeroDivisionError"),
         ("a_module_of_mine:txts", 'did you mean "texts"'),
@@ -194,7 +194,7 @@ def test_python_splits_of_a_module(read: Read, monkeypatch: pytest.MonkeyPatch) 
         ("missing.py:f", "no such file"),
         ("texts", "package.module:function"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read(source="python", name=name)
 
 
@@ -273,21 +273,21 @@ def test_sst2(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "said"),
+    ("paths", "message"),
     [
-        (["1.png", "2.png"], "pictures outside of any class's folder"),
-        (["cat/2020/1.png", "dog/2021/2.png"], "pictures two folders deep: cat/2020, dog/2021"),
-        (["cat/notes.txt"], "no picture one folder deep"),
+        (["1.png", "2.png"], "images outside of any class's folder"),
+        (["cat/2020/1.png", "dog/2021/2.png"], "images two folders deep: cat/2020, dog/2021"),
+        (["cat/notes.txt"], "no image one folder deep"),
         (["metadata.csv", "cat/1.png"], "source: csv"),
     ],
 )
-def test_pictures_whose_class_would_be_a_guess(
-    tmp_path: Path, read: Read, png: Png, paths: list[str], said: str
+def test_images_of_an_ambiguous_class(
+    tmp_path: Path, read: Read, png: Png, paths: list[str], message: str
 ) -> None:
     for path in paths:
         (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / path).write_bytes(png(0))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read(source="imagefolder", files={"train": "set"})
 
 
@@ -303,7 +303,7 @@ def test_classes_of_linked_and_of_listed_folders(tmp_path: Path, read: Read, png
     linked = read(source="imagefolder", files={"train": "set"})
     listed = read(source="imagefolder", files={"train": "far/*"})
     assert linked.classes == listed.classes == ("cat", "dog")
-    assert "train: left out, as no pictures: dog/Thumbs.db" in linked.facts.notes
+    assert "train: left out, as no images: dog/Thumbs.db" in linked.facts.notes
     (tmp_path / "far" / "dog" / "0.PNG").write_bytes(png(7))
     changed = read(source="imagefolder", files={"train": "set"})
     assert changed.facts.fingerprint != linked.facts.fingerprint
@@ -319,7 +319,7 @@ def test_pipes_and_devices_are_no_data(tmp_path: Path, read: Read) -> None:
 
 
 def _declare(path: Path, label: dict[str, object]) -> None:
-    """Write a Parquet file whose metadata declares this of its labels."""
+    """Write a Parquet file whose metadata declares the labels' type."""
     features = {"x": {"dtype": "int64", "_type": "Value"}, "label": label}
     table = pa.table({"x": range(10), "label": [0, 1] * 5})
     stated = json.dumps({"info": {"features": features}})
@@ -327,7 +327,7 @@ def _declare(path: Path, label: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "said"),
+    ("label", "message"),
     [
         ({"num_classes": 10**12, "_type": "ClassLabel"}, "1 to 1,000,000 classes"),
         ({"names_file": "/dev/zero", "_type": "ClassLabel"}, "names_file"),
@@ -336,15 +336,15 @@ def _declare(path: Path, label: dict[str, object]) -> None:
     ],
 )
 def test_hostile_metadata_of_a_parquet_file(
-    tmp_path: Path, read: Read, label: dict[str, object], said: str
+    tmp_path: Path, read: Read, label: dict[str, object], message: str
 ) -> None:
     _declare(tmp_path / "a.parquet", label)
     with pytest.raises(InputError) as caught:
         read(source="parquet", files={"train": "a.parquet"}, table={"numeric": ["x"]})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_parquet_file_that_expands_beyond_all_measure(
+def test_a_parquet_file_that_expands_too_much(
     tmp_path: Path, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = pa.array(["a" * 2**16] * 4000)
@@ -355,7 +355,7 @@ def test_a_parquet_file_that_expands_beyond_all_measure(
         read(source="parquet", files={"train": "a.parquet"}, text={})
 
 
-def test_a_picture_that_a_table_names_by_its_path_counts_as_content(tmp_path):
+def test_an_image_given_by_path_is_part_of_the_fingerprint(tmp_path):
     for number in range(20):
         Image.new("L", (4, 4), number * 10).save(tmp_path / f"{number}.png")
     rows = "\n".join(f"{number}.png,{number % 2}" for number in range(20))
@@ -377,7 +377,7 @@ def test_a_picture_that_a_table_names_by_its_path_counts_as_content(tmp_path):
         ({"train": "owls"}, "owls"),
     ],
 )
-def test_data_is_called_after_its_folder_and_not_after_a_split(
+def test_data_is_named_after_its_folder_and_not_after_a_split(
     tmp_path: Path, read: Read, png: Png, files: dict[str, str], name: str
 ) -> None:
     for folder in ("pets/train", "pets/test", "birds/Data/Training", "owls"):
@@ -389,7 +389,7 @@ def test_data_is_called_after_its_folder_and_not_after_a_split(
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("return [np.zeros((4, 4)), np.zeros((5, 5))], [0, 1]", "rows of one shape"),
         ("return np.zeros((4, 4, 4)), np.eye(4)", "labels of shape \\(4, 4\\)"),
@@ -401,10 +401,10 @@ def test_data_is_called_after_its_folder_and_not_after_a_split(
         ("raise SystemError('mine')", "SystemError: mine"),
     ],
 )
-def test_what_a_function_may_not_return(tmp_path: Path, read: Read, code: str, said: str) -> None:
+def test_invalid_results_of_a_function(tmp_path: Path, read: Read, code: str, message: str) -> None:
     file = tmp_path / "mine.py"
     file.write_text(f"import numpy as np\ndef make():\n    {code}\n")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read(source="python", name=f"{file}:make")
 
 
@@ -413,8 +413,8 @@ def test_tensors_and_column_vectors_of_labels(tmp_path: Path, read: Read) -> Non
     file.write_text(
         "import torch\n"
         "def make():\n"
-        "    pictures = torch.rand(40, 3, 4, 4, requires_grad=True)\n"
-        "    return pictures, torch.arange(40)[:, None] % 2\n"
+        "    images = torch.rand(40, 3, 4, 4, requires_grad=True)\n"
+        "    return images, torch.arange(40)[:, None] % 2\n"
     )
     data = read(source="python", name=f"{file}:make")
     assert next(data.train.batches(2))["image"].shape == (2, 3, 4, 4)

@@ -18,7 +18,7 @@ def test_every_file_of_the_folder_is_a_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"source": "parqet", "files": {"train": "a"}}, 'did you mean "parquet"?'),
         ({"source": "parquet"}, "files.train is missing"),
@@ -30,15 +30,15 @@ def test_every_file_of_the_folder_is_a_source() -> None:
         ({"source": "csv", "files": {"train": "a"}, "classes": ["x", "x"]}, "same class twice"),
         ({"source": "csv", "files": {"train": "a"}, "image": {}, "text": {}}, "one of them"),
         ({"source": "csv", "files": {"train": "a"}, "text": {}, "augment": {}}, "for images"),
-        ({"source": "csv", "files": {"train": "a"}, "image": {"mean": [0, 0]}}, "one a channel"),
+        ({"source": "csv", "files": {"train": "a"}, "image": {"mean": [0, 0]}}, "one per channel"),
         ({"source": "csv", "files": {"train": "a"}, "image": {"std": [0.0]}}, "greater than 0"),
         ({"source": "csv", "files": {"train": "a"}, "image": {"channels": 2}}, "1 or 3"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_fix(settings: dict[str, Any], said: str) -> None:
+def test_invalid_settings_are_refused_with_the_fix(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=r".*") as caught:
         DataSpec(**settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_spec_cannot_be_changed_and_goes_through_json() -> None:
@@ -48,7 +48,7 @@ def test_a_spec_cannot_be_changed_and_goes_through_json() -> None:
         spec.split_seed = 3  # type: ignore[misc]
 
 
-def test_where_the_files_lie_is_no_part_of_the_identity() -> None:
+def test_the_location_of_the_files_is_no_part_of_the_identity() -> None:
     here, there = (DataSpec(source="csv", files={"train": name}) for name in ("a", "/b"))
     assert here.identity() == there.identity()
     assert here.identity() != DataSpec(source="csv", files={"train": "a"}, test=0.3).identity()

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from limbeck.data.load import Data
 
 
-def test_a_batch_has_what_was_asked_for(digits: Data) -> None:
+def test_a_batch_has_the_requested_rows(digits: Data) -> None:
     batch = digits.train.__getitems__([5, 0, 5])
     assert sorted(batch) == ["image", "index", "labels", "view"]
     assert batch["index"].tolist() == [5, 0, 5]
@@ -20,7 +20,7 @@ def test_a_batch_has_what_was_asked_for(digits: Data) -> None:
     assert torch.equal(batch["image"][0], batch["image"][2])
 
 
-def test_batches_go_through_all_rows_once(digits: Data) -> None:
+def test_batches_have_all_rows_once(digits: Data) -> None:
     batches = list(digits.test.batches(100))
     assert [len(batch["labels"]) for batch in batches] == [100, 100, 100, 59]
     assert torch.equal(torch.cat([batch["labels"] for batch in batches]), digits.test.labels)
@@ -45,15 +45,15 @@ def test_classes_keep_their_shares(digits: Data) -> None:
         assert (torch.bincount(split.labels) - expected).abs().max() <= 2
 
 
-def test_raw_shows_the_picture_of_the_row(digits: Data) -> None:
-    picture = digits.test.raw(7)["picture"]
-    shown = torch.from_numpy(np.asarray(picture).copy()) / 255 * 16
+def test_raw_returns_the_image_of_the_row(digits: Data) -> None:
+    stored = digits.test.raw(7)["image"]
+    shown = torch.from_numpy(np.asarray(stored).copy()) / 255 * 16
     prepare = digits.preprocess
     image = digits.test[7]["image"][0, 0] * prepare.std[0] + prepare.mean[0]
     assert (shown.round() - (image * 16)).abs().max() < 0.01
 
 
-def test_a_batch_costs_little(digits: Data) -> None:
+def test_a_batch_takes_little_time(digits: Data) -> None:
     """A step of the digits student takes 1.5 ms; the data may take a few hundredths of it."""
     rows = list(range(64))
     best = min(_seconds(digits, rows) for _ in range(200))

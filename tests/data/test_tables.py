@@ -91,7 +91,7 @@ def test_features_are_those_of_scikit_learn_fitted_on_the_training_rows(
     assert data.preprocess.model_inputs() == {"table_features": data.preprocess.width}
 
 
-def test_a_batch_has_the_rows_that_it_is_asked_for(people: Callable[..., Data]) -> None:
+def test_a_batch_has_the_requested_rows(people: Callable[..., Data]) -> None:
     data = people()
     batch = data.train.__getitems__([3, 0])
     assert batch["features"].dtype == torch.float32
@@ -99,7 +99,7 @@ def test_a_batch_has_the_rows_that_it_is_asked_for(people: Callable[..., Data]) 
     assert batch["index"].tolist() == [3, 0]
 
 
-def test_somebody_with_numpy_alone_gets_the_same_features(
+def test_numpy_alone_computes_the_same_features(
     people: Callable[..., Data], tmp_path: Path
 ) -> None:
     """The card's own snippet, given rows of which some are missing or unseen."""
@@ -120,7 +120,7 @@ def test_somebody_with_numpy_alone_gets_the_same_features(
 
 
 def _by_the_card(prepare: dict[str, Any], row: dict[str, Any]) -> np.ndarray:
-    """Run what the card says between reading the row and asking the model."""
+    """Compute features as the model card documents: from a row to the model's input."""
     from limbeck.report.usage import usage
 
     snippet = usage("tabular_classification").split("```python")[1].split("```")[0]
@@ -163,8 +163,8 @@ def test_a_column_without_variation_is_left_out_and_noted(people: Callable[..., 
     data = people({"hours": [40.0] * ROWS, "job": ["cook"] * ROWS})
     assert [one.name for one in data.preprocess.numeric] == ["age"]
     assert [one.name for one in data.preprocess.categorical] == ["code"]
-    assert "left out, since all training rows are alike in it: hours, job" in data.facts.notes
-    with pytest.raises(InputError, match="a column that tells rows apart"):
+    assert "left out, since all training rows are equal in it: hours, job" in data.facts.notes
+    with pytest.raises(InputError, match="a column with different values"):
         people({"hours": [40.0] * ROWS}, table={"numeric": ["hours"]})
 
 
@@ -175,30 +175,30 @@ def test_a_table_may_have_one_kind_of_columns_alone(people: Callable[..., Data],
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ({}, "numeric and categorical are empty"),
-        ({"numeric": ["age"], "categorical": ["age", "job"]}, "age stands twice"),
-        ({"numeric": ["age", "age"]}, "age stands twice"),
+        ({"numeric": ["age"], "categorical": ["age", "job"]}, "age is given twice"),
+        ({"numeric": ["age", "age"]}, "age is given twice"),
         ({"categorical": ["pay"]}, "table has the label pay"),
         ({"numerical": ["age"]}, "Extra inputs"),
     ],
 )
-def test_tables_that_cannot_be(table: dict[str, Any], said: str) -> None:
+def test_invalid_tables(table: dict[str, Any], message: str) -> None:
     common = {"source": "csv", "files": {"train": "a"}, "columns": {"label": "pay"}}
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         DataSpec(**common, table=table)
 
 
-def test_a_table_is_no_picture_and_no_text() -> None:
+def test_a_table_excludes_images_and_texts() -> None:
     common = {"source": "csv", "files": {"train": "a"}, "table": TABLE}
-    for others, said in (
+    for others, message in (
         ({"text": {}}, "text and table are given"),
         ({"image": {}, "text": {}}, "image and text and table are given"),
         ({"augment": {}}, "augment is given for a table"),
-        ({"sensitive_features": ["sex", "sex"]}, "groups names sex twice"),
+        ({"sensitive_features": ["sex", "sex"]}, "sensitive_features names sex twice"),
     ):
-        with pytest.raises(ValidationError, match=said):
+        with pytest.raises(ValidationError, match=message):
             DataSpec(**common, **others)
 
 
@@ -206,15 +206,15 @@ def test_unknown_columns_are_named_at_once_with_the_nearest(people: Callable[...
     table = {"numeric": ["aeg"], "categorical": ["jobs"]}
     with pytest.raises(InputError) as caught:
         people(table=table, columns={"label": "pays"}, classes=None)
-    said = [str(problem) for problem in caught.value.problems]
-    assert len(said) == 3
-    assert 'did you mean "age"?' in said[0]
-    assert said[0].startswith("data.table (of train)")
-    assert 'did you mean "job"?' in said[1]
-    assert said[2].startswith("data.columns (of train)")
+    messages = [str(problem) for problem in caught.value.problems]
+    assert len(messages) == 3
+    assert 'did you mean "age"?' in messages[0]
+    assert messages[0].startswith("data.table (of train)")
+    assert 'did you mean "job"?' in messages[1]
+    assert messages[2].startswith("data.columns (of train)")
 
 
-def test_without_data_table_the_error_says_where_columns_are_named(
+def test_without_data_table_the_error_names_the_setting(
     people: Callable[..., Data],
 ) -> None:
     with pytest.raises(InputError, match=r"The columns of a table are named in data\.table"):
@@ -222,7 +222,7 @@ def test_without_data_table_the_error_says_where_columns_are_named(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"age": ["a"] * ROWS}, rf"numeric \('age' in train\): got \"'a' in row 0 \({ROWS} such"),
         ({"age": ["1", "2 years"] * (ROWS // 2)}, "goes under data.table.categorical"),
@@ -232,14 +232,14 @@ def test_without_data_table_the_error_says_where_columns_are_named(
         ({"job": [b"a"] * ROWS}, "texts, numbers or dates"),
     ],
 )
-def test_cells_that_cannot_be_used(
-    people: Callable[..., Data], changes: dict[str, list[Any]], said: str
+def test_invalid_cells(
+    people: Callable[..., Data], changes: dict[str, list[Any]], message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         people(changes)
 
 
-def test_problems_of_several_columns_are_told_at_once(people: Callable[..., Data]) -> None:
+def test_problems_of_several_columns_are_reported_at_once(people: Callable[..., Data]) -> None:
     with pytest.raises(InputError) as caught:
         people({"age": ["a"] * ROWS, "job": [b"a"] * ROWS})
     assert len(caught.value.problems) == 2
@@ -269,7 +269,7 @@ def test_a_column_may_be_input_and_group(people: Callable[..., Data]) -> None:
     assert data.test.groups["code"].tolist() == _rows(data.test)["code"].tolist()
 
 
-def test_rows_that_belong_to_nobody_are_a_group(people: Callable[..., Data]) -> None:
+def test_rows_without_a_value_are_a_group(people: Callable[..., Data]) -> None:
     data = people({"sex": [None if row % 2 else "f" for row in range(ROWS)]})
     assert set(data.test.groups["sex"]) == {"f", "not stated"}
 
@@ -284,7 +284,7 @@ def test_a_class_label_is_a_group_by_its_name(tmp_path: Path, read: Read) -> Non
     assert set(data.test.groups["sex"]) == {"woman", "man"}
 
 
-def test_groups_that_cannot_be(people: Callable[..., Data]) -> None:
+def test_invalid_groups(people: Callable[..., Data]) -> None:
     with pytest.raises(
         InputError, match=r'data\.sensitive_features \(of train\).*did you mean "sex"\?'
     ):
@@ -322,7 +322,7 @@ def make():
         read(source="python", sensitive_features=["who"], **settings)
 
 
-def test_groups_of_pictures(tmp_path: Path, read: Read, png: Any) -> None:
+def test_groups_of_images(tmp_path: Path, read: Read, png: Any) -> None:
     content = {"image": [png(row) for row in range(40)], "label": [0, 1] * 20}
     content["who"] = [f"{row % 3}" for row in range(40)]
     datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a.parquet")
@@ -368,7 +368,7 @@ finite = st.floats(-1e99, 1e99)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(finite, st.just(float("nan"))), min_size=1, max_size=8))
-def test_numbers_are_standardised_as_the_formula_says(values: list[float]) -> None:
+def test_numbers_are_standardised_by_the_formula(values: list[float]) -> None:
     numbers = np.array(values)
     known = numbers[~np.isnan(numbers)]
     found = measure_numbers("x", numbers)
@@ -385,8 +385,8 @@ def test_numbers_are_standardised_as_the_formula_says(values: list[float]) -> No
 @pytest.mark.parametrize(
     "wrong", ["3 kg", "1_000", "1,000", "inf", "0x10", "٣", b"3", float("inf"), 1e101, "1e101"]
 )
-def test_what_is_no_number(wrong: object) -> None:
-    with pytest.raises(ValueError, match="no number"):
+def test_invalid_numbers(wrong: object) -> None:
+    with pytest.raises(ValueError, match="not a number"):
         number(wrong)
 
 
@@ -399,7 +399,7 @@ def test_names_do_not_depend_on_how_a_number_is_stored() -> None:
             name_of(wrong)
 
 
-def test_values_that_training_has_not_share_a_place() -> None:
+def test_values_that_training_lacks_share_a_feature() -> None:
     column = Categorical("job", ("cook", "nurse"))
     named = Column(("", "cook", "pilot"), np.array([0, 1, 2]))
     assert column.places(named).tolist() == [2, 0, 2]
@@ -414,7 +414,7 @@ def _csv(path: Path, columns: dict[str, list[str]]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_cells_of_a_csv_file_are_the_texts_that_they_are(tmp_path: Path, read: Read) -> None:
+def test_cells_of_a_csv_file_are_read_as_texts(tmp_path: Path, read: Read) -> None:
     columns = {
         "zip": CODES * 10,
         "age": [str(row) if row % 9 else "NA" for row in range(80)],
@@ -481,7 +481,7 @@ def test_a_column_may_be_numbers_in_one_split_and_texts_in_another(
     table = {"numeric": ["x"], "categorical": ["code"]}
     data = read(source="parquet", files=files, table=table)
     assert _features(data.test)[:, 1:].argmax(1).tolist() == code
-    assert not [note for note in data.facts.notes if "has not" in note]
+    assert not [note for note in data.facts.notes if "lacks" in note]
 
 
 def test_identifiers_taken_for_numbers_and_unknown_values_are_noted(
@@ -492,21 +492,21 @@ def test_identifiers_taken_for_numbers_and_unknown_values_are_noted(
     )
     notes = " ".join(data.facts.notes)
     assert "numbers beyond 2^53, whose last digits are lost: age" in notes
-    assert f"test: values that training has not: job in {len(data.test)} rows" in notes
+    assert f"test: values that training lacks: job in {len(data.test)} rows" in notes
 
 
 def test_a_csv_file_with_rows_of_other_lengths_or_columns_named_twice(
     tmp_path: Path, read: Read
 ) -> None:
     table = {"numeric": ["x"]}
-    for text, said in (
+    for text, message in (
         ("x,label\n1,0\n2,1,3\n", "Expected 2 columns, got 3"),
         ("x,label\n1,0\n2\n", "Expected 2 columns, got 1"),
         ("x,x,label\n1,2,0\n", "x more than once"),
         ("", "Empty CSV"),
     ):
         (tmp_path / "a.csv").write_text(text)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read(source="csv", files={"train": "a.csv"}, table=table)
     (tmp_path / "a.csv").write_bytes(b"x,label\n\xe9,0\n")
     with pytest.raises(InputError, match="UTF8"):

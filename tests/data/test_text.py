@@ -33,7 +33,7 @@ def texts(tmp_path: Path, read: Read) -> Data:
     return read(source="parquet", files={"train": "a.parquet"}, text=text)
 
 
-def test_batches_are_what_the_tokenizer_alone_gives(texts: Data, tmp_path: Path) -> None:
+def test_batches_equal_the_output_of_the_tokenizer_alone(texts: Data, tmp_path: Path) -> None:
     texts.preprocess.save(tmp_path / "student")
     alone = tokenizers.Tokenizer.from_file(str(tmp_path / "student" / "tokenizer.json"))
     for split in (texts.train, texts.test):
@@ -46,7 +46,7 @@ def test_batches_are_what_the_tokenizer_alone_gives(texts: Data, tmp_path: Path)
         assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
 
 
-def test_each_text_begins_and_ends_as_bert_has_it_and_is_cut(texts: Data) -> None:
+def test_each_text_has_the_special_tokens_of_bert_and_is_truncated(texts: Data) -> None:
     first, last = 2, 3
     batch = next(texts.train.batches(1000))
     lengths = batch["attention_mask"].sum(1)
@@ -126,15 +126,15 @@ def test_tokenizers_that_cannot_be_used(texts: Data, read: Read, tmp_path: Path)
     (tmp_path / "broken.json").write_text("{}")
     without = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     without.save(str(tmp_path / "without.json"))
-    for name, said in (
+    for name, message in (
         ("broken.json", r"a tokenizer\.json of the tokenizers library"),
         ("without.json", "a token for padding"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read(source="parquet", files={"train": "a.parquet"}, text={"tokenizer": name})
 
 
-def test_texts_are_known_by_their_column(texts: Data, read: Read) -> None:
+def test_texts_are_recognised_by_their_column(texts: Data, read: Read) -> None:
     data = read(source="parquet", files={"train": "a.parquet"})
     assert data.preprocess.kind == "text"
     assert data.train.raw(0)["text"] in TEXTS
@@ -169,11 +169,11 @@ def test_tokenizers_that_fail_on_the_texts(tmp_path: Path, read: Any) -> None:
     rows = {"text": ["a b", "c"] * 20, "label": [0, 1] * 20}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
     settings = {"source": "parquet", "files": {"train": "a.parquet"}}
-    for vocabulary, said in (
+    for vocabulary, message in (
         ({"[PAD]": 0, "a": 1}, "unk|UNK"),
-        ({"[PAD]": 0, "[UNK]": 1, "a": 10**9}, "ids that follow one another"),
+        ({"[PAD]": 0, "[UNK]": 1, "a": 10**9}, "consecutive ids"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read(**settings, text={"tokenizer": _tokenizer(tmp_path, vocabulary)})
     gap = _tokenizer(tmp_path, {"[PAD]": 0, "[UNK]": 1, "a": 90})
     assert read(**settings, text={"tokenizer": gap}).preprocess.vocab_size == 91

@@ -88,7 +88,7 @@ def away(finished, tmp_path_factory) -> Path:
     (batch,) = data.test.batches(len(data.test))
     np.savez(place / "samples.npz", images=batch["image"].numpy(), labels=batch["labels"].numpy())
     for number in range(len(data.test)):
-        data.test.raw(number)["picture"].save(place / f"{number}.png")
+        data.test.raw(number)["image"].save(place / f"{number}.png")
     return place
 
 

@@ -93,7 +93,7 @@ def test_augmentation_without_end_is_refused(digits, task, net, tmp_path, asked)
     open_record, _, _ = asked
     recorded = open_record()
     endless.train.set_epoch(3)
-    with pytest.raises(LimbeckError, match="no answer for row 0 in view 3"):
+    with pytest.raises(LimbeckError, match="no logits for row 0 in view 3"):
         recorded.answer(endless.train.__getitems__([0]))
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from limbeck.core import files, fingerprint
 from limbeck.errors import InputError, LimbeckError, Problem
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
 MANIFEST, VERSION = "manifest.json", 1
 WRITERS = 64
-"""The largest number of processes that record into one store at once."""
+"""The largest number of processes that record into one cache at once."""
 
 # Each progress write waits for the disk; a kill loses at most this many rows.
-NOTED_EVERY = 8192
+PROGRESS_EVERY = 8192
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
     """
     augment = data.train.augment
     if data.train.views is None:
-        allowed = "a number of views, or no augmentation, when answers are recorded"
-        fix = "Set data.augment.views, say to 4: epochs then go round four variants."
+        allowed = "a number of views, or no augmentation, with cache_teacher"
+        fix = "Set data.augment.views, for instance to 4: epochs then cycle through four variants."
         raise InputError(Problem("data.augment.views", None, allowed, fix))
     return {
         "teacher": teacher,
@@ -101,12 +102,10 @@ class _Draft:
     def numbered(cls, folder: Path, number: int) -> _Draft:
         """Return the files of a writer; the first has no number in its names."""
         part = f".{number}" if number else ""
-        return cls(
-            folder / f"logits{part}.bin", folder / f"progress{part}.json", folder / f".lock{part}"
-        )
+        names = (f"logits{part}.bin", f"progress{part}.json", f".lock{part}")
+        return cls(*(folder / name for name in names))
 
     def remove(self) -> None:
-        """Remove the files."""
         self.logits.unlink(missing_ok=True)
         self.progress.unlink(missing_ok=True)
 
@@ -161,28 +160,26 @@ class TeacherCache:
         Raises:
             LimbeckError: The cache is incomplete, or holds no such row or view.
         """
-        if self._logits is None:
-            self._open()
-        if self._logits is None:
-            raise LimbeckError(f"{self.folder}: no answers are recorded yet; call record first.")
+        if not self.complete or self._logits is None:
+            raise LimbeckError(f"{self.folder}: no logits are cached yet; call record first.")
         rows, views = index.numpy(), view.numpy()
         inside = (rows >= 0) & (rows < self.shape.rows) & (views >= 0) & (views < self.shape.views)
         if not inside.all():
             wrong = int(np.flatnonzero(~inside)[0])
             raise LimbeckError(
-                f"{self.folder}: no answer for row {rows[wrong]} in view {views[wrong]}; recorded "
+                f"{self.folder}: no logits for row {rows[wrong]} in view {views[wrong]}; cached "
                 f"are {self.shape.rows} rows in {self.shape.views} views."
             )
-        found = self._logits[views * self.shape.rows + rows]
-        return torch.from_numpy(found.astype(np.float32, copy=False))
+        logits = self._logits[views * self.shape.rows + rows]
+        return torch.from_numpy(logits.astype(np.float32, copy=False))
 
     def record(
         self,
-        answer: Callable[[Batch], Tensor],
+        teacher: Callable[[Batch], Tensor],
         split: Split,
         *,
         batch_size: int,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         """Compute and store every output that is not cached yet.
 
@@ -190,7 +187,7 @@ class TeacherCache:
         complete cache is unchanged.
 
         Args:
-            answer: The teacher: a function from a batch to logits `[n, classes]`.
+            teacher: Computes the logits `[n, classes]` of a batch.
             split: The rows, with their augmentation.
             batch_size: The number of rows per teacher batch.
             progress: Called with the number of outputs done and their total.
@@ -202,34 +199,38 @@ class TeacherCache:
         """
         if self.complete:
             return
-        self._check(split)
+        if (len(split), split.views) != (self.shape.rows, self.shape.views):
+            allowed = f"{self.shape.rows} rows in {self.shape.views} views"
+            raise InputError(Problem("split", f"{len(split)} rows in {split.views} views", allowed))
+        epoch = split.epoch
         with self._draft() as draft:
             if self.complete:  # another process was faster
                 return
-            before = split.epoch
+            done = self._done(draft, batch_size)
+            with self._write_errors(draft):
+                file = draft.logits.open("r+b" if done else "w+b")
+                file.truncate(done * self.shape.bytes_each)
+                file.seek(0, os.SEEK_END)
             try:
-                with self._file(draft, batch_size) as (file, done):
-                    self._write(answer, split, batch_size, progress, draft, file, done)
+                with file:
+                    self._write(teacher, split, batch_size, progress, draft, file, done)
                     self._publish(draft, file)
             finally:
-                split.set_epoch(before)
+                split.set_epoch(epoch)
         self._open()
 
     @contextmanager
     def _draft(self) -> Iterator[_Draft]:
         """Lock the first files that no living process writes; those of a dead one are resumed."""
-        from filelock import FileLock, Timeout
-
         for number in range(WRITERS):
             draft = _Draft.numbered(self.folder, number)
             lock = FileLock(draft.lock, timeout=0, thread_local=False)
-            try:
+            with self._write_errors(draft):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
-            except Timeout:
-                continue
-            except OSError as error:
-                raise self._not_written(draft.logits, error) from error
+                try:
+                    lock.acquire()
+                except Timeout:
+                    continue
             try:
                 yield draft
             finally:
@@ -237,16 +238,17 @@ class TeacherCache:
                     draft.lock.unlink()
                 lock.release()
             return
-        raise LimbeckError(f"{self.folder}: {WRITERS} processes record into it; start fewer.")
+        raise LimbeckError(f"{self.folder}: {WRITERS} processes write to it; start fewer.")
 
     def _publish(self, draft: _Draft, file: BinaryIO) -> None:
         """Write the manifest, unless another process was first; then use its outputs."""
         # Of the open file: another process may write at its path, if the folder was removed.
         file.seek(0)
         digest = hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
-        if not self._is_at(draft.logits, file):
-            gone = OSError(f"the folder was removed while process {os.getpid()} wrote to it")
-            raise self._not_written(draft.logits, gone)
+        with self._write_errors(draft):
+            path, opened = draft.logits, os.fstat(file.fileno())
+            if not (path.exists() and os.path.samestat(path.stat(), opened)):
+                raise OSError(f"the folder was removed while process {os.getpid()} wrote to it")
         manifest = {"key": self._key, "sha256": digest, "file": draft.logits.name}
         if not _create_json(self.folder / MANIFEST, manifest):
             draft.remove()
@@ -255,82 +257,50 @@ class TeacherCache:
         for number in range(WRITERS):
             other = _Draft.numbered(self.folder, number)
             if other != draft and other.logits.exists():
-                self._remove_abandoned(other)
-
-    def _remove_abandoned(self, draft: _Draft) -> None:
-        """Remove the files of dead processes; a living one removes its own."""
-        from filelock import FileLock, Timeout
-
-        with suppress(Timeout, OSError), FileLock(draft.lock, timeout=0):
-            draft.remove()
-            draft.lock.unlink()
-
-    @staticmethod
-    def _is_at(path: Path, file: BinaryIO) -> bool:
-        try:
-            return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-        except OSError:
-            return False
-
-    def _check(self, split: Split) -> None:
-        given = (len(split), split.views)
-        if given != (self.shape.rows, self.shape.views):
-            allowed = f"{self.shape.rows} rows in {self.shape.views} views"
-            raise InputError(Problem("split", f"{given[0]} rows in {given[1]} views", allowed))
+                # Those of dead processes; a living one holds its lock and removes its own.
+                with suppress(Timeout, OSError), FileLock(other.lock, timeout=0):
+                    other.remove()
+                    other.lock.unlink()
 
     def _write(
         self,
-        answer: Callable[[Batch], Tensor],
+        teacher: Callable[[Batch], Tensor],
         split: Split,
         batch_size: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Callable[[int, int], None],
         draft: _Draft,
         file: BinaryIO,
         done: int,
     ) -> None:
-        rows, total, noted = self.shape.rows, self.shape.rows * self.shape.views, done
+        rows, total, saved = self.shape.rows, self.shape.rows * self.shape.views, done
         while done < total:
             view, start = divmod(done, rows)
             split.set_epoch(view)
             batch = split.__getitems__(torch.arange(start, min(start + batch_size, rows)))
-            self._put(draft, file, self._checked(answer(batch), batch).tobytes())
+            content = self._checked(teacher(batch), batch).tobytes()
+            with self._write_errors(draft):
+                file.write(content)
             done += len(batch["index"])
-            if done - noted >= NOTED_EVERY or done == total:
-                self._put(draft, file, b"", flush=True)
-                content = {"key": self._key, "done": done, "batch_size": batch_size}
-                files.write_json(draft.progress, content)
-                noted = done
-            if progress is not None:
-                progress(done, total)
+            if done - saved >= PROGRESS_EVERY or done == total:
+                with self._write_errors(draft):
+                    # The counted outputs must be on disk before the progress file.
+                    file.flush()
+                    os.fsync(file.fileno())
+                noted = {"key": self._key, "done": done, "batch_size": batch_size}
+                files.write_json(draft.progress, noted)
+                saved = done
+            progress(done, total)
 
     @contextmanager
-    def _file(self, draft: _Draft, batch_size: int) -> Iterator[tuple[BinaryIO, int]]:
-        """Open the logits file after the outputs to keep, and count those."""
-        done = self._done(draft, batch_size)
+    def _write_errors(self, draft: _Draft) -> Iterator[None]:
         try:
-            file = draft.logits.open("r+b" if done else "w+b")
-            file.truncate(done * self.shape.bytes_each)
-            file.seek(0, os.SEEK_END)
+            yield
         except OSError as error:
-            raise self._not_written(draft.logits, error) from error
-        with file:
-            yield file, done
-
-    def _put(self, draft: _Draft, file: BinaryIO, content: bytes, *, flush: bool = False) -> None:
-        try:
-            file.write(content)
-            if flush:
-                # The counted outputs must be on disk before the progress file.
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._not_written(draft.logits, error) from error
-
-    def _not_written(self, path: Path, error: OSError) -> files.WriteError:
-        return files.WriteError(
-            f"{path}: could not be written ({error.strerror or error}). It needs "
-            f"{self.shape.bytes / 2**20:.0f} MiB; make room and run again: it goes on from there."
-        )
+            reason, size = error.strerror or error, self.shape.bytes / 2**20
+            raise files.WriteError(
+                f"{draft.logits}: could not be written ({reason}). It needs {size:.0f} MiB; free "
+                "some space and run again: the run resumes from there."
+            ) from error
 
     def _done(self, draft: _Draft, batch_size: int) -> int:
         """Count the outputs to keep: those of the same batches, under the same key."""
@@ -344,10 +314,10 @@ class TeacherCache:
         return done if same and whole else 0
 
     def _checked(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, Any]:
-        wanted = (len(batch["index"]), self.shape.classes)
-        if tuple(logits.shape) != wanted:
-            given = f"an answer of shape {tuple(logits.shape)}"
-            raise InputError(Problem("teacher", given, f"shape {wanted}"))
+        shape = (len(batch["index"]), self.shape.classes)
+        if tuple(logits.shape) != shape:
+            given = f"logits of shape {tuple(logits.shape)}"
+            raise InputError(Problem("teacher", given, f"shape {shape}"))
         # Numbers too large for float16 become infinite, and raise below.
         with np.errstate(over="ignore"):
             kept = logits.detach().cpu().to(torch.float32).numpy().astype(self.shape.dtype)
@@ -359,7 +329,8 @@ class TeacherCache:
 
     def _open(self) -> None:
         """Check and memory-map the logits, if there is a manifest."""
-        path, fix = self.folder / MANIFEST, f"Delete {self.folder} to have the teacher asked again."
+        path = self.folder / MANIFEST
+        fix = f"Delete {self.folder} to compute the teacher's logits again."
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             key, digest = dict(manifest["key"]), manifest["sha256"]
@@ -368,41 +339,31 @@ class TeacherCache:
             return
         except (OSError, ValueError, TypeError, KeyError) as error:
             given = f"{type(error).__name__}: {error}"
-            problem = Problem(str(path), given, "a manifest of recorded answers", fix)
+            problem = Problem(str(path), given, "the manifest of a teacher cache", fix)
             raise InputError(problem) from error
-        self._refuse_other_key(key)
+        self._check_key(key)
         size = path.stat().st_size if path.is_file() else 0
         if size != self.shape.bytes:
-            problem = Problem(str(path), f"{size} bytes", f"{self.shape.bytes} bytes", fix)
-            raise InputError(problem)
+            raise InputError(Problem(str(path), f"{size} bytes", f"{self.shape.bytes} bytes", fix))
         if fingerprint.of_file(path) != digest:
-            raise InputError(
-                Problem(str(path), "bytes that were changed", "what was recorded", fix)
-            )
-        self._map(path)
-
-    def _refuse_other_key(self, recorded: dict[str, Any]) -> None:
-        fix = f"Record to another folder, or delete {self.folder}."
-        problems = [
-            Problem(f"{self.folder} ({name})", self._key.get(name), f"{recorded.get(name)!r}", fix)
-            for name in sorted({*recorded, *self._key})
-            if recorded.get(name) != self._key.get(name)
-        ]
-        if problems:
-            raise InputError(*problems)
-
-    def _map(self, path: Path) -> None:
+            raise InputError(Problem(str(path), "modified bytes", "the bytes as written", fix))
         shape = (self.shape.rows * self.shape.views, self.shape.classes)
         # A plain array over the mapping: indexing np.memmap itself costs ten times as much.
         self._logits = np.asarray(np.memmap(path, dtype=self.shape.dtype, mode="r", shape=shape))
 
+    def _check_key(self, stored: dict[str, Any]) -> None:
+        fix = f"Record to another folder, or delete {self.folder}."
+        problems = [
+            Problem(f"{self.folder} ({name})", self._key.get(name), f"{stored.get(name)!r}", fix)
+            for name in sorted({*stored, *self._key})
+            if stored.get(name) != self._key.get(name)
+        ]
+        if problems:
+            raise InputError(*problems)
+
 
 def _create_json(path: Path, content: dict[str, Any]) -> bool:
-    """Write a file atomically if it does not exist; return whether it was written.
-
-    Raises:
-        WriteError: The disk is full, or the folder cannot be written to.
-    """
+    """Write a file atomically if it does not exist; return whether it was written."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     files.write_json(temporary, content)
     try:

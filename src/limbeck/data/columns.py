@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 LONGEST_NUMBER = 40
 LARGEST = 1e100
-"""Squares of larger numbers, summed up, would pass what a double can hold."""
+"""The sum of the squares of larger numbers could overflow a double."""
 
 MISSING = ""
-"""The name of a value that is not there; an empty text is one."""
+"""The name of a missing value; an empty text is missing."""
 
 Kind = Literal["text", "number", "boolean", "date"]
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -71,25 +71,19 @@ def number(value: object) -> float:
     if value is None:
         return math.nan
     if isinstance(value, str):
-        value = _spelt(value)
+        text = value.strip().casefold()
+        if text in NO_NUMBER:
+            return math.nan
+        if text in {"true", "false"}:
+            return float(text == "true")
+        if not DECIMAL.fullmatch(text):
+            raise ValueError(f"{value!r} is not a number")
     if isinstance(value, bytes):
-        raise ValueError(f"{value!r} is no number")
-    found = float(value)  # type: ignore[arg-type]
-    if abs(found) > LARGEST:
-        raise ValueError(f"{value!r} is no number in the range of 1e100")
-    return found
-
-
-def _spelt(text: str) -> float:
-    plain = text.strip()
-    word = plain.casefold()
-    if word in NO_NUMBER:
-        return math.nan
-    if word in {"true", "false"}:
-        return float(word == "true")
-    if not DECIMAL.fullmatch(plain):
-        raise ValueError(f"{text!r} is no number")
-    return float(plain)
+        raise ValueError(f"{value!r} is not a number")
+    parsed = float(value)  # type: ignore[arg-type]
+    if abs(parsed) > LARGEST:
+        raise ValueError(f"{value!r} is not a number in the range of 1e100")
+    return parsed
 
 
 def kind_of(value: object) -> Kind:
@@ -141,7 +135,7 @@ def name_of(value: object) -> str:
         ('2', 'x', '', 'True')
     """
     if isinstance(value, bytes | list | dict | tuple | set | np.ndarray):
-        raise ValueError(f"{type(value).__name__} has no name")
+        raise ValueError(f"a {type(value).__name__} has no name")
     if value is None or value != value:
         return MISSING
     if isinstance(value, float) and value.is_integer():
@@ -154,11 +148,6 @@ def name_of(value: object) -> str:
 def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArray[np.float64]:
     """Read a numeric column, float64 `[rows]`; a missing value is NaN.
 
-    Args:
-        dataset: One of the source's splits.
-        column: The column's name.
-        where: The key in the recipe, for messages.
-
     Raises:
         InputError: Cells hold no finite number; the message has their number and the first.
     """
@@ -167,27 +156,20 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
     cells = _cells(dataset, column)
     kind = pyarrow.types
     if kind.is_string(cells.type) or kind.is_large_string(cells.type):
-        return _spelt_numbers(cells, where)
-    checks = (kind.is_integer, kind.is_floating, kind.is_boolean, kind.is_null, kind.is_decimal)
-    if not any(check(cells.type) for check in checks):
-        raise InputError(_no_number(cells.to_pylist(), where))
-    if kind.is_boolean(cells.type):
-        cells = cells.cast("int8")
-    values = np.asarray(cells.cast("float64", safe=False).to_numpy(), dtype=np.float64)
-    return _finite(values, where)
-
-
-def _spelt_numbers(cells: Any, where: str) -> NDArray[np.float64]:
-    # Parsed once per distinct value: a column of a million rows often has few.
-    encoded = cells.combine_chunks().dictionary_encode()
-    values = [*encoded.dictionary.to_pylist(), None]
-    if not all(map(_is_number, values)):
-        raise InputError(_no_number(cells.to_pylist(), where))
-    codes = encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
-    return _finite(np.array([number(value) for value in values])[codes], where)
-
-
-def _finite(values: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+        # Parsed once per distinct value: a column of a million rows often has few.
+        encoded = cells.combine_chunks().dictionary_encode()
+        texts = [*encoded.dictionary.to_pylist(), None]
+        if not all(map(_is_number, texts)):
+            raise InputError(_no_number(cells.to_pylist(), where))
+        codes = encoded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
+        values = np.array([number(text) for text in texts])[codes]
+    else:
+        checks = (kind.is_integer, kind.is_floating, kind.is_boolean, kind.is_null, kind.is_decimal)
+        if not any(check(cells.type) for check in checks):
+            raise InputError(_no_number(cells.to_pylist(), where))
+        if kind.is_boolean(cells.type):
+            cells = cells.cast("int8")
+        values = np.asarray(cells.cast("float64", safe=False).to_numpy(), dtype=np.float64)
     wrong = np.flatnonzero(np.abs(values) > LARGEST)
     if len(wrong):
         given = f"{values[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows)"
@@ -213,37 +195,27 @@ def _is_number(cell: object) -> bool:
 def read_names(dataset: datasets.Dataset, column: str, *, where: str) -> Column:
     """Read a categorical column by names; a class label is read as its name.
 
-    Args:
-        dataset: One of the source's splits.
-        column: The column's name.
-        where: The key in the recipe, for messages.
-
     Raises:
         InputError: The cells hold an unsupported type, such as lists.
     """
     cells = _cells(dataset, column)
+    declared = getattr(dataset.features[column], "names", None)
     # Named once per distinct value: a column of a million rows has few.
     try:
         encoded = cells.combine_chunks().dictionary_encode()
         raw = [*encoded.dictionary.to_pylist(), None]
-        names = _known_names(dataset, column, raw) or [name_of(value) for value in raw]
+        if declared is None:
+            names = [name_of(value) for value in raw]
+        else:
+            names = [MISSING if value is None or value < 0 else declared[value] for value in raw]
     except (NotImplementedError, ValueError) as error:
         allowed = "texts, numbers or dates"
         raise InputError(Problem(where, f"cells of {cells.type}", allowed)) from error
     codes = encoded.indices.fill_null(len(raw) - 1).to_numpy(zero_copy_only=False)
     values, ranks = np.unique(np.array(names, dtype=object), return_inverse=True)
     kinds = {kind_of(value) for value in raw if value is not None}
-    declared = getattr(dataset.features[column], "names", None) is not None
-    kind = kinds.pop() if len(kinds) == 1 and not declared else "text"
-    every = Column(tuple(values.tolist()), ranks[codes], kind)
-    return every.take(np.arange(len(codes)))
-
-
-def _known_names(dataset: datasets.Dataset, column: str, raw: list[Any]) -> list[str] | None:
-    names = getattr(dataset.features[column], "names", None)
-    if names is None:
-        return None
-    return [MISSING if value is None or value < 0 else str(names[value]) for value in raw]
+    kind = kinds.pop() if len(kinds) == 1 and declared is None else "text"
+    return Column(tuple(values.tolist()), ranks[codes], kind).take(np.arange(len(codes)))
 
 
 def _cells(dataset: datasets.Dataset, column: str) -> Any:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DIGITS = 12
-"""Beyond these, what a mean is depends on the order in which a processor adds."""
+"""Further digits of a mean depend on the order of the processor's additions."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,19 @@ class Categorical:
             >>> codes.place("1234", "number"), codes.place("1234", "text")
             (0, 2)
         """
-        exact, meant = self._known
-        found = exact.get(name)
-        if found is None and kind != self.kind:
-            found = meant.get(canonical(name))
-        return len(self.values) if found is None else found
+        by_name, by_value = self._indices
+        index = by_name.get(name)
+        if index is None and kind != self.kind:
+            index = by_value.get(canonical(name))
+        return len(self.values) if index is None else index
 
     @cached_property
-    def _known(self) -> tuple[dict[str, int], dict[tuple[str, object], int]]:
-        forms = [canonical(value) for value in self.values]
-        count = Counter(forms)
-        exact = {value: place for place, value in enumerate(self.values)}
-        meant = {form: place for place, form in enumerate(forms) if count[form] == 1}
-        return exact, meant
+    def _indices(self) -> tuple[dict[str, int], dict[tuple[str, object], int]]:
+        by_name = {value: index for index, value in enumerate(self.values)}
+        meanings = [canonical(value) for value in self.values]
+        counts = Counter(meanings)
+        by_value = {one: index for index, one in enumerate(meanings) if counts[one] == 1}
+        return by_name, by_value
 
 
 def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
@@ -123,13 +123,10 @@ def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
     if not len(known) or (known.min() == known.max() and not flag):
         return None
     # A constant column with missing values has standard deviation 0, which cannot be a divisor.
-    return Numeric(name, _rounded(known.mean()), _rounded(known.std()) or 1.0, flag)
+    mean, std = (float(f"{value:.{DIGITS}g}") for value in (known.mean(), known.std()))
+    return Numeric(name, mean, std or 1.0, flag)
 
 
 def measure_values(name: str, column: Column) -> Categorical | None:
     """Return the values of the training rows; None if they have only one."""
     return Categorical(name, column.values, column.kind) if len(column.values) > 1 else None
-
-
-def _rounded(value: np.floating) -> float:
-    return float(f"{value:.{DIGITS}g}")

@@ -31,24 +31,21 @@ def resolve(files: Mapping[SplitName, str | tuple[str, ...]]) -> dict[str, list[
         ...
         limbeck.errors.InputError: data.files.train: got 'nowhere/train.parquet'; allowed: ...
     """
-    found: dict[str, list[Path]] = {}
+    resolved: dict[str, list[Path]] = {split: [] for split in files}
     problems: list[Problem] = []
     for split, names in files.items():
-        found[split] = []
+        where = f"data.files.{split}"
         for name in (names,) if isinstance(names, str) else names:
             paths = _matches(name)
-            found[split] += paths
+            resolved[split] += paths
             if not paths:
-                problems.append(_missing(f"data.files.{split}", name))
+                problems.append(_missing(where, name))
             # Reading a device or a pipe may never end.
-            problems += [
-                Problem(f"data.files.{split}", str(path), "a file or a folder")
-                for path in paths
-                if not path.is_file() and not path.is_dir()
-            ]
+            irregular = [path for path in paths if not path.is_file() and not path.is_dir()]
+            problems += [Problem(where, str(path), "a file or a folder") for path in irregular]
     if problems:
         raise InputError(*problems)
-    return found
+    return resolved
 
 
 def _matches(name: str) -> list[Path]:
@@ -65,25 +62,17 @@ def _matches(name: str) -> list[Path]:
 
 def _missing(where: str, name: str) -> Problem:
     path = data_folder() / name
-    relative = not Path(name).is_absolute()
-    source = (
-        f"{VARIABLE}={os.environ[VARIABLE]}" if os.environ.get(VARIABLE) else f"{VARIABLE} not set"
-    )
-    near = did_you_mean(path.name, _beside(path))
-    fix = (
-        f"Set {VARIABLE} to the folder that holds it, or give an absolute path." if relative else ""
-    )
-    looked = f"no such file: {path.absolute()} ({source})" if relative else "no such file"
-    return Problem(
-        where, name, f"a file that exists; {looked}", " ".join(filter(None, (near, fix)))
-    )
-
-
-def _beside(path: Path) -> list[str]:
     try:
-        return [file.name for file in path.parent.iterdir()]
+        hint = did_you_mean(path.name, [file.name for file in path.parent.iterdir()])
     except (OSError, ValueError):
-        return []
+        hint = ""
+    if Path(name).is_absolute():
+        return Problem(where, name, "a file that exists; no such file", hint)
+    value = os.environ.get(VARIABLE)
+    source = f"{VARIABLE}={value}" if value else f"{VARIABLE} not set"
+    allowed = f"a file that exists; no such file: {path.absolute()} ({source})"
+    fix = f"Set {VARIABLE} to the folder that holds it, or give an absolute path."
+    return Problem(where, name, allowed, f"{hint} {fix}".strip())
 
 
 def stated_licence(files: Mapping[str, list[Path]]) -> str:
@@ -94,10 +83,8 @@ def stated_licence(files: Mapping[str, list[Path]]) -> str:
     for path in (path for paths in files.values() for path in paths):
         source = (path if path.is_dir() else path.parent) / "SOURCE.txt"
         if source.is_file():
-            text = source.read_text(encoding="utf-8")
-            stated = re.search(
-                r"\bLicence[^:\n]*:[ \t]*(.+?)(?:\s*Citation:|$)", text, re.MULTILINE
-            )
+            pattern = r"\bLicence[^:\n]*:[ \t]*(.+?)(?:\s*Citation:|$)"
+            stated = re.search(pattern, source.read_text(encoding="utf-8"), re.MULTILINE)
             if stated:
                 return stated[1].strip().rstrip(".")
     return ""

@@ -35,7 +35,7 @@ FORMATS = (
 
 TRAITS = "limbeck.traits"
 MOST_PIXELS = 2**26
-"""A larger picture is taken for a decompression bomb."""
+"""A larger image is refused as a decompression bomb."""
 
 
 class EncodedImages:
@@ -78,7 +78,7 @@ class EncodedImages:
         """Open one image: a PIL image if it is encoded, else a checked array `[c, h, w]`."""
         return self.open(row, self._dataset[row][self._column])
 
-    def cells(self, rows: Sequence[int] | None = None) -> Iterator[Image.Image | NDArray[Any]]:
+    def cells(self, rows: Sequence[int]) -> Iterator[Image.Image | NDArray[Any]]:
         """Open images one after the other, read from the data set in chunks.
 
         Raises:
@@ -100,29 +100,25 @@ class EncodedImages:
         Raises:
             InputError: The image cannot be opened, is too large, or differs in size.
         """
-        picture = self._read(row, cell)
-        if self._size is not None and size_of(picture) != self._size:
-            (height, width), (wanted_height, wanted_width) = size_of(picture), self._size
-            allowed = f"{wanted_height}x{wanted_width} like the first row of train"
-            fix = "To resize all pictures, set data.image.size."
-            raise self.error(row, f"a picture of {height}x{width}", allowed, fix)
-        return picture
-
-    def _read(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
         content = cell
         if isinstance(cell, dict):
             content = cell["bytes"] if cell["bytes"] is not None else cell["path"]
         if content is None:
-            raise self.error(row, "no picture", "a picture in every row")
-        if isinstance(content, bytes | str):
-            return self._decode(row, content)
-        return self._array(row, content)
+            raise self.error(row, "no image", "an image in every row")
+        is_encoded = isinstance(content, bytes | str)
+        image = self._decode(row, content) if is_encoded else self._array(row, content)
+        if self._size is not None and size_of(image) != self._size:
+            (height, width), (first_height, first_width) = size_of(image), self._size
+            allowed = f"{first_height}x{first_width} like the first row of train"
+            fix = "To resize all images, set data.image.size."
+            raise self.error(row, f"an image of {height}x{width}", allowed, fix)
+        return image
 
     def _decode(self, row: int, content: bytes | str) -> Image.Image:
         from PIL import Image, UnidentifiedImageError
 
         shown = "bytes" if isinstance(content, bytes) else content
-        allowed = "a picture that PIL can open"
+        allowed = "an image that PIL can open"
         try:
             # Reading a device or a pipe may never end.
             if isinstance(content, str) and not (self._folder / content).is_file():
@@ -131,13 +127,13 @@ class EncodedImages:
             with warnings.catch_warnings():
                 # Warnings of PIL are errors below.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                picture = Image.open(source, formats=_formats())
-            if picture.width * picture.height > MOST_PIXELS:
-                given = f"a picture of {picture.height}x{picture.width}"
+                image = Image.open(source, formats=_formats())
+            if image.width * image.height > MOST_PIXELS:
+                given = f"an image of {image.height}x{image.width}"
                 raise self.error(row, given, f"at most {MOST_PIXELS:,} pixels")
             # Only this reads the pixels, and detects a truncated file.
-            picture.load()
-            turned = upright(picture)
+            image.load()
+            rotated = upright(image)
         except InputError:
             raise
         # A decoder may raise any exception on invalid bytes.
@@ -145,11 +141,18 @@ class EncodedImages:
             unknown = isinstance(error, UnidentifiedImageError)
             cause = "no known format" if unknown else str(error) or type(error).__name__
             raise self.error(row, f"{shown} ({cause})", allowed) from error
-        if turned.mode not in GREY | COLOUR:
+        if rotated.mode not in GREY | COLOUR:
             fix = "Convert it to 8 bits a channel: scale its values to 0..255."
-            raise self.error(row, f"pixels of mode {turned.mode}", "8 bits a channel", fix)
-        turned.info[TRAITS] = _traits(picture, turned)
-        return turned
+            raise self.error(row, f"pixels of mode {rotated.mode}", "8 bits a channel", fix)
+        traits = {
+            "rotated by their EXIF orientation": rotated is not image,
+            "with transparency, which is dropped": "A" in image.mode.removesuffix("LAB")
+            or "transparency" in image.info,
+            "animated, of which the first frame is used": getattr(image, "n_frames", 1) > 1,
+            "CMYK, converted to RGB": image.mode == "CMYK",
+        }
+        rotated.info[TRAITS] = tuple(trait for trait, present in traits.items() if present)
+        return rotated
 
     def _array(self, row: int, content: Any) -> NDArray[Any]:
         try:
@@ -184,22 +187,9 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _traits(picture: Image.Image, turned: Image.Image) -> tuple[str, ...]:
-    found = {
-        "turned as their EXIF orientation says": turned is not picture,
-        "with transparency, which is dropped": "A" in picture.mode.removesuffix("LAB")
-        or "transparency" in picture.info,
-        "animated, of which the first frame is used": getattr(picture, "n_frames", 1) > 1,
-        "CMYK, converted to RGB": picture.mode == "CMYK",
-    }
-    return tuple(trait for trait, there in found.items() if there)
-
-
 def traits_of(cell: Image.Image | NDArray[Any]) -> tuple[str, ...]:
     """Return the properties that are lost or changed in conversion to pixels, for a report."""
-    if isinstance(cell, np.ndarray):
-        return ()
-    return tuple(cell.info.get(TRAITS, ()))
+    return () if isinstance(cell, np.ndarray) else tuple(cell.info.get(TRAITS, ()))
 
 
 def channels_of(cell: Image.Image | NDArray[Any]) -> int:
@@ -260,8 +250,7 @@ def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
         >>> bool(all_at_once[2] == random_bits(0, 7, index=[5])[0])
         True
     """
-    samples = np.asarray(index, dtype=np.uint64)
-    return _mix((_state(words) ^ samples) + GOLDEN)
+    return _mix((_state(words) ^ np.asarray(index, dtype=np.uint64)) + GOLDEN)
 
 
 def below(bound: int, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -290,7 +279,7 @@ def augment(
         images: `[n, c, h, w]`.
         index: The images' rows in the split, `[n]`.
         seed: The run's seed.
-        view: Which variant.
+        view: The variant.
         spec: The augmentation settings.
         fill_value: The fill value beyond an edge, `[c]`.
     """
@@ -324,13 +313,13 @@ def _windows(
     images: NDArray[np.float32],
     down: NDArray[np.int64],
     right: NDArray[np.int64],
-    black: NDArray[np.float32],
+    fill_value: NDArray[np.float32],
     border: int,
 ) -> NDArray[np.float32]:
     count, channels, height, width = images.shape
     shape = (count, channels, height + 2 * border, width + 2 * border)
     padded = np.empty(shape, dtype=np.float32)
-    padded[:] = black[:, None, None]
+    padded[:] = fill_value[:, None, None]
     padded[:, :, border : border + height, border : border + width] = images
     # A view of every window of every image, of which one per image is copied.
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))

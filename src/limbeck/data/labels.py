@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 PLACEHOLDER = re.compile(r"(?:LABEL_)?(0|[1-9][0-9]{0,17})")
-"""The names that mean "none was given": a class's number, and what transformers writes for it."""
+"""Names without information: a class's number, or the name that transformers writes for it."""
 FALSE, TRUE = ("false", "no", "f", "n", "0"), ("true", "yes", "t", "y", "1")
 SHOWN = 20
 
@@ -55,22 +55,17 @@ class _Column:
     order: tuple[str, ...] | None = None
     boolean: bool = False
 
-    def first(self, value: str) -> tuple[int, int]:
-        """Return the first row with a value, and the number of such rows."""
-        rows = np.flatnonzero(self.codes == self.values.index(value))
-        return int(rows[0]), len(rows)
+    def rows_of(self, value: str) -> NDArray[np.int64]:
+        return np.flatnonzero(self.codes == self.values.index(value))
 
     def numbers(self) -> dict[str, int] | None:
         """Return the number of each value; None if some are names."""
-        if self.boolean or (self.named and self.order is None):
-            found = [NUMBER.fullmatch(value) for value in self.values]
-        else:
-            found = [PLACEHOLDER.fullmatch(value) for value in self.order or ()]
-            if not self.named:
-                return {value: int(value) for value in self.values}
-        if not all(found):
+        if not self.named and not self.boolean:
+            return {value: int(value) for value in self.values}
+        names, pattern = (self.order, PLACEHOLDER) if self.order else (self.values, NUMBER)
+        if not all(pattern.fullmatch(name) for name in names):
             return None
-        return {value: int(value.removeprefix("LABEL_")) for value in self.order or self.values}
+        return {name: int(name.removeprefix("LABEL_")) for name in names}
 
 
 def read_labels(
@@ -102,23 +97,22 @@ def read_labels(
     positional: list[str] = []
     for split, labels in columns.items():
         with gathering(problems):
-            table = _table(labels, names, stated=classes is not None)
+            table = _map_by_name(labels, names, stated=classes is not None)
             if table is None:
                 positional.append(split)
-                table = _places(labels, len(names) if names else None)
+                table = _map_by_number(labels, len(names) if names else None)
             rows[split] = table[labels.codes]
-            notes += _renamed(split, labels, table, names)
-    problems += _mixed(columns, positional, names)
+            notes += _mapping_notes(split, labels, table, names)
+    problems += _mixed_kinds(columns, positional, names)
     if not problems:
-        problems += _unseen(rows, names)
+        problems += _unseen_classes(rows, names)
     if problems:
         raise InputError(*problems)
     names = names or tuple(str(number) for number in range(int(rows["train"].max()) + 1))
     absent = sorted(set(range(len(names))) - set(rows["train"].tolist()))
     if absent:
-        notes.append(
-            f"no row of the class {_listed([names[number] for number in absent])} in train"
-        )
+        listed = _listed([names[number] for number in absent])
+        notes.append(f"no row of the class {listed} in train")
     return Labels(rows, names, tuple(notes))
 
 
@@ -126,10 +120,10 @@ def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
     """Read a split's labels, of any stored type."""
     import pyarrow  # type: ignore[import-untyped]
 
-    cells, feature = _flat(dataset, column, where)
+    cells, feature = _flattened(dataset, column, where)
     kind, types = cells.type, pyarrow.types
     if types.is_floating(kind):
-        cells = _whole(cells, where)
+        cells = _as_integers(cells, where)
     if cells.null_count:
         missing = np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False))
         given = f"no label in {len(missing)} of {len(cells)} rows, the first is row {missing[0]}"
@@ -142,9 +136,10 @@ def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
     order = tuple(getattr(feature, "names", None) or ()) or None
     if types.is_integer(cells.type):
         values, codes = np.unique(cells.to_numpy(zero_copy_only=False), return_inverse=True)
+        numbered = _Column(where, codes, tuple(map(str, values.tolist())), named=False)
         if order is None:
-            return _Column(where, codes, tuple(map(str, values.tolist())), named=False)
-        _in_range(values, codes, len(order), where)
+            return numbered
+        _map_by_number(numbered, len(order))  # raises for numbers out of range
         used = tuple(order[value] for value in values.tolist())
         return _Column(where, codes, used, named=True, order=order)
     if types.is_string(cells.type) or types.is_large_string(cells.type):
@@ -155,7 +150,7 @@ def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
     raise InputError(Problem(where, given, "whole numbers from 0, or the classes' names"))
 
 
-def _flat(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any, Any]:
+def _flattened(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any, Any]:
     """Return the column as one array, with lists of one label flattened, and its feature."""
     import pyarrow
 
@@ -166,24 +161,21 @@ def _flat(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any, Any]
     if isinstance(cells, pyarrow.ExtensionArray):
         cells = cells.storage
     types = pyarrow.types
-    while (
-        types.is_list(cells.type)
-        or types.is_large_list(cells.type)
-        or types.is_fixed_size_list(cells.type)
-    ):
+    is_list = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    while any(check(cells.type) for check in is_list):
         lengths = np.array([-1 if cell is None else len(cell) for cell in cells.to_pylist()])
         wrong = np.flatnonzero(lengths != 1)
         if len(wrong):
-            given = f"a list of {max(lengths[wrong[0]], 0)} labels in row {wrong[0]}"
-            given += f" ({len(wrong)} such rows)"
-            fix = "Data with several labels a row (multi-label) is not supported."
+            count = max(lengths[wrong[0]], 0)
+            given = f"a list of {count} labels in row {wrong[0]} ({len(wrong)} such rows)"
+            fix = "Data with several labels per row (multi-label) is not supported."
             raise InputError(Problem(where, given, "one label in every row", fix))
         cells = cells.flatten()
         feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
     return cells, feature
 
 
-def _whole(cells: Any, where: str) -> Any:
+def _as_integers(cells: Any, where: str) -> Any:
     """Convert floats with integer values to integers; NaN becomes missing."""
     import pyarrow
 
@@ -193,7 +185,7 @@ def _whole(cells: Any, where: str) -> Any:
     wrong = np.flatnonzero(~missing & ~whole)
     if len(wrong):
         given = f"{values.dtype} ({values[wrong[0]]} in row {wrong[0]})"
-        raise InputError(Problem(where, given, "whole numbers from 0, one a class"))
+        raise InputError(Problem(where, given, "whole numbers from 0, one per class"))
     return pyarrow.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
 
 
@@ -204,111 +196,96 @@ def _declared(columns: dict[str, _Column]) -> tuple[str, ...] | None:
         return train.order
     if train.boolean:
         return train.values
-    texts = [one for one in columns.values() if one.named and one.numbers() is None]
-    if texts:
-        found = sorted({value for one in columns.values() for value in one.values})
-        value = texts[0].values[0]
-        fix = f"List the names in data.classes; those found: {_listed(found)}"
-        given = f"names ({value!r} in row {texts[0].first(value)[0]})"
-        raise InputError(Problem(texts[0].where, given, "whole numbers from 0", fix))
+    for labels in columns.values():
+        if labels.named and labels.numbers() is None:
+            names = sorted({value for one in columns.values() for value in one.values})
+            value = labels.values[0]
+            fix = f"List the names in data.classes; those found: {_listed(names)}"
+            given = f"names ({value!r} in row {labels.rows_of(value)[0]})"
+            raise InputError(Problem(labels.where, given, "whole numbers from 0", fix))
     return None
 
 
-def _table(
+def _map_by_name(
     labels: _Column, names: tuple[str, ...] | None, *, stated: bool
 ) -> NDArray[np.int64] | None:
     """Map each value to a class by its name; None if numbers are indices instead."""
     if names is None:
         return None
+    allowed = f"the classes: {_listed(names)}"
     words = {word: code for code, forms in enumerate((FALSE, TRUE)) for word in forms}
-    meant = [words.get(name.casefold()) for name in names]
-    if labels.boolean and any(code is not None for code in meant):
-        if sorted(code for code in meant if code is not None) != [0, 1] or len(names) != 2:
+    truth = [words.get(name.casefold()) for name in names]
+    if labels.boolean and any(value is not None for value in truth):
+        if truth not in ([0, 1], [1, 0]):
             given, fix = "truth values", "Write the labels as names or numbers in the data."
-            raise InputError(Problem(labels.where, given, f"the classes: {_listed(names)}", fix))
-        return np.array([meant.index(0), meant.index(1)], dtype=np.int64)
+            raise InputError(Problem(labels.where, given, allowed, fix))
+        return np.array([truth.index(0), truth.index(1)], dtype=np.int64)
     numbers = labels.numbers() if labels.named else dict.fromkeys(labels.values, 0)
-    if numbers is None or set(labels.values) <= set(names):
-        return _by_name(labels, names)
-    if not stated or all(NUMBER.fullmatch(name) for name in names):
-        return _by_name(labels, names)
-    if labels.order and sorted(numbers.values()) != list(range(len(numbers))):
-        return _by_name(labels, names)
-    return None
-
-
-def _by_name(labels: _Column, names: tuple[str, ...]) -> NDArray[np.int64]:
-    exact = {name: place for place, name in enumerate(names)}
-    rough = _rough(names)
+    by_name = (
+        numbers is None
+        or set(labels.values) <= set(names)
+        or not stated
+        or all(NUMBER.fullmatch(name) for name in names)
+        or (labels.order and sorted(numbers.values()) != list(range(len(numbers))))
+    )
+    if not by_name:
+        return None
+    exact = {name: index for index, name in enumerate(names)}
+    normalised = _unique_normalised(names)
     # Two of the source's names that differ only in case need an exact match.
-    alike = Counter(_plain(value) for value in labels.order or labels.values)
-    table, wrong = np.zeros(len(labels.values), dtype=np.int64), []
-    for code, value in enumerate(labels.values):
-        place = exact.get(value)
-        if place is None and alike[_plain(value)] == 1:
-            place = rough.get(_plain(value))
-        if place is None:
+    counts = Counter(_normalise(value) for value in labels.order or labels.values)
+    table, wrong = [], []
+    for value in labels.values:
+        index = exact.get(value)
+        if index is None and counts[_normalise(value)] == 1:
+            index = normalised.get(_normalise(value))
+        if index is None:
             wrong.append(value)
         else:
-            table[code] = place
+            table.append(index)
     if wrong:
-        allowed = f"the classes: {_listed(names)}"
-        raise InputError(
-            *(
-                Problem(labels.where, _found(labels, value), allowed, did_you_mean(value, names))
-                for value in wrong[:SHOWN]
-            )
-        )
-    return table
+        problems = []
+        for value in wrong[:SHOWN]:
+            given, fix = _first_row(labels, value), did_you_mean(value, names)
+            problems.append(Problem(labels.where, given, allowed, fix))
+        raise InputError(*problems)
+    return np.array(table, dtype=np.int64)
 
 
-def _rough(names: Sequence[str]) -> dict[str, int]:
-    count = Counter(map(_plain, names))
-    return {_plain(name): n for n, name in enumerate(names) if count[_plain(name)] == 1}
+def _unique_normalised(names: Sequence[str]) -> dict[str, int]:
+    plain = [_normalise(name) for name in names]
+    counts = Counter(plain)
+    return {name: index for index, name in enumerate(plain) if counts[name] == 1}
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     """Normalise a name: case, spaces and underscores are ignored."""
     text = unicodedata.normalize("NFC", name).casefold()
     return " ".join(re.sub(r"(?<=\w)-(?=\w)|_", " ", text).split())
 
 
-def _places(labels: _Column, count: int | None) -> NDArray[np.int64]:
+def _map_by_number(labels: _Column, count: int | None) -> NDArray[np.int64]:
     """Map numbers to class indices; raise an error for those out of range."""
     numbers = labels.numbers()
     if numbers is None:
         numbers = {value: code for code, value in enumerate(labels.values)}
-    top = np.iinfo(np.int64).max if count is None else count
-    wrong = [value for value in labels.values if not 0 <= numbers[value] < top]
+    limit = np.iinfo(np.int64).max if count is None else count
+    wrong = [value for value in labels.values if not 0 <= numbers[value] < limit]
     if wrong:
-        allowed = f"0 to {count - 1}, one a class" if count else "whole numbers from 0"
-        raise InputError(
-            Problem(labels.where, _found(labels, wrong[0]), allowed, _unlabelled(wrong))
-        )
+        allowed = f"0 to {count - 1}, one per class" if count else "whole numbers from 0"
+        given = _first_row(labels, wrong[0])
+        fix = "-1 marks rows without a label: choose a split with labels." if "-1" in wrong else ""
+        raise InputError(Problem(labels.where, given, allowed, fix))
     return np.array([numbers[value] for value in labels.values], dtype=np.int64)
 
 
-def _in_range(values: NDArray[np.int64], codes: NDArray[np.int64], count: int, where: str) -> None:
-    wrong = np.flatnonzero((values < 0) | (values >= count))
-    if len(wrong):
-        rows = np.flatnonzero(codes == wrong[0])
-        value = values[wrong[0]]
-        given = f"{value} in row {rows[0]} ({len(rows)} such rows)"
-        fix = _unlabelled([str(value)])
-        raise InputError(Problem(where, given, f"0 to {count - 1}, one a class", fix))
-
-
-def _unlabelled(wrong: Sequence[str]) -> str:
-    return "-1 marks rows without a label: choose a split with labels." if "-1" in wrong else ""
-
-
-def _found(labels: _Column, value: str) -> str:
-    row, count = labels.first(value)
+def _first_row(labels: _Column, value: str) -> str:
+    rows = labels.rows_of(value)
     shown = value if NUMBER.fullmatch(value) else repr(value)
-    return f"{shown} in row {row} ({count} such rows)"
+    return f"{shown} in row {rows[0]} ({len(rows)} such rows)"
 
 
-def _renamed(
+def _mapping_notes(
     split: str, labels: _Column, table: NDArray[np.int64], names: tuple[str, ...] | None
 ) -> list[str]:
     """Return notes on labels mapped by name: another order or spelling than the classes'."""
@@ -316,22 +293,21 @@ def _renamed(
         return []
     notes = []
     if labels.order:
-        known = {
-            **_rough(names),
-            **{_plain(v): int(p) for v, p in zip(labels.values, table, strict=True)},
-        }
-        places = [known[_plain(name)] for name in labels.order if _plain(name) in known]
-        if places != sorted(places):
+        known = _unique_normalised(names)
+        known.update({_normalise(v): int(i) for v, i in zip(labels.values, table, strict=True)})
+        plain = [_normalise(name) for name in labels.order]
+        indices = [known[name] for name in plain if name in known]
+        if indices != sorted(indices):
             shown = _listed(labels.order)
             notes.append(f"{split}: labels mapped by name; the source's order is {shown}")
-    renamed = {v: names[p] for v, p in zip(labels.values, table, strict=True) if names[p] != v}
+    renamed = {v: names[i] for v, i in zip(labels.values, table, strict=True) if names[i] != v}
     if renamed:
         shown = _listed([f"{value} is {name}" for value, name in renamed.items()])
         notes.append(f"{split}: classes named differently in the source: {shown}")
     return notes
 
 
-def _mixed(
+def _mixed_kinds(
     columns: dict[str, _Column], positional: list[str], names: tuple[str, ...] | None
 ) -> list[Problem]:
     """Return problems for bare numbers in one split and names in another without a common order."""
@@ -344,7 +320,9 @@ def _mixed(
     return [Problem("data (labels)", given, "labels of one kind in all splits", fix)]
 
 
-def _unseen(rows: dict[str, NDArray[np.int64]], names: tuple[str, ...] | None) -> list[Problem]:
+def _unseen_classes(
+    rows: dict[str, NDArray[np.int64]], names: tuple[str, ...] | None
+) -> list[Problem]:
     seen = set(rows["train"].tolist())
     problems = []
     # A label may be anything up to 2**63: gaps are counted only as far as they are shown.
@@ -357,7 +335,7 @@ def _unseen(rows: dict[str, NDArray[np.int64]], names: tuple[str, ...] | None) -
         new = sorted(set(values.tolist()) - seen)
         if new:
             shown = _listed([names[number] if names else str(number) for number in new])
-            given = f"classes {shown}, which train has not"
+            given = f"classes {shown}, which train lacks"
             allowed = f"the {len(seen)} classes that train has"
             problems.append(Problem(f"data (labels of {split})", given, allowed))
     return problems

@@ -1,12 +1,15 @@
-"""The data that a source returns, before it is checked, split and converted to tensors."""
+"""The data that a source returns, before it is split and converted to tensors, and its checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -31,11 +34,72 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
 
+def check_columns(
+    splits: Mapping[str, datasets.Dataset], columns: Mapping[str, str], *, fix: str = ""
+) -> None:
+    """Raise an error if a split lacks a column.
+
+    Args:
+        splits: The source's splits.
+        columns: The required columns, and their key in the recipe, for messages.
+        fix: A fix beside the suggested similar column name.
+
+    Raises:
+        InputError: A column is missing; the message lists the existing columns and the nearest
+            name.
+    """
+    problems = []
+    for split, dataset in splits.items():
+        existing = dataset.column_names
+        for column, where in columns.items():
+            if column not in existing:
+                hint = f"{did_you_mean(column, existing)} {fix}".strip()
+                problems.append(Problem(f"{where} (of {split})", column, ", ".join(existing), hint))
+    if problems:
+        raise InputError(*problems)
+
+
+def check_rows(splits: Mapping[str, Sized]) -> None:
+    """Raise an error if a split has no rows.
+
+    Raises:
+        InputError: A split is empty.
+
+    Example:
+        >>> check_rows({"train": [1, 2], "test": []})
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: data (test): got 'no rows'; allowed: at least one row. ...
+    """
+    fix = "Add rows, or set a larger share of the existing ones."
+    empty = [split for split, rows in splits.items() if len(rows) == 0]
+    if empty:
+        rows = "at least one row"
+        raise InputError(*(Problem(f"data ({split})", "no rows", rows, fix) for split in empty))
+
+
+def check_texts(splits: Mapping[str, datasets.Dataset], column: str) -> None:
+    """Raise an error if a row has no text.
+
+    Raises:
+        InputError: Texts are missing; the message has their number and the first row, for every
+            split.
+    """
+    problems = []
+    for split, dataset in splits.items():
+        values = list(dataset[column])
+        wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+        if wrong:
+            given = f"{values[wrong[0]]!r} in row {wrong[0]} ({len(wrong)} such rows)"
+            where = f"data.columns.text ({column!r} in {split})"
+            problems.append(Problem(where, given, "a text in every row"))
+    if problems:
+        raise InputError(*problems)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Disable the progress bars of `datasets` if the output is not a terminal."""
-    import sys
-
     import datasets
 
     silence = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()

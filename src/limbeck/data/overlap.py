@@ -9,13 +9,13 @@ import numpy as np
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
 PAIRS = (("validation", "train"), ("test", "train"), ("test", "validation"))
-NATURAL = 0.01
-"""Coincidences are called natural if chance alone makes at least this share of rows equal."""
+CHANCE = 0.01
+"""Equal rows are a coincidence if chance alone makes at least this share of rows equal."""
 
 CONTRADICTED = 0.1
 """The largest share of rows that may equal a row of another split with another label; where
@@ -32,8 +32,8 @@ def check_overlap(
     """Count rows of a split that equal rows of another split.
 
     A share of rows with equal content and label above `largest`, beyond the share expected by
-    coincidence, is an error: such test rows do not measure generalisation. So is
-    such a share with another label: the splits contradict each other.
+    coincidence, is an error: such test rows do not measure generalisation. So is such a share with
+    another label: the splits contradict each other.
 
     Args:
         hashes: The hash of each row, by split.
@@ -49,60 +49,51 @@ def check_overlap(
     """
     problems, notes = [], []
     for name, other in PAIRS:
-        known, mine = _known(hashes[other], labels[other]), hashes[name]
-        equal = np.isin(mine, known["row"])
-        same = np.isin(_pairs(mine, labels[name]), known)
+        known, own = np.unique(_pairs(hashes[other], labels[other])), hashes[name]
+        equal = np.isin(own, known["row"])
+        same = np.isin(_pairs(own, labels[name]), known)
         if not equal.any():
             continue
-        share = float(same.mean())
-        if share - expected > largest:
-            given = (
-                f"{int(same.sum()):,} of {len(mine):,} rows ({share:.1%}) equal a row of {other}"
-            )
-            allowed = f"at most {largest:.1%} of the rows"
-            if expected:
-                allowed += f", beyond the {expected:.1%} that are expected by coincidence"
-            fix = "Remove the equal rows, or state in data.max_overlap the share to be allowed."
-            problems.append(Problem(f"data ({name})", given, allowed, fix))
         opposed = equal & ~same
-        if opposed.mean() - expected > max(largest, CONTRADICTED):
-            given = (
-                f"{int(opposed.sum()):,} of {len(mine):,} rows ({opposed.mean():.1%}) equal a row "
-                f"of {other} that has another label"
-            )
-            allowed = f"at most {max(largest, CONTRADICTED):.1%} of the rows"
-            fix = (
+        stated = "state in data.max_overlap the share to be allowed."
+        for rows, limit, which, fix in (
+            (same, largest, "", f"Remove the equal rows, or {stated}"),
+            (
+                opposed,
+                max(largest, CONTRADICTED),
+                " that has another label",
                 "The labels of one split are wrong, or stand for other classes than the other's: "
-                "compare their names; or state in data.max_overlap the share to be allowed."
-            )
-            problems.append(Problem(f"data ({name})", given, allowed, fix))
+                f"compare their names; or {stated}",
+            ),
+        ):
+            if rows.mean() - expected > limit:
+                given = f"{_share(rows)} equal a row of {other}{which}"
+                allowed = f"at most {limit:.1%} of the rows"
+                if expected:
+                    allowed += f", beyond the {expected:.1%} that are expected by coincidence"
+                problems.append(Problem(f"data ({name})", given, allowed, fix))
         notes.append(
-            f"{name}: {int(equal.sum()):,} of {len(mine):,} rows ({equal.mean():.1%}) equal a row "
-            f"of {other}, {int(same.sum()):,} of them ({share:.1%} of the rows) with the same label"
+            f"{name}: {_share(equal)} equal a row of {other}, {int(same.sum()):,} of them "
+            f"({same.mean():.1%} of the rows) with the same label"
         )
     if problems:
         raise InputError(*problems)
-    return (*notes, *_contradictions(hashes["train"], labels["train"]))
+    train = np.unique(_pairs(hashes["train"], labels["train"]))["row"]
+    different, counts = np.unique(train, return_counts=True)
+    opposed = np.isin(hashes["train"], different[counts > 1])
+    if opposed.any():
+        notes.append(f"train: {_share(opposed)} equal another row with another label")
+    return tuple(notes)
+
+
+def _share(rows: NDArray[np.bool_]) -> str:
+    return f"{int(rows.sum()):,} of {len(rows):,} rows ({rows.mean():.1%})"
 
 
 def _pairs(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.void]:
     pairs = np.empty(len(hashes), dtype=[("row", np.uint64), ("labels", np.int64)])
     pairs["row"], pairs["labels"] = hashes, labels
     return pairs
-
-
-def _known(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> NDArray[np.void]:
-    return np.unique(_pairs(hashes, labels))
-
-
-def _contradictions(hashes: NDArray[np.uint64], labels: NDArray[np.int64]) -> Iterator[str]:
-    rows, counts = np.unique(_known(hashes, labels)["row"], return_counts=True)
-    count = int(np.isin(hashes, rows[counts > 1]).sum())
-    if count:
-        yield (
-            f"train: {count:,} of {len(hashes):,} rows ({count / len(hashes):.1%}) equal another "
-            "row with another label"
-        )
 
 
 def expected_share(cells: NDArray[np.int64], hashes: NDArray[np.uint64]) -> float:
@@ -132,6 +123,6 @@ def expected_share(cells: NDArray[np.int64], hashes: NDArray[np.uint64]) -> floa
     for column in different.T:
         sizes = np.unique(column, return_counts=True)[1].astype(np.float64)
         chance *= float((sizes * (sizes - 1)).sum() / (count * (count - 1)))
-    if -np.expm1(-len(hashes) * chance) < NATURAL:
+    if -np.expm1(-len(hashes) * chance) < CHANCE:
         return 0.0
     return 1.0 - float((counts == 1).sum() / len(hashes))

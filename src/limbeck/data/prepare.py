@@ -217,15 +217,15 @@ class Images:
         return {"image": self._prepare.normalise(pixels)}
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Return `picture`, a PIL image as stored."""
+        """Return `image`, a PIL image as stored."""
         from PIL import Image
 
         cell = self._pictures.cell(row)
         if not isinstance(cell, np.ndarray):
-            return {"picture": cell}
+            return {"image": cell}
         shown = np.clip(cell / self._prepare.divide_by * 255, 0, 255).round().astype(np.uint8)
-        picture = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
-        return {"picture": Image.fromarray(np.ascontiguousarray(picture))}
+        pixels = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
+        return {"image": Image.fromarray(np.ascontiguousarray(pixels))}
 
 
 class Texts:
@@ -437,7 +437,7 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
             Images(pictures[name], preprocess, scans[name].pixels),
             division.labels_of(name),
             augment=spec.augment if name == "train" else None,
-            black=preprocess.fill_value(),
+            fill_value=preprocess.fill_value(),
             groups=division.groups_of(name),
         )
         for name in pictures

@@ -11,7 +11,7 @@ tokenizer.json beside it and the `tokenizers` library:
 - in each, `classes` are the class names in the order of the outputs;
 - table rows: for each numeric column `(number - mean) / std`, 0 if it is missing, and with `flag` 1
   if it is missing; then for each categorical column a one-hot encoding of its value in `values`,
-  with one more place for any other value. `kind` is the type of the values in training; a whole
+  with one more feature for any other value. `kind` is the type of the values in training; a whole
   number has no decimal point. Numbers are computed in float64, features are float32.
 """
 
@@ -45,6 +45,7 @@ FILE, TOKENIZER, VERSION = "preprocess.json", "tokenizer.json", 1
 CHUNK = 10_000
 ORIENTATION = 0x0112
 MOST_PROBLEMS = 20
+WRITTEN = "the content that limbeck writes"
 LARGEST_FILE = 256 * 2**20
 Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
 Length = Annotated[int, Field(gt=0, le=LONGEST_TEXT)]
@@ -52,17 +53,33 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def upright(picture: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Rotate an image by its EXIF orientation; return it unchanged if there is none."""
     from PIL import ImageOps
 
     # Checked first, since PIL would copy each image.
-    turned = picture.getexif().get(ORIENTATION, 1) != 1
-    return ImageOps.exif_transpose(picture) if turned else picture
+    rotated = image.getexif().get(ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(image) if rotated else image
 
 
 @dataclass(frozen=True)
-class ImagePreprocess:
+class _Saved:
+    """The part shared by all preprocessing: a hash, and the file preprocess.json."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of the preprocessing: equal tensors, equal hash."""
+        content = asdict(self)
+        del content["classes"]  # class names change no tensor
+        return fingerprint.of_json(content)
+
+    def _write(self, folder: Path, **more: object) -> Path:
+        files.write_json(folder / FILE, {**asdict(self), "version": VERSION, **more})
+        return folder / FILE
+
+
+@dataclass(frozen=True)
+class ImagePreprocess(_Saved):
     """Image preprocessing: from an image to model inputs.
 
     Attributes:
@@ -83,11 +100,15 @@ class ImagePreprocess:
     resample: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
     classes: tuple[str, ...] = ()
 
+    @property
+    def _mode(self) -> str:
+        return "L" if self.channels == 1 else "RGB"
+
     def model_inputs(self) -> dict[str, int]:
         """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
         return {"channels": self.channels}
 
-    def pixels(self, picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
+    def pixels(self, image: Image.Image | NDArray[Any]) -> NDArray[Any]:
         """Convert an image to pixels `[channels, height, width]`, not yet scaled.
 
         Raises:
@@ -98,10 +119,9 @@ class ImagePreprocess:
             >>> prepare.pixels(np.zeros((1, 8, 8), dtype=np.uint8)).shape
             (3, 4, 4)
         """
-        if isinstance(picture, np.ndarray):
-            return self._array(picture)
-        picture = upright(picture).convert("L" if self.channels == 1 else "RGB")
-        array = np.asarray(self._resize(picture))
+        if isinstance(image, np.ndarray):
+            return self._array(image)
+        array = np.asarray(self._resize(upright(image).convert(self._mode)))
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
     def _array(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -114,13 +134,13 @@ class ImagePreprocess:
             array = np.stack([np.asarray(plane) for plane in planes])
         return np.repeat(array, self.channels, axis=0) if len(array) < self.channels else array
 
-    def _resize(self, picture: Image.Image) -> Image.Image:
+    def _resize(self, image: Image.Image) -> Image.Image:
         from PIL import Image
 
         height, width = self.size
-        if picture.size == (width, height):
-            return picture
-        return picture.resize((width, height), Image.Resampling[self.resample.upper()])
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), Image.Resampling[self.resample.upper()])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise pixels `[n, channels, height, width]` to model inputs, in float32.
@@ -130,9 +150,9 @@ class ImagePreprocess:
             >>> prepare.normalise(torch.full((1, 1, 1, 1), 8, dtype=torch.uint8)).item()
             0.5
         """
-        mean = torch.tensor(self.mean, dtype=torch.float32)[:, None, None]
-        std = torch.tensor(self.std, dtype=torch.float32)[:, None, None]
-        scale = torch.tensor(self.divide_by, dtype=torch.float32)
+        parts = (self.divide_by, self.mean, self.std)
+        scale, mean, std = (torch.tensor(part, dtype=torch.float32) for part in parts)
+        mean, std = mean[:, None, None], std[:, None, None]
         # A copy, so that the next steps may work in place.
         return pixels.to(torch.float32, copy=True).div_(scale).sub_(mean).div_(std)
 
@@ -140,26 +160,18 @@ class ImagePreprocess:
         """Return the value of a black pixel, `[channels]`: the fill value beyond an edge."""
         return self.normalise(torch.zeros(1, self.channels, 1, 1)).reshape(-1)
 
-    def __call__(self, pictures: Sequence[Image.Image | NDArray[Any]]) -> dict[str, Tensor]:
+    def __call__(self, images: Sequence[Image.Image | NDArray[Any]]) -> dict[str, Tensor]:
         """Convert images to model inputs: `{"image": [n, channels, height, width]}`."""
-        pixels = np.stack([self.pixels(picture) for picture in pictures])
+        pixels = np.stack([self.pixels(image) for image in images])
         return {"image": self.normalise(torch.from_numpy(pixels))}
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a hash of the preprocessing: equal tensors, equal hash."""
-        return _fingerprint(self)
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
-        mode = "L" if self.channels == 1 else "RGB"
-        content = {**asdict(self), "version": VERSION, "mode": mode, "layout": "NCHW"}
-        files.write_json(folder / FILE, content)
-        return [folder / FILE]
+        return [self._write(folder, mode=self._mode, layout="NCHW")]
 
 
 @dataclass(frozen=True)
-class TextPreprocess:
+class TextPreprocess(_Saved):
     """Text preprocessing: from a text to token ids.
 
     Attributes:
@@ -201,21 +213,14 @@ class TextPreprocess:
             for encoding in encoder.encode_batch_fast(list(texts[start : start + CHUNK])):
                 yield np.asarray(encoding.ids, dtype=np.int32), bool(encoding.overflowing)
 
-    @property
-    def fingerprint(self) -> str:
-        """Return a hash of the preprocessing: equal tensors, equal hash."""
-        return _fingerprint(self)
-
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json and tokenizer.json; return the paths written."""
-        content = {**asdict(self), "version": VERSION, "tokenizer": TOKENIZER}
         files.write_text(folder / TOKENIZER, self.tokenizer)
-        files.write_json(folder / FILE, content)
-        return [folder / FILE, folder / TOKENIZER]
+        return [self._write(folder, tokenizer=TOKENIZER), folder / TOKENIZER]
 
 
 @dataclass(frozen=True)
-class TablePreprocess:
+class TablePreprocess(_Saved):
     """Table preprocessing: from a table row to features.
 
     Attributes:
@@ -281,38 +286,22 @@ class TablePreprocess:
             >>> prepare([{"age": 50, "sex": "m"}])["features"].tolist()
             [[1.0, 0.0, 1.0, 0.0]]
         """
-        count = len(rows)
-        numbers = {
-            one.name: np.array([number(row[one.name]) for row in rows]) for one in self.numeric
-        }
-        cells = [[row[one.name] for row in rows] for one in self.categorical]
-        places = [
-            np.array([one.place(name_of(value), kind_of(value)) for value in values], np.int64)
-            for one, values in zip(self.categorical, cells, strict=True)
-        ]
-        parts = self.numbers(numbers, rows=count), self._shifted(places, count)
-        return {"features": self.features(*parts)}
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a hash of the preprocessing: equal tensors, equal hash."""
-        return _fingerprint(self)
+        numbers, places = {}, []
+        for one in self.numeric:
+            numbers[one.name] = np.array([number(row[one.name]) for row in rows])
+        for column in self.categorical:
+            cells = [row[column.name] for row in rows]
+            found = [column.place(name_of(cell), kind_of(cell)) for cell in cells]
+            places.append(np.array(found, np.int64))
+        standardised = self.numbers(numbers, rows=len(rows))
+        return {"features": self.features(standardised, self._shifted(places, len(rows)))}
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
-        content = {**asdict(self), "version": VERSION, "width": self.width}
-        files.write_json(folder / FILE, content)
-        return [folder / FILE]
+        return [self._write(folder, width=self.width)]
 
 
 Preprocess = ImagePreprocess | TextPreprocess | TablePreprocess
-
-
-def _fingerprint(preprocess: Preprocess) -> str:
-    # Class names change no tensor.
-    content = asdict(preprocess)
-    del content["classes"]
-    return fingerprint.of_json(content)
 
 
 def load(folder: Path) -> Preprocess:
@@ -329,27 +318,19 @@ def load(folder: Path) -> Preprocess:
         raise InputError(Problem(str(path), f"version {version}", f"version {VERSION}", fix))
     if content.get("kind") == "text":
         content["tokenizer"] = _read_text(folder / TOKENIZER)
-    form: TypeAdapter[Preprocess] = TypeAdapter(
+    adapter: TypeAdapter[Preprocess] = TypeAdapter(
         Annotated[ImagePreprocess | TextPreprocess | TablePreprocess, Field(discriminator="kind")]
     )
     try:
-        return form.validate_json(json.dumps(content))
-    except (ValidationError, RecursionError) as error:
-        raise InputError(*_problems(path, error)) from error
-
-
-def _problems(path: Path, error: ValidationError | RecursionError) -> list[Problem]:
-    if isinstance(error, RecursionError):
-        return [Problem(str(path), "values nested too deeply", "what limbeck writes")]
-    return [
-        Problem(
-            ".".join([str(path), *map(str, one["loc"])]),
-            one["input"],
-            "what limbeck writes",
-            one["msg"],
-        )
-        for one in error.errors()[:MOST_PROBLEMS]
-    ]
+        return adapter.validate_json(json.dumps(content))
+    except RecursionError as error:
+        raise InputError(Problem(str(path), "values nested too deeply", WRITTEN)) from error
+    except ValidationError as error:
+        problems = [
+            Problem(".".join([str(path), *map(str, one["loc"])]), one["input"], WRITTEN, one["msg"])
+            for one in error.errors()[:MOST_PROBLEMS]
+        ]
+        raise InputError(*problems) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -357,7 +338,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(Problem(str(path), f"no JSON: {error}", "what limbeck writes")) from error
+        raise InputError(Problem(str(path), f"no JSON: {error}", WRITTEN)) from error
     if not isinstance(content, dict):
         given = type(content).__name__
         raise InputError(Problem(str(path), given, "a JSON object, as limbeck writes it"))
@@ -366,8 +347,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        allowed = f"a folder that holds {path.name}"
-        raise InputError(Problem(str(path), "no such file", allowed))
+        raise InputError(Problem(str(path), "no such file", f"a folder that holds {path.name}"))
     if path.stat().st_size > LARGEST_FILE:
         given = f"{path.stat().st_size:,} bytes"
         raise InputError(Problem(str(path), given, f"at most {LARGEST_FILE:,} bytes"))

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.core.registry import Registry
 from limbeck.errors import did_you_mean
@@ -25,9 +19,9 @@ ADDED = {"table", "sensitive_features"}
 NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
 LARGEST_SIDE = 4096
-"""Height or width of pictures in pixels: a larger one fills the memory with a single batch."""
+"""The largest height or width in pixels: larger images fill the memory with a single batch."""
 LONGEST_TEXT = 131_072
-"""Tokens of a text: the context of the longest encoders there are."""
+"""The most tokens of a text: the context of the longest existing encoders."""
 MOST_VIEWS = 10_000
 LARGEST_SEED = 2**63 - 1
 Level = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
@@ -35,14 +29,14 @@ Deviation = Annotated[float, Field(gt=1e-7, le=1e6, allow_inf_nan=False)]
 Move = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 
 
-def _known_source(name: str) -> str:
+def _check_source(name: str) -> str:
     allowed = SOURCES.names()
     if name not in allowed:
         raise ValueError(f"allowed: {', '.join(allowed)}. {did_you_mean(name, allowed)}".strip())
     return name
 
 
-def _twice(columns: tuple[str, ...]) -> str:
+def _duplicates(columns: tuple[str, ...]) -> str:
     return ", ".join(sorted(name for name, count in Counter(columns).items() if count > 1))
 
 
@@ -76,14 +70,13 @@ class ImageSpec(_Settings):
     std: tuple[Deviation, ...] | None = None
 
     @model_validator(mode="after")
-    def _one_number_a_channel(self) -> Self:
+    def _check_lengths(self) -> Self:
+        lengths = {self.channels} if self.channels else {1, 3}
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) not in (
-                {self.channels} if self.channels else {1, 3}
-            ):
-                raise ValueError(f"{name} has {len(values)} numbers; allowed: one a channel")
+            if values is not None and len(values) not in lengths:
+                raise ValueError(f"{name} has {len(values)} numbers; allowed: one per channel")
         if self.mean and self.std and len(self.mean) != len(self.std):
-            raise ValueError("mean and std differ in length; allowed: one number a channel in both")
+            raise ValueError("mean and std differ in length; allowed: one number per channel each")
         return self
 
 
@@ -94,7 +87,7 @@ class WordPieceSpec(_Settings):
 
 
 class TrainTokenizer(_Settings):
-    """The form `{train: {vocab_size: 8000}}` of `text.tokenizer`."""
+    """The setting `{train: {vocab_size: 8000}}` of `text.tokenizer`."""
 
     train: WordPieceSpec = WordPieceSpec()
 
@@ -132,11 +125,13 @@ class TableSpec(_Settings):
         return self.numeric + self.categorical
 
     @model_validator(mode="after")
-    def _each_column_once(self) -> Self:
+    def _check_columns(self) -> Self:
         if not self.columns:
             raise ValueError("numeric and categorical are empty; allowed: at least one column")
-        if twice := _twice(self.columns):
-            raise ValueError(f"{twice} stands twice; allowed: once, in numeric or in categorical")
+        if duplicates := _duplicates(self.columns):
+            raise ValueError(
+                f"{duplicates} is given twice; allowed: once, in numeric or categorical"
+            )
         return self
 
 
@@ -191,7 +186,7 @@ class DataSpec(_Settings):
     """
 
     source: Annotated[
-        str, AfterValidator(_known_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
     ]
     name: str = ""
     config: str | None = None
@@ -212,7 +207,7 @@ class DataSpec(_Settings):
     licence: str | None = None
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
+    def _check_parts(self) -> Self:
         parts = (("image", self.image), ("text", self.text), ("table", self.table))
         given = [name for name, part in parts if part is not None]
         if len(given) > 1:
@@ -220,13 +215,12 @@ class DataSpec(_Settings):
         if (self.text or self.table) and self.augment:
             raise ValueError(f"augment is given for a {given[0]}; allowed: for images. Remove it")
         if self.table and self.columns.label in self.table.columns:
-            raise ValueError(f"table has the label {self.columns.label}; allowed: what is known")
-        if twice := _twice(self.sensitive_features):
-            raise ValueError(f"groups names {twice} twice; allowed: each column once")
+            raise ValueError(f"table has the label {self.columns.label}; allowed: features only")
+        if duplicates := _duplicates(self.sensitive_features):
+            raise ValueError(f"sensitive_features names {duplicates} twice; allowed: each once")
         if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
-            raise ValueError(
-                f"files.train is missing; {self.source} needs it: files: {{train: PATH}}"
-            )
+            fix = "files: {train: PATH}"
+            raise ValueError(f"files.train is missing; {self.source} needs it: {fix}")
         if self.source in {"sklearn", "hub", "python"} and not self.name:
             raise ValueError(f"name is missing; {self.source} needs it")
         if self.source != "hub" and (self.config or self.revision):

@@ -25,10 +25,10 @@ class Split:
 
     Args:
         samples: The rows' inputs.
-        labels: The rows' classes, int64 `[rows]`.
+        labels: The rows' classes.
         augment: The augmentation of images; None for none.
-        black: The fill value beyond an edge, `[channels]`; needed with `augment`.
-        groups: The sensitive features of each row, by column, `[rows]` of names.
+        fill_value: The fill value beyond an edge, `[channels]`; needed with `augment`.
+        groups: The sensitive features.
 
     Attributes:
         labels: The rows' classes, int64 `[rows]`.
@@ -45,11 +45,11 @@ class Split:
         labels: Tensor,
         *,
         augment: AugmentSpec | None = None,
-        black: Tensor | None = None,
+        fill_value: Tensor | None = None,
         groups: Mapping[str, NDArray[np.str_]] | None = None,
     ) -> None:
         self._samples = samples
-        self._black = torch.zeros(1) if black is None else black
+        self._fill_value = torch.zeros(1) if fill_value is None else fill_value
         self.labels = labels
         self.augment = augment
         self.groups = dict(groups or {})
@@ -86,24 +86,23 @@ class Split:
 
         Returns:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
-            `[n, longest]`, or `features` float32 `[n, width]`; and `label`, `index`, `view`, int64
-            `[n]`.
+            `[n, longest]`, or `features` float32 `[n, width]`; and `labels`, `index`, `view`,
+            int64 `[n]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._samples.batch(index)
-        view = self.view
         if self.augment is not None:
             batch["image"] = augment(
                 batch["image"],
                 index,
                 seed=self.seed,
-                view=view,
+                view=self.view,
                 spec=self.augment,
-                fill_value=self._black,
+                fill_value=self._fill_value,
             )
         batch["labels"] = self.labels.index_select(0, index)
         batch["index"] = index
-        batch["view"] = torch.full_like(index, view)
+        batch["view"] = torch.full_like(index, self.view)
         return batch
 
     def for_evaluation(self) -> Split:
@@ -127,24 +126,16 @@ class Split:
         """
         if len(self) <= count:
             return list(range(len(self)))
-        lengths = self._lengths()
-        if lengths is None:
-            return torch.linspace(0, len(self) - 1, count).long().tolist()
-        extremes = {int(lengths.argmin()), int(lengths.argmax())}
+        extremes: set[int] = set()
+        if "attention_mask" in self._samples.batch(torch.tensor([0])):
+            counts = [batch["attention_mask"].sum(dim=1) for batch in self.batches(1024)]
+            lengths = torch.cat(counts)
+            extremes = {int(lengths.argmin()), int(lengths.argmax())}
         even = torch.linspace(0, len(self) - 1, count - len(extremes)).long().tolist()
         return sorted(extremes.union(even))
 
-    def _lengths(self) -> Tensor | None:
-        """Count the tokens of each text; None if the rows are not texts."""
-        found = []
-        for batch in self.batches(1024):
-            if "attention_mask" not in batch:
-                return None
-            found.append(batch["attention_mask"].sum(dim=1))
-        return torch.cat(found)
-
     def raw(self, index: int) -> dict[str, Any]:
-        """Return one row as stored: `{"picture": PIL image}` or `{"text": str}`.
+        """Return one row as stored: `{"image": PIL image}` or `{"text": str}`.
 
         A table row is a text, too: its columns with their values.
         """

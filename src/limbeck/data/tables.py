@@ -16,8 +16,6 @@ from limbeck.data.split import Split
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from limbeck.data.loaded import Loaded
@@ -67,42 +65,11 @@ def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
         hashes[name] = samples.hashes
         if name == "train":
             expected = expected_share(samples.cells, samples.hashes)
-        splits[name] = Split(
-            samples,
-            division.labels_of(name),
-            groups=division.groups_of(name),
-        )
-    notes = [*_inexact(cells), *_unknown(preprocess, cells)]
+        splits[name] = Split(samples, division.labels_of(name), groups=division.groups_of(name))
+    notes = _notes(preprocess, cells)
     if constant:
-        notes.append(f"left out, since all training rows are alike in it: {', '.join(constant)}")
+        notes.append(f"left out, since all training rows are equal in it: {', '.join(constant)}")
     return Prepared(splits, preprocess, hashes, tuple(notes), expected)
-
-
-def _inexact(cells: dict[str, _Cells]) -> Iterator[str]:
-    """Yield notes on numeric columns that lose digits in float32."""
-    columns = {
-        name
-        for split in cells.values()
-        for name, numbers in split.numbers.items()
-        if (np.abs(numbers) > EXACT).any()
-    }
-    if columns:
-        yield (
-            f"numbers beyond 2^53, whose last digits are lost: {', '.join(sorted(columns))}. "
-            "Identifiers are no numbers: leave them out, or move them to table.categorical"
-        )
-
-
-def _unknown(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> Iterator[str]:
-    """Yield notes on the number of rows with a value that no training row has."""
-    for split in ("validation", "test"):
-        counts = {
-            one.name: int((one.places(cells[split].names[one.name]) == len(one.values)).sum())
-            for one in preprocess.categorical
-        }
-        shown = [f"{name} in {count} rows" for name, count in counts.items() if count]
-        if shown:
-            yield f"{split}: values that training has not: {', '.join(shown)}"
 
 
 def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
@@ -124,25 +91,45 @@ def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
 
 def _measure(settings: TableSpec, train: _Cells) -> tuple[TablePreprocess, list[str]]:
     """Fit every column on the training rows; return the constant columns too."""
-    problems = [
-        Problem(
-            f"data.table.categorical ({column!r} in train)",
-            f"{len(names.values)} values",
-            f"at most {MOST_VALUES}, a feature each",
-            "Leave it out, or join rare values.",
-        )
-        for column, names in train.names.items()
-        if len(names.values) > MOST_VALUES
-    ]
+    problems = []
+    for column, names in train.names.items():
+        if len(names.values) > MOST_VALUES:
+            where = f"data.table.categorical ({column!r} in train)"
+            allowed = f"at most {MOST_VALUES}, a feature each"
+            fix = "Leave it out, or join rare values."
+            problems.append(Problem(where, f"{len(names.values)} values", allowed, fix))
     numeric = {name: measure_numbers(name, numbers) for name, numbers in train.numbers.items()}
     categorical = {name: measure_values(name, names) for name, names in train.names.items()}
     constant = [name for name, one in (numeric | categorical).items() if one is None]
     if len(constant) == len(settings.columns):
-        given = f"{', '.join(constant)}: all training rows are alike"
-        problems.append(Problem("data.table", given, "a column that tells rows apart"))
+        given = f"{', '.join(constant)}: all training rows are equal"
+        problems.append(Problem("data.table", given, "a column with different values"))
     if problems:
         raise InputError(*problems)
-    kept = tuple(one for one in numeric.values() if one is not None)
-    return TablePreprocess(
-        kept, tuple(one for one in categorical.values() if one is not None)
-    ), constant
+    preprocess = TablePreprocess(
+        tuple(one for one in numeric.values() if one is not None),
+        tuple(one for one in categorical.values() if one is not None),
+    )
+    return preprocess, constant
+
+
+def _notes(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> list[str]:
+    """Return notes on numbers that lose digits in float32, and on values unknown in training."""
+    notes = []
+    numbers = [item for split in cells.values() for item in split.numbers.items()]
+    inexact = sorted({name for name, values in numbers if (np.abs(values) > EXACT).any()})
+    if inexact:
+        notes.append(
+            f"numbers beyond 2^53, whose last digits are lost: {', '.join(inexact)}. "
+            "Identifiers are not numbers: leave them out, or move them to table.categorical"
+        )
+    for split in ("validation", "test"):
+        unknown = []
+        for one in preprocess.categorical:
+            places = one.places(cells[split].names[one.name])
+            count = int((places == len(one.values)).sum())
+            if count:
+                unknown.append(f"{one.name} in {count} rows")
+        if unknown:
+            notes.append(f"{split}: values that training lacks: {', '.join(unknown)}")
+    return notes

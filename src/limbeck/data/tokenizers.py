@@ -1,4 +1,4 @@
-"""Deterministic training of a WordPiece tokenizer."""
+"""Tokenizers: loaded and checked, or a WordPiece tokenizer trained deterministically."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from limbeck.data.spec import TextSpec
 
 
+LARGEST = 100_000_000
+WHERE, ALLOWED = "data.text.tokenizer", "a tokenizer.json of the tokenizers library"
 PAD, UNKNOWN, FIRST, LAST = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 INSIDE = "##"
 
@@ -43,7 +45,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
     """
     tokenizers = require("tokenizers", extra="text")
     words = Counter(word for text in texts for word in text.split())
-    trained = _blank(tokenizers, {})
+    trained = _empty(tokenizers, {})
     letters, inside = _letters(trained, words, limit=vocab_size // 4)
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -57,7 +59,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
     ordered = sorted(words.items())
     trained.train_from_iterator((" ".join([word] * count) for word, count in ordered), trainer)
     # Letters were "special" only to get their ids; in the final tokenizer they are not.
-    tokenizer = _blank(tokenizers, trained.get_vocab())
+    tokenizer = _empty(tokenizers, trained.get_vocab())
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{FIRST} $A {LAST}",
@@ -67,7 +69,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
     return tokenizer
 
 
-def _blank(tokenizers: Any, vocabulary: dict[str, int]) -> Any:
+def _empty(tokenizers: Any, vocabulary: dict[str, int]) -> Any:
     model = tokenizers.models.WordPiece(
         vocab=vocabulary, unk_token=UNKNOWN, continuing_subword_prefix=INSIDE
     )
@@ -93,7 +95,6 @@ def _letters(tokenizer: Any, words: Counter[str], *, limit: int) -> tuple[list[s
     return kept, sorted(inside.intersection(kept))
 
 
-LARGEST = 100_000_000
 # Every printable character of ASCII, accents, other scripts, an emoji, a long word, repetitions.
 PROBES = (
     "",
@@ -102,7 +103,7 @@ PROBES = (
     "a" * 200,
     " ".join(["the quick brown fox jumps over the lazy dog 0123456789"] * 5),
 )
-_tried: set[str] = set()
+_checked: set[str] = set()
 PADDING_NAMES = (PAD, "<pad>", "<|endoftext|>")
 
 
@@ -124,7 +125,7 @@ def make(spec: TextSpec, texts: Sequence[str], *, workdir: Path) -> TextPreproce
     pad = _padding(tokenizer, str(spec.tokenizer))
     if tokenizer.id_to_token(pad) is None:
         given = f"{spec.tokenizer}: padding with token {pad}, which is not in the vocabulary"
-        raise InputError(Problem("data.text.tokenizer", given, "a padding token that it has"))
+        raise InputError(Problem(WHERE, given, "a padding token of its vocabulary"))
     tokenizer.enable_truncation(spec.max_length)
     tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
     return TextPreprocess(tokenizer.to_str(), spec.max_length, pad, _size(tokenizer))
@@ -156,66 +157,56 @@ def _find(name: str, texts: Sequence[str]) -> Any:
         if file.is_file():
             return _read(tokenizers, file, texts)
         if file.exists() and not file.is_dir():
-            allowed = "a tokenizer.json of the tokenizers library"
-            given = f"{file}: not a regular file"
-            raise InputError(Problem("data.text.tokenizer", given, allowed))
+            raise InputError(Problem(WHERE, f"{file}: not a regular file", ALLOWED))
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
     # The hub's client raises many exception types: network, name, no tokenizer.json.
     except Exception as error:
         allowed = "a tokenizer.json, a folder that holds one, a name on the hub, or {train: {...}}"
-        fix = f"No such file here or in {data_folder()}, and the hub said: {error}"
-        raise InputError(Problem("data.text.tokenizer", name, allowed, fix)) from error
+        fix = f"No such file here or in {data_folder()}, and the hub responded: {error}"
+        raise InputError(Problem(WHERE, name, allowed, fix)) from error
 
 
 def _read(tokenizers: Any, file: Path, texts: Sequence[str]) -> Any:
-    """Read a tokenizer.json that was tested in a child process with resource limits."""
-    allowed = "a tokenizer.json of the tokenizers library"
+    """Read a tokenizer.json, after a check in a child process with resource limits."""
     if file.stat().st_size > LARGEST:
         given = f"{file}: {file.stat().st_size:,} bytes"
-        raise InputError(Problem("data.text.tokenizer", given, f"at most {LARGEST:,} bytes"))
+        raise InputError(Problem(WHERE, given, f"at most {LARGEST:,} bytes"))
     key = fingerprint.of_file(file)
-    if key not in _tried:
+    if key not in _checked:
         samples = [*PROBES, *(str(text)[:2000] for text in texts[:64])]
         try:
-            call_limited(lambda: _try(tokenizers, file, samples))
+            call_limited(lambda: _check(tokenizers, file, samples))
         except LimitError as error:
-            given = f"{file}: {error}"
-            raise InputError(Problem("data.text.tokenizer", given, allowed)) from error
-        _tried.add(key)
+            raise InputError(Problem(WHERE, f"{file}: {error}", ALLOWED)) from error
+        _checked.add(key)
     return tokenizers.Tokenizer.from_file(str(file))
 
 
-def _try(tokenizers: Any, file: Path, texts: Sequence[str]) -> None:
-    """Tokenize some texts, and check the ids against the vocabulary.
-
-    Raises:
-        InputError: Ids are far above the number of tokens, or outside of the vocabulary.
-    """
+def _check(tokenizers: Any, file: Path, texts: Sequence[str]) -> None:
+    """Tokenize some texts, and check the ids against the vocabulary."""
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     rows, count = _size(tokenizer), tokenizer.get_vocab_size()
-    where = "data.text.tokenizer"
     if count == 0 or rows > 4 * count + 100_000:
         given = f"{file}: {count:,} tokens with ids up to {rows - 1:,}"
-        raise InputError(Problem(where, given, "ids that follow one another"))
+        raise InputError(Problem(WHERE, given, "consecutive ids"))
     for text in texts:
         ids = tokenizer.encode(text).ids
         if max(ids, default=0) >= rows:
             given = f"{file}: token {max(ids):,} for a text"
-            raise InputError(Problem(where, given, f"ids below {rows:,}, the vocabulary"))
+            raise InputError(Problem(WHERE, given, f"ids below {rows:,}, the vocabulary"))
         if len(ids) > 100 * (len(text) + 10):
             given = f"{file}: {len(ids):,} tokens for a text of {len(text)} characters"
-            raise InputError(Problem(where, given, "at most 100 tokens per character"))
+            raise InputError(Problem(WHERE, given, "at most 100 tokens per character"))
 
 
 def _padding(tokenizer: Any, name: str) -> int:
     if tokenizer.padding is not None:
         return int(tokenizer.padding["pad_id"])
     for token in PADDING_NAMES:
-        number = tokenizer.token_to_id(token)
-        if number is not None:
-            return int(number)
+        if tokenizer.token_to_id(token) is not None:
+            return int(tokenizer.token_to_id(token))
     allowed = f"one with a token for padding: {', '.join(PADDING_NAMES)}"
-    raise InputError(Problem("data.text.tokenizer", name, allowed))
+    raise InputError(Problem(WHERE, name, allowed))

@@ -56,9 +56,9 @@ def disagreement(
     """Build the record of one sample with both predictions."""
     raw = split.raw(index)
     picture = None
-    if "picture" in raw:
+    if "image" in raw:
         buffer = io.BytesIO()
-        raw["picture"].save(buffer, format="PNG")
+        raw["image"].save(buffer, format="PNG")
         picture = base64.b64encode(buffer.getvalue()).decode()
     return Disagreement(
         index=index,

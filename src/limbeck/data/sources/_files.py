@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.files import resolve
-from limbeck.data.loaded import Loaded
+from limbeck.data.loaded import Loaded, check_rows
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ def read_tables(
 ) -> Loaded:
     """Read a spec's files as tables: each split with its own column types and class names.
 
-    Nothing is written beside the data.
-
     Args:
         spec: The `data` section of a recipe.
-        read: A function that reads one file to a `pyarrow.Table` or a `datasets.Dataset`.
+        read: Reads one file to a `pyarrow.Table` or a `datasets.Dataset`.
         kind: The name of the format, for messages.
         suffixes: The file suffixes that are read from a folder.
 
@@ -43,21 +41,14 @@ def read_tables(
 def read_files(
     files: dict[str, list[Path]], read: Callable[[Path], Any], *, kind: str
 ) -> dict[str, datasets.Dataset]:
-    """Read the files of each split, as `read_tables` does.
-
-    Raises:
-        InputError: As for `read_tables`.
-    """
+    """Read the files of each split; errors are those of `read_tables`."""
     problems: list[Problem] = []
     splits: dict[str, datasets.Dataset] = {}
     for split, paths in files.items():
         with gathering(problems):
             splits[split] = _split(paths, read, kind=kind, where=f"data.files.{split}")
-    problems += [
-        Problem(f"data ({split})", "no rows", "at least one row")
-        for split, rows in splits.items()
-        if not len(rows)
-    ]
+    with gathering(problems):
+        check_rows(splits)
     if problems:
         raise InputError(*problems)
     return splits
@@ -80,8 +71,19 @@ def _split(
     import datasets
     import pyarrow  # type: ignore[import-untyped]
 
-    parts = [_part(path, read, kind=kind, where=where) for path in paths]
-    _check_alike(paths, parts, where)
+    parts = []
+    for path in paths:
+        try:
+            content = read(path)
+            if not isinstance(content, datasets.Dataset):
+                content = datasets.Dataset(datasets.table.InMemoryTable(content))
+        except InputError:
+            raise
+        # pyarrow and its decoders raise many exception types on invalid files.
+        except Exception as error:
+            raise _unreadable(path, error, kind, where) from error
+        parts.append(content)
+    _check_equal_columns(paths, parts, where)
     if len(parts) == 1:
         return parts[0]
     try:
@@ -90,38 +92,20 @@ def _split(
         raise _unreadable(paths[0], error, kind, where) from error
 
 
-def _part(path: Path, read: Callable[[Path], Any], *, kind: str, where: str) -> datasets.Dataset:
-    """Read one file; any error of the reader is reported with the file's name."""
-    import datasets
-
-    try:
-        found = read(path)
-        if isinstance(found, datasets.Dataset):
-            return found
-        return datasets.Dataset(datasets.table.InMemoryTable(found))
-    except InputError:
-        raise
-    # pyarrow and its decoders raise many exception types on invalid files.
-    except Exception as error:
-        raise _unreadable(path, error, kind, where) from error
-
-
 def _unreadable(path: Path, error: Exception, kind: str, where: str) -> InputError:
     fix = f"It could not be read: {type(error).__name__}: {str(error)[:500]}"
     return InputError(Problem(where, str(path), f"files that {kind} can read", fix))
 
 
-def _check_alike(paths: list[Path], parts: list[datasets.Dataset], where: str) -> None:
-    """Raise an error if the columns of one split's files differ."""
+def _check_equal_columns(paths: list[Path], parts: list[datasets.Dataset], where: str) -> None:
     first = parts[0].features
     problems = []
     for path, part in zip(paths[1:], parts[1:], strict=True):
-        names = sorted({*first, *part.features})
-        differ = [name for name in names if first.get(name) != part.features.get(name)]
+        own = part.features
+        differ = [name for name in sorted({*first, *own}) if first.get(name) != own.get(name)]
         if differ:
             shown = "; ".join(
-                f"{name}: {part.features.get(name)} in {path.name}, "
-                f"{first.get(name)} in {paths[0].name}"
+                f"{name}: {own.get(name)} in {path.name}, {first.get(name)} in {paths[0].name}"
                 for name in differ[:5]
             )
             fix = "Write these columns with the same names, types and order of classes."

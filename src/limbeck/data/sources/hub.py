@@ -30,11 +30,9 @@ def load(spec: DataSpec) -> Loaded:
     where = f"{spec.name}@{spec.revision}" if spec.revision else spec.name
     try:
         with quiet():
-            builder = datasets.load_dataset_builder(spec.name, spec.config, revision=spec.revision)
-            local = _local(spec, builder)
-            found: Any = local or datasets.load_dataset(
-                spec.name, spec.config, revision=spec.revision
-            )
+            source = {"path": spec.name, "name": spec.config, "revision": spec.revision}
+            local = _local(spec, datasets.load_dataset_builder(**source))
+            found: Any = local or datasets.load_dataset(**source)
     # The hub's client raises many exception types: network, name, access rights, corrupt file.
     except Exception as error:
         fix = f"It could not be loaded: {type(error).__name__}: {str(error)[:500]}"
@@ -51,8 +49,9 @@ def load(spec: DataSpec) -> Loaded:
     if problems:
         raise InputError(*problems)
     if local is not None:
-        used = {split: [Path(path) for path in local[name]] for split, name in wanted.items()}
-        return _read(used)
+        files = {split: [Path(path) for path in local[name]] for split, name in wanted.items()}
+        kind = _kind(str(files["train"][0]))
+        return Loaded(read_files(files, READERS[kind].read, kind=kind))
     splits = {split: found[name] for split, name in wanted.items()}
     return Loaded(splits, licence=splits["train"].info.license or "")
 
@@ -69,8 +68,3 @@ def _local(spec: DataSpec, builder: Any) -> dict[str, list[str]] | None:
 
 def _kind(path: str) -> str:
     return next((kind for kind, one in READERS.items() if path.endswith(one.SUFFIXES)), "")
-
-
-def _read(files: dict[str, list[Path]]) -> Loaded:
-    kind = _kind(str(files["train"][0]))
-    return Loaded(read_files(files, READERS[kind].read, kind=kind))

@@ -19,6 +19,7 @@ SUFFIXES = (
     *(".webp", ".avif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".tga", ".ico"),
 )
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+ALLOWED = "folders that hold a folder of images for each class"
 SHOWN = 5
 
 
@@ -38,9 +39,9 @@ def load(spec: DataSpec) -> Loaded:
     notes: list[str] = []
     for split, paths in files.items():
         with gathering(problems):
-            splits[split], left_out = _split(paths, where=f"data.files.{split}")
-            if left_out:
-                notes.append(f"{split}: left out, as no pictures: {_listed(left_out)}")
+            splits[split], ignored = _split(paths, where=f"data.files.{split}")
+            if ignored:
+                notes.append(f"{split}: left out, as no images: {_listed(ignored)}")
     if problems:
         raise InputError(*problems)
     return Loaded(splits, files, notes=tuple(notes))
@@ -49,61 +50,58 @@ def load(spec: DataSpec) -> Loaded:
 def _split(paths: list[Path], *, where: str) -> tuple[datasets.Dataset, list[str]]:
     import datasets
 
-    folders, loose = _class_folders(paths, where)
-    left_out = [path.name for path in loose]
-    pictures: dict[str, list[str]] = {}
+    folders, beside = _class_folders(paths, where)
+    ignored = [path.name for path in beside]
+    images: dict[str, list[str]] = {}
     deeper: list[str] = []
     for folder in folders:
         for path in sorted(folder.iterdir()):
             if path.is_dir():
-                if _pictures(path):
+                if any(_is_image(file) for file in path.rglob("*")):
                     deeper.append(f"{folder.name}/{path.name}")
-            elif path.is_file() and path.suffix.lower() in SUFFIXES:
-                pictures.setdefault(folder.name, []).append(str(path.absolute()))
+            elif path.is_file() and _is_image(path):
+                images.setdefault(folder.name, []).append(str(path.absolute()))
             else:
-                left_out.append(f"{folder.name}/{path.name}")
+                ignored.append(f"{folder.name}/{path.name}")
     fix = "Name in data.files the folder that holds the classes' folders."
-    allowed = "a folder that holds a folder of pictures for each class"
     if deeper:
-        given = f"pictures two folders deep: {_listed(deeper)}"
-        raise InputError(Problem(where, given, allowed, fix))
-    if not pictures:
-        given = f"no picture one folder deep in {_listed([str(path) for path in paths])}"
-        raise InputError(Problem(where, given, allowed, fix))
-    names = sorted(pictures)
+        given = f"images two folders deep: {_listed(deeper)}"
+        raise InputError(Problem(where, given, ALLOWED, fix))
+    if not images:
+        given = f"no image one folder deep in {_listed([str(path) for path in paths])}"
+        raise InputError(Problem(where, given, ALLOWED, fix))
+    names = sorted(images)
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
     content = {
-        "image": [path for name in names for path in pictures[name]],
-        "label": [number for number, name in enumerate(names) for _ in pictures[name]],
+        "image": [path for name in names for path in images[name]],
+        "label": [index for index, name in enumerate(names) for _ in images[name]],
     }
-    return datasets.Dataset.from_dict(content, datasets.Features(features)), left_out
+    return datasets.Dataset.from_dict(content, datasets.Features(features)), ignored
 
 
 def _class_folders(paths: list[Path], where: str) -> tuple[list[Path], list[Path]]:
     """Return the class folders, and the files beside them."""
-    fix = "A table of picture paths is read by source: csv; archives are to be unpacked."
-    allowed = "folders that hold a folder of pictures for each class"
-    for path in paths:
-        if not path.is_dir():
-            raise InputError(Problem(where, str(path), allowed, fix))
-    inside = [child for path in paths for child in sorted(path.iterdir())]
-    stated = [child for child in inside if child.name in METADATA]
-    if stated:
-        raise InputError(Problem(where, str(stated[0]), allowed, fix))
-    folders = [child for child in inside if child.is_dir() and not child.name.startswith(".")]
-    loose = [child for child in inside if child not in folders]
-    flat = [child for child in loose if child.suffix.lower() in SUFFIXES]
+    children = [child for path in paths if path.is_dir() for child in sorted(path.iterdir())]
+    wrong = [path for path in paths if not path.is_dir()]
+    wrong += [child for child in children if child.name in METADATA]
+    if wrong:
+        fix = "A table of image paths is read by source: csv; archives are to be unpacked."
+        raise InputError(Problem(where, str(wrong[0]), ALLOWED, fix))
+    folders = [child for child in children if child.is_dir() and not child.name.startswith(".")]
+    beside = [child for child in children if child not in folders]
+    flat = [child for child in beside if _is_image(child)]
     if flat and not folders and len(paths) > 1:
         return paths, []
     if flat:
-        given = f"pictures outside of any class's folder: {_listed([str(path) for path in flat])}"
-        raise InputError(Problem(where, given, allowed))
-    return folders, loose
+        given = f"images outside of any class's folder: {_listed([str(path) for path in flat])}"
+        raise InputError(Problem(where, given, ALLOWED))
+    return folders, beside
 
 
-def _pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" * (len(names) > SHOWN))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

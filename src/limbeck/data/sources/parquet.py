@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from limbeck.data.spec import DataSpec
 
 SUFFIXES = (".parquet",)
-PLACE = "data.files"
+WHERE = "data.files"
 MIB = 2**20
 IN_MEMORY = 2048 * MIB
-"""Larger files are read by way of the cache of `datasets` in the user's home."""
+"""Larger files are read through the cache of `datasets` in the user's home."""
 ALWAYS, EXPANSION = 512 * MIB, 200
 """A file may take so much memory, or so many times its size."""
 AT_ONCE, MOST_ROWS = 128 * MIB, 4096
@@ -61,29 +61,20 @@ def read(path: Path) -> Any:
             if taken > allowed:
                 given = f"{path}: {size:,} bytes that expand to over {allowed:,}"
                 fix = "Write the file again without such repetition, if it is to be trusted."
-                raise InputError(Problem(PLACE, given, f"{EXPANSION} times its size", fix))
+                raise InputError(Problem(WHERE, given, f"{EXPANSION} times its size", fix))
         return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def _rows(metadata: Any) -> int:
     """Return the number of rows per chunk: one cell may be as large as its column's chunk."""
-    largest = max(
-        (
-            metadata.row_group(group).column(column).total_uncompressed_size
-            for group in range(metadata.num_row_groups)
-            for column in range(metadata.num_columns)
-        ),
-        default=1,
-    )
-    return max(1, min(MOST_ROWS, AT_ONCE // max(largest, 1)))
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+    largest = max([1, *(column.total_uncompressed_size for column in columns)])
+    return max(1, min(MOST_ROWS, AT_ONCE // largest))
 
 
 def _check_metadata(path: Path, schema: Any) -> None:
-    """Raise an error on declared column types that would read files or exhaust the memory.
-
-    Raises:
-        InputError: Class names would be read from a file, or there are more than a million.
-    """
+    """Raise an error on declared column types that would read files or exhaust the memory."""
     stated = (schema.metadata or {}).get(b"huggingface")
     if stated is None:
         return
@@ -91,16 +82,15 @@ def _check_metadata(path: Path, schema: Any) -> None:
         entries = list(_objects(json.loads(stated)))
     except (ValueError, RecursionError) as error:
         given = f"{path} (its metadata is no JSON)"
-        raise InputError(Problem(PLACE, given, "metadata as datasets writes it")) from error
+        raise InputError(Problem(WHERE, given, "metadata as datasets writes it")) from error
     for entry in entries:
         count = entry.get("num_classes")
         if entry.get("names_file") is not None:
-            raise InputError(
-                Problem(PLACE, f"{path} (names_file)", "class names in the file itself")
-            )
+            allowed = "class names in the file itself"
+            raise InputError(Problem(WHERE, f"{path} (names_file)", allowed))
         if count is not None and not (isinstance(count, int) and 0 < count <= MOST_CLASSES):
             allowed = f"1 to {MOST_CLASSES:,} classes"
-            raise InputError(Problem(PLACE, f"{path} (num_classes {count})", allowed))
+            raise InputError(Problem(WHERE, f"{path} (num_classes {count})", allowed))
 
 
 def _objects(content: Any) -> Iterable[dict[str, Any]]:

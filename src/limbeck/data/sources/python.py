@@ -40,14 +40,13 @@ def load(spec: DataSpec) -> Loaded:
     """
     function = find(spec.name, where="data.name")
     try:
-        given = function()
+        returned = function()
     # A user's function may raise any exception, which is shown to the user.
     except Exception as error:
         fix = f"It failed: {type(error).__name__}: {error}"
-        raise InputError(
-            Problem("data.name", spec.name, "a function of no arguments", fix)
-        ) from error
-    splits = given if isinstance(given, Mapping) else {"train": given}
+        allowed = "a function of no arguments"
+        raise InputError(Problem("data.name", spec.name, allowed, fix)) from error
+    splits = returned if isinstance(returned, Mapping) else {"train": returned}
     unknown = [name for name in splits if name not in {"train", "validation", "test"}]
     if unknown or "train" not in splits:
         allowed = "train, and validation and test if there are any"

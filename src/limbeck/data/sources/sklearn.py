@@ -20,7 +20,6 @@ LICENCES = {
     "iris": "CC-BY-4.0 (Fisher, UCI Machine Learning Repository)",
     "wine": "CC-BY-4.0 (Aeberhard and Forina, UCI Machine Learning Repository)",
 }
-NAMES = tuple(LICENCES)
 
 
 def load(spec: DataSpec) -> Loaded:
@@ -32,14 +31,14 @@ def load(spec: DataSpec) -> Loaded:
     Raises:
         InputError: The name is unknown.
     """
-    check_choice(spec.name, NAMES, where="data.name")
+    check_choice(spec.name, tuple(LICENCES), where="data.name")
     bunch = getattr(importlib.import_module("sklearn.datasets"), f"load_{spec.name}")()
     names = [str(name) for name in bunch.target_names]
     licence = LICENCES[spec.name]
     if spec.name != "digits":
         return Loaded({"train": _table(bunch, names)}, licence=licence)
-    pictures = bunch.images.astype("uint8")
-    train = from_arrays(pictures, bunch.target, names=names, where="data.name")
+    images = bunch.images.astype("uint8")
+    train = from_arrays(images, bunch.target, names=names, where="data.name")
     return Loaded({"train": train}, divide_by=16, licence=licence)
 
 

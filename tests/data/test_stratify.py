@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.data.load import LIMIT, TEST, choose, split
 from limbeck.data.spec import DataSpec
+from limbeck.data.stratify import LIMIT, TEST, choose, split
 from limbeck.errors import InputError
 
 
@@ -34,12 +34,12 @@ def test_each_class_keeps_its_share_within_one_row(
 
 def test_the_choice_is_random_and_depends_on_seed_and_purpose() -> None:
     labels = np.zeros(1000, dtype=np.int64)
-    one, other = (choose(labels, 500, seed=seed, purpose=TEST) for seed in (0, 1))
+    first, other = (choose(labels, 500, seed=seed, purpose=TEST) for seed in (0, 1))
     limit = choose(labels, 500, seed=0, purpose=LIMIT)
-    for first, second in ((one, other), (one, limit)):
+    for half in (other, limit):
         # Independent halves share 250 rows, with a deviation of 8.
-        assert 200 < (first & second).sum() < 300
-    assert 200 < one[:500].sum() < 300
+        assert 200 < (first & half).sum() < 300
+    assert 200 < first[:500].sum() < 300
 
 
 def test_splits_never_share_a_row_and_leave_none_out() -> None:

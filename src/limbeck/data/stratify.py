@@ -1,0 +1,159 @@
+"""The division of a source's rows into train, validation and test, stratified by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from limbeck.data.images import random_bits
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from limbeck.data.spec import DataSpec
+
+TEST, VALIDATION, LIMIT = 1, 2, 3
+SHOWN = 10
+
+
+def choose(
+    labels: NDArray[np.int64], count: int, *, seed: int, purpose: int, least: int = 0, left: int = 0
+) -> NDArray[np.bool_]:
+    """Draw a stratified random subset in which each class keeps its share, within one row.
+
+    Args:
+        labels: The class of each row.
+        count: The number of rows to draw.
+        seed: The random seed.
+        purpose: The purpose of the draw, so that two draws with one seed differ.
+        least: The minimum number of drawn rows per class.
+        left: The minimum number of remaining rows per class.
+
+    Returns:
+        A mask over the rows with exactly `count` true values. If `least` or `left` cannot be met,
+        because a class is too small or `count` too large, only the shares decide.
+
+    Example:
+        >>> labels = np.array([0, 1] * 50)
+        >>> chosen = choose(labels, 10, seed=0, purpose=TEST)
+        >>> np.bincount(labels[chosen]).tolist()
+        [5, 5]
+    """
+    rows = len(labels)
+    order = np.lexsort((random_bits(seed, purpose, index=np.arange(rows)), labels))
+    # Every (rows / count)-th row of the rows sorted by class: no class is off by more than one.
+    steps = np.arange(rows + 1, dtype=np.int64) * count // max(rows, 1)
+    chosen = np.zeros(rows, dtype=np.bool_)
+    chosen[order[np.diff(steps) > 0]] = True
+    if rows and (least or left):
+        _balance(labels, order, chosen, least=least, left=left)
+    return chosen
+
+
+def _balance(
+    labels: NDArray[np.int64],
+    order: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    *,
+    least: int,
+    left: int,
+) -> None:
+    """Exchange rows of rare classes for rows of the most frequent classes, in place."""
+    sizes = np.bincount(labels)
+    taken = np.bincount(labels[chosen], minlength=len(sizes))
+    low = np.minimum(least, sizes)
+    high = np.maximum(sizes - left, low)
+    for add in (True, False):
+        for rare in np.flatnonzero(taken < low if add else taken > high):
+            while taken[rare] < low[rare] if add else taken[rare] > high[rare]:
+                spare = taken - low if add else high - taken
+                common = int(spare.argmax())
+                if spare[common] <= 0:
+                    return
+                for label, value in ((rare, add), (common, not add)):
+                    candidates = order[(labels[order] == label) & (chosen[order] != value)]
+                    chosen[candidates[0]] = value
+                    taken[label] += 1 if value else -1
+
+
+def split(
+    labels: dict[str, NDArray[np.int64]], spec: DataSpec
+) -> tuple[dict[str, tuple[str, NDArray[np.int64]]], tuple[str, ...]]:
+    """Split the rows of the source's splits into train, validation and test.
+
+    The test rows are drawn first and do not depend on the validation share; then validation; then
+    the limits are applied. Rows stay in the source's order.
+
+    Returns:
+        The source split and row indices of each split; and notes for the report.
+
+    Raises:
+        InputError: A limit of `max_samples` leaves no row for some class.
+    """
+    rows = {name: (name, np.arange(len(values))) for name, values in labels.items()}
+    notes: list[str] = []
+    seed = spec.split_seed
+    draws = (("test", spec.test, TEST), ("validation", spec.validation, VALIDATION))
+    for name, share, purpose in draws:
+        if name not in rows:
+            source, train = rows["train"]
+            count = round(share * len(train))
+            # A class without training rows could not be learned.
+            chosen = choose(labels[source][train], count, seed=seed, purpose=purpose, left=1)
+            rows[name] = (source, train[chosen])
+            rows["train"] = (source, train[~chosen])
+            total = f"{count} of {len(train)} training rows"
+            notes.append(f"{name}: {total}, stratified, split_seed {seed}")
+    problems = []
+    for name, limit in spec.max_samples.items():
+        source, kept = rows[name]
+        own = labels[source][kept]
+        classes = len(np.unique(own))
+        if limit < classes:
+            allowed = f"at least {classes}, one row for each class"
+            problems.append(Problem(f"data.max_samples.{name}", limit, allowed))
+        elif limit < len(kept):
+            rows[name] = (source, kept[choose(own, limit, seed=seed, purpose=LIMIT, least=1)])
+            notes.append(f"{name}: limited to {limit} of {len(kept)} rows, stratified")
+    if problems:
+        raise InputError(*problems)
+    return rows, tuple(notes)
+
+
+def check_classes(labels: Mapping[str, NDArray[np.int64]], classes: Sequence[str]) -> list[str]:
+    """Check that every class has training rows; note classes that another split lacks.
+
+    Args:
+        labels: The class of each row, by split.
+        classes: The class names.
+
+    Returns:
+        Notes for the report.
+
+    Raises:
+        InputError: Classes have no training row; the message lists each with its rows.
+
+    Example:
+        >>> check_classes({"train": np.array([0, 1]), "test": np.array([1])}, ["a", "b"])
+        ['test: no row of a (1 in train)']
+    """
+    counts = {name: np.bincount(one, minlength=len(classes)) for name, one in labels.items()}
+    present = sum(counts.values()) > 0
+    missing = {name: np.flatnonzero((one == 0) & present) for name, one in counts.items()}
+
+    def listed(split: str) -> str:
+        parts = []
+        for index in missing[split][:SHOWN]:
+            others = [f"{one[index]} in {name}" for name, one in counts.items() if name != split]
+            parts.append(f"{classes[index]} ({', '.join(others)})")
+        more = len(missing[split]) - len(parts)
+        return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+
+    if len(missing["train"]):
+        fix = "Add rows of these classes, remove them, or keep fewer rows for the test."
+        allowed = "at least one training row for each class"
+        raise InputError(Problem("data (train)", f"no row of {listed('train')}", allowed, fix))
+    return [f"{name}: no row of {listed(name)}" for name in counts if len(missing[name])]
