@@ -1,4 +1,4 @@
-"""Maps beside the closed forms of linear models, their likeness beside scipy's."""
+"""Maps against the closed forms of linear models, their similarity against scipy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.spatial import distance
 from torch import nn
 
-from limbeck.evaluate.attribution import Attribution, evaluate, explained, maps, similarity
+from limbeck.evaluate.attribution import Attribution, evaluate, examples, maps, similarity
 from limbeck.evaluate.attribution.similarity import complete
 from limbeck.evaluate.context import (
     EvaluatedModel,
@@ -100,30 +100,30 @@ def windowed(moved, window):
     return sums
 
 
-def test_large_inputs_are_integrated_one_by_one(monkeypatch):
+def test_large_inputs_are_integrated_in_blocks(monkeypatch):
     model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)))
     inputs, classes = torch.from_numpy(drawn(5, (12,))), torch.arange(5) % 3
     whole, missed = maps.integrated_gradients(model, inputs, torch.zeros(1, 12), classes, steps=32)
     monkeypatch.setattr(maps, "BLOCK", 1)
-    apart, _ = maps.integrated_gradients(model, inputs, torch.zeros(1, 12), classes, steps=32)
-    np.testing.assert_allclose(apart, whole, atol=1e-6)
+    blocks, _ = maps.integrated_gradients(model, inputs, torch.zeros(1, 12), classes, steps=32)
+    np.testing.assert_allclose(blocks, whole, atol=1e-6)
     rows = torch.arange(5)
-    gone = (model(inputs) - model(torch.zeros(5, 12)))[rows, classes].numpy()
-    np.testing.assert_allclose(whole.sum(axis=1), gone, atol=1e-4)
+    difference = (model(inputs) - model(torch.zeros(5, 12)))[rows, classes].numpy()
+    np.testing.assert_allclose(whole.sum(axis=1), difference, atol=1e-4)
     assert complete("student", whole, missed).within == 1
 
 
-def test_too_few_steps_do_not_add_up_and_are_said():
+def test_too_few_steps_violate_completeness_and_are_noted():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 30), nn.Tanh(), nn.Linear(30, 3))
     with torch.no_grad():
         model[1].weight *= 20
     found = evaluate(context(frozen(model)), steps=1, n_resamples=20)
     assert found.completeness[0].within < 1
-    assert any("do not add up" in note for note in found.notes)
+    assert any("violate completeness" in note for note in found.notes)
 
 
-def test_a_step_goes_against_the_class():
+def test_a_step_lowers_the_probability_of_the_class():
     model = linear(3)
     inputs, classes = torch.from_numpy(drawn(4)), torch.tensor([0, 1, 2, 0])
     moved = maps.perturbed(model, inputs, classes, torch.tensor(0.01))
@@ -132,7 +132,7 @@ def test_a_step_goes_against_the_class():
     assert (after < before).all()
 
 
-def test_likeness_is_scipys():
+def test_similarities_equal_scipys():
     random = np.random.default_rng(0)
     one, other = random.normal(size=(2, 6, 15)).round(1)
     for row in range(6):
@@ -141,29 +141,29 @@ def test_likeness_is_scipys():
         expected = 1 - distance.cosine(one[row], other[row])
         assert similarity.cosine(one, other)[row] == pytest.approx(expected)
     one, other = np.random.default_rng(5).normal(size=(2, 1, 30))
-    strong = [set(np.argsort(-np.abs(part[0]))[:3]) for part in (one, other)]
-    assert similarity.top_overlap(one, other)[0] == pytest.approx(len(strong[0] & strong[1]) / 3)
+    top = [set(np.argsort(-np.abs(part[0]))[:3]) for part in (one, other)]
+    assert similarity.top_overlap(one, other)[0] == pytest.approx(len(top[0] & top[1]) / 3)
 
 
-def test_degenerate_maps_have_no_likeness():
+def test_degenerate_maps_have_no_similarity():
     flat, some = np.zeros((1, 4)), np.array([[1.0, 2.0, 3.0, 4.0]])
     assert np.isnan(similarity.cosine(flat, some)).all()
     assert np.isnan(similarity.spearman(flat + 1, some)).all()
     assert similarity.top_overlap(flat, flat)[0] == 1
-    # All are tied: each is as much among the two strongest as any other.
+    # All positions are tied: each is in the top two with the same share.
     assert similarity.top_overlap(flat, some, share=0.5)[0] == pytest.approx(0.5)
     assert similarity.cosine(np.array([[2.0]]), np.array([[-3.0]]))[0] == -1
     assert similarity.cosine(some, -some)[0] == pytest.approx(-1)
 
 
-def test_the_strongest_places_are_marked_and_padding_is_not():
+def test_the_most_attributed_positions_exclude_padding():
     values = np.array([[5.0, 1.0, 9.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    there = np.array([[True, True, False, True], [True, True, True, False]])
-    marked = similarity.most_attributed(values, there, share=0.5)
-    assert marked.tolist() == [[True, False, False, True], [True, True, False, False]]
+    valid = np.array([[True, True, False, True], [True, True, True, False]])
+    selected = similarity.most_attributed(values, valid, share=0.5)
+    assert selected.tolist() == [[True, False, False, True], [True, True, False, False]]
 
 
-def test_the_same_model_looks_at_the_same_places():
+def test_maps_of_the_same_model_are_equal():
     model = linear()
     found = evaluate(
         context(model, model, pixels=Normalization((0.5, 0.5), (0.2, 0.3))), n_resamples=50, shown=4
@@ -178,19 +178,19 @@ def test_the_same_model_looks_at_the_same_places():
         assert each.spearman.value == pytest.approx(1)
         assert each.overlap.value == pytest.approx(1)
         assert each.elsewhere < 0.99
-    weight, steady = found.comparisons[-2:]
-    assert weight.verdict == steady.verdict == "non-inferior"
-    assert weight.student.value > 0
+    deletion, stability = found.comparisons[-2:]
+    assert deletion.verdict == stability.verdict == "non-inferior"
+    assert deletion.student.value > 0
     # Of a linear model saliency is the same everywhere.
-    assert steady.student.value == pytest.approx(1)
+    assert stability.student.value == pytest.approx(1)
     assert len(found.images) == 4
     for example in found.images:
-        for drawn_ in (example.picture, example.student, example.teacher):
-            assert Image.open(io.BytesIO(base64.b64decode(drawn_))).size == (6, 6)
+        for png in (example.picture, example.student, example.teacher):
+            assert Image.open(io.BytesIO(base64.b64decode(png))).size == (6, 6)
     assert Attribution.model_validate_json(found.model_dump_json()) == found
 
 
-def test_models_that_share_nothing_are_not_alike():
+def test_maps_of_unrelated_models_are_dissimilar():
     found = evaluate(context(linear(0), linear(1)), n_resamples=50)
     assert abs(found.alignments[0].cosine.value) < 0.5
     assert found.alignments[0].cosine.interval.low <= found.alignments[0].cosine.value
@@ -198,26 +198,26 @@ def test_models_that_share_nothing_are_not_alike():
     assert len(found.comparisons) == 4
 
 
-def test_without_a_torch_model_only_occlusion_is_had():
+def test_without_a_torch_model_there_is_occlusion_only():
     whole = context(linear(), linear())
     alone = replace(whole, student=replace(whole.student, torch_model=None))
     found = evaluate(alone, n_resamples=20)
     assert [each.method for each in found.alignments] == ["occlusion"]
-    assert any("The student has no gradients" in note for note in found.notes)
-    assert [finding.name.split(",")[0] for finding in found.comparisons] == [
+    assert any("The student has no PyTorch model" in note for note in found.notes)
+    assert [one.name.split(",")[0] for one in found.comparisons] == [
         "Attribution similarity of student and teacher",
         "Deletion score",
     ]
 
 
-def test_without_a_teacher_there_is_nothing_to_be_like():
+def test_without_a_teacher_there_is_no_similarity():
     found = evaluate(context(linear()), n_resamples=20)
     assert found.alignments == ()
     assert found.comparisons[0].verdict == "no reference"
     assert found.images[0].teacher is None
 
 
-def test_an_input_of_zeros_and_a_dead_model_fail_nothing():
+def test_an_input_and_a_model_of_zeros_raise_no_error():
     model = linear()
     with torch.no_grad():
         model[1].weight.zero_()
@@ -229,21 +229,21 @@ def test_an_input_of_zeros_and_a_dead_model_fail_nothing():
     assert found.alignments == ()
 
 
-def test_what_has_no_map_is_said():
+def test_inputs_without_maps_are_noted():
     two = {"image": drawn(4), "other": drawn(4)}
     found = evaluate(context(linear(), values=two), n_resamples=5)
     assert found.comparisons == ()
-    assert "neither texts nor one array" in found.notes[0]
+    assert "neither texts nor one numeric array" in found.notes[0]
 
 
-def test_a_map_is_dark_for_and_blue_against():
-    drawn_ = explained.drawn(np.array([[1.0, -1.0], [0.0, 0.5]]))
-    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn_)))).astype(int)
+def test_a_map_is_dark_for_the_class_and_blue_against_it():
+    png = examples.drawn(np.array([[1.0, -1.0], [0.0, 0.5]]))
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).astype(int)
     grey = image @ np.array([299, 587, 114]) // 1000
     assert grey[0, 0] < grey[1, 1] < grey[0, 1] < grey[1, 0] == 255
     assert image[0, 1, 2] > image[0, 1, 0]
-    explained.drawn(np.zeros((2, 2)))
-    explained.shown(np.random.default_rng(0).random((4, 300, 200)))
+    examples.drawn(np.zeros((2, 2)))
+    examples.shown(np.random.default_rng(0).random((4, 300, 200)))
 
 
 class MeanOfWords(nn.Module):
@@ -252,13 +252,13 @@ class MeanOfWords(nn.Module):
     def __init__(self, seed):
         super().__init__()
         torch.manual_seed(seed)
-        self.places = nn.Embedding(16, 5)
+        self.positions = nn.Embedding(16, 5)
         self.words = nn.Embedding(20, 5)
         self.head = nn.Linear(5, 3)
 
     def forward(self, input_ids, attention_mask):
-        places = self.places(torch.arange(input_ids.shape[1])[None])
-        vectors = self.words(input_ids) + places
+        positions = self.positions(torch.arange(input_ids.shape[1])[None])
+        vectors = self.words(input_ids) + positions
         mask = attention_mask[..., None].float()
         return self.head((vectors * mask).sum(1) / mask.sum(1))
 
@@ -285,7 +285,7 @@ def encode(texts):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def test_words_get_what_a_linear_model_gives_them():
+def test_token_attributions_of_a_linear_model_are_its_weights():
     texts = ["good film!", "bad films", "film", "bad bad bad film!"]
     student, teacher = frozen(MeanOfWords(0)), frozen(MeanOfWords(1))
     whole = context(
@@ -302,14 +302,14 @@ def test_words_get_what_a_linear_model_gives_them():
         text = texts[example.row]
         assert example.tokens == SHOWN[example.row]
         about = CLASSES.index(example.explained)
-        for model, spoke in ((student, example.student), (teacher, example.teacher)):
+        for model, attribution in ((student, example.student), (teacher, example.teacher)):
             ids = [int(number) for number in encode([text])["input_ids"][0][1:-1]]
             moved = model.words.weight[ids] - model.words.weight[0]
             expected = moved @ model.head.weight[about] / (len(ids) + 2)
-            np.testing.assert_allclose(spoke, expected.numpy(), atol=1e-5)
+            np.testing.assert_allclose(attribution, expected.numpy(), atol=1e-5)
 
 
-def test_texts_whose_words_are_unknown_show_numbers():
+def test_tokens_without_a_known_word_are_shown_as_ids():
     texts = ["good film", "bad film"]
     values = encode(texts)
     model = frozen(MeanOfWords(0))
@@ -328,7 +328,7 @@ def encode_some(encode_):
     return of
 
 
-def test_an_embedding_that_sees_no_words_is_none():
+def test_an_embedding_that_does_not_receive_the_token_ids_is_not_found():
     model = frozen(MeanOfWords(0))
     torch_model = TorchModel(model, TextClassification(CLASSES))
     batch = {name: torch.from_numpy(part) for name, part in encode(["good film"]).items()}

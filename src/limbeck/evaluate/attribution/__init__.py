@@ -12,17 +12,11 @@ from numpy.typing import NDArray
 
 from limbeck.core.imports import available
 from limbeck.core.measurement import Result
-from limbeck.evaluate.attribution import examples, similarity
-from limbeck.evaluate.attribution.examples import ImageExample, TextExample
-from limbeck.evaluate.attribution.explained import Explained, Material, Numbers, Words
+from limbeck.evaluate.attribution import similarity
+from limbeck.evaluate.attribution.examples import Example, ImageExample, TextExample
+from limbeck.evaluate.attribution.explained import Material, Numbers, Words
 from limbeck.evaluate.attribution.maps import windows
-from limbeck.evaluate.attribution.similarity import (
-    TOLERANCE,
-    Alignment,
-    Completeness,
-    align,
-    complete,
-)
+from limbeck.evaluate.attribution.similarity import Alignment, Completeness
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.comparison import MetricComparison
 from limbeck.evaluate.context import EvaluationContext, Workload, model_inputs
@@ -65,8 +59,8 @@ def evaluate(
 ) -> Attribution:
     """Compare the attribution maps of student and teacher, for the class that the teacher predicts.
 
-    Occlusion runs on the exported files. Gradients are the torch models'; the deletion score of
-    their maps is measured on the files.
+    Occlusion maps and deletion scores are those of the exported files, gradients those of the torch
+    models.
 
     Args:
         context: The evaluation context.
@@ -81,120 +75,107 @@ def evaluate(
     if "input_ids" in sample and texts < samples:
         sample = replace(context, max_samples=texts).sample
     material = _material(context, sample)
-    notes = _unable(context, material)
+    notes = _notes(context, material)
     if material is None or not available("captum"):
         return Attribution(notes=notes)
-    classes = _answered(context, sample)
-    explained = [material.explain(side, classes, steps=steps) for _, side in context.models()]
-    shared = [name for name in similarity.METHODS if all(name in side.maps for side in explained)]
+    # Without a teacher, the class is the one that the student predicts.
+    *_, (_, reference) = context.models()
+    classes = np.asarray(reference.predictor.predict(sample)["logits"]).argmax(axis=1)
+    explained = [material.explain(model, classes, steps=steps) for _, model in context.models()]
+    shared = [name for name in similarity.METHODS if all(name in one.maps for one in explained)]
     if not shared:
         return Attribution(samples=len(classes), notes=notes)
-    main = [side.maps[shared[0]] for side in explained]
-    alignments = _alignments(explained, shared, share=share, draws=n_resamples, seed=context.seed)
+    maps = [one.maps[shared[0]] for one in explained]
     resamples = Resamples(len(classes), n_resamples=n_resamples, seed=context.seed)
-    checks = _checks(context, explained)
-    pictures_, texts_ = _examples(context, material, sample, main, classes, shown)
+    alignments = []
+    if len(explained) == 2:
+        student, teacher = (one.maps for one in explained)
+        for name in shared:
+            alignment = similarity.align(
+                name,
+                student[name],
+                teacher[name],
+                share=share,
+                n_resamples=n_resamples,
+                seed=context.seed,
+            )
+            alignments += [alignment] if alignment else []
+    completeness = [
+        similarity.complete(name, one.maps["integrated_gradients"], one.missed)
+        for (name, _), one in zip(context.models(), explained, strict=True)
+        if one.missed is not None
+    ]
+    examples = [
+        material.example(
+            at, [one[at] for one in maps], _example(context, sample, at, maps, classes)
+        )
+        for at in similarity.most_divergent(maps, shown)
+    ]
     return Attribution(
         comparisons=(
             *similarity.aligned(alignments, share),
-            similarity.removed(context, material, main, classes, shared[0], share, resamples),
+            similarity.removed(context, material, maps, classes, shared[0], share, resamples),
             *similarity.stability(explained, resamples),
         ),
-        alignments=alignments,
-        completeness=checks,
-        images=pictures_,
-        texts=texts_,
+        alignments=tuple(alignments),
+        completeness=tuple(completeness),
+        images=tuple(one for one in examples if isinstance(one, ImageExample)),
+        texts=tuple(one for one in examples if isinstance(one, TextExample)),
         samples=len(classes),
-        notes=(*notes, *_doubts(checks, steps)),
+        notes=(
+            *notes,
+            *(
+                f"The {one.side}'s integrated gradients violate completeness for "
+                f"{100 * (1 - one.within):.0f} % of the samples (error above "
+                f"{100 * similarity.TOLERANCE:.0f} % of the mean difference): use more than "
+                f"{steps} steps."
+                for one in completeness
+                if one.within < 1
+            ),
+        ),
     )
 
 
 def _material(context: EvaluationContext, sample: Mapping[str, NDArray[Any]]) -> Material | None:
-    taken = model_inputs(sample)
-    if {"input_ids", "attention_mask"} <= set(taken):
-        return Words(taken, context.texts)
-    if len(taken) != 1:
+    inputs = model_inputs(sample)
+    if {"input_ids", "attention_mask"} <= set(inputs):
+        return Words(inputs, context.texts)
+    if len(inputs) != 1:
         return None
-    ((name, values),) = taken.items()
-    numbers = values.dtype.kind == "f" and values.ndim > 1
-    return Numbers(name, values, context.normalization) if numbers else None
+    ((name, values),) = inputs.items()
+    numeric = values.dtype.kind == "f" and values.ndim > 1
+    return Numbers(name, values, context.normalization) if numeric else None
 
 
-def _unable(context: EvaluationContext, material: Material | None) -> tuple[str, ...]:
+def _notes(context: EvaluationContext, material: Material | None) -> tuple[str, ...]:
     notes = []
     if not available("captum"):
-        notes.append('captum is not installed: pip install "limbeck[evaluate]" brings it.')
+        notes.append('Attribution requires captum: pip install "limbeck[evaluate]".')
     if material is None:
-        notes.append("The inputs are neither texts nor one array of numbers: they have no maps.")
-    for name, side in context.models():
-        if side.torch_model is None:
-            left = "no maps" if isinstance(material, Words) else "occlusion only"
-            notes.append(f"The {name} has no gradients to follow, so there is {left} of it.")
+        notes.append("The inputs are neither texts nor one numeric array: no attribution maps.")
+    for name, model in context.models():
+        if model.torch_model is None:
+            maps = "no maps" if isinstance(material, Words) else "occlusion maps only"
+            notes.append(f"The {name} has no PyTorch model, hence no gradients: {maps}.")
     return tuple(notes)
 
 
-def _answered(context: EvaluationContext, sample: Mapping[str, NDArray[Any]]) -> Labels:
-    """Return the class that the teacher predicts, or without a teacher the student."""
-    *_, (_, side) = context.models()
-    return np.asarray(side.predictor.predict(sample)["logits"]).argmax(axis=1)
-
-
-def _alignments(
-    explained: Sequence[Explained], shared: Sequence[str], *, share: float, draws: int, seed: int
-) -> tuple[Alignment, ...]:
-    if len(explained) < 2:
-        return ()
-    student, teacher = (side.maps for side in explained)
-    found = [
-        align(name, student[name], teacher[name], share=share, draws=draws, seed=seed)
-        for name in shared
-    ]
-    return tuple(each for each in found if each is not None)
-
-
-def _checks(context: EvaluationContext, explained: Sequence[Explained]) -> tuple[Completeness, ...]:
-    return tuple(
-        complete(name, side.maps["integrated_gradients"], side.missed)
-        for (name, _), side in zip(context.models(), explained, strict=True)
-        if side.missed is not None
-    )
-
-
-def _doubts(checks: Sequence[Completeness], steps: int) -> list[str]:
-    return [
-        f"The {each.side}'s integrated gradients do not add up for {100 * (1 - each.within):.0f} % "
-        f"of the samples (off by more than {100 * TOLERANCE:.0f} % of the mean difference): take "
-        f"more than {steps} steps."
-        for each in checks
-        if each.within < 1
-    ]
-
-
-def _examples(
+def _example(
     context: EvaluationContext,
-    material: Material,
     sample: Mapping[str, NDArray[Any]],
+    at: int,
     maps: Sequence[Array],
     classes: Labels,
-    count: int,
-) -> tuple[tuple[ImageExample, ...], tuple[TextExample, ...]]:
-    pictures: list[ImageExample] = []
-    texts: list[TextExample] = []
-    for at in examples.most_divergent(maps, count):
-        label = context.classes[int(sample["labels"][at])]
-        about = context.classes[int(classes[at])]
-        row = int(sample["row"][at])
-        if isinstance(material, Words):
-            texts.append(
-                examples.text(
-                    material, at, maps, context.texts, row=row, label=label, explained=about
-                )
-            )
-        elif isinstance(material, Numbers) and len(material.places) == 2:
-            pictures.append(
-                examples.picture(material, at, maps, row=row, label=label, explained=about)
-            )
-    return tuple(pictures), tuple(texts)
+) -> Example:
+    cosine = None
+    if len(maps) == 2:
+        cosine = float(similarity.cosine(*(one[at : at + 1] for one in maps))[0])
+    return Example(
+        row=int(sample["row"][at]),
+        label=context.classes[int(sample["labels"][at])],
+        explained=context.classes[int(classes[at])],
+        cosine=cosine,
+    )
 
 
 def workload(

@@ -2,133 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import io
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
-from limbeck.evaluate.attribution import explained as pictures
-from limbeck.evaluate.attribution import maps as words
-from limbeck.evaluate.attribution import similarity
-from limbeck.evaluate.attribution.explained import Numbers, Words
-from limbeck.evaluate.context import TextInputs
 
 Array = NDArray[np.float64]
+LARGEST = 96
+"""Pixels on the longer side of an image in the report."""
+
+FOR, AGAINST = np.array([0.35, 0.08, 0.0]), np.array([0.62, 0.80, 0.95])
+"""Dark brown is evidence for the class, light blue against it: they differ in greyscale, too."""
 
 
-class ImageExample(Result):
-    """An image and its maps as PNG in base64: dark is evidence for the class, blue against it.
+class Example(Result):
+    """A sample whose prediction is explained.
 
     Attributes:
         row: The index of the test sample.
         label: The label.
         explained: The class that the maps explain.
         cosine: The cosine similarity of the two maps, if there are two.
+    """
+
+    row: int
+    label: str
+    explained: str
+    cosine: float | None
+
+
+class ImageExample(Example):
+    """An image and its maps as PNG in base64: dark is evidence for the class, blue against it.
+
+    Attributes:
         picture: The image.
         student: The student's map.
         teacher: The teacher's.
     """
 
-    row: int
-    label: str
-    explained: str
-    cosine: float | None
     picture: str
     student: str
     teacher: str | None
 
 
-class TextExample(Result):
+class TextExample(Example):
     """A text's tokens, and the attribution of each to the class, in logits.
 
     Attributes:
-        row: The index of the test sample.
-        label: The label.
-        explained: The class that the attributions explain.
-        cosine: The cosine similarity of the two maps, if there are two.
         tokens: The words, or token ids where no word is known.
         student: The student's attribution of each token.
         teacher: The same of the teacher.
     """
 
-    row: int
-    label: str
-    explained: str
-    cosine: float | None
     tokens: tuple[str, ...]
     student: tuple[float, ...]
     teacher: tuple[float, ...] | None
 
 
-def most_divergent(maps: Sequence[Array], count: int) -> list[int]:
-    """Select samples to show: those with the least similar maps, then those with the most similar.
+def shown(pixels: Array) -> str:
+    """Convert an image `[channels, height, width]` of pixels in [0, 1] to PNG in base64.
 
-    With the maps of one model alone, the first samples are selected.
+    One channel is grey, three are red, green and blue; of any other number the mean is shown.
+    """
+    image = pixels if len(pixels) in (1, 3) else pixels.mean(axis=0, keepdims=True)
+    return _png(np.repeat(image, 3, axis=0) if len(image) == 1 else image)
 
-    Args:
-        maps: The student's maps, and the teacher's if there are any: `[n, places]` each.
-        count: Number of samples.
+
+def drawn(values: Array) -> str:
+    """Draw a map `[height, width]` as PNG in base64: white is zero, full colour the largest value.
 
     Example:
-        >>> one = np.eye(3)
-        >>> most_divergent([one, np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 1]])], 2)
-        [1, 0]
+        >>> drawn(np.array([[0.0, 1.0], [-1.0, 0.5]]))[:8]
+        'iVBORw0K'
     """
-    if len(maps) < 2:
-        return list(range(min(count, len(maps[0]))))
-    alike = similarity.cosine(*maps)
-    order = [int(row) for row in np.argsort(alike, kind="stable") if np.isfinite(alike[row])]
-    if len(order) <= count:
-        return order
-    return order[: count - count // 2] + order[len(order) - count // 2 :]
+    largest = np.abs(values).max()
+    share = (values / largest if largest > 0 else values)[None]
+    colour = np.where(share > 0, FOR[:, None, None], AGAINST[:, None, None])
+    return _png(1 - np.abs(share) * (1 - colour))
 
 
-def picture(
-    material: Numbers, at: int, maps: Sequence[Array], *, row: int, label: str, explained: str
-) -> ImageExample:
-    """Build an image example; `at` is its index in the material, the student's map is first."""
-    drawn = [pictures.drawn(side[at].reshape(material.places)) for side in maps]
-    return ImageExample(
-        row=row,
-        label=label,
-        explained=explained,
-        cosine=_cosine(maps, at),
-        picture=pictures.shown(material.pixels(at)),
-        student=drawn[0],
-        teacher=drawn[1] if len(drawn) > 1 else None,
-    )
+def between(pixels: Array) -> Array:
+    """Scale numbers of unknown range to [0, 1].
+
+    Example:
+        >>> between(np.array([[[-1.0, 1.0, 3.0]]]))
+        array([[[0. , 0.5, 1. ]]])
+    """
+    low, high = pixels.min(), pixels.max()
+    return (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
 
 
-def text(
-    material: Words,
-    at: int,
-    maps: Sequence[Array],
-    texts: TextInputs | None,
-    *,
-    row: int,
-    label: str,
-    explained: str,
-) -> TextExample:
-    """Build a text example; `at` is its index in the material, the student's map is first."""
-    where = material.there[at]
-    ids = [int(number) for number in material.ids[at][where]]
-    tokens = [f"#{number}" for number in ids]
-    if texts is not None:
-        tokens = words.readable(texts.raw[row], ids, texts)
-    spoke = [tuple(float(value) for value in side[at][where]) for side in maps]
-    return TextExample(
-        row=row,
-        label=label,
-        explained=explained,
-        cosine=_cosine(maps, at),
-        tokens=tuple(tokens),
-        student=spoke[0],
-        teacher=spoke[1] if len(spoke) > 1 else None,
-    )
+def _png(colours: Array) -> str:
+    from PIL import Image
 
-
-def _cosine(maps: Sequence[Array], at: int) -> float | None:
-    if len(maps) < 2:
-        return None
-    return float(similarity.cosine(maps[0][at : at + 1], maps[1][at : at + 1])[0])
+    values = (np.clip(colours, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(values))
+    image.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,10 +1,8 @@
-"""Attribution maps and inputs as small images for the report."""
+"""Samples to explain, numeric or texts, and the attribution maps of one model."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.evaluate.attribution import maps
-from limbeck.evaluate.attribution import maps as words
+from limbeck.evaluate.attribution.examples import (
+    Example,
+    ImageExample,
+    TextExample,
+    between,
+    drawn,
+    shown,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,60 +26,9 @@ if TYPE_CHECKING:
     from limbeck.export.predictor import Predictor
 
 
-LARGEST = 96
-"""Pixels on the longer side: enough to see, few enough for a page with many images."""
-
-FOR, AGAINST = np.array([0.35, 0.08, 0.0]), np.array([0.62, 0.80, 0.95])
-"""Dark brown is evidence for the class, light blue against it: they differ in greyscale, too."""
-
-
-def shown(pixels: NDArray[np.float64]) -> str:
-    """Convert an image `[channels, height, width]` of pixels in [0, 1] to PNG in base64.
-
-    One channel is grey, three are red, green and blue; of any other number the mean is shown.
-    """
-    grey = len(pixels) not in (1, 3)
-    picture = pixels.mean(axis=0, keepdims=True) if grey else pixels
-    return _png(np.repeat(picture, 3, axis=0) if len(picture) == 1 else picture)
-
-
-def drawn(values: NDArray[np.float64]) -> str:
-    """Draw a map `[height, width]` as PNG in base64: white is zero, full colour the largest value.
-
-    Example:
-        >>> drawn(np.array([[0.0, 1.0], [-1.0, 0.5]]))[:8]
-        'iVBORw0K'
-    """
-    strength = np.abs(values).max()
-    share = (values / strength if strength > 0 else values)[None]
-    colour = np.where(share > 0, FOR[:, None, None], AGAINST[:, None, None])
-    return _png(1 - np.abs(share) * (1 - colour))
-
-
-def between(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale numbers of unknown range to [0, 1].
-
-    Example:
-        >>> between(np.array([[[-1.0, 1.0, 3.0]]]))
-        array([[[0. , 0.5, 1. ]]])
-    """
-    low, high = pixels.min(), pixels.max()
-    return (pixels - low) / (high - low) if high > low else np.zeros_like(pixels)
-
-
-def _png(colours: NDArray[np.float64]) -> str:
-    from PIL import Image
-
-    bytes_ = (np.clip(colours, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
-    picture = Image.fromarray(np.ascontiguousarray(bytes_))
-    picture.thumbnail((LARGEST, LARGEST))
-    file = io.BytesIO()
-    picture.save(file, format="PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 STEP = 2 / 255
 """Step per pixel of the test of saliency stability."""
 
@@ -84,9 +38,9 @@ class Explained:
     """The attribution maps of one model.
 
     Attributes:
-        maps: By method, `[n, places]`.
+        maps: By method, `[n, positions]`.
         missed: Completeness errors of integrated gradients, `[n]`; None without them.
-        after_step: The saliency maps after a small step, `[n, places]`; None without pixels.
+        after_step: The saliency maps after a small step, `[n, positions]`; None without pixels.
     """
 
     maps: Mapping[str, Array]
@@ -98,17 +52,23 @@ class Material(Protocol):
     """The interface of samples to explain.
 
     Attributes:
-        there: The positions of each input, `[n, places]`; the others are padding.
+        valid: The mask of positions that count, `[n, positions]`; the others are padding.
     """
 
-    there: NDArray[np.bool_]
+    valid: Mask
 
-    def explain(self, side: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
+    def explain(self, model: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
         """Compute a model's maps for the logits of some classes."""
         ...
 
-    def without(self, predictor: Predictor, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Predict the inputs without the marked positions: logits, `[n, classes]`."""
+    def without(self, predictor: Predictor, removed: Mask) -> NDArray[np.float32]:
+        """Predict the inputs without the removed positions: logits, `[n, classes]`."""
+        ...
+
+    def example(
+        self, at: int, attributions: Sequence[Array], example: Example
+    ) -> ImageExample | TextExample | None:
+        """Build the example of the sample `at` from its maps, the student's first."""
         ...
 
 
@@ -126,29 +86,37 @@ class Numbers:
     ) -> None:
         self.name = name
         self.values = values.astype(np.float32)
-        self.places = values.shape[2:] if values.ndim > 2 else values.shape[1:]
-        self.there = np.ones((len(values), int(np.prod(self.places))), dtype=bool)
-        self._ends = None if pixels is None else _ends(pixels)
-        black = np.zeros(1) if self._ends is None else self._ends[0]
+        self.positions = values.shape[2:] if values.ndim > 2 else values.shape[1:]
+        self.valid = np.ones((len(values), int(np.prod(self.positions))), dtype=bool)
+        self._black_white: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        black = np.zeros(1, dtype=np.float32)
+        if pixels is not None:
+            mean, std = (np.array(part, dtype=np.float32) for part in (pixels.mean, pixels.std))
+            black = -mean / std
+            self._black_white = black, (1 - mean) / std
         shape = (1, -1, *(1,) * (values.ndim - 2))
-        self._baseline = np.broadcast_to(
-            black.astype(np.float32).reshape(shape), (1, *values.shape[1:])
-        )
+        self._baseline = np.broadcast_to(black.reshape(shape), (1, *values.shape[1:]))
 
-    def explain(self, side: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
+    def explain(self, model: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
         """Compute occlusion maps of the exported file, and gradient maps of any torch model."""
         import torch
 
         inputs = torch.from_numpy(self.values)
         baseline = torch.from_numpy(self._baseline.copy())
         labels = torch.from_numpy(classes)
-        covered = maps.occlusion(self._asked(side.predictor), inputs, baseline, labels)
-        found = {"occlusion": self._flat(covered, "occlusion")}
-        if side.torch_model is None:
+
+        def exported(values: Tensor) -> Tensor:
+            logits = model.predictor.predict({self.name: values.numpy()})["logits"]
+            return torch.from_numpy(np.asarray(logits))
+
+        # An occlusion window covers all channels at once, hence the mean.
+        occluded = maps.occlusion(exported, inputs, baseline, labels)
+        found = {"occlusion": _reduced(occluded, np.mean)}
+        if model.torch_model is None:
             return Explained(found)
-        torch_model = side.torch_model
-        place = next(torch_model.model.parameters(), inputs).device
-        inputs, baseline, labels = (part.to(place) for part in (inputs, baseline, labels))
+        torch_model = model.torch_model
+        device = next(torch_model.model.parameters(), inputs).device
+        inputs, baseline, labels = (part.to(device) for part in (inputs, baseline, labels))
 
         def logits(values: Tensor) -> Tensor:
             return torch_model.logits({self.name: values})
@@ -156,39 +124,47 @@ class Numbers:
         integrated, missed = maps.integrated_gradients(
             logits, inputs, baseline, labels, steps=steps
         )
-        found["integrated_gradients"] = self._flat(integrated, "integrated_gradients")
-        found["saliency"] = self._flat(maps.saliency(logits, inputs, labels), "saliency")
-        after = None
-        if self._ends is not None:
-            black, white = (torch.from_numpy(end).to(inputs)[:, None, None] for end in self._ends)
-            moved = maps.perturbed(logits, inputs, labels, STEP * (white - black))
-            moved = moved.clamp(min=black, max=white)
-            after = self._flat(maps.saliency(logits, moved, labels), "saliency")
-        return Explained(found, missed, after)
+        found["integrated_gradients"] = _reduced(integrated, np.sum)
+        found["saliency"] = _reduced(maps.saliency(logits, inputs, labels), np.max)
+        if self._black_white is None:
+            return Explained(found, missed)
+        black, white = (
+            torch.from_numpy(value).to(inputs)[:, None, None] for value in self._black_white
+        )
+        moved = maps.perturbed(logits, inputs, labels, STEP * (white - black))
+        moved = moved.clamp(min=black, max=white)
+        return Explained(found, missed, _reduced(maps.saliency(logits, moved, labels), np.max))
 
-    def without(self, predictor: Predictor, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Predict with the baseline at the marked positions, in all channels."""
-        mask = marked.reshape(-1, *self.places)
+    def without(self, predictor: Predictor, removed: Mask) -> NDArray[np.float32]:
+        """Predict with the baseline at the removed positions, in all channels."""
+        mask = removed.reshape(-1, *self.positions)
         mask = mask[:, None] if self.values.ndim > 2 else mask
         return predictor.predict({self.name: np.where(mask, self._baseline, self.values)})["logits"]
 
-    def pixels(self, at: int) -> Array:
-        """Return one image as pixels in [0, 1], `[channels, height, width]`."""
-        values = self.values[at].astype(np.float64)
-        if self._ends is None:
-            return between(values)
-        black, white = (end.astype(np.float64)[:, None, None] for end in self._ends)
-        return (values - black) / (white - black)
-
-    def _asked(self, predictor: Predictor) -> maps.Logits:
-        import torch
-
-        return lambda values: torch.from_numpy(
-            np.asarray(predictor.predict({self.name: values.numpy()})["logits"])
+    def example(
+        self, at: int, attributions: Sequence[Array], example: Example
+    ) -> ImageExample | None:
+        """Build an image example; None if the inputs are not images."""
+        if len(self.positions) != 2:
+            return None
+        pixels = self.values[at].astype(np.float64)
+        if self._black_white is None:
+            pixels = between(pixels)
+        else:
+            black, white = (end.astype(np.float64)[:, None, None] for end in self._black_white)
+            pixels = (pixels - black) / (white - black)
+        student, *teacher = (drawn(one.reshape(self.positions)) for one in attributions)
+        return ImageExample(
+            **dict(example),
+            picture=shown(pixels),
+            student=student,
+            teacher=teacher[0] if teacher else None,
         )
 
-    def _flat(self, found: Array, how: str) -> Array:
-        return maps.flat(found, how).reshape(len(found), -1)
+
+def _reduced(found: Array, over_channels: Callable[..., Array]) -> Array:
+    """Reduce maps `[n, channels, ...]` to `[n, positions]`; a row of numbers has no channels."""
+    return (found if found.ndim < 3 else over_channels(found, axis=1)).reshape(len(found), -1)
 
 
 class Words:
@@ -202,38 +178,48 @@ class Words:
     def __init__(self, batch: Mapping[str, NDArray[Any]], texts: TextInputs | None) -> None:
         self.batch = {name: np.asarray(values, dtype=np.int64) for name, values in batch.items()}
         self.ids = self.batch["input_ids"]
-        self._blank, self.there = words.blank(
+        self._texts = texts
+        self._blank, self.valid = maps.blank(
             self.ids, self.batch["attention_mask"].astype(bool), texts
         )
 
-    def explain(self, side: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
+    def explain(self, model: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
         """Compute integrated gradients at the torch model's word embeddings; none without them."""
         import torch
 
-        if side.torch_model is None:
+        if model.torch_model is None:
             return Explained({})
-        place = next(side.torch_model.model.parameters(), torch.empty(0)).device
-        batch = {name: torch.from_numpy(values).to(place) for name, values in self.batch.items()}
-        embedding = words.word_embedding(side.torch_model, batch)
+        device = next(model.torch_model.model.parameters(), torch.empty(0)).device
+        batch = {name: torch.from_numpy(values).to(device) for name, values in self.batch.items()}
+        embedding = maps.word_embedding(model.torch_model, batch)
         if embedding is None:
             return Explained({})
-        found, missed = words.token_gradients(
-            side.torch_model,
+        found, missed = maps.token_gradients(
+            model.torch_model,
             embedding,
             batch,
-            torch.from_numpy(self._blank).to(place),
-            torch.from_numpy(classes).to(place),
+            torch.from_numpy(self._blank).to(device),
+            torch.from_numpy(classes).to(device),
             steps=steps,
         )
         return Explained({"integrated_gradients": found}, missed)
 
-    def without(self, predictor: Predictor, marked: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Predict with padding at the marked positions."""
-        ids = np.where(marked, self._blank, self.ids)
+    def without(self, predictor: Predictor, removed: Mask) -> NDArray[np.float32]:
+        """Predict with padding at the removed positions."""
+        ids = np.where(removed, self._blank, self.ids)
         return predictor.predict({**self.batch, "input_ids": ids})["logits"]
 
-
-def _ends(pixels: Normalization) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the inputs of black and white, `[channels]` each."""
-    mean, std = (np.array(part, dtype=np.float32) for part in (pixels.mean, pixels.std))
-    return -mean / std, (1 - mean) / std
+    def example(self, at: int, attributions: Sequence[Array], example: Example) -> TextExample:
+        """Build a text example."""
+        mask = self.valid[at]
+        ids = [int(number) for number in self.ids[at][mask]]
+        tokens = [f"#{number}" for number in ids]
+        if self._texts is not None:
+            tokens = maps.readable(self._texts.raw[example.row], ids, self._texts)
+        student, *teacher = (tuple(float(value) for value in one[mask]) for one in attributions)
+        return TextExample(
+            **dict(example),
+            tokens=tuple(tokens),
+            student=student,
+            teacher=teacher[0] if teacher else None,
+        )

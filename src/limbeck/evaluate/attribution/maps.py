@@ -1,10 +1,15 @@
-"""Attribution maps: saliency, integrated gradients, occlusion."""
+"""Attribution maps: saliency, integrated gradients, occlusion.
+
+In all functions of inputs, `logits` computes `[n, classes]` of `[n, ...]`, differentiable unless it
+is only occluded; `inputs` are the explained samples, `[n, ...]`; `classes` is the class of the
+explained logit, `[n]`; a `baseline` is `[1, ...]`. They need captum, of the extra "evaluate".
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +33,6 @@ def saliency(logits: Logits, inputs: Tensor, classes: Tensor) -> Array:
 
     $$a_i = \left|\frac{\partial f_c(x)}{\partial x_i}\right|$$
 
-    Args:
-        logits: The model, differentiable in its inputs, `[n, ...]` to `[n, classes]`.
-        inputs: The explained inputs, `[n, ...]`.
-        classes: The class of the logit, `[n]`.
-
-    Raises:
-        InputError: captum is not installed.
-
     Source: Simonyan et al., 2013 (arXiv:1312.6034), as in captum.
     """
     captum = require("captum.attr", extra="evaluate")
@@ -51,38 +48,36 @@ def integrated_gradients(
     $$a_i = (x_i - x'_i) \int_0^1 \frac{\partial f_c(x' + t(x - x'))}{\partial x_i}\, dt, \qquad
       \sum_i a_i = f_c(x) - f_c(x')$$
 
-    Args:
-        logits: The model, differentiable in its inputs, `[n, ...]` to `[n, classes]`.
-        inputs: The explained inputs, `[n, ...]`.
-        baseline: The start of the path, `[1, ...]`.
-        classes: The class of the logit, `[n]`.
-        steps: Number of integration points (Gauss-Legendre).
-
-    Returns:
-        The attributions, `[n, ...]`, and their completeness errors, `[n]`.
-
-    Raises:
-        InputError: captum is not installed.
+    The integral is a Gauss-Legendre sum of `steps` points. Returns the attributions, `[n, ...]`, and
+    their completeness errors, `[n]`.
 
     Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as in captum.
     """
-    import torch
-
     captum = require("captum.attr", extra="evaluate")
-    method = captum.IntegratedGradients(logits)
-    rows = max(1, BLOCK // (steps * inputs[0].numel()))
-    parts = [
-        method.attribute(
-            inputs[first : first + rows].detach().requires_grad_(),
-            baseline.expand_as(inputs[first : first + rows]),
-            target=classes[first : first + rows],
+
+    def part(rows: slice) -> tuple[Tensor, Tensor]:
+        return captum.IntegratedGradients(logits).attribute(
+            inputs[rows].detach().requires_grad_(),
+            baseline.expand_as(inputs[rows]),
+            target=classes[rows],
             n_steps=steps,
             return_convergence_delta=True,
         )
-        for first in range(0, len(inputs), rows)
-    ]
-    attributed, missed = (torch.cat(part) for part in zip(*parts, strict=True))
-    return _array(attributed), _array(missed)
+
+    attributions, errors = _in_blocks(part, len(inputs), BLOCK // (steps * inputs[0].numel()))
+    return _array(attributions), _array(errors)
+
+
+def _in_blocks(
+    part: Callable[[slice], tuple[Tensor, Tensor]], count: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """Compute attributions and their completeness errors of all samples, block by block."""
+    import torch
+
+    size = max(1, size)
+    parts = [part(slice(first, first + size)) for first in range(0, count, size)]
+    attributions, errors = zip(*parts, strict=True)
+    return torch.cat(attributions), torch.cat(errors)
 
 
 def occlusion(logits: Logits, inputs: Tensor, baseline: Tensor, classes: Tensor) -> Array:
@@ -93,15 +88,6 @@ def occlusion(logits: Logits, inputs: Tensor, baseline: Tensor, classes: Tensor)
     Windows do not overlap, are a seventh of each side long, and cover all channels; the numbers of
     a row are occluded one by one. No gradients are needed.
 
-    Args:
-        logits: The model, `[n, ...]` to `[n, classes]`.
-        inputs: The explained inputs, `[n, ...]`.
-        baseline: The values of the occluded part, `[1, ...]`.
-        classes: The class of the logit, `[n]`.
-
-    Raises:
-        InputError: captum is not installed.
-
     Source: Zeiler and Fergus, ECCV 2014 (arXiv:1311.2901), as in captum.
     """
     import torch
@@ -109,15 +95,14 @@ def occlusion(logits: Logits, inputs: Tensor, baseline: Tensor, classes: Tensor)
     captum = require("captum.attr", extra="evaluate")
     window = windows(tuple(inputs.shape[1:]))
     with torch.no_grad():
-        return _array(
-            captum.Occlusion(logits).attribute(
-                inputs,
-                sliding_window_shapes=window,
-                strides=window,
-                baselines=baseline.expand_as(inputs),
-                target=classes,
-            )
+        attributions = captum.Occlusion(logits).attribute(
+            inputs,
+            sliding_window_shapes=window,
+            strides=window,
+            baselines=baseline.expand_as(inputs),
+            target=classes,
         )
+    return _array(attributions)
 
 
 def perturbed(logits: Logits, inputs: Tensor, classes: Tensor, step: Tensor) -> Tensor:
@@ -125,11 +110,7 @@ def perturbed(logits: Logits, inputs: Tensor, classes: Tensor, step: Tensor) -> 
 
     $$x + s \cdot \mathrm{sign}\, \frac{\partial (-\log p_c(x))}{\partial x}$$
 
-    Args:
-        logits: The model, differentiable in its inputs, `[n, ...]` to `[n, classes]`.
-        inputs: The start of the step, `[n, ...]`.
-        classes: The class whose probability the step lowers, `[n]`.
-        step: The step of each number, broadcast to the inputs.
+    The step s is broadcast to the inputs.
 
     Source: Goodfellow et al., ICLR 2015 (arXiv:1412.6572).
     """
@@ -152,24 +133,6 @@ def windows(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (channels, *(max(1, side // 7) for side in sides)) if sides else (1,)
 
 
-def flat(maps: Array, how: str) -> Array:
-    """Reduce a map over channels, `[n, channels, ...]` to `[n, ...]`.
-
-    A row of numbers, `[n, numbers]`, has no channels and is returned unchanged.
-
-    Args:
-        maps: The maps of one method.
-        how: The method: "saliency" takes the maximum, "integrated_gradients" the sum, and
-            "occlusion" the mean, since it covers all channels at once.
-    """
-    join: dict[str, Any] = {
-        "saliency": np.max,
-        "integrated_gradients": np.sum,
-        "occlusion": np.mean,
-    }
-    return maps if maps.ndim < 3 else join[how](maps, axis=1)
-
-
 def _array(values: Tensor) -> Array:
     return values.detach().double().cpu().numpy()
 
@@ -180,34 +143,27 @@ TEXTS_AT_ONCE = 128
 
 
 def word_embedding(torch_model: TorchModel, batch: Mapping[str, Tensor]) -> nn.Embedding | None:
-    """Find the word embedding module: the one whose input is `input_ids`.
-
-    Args:
-        torch_model: The model.
-        batch: A batch to run it on.
-
-    Returns:
-        The module, or None if no embedding receives the token ids.
-    """
+    """Find the embedding module that receives the `input_ids` of a batch, or None."""
     import torch
 
     found: list[nn.Embedding] = []
 
-    def look(module: nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
+    def hook(module: nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
         # A model may have converted their type, or sliced them from a larger tensor.
         if torch.equal(inputs[0], batch["input_ids"]):
             found.append(module)
 
-    embeddings = [
-        each for each in torch_model.model.modules() if isinstance(each, torch.nn.Embedding)
+    handles = [
+        module.register_forward_pre_hook(hook)
+        for module in torch_model.model.modules()
+        if isinstance(module, torch.nn.Embedding)
     ]
-    hooks = [each.register_forward_pre_hook(look) for each in embeddings]
     try:
         with torch.no_grad():
             torch_model.logits(batch)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
     return found[0] if found else None
 
 
@@ -220,7 +176,7 @@ def token_gradients(
     *,
     steps: int,
 ) -> tuple[Array, Array]:
-    """Compute the attributions of tokens: integrated gradients at the embeddings.
+    """Compute the attributions of tokens: integrated gradients at the word embeddings.
 
     Args:
         torch_model: The model.
@@ -234,58 +190,52 @@ def token_gradients(
         The attributions, summed over each vector, `[n, tokens]`, and their completeness errors,
         `[n]`.
 
-    Raises:
-        InputError: captum is not installed.
-
     Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as in captum.
     """
-    import torch
-
     others = [name for name in torch_model.task.inputs if name != "input_ids"]
 
     def logits(ids: Tensor, *rest: Tensor) -> Tensor:
         return torch_model.logits({"input_ids": ids, **dict(zip(others, rest, strict=True))})
 
     captum = require("captum.attr", extra="evaluate")
-    method = captum.LayerIntegratedGradients(logits, embedding)
-    rows = max(1, TEXTS_AT_ONCE // steps)
-    parts = []
-    for first in range(0, len(classes), rows):
-        some = slice(first, first + rows)
-        parts.append(
-            method.attribute(
-                batch["input_ids"][some],
-                baselines=baseline[some],
-                target=classes[some],
-                additional_forward_args=tuple(batch[name][some] for name in others) or None,
-                n_steps=steps,
-                return_convergence_delta=True,
-            )
+
+    def part(rows: slice) -> tuple[Tensor, Tensor]:
+        return captum.LayerIntegratedGradients(logits, embedding).attribute(
+            batch["input_ids"][rows],
+            baselines=baseline[rows],
+            target=classes[rows],
+            additional_forward_args=tuple(batch[name][rows] for name in others) or None,
+            n_steps=steps,
+            return_convergence_delta=True,
         )
-    vectors, missed = (torch.cat(part) for part in zip(*parts, strict=True))
-    return vectors.double().sum(dim=-1).cpu().numpy(), missed.double().cpu().numpy()
+
+    vectors, errors = _in_blocks(part, len(classes), TEXTS_AT_ONCE // steps)
+    return _array(vectors.double().sum(dim=-1)), _array(errors)
 
 
 def blank(
-    ids: NDArray[np.int64], there: NDArray[np.bool_], texts: TextInputs | None
-) -> tuple[Any, Any]:
+    ids: NDArray[np.int64], valid: NDArray[np.bool_], texts: TextInputs | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the baseline of texts, without words, and the mask of word positions.
 
     The tokens of an empty text (`[CLS]`, `[SEP]`) stay; all others become padding.
 
     Args:
         ids: The token ids, `[n, tokens]`.
-        there: The mask of non-padding, `[n, tokens]`.
+        valid: The mask of non-padding, `[n, tokens]`.
         texts: Encodes an empty text; without it every token counts as a word.
 
     Returns:
         The token ids without words, and the mask of words, `[n, tokens]` both.
     """
-    padding = ids[~there]
+    padding = ids[~valid]
     pad = int(padding[0]) if padding.size else 0
-    kept: Any = [] if texts is None else np.unique(np.asarray(texts.encode([""])["input_ids"]))
-    words = there & ~np.isin(ids, kept)
+    words = valid if texts is None else valid & ~np.isin(ids, _special_tokens(texts))
     return np.where(words, pad, ids), words
+
+
+def _special_tokens(texts: TextInputs) -> NDArray[np.int64]:
+    return np.unique(np.asarray(texts.encode([""])["input_ids"]))
 
 
 def readable(text: str, ids: list[int], texts: TextInputs) -> list[str]:
@@ -299,20 +249,18 @@ def readable(text: str, ids: list[int], texts: TextInputs) -> list[str]:
         ids: The ids of its words' tokens, in order.
         texts: Encodes words.
     """
+    numbers = [f"#{token}" for token in ids]
     words = WORD.findall(text)
     if not words:
-        return [f"#{number}" for number in ids]
+        return numbers
     encoded = texts.encode(words)
-    kept = set(np.asarray(texts.encode([""])["input_ids"]).ravel().tolist())
-    masks = np.asarray(encoded["attention_mask"], dtype=bool)
-    pieces = [
-        [int(number) for number in row[mask] if int(number) not in kept]
-        for row, mask in zip(np.asarray(encoded["input_ids"]), masks, strict=True)
-    ]
-    names = [
-        name
-        for word, numbers in zip(words, pieces, strict=True)
-        for name in [word, *["…"] * (len(numbers) - 1)][: len(numbers)]
-    ]
-    joined = [number for numbers in pieces for number in numbers]
-    return names[: len(ids)] if joined[: len(ids)] == ids else [f"#{number}" for number in ids]
+    tokens = np.asarray(encoded["input_ids"])
+    valid = np.asarray(encoded["attention_mask"], dtype=bool)
+    valid &= ~np.isin(tokens, _special_tokens(texts))
+    names: list[str] = []
+    joined: list[int] = []
+    for word, row, mask in zip(words, tokens, valid, strict=True):
+        pieces = row[mask].tolist()
+        joined += pieces
+        names += [word, *["…"] * (len(pieces) - 1)][: len(pieces)]
+    return names[: len(ids)] if joined[: len(ids)] == ids else numbers

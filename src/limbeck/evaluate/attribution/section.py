@@ -12,23 +12,22 @@ from limbeck.evaluate.section import Sample, SectionContent
 
 COLUMNS = tuple(
     Column(label, "student")
-    for label in ("cosine", "rank correlation", "strongest in common", "with another sample")
+    for label in ("cosine", "rank correlation", "top overlap", "cosine with another sample")
 )
 
 
 def section(found: Attribution) -> SectionContent:
     """Draw the similarity of the attribution maps, with examples."""
-    tables = [table for table in (_alike(found), _complete(found)) if table.rows]
     return SectionContent(
-        "Does it look where its teacher looks?",
-        f"Maps of {fmt.plural(found.samples, 'test sample')}, for the class that the teacher "
-        "answers. Likeness is worth what it exceeds that with the map of another sample.",
-        tables=tuple(tables),
-        samples=(*_pictures(found.images), *_texts(found.texts)),
+        "Attribution similarity",
+        f"Maps of {fmt.plural(found.samples, 'test sample')}, for the class predicted by the "
+        "teacher. The similarity with the map of another sample is the baseline.",
+        tables=tuple(table for table in (_similarity(found), _completeness(found)) if table.rows),
+        samples=(*_images(found.images), *_texts(found.texts)),
     )
 
 
-def _alike(found: Attribution) -> Table:
+def _similarity(found: Attribution) -> Table:
     rows = tuple(
         Row(
             one.method,
@@ -41,39 +40,34 @@ def _alike(found: Attribution) -> Table:
         )
         for one in found.alignments
     )
-    return Table("How alike the maps are", "Means over the samples.", COLUMNS, rows)
+    return Table("Similarity of the maps", "Means over the samples.", COLUMNS, rows)
 
 
-def _complete(found: Attribution) -> Table:
+def _completeness(found: Attribution) -> Table:
     rows = tuple(
         Row(one.side, (fmt.percent(one.within, 1), fmt.percent(one.largest, 2)))
         for one in found.completeness
     )
-    columns = (Column("samples that add up", "student"), Column("largest miss", "student"))
+    columns = (Column("complete samples", "student"), Column("largest error", "student"))
     caption = (
-        "Integrated gradients have to add up to the difference that they share out; what they miss "
-        "is a share of its mean."
+        "Integrated gradients sum to the difference of the logits; errors are shares of its mean."
     )
-    return Table("Can the maps be trusted?", caption, columns, rows)
+    return Table("Completeness of integrated gradients", caption, columns, rows)
 
 
-def _pictures(examples: Sequence[ImageExample]) -> Iterator[Sample]:
+def _images(examples: Sequence[ImageExample]) -> Iterator[Sample]:
     for one in examples:
-        shown = [("sample", one.picture), ("student", one.student)]
+        images = [("sample", one.picture), ("student", one.student)]
         if one.teacher is not None:
-            shown.append(("teacher", one.teacher))
-        yield Sample(f"#{one.row}: {one.label}, explained as {one.explained}", tuple(shown))
+            images.append(("teacher", one.teacher))
+        yield Sample(f"#{one.row}: {one.label}, explained as {one.explained}", tuple(images))
 
 
 def _texts(examples: Sequence[TextExample]) -> Iterator[Sample]:
     for one in examples:
-        sides = [("student", one.student)]
-        if one.teacher is not None:
-            sides.append(("teacher", one.teacher))
-        for name, weights in sides:
-            most = max(map(abs, weights), default=1.0) or 1.0
-            words = tuple(
-                (token, weight / most) for token, weight in zip(one.tokens, weights, strict=True)
-            )
-            title = f"#{one.row}: {one.label}, explained as {one.explained}, by the {name}"
-            yield Sample(title, words=words)
+        for name, weights in (("student", one.student), ("teacher", one.teacher)):
+            if weights is not None:
+                largest = max(map(abs, weights), default=1.0) or 1.0
+                scaled = (weight / largest for weight in weights)
+                title = f"#{one.row}: {one.label}, explained as {one.explained}, by the {name}"
+                yield Sample(title, words=tuple(zip(one.tokens, scaled, strict=True)))

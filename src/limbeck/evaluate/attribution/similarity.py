@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy
@@ -20,31 +21,25 @@ if TYPE_CHECKING:
 
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 
 def cosine(one: Array, other: Array) -> Array:
-    r"""Compute the cosine similarity of two maps, `[n]`; NaN where one is zero everywhere.
+    r"""Compute the cosine similarity of maps `[n, positions]`: `[n]`, NaN where one is zero.
 
     $$\frac{a \cdot b}{\lVert a \rVert \, \lVert b \rVert}$$
-
-    Args:
-        one: Maps, `[n, places]`.
-        other: Maps of the same inputs, `[n, places]`.
 
     Example:
         >>> cosine(np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[2.0, 0.0], [1.0, -1.0]]))
         array([1., 0.])
     """
-    length = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return _ratio((one * other).sum(axis=1), length)
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    undefined = np.full(norms.shape, np.nan)
+    return np.divide((one * other).sum(axis=1), norms, out=undefined, where=norms > 0)
 
 
 def spearman(one: Array, other: Array) -> Array:
-    """Compute Spearman's rank correlation of two maps, `[n]`; NaN where a map is constant.
-
-    Args:
-        one: Maps, `[n, places]`.
-        other: Maps of the same inputs, `[n, places]`.
+    """Compute Spearman's rank correlation of maps `[n, positions]`: `[n]`, NaN for a constant map.
 
     Example:
         >>> spearman(np.array([[1.0, 2.0, 9.0]]), np.array([[1.0, 4.0, 5.0]]))
@@ -65,8 +60,8 @@ def top_overlap(one: Array, other: Array, *, share: float = 0.1) -> Array:
     the rest of k equally.
 
     Args:
-        one: Maps, `[n, places]`.
-        other: Maps of the same inputs, `[n, places]`.
+        one: Maps, `[n, positions]`.
+        other: Maps of the same inputs, `[n, positions]`.
         share: k as a share of all positions; at least one position.
 
     Example:
@@ -75,60 +70,78 @@ def top_overlap(one: Array, other: Array, *, share: float = 0.1) -> Array:
         array([0.5])
     """
     count = max(1, math.ceil(share * one.shape[1]))
-    return np.minimum(_strongest(one, count), _strongest(other, count)).sum(axis=1) / count
+    return np.minimum(_in_top(one, count), _in_top(other, count)).sum(axis=1) / count
 
 
-def _strongest(maps: Array, count: int) -> Array:
-    """Compute the membership of each position in the top k, `[n, places]`; each row sums to k."""
+def _in_top(maps: Array, count: int) -> Array:
+    """Compute the membership of each position in the top k, `[n, positions]`; a row sums to k."""
     strength = np.abs(maps)
-    least = -np.partition(-strength, count - 1, axis=1)[:, count - 1 : count]
-    above, tied = strength > least, strength == least
-    left = (count - above.sum(axis=1)) / tied.sum(axis=1)
-    return above + tied * left[:, None]
+    threshold = -np.partition(-strength, count - 1, axis=1)[:, count - 1 : count]
+    above, tied = strength > threshold, strength == threshold
+    remaining = (count - above.sum(axis=1)) / tied.sum(axis=1)
+    return above + tied * remaining[:, None]
 
 
-def _ratio(part: Array, of: Array) -> Array:
-    return np.divide(part, of, out=np.full(of.shape, np.nan), where=of > 0)
+def most_divergent(maps: Sequence[Array], count: int) -> list[int]:
+    """Select samples to show: those with the least similar maps, then those with the most similar.
+
+    With the maps of one model alone, the first samples are selected.
+
+    Args:
+        maps: The student's maps, and the teacher's if there are any: `[n, positions]` each.
+        count: Number of samples.
+
+    Example:
+        >>> one = np.eye(3)
+        >>> most_divergent([one, np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 1]])], 2)
+        [1, 0]
+    """
+    if len(maps) < 2:
+        return list(range(min(count, len(maps[0]))))
+    values = cosine(*maps)
+    order = [int(row) for row in np.argsort(values, kind="stable") if np.isfinite(values[row])]
+    if len(order) <= count:
+        return order
+    return order[: count - count // 2] + order[len(order) - count // 2 :]
 
 
 Mask = NDArray[np.bool_]
-Answer = Callable[[Mask], NDArray[np.float32]]
+Predict = Callable[[Mask], NDArray[np.float32]]
 
 
-def most_attributed(maps: Array, there: Mask, *, share: float) -> Mask:
-    """Return the mask of each input's positions of highest attribution: `[n, places]`.
+def most_attributed(maps: Array, valid: Mask, *, share: float) -> Mask:
+    """Return the mask of each input's positions of highest attribution: `[n, positions]`.
 
     Args:
-        maps: The attribution of each position, `[n, places]`.
-        there: The positions of each input (others are padding), `[n, places]`.
-        share: The share of them that is marked; at least one.
+        maps: The attribution of each position, `[n, positions]`.
+        valid: The mask of positions that are no padding, `[n, positions]`.
+        share: The share of them that is selected; at least one.
 
     Example:
         >>> valid = np.array([[True, True, True, False]])
         >>> most_attributed(np.array([[1.0, 3.0, -5.0, 9.0]]), valid, share=0.3)
         array([[False,  True, False, False]])
     """
-    order = np.argsort(np.where(there, -maps, np.inf), axis=1, kind="stable")
-    count = np.array([max(1, math.ceil(share * n)) for n in there.sum(axis=1)])
+    order = np.argsort(np.where(valid, -maps, np.inf), axis=1, kind="stable")
+    count = np.array([max(1, math.ceil(share * n)) for n in valid.sum(axis=1)])
     rank = np.argsort(order, axis=1, kind="stable")
-    return (rank < count[:, None]) & there
+    return (rank < count[:, None]) & valid
 
 
-def deletion_score(answer: Answer, marked: Mask, classes: NDArray[np.int64]) -> Array:
+def deletion_score(predict: Predict, removed: Mask, classes: Labels) -> Array:
     """Compute the deletion score: the decrease of probability without some positions, `[n]`.
 
     Args:
-        answer: Predicts the inputs without the positions of a mask: logits, `[n, classes]`.
-        marked: The removed positions, `[n, places]`.
+        predict: Predicts the inputs without the positions of a mask: logits, `[n, classes]`.
+        removed: The removed positions, `[n, positions]`.
         classes: The class of the probability, `[n]`.
 
     Source: Samek et al., TNNLS 2017 (arXiv:1509.06321).
     """
     rows = np.arange(len(classes))
-    nothing = np.zeros_like(marked)
     before, after = (
-        scipy.special.softmax(answer(mask).astype(np.float64), axis=1)[rows, classes]
-        for mask in (nothing, marked)
+        scipy.special.softmax(predict(mask).astype(np.float64), axis=1)[rows, classes]
+        for mask in (np.zeros_like(removed), removed)
     )
     return before - after
 
@@ -172,16 +185,16 @@ class Completeness(Result):
 
 
 def align(
-    method: str, student: Array, teacher: Array, *, share: float, draws: int, seed: int
+    method: str, student: Array, teacher: Array, *, share: float, n_resamples: int, seed: int
 ) -> Alignment | None:
     """Compute the similarity of two models' maps; None if no sample has a map in both.
 
     Args:
         method: The name of the method.
-        student: The student's maps, `[n, places]`.
+        student: The student's maps, `[n, positions]`.
         teacher: The teacher's, of the same samples and classes.
         share: The share of positions that counts as top.
-        draws: Number of bootstrap resamples.
+        n_resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
     """
     cosines, ranks = cosine(student, teacher), spearman(student, teacher)
@@ -190,7 +203,7 @@ def align(
         return None
     overlap = top_overlap(student[both], teacher[both], share=share)
     elsewhere = cosine(student[both], np.roll(teacher[both], 1, axis=0))
-    resamples = Resamples(int(both.sum()), n_resamples=draws, seed=seed)
+    resamples = Resamples(int(both.sum()), n_resamples=n_resamples, seed=seed)
     return Alignment(
         method=method,
         cosine=mean(cosines[both], resamples),
@@ -206,7 +219,7 @@ def complete(side: str, maps: Array, missed: Array) -> Completeness:
 
     Args:
         side: The model.
-        maps: Integrated gradients, `[n, places]`.
+        maps: Integrated gradients, `[n, positions]`.
         missed: The errors of their sums, `[n]`.
 
     Example:
@@ -214,9 +227,9 @@ def complete(side: str, maps: Array, missed: Array) -> Completeness:
         Completeness(side='student', largest=0.285..., within=0.5)
     """
     difference = np.abs(maps.sum(axis=1) - missed).mean()
-    part = np.abs(missed) / max(float(difference), np.finfo(np.float32).tiny)
-    within = float((part < TOLERANCE).mean())
-    return Completeness(side=side, largest=float(part.max()), within=within)
+    error = np.abs(missed) / max(float(difference), np.finfo(np.float32).tiny)
+    within = float((error < TOLERANCE).mean())
+    return Completeness(side=side, largest=float(error.max()), within=within)
 
 
 def mean(values: Array, resamples: Resamples) -> Estimate:
@@ -224,7 +237,6 @@ def mean(values: Array, resamples: Resamples) -> Estimate:
     return resamples.estimate(lambda counts: counts @ values / len(values))
 
 
-Labels = NDArray[np.int64]
 METHODS = {
     "integrated_gradients": "integrated gradients",
     "saliency": "saliency",
@@ -233,24 +245,25 @@ METHODS = {
 """Names of the methods, the most informative first."""
 
 MARGIN = 0.05
+"""The non-inferiority margin of all comparisons."""
 
 
 def aligned(alignments: Sequence[Alignment], share: float) -> list[MetricComparison]:
     """Build the comparisons of attribution similarity, which have no reference value."""
-    source = {"occlusion": "of the files that ship"}
     return [
         compare(
-            f"Attribution similarity of student and teacher, {METHODS[each.method]}",
+            f"Attribution similarity of student and teacher, {METHODS[one.method]}",
             unit="number",
             direction="higher",
-            student=each.cosine,
+            student=one.cosine,
             margin=MARGIN,
-            method=f"Mean cosine of the maps {source.get(each.method, 'of the models in torch')} "
-            f"for the class that the teacher answers, of {each.samples} samples; with the "
-            f"teacher's map of another sample it is {each.elsewhere:.2f}, and of the strongest "
-            f"{100 * share:.0f} % of the places {100 * each.overlap.value:.0f} % are the same.",
+            method="Mean cosine similarity of the maps of the "
+            f"{'exported files' if one.method == 'occlusion' else 'PyTorch models'} for the class "
+            f"predicted by the teacher, over {one.samples} samples; {one.elsewhere:.2f} with the "
+            f"teacher's map of another sample. Overlap of the top {100 * share:.0f} % of the "
+            f"positions: {100 * one.overlap.value:.0f} %.",
         )
-        for each in alignments
+        for one in alignments
     ]
 
 
@@ -264,52 +277,46 @@ def removed(
     resamples: Resamples,
 ) -> MetricComparison:
     """Compare deletion scores on the exported files, relative to random positions."""
-    random = np.random.default_rng(context.seed).random(material.there.shape)
-    anywhere = most_attributed(random, material.there, share=share)
-    falls = []
-    for (_, side), found in zip(context.models(), maps, strict=True):
-        marked = most_attributed(found, material.there, share=share)
-
-        def answer(mask: NDArray[np.bool_], asked: Any = side.predictor) -> NDArray[np.float32]:
-            return material.without(asked, mask)
-
-        falls.append(
-            deletion_score(answer, marked, classes) - deletion_score(answer, anywhere, classes)
+    random = np.random.default_rng(context.seed).random(material.valid.shape)
+    baseline = most_attributed(random, material.valid, share=share)
+    scores = []
+    for (_, model), attribution in zip(context.models(), maps, strict=True):
+        top = most_attributed(attribution, material.valid, share=share)
+        predict = partial(material.without, model.predictor)
+        scores.append(
+            deletion_score(predict, top, classes) - deletion_score(predict, baseline, classes)
         )
-    made = "" if method == "occlusion" else ", made with gradients in torch"
-    return _compared(
+    source = "" if method == "occlusion" else " of its PyTorch model"
+    return _compare(
         "Deletion score",
-        falls,
+        scores,
         resamples,
         unit="share",
-        how=f"How much further the probability of the class falls, in the files that ship, without "
-        f"the strongest {100 * share:.0f} % of the places than without as many drawn by chance; "
-        f"the map is each model's own {METHODS[method]}{made}.",
+        method="Decrease of the exported file's probability of the class without the top "
+        f"{100 * share:.0f} % of the positions, less the decrease without as many random "
+        f"positions; by each model's own {METHODS[method]}{source}.",
     )
 
 
 def stability(explained: Sequence[Explained], resamples: Resamples) -> list[MetricComparison]:
     """Compare the stability of each model's saliency under a small step against the class."""
-    kept = [
-        np.nan_to_num(cosine(side.maps["saliency"], side.after_step))
-        for side in explained
-        if side.after_step is not None
+    cosines = [
+        np.nan_to_num(cosine(one.maps["saliency"], one.after_step))
+        for one in explained
+        if one.after_step is not None
     ]
-    if len(kept) < len(explained):
+    if len(cosines) < len(explained):
         return []
-    how = (
-        "Mean cosine of saliency maps before and after one step of 2/255 a pixel against the "
-        "class, both of the models in torch; a map that is zero everywhere counts as 0."
+    method = (
+        "Mean cosine similarity of the PyTorch models' saliency maps before and after one signed "
+        "gradient step of 2/255 per pixel against the class; 0 for a map that is zero everywhere."
     )
-    return [
-        _compared(
-            "Steadiness of saliency under a small step", kept, resamples, unit="number", how=how
-        )
-    ]
+    name = "Saliency stability under a small step"
+    return [_compare(name, cosines, resamples, unit="number", method=method)]
 
 
-def _compared(
-    name: str, values: Sequence[Array], resamples: Resamples, *, unit: Unit, how: str
+def _compare(
+    name: str, values: Sequence[Array], resamples: Resamples, *, unit: Unit, method: str
 ) -> MetricComparison:
     student, *teacher = values
     return compare(
@@ -320,5 +327,5 @@ def _compared(
         teacher=mean(teacher[0], resamples) if teacher else None,
         difference=mean(student - teacher[0], resamples) if teacher else None,
         margin=MARGIN,
-        method=how,
+        method=method,
     )

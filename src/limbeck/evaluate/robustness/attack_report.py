@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.evaluate.attribution.explained import shown as drawn
+from limbeck.evaluate.attribution.examples import shown as drawn
 from limbeck.evaluate.bootstrap import Resamples, Statistic, paired_difference, shares
 from limbeck.evaluate.comparison import Estimate, MetricComparison, compare
 from limbeck.evaluate.robustness.attacks import (
