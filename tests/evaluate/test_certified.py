@@ -1,4 +1,4 @@
-"""Bounds hold what exact enumeration, sampling and attacks find; distances are the optimiser's."""
+"""Bounds hold against exact enumeration, sampling and attacks; distances equal an optimiser's."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 
 from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.context import Normalization, TorchModel
 from limbeck.evaluate.robustness.bound_functions import propagate, trace
 from limbeck.evaluate.robustness.bounds import RULES, Bounds, NoBoundsError
 from limbeck.evaluate.robustness.certified import (
-    Certifiable,
     around,
     boundary_distances,
     certified_margins,
     compare_certified,
     compare_distances,
 )
+from limbeck.evaluate.robustness.images import AttackTarget, Images
+from limbeck.tasks.image_classification import ImageClassification
 
 EVERYWHERE = (-np.inf, np.inf)
 
 
 def frozen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a model random weights and, in its norms, statistics far from the usual."""
+    """Set random weights and, in batch norms, random statistics."""
     random = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=random) / 2
@@ -47,9 +49,9 @@ def logit_bounds(model: nn.Module, x: np.ndarray, size: float, box=EVERYWHERE):
 
 
 def exact_margin(weights, biases, x: np.ndarray, label: int, size: float) -> float:
-    """Find the least margin of a net with one hidden layer of ReLUs, one linear program a pattern.
+    """Compute the least margin of a net with one hidden layer of ReLUs, by linear programs.
 
-    In each pattern of active units the net is linear, and the inputs that have it are a polytope.
+    For each pattern of active units the net is linear on a polytope of inputs.
     """
     (w1, w2), (b1, b2) = weights, biases
     least = np.inf
@@ -57,21 +59,21 @@ def exact_margin(weights, biases, x: np.ndarray, label: int, size: float) -> flo
         on = np.array(active)
         sign = 1 - 2 * on  # active: -(w x + b) <= 0
         for other in set(range(len(b2))) - {label}:
-            slope = (w2[label] - w2[other]) * on
+            gradient = (w2[label] - w2[other]) * on
             found = optimize.linprog(
-                slope @ w1,
+                gradient @ w1,
                 A_ub=sign[:, None] * w1,
                 b_ub=-sign * b1,
                 bounds=[(value - size, value + size) for value in x],
             )
             if found.status == 0:
-                value = found.fun + slope @ b1 + b2[label] - b2[other]
+                value = found.fun + gradient @ b1 + b2[label] - b2[other]
                 least = min(least, value)
     return least
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_certificate_is_wrong_by_exact_enumeration(seed):
+def test_certificates_are_below_the_exact_margin(seed):
     net = frozen(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)), seed)
     weights = [net[0].weight.double().numpy(), net[2].weight.double().numpy()]
     biases = [net[0].bias.double().numpy(), net[2].bias.double().numpy()]
@@ -84,11 +86,11 @@ def test_no_certificate_is_wrong_by_exact_enumeration(seed):
         exact = exact_margin(weights, biases, x[0].astype(float), labels[0], size)
         assert bounds[0] <= exact + 1e-12
         gaps.append(exact - bounds[0])
-    assert gaps[0] < 1e-5  # with no change at all the bound is the margin
-    assert gaps[1] < 0.2  # and it is no empty promise for a small one
+    assert gaps[0] < 1e-5  # without a perturbation the bound is the margin
+    assert gaps[1] < 0.2  # for a small one it is close
 
 
-def test_of_a_linear_model_the_bound_is_the_worst_corner():
+def test_the_bound_of_a_linear_model_is_the_worst_corner():
     model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     x = np.random.default_rng(0).random((6, 1, 2, 2)).astype(np.float32)
     labels = model(torch.tensor(x)).argmax(dim=1).numpy()
@@ -103,20 +105,20 @@ def test_of_a_linear_model_the_bound_is_the_worst_corner():
         assert found[row] <= margins.min()
 
 
-def test_the_bound_leaves_room_for_the_rounding_of_float32():
+def test_the_bound_covers_the_rounding_of_float32():
     model = frozen(nn.Sequential(nn.Linear(50, 2)))
     x = np.random.default_rng(0).random((5, 50)).astype(np.float32)
     weight, bias = model[0].weight.double().numpy(), model[0].bias.double().numpy()
     logits = x.astype(float) @ weight.T + bias
     sums = x.astype(float) @ np.abs(weight).T + np.abs(bias)
     found = certified_margins(model, x, np.zeros(5, dtype=np.int64), eps=0.0)
-    room = 51 * 2.0**-24 * sums.sum(axis=1)  # 50 products and a bias, for each of the two logits
-    assert (found <= logits[:, 0] - logits[:, 1] - room).all()
-    assert (found >= logits[:, 0] - logits[:, 1] - 3 * room).all()
+    slack = 51 * 2.0**-24 * sums.sum(axis=1)  # 50 products and a bias, for each of the two logits
+    assert (found <= logits[:, 0] - logits[:, 1] - slack).all()
+    assert (found >= logits[:, 0] - logits[:, 1] - 3 * slack).all()
 
 
 class Residual(nn.Module):
-    """Functions, methods, a sum, a pad, constants, a mean over space."""
+    """Functions, methods, a sum, a pad, constants, a spatial mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,14 +155,14 @@ def conv_net(activation: nn.Module, pool: nn.Module) -> nn.Module:
 
 
 class Masking(nn.Module):
-    """Zeros most of a weight, as pruning does while it trains."""
+    """Zeros half of a weight, as pruning does during training."""
 
     def forward(self, weight):
         return weight * (weight.abs() > weight.abs().median())
 
 
 def masked(net: nn.Module) -> nn.Module:
-    """Put masks on all layers with weights of two axes or more."""
+    """Mask the weights of all convolutions and linear layers."""
     for layer in [one for one in net.modules() if isinstance(one, (nn.Conv2d, nn.Linear))]:
         register_parametrization(layer, "weight", Masking())
     return net
@@ -181,7 +183,7 @@ NETS = {
 
 @pytest.mark.parametrize("name", list(NETS))
 @pytest.mark.parametrize("size", [0.001, 0.05, 0.5])
-def test_neither_sampling_nor_climbing_escapes(name, size):
+def test_neither_samples_nor_signed_gradients_leave_the_bounds(name, size):
     net = frozen(NETS[name], seed=len(name))
     random = torch.Generator().manual_seed(0)
     x = torch.rand(4, 2, 8, 8, generator=random)
@@ -189,7 +191,7 @@ def test_neither_sampling_nor_climbing_escapes(name, size):
     assert (low <= high).all()
 
     def within(changed):
-        logits = net(changed.float()).numpy()  # float32, as the model is run
+        logits = net(changed.float()).numpy()  # float32, as the model runs
         exact = net.double()(changed.double()).numpy()
         net.float()
         return all(((low <= z) & (z <= high)).all() for z in (logits, exact))
@@ -213,7 +215,7 @@ def test_neither_sampling_nor_climbing_escapes(name, size):
 @pytest.mark.parametrize(
     "function", [nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Hardswish()]
 )
-def test_a_function_with_a_valley_is_bounded_on_every_interval(function):
+def test_a_unimodal_function_is_bounded_on_every_interval(function):
     pairs = np.array(list(itertools.combinations(np.linspace(-4, 3, 57), 2)))
     low, high = torch.tensor(pairs).T[:, :, None]
     found = RULES[type(function)](function, Bounds(low, high))
@@ -224,7 +226,7 @@ def test_a_function_with_a_valley_is_bounded_on_every_interval(function):
     assert wide.max() < 2e-3
 
 
-def test_bounds_grow_with_the_size():
+def test_margins_shrink_with_the_size():
     net = frozen(NETS["relu"])
     x = np.random.default_rng(0).random((3, 2, 8, 8)).astype(np.float32)
     labels = np.array([0, 1, 2])
@@ -233,7 +235,7 @@ def test_bounds_grow_with_the_size():
     assert (margins[1] > margins[2]).all()
 
 
-def test_the_difference_of_a_last_layer_is_bounded_at_once():
+def test_the_last_layer_is_bounded_by_differences_of_its_weights():
     net = frozen(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
     x = np.random.default_rng(0).random((20, 4)).astype(np.float32)
     labels = net(torch.tensor(x)).argmax(dim=1).numpy()
@@ -241,10 +243,10 @@ def test_the_difference_of_a_last_layer_is_bounded_at_once():
     rows = np.arange(20)
     others = high.copy()
     others[rows, labels] = -np.inf
-    apart = low[rows, labels] - others.max(axis=1)
-    at_once = certified_margins(net, x, labels, eps=0.1)
-    assert (at_once > apart - 1e-5).all()  # equal where every unit's weights differ in sign
-    assert (at_once > apart + 1e-3).mean() > 0.5
+    separate = low[rows, labels] - others.max(axis=1)
+    joint = certified_margins(net, x, labels, eps=0.1)
+    assert (joint > separate - 1e-5).all()  # equal where all weights of a unit differ in sign
+    assert (joint > separate + 1e-3).mean() > 0.5
 
 
 class Overwriting(nn.Module):
@@ -259,7 +261,7 @@ class Overwriting(nn.Module):
         return y + z
 
 
-class OverwritingByPlace(Overwriting):
+class OverwritingPositional(Overwriting):
     def forward(self, x):
         y = self.linear(x)
         z = y.flatten(1)
@@ -277,57 +279,57 @@ class Deciding(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class Shouting(nn.Linear):
+class Scaled(nn.Linear):
     def forward(self, x):
         return 100 * super().forward(x)
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), r"1 \(LayerNorm\): there is no rule"),
         (nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)), r"1 \(Softmax\)"),
         (nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), "from the batch"),
         (nn.Sequential(nn.Dropout(0.5)).train(), "train mode"),
         (nn.Sequential(nn.LeakyReLU(-0.5)), "slope is negative"),
-        (nn.Sequential(nn.Flatten(), Overwriting()), "overwrites what is used"),
-        (OverwritingByPlace(), "overwrites what is used"),
+        (nn.Sequential(nn.Flatten(), Overwriting()), "overwrites a result"),
+        (OverwritingPositional(), "overwrites a result"),
         (Doubling(), "with these options"),
         (Deciding(), "cannot trace"),
     ],
 )
-def test_a_part_without_a_rule_is_named(model, says):
-    with pytest.raises(NoBoundsError, match=says):
+def test_an_unsupported_part_is_named(model, message):
+    with pytest.raises(NoBoundsError, match=message):
         certified_margins(model, np.ones((2, 2), dtype=np.float32), np.array([0, 1]), eps=0.1)
 
 
-def test_a_subclass_is_not_taken_for_its_parent():
-    model = nn.Sequential(frozen(Shouting(2, 2)))
+def test_a_subclass_does_not_inherit_a_rule():
+    model = nn.Sequential(frozen(Scaled(2, 2)))
     x = np.ones((1, 2), dtype=np.float32)
     with pytest.raises(NoBoundsError):
         certified_margins(model, x, np.array([0]), eps=0.1)
 
 
-def test_a_hook_that_changes_answers_gives_no_certificate():
+def test_a_hook_that_changes_the_logits_prevents_a_certificate():
     model = nn.Sequential(frozen(nn.Linear(2, 2)))
     model[0].register_forward_hook(lambda module, args, out: out + 5)
     x = np.ones((1, 2), dtype=np.float32)
-    with pytest.raises(NoBoundsError, match="own answers"):
+    with pytest.raises(NoBoundsError, match="own logits"):
         certified_margins(model, x, np.array([0]), eps=0.1)
 
 
 def least_change(weight, bias, x, label, norm: str) -> float:
-    """Let an optimiser find the least change of a linear model's answer."""
+    """Compute a linear model's distance to its decision boundary by an optimiser."""
     distances = []
     for other in set(range(len(bias))) - {label}:
-        slope, gap = weight[label] - weight[other], bias[label] - bias[other]
+        gradient, gap = weight[label] - weight[other], bias[label] - bias[other]
         if norm == "l2":
             found = optimize.minimize(
                 lambda d: d @ d,
                 np.full(len(x), 0.01),
                 constraints={
                     "type": "ineq",
-                    "fun": lambda d, s=slope, g=gap: -(s @ (x + d) + g),
+                    "fun": lambda d, s=gradient, g=gap: -(s @ (x + d) + g),
                 },
                 method="SLSQP",
                 options={"ftol": 1e-14, "maxiter": 500},
@@ -338,8 +340,8 @@ def least_change(weight, bias, x, label, norm: str) -> float:
             eye, ones = np.eye(count), np.ones((count, 1))
             found = optimize.linprog(
                 np.r_[np.zeros(count), 1],
-                A_ub=np.block([[eye, -ones], [-eye, -ones], [slope[None], np.zeros((1, 1))]]),
-                b_ub=np.r_[np.zeros(2 * count), -(slope @ x + gap)],
+                A_ub=np.block([[eye, -ones], [-eye, -ones], [gradient[None], np.zeros((1, 1))]]),
+                b_ub=np.r_[np.zeros(2 * count), -(gradient @ x + gap)],
                 bounds=[(None, None)] * count + [(0, None)],
             )
             distances.append(found.fun)
@@ -347,7 +349,7 @@ def least_change(weight, bias, x, label, norm: str) -> float:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_linear_models_distance_is_the_optimisers(norm):
+def test_a_linear_models_distance_equals_an_optimisers(norm):
     model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), seed=1)
     x = np.random.default_rng(0).random((8, 1, 2, 2)).astype(np.float32)
     labels = model(torch.tensor(x)).argmax(dim=1).numpy()
@@ -358,7 +360,7 @@ def test_a_linear_models_distance_is_the_optimisers(norm):
         assert found[row] == pytest.approx(expected, rel=1e-3)
 
 
-def test_within_a_linear_piece_the_boundary_is_where_it_says():
+def test_the_distance_is_exact_within_a_linear_region():
     net = frozen(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)), seed=2).double()
     x = torch.tensor(np.random.default_rng(0).normal(size=(200, 3)))
     logits = net(x)
@@ -368,16 +370,16 @@ def test_within_a_linear_piece_the_boundary_is_where_it_says():
     for row in range(200):
         one = x[row : row + 1].clone().requires_grad_()
         margin = net(one)[0, labels[row]] - net(one)[0, 1 - labels[row]]
-        (slope,) = torch.autograd.grad(margin, one)
-        at = one.detach() - distances[row] * slope / slope.norm()
+        (gradient,) = torch.autograd.grad(margin, one)
+        at = one.detach() - distances[row] * gradient / gradient.norm()
         if ((net[0](at) > 0) == (net[0](one) > 0)).all():
             checked += 1
-            answer = net(at)[0]
-            assert float(answer[0] - answer[1]) == pytest.approx(0, abs=1e-9)
+            logits_there = net(at)[0]
+            assert float(logits_there[0] - logits_there[1]) == pytest.approx(0, abs=1e-9)
     assert checked > 20
 
 
-def test_distances_at_the_edges():
+def test_distances_of_wrong_and_constant_predictions():
     model = frozen(nn.Sequential(nn.Linear(2, 2)))
     x = np.ones((2, 2), dtype=np.float32)
     wrong = 1 - model(torch.tensor(x)).argmax(dim=1).numpy()
@@ -390,45 +392,56 @@ def test_distances_at_the_edges():
     assert np.isinf(boundary_distances(alone, x, np.zeros(2, dtype=np.int64))).all()
 
 
-def test_student_and_teacher_side_by_side():
+IDENTITY = Normalization((0.0,), (1.0,))
+
+
+def attack_target(model: nn.Module, images: Images, correct: np.ndarray) -> AttackTarget:
+    """Build a target whose exported file is correct on the given images only."""
+    predicted = np.where(correct, images.labels, 1 - images.labels)
+    torch_model = TorchModel(model, ImageClassification(("no", "yes")))
+    return AttackTarget(lambda pixels: np.eye(2)[predicted], images.model(torch_model))
+
+
+def test_comparisons_of_student_and_teacher():
     x = np.random.default_rng(0).random((40, 1, 2, 2)).astype(np.float32)
-    teacher = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=3)
-    labels = teacher(torch.tensor(x)).argmax(dim=1).numpy()
-    sides = {
-        "student": Certifiable(teacher, np.arange(40) % 2 == 0),  # the file is wrong on the rest
-        "teacher": Certifiable(teacher, np.ones(40, dtype=bool)),
+    model = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), seed=3)
+    labels = model(torch.tensor(x)).argmax(dim=1).numpy()
+    images = Images(x, labels, "image", IDENTITY)
+    even = np.arange(40) % 2 == 0
+    targets = {
+        "student": attack_target(model, images, even),
+        "teacher": attack_target(model, images, np.ones(40, dtype=bool)),
     }
-    rows, findings, notes = compare_certified(sides, x, labels, epsilons=(0.01, 0.1), margin=0.02)
-    sure = certified_margins(teacher, x, labels, eps=0.01) > 0
-    assert rows[0].teacher.value == pytest.approx(sure.mean())
-    assert rows[0].student.value == pytest.approx((sure & (np.arange(40) % 2 == 0)).mean())
-    assert len(findings) == 2
+    rows, comparisons, notes = compare_certified(targets, images, epsilons=(0.01, 0.1), margin=0.02)
+    certified = certified_margins(model, x, labels, eps=0.01) > 0
+    assert rows[0].teacher.value == pytest.approx(certified.mean())
+    assert rows[0].student.value == pytest.approx((certified & even).mean())
+    assert len(comparisons) == 2
     assert not notes
-    distances, finding = compare_distances(
-        sides, x, labels, resamples=Resamples(40, n_resamples=50)
+    distances, comparison = compare_distances(
+        targets, images, resamples=Resamples(40, n_resamples=50)
     )
-    expected = np.sort(boundary_distances(teacher, x, labels))
-    assert finding.teacher.value == pytest.approx(expected[19])
-    assert finding.difference.value == 0
+    expected = np.sort(boundary_distances(model, x, labels))
+    assert comparison.teacher.value == pytest.approx(expected[19])
+    assert comparison.difference.value == 0
     assert distances.student[3] == pytest.approx(np.median(expected))
 
 
-def test_a_model_without_rules_is_a_note():
+def test_a_model_without_rules_is_noted():
     x = np.ones((3, 1, 2, 2), dtype=np.float32)
-    odd = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
-    plain = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+    images = Images(x, np.zeros(3, dtype=np.int64), "image", IDENTITY)
     right = np.ones(3, dtype=bool)
-    sides = {"student": Certifiable(odd, right), "teacher": Certifiable(plain, right)}
-    rows, findings, notes = compare_certified(
-        sides, x, np.zeros(3, dtype=np.int64), epsilons=(0.1,), margin=0.02
-    )
-    assert (rows, findings) == ((), [])
+    odd = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
+    unsupported = attack_target(odd, images, right)
+    linear = frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+    supported = attack_target(linear, images, right)
+    targets = {"student": unsupported, "teacher": supported}
+    rows, comparisons, notes = compare_certified(targets, images, epsilons=(0.1,), margin=0.02)
+    assert (rows, comparisons) == ((), [])
     assert notes == [
-        "The student has no certified accuracy: 1 (LayerNorm): there is no rule for it."
+        "The student has no certified accuracy: model.1 (LayerNorm): there is no rule for it."
     ]
-    sides = {"student": sides["teacher"], "teacher": sides["student"]}
-    rows, _, notes = compare_certified(
-        sides, x, np.zeros(3, dtype=np.int64), epsilons=(0.1,), margin=0.02
-    )
+    targets = {"student": supported, "teacher": unsupported}
+    rows, _, notes = compare_certified(targets, images, epsilons=(0.1,), margin=0.02)
     assert rows[0].teacher is None
     assert "teacher has no certified accuracy" in notes[0]

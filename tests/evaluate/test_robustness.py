@@ -1,9 +1,10 @@
-"""The question as a whole: every part, and a plain note wherever one cannot be had."""
+"""The whole evaluation: every part, and a note wherever one is not possible."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ FAST = {
 
 
 def model(seed: int, channels: int = 1) -> nn.Module:
-    """Give a net that tells which third of a picture is brightest, a little roughly."""
+    """Build a net that approximately classifies which third of an image is brightest."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.Flatten())
     net.append(nn.Linear(6 * 36, 3))
@@ -60,8 +61,8 @@ def context(
     random = np.random.default_rng(0)
     labels = random.integers(3, size=count)
     pixels = 0.4 * random.random((count, channels, 6, 6))
-    for picture, label in zip(pixels, labels, strict=True):
-        picture[:, :, 2 * label : 2 * label + 2] += 0.3
+    for image, label in zip(pixels, labels, strict=True):
+        image[:, :, 2 * label : 2 * label + 2] += 0.3
     inputs = ((pixels - 0.5) / 0.25).astype(np.float32)
 
     def batches():
@@ -81,7 +82,7 @@ def context(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_part_is_answered(channels):
+def test_every_part_has_results(channels):
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     sides = side("small", 0, channels=channels), side("large", 1, channels=channels)
     found = evaluate(context(*sides, channels=channels), **FAST)
@@ -98,13 +99,13 @@ def test_every_part_is_answered(channels):
         assert line.difference.value == pytest.approx(line.student.value - line.teacher.value)
         assert line.method.endswith(".")
     robust = next(line for line in found.comparisons if "51/255" in line.name)
-    certain = next(line for line in found.comparisons if line.name.startswith("Certified"))
-    assert certain.student.value > 0
-    assert robust.student.value <= certain.student.value
+    certified = next(line for line in found.comparisons if line.name.startswith("Certified"))
+    assert certified.student.value > 0
+    assert robust.student.value <= certified.student.value
     assert Robustness.model_validate_json(found.model_dump_json()) == found
 
 
-def test_what_is_certain_no_attack_breaks():
+def test_no_attack_breaks_a_certificate():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     size = 0.02
     found = evaluate(
@@ -117,14 +118,14 @@ def test_what_is_certain_no_attack_breaks():
     assert all(line.verdict == "no reference" for line in found.comparisons)
 
 
-def test_a_student_beside_itself_is_kept():
+def test_a_student_equal_to_its_teacher_has_no_differences():
     found = evaluate(context(side("a", 0), side("b", 0)), **FAST, parts=("corruption", "distances"))
     assert found.attacks == ()
     assert all(line.difference.value == 0 for line in found.comparisons)
     assert all(row.student == row.teacher for row in found.corruptions)
 
 
-def test_without_a_torch_model_there_is_a_note_and_still_a_figure():
+def test_without_a_torch_model_robust_accuracy_is_measured_and_noted():
     pytest.importorskip("foolbox", reason='attacks need the extra "evaluate"')
     found = evaluate(context(side("small", 0, torch_model=False), side("large", 1)), **FAST)
     assert len(found.notes) == 3
@@ -142,7 +143,7 @@ def test_without_a_torch_model_there_is_a_note_and_still_a_figure():
 def test_without_foolbox_the_note_names_the_extra(monkeypatch):
     monkeypatch.setattr(robustness, "available", lambda module: False)
     found = evaluate(context(side("small", 0), None), **FAST)
-    assert found.notes == ('Attacks need foolbox: pip install "limbeck[evaluate]".',)
+    assert found.notes == ('Attacks require foolbox: pip install "limbeck[evaluate]".',)
     assert found.attacks == ()
     assert found.certified
 
@@ -155,34 +156,32 @@ def test_one_sample_is_enough():
 
 
 def test_pixels_outside_the_box_are_not_attacked():
-    wrong = context(side("small", 0), None)
-    wrong = EvaluationContext(
-        wrong.student, None, wrong.batches, wrong.batches, CLASSES, Normalization((0.5,), (1.0,))
-    )
+    whole = context(side("small", 0), None)
+    wrong = replace(whole, normalization=Normalization((0.5,), (1.0,)))
     found = evaluate(wrong, **FAST)
-    assert "not the box from 0 to 1" in found.notes[-1]
+    assert "not from 0 to 1" in found.notes[-1]
     assert found.attacks == ()
 
 
 class CountsWords:
-    """Answers 1 to a sentence of more than six known words."""
+    """Predicts class 1 for a text of more than six known words."""
 
     def predict(self, batch):
         known = (np.asarray(batch["input_ids"]) == 1).sum(axis=1) - 6.5
         return {"logits": np.stack([-known, known], axis=1).astype(np.float32)}
 
 
-def encode(sentences):
+def encode(texts):
     known = {"good", "film", "and", "a", "very"}
-    length = max(len(one.split()) for one in sentences)
-    ids = np.zeros((len(sentences), length), dtype=np.int64)
-    for row, one in zip(ids, sentences, strict=True):
+    length = max(len(one.split()) for one in texts)
+    ids = np.zeros((len(texts), length), dtype=np.int64)
+    for row, one in zip(ids, texts, strict=True):
         words = one.split()
         row[: len(words)] = [1 if word in known else 2 for word in words]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(ids > 0)}
 
 
-def test_texts_get_typos_and_lose_words():
+def test_texts_are_corrupted_by_typos_and_dropped_words():
     raw = ["a very good film and a good film"] * 30 + ["a good film"] * 30
     labels = np.array([1] * 30 + [0] * 30)
 
@@ -202,17 +201,17 @@ def test_texts_get_typos_and_lose_words():
     assert {row.kind for row in found.corruptions} == {"typos", "dropped words"}
     assert len(found.corruptions) == 10
     accuracy = [row.student.value for row in found.corruptions if row.kind == "dropped words"]
-    # A short sentence stays short; a long one of 8 loses 1, 1, 2, 3 and 4 words.
+    # A short text stays below the threshold; one of 8 words loses 1, 1, 2, 3 and 4 of them.
     rows = one.sample["row"]
     short = (rows >= 30).mean()
     assert accuracy == pytest.approx([1, 1, short, short, short])
     assert found.attack_samples == 0
     assert found.notes == (
-        "The samples are not pictures: no attacks, no certificates, no distances.",
+        "The samples are not images: no attacks, no certificates, no distances.",
     )
 
 
-def test_numbers_that_are_neither_are_left_alone():
+def test_inputs_that_are_neither_images_nor_texts_are_noted():
     class Sums:
         def predict(self, batch):
             total = batch["features"].sum(axis=1)

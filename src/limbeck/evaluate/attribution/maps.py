@@ -48,8 +48,8 @@ def integrated_gradients(
     $$a_i = (x_i - x'_i) \int_0^1 \frac{\partial f_c(x' + t(x - x'))}{\partial x_i}\, dt, \qquad
       \sum_i a_i = f_c(x) - f_c(x')$$
 
-    The integral is a Gauss-Legendre sum of `steps` points. Returns the attributions, `[n, ...]`, and
-    their completeness errors, `[n]`.
+    The integral is a Gauss-Legendre sum of `steps` points. Returns the attributions, `[n, ...]`,
+    and their completeness errors, `[n]`.
 
     Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as in captum.
     """

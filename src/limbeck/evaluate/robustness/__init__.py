@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from limbeck.core.imports import available
 from limbeck.core.measurement import Result
 from limbeck.core.numbers import is_positive, is_whole
@@ -16,11 +14,10 @@ from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.comparison import MetricComparison
 from limbeck.evaluate.context import Workload
 from limbeck.evaluate.robustness.corruptions import (
-    PICTURES,
+    IMAGE_CORRUPTIONS,
     SEVERITIES,
-    TEXTS,
+    TEXT_CORRUPTIONS,
     CorruptedRow,
-    Corruption,
     compare_corruptions,
     compare_variance,
     corrupt_images,
@@ -29,10 +26,9 @@ from limbeck.evaluate.robustness.corruptions import (
 from limbeck.evaluate.robustness.rows import AttackRow, CertifiedRow, Distances, Example
 
 if TYPE_CHECKING:
-    from limbeck.evaluate.context import EvaluatedModel, EvaluationContext, TextInputs
-    from limbeck.evaluate.robustness.attack_report import AttackBudget, AttackTarget
-    from limbeck.evaluate.robustness.certified import Certifiable
-    from limbeck.evaluate.robustness.images import Images
+    from limbeck.evaluate.context import EvaluationContext
+    from limbeck.evaluate.robustness.attack_report import AttackBudget
+    from limbeck.evaluate.robustness.images import AttackTarget, Images
 
 
 PARTS = ("attacks", "corruption", "certified", "distances")
@@ -45,7 +41,7 @@ BOUNDS = 13
 """Cost of certificates per image, in gradients: measured on residual networks."""
 
 NO_GRADIENTS = (
-    "The {} has no PyTorch model: it was attacked without gradients of its own, so its robust "
+    "The {} has no PyTorch model: it was attacked without its own gradients, so its robust "
     "accuracy may be overestimated."
 )
 
@@ -82,7 +78,7 @@ class Robustness(Result):
 class _Part:
     """The contribution of one part: metric comparisons, notes, and fields of the result by name."""
 
-    findings: Sequence[MetricComparison] = ()
+    comparisons: Sequence[MetricComparison] = ()
     notes: Sequence[str] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -119,32 +115,47 @@ def evaluate(
         InputError: There is no such part, or a size is not within (0, 1].
     """
     from limbeck.evaluate.robustness.attack_report import AttackBudget
+    from limbeck.evaluate.robustness.certified import compare_certified, compare_distances
     from limbeck.evaluate.robustness.images import images_of
 
     _check(parts, (*epsilons, *certified_epsilons), attack_samples)
-    whole = images_of(context)
+    images = images_of(context)
     found: list[_Part] = []
+    attacked = 0
     if "corruption" in parts:
-        found.append(_worsened(context, whole, margin=margin, draws=n_resamples))
-    some = None if isinstance(whole, str) else whole.drawn(attack_samples, context.seed)
-    if some is None:
-        found.append(_Part(notes=(f"{whole}: no attacks, no certificates, no distances.",)))
+        found.append(_corruption(context, images, margin=margin, n_resamples=n_resamples))
+    if isinstance(images, str):
+        found.append(_Part(notes=(f"{images}: no attacks, no certificates, no distances.",)))
     else:
-        resamples = Resamples(len(some.labels), n_resamples=n_resamples, seed=context.seed)
+        some = images.drawn(attack_samples, context.seed)
+        attacked = len(some.labels)
+        targets: dict[str, AttackTarget] = {}
+        if set(parts) - {"corruption"}:
+            targets.update((name, some.target(model)) for name, model in context.models())
+        has_gradients = context.student.torch_model is not None
         if "attacks" in parts:
-            effort = AttackBudget(steps, restarts, queries, context.seed)
+            budget = AttackBudget(steps, restarts, queries, context.seed)
             found.append(
-                _attacks(context, some, sorted(epsilons), effort, margin=margin, draws=n_resamples)
+                _attacks(context, targets, some, sorted(epsilons), budget, margin, n_resamples)
             )
-        if "certified" in parts:
-            found.append(_certified(context, some, certified_epsilons, margin))
-        if "distances" in parts:
-            found.append(_distances(context, some, resamples))
+        if "certified" in parts and has_gradients:
+            rows, comparisons, notes = compare_certified(
+                targets, some, epsilons=certified_epsilons, margin=margin
+            )
+            found.append(_Part(comparisons, notes, {"certified": rows}))
+        elif "certified" in parts:
+            found.append(_Part(notes=("The student has no PyTorch model: no certificates.",)))
+        if "distances" in parts and has_gradients:
+            resamples = Resamples(attacked, n_resamples=n_resamples, seed=context.seed)
+            distances, comparison = compare_distances(targets, some, resamples=resamples)
+            found.append(_Part((comparison,), (), {"distances": distances}))
+        elif "distances" in parts:
+            found.append(_Part(notes=("The student has no PyTorch model: no distances.",)))
     return Robustness(
-        comparisons=tuple(line for part in found for line in part.findings),
+        comparisons=tuple(line for part in found for line in part.comparisons),
         notes=tuple(note for part in found for note in part.notes),
         samples=len(context.sample["labels"]),
-        attack_samples=0 if some is None else len(some.labels),
+        attack_samples=attacked,
         **{name: value for part in found for name, value in part.fields.items()},
     )
 
@@ -177,57 +188,45 @@ def _check(parts: tuple[str, ...], epsilons: tuple[float, ...], attack_samples: 
             raise InputError(Problem("robustness.epsilons", size, "numbers above 0 and at most 1"))
 
 
-def _worsened(
-    context: EvaluationContext, pictures: Images | str, *, margin: float, draws: int
+def _corruption(
+    context: EvaluationContext, images: Images | str, *, margin: float, n_resamples: int
 ) -> _Part:
-    labels = context.sample["labels"]
-    both = context.student.predictor, context.teacher.predictor if context.teacher else None
-    resamples = Resamples(len(labels), n_resamples=draws, seed=context.seed)
-    if not isinstance(pictures, str):
-        kinds, damage = tuple(PICTURES), _damaged_pictures(pictures, context.seed)
-        varied = compare_variance(*both, _noisy(pictures, context.seed), resamples=resamples)
-    elif context.texts is not None and labels.ndim == 1:
-        kinds, damage = tuple(TEXTS), _damaged_texts(context.texts, context.sample, context.seed)
-        varied = None
+    labels, seed, texts = context.sample["labels"], context.seed, context.texts
+    models = context.student.predictor, context.teacher.predictor if context.teacher else None
+    resamples = Resamples(len(labels), n_resamples=n_resamples, seed=seed)
+    kinds: Sequence[str]
+    variance = []
+    if not isinstance(images, str):
+        kinds = tuple(IMAGE_CORRUPTIONS)
+
+        def corrupt(kind: str, severity: int, seed: int = seed) -> Mapping[str, Any]:
+            pixels = corrupt_images(images.pixels, kind, severity=severity, seed=seed)
+            return images.inputs(pixels)
+
+        noisy = [corrupt("gaussian noise", 1, seed + 1 + draw) for draw in range(NOISE_DRAWS)]
+        variance.append(compare_variance(*models, noisy, resamples=resamples))
+    elif texts is not None and labels.ndim == 1:
+        kinds = tuple(TEXT_CORRUPTIONS)
+        raw = [texts.raw[row] for row in context.sample["row"]]
+
+        def corrupt(kind: str, severity: int, seed: int = seed) -> Mapping[str, Any]:
+            return texts.encode(corrupt_texts(raw, kind, severity=severity, seed=seed))
     else:
-        return _Part(notes=("The samples are neither pictures nor texts: nothing was worsened.",))
-    rows, findings = compare_corruptions(
-        *both, labels, kinds=kinds, damage=damage, resamples=resamples, margin=margin
+        return _Part(notes=("The samples are neither images nor texts: no corruptions.",))
+    rows, comparisons = compare_corruptions(
+        *models, labels, kinds=kinds, corrupt=corrupt, resamples=resamples, margin=margin
     )
-    lines = findings if varied is None else [*findings, varied]
-    return _Part(findings=lines, fields={"corruptions": rows})
-
-
-def _damaged_pictures(pictures: Images, seed: int) -> Corruption:
-    def damage(kind: str, severity: int) -> dict[str, Any]:
-        worse = corrupt_images(pictures.pixels, kind, severity=severity, seed=seed)
-        return pictures.inputs(worse)
-
-    return damage
-
-
-def _noisy(pictures: Images, seed: int) -> list[dict[str, Any]]:
-    return [
-        dict(_damaged_pictures(pictures, seed + 1 + draw)("gaussian noise", 1))
-        for draw in range(NOISE_DRAWS)
-    ]
-
-
-def _damaged_texts(texts: TextInputs, sample: Mapping[str, NDArray[Any]], seed: int) -> Corruption:
-    raw = [texts.raw[row] for row in sample["row"]]
-    return lambda kind, severity: texts.encode(
-        corrupt_texts(raw, kind, severity=severity, seed=seed)
-    )
+    return _Part([*comparisons, *variance], fields={"corruptions": rows})
 
 
 def _attacks(
     context: EvaluationContext,
-    pictures: Images,
+    targets: Mapping[str, AttackTarget],
+    images: Images,
     epsilons: Sequence[float],
-    effort: AttackBudget,
-    *,
+    budget: AttackBudget,
     margin: float,
-    draws: int,
+    n_resamples: int,
 ) -> _Part:
     from limbeck.evaluate.robustness.attack_report import (
         compare_attacks,
@@ -236,72 +235,22 @@ def _attacks(
     )
 
     if not available("foolbox"):
-        return _Part(notes=('Attacks need foolbox: pip install "limbeck[evaluate]".',))
+        return _Part(notes=('Attacks require foolbox: pip install "limbeck[evaluate]".',))
     if len(context.classes) < 2:
-        return _Part(notes=("There is one class alone: no attack can change the answer.",))
-    student = _attacked(context.student, pictures)
-    teacher = _attacked(context.teacher, pictures) if context.teacher else None
-    under = compare_attacks(
-        student, teacher, pictures, epsilons=tuple(epsilons), effort=effort, margin=margin
+        return _Part(notes=("There is only one class: no attack can change the prediction.",))
+    report = compare_attacks(
+        targets, images, epsilons=tuple(epsilons), budget=budget, margin=margin
     )
-    nearest = compare_deepfool(student, teacher, pictures, draws=draws, seed=context.seed)
+    nearest = compare_deepfool(targets, images, n_resamples=n_resamples, seed=context.seed)
     return _Part(
-        findings=[*under.comparisons, *nearest],
-        notes=[
-            NO_GRADIENTS.format(name) for name, side in context.models() if side.torch_model is None
-        ],
-        fields={
-            "warnings": under.warnings,
-            "attacks": under.rows,
-            "examples": examples(student, pictures, under.broken, context.classes),
+        [*report.comparisons, *nearest],
+        [NO_GRADIENTS.format(name) for name, one in targets.items() if one.model is None],
+        {
+            "warnings": report.warnings,
+            "attacks": report.rows,
+            "examples": examples(targets["student"], images, report.broken, context.classes),
         },
     )
-
-
-def _attacked(side: EvaluatedModel, pictures: Images) -> AttackTarget:
-    from limbeck.evaluate.robustness.attack_report import AttackTarget
-
-    model = None if side.torch_model is None else pictures.model(side.torch_model)
-    return AttackTarget(pictures.show(side.predictor), model)
-
-
-def _certified(
-    context: EvaluationContext, pictures: Images, epsilons: tuple[float, ...], margin: float
-) -> _Part:
-    from limbeck.evaluate.robustness.certified import compare_certified
-
-    sides = _certifiable(context, pictures)
-    if "student" not in sides:
-        return _Part(notes=("The student has no PyTorch model: no certificates.",))
-    rows, findings, notes = compare_certified(
-        sides, pictures.pixels, pictures.labels, epsilons=epsilons, margin=margin
-    )
-    return _Part(findings, notes, {"certified": rows})
-
-
-def _distances(context: EvaluationContext, pictures: Images, resamples: Resamples) -> _Part:
-    from limbeck.evaluate.robustness.certified import compare_distances
-
-    sides = _certifiable(context, pictures)
-    if "student" not in sides:
-        return _Part(notes=("The student has no PyTorch model: no distances.",))
-    distances, finding = compare_distances(
-        sides, pictures.pixels, pictures.labels, resamples=resamples
-    )
-    return _Part([finding], (), {"distances": distances})
-
-
-def _certifiable(context: EvaluationContext, pictures: Images) -> dict[str, Certifiable]:
-    from limbeck.evaluate.robustness.certified import Certifiable
-
-    return {
-        name: Certifiable(
-            pictures.model(side.torch_model),
-            pictures.show(side.predictor)(pictures.pixels).argmax(axis=1) == pictures.labels,
-        )
-        for name, side in context.models()
-        if side.torch_model is not None
-    }
 
 
 def workload(
@@ -316,17 +265,17 @@ def workload(
     **settings: object,
 ) -> Workload:
     """Compute the workload, as if no image were broken by the first attacks of any size."""
-    pictures = context.normalization is not None
-    if not pictures and context.texts is None:
+    images = context.normalization is not None
+    if not images and context.texts is None:
         return Workload()
-    kinds = PICTURES if pictures else TEXTS
-    worsened = (len(kinds) * len(SEVERITIES) + 1 + NOISE_DRAWS) * len(context.sample["labels"])
-    predictions, gradients = worsened * ("corruption" in parts), 0
-    if pictures and "attacks" in parts:
+    kinds = IMAGE_CORRUPTIONS if images else TEXT_CORRUPTIONS
+    corrupted = (len(kinds) * len(SEVERITIES) + 1 + NOISE_DRAWS) * len(context.sample["labels"])
+    predictions, gradients = corrupted * ("corruption" in parts), 0
+    if images and "attacks" in parts:
         predictions += attack_samples * (queries + 3 * len(epsilons))
         gradients += attack_samples * (len(epsilons) * (steps + 1) + restarts)
-    if pictures and "certified" in parts:
+    if images and "certified" in parts:
         gradients += attack_samples * BOUNDS
-    if pictures and "distances" in parts:
+    if images and "distances" in parts:
         gradients += attack_samples * len(context.classes) // 3
     return Workload(predictions=predictions, gradients=gradients)

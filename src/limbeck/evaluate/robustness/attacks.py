@@ -1,8 +1,11 @@
-"""Gradient attacks by foolbox: FGSM, projected gradient descent (PGD), DeepFool."""
+"""Adversarial attacks: FGSM, PGD and DeepFool by foolbox, PGD on the margin, and Square.
+
+In all of them `pixels` are in [0, 1], `[n, channels, height, width]`; `labels` are `[n]`; `eps` is
+the L-infinity perturbation size ε. Those by foolbox need the extra "evaluate".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.core.imports import require
-from limbeck.evaluate.robustness.images import BATCH, Floats, PixelModel, Shown
-
-Labels = NDArray[np.int64]
+from limbeck.evaluate.robustness.images import Floats, Labels, Logits, PixelModel, by_batches
 
 
 def fgsm(model: PixelModel, pixels: Floats, labels: Labels, *, eps: float) -> Floats:
@@ -21,19 +22,10 @@ def fgsm(model: PixelModel, pixels: Floats, labels: Labels, *, eps: float) -> Fl
 
     $$x' = \mathrm{clip}(x + \epsilon\,\mathrm{sign}\,\nabla_x \mathrm{CE}(f(x), y))$$
 
-    Args:
-        model: A model of pixels.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
-        eps: The L-infinity perturbation size, ε.
-
-    Raises:
-        InputError: foolbox is not installed.
-
     Source: Goodfellow et al., ICLR 2015 (arXiv:1412.6572).
     """
     attack = _foolbox().attacks.LinfFastGradientAttack()
-    return _run(attack, model, pixels, labels, size=eps, seed=0)
+    return _run(attack, model, pixels, labels, eps=eps)
 
 
 def pgd(
@@ -48,23 +40,13 @@ def pgd(
     """Apply projected gradient descent (PGD) on cross-entropy, from a random start.
 
     After each step the image is projected onto the L-infinity ball of `eps` around the original. A
-    step is 2.5 times the size divided by the number of steps, as Madry's.
-
-    Args:
-        model: A model of pixels.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
-        eps: The L-infinity perturbation size.
-        steps: Number of steps.
-        seed: Seed of the start.
-
-    Raises:
-        InputError: foolbox is not installed.
+    step is 2.5 times the size divided by the number of steps, as Madry's. The seed is that of the
+    start.
 
     Source: Madry et al., ICLR 2018 (arXiv:1706.06083).
     """
     attack = _foolbox().attacks.LinfPGD(rel_stepsize=2.5 / steps, steps=steps, random_start=True)
-    return _run(attack, model, pixels, labels, size=eps, seed=seed)
+    return _run(attack, model, pixels, labels, eps=eps, seed=seed)
 
 
 def deepfool(
@@ -72,20 +54,13 @@ def deepfool(
 ) -> Floats:
     """Apply DeepFool: approximate the minimal L2 perturbation by linearized boundaries.
 
-    Args:
-        model: A model of pixels.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
-        steps: Largest number of steps.
-        candidates: Number of the likeliest classes considered, the label's included.
-
-    Raises:
-        InputError: foolbox is not installed.
+    It makes at most `steps` steps; `candidates` is the number of the likeliest classes considered,
+    the label's included.
 
     Source: Moosavi-Dezfooli et al., CVPR 2016 (arXiv:1511.04599).
     """
     attack = _foolbox().attacks.L2DeepFoolAttack(steps=steps, candidates=candidates)
-    return _run(attack, model, pixels, labels, size=None, seed=0)
+    return _run(attack, model, pixels, labels, eps=None)
 
 
 def zero_gradients(model: PixelModel, pixels: Floats, labels: Labels) -> NDArray[np.bool_]:
@@ -94,30 +69,13 @@ def zero_gradients(model: PixelModel, pixels: Floats, labels: Labels) -> NDArray
     FGSM leaves such an image unchanged, and PGD leaves it at its random start.
     """
 
-    def zero(part: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        part.requires_grad_()
-        loss = torch.nn.functional.cross_entropy(model(part), right, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, part)
+    def zero(x: Tensor, y: Tensor) -> Tensor:
+        x.requires_grad_()
+        loss = torch.nn.functional.cross_entropy(model(x), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
         return (gradient == 0).flatten(1).all(dim=1)
 
     return by_batches(zero, model, pixels, labels)
-
-
-def by_batches(
-    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    model: PixelModel,
-    pixels: Floats,
-    labels: Labels,
-) -> NDArray[Any]:
-    """Apply a function of images and labels on the model's device, in batches."""
-    parts = [
-        function(
-            torch.tensor(pixels[first : first + BATCH], device=model.device),
-            torch.tensor(labels[first : first + BATCH], device=model.device),
-        )
-        for first in range(0, len(pixels), BATCH)
-    ]
-    return np.concatenate([part.detach().cpu().numpy() for part in parts])
 
 
 def _foolbox() -> Any:
@@ -125,24 +83,30 @@ def _foolbox() -> Any:
 
 
 def _run(
-    attack: Any, model: PixelModel, pixels: Floats, labels: Labels, *, size: float | None, seed: int
+    attack: Any,
+    model: PixelModel,
+    pixels: Floats,
+    labels: Labels,
+    *,
+    eps: float | None,
+    seed: int = 0,
 ) -> Floats:
     # Without a device foolbox uses the first GPU.
-    seen = _foolbox().PyTorchModel(model, bounds=(0, 1), device=model.device)
+    wrapped = _foolbox().PyTorchModel(model, bounds=(0, 1), device=model.device)
 
-    def found(part: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        _, clipped, _ = attack(seen, part, right, epsilons=size)
+    def perturbed(x: Tensor, y: Tensor) -> Tensor:
+        _, clipped, _ = attack(wrapped, x, y, epsilons=eps)
         return torch.as_tensor(clipped)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return by_batches(found, model, pixels, labels)
+        return by_batches(perturbed, model, pixels, labels)
 
 
 def margin_pgd(
     model: PixelModel,
     pixels: Floats,
-    labels: NDArray[np.int64],
+    labels: Labels,
     *,
     eps: float,
     steps: int = 10,
@@ -157,42 +121,34 @@ def margin_pgd(
     sign does not depend on the scale of the logits. The step size begins at twice the perturbation
     size and decays to zero; the image with the largest margin on the way is returned.
 
-    Args:
-        model: A model of pixels.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
-        eps: The L-infinity perturbation size, ε.
-        steps: Number of steps.
-        restart: With 0, j is the likeliest wrong class at each step, and the start is the image.
-            With r, j is the r-th likeliest wrong class of the image, and the start is random.
-        seed: Seed of the random start.
+    With `restart` 0, j is the likeliest wrong class at each step, and the start is the image. With
+    `restart` r, j is the r-th likeliest wrong class of the image, and the start is random.
 
     Source: Carlini & Wagner, IEEE S&P 2017 (arXiv:1608.04644), for the loss; Gowal et al. 2019
         (arXiv:1910.09338), for one target class per restart.
     """
     random = torch.Generator(model.device).manual_seed(seed + restart)
 
-    def found(part: Tensor, right: Tensor) -> Tensor:
-        low, high = (part - eps).clamp(min=0), (part + eps).clamp(max=1)
+    def perturbed(x: Tensor, y: Tensor) -> Tensor:
+        low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
         if restart == 0:
-            return _climb(model, part, low, high, right, None, size=eps, steps=steps)
-        share = torch.rand(part.shape, generator=random, device=part.device)
-        ranked = wrong_classes(model, part, right)
+            return _ascend(model, x, low, high, y, None, eps=eps, steps=steps)
+        share = torch.rand(x.shape, generator=random, device=x.device)
+        ranked = wrong_classes(model(x), y)
         target = ranked[:, min(restart, ranked.shape[1]) - 1]
         start = low + share * (high - low)
-        return _climb(model, start, low, high, right, target, size=eps, steps=steps)
+        return _ascend(model, start, low, high, y, target, eps=eps, steps=steps)
 
-    return by_batches(found, model, pixels, labels)
+    return by_batches(perturbed, model, pixels, labels)
 
 
-def wrong_classes(model: PixelModel, pixels: Tensor, labels: Tensor) -> Tensor:
+def wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
     """Rank the wrong classes of each image, the likeliest first: `[n, classes - 1]`."""
-    with torch.no_grad():
-        logits = model(pixels).scatter(1, labels[:, None], -torch.inf)
-    return logits.argsort(dim=1, descending=True)[:, :-1]
+    wrong = logits.detach().scatter(1, labels[:, None], -torch.inf)
+    return wrong.argsort(dim=1, descending=True)[:, :-1]
 
 
-def _climb(
+def _ascend(
     model: PixelModel,
     x: Tensor,
     low: Tensor,
@@ -200,29 +156,30 @@ def _climb(
     labels: Tensor,
     target: Tensor | None,
     *,
-    size: float,
+    eps: float,
     steps: int,
 ) -> Tensor:
-    best, most = x, torch.full((len(x),), -torch.inf, device=x.device)
+    """Ascend the margin within bounds, and return the inputs of the largest margin."""
+    best, largest = x, torch.full((len(x),), -torch.inf, device=x.device)
     for step in range(steps + 1):
         x = x.detach().requires_grad_()
         margin = _margin(model(x), labels, target)
-        better = margin.detach() > most
+        better = margin.detach() > largest
         best = torch.where(better[:, None, None, None], x.detach(), best)
-        most = torch.where(better, margin.detach(), most)
+        largest = torch.where(better, margin.detach(), largest)
         if step < steps:
             (gradient,) = torch.autograd.grad(margin.sum(), x)
-            moved = x.detach() + 2 * size * (1 - step / steps) * gradient.sign()
+            moved = x.detach() + 2 * eps * (1 - step / steps) * gradient.sign()
             x = torch.minimum(torch.maximum(moved, low), high)
     return best
 
 
 def _margin(logits: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
-    right = logits.gather(1, labels[:, None])[:, 0]
+    """Compute the margin of the target, or else of the likeliest wrong class, over the label."""
+    label = logits.gather(1, labels[:, None])[:, 0]
     if target is not None:
-        return logits.gather(1, target[:, None])[:, 0] - right
-    wrong = logits.scatter(1, labels[:, None], -torch.inf)
-    return wrong.max(dim=1).values - right
+        return logits.gather(1, target[:, None])[:, 0] - label
+    return logits.scatter(1, labels[:, None], -torch.inf).max(dim=1).values - label
 
 
 FIRST_SHARE = 0.8
@@ -233,9 +190,9 @@ HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def square(
-    shown: Shown,
+    logits: Logits,
     pixels: Floats,
-    labels: NDArray[np.int64],
+    labels: Labels,
     *,
     eps: float,
     queries: int = 50,
@@ -247,10 +204,10 @@ def square(
     highest value allowed. An image that is misclassified gets no further queries.
 
     Args:
-        shown: Computes the model's logits from pixels.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
-        eps: The L-infinity perturbation size.
+        logits: Computes the model's logits from pixels; no gradients are needed.
+        pixels: The images.
+        labels: Their labels.
+        eps: The perturbation size.
         queries: Largest number of queries per image.
         seed: Seed of stripes and squares.
 
@@ -259,48 +216,36 @@ def square(
     random = np.random.default_rng(seed)
     low = np.clip(pixels - eps, 0, 1).astype(np.float32)
     high = np.clip(pixels + eps, 0, 1).astype(np.float32)
-    count, channels, _, width = pixels.shape
+    count, channels, height, width = pixels.shape
     if count == 0:
         return pixels
     stripes = random.random((count, channels, 1, width)) < 0.5
     best = np.where(stripes, low, high)
-    margins = _margins(shown(best), labels)
+    margins = _margins(logits(best), labels)
     for query in range(1, queries):
-        (right,) = np.nonzero(margins > 0)
-        if len(right) == 0:
+        (rows,) = np.nonzero(margins > 0)
+        if len(rows) == 0:
             break
-        tried = best[right]
-        side = _side(query / queries, pixels.shape[2:])
-        for one, row in zip(tried, right, strict=True):
-            _place(one, low[row], high[row], side, random)
-        found = _margins(shown(tried), labels[right])
-        better = found < margins[right]
-        best[right[better]] = tried[better]
-        margins[right[better]] = found[better]
+        halved = sum(query / queries > share for share in HALVINGS)
+        area = FIRST_SHARE / 2**halved * np.prod((height, width))
+        side = min(max(round(float(area) ** 0.5), 1), height, width)
+        tried = best[rows]
+        for image, row in zip(tried, rows, strict=True):
+            top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+            window = (slice(None), slice(top, top + side), slice(left, left + side))
+            down = random.random((channels, 1, 1)) < 0.5
+            image[window] = np.where(down, low[row][window], high[row][window])
+        margin = _margins(logits(tried), labels[rows])
+        better = margin < margins[rows]
+        best[rows[better]] = tried[better]
+        margins[rows[better]] = margin[better]
     return best
 
 
-def _place(
-    picture: Floats, low: Floats, high: Floats, side: int, random: np.random.Generator
-) -> None:
-    channels, height, width = picture.shape
-    top, left = random.integers(height - side + 1), random.integers(width - side + 1)
-    window = (slice(None), slice(top, top + side), slice(left, left + side))
-    down = random.random((channels, 1, 1)) < 0.5
-    picture[window] = np.where(down, low[window], high[window])
-
-
-def _side(progress: float, space: tuple[int, ...]) -> int:
-    """Compute the side of a square, in pixels."""
-    halved = sum(progress > share for share in HALVINGS)
-    area = FIRST_SHARE / 2**halved * np.prod(space)
-    return min(max(round(float(area) ** 0.5), 1), *space)
-
-
-def _margins(logits: Floats, labels: NDArray[np.int64]) -> Floats:
+def _margins(logits: Floats, labels: Labels) -> Floats:
     """Compute the margin of the label's logit over the largest other logit, `[n]`."""
     rows = np.arange(len(labels))
-    wrong = logits.astype(np.float64)
-    right = wrong[rows, labels]
-    wrong[rows, labels] = -np.inf
-    return (right - wrong.max(axis=1)).astype(np.float32)
+    others = logits.astype(np.float64)
+    label = others[rows, labels]
+    others[rows, labels] = -np.inf
+    return (label - others.max(axis=1)).astype(np.float32)

@@ -16,6 +16,7 @@ from limbeck.evaluate.robustness.bounds import (
     Bounds,
     NoBoundsError,
     averaged,
+    dropout,
     gelu,
     hardswish,
     monotone,
@@ -49,25 +50,27 @@ def _multiply(a: Any, b: Any) -> Bounds:
     if isinstance(a, Bounds) and isinstance(b, Bounds):
         raise NoBoundsError("there is no rule for a product of two results")
     x, factor = (a, b) if isinstance(a, Bounds) else (b, a)
-    one, two = x.low * _exactly(factor), x.high * _exactly(factor)
-    return Bounds(one.minimum(two), one.maximum(two)).rounded(3)
+    return _hull(x.low * _exact(factor), x.high * _exact(factor))
 
 
 def _divide(a: Any, b: Any) -> Bounds:
     if isinstance(b, Bounds):
         raise NoBoundsError("there is no rule for dividing by a result")
-    one, two = a.low / _exactly(b), a.high / _exactly(b)
-    return Bounds(one.minimum(two), one.maximum(two)).rounded(3)
+    return _hull(a.low / _exact(b), a.high / _exact(b))
+
+
+def _hull(one: Tensor, other: Tensor) -> Bounds:
+    return Bounds(one.minimum(other), one.maximum(other)).rounded(3)
 
 
 def _as_bounds(value: Any) -> Bounds:
     if isinstance(value, Bounds):
         return value
-    exact = torch.as_tensor(_exactly(value), dtype=torch.float64)
+    exact = torch.as_tensor(_exact(value), dtype=torch.float64)
     return Bounds(exact, exact)
 
 
-def _exactly(value: Any) -> Any:
+def _exact(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) else value
 
 
@@ -77,16 +80,6 @@ def _concatenate(parts: Sequence[Any], dim: int = 0) -> Bounds:
         torch.cat([part.low for part in bounds], dim),
         torch.cat([part.high for part in bounds], dim),
     )
-
-
-def _dropout(x: Bounds, p: float = 0.5, training: bool = True, inplace: bool = False) -> Bounds:
-    if training:
-        raise NoBoundsError("it is in train mode")
-    return x
-
-
-def _relu(x: Bounds, inplace: bool = False) -> Bounds:
-    return monotone(F.relu, x)
 
 
 def _getattr(x: Bounds, name: str) -> Any:
@@ -114,8 +107,8 @@ FUNCTIONS: dict[Any, Function] = {
     getattr: _getattr,
     torch.cat: _concatenate,
     torch.flatten: _lifted(torch.flatten),
-    torch.relu: _relu,
-    F.relu: _relu,
+    torch.relu: lambda x: monotone(torch.relu, x),
+    F.relu: lambda x, inplace=False: monotone(F.relu, x),
     F.gelu: gelu,
     F.silu: lambda x, inplace=False: silu(x),
     F.hardswish: lambda x, inplace=False: hardswish(x),
@@ -125,7 +118,7 @@ FUNCTIONS: dict[Any, Function] = {
     F.avg_pool2d: _mean(F.avg_pool2d),
     F.adaptive_avg_pool2d: _mean(F.adaptive_avg_pool2d),
     torch.mean: _mean(torch.mean),
-    F.dropout: _dropout,
+    F.dropout: dropout,
     F.pad: _lifted(F.pad),
 }
 """Functions and their rules."""
@@ -137,7 +130,7 @@ METHODS: dict[str, Function] = {
     },
     **{name: _of_shape(name) for name in ("size", "dim")},
     "contiguous": lambda x, *_, **__: x,
-    "relu": _relu,
+    "relu": lambda x: monotone(torch.relu, x),
     "mean": _mean(torch.mean),
     "add": _add,
 }
@@ -246,7 +239,7 @@ def _check_overwriting(model: nn.Module, node: fx.Node) -> None:
     source = node.args[0] if in_place and node.args else None
     while isinstance(source, fx.Node):
         if len(source.users) > 1 or source.op in {"placeholder", "get_attr"}:
-            raise NoBoundsError("it overwrites what is used elsewhere")
+            raise NoBoundsError("it overwrites a result that is used elsewhere")
         # Any other result may share memory with its arguments.
         source = source.args[0] if source.args and not _new(model, source) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,21 +95,17 @@ def _linear(module: nn.Linear, x: Bounds) -> Bounds:
 def _convolution(module: nn.Conv1d | nn.Conv2d, x: Bounds) -> Bounds:
     if module.padding_mode != "zeros":
         raise NoBoundsError(f"padding_mode={module.padding_mode!r}")
-    convolve: Any = F.conv2d if isinstance(module, nn.Conv2d) else F.conv1d
+    convolve: Any = partial(
+        F.conv2d if isinstance(module, nn.Conv2d) else F.conv1d,
+        stride=module.stride,
+        padding=module.padding,
+        dilation=module.dilation,
+        groups=module.groups,
+    )
     bias = module.bias
-
-    def apply(values: Tensor, weight: Tensor) -> Tensor:
-        return convolve(
-            values,
-            weight,
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
-            groups=module.groups,
-        )
-
-    shaped = None if bias is None else bias.view(-1, *(1 for _ in module.kernel_size))
-    return affine(apply, module.weight, shaped, x)
+    if bias is not None:
+        bias = bias.view(-1, *(1 for _ in module.kernel_size))
+    return affine(convolve, module.weight, bias, x)
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, x: Bounds) -> Bounds:
@@ -133,7 +130,7 @@ def monotone(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
     # Cloned, since a module may work in place.
     low, high = function(x.low.clone()), function(x.high.clone())
     if not isinstance(low, Tensor):
-        raise NoBoundsError("it gives more than one tensor")
+        raise NoBoundsError("it returns more than one tensor")
     return Bounds(low, high)
 
 
@@ -154,10 +151,10 @@ def averaged(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
 
 def smooth(function: Callable[[Tensor], Tensor], x: Bounds) -> Bounds:
     """Compute the bounds of a monotone function whose own computation rounds."""
-    return _near(monotone(function, x), x)
+    return _rounded(monotone(function, x), x)
 
 
-def _near(found: Bounds, x: Bounds) -> Bounds:
+def _rounded(found: Bounds, x: Bounds) -> Bounds:
     # An activation's size is at most that of its input or 1, to which its error is relative.
     slack = ROUNDINGS * UNIT * x.size.clamp(min=1)
     return Bounds(found.low - slack, found.high + slack)
@@ -169,8 +166,9 @@ def _leaky(module: nn.LeakyReLU, x: Bounds) -> Bounds:
     return monotone(module, x).rounded(1)
 
 
-def _dropout(module: nn.Dropout, x: Bounds) -> Bounds:
-    if module.training:
+def dropout(x: Bounds, p: float = 0.5, training: bool = True, inplace: bool = False) -> Bounds:
+    """Return the bounds unchanged, or raise in train mode."""
+    if training:
         raise NoBoundsError("it is in train mode")
     return x
 
@@ -178,17 +176,17 @@ def _dropout(module: nn.Dropout, x: Bounds) -> Bounds:
 def gelu(x: Bounds, approximate: str = "none") -> Bounds:
     """Compute the bounds of GELU, exact or by tanh."""
     lowest = -0.7517916243494656 if approximate == "none" else -0.7524613922
-    return _near(unimodal(lambda v: F.gelu(v, approximate=approximate), lowest, x), x)
+    return _rounded(unimodal(lambda v: F.gelu(v, approximate=approximate), lowest, x), x)
 
 
 def silu(x: Bounds) -> Bounds:
     """Compute the bounds of SiLU."""
-    return _near(unimodal(F.silu, -1.2784645427610738, x), x)
+    return _rounded(unimodal(F.silu, -1.2784645427610738, x), x)
 
 
 def hardswish(x: Bounds) -> Bounds:
     """Compute the bounds of hard swish."""
-    return _near(unimodal(F.hardswish, -1.5, x), x)
+    return _rounded(unimodal(F.hardswish, -1.5, x), x)
 
 
 RULES: dict[type[nn.Module], Rule] = {
@@ -214,7 +212,7 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.AdaptiveAvgPool2d: averaged,
     nn.Flatten: monotone,
     nn.Identity: lambda _, x: x,
-    nn.Dropout: _dropout,
-    nn.Dropout2d: _dropout,
+    nn.Dropout: lambda module, x: dropout(x, training=module.training),
+    nn.Dropout2d: lambda module, x: dropout(x, training=module.training),
 }
 """Module types and their rules."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,8 +13,10 @@ from torch import Tensor, fx, nn
 from limbeck.evaluate.bootstrap import Resamples, shares
 from limbeck.evaluate.comparison import MetricComparison, compare
 from limbeck.evaluate.robustness.attack_report import median_of
+from limbeck.evaluate.robustness.attacks import wrong_classes
 from limbeck.evaluate.robustness.bound_functions import propagate, trace
 from limbeck.evaluate.robustness.bounds import UNIT, Bounds, NoBoundsError
+from limbeck.evaluate.robustness.images import AttackTarget, Images, Labels, by_batches
 from limbeck.evaluate.robustness.rows import CertifiedRow, Distances, in_255ths
 
 BATCH = 50
@@ -25,15 +26,14 @@ BATCH = 50
 def certified_margins(
     model: nn.Module,
     pixels: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: Labels,
     *,
     eps: float,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> NDArray[np.float64]:
     r"""Compute a lower bound of the label's margin over every other class, by interval arithmetic.
 
-    $$\min_{\lVert x' - x \rVert_\infty \le \epsilon} \bigl(z_y(x') - \max_{j \ne y} z_j(x')\bigr)
-      \;\ge\; \text{the number given}$$
+    $$\min_{\lVert x' - x \rVert_\infty \le \epsilon} \bigl(z_y(x') - \max_{j \ne y} z_j(x')\bigr)$$
 
     Where it is positive, no perturbation of that size changes the prediction. It holds for the
     model's weights in exact arithmetic and in float32, in any order of summation; not for a
@@ -65,14 +65,12 @@ def certified_margins(
     if fx.Tracer().is_leaf_module(model, ""):  # otherwise it would be traced into
         model = nn.Sequential(model)
     graph = trace(model)
-    device = next(model.parameters(), torch.empty(0)).device
-    parts = []
+
+    def margins(x: Tensor, y: Tensor) -> Tensor:
+        return _margins(model, graph, x, y, around(x, eps, box))
+
     with torch.no_grad():
-        for first in range(0, len(pixels), BATCH):
-            part = torch.tensor(pixels[first : first + BATCH], device=device)
-            right = torch.tensor(labels[first : first + BATCH], device=device)
-            parts.append(_margins(model, graph, part, right, eps, box).cpu().numpy())
-    return np.concatenate(parts)
+        return by_batches(margins, model, pixels, labels, batch=BATCH)
 
 
 def around(pixels: Tensor, eps: float, box: tuple[float, float]) -> Bounds:
@@ -81,33 +79,21 @@ def around(pixels: Tensor, eps: float, box: tuple[float, float]) -> Bounds:
     return Bounds((exact - eps).clamp(min=box[0]), (exact + eps).clamp(max=box[1])).rounded(2)
 
 
-def _margins(
-    model: nn.Module,
-    graph: fx.Graph,
-    pixels: Tensor,
-    labels: Tensor,
-    size: float,
-    box: tuple[float, float],
-) -> Tensor:
-    known = propagate(model, graph, around(pixels, size, box))
+def _margins(model: nn.Module, graph: fx.Graph, x: Tensor, labels: Tensor, ball: Bounds) -> Tensor:
+    bounds = propagate(model, graph, ball)
     output = next(node for node in graph.nodes if node.op == "output")
-    logits = known[output]
-    _check(logits, model(pixels))
+    low, high, logits = bounds[output].low, bounds[output].high, model(x)
+    if not ((low <= logits) & (logits <= high)).all():  # then a rule and a module disagree
+        raise NoBoundsError("the bounds do not contain the model's own logits")
     last = output.args[0]
     if isinstance(last, fx.Node) and last.op == "call_module":
         module = model.get_submodule(str(last.target))
         if type(module) is nn.Linear:
-            return _last_layer(module, known[last.all_input_nodes[0]], labels)
+            return _last_layer(module, bounds[last.all_input_nodes[0]], labels)
     rows = torch.arange(len(labels), device=labels.device)
-    others = logits.high.clone()
+    others = high.clone()
     others[rows, labels] = -torch.inf
-    return logits.low[rows, labels] - others.amax(dim=1)
-
-
-def _check(bounds: Bounds, logits: Tensor) -> None:
-    """Check that bounds contain the model's own logits: otherwise a rule and a module disagree."""
-    if not ((bounds.low <= logits) & (logits <= bounds.high)).all():
-        raise NoBoundsError("the bounds do not hold the model's own answers")
+    return low[rows, labels] - others.amax(dim=1)
 
 
 def _last_layer(module: nn.Linear, x: Bounds, labels: Tensor) -> Tensor:
@@ -116,23 +102,20 @@ def _last_layer(module: nn.Linear, x: Bounds, labels: Tensor) -> Tensor:
     bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.double()
     middle = x.centre @ weight.T + bias
     slack = (weight.shape[1] + 3) * UNIT * (x.size @ weight.abs().T + bias.abs())
-    least = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
+    smallest = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
     for label in labels.unique():
         rows = labels == label
         width = x.radius[rows] @ (weight[label] - weight).abs().T
         margins = middle[rows][:, [label]] - middle[rows] - width
         margins -= slack[rows] + slack[rows][:, [label]]
         margins[:, label] = torch.inf
-        least[rows] = margins.amin(dim=1)
-    return least
+        smallest[rows] = margins.amin(dim=1)
+    return smallest
 
 
 Norm = Literal["l2", "linf"]
 DUAL: dict[Norm, float] = {"l2": 2, "linf": 1}
 """The dual norm, of the gradient, for each norm of a perturbation."""
-
-DISTANCE_BATCH = 100
-"""Batch size in images."""
 
 
 def boundary_distances(
@@ -175,36 +158,20 @@ def boundary_distances(
     Source: Moosavi-Dezfooli et al., CVPR 2016 (arXiv:1511.04599), equation 6; Hein &
         Andriushchenko, NeurIPS 2017 (arXiv:1705.08475), for dual norms.
     """
-    device = next(model.parameters(), torch.empty(0)).device
-    parts = [
-        _distances(
-            model,
-            torch.tensor(pixels[first : first + DISTANCE_BATCH], device=device),
-            torch.tensor(labels[first : first + DISTANCE_BATCH], device=device),
-            DUAL[norm],
-            candidates,
-        )
-        for first in range(0, len(pixels), DISTANCE_BATCH)
-    ]
-    return np.concatenate([part.cpu().numpy() for part in parts])
 
+    def distances(x: Tensor, y: Tensor) -> Tensor:
+        x.requires_grad_()
+        logits = model(x)
+        smallest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        for other in wrong_classes(logits, y)[:, :candidates].T:
+            margin = (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None]))[:, 0]
+            (gradient,) = torch.autograd.grad(margin.sum(), x, retain_graph=True)
+            height = margin.detach().double()
+            distance = height / gradient.double().flatten(1).norm(p=DUAL[norm], dim=1)
+            smallest = smallest.minimum(torch.where(height > 0, distance, 0.0))
+        return smallest
 
-def _distances(
-    model: nn.Module, x: Tensor, labels: Tensor, dual: float, candidates: int | None
-) -> Tensor:
-    x.requires_grad_()
-    logits = model(x)
-    with torch.no_grad():
-        wrong = logits.scatter(1, labels[:, None], -torch.inf)
-        ranked = wrong.argsort(dim=1, descending=True)[:, :-1][:, :candidates]
-    least = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-    for rank in range(ranked.shape[1]):
-        margin = (logits.gather(1, labels[:, None]) - logits.gather(1, ranked[:, [rank]]))[:, 0]
-        (slope,) = torch.autograd.grad(margin.sum(), x, retain_graph=True)
-        height = margin.detach().double()
-        distance = height / slope.double().flatten(1).norm(p=dual, dim=1)
-        least = least.minimum(torch.where(height > 0, distance, 0.0))
-    return least
+    return by_batches(distances, model, pixels, labels)
 
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -214,33 +181,20 @@ CANDIDATES = 9
 """Number of the likeliest wrong classes considered for a distance."""
 
 
-@dataclass(frozen=True)
-class Certifiable:
-    """A model to certify.
-
-    Attributes:
-        model: The torch model of pixels.
-        right: Whether the exported file classifies each image correctly, `[n]`.
-    """
-
-    model: nn.Module
-    right: NDArray[np.bool_]
-
-
 def compare_certified(
-    sides: Mapping[str, Certifiable],
-    pixels: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    targets: Mapping[str, AttackTarget],
+    images: Images,
     *,
     epsilons: tuple[float, ...],
     margin: float,
 ) -> tuple[tuple[CertifiedRow, ...], list[MetricComparison], list[str]]:
-    """Compute the certified accuracy of both models at every size, by interval bounds.
+    """Compute the certified accuracy of the models in torch at every size, by interval bounds.
+
+    An image counts if it is certified and the exported file classifies it correctly.
 
     Args:
-        sides: `student`, and `teacher` if there is one.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
+        targets: `student`, and `teacher` if there is one.
+        images: The images.
         epsilons: L-infinity perturbation sizes.
         margin: The non-inferiority margin.
 
@@ -249,80 +203,78 @@ def compare_certified(
     """
     certified: dict[str, list[NDArray[np.float64]]] = {}
     notes = []
-    for name, side in sides.items():
+    for name, target in targets.items():
+        if target.model is None:
+            continue
+        correct = target.correct(images.pixels, images.labels)
         try:
-            certified[name] = [
-                (side.right & (certified_margins(side.model, pixels, labels, eps=size) > 0)).astype(
-                    np.float64
-                )
-                for size in epsilons
+            margins = [
+                certified_margins(target.model, images.pixels, images.labels, eps=eps)
+                for eps in epsilons
             ]
         except NoBoundsError as error:
             notes.append(f"The {name} has no certified accuracy: {error}.")
+        else:
+            certified[name] = [(correct & (each > 0)).astype(np.float64) for each in margins]
     if "student" not in certified:
         return (), [], notes
-    rows, findings = [], []
-    for number, size in enumerate(epsilons):
-        theirs = certified["teacher"][number] if "teacher" in certified else None
-        beside = shares(certified["student"][number], theirs)
-        rows.append(CertifiedRow(eps=size, student=beside.student, teacher=beside.teacher))
-        findings.append(
+    rows, comparisons = [], []
+    for number, eps in enumerate(epsilons):
+        teacher = certified["teacher"][number] if "teacher" in certified else None
+        both = shares(certified["student"][number], teacher)
+        rows.append(CertifiedRow(eps=eps, student=both.student, teacher=both.teacher))
+        comparisons.append(
             compare(
-                f"Certified accuracy, any change up to {in_255ths(size)}",
+                f"Certified accuracy (L∞, ε = {in_255ths(eps)})",
                 unit="share",
                 direction="higher",
                 margin=margin,
                 method=(
-                    "Interval bounds through each model's torch_model, in exact arithmetic and in "
-                    "float32, show that no change of this size alters the answer, and what ships "
-                    "answers the picture rightly; a quantised file is not covered by the bounds."
+                    "Interval bounds of each PyTorch model, in exact arithmetic and in float32, "
+                    "prove that no perturbation of this size changes the prediction, and the "
+                    "exported file is correct; the bounds do not cover a quantised file."
                 ),
-                **dict(beside),
+                **dict(both),
             )
         )
-    return tuple(rows), findings, notes
+    return tuple(rows), comparisons, notes
 
 
 def compare_distances(
-    sides: Mapping[str, Certifiable],
-    pixels: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    resamples: Resamples,
+    targets: Mapping[str, AttackTarget], images: Images, *, resamples: Resamples
 ) -> tuple[Distances, MetricComparison]:
     """Compare the median distance to the decision boundary, by margin and gradient norm.
 
     Args:
-        sides: `student`, and `teacher` if there is one.
-        pixels: In [0, 1], `[n, channels, height, width]`.
-        labels: `[n]`.
+        targets: `student`, with a torch model, and `teacher` if there is one.
+        images: The images.
         resamples: The bootstrap resamples of the images.
     """
     # No two images in the box are further apart than its diagonal.
-    diagonal = pixels[0].size ** 0.5
-    found = {
-        name: boundary_distances(side.model, pixels, labels, candidates=CANDIDATES).clip(
+    diagonal = images.pixels[0].size ** 0.5
+    student, *teacher = (
+        boundary_distances(target.model, images.pixels, images.labels, candidates=CANDIDATES).clip(
             max=diagonal
         )
-        for name, side in sides.items()
-    }
-    ours, theirs = found["student"], found.get("teacher")
-    beside = resamples.paired(median_of(ours), None if theirs is None else median_of(theirs))
+        for target in targets.values()
+        if target.model is not None
+    )
+    both = resamples.paired(median_of(student), median_of(teacher[0]) if teacher else None)
     distances = Distances(
         levels=LEVELS,
-        student=tuple(np.quantile(ours, LEVELS).tolist()),
-        teacher=None if theirs is None else tuple(np.quantile(theirs, LEVELS).tolist()),
+        student=tuple(np.quantile(student, LEVELS).tolist()),
+        teacher=tuple(np.quantile(teacher[0], LEVELS).tolist()) if teacher else None,
     )
-    finding = compare(
+    comparison = compare(
         "Median distance to the decision boundary",
         unit="number",
         direction="higher",
-        margin=0.05 * (beside.teacher or beside.student).value,
+        margin=0.05 * (both.teacher or both.student).value,
         method=(
             "The logit margin divided by the L2 norm of its gradient, on each PyTorch model, in "
             "pixels from 0 to 1: exact where the model is linear around the image, and 0 where "
             "the prediction is wrong."
         ),
-        **dict(beside),
+        **dict(both),
     )
-    return distances, finding
+    return distances, comparison

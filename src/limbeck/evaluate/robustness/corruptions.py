@@ -1,11 +1,12 @@
-"""Image corruptions: five kinds at five severities, seeded and within the pixel range."""
+"""Corruptions of images and texts at five severities, and the accuracy under them."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy
@@ -21,11 +22,12 @@ from limbeck.evaluate.bootstrap import (
     paired_difference,
     shares,
 )
-from limbeck.evaluate.comparison import Estimate, MetricComparison, Unit, compare
+from limbeck.evaluate.comparison import Estimate, MetricComparison, compare
 from limbeck.evaluate.metrics import log_probabilities
 from limbeck.export.predictor import Predictor
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 ImageCorruption = Callable[[Array, int, np.random.Generator], Array]
 NOISE = (0.04, 0.08, 0.12, 0.18, 0.26)
 """Standard deviation of Gaussian noise, for pixels in [0, 1]."""
@@ -46,7 +48,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt_images(
-    pictures: NDArray[np.float32], kind: str, *, severity: int, seed: int = 0
+    pixels: NDArray[np.float32], kind: str, *, severity: int, seed: int = 0
 ) -> NDArray[np.float32]:
     """Apply a corruption to images, reproducibly by the seed.
 
@@ -54,8 +56,8 @@ def corrupt_images(
     the same corruption: the same noise scaled up, a larger square at the same position.
 
     Args:
-        pictures: Pixels in [0, 1], `[n, channels, height, width]`, any number of channels.
-        kind: One of `PICTURES`.
+        pixels: In [0, 1], `[n, channels, height, width]`, any number of channels.
+        kind: One of `IMAGE_CORRUPTIONS`.
         severity: From 0 (no change) to 5.
         seed: Seed of noise and positions.
 
@@ -69,46 +71,41 @@ def corrupt_images(
 
     Source: Hendrycks & Dietterich, ICLR 2019 (arXiv:1903.12261); the severities are limbeck's own.
     """
-    check_choice(kind, tuple(PICTURES), where="kind")
-    check_severity(severity)
+    _check(kind, severity, IMAGE_CORRUPTIONS)
     if severity == 0:
-        return pictures.copy()
-    random = np.random.default_rng([seed, list(PICTURES).index(kind)])
-    worse = PICTURES[kind](pictures.astype(np.float64), severity - 1, random)
-    return np.clip(worse, 0, 1).astype(np.float32)
+        return pixels.copy()
+    random = np.random.default_rng([seed, list(IMAGE_CORRUPTIONS).index(kind)])
+    corrupted = IMAGE_CORRUPTIONS[kind](pixels.astype(np.float64), severity - 1, random)
+    return np.clip(corrupted, 0, 1).astype(np.float32)
 
 
-def check_severity(severity: int) -> None:
-    """Check that a severity is one of 0 to 5.
-
-    Raises:
-        InputError: It is not.
-    """
+def _check(kind: str, severity: int, kinds: Collection[str]) -> None:
+    check_choice(kind, tuple(kinds), where="kind")
     if severity not in (0, *SEVERITIES):
         raise InputError(Problem("severity", severity, "a whole number from 0 to 5"))
 
 
-def _noise(pictures: Array, level: int, random: np.random.Generator) -> Array:
-    return pictures + NOISE[level] * random.normal(size=pictures.shape)
+def _noise(pixels: Array, level: int, random: np.random.Generator) -> Array:
+    return pixels + NOISE[level] * random.normal(size=pixels.shape)
 
 
-def _blur(pictures: Array, level: int, _: np.random.Generator) -> Array:
-    sigma = BLUR[level] * min(pictures.shape[2:]) / 32
-    return scipy.ndimage.gaussian_filter(pictures, sigma=(0, 0, sigma, sigma), mode="nearest")
+def _blur(pixels: Array, level: int, _: np.random.Generator) -> Array:
+    sigma = BLUR[level] * min(pixels.shape[2:]) / 32
+    return scipy.ndimage.gaussian_filter(pixels, sigma=(0, 0, sigma, sigma), mode="nearest")
 
 
-def _contrast(pictures: Array, level: int, _: np.random.Generator) -> Array:
-    mean = pictures.mean(axis=(2, 3), keepdims=True)
-    return mean + CONTRAST[level] * (pictures - mean)
+def _contrast(pixels: Array, level: int, _: np.random.Generator) -> Array:
+    channel_mean = pixels.mean(axis=(2, 3), keepdims=True)
+    return channel_mean + CONTRAST[level] * (pixels - channel_mean)
 
 
-def _occlusion(pictures: Array, level: int, random: np.random.Generator) -> Array:
-    height, width = pictures.shape[2:]
-    worse = pictures.copy()
-    for picture, (row, column) in zip(worse, random.random((len(worse), 2)), strict=True):
+def _occlusion(pixels: Array, level: int, random: np.random.Generator) -> Array:
+    height, width = pixels.shape[2:]
+    occluded = pixels.copy()
+    for image, (row, column) in zip(occluded, random.random((len(pixels), 2)), strict=True):
         rows = _span(row, height, OCCLUSION[level])
-        picture[:, rows, _span(column, width, OCCLUSION[level])] = 0.5
-    return worse
+        image[:, rows, _span(column, width, OCCLUSION[level])] = 0.5
+    return occluded
 
 
 def _span(centre: float, length: int, share: float) -> slice:
@@ -118,13 +115,13 @@ def _span(centre: float, length: int, share: float) -> slice:
     return slice(max(first, 0), min(first + size, length))
 
 
-def _jpeg(pictures: Array, level: int, _: np.random.Generator) -> Array:
-    pixels = np.round(pictures * 255).astype(np.uint8)
-    if pictures.shape[1] == 3:
-        through = [_through_jpeg(one.transpose(1, 2, 0), level) for one in pixels]
-        return np.stack(through).transpose(0, 3, 1, 2) / 255
+def _jpeg(pixels: Array, level: int, _: np.random.Generator) -> Array:
+    values = np.round(pixels * 255).astype(np.uint8)
+    if pixels.shape[1] == 3:
+        decoded = [_through_jpeg(image.transpose(1, 2, 0), level) for image in values]
+        return np.stack(decoded).transpose(0, 3, 1, 2) / 255
     # Other than RGB, each channel is compressed separately.
-    return np.stack([[_through_jpeg(one, level) for one in channels] for channels in pixels]) / 255
+    return np.stack([[_through_jpeg(one, level) for one in image] for image in values]) / 255
 
 
 def _through_jpeg(pixels: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
@@ -136,21 +133,18 @@ def _through_jpeg(pixels: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
         return np.asarray(image)
 
 
-PICTURES: dict[str, ImageCorruption] = {
+IMAGE_CORRUPTIONS: dict[str, ImageCorruption] = {
     "gaussian noise": _noise,
     "blur": _blur,
     "contrast": _contrast,
     "occlusion": _occlusion,
     "jpeg": _jpeg,
 }
-"""The kinds, by name."""
+"""Corruptions of images, by name."""
 
 TextCorruption = Callable[[list[str], int, np.random.Generator], list[str]]
-TYPOS = (0.05, 0.1, 0.2, 0.35, 0.5)
-"""Share of the words that get a typo, rounded up."""
-
-DROPPED = (0.05, 0.1, 0.2, 0.35, 0.5)
-"""Share of the words that are dropped, rounded up; at least one word stays."""
+WORDS = (0.05, 0.1, 0.2, 0.35, 0.5)
+"""Share of the words that get a typo or are dropped, rounded up."""
 
 
 def corrupt_texts(
@@ -162,7 +156,7 @@ def corrupt_texts(
 
     Args:
         texts: The texts.
-        kind: One of `TEXTS`.
+        kind: One of `TEXT_CORRUPTIONS`.
         severity: From 0 (no change) to 5.
         seed: Seed of the choice of words and of their change.
 
@@ -173,59 +167,59 @@ def corrupt_texts(
         >>> corrupt_texts(["a fine film for a rainy day"], "dropped words", severity=5)
         ('a fine rainy',)
     """
-    check_choice(kind, tuple(TEXTS), where="kind")
-    check_severity(severity)
+    _check(kind, severity, TEXT_CORRUPTIONS)
     if severity == 0:
         return tuple(texts)
+    corrupt = TEXT_CORRUPTIONS[kind]
     return tuple(
-        " ".join(TEXTS[kind](text.split(" "), severity - 1, np.random.default_rng([seed, number])))
+        " ".join(corrupt(text.split(" "), severity - 1, np.random.default_rng([seed, number])))
         for number, text in enumerate(texts)
     )
 
 
 def _typos(words: list[str], level: int, random: np.random.Generator) -> list[str]:
     order = random.permutation(len(words))
-    hit = set(order[: math.ceil(TYPOS[level] * len(words))].tolist())
+    hit = set(order[: math.ceil(WORDS[level] * len(words))].tolist())
     # Drawn for every word, changed or not, so that its typo is the same at every severity.
-    places = random.random(len(words))
-    ways = random.integers(3, size=len(words))
+    positions = random.random(len(words))
+    kinds = random.integers(3, size=len(words))
     return [
-        _mistyped(word, places[number], int(ways[number])) if number in hit else word
+        _mistyped(word, positions[number], int(kinds[number])) if number in hit else word
         for number, word in enumerate(words)
     ]
 
 
-def _mistyped(word: str, where: float, way: int) -> str:
+def _mistyped(word: str, position: float, kind: int) -> str:
     """Return a word with one letter doubled, dropped, or swapped with the next.
 
     Example:
-        >>> [_mistyped("film", 0.3, way) for way in range(3)]
+        >>> [_mistyped("film", 0.3, kind) for kind in range(3)]
         ['fiilm', 'flm', 'flim']
     """
     if not word:
         return word
-    place = int(where * len(word))
-    before, letter, after = word[:place], word[place], word[place + 1 :]
-    if way == 1 and len(word) > 1:
+    index = int(position * len(word))
+    before, letter, after = word[:index], word[index], word[index + 1 :]
+    if kind == 1 and len(word) > 1:
         return before + after
-    if way == 2 and after and after[0] != letter:
+    if kind == 2 and after and after[0] != letter:
         return before + after[0] + letter + after[1:]
     return before + letter + letter + after
 
 
 def _dropped(words: list[str], level: int, random: np.random.Generator) -> list[str]:
-    lost = min(math.ceil(DROPPED[level] * len(words)), len(words) - 1)
-    gone = set(random.permutation(len(words))[:lost].tolist())
-    return [word for number, word in enumerate(words) if number not in gone]
+    """Drop words; at least one stays."""
+    count = min(math.ceil(WORDS[level] * len(words)), len(words) - 1)
+    dropped = set(random.permutation(len(words))[:count].tolist())
+    return [word for number, word in enumerate(words) if number not in dropped]
 
 
-TEXTS: dict[str, TextCorruption] = {"typos": _typos, "dropped words": _dropped}
-"""The kinds, by name."""
+TEXT_CORRUPTIONS: dict[str, TextCorruption] = {"typos": _typos, "dropped words": _dropped}
+"""Corruptions of texts, by name."""
 
 Corruption = Callable[[str, int], Mapping[str, Any]]
 """Returns all samples after a corruption of a kind and a severity; 0 is no change."""
 
-Values = NDArray[np.float64]
 BATCH = 100
 """Batch size of predictions."""
 
@@ -245,7 +239,7 @@ def compare_corruptions(
     labels: NDArray[np.int64],
     *,
     kinds: Sequence[str],
-    damage: Corruption,
+    corrupt: Corruption,
     resamples: Resamples,
     margin: float,
 ) -> tuple[tuple[CorruptedRow, ...], list[MetricComparison]]:
@@ -256,25 +250,52 @@ def compare_corruptions(
         teacher: The reference, or None.
         labels: `[n]`.
         kinds: The kinds of corruption.
-        damage: Corrupts the samples.
+        corrupt: Corrupts the samples.
         resamples: The bootstrap resamples.
         margin: The non-inferiority margin of accuracy.
     """
-    sides = [student] if teacher is None else [student, teacher]
-    clean = [_right(side, damage(kinds[0], 0), labels) for side in sides]
-    # [sides, kinds, severities, samples]
-    right = np.empty((len(sides), len(kinds), len(SEVERITIES), len(labels)))
+    predictors = [student] if teacher is None else [student, teacher]
+
+    def correct(kind: str, severity: int) -> list[NDArray[np.bool_]]:
+        inputs = corrupt(kind, severity)
+        return [predict_logits(one, inputs).argmax(axis=1) == labels for one in predictors]
+
+    def compared(name: str, estimates: PairedEstimate, method: str) -> MetricComparison:
+        return compare(
+            name,
+            unit="share",
+            direction="higher",
+            margin=margin,
+            method=f"Accuracy of the exported file, mean over five severities of {method}.",
+            **dict(estimates),
+        )
+
+    clean = np.array(correct(kinds[0], 0), dtype=np.float64)
+    grid = [[correct(kind, severity) for severity in SEVERITIES] for kind in kinds]
+    # [models, kinds, severities, samples]
+    corrupted = np.moveaxis(np.array(grid, dtype=np.float64), 2, 0).copy()
+    rows = []
     for k, kind in enumerate(kinds):
         for s, severity in enumerate(SEVERITIES):
-            inputs = damage(kind, severity)
-            for number, side in enumerate(sides):
-                right[number, k, s] = _right(side, inputs, labels)
-    rows = tuple(
-        _row(kind, severity, list(right[:, k, s]))
-        for k, kind in enumerate(kinds)
-        for s, severity in enumerate(SEVERITIES)
-    )
-    return rows, _findings(clean, right, kinds, resamples, margin)
+            both = shares(*_pair(list(corrupted[:, k, s])))
+            rows.append(
+                CorruptedRow(
+                    kind=kind, severity=severity, student=both.student, teacher=both.teacher
+                )
+            )
+    listed = ", ".join(kinds)
+    overall = corrupted.mean(axis=(1, 2))
+    comparisons = [compared("Mean accuracy under corruption", _means(resamples, overall), listed)]
+    if clean.any(axis=1).all():
+        ratios = resamples.paired(
+            *_pair([_ratio_of(*each) for each in zip(overall, clean, strict=True)])
+        )
+        method = f"{listed}, divided by the accuracy on the clean samples"
+        comparisons.append(compared("Relative accuracy under corruption", ratios, method))
+    for k, kind in enumerate(kinds):
+        means = _means(resamples, corrupted[:, k].mean(axis=1))
+        comparisons.append(compared(f"Accuracy under {kind}", means, kind))
+    return tuple(rows), comparisons
 
 
 def prediction_variance(
@@ -288,8 +309,8 @@ def prediction_variance(
         predictor: The model.
         noisy: The inputs of the same samples, once per draw of the noise; at least two draws.
     """
-    answers = np.stack([np.exp(log_probabilities(answered(predictor, one))) for one in noisy])
-    return answers.var(axis=0, ddof=1).sum(axis=1)
+    p = np.stack([np.exp(log_probabilities(predict_logits(predictor, one))) for one in noisy])
+    return p.var(axis=0, ddof=1).sum(axis=1)
 
 
 def compare_variance(
@@ -299,31 +320,24 @@ def compare_variance(
     *,
     resamples: Resamples,
 ) -> MetricComparison:
-    """Compare the prediction variance under noise, which a smooth decision boundary keeps low.
-
-    Args:
-        student: The exported student.
-        teacher: The reference, or None.
-        noisy: The inputs of the same samples, once per draw of the noise.
-        resamples: The bootstrap resamples.
-    """
-    sides = [student] if teacher is None else [student, teacher]
-    variances = [_mean_of(prediction_variance(side, noisy)) for side in sides]
-    beside = _beside(resamples, variances)
+    """Compare the prediction variance under noise, see `prediction_variance`, of both models."""
+    predictors = [student] if teacher is None else [student, teacher]
+    variances = [partial(mean, values=prediction_variance(one, noisy)) for one in predictors]
+    both = resamples.paired(*_pair(variances))
     return compare(
-        "Variance of the answers under small noise",
+        "Prediction variance under Gaussian noise",
         unit="number",
         direction="lower",
-        margin=0.1 * (beside.teacher or beside.student).value,
+        margin=0.1 * (both.teacher or both.student).value,
         method=(
-            f"Gaussian noise of {NOISE[0]}, where pixels go from 0 to 1, was drawn {len(noisy)} "
-            "times and answered by what ships: the variance of its probabilities, over classes."
+            f"Variance of the exported file's probabilities over {len(noisy)} draws of Gaussian "
+            f"noise of standard deviation {NOISE[0]}, for pixels from 0 to 1; summed over classes."
         ),
-        **dict(beside),
+        **dict(both),
     )
 
 
-def answered(predictor: Predictor, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
+def predict_logits(predictor: Predictor, inputs: Mapping[str, Any]) -> NDArray[np.float32]:
     """Compute the logits `[n, classes]` of many samples, in batches."""
     arrays = {name: np.asarray(values) for name, values in inputs.items()}
     count = len(next(iter(arrays.values())))
@@ -334,67 +348,24 @@ def answered(predictor: Predictor, inputs: Mapping[str, Any]) -> NDArray[np.floa
     return np.concatenate([np.asarray(part["logits"], dtype=np.float32) for part in parts])
 
 
-def _right(side: Predictor, inputs: Mapping[str, Any], labels: NDArray[np.int64]) -> Values:
-    return (answered(side, inputs).argmax(axis=1) == labels).astype(np.float64)
+def _pair(values: Sequence[T]) -> tuple[T, T | None]:
+    """Return the student's value, and the teacher's or None."""
+    return values[0], values[1] if len(values) > 1 else None
 
 
-def _row(kind: str, severity: int, right: Sequence[Values]) -> CorruptedRow:
-    beside = shares(right[0], right[1] if len(right) > 1 else None)
-    return CorruptedRow(
-        kind=kind, severity=severity, student=beside.student, teacher=beside.teacher
-    )
-
-
-def _findings(
-    clean: Sequence[Values],
-    right: NDArray[np.float64],
-    kinds: Sequence[str],
-    resamples: Resamples,
-    margin: float,
-) -> list[MetricComparison]:
-    listed = ", ".join(kinds)
-    over_all = [side.mean(axis=(0, 1)) for side in right]
-    mean_accuracy = _means(resamples, over_all)
-    how = f"Mean over five severities of {listed}, each sample answered by what ships."
-    found = [_found("Mean accuracy under corruption", mean_accuracy, how, margin=margin)]
-    if all(side.any() for side in clean):
-        kept = [_ratio_of(worse, to) for worse, to in zip(over_all, clean, strict=True)]
-        how = f"{how[:-1]}, divided by the accuracy on the same samples unchanged."
-        name = "Share of accuracy kept under corruption"
-        found.append(_found(name, _beside(resamples, kept), how, margin=margin))
-    for k, kind in enumerate(kinds):
-        beside = _means(resamples, [side[k].mean(axis=0) for side in right])
-        how = f"Mean over five severities of {kind}, each sample answered by what ships."
-        found.append(_found(f"Accuracy under {kind}", beside, how, margin=margin))
-    return found
-
-
-def _found(name: str, beside: PairedEstimate, how: str, *, margin: float) -> MetricComparison:
-    unit: Unit = "share"
-    return compare(name, unit=unit, direction="higher", margin=margin, method=how, **dict(beside))
-
-
-def _beside(resamples: Resamples, statistics: Sequence[Statistic]) -> PairedEstimate:
-    return resamples.paired(statistics[0], statistics[1] if len(statistics) > 1 else None)
-
-
-def _means(resamples: Resamples, values: Sequence[Values]) -> PairedEstimate:
+def _means(resamples: Resamples, values: Array) -> PairedEstimate:
     """Estimate mean accuracies, with a paired interval: a bootstrap may have zero width."""
-    beside = _beside(resamples, [_mean_of(side) for side in values])
+    both = resamples.paired(*_pair([partial(mean, values=each) for each in values]))
     if len(values) == 1:
-        return beside
-    return beside.model_copy(update={"difference": paired_difference(values[0], values[1])})
+        return both
+    return both.model_copy(update={"difference": paired_difference(*values)})
 
 
-def _mean_of(values: Values) -> Statistic:
-    return lambda counts: mean(counts, values)
-
-
-def _ratio_of(values: Values, to: Values) -> Statistic:
-    def ratio(counts: Values) -> Values:
-        whole = counts @ to
+def _ratio_of(values: Array, clean: Array) -> Statistic:
+    def ratio(counts: Array) -> Array:
+        divisor = counts @ clean
         # Undefined if no clean sample is correct.
-        gone = np.full_like(whole, np.nan)
-        return np.divide(counts @ values, whole, out=gone, where=whole > 0)
+        undefined = np.full_like(divisor, np.nan)
+        return np.divide(counts @ values, divisor, out=undefined, where=divisor > 0)
 
     return ratio

@@ -5,24 +5,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.evaluate.context import EvaluationContext, Normalization, TorchModel
-from limbeck.evaluate.robustness.corruptions import answered
+from limbeck.evaluate.context import EvaluatedModel, EvaluationContext, Normalization, TorchModel
+from limbeck.evaluate.robustness.corruptions import predict_logits
 from limbeck.export.predictor import Predictor
 
 Floats = NDArray[np.float32]
-Shown = Callable[[Floats], Floats]
-"""The logits `[n, classes]` of the exported file for pixels `[n, channels, height, width]`."""
+Labels = NDArray[np.int64]
+Logits = Callable[[Floats], Floats]
+"""Computes the exported file's logits `[n, classes]` of `[n, channels, height, width]` pixels."""
 
 BATCH = 100
 """Batch size in images."""
 
-OUTSIDE = 1e-3
+TOLERANCE = 1e-3
 """Tolerance by which a pixel may lie outside [0, 1], for rounding."""
 
 
@@ -38,11 +40,11 @@ class Images:
     """
 
     pixels: Floats
-    labels: NDArray[np.int64]
+    labels: Labels
     name: str
     scale: Normalization
 
-    def some(self, rows: NDArray[np.int64]) -> Images:
+    def some(self, rows: Labels) -> Images:
         """Return the given rows."""
         return Images(self.pixels[rows], self.labels[rows], self.name, self.scale)
 
@@ -56,13 +58,18 @@ class Images:
         mean, std = _constants(self.scale)
         return {self.name: (pixels - mean) / std}
 
-    def show(self, predictor: Predictor) -> Shown:
+    def logits(self, predictor: Predictor) -> Logits:
         """Return the function from pixels to the exported file's logits."""
-        return lambda pixels: answered(predictor, self.inputs(pixels))
+        return lambda pixels: predict_logits(predictor, self.inputs(pixels))
 
     def model(self, torch_model: TorchModel) -> PixelModel:
         """Return the torch model as a function of pixels."""
         return PixelModel(torch_model, self.name, self.scale)
+
+    def target(self, model: EvaluatedModel) -> AttackTarget:
+        """Return an evaluated model as an attack target."""
+        torch_model = None if model.torch_model is None else self.model(model.torch_model)
+        return AttackTarget(self.logits(model.predictor), torch_model)
 
 
 class PixelModel(nn.Module):
@@ -97,24 +104,60 @@ class PixelModel(nn.Module):
         return self.get_buffer("mean").device
 
 
+@dataclass(frozen=True)
+class AttackTarget:
+    """A model as an attack target.
+
+    Attributes:
+        logits: Computes the exported file's logits from pixels.
+        model: The torch model of pixels, or None: no attack then has gradients.
+    """
+
+    logits: Logits
+    model: PixelModel | None
+
+    def correct(self, pixels: Floats, labels: Labels) -> NDArray[np.bool_]:
+        """Return whether the exported file classifies each image correctly, `[n]`."""
+        return self.logits(pixels).argmax(axis=1) == labels
+
+
 def images_of(context: EvaluationContext) -> Images | str:
     """Return the images of a context's sample as pixels, or the reason why there are none."""
     if context.normalization is None:
-        return "The samples are not pictures"
+        return "The samples are not images"
     sample = context.sample
     names = [name for name, values in sample.items() if values.ndim == 4]
     if len(names) != 1 or sample["labels"].ndim != 1:
-        return "The samples are not one picture with one class each"
+        return "The samples are not one image with one class each"
     mean, std = _constants(context.normalization)
     pixels = sample[names[0]].astype(np.float32) * std + mean
-    if pixels.min() < -OUTSIDE or pixels.max() > 1 + OUTSIDE:
+    if pixels.min() < -TOLERANCE or pixels.max() > 1 + TOLERANCE:
         return (
-            f"With the stated mean and deviation the pixels go from {pixels.min():.3g} to "
-            f"{pixels.max():.3g}, which is not the box from 0 to 1"
+            f"With the given mean and standard deviation, pixels range from {pixels.min():.3g} to "
+            f"{pixels.max():.3g}, not from 0 to 1"
         )
-    return Images(
-        np.clip(pixels, 0, 1), sample["labels"].astype(np.int64), names[0], context.normalization
-    )
+    labels = sample["labels"].astype(np.int64)
+    return Images(np.clip(pixels, 0, 1), labels, names[0], context.normalization)
+
+
+def by_batches(
+    function: Callable[[Tensor, Tensor], Tensor],
+    model: nn.Module,
+    pixels: NDArray[Any],
+    labels: Labels,
+    *,
+    batch: int = BATCH,
+) -> NDArray[Any]:
+    """Apply a function of images and labels on the model's device, in batches."""
+    device = next(model.parameters(), torch.empty(0)).device
+    parts = [
+        function(
+            torch.tensor(pixels[first : first + batch], device=device),
+            torch.tensor(labels[first : first + batch], device=device),
+        )
+        for first in range(0, len(pixels), batch)
+    ]
+    return np.concatenate([part.detach().cpu().numpy() for part in parts])
 
 
 def _constants(scale: Normalization) -> tuple[Floats, Floats]:

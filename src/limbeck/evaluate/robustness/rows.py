@@ -34,7 +34,7 @@ class Example(Result):
 
     Attributes:
         label: The label, which was predicted before the attack.
-        answer: The student's prediction after it.
+        answer: The prediction after it.
         eps: The L-infinity perturbation size.
         before: The image.
         after: The perturbed image.
