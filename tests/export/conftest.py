@@ -41,8 +41,8 @@ class Residual(nn.Module):
         return torch.relu(x + self.norm2(self.pointwise(y)))
 
 
-def lived_in(model: nn.Module) -> nn.Module:
-    """Give batch norms the statistics and scales that training would, so that folding shows."""
+def with_random_norms(model: nn.Module) -> nn.Module:
+    """Randomize the statistics and scales of batch norms, so that folding has an effect."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):
@@ -57,14 +57,14 @@ def cnn() -> nn.Module:
     torch.manual_seed(0)
     stem = (nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 5))
-    return lived_in(nn.Sequential(*stem, Residual(8), Residual(8), *head))
+    return with_random_norms(nn.Sequential(*stem, Residual(8), Residual(8), *head))
 
 
 @pytest.fixture(scope="package")
 def mlp() -> nn.Module:
     torch.manual_seed(1)
     layers = (nn.Flatten(), nn.Linear(27, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Linear(16, 5))
-    return lived_in(nn.Sequential(*layers))
+    return with_random_norms(nn.Sequential(*layers))
 
 
 @pytest.fixture(scope="package")

@@ -20,7 +20,7 @@ from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.text_classification import TextClassification
 
 
-def test_the_folder_loads_with_the_same_answers(bert, tmp_path):
+def test_loaded_folder_has_the_same_logits(bert, tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "student"
     folder.mkdir()
@@ -35,13 +35,13 @@ def test_the_folder_loads_with_the_same_answers(bert, tmp_path):
         torch.testing.assert_close(loaded(**batch).logits, bert(**batch).logits)
 
 
-def test_another_kind_of_model_is_refused(tmp_path):
+def test_model_without_transformers_is_rejected(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(InputError, match=r"Linear.*transformers model"):
         to_folder(nn.Linear(2, 2), tmp_path / "student")
 
 
-def test_an_unwritable_target(bert, tmp_path):
+def test_unwritable_target_raises_write_error(bert, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError):
         to_folder(bert, tmp_path / "file" / "student")
@@ -51,7 +51,7 @@ TEXTS = [
     "a gorgeous , witty , seductive movie .",
     "unflinchingly bleak and desperate",
     "it 's slow -- very , very slow .",
-    "an ugly-duckling tale so hideously and clumsily told it feels accidental . " * 4,
+    "an ugly-duckling tale so hideously and clumsily made it feels accidental . " * 4,
     "warm",
 ]
 MODELS = {
@@ -85,7 +85,9 @@ def built(kind: str, preprocess) -> nn.Module:
     torch.manual_seed(0)
     fit = preprocess.model_inputs()
     model = build(spec, classes=2, class_names=preprocess.classes, **fit).eval()
-    for parameter in model.parameters():  # a fresh head hardly tells one text from another
+    for (
+        parameter
+    ) in model.parameters():  # an untrained head has nearly the same logits for every text
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return model
 
@@ -102,7 +104,7 @@ def tokenizer_of(preprocess, beside=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_folder_is_complete_and_a_pipeline_predicts_as_the_onnx_file(kind, preprocess, tmp_path):
+def test_transformers_pipeline_matches_the_onnx_file(kind, preprocess, tmp_path):
     """The padding token follows the tokenizer, long texts are cut, and classes have names."""
     transformers = pytest.importorskip("transformers")
     task, model = TextClassification(preprocess.classes), built(kind, preprocess)
@@ -146,7 +148,7 @@ def test_a_folder_is_complete_and_a_pipeline_predicts_as_the_onnx_file(kind, pre
     assert expected[:, 0].std() > 1e-3  # or agreeing would be easy
 
 
-def test_the_tokenizers_own_class_is_kept_where_its_tokens_are_the_same(preprocess, tmp_path):
+def test_tokenizer_class_is_kept_if_tokens_are_equal(preprocess, tmp_path):
     transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer
 
@@ -168,7 +170,7 @@ def test_the_tokenizers_own_class_is_kept_where_its_tokens_are_the_same(preproce
         ]
 
 
-def test_an_image_model_gets_its_processor_and_the_input_that_optimum_feeds(tmp_path):
+def test_image_folder_has_a_processor_and_the_input_name_of_optimum(tmp_path):
     transformers = pytest.importorskip("transformers")
     import onnxruntime
     from PIL import Image
@@ -189,11 +191,11 @@ def test_an_image_model_gets_its_processor_and_the_input_that_optimum_feeds(tmp_
     )  # fmt: skip
     model = transformers.ViTForImageClassification(config).eval()
     prepare = ImagePreprocess((16, 16), 3, 255.0, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-    pictures = [
+    images = [
         Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 12, 3), np.uint8))
         for seed in range(3)
     ]
-    batch = prepare(pictures)
+    batch = prepare(images)
     to_onnx(Logits(model), ImageClassification(tuple("abc")), batch, tmp_path / "model.onnx")
     processor = image_processor(
         size=prepare.size, channels=3, mean=prepare.mean, std=prepare.std, resample="bilinear"
@@ -203,7 +205,7 @@ def test_an_image_model_gets_its_processor_and_the_input_that_optimum_feeds(tmp_
         onnx=tmp_path / "model.onnx",
     )  # fmt: skip
     loaded = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
-    pixels = loaded(pictures, return_tensors="np")["pixel_values"]
+    pixels = loaded(images, return_tensors="np")["pixel_values"]
     assert np.abs(pixels - batch["image"].numpy()).mean() < 0.03
     session = onnxruntime.InferenceSession(tmp_path / "hf" / "model.onnx")
     (logits,) = session.run(["logits"], {"pixel_values": batch["image"].numpy()})

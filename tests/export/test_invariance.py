@@ -80,7 +80,7 @@ class Sequence(nn.Module):
 
 
 class Counting(nn.Linear):
-    """Answers otherwise from call to call."""
+    """Has other outputs in every call."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls = getattr(self, "calls", 0) + 1
@@ -143,7 +143,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_what_depends_on_more_than_the_sample_is_refused_with_its_cause(kind):
+def test_dependence_on_the_batch_is_rejected_with_its_cause(kind):
     model, parts = MODELS[kind]
     torch.manual_seed(3)
     with pytest.raises(InputError) as caught:
@@ -164,7 +164,7 @@ def test_what_depends_on_more_than_the_sample_is_refused_with_its_cause(kind):
     ],
     ids=["linear", "norm", "dropout", "lstm", "encoder"],
 )
-def test_sound_models_pass(model):
+def test_invariant_models_pass(model):
     model.train()
     before = features()
     check_invariance(TorchPredictor(model, TABLE), before, where="student", model=model)
@@ -185,14 +185,14 @@ class Bag(nn.Module):
         return self.head(mean)
 
 
-def test_padding_that_is_read_is_refused():
+def test_unmasked_padding_is_rejected():
     torch.manual_seed(4)
     check_invariance(TorchPredictor(Bag(masked=True), TEXT), texts(), where="teacher")
     with pytest.raises(InputError, match=r"teacher: .*one at a time.*attention_mask"):
         check_invariance(TorchPredictor(Bag(masked=False), TEXT), texts(), where="teacher")
 
 
-def test_a_norm_that_needs_several_samples_is_refused_without_a_traceback():
+def test_batch_norm_without_statistics_raises_input_error():
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(27, 5), nn.BatchNorm1d(5, track_running_stats=False)
     )
@@ -208,14 +208,14 @@ def test_exported_files_are_invariant(exported, kind):
     check_invariance(OnnxPredictor(one.path), batch, where=kind)
 
 
-def test_an_exported_file_that_mixes_samples_is_refused(tmp_path):
+def test_exported_file_that_mixes_samples_is_rejected(tmp_path):
     torch.manual_seed(5)
     to_onnx(Whitened(6, 5), TABLE, features(4), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="one at a time"):
         check_invariance(OnnxPredictor(tmp_path / "m.onnx"), features(), where="stages.distill")
 
 
-def test_a_difference_is_relative_to_the_spread_of_the_outputs():
+def test_tolerance_is_relative_to_the_spread_of_outputs():
     expected = {"logits": np.array([[1e3, 1e3 + 0.01, -np.inf]] * 4)}
     shifted = {"logits": expected["logits"] + np.array([0, 0.05, 0])}
     [found] = compare(expected, expected, tolerance=1e-3)

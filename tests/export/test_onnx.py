@@ -1,4 +1,4 @@
-"""The exported file answers as the model does, at any batch size; what cannot be, says why."""
+"""The exported file matches the model at any batch size; a failed export is explained."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ KINDS = ("cnn", "mlp", "bert")
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_agree_at_any_batch_size(exported, kind, count):
+def test_outputs_match_at_any_batch_size(exported, kind, count):
     one = exported[kind]
     batch = one.draw(count)
     expected = TorchPredictor(one.model, one.task).predict(batch)["logits"]
-    answered = OnnxPredictor(one.path).predict(batch)["logits"]
-    assert answered.shape == (count, 5)
+    outputs = OnnxPredictor(one.path).predict(batch)["logits"]
+    assert outputs.shape == (count, 5)
     assert np.abs(expected).max() > 0.05  # or agreeing would be easy
-    np.testing.assert_allclose(answered, expected, atol=2e-5, rtol=1e-4)
+    np.testing.assert_allclose(outputs, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 31, 48])
@@ -50,7 +50,7 @@ def test_any_number_of_tokens(exported, tokens):
     )
 
 
-def test_padding_does_not_change_an_answer(exported):
+def test_padding_does_not_change_outputs(exported):
     one = exported["bert"]
     short = {"input_ids": torch.full((1, 4), 9), "attention_mask": torch.ones(1, 4).long()}
     padded = {name: torch.nn.functional.pad(value, (0, 20)) for name, value in short.items()}
@@ -79,7 +79,7 @@ def test_names_and_axes(exported, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_file_is_whole_valid_and_bare(exported, kind):
+def test_file_is_valid_self_contained_and_stripped(exported, kind):
     one = exported[kind]
     model = onnx.load(one.path, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
@@ -94,7 +94,7 @@ def test_the_file_is_whole_valid_and_bare(exported, kind):
     assert one.path.stat().st_size < weights + 2000 + 250 * len(model.graph.node)
 
 
-def test_weights_keep_the_models_names(exported):
+def test_weights_keep_their_names(exported):
     one = exported["cnn"]
     names = {tensor.name for tensor in onnx.load(one.path).graph.initializer}
     assert {"0.weight", "4.depthwise.weight", "9.weight", "9.bias"} <= names
@@ -106,7 +106,7 @@ def test_batch_norms_are_folded(exported):
     assert "BatchNormalization" not in kinds
 
 
-def test_the_model_is_left_as_it_was(cnn, tmp_path):
+def test_export_does_not_modify_the_model(cnn, tmp_path):
     cnn.train()
     cnn[0].eval()  # a mixture of modes, which a plain model.train() afterwards would lose
     modes = [module.training for module in cnn.modules()]
@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was(cnn, tmp_path):
     cnn.train()
 
 
-def test_an_export_is_quiet(mlp, tmp_path, capfd):
+def test_export_prints_nothing(mlp, tmp_path, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         to_onnx(mlp, TASK, {"image": torch.randn(2, 3, 3, 3)}, tmp_path / "m.onnx")
@@ -126,7 +126,7 @@ def test_an_export_is_quiet(mlp, tmp_path, capfd):
 
 
 class Flat(nn.Module):
-    """What the broken models below share: pictures to five numbers."""
+    """Base of the invalid models below: images to five numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,30 +170,30 @@ class Random(Flat):
     ],
     ids=["operator", "branch", "batch", "random"],
 )
-def test_what_cannot_be_exported_says_why_once(model, parts, tmp_path):
+def test_failed_export_raises_one_explained_error(model, parts, tmp_path):
     target = tmp_path / "m.onnx"
-    target.write_bytes(b"what stood here")
+    target.write_bytes(b"earlier file")
     with pytest.raises(ExportError) as caught:
         to_onnx(model, TASK, {"image": torch.randn(2, 3, 3, 3)}, target)
     message = str(caught.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
-    assert target.read_bytes() == b"what stood here"
+    assert target.read_bytes() == b"earlier file"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_unwritable_target(mlp, tmp_path):
+def test_unwritable_target_raises_write_error(mlp, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(WriteError, match="could not be written"):
         to_onnx(mlp, TASK, {"image": torch.randn(2, 3, 3, 3)}, tmp_path / "file" / "m.onnx")
 
 
-def test_an_example_without_the_input(mlp, tmp_path):
+def test_example_without_an_input_is_rejected(mlp, tmp_path):
     with pytest.raises(InputError, match="a batch with image"):
-        to_onnx(mlp, TASK, {"picture": torch.randn(2, 3, 3, 3)}, tmp_path / "m.onnx")
+        to_onnx(mlp, TASK, {"pixels": torch.randn(2, 3, 3, 3)}, tmp_path / "m.onnx")
 
 
-def test_the_file_needs_neither_torch_nor_limbeck(exported, tmp_path):
+def test_file_runs_without_torch_and_limbeck(exported, tmp_path):
     one = exported["cnn"]
     batch = one.draw(5)
     np.save(tmp_path / "x.npy", batch["image"].numpy())
@@ -209,7 +209,7 @@ def test_the_file_needs_neither_torch_nor_limbeck(exported, tmp_path):
     np.testing.assert_allclose(np.load(Path(paths[2])), expected, atol=2e-5)
 
 
-def test_operators_that_are_listed_once_change_no_file(exported, tmp_path, monkeypatch):
+def test_shared_registry_does_not_change_the_file(exported, tmp_path, monkeypatch):
     made = exported["cnn"]
     files = [tmp_path / f"{number}.onnx" for number in range(3)]
     for path in files[:2]:  # the second export finds the list
@@ -220,7 +220,7 @@ def test_operators_that_are_listed_once_change_no_file(exported, tmp_path, monke
     assert first == second == without
 
 
-def test_class_names_stand_in_the_metadata_and_the_answers_stay(exported, tmp_path):
+def test_embedded_class_names_do_not_change_outputs(exported, tmp_path):
     import json
     import shutil
 
@@ -239,7 +239,7 @@ def test_class_names_stand_in_the_metadata_and_the_answers_stay(exported, tmp_pa
 
 
 class Tied(nn.Module):
-    """Scores a text's tokens with the matrix that embeds them, through a layer under two names."""
+    """Scores a text's tokens with the matrix that embeds them, through a layer with two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class Tied(nn.Module):
         return self.head((x * mask).sum(1) / mask.sum(1))
 
 
-def test_shared_weights_stand_once_in_the_file(tmp_path):
+def test_shared_weights_are_written_once(tmp_path):
     model = Tied().eval()
     ids = torch.randint(0, 500, (3, 6))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -1,4 +1,4 @@
-"""One door: whatever stands behind it, answers come in the same form."""
+"""Torch models and ONNX files have the same predictor interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from limbeck.tasks.image_classification import ImageClassification
 
 
 @pytest.mark.slow
-def test_arrays_of_other_types_are_taken(exported):
+def test_arrays_of_other_types_are_converted(exported):
     one = exported["bert"]
     predictor = OnnxPredictor(one.path, threads=1)
     batch = one.draw(4)
@@ -22,19 +22,19 @@ def test_arrays_of_other_types_are_taken(exported):
     np.testing.assert_array_equal(predictor.predict(plain)["logits"], expected)
 
 
-def test_only_the_graphs_inputs_are_fed(exported):
+def test_feeds_contain_only_graph_inputs(exported):
     predictor = OnnxPredictor(exported["cnn"].path)
     feeds = predictor.feeds(exported["cnn"].draw(2) | {"index": torch.arange(2)})
     assert list(feeds) == list(predictor.inputs) == ["image"]
     assert feeds["image"].dtype == np.float32
 
 
-def test_a_missing_input_is_named(exported):
+def test_missing_input_is_rejected(exported):
     with pytest.raises(InputError, match="attention_mask"):
         OnnxPredictor(exported["bert"].path).predict({"input_ids": torch.ones(1, 2)})
 
 
-def test_a_missing_or_damaged_file_is_one_message(tmp_path):
+def test_missing_or_damaged_onnx_file_is_rejected(tmp_path):
     with pytest.raises(LimbeckError, match="no such ONNX file"):
         OnnxPredictor(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"not an ONNX file at all")
@@ -42,7 +42,7 @@ def test_a_missing_or_damaged_file_is_one_message(tmp_path):
         OnnxPredictor(tmp_path / "bad.onnx")
 
 
-def test_torch_runs_in_eval_mode_and_gives_each_mode_back(cnn):
+def test_torch_predictor_restores_training_modes(cnn):
     cnn.train()
     cnn[4].eval()
     modes = [module.training for module in cnn.modules()]
@@ -54,7 +54,7 @@ def test_torch_runs_in_eval_mode_and_gives_each_mode_back(cnn):
     cnn.train()
 
 
-def test_torch_gives_modes_back_after_a_failure(cnn):
+def test_torch_predictor_restores_modes_after_a_failure(cnn):
     cnn.train()
     predictor = TorchPredictor(cnn, ImageClassification(tuple("abcde")))
     with pytest.raises(RuntimeError):
@@ -63,7 +63,7 @@ def test_torch_gives_modes_back_after_a_failure(cnn):
 
 
 @pytest.mark.parametrize("sizes", [[10], [3, 3, 3, 1], [1] * 10])
-def test_answers_do_not_depend_on_how_a_split_is_cut(exported, sizes):
+def test_predictions_do_not_depend_on_batching(exported, sizes):
     one = exported["cnn"]
     batch = one.draw(10)
     parts = {name: value.split(sizes) for name, value in batch.items()}
@@ -83,7 +83,7 @@ def test_no_batch_is_an_error(exported):
         predict(OnnxPredictor(exported["cnn"].path), [])
 
 
-def test_nan_answers_are_an_error_with_their_number():
+def test_nan_predictions_raise_with_their_count():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     images = torch.zeros(5, 1, 2, 2)
     images[1] = images[3] = torch.nan

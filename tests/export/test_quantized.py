@@ -1,4 +1,4 @@
-"""What training simulated is what the exported file computes, in whole numbers."""
+"""The exported file computes with integers what training simulated."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def cases(tmp_path_factory):
 def test_torch_and_onnx_runtime_agree(cases, name):
     case = cases[name]
     expected = case.one.answers().numpy()
-    answered = OnnxPredictor(case.path).predict(case.one.batch)["logits"]
-    assert np.abs(answered - expected).max() <= TOLERANCE * np.abs(expected).max()
+    outputs = OnnxPredictor(case.path).predict(case.one.batch)["logits"]
+    assert np.abs(outputs - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_layers_are_given_the_same_whole_numbers(cases, name, tmp_path):
+def test_layers_have_the_same_integer_inputs(cases, name, tmp_path):
     case = cases[name]
     model = onnx.load(case.path)
     # By the name of its scale, the first whole numbers in the file that a layer is given.
@@ -87,7 +87,7 @@ def test_layers_are_given_the_same_whole_numbers(cases, name, tmp_path):
             onnx.helper.make_tensor_value_info(value, TensorProto.UINT8, None)
         )
     onnx.save(model, tmp_path / "watched.onnx")
-    answered = OnnxPredictor(tmp_path / "watched.onnx").predict(case.one.batch)
+    outputs = OnnxPredictor(tmp_path / "watched.onnx").predict(case.one.batch)
 
     given = {}
 
@@ -104,11 +104,11 @@ def test_layers_are_given_the_same_whole_numbers(cases, name, tmp_path):
     case.one.answers()
     assert found  # layers with the same input share what the file has of it
     for path, value in found.items():
-        np.testing.assert_array_equal(answered[value], given[path].detach().numpy(), path)
+        np.testing.assert_array_equal(outputs[value], given[path].detach().numpy(), path)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_weights_are_whole_numbers_and_biases_too(cases, name):
+def test_weights_and_biases_are_integers(cases, name):
     case, weights = cases[name], cases[name].weights()
     for path, found in integers(case.one.model).items():
         values = weights[path]
@@ -131,9 +131,9 @@ def kernels(path, folder):
     return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
 
-def test_onnx_runtime_finds_its_integer_kernels(cases, tmp_path):
+def test_onnx_runtime_uses_integer_kernels(cases, tmp_path):
     for name in ("cnn", "cnn in 4 bits"):
-        # The other convolutions' answers are added to or read elsewhere before they are rounded.
+        # The other convolutions' outputs are added to or read elsewhere before they are rounded.
         found = kernels(cases[name].path, tmp_path)
         assert (found["QLinearConv"], found["QGemm"]) == (1, 2)
     found = kernels(cases["bert"].path, tmp_path)
@@ -141,7 +141,7 @@ def test_onnx_runtime_finds_its_integer_kernels(cases, tmp_path):
     assert kernels(cases["vit"].path, tmp_path)["MatMulIntegerToFloat"] == 8
 
 
-def test_a_plain_chain_of_convolutions_is_computed_in_whole_numbers(tmp_path):
+def test_chain_of_convolutions_uses_integer_kernels(tmp_path):
     torch.manual_seed(0)
     first, second = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8)
     third, head = nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
@@ -157,11 +157,11 @@ def test_a_plain_chain_of_convolutions_is_computed_in_whole_numbers(tmp_path):
     assert found["QLinearConv"] >= 2
     assert found["QGemm"] == 1
     # With steps that are powers of two every sum is exact, in floats and in whole numbers.
-    answered = OnnxPredictor(tmp_path / "model.onnx").predict(one.batch)["logits"]
-    np.testing.assert_allclose(answered, one.answers(model), rtol=1e-6, atol=1e-7)
+    outputs = OnnxPredictor(tmp_path / "model.onnx").predict(one.batch)["logits"]
+    np.testing.assert_allclose(outputs, one.answers(model), rtol=1e-6, atol=1e-7)
 
 
-def test_masks_are_worked_in(tmp_path):
+def test_masks_are_applied_to_integers(tmp_path):
     one = subject("cnn")
     mask = torch.rand(one.model.hidden.weight.shape) < 0.5
 
@@ -182,11 +182,11 @@ def test_masks_are_worked_in(tmp_path):
     assert (weights["hidden.weight"][~mask.numpy()] == 0).all()
     assert set(np.unique(weights["head.weight"])) == {-1, 1}
     assert set(np.unique(weights["wide.0.weight"])) == {-1, 0, 1}
-    answered = OnnxPredictor(tmp_path / "model.onnx").predict(one.batch)["logits"]
-    np.testing.assert_allclose(answered, expected, rtol=1e-4, atol=1e-6)
+    outputs = OnnxPredictor(tmp_path / "model.onnx").predict(one.batch)["logits"]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_tensor_off_its_grid_is_refused():
+def test_tensor_off_its_grid_is_rejected():
     class Off(nn.Module, OnGrid):
         def grid(self, original):
             return torch.tensor(1.0), None
@@ -199,7 +199,7 @@ def test_a_tensor_off_its_grid_is_refused():
         deploy(nn.Sequential(layer))
 
 
-def test_a_recurrent_net_keeps_its_answers_and_its_float_lstm():
+def test_recurrent_model_keeps_its_outputs_and_float_lstm():
     one = subject("lstm")
     Uniform(embeddings=True).transform(one.model, one.work)
     expected = one.answers()

@@ -38,7 +38,7 @@ def write(made: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def test_a_sound_file_is_read_and_probed(tmp_path):
+def test_valid_file_is_read_and_probed(tmp_path):
     path = write(product(), tmp_path / "m.onnx")
     assert read_model(path) == product()
     probe(path)
@@ -46,7 +46,7 @@ def test_a_sound_file_is_read_and_probed(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["/etc/hostname", "../secret.bin", "link.bin", "beside.bin"])
-def test_data_in_another_file_is_refused(place, tmp_path):
+def test_external_data_is_rejected(place, tmp_path):
     folder = tmp_path / "student"
     folder.mkdir()
     for name in ("secret.bin", "student/beside.bin"):
@@ -126,7 +126,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_hostile_graph_is_refused_before_it_is_loaded(kind, tmp_path):
+def test_malicious_graph_is_rejected_before_loading(kind, tmp_path):
     make, reason = FILES[kind]
     path = write(make(), tmp_path / "m.onnx")
     began = time.monotonic()
@@ -136,7 +136,7 @@ def test_a_hostile_graph_is_refused_before_it_is_loaded(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zero", "fifo", "folder", "missing", "link"])
-def test_what_is_no_file_is_refused_and_never_blocks(kind, tmp_path):
+def test_special_files_are_rejected_without_blocking(kind, tmp_path):
     path = tmp_path / "m.onnx"
     if kind == "zero":
         path = Path("/dev/zero")
@@ -151,7 +151,7 @@ def test_what_is_no_file_is_refused_and_never_blocks(kind, tmp_path):
             opened(path)
 
 
-def test_damaged_bytes_are_refused_or_predict(tmp_path):
+def test_damaged_files_are_rejected_or_predict(tmp_path):
     """Two hundred files that are cut or changed at random end in one error, or in a prediction."""
     good, draw = product().SerializeToString(), random.Random(0)
     for number in range(200):
@@ -198,9 +198,7 @@ def endless() -> onnx.ModelProto:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "reason"), [(bomb, "GiB"), (endless, "in time")])
-def test_a_file_that_takes_too_much_fails_in_a_process_with_limits(
-    make, reason, tmp_path, monkeypatch
-):
+def test_excessive_time_or_memory_fails_in_the_limited_process(make, reason, tmp_path, monkeypatch):
     monkeypatch.setattr("limbeck.export.reading.SECONDS", 4.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match=reason):

@@ -1,4 +1,4 @@
-"""Recurrent layers in ONNX answer as torch's do, for batches and sequences of any size."""
+"""Recurrent layers in ONNX match those of torch, for batches and sequences of any size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {
 
 
 class Net(nn.Module):
-    """A recurrent layer between an embedding and a head; all its answers count."""
+    """A recurrent layer between an embedding and a head; all its outputs are used."""
 
     def __init__(self, kind, begun=False, **settings):
         super().__init__()
@@ -43,9 +43,9 @@ class Net(nn.Module):
             rows = self.rnn.num_layers * (2 if self.rnn.bidirectional else 1)
             first = input_ids.float().mean(1).view(1, -1, 1).expand(rows, -1, 6) / 10
             begun = (first, -first) if isinstance(self.rnn, nn.LSTM) else first
-        answers, last = self.rnn(x, begun)
+        outputs, last = self.rnn(x, begun)
         last = last[0] * last[1] if isinstance(last, tuple) else last
-        pooled = answers.mean(1 if self.rnn.batch_first else 0)
+        pooled = outputs.mean(1 if self.rnn.batch_first else 0)
         return self.head(torch.cat([pooled, last.sum(0)], dim=1))
 
 
@@ -62,27 +62,27 @@ def batch(count, tokens):
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_a_file_answers_as_the_model_at_every_length(kind, begun, name, tmp_path):
+def test_outputs_match_at_every_length(kind, begun, name, tmp_path):
     model = Net(kind, begun, **KINDS[name]).eval()
     to_onnx(model, TASK, batch(2, 4), tmp_path / "model.onnx")
     assert isinstance(model.rnn, kind)  # the model itself is not touched
     file = OnnxPredictor(tmp_path / "model.onnx")
     for count, tokens in ((1, 1), (3, 4), (5, 17)):
-        asked = batch(count, tokens)
+        inputs = batch(count, tokens)
         with torch.no_grad():
-            expected = model(**asked)
-        answered = torch.from_numpy(file.predict(asked)["logits"])
-        torch.testing.assert_close(answered, expected, rtol=1e-5, atol=1e-6)
+            expected = model(**inputs)
+        found = torch.from_numpy(file.predict(inputs)["logits"])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert operators.count(kind.__name__) == model.rnn.num_layers
 
 
-def test_the_four_nets_lstm_is_exported(tmp_path):
+def test_text_lstm_is_exported(tmp_path):
     made = subject("lstm")
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
 
 
-def test_what_has_no_form_stays_or_is_said(tmp_path):
+def test_unsupported_recurrent_layers_stay_or_raise(tmp_path):
     kept = deploy(nn.Sequential(nn.LSTM(3, 4, proj_size=2), nn.RNN(3, 4)))
     assert [type(one) for one in kept] == [nn.LSTM, nn.RNN]
     packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 3)])
@@ -103,7 +103,7 @@ def test_what_has_no_form_stays_or_is_said(tmp_path):
         to_onnx(Packing().eval(), made.task, made.batch, tmp_path / "model.onnx")
 
 
-def test_the_operators_keep_torch_s_own_contract():
+def test_operators_pass_opcheck():
     x, state = torch.randn(4, 2, 3), torch.randn(2, 2, 5)
     shapes = {lstm: 4, gru: 3}
     for operator, gates in shapes.items():

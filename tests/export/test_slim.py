@@ -51,7 +51,7 @@ def branching() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("x", [[1, 2, 3], [-1, -2, 0]])
-def test_slimming_keeps_the_answers(x):
+def test_slimming_keeps_outputs(x):
     model = branching()
     feeds = {"x": np.float32(x)}
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
@@ -62,7 +62,7 @@ def test_slimming_keeps_the_answers(x):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_what_is_dropped_and_what_is_kept():
+def test_dropped_and_kept_parts():
     model = branching()
     before = model.ByteSize()
     slim.strip(model)
@@ -76,7 +76,7 @@ def test_what_is_dropped_and_what_is_kept():
     assert model.ByteSize() < before
 
 
-def test_weights_within_constants_and_branches_count():
+def test_weight_bytes_include_constants_and_branches():
     model = branching()
     (branch,) = (made.g for made in model.graph.node[3].attribute if made.name == "then_branch")
     held = [*model.graph.initializer, *branch.initializer, model.graph.node[1].attribute[0].t]
@@ -84,16 +84,16 @@ def test_weights_within_constants_and_branches_count():
     assert slim.float_bytes(model) == slim.weight_bytes(model)
 
 
-def test_short_names_never_meet_a_name_that_is_kept(tmp_path):
+def test_short_names_never_collide(tmp_path):
     model = branching()
     slim.rename(model, lambda name: {"weight": "0", "x": "1"}.get(name, name))
     slim.shorten(model)
     onnx.save(model, tmp_path / "m.onnx")
-    answer = OnnxPredictor(tmp_path / "m.onnx").predict({"1": np.float32([1, 2, 3])})
-    np.testing.assert_array_equal(answer["y"], [2, 5, 10])
+    outputs = OnnxPredictor(tmp_path / "m.onnx").predict({"1": np.float32([1, 2, 3])})
+    np.testing.assert_array_equal(outputs["y"], [2, 5, 10])
 
 
-def test_quiet_gives_logging_back_as_it_was(capfd):
+def test_quiet_restores_logging(capfd):
     import logging
     import warnings
 

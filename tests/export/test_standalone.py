@@ -82,7 +82,7 @@ def student(tmp_path: Path) -> Path:
     return folder
 
 
-def test_tied_weights_and_modules_under_two_names_load_by_the_cards_code(student):
+def test_model_card_code_loads_tied_weights(student):
     torch.manual_seed(0)
     model = built(TIED, student)
     ids = torch.randint(0, 40, (4, 7))
@@ -103,7 +103,7 @@ def test_tied_weights_and_modules_under_two_names_load_by_the_cards_code(student
 
 
 @pytest.mark.parametrize("kind", CODES)
-def test_code_that_does_not_stand_alone_is_refused_with_the_reason(kind, student, tmp_path):
+def test_code_that_needs_other_files_is_rejected(kind, student, tmp_path):
     (tmp_path / "settings.json").write_text('{"width": 5}')
     text, reason = CODES[kind]
     model = built(text.replace("{beside}", str(tmp_path / "settings.json")), student)
@@ -148,7 +148,7 @@ def project(tmp_path, monkeypatch) -> Path:
         del sys.modules[name]
 
 
-def test_the_users_own_modules_are_found_through_packages_files_and_paths(project):
+def test_user_modules_are_found_in_packages_files_and_paths(project):
     find("zoo.net:build", where="x")
     own = ["zoo", "zoo.net", "zoo.parts", "zoo.parts.blocks", "zoo.widths", "elsewhere_widths"]
     assert sorted(local_modules("zoo.net:build")) == sorted(own)
@@ -159,9 +159,7 @@ def test_the_users_own_modules_are_found_through_packages_files_and_paths(projec
 
 
 @pytest.mark.slow  # a whole run, and three processes that import torch
-def test_a_run_ships_the_modules_that_the_students_code_imports(
-    tmp_path, monkeypatch, quick_measuring
-):
+def test_run_ships_the_modules_that_the_student_imports(tmp_path, monkeypatch, quick_measuring):
     from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.runner import run
 

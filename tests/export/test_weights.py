@@ -34,7 +34,7 @@ class Tied(nn.Module):
         return self.head(self.embedding(x))
 
 
-def test_every_tensor_comes_back_bit_for_bit(tmp_path):
+def test_load_weights_inverts_save_weights(tmp_path):
     model, other = Tied(), Tied()
     save_weights(model, tmp_path / "m.safetensors")
     load_weights(other, tmp_path / "m.safetensors")
@@ -42,7 +42,7 @@ def test_every_tensor_comes_back_bit_for_bit(tmp_path):
     assert other.head.weight is other.embedding.weight
 
 
-def test_a_tied_weight_and_a_view_are_written_once_and_small(tmp_path):
+def test_tied_weights_and_views_are_written_once(tmp_path):
     save_weights(Tied(), path := tmp_path / "m.safetensors")
     with safe_open(path, framework="pt") as file:
         assert "head.weight" not in set(file.keys())
@@ -50,14 +50,14 @@ def test_a_tied_weight_and_a_view_are_written_once_and_small(tmp_path):
     assert path.stat().st_size < 1500  # the views' memory of 4000 bytes stays behind
 
 
-def test_safetensors_alone_reads_the_file(tmp_path):
+def test_safetensors_reads_the_file(tmp_path):
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     save_weights(model, tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", framework="np") as file:
         assert set(file.keys()) == set(model.state_dict())
 
 
-def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
+def test_weights_of_another_architecture_are_rejected(tmp_path):
     save_weights(nn.Sequential(nn.Linear(3, 2)), tmp_path / "m.safetensors")
     with pytest.raises(LimbeckError, match=r"0\.weight is \(2, 3\), the model has \(2, 4\)"):
         load_weights(nn.Sequential(nn.Linear(4, 2)), tmp_path / "m.safetensors")
@@ -65,7 +65,7 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
         load_weights(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), tmp_path / "m.safetensors")
 
 
-def test_a_missing_or_cut_file_is_one_message(tmp_path):
+def test_missing_or_truncated_file_is_rejected(tmp_path):
     model = nn.Linear(30, 20)
     with pytest.raises(LimbeckError, match="no such file"):
         load_weights(model, tmp_path / "m.safetensors")
@@ -75,7 +75,7 @@ def test_a_missing_or_cut_file_is_one_message(tmp_path):
         load_weights(model, path)
 
 
-def test_an_unwritable_target(tmp_path):
+def test_unwritable_target_raises_write_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError):
         save_weights(nn.Linear(2, 2), tmp_path / "file" / "m.safetensors")

@@ -31,7 +31,7 @@ DIGITS = DatasetFacts(
 )
 WEB = DatasetFacts("web pages", "hub:web", "4f2a", "", (), {"train": 10**9})
 LARGE = ModelFacts("large", "https://example.org/large", "a" * 64, licence="MIT", data=(WEB,))
-BASE = ModelFacts("base", "hub:base", "b" * 64, licence="ask first", ancestors=(LARGE,))
+BASE = ModelFacts("base", "hub:base", "b" * 64, licence="on request", ancestors=(LARGE,))
 TEACHER = ModelFacts(
     "digits_cnn",
     "taught in this run",

@@ -1,4 +1,4 @@
-"""Every passport that can be built is valid CycloneDX 1.6, and says what it was told."""
+"""Every passport that can be built is valid CycloneDX 1.6, and contains the given facts."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=20, deadline=None)
 @given(drawn=stated)
-def test_drawn_passports_are_valid_verify_and_refer_to_what_is_there(
+def test_generated_passports_are_valid_verified_and_have_no_dangling_reference(
     folder: Path, drawn: dict[str, Any]
 ) -> None:
     facts = PassportFacts(folder=folder, model_file="model.onnx", **drawn)
@@ -186,7 +186,7 @@ def test_drawn_passports_are_valid_verify_and_refer_to_what_is_there(
         assert {entry["ref"], *entry["dependsOn"]} <= set(there)
 
 
-def test_what_is_told_is_said(facts: PassportFacts) -> None:
+def test_every_fact_is_in_the_document(facts: PassportFacts) -> None:
     passport = build_passport(facts)
     student = passport["metadata"]["component"]
     card = student["modelCard"]
@@ -210,7 +210,7 @@ def test_what_is_told_is_said(facts: PassportFacts) -> None:
     assert passport["metadata"]["timestamp"] == "2026-01-02T03:04:05Z"
 
 
-def test_the_graph_joins_student_teachers_data_and_software(facts: PassportFacts) -> None:
+def test_dependency_graph_contains_teachers_data_and_software(facts: PassportFacts) -> None:
     passport = build_passport(facts)
     names = {item["bom-ref"]: item["name"] for item in passport["components"]}
     graph = {
@@ -223,35 +223,29 @@ def test_the_graph_joins_student_teachers_data_and_software(facts: PassportFacts
     assert graph["large"] == ["web pages"]
 
 
-def test_another_fact_gives_another_serial_number(facts: PassportFacts) -> None:
+def test_serial_number_depends_on_the_facts(facts: PassportFacts) -> None:
     one = build_passport(facts)
     other = build_passport(dataclasses.replace(facts, seeds=(3,)))
     assert one["serialNumber"] != other["serialNumber"]
 
 
-def test_a_licence_that_is_not_stated_is_said_to_be_missing(facts: PassportFacts) -> None:
+def test_missing_licence_is_recorded_as_not_stated(facts: PassportFacts) -> None:
     student = build_passport(dataclasses.replace(facts, licence=""))["metadata"]["component"]
     assert "licenses" not in student
     assert {"name": "limbeck:licence", "value": "not stated"} in student["properties"]
 
 
-def test_limbecks_writer_of_json_writes_what_render_writes(
-    facts: PassportFacts, tmp_path: Path
-) -> None:
+def test_write_json_and_render_are_identical(facts: PassportFacts, tmp_path: Path) -> None:
     passport = build_passport(facts)
     write_json(tmp_path / "passport.json", passport)
     assert (tmp_path / "passport.json").read_text(encoding="utf-8") == render(passport)
 
 
-def test_an_earlier_passport_in_the_folder_changes_nothing(
-    facts: PassportFacts, student: Path
-) -> None:
+def test_existing_passport_does_not_change_the_new_one(facts: PassportFacts, student: Path) -> None:
     assert render(build_passport(facts)) == (student / "passport.json").read_text(encoding="utf-8")
 
 
-def test_facts_that_cannot_be_written_are_one_clear_error(
-    facts: PassportFacts, tmp_path: Path
-) -> None:
+def test_invalid_facts_raise_one_input_error(facts: PassportFacts, tmp_path: Path) -> None:
     naive = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
     with pytest.raises(InputError, match="a time with its zone"):
         build_passport(dataclasses.replace(facts, timestamp=naive))
@@ -263,15 +257,15 @@ def test_facts_that_cannot_be_written_are_one_clear_error(
     assert len(caught.value.problems) == 2
 
 
-def test_the_list_of_licences_is_the_schemas() -> None:
+def test_spdx_ids_match_the_schema() -> None:
     from cyclonedx.schema._res import SPDX_JSON
 
     allowed = json.loads(Path(SPDX_JSON).read_text(encoding="utf-8"))["enum"]
-    ours = Path(limbeck.passport.__file__).parent / "spdx_ids.txt"
-    assert sorted(allowed) == sorted(ours.read_text(encoding="utf-8").split())
+    bundled = Path(limbeck.passport.__file__).parent / "spdx_ids.txt"
+    assert sorted(allowed) == sorted(bundled.read_text(encoding="utf-8").split())
 
 
-def test_the_validator_says_where_a_document_departs_from_the_schema(facts: PassportFacts) -> None:
+def test_schema_violations_contain_the_json_path(facts: PassportFacts) -> None:
     passport = build_passport(facts)
     passport["metadata"]["component"]["type"] = "student"
     problems = validate(passport)
@@ -279,7 +273,7 @@ def test_the_validator_says_where_a_document_departs_from_the_schema(facts: Pass
     assert problems[0].startswith("$.metadata.component.type: 'student' is not one of")
 
 
-def test_nothing_needs_the_validators_library(student: Path) -> None:
+def test_verify_works_without_cyclonedx(student: Path) -> None:
     code = f"""
 import sys
 sys.modules["cyclonedx"] = None
@@ -292,7 +286,7 @@ assert not {{"torch", "numpy", "pydantic"}} & sys.modules.keys()
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
-def test_the_room_imports_nothing_of_limbeck_but_its_foundations() -> None:
+def test_package_imports_only_core_modules() -> None:
     walked = list(Path(limbeck.passport.__file__).parent.glob("*.py"))
     assert len(walked) == 17
     for path in walked:

@@ -1,4 +1,4 @@
-"""Generations link up: the teacher that is given is the teacher that is named."""
+"""Lineage over several generations: the passed teacher is the one that the passport names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def generations(facts: PassportFacts, tmp_path: Path, write) -> list[PassportFac
     return made
 
 
-def test_every_generation_that_is_given_is_found(
+def test_lineage_of_every_generation_is_verified(
     generations: list[PassportFacts], tmp_path: Path
 ) -> None:
     eldest, middle, youngest = (one.folder for one in generations)
@@ -60,7 +60,7 @@ def test_every_generation_that_is_given_is_found(
     assert validate(json.loads((youngest / "passport.json").read_text(encoding="utf-8"))) == ()
 
 
-def test_a_teacher_that_is_another_is_said_to_be(
+def test_other_teachers_are_lineage_issues(
     generations: list[PassportFacts], tmp_path: Path, write
 ) -> None:
     _, middle, youngest = generations
@@ -71,11 +71,11 @@ def test_a_teacher_that_is_another_is_said_to_be(
     assert issues[0].kind == "lineage"
     assert issues[0].where == "student 1"
     assert issues[0].listed.startswith("digest ")
-    # Weights that nobody named.
+    # Weights that are not in the lineage.
     (tmp_path / "train_teacher" / "model.safetensors").write_bytes(b"swapped")
     (issue,) = verify(youngest.folder, lineage=[tmp_path / "train_teacher"]).issues
     assert (issue.kind, issue.where) == ("lineage", "train_teacher")
-    # A student of somebody else.
+    # A student that is no ancestor.
     (issue,) = verify(middle.folder, lineage=[youngest.folder]).issues
     assert "a teacher of sha256" in issue.found
 
@@ -93,7 +93,7 @@ def test_a_teacher_that_is_another_is_said_to_be(
         {"teachers": ()},
     ],
 )
-def test_a_teacher_with_another_story_is_said_to_be(
+def test_changed_teacher_facts_are_lineage_issues(
     generations: list[PassportFacts], change: dict[str, Any], write
 ) -> None:
     middle = dataclasses.replace(generations[1], **change)
@@ -105,7 +105,7 @@ def test_a_teacher_with_another_story_is_said_to_be(
     assert any(issue.listed.startswith(field) for issue in issues)
 
 
-def test_a_teacher_whose_own_folder_was_changed_is_named(generations: list[PassportFacts]) -> None:
+def test_changed_teacher_folder_is_an_issue(generations: list[PassportFacts]) -> None:
     _, middle, youngest = generations
     (middle.folder / "README.md").write_text("other", encoding="utf-8")
     (issue,) = verify(youngest.folder, lineage=[middle.folder]).issues
@@ -115,7 +115,7 @@ def test_a_teacher_whose_own_folder_was_changed_is_named(generations: list[Passp
     assert kinds == ["malformed", "lineage"]
 
 
-def test_a_teacher_that_is_not_there_is_an_input_error(student: Path, tmp_path: Path) -> None:
+def test_missing_teacher_raises_input_error(student: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a teacher's folder"):
         verify(student, lineage=[tmp_path / "none"])
 
@@ -138,7 +138,7 @@ def other_digest(passport: dict[str, Any]) -> None:
 
 
 def other_reference(passport: dict[str, Any]) -> None:
-    """Name the forged teacher after its contents, but leave what speaks of it."""
+    """Update the forged teacher's reference, but not the graph and the pedigree."""
     teacher = teacher_of(passport)
     teacher["version"] = "2"
     old = teacher.pop("bom-ref")
@@ -168,7 +168,7 @@ def other_data(passport: dict[str, Any]) -> None:
     "change",
     [other_digest, other_reference, other_pedigree, no_pedigree, other_graph, other_data],
 )
-def test_a_lineage_that_contradicts_itself_is_found_without_a_signature(
+def test_contradictory_lineage_is_an_issue_without_a_signature(
     student: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     rewritten(student, change)
@@ -186,7 +186,7 @@ def set_property(name: str, value: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def test_a_risk_that_was_lowered_without_a_reason_is_found(real: PassportFacts, write) -> None:
+def test_lowered_risk_without_justification_is_an_issue(real: PassportFacts, write) -> None:
     high = ModelFacts("scorer", risk="high", digest="a" * 64)
     write(dataclasses.replace(real, teachers=(high,)))
     rewritten(real.folder, set_property("limbeck:risk", "minimal"))
@@ -197,7 +197,7 @@ def test_a_risk_that_was_lowered_without_a_reason_is_found(real: PassportFacts, 
     assert issue.kind == "risk"
 
 
-def test_a_verdict_that_was_improved_upon_is_found(real: PassportFacts, write) -> None:
+def test_forged_robustness_verdict_is_an_issue(real: PassportFacts, write) -> None:
     lost = dataclasses.replace(real.robustness[0], low=-0.5, high=-0.4)
     facts = dataclasses.replace(real, robustness=(lost,))
     write(facts)
@@ -208,7 +208,7 @@ def test_a_verdict_that_was_improved_upon_is_found(real: PassportFacts, write) -
     assert issue.kind == "robustness"
 
 
-def test_what_is_stated_beyond_the_first_issue_is_in_the_passport(real: PassportFacts) -> None:
+def test_optional_facts_are_in_the_passport(real: PassportFacts) -> None:
     passport = build_passport(real)
     assert validate(passport) == ()
     stated = {
@@ -237,24 +237,24 @@ def command(*words: object) -> tuple[int, list[str]]:
     return ended.exit_code, ended.output.splitlines()
 
 
-def test_the_command_names_the_first_thing_and_then_the_others(signed) -> None:
-    code, said = command(signed.folder, "--key", signed.public)
+def test_command_lists_the_first_issue_then_the_others(signed) -> None:
+    code, lines = command(signed.folder, "--key", signed.public)
     assert code == 0
-    assert said[-2].endswith("nothing departs from the passport; 5 files checked.")
-    assert said[-1].startswith("Verified: signed by the key ")
+    assert lines[-2].endswith("nothing departs from the passport; 5 files checked.")
+    assert lines[-1].startswith("Verified: signed by the key ")
     (signed.folder / "README.md").write_text("other", encoding="utf-8")
     (signed.folder / "model.sig").unlink()
-    code, said = command(signed.folder, "--key", signed.public)
+    code, lines = command(signed.folder, "--key", signed.public)
     assert code == 1
-    assert said[0].startswith("changed: 'README.md'")
-    assert said[1].startswith("also signature: 'model.sig'")
+    assert lines[0].startswith("changed: 'README.md'")
+    assert lines[1].startswith("also signature: 'model.sig'")
 
 
-def test_the_command_takes_several_teachers(generations: list[PassportFacts]) -> None:
+def test_command_accepts_several_teachers(generations: list[PassportFacts]) -> None:
     eldest, middle, youngest = (one.folder for one in generations)
     assert command(youngest, "--lineage", middle, "--lineage", eldest)[0] == 0
-    code, said = command(eldest, "--lineage", youngest)
+    code, lines = command(eldest, "--lineage", youngest)
     assert code == 1
-    assert said[0].startswith("lineage: 'student 2'")
+    assert lines[0].startswith("lineage: 'student 2'")
     assert command(youngest, "--lineage", middle / "none")[0] == 2
     assert command(youngest, "--key", middle / "none.pem")[0] == 2

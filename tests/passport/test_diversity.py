@@ -1,4 +1,4 @@
-"""On whom many students hang, against counts made by hand and by taking teachers away."""
+"""Teacher concentration against manual counts and against removing each teacher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def student(name: str, *teachers: ModelFacts) -> ModelFacts:
     return ModelFacts(name, digest=f"student {name}", ancestors=teachers)
 
 
-def test_shares_index_and_single_points_by_hand() -> None:
+def test_shares_index_and_single_points_match_manual_values() -> None:
     found = measure_teacher_concentration(
         [
             student("1", BASE),
@@ -35,7 +35,7 @@ def test_shares_index_and_single_points_by_hand() -> None:
     assert {one.name: one.share for one in found.single_points} == {"large": 0.5, "base": 0.5}
 
 
-def test_one_root_is_full_concentration_and_many_are_none() -> None:
+def test_concentration_of_one_root_and_of_many() -> None:
     assert measure_teacher_concentration([student(str(n), BASE) for n in range(3)]).herfindahl == 1
     apart = measure_teacher_concentration(
         [student(str(n), ModelFacts(f"root {n}")) for n in range(4)]
@@ -56,13 +56,13 @@ def random_lineage(draw: random.Random) -> list[ModelFacts]:
 
 
 def left_without(model: ModelFacts, gone: str) -> bool:
-    """Whether a root remains that can be reached without going through a model."""
+    """Return whether a root can be reached without a model."""
     if model.digest == gone:
         return False
     return not model.ancestors or any(left_without(elder, gone) for elder in model.ancestors)
 
 
-def test_single_points_are_those_whose_removal_leaves_no_root() -> None:
+def test_removing_a_single_point_leaves_no_root() -> None:
     for seed in range(150):
         students = random_lineage(random.Random(seed))
         found = measure_teacher_concentration(students, most=0.01)
@@ -72,14 +72,14 @@ def test_single_points_are_those_whose_removal_leaves_no_root() -> None:
         assert {one.digest: one.share for one in found.single_points} == expected, seed
 
 
-def test_a_long_lineage_takes_no_time() -> None:
+def test_long_lineage_is_measured_quickly() -> None:
     model = ModelFacts("first")
     for number in range(5000):
         model = ModelFacts(str(number), ancestors=(model,))
     assert len(measure_teacher_concentration([model]).single_points) == 5000
 
 
-def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_raise_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
         measure_teacher_concentration([])
     with pytest.raises(InputError, match="share"):
@@ -89,7 +89,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_forged_digests_that_make_a_circle_are_an_error() -> None:
+def test_cyclic_lineage_raises_input_error() -> None:
     def named(name: str, digest: str, *ancestors: ModelFacts) -> ModelFacts:
         return ModelFacts(name, digest=digest, ancestors=ancestors)
 
@@ -101,7 +101,7 @@ def test_forged_digests_that_make_a_circle_are_an_error() -> None:
         )
 
 
-def test_students_are_read_from_their_folders(facts: PassportFacts, student: Path) -> None:
+def test_read_students_accepts_folders_and_files(facts: PassportFacts, student: Path) -> None:
     found = measure_teacher_concentration(read_students([student, student / "passport.json"]))
     assert [(one.name, one.share) for one in found.roots] == [("large", 1.0)]
     assert [one.name for one in found.single_points] == ["base", "digits_cnn", "large"]

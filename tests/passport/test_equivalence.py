@@ -18,13 +18,13 @@ shares = st.floats(-1, 1)
 
 
 @given(st.tuples(shares, shares).map(sorted), st.floats(0, 1), st.booleans())
-def test_the_verdict_is_that_of_the_losses_within_the_interval(ends, margin, higher) -> None:
+def test_verdict_follows_from_the_losses_in_the_interval(ends, margin, higher) -> None:
     low, high = ends
     item = DifferenceFacts("a", 0.0, low, high, margin, "higher" if higher else "lower")
     losses = (-low, -high) if higher else (low, high)
     expected = "PASS" if max(losses) <= margin else "FAIL" if min(losses) > margin else "NOT SHOWN"
     assert classify(item) == expected
-    # Turned round, the same figures say the same.
+    # Negated figures with the opposite direction have the same verdict.
     turned = DifferenceFacts("a", 0.0, -high, -low, margin, "lower" if higher else "higher")
     assert classify(turned) == expected
 
@@ -50,26 +50,26 @@ PASS, FAIL, OPEN = line(-0.08, 0.0), line(-0.5, -0.2), line(-0.2, 0.0)
         ([line(-0.1, -0.1)], "PASS"),
     ],
 )
-def test_one_line_decides_for_all(lines: list[DifferenceFacts], verdict: str) -> None:
+def test_overall_verdict_is_the_worst_line(lines: list[DifferenceFacts], verdict: str) -> None:
     assert equivalence(lines).verdict == verdict
 
 
 @pytest.mark.parametrize(
     "change", [{"margin": -1.0}, {"margin": math.nan}, {"better": "more"}, {"low": 1.0}]
 )
-def test_what_makes_no_sense_is_refused(change) -> None:
+def test_invalid_arguments_raise_input_error(change) -> None:
     with pytest.raises(InputError):
         equivalence([dataclasses.replace(PASS, **change)])
 
 
-def test_it_reads_back_and_cannot_be_improved_upon() -> None:
+def test_robustness_round_trip_and_forged_verdicts() -> None:
     text = robustness([PASS, FAIL, line(None, math.nan), line(0, 1)])
     assert robustness(read_robustness(text, "here")) == text
     with pytest.raises(InputError, match="verdicts that follow"):
         read_robustness(text.replace("FAIL", "PASS"), "here")
 
 
-def test_the_passport_states_it(facts: PassportFacts, write) -> None:
+def test_passport_contains_the_robustness_verdict(facts: PassportFacts, write) -> None:
     facts = dataclasses.replace(facts, robustness=(PASS, FAIL))
     student = build_passport(facts)["metadata"]["component"]
     (stated,) = (i["value"] for i in student["properties"] if i["name"] == "limbeck:robustness")

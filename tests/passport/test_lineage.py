@@ -1,4 +1,4 @@
-"""A student that teaches brings every generation behind it into the next passport."""
+"""A student used as a teacher brings all its ancestors into the next passport."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def models(passport: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def rewrite(path: Path, change: dict[str, str]) -> None:
-    """Replace texts in a passport and write its hash anew, as a forger would."""
+    """Replace texts in a passport and update its hash, as an attacker would."""
     text = path.read_text(encoding="utf-8")
     for old, new in change.items():
         assert old in text
@@ -38,9 +38,7 @@ def rewrite(path: Path, change: dict[str, str]) -> None:
     path.write_text(render(passport), encoding="utf-8")
 
 
-def test_a_passport_read_as_a_teacher_says_what_was_told(
-    facts: PassportFacts, student: Path
-) -> None:
+def test_as_teacher_restores_the_facts(facts: PassportFacts, student: Path) -> None:
     teacher = as_teacher(student / "passport.json")
     assert (teacher.name, teacher.licence, teacher.version) == ("digits", "Apache-2.0", "1")
     assert teacher.architecture == facts.architecture
@@ -50,9 +48,7 @@ def test_a_passport_read_as_a_teacher_says_what_was_told(
     assert teacher.metrics[0] == facts.metrics[0]
 
 
-def test_three_generations_each_state_their_own_ancestors(
-    facts: PassportFacts, student: Path
-) -> None:
+def test_three_generations_keep_their_ancestors(facts: PassportFacts, student: Path) -> None:
     seen = models(build_passport(facts))
     for generation in range(3):
         teacher = as_teacher(student / "passport.json")
@@ -63,13 +59,13 @@ def test_three_generations_each_state_their_own_ancestors(
         (student / "passport.json").write_text(render(passport), encoding="utf-8")
         assert verify(student).ok
         assert len(models(passport)) == len(seen) + 1
-        # What is known of the elders does not change on the way.
+        # The ancestors' components do not change from generation to generation.
         assert {name: models(passport)[name] for name in seen} == seen
         seen = models(passport)
     assert seen.keys() == {"large", "base", "digits_cnn", "digits", "student 0", "student 1"}
 
 
-def test_five_thousand_generations_are_no_deeper_than_one(facts: PassportFacts) -> None:
+def test_document_depth_is_independent_of_generations(facts: PassportFacts) -> None:
     model = ModelFacts("first")
     for _ in range(5000):
         model = ModelFacts("next", ancestors=(model,))
@@ -78,7 +74,7 @@ def test_five_thousand_generations_are_no_deeper_than_one(facts: PassportFacts) 
     json.loads(render(passport))
 
 
-def test_a_shared_ancestor_and_a_teacher_named_twice_stand_once(facts: PassportFacts) -> None:
+def test_shared_ancestors_are_listed_once(facts: PassportFacts) -> None:
     root = ModelFacts("root", digest="a" * 64)
     left, right = (ModelFacts(name, ancestors=(root,)) for name in ("left", "right"))
     again = ModelFacts("root", digest="a" * 64)
@@ -90,15 +86,15 @@ def test_a_shared_ancestor_and_a_teacher_named_twice_stand_once(facts: PassportF
     assert len(passport["metadata"]["component"]["pedigree"]["ancestors"]) == 3
 
 
-def test_an_edited_passport_is_refused_as_a_teacher(student: Path) -> None:
+def test_edited_passport_is_rejected_as_a_teacher(student: Path) -> None:
     path = student / "passport.json"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("ask first", "MIT or so"), encoding="utf-8")
+    path.write_text(text.replace("on request", "MIT or so"), encoding="utf-8")
     with pytest.raises(InputError, match="the hash of its content"):
         as_teacher(path)
 
 
-def test_a_forged_lineage_is_an_error_and_not_a_loop(student: Path) -> None:
+def test_cyclic_passport_lineage_raises_input_error(student: Path) -> None:
     path = student / "passport.json"
     found = models(json.loads(path.read_text(encoding="utf-8")))
     ancestor, teacher = found["base"]["bom-ref"], found["digits_cnn"]["bom-ref"]

@@ -1,4 +1,4 @@
-"""A student is never of a lower class than an ancestor, unless somebody wrote down why."""
+"""A student is never of a lower class than an ancestor, without a written justification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = ("", "minimal", "limited", "high", "unacceptable")
 
 
 @pytest.mark.parametrize(("own", "elder", "eldest"), [*itertools.product(CLASSES, repeat=3)])
-def test_the_class_is_the_highest_of_all(own: str, elder: str, eldest: str) -> None:
+def test_risk_is_the_highest_of_all(own: str, elder: str, eldest: str) -> None:
     family = [ModelFacts("elder", risk=elder), ModelFacts("eldest", risk=eldest)]
     expected = CLASSES[max(CLASSES.index(risk) for risk in (own, elder, eldest))]
     found = inherit(own, family)
@@ -24,17 +24,17 @@ def test_the_class_is_the_highest_of_all(own: str, elder: str, eldest: str) -> N
     assert set(found.unstated) == {model.name for model in family if not model.risk}
 
 
-def test_a_justification_lowers_it_and_is_kept() -> None:
+def test_justification_lowers_the_risk() -> None:
     scorer = ModelFacts("scorer", risk="high")
     found = inherit("minimal", [scorer], justification=" It sorts letters. ")
     assert (found.risk, found.inherited, found.inherited_from) == ("minimal", "high", ("scorer",))
     assert found.justification == "It sorts letters."
-    # Where it is not needed, it justifies nothing.
+    # A justification that is not needed is dropped.
     assert inherit("high", [scorer], justification="No reason.").justification == ""
     assert inherit("minimal", [scorer], justification="  ").risk == "high"
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_invalid_arguments_raise_input_error() -> None:
     with pytest.raises(InputError, match="did you mean"):
         inherit("hihg", [])
     with pytest.raises(InputError, match="State the class"):
@@ -46,7 +46,7 @@ def about(facts: PassportFacts) -> dict[str, str]:
     return {item["name"]: item["value"] for item in student["properties"]}
 
 
-def test_the_passport_states_it_over_three_generations(facts: PassportFacts, write) -> None:
+def test_risk_is_inherited_over_three_generations(facts: PassportFacts, write) -> None:
     grand = ModelFacts("grand", risk="high")
     first = dataclasses.replace(
         facts, teachers=(ModelFacts("t", ancestors=(grand,)),), risk="minimal"
@@ -58,5 +58,5 @@ def test_the_passport_states_it_over_three_generations(facts: PassportFacts, wri
     assert verify(lowered.folder).ok
     teacher = as_teacher(lowered.folder / "passport.json")
     assert (teacher.risk, teacher.risk_justification) == ("minimal", "It sorts letters.")
-    # The reason was the teacher's own; its student has to give one of its own.
+    # A teacher's justification does not apply to its student.
     assert about(dataclasses.replace(facts, teachers=(teacher,)))["limbeck:risk"] == "high"

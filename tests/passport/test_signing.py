@@ -1,4 +1,4 @@
-"""Nothing in a signed folder can be changed unseen, and what was not changed passes."""
+"""Every change of a signed folder is detected, and an unchanged folder passes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from limbeck.passport import (
 Tamper = Callable[[Path, random.Random], str]
 
 
-def test_an_untouched_folder_passes_also_for_the_library_itself(signed, tmp_path: Path) -> None:
+def test_unchanged_folder_passes_here_and_in_model_signing(signed, tmp_path: Path) -> None:
     import model_signing.hashing as hashing
     import model_signing.verifying as verifying
 
     found = verify(signed.folder, key=signed.public)
     assert (found.issues, found.notes) == ((), ())
     assert verify_signature(signed.folder, signed.public) == ()
-    # Left to guess, it would not look at the .gitignore that was signed.
+    # By default, the library ignores the signed .gitignore.
     covered = hashing.Config().set_ignored_paths(paths=["model.sig"], ignore_git_paths=False)
     check = verifying.Config().use_elliptic_key_verifier(public_key=signed.public)
     check.set_hashing_config(covered)
@@ -46,7 +46,7 @@ def test_an_untouched_folder_passes_also_for_the_library_itself(signed, tmp_path
         check.verify(signed.folder, signed.folder / "model.sig")
 
 
-def test_a_signature_by_the_librarys_own_defaults_passes(signed) -> None:
+def test_signature_with_the_defaults_of_model_signing_passes(signed) -> None:
     import model_signing.signing as signing
 
     (signed.folder / ".gitignore").unlink()
@@ -136,7 +136,7 @@ def link(folder: Path, draw: random.Random) -> str:
 
 
 def forge(folder: Path, draw: random.Random) -> str:
-    """Edit the passport, and write the hash of its content anew."""
+    """Edit the passport, and update the hash of its content."""
     path = folder / "passport.json"
     passport = json.loads(path.read_text(encoding="utf-8"))
     component = passport["metadata"]["component"]
@@ -167,7 +167,7 @@ TAMPERS = [
 ]
 
 
-def test_200_random_tamperings_and_none_is_missed(signed_once, tmp_path: Path, copy) -> None:
+def test_200_random_tamperings_are_all_detected(signed_once, tmp_path: Path, copy) -> None:
     work = tmp_path / "work"
     for seed in range(200):
         draw = random.Random(seed)
@@ -175,17 +175,17 @@ def test_200_random_tamperings_and_none_is_missed(signed_once, tmp_path: Path, c
         assert verify(one.folder, key=one.public).issues == ()
         tamper = TAMPERS[seed % len(TAMPERS)]
         touched = tamper(one.folder, draw)
-        said = verify(one.folder, key=one.public).issues
-        assert said, (seed, tamper.__name__)
-        assert touched in {issue.where for issue in said}, (seed, tamper.__name__, said)
+        issues = verify(one.folder, key=one.public).issues
+        assert issues, (seed, tamper.__name__)
+        assert touched in {issue.where for issue in issues}, (seed, tamper.__name__, issues)
         if tamper in (flip, flip_signature, truncate, append, remove, forge, link):
-            assert said[0].where == touched, (seed, tamper.__name__, said)
+            assert issues[0].where == touched, (seed, tamper.__name__, issues)
         assert verify_signature(one.folder, one.public)
-        assert all(str(issue).isprintable() for issue in said)
+        assert all(str(issue).isprintable() for issue in issues)
         shutil.rmtree(work)
 
 
-def test_bytes_of_the_signature_count_wherever_they_stand(signed) -> None:
+def test_every_changed_byte_of_the_signature_is_detected(signed) -> None:
     path = signed.folder / "model.sig"
     content = path.read_bytes()
     # The payload repeats itself: a quarter of the bytes outside of it, and some of it.
@@ -201,7 +201,7 @@ def test_bytes_of_the_signature_count_wherever_they_stand(signed) -> None:
         assert issues[0].where == "model.sig", place
 
 
-def test_a_signature_by_another_key_is_named(signed) -> None:
+def test_signature_by_another_key_is_an_issue(signed) -> None:
     sign(signed.folder, signed.other_private)
     assert verify(signed.folder, key=signed.other_public).ok
     (issue,) = verify(signed.folder, key=signed.public).issues
@@ -216,7 +216,7 @@ def test_a_signature_by_another_key_is_named(signed) -> None:
     assert "this key did not make" in issue.found
 
 
-def test_a_payload_that_was_not_signed_is_found(signed) -> None:
+def test_unsigned_payload_is_an_issue(signed) -> None:
     (signed.folder / "README.md").write_text("other", encoding="utf-8")
     rewrite(signed.facts)
     hashes = {
@@ -230,18 +230,18 @@ def test_a_payload_that_was_not_signed_is_found(signed) -> None:
         item["digest"] = hashes.get(item["name"], item["digest"])
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
     path.write_text(json.dumps(bundle, separators=(",", ":")), encoding="utf-8")
-    assert verify(signed.folder).ok  # nobody can tell without the key
+    assert verify(signed.folder).ok  # not detectable without the key
     (issue,) = verify(signed.folder, key=signed.public).issues
     assert issue.where == "model.sig"
 
 
-def test_another_teacher_in_the_lineage_is_found(signed) -> None:
+def test_replaced_teacher_is_an_issue(signed) -> None:
     other = dataclasses.replace(signed.facts, teachers=(ModelFacts("other", digest="e" * 64),))
     rewrite(other)
     issues = verify(signed.folder, key=signed.public).issues
     assert issues[0].where == "passport.json"
     assert {issue.kind for issue in issues} == {"signature", "stamp"}
-    # Stamped anew, the files are others than those that were signed.
+    # With new metadata, the files are not those that were signed.
     embed_metadata(other)
     rewrite(other)
     issues = verify(signed.folder, key=signed.public).issues
@@ -252,7 +252,7 @@ def test_another_teacher_in_the_lineage_is_found(signed) -> None:
     ]
 
 
-def test_without_a_key_the_signature_is_noted_and_its_hashes_are_held(signed) -> None:
+def test_without_a_key_signed_hashes_are_compared(signed) -> None:
     found = verify(signed.folder)
     assert found.ok
     assert found.trust == "signed, key not given"
@@ -260,7 +260,7 @@ def test_without_a_key_the_signature_is_noted_and_its_hashes_are_held(signed) ->
     assert [issue.kind for issue in verify(signed.folder).issues] == ["signature"]
 
 
-def test_a_missing_signature_is_a_finding_only_with_a_key(signed) -> None:
+def test_missing_signature_is_an_issue_only_with_a_key(signed) -> None:
     (signed.folder / "model.sig").unlink()
     assert verify(signed.folder).ok
     (issue,) = verify(signed.folder, key=signed.public).issues
@@ -281,7 +281,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("content", MALFORMED, ids=range(len(MALFORMED)))
-def test_what_is_no_signature_is_one_finding(signed, content: bytes) -> None:
+def test_malformed_signature_is_one_issue(signed, content: bytes) -> None:
     (signed.folder / "model.sig").write_bytes(content)
     for key in (None, signed.public):
         (issue,) = verify(signed.folder, key=key).issues
@@ -289,7 +289,7 @@ def test_what_is_no_signature_is_one_finding(signed, content: bytes) -> None:
         assert len(str(issue)) < 600
 
 
-def test_a_signature_that_is_a_pipe_a_folder_or_a_link_is_not_opened(signed) -> None:
+def test_signature_that_is_not_a_plain_file_is_not_opened(signed) -> None:
     path = signed.folder / "model.sig"
     path.rename(signed.folder.parent / "moved.sig")
     path.symlink_to(signed.folder.parent / "moved.sig")
@@ -311,7 +311,7 @@ def leaves(part) -> list[tuple]:
     return found
 
 
-def test_no_forged_signature_ends_in_a_traceback(signed) -> None:
+def test_forged_signatures_raise_no_other_exception(signed) -> None:
     path = signed.folder / "model.sig"
     original = path.read_text(encoding="utf-8")
     values = [None, 0, True, 1.5, "", "x", "\ud800", [], {}, [None], {"a": {}}, "QQ==", "é"]
@@ -330,7 +330,7 @@ def test_no_forged_signature_ends_in_a_traceback(signed) -> None:
         verify(signed.folder)
 
 
-def test_only_a_folder_that_is_as_its_passport_says_is_signed(signed) -> None:
+def test_sign_requires_a_folder_that_matches_its_passport(signed) -> None:
     (signed.folder / "README.md").write_text("other", encoding="utf-8")
     before = (signed.folder / "model.sig").read_bytes()
     with pytest.raises(InputError, match=r"README\.md"):
@@ -345,7 +345,7 @@ def test_only_a_folder_that_is_as_its_passport_says_is_signed(signed) -> None:
         verify_signature(signed.folder / "none", signed.public)
 
 
-def test_keys_are_private_and_never_written_over(tmp_path: Path) -> None:
+def test_keys_are_private_and_never_overwritten(tmp_path: Path) -> None:
     private, public = tmp_path / "a.pem", tmp_path / "b.pem"
     make_keys(private, public)
     assert private.stat().st_mode & 0o777 == 0o600
@@ -356,7 +356,7 @@ def test_keys_are_private_and_never_written_over(tmp_path: Path) -> None:
     assert private.read_bytes() == before
 
 
-def test_keys_of_other_kinds_are_refused(signed, tmp_path: Path) -> None:
+def test_keys_of_other_kinds_are_rejected(signed, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -386,14 +386,14 @@ def test_keys_of_other_kinds_are_refused(signed, tmp_path: Path) -> None:
         assert verify(signed.folder, key=public).ok
 
 
-def test_a_key_in_the_student_folder_is_refused(signed) -> None:
+def test_key_in_the_student_folder_is_rejected(signed) -> None:
     shutil.copy(signed.private, signed.folder / "key.pem")
     rewrite(signed.facts)
     with pytest.raises(InputError, match="Whoever gets the student"):
         sign(signed.folder, signed.folder / "key.pem")
 
 
-def test_a_folder_with_a_link_cannot_be_signed(signed) -> None:
+def test_folder_with_a_link_cannot_be_signed(signed) -> None:
     (signed.folder / "again.md").symlink_to("README.md")
     rewrite(signed.facts)
     with pytest.raises(InputError, match="plain files"):

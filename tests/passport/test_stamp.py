@@ -1,4 +1,4 @@
-"""A stamp is read by the formats' own libraries, moves no byte of a weight, and is held to."""
+"""Embedded metadata: readable by the formats' libraries, weights unchanged, checked by verify."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tensors_of(path: Path) -> bytes:
     return content[8 + struct.unpack("<Q", content[:8])[0] :]
 
 
-def test_both_formats_carry_it_and_their_libraries_read_it(real: PassportFacts) -> None:
+def test_format_libraries_read_the_embedded_metadata(real: PassportFacts) -> None:
     import onnx
     import onnxruntime
     from safetensors import safe_open
@@ -64,7 +64,7 @@ def test_both_formats_carry_it_and_their_libraries_read_it(real: PassportFacts) 
     assert len({stamp.id for stamp in stamps.values() if stamp}) == 1
 
 
-def test_stamping_again_changes_nothing_and_another_fact_changes_the_stamp(
+def test_embedding_is_idempotent_and_depends_on_the_facts(
     real: PassportFacts,
 ) -> None:
     embed_metadata(real)
@@ -78,9 +78,7 @@ def test_stamping_again_changes_nothing_and_another_fact_changes_the_stamp(
     assert {name: (real.folder / name).read_bytes() for name in NAMES} == first
 
 
-def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
-    real: PassportFacts, write
-) -> None:
+def test_metadata_of_other_facts_is_an_issue(real: PassportFacts, write) -> None:
     embed_metadata(real)
     write(real)
     assert verify(real.folder).issues == ()
@@ -98,7 +96,7 @@ def test_a_stamped_folder_passes_and_one_with_anothers_stamp_does_not(
         assert {issue.where for issue in issues} == set(NAMES)
 
 
-def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> None:
+def test_changed_weights_contradict_the_embedded_hash(real: PassportFacts, write) -> None:
     embed_metadata(real)
     path = real.folder / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -110,7 +108,7 @@ def test_weights_under_anothers_stamp_are_found(real: PassportFacts, write) -> N
     assert "weights_sha256" in issue.listed
 
 
-def test_links_are_left_alone_and_the_mode_of_a_file_stays(real: PassportFacts) -> None:
+def test_links_and_file_modes_are_unchanged(real: PassportFacts) -> None:
     (real.folder / "again.onnx").symlink_to("model.onnx")
     (real.folder / "model.safetensors").chmod(0o600)
     assert embed_metadata(real) == NAMES
@@ -119,7 +117,7 @@ def test_links_are_left_alone_and_the_mode_of_a_file_stays(real: PassportFacts) 
     assert not list(real.folder.rglob("*.partial"))
 
 
-def test_a_write_that_fails_leaves_the_file(
+def test_failed_write_leaves_the_file_unchanged(
     real: PassportFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (real.folder / "model.onnx").read_bytes()
@@ -134,14 +132,14 @@ def test_a_write_that_fails_leaves_the_file(
     assert not list(real.folder.rglob("*.partial"))
 
 
-def test_a_file_that_is_not_what_its_name_says_is_refused(real: PassportFacts) -> None:
+def test_file_with_the_wrong_suffix_is_rejected(real: PassportFacts) -> None:
     (real.folder / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(InputError, match=r"model\.safetensors"):
         embed_metadata(real)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_bytes_are_read_or_refused(real: PassportFacts, name: str) -> None:
+def test_mutated_files_are_read_or_rejected(real: PassportFacts, name: str) -> None:
     embed_metadata(real)
     path = real.folder / name
     original = path.read_bytes()
@@ -172,7 +170,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
-def test_a_header_that_is_none_is_refused(tmp_path: Path, header: bytes) -> None:
+def test_invalid_headers_are_rejected(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(InputError):
@@ -182,7 +180,7 @@ def test_a_header_that_is_none_is_refused(tmp_path: Path, header: bytes) -> None
         read_stamp(path)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_special_and_missing_files_are_rejected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     for path in (tmp_path / "pipe.onnx", tmp_path / "none.onnx", tmp_path / "none.safetensors"):
         with pytest.raises(InputError):
@@ -203,7 +201,7 @@ NOTES = [
 
 
 @pytest.mark.parametrize("note", NOTES, ids=range(len(NOTES)))
-def test_a_stamp_that_is_none_is_one_finding(real: PassportFacts, write, note: str) -> None:
+def test_invalid_embedded_metadata_is_one_issue(real: PassportFacts, write, note: str) -> None:
     container = open_container(real.folder / "model.safetensors", KEY)
     assert container is not None
     container.write(note)

@@ -1,4 +1,4 @@
-"""An answer of `verify` states how far it can be trusted, and an attacker cannot raise it."""
+"""Levels of trust of `verify`, which an attacker cannot raise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(*words: object) -> tuple[int, dict]:
 
 
 def rewrite_with_new_hashes(signed) -> None:
-    """Change a file, and write a passport that lists the changed file: what an attacker does."""
+    """Change a file, and write a passport that lists the changed file: as an attacker would."""
     import dataclasses
 
     from limbeck.passport import build_passport, render
@@ -42,63 +42,63 @@ def rewrite_with_new_hashes(signed) -> None:
     (signed.folder / "passport.json").write_text(text, encoding="utf-8")
 
 
-def test_a_rewritten_unsigned_passport_passes_as_integrity_only(signed) -> None:
+def test_rewritten_unsigned_passport_passes_as_integrity_only(signed) -> None:
     rewrite_with_new_hashes(signed)
-    code, said = run(signed.folder)
-    assert (code, said["trust"]) == (0, "unsigned")
-    code, said = run(signed.folder, "--require-signature")
-    assert (code, said["trust"]) == (1, "failed")
-    assert [one["kind"] for one in said["issues"]] == ["signature"]
+    code, result = run(signed.folder)
+    assert (code, result["trust"]) == (0, "unsigned")
+    code, result = run(signed.folder, "--require-signature")
+    assert (code, result["trust"]) == (1, "failed")
+    assert [one["kind"] for one in result["issues"]] == ["signature"]
     assert run(signed.folder, "--key", signed.public)[0] == 1
 
 
-def test_words_for_people_say_that_unsigned_is_no_authenticity(signed) -> None:
+def test_text_output_states_that_unsigned_is_not_authentic(signed) -> None:
     from limbeck.cli import _app
 
     rewrite_with_new_hashes(signed)
-    said = CliRunner().invoke(_app(), ["verify", str(signed.folder)]).output
-    assert "Unsigned: integrity only, not authenticity" in said
-    assert "nothing was changed" not in said
+    output = CliRunner().invoke(_app(), ["verify", str(signed.folder)]).output
+    assert "Unsigned: integrity only, not authenticity" in output
+    assert "nothing was changed" not in output
 
 
-def test_a_signature_without_a_key_is_not_verified(signed) -> None:
-    code, said = run(signed.folder)
-    assert (code, said["trust"], said["passed"]) == (1, "signed, key not given", False)
+def test_signature_without_a_key_is_not_verified(signed) -> None:
+    code, result = run(signed.folder)
+    assert (code, result["trust"], result["passed"]) == (1, "signed, key not given", False)
     assert run(signed.folder, "--integrity-only")[0] == 0
-    code, said = run(signed.folder, "--key", signed.other_public, "--key", signed.public)
-    assert (code, said["trust"]) == (0, "verified")
+    code, result = run(signed.folder, "--key", signed.other_public, "--key", signed.public)
+    assert (code, result["trust"]) == (0, "verified")
 
 
-def test_a_folder_signed_again_by_another_key_fails_against_the_pinned_one(
+def test_folder_signed_by_another_key_fails_against_the_recorded_key(
     signed, tmp_path: Path
 ) -> None:
-    assert run(signed.folder, "--key", signed.public)[0] == 0  # notes the key
+    assert run(signed.folder, "--key", signed.public)[0] == 0  # records the key
     rewrite_with_new_hashes(signed)
     attacker = tmp_path / "attacker"
-    shutil.copytree(signed.folder, attacker)  # signed elsewhere: another machine has no note
+    shutil.copytree(signed.folder, attacker)  # signed elsewhere: another machine has no record
     sign(attacker, signed.other_private)
     shutil.copy(attacker / "model.sig", signed.folder / "model.sig")
-    code, said = run(signed.folder, "--key", signed.public)
-    assert (code, said["trust"]) == (1, "failed")
-    # Without a key too: this machine noted by whom it was signed.
+    code, result = run(signed.folder, "--key", signed.public)
+    assert (code, result["trust"]) == (1, "failed")
+    # Without a key too: this machine recorded the key.
     found = verify(signed.folder)
     assert [one.kind for one in found.issues] == ["signature"]
     assert "as noted at" in found.issues[0].listed
     assert run(signed.folder, "--integrity-only")[0] == 1
 
 
-def test_a_stripped_signature_is_found_where_it_was_seen_before(signed) -> None:
+def test_removed_signature_is_detected_from_the_record(signed) -> None:
     assert run(signed.folder, "--key", signed.public)[0] == 0
     rewrite_with_new_hashes(signed)
-    code, said = run(signed.folder)
+    code, result = run(signed.folder)
     assert code == 1
-    assert said["issues"][0]["found"] == "no such file"
-    # What replaces the folder on purpose drops the note.
+    assert result["issues"][0]["found"] == "no such file"
+    # An intended replacement of the folder drops the record.
     drop_signature_note(signed.folder)
     assert run(signed.folder)[0] == 0
 
 
-def test_signing_notes_the_folder_by_its_real_path(signed, tmp_path: Path) -> None:
+def test_signing_records_the_real_path(signed, tmp_path: Path) -> None:
     sign(signed.folder, signed.private)
     link = tmp_path / "link"
     link.symlink_to(signed.folder)
@@ -107,34 +107,34 @@ def test_signing_notes_the_folder_by_its_real_path(signed, tmp_path: Path) -> No
     assert not verify(link).ok
 
 
-def test_a_policy_states_the_keys_once(signed, tmp_path: Path) -> None:
+def test_policy_provides_the_keys(signed, tmp_path: Path) -> None:
     (tmp_path / "keys").mkdir()
     shutil.copy(signed.public, tmp_path / "keys" / "release.pem")
     policy = tmp_path / "policy.yaml"
     policy.write_text("signature: {keys: [keys/release.pem]}\n")
     assert run(signed.folder, "--policy", policy)[0] == 0
     (signed.folder / "model.sig").unlink()
-    code, said = run(signed.folder, "--policy", policy)
-    assert (code, said["trust"]) == (1, "failed")
+    code, result = run(signed.folder, "--policy", policy)
+    assert (code, result["trust"]) == (1, "failed")
 
 
-def test_a_policy_is_held_against_the_lineage_too(signed, tmp_path: Path) -> None:
+def test_policy_is_applied_to_the_lineage(signed, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(f"signature: {{keys: [{signed.public}]}}\nmodels: {{forbid: [large]}}\n")
-    code, said = run(signed.folder, "--policy", policy)
-    assert (code, said["trust"]) == (1, "verified")
-    assert "large" in said["policy"][0]
+    code, result = run(signed.folder, "--policy", policy)
+    assert (code, result["trust"]) == (1, "verified")
+    assert "large" in result["policy"][0]
 
 
-def test_integrity_only_beside_a_key_is_refused(signed) -> None:
+def test_integrity_only_with_a_key_is_rejected(signed) -> None:
     from limbeck.cli import _app
 
     words = ["verify", str(signed.folder), "--integrity-only", "--key", str(signed.public)]
     assert CliRunner().invoke(_app(), words).exit_code == 2
 
 
-@pytest.mark.skipif(os.name == "nt", reason="modes say little on Windows")
-def test_links_and_modes_that_a_hash_does_not_show_are_listed(signed, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="modes carry little information on Windows")
+def test_hard_links_and_modes_are_listed_in_notes(signed, tmp_path: Path) -> None:
     os.link(signed.folder / "README.md", tmp_path / "other-name.md")
     (signed.folder / "model.onnx").chmod(0o755)
     (signed.folder / "model.safetensors").chmod(0o666)
@@ -147,7 +147,7 @@ def test_links_and_modes_that_a_hash_does_not_show_are_listed(signed, tmp_path: 
     assert "every user may write: model.safetensors" in notes
 
 
-def test_a_record_that_was_tampered_with_is_no_record(signed, tmp_path: Path) -> None:
+def test_invalid_signature_records_are_ignored(signed, tmp_path: Path) -> None:
     state = Path(os.environ["LIMBECK_STATE"]) / "signatures"
     note_signature(signed.folder, "a" * 64)
     (record,) = [
@@ -162,7 +162,7 @@ def test_a_record_that_was_tampered_with_is_no_record(signed, tmp_path: Path) ->
     record.unlink()
 
 
-def test_keys_are_still_made_where_no_state_can_be_kept(
+def test_signing_works_without_a_writable_state_folder(
     signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -173,7 +173,9 @@ def test_keys_are_still_made_where_no_state_can_be_kept(
 
 
 @pytest.mark.parametrize("option", ["--key", "--policy"])
-def test_a_key_or_policy_that_never_ends_is_refused(signed, tmp_path: Path, option: str) -> None:
+def test_key_or_policy_that_is_a_special_file_is_rejected(
+    signed, tmp_path: Path, option: str
+) -> None:
     from limbeck.cli import _app
 
     for path in (tmp_path / "pipe", Path("/dev/zero")):
@@ -187,7 +189,7 @@ def test_a_key_or_policy_that_never_ends_is_refused(signed, tmp_path: Path, opti
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("command", ["verify", "lineage"])
-def test_a_device_or_a_pipe_is_one_error_and_no_folder_is_scanned(
+def test_device_or_pipe_is_one_error_without_a_folder_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     from limbeck.cli import _app
@@ -210,9 +212,7 @@ def test_a_device_or_a_pipe_is_one_error_and_no_folder_is_scanned(
 
 
 @pytest.mark.parametrize("name", ["teacher", "teacher.json", "passport.json"])
-def test_a_teacher_that_is_a_device_or_a_pipe_ends_at_once(
-    signed, tmp_path: Path, name: str
-) -> None:
+def test_teacher_that_is_a_device_or_a_pipe_is_not_read(signed, tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     for path in (tmp_path / name, Path("/dev/zero")):
         (issue,) = verify(signed.folder, lineage=[path]).issues
@@ -222,8 +222,8 @@ def test_a_teacher_that_is_a_device_or_a_pipe_ends_at_once(
             verify(signed.folder, lineage=[tmp_path])
 
 
-def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
-    """Sparse files of a terabyte cost nobody anything to make, and hours to hash."""
+def test_huge_file_of_another_size_is_not_read(signed) -> None:
+    """A sparse file of a terabyte is created at once, and takes hours to hash."""
     for name in ("model.onnx", "added.bin"):
         os.truncate(os.open(signed.folder / name, os.O_RDWR | os.O_CREAT), 2**40)
     found = {one.where: one for one in verify(signed.folder).issues}
@@ -234,6 +234,6 @@ def test_a_huge_file_of_another_size_than_listed_is_not_read(signed) -> None:
     assert found["added.bin"].found == "1,099,511,627,776 bytes, not read"
 
 
-def test_a_huge_passport_is_not_hashed_for_its_signature(signed) -> None:
+def test_huge_passport_is_not_hashed(signed) -> None:
     os.truncate(signed.folder / "passport.json", 2**40)
     assert "malformed" in {one.kind for one in verify(signed.folder).issues}

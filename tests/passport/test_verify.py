@@ -1,4 +1,4 @@
-"""What was changed is found, what was not is not blamed, and nothing outside is read."""
+"""Every change is detected, an unchanged folder passes, and nothing outside is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def files(student: Path) -> list[Path]:
 
 
 def leaves(part: Any) -> list[tuple[Any, Any]]:
-    """Every place in a document as (its parent, its key)."""
+    """Return every value of a document as (its parent, its key)."""
     keys = list(part) if isinstance(part, dict) else range(len(part))
     found: list[tuple[Any, Any]] = []
     for key in keys:
@@ -91,7 +91,7 @@ def reformat(student: Path, draw: random.Random) -> None:
 @pytest.mark.parametrize(
     "tamper", [flip, flip_passport, delete, add, rename, edit, reformat], ids=lambda t: t.__name__
 )
-def test_no_tampering_goes_unnoticed(student: Path, tmp_path: Path, tamper: Tamper) -> None:
+def test_every_tampering_is_detected(student: Path, tmp_path: Path, tamper: Tamper) -> None:
     for seed in range(40):
         copy = tmp_path / f"copy-{seed}"
         shutil.copytree(student, copy)
@@ -106,7 +106,7 @@ def test_no_tampering_goes_unnoticed(student: Path, tmp_path: Path, tamper: Tamp
         shutil.rmtree(copy)
 
 
-def test_an_untouched_folder_passes_wherever_it_lies(student: Path, tmp_path: Path) -> None:
+def test_unchanged_folder_passes_at_any_path(student: Path, tmp_path: Path) -> None:
     moved = tmp_path / "another place" / "renamed"
     moved.parent.mkdir()
     student.rename(moved)
@@ -118,32 +118,30 @@ def test_an_untouched_folder_passes_wherever_it_lies(student: Path, tmp_path: Pa
         assert (verification.student, verification.files) == ("digits", 3)
 
 
-def test_the_passport_is_found_from_within_its_folder(
-    student: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_inside_the_folder(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(student)
     assert verify(Path("passport.json")).ok
     assert verify(Path(".")).ok
 
 
-def test_each_finding_says_what_was_listed_and_what_was_found(student: Path) -> None:
+def test_issues_state_listed_and_found_values(student: Path) -> None:
     (student / "model.onnx").write_bytes(b"other")
     (student / "README.md").rename(student / "readme")
-    said = [str(issue) for issue in verify(student).issues]
-    assert len(said) == 3
-    assert said[0].startswith("missing: 'README.md': listed 9 bytes with sha256 ")
-    assert said[0].endswith("; found no such file")
-    assert said[1].startswith("changed: 'model.onnx': listed 512 bytes with sha256 ")
-    assert "; found 5 bytes with sha256 d9298a10d1b0735837dc4bd85dac641b" in said[1]
-    assert said[2].startswith("added: 'readme': listed no such file; found 9 bytes")
+    issues = [str(issue) for issue in verify(student).issues]
+    assert len(issues) == 3
+    assert issues[0].startswith("missing: 'README.md': listed 9 bytes with sha256 ")
+    assert issues[0].endswith("; found no such file")
+    assert issues[1].startswith("changed: 'model.onnx': listed 512 bytes with sha256 ")
+    assert "; found 5 bytes with sha256 d9298a10d1b0735837dc4bd85dac641b" in issues[1]
+    assert issues[2].startswith("added: 'readme': listed no such file; found 9 bytes")
 
 
-def test_a_recipe_that_is_not_its_hash_is_found_even_in_a_forged_passport(student: Path) -> None:
+def test_recipe_hash_is_checked_in_a_forged_passport(student: Path) -> None:
     forge(student, lambda passport: set_property(passport, "limbeck:recipe", '{"name":"other"}'))
     assert kinds(student) == ["recipe"]
 
 
-def test_the_hash_of_the_content_is_no_signature(student: Path) -> None:
+def test_content_hash_is_not_a_signature(student: Path) -> None:
     def rename_student(passport: dict[str, Any]) -> None:
         passport["metadata"]["component"]["name"] = "another"
 
@@ -158,7 +156,7 @@ def set_property(passport: dict[str, Any], name: str, value: str) -> None:
 
 
 def forge(student: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a passport and write its hash anew."""
+    """Change a passport and update its hash."""
     path = student / "passport.json"
     passport = json.loads(path.read_text(encoding="utf-8"))
     change(passport)
@@ -181,7 +179,7 @@ def forge(student: Path, change: Callable[[dict[str, Any]], None]) -> None:
         "\\\\host\\s",
     ],
 )
-def test_a_name_that_leads_out_is_a_finding_and_is_not_followed(
+def test_names_out_of_the_folder_are_issues_and_not_followed(
     student: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (student.parent / "secret").write_text("do not read", encoding="utf-8")
@@ -202,7 +200,7 @@ def test_a_name_that_leads_out_is_a_finding_and_is_not_followed(
     assert all(path.is_relative_to(student.resolve()) for path in read)
 
 
-def test_links_out_of_the_folder_and_what_is_no_file_are_findings(student: Path) -> None:
+def test_links_and_special_files_are_issues(student: Path) -> None:
     (student / "README.md").unlink()
     (student / "README.md").symlink_to("/etc/hostname")
     (student / "etc").symlink_to("/etc")
@@ -223,7 +221,7 @@ def test_links_out_of_the_folder_and_what_is_no_file_are_findings(student: Path)
     assert found["README.md"].listed.startswith("9 bytes")
 
 
-def test_a_passport_that_is_a_link_out_is_not_read(student: Path, tmp_path: Path) -> None:
+def test_passport_that_links_out_is_not_read(student: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.json"
     (student / "passport.json").rename(outside)
     (student / "passport.json").symlink_to(outside)
@@ -250,7 +248,7 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_no_passport_is_one_clear_finding(student: Path, content: bytes) -> None:
+def test_malformed_passport_is_one_issue(student: Path, content: bytes) -> None:
     path = student / "passport.json"
     path.write_bytes(content)
     (issue,) = verify(path).issues
@@ -261,16 +259,16 @@ def test_what_is_no_passport_is_one_clear_finding(student: Path, content: bytes)
         as_teacher(path)
 
 
-def test_a_key_that_stands_twice_is_refused_in_an_otherwise_good_passport(student: Path) -> None:
+def test_duplicate_json_keys_are_rejected(student: Path) -> None:
     path = student / "passport.json"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("{", '{"version": 2,', 1), encoding="utf-8")
     assert kinds(student) == ["malformed"]
-    with pytest.raises(InputError, match="a key stands twice"):
+    with pytest.raises(InputError, match="a key is repeated"):
         as_teacher(path)
 
 
-def test_no_forged_passport_ends_in_a_traceback(student: Path) -> None:
+def test_forged_passports_raise_only_input_errors(student: Path) -> None:
     original = (student / "passport.json").read_bytes()
     values = [
         None,
@@ -308,7 +306,7 @@ def test_no_forged_passport_ends_in_a_traceback(student: Path) -> None:
     assert seen["malformed"] > 15
 
 
-def test_a_passport_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
+def test_missing_passport_raises_input_error(tmp_path: Path) -> None:
     for path in (tmp_path / "passport.json", tmp_path, Path("\0"), Path("x" * 5000)):
         with pytest.raises(InputError, match="no such file"):
             verify(path)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from limbeck.core.files import WriteError, write_bytes
+from limbeck.core.files import replacing_folder, write_bytes
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
 from limbeck.export import slim
 from limbeck.export.quiet import quiet
 from limbeck.export.reading import read_model
 
+# Model inputs whose name in transformers and optimum differs from the task's.
 INPUTS = {"image": "pixel_values"}
-"""Model inputs whose name in transformers and optimum differs from the task's."""
-
 SPECIAL = {
     "unk_token": ("[UNK]", "<unk>"),
     "cls_token": ("[CLS]", "<s>"),
@@ -43,12 +39,11 @@ def to_folder(
     onnx: Path | None = None,
     readme: str = "",
 ) -> None:
-    """Write a transformers model as a Hugging Face folder.
+    """Write a transformers model as a Hugging Face folder, atomically.
 
     The folder contains `config.json` with class names and the tokenizer's padding token,
     `model.safetensors`, and the optional parts: the tokenizer, `preprocessor_config.json`,
-    `model.onnx` with the input names of transformers (read by optimum), `README.md`. It is built in
-    a temporary folder and moved when complete.
+    `model.onnx` with the input names of transformers (read by optimum), `README.md`.
 
     Args:
         model: A transformers model; the names of the classes are set in its configuration.
@@ -65,33 +60,24 @@ def to_folder(
     """
     transformers = require("transformers", extra="text")
     if not isinstance(model, transformers.PreTrainedModel):
-        raise InputError(
-            Problem(
-                "export",
-                given=type(model).__name__,
-                allowed="a transformers model, for the Hugging Face folder",
-                fix="Export ONNX or safetensors instead.",
-            )
-        )
+        allowed = "a transformers model, for the Hugging Face folder"
+        fix = "Export ONNX or safetensors instead."
+        raise InputError(Problem("export", type(model).__name__, allowed, fix))
     _configure(model.config, classes, tokenizer)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as near:
-            made = Path(near) / "folder"
-            with quiet():
-                model.save_pretrained(made, safe_serialization=True)
-                if tokenizer is not None:
-                    tokenizer.save_pretrained(made)
-                    _name_class(made / "tokenizer_config.json")
-            if image_processor is not None:
-                _write_json(made / "preprocessor_config.json", image_processor)
-            if onnx is not None:
-                _write_onnx(onnx, made / "model.onnx")
-            if readme:
-                (made / "README.md").write_text(readme, encoding="utf-8")
-            _take_place(made, path)
-    except OSError as error:
-        raise WriteError(f"{path}: could not be written ({error.strerror or error}).") from error
+    with replacing_folder(path) as folder:
+        with quiet():
+            model.save_pretrained(folder, safe_serialization=True)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+                _generalize_class(folder / "tokenizer_config.json")
+        if image_processor is not None:
+            _write_json(folder / "preprocessor_config.json", image_processor)
+        if onnx is not None:
+            graph = read_model(onnx)
+            slim.rename(graph, lambda name: INPUTS.get(name, name))
+            write_bytes(folder / "model.onnx", graph.SerializeToString())
+        if readme:
+            (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
 def _configure(config: Any, classes: Sequence[str], tokenizer: Any) -> None:
@@ -103,7 +89,7 @@ def _configure(config: Any, classes: Sequence[str], tokenizer: Any) -> None:
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def _name_class(path: Path) -> None:
+def _generalize_class(path: Path) -> None:
     """Write the general class name that both transformers 4 and 5 support."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("tokenizer_class") == "TokenizersBackend":
@@ -112,13 +98,6 @@ def _name_class(path: Path) -> None:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")
-
-
-def _write_onnx(source: Path, target: Path) -> None:
-    """Copy an ONNX file with the input names that optimum uses."""
-    model = read_model(source)
-    slim.rename(model, lambda name: INPUTS.get(name, name))
-    write_bytes(target, model.SerializeToString())
 
 
 def make_tokenizer(
@@ -142,7 +121,7 @@ def make_tokenizer(
     transformers = require("transformers", extra="text")
     encoder = require("tokenizers", extra="text").Tokenizer.from_str(text)
     padding, truncation = encoder.padding or {}, encoder.truncation or {}
-    settings = {
+    settings: dict[str, Any] = {
         "model_max_length": max_length,
         "model_input_names": list(inputs),
         "padding_side": padding.get("direction", "right").lower(),
@@ -151,21 +130,17 @@ def make_tokenizer(
     }
     if padding:
         settings["pad_token"] = padding["pad_token"]
-    made = _own_class(transformers, beside, settings)
-    if made is None or not _same_tokens(made, encoder, samples):
-        vocabulary = encoder.get_vocab()
-        roles = {
-            role: next((name for name in names if name in vocabulary), None)
-            for role, names in SPECIAL.items()
-        }
-        named = {role: name for role, name in roles.items() if name is not None}
-        made = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=encoder, **{**named, **settings}
-        )
-    return made
+    original = _original_class(transformers, beside, settings)
+    if original is not None and _same_tokens(original, encoder, samples):
+        return original
+    vocabulary = encoder.get_vocab()
+    for role, names in SPECIAL.items():
+        for name in [name for name in names if name in vocabulary][:1]:
+            settings.setdefault(role, name)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=encoder, **settings)
 
 
-def _own_class(transformers: Any, beside: Path | None, settings: Mapping[str, Any]) -> Any:
+def _original_class(transformers: Any, beside: Path | None, settings: Mapping[str, Any]) -> Any:
     if beside is None or not (beside / "tokenizer_config.json").is_file():
         return None
     try:
@@ -199,10 +174,9 @@ def image_processor(
     """Return the content of `preprocessor_config.json` for image files.
 
     Example:
-        >>> made = image_processor(
-        ...     size=(8, 8), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, resample="bilinear"
-        ... )
-        >>> made["size"], made["resample"]
+        >>> scale = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        >>> config = image_processor(size=(8, 8), channels=3, resample="bilinear", **scale)
+        >>> config["size"], config["resample"]
         ({'height': 8, 'width': 8}, 2)
     """
     from PIL import Image
@@ -219,12 +193,3 @@ def image_processor(
         "image_mean": list(mean),
         "image_std": list(std),
     }
-
-
-def _take_place(made: Path, path: Path) -> None:
-    # `rename` cannot replace a non-empty folder: the old one is moved into the temporary folder
-    # first.
-    if path.exists():
-        path.rename(made.parent / "old")
-    os.replace(made, path)
-    shutil.rmtree(made.parent / "old", ignore_errors=True)

@@ -20,17 +20,13 @@ from torch import Tensor, nn
 from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictor
 
-RELATIVE = 5e-3
-"""Allowed difference of predictions, as a share of the spread of a sample's outputs."""
-
+RELATIVE = 5e-3  # allowed difference of predictions, as a share of the spread of a sample's outputs
 ROUNDED = 20.0
-"""Tolerance factor for models that round activations: a sum near a rounding boundary may go either
-way, and other batch sizes use other kernels.
+"""Tolerance factor for models that round activations: other batch sizes use other kernels, which
+may round a sum near a boundary up or down.
 """
 
-ALONE = 8
-"""Number of samples predicted one at a time."""
-
+ALONE = 8  # number of samples predicted one at a time
 Outputs = dict[str, NDArray[Any]]
 
 
@@ -61,15 +57,15 @@ class Difference:
     @property
     def within(self) -> bool:
         """Return whether the two agree within the tolerance."""
-        error = np.nan_to_num(self.error, nan=np.inf)
-        held = float(np.median(error)) if self.rounded and len(error) else self.largest
-        return held <= self.tolerance
+        if self.rounded and len(self.error):
+            return float(np.median(np.nan_to_num(self.error, nan=np.inf))) <= self.tolerance
+        return self.largest <= self.tolerance
 
     def __str__(self) -> str:
         text = f'"{self.output}" differs by {self.largest:.3g}, tolerance {self.tolerance:.3g}'
         if self.changed is None:
             return text
-        return f"{text}, {self.changed:.1%} of {len(self.error)} samples get another class"
+        return f"{text}, {self.changed:.1%} of {len(self.error)} samples have another class"
 
 
 def compare(
@@ -108,24 +104,25 @@ def compare(
 def _difference(
     name: str, expected: NDArray[Any], found: NDArray[Any], relative: float, rounded: bool
 ) -> Difference:
-    one = expected.reshape(len(expected), -1).astype(np.float64)
-    other = found.reshape(len(found), -1).astype(np.float64)
-    if one.shape != other.shape:
-        return Difference(name, np.full(len(one), np.inf), 0.0, None)
+    left = expected.reshape(len(expected), -1).astype(np.float64)
+    right = found.reshape(len(found), -1).astype(np.float64)
+    if left.shape != right.shape:
+        return Difference(name, np.full(len(left), np.inf), 0.0, None)
+    single = left.shape[1] == 1
     with np.errstate(invalid="ignore"):
-        error = np.where(one == other, 0.0, np.abs(one - other)).max(axis=1, initial=0.0)
-    finite = np.where(np.isfinite(one), one, np.nan)
+        error = np.where(left == right, 0.0, np.abs(left - right)).max(axis=1, initial=0.0)
+    finite = np.where(np.isfinite(left), left, np.nan)
     usable = finite[np.isfinite(finite).any(axis=1)]
     spread = magnitude = 0.0
     if usable.size:
-        spread = float(np.median(np.nanmax(usable, axis=1) - np.nanmin(usable, axis=1)))
+        ranges = np.nanmax(usable, axis=1) - np.nanmin(usable, axis=1)
+        # Of a single value per sample, the spread is that over the samples.
+        spread = float(np.ptp(usable) if single else np.median(ranges))
         magnitude = float(np.nanmax(np.abs(usable)))
-    if one.shape[1] == 1:  # a single value per sample: use its spread over samples
-        spread = float(np.ptp(usable)) if usable.size else 0.0
     allowed = relative * spread * (ROUNDED if rounded else 1.0) + 1e-5 * magnitude + 1e-7
-    changed = (
-        float((one.argmax(axis=1) != other.argmax(axis=1)).mean()) if one.shape[1] > 1 else None
-    )
+    changed = None
+    if left.shape[1] > 1:
+        changed = float((left.argmax(axis=1) != right.argmax(axis=1)).mean())
     return Difference(name, error, allowed, changed, rounded)
 
 
@@ -182,74 +179,62 @@ def _problems(
     rounded: bool,
 ) -> Iterator[Problem]:
     inputs = {name: torch.as_tensor(value) for name, value in batch.items()}
-    given = {name: tensor.clone() for name, tensor in inputs.items()}
-    expected = predictor.predict(given)
-    touched = [name for name in inputs if not _same(inputs[name], given[name])]
-    if touched:
+    copy = {name: tensor.clone() for name, tensor in inputs.items()}
+    expected = predictor.predict(copy)
+    changed = [
+        name
+        for name, tensor in inputs.items()
+        if not torch.equal(torch.nan_to_num(tensor), torch.nan_to_num(copy[name]))
+    ]
+    if changed:
         fix = "Compute into a new tensor (x = x - mean, not x -= mean; nn.ReLU(inplace=False))."
-        changed = f"a model that changes its input {', '.join(touched)} in place"
-        yield Problem(where, changed, "a model that leaves its input as it is", fix)
+        given = f"a model that changes its input {', '.join(changed)} in place"
+        yield Problem(where, given, "a model that does not modify its input", fix)
     wrong = _not_finite(expected)
     if wrong:
-        yield Problem(where, wrong, "finite outputs, or minus infinity for a class ruled out")
+        yield Problem(where, wrong, "finite outputs, or minus infinity for an excluded class")
         return
 
-    def differs(other: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> list[Difference]:
+    def differences(found: Outputs, rows: NDArray[np.int64]) -> list[Difference]:
         reference = {name: value[rows] for name, value in expected.items()}
-        found = compare(reference, other, tolerance=tolerance, rounded=rounded)
-        return [one for one in found if not one.within]
+        compared = compare(reference, found, tolerance=tolerance, rounded=rounded)
+        return [one for one in compared if not one.within]
 
     count = len(next(iter(inputs.values())))
     everything = np.arange(count)
     # The second and the last call are the same: state may need other samples in between.
-    again = differs(predictor.predict(_copy(inputs)), everything)
-    others = {}
-    for how, groups in _groupings(count).items():
-        try:
-            others[how] = _together(predictor, inputs, groups)
-        # The model is the user's code, and may raise anything.
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            failed = f"{type(error).__name__} when {how}: {first}"
-            advice = _advice(model, inputs, raised=True)
-            yield Problem(where, failed, "a prediction for any number of samples", advice)
-            return
-    again = again or differs(predictor.predict(_copy(inputs)), everything)
-    if again:
-        yield _unsteady(predictor, inputs, where, again[0])
-        return
-    for how, (found, rows) in others.items():
-        deviations = differs(found, rows)
-        if deviations:
-            yield Problem(
-                where,
-                f"{deviations[0]} when {how}",
-                "the same prediction for a sample whatever else is in the batch",
-                _advice(model, inputs),
-            )
-            return
-
-
-def _groupings(count: int) -> dict[str, list[NDArray[np.int64]]]:
-    """Return groupings of the samples that differ from the whole batch."""
-    everything = np.arange(count)
+    repeated = differences(predictor.predict(_copy(inputs)), everything)
     alone = np.linspace(0, count - 1, min(count, ALONE)).astype(np.int64)
-    return {
+    groupings = {
         "predicted one at a time": [alone[place : place + 1] for place in range(len(alone))],
         "predicted in reverse order": [everything[::-1].copy()],
         "predicted in smaller batches": [
             half for half in np.array_split(everything, 2) if len(half)
         ],
     }
-
-
-def _together(
-    predictor: Predictor, inputs: Mapping[str, Tensor], groups: list[NDArray[np.int64]]
-) -> tuple[Outputs, NDArray[np.int64]]:
-    """Predict group by group; return the predictions and the indices of their samples."""
-    parts = [predictor.predict(_rows(inputs, rows)) for rows in groups]
-    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return together, np.concatenate(groups)
+    regrouped: dict[str, list[Difference]] = {}
+    for mode, groups in groupings.items():
+        try:
+            parts = [predictor.predict(_rows(inputs, rows)) for rows in groups]
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # The model is the user's code, and may raise anything.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            failed = f"{type(error).__name__} when {mode}: {reason}"
+            advice = _advice(model, inputs, raised=True)
+            yield Problem(where, failed, "a prediction for any number of samples", advice)
+            return
+        regrouped[mode] = differences(joined, np.concatenate(groups))
+    repeated = repeated or differences(predictor.predict(_copy(inputs)), everything)
+    if repeated:
+        given = f"{repeated[0]} when the same batch is predicted again"
+        yield Problem(where, given, "the same prediction", _repetition_advice(predictor, inputs))
+        return
+    for mode, found in regrouped.items():
+        if found:
+            allowed = "the same prediction for a sample whatever else is in the batch"
+            yield Problem(where, f"{found[0]} when {mode}", allowed, _advice(model, inputs))
+            return
 
 
 def _rows(inputs: Mapping[str, Tensor], rows: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -271,10 +256,6 @@ def _copy(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in inputs.items()}
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
-
-
 def _not_finite(outputs: Mapping[str, NDArray[Any]]) -> str:
     for name, value in outputs.items():
         rows = value.reshape(len(value), -1) if len(value) else value
@@ -285,26 +266,18 @@ def _not_finite(outputs: Mapping[str, NDArray[Any]]) -> str:
     return ""
 
 
-def _unsteady(
-    predictor: Predictor, inputs: dict[str, Tensor], where: str, found: Difference
-) -> Problem:
+def _repetition_advice(predictor: Predictor, inputs: dict[str, Tensor]) -> str:
     """Distinguish random numbers from state, by two predictions with the same seed."""
     runs = []
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             torch.manual_seed(0)
             runs.append(predictor.predict(_copy(inputs)))
-    [*same] = compare(runs[0], runs[1], tolerance=RELATIVE)
-    if all(one.within for one in same):
+    if all(one.within for one in compare(runs[0], runs[1], tolerance=RELATIVE)):
         fix = "Draw no random numbers in evaluation mode (self.training, nn.Dropout)."
-        cause = "the model draws random numbers"
-    else:
-        fix = "Keep no state between calls: reset buffers and attributes in forward."
-        cause = "the model keeps state between calls"
-    return Problem(
-        where, f"{found} when the same batch is predicted again", "the same prediction", f"{fix} "
-        f"Likely cause: {cause}.",
-    )  # fmt: skip
+        return f"{fix} Likely cause: the model draws random numbers."
+    fix = "Keep no state between calls: reset buffers and attributes in forward."
+    return f"{fix} Likely cause: the model keeps state between calls."
 
 
 def _advice(model: nn.Module | None, inputs: Mapping[str, Tensor], *, raised: bool = False) -> str:
@@ -328,12 +301,12 @@ def likely_causes(model: nn.Module) -> Iterator[str]:
     """
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
-        why = _cause(module)
-        if why:
-            found.setdefault(why, []).append(f"{path or 'the model'} ({type(module).__name__})")
-    for why, places in found.items():
-        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        yield f"{', '.join(places[:3])}{more} {why}"
+        cause = _cause(module)
+        if cause:
+            found.setdefault(cause, []).append(f"{path or 'the model'} ({type(module).__name__})")
+    for cause, modules in found.items():
+        more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+        yield f"{', '.join(modules[:3])}{more} {cause}"
 
 
 def _cause(module: nn.Module) -> str:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+# Suffixes that torch adds to the names of parametrized weights.
 _PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
-"""Suffixes that torch adds to the names of parametrized weights."""
 
 
 class ExportError(LimbeckError):

@@ -26,8 +26,7 @@ from torch.nn.utils import parametrize
 from limbeck.core import parametrized
 from limbeck.errors import LimbeckError
 
-HIGHEST = 255
-"""The largest integer of an input, that of uint8."""
+HIGHEST = 255  # the largest integer of an input, that of uint8
 
 
 class GridError(LimbeckError):

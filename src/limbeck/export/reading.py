@@ -23,17 +23,11 @@ from limbeck.export import slim
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-LARGEST = 2**31 - 1
-"""Maximum bytes of one ONNX file: protobuf counts them in 32 bits."""
-
+LARGEST = 2**31 - 1  # maximum bytes of one ONNX file: protobuf counts them in 32 bits
+# Domains of ONNX Runtime's operators; any other must be a function of the file.
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
-"""Domains of ONNX Runtime's operators; any other must be a function of the file."""
-
-MOST_NODES = 1_000_000
-"""Maximum number of nodes of a graph with its functions inlined."""
-
-DEEPEST = 50
-"""Maximum nesting of subgraphs and of functions."""
+MOST_NODES = 1_000_000  # maximum number of nodes of a graph with its functions inlined
+DEEPEST = 50  # maximum nesting of subgraphs and of functions
 
 SECONDS, MEMORY = 60.0, 4 * 2**30
 """Minimum limits for a file of unknown origin, to load and to predict one sample."""

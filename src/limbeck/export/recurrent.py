@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 
+# ONNX's gate order, as indices of torch's gates.
 ONNX_ORDER: dict[type[nn.Module], tuple[int, ...]] = {nn.LSTM: (0, 3, 1, 2), nn.GRU: (1, 0, 2)}
-"""ONNX's gate order, as indices of torch's gates."""
 
 
 class SequenceError(LimbeckError):
@@ -66,16 +66,15 @@ def lstm(
         >>> [tuple(part.shape) for part in lstm(x, *weights, state, state)]
         [(5, 2, 4), (1, 2, 4), (1, 2, 4)]
     """
-    both = len(w) == 2
     flat = _flat(nn.LSTM, (w, r, b))
-    return torch.lstm(x, (hidden, cell), flat, True, 1, 0.0, False, both, False)
+    return torch.lstm(x, (hidden, cell), flat, True, 1, 0.0, False, len(w) == 2, False)
 
 
 @lstm.register_fake
 def _(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _answers(x, r), torch.empty_like(hidden), torch.empty_like(cell)
+    return _fake_outputs(x, r), torch.empty_like(hidden), torch.empty_like(cell)
 
 
 @torch.library.custom_op("limbeck::gru", mutates_args=())
@@ -93,10 +92,10 @@ def gru(x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor) -> tuple[Ten
 
 @gru.register_fake
 def _(x: Tensor, w: Tensor, r: Tensor, b: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    return _answers(x, r), torch.empty_like(hidden)
+    return _fake_outputs(x, r), torch.empty_like(hidden)
 
 
-def _answers(x: Tensor, r: Tensor) -> Tensor:
+def _fake_outputs(x: Tensor, r: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1], r.shape[0] * r.shape[2])
 
 
@@ -107,32 +106,29 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from onnxscript import opset18 as op
 
     def settings(r: Any) -> dict[str, Any]:
-        directions, _, units = r.shape
-        return {
-            "hidden_size": int(units),
-            "direction": "bidirectional" if directions == 2 else "forward",
-        }
+        direction = "bidirectional" if r.shape[0] == 2 else "forward"
+        return {"hidden_size": int(r.shape[2]), "direction": direction}
 
-    def joined(answers: Any) -> Any:
+    def joined(outputs: Any) -> Any:
         """Concatenate the directions of `[steps, directions, n, units]`."""
         shape = op.Constant(value=numpy_helper.from_array(np.array([0, 0, -1])))
-        return op.Reshape(op.Transpose(answers, perm=[0, 2, 1, 3]), shape)
+        return op.Reshape(op.Transpose(outputs, perm=[0, 2, 1, 3]), shape)
 
     def lstm_written(x: Any, w: Any, r: Any, b: Any, hidden: Any, cell: Any) -> Any:
-        answers, *last = op.LSTM(x, w, r, b, None, hidden, cell, **settings(r))
-        return joined(answers), *last
+        outputs, *last = op.LSTM(x, w, r, b, None, hidden, cell, **settings(r))
+        return joined(outputs), *last
 
     def gru_written(x: Any, w: Any, r: Any, b: Any, hidden: Any) -> Any:
         # torch applies the reset gate to the hidden state's product.
-        how = {**settings(r), "linear_before_reset": 1}
-        answers, last = op.GRU(x, w, r, b, None, hidden, **how)
-        return joined(answers), last
+        options = {**settings(r), "linear_before_reset": 1}
+        outputs, last = op.GRU(x, w, r, b, None, hidden, **options)
+        return joined(outputs), last
 
     operators = torch.ops.limbeck
     return {operators.lstm.default: lstm_written, operators.gru.default: gru_written}
 
 
-class _Whole(nn.RNNBase):
+class _OnnxRecurrent(nn.RNNBase):
     """A recurrent layer whose every layer is one operator; all other attributes stay.
 
     A model's own code may read `hidden_size`, or check whether this is an LSTM.
@@ -146,80 +142,68 @@ class _Whole(nn.RNNBase):
         """Compute the outputs of `nn.LSTM` or `nn.GRU`."""
         if not isinstance(input, Tensor) or input.ndim != 3:
             raise SequenceError(
-                "a recurrent layer is given something else than [n, steps, inputs], such as a "
-                "packed sequence; ONNX has no form of it. Give it padded batches, and mask its "
-                "answers."
+                "a recurrent layer has another input than [n, steps, inputs], such as a packed "
+                "sequence, for which ONNX has no form. Use padded batches, and mask its outputs."
             )
         x = input.transpose(0, 1) if self.batch_first else input
-        begun = self._begun(x, hx)
         directions, last = 2 if self.bidirectional else 1, []
+        if hx is None:
+            zeros = x.new_zeros(self.num_layers * directions, x.shape[1], self.hidden_size)
+            hx = (zeros, zeros) if isinstance(self, nn.LSTM) else zeros
+        initial = (hx,) if isinstance(hx, Tensor) else hx
         for layer in range(self.num_layers):
             weights = (self.get_buffer(f"{name}_l{layer}") for name in NAMES)
             rows = slice(layer * directions, (layer + 1) * directions)
-            x, *states = type(self).run(x, *weights, *(state[rows] for state in begun))
+            x, *states = type(self).run(x, *weights, *(state[rows] for state in initial))
             last.append(states)
-        ended = tuple(torch.cat(states) for states in zip(*last, strict=True))
-        answers = x.transpose(0, 1) if self.batch_first else x
-        return answers, ended if isinstance(self, nn.LSTM) else ended[0]
-
-    def _begun(self, x: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
-        if hx is not None:
-            return (hx,) if isinstance(hx, Tensor) else hx
-        rows = self.num_layers * (2 if self.bidirectional else 1)
-        zeros = x.new_zeros(rows, x.shape[1], self.hidden_size)
-        return (zeros, zeros) if isinstance(self, nn.LSTM) else (zeros,)
+        final = tuple(torch.cat(states) for states in zip(*last, strict=True))
+        outputs = x.transpose(0, 1) if self.batch_first else x
+        return outputs, final if isinstance(self, nn.LSTM) else final[0]
 
 
-class _LSTM(_Whole, nn.LSTM):  # type: ignore[misc]  # torch overloads forward
+class _LSTM(_OnnxRecurrent, nn.LSTM):  # type: ignore[misc]  # torch overloads forward
     run = lstm
 
 
-class _GRU(_Whole, nn.GRU):  # type: ignore[misc]
+class _GRU(_OnnxRecurrent, nn.GRU):  # type: ignore[misc]
     run = gru
 
 
-WHOLE: dict[type[nn.Module], type[_Whole]] = {nn.LSTM: _LSTM, nn.GRU: _GRU}
+WHOLE: dict[type[nn.Module], type[_OnnxRecurrent]] = {nn.LSTM: _LSTM, nn.GRU: _GRU}
 NAMES = ("w", "r", "b")
 
 
 def deploy(model: nn.Module) -> nn.Module:
-    """Replace LSTMs and GRUs by the operators; the model's outputs stay the same.
+    """Replace LSTMs and GRUs by the operators, in place; the model's outputs stay the same.
 
-    Plain RNNs and LSTMs with projections are not supported and stay unchanged.
-
-    Args:
-        model: A model in evaluation mode, without parametrizations; modified in place.
+    The model is in evaluation mode, without parametrizations. Plain RNNs and LSTMs with projections
+    are not supported and stay unchanged.
     """
     for module in list(model.modules()):
-        whole = WHOLE.get(type(module))
-        if whole is not None and isinstance(module, nn.RNNBase) and not module.proj_size:
-            _store(module, whole)
+        kind = WHOLE.get(type(module))
+        if kind is not None and isinstance(module, nn.RNNBase) and not module.proj_size:
+            _store(module, kind)
     return model
 
 
-def _store(module: nn.RNNBase, whole: type[_Whole]) -> None:
+def _store(module: nn.RNNBase, kind: type[_OnnxRecurrent]) -> None:
     """Set a recurrent layer's weights in ONNX's order, and its class."""
     order = ONNX_ORDER[type(module)]
+
+    def ordered(name: str) -> Tensor:
+        return _ordered(getattr(module, name).detach(), order)
+
     for layer in range(module.num_layers):
-        suffixes = [f"l{layer}", f"l{layer}_reverse"][: 2 if module.bidirectional else 1]
-        parts = zip(*(_weights(module, suffix, order) for suffix in suffixes), strict=True)
-        for name, tensors in zip(NAMES, parts, strict=True):
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for suffix in (f"l{layer}", f"l{layer}_reverse")[: 1 + module.bidirectional]:
+            w, r = ordered(f"weight_ih_{suffix}"), ordered(f"weight_hh_{suffix}")
+            b = w.new_zeros(2 * len(w))
+            if module.bias:
+                b = torch.cat([ordered(f"bias_ih_{suffix}"), ordered(f"bias_hh_{suffix}")])
+            parts.append((w, r, b))
+        for name, tensors in zip(NAMES, zip(*parts, strict=True), strict=True):
             module.register_buffer(f"{name}_l{layer}", torch.stack(tensors))
     for name in list(module._parameters):
         delattr(module, name)
     module._flat_weights = []
-    module.__class__ = whole
-
-
-def _weights(
-    module: nn.RNNBase, suffix: str, order: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the weights of a layer in one direction, with reordered gates."""
-
-    def ordered(name: str) -> Tensor:
-        return _ordered(getattr(module, f"{name}_{suffix}").detach(), order)
-
-    w, r = ordered("weight_ih"), ordered("weight_hh")
-    if not module.bias:
-        return w, r, w.new_zeros(2 * len(w))
-    return w, r, torch.cat([ordered("bias_ih"), ordered("bias_hh")])
+    module.__class__ = kind

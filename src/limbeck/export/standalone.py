@@ -23,14 +23,14 @@ from limbeck.errors import InputError, Problem
 from limbeck.export.invariance import compare
 
 _FUTURE = "from __future__ import annotations\n"
-_OURS = re.compile(r"^from (limbeck[\w.]*) import (.+)$", re.MULTILINE)
+_LIMBECK_IMPORT = re.compile(r"^from (limbeck[\w.]*) import (.+)$", re.MULTILINE)
 _END = '''
 
 _dense = build
 
 
 def build():
-    """Build the network as it ships: dense, then changed as compressing changed it."""
+    """Build the dense network, and apply the structural changes of its compression."""
     model = _dense()
     for change in json.loads(_CHANGES):
         _KINDS[change.pop("kind")](model, **change)
@@ -59,40 +59,38 @@ def changed_architecture(text: str, changes: Iterable[Mapping[str, Any]], packag
         >>> space["build"]()[0][0].weight.shape
         torch.Size([1, 4])
     """
-    told = [dict(change) for change in changes]
-    if not told:
+    listed = [dict(change) for change in changes]
+    if not listed:
         return text
-    kinds = sorted({str(change["kind"]) for change in told})
-    said = [f"_CHANGES = {json.dumps(told, separators=(',', ':'))!r}", "_KINDS = {}"]
-    for kind in kinds:
+    parts = [text.replace(_FUTURE, "").rstrip()]
+    parts += [f"_CHANGES = {json.dumps(listed, separators=(',', ':'))!r}", "_KINDS = {}"]
+    for kind in sorted({str(change["kind"]) for change in listed}):
         body = _as_function(f"_{kind}", f"{package}.{kind}", ["apply"])
-        said += [body, f'_KINDS["{kind}"] = _{kind}()[0]']
-    whole = "\n\n\n".join([text.replace(_FUTURE, "").rstrip(), *said])
-    return f"{_FUTURE}\nimport json\n\n{whole}\n{_END}"
+        parts += [body, f'_KINDS["{kind}"] = _{kind}()[0]']
+    code = "\n\n\n".join(parts)
+    return f"{_FUTURE}\nimport json\n\n{code}\n{_END}"
 
 
 def _as_function(name: str, module: str, wanted: list[str]) -> str:
-    """Wrap a module in a function that isolates its names and returns the requested ones."""
+    """Wrap a module, with the limbeck modules it imports inlined, in a function of its own."""
     source = inspect.getsource(import_module(module)).replace(_FUTURE, "").strip()
-    within = _OURS.sub(_inlined, source)
-    return f"def {name}():\n{textwrap.indent(within, '    ')}\n\n    return [{', '.join(wanted)}]"
+
+    def inline(line: re.Match[str]) -> str:
+        names = [name.strip() for name in line[2].split(",")]
+        function = "_" + line[1].replace(".", "_")
+        body = _as_function(function, line[1], names)
+        return f"{body}\n\n[{', '.join(names)}] = {function}()"
+
+    body = textwrap.indent(_LIMBECK_IMPORT.sub(inline, source), "    ")
+    return f"def {name}():\n{body}\n\n    return [{', '.join(wanted)}]"
 
 
-def _inlined(line: re.Match[str]) -> str:
-    """Inline a limbeck module where it is imported."""
-    module, names = line[1], [name.strip() for name in line[2].split(",")]
-    function = "_" + module.replace(".", "_")
-    return f"{_as_function(function, module, names)}\n\n[{', '.join(names)}] = {function}()"
-
-
-SECONDS = 300.0
-"""Time limit of the process: importing torch on a busy machine may take a minute."""
-
+SECONDS = 300.0  # time limit of the process: importing torch on a busy machine may take a minute
+# Allowed difference of its outputs from the model's, as a share of the spread of the outputs.
 TOLERANCE = 1e-3
-"""Allowed difference of its outputs from the model's, as a share of the spread of the outputs."""
-
 _CHILD = Path(__file__).with_name("_standalone_child.py")
 _NEEDED = {".py", ".safetensors", ".json"}
+_VALUES = "Put the values into the code, or into buffers, which are saved with the weights."
 
 
 def check_standalone(
@@ -117,7 +115,7 @@ def check_standalone(
         where: The place in the recipe, for messages.
 
     Raises:
-        InputError: The code fails, reads a file that is not shipped, or predicts otherwise.
+        InputError: The code fails, reads a file that is not shipped, or has other predictions.
     """
     with tempfile.TemporaryDirectory() as temporary:
         copy, work = Path(temporary) / "student", Path(temporary) / "work"
@@ -130,35 +128,27 @@ def check_standalone(
             raise InputError(_failed(ended.stderr, where))
         read = (work / "read.txt").read_text(encoding="utf-8").splitlines()
         if read:
-            fix = "Put the values into the code, or into buffers, which are saved with the weights."
             given = f"code that reads {', '.join(read[:5])}"
-            raise InputError(Problem(where, given, "code and files that are shipped", fix))
+            raise InputError(Problem(where, given, "code and files that are shipped", _VALUES))
         logits = np.load(work / "logits.npy")
     [difference] = compare({"logits": expected}, {"logits": logits}, tolerance=TOLERANCE)
     if not difference.within:
         fix = (
-            "Likely cause: the builder does not make the same module twice: weights that are tied "
-            "or put in place after building, attributes that are no parameters or buffers, or "
-            "settings from the environment."
+            "Likely cause: the builder does not return the same module twice: weights that are "
+            "tied or set after building, attributes that are no parameters or buffers, or settings "
+            "from the environment."
         )
-        given = f"a model built anew from the shipped files whose {difference}"
+        given = f"a model rebuilt from the shipped files whose {difference}"
         raise InputError(Problem(where, given, "the predictions of the model", fix))
 
 
 def _run(copy: Path, work: Path, where: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment = {**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-B", str(_CHILD), str(work)]
+    output: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace"}
     try:
-        return subprocess.run(
-            [sys.executable, "-I", "-B", str(_CHILD), str(work)],
-            cwd=copy,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
+        return subprocess.run(command, cwd=copy, env=kept, timeout=SECONDS, check=False, **output)
     except subprocess.TimeoutExpired as error:
         given = f"no prediction after {SECONDS:g} seconds"
         allowed = "a model that is built and run from the shipped files"
@@ -169,8 +159,7 @@ def _failed(stderr: str, where: str) -> Problem:
     lines = [line for line in stderr.splitlines() if line.strip()] or ["no message"]
     last = next((line for line in reversed(lines) if not line.startswith(" ")), lines[-1])
     fix = "Put what it needs into the same file or into modules beside it, or install it."
-    if "FileNotFoundError" in last:
-        fix = "Put the values into the code, or into buffers, which are saved with the weights."
+    fix = _VALUES if "FileNotFoundError" in last else fix
     given = f"code that fails in a process of its own: {last.strip()}"
     allowed = "a model that is built from the shipped files and installed packages alone"
     return Problem(where, given, allowed, fix)

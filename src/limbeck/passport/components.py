@@ -20,22 +20,12 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def filled(component: Mapping[str, Any]) -> Component:
-    """Remove empty values.
-
-    Example:
-        >>> filled({"name": "digits", "version": "", "hashes": []})
-        {'name': 'digits'}
-    """
+    """Remove empty values."""
     return {key: value for key, value in component.items() if value not in ("", None, [], {})}
 
 
 def properties(facts: Mapping[str, str | None]) -> list[dict[str, str]]:
-    """Convert facts that CycloneDX has no field for into `limbeck:` properties; omit empty ones.
-
-    Example:
-        >>> properties({"source": "sklearn", "notes": ""})
-        [{'name': 'limbeck:source', 'value': 'sklearn'}]
-    """
+    """Convert facts that CycloneDX has no field for into `limbeck:` properties; omit empty ones."""
     return [{"name": f"limbeck:{key}", "value": value} for key, value in facts.items() if value]
 
 
@@ -126,12 +116,7 @@ def _model(facts: ModelFacts, ancestors: Sequence[Component]) -> Component:
 
 
 def written(texts: Iterable[str]) -> str:
-    """Write a list as one string; an empty list becomes an empty string.
-
-    Example:
-        >>> written(["dual-use"]), written([])
-        ('["dual-use"]', '')
-    """
+    """Write a list as one string; an empty list becomes an empty string."""
     listed = list(texts)
     return canonical(listed) if listed else ""
 

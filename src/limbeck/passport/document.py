@@ -28,18 +28,11 @@ PASSPORT = "passport.json"
 SIGNATURE = "model.sig"
 """The signature's file name in a student folder."""
 
-CONTENT = "limbeck:content-sha256"
-"""The property that holds the hash of the passport's own content."""
-
-LARGEST = 64 * 2**20
-"""The largest passport in bytes."""
-
-MOST_ERRORS = 100
-"""The most schema violations that are collected."""
-
+CONTENT = "limbeck:content-sha256"  # the property that holds the hash of the passport's own content
+LARGEST = 64 * 2**20  # the largest passport in bytes
+MOST_ERRORS = 100  # the most schema violations that are collected
+# The longest document, in characters, that is validated: more would take seconds.
 SCHEMA_LARGEST = 2**20
-"""The longest document, in characters, that is validated: more would take seconds."""
-
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _KINDS: dict[type, str] = {
     dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number",
@@ -116,12 +109,7 @@ def refuse(where: str, given: object, allowed: str) -> NoReturn:
 
 
 def member(parent: Any, key: str, kind: type, where: str) -> Any:
-    """Return `parent[key]`; raise an `InputError` if it is missing or of another type.
-
-    Example:
-        >>> member({"name": "digits"}, "name", str, "metadata")
-        'digits'
-    """
+    """Return `parent[key]`; raise an `InputError` if it is missing or of another type."""
     if not isinstance(parent, dict) or key not in parent:
         refuse(f"{where}.{key}", None, _KINDS[kind])
     value = parent[key]
@@ -156,12 +144,7 @@ def sha256_of(component: Any, where: str) -> str:
 
 
 def json_of(text: str, kind: type, where: str) -> Any:
-    """Parse JSON stored as a string; raise an `InputError` if it is of another type.
-
-    Example:
-        >>> json_of("[1, 2]", list, "limbeck:seeds")
-        [1, 2]
-    """
+    """Parse JSON stored as a string; raise an `InputError` if it is of another type."""
     try:
         content = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError):
@@ -181,7 +164,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Of duplicate keys, some parsers use the first value and others the last.
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key is repeated in one object")
     return found
 
 

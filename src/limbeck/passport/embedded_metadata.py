@@ -34,18 +34,11 @@ from limbeck.passport.licences import normalized_licence
 from limbeck.passport.lineage import topological
 from limbeck.passport.policy import inherit
 
-Segment = bytes | range
-"""Bytes to write, or their range in the file."""
-
-KEY = "limbeck.passport"
-"""The key in a file's metadata."""
-
+Segment = bytes | range  # bytes to write, or their range in the file
+KEY = "limbeck.passport"  # the key in a file's metadata
+# The largest header in bytes, the limit of the safetensors library too.
 LARGEST_HEADER = 100_000_000
-"""The largest header in bytes, the limit of the safetensors library too."""
-
-MOST_FIELDS = 1_000_000
-"""The most top-level fields of an ONNX message; a model has a few dozen."""
-
+MOST_FIELDS = 1_000_000  # the most top-level fields of an ONNX message; a model has a few dozen
 _BLOCK = 2**20
 _METADATA = "__metadata__"
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
@@ -140,7 +133,7 @@ def _onnx(path: Path, file: BinaryIO, size: int, key: str) -> Container:
             entries.append(entry)
         start = end
     if len(entries) > 1:
-        raise ValueError(f"{key} stands twice")
+        raise ValueError(f"{key} is repeated")
 
     def with_entry(text: str) -> tuple[Segment, ...]:
         content = _field(1, key.encode()) + _field(2, text.encode())
@@ -158,7 +151,7 @@ def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes | None]]:
         number, kind = divmod(_varint(file), 8)
         length = _length(file, kind)
         if number == 0 or length > size - file.tell():
-            raise ValueError("a field that leads out of the file")
+            raise ValueError("a field that extends beyond the file")
         content = None
         if number == _METADATA_PROPS and kind == _LENGTH and length <= _BLOCK:
             content = _exactly(file, length)
@@ -323,12 +316,7 @@ def student_id(facts: PassportFacts) -> str:
 
 
 def roots_of(teachers: Iterable[ModelFacts]) -> tuple[tuple[str, str], ...]:
-    """Return the root teachers: the models of a lineage without ancestors.
-
-    Example:
-        >>> roots_of([ModelFacts("base", ancestors=(ModelFacts("large", digest="a" * 4),))])
-        (('large', 'aaaa'),)
-    """
+    """Return the root teachers: the models of a lineage without ancestors."""
     roots = (model for model in topological(teachers) if not model.ancestors)
     return tuple(sorted({(model.name, model.digest) for model in roots}))
 

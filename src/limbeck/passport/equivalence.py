@@ -59,12 +59,7 @@ def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
 
 
 def robustness(differences: Iterable[DifferenceFacts]) -> str:
-    """Write the verdict and its figures as the text of the passport property.
-
-    Example:
-        >>> robustness([DifferenceFacts("accuracy under PGD", -0.25, -0.5, 0.0, margin=0.5)])
-        '{"lines":[{"better":"higher",..."verdict":"PASS"}],"verdict":"PASS"}'
-    """
+    """Write the verdict and its figures as the text of the passport property."""
     found = equivalence(differences)
     lines = []
     for item, verdict in found.lines:

@@ -20,14 +20,10 @@ Kind = Literal[
     "malformed", "schema", "edited", "recipe", "changed", "missing", "added", "escape", "odd",
     "signature", "lineage", "risk", "robustness", "stamp",
 ]  # fmt: skip
-LONGEST = 600
-"""The most characters of a text that an issue shows."""
-
+LONGEST = 600  # the most characters of a text that an issue shows
+# Files up to this size are hashed even if their size already shows that they were changed.
 SMALL = 2**20
-"""Files up to this size are hashed even if their size already shows that they were changed."""
-
-SHOWN = 5
-"""The number of names that a note lists."""
+SHOWN = 5  # the number of names that a note lists
 
 
 @dataclass(frozen=True)

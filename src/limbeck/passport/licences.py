@@ -38,12 +38,7 @@ def licences(licence: str) -> list[dict[str, Any]]:
 
 
 def normalized_licence(licence: str) -> str:
-    """Return a licence with the spelling that the passport has.
-
-    Example:
-        >>> normalized_licence("apache-2.0"), normalized_licence("by agreement")
-        ('Apache-2.0', 'by agreement')
-    """
+    """Return a licence with the spelling that the passport has."""
     return next((str(one) for item in licences(licence) for one in item["license"].values()), "")
 
 

@@ -19,8 +19,7 @@ from limbeck.passport.document import (
 )
 from limbeck.passport.facts import DatasetFacts, MetricFacts, ModelFacts
 
-STUDENT = "student"
-"""The reference of the student in its own passport."""
+STUDENT = "student"  # the reference of the student in its own passport
 
 
 def topological(models: Iterable[ModelFacts]) -> list[ModelFacts]:

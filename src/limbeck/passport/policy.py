@@ -18,8 +18,7 @@ from limbeck.passport.facts import DatasetFacts, ModelFacts
 from limbeck.passport.licences import alternatives
 from limbeck.passport.lineage import topological
 
-CLASSES = ("minimal", "limited", "high", "unacceptable")
-"""The classes, lowest first."""
+CLASSES = ("minimal", "limited", "high", "unacceptable")  # the classes, lowest first
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,7 @@ class Risk:
 
 
 def rank(risk: str) -> int:
-    """Return the rank of a class of risk; an unstated class ranks lowest.
-
-    Example:
-        >>> rank("") < rank("minimal") < rank("high")
-        True
-    """
+    """Return the rank of a class of risk; an unstated class ranks lowest."""
     return CLASSES.index(risk) if risk else -1
 
 
@@ -92,12 +86,11 @@ def _names(models: Iterable[ModelFacts]) -> tuple[str, ...]:
     return tuple(sorted({model.name for model in models}))
 
 
+# The restrictions and obligations in the terms of a model or of data.
 TERMS = ("no-competition", "no-derivatives", "no-distillation", "non-commercial", "research-only")
-"""The restrictions and obligations in the terms of a model or of data."""
 
+# The export-control flags of a model, with the terms of the Wassenaar Arrangement.
 FLAGS = ("dual-use", "export-controlled")
-"""The export-control flags of a model, with the terms of the Wassenaar Arrangement."""
-
 _PARTS = {"NC": "non-commercial", "ND": "no-derivatives"}
 _CREATIVE_COMMONS = re.compile(r"\bCC[- ]BY((?:[- ](?:NC|ND|SA))*)\b", re.IGNORECASE)
 _NON_COMMERCIAL = re.compile(r"non[- ]?commercial", re.IGNORECASE)

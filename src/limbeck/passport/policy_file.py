@@ -15,12 +15,8 @@ from limbeck.core.files import read_text
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.passport.policy import CLASSES, FLAGS, TERMS, Names, Policy, Use
 
-LARGEST = 2**20
-"""The largest file in bytes."""
-
-DEEPEST = 10
-"""The most levels of nesting; a policy has three."""
-
+LARGEST = 2**20  # the largest file in bytes
+DEEPEST = 10  # the most levels of nesting; a policy has three
 _ANY: tuple[str, ...] = ()
 _NAMES: dict[str, tuple[str, ...]] = {"allow": _ANY, "forbid": _ANY}
 _LISTS: dict[str, dict[str, tuple[str, ...]]] = {

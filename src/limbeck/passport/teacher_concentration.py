@@ -19,8 +19,7 @@ from limbeck.passport.document import PASSPORT
 from limbeck.passport.facts import ModelFacts
 from limbeck.passport.lineage import as_teacher, topological
 
-MOST = 0.5
-"""The share of students from which a model is a single point of failure."""
+MOST = 0.5  # the share of students from which a model is a single point of failure
 
 
 @dataclass(frozen=True)

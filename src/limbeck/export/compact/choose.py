@@ -24,10 +24,15 @@ class Option:
 
 def options(plans: Iterator[Plan], size: int) -> tuple[Option, ...]:
     """Return the forms smaller than a tensor's own size, smallest first."""
-    found = (Option(plan, _bytes(plan), frozenset(needs(plan))) for plan in plans)
-    return tuple(
-        sorted((one for one in found if one.bytes < size), key=lambda option: option.bytes)
-    )
+    found = []
+    for plan in plans:
+        calls = list(needs(plan))
+        option = Option(
+            plan, plan.payload + PIECE * plan.pieces + CALL * len(calls), frozenset(calls)
+        )
+        if option.bytes < size:
+            found.append(option)
+    return tuple(sorted(found, key=lambda option: option.bytes))
 
 
 def needs(plan: Plan) -> Iterator[str]:
@@ -60,35 +65,24 @@ def choose(
     Returns:
         An option per tensor; None keeps the original form.
     """
+
+    def smallest(allowed: set[str]) -> tuple[int, list[Option | None], set[str]]:
+        chosen = [
+            next((option for option in options if option.needs <= allowed), None)
+            for options in tensors
+        ]
+        used = {name for option in chosen if option is not None for name in option.needs}
+        total = sum(prices[name] for name in used)
+        for option, size in zip(chosen, sizes, strict=True):
+            total += size if option is None else option.bytes
+        return total, chosen, used
+
     allowed = set(prices)
-    best, least = _with(tensors, sizes, prices, allowed)
-    while True:
-        used = {name for option in best if option is not None for name in option.needs}
-        trials = [(_with(tensors, sizes, prices, allowed - {name}), name) for name in sorted(used)]
-        if not trials:
-            return best
-        (tried, total), name = min(trials, key=lambda trial: trial[0][1])
+    least, best, used = smallest(allowed)
+    while used:
+        trials = [(smallest(allowed - {name}), name) for name in sorted(used)]
+        (total, chosen, remaining), removed = min(trials, key=lambda trial: trial[0][0])
         if total > least:
-            return best
-        best, least, allowed = tried, total, allowed - {name}
-
-
-def _with(
-    tensors: Sequence[tuple[Option, ...]],
-    sizes: Sequence[int],
-    prices: Mapping[str, int],
-    allowed: set[str],
-) -> tuple[list[Option | None], int]:
-    """Choose with certain functions only; return the choice and its total bytes."""
-    chosen = [
-        next((option for option in options if option.needs <= allowed), None) for options in tensors
-    ]
-    used = {name for option in chosen if option is not None for name in option.needs}
-    total = sum(prices[name] for name in used)
-    for option, size in zip(chosen, sizes, strict=True):
-        total += size if option is None else option.bytes
-    return chosen, total
-
-
-def _bytes(plan: Plan) -> int:
-    return plan.payload + PIECE * plan.pieces + CALL * len(list(needs(plan)))
+            break
+        least, best, used, allowed = total, chosen, remaining, allowed - {removed}
+    return best

@@ -15,28 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-FIELDS = {
-    1: (1,),
-    2: (2,),
-    3: (2, 1),
-    4: (4,),
-    5: (4, 1),
-    6: (4, 2),
-    7: (4, 2, 1),
-    8: (8,),
-}
-"""The field widths of a code, by its number of bits; the lowest bits come first."""
+# The field widths of a code, by its number of bits; the lowest bits come first.
+FIELDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Bit-packed codes.
+    """Bit-packed codes, with one array of bytes per field of `FIELDS[bits]`.
 
-    Attributes:
-        bits: Bits per code, 1 to 8.
-        count: Number of codes.
-        fields: One array of bytes per field of `FIELDS[bits]`; the first code of a byte is in its
-            lowest bits.
+    The first code of a byte is in its lowest bits.
     """
 
     bits: int
@@ -45,12 +32,7 @@ class Packed:
 
 
 def field_bytes(width: int, count: int) -> int:
-    """Count the bytes of `count` fields of a width.
-
-    Example:
-        >>> field_bytes(2, 5)
-        2
-    """
+    """Count the bytes of `count` fields of a width."""
     return -(-count * width // 8)
 
 
@@ -65,12 +47,7 @@ def packed_bytes(bits: int, count: int) -> int:
 
 
 def bits_for(values: int) -> int:
-    """Return the bits of a code that distinguishes a number of values.
-
-    Example:
-        >>> bits_for(3), bits_for(4), bits_for(5)
-        (2, 2, 3)
-    """
+    """Return the bits of a code that distinguishes a number of values."""
     return max(1, (values - 1).bit_length())
 
 
@@ -83,7 +60,9 @@ def pack(codes: Bytes, bits: int) -> Packed:
     """
     fields, offset = [], 0
     for width in FIELDS[bits]:
-        fields.append(_pack_field((codes >> offset) & _ones(width), width))
+        values = np.zeros((field_bytes(width, len(codes)), 8 // width), np.uint8)
+        values.reshape(-1)[: len(codes)] = (codes >> offset) & (2**width - 1)
+        fields.append(np.bitwise_or.reduce(values << shifts(width), axis=1))
         offset += width
     return Packed(bits, len(codes), tuple(fields))
 
@@ -97,7 +76,8 @@ def unpack(packed: Packed) -> Bytes:
     """
     codes, offset = np.zeros(packed.count, np.uint8), 0
     for width, field in zip(FIELDS[packed.bits], packed.fields, strict=True):
-        codes |= _unpack_field(field, width)[: packed.count] << offset
+        values = (field[:, None] >> shifts(width)) & (2**width - 1)
+        codes |= values.reshape(-1)[: packed.count] << offset
         offset += width
     return codes
 
@@ -112,24 +92,10 @@ def shifts(width: int) -> Bytes:
     return np.arange(0, 8, width, dtype=np.uint8)
 
 
-def _ones(width: int) -> np.uint8:
-    return np.uint8(2**width - 1)
-
-
-def _pack_field(values: NDArray[np.integer[Any]], width: int) -> Bytes:
-    whole = np.zeros((field_bytes(width, len(values)), 8 // width), np.uint8)
-    whole.reshape(-1)[: len(values)] = values
-    return np.bitwise_or.reduce(whole << shifts(width), axis=1)
-
-
-def _unpack_field(field: Bytes, width: int) -> Bytes:
-    return ((field[:, None] >> shifts(width)) & _ones(width)).reshape(-1)
-
-
 Words: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Places: TypeAlias = Literal["mask", "steps"]
+# Number of sampled elements before a full count: enough to see that a tensor has no codebook.
 SAMPLE = 2**12
-"""Number of sampled elements before a full count: enough to see that a tensor has no codebook."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +118,8 @@ class Bitmask:
 class DeltaIndex:
     """Words with delta-encoded positions: each is at the previous position plus step plus one.
 
-    The last element always has a step, so that the steps determine the number of elements.
+    Elsewhere is the fill value `blank`. The last element always has a step, so that the steps
+    determine the number of elements.
     """
 
     steps: Packed
@@ -186,11 +153,9 @@ class Plan:
         return codes + (len(FIELDS[self.place_bits]) if self.by else 0)
 
     def __str__(self) -> str:
-        places = "" if self.by is None else "mask"
-        if self.by == "steps":
-            places = f"{self.place_bits}-bit steps"
+        places = f"{self.place_bits}-bit steps" if self.by == "steps" else self.by or ""
         codes = f"{self.code_bits}-bit codes" if self.code_bits else ""
-        return " + ".join(part for part in (places, codes) if part) or "as it is"
+        return " + ".join(part for part in (places, codes) if part) or "raw"
 
 
 class Content:
@@ -221,7 +186,6 @@ class Content:
             yield from self._with_values("steps", bits, packed_bytes(bits, entries), entries)
 
     def _with_values(self, by: Places, bits: int, payload: int, entries: int) -> Iterator[Plan]:
-        """Yield the forms of one position encoding: raw values, and coded if possible."""
         item = self._words.itemsize
         yield Plan(payload + item * entries, 0, by, bits)
         if self._value_book is not None:
@@ -255,13 +219,11 @@ class Content:
         return found[counts.argmax()].reshape(1)
 
     @cached_property
-    def _marked(self) -> NDArray[np.int64]:
-        """Return the positions of the words that differ from the fill value."""
+    def _marked(self) -> NDArray[np.int64]:  # the positions that differ from the fill value
         return np.flatnonzero(self._words != self._blank)
 
     @cached_property
-    def _stepped(self) -> NDArray[np.int64]:
-        """Return the positions that steps lead to: the same, and the last element."""
+    def _stepped(self) -> NDArray[np.int64]:  # the same, and the last element
         last = len(self._words) - 1
         marked = self._marked
         return marked if len(marked) and marked[-1] == last else np.append(marked, last)
@@ -275,8 +237,7 @@ class Content:
         return _distinct(self._words)
 
     @cached_property
-    def _value_book(self) -> Words | None:
-        """Return the distinct values of a mask or of steps, including the fill value."""
+    def _value_book(self) -> Words | None:  # with the fill value
         return _distinct(np.concatenate([self._blank, self._words[self._marked]]))
 
 

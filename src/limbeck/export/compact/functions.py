@@ -19,18 +19,11 @@ if TYPE_CHECKING:
     from onnx import FunctionProto, ModelProto
 
 DOMAIN = "limbeck"
+# Names of the functions of lossless storage: codebook lookup, mask, steps, and unpacking.
 NAMES = ("look", "mask", "steps", *(f"bits{bits}" for bits in range(1, 8)))
-"""Names of the functions of lossless storage: codebook lookup, mask, steps, and unpacking."""
-
-OPSET = 18
-"""The lowest operator set with BitwiseAnd and BitwiseOr."""
-
-LARGEST = 2**30
-"""Maximum bytes of a value that ONNX Runtime folds when it loads a file."""
-
-IR_VERSION = 8
-"""The lowest version of the file format with functions."""
-
+OPSET = 18  # the lowest operator set with BitwiseAnd and BitwiseOr
+LARGEST = 2**30  # maximum bytes of a value that ONNX Runtime folds when it loads a file
+IR_VERSION = 8  # the lowest version of the file format with functions
 LOOK = """
 look <shape> (codes, book) => (out) {
     s = Constant <value_ints: ints = @shape> ()
@@ -99,13 +92,9 @@ cut <count, shape> (whole) => (out) {
 }
 """
 BODIES = {
-    "look": LOOK,
-    "mask": MASK,
-    "steps": STEPS,
-    "scale": SCALE + SCALED,
-    "affine": AFFINE + SCALED,
-    "cut": CUT,
-}
+    "look": LOOK, "mask": MASK, "steps": STEPS, "cut": CUT,
+    "scale": SCALE + SCALED, "affine": AFFINE + SCALED,
+}  # fmt: skip
 
 
 def function(name: str, opset: int) -> FunctionProto:
@@ -121,7 +110,7 @@ def add(model: ModelProto, names: Iterable[str]) -> None:
     from onnx import helper
 
     opset = opset_of(model)
-    model.functions.extend(function(name, opset) for name in sorted(set(names) - _there(model)))
+    model.functions.extend(function(name, opset) for name in sorted(set(names) - _present(model)))
     model.ir_version = max(model.ir_version, IR_VERSION)
     if all(one.domain != DOMAIN for one in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
@@ -129,7 +118,7 @@ def add(model: ModelProto, names: Iterable[str]) -> None:
 
 def prices(model: ModelProto) -> dict[str, int]:
     """Count the bytes that each function would add to a model; 0 if present."""
-    opset, there = opset_of(model), _there(model)
+    opset, there = opset_of(model), _present(model)
     return {name: 0 if name in there else function(name, opset).ByteSize() + 3 for name in NAMES}
 
 
@@ -155,7 +144,7 @@ def free_names(model: ModelProto) -> Iterator[str]:
     return (name for name in map("c{}".format, itertools.count()) if name not in taken)
 
 
-def _there(model: ModelProto) -> set[str]:
+def _present(model: ModelProto) -> set[str]:
     return {one.name for one in model.functions if one.domain == DOMAIN}
 
 
@@ -182,33 +171,28 @@ def _bits(bits: int) -> str:
         v0 = Slice (b0, z, e)
         }
     """
-    widths, joined, lines = FIELDS[bits], "v0", _field(0, FIELDS[bits][0])
-    for index in range(1, len(widths)):
-        lines += [
-            *_field(index, widths[index]),
-            f"o{index} = Constant <value = uint8[1] {{{sum(widths[:index])}}}> ()",
-            f'l{index} = BitShift <direction = "LEFT"> (v{index}, o{index})',
-            f"j{index} = BitwiseOr ({joined}, l{index})",
-        ]
-        joined = f"j{index}"
+    widths, result = FIELDS[bits], "v0"
     inputs = ", ".join(f"p{index}" for index in range(len(widths)))
-    start = [
-        f"bits{bits} <n> ({inputs}) => ({joined}) {{",
+    lines = [
         "z = Constant <value_ints = [0]> ()",
         "f = Constant <value_ints = [-1]> ()",
         "e = Constant <value_ints: ints = @n> ()",
     ]
-    return "\n".join([*start, *lines, "}"])
-
-
-def _field(index: int, width: int) -> list[str]:
-    """Build the lines that unpack a field into `v` and its index."""
-    where = ", ".join(map(str, shifts(width)))
-    return [
-        f"s{index} = Constant <value = uint8[{8 // width}] {{{where}}}> ()",
-        f'r{index} = BitShift <direction = "RIGHT"> (p{index}, s{index})',
-        f"m{index} = Constant <value = uint8[1] {{{2**width - 1}}}> ()",
-        f"a{index} = BitwiseAnd (r{index}, m{index})",
-        f"b{index} = Reshape (a{index}, f)",
-        f"v{index} = Slice (b{index}, z, e)",
-    ]
+    for index, width in enumerate(widths):
+        offsets = ", ".join(map(str, shifts(width)))
+        lines += [
+            f"s{index} = Constant <value = uint8[{8 // width}] {{{offsets}}}> ()",
+            f'r{index} = BitShift <direction = "RIGHT"> (p{index}, s{index})',
+            f"m{index} = Constant <value = uint8[1] {{{2**width - 1}}}> ()",
+            f"a{index} = BitwiseAnd (r{index}, m{index})",
+            f"b{index} = Reshape (a{index}, f)",
+            f"v{index} = Slice (b{index}, z, e)",
+        ]
+        if index:
+            lines += [
+                f"o{index} = Constant <value = uint8[1] {{{sum(widths[:index])}}}> ()",
+                f'l{index} = BitShift <direction = "LEFT"> (v{index}, o{index})',
+                f"j{index} = BitwiseOr ({result}, l{index})",
+            ]
+            result = f"j{index}"
+    return "\n".join([f"bits{bits} <n> ({inputs}) => ({result}) {{", *lines, "}"])

@@ -1,7 +1,7 @@
 """Lossless compaction of the weights of an ONNX model.
 
 A pruned float32 weight still takes four bytes per zero in an ordinary file, and a ternary one eight
-bits instead of two. Each tensor is stored in the smallest form of `compact.forms`, and calls of a
+bits instead of two. Each tensor is stored in the smallest form of `compact.codes`, and calls of a
 few functions (`compact.functions`) decode it from constants. ONNX Runtime folds these calls once,
 when it loads the file.
 """
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from limbeck.core.files import write_bytes
+from limbeck.core.measurement import Result
 from limbeck.export import slim
 from limbeck.export.compact import functions
 from limbeck.export.compact.choose import Option, choose, options
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 
-SMALLEST = 64
-"""Bytes below which a tensor is skipped: a call takes about as many."""
-
+SMALLEST = 64  # bytes below which a tensor is skipped: a call takes about as many
 ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 """Bytes of an element, by ONNX's number of its type: from bool to bfloat16, without strings and
 complex numbers. Types of less than a byte are packed already.
@@ -67,30 +65,41 @@ def compact(model: ModelProto) -> CompactRecord:
     """
     before, opset = model.ByteSize(), functions.opset_of(model)
     if opset < functions.OPSET:
-        return _nothing(before, f"operator set {opset} is too old to rebuild weights with")
-    weights = list(_weights(model))
-    prices = functions.prices(model)
+        return _unchanged(before, f"operator set {opset} is too old to decode weights")
+    weights, prices = list(_weights(model)), functions.prices(model)
     chosen = choose([one.options for one in weights], [one.size for one in weights], prices)
-    made = _make(weights, chosen, functions.free_names(model))
-    used = {call.op_type for one in made for call in one.parts.calls}
-    if sum(one.gain for one in made) <= functions.added_bytes(model, used):
-        return _nothing(before, "no weight is sparse, or takes few values, enough to pay")
-    for holder in {id(one.weight.holder): one.weight.holder for one in made}.values():
-        ours = [one for one in made if one.weight.holder is holder]
-        replace(holder, {one.weight.name for one in ours}, (one.parts for one in ours))
+    names, stored = functions.free_names(model), []
+    for weight, option in zip(weights, chosen, strict=True):
+        if option is not None:
+            parts, tensor = Parts(names), weight.tensor
+            form = weight.content.make(option.plan)
+            parts.restore(form, tensor.data_type, tensor.dims, out=weight.name)
+            if parts.bytes < weight.size:
+                stored.append((weight, parts, str(option.plan)))
+    used = {call.op_type for _, parts, _ in stored for call in parts.calls}
+    gain = sum(weight.size - parts.bytes for weight, parts, _ in stored)
+    if gain <= functions.added_bytes(model, used):
+        return _unchanged(before, "no weight is sparse enough, or has few enough values")
+    # Subgraphs first: replacing copies the nodes of a graph, with the subgraphs that they hold.
+    for graph in reversed({id(weight.graph): weight.graph for weight, *_ in stored}.values()):
+        found = {weight.name: parts for weight, parts, _ in stored if weight.graph is graph}
+        replace(graph, set(found), found.values())
     functions.add(model, used)
-    return CompactRecord(
-        bytes_before=before,
-        bytes_after=model.ByteSize(),
-        tensors=tuple(one.entry for one in sorted(made, key=lambda one: -one.gain)),
-    )
+    entries = [
+        CompactTensor(
+            name=weight.name, form=form, bytes_before=weight.size, bytes_after=parts.bytes
+        )
+        for weight, parts, form in stored
+    ]
+    entries.sort(key=lambda entry: entry.bytes_after - entry.bytes_before)
+    return CompactRecord(bytes_before=before, bytes_after=model.ByteSize(), tensors=tuple(entries))
 
 
 @dataclass(frozen=True)
 class _Weight:
     """A tensor of a graph that may be stored in another form, with its bytes in the file."""
 
-    holder: GraphProto
+    graph: GraphProto
     tensor: TensorProto
     name: str
     size: int
@@ -98,73 +107,38 @@ class _Weight:
     options: tuple[Option, ...]
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A tensor in its new form."""
-
-    weight: _Weight
-    form: str
-    parts: Parts
-
-    @property
-    def gain(self) -> int:
-        return self.weight.size - self.parts.bytes
-
-    @property
-    def entry(self) -> CompactTensor:
-        return CompactTensor(
-            name=self.weight.name,
-            form=self.form,
-            bytes_before=self.weight.size,
-            bytes_after=self.parts.bytes,
-        )
-
-
-def _nothing(size: int, why: str) -> CompactRecord:
-    return CompactRecord(bytes_before=size, bytes_after=size, tensors=(), note=why)
+def _unchanged(size: int, reason: str) -> CompactRecord:
+    return CompactRecord(bytes_before=size, bytes_after=size, tensors=(), note=reason)
 
 
 def _weights(model: ModelProto) -> Iterator[_Weight]:
-    """Iterate over the tensors that may be stored otherwise: weights and constants."""
-    for holder in slim.graphs(model):
-        inputs = {value.name for value in holder.input}
-        for tensor in holder.initializer:
-            if tensor.name not in inputs:
-                yield from _weight(holder, tensor, tensor, tensor.name)
-        for node in holder.node:
-            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-                yield from _weight(holder, node, node.attribute[0].t, node.output[0])
+    """Iterate over the tensors that another form makes smaller: weights and constants."""
+    for graph in slim.graphs(model):
+        inputs = {value.name for value in graph.input}
+        found: list[tuple[Part, TensorProto, str]] = [
+            (tensor, tensor, tensor.name)
+            for tensor in graph.initializer
+            if tensor.name not in inputs
+        ]
+        found += [
+            (node, node.attribute[0].t, node.output[0])
+            for node in graph.node
+            if node.op_type == "Constant" and node.attribute[0].HasField("t")
+        ]
+        for part, tensor, name in found:
+            raw, item = tensor.raw_data, ITEM_BYTES.get(tensor.data_type, 0)
+            if item == 0 or len(raw) < SMALLEST:
+                continue
+            # Positions and codes are int32 during decoding.
+            if len(raw) // item * max(item, 4) > functions.LARGEST:
+                continue
+            content, size = Content(np.frombuffer(raw, f"<u{item}")), framed(part)
+            smaller = options(content.plans(), size)
+            if smaller:
+                yield _Weight(graph, tensor, name, size, content, smaller)
 
 
-def _weight(holder: GraphProto, frame: Part, tensor: TensorProto, name: str) -> Iterator[_Weight]:
-    raw, item = tensor.raw_data, ITEM_BYTES.get(tensor.data_type, 0)
-    # Positions and codes are int32 during decoding.
-    if item == 0 or len(raw) < SMALLEST or len(raw) // item * max(item, 4) > functions.LARGEST:
-        return
-    content = Content(np.frombuffer(raw, f"<u{item}"))
-    size = framed(frame)
-    ways = options(content.plans(), size)
-    if ways:
-        yield _Weight(holder, tensor, name, size, content, ways)
-
-
-def _make(
-    weights: Sequence[_Weight], chosen: Sequence[Option | None], names: Iterator[str]
-) -> list[_Made]:
-    """Encode tensors in the chosen forms; those that become no smaller are left out."""
-    made = []
-    for weight, option in zip(weights, chosen, strict=True):
-        if option is None:
-            continue
-        parts, tensor = Parts(names), weight.tensor
-        form = weight.content.make(option.plan)
-        parts.restore(form, tensor.data_type, tensor.dims, out=weight.name)
-        made.append(_Made(weight, str(option.plan), parts))
-    return [one for one in made if one.gain > 0]
-
-
-UINT8 = 2
-"""ONNX's number of the type."""
+UINT8 = 2  # ONNX's number of the type
 
 
 class Part(Protocol):
@@ -177,11 +151,7 @@ class Part(Protocol):
 
 @dataclass
 class Parts:
-    """A collection of pieces and calls.
-
-    Args:
-        names: Names that are unused in the model.
-    """
+    """A collection of pieces and calls, with the iterator of names that are unused in the model."""
 
     names: Iterator[str]
     pieces: list[TensorProto] = field(default_factory=list)
@@ -252,23 +222,20 @@ class Parts:
         return stored.name
 
 
-def replace(holder: GraphProto, names: set[str], parts: Iterable[Parts]) -> None:
+def replace(graph: GraphProto, names: set[str], parts: Iterable[Parts]) -> None:
     """Replace a graph's weights and constants by pieces and calls, in place.
 
     Calls come before all other nodes, on which they do not depend.
     """
-    for place in reversed(range(len(holder.initializer))):
-        if holder.initializer[place].name in names:
-            del holder.initializer[place]
-    for place in reversed(range(len(holder.node))):
-        if names.intersection(holder.node[place].output):
-            del holder.node[place]
-    kept = list(holder.node)
-    del holder.node[:]
+    for place in reversed(range(len(graph.initializer))):  # without a copy of the others
+        if graph.initializer[place].name in names:
+            del graph.initializer[place]
+    nodes = [node for node in graph.node if not names.intersection(node.output)]
+    del graph.node[:]
     for one in parts:
-        holder.initializer.extend(one.pieces)
-        holder.node.extend(one.calls)
-    holder.node.extend(kept)
+        graph.initializer.extend(one.pieces)
+        graph.node.extend(one.calls)
+    graph.node.extend(nodes)
 
 
 def tensor(words: Words | NDArray[Any], kind: int) -> TensorProto:
@@ -299,7 +266,7 @@ def pack(path: Path) -> CompactRecord:
     return record
 
 
-class CompactTensor(BaseModel):
+class CompactTensor(Result):
     """A tensor stored in another form.
 
     Attributes:
@@ -309,15 +276,13 @@ class CompactTensor(BaseModel):
         bytes_after: Its bytes now, without functions shared by several tensors.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
     form: str
     bytes_before: int
     bytes_after: int
 
 
-class CompactRecord(BaseModel):
+class CompactRecord(Result):
     """The result of storing a model's weights compactly.
 
     Attributes:
@@ -326,8 +291,6 @@ class CompactRecord(BaseModel):
         tensors: The tensors stored in another form, largest gain first.
         note: The reason if nothing was changed; empty otherwise.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bytes_before: int
     bytes_after: int

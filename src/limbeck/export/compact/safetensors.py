@@ -1,4 +1,4 @@
-"""JSON header of a compact safetensors file, which describes how its pieces combine."""
+"""Lossless compact safetensors files, whose JSON header describes how their pieces combine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from limbeck.export.compact.codes import (
 )
 from limbeck.export.compact.onnx import CompactRecord, CompactTensor
 
-KEY = "limbeck.compact"
-"""The header's key."""
+KEY = "limbeck.compact"  # the header's key
 
 
 class _Part(BaseModel):
@@ -130,7 +129,6 @@ def save_compact(state: Mapping[str, Tensor], path: Path) -> CompactRecord:
 
     Example:
         >>> import tempfile
-        >>> from limbeck.export.compact.safetensors import load_compact
         >>> sparse = torch.zeros(1000)
         >>> sparse[::50] = 1.5
         >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
@@ -153,7 +151,7 @@ def save_compact(state: Mapping[str, Tensor], path: Path) -> CompactRecord:
 
 
 class _Writer:
-    """An encoder of tensors into pieces."""
+    """An encoder of tensors into pieces, and the header that describes them."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.pieces: dict[str, Tensor] = {}
@@ -169,25 +167,22 @@ class _Writer:
             identity = (tensor.dtype, tensor.shape, hashlib.sha256(words.data).digest())
             if words.nbytes > ENTRY and first.setdefault(identity, name) != name:
                 self._same[name] = first[identity]
-                self._note(name, f"as {first[identity]}", words.nbytes, 0)
-            else:
-                self._store(name, tensor, words)
+                self._record(name, f"as {first[identity]}", words.nbytes, 0)
+                continue
+            plan = _smallest(words)
+            if plan is None:
+                # A view would save the whole larger tensor.
+                self.pieces[name] = tensor.detach().cpu().contiguous().clone()
+                continue
+            entry = self._form(Content(words).make(plan), tensor.dtype)
+            self._tensors[name] = TensorEntry(shape=list(tensor.shape), stored=entry)
+            self._record(name, str(plan), words.nbytes, plan.payload)
 
     @property
     def header(self) -> str:
         return Header(tensors=self._tensors, same=self._same).model_dump_json()
 
-    def _store(self, name: str, tensor: Tensor, words: Words) -> None:
-        plan = _smallest(words)
-        if plan is None:
-            # A view would save the whole larger tensor.
-            self.pieces[name] = tensor.detach().cpu().contiguous().clone()
-            return
-        entry = self._form(Content(words).make(plan), tensor.dtype)
-        self._tensors[name] = TensorEntry(shape=list(tensor.shape), stored=entry)
-        self._note(name, str(plan), words.nbytes, plan.payload)
-
-    def _note(self, name: str, form: str, before: int, after: int) -> None:
+    def _record(self, name: str, form: str, before: int, after: int) -> None:
         entry = CompactTensor(name=name, form=form, bytes_before=before, bytes_after=after)
         self.done.append(entry)
 
@@ -222,12 +217,12 @@ def _smallest(words: Words) -> Plan | None:
     """Choose the smallest form; None is the original one."""
     if words.nbytes <= ENTRY:
         return None
-    plan = min(Content(words).plans(), key=_bytes)
-    return plan if _bytes(plan) < words.nbytes + PIECE else None
 
+    def size(plan: Plan) -> int:
+        return plan.payload + PIECE * plan.pieces + ENTRY
 
-def _bytes(plan: Plan) -> int:
-    return plan.payload + PIECE * plan.pieces + ENTRY
+    plan = min(Content(words).plans(), key=size)
+    return plan if size(plan) < words.nbytes + PIECE else None
 
 
 def to_words(tensor: Tensor) -> Words:
@@ -258,13 +253,8 @@ def load_compact(path: Path) -> dict[str, Tensor]:
     more than 256 elements per byte. Nothing in a file is executed. Names that shared a tensor share
     it again.
 
-    Args:
-        path: A file written by `save_compact`.
-
     Raises:
         LimbeckError: The file is missing, damaged, or of another format.
-
-    Example: see `limbeck.export.compact.safetensors.save_compact`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -300,39 +290,33 @@ class _Reader:
         built = {name: self._tensor(name, entry) for name, entry in header.tensors.items()}
         state = self._pieces | built
         for name, of in header.same.items():
-            _check(of in state and name not in state, f"{name} is said to be {of}")
+            _check(of in state and name not in state, f"{name} cannot be equal to {of}")
             built[name] = state[of]
         return self._pieces | built
 
     def _tensor(self, name: str, entry: TensorEntry) -> Tensor:
         form, kind, count = self._form(entry.stored)
-        wanted = math.prod(entry.shape)
-        _check(count == wanted, f"{name} has {count} elements, its shape says {wanted}")
+        expected = math.prod(entry.shape)
+        _check(count == expected, f"{name} has {count} elements, and {expected} by its shape")
         return to_tensor(restore(form), kind).reshape(entry.shape)
 
     def _form(self, entry: FormEntry) -> tuple[Form, torch.dtype, int]:
         """Read a form from its pieces; return its type and number of elements, too."""
         if isinstance(entry, MaskedEntry):
-            return self._masked(entry)
+            mask = self._codes(entry.mask)
+            values, kind, count = self._values(entry.values)
+            marked = int(unpack(mask).sum(dtype=np.int64)) if mask.bits == 1 else -2
+            _check(marked + 1 == count, f"{count} values for a mask with {marked} marks")
+            return Bitmask(mask, values), kind, mask.count
         if isinstance(entry, SteppedEntry):
-            return self._stepped(entry)
+            steps = self._codes(entry.steps)
+            values, kind, count = self._values(entry.values)
+            blank = self._piece(entry.blank)
+            _check(steps.count == count > 0, f"{count} values for {steps.count} steps")
+            _check(blank.dtype == kind and blank.shape == (1,), "a blank of another type or shape")
+            elements = int(unpack(steps).sum(dtype=np.int64)) + count
+            return DeltaIndex(steps, values, to_words(blank)), kind, elements
         return self._values(entry)
-
-    def _masked(self, entry: MaskedEntry) -> tuple[Form, torch.dtype, int]:
-        mask = self._codes(entry.mask)
-        values, kind, count = self._values(entry.values)
-        marked = int(unpack(mask).sum(dtype=np.int64)) if mask.bits == 1 else -2
-        _check(marked + 1 == count, f"{count} values for a mask with {marked} marks")
-        return Bitmask(mask, values), kind, mask.count
-
-    def _stepped(self, entry: SteppedEntry) -> tuple[Form, torch.dtype, int]:
-        steps = self._codes(entry.steps)
-        values, kind, count = self._values(entry.values)
-        blank = self._piece(entry.blank)
-        _check(steps.count == count > 0, f"{count} values for {steps.count} steps")
-        _check(blank.dtype == kind and blank.shape == (1,), "a blank of another type or shape")
-        elements = int(unpack(steps).sum(dtype=np.int64)) + count
-        return DeltaIndex(steps, values, to_words(blank)), kind, elements
 
     def _values(self, entry: RawEntry | CodedEntry) -> tuple[Words | Palette, torch.dtype, int]:
         if isinstance(entry, RawEntry):
@@ -354,7 +338,7 @@ class _Reader:
         return Packed(entry.bits, entry.count, tuple(field.numpy() for field in fields))
 
     def _piece(self, name: str) -> Tensor:
-        _check(name in self._pieces, f"there is no piece {name}, or two tensors claim it")
+        _check(name in self._pieces, f"piece {name} is missing, or used twice")
         return self._pieces.pop(name)
 
 
