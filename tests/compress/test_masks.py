@@ -21,7 +21,7 @@ from limbeck.compress.pruners.movement import Movement
 from limbeck.compress.pruners.random import Random
 from limbeck.compress.pruners.semi_structured import SemiStructured
 from limbeck.errors import InputError
-from limbeck.training.optimizer import MovingAverage
+from limbeck.training.optimizer import moving_average
 
 PRUNE = {
     "magnitude": Magnitude(sparsity=0.6),
@@ -255,11 +255,11 @@ def test_zeros_are_all_of_one_sign(way):
 def test_a_moving_average_has_the_masks_of_the_model():
     sub = subject("cnn")
     PRUNE["gradient"].transform(sub.model, sub.work)
-    average = MovingAverage(sub.model, decay=0.5)
+    average = moving_average(sub.model, decay=0.5)
     train(sub, steps=4)
-    average.update()
+    average.update_parameters(sub.model)
     train(sub, steps=4)
-    average.update()
+    average.update_parameters(sub.model)
     assert masks.sparsity_of(average.module) == masks.sparsity_of(sub.model)
     assert masks.fixed(average.module) is not None
     assert masks.total_sparsity(average.module) == pytest.approx(0.6, abs=1e-3)

@@ -87,7 +87,7 @@ def test_a_teacher_nobody_asks_does_not_run():
 
 
 def test_what_cannot_work_is_refused_at_once():
-    with pytest.raises(InputError, match="teacher: got None; allowed: a teacher, since a term"):
+    with pytest.raises(InputError, match="teacher: got None; allowed: a teacher, which a term"):
         offline(methods.hinton())
     with pytest.raises(InputError, match="got '4 classes'; allowed: 3 classes, as the student has"):
         offline(methods.hinton(), teacher=net(classes=4))

@@ -75,13 +75,13 @@ class Balance(nn.Module):
         found = _over_processes(torch.stack([norms[name].double() for name in norms]))
         by_name = dict(zip(norms, found.to(self.scales.device), strict=True))
         fixed = [by_name[name] * weight for name, weight in weights.items() if weight]
-        asked = torch.stack([by_name[name] for name in self.names])
-        reference = torch.stack(fixed).mean() if fixed else asked.mean()
-        wanted = reference / asked
+        measured = torch.stack([by_name[name] for name in self.names])
+        reference = torch.stack(fixed).mean() if fixed else measured.mean()
+        targets = reference / measured
         # A term without a gradient, or without others that have one, keeps its weight.
-        wanted = torch.where(wanted.isfinite() & (wanted > 0), wanted, self.scales)
+        targets = torch.where(targets.isfinite() & (targets > 0), targets, self.scales)
         kept = 0.0 if int(self.steps) <= 1 else _KEPT
-        self.pending.copy_(self.scales**kept * wanted ** (1 - kept))
+        self.pending.copy_(self.scales**kept * targets ** (1 - kept))
 
 
 def gradient_norms(

@@ -118,7 +118,7 @@ class TermInputs:
         found = {name: tensor for name, tensor in given.items() if tensor is not None}
         missing = [name for name in ready.needed if name not in found]
         if missing:
-            allowed = f"{' and '.join(missing)}, since the loss asks for it"
+            allowed = f"{' and '.join(missing)}, which the loss requires"
             raise InputError(Problem(ready.name, f"a response without {missing[0]}", allowed))
         return found
 
@@ -139,15 +139,15 @@ def tempered(
 ) -> Tensor:
     """Compute a loss with a temperature per element: divided logits at T = 1, times T²."""
     column = temperature.unsqueeze(-1)
-    theirs = joined.teacher
-    if isinstance(theirs, DenseTargets):
-        theirs = DenseTargets(theirs.logits / column)
-    elif isinstance(theirs, Tensor):
-        theirs = theirs / column
+    teacher = joined.teacher
+    if isinstance(teacher, DenseTargets):
+        teacher = DenseTargets(teacher.logits / column)
+    elif isinstance(teacher, Tensor):
+        teacher = teacher / column
     else:
         allowed = "all of the teacher's logits, for a temperature that differs by unit"
-        raise InputError(Problem(ready.name, type(theirs).__name__, allowed))
-    value: Tensor = cast("Any", ready.loss)(joined.student / column, theirs, **arguments)
+        raise InputError(Problem(ready.name, type(teacher).__name__, allowed))
+    value: Tensor = cast("Any", ready.loss)(joined.student / column, teacher, **arguments)
     return value * temperature.square()
 
 
@@ -178,9 +178,7 @@ def teacher_of(ready: ResolvedTerm, response: StudentOutput, answer: TeacherOutp
     if ready.source == "labels":
         return response.labels
     if answer is None:
-        raise InputError(
-            Problem(ready.name, "no teacher", "a teacher, since this term asks for one")
-        )
+        raise InputError(Problem(ready.name, "no teacher", "a teacher, which this term requires"))
     if ready.source in ("targets", "head"):
         return answer.targets
     if ready.source == "logits":

@@ -155,8 +155,8 @@ class Objective:
     @functools.cached_property
     def teacher_taps(self) -> list[str]:
         """Return the paths of the teacher's modules that terms use."""
-        asked = [t for t in self._ready if t.loss and t.source == "tap"]
-        return list(dict.fromkeys(path for t in asked for path in t.teacher))
+        tapped = [t for t in self._ready if t.loss and t.source == "tap"]
+        return list(dict.fromkeys(path for t in tapped for path in t.teacher))
 
     @functools.cached_property
     def needs_teacher(self) -> bool:
@@ -166,9 +166,9 @@ class Objective:
     @functools.cached_property
     def compares_common_classes(self) -> bool:
         """Return whether every loss over the teacher's logits compares only the common classes."""
-        asked = [term for term in self._ready if term.needs_teacher and term.source != "tap"]
-        by_unit = any(term.unit_weight or term.unit_temperature for term in asked)
-        return all(term.source in ("targets", "head") for term in asked) and not by_unit
+        compared = [term for term in self._ready if term.needs_teacher and term.source != "tap"]
+        by_unit = any(term.unit_weight or term.unit_temperature for term in compared)
+        return all(term.source in ("targets", "head") for term in compared) and not by_unit
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules of the objective, by name; none of them is in the student's file."""
@@ -197,10 +197,10 @@ class Objective:
         for ready in self._ready:
             if not ready.joined or ready.name in self.connectors:
                 continue
-            ours, theirs = student_of(ready, response), teacher_of(ready, response, answer)
+            student, teacher = student_of(ready, response), teacher_of(ready, response, answer)
             try:
                 self.connectors[ready.name] = connectors.join(
-                    ready.builtin, ours, theirs, samples=samples, **self._settings[ready.name]
+                    ready.builtin, student, teacher, samples=samples, **self._settings[ready.name]
                 )
             except InputError as error:
                 problems += [replace(p, where=f"{ready.name}.{p.where}") for p in error.problems]
@@ -330,7 +330,7 @@ class Objective:
         if ready.loss is None:
             if task_loss is None:
                 raise InputError(
-                    Problem("task_loss", None, "the task's loss, since a term asks for it")
+                    Problem("task_loss", None, "the task's loss, which a term requires")
                 )
             return batch.mean(task_loss(batch.response), ready), None
         if ready.source == "head":
@@ -349,15 +349,15 @@ class Objective:
     def _value(
         self, ready: ResolvedTerm, batch: TermInputs, progress: float, kept: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        ours = student_of(ready, batch.response)
-        theirs = teacher_of(ready, batch.response, batch.answer)
+        student = student_of(ready, batch.response)
+        teacher = teacher_of(ready, batch.response, batch.answer)
         inputs = batch.inputs(ready)
         if kept is not None:
             if not bool(kept.any()):
-                return nothing(ours), None
-            ours, theirs = rows(ours, kept), rows(theirs, kept)
+                return nothing(student), None
+            student, teacher = rows(student, kept), rows(teacher, kept)
             inputs = {name: tensor[kept] for name, tensor in inputs.items()}
-        joined = self._joined(ready, ours, theirs, inputs)
+        joined = self._joined(ready, student, teacher, inputs)
         arguments = {**ready.arguments(progress), **joined.arguments}
         arguments.update((name, inputs[name]) for name in ready.inputs if name in inputs)
         if ready.unit_temperature is None:
@@ -371,17 +371,17 @@ class Objective:
     def _joined(
         self,
         ready: ResolvedTerm,
-        ours: Any,
-        theirs: Any,
+        student: Any,
+        teacher: Any,
         inputs: Mapping[str, Tensor],
     ) -> ConnectorOutput:
         if not ready.joined:
-            return ConnectorOutput(ours, theirs)
+            return ConnectorOutput(student, teacher)
         if ready.name not in self.connectors:
             raise InputError(
                 Problem(ready.name, "no connector", "one", "Call objective.connect once first.")
             )
-        return cast("ConnectorOutput", self.connectors[ready.name](ours, theirs, inputs))
+        return cast("ConnectorOutput", self.connectors[ready.name](student, teacher, inputs))
 
 
 def _joint(given: nn.Module) -> connectors.PairConnector:

@@ -79,8 +79,8 @@ class ResolvedTerm:
     def needs_teacher(self) -> bool:
         """Return whether the term needs a teacher."""
         by_unit = (self.unit_weight, self.unit_temperature)
-        asks = any(one is not None and not isinstance(one, ClassBalanced) for one in by_unit)
-        return asks or (self.loss is not None and self.source != "labels")
+        needed = any(one is not None and not isinstance(one, ClassBalanced) for one in by_unit)
+        return needed or (self.loss is not None and self.source != "labels")
 
     def arguments(self, progress: float) -> Mapping[str, Any]:
         """Return the loss's arguments at this progress."""

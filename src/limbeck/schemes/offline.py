@@ -64,7 +64,7 @@ class Offline(nn.Module):
         super().__init__()
         if objective.needs_teacher and teacher is None:
             fix = "Give a teacher, or use terms on labels alone."
-            raise InputError(Problem("teacher", None, "a teacher, since a term asks for one", fix))
+            raise InputError(Problem("teacher", None, "a teacher, which a term requires", fix))
         self.student = student
         self.connectors, self.balance = objective.connectors, objective.balance
         self._task = task
@@ -91,15 +91,17 @@ class Offline(nn.Module):
         with _evaluating(self.student), torch.no_grad():
             response = self._respond(probe)
         answer = self._answer(probe)
-        ours = response.outputs["logits"].shape[-1]
-        theirs = (answer and answer.targets.classes) or ours
+        student_classes = response.outputs["logits"].shape[-1]
+        teacher_classes = (answer and answer.targets.classes) or student_classes
         padded = self._objective.compares_common_classes
-        if ours != theirs and not (padded and min(ours, theirs) >= len(self._task.classes) > 0):
+        if student_classes != teacher_classes and not (
+            padded and min(student_classes, teacher_classes) >= len(self._task.classes) > 0
+        ):
             raise InputError(
                 Problem(
                     "teacher",
-                    given=f"{theirs} classes",
-                    allowed=f"{ours} classes, as the student has",
+                    given=f"{teacher_classes} classes",
+                    allowed=f"{student_classes} classes, as the student has",
                     fix="Teach or load a teacher for the same classes.",
                 )
             )

@@ -25,7 +25,6 @@ from limbeck.core import fingerprint
 from limbeck.core.files import WriteError, replacing
 from limbeck.errors import LimbeckError
 from limbeck.training.log import Log, Progress, RunningMean
-from limbeck.training.optimizer import MovingAverage
 from limbeck.training.prepare import Channel
 from limbeck.training.settings import Training
 
@@ -184,10 +183,9 @@ class Run:
     """The mutable state of a training.
 
     Attributes:
-        modules: The trainable modules, by name.
+        modules: The trainable modules, and the EMA of the student if there is one, by name.
         optimizer: The optimiser, with its state.
         scaler: The gradient scaler for float16.
-        average: The EMA of the student, if there is one.
         channel: The channel of synchronised batch normalisation, with its mode.
         log: The log, up to the current step.
         best: The weights of the best epoch so far.
@@ -199,7 +197,6 @@ class Run:
     modules: Mapping[str, nn.Module]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: MovingAverage | None
     channel: Channel
     log: Log
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -252,7 +249,6 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
         "processes": processes,
         "optimizer": optimizer,
         "scaler": run.scaler.state_dict(),
-        "average_steps": 0 if run.average is None else run.average.steps,
         "local_norms": run.channel.local,
         "log": run.log.flush(),
     }
@@ -269,9 +265,6 @@ def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Ac
     _refuse_other(run, content, training)
     for name, module in run.modules.items():
         module.load_state_dict(_under(tensors, f"module/{name}/"))
-    if run.average is not None:
-        run.average.module.load_state_dict(_under(tensors, "average/"))
-        run.average.steps = plain["average_steps"]
     best = _under(tensors, "best/")
     run.best = {name: value.to(accelerator.device) for name, value in best.items()}
     run.optimizer.load_state_dict(_unflatten(tensors, plain["optimizer"]))
@@ -288,8 +281,6 @@ def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Ac
 
 def _states(run: Run) -> dict[str, dict[str, Tensor]]:
     states = {f"module/{name}": dict(module.state_dict()) for name, module in run.modules.items()}
-    if run.average is not None:
-        states["average"] = dict(run.average.module.state_dict())
     return states | {"best": run.best}
 
 
@@ -301,8 +292,8 @@ def _refuse_other(run: Run, content: Content, training: dict[str, Any]) -> None:
         if saved.get(name) != training.get(name)
     ]
     for name, module in run.modules.items():
-        theirs = _under(content.tensors, f"module/{name}/")
-        differences += _differences(name, theirs, module.state_dict())
+        saved_module = _under(content.tensors, f"module/{name}/")
+        differences += _differences(name, saved_module, module.state_dict())
     if differences:
         raise CheckpointError(
             f"the checkpoint is of another training: {'; '.join(differences)}. "

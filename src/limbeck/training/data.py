@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +52,7 @@ def _loaded(examples: Examples, batches: list[list[int]], workers: int) -> Itera
         return (examples.__getitems__(batch) for batch in batches)
     return iter(
         DataLoader(
-            examples,  # type: ignore[arg-type]  # torch asks __getitems__ for whole batches
+            examples,  # type: ignore[arg-type]  # torch calls __getitems__ for whole batches
             batch_sampler=batches,
             collate_fn=_as_is,
             num_workers=workers,
@@ -90,11 +91,21 @@ def batches(
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order = torch.randperm(samples, generator=generator).tolist()
-    parts = [order[start : start + size] for start in range(0, samples, size)]
-    if len(parts) > 1 and len(parts[-1]) < max(2, processes):
-        last = parts.pop()
-        parts[-1] = parts[-1] + last
-    return parts
+    count = number_of_batches(samples, size=size, processes=processes)
+    ends = [*(size * number for number in range(1, count)), samples]
+    return [order[start:end] for start, end in pairwise((0, *ends))] if samples else []
+
+
+def number_of_batches(samples: int, *, size: int, processes: int = 1) -> int:
+    """Return the number of micro-batches of an epoch.
+
+    Example:
+        >>> number_of_batches(9, size=4), number_of_batches(10, size=4)
+        (2, 3)
+    """
+    count = -(-samples // size)
+    last = samples - (count - 1) * size
+    return count - 1 if count > 1 and last < max(2, processes) else count
 
 
 def share(batch: list[int], *, rank: int, processes: int) -> list[int]:

@@ -18,7 +18,7 @@ from limbeck.tasks import Batch
 from limbeck.training import checkpoint, data
 from limbeck.training.data import Examples, load
 from limbeck.training.log import History, Log
-from limbeck.training.optimizer import MovingAverage, rate
+from limbeck.training.optimizer import moving_average, rate
 from limbeck.training.prepare import Channel, prepared
 from limbeck.training.settings import Training
 from limbeck.training.step import Stepper
@@ -126,26 +126,28 @@ class _Loop:
         self.settings, self.seed, self.accelerator = settings, seed, accelerator
         self.folder, self.ticker = folder / "checkpoint", ticker or Silent()
         self.stepper = Stepper(scheme, settings, accelerator, channel)
-        self.average = self._average()
+        decay = settings.ema_decay
+        self.average = None if decay is None else moving_average(scheme.student, decay=decay)
         self.model = scheme.student if self.average is None else self.average.module
         self.training = checkpoint.identity(
             settings, seed=seed, samples=len(train), accelerator=accelerator
         )
         self.state = checkpoint.Run(
-            modules=scheme.modules_to_save(),
+            modules={
+                **scheme.modules_to_save(),
+                **({} if self.average is None else {"average": self.average}),
+            },
             optimizer=self.stepper.optimizer,
             scaler=self.stepper.scaler,
-            average=self.average,
             channel=channel,
             log=Log(folder / "log.jsonl", accelerator),
         )
-        self.steps_an_epoch = -(-len(self._batches(0)) // settings.gradient_accumulation_steps)
-        self.total = self.steps_an_epoch * settings.epochs
+        batches = data.number_of_batches(
+            len(train), size=settings.batch_size, processes=accelerator.num_processes
+        )
+        self.steps_per_epoch = -(-batches // settings.gradient_accumulation_steps)
+        self.total = self.steps_per_epoch * settings.epochs
         self.saved_at = time.monotonic()
-
-    def _average(self) -> MovingAverage | None:
-        decay = self.settings.ema_decay
-        return None if decay is None else MovingAverage(self.scheme.student, decay=decay)
 
     # -- from beginning to end --------------------------------------------------------------------
 
@@ -209,7 +211,7 @@ class _Loop:
         progress, every = self.state.progress, self.settings.log_every
         losses = self.stepper.train_step(micro_batches, progress.step / self.total)
         if self.average is not None:
-            self.average.update()
+            self.average.update_parameters(self.scheme.student)
         progress.step += 1
         self.state.epoch.add(losses)
         if every is not None:
@@ -220,7 +222,7 @@ class _Loop:
     def _row(self, losses: Mapping[str, float]) -> dict[str, float]:
         step = self.state.progress.step
         return {
-            "epoch": step / self.steps_an_epoch,
+            "epoch": step / self.steps_per_epoch,
             "step": step,
             "learning_rate": rate((step - 1) / self.total, self.settings),
             **losses,
@@ -273,7 +275,7 @@ class _Loop:
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of each remaining optimiser step of the epoch."""
         progress, accumulate = self.state.progress, self.settings.gradient_accumulation_steps
-        done = progress.step - progress.epoch * self.steps_an_epoch
+        done = progress.step - progress.epoch * self.steps_per_epoch
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         rest = self._batches(progress.epoch)[done * accumulate :]
         batches = load(
@@ -282,7 +284,7 @@ class _Loop:
             workers=self.settings.num_workers,
             device=self.accelerator.device,
         )
-        for _ in range(done, self.steps_an_epoch):
+        for _ in range(done, self.steps_per_epoch):
             yield list(islice(batches, accumulate))
 
     def _save_if_due(self, interrupted: bool) -> None:

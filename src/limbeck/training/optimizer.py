@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck.training.settings import Training
+
+if TYPE_CHECKING:
+    from torch.optim.swa_utils import PARAM_LIST
 
 # Normalisation layers whose scale may have several dimensions; that of the others has one.
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -89,53 +93,38 @@ def rate(progress: float, settings: Training) -> float:
             return peak
 
 
-class MovingAverage:
-    r"""The exponential moving average (EMA) of a model.
+def moving_average(model: nn.Module, *, decay: float) -> AveragedModel:
+    r"""Build the exponential moving average (EMA) of a model, updated by `update_parameters`.
 
     $$a_1 = w_1, \qquad a_t = d\,a_{t-1} + (1-d)\,w_t$$
 
-    Floating-point parameters and buffers are averaged, so that batch normalisation statistics fit
-    the averaged weights; other buffers, such as counters, are copied.
+    Floating-point buffers are averaged too, so that batch normalisation statistics fit the averaged
+    weights; other buffers, such as counters, are copied.
 
     Args:
         model: The model to average.
         decay: d, in (0, 1).
 
-    Attributes:
-        module: A copy of the model with the averaged weights.
-        steps: The number of updates.
-
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
-        >>> average = MovingAverage(model, decay=0.75)
+        >>> average = moving_average(model, decay=0.75)
         >>> for value in (4.0, 8.0):
         ...     with torch.no_grad():
         ...         _ = model.weight.fill_(value)
-        ...     average.update()
+        ...     average.update_parameters(model)
         >>> average.module.weight.item()
         5.0
 
     Source: Polyak and Juditsky 1992; the averaging of buffers as in timm.
     """
+    lerp = get_ema_multi_avg_fn(decay)
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
-        self.module = copy.deepcopy(model).requires_grad_(False)
-        self.steps = 0
-        self._decay = decay
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        real = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._averaged = [ours for ours, _ in real], [theirs for _, theirs in real]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+    def update(averaged: PARAM_LIST, current: PARAM_LIST, steps: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            lerp(averaged, current, steps)
+        else:  # torch averages counters and truncates them
+            torch._foreach_copy_(averaged, current)
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Update the average with the model's current weights; the first update copies them."""
-        ours, theirs = self._averaged
-        torch._foreach_lerp_(ours, theirs, 1.0 if self.steps == 0 else 1 - self._decay)
-        for copied, original in self._copied:
-            copied.copy_(original)
-        self.steps += 1
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.module.requires_grad_(False)
+    return average

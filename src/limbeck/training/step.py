@@ -84,17 +84,17 @@ class Stepper:
         """
         shares = self._shares(micro_batches)
         try:
-            said = self._losses(micro_batches, shares, progress)
+            results = self._losses(micro_batches, shares, progress)
         except DivergedError:
             # All processes raise at the same message, and repeat the step.
             if self._accelerator.is_main_process:
                 warnings.warn(BRANCHES, stacklevel=2)
             self._channel.local = True
             self.optimizer.zero_grad()
-            said = self._losses(micro_batches, shares, progress)
-        row = _row(said, shares)
+            results = self._losses(micro_batches, shares, progress)
+        row = _row(results, shares)
         self.loss = self._sum_over_processes(row["train/loss"])
-        self._check(said, self.loss)
+        self._check(results, self.loss)
         self._move(progress)
         return row
 
@@ -102,16 +102,16 @@ class Stepper:
         self, micro_batches: Sequence[Batch], shares: Sequence[float], progress: float
     ) -> list[Losses]:
         """Accumulate the gradients of all micro-batches, and return their losses."""
-        said = []
+        results = []
         for batch, share in zip(micro_batches, shares, strict=True):
             with self._autocast():
                 losses = self._scheme.step(batch, progress)
-            said.append(losses)
+            results.append(losses)
             total = losses.total if share == 1 else losses.total * share
             self.scaler.scale(total).backward()
         if not self._alone:
             self._channel.end_step(self._accelerator.device)
-        return said
+        return results
 
     def _shares(self, micro_batches: Sequence[Batch]) -> list[float]:
         """Return each micro-batch's share in the mean of the whole step, over all processes."""
@@ -156,10 +156,10 @@ class Stepper:
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if there else None
         return total
 
-    def _check(self, said: Sequence[Losses], loss: float) -> None:
+    def _check(self, results: Sequence[Losses], loss: float) -> None:
         if math.isfinite(loss):
             return
-        for losses in said:
+        for losses in results:
             losses.check()
         raise LimbeckError(
             "the loss is not finite in another process; its own message names the term."
@@ -177,11 +177,11 @@ class Stepper:
 
 
 @torch.no_grad()
-def _row(said: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
+def _row(results: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
     """Compute weighted sums of the losses of all micro-batches, with one device synchronisation."""
     names: list[str] = []
     values: list[Tensor] = []
-    for losses in said:
+    for losses in results:
         names.append("train/loss")
         values.append(losses.total)
         for name, term in losses.terms.items():
@@ -192,7 +192,7 @@ def _row(said: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
             values.append(norm)
     row: dict[str, float] = {}
     numbers = iter(zip(names, torch.stack(values).tolist(), strict=True))
-    for losses, share in zip(said, shares, strict=True):
+    for losses, share in zip(results, shares, strict=True):
         for _ in range(1 + 2 * len(losses.terms) + len(losses.gradient_norms)):
             name, number = next(numbers)
             row[name] = row.get(name, 0.0) + number * share

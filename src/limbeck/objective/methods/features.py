@@ -139,8 +139,8 @@ def ofd(student: Paths, teacher: Paths, *, weight: float = 1e-3) -> list[Term]:
     return [
         Term("task"),
         *(
-            Term("overhaul", student=ours, teacher=theirs, weight=weight / 2 ** (len(found) - n))
-            for n, (ours, theirs) in enumerate(found, start=1)
+            Term("overhaul", student=layer, teacher=other, weight=weight / 2 ** (len(found) - n))
+            for n, (layer, other) in enumerate(found, start=1)
         ),
     ]
 

@@ -17,7 +17,7 @@ EMBEDDINGS = -1
 """The number of what goes into the first block."""
 
 SIX_OF_TWELVE = ((EMBEDDINGS, EMBEDDINGS), (0, 2), (2, 5), (4, 8), (5, 11))
-"""TinyBERT for six blocks of twelve as it is sometimes told: blocks 0, 2, 4 and 5 of the student
+"""A common description of TinyBERT with six blocks of twelve: blocks 0, 2, 4 and 5 of the student
 learn from layers 3, 6, 9 and 12 of the teacher. The paper's own is the strategy `tinybert`."""
 
 
@@ -100,18 +100,18 @@ def paths(pairs: Iterable[tuple[int, int]], student: str, teacher: str) -> list[
         >>> paths([(-1, -1), (0, 2)], "layer.{}", "bert.encoder.layer.{}")
         [('layer.0:input', 'bert.encoder.layer.0:input'), ('layer.0', 'bert.encoder.layer.2')]
     """
-    asked = list(pairs)
+    mapped = list(pairs)
     problems = []
     for place, pattern in enumerate((student, teacher)):
         where = f"paths.{('student', 'teacher')[place]}"
         if pattern.count("{}") != 1:
             problems.append(Problem(where, pattern, "a path with one {}, such as layer.{}"))
-        elif ":" in pattern and any(pair[place] == EMBEDDINGS for pair in asked):
+        elif ":" in pattern and any(pair[place] == EMBEDDINGS for pair in mapped):
             allowed = "a path without :input or :output, since the embeddings are an input"
             problems.append(Problem(where, pattern, allowed))
     if problems:
         raise InputError(*problems)
-    return [(_path(student, ours), _path(teacher, theirs)) for ours, theirs in asked]
+    return [(_path(student, block), _path(teacher, other)) for block, other in mapped]
 
 
 def _path(pattern: str, block: int) -> str:
@@ -120,33 +120,39 @@ def _path(pattern: str, block: int) -> str:
     return pattern.replace("{}", str(block))
 
 
-def _early(ours: int, theirs: int) -> Pairs:
-    return [(block, block) for block in range(ours)]
+def _early(student_layers: int, teacher_layers: int) -> Pairs:
+    return [(block, block) for block in range(student_layers)]
 
 
-def _last(ours: int, theirs: int) -> Pairs:
-    return [(block, theirs - ours + block) for block in range(ours)]
+def _last(student_layers: int, teacher_layers: int) -> Pairs:
+    return [(block, teacher_layers - student_layers + block) for block in range(student_layers)]
 
 
-def _uniform(ours: int, theirs: int) -> Pairs:
-    if ours == 1:
-        return [(0, theirs - 1)]
-    gaps = ours - 1
-    return [(block, (2 * block * (theirs - 1) + gaps) // (2 * gaps)) for block in range(ours)]
+def _uniform(student_layers: int, teacher_layers: int) -> Pairs:
+    if student_layers == 1:
+        return [(0, teacher_layers - 1)]
+    gaps = student_layers - 1
+    return [
+        (block, (2 * block * (teacher_layers - 1) + gaps) // (2 * gaps))
+        for block in range(student_layers)
+    ]
 
 
-def _skip(ours: int, theirs: int) -> Pairs:
-    return [(block, (block + 1) * (theirs // ours) - 1) for block in range(ours)]
+def _skip(student_layers: int, teacher_layers: int) -> Pairs:
+    return [
+        (block, (block + 1) * (teacher_layers // student_layers) - 1)
+        for block in range(student_layers)
+    ]
 
 
-def _tinybert(ours: int, theirs: int) -> Pairs:
-    if theirs % ours:
-        given = f"{ours} blocks of the student, {theirs} of the teacher"
+def _tinybert(student_layers: int, teacher_layers: int) -> Pairs:
+    if teacher_layers % student_layers:
+        given = f"{student_layers} blocks of the student, {teacher_layers} of the teacher"
         allowed = "a number of the student's blocks that divides the teacher's"
         raise InputError(
             Problem("layer_map.tinybert", given, allowed, 'Use "uniform", or give pairs.')
         )
-    return [(EMBEDDINGS, EMBEDDINGS), *_skip(ours, theirs)]
+    return [(EMBEDDINGS, EMBEDDINGS), *_skip(student_layers, teacher_layers)]
 
 
 _STRATEGIES: dict[str, Callable[[int, int], Pairs]] = {
@@ -158,7 +164,7 @@ _STRATEGIES: dict[str, Callable[[int, int], Pairs]] = {
 }
 
 
-def _explicit(ours: int, theirs: int, strategy: object) -> Pairs:
+def _explicit(student_layers: int, teacher_layers: int, strategy: object) -> Pairs:
     """Check explicit pairs."""
     entries = list(strategy.items()) if isinstance(strategy, Mapping) else strategy
     allowed = "{student's block: teacher's block}, or a list of such pairs, each once"
@@ -169,7 +175,9 @@ def _explicit(ours: int, theirs: int, strategy: object) -> Pairs:
         raise InputError(Problem("layer_map.strategy", strategy, allowed))
     problems = [
         Problem(f"layer_map.{side}", pair[place], f"a block from 0 to {count - 1}, or -1")
-        for place, (side, count) in enumerate((("student", ours), ("teacher", theirs)))
+        for place, (side, count) in enumerate(
+            (("student", student_layers), ("teacher", teacher_layers))
+        )
         for pair in pairs
         if not EMBEDDINGS <= pair[place] < count
     ]

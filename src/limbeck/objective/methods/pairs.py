@@ -29,11 +29,11 @@ def pairs(student: Paths, teacher: Paths) -> list[tuple[str, str]]:
         >>> pairs(["layer1", "layer2"], ["layer2", "layer4"])
         [('layer1', 'layer2'), ('layer2', 'layer4')]
     """
-    ours, theirs = several(student), several(teacher)
-    if not ours or len(ours) != len(theirs):
-        allowed = f"{len(ours) or 'some'} layers, as many as of the student"
-        raise InputError(Problem("teacher", f"{len(theirs)} layers", allowed))
-    return list(zip(ours, theirs, strict=True))
+    student_paths, teacher_paths = several(student), several(teacher)
+    if not student_paths or len(student_paths) != len(teacher_paths):
+        allowed = f"{len(student_paths) or 'some'} layers, as many as for the student"
+        raise InputError(Problem("teacher", f"{len(teacher_paths)} layers", allowed))
+    return list(zip(student_paths, teacher_paths, strict=True))
 
 
 def beside(loss: str, student: Paths, teacher: Paths, weight: Spec, **arguments: Any) -> list[Term]:
@@ -46,7 +46,7 @@ def beside(loss: str, student: Paths, teacher: Paths, weight: Spec, **arguments:
     return [
         Term("task"),
         *(
-            Term(loss, student=ours, teacher=theirs, weight=weight, **arguments)
-            for ours, theirs in pairs(student, teacher)
+            Term(loss, student=layer, teacher=other, weight=weight, **arguments)
+            for layer, other in pairs(student, teacher)
         ),
     ]

@@ -145,11 +145,16 @@ def fsp(student: Paths, teacher: Paths, *, weight: Spec = 50.0) -> list[Term]:
     found = pairs(student, teacher)
     if len(found) < 2:
         raise InputError(Problem("student", several(student), "at least two layers"))
-    ours, theirs = several(student), several(teacher)
+    student_paths, teacher_paths = several(student), several(teacher)
     return [
         Term("task"),
         *(
-            Term("fsp", student=ours[n : n + 2], teacher=theirs[n : n + 2], weight=weight)
+            Term(
+                "fsp",
+                student=student_paths[n : n + 2],
+                teacher=teacher_paths[n : n + 2],
+                weight=weight,
+            )
             for n in range(len(found) - 1)
         ),
     ]

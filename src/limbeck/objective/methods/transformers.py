@@ -94,13 +94,13 @@ def tinybert(
         Term("embedding_mse", student=embeddings, teacher=embeddings, weight=intermediate),
     ]
     heads = {"student_heads": student_heads, "teacher_heads": teacher_heads}
-    for ours, theirs in found:
+    for layer, other in found:
         terms += [
-            Term("hidden_mse", student=ours, teacher=theirs, weight=intermediate),
+            Term("hidden_mse", student=layer, teacher=other, weight=intermediate),
             Term(
                 "attention_mse",
-                student=[f"{ours}.{part}" for part in _QUERY_KEY],
-                teacher=[f"{theirs}.{part}" for part in _QUERY_KEY],
+                student=[f"{layer}.{part}" for part in _QUERY_KEY],
+                teacher=[f"{other}.{part}" for part in _QUERY_KEY],
                 weight=intermediate,
                 connector=heads,
             ),
