@@ -1,21 +1,25 @@
-"""What all rooms' tests share. Shapes in annotations of the losses are checked while they run."""
+"""Shared fixtures; the shapes in the annotations of losses are checked at run time."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# `make test` draws the same inputs every time, so that what fails fails again and nothing unrelated
-# blocks a change; `make explore` draws new ones each time, to find what nobody thought of.
+# `make test` draws the same inputs every time, so that a failure is reproducible and caused by the
+# change; `make explore` draws new ones.
 settings.register_profile("same", derandomize=True, database=None)
 settings.register_profile("explore", print_blob=True)
 settings.load_profile(os.environ.get("LIMBECK_DRAWS", "same"))
 
-# Before anything of limbeck is imported; only rooms that are pure functions of tensors.
+# The folder of data sets beside the checkout, if the environment names no other.
+os.environ.setdefault("LIMBECK_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+
+# Before anything of limbeck is imported; only packages of pure functions of tensors.
 install_import_hook(
     ["limbeck.losses", "limbeck.targets", "limbeck.connectors"], "beartype.beartype"
 )
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep records of signatures out of the home of whoever runs the tests."""
+    """Keep records of signatures out of the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIMBECK_STATE", str(tmp_path_factory.mktemp("state")))
         yield

@@ -24,7 +24,7 @@ from limbeck.errors import InputError
 Read = Callable[..., Data]
 Png = Callable[..., bytes]
 ROWS = 40
-SHARED = Path(os.environ.get("LIMBECK_DATA") or "../shared/data").resolve()
+SHARED = Path(os.environ["LIMBECK_DATA"]).resolve()
 
 
 def _needs(*names: str) -> pytest.MarkDecorator:

@@ -53,9 +53,10 @@ def test_the_exit_codes_are_those_of_the_errors():
     assert {int(code) for code in codes} == expected
 
 
-def test_the_variable_and_its_default_are_right():
-    from limbeck.data.files import DEFAULT, VARIABLE
+def test_the_variable_and_its_default_are_right(monkeypatch):
+    from limbeck.data.files import VARIABLE, data_folder
 
-    text = PAGE.read_text(encoding="utf-8")
-    assert f"`{VARIABLE}`" in text
-    assert f"`{DEFAULT}`" in text
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"environment variable `{VARIABLE}`, by default the current folder" in text
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert data_folder().resolve() == Path.cwd()

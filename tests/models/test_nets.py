@@ -26,7 +26,7 @@ COUNTS = {
     "resnet56": 861_620,
     "resnet110": 1_736_564,
 }
-DATA = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
+DATA = Path(os.environ["LIMBECK_DATA"])
 WEIGHTS = DATA / "weights/cifar10_resnets/resnet20-12fca82f.safetensors"
 TEST = DATA / "cifar10/test.parquet"
 

@@ -315,7 +315,7 @@ def test_recorded_answers_belong_to_the_weights_and_what_fits_them_to_the_data(w
     assert len(keys) == 3
 
 
-WEIGHTS = Path(os.environ.get("LIMBECK_DATA", "../shared/data")) / "weights/cifar10_resnets"
+WEIGHTS = Path(os.environ["LIMBECK_DATA"]) / "weights/cifar10_resnets"
 RESNET = {
     "source": "limbeck", "name": "resnet20", "shortcut": "pad",
     "checkpoint": str(WEIGHTS / "resnet20-12fca82f.safetensors"),

@@ -105,7 +105,7 @@ def _machine() -> Iterator[Check]:
 def _data() -> Iterator[Check]:
     from limbeck.data.files import data_folder
 
-    folder = data_folder()
+    folder = data_folder().resolve()
     missing = f"{folder} is not there; recipes on sklearn's data run without it"
     yield Check(folder.is_dir(), "LIMBECK_DATA", str(folder) if folder.is_dir() else missing)
 

@@ -11,12 +11,11 @@ from limbeck.data.spec import SplitName
 from limbeck.errors import InputError, Problem, did_you_mean
 
 VARIABLE = "LIMBECK_DATA"
-DEFAULT = "../shared/data"
 
 
 def data_folder() -> Path:
-    """Return the folder for relative paths: LIMBECK_DATA, or its default."""
-    return Path(os.environ.get(VARIABLE) or DEFAULT)
+    """Return the folder for relative paths: LIMBECK_DATA, or the current folder."""
+    return Path(os.environ.get(VARIABLE) or ".")
 
 
 def resolve(files: Mapping[SplitName, str | tuple[str, ...]]) -> dict[str, list[Path]]:

@@ -53,7 +53,7 @@ def find(path: str) -> Path:
     Raises:
         InputError: The file does not exist, or the folder holds none.
     """
-    data = Path(os.environ.get("LIMBECK_DATA") or "../shared/data")
+    data = Path(os.environ.get("LIMBECK_DATA") or ".")
     for candidate in (Path(path), data / path):
         files = [candidate / name for name in FOLDER_FILES] if candidate.is_dir() else [candidate]
         for file in files:
