@@ -16,7 +16,7 @@ from scipy import stats
 
 from limbeck.evaluate import bootstrap
 from limbeck.evaluate.bootstrap import Resamples, mean, paired_difference, share
-from limbeck.evaluate.calibration.correction import corrected_error, corrected_errors
+from limbeck.evaluate.calibration.correction import corrected_errors
 from limbeck.evaluate.calibration.metrics import gaps, top
 from limbeck.evaluate.comparison import Estimate
 from limbeck.evaluate.metrics import (
@@ -118,7 +118,7 @@ def test_the_interval_of_the_calibration_error_covers_the_populations(scale, noi
     gap = gaps(student, labels)
     truth = float(np.abs(gap.mean(axis=0)).sum())
     resamples = Resamples(SAMPLES, n_resamples=400, seed=2)
-    found = [corrected_error(resamples, gap[rows]) for rows in drawn(300)]
+    found = [corrected_errors(resamples, gap[rows]).student for rows in drawn(300)]
     assert within(coverage(found, truth)), coverage(found, truth)
 
 
@@ -220,7 +220,7 @@ def test_infinite_and_missing_values_do_not_spread():
 def test_one_sample_is_no_error():
     found = Resamples(1).means(np.array([[3.0]]))[0]
     assert (found.value, found.interval.low, found.interval.high) == (3.0, 3.0, 3.0)
-    assert corrected_error(Resamples(1), np.array([[0.0, 0.25]])).value == pytest.approx(
+    assert corrected_errors(Resamples(1), np.array([[0.0, 0.25]])).student.value == pytest.approx(
         0.25, abs=1e-6
     )
 

@@ -242,12 +242,8 @@ def readable(text: str, ids: list[int], texts: TextInputs) -> list[str]:
     """Return the piece of text of each token, or its id.
 
     A tokenizer returns ids only, so the text's words are encoded one by one: where their ids
-    concatenate to the text's, each word is written at its first token.
-
-    Args:
-        text: The text.
-        ids: The ids of its words' tokens, in order.
-        texts: Encodes words.
+    concatenate to `ids`, those of the text without special tokens, each word is written at its
+    first token.
     """
     numbers = [f"#{token}" for token in ids]
     words = WORD.findall(text)

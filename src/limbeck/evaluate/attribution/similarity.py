@@ -56,13 +56,8 @@ def top_overlap(one: Array, other: Array, *, share: float = 0.1) -> Array:
 
     $$\frac1k \sum_i \min(m^a_i, m^b_i)$$
 
-    where m is 1 for the k positions of largest absolute value. Positions tied with the k-th share
-    the rest of k equally.
-
-    Args:
-        one: Maps, `[n, positions]`.
-        other: Maps of the same inputs, `[n, positions]`.
-        share: k as a share of all positions; at least one position.
+    where m is 1 for the k positions of largest absolute value, a `share` of all and at least one.
+    Positions tied with the k-th share the rest of k equally.
 
     Example:
         >>> top_overlap(np.array([[3.0, -2.0, 1.0, 0.0]]), np.array([[0.0, 5.0, 1.0, 2.0]]),
@@ -112,10 +107,8 @@ Predict = Callable[[Mask], NDArray[np.float32]]
 def most_attributed(maps: Array, valid: Mask, *, share: float) -> Mask:
     """Return the mask of each input's positions of highest attribution: `[n, positions]`.
 
-    Args:
-        maps: The attribution of each position, `[n, positions]`.
-        valid: The mask of positions that are no padding, `[n, positions]`.
-        share: The share of them that is selected; at least one.
+    `share` is the share of the `valid` positions (others are padding) that is selected; at least
+    one position.
 
     Example:
         >>> valid = np.array([[True, True, True, False]])
@@ -131,10 +124,7 @@ def most_attributed(maps: Array, valid: Mask, *, share: float) -> Mask:
 def deletion_score(predict: Predict, removed: Mask, classes: Labels) -> Array:
     """Compute the deletion score: the decrease of probability without some positions, `[n]`.
 
-    Args:
-        predict: Predicts the inputs without the positions of a mask: logits, `[n, classes]`.
-        removed: The removed positions, `[n, positions]`.
-        classes: The class of the probability, `[n]`.
+    `predict` returns the logits `[n, classes]` of the inputs without the positions of a mask.
 
     Source: Samek et al., TNNLS 2017 (arXiv:1509.06321).
     """
@@ -187,16 +177,7 @@ class Completeness(Result):
 def align(
     method: str, student: Array, teacher: Array, *, share: float, n_resamples: int, seed: int
 ) -> Alignment | None:
-    """Compute the similarity of two models' maps; None if no sample has a map in both.
-
-    Args:
-        method: The name of the method.
-        student: The student's maps, `[n, positions]`.
-        teacher: The teacher's, of the same samples and classes.
-        share: The share of positions that counts as top.
-        n_resamples: Number of bootstrap resamples.
-        seed: Seed of the resampling.
-    """
+    """Compute the similarity of two models' maps; None if no sample has a map in both."""
     cosines, ranks = cosine(student, teacher), spearman(student, teacher)
     both = np.isfinite(cosines) & np.isfinite(ranks)
     if not both.any():
@@ -217,10 +198,7 @@ def align(
 def complete(side: str, maps: Array, missed: Array) -> Completeness:
     r"""Check the completeness of attributions: $\sum_i a_i = f(x) - f(x')$.
 
-    Args:
-        side: The model.
-        maps: Integrated gradients, `[n, positions]`.
-        missed: The errors of their sums, `[n]`.
+    `maps` are integrated gradients, `[n, positions]`; `missed` are the errors of their sums, `[n]`.
 
     Example:
         >>> complete("student", np.array([[1.0, 1.0], [2.0, 0.0]]), np.array([0.0, 0.5]))

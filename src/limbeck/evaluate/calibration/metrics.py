@@ -54,11 +54,7 @@ class Binning:
 
 
 def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
-    """Assign confidences to bins of equal width over [0, 1], as torchmetrics does.
-
-    Args:
-        confidence: The confidence of each prediction, `[samples]` in [0, 1].
-        bins: Number of bins.
+    """Assign confidences `[samples]` to bins of equal width over [0, 1], as torchmetrics does.
 
     Example:
         >>> equal_width(np.array([0.1, 0.6, 1.0]), bins=2).place.tolist()
@@ -76,9 +72,7 @@ def equal_width(confidence: Values, *, bins: int = 15) -> Binning:
 def equal_mass(confidence: Values, *, bins: int = 15) -> Binning:
     """Assign confidences to bins of about equally many samples; equal confidences share a bin.
 
-    Args:
-        confidence: The confidence of each prediction, `[samples]` in [0, 1].
-        bins: Number of bins; some stay empty if many confidences are equal.
+    Some bins stay empty if many confidences are equal.
 
     Example:
         >>> equal_mass(np.array([0.1, 0.7, 0.8, 0.9]), bins=2).place.tolist()
@@ -139,11 +133,6 @@ def class_wise_calibration_error(
     $$\mathrm{SCE} = \frac1C \sum_c \sum_b \frac{n_{bc}}{n} \, |\mathrm{share}_{bc}
       - \mathrm{conf}_{bc}|$$
 
-    Args:
-        probabilities: `[samples, classes]`.
-        labels: `[samples]`.
-        bins: Number of bins of equal width per class.
-
     Example:
         >>> class_wise_calibration_error(np.array([[0.75, 0.25]]), np.array([0]))
         0.25
@@ -202,12 +191,7 @@ class Reliability(Result):
 
 
 def reliability(log_p: Values, labels: NDArray[np.int64], *, bins: int = 15) -> Reliability:
-    """Compute the calibration metrics.
-
-    Args:
-        log_p: Log-probabilities, `[samples, classes]`.
-        labels: `[samples]`.
-        bins: Number of bins.
+    """Compute the calibration metrics of log-probabilities `[samples, classes]`.
 
     Example:
         >>> found = reliability(np.log([[0.75, 0.25], [0.75, 0.25]]), np.array([0, 1]))
@@ -253,10 +237,6 @@ class Calibration(Result):
 
 def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration:
     """Compute the expected calibration error and the negative log-likelihood in nats, in float64.
-
-    Args:
-        predictions: Logits and labels.
-        bins: Number of bins of equal width over [0, 1].
 
     Example:
         >>> from limbeck.export.predictor import Predictions

@@ -118,7 +118,13 @@ def evaluate(
     from limbeck.evaluate.robustness.certified import compare_certified, compare_distances
     from limbeck.evaluate.robustness.images import images_of
 
-    _check(parts, (*epsilons, *certified_epsilons), attack_samples)
+    check(
+        context.classes,
+        parts=parts,
+        epsilons=epsilons,
+        certified_epsilons=certified_epsilons,
+        attack_samples=attack_samples,
+    )
     images = images_of(context)
     found: list[_Part] = []
     attacked = 0
@@ -173,19 +179,15 @@ def check(
     Raises:
         InputError: A part is none of `PARTS`, or a size or number is out of range.
     """
-    _check(parts, (*epsilons, *certified_epsilons), attack_samples)
-
-
-def _check(parts: tuple[str, ...], epsilons: tuple[float, ...], attack_samples: int) -> None:
     for part in parts:
         check_choice(part, PARTS, where="robustness.parts")
     if not is_whole(attack_samples, least=1):
         raise InputError(
             Problem("robustness.attack_samples", attack_samples, "a whole number above 0")
         )
-    for size in epsilons:
-        if not is_positive(size) or size > 1:
-            raise InputError(Problem("robustness.epsilons", size, "numbers above 0 and at most 1"))
+    for eps in (*epsilons, *certified_epsilons):
+        if not is_positive(eps) or eps > 1:
+            raise InputError(Problem("robustness.epsilons", eps, "numbers above 0 and at most 1"))
 
 
 def _corruption(

@@ -44,6 +44,26 @@ def median_of(values: NDArray[np.float64]) -> Statistic:
     return median
 
 
+def compare_medians(
+    name: str,
+    student: NDArray[np.float64],
+    teacher: NDArray[np.float64] | None,
+    *,
+    resamples: Resamples,
+    method: str,
+) -> MetricComparison:
+    """Compare the medians of distances of both models, with a margin of 5 % of the reference."""
+    both = resamples.paired(median_of(student), None if teacher is None else median_of(teacher))
+    return compare(
+        name,
+        unit="number",
+        direction="higher",
+        margin=0.05 * (both.teacher or both.student).value,
+        method=method,
+        **dict(both),
+    )
+
+
 @dataclass(frozen=True)
 class AttackBudget:
     """The attack budget.
@@ -97,16 +117,11 @@ def attack(
 ) -> list[AttackResult]:
     """Apply all attacks to a model at every size, the smallest first.
 
+    `own` are PGD's images made on it, by size, empty without gradients; `others` are those made on
+    the other model.
+
     Stronger attacks run only on images that the weaker ones left, and an image broken at a
     smaller size is broken at every larger one: the result is the worst case over all attacks.
-
-    Args:
-        target: The attack target.
-        images: The images.
-        epsilons: L-infinity perturbation sizes, smallest first.
-        own: PGD's images made on it, by size; empty without gradients.
-        others: Those made on the other model.
-        budget: The attack budget.
 
     Source: Croce & Hein, ICML 2020 (arXiv:2003.01690), for the worst case over several attacks.
     """
@@ -169,12 +184,6 @@ def masking(
 
     The signs are: images with zero gradient; a stronger attack of the same size, transferred
     images, or an attack without gradients succeed clearly more often than PGD; unbounded PGD fails.
-
-    Args:
-        target: The attacked model.
-        images: The images.
-        results: The result at each size.
-        budget: The attack budget, for PGD's steps.
 
     Source: Athalye et al., ICML 2018 (arXiv:1802.00420), section 3.1; Carlini et al. 2019
         (arXiv:1902.06705).
@@ -253,13 +262,6 @@ def compare_attacks(
 ) -> AttackReport:
     """Compare robust accuracy at every size, by each model's own gradients and by transfer.
 
-    Args:
-        targets: `student`, and `teacher` if there is one.
-        images: The images.
-        epsilons: L-infinity perturbation sizes, in rising order.
-        budget: The attack budget.
-        margin: The non-inferiority margin of accuracy.
-
     Raises:
         InputError: foolbox is not installed.
     """
@@ -267,12 +269,7 @@ def compare_attacks(
     for name, one in targets.items():
         if one.model:
             perturb = partial(
-                pgd,
-                one.model,
-                images.pixels,
-                images.labels,
-                steps=budget.steps,
-                seed=budget.seed,
+                pgd, one.model, images.pixels, images.labels, steps=budget.steps, seed=budget.seed
             )
             pgd_images[name] = {eps: perturb(eps=eps) for eps in epsilons}
     results = {}
@@ -336,33 +333,22 @@ FURTHER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
 def compare_deepfool(
     targets: Mapping[str, AttackTarget], images: Images, *, n_resamples: int, seed: int
 ) -> list[MetricComparison]:
-    """Compare the median minimal perturbation by DeepFool; empty without the student's torch model.
-
-    Args:
-        targets: `student`, and `teacher` if there is one.
-        images: The images.
-        n_resamples: Number of bootstrap resamples.
-        seed: Seed of the choice of images and of the resampling.
-    """
+    """Compare the median minimal perturbation by DeepFool; empty without the student's model."""
     images = images.drawn(NEAREST, seed)
     resamples = Resamples(len(images.labels), n_resamples=n_resamples, seed=seed)
     student = minimal_perturbation(targets["student"], images)
     if student is None:
         return []
     teacher = minimal_perturbation(targets["teacher"], images) if "teacher" in targets else None
-    both = resamples.paired(median_of(student), None if teacher is None else median_of(teacher))
-    comparison = compare(
+    comparison = compare_medians(
         "Median minimal perturbation by DeepFool (L2)",
-        unit="number",
-        direction="higher",
-        margin=0.05 * (both.teacher or both.student).value,
-        method=(
-            f"DeepFool on each PyTorch model, {len(images.labels)} images, in the L2 norm of "
-            "pixels from 0 to 1; its perturbation is scaled up until the exported file errs. 0 "
-            "for an image misclassified from the start, the diagonal of the pixel box for one "
-            "that is never misclassified."
-        ),
-        **dict(both),
+        student,
+        teacher,
+        resamples=resamples,
+        method=f"DeepFool on each PyTorch model, {len(images.labels)} images, in the L2 norm of "
+        "pixels from 0 to 1; its perturbation is scaled up until the exported file errs. 0 for an "
+        "image misclassified from the start, the diagonal of the pixel box for one that is never "
+        "misclassified.",
     )
     return [comparison]
 

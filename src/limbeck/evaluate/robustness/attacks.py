@@ -29,13 +29,7 @@ def fgsm(model: PixelModel, pixels: Floats, labels: Labels, *, eps: float) -> Fl
 
 
 def pgd(
-    model: PixelModel,
-    pixels: Floats,
-    labels: Labels,
-    *,
-    eps: float,
-    steps: int = 10,
-    seed: int = 0,
+    model: PixelModel, pixels: Floats, labels: Labels, *, eps: float, steps: int = 10, seed: int = 0
 ) -> Floats:
     """Apply projected gradient descent (PGD) on cross-entropy, from a random start.
 
@@ -190,13 +184,7 @@ HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def square(
-    logits: Logits,
-    pixels: Floats,
-    labels: Labels,
-    *,
-    eps: float,
-    queries: int = 50,
-    seed: int = 0,
+    logits: Logits, pixels: Floats, labels: Labels, *, eps: float, queries: int = 50, seed: int = 0
 ) -> Floats:
     """Apply the Square attack: keep random square perturbations that lower the label's margin.
 

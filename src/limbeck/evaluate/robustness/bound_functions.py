@@ -163,12 +163,9 @@ def trace(model: nn.Module) -> fx.Graph:
 
 
 def propagate(model: nn.Module, graph: fx.Graph, x: Bounds) -> dict[fx.Node, Any]:
-    """Compute the bounds of every node of a graph from bounds of the input.
+    """Compute the bounds of every node of a graph from bounds of the input, `[n, ...]`.
 
-    Args:
-        model: The model, in eval mode, with one input.
-        graph: Its graph.
-        x: Bounds of the input, `[n, ...]`.
+    The model is in eval mode and has one input.
 
     Raises:
         NoBoundsError: A part has no rule; it is named.

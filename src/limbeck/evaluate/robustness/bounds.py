@@ -69,13 +69,8 @@ def affine(
 
     $$Wc + b \pm |W|\,(r + k u\,(|c| + r)) + k u |b|$$
 
-    with u the unit roundoff of float32 and k the number of terms of each sum.
-
-    Args:
-        apply: Applies a weight to an input, without bias.
-        weight: One row per output, `[out, ...]`.
-        bias: Of a shape that broadcasts to the outputs, or None.
-        x: Bounds of the inputs.
+    with u the unit roundoff of float32 and k the number of terms of each sum. `apply` applies a
+    weight, of one row per output, to inputs; the bias broadcasts to the outputs.
 
     Source: Gowal et al. 2018 (arXiv:1810.12715), equation 6.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from limbeck.evaluate.bootstrap import Resamples, shares
 from limbeck.evaluate.comparison import MetricComparison, compare
-from limbeck.evaluate.robustness.attack_report import median_of
+from limbeck.evaluate.robustness.attack_report import compare_medians
 from limbeck.evaluate.robustness.attacks import wrong_classes
 from limbeck.evaluate.robustness.bound_functions import propagate, trace
 from limbeck.evaluate.robustness.bounds import UNIT, Bounds, NoBoundsError
@@ -192,12 +192,6 @@ def compare_certified(
 
     An image counts if it is certified and the exported file classifies it correctly.
 
-    Args:
-        targets: `student`, and `teacher` if there is one.
-        images: The images.
-        epsilons: L-infinity perturbation sizes.
-        margin: The non-inferiority margin.
-
     Returns:
         The values, the metric comparisons, and why a model has no certificate.
     """
@@ -243,13 +237,7 @@ def compare_certified(
 def compare_distances(
     targets: Mapping[str, AttackTarget], images: Images, *, resamples: Resamples
 ) -> tuple[Distances, MetricComparison]:
-    """Compare the median distance to the decision boundary, by margin and gradient norm.
-
-    Args:
-        targets: `student`, with a torch model, and `teacher` if there is one.
-        images: The images.
-        resamples: The bootstrap resamples of the images.
-    """
+    """Compare the median distance to the decision boundary, by margin and gradient norm."""
     # No two images in the box are further apart than its diagonal.
     diagonal = images.pixels[0].size ** 0.5
     student, *teacher = (
@@ -259,22 +247,18 @@ def compare_distances(
         for target in targets.values()
         if target.model is not None
     )
-    both = resamples.paired(median_of(student), median_of(teacher[0]) if teacher else None)
     distances = Distances(
         levels=LEVELS,
         student=tuple(np.quantile(student, LEVELS).tolist()),
         teacher=tuple(np.quantile(teacher[0], LEVELS).tolist()) if teacher else None,
     )
-    comparison = compare(
+    comparison = compare_medians(
         "Median distance to the decision boundary",
-        unit="number",
-        direction="higher",
-        margin=0.05 * (both.teacher or both.student).value,
-        method=(
-            "The logit margin divided by the L2 norm of its gradient, on each PyTorch model, in "
-            "pixels from 0 to 1: exact where the model is linear around the image, and 0 where "
-            "the prediction is wrong."
-        ),
-        **dict(both),
+        student,
+        teacher[0] if teacher else None,
+        resamples=resamples,
+        method="The logit margin divided by the L2 norm of its gradient, on each PyTorch model, in "
+        "pixels from 0 to 1: exact where the model is linear around the image, and 0 where the "
+        "prediction is wrong.",
     )
     return distances, comparison

@@ -243,17 +243,7 @@ def compare_corruptions(
     resamples: Resamples,
     margin: float,
 ) -> tuple[tuple[CorruptedRow, ...], list[MetricComparison]]:
-    """Compare the accuracy of both models under every corruption and severity.
-
-    Args:
-        student: The exported student.
-        teacher: The reference, or None.
-        labels: `[n]`.
-        kinds: The kinds of corruption.
-        corrupt: Corrupts the samples.
-        resamples: The bootstrap resamples.
-        margin: The non-inferiority margin of accuracy.
-    """
+    """Compare the accuracy of both models under every corruption and severity."""
     predictors = [student] if teacher is None else [student, teacher]
 
     def correct(kind: str, severity: int) -> list[NDArray[np.bool_]]:
@@ -304,10 +294,6 @@ def prediction_variance(
     r"""Measure the prediction variance under noise, `[n]`.
 
     $$\sum_c \mathrm{Var}_k\; p_c(x + \eta_k)$$
-
-    Args:
-        predictor: The model.
-        noisy: The inputs of the same samples, once per draw of the noise; at least two draws.
     """
     p = np.stack([np.exp(log_probabilities(predict_logits(predictor, one))) for one in noisy])
     return p.var(axis=0, ddof=1).sum(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,12 +100,7 @@ def evaluate(
     aurc = resamples.paired(student.aurc, teacher.aurc if teacher else None)
     ood = tuple(_ood(context, ood_samples, n_resamples=n_resamples))
     return Uncertainty(
-        comparisons=(
-            *_failure_detection(auroc, margin),
-            _selective_risk(aurc, margin),
-            *_selective_prediction(deferral, teacher, margin),
-            *(_ood_comparison(one, margin) for one in ood if one.score == HEADLINE),
-        ),
+        comparisons=tuple(_comparisons(auroc, aurc, deferral, teacher, ood, margin)),
         intervals=interval_overlaps(student.log_p, teacher.log_p, labels, resamples=resamples)
         if teacher
         else (),
@@ -170,70 +165,57 @@ def _size(batch: Batch) -> int:
     return len(next(iter(batch.values())))
 
 
-def _failure_detection(auroc: PairedEstimate, margin: float) -> Iterator[MetricComparison]:
-    if math.isnan(auroc.student.value):
-        return
-    # Without errors of the teacher there is no reference.
-    undefined = auroc.teacher is None or math.isnan(auroc.teacher.value)
-    yield compare(
-        "Failure-detection AUROC",
-        unit="share",
-        direction="higher",
-        student=auroc.student,
-        teacher=None if undefined else auroc.teacher,
-        difference=None if undefined else auroc.difference,
-        margin=margin,
-        method="How often a wrong prediction has a higher entropy than a correct one (AUROC); "
-        "50 % is chance.",
-    )
-
-
-def _selective_risk(aurc: PairedEstimate, margin: float) -> MetricComparison:
-    return compare(
+def _comparisons(
+    auroc: PairedEstimate,
+    aurc: PairedEstimate,
+    deferral: Deferral,
+    teacher: SelectivePredictor | None,
+    ood: Sequence[OodDetection],
+    margin: float,
+) -> Iterator[MetricComparison]:
+    compare_shares = partial(compare, unit="share", margin=margin)
+    if not math.isnan(auroc.student.value):
+        # Without errors of the teacher there is no reference.
+        undefined = auroc.teacher is None or math.isnan(auroc.teacher.value)
+        yield compare_shares(
+            "Failure-detection AUROC",
+            direction="higher",
+            method="How often a wrong prediction has a higher entropy than a correct one (AUROC); "
+            "50 % is chance.",
+            **dict(PairedEstimate(student=auroc.student) if undefined else auroc),
+        )
+    yield compare_shares(
         "AURC",
-        unit="share",
         direction="lower",
-        **dict(aurc),
-        margin=margin,
         method="Area under the risk-coverage curve: the error rate of the predictions of highest "
         "softmax probability, averaged over all coverages.",
+        **dict(aurc),
     )
-
-
-def _selective_prediction(
-    deferral: Deferral, teacher: SelectivePredictor | None, margin: float
-) -> Iterator[MetricComparison]:
-    if teacher is None or deferral.with_teacher is None:
-        return
-    yield compare(
-        f"Accuracy with {1 - deferral.coverage:.0%} deferred to the teacher",
-        unit="share",
-        direction="higher",
-        student=deferral.with_teacher,
-        teacher=share(teacher.right),
-        difference=deferral.against_teacher,
-        margin=margin,
-        method="The student predicts samples of a confidence of at least "
-        f"{deferral.threshold:.3f}, a threshold chosen on validation samples; its coverage of the "
-        f"test samples is {deferral.answered.value:.1%}.",
-    )
-
-
-def _ood_comparison(one: OodDetection, margin: float) -> MetricComparison:
-    in_distribution, out_of_distribution = one.count
-    return compare(
-        f"OOD detection AUROC: {one.samples}",
-        unit="share",
-        direction="higher",
-        **dict(one.auroc),
-        margin=margin,
-        method=f"How often one of {in_distribution} test samples has a higher {HEADLINE} than one "
-        f"of {out_of_distribution} OOD samples (AUROC); 50 % is chance.",
-    )
+    if teacher is not None and deferral.with_teacher is not None:
+        yield compare_shares(
+            f"Accuracy with {1 - deferral.coverage:.0%} deferred to the teacher",
+            direction="higher",
+            student=deferral.with_teacher,
+            teacher=share(teacher.right),
+            difference=deferral.against_teacher,
+            method="The student predicts samples of a confidence of at least "
+            f"{deferral.threshold:.3f}, a threshold chosen on validation samples; its coverage of "
+            f"the test samples is {deferral.answered.value:.1%}.",
+        )
+    for one in ood:
+        if one.score == HEADLINE:
+            in_distribution, out_of_distribution = one.count
+            yield compare_shares(
+                f"OOD detection AUROC: {one.samples}",
+                direction="higher",
+                method=f"How often one of {in_distribution} test samples has a higher {HEADLINE} "
+                f"than one of {out_of_distribution} OOD samples (AUROC); 50 % is chance.",
+                **dict(one.auroc),
+            )
 
 
 def _notes(
-    auroc: PairedEstimate, teacher: SelectivePredictor | None, ood: tuple[OodDetection, ...]
+    auroc: PairedEstimate, teacher: SelectivePredictor | None, ood: Sequence[OodDetection]
 ) -> Iterator[str]:
     if teacher is None:
         yield "There is no teacher: no deferral to it is measured."

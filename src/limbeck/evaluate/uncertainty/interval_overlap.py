@@ -62,11 +62,7 @@ def interval_overlaps(
 ) -> tuple[IntervalOverlap, ...]:
     """Compare the intervals of accuracy, likelihood and calibration error, from the same resamples.
 
-    Args:
-        student: The student's log-probabilities, `[samples, classes]`.
-        teacher: The teacher's, of the same samples.
-        labels: `[samples]`.
-        resamples: The bootstrap resamples.
+    Student and teacher are given by their log-probabilities, `[samples, classes]`.
     """
 
     def paired(metric: Metric) -> PairedEstimate:

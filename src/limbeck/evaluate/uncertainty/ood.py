@@ -125,14 +125,9 @@ def ood_detection(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[OodDetection, ...]:
-    """Measure OOD detection by each score.
+    """Measure OOD detection by each score; `samples` names the kind of OOD samples.
 
-    Args:
-        student: The student's logits.
-        teacher: The teacher's, on the same samples.
-        samples: The kind of OOD samples.
-        n_resamples: Number of bootstrap resamples; both sets are resampled separately.
-        seed: Seed of the resampling.
+    In-distribution and OOD samples are resampled separately.
     """
     count = (len(student.in_distribution), len(student.out_of_distribution))
     resamples = Resamples(sum(count), n_resamples=n_resamples, seed=seed, parts=count)

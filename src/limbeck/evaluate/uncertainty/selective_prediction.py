@@ -53,10 +53,8 @@ def coverage_risk(
 ) -> tuple[CoveragePoint, ...]:
     """Compute the risk-coverage curve, from the most confident sample to all.
 
-    Args:
-        confidence: The confidence of each prediction, `[samples]`.
-        wrong: 1 for an error, 0 for a correct prediction, `[samples]`.
-        points: Largest number of points; samples of equal confidence are covered together.
+    `wrong` is 1 for an error, 0 for a correct prediction. Samples of equal confidence are covered
+    together; at most `points` points are returned.
 
     Example:
         >>> curve = coverage_risk(np.array([0.9, 0.8]), np.array([0.0, 1.0]))
@@ -88,10 +86,8 @@ def threshold_for(confidence: Values, coverage: float) -> float:
 def threshold_to_match(confidence: Values, student: Values, teacher: Values) -> float:
     """Compute the lowest threshold at which the pair's accuracy is no less than the teacher's.
 
-    Args:
-        confidence: The student's on validation samples, `[samples]`.
-        student: 1 where the student is correct, 0 where not.
-        teacher: The same of the teacher.
+    `student` and `teacher` are 1 where the model is correct, 0 where not, on validation samples;
+    `confidence` is the student's. Infinity if every sample has to be deferred.
 
     Returns:
         The threshold; infinity if every sample has to be deferred.
@@ -228,11 +224,7 @@ def defer(
 ) -> Deferral:
     """Measure selective prediction: the student predicts confident samples and defers the rest.
 
-    Args:
-        student: The student's predictions of the test samples.
-        teacher: The teacher's.
-        coverage: The coverage that the threshold was chosen for.
-        threshold: The lowest confidence at which the student predicts.
+    The threshold, the lowest confidence at which the student predicts, was chosen for the coverage.
 
     Source: Madras et al., NeurIPS 2018 (arXiv:1711.06664); Geifman and El-Yaniv, NeurIPS 2017.
     """
