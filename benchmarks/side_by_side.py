@@ -17,7 +17,7 @@ from typing import Any
 from limbeck.pipeline.runner import run
 from limbeck.pipeline.validate import validate
 from limbeck.report.result import RunResult
-from limbeck.report.sections import SIGNS, sections
+from limbeck.report.sections import sections
 
 LABELS = [{"task": {"weight": 1.0}}]
 TEACHING = {"digits": {"epochs": 12}, "fashion_mnist": {"epochs": 8, "batch_size": 128}}
@@ -83,7 +83,7 @@ def table(results: dict[str, RunResult]) -> str:
         for section in sections(result):
             for line in section.lines:
                 cells = lines.setdefault(line.name, {})
-                cells[name] = f"{line.student} {SIGNS[line.verdict][0]}"
+                cells[name] = f"{line.student} {line.sign}"
                 cells["teacher"] = line.teacher
     columns = [*results, "teacher"]
     head = f"| | {' | '.join(columns)} |\n|-|{'-:|' * len(columns)}\n"

@@ -95,7 +95,7 @@ def test_the_terminal_shows_every_budget_line(digits: RunResult, minimal: RunRes
         ("accuracy", 0.97, 0.98, "", "97.00 % of at least 98.00 %"),
         ("parameters", 6274.0, 10_000.0, "", "6,274 of 10,000 allowed"),
         ("latency_ms", 0.0712, 1.0, "ms", "0.0712 ms of 1 ms allowed"),
-        ("accuracy_drop", -0.0021, 0.01, "", "−0.21 points of 1 points allowed"),
+        ("accuracy_drop", -0.0021, 0.01, "", "−0.21 points of 1 point allowed"),
     ],
 )
 def test_budget_lines_are_written_in_their_own_units(

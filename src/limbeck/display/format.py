@@ -13,7 +13,7 @@ from limbeck.core.measurement import Interval
 
 MISSING = "not measured"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]?FLOP|m?s|min|h|points|[µmk]?[Jg])(?!\w))")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|[kMGT]?FLOP|m?s|min|h|points?|[µmk]?[Jg])(?!\w))")
 
 
 P = ParamSpec("P")

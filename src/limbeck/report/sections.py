@@ -16,12 +16,12 @@ SECTIONS = Registry(
 )
 """Functions that draw the result of an evaluation, by its name."""
 
-SIGNS: dict[Verdict, tuple[str, str]] = {
-    "better": ("▲", "better"),
-    "non-inferior": ("✓", "non-inferior"),
-    "worse": ("▼", "worse"),
-    "inconclusive": ("?", "inconclusive"),
-    "no reference": ("·", "no comparison"),
+SIGNS: dict[Verdict, str] = {
+    "better": "▲",
+    "non-inferior": "✓",
+    "worse": "▼",
+    "inconclusive": "?",
+    "no reference": "·",
 }
 
 
@@ -40,12 +40,7 @@ class Line:
     @property
     def sign(self) -> str:
         """Return the sign of the verdict."""
-        return SIGNS[self.verdict][0]
-
-    @property
-    def word(self) -> str:
-        """Return the verdict as written."""
-        return SIGNS[self.verdict][1]
+        return SIGNS[self.verdict]
 
 
 @dataclass(frozen=True)
@@ -78,8 +73,8 @@ def _line(metric: MetricComparison, anchor: str) -> Line:
         name=metric.name,
         verdict=metric.verdict,
         student=estimated(metric.student, metric.unit),
-        teacher=estimated(metric.teacher, metric.unit),
-        difference=fmt.MISSING if difference is None else _difference(difference, metric.unit),
+        teacher=estimated(metric.teacher, metric.unit) if metric.teacher else "–",
+        difference=_difference(difference, metric.unit) if difference else "–",
         method=metric.method,
     )
 

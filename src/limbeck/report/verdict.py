@@ -177,7 +177,8 @@ def amount(value: float, check: BudgetCheck) -> str:
         '2 points'
     """
     if check.name == "accuracy_drop" and not check.unit:
-        return f"{fmt.trim(fmt.number(100 * value))} points"
+        points = fmt.trim(fmt.number(100 * value))
+        return f"{points} point" if points == "1" else f"{points} points"
     if check.name == "accuracy" and not check.unit:
         return fmt.percent(value)
     if value == int(value) and not check.unit:
@@ -359,12 +360,12 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
         report: The path of the page, if it was written; it becomes the last line.
     """
     lines = [sentence(result), ""]
-    shown = numbers(result)
-    width = max(len(number.name) for number in shown)
+    shown, budget = numbers(result), _budget(result)
+    width = max(len(name) for name in (*(n.name for n in shown), *(name for name, _ in budget)))
     for number in shown:
         lines.append(f"  {number.name:<{width}}  {number.value}")
         lines += [f"  {'':<{width}}  {detail}" for detail in number.details]
-    lines += ["", *_budget(result, width)]
+    lines += ["", *(f"  {name:<{width}}  {outcome}" for name, outcome in budget)]
     if result.evaluation is not None and (unfinished := _unfinished(result.evaluation)):
         lines += ["", *unfinished]
     # The data splits are on the page only; here they would hide the warnings.
@@ -376,13 +377,16 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
     return lines
 
 
-def _budget(result: RunResult, width: int) -> list[str]:
+def _budget(result: RunResult) -> list[tuple[str, str]]:
+    """Return the label and the outcome of every budget line."""
     if not result.budget:
-        return [f"  {'Budget':<{width}}  none was set"]
+        return [("Budget", "none was set")]
     return [
-        f"  {'Budget: ' + budget_name(check):<{width}}  "
-        f"{'MISSED' if check.word == 'missed' else check.word}: "
-        f"{amount(check.measured, check)} {requirement(check)}"
+        (
+            f"Budget: {budget_name(check)}",
+            f"{'MISSED' if check.word == 'missed' else check.word}: "
+            f"{amount(check.measured, check)} {requirement(check)}",
+        )
         for check in result.budget
     ]
 
