@@ -154,7 +154,7 @@ def _worst(law: int, trial: Trial) -> str | None:
         return min(messages, key=_lowest)
     if law == 4:
         return messages[0] + _example(trial) + _explanation(trial, subject)
-    return messages[0].replace("by inf of its size", "to what is not a number")
+    return messages[0].replace(": off by inf of its size", " to what is not a number")
 
 
 def _lowest(message: str) -> float:

@@ -1,12 +1,28 @@
 """Tests of the laws (properties) of a loss: limbeck's own or a user's.
 
-Laws are numbered; law 0 is the contract of shapes and dtypes. `check_loss` stops at the first
-broken law, `audit_loss` reports all.
+`check_loss` raises at the first broken law, `audit_loss` reports all. Laws are numbered:
+
+| law | property |
+|-|-|
+| 0 | shapes, dtypes and precision; inputs are not changed in place |
+| 1 | the minimum is at student = teacher |
+| 2 | a divergence is never negative |
+| 3 | the gradient reaches the student and not the teacher |
+| 4 | value and gradient equal those of the definition |
+| 5 | the gradient has a similar norm at every temperature |
+| 6 | micro-batches have the values and gradients of the whole batch |
+| 7 | masked elements have no effect |
+| 8 | invariance to the order of classes and elements, and to logit offsets |
+| 9 | finite values and gradients for extreme, constant and empty inputs |
+| 10 | the fused form equals the dense form |
+| 11 | top-k targets of all classes equal dense ones; sampled targets are unbiased |
+| 12 | a padded vocabulary has no effect |
+| 13 | the limits of `jsd` |
+| 15 | `torch.func` transforms and higher derivatives equal plain torch, or raise |
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias, get_args
@@ -14,9 +30,9 @@ from typing import TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, check_choice, gathering
 from limbeck.testing import forms, laws, masks, transforms
-from limbeck.testing.subject import FILLED, Draw, Kind, Reference, Subject
+from limbeck.testing.subject import Draw, Kind, Reference, Subject
 
 __all__ = ["LAWS", "BrokenLawError", "Draw", "Kind", "Reference", "audit_loss", "check_loss"]
 Law: TypeAlias = Callable[[Subject], Iterator[str]]
@@ -30,9 +46,9 @@ class BrokenLawError(AssertionError):
         law: The number of the law.
     """
 
-    def __init__(self, law: int, what: str) -> None:
+    def __init__(self, law: int, violation: str) -> None:
         self.law = law
-        super().__init__(f"law {law}: {what}")
+        super().__init__(f"law {law}: {violation}")
 
 
 def check_loss(
@@ -48,9 +64,9 @@ def check_loss(
 
     | kind | compares | returns |
     |-|-|-|
-    | `divergence` | logits `[units, classes]`, as distributions | one value per element |
-    | `response` | logits, in any way | one value per element |
-    | `hard_label` | logits and labels `[units]` | one value per element |
+    | `divergence` | logits `[elements, classes]`, as distributions | one value per element |
+    | `response` | logits, in any other form | one value per element |
+    | `hard_label` | logits and labels `[elements]` | one value per element |
     | `batch` | logits, over the batch as a whole | a scalar |
     | `feature` | features `[samples, ...]` | one value per sample |
     | `relation` | features, over the batch as a whole | a scalar |
@@ -94,12 +110,12 @@ def check_loss(
         limbeck.errors.InputError: check_loss.kind: got 'divergance'; ... did you mean "divergence"?
     """
     subject = Subject(loss, kind, reference, seed, draw)
-    tried = _tried(subject, set(without))
+    tested = _applicable(subject, set(without))
     with torch.enable_grad():
-        for law in tried:
-            for broken, cause in _breaches(law, subject):
-                raise BrokenLawError(law, broken) from cause
-    return tried
+        for law in tested:
+            for violation, cause in _violations(law, subject):
+                raise BrokenLawError(law, violation) from cause
+    return tested
 
 
 def audit_loss(
@@ -111,15 +127,7 @@ def audit_loss(
     seed: int = 0,
     draw: Draw | None = None,
 ) -> dict[int, str | None]:
-    """Test every law of a loss's kind, and report all results.
-
-    Args:
-        loss: See `check_loss`, also for the other arguments.
-        kind: The kind of the loss.
-        reference: An independent implementation in numpy and float64.
-        without: Laws that do not apply.
-        seed: The seed of the inputs.
-        draw: A function that returns the inputs.
+    """Test every law of a loss's kind, and report all results; the arguments are `check_loss`'s.
 
     Returns:
         For each tested law: None if it holds, otherwise the first few violations. An exception of
@@ -135,26 +143,21 @@ def audit_loss(
         >>> [law for law, broken in verdicts.items() if broken]
         [0, 6, 9]
         >>> verdicts[6]
-        'micro-batches give another gradient than the whole: it is off by ...
+        'micro-batches change the gradient: off by ...
     """
     subject = Subject(loss, kind, reference, seed, draw)
     verdicts: dict[int, str | None] = {}
     with torch.enable_grad():
-        for law in _tried(subject, set(without)):
-            seen = islice(_breaches(law, subject), _SHOWN)
-            verdicts[law] = "; ".join(broken for broken, _ in seen) or None
+        for law in _applicable(subject, set(without)):
+            first = islice(_violations(law, subject), _SHOWN)
+            verdicts[law] = "; ".join(violation for violation, _ in first) or None
     return verdicts
 
 
-def _tried(subject: Subject, without: set[int]) -> list[int]:
-    _check(subject, without)
-    return [law for law in LAWS if law not in without and _applies(law, subject)]
-
-
-def _breaches(law: int, subject: Subject) -> Iterator[tuple[str, Exception | None]]:
+def _violations(law: int, subject: Subject) -> Iterator[tuple[str, Exception | None]]:
     """Yield the violations of a law, with the exception if the loss raised one."""
     try:
-        yield from ((broken, None) for broken in LAWS[law](subject))
+        yield from ((violation, None) for violation in LAWS[law](subject))
     except Exception as error:  # a user's own loss may raise any exception
         yield f"the loss raises {type(error).__name__}: {error}", error
 
@@ -187,30 +190,27 @@ _OF_KIND: dict[str, frozenset[int]] = {
 }
 
 
-def _applies(law: int, subject: Subject) -> bool:
-    if law == 5 and "temperature" not in subject.settings(subject.draw()):
-        return False
-    if law == 11 and not subject.takes_targets:
-        return False
-    if law == 13 and not _is_jsd(subject):
-        return False
-    return law in _OF_KIND[subject.kind]
-
-
-def _is_jsd(subject: Subject) -> bool:
-    """Return whether `beta` is that of `jsd`: other losses reject it or use it as a weight."""
-    if not subject.has("beta") or (subject.has("labels") and subject.kind != "fused"):
-        return False
-    return subject.bound("kind").get("kind", "jsd") == "jsd"
+def _applicable(subject: Subject, without: set[int]) -> list[int]:
+    """Return the laws to test."""
+    _check(subject, without)
+    excluded = set(without)
+    if "temperature" not in subject.settings(subject.draw()):
+        excluded.add(5)
+    if not subject.takes_targets:
+        excluded.add(11)
+    # Only in `jsd` is `beta` the weight of a mixture.
+    has_beta = subject.has("beta") and (subject.kind == "fused" or not subject.has("labels"))
+    if not has_beta or subject.bound("kind").get("kind", "jsd") != "jsd":
+        excluded.add(13)
+    return [law for law in LAWS if law in _OF_KIND[subject.kind] - excluded]
 
 
 def _check(subject: Subject, without: Iterable[int]) -> None:
     """Raise an error if a loss cannot be tested."""
     problems: list[Problem] = []
     kinds = get_args(Kind)
-    if subject.kind not in kinds:
-        fix = did_you_mean(subject.kind, kinds)
-        problems.append(Problem("check_loss.kind", subject.kind, ", ".join(kinds), fix))
+    with gathering(problems):
+        check_choice(subject.kind, kinds, where="check_loss.kind")
     problems += [
         Problem("check_loss.without", law, f"numbers of laws: {', '.join(map(str, LAWS))}")
         for law in without
@@ -219,22 +219,8 @@ def _check(subject: Subject, without: Iterable[int]) -> None:
     if not callable(subject.loss):
         problems.append(Problem("check_loss.loss", subject.loss, "a function"))
     elif subject.kind in kinds:
-        problems += _unbound(subject)
+        for name in subject.unbound:
+            fix = f"Bind it with functools.partial(loss, {name}=...)."
+            problems.append(Problem(f"check_loss.loss.{name}", "nothing", "a value", fix))
     if problems:
         raise InputError(*problems)
-
-
-def _unbound(subject: Subject) -> list[Problem]:
-    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [
-        Problem(
-            f"check_loss.loss.{name}",
-            "nothing",
-            "a value",
-            f"Bind it with functools.partial(loss, {name}=...).",
-        )
-        for name, parameter in subject.keywords.items()
-        if name not in FILLED
-        and parameter.default is parameter.empty
-        and parameter.kind not in variable
-    ]

@@ -19,16 +19,18 @@ from limbeck.testing.subject import (
     Features,
     Inputs,
     Subject,
-    apart,
     each,
-    farthest,
+    floating,
     largest,
+    like,
     parts,
+    relative_error,
+    unequal,
 )
 
-_EXACT, _NUMERIC = 1e-9, 1e-6  # of one computation in two orders; of a value by finite differences
-_ROUNDED = 2e-2  # the tolerance of a gradient that is converted to bfloat16
-_FLAT = 4.0  # the largest allowed ratio of gradients at temperatures of 1 to 16
+_NUMERIC = 1e-6  # tolerance of finite differences
+_ROUNDED = 2e-2  # tolerance of a gradient that is converted to bfloat16
+_GRADIENT_RATIO = 4.0  # the largest allowed ratio of gradients at temperatures of 1 to 16
 
 
 def contract(subject: Subject) -> Iterator[str]:
@@ -36,17 +38,19 @@ def contract(subject: Subject) -> Iterator[str]:
     inputs = subject.draw()
     before = [tensor.clone() for tensor in parts(inputs.student) + parts(inputs.second)]
     value, again = subject(inputs), subject(inputs)
-    expected = () if subject.kind in SCALAR else (inputs.units,)
-    if value.shape != expected:
-        wanted = "one scalar is ()" if subject.kind in SCALAR else f"one value a unit is {expected}"
-        yield f"{wanted}, not {tuple(value.shape)}"
+    if subject.kind in SCALAR and value.shape != ():
+        yield f"the shape is {tuple(value.shape)}, not (), a scalar"
+    if subject.kind not in SCALAR and value.shape != (inputs.elements,):
+        expected = (inputs.elements,)
+        yield f"the shape is {tuple(value.shape)}, not {expected}, one value per element"
     if value.dtype != torch.float64:
         yield f"float64 is to be computed in float64, not in {value.dtype}"
     after = parts(inputs.student) + parts(inputs.second)
     if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         yield "the inputs were changed in place"
     if not torch.equal(value, again):
-        yield f"a second call with the same inputs is off by {apart(again, value):.1e} of the value"
+        error = relative_error(again, value)
+        yield f"a second call with the same inputs differs: off by {error:.1e} of its size"
     yield from _precision(subject, inputs)
 
 
@@ -56,12 +60,11 @@ def _precision(subject: Subject, inputs: Inputs) -> Iterator[str]:
         value, exact = subject(rounded), subject(rounded.to(torch.float32))
         if value.dtype != torch.float32:
             yield f"half precision is to be computed in float32, not in {value.dtype}"
-        if not (off := apart(value, exact)) < 1e-4:
-            yield f"{half} is to be computed in float32: off by {off:.1e} of the value"
+        yield from unequal(value, exact, f"{half} is to be computed in float32", 1e-4)
     rounded = inputs.to(torch.bfloat16)
-    exact_slopes = subject.gradient(rounded.to(torch.float32))
-    if not (off := farthest(subject.gradient(rounded), exact_slopes)) < _ROUNDED:
-        yield f"the gradient in bfloat16 is off by {off:.1e} of its size"
+    exact_gradient = subject.gradient(rounded.to(torch.float32))
+    message = "the gradient in bfloat16 is inaccurate"
+    yield from unequal(subject.gradient(rounded), exact_gradient, message, _ROUNDED)
     single = inputs.to(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = subject(single)
@@ -69,28 +72,26 @@ def _precision(subject: Subject, inputs: Inputs) -> Iterator[str]:
         yield f"under autocast, float32 is to be computed in float32, not in {value.dtype}"
     # A fused form's first product is the model's own, which autocast should lower.
     allowed = 2e-2 if subject.kind == "fused" else 1e-4
-    if not (off := apart(value, subject(single))) < allowed:
-        yield f"under autocast the value is off by {off:.1e}"
+    yield from unequal(value, subject(single), "autocast changes the value", allowed)
 
 
 def minimum(subject: Subject) -> Iterator[str]:
     """Test law 1: the minimum is at student = teacher."""
     inputs = subject.draw()
-    same = inputs.agreed()
-
+    same = inputs.identical()
     near = inputs.but(student=each(_mixed, inputs.second))
     best = subject(same)
     for where, other in (("elsewhere", subject(inputs)), ("close by", subject(near))):
-        if not (best <= other + _EXACT * other.abs()).all():
+        if not (best <= other + 1e-9 * other.abs()).all():
             at = (best - other).argmax()
             yield (
                 f"the minimum is at student = teacher, where it is {best.flatten()[at]:.3g}; "
                 f"{where} it is {other.flatten()[at]:.3g}"
             )
-    slopes = subject.gradient(same)
-    slope, usual = largest(slopes), largest(subject.gradient(inputs))
-    if not (slope <= 1e-5 * usual or _is_kink(subject, same, slopes)):
-        yield f"the gradient at student = teacher is {slope:.1e}, elsewhere {usual:.1e}"
+    gradient = subject.gradient(same)
+    size, usual = largest(gradient), largest(subject.gradient(inputs))
+    if not (size <= 1e-5 * usual or _is_kink(subject, same, gradient)):
+        yield f"the gradient at student = teacher is {size:.1e}, elsewhere {usual:.1e}"
     if subject.kind in ("divergence", "fused"):
         if not best.abs().max() < 1e-12:
             yield f"a divergence is zero at student = teacher, not {best.abs().max():.3g}"
@@ -103,16 +104,16 @@ def _mixed(teacher: Tensor) -> Tensor:
     return 0.99 * teacher + 0.01 * teacher.roll(1, dims=0)
 
 
-def _is_kink(subject: Subject, at: Inputs, slopes: list[Tensor]) -> bool:
+def _is_kink(subject: Subject, at: Inputs, gradient: list[Tensor]) -> bool:
     """Return whether a minimum is a kink, as of |x|, where rounding determines gradients.
 
     A gradient step then increases the value, in proportion to its length.
     """
-    step = 1e-4 / largest(slopes)
-    moved = [part - step * slope for part, slope in zip(parts(at.student), slopes, strict=True)]
-    below = at.but(student=moved[0] if isinstance(at.student, Tensor) else tuple(moved))
-    rise = (subject(below) - subject(at)).sum().item()
-    return rise > 0.05 * step * sum(slope.square().sum().item() for slope in slopes)
+    step = 1e-4 / largest(gradient)
+    pairs = zip(parts(at.student), gradient, strict=True)
+    moved = at.but(student=like(at.student, [part - step * slope for part, slope in pairs]))
+    rise = (subject(moved) - subject(at)).sum().item()
+    return rise > 0.05 * step * sum(slope.square().sum().item() for slope in gradient)
 
 
 def non_negative(subject: Subject) -> Iterator[str]:
@@ -137,7 +138,7 @@ def no_gradient_to_teacher(subject: Subject) -> Iterator[str]:
         leaf.requires_grad_()
     subject(inputs).sum().backward()
     if any(student.grad is None for student in parts(inputs.student)):
-        yield "the student gets no gradient"
+        yield "the student has no gradient"
     reached = [teacher.grad for teacher in parts(inputs.second) if teacher.grad is not None]
     if reached:
         yield f"a gradient of up to {largest(reached):.1e} reaches the teacher; detach it"
@@ -149,15 +150,12 @@ def definition(subject: Subject) -> Iterator[str]:
     if subject.reference is not None:
         expected = torch.as_tensor(_by_reference(subject, inputs), dtype=torch.float64)
         value = subject(inputs)
-        if not (off := apart(value, expected)) < 1e-7:
-            yield (
-                f"the value is not that of the definition: off by {off:.1e} of its size, "
-                f"{_shown(value)} for {_shown(expected)}"
-            )
-    numeric = _differences(subject, inputs)
-    if not (off := farthest(subject.gradient(inputs), numeric)) < _NUMERIC:
-        owner = "value's" if subject.reference is None else "definition's"
-        yield f"the gradient is not the {owner}: off by {off:.1e} of its size"
+        for violation in unequal(value, expected, "the value is not that of the definition", 1e-7):
+            yield f"{violation}, {_shown(value)} for {_shown(expected)}"
+    owner = "value's" if subject.reference is None else "definition's"
+    message = f"the gradient is not the {owner}"
+    numeric = _finite_differences(subject, inputs)
+    yield from unequal(subject.gradient(inputs), numeric, message, _NUMERIC)
 
 
 def _shown(values: Tensor) -> str:
@@ -178,7 +176,7 @@ def _arrays(features: Features) -> Any:
     return arrays[0] if isinstance(features, Tensor) else arrays
 
 
-def _differences(subject: Subject, inputs: Inputs, step: float = 1e-5) -> list[Tensor]:
+def _finite_differences(subject: Subject, inputs: Inputs, step: float = 1e-5) -> list[Tensor]:
     """Compute central differences of the definition, or of the loss itself without one."""
     moved = inputs.but(student=each(torch.clone, inputs.student))
 
@@ -189,15 +187,14 @@ def _differences(subject: Subject, inputs: Inputs, step: float = 1e-5) -> list[T
 
     result = []
     for part in parts(moved.student):
-        slopes, flat = torch.zeros_like(part), part.view(-1)
-        for place in range(part.numel()):
-            here = flat[place].item()
-            flat[place] = here + step
+        derivative, flat = torch.zeros_like(part), part.view(-1)
+        for index, value in enumerate(flat.tolist()):
+            flat[index] = value + step
             up = total()
-            flat[place] = here - step
-            slopes.view(-1)[place] = (up - total()) / (2 * step)
-            flat[place] = here
-        result.append(slopes)
+            flat[index] = value - step
+            derivative.view(-1)[index] = (up - total()) / (2 * step)
+            flat[index] = value
+        result.append(derivative)
     return result
 
 
@@ -210,31 +207,26 @@ def temperature(subject: Subject) -> Iterator[str]:
         for t in degrees
     ]
     spread = (max(sizes) / min(sizes)).item()
-    if not spread < _FLAT:
+    if not spread < _GRADIENT_RATIO:
         yield f"gradients at T = 1 to 16 lie a factor of {spread:.1f} apart"
     if subject.kind in ("divergence", "fused") and not subject.has("labels"):
         difference = parts(inputs.student)[0] - parts(inputs.second)[0]
         squares = (difference - difference.mean(1, keepdim=True)).square().mean(1)
         value = subject(inputs, temperature=1e3)
         ratio = value / (squares if value.ndim else squares.mean())
-        if not (off := apart(ratio, ratio.mean().expand_as(ratio))) < 1e-2:
-            yield f"the limit at large T is logit MSE; at T = 1000 it is off by {off:.1e}"
+        message = "the limit at large T is logit MSE; at T = 1000 the ratio to it varies"
+        yield from unequal(ratio, ratio.mean().expand_as(ratio), message, 1e-2)
 
 
 def split(subject: Subject) -> Iterator[str]:
     """Test law 6: any partition into micro-batches has the same values and gradients."""
     inputs = subject.draw()
-    ends = (0, 1, inputs.units // 2, inputs.units)
+    ends = (0, 1, inputs.elements // 2, inputs.elements)
     pieces = [inputs.rows(slice(a, b)) for a, b in pairwise(ends) if a < b]
-    joined = [torch.cat(slopes) for slopes in zip(*map(subject.gradient, pieces), strict=True)]
-    if not (off := farthest(joined, subject.gradient(inputs))) < _EXACT:
-        yield (
-            "micro-batches give another gradient than the whole: "
-            f"it is off by {off:.1e} of its size"
-        )
+    gradient = [torch.cat(rows) for rows in zip(*map(subject.gradient, pieces), strict=True)]
+    yield from unequal(gradient, subject.gradient(inputs), "micro-batches change the gradient")
     values = torch.cat([subject(piece).reshape(-1) for piece in pieces])
-    if not (off := apart(values, subject(inputs))) < _EXACT:
-        yield f"micro-batches give other values than the whole: off by {off:.1e} of the size"
+    yield from unequal(values, subject(inputs), "micro-batches change the values")
 
 
 def symmetry(subject: Subject) -> Iterator[str]:
@@ -242,21 +234,19 @@ def symmetry(subject: Subject) -> Iterator[str]:
     inputs = subject.draw()
     value = subject(inputs)
     if subject.kind in SCALAR:
-        order = torch.randperm(inputs.units, generator=subject.generator)
-        if not (off := apart(subject(inputs.rows(order)), value)) < _EXACT:
-            yield f"the order of samples matters: the value is off by {off:.1e} of its size"
+        order = torch.randperm(inputs.elements, generator=subject.generator)
+        yield from unequal(subject(inputs.rows(order)), value, "the order of samples matters")
     if subject.kind not in OF_LOGITS:
         return
-    if not (off := apart(subject(_reordered(subject, inputs)), value)) < _EXACT:
-        yield f"the order of classes matters: the value is off by {off:.1e} of its size"
-    offset = torch.linspace(-5, 5, inputs.units, dtype=torch.float64).unsqueeze(1)
+    reordered = subject(_reordered(subject, inputs))
+    yield from unequal(reordered, value, "the order of classes matters")
+    offset = torch.linspace(-5, 5, inputs.elements, dtype=torch.float64).unsqueeze(1)
     # A response loss may depend on the teacher's offset, too: the same constant on both sides.
-    theirs = offset if subject.kind in ("response", "batch") else -2 * offset
+    teacher_offset = offset if subject.kind in ("response", "batch") else -2 * offset
     shifted = inputs.but(student=each(lambda logits: logits + offset, inputs.student))
     if subject.kind != "hard_label":
-        shifted = shifted.but(second=each(lambda logits: logits + theirs, inputs.second))
-    if not (off := apart(subject(shifted), value)) < _EXACT:
-        yield f"a constant on logits matters: the value is off by {off:.1e} of its size"
+        shifted = shifted.but(second=each(lambda logits: logits + teacher_offset, inputs.second))
+    yield from unequal(subject(shifted), value, "a constant on logits matters")
 
 
 def _reordered(subject: Subject, inputs: Inputs) -> Inputs:
@@ -265,11 +255,11 @@ def _reordered(subject: Subject, inputs: Inputs) -> Inputs:
     order = torch.randperm(classes, generator=subject.generator)
     renamed = order.argsort()
 
-    def change(tensor: Tensor) -> Tensor:
+    def reorder(tensor: Tensor) -> Tensor:
         return tensor[:, order] if tensor.is_floating_point() else renamed[tensor]
 
     labels = None if inputs.labels is None else renamed[inputs.labels]
-    return Inputs(each(change, inputs.student), each(change, inputs.second), labels)
+    return inputs.map(reorder).but(labels=labels)
 
 
 _FAR = 1e4
@@ -278,69 +268,57 @@ _FAR = 1e4
 def finite(subject: Subject) -> Iterator[str]:
     """Test law 9: finite at ±1e4, with -inf logits, without variance, for one element and none."""
     inputs = subject.draw().to(torch.float32)
-    clamped = _clamped(subject.draw(_FAR).to(torch.float32))
+    far = subject.draw(_FAR).to(torch.float32)
+    clamped = far.map(floating(lambda tensor: tensor.clamp(-_FAR, _FAR)))
     cases = {"numbers of 1e4": clamped, "numbers of 1e4 in bfloat16": clamped.to(torch.bfloat16)}
     if subject.kind in OF_LOGITS:
-        cases |= _ruled_out(subject, clamped)
+        cases |= _excluded_classes(subject, clamped)
     if subject.kind != "hard_label":
-        cases["student = teacher"] = inputs.agreed()
-        cases["student = teacher, at 1e4"] = clamped.agreed()
-    cases |= _without_spread(subject, inputs)
-    cases["one unit"] = inputs.rows(slice(0, 1))
+        cases["student = teacher"] = inputs.identical()
+        cases["student = teacher, at 1e4"] = clamped.identical()
+    cases |= _without_variance(subject, inputs)
+    cases["one element"] = inputs.rows(slice(0, 1))
     if subject.kind != "hard_label":
-        cases["one unit, student = teacher"] = inputs.agreed().rows(slice(0, 1))
-    for case, tried in cases.items():
-        value = subject(tried)
+        cases["one element, student = teacher"] = inputs.identical().rows(slice(0, 1))
+    for case, given in cases.items():
+        value = subject(given)
         if not value.isfinite().all():
             yield f"the value is not finite: {case}: {value.flatten()[:6].tolist()}"
-        if not all(slope.isfinite().all() for slope in subject.gradient(tried)):
+        if not all(part.isfinite().all() for part in subject.gradient(given)):
             yield f"the gradient is not finite: {case}"
     yield from _empty(subject, inputs.rows(slice(0, 0)))
 
 
-def _clamped(inputs: Inputs) -> Inputs:
-    def clamp(tensor: Tensor) -> Tensor:
-        return tensor.clamp(-_FAR, _FAR) if tensor.is_floating_point() else tensor
-
-    return inputs.but(student=each(clamp, inputs.student), second=each(clamp, inputs.second))
-
-
-def _ruled_out(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
+def _excluded_classes(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
     """Set logits to -inf, for either side and for both; never all of an element."""
     student, second = parts(inputs.student)[0], parts(inputs.second)[0]
     out = torch.rand(student.shape, generator=subject.generator) < 0.4
     out[0], out[:, 0] = True, False
-    ours = inputs.but(student=student.masked_fill(out, -torch.inf))
+    in_student = inputs.but(student=student.masked_fill(out, -torch.inf))
     if subject.kind == "hard_label":
-        return {"-inf on the student's side": ours}
-    theirs = second.masked_fill(out.roll(1, dims=1), -torch.inf)
-    cases = {"-inf on the teacher's side": inputs.but(second=theirs)}
+        return {"-inf on the student's side": in_student}
+    teacher = second.masked_fill(out.roll(1, dims=1), -torch.inf)
+    cases = {"-inf on the teacher's side": inputs.but(second=teacher)}
     if subject.kind == "fused":  # its logits are a product, in which -inf becomes NaN
         return cases
-    both = second.masked_fill(out, -torch.inf)
+    same = second.masked_fill(out, -torch.inf)
     return cases | {
-        "-inf on the student's side": ours,
-        "-inf on both sides": ours.but(second=both),
-        "-inf on other classes of either side": ours.but(second=theirs),
+        "-inf on the student's side": in_student,
+        "-inf on both sides": in_student.but(second=same),
+        "-inf on other classes of either side": in_student.but(second=teacher),
     }
 
 
-def _without_spread(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
+def _without_variance(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
     """Return inputs of zeros, and inputs with equal samples."""
-
-    def first(tensor: Tensor) -> Tensor:
-        return tensor[:1].expand_as(tensor).clone()
-
-    zero = each(torch.zeros_like, inputs.student)
-    cases = {"zeros on the student's side": inputs.but(student=zero)}
+    zero = inputs.map(torch.zeros_like)
+    cases = {"zeros on the student's side": inputs.but(student=zero.student)}
     if subject.kind == "hard_label":
         return cases
-    nothing = each(torch.zeros_like, inputs.second)
-    alike = inputs.but(student=each(first, inputs.student), second=each(first, inputs.second))
     return cases | {
-        "zeros on the teacher's side": inputs.but(second=nothing),
-        "zeros on both sides": inputs.but(student=zero, second=nothing),
-        "samples that are all alike": alike,
+        "zeros on the teacher's side": inputs.but(second=zero.second),
+        "zeros on both sides": zero,
+        "equal samples": inputs.map(lambda tensor: tensor[:1].expand_as(tensor).clone()),
     }
 
 
@@ -348,7 +326,7 @@ def _empty(subject: Subject, inputs: Inputs) -> Iterator[str]:
     value = subject(inputs)
     if subject.kind in SCALAR:
         if value.shape != () or value != 0:
-            yield f"an empty batch gives 0, not {value}"
+            yield f"the loss of an empty batch is {value}, not 0"
     elif value.shape != (0,):
-        yield f"an empty batch gives no values, shape (0,), not {tuple(value.shape)}"
+        yield f"the loss of an empty batch has the shape {tuple(value.shape)}, not (0,)"
     subject.gradient(inputs)  # raises if there is no gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,15 +17,13 @@ from limbeck.testing.subject import (
     Features,
     Inputs,
     Subject,
-    apart,
     each,
-    farthest,
     largest,
     parts,
+    unequal,
 )
 
-_EXACT = 1e-9
-_SPOILT = 1e4  # the factor on the student's values where they are masked
+_FACTOR = 1e4  # on the student's values where they are masked
 
 
 def masked(subject: Subject) -> Iterator[str]:
@@ -34,51 +32,65 @@ def masked(subject: Subject) -> Iterator[str]:
     if subject.kind == "fused":
         yield from _fused(subject, inputs)
         return
-    kept = torch.arange(inputs.units) % 3 != 1
-    spoilt = inputs.but(student=each(lambda tensor: _spoil(tensor, kept), inputs.student))
-    total, slopes = _averaged(subject, spoilt, kept)
-    expected, left = _averaged(subject, inputs.rows(kept), kept[kept])
-    if not (off := apart(total, expected)) < _EXACT:
-        yield f"a unit of weight 0 changes the value: {total:.4g}, and without it {expected:.4g}"
-    if not (off := farthest([slope[kept] for slope in slopes], left)) < _EXACT:
-        yield f"a unit of weight 0 changes the others' gradient by {off:.1e} of its size"
-    if reached := largest([slope[~kept] for slope in slopes]):
-        yield f"a unit of weight 0 gets a gradient of {reached:.1e}"
-    total, slopes = _averaged(subject, spoilt, torch.zeros_like(kept))
-    if total != 0 or largest(slopes) != 0:
-        yield f"a batch without weight gives {total:.4g}, and not 0"
+    kept = torch.arange(inputs.elements) % 3 != 1
+    changed = inputs.but(student=each(lambda tensor: _change(tensor, kept), inputs.student))
+    everything = torch.ones_like(kept)
+
+    def average(rows: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return _averaged(subject, changed.rows(rows), weights)
+
+    yield from _without_effect(average, everything, kept)
     yield from _tokens(subject, inputs)
 
 
-def _spoil(tensor: Tensor, kept: Tensor) -> Tensor:
-    return torch.where(kept.reshape(-1, *[1] * (tensor.ndim - 1)), tensor, tensor * _SPOILT)
+def _without_effect(
+    average: Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]],
+    everything: Tensor,
+    kept: Tensor,
+) -> Iterator[str]:
+    """Compare a weighted average, and its gradient, with that of the elements of weight 1 alone."""
+    total, gradient = average(everything, kept.double())
+    expected, expected_gradient = average(kept, kept[kept].double())
+    message = "an element of weight 0 changes"
+    yield from unequal(total, expected, f"{message} the value")
+    others = [part[kept] for part in gradient]
+    yield from unequal(others, expected_gradient, f"{message} the gradient of the others")
+    if size := largest([part[~kept] for part in gradient]):
+        yield f"an element of weight 0 has a gradient of {size:.1e}"
+    total, gradient = average(everything, torch.zeros_like(kept).double())
+    if total != 0 or largest(gradient) != 0:
+        yield f"the loss of a batch of weight 0 is {total:.4g}, not 0"
 
 
-def _averaged(subject: Subject, inputs: Inputs, kept: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _change(tensor: Tensor, kept: Tensor) -> Tensor:
+    """Multiply the values of elements that are not kept."""
+    return torch.where(kept.reshape(-1, *[1] * (tensor.ndim - 1)), tensor, tensor * _FACTOR)
+
+
+def _averaged(subject: Subject, inputs: Inputs, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Compute an objective's total over one term, and its gradient for the student."""
     leaf = each(lambda tensor: tensor.detach().clone().requires_grad_(), inputs.student)
-    hard, rows = subject.kind == "hard_label", torch.arange(inputs.units)
+    hard, rows = subject.kind == "hard_label", torch.arange(inputs.elements)
     response = SimpleNamespace(
         outputs={"logits": parts(leaf)[0]},
         taps=_layers(leaf),
         labels=inputs.second if hard else inputs.labels,
-        weights=kept.double(),
+        weights=weights,
         sample_of=rows,
         index=rows,
     )
-    answer = SimpleNamespace(
-        targets=DenseTargets(parts(inputs.second)[0]), taps=_layers(inputs.second)
-    )
+    targets = DenseTargets(parts(inputs.second)[0])
+    teacher = SimpleNamespace(targets=targets, taps=_layers(inputs.second))
     sides: dict[str, Any] = {"teacher": "labels"} if hard else {}
     if subject.kind not in OF_LOGITS:
         sides = {"student": _paths(leaf), "teacher": _paths(inputs.second)}
     term = Term(_as_term(subject), connector="none", **sides)
-    total = Objective([term])(response, answer).total
+    total = Objective([term])(response, teacher).total
     return total.detach(), list(torch.autograd.grad(total, parts(leaf)))
 
 
 def _layers(features: Features) -> dict[str, Tensor]:
-    return {f"layer{place}": tensor for place, tensor in enumerate(parts(features))}
+    return {f"layer{index}": tensor for index, tensor in enumerate(parts(features))}
 
 
 def _paths(features: Features) -> str | tuple[str, ...]:
@@ -105,15 +117,15 @@ def _tokens(subject: Subject, inputs: Inputs) -> Iterator[str]:
     mask = torch.rand(len(student), student.shape[-2], generator=subject.generator) < 0.6
     mask[:, 0] = True
     rows = mask.reshape(len(mask), *[1] * (student.ndim - 3), -1, 1)
-    spoilt = inputs.but(student=torch.where(rows, student, student * _SPOILT))
-    if not (off := apart(subject(spoilt, mask=mask), subject(inputs, mask=mask))) < _EXACT:
-        yield f"a token that is masked changes the value by {off:.1e} of its size"
-    [slope] = subject.gradient(spoilt, mask=mask)
-    if reached := largest([slope.masked_fill(rows, 0)]):
-        yield f"a token that is masked gets a gradient of {reached:.1e}"
-    nothing = mask & (torch.arange(len(mask)) > 0).unsqueeze(1)
-    if not bool(subject(spoilt, mask=nothing).isfinite().all()):
-        yield "a sample without tokens does not give a finite value"
+    changed = inputs.but(student=torch.where(rows, student, student * _FACTOR))
+    value, expected = subject(changed, mask=mask), subject(inputs, mask=mask)
+    yield from unequal(value, expected, "a masked token changes the value")
+    [gradient] = subject.gradient(changed, mask=mask)
+    if size := largest([gradient.masked_fill(rows, 0)]):
+        yield f"a masked token has a gradient of {size:.1e}"
+    without_tokens = mask & (torch.arange(len(mask)) > 0).unsqueeze(1)
+    if not bool(subject(changed, mask=without_tokens).isfinite().all()):
+        yield "the value of a sample without tokens is not finite"
 
 
 def _fused(subject: Subject, inputs: Inputs) -> Iterator[str]:
@@ -121,26 +133,13 @@ def _fused(subject: Subject, inputs: Inputs) -> Iterator[str]:
     if not subject.has("weights"):
         return
     hidden, teacher = parts(inputs.student)[0], parts(inputs.second)[0]
-    kept = torch.arange(inputs.units) % 3 != 1
-    settings = subject.settings(inputs)
+    kept = torch.arange(inputs.elements) % 3 != 1
+    changed, head = _change(hidden, kept), torch.eye(hidden.shape[1]).to(hidden)
 
-    def call(which: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = _spoil(hidden, kept)[which].clone().requires_grad_()
-        head = torch.eye(hidden.shape[1]).to(hidden)
-        targets = DenseTargets(teacher[which])
+    def average(rows: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+        leaf = changed[rows].clone().requires_grad_()
+        targets, settings = DenseTargets(teacher[rows]), subject.settings(inputs)
         total = subject.loss(leaf, head, targets, weights=weights, **settings)
-        [slope] = torch.autograd.grad(total, leaf)
-        return total.detach(), slope
+        return total.detach(), list(torch.autograd.grad(total, leaf))
 
-    everything = torch.ones_like(kept)
-    total, slope = call(everything, kept.double())
-    expected, left = call(kept, kept[kept].double())
-    if not apart(total, expected) < _EXACT:
-        yield f"a unit of weight 0 changes the value: {total:.4g}, and without it {expected:.4g}"
-    if not (off := apart(slope[kept], left)) < _EXACT:
-        yield f"a unit of weight 0 changes the others' gradient by {off:.1e} of its size"
-    if reached := largest([slope[~kept]]):
-        yield f"a unit of weight 0 gets a gradient of {reached:.1e}"
-    total, slope = call(everything, torch.zeros_like(hidden[:, 0]))
-    if total != 0 or largest([slope]) != 0:
-        yield f"a batch without weight gives {total:.4g}, and not 0"
+    yield from _without_effect(average, torch.ones_like(kept), kept)

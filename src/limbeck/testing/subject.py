@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -19,10 +19,10 @@ Kind: TypeAlias = Literal[
 Reference: TypeAlias = Callable[..., Any]
 Features: TypeAlias = Tensor | Sequence[Tensor]
 Draw: TypeAlias = Callable[[torch.Generator, float], tuple[Features, Features]]
-UNITS, CLASSES, TEMPERATURE = 6, 5, 2.0
+ELEMENTS, CLASSES, TEMPERATURE = 6, 5, 2.0
 OF_LOGITS = frozenset({"divergence", "response", "hard_label", "batch", "fused"})
 SCALAR = frozenset({"relation", "batch"})
-FILLED = ("temperature", "labels", "index", "mask")  # keywords that a test sets
+_SET_BY_TESTS = {"temperature", "labels", "index", "mask"}
 
 
 def parts(features: Features) -> tuple[Tensor, ...]:
@@ -30,11 +30,19 @@ def parts(features: Features) -> tuple[Tensor, ...]:
     return (features,) if isinstance(features, Tensor) else tuple(features)
 
 
+def like(features: Features, tensors: Sequence[Tensor]) -> Features:
+    """Return tensors in the form of `features`: one tensor, or several."""
+    return tensors[0] if isinstance(features, Tensor) else tuple(tensors)
+
+
 def each(change: Callable[[Tensor], Tensor], features: Features) -> Features:
     """Apply a function to one tensor or to each of several."""
-    if isinstance(features, Tensor):
-        return change(features)
-    return tuple(map(change, features))
+    return like(features, [change(tensor) for tensor in parts(features)])
+
+
+def floating(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function that changes floating-point tensors only, not labels."""
+    return lambda tensor: change(tensor) if tensor.is_floating_point() else tensor
 
 
 @dataclass(frozen=True)
@@ -64,22 +72,22 @@ class Inputs:
 
     def to(self, dtype: torch.dtype) -> Inputs:
         """Convert floating-point tensors to another dtype."""
+        return self.map(floating(lambda tensor: tensor.to(dtype)))
 
-        def convert(tensor: Tensor) -> Tensor:
-            return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-        return self.but(student=each(convert, self.student), second=each(convert, self.second))
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """Apply a function to every tensor of both sides."""
+        return self.but(student=each(change, self.student), second=each(change, self.second))
 
     def but(self, **changed: Any) -> Inputs:
         """Return the inputs with some fields replaced."""
         return replace(self, **changed)
 
-    def agreed(self) -> Inputs:
+    def identical(self) -> Inputs:
         """Return the inputs with the student equal to the teacher."""
         return self.but(student=self.second)
 
     @property
-    def units(self) -> int:
+    def elements(self) -> int:
         """Return the number of elements or samples."""
         return len(parts(self.student)[0])
 
@@ -112,16 +120,27 @@ class Subject:
         """Return whether the teacher's side is a type of targets, not a tensor."""
         return self.kind == "fused" or [*self.parameters, "", ""][1] == "targets"
 
+    @property
+    def unbound(self) -> list[str]:
+        """Return the parameters without a value that no test sets."""
+        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return [
+            name
+            for name, parameter in self.keywords.items()
+            if name not in _SET_BY_TESTS
+            and parameter.default is parameter.empty
+            and parameter.kind not in variable
+        ]
+
     def has(self, *names: str) -> bool:
         """Return whether the loss has all of these keywords."""
         return all(name in self.keywords for name in names)
 
     def bound(self, *names: str) -> dict[str, Any]:
         """Return the values bound to these keywords, or their defaults."""
-        taken = {name: self.keywords[name].default for name in names if name in self.keywords}
-        return {
-            name: value for name, value in taken.items() if value is not inspect.Parameter.empty
-        }
+        defaults = {name: self.keywords[name].default for name in names if name in self.keywords}
+        empty = inspect.Parameter.empty
+        return {name: value for name, value in defaults.items() if value is not empty}
 
     @property
     def generator(self) -> torch.Generator:
@@ -140,12 +159,12 @@ class Subject:
         return Inputs(student, second, labels)
 
     def _draw_pair(self, generator: torch.Generator, scale: float) -> tuple[Tensor, Tensor]:
-        shape = (UNITS, CLASSES) if self.kind in OF_LOGITS else (UNITS, 3, 2, 2)
+        shape = (ELEMENTS, CLASSES) if self.kind in OF_LOGITS else (ELEMENTS, 3, 2, 2)
         student, teacher = (
             torch.randn(shape, generator=generator, dtype=torch.float64) * scale for _ in range(2)
         )
         if self.kind == "hard_label":
-            return student, torch.randint(CLASSES, (UNITS,), generator=generator)
+            return student, torch.randint(CLASSES, (ELEMENTS,), generator=generator)
         return student, teacher
 
     def settings(self, inputs: Inputs) -> dict[str, Any]:
@@ -167,22 +186,22 @@ class Subject:
     def __call__(self, inputs: Inputs, **changed: Any) -> Tensor:
         """Call the loss."""
         if self.kind == "fused":
-            return self._by_unit(inputs, changed)
+            return self._by_element(inputs, changed)
         second: Any = inputs.second
         if self.takes_targets:
             second = inputs.targets or DenseTargets(second)
         return self.loss(inputs.student, second, **self.settings(inputs) | changed)
 
-    def _by_unit(self, inputs: Inputs, changed: dict[str, Any]) -> Tensor:
+    def _by_element(self, inputs: Inputs, changed: dict[str, Any]) -> Tensor:
         """Call a fused form for each element, with an identity head."""
         values = []
-        for unit in range(inputs.units):
-            row = inputs.rows(slice(unit, unit + 1))
+        for index in range(inputs.elements):
+            row = inputs.rows(slice(index, index + 1))
             hidden, teacher = parts(row.student)[0], parts(row.second)[0]
             head = torch.eye(hidden.shape[1]).to(hidden)
             targets = row.targets or DenseTargets(teacher)
             values.append(self.loss(hidden, head, targets, **self.settings(row) | changed))
-        # Without elements there is no call, but a path for the gradient.
+        # An empty batch needs no call, but a graph for the gradient.
         return torch.stack(values) if values else parts(inputs.student)[0].float().sum(1)
 
     def gradient(self, inputs: Inputs, **changed: Any) -> list[Tensor]:
@@ -196,28 +215,31 @@ def _is_real(value: object) -> bool:
     return value is inspect.Parameter.empty or value is None or isinstance(value, int | float)
 
 
-def apart(ours: Tensor, theirs: Tensor) -> float:
-    """Return the largest difference, relative to the largest value of the second tensor.
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value.
 
     Example:
         >>> import torch
-        >>> apart(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 4.0]))
+        >>> relative_error(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 4.0]))
         0.25
     """
-    if ours.shape != theirs.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    if not theirs.numel():
-        return 0.0
-    ours, theirs = ours.detach().double(), theirs.detach().double()
-    difference, size = (ours - theirs).abs().max().item(), theirs.abs().max().item()
+    difference = largest([actual.detach().double() - expected.detach().double()])
     if difference == 0:
         return 0.0
+    size = largest([expected.double()])
     return difference / size if size and difference == difference else float("inf")
 
 
-def farthest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Return the largest difference between paired tensors."""
-    return max(apart(a, b) for a, b in zip(ours, theirs, strict=True))
+def unequal(
+    actual: Features, expected: Features, message: str, tolerance: float = 1e-9
+) -> Iterator[str]:
+    """Yield a violation if the largest relative error of paired tensors exceeds the tolerance."""
+    pairs = zip(parts(actual), parts(expected), strict=True)
+    error = max(relative_error(a, b) for a, b in pairs)
+    if not error < tolerance:
+        yield f"{message}: off by {error:.1e} of its size"
 
 
 def largest(tensors: Sequence[Tensor]) -> float:
