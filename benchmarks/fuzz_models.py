@@ -29,7 +29,7 @@ def main(count: int = 500, seed: int = 0) -> int:
             if not tried.fine:
                 wrong += 1
                 figures = f"{tried.code} {tried.seconds:.1f} s {tried.bytes / 2**20:.0f} MiB"
-                print(f"{tried.number}: {tried.what}: {figures}: {tried.said}", flush=True)
+                print(f"{tried.number}: {tried.what}: {figures}: {tried.message}", flush=True)
     print("| first file changed | exit code | mutations |\n|-|-|-|")
     for (file, code), number in sorted(outcomes.items()):
         print(f"| {file} | {code} | {number} |")

@@ -1,4 +1,4 @@
-"""A problem says where, what was given, what is allowed, and the fix."""
+"""The message of a problem: location, given value, allowed values, fix."""
 
 import pytest
 
@@ -22,8 +22,8 @@ def test_a_value_that_holds_itself_is_shown():
 
 
 def test_an_input_error_has_every_problem_on_its_line():
-    error = InputError(Problem("a", 1, "2"), Problem("b", 3, "4", "Say 4."))
-    assert str(error).splitlines() == ["a: got 1; allowed: 2", "b: got 3; allowed: 4. Say 4."]
+    error = InputError(Problem("a", 1, "2"), Problem("b", 3, "4", "Use 4."))
+    assert str(error).splitlines() == ["a: got 1; allowed: 2", "b: got 3; allowed: 4. Use 4."]
     assert (error.exit_code, LimbeckError.exit_code) == (2, 1)
 
 

@@ -1,4 +1,4 @@
-"""Importing is free, and the public names are there."""
+"""Importing limbeck loads no heavy package, and every public name exists."""
 
 import json
 import subprocess
@@ -32,12 +32,12 @@ def test_import_loads_nothing_heavy():
 def test_help_loads_nothing_heavy():
     help_of = "from limbeck.cli import _app\n_app()([{}'--help'], standalone_mode=False)"
     assert not loaded_by(help_of.format("")) & HEAVY
-    # Typer asks pydantic about the types of a verb's options.
+    # Typer imports pydantic for the types of a command's options.
     assert not loaded_by(help_of.format("'run', ")) & (HEAVY - {"pydantic"})
 
 
 @pytest.mark.parametrize("name", limbeck.__all__)
-def test_public_names_are_there(name):
+def test_public_names_exist(name):
     assert getattr(limbeck, name) is not None
     assert name in dir(limbeck)
 
@@ -47,7 +47,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = limbeck.no_such_name
 
 
-def test_the_types_seen_by_a_checker_are_the_names_that_there_are():
+def test_type_checkers_see_every_public_name():
     text = (Path(limbeck.__file__)).read_text()
     declared = text.split("if TYPE_CHECKING:")[1].split("_MODULES")[0]
     for name in limbeck.__all__:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 LONGEST = 300
-"""How much of what was given a message shows."""
+"""The most characters of a given value that a message shows."""
 
 
 @dataclass(frozen=True)

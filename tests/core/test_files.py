@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""Files are written atomically."""
 
 import math
 import os
@@ -23,7 +23,7 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
-def test_folders_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     write_bytes(tmp_path / "a" / "b" / "c", b"whole")
     assert (tmp_path / "a/b/c").read_bytes() == b"whole"
 
@@ -34,18 +34,18 @@ def test_a_file_is_readable_by_all(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file/inside", "file/deep/inside"])
-def test_a_place_under_a_file_is_refused(tmp_path, place):
+def test_a_path_below_a_file_is_refused(tmp_path, place):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(WriteError, match="could not be written"):
         write_text(tmp_path / place, "text")
 
 
-def test_json_holds_no_infinities_and_nothing_is_left_of_the_attempt(tmp_path):
+def test_json_with_infinities_is_refused_without_leaving_a_file(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "file.json", {"a": math.inf})
     assert not list(tmp_path.iterdir())
 
 
-def test_json_has_its_keys_in_order(tmp_path):
+def test_json_keys_are_sorted(tmp_path):
     write_json(tmp_path / "file.json", {"b": 1, "a": [2]})
     assert (tmp_path / "file.json").read_text() == '{\n  "a": [\n    2\n  ],\n  "b": 1\n}\n'

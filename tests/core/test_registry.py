@@ -1,4 +1,4 @@
-"""A folder is a registry."""
+"""Registries of modules in a folder."""
 
 import sys
 
@@ -23,21 +23,21 @@ def stages(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_names_are_the_files_without_private_ones_and_without_importing(stages):
+def test_names_are_the_public_files_and_are_not_imported(stages):
     assert stages.names() == ["broken", "cut_down"]
     assert "some_stages.broken" not in sys.modules
 
 
-def test_a_name_gives_the_class_of_its_file(stages):
+def test_load_returns_the_class_of_the_file(stages):
     assert stages.load("cut_down").__name__ == "CutDown"
 
 
 @pytest.mark.parametrize("name", ["cut_dwon", "base", "_shared", "", "cut_down.x", "os"])
-def test_another_name_is_refused_at_its_place(stages, name):
+def test_an_unknown_name_is_refused(stages, name):
     with pytest.raises(InputError, match=r"stages\.0: got"):
         stages.load(name, where="stages.0")
 
 
-def test_the_nearest_name_is_given(stages):
+def test_the_nearest_name_is_suggested(stages):
     with pytest.raises(InputError, match='did you mean "cut_down"'):
         stages.load("cut_dwon")

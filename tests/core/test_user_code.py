@@ -1,4 +1,4 @@
-"""What a user's code depends on decides whether work is done again: nothing of it goes unseen."""
+"""Fingerprints of user code include every module and file that it depends on."""
 
 import json
 import os
@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 class Net(nn.Module):
     def __init__(self, classes):
         super().__init__()
-        from wood.leaf import width
+        from package.layers import width
 
         self.body = nn.Linear(4, width())
         self.head = nn.Linear(width(), classes)
@@ -40,9 +40,9 @@ class Net(nn.Module):
             self.head.bias.copy_(torch.from_numpy(np.load(HERE / "bias.npy")))
 
     def forward(self, features):
-        from wood import twig
+        from package import activations
 
-        return self.head(twig.bend(self.body(features)))
+        return self.head(activations.bend(self.body(features)))
 
 
 def net(classes):
@@ -52,16 +52,16 @@ LEAF = "from . import root\n\n\ndef width():\n    return root.WIDTH\n"
 
 
 @pytest.fixture
-def wood(tmp_path, monkeypatch):
-    """A package whose model imports in functions, and reads two files when it is built."""
-    folder = tmp_path / "wood"
+def package(tmp_path, monkeypatch):
+    """Return a package whose model imports in functions and reads two files when it is built."""
+    folder = tmp_path / "package"
     folder.mkdir()
     for name, text in {
         "__init__": "",
         "net": NET,
-        "leaf": LEAF,
+        "layers": LEAF,
         "root": "WIDTH = 3\n",
-        "twig": "def bend(values):\n    return values.relu()\n",
+        "activations": "def bend(values):\n    return values.relu()\n",
         "other": "UNUSED = 1\n",
     }.items():
         (folder / f"{name}.py").write_text(text)
@@ -71,12 +71,12 @@ def wood(tmp_path, monkeypatch):
     (folder / "bias.npy").symlink_to("one.npy")
     monkeypatch.chdir(tmp_path)
     yield folder
-    for name in [name for name in sys.modules if name.split(".")[0] == "wood"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "package"]:
         del sys.modules[name]
     sys.path[:] = [place for place in sys.path if place != str(tmp_path)]
 
 
-def model(spec="wood.net:net", **settings):
+def model(spec="package.net:net", **settings):
     torch.manual_seed(0)
     made = partial(build, classes=2, table_features=4)
     return Inputs(made).model(ModelSpec(source="python", name=spec, **settings), "student")
@@ -92,82 +92,82 @@ def edited(path: Path, old: str, new: str) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("spec", ["wood.net:net", "wood/net.py:net"])
+@pytest.mark.parametrize("spec", ["package.net:net", "package/net.py:net"])
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
         ("net.py", "self.body(features)", "self.body(-feature)"),
         ("root.py", "3", "5"),  # imported by a module that is imported inside of a function
-        ("twig.py", "relu", "tanh"),  # imported when the model runs, not when it is built
+        ("activations.py", "relu", "tanh"),  # imported when the model runs, not when it is built
         ("settings.json", "1", "2"),
         ("__init__.py", "", ""),
     ],
 )
-def test_an_edit_anywhere_behind_a_model_is_seen(spec, file, old, new, wood):
-    if spec.startswith("wood/"):
-        sys.path.append(str(wood.parent))
+def test_an_edit_of_any_dependency_changes_the_fingerprint(spec, file, old, new, package):
+    if spec.startswith("package/"):
+        sys.path.append(str(package.parent))
     before = model(spec)
     assert model(spec) == before
-    edited(wood / file, old, new)
+    edited(package / file, old, new)
     assert (model(spec) != before) == (old != new)
 
 
-def test_what_runs_is_what_the_file_holds_not_its_cached_bytecode(wood):
-    function = imports.find("wood.leaf:width", where="model.name")
+def test_the_source_is_executed_and_not_cached_bytecode(package):
+    function = imports.find("package.layers:width", where="model.name")
     assert function() == 3
-    edited(wood / "root.py", "3", "7")
-    assert imports.find("wood.leaf:width", where="model.name")() == 7
-    (wood / "alone.py").write_text("def f():\n    return 1\n")
-    assert imports.find("wood/alone.py:f", where="x")() == 1
-    edited(wood / "alone.py", "1", "2")
-    assert imports.find("wood/alone.py:f", where="x")() == 2
+    edited(package / "root.py", "3", "7")
+    assert imports.find("package.layers:width", where="model.name")() == 7
+    (package / "alone.py").write_text("def f():\n    return 1\n")
+    assert imports.find("package/alone.py:f", where="x")() == 1
+    edited(package / "alone.py", "1", "2")
+    assert imports.find("package/alone.py:f", where="x")() == 2
 
 
-def test_a_link_to_another_file_is_seen(wood):
+def test_a_link_to_another_file_changes_the_fingerprint(package):
     before = model()
-    (wood / "bias.npy").unlink()
-    (wood / "bias.npy").symlink_to("two.npy")
+    (package / "bias.npy").unlink()
+    (package / "bias.npy").symlink_to("two.npy")
     assert model() != before
 
 
-def test_an_edit_of_what_nothing_imports_changes_nothing(wood):
+def test_an_edit_of_an_unused_module_changes_nothing(package):
     before = model()
-    (wood / "other.py").write_text("UNUSED = 2\n")
+    (package / "other.py").write_text("UNUSED = 2\n")
     assert model() == before
 
 
-def test_a_module_named_by_a_computed_name_counts(wood):
-    (wood / "root.py").write_text(
-        "import importlib\nOTHER = 'wo' + 'od.other'\n"
+def test_a_module_imported_by_a_computed_name_is_included(package):
+    (package / "root.py").write_text(
+        "import importlib\nOTHER = 'pack' + 'age.other'\n"
         "WIDTH = importlib.import_module(OTHER).UNUSED + 2\n"
     )
     before = model()
-    (wood / "other.py").write_text("UNUSED = 9\n")
+    (package / "other.py").write_text("UNUSED = 9\n")
     assert model() != before
 
 
-def test_a_folder_that_was_moved_is_the_same(wood, monkeypatch, tmp_path_factory):
-    sys.path.append(str(wood.parent))
-    before = model("wood/net.py:net")
+def test_a_moved_folder_has_the_same_fingerprint(package, monkeypatch, tmp_path_factory):
+    sys.path.append(str(package.parent))
+    before = model("package/net.py:net")
     here = tmp_path_factory.mktemp("moved")
-    (wood.parent / "wood").rename(here / "wood")
+    (package.parent / "package").rename(here / "package")
     monkeypatch.chdir(here)
     sys.path.append(str(here))
-    sys.path.remove(str(wood.parent))
+    sys.path.remove(str(package.parent))
     user_code._EXECUTED.clear()
-    for name in [name for name in sys.modules if name.split(".")[0] == "wood"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "package"]:
         del sys.modules[name]
-    assert model("wood/net.py:net") == before
+    assert model("package/net.py:net") == before
     sys.path.remove(str(here))
 
 
 @pytest.mark.slow
-def test_every_process_describes_a_model_alike(wood):
+def test_a_fingerprint_is_equal_in_every_process(package):
     code = (
         "import sys; sys.path[:0] = ['tests']\n"
         "from limbeck.models.build import build\nfrom limbeck.models.spec import ModelSpec\n"
         "from limbeck.core import fingerprint\nimport torch\ntorch.manual_seed(0)\n"
-        "spec = ModelSpec(source='python', name='wood.net:net')\n"
+        "spec = ModelSpec(source='python', name='package.net:net')\n"
         "print(fingerprint.of_module(build(spec, classes=2, table_features=4)))\n"
     )
     found = {
@@ -211,7 +211,7 @@ def test_a_loss_depends_on_the_files_that_it_reads(tmp_path):
     assert imports.fingerprint_of(name) != before
 
 
-def test_reads_are_recorded_but_not_what_was_written_or_is_installed(tmp_path):
+def test_reads_exclude_written_and_installed_files(tmp_path):
     user_code.install()
     (tmp_path / "given.txt").write_text("given")
     with user_code.reads() as read:

@@ -1,4 +1,4 @@
-"""A student and a teacher before handwritten digits: small, trained for a moment, and real."""
+"""An evaluation context of a small trained student and teacher on handwritten digits."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def _trained(width: int, steps: int, seed: int) -> nn.Module:
 
 
 @cache
-def _sides() -> tuple[EvaluatedModel, EvaluatedModel]:
+def _models() -> tuple[EvaluatedModel, EvaluatedModel]:
     task = ImageClassification(classes=CLASSES)
-    made = {"student": _trained(4, 60, 0), "teacher": _trained(8, 120, 1)}
+    trained = {"student": _trained(4, 60, 0), "teacher": _trained(8, 120, 1)}
     student, teacher = (
         EvaluatedModel(name, TorchPredictor(model, task), TorchModel(model, task))
-        for name, model in made.items()
+        for name, model in trained.items()
     )
     return student, teacher
 
@@ -65,11 +65,11 @@ def _batches(first: int, last: int) -> Iterator[Batch]:
 
 
 def digits(*, samples: int = 200, max_samples: int = 40, teacher: bool = True) -> EvaluationContext:
-    """Put the two before digits that neither has seen."""
-    student, taught = _sides()
+    """Return a context of both models on digits that were not used for training."""
+    student, trained_teacher = _models()
     return EvaluationContext(
         student=student,
-        teacher=taught if teacher else None,
+        teacher=trained_teacher if teacher else None,
         batches=lambda: _batches(1200, 1200 + samples),
         validation=lambda: _batches(1000, 1200),
         classes=CLASSES,

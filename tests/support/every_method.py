@@ -1,4 +1,4 @@
-"""Every way of compressing that there is, with settings to try it with."""
+"""Every compression method, with settings for the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.errors import InputError
 
 REGISTRIES = {"prune": PRUNERS, "factorize": FACTORIZERS, "quantize": QUANTIZERS}
-# What a method is tried with; one that is not here is found by the first test.
+# A test fails if a registered method is missing here.
 SETTINGS = {
     "prune.channels": {"ratio": 0.5},
     "prune.heads": {"ratio": 0.5},
@@ -40,29 +40,29 @@ SETTINGS = {
 
 
 def method(name: str) -> Any:
-    """Make a method with its settings."""
-    family, _, way = name.partition(".")
-    return REGISTRIES[family].load(way)(**SETTINGS[name])
+    """Create a method with its settings."""
+    family, _, kind = name.partition(".")
+    return REGISTRIES[family].load(kind)(**SETTINGS[name])
 
 
 def of_models() -> list[str]:
-    """Name those that change a model rather than a file."""
+    """Return the methods that change a model rather than a file."""
     return [name for name in SETTINGS if not isinstance(method(name), FileMethod)]
 
 
 def changed(name: str, made: Subject, model: nn.Module) -> list[Change]:
-    """Change a model in place, through a few steps of training if the method needs them."""
-    way = method(name)
-    way.check(model, made.work)
-    found = [way.transform(model, made.work).change]
-    if way.needs_training:
+    """Compress a model in place, with a few steps of training if the method needs them."""
+    compression = method(name)
+    compression.check(model, made.work)
+    found = [compression.transform(model, made.work).change]
+    if compression.needs_training:
         train(model, made)
         found.append(fixed(model))
     return [change for change in found if change is not None]
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
-    """Give what came of it, or nothing and why it was refused."""
+    """Return the result and no message, or None and the message of the refusal."""
     try:
         return work(), ""
     except (CompressError, InputError, QuantizeError) as refused:
@@ -70,12 +70,12 @@ def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
 
 
 def train(model, made: Subject, steps: int = 3) -> None:
-    """Train a few steps, and tell whatever grows how far they are."""
+    """Train a few steps, and pass the progress to modules that need it."""
     model.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
-    growing = [part for part in model.modules() if callable(getattr(part, "advance", None))]
+    progressive = [part for part in model.modules() if callable(getattr(part, "advance", None))]
     for step in range(steps):
-        for part in growing:
+        for part in progressive:
             part.advance(step / (steps - 1))
         optimizer.zero_grad()
         made.work.loss(model, made.batch).backward()

@@ -1,4 +1,4 @@
-"""The four kinds of net that every way of compressing is held to, small, with a task for each."""
+"""Four small networks of different architectures, with a task each, for every compression."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ResidualNet(nn.Module):
 
 
 class LstmNet(nn.Module):
-    """An embedding, an LSTM, and a head over its last answer."""
+    """An embedding, an LSTM, and a head over its mean output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class LstmNet(nn.Module):
         self.head = nn.Linear(20, len(CLASSES))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        answered, _ = self.lstm(self.embedding(input_ids))
-        weights = attention_mask.unsqueeze(-1).to(answered.dtype)
-        return self.head(F.relu(self.hidden((answered * weights).sum(1) / weights.sum(1))))
+        outputs, _ = self.lstm(self.embedding(input_ids))
+        weights = attention_mask.unsqueeze(-1).to(outputs.dtype)
+        return self.head(F.relu(self.hidden((outputs * weights).sum(1) / weights.sum(1))))
 
 
 def bert() -> nn.Module:
@@ -95,7 +95,7 @@ def vit() -> nn.Module:
 
 @dataclass(frozen=True)
 class Subject:
-    """A net, its task, and samples."""
+    """A network, its task, and samples."""
 
     model: nn.Module
     task: Task
@@ -103,15 +103,15 @@ class Subject:
 
     @property
     def work(self) -> CalibrationContext:
-        """What a method may ask for."""
+        """Return the context of a compression method."""
 
         def batches() -> Iterator[Mapping[str, Tensor]]:
             yield self.batch
 
         def accuracy(model: nn.Module) -> float:
             with torch.no_grad():
-                right = self.task.outputs(model, self.batch)["logits"].argmax(-1)
-            return float((right == self.batch["labels"]).float().mean())
+                predicted = self.task.outputs(model, self.batch)["logits"].argmax(-1)
+            return float((predicted == self.batch["labels"]).float().mean())
 
         return CalibrationContext(
             batches=batches,
@@ -122,14 +122,14 @@ class Subject:
         )
 
     def answers(self, model: nn.Module | None = None) -> Tensor:
-        """What a model says to the samples, in evaluation mode."""
+        """Return the logits of the samples, in evaluation mode."""
         model = (model or self.model).eval()
         with torch.no_grad():
             return self.task.outputs(model, self.batch)["logits"]
 
 
 def subject(name: str) -> Subject:
-    """Make one of `cnn`, `bert`, `vit`, `lstm`, from a fixed seed; batch norms have seen data."""
+    """Create `cnn`, `bert`, `vit` or `lstm` from a fixed seed, with calibrated batch norms."""
     torch.manual_seed(0)
     label = torch.arange(SAMPLES) % len(CLASSES)
     if name in ("cnn", "vit"):

@@ -22,19 +22,19 @@ VALUES: list[Any] = [
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What came of one mutation."""
+class MutationResult:
+    """The result of one mutation."""
 
     number: int
     what: str
     code: int
     seconds: float
     bytes: int
-    said: str
+    message: str
 
     @property
     def fine(self) -> bool:
-        """Whether it ended as a user may expect: exit code 0 or 2, within time and memory."""
+        """Return whether it ended with exit code 0 or 2, within the limits of time and memory."""
         return self.code in {0, 2} and self.seconds <= SECONDS and self.bytes <= BYTES
 
 
@@ -60,7 +60,7 @@ def mutate(folder: Path, draw: random.Random) -> str:
     file = folder / draw.choice(
         ["config.json"] * 5 + ["tokenizer.json"] * 5 + ["model.safetensors"] * 2
     )
-    if not file.is_file():  # a mutation before this one put a device or nothing in its place
+    if not file.is_file():  # replaced by an earlier mutation
         return f"{file.name}: no file any more"
     kind = draw.choice(["value", "value", "value", "key", "bytes", "cut", "file"])
     if kind == "file":
@@ -138,10 +138,10 @@ def use(folder: Path, workdir: Path) -> None:
     except Exception as error:
         from limbeck.errors import InputError, Problem
 
-        raise InputError(Problem("teacher", "a batch", "one that it answers", str(error))) from None
+        raise InputError(Problem("teacher", "a batch", "one that it accepts", str(error))) from None
 
 
-def run(folder: Path, *, count: int, seed: int, workdir: Path) -> Iterator[Tried]:
+def run(folder: Path, *, count: int, seed: int, workdir: Path) -> Iterator[MutationResult]:
     """Mutate a folder again and again, and use each in a forked child."""
     for number in range(count):
         draw = random.Random(seed * 1_000_003 + number)
@@ -160,7 +160,7 @@ def mutate_once(folder: Path, draw: random.Random) -> str:
         return "nothing more"
 
 
-def _tried(number: int, what: str, folder: Path, workdir: Path) -> Tried:
+def _tried(number: int, what: str, folder: Path, workdir: Path) -> MutationResult:
     log, started = workdir / "log", time.monotonic()
     child = os.fork()
     if child == 0:
@@ -175,10 +175,10 @@ def _tried(number: int, what: str, folder: Path, workdir: Path) -> Tried:
             os._exit(code)
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    peak = usage.ru_maxrss * 1024  # of the child and of its children, what torch holds included
+    peak = usage.ru_maxrss * 1024  # of the child and of its children
     lines = log.read_text(errors="replace").strip().splitlines()
-    said = lines[-1] if lines else ""
-    return Tried(number, what, code, time.monotonic() - started, peak, said)
+    message = lines[-1] if lines else ""
+    return MutationResult(number, what, code, time.monotonic() - started, peak, message)
 
 
 def _code(folder: Path, workdir: Path) -> int:

@@ -1,4 +1,4 @@
-"""Nets drawn from a grammar of blocks in which channels change places, are shared and joined."""
+"""Random networks of blocks that permute, share and concatenate channels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Lambda(nn.Module):
 
 
 class Residual(nn.Module):
-    """The sum of a convolution of a map and of the map, its channels in another order or not."""
+    """The sum of a convolution of a map and of the map, possibly with permuted channels."""
 
     def __init__(self, shortcut: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Padded(nn.Module):
 
 
 class Joined(nn.Module):
-    """Two branches of different widths, concatenated; halves may change places before."""
+    """Two branches of different widths, concatenated; the halves of the input may be swapped."""
 
     def __init__(self, swap: bool) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ HEADS = ("mean", "flatten", "channels last", "hidden", "heads", "recurrent")
 
 
 class OddNet(nn.Module):
-    """Some blocks between a convolution and a head; no two channels have the same bias."""
+    """Blocks between a convolution and a head; no two channels have the same bias."""
 
     def __init__(self, blocks: list[str], head: str) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class OddNet(nn.Module):
 
 
 def drawn(seed: int) -> tuple[OddNet, str]:
-    """Draw a net from a seed, and say what it is made of."""
+    """Draw a network from a seed, and return it with a description of its blocks."""
     draw = random.Random(seed)
     blocks = draw.choices(list(BLOCKS), k=draw.randint(1, 3))
     head = draw.choice(HEADS)
@@ -203,10 +203,10 @@ def drawn(seed: int) -> tuple[OddNet, str]:
 
 
 def with_silent(model: nn.Module, cut: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-    """Silence in a model, by hooks on outputs, the channels that a cut copy lost.
+    """Set to zero, by hooks on outputs, the channels of a model that a pruned copy lacks.
 
-    Which these are is told by biases, which no two channels share. Norms come after their layers,
-    so that what they make of silence is silenced too.
+    Channels are identified by their biases, which are unique. The outputs of norms, which follow
+    their layers, are zeroed as well.
     """
     smaller = dict(cut.named_modules())
 
