@@ -1,4 +1,4 @@
-"""A file in few bits that differs too much from the float file fails its stage."""
+"""A quantised file that differs too much from the float file fails its stage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wine(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", ["int8_static", "int8_dynamic", "float16", "int4_weights"])
-def test_a_right_file_passes_and_its_figures_are_recorded(wine, name, tmp_path):
+def test_a_correct_file_passes_and_its_figures_are_recorded(wine, name, tmp_path):
     path, batch = wine
     method = QUANTIZERS.load(name)()
     method.write(path, tmp_path / "q.onnx", calibration=[{k: v.numpy() for k, v in batch.items()}])
@@ -51,12 +51,12 @@ def test_a_right_file_passes_and_its_figures_are_recorded(wine, name, tmp_path):
     assert "178 samples" in text
 
 
-def test_a_transposed_weight_fails_for_every_tolerance_that_is_a_default(wine, tmp_path):
+def test_a_transposed_weight_exceeds_every_default_tolerance(wine, tmp_path):
     path, batch = wine
     model = onnx.load(path)
     [square] = [one for one in model.graph.initializer if list(one.dims) == [32, 32]]
-    turned = numpy_helper.from_array(numpy_helper.to_array(square).T.copy(), square.name)
-    square.CopyFrom(turned)
+    transposed = numpy_helper.from_array(numpy_helper.to_array(square).T.copy(), square.name)
+    square.CopyFrom(transposed)
     onnx.save(model, tmp_path / "q.onnx")
     one, two = (predict(OnnxPredictor(file), [batch]) for file in (path, tmp_path / "q.onnx"))
     for name in ("int8_static", "int4_weights"):

@@ -1,4 +1,4 @@
-"""Chains that cannot work are refused before anything is read."""
+"""Invalid chains of compression stages are refused by validation."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def problems(*stages, **changed):
     return {problem.where: problem for problem in refused.value.problems}
 
 
-def test_a_student_may_begin_as_the_teacher():
+def test_a_student_may_start_from_the_teacher():
     stages = [TEACH, {"prune": {"sparsity": 0.5}}, DISTILL, {"quantize": {"method": "int8_static"}}]
     assert (
         validate({**RECIPE, "stages": stages}).student_spec
@@ -30,12 +30,12 @@ def test_a_student_may_begin_as_the_teacher():
     )
 
 
-def test_it_cannot_begin_as_an_ensemble():
+def test_a_student_cannot_start_from_an_ensemble():
     several = [RECIPE["teacher"], RECIPE["teacher"]]
     assert "student" in problems(TEACH, {"prune": {"sparsity": 0.5}}, teacher=several)
 
 
-def test_a_student_of_its_own_is_made_before_it_is_pruned():
+def test_a_student_must_be_distilled_before_it_is_pruned():
     found = problems(TEACH, {"prune": {"sparsity": 0.5}}, student=STUDENT)
     assert "distill" in found["stages.1.prune"].fix
 
@@ -50,17 +50,17 @@ def test_a_setting_of_another_method_is_unknown():
     assert "stages.1.prune.rank" in found
 
 
-def test_methods_are_named_with_the_nearest():
+def test_an_unknown_method_is_refused_with_the_nearest():
     found = problems(TEACH, {"prune": {"method": "magnitud", "sparsity": 0.5}})
     assert '"magnitude"' in found["stages.1.prune.method"].fix
 
 
-def test_movement_needs_a_training():
+def test_movement_pruning_requires_fine_tuning():
     found = problems(TEACH, {"prune": {"method": "movement", "sparsity": 0.5}})
     assert "finetune" in found["stages.1.prune.finetune"].fix
 
 
-def test_nothing_trains_on_after_a_file_was_quantised():
+def test_training_after_a_quantised_file_is_refused():
     stages = [TEACH, DISTILL, {"quantize": {"method": "int8_static"}}, DISTILL]
     assert "order" in problems(*stages, student=STUDENT)["stages.3.distill"].fix
 
@@ -71,13 +71,13 @@ def test_a_model_is_quantised_once():
 
 
 @pytest.mark.parametrize("name", ["finetune", "role"])
-def test_a_file_cannot_recover(name):
+def test_a_file_method_refuses_fine_tuning_and_role(name):
     value = {"epochs": 1} if name == "finetune" else "teacher"
     found = problems(TEACH, DISTILL, {"quantize": {name: value}}, student=STUDENT)
     assert f"stages.2.quantize.{name}" in found
 
 
-def test_a_recovery_is_checked_as_a_training_is():
+def test_fine_tuning_is_validated_like_a_training():
     found = problems(
         TEACH,
         {
@@ -89,3 +89,11 @@ def test_a_recovery_is_checked_as_a_training_is():
     )
     assert "stages.1.prune.finetune.epochs" in found
     assert any("soft_target_kl" in problem.fix for problem in found.values())
+
+
+def test_features_in_fine_tuning_under_an_ensemble_are_refused():
+    term = {"fitnet_hint": {"student": "features", "teacher": "features"}}
+    settings = {"sparsity": 0.5, "finetune": {"epochs": 1, "objective": [term]}}
+    several = [RECIPE["teacher"], RECIPE["teacher"]]
+    found = problems(TEACH, DISTILL, {"prune": settings}, teacher=several, student=STUDENT)
+    assert "stages.2.prune.finetune.objective" in found

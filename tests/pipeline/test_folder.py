@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process at a time, whatever the others do meanwhile."""
+"""The lock of a run folder admits one process at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def enter(start: Any, place: Path, rank: int, found: Any) -> None:
     """Enter a new folder in each round, at the same time as the others; report each overlap."""
     problems, entered = [], 0
     for number in range(ROUNDS):
-        # Two levels that are missing, and made and removed by whoever is inside.
+        # Two missing levels, created and removed by the process that holds the lock.
         run, inside = place / f"{number}" / "deep" / "run", place / f"inside-{number}"
         start.wait(timeout=60)
         try:
@@ -30,7 +30,7 @@ def enter(start: Any, place: Path, rank: int, found: Any) -> None:
                 except FileExistsError:
                     problems.append(f"round {number}: two processes inside")
                 time.sleep(0.001)
-                if rank == 0:  # the others are refused runs, which take their folders away
+                if rank == 0:  # the others act as refused runs, which remove their folders
                     (run / folders.MARK).write_text("")
                 inside.unlink(missing_ok=True)
         except folders.BusyError:
@@ -68,7 +68,7 @@ def test_a_folder_in_use_names_the_process_and_ends_with_exit_code_1(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     number = os.fork()
     if number == 0:
         with folders.lock(tmp_path / "run"):

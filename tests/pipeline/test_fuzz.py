@@ -1,4 +1,4 @@
-"""A sample of what `benchmarks/fuzz_recipes.py` spoils, each through `limbeck check`."""
+"""A sample of the mutations of `benchmarks/fuzz_recipes.py`, each run by `limbeck check`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_spoilt_recipes_end_in_a_refusal_or_none(tmp_path):
+def test_mutated_recipes_are_refused_or_valid(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_recipes.py"), "--cases", "6"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIMBECK_DATA": str(tmp_path)}
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)

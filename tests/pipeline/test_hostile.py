@@ -1,4 +1,4 @@
-"""Recipes and overrides that attack the parser end in one refusal, in bounded time and memory."""
+"""Malicious recipes and overrides are refused in bounded time and memory."""
 
 import os
 import time
@@ -19,7 +19,7 @@ SECONDS = 20  # of processor time; each takes below three
 
 
 def bomb(first: str, following: str) -> str:
-    """Write mappings or lists of which each holds the one before ten times."""
+    """Build mappings or lists that each contain the previous one ten times."""
     lines = [f"a: &a {first}"]
     lines += [f"{b}: &{b} " + following.format(f"[{f', *{a}' * 10}]".replace("[, ", "["))
               for a, b in pairwise(LETTERS)]  # fmt: skip
@@ -47,7 +47,7 @@ def bomb(first: str, following: str) -> str:
     ],
     ids=lambda text: text[:12].replace("\x00", "0"),
 )
-def test_yaml_that_would_grow_or_lose_a_key_is_refused(text):
+def test_yaml_that_expands_or_loses_a_key_is_refused(text):
     clock = time.process_time()
     with pytest.raises(InputError) as caught:
         parse(text, where="recipe")
@@ -55,13 +55,13 @@ def test_yaml_that_would_grow_or_lose_a_key_is_refused(text):
     assert len(str(caught.value)) < 2000
 
 
-def test_a_long_honest_list_is_read():
+def test_a_long_benign_list_is_read():
     names = [f"class {number}" for number in range(21_843)]
     assert parse("\n".join(f"- {name}" for name in names), where="recipe") == names
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "latin-1", "utf-16", "large"])
-def test_what_is_no_small_text_file_is_refused_without_blocking(kind, tmp_path):
+def test_files_that_are_not_small_texts_are_refused_without_blocking(kind, tmp_path):
     path = tmp_path / "recipe.yaml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -112,7 +112,7 @@ def test_every_number_of_the_schema_has_a_largest_value():
     assert not unbounded(schema, "")
 
 
-def built(setting: str) -> None:
+def resolve_and_build(setting: str) -> None:
     from limbeck.models.build import build
 
     recipe = resolve("digits", [setting])
@@ -135,9 +135,9 @@ def built(setting: str) -> None:
         *("stages.2.quantize.calibration=1000000000000", "threads=1e9", "data.split_seed=1e30"),
     ],
 )
-def test_absurd_numbers_are_refused_by_their_place(setting):
+def test_excessive_numbers_are_refused_with_their_path(setting):
     with pytest.raises(InputError) as caught:
-        built(setting)
+        resolve_and_build(setting)
     place = setting.partition("=")[0].split(".")[-1]
     assert any(place in str(problem) for problem in caught.value.problems)
 
@@ -172,7 +172,7 @@ def test_many_wrong_keys_are_counted_not_listed(where):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "deep", "null", "latin-1"])
-def test_state_of_a_run_folder_that_is_not_limbecks_own_is_no_state(kind, tmp_path):
+def test_foreign_files_in_a_run_folder_are_ignored(kind, tmp_path):
     path = tmp_path / "record.json"
     if kind == "pipe":
         os.mkfifo(path)
@@ -190,7 +190,7 @@ def test_state_of_a_run_folder_that_is_not_limbecks_own_is_no_state(kind, tmp_pa
 
 
 class ExaminedError(Exception):
-    """The examination begins, since none was kept."""
+    """The computation begins, since no result was saved."""
 
 
 class Begun:

@@ -22,7 +22,7 @@ WIDE = TabularClassification(tuple("abc"))
 
 
 class Rows:
-    """Real rows of a table, as a split holds them."""
+    """Real rows of a table, with the interface of a split."""
 
     def __init__(self) -> None:
         from sklearn.datasets import load_wine
@@ -57,9 +57,9 @@ def check(model: nn.Module, exported: nn.Module, rows: Rows, folder: Path, **set
     path = folder / "model.onnx"
     to_onnx(exported, WIDE, rows.__getitems__([0, 1]), path)
     predicted = predict(OnnxPredictor(path), rows.batches(256))
-    sides = TorchPredictor(model, WIDE), OnnxPredictor(path)
+    predictors = TorchPredictor(model, WIDE), OnnxPredictor(path)
     where = "stages/02-prune"
-    return check_export(*sides, predicted, split=rows, where=where, model=model, **settings)
+    return check_export(*predictors, predicted, split=rows, where=where, model=model, **settings)
 
 
 def test_an_export_of_the_model_itself_passes(net, rows, tmp_path):
@@ -121,8 +121,8 @@ def test_spread_takes_the_longest_and_the_shortest_text(tmp_path):
     assert split.spread(10**6) == list(range(len(split)))
 
 
-@pytest.mark.parametrize("way", ["centred", "stateless"])
-def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, way, monkeypatch):
+@pytest.mark.parametrize("kind", ["centred", "stateless"])
+def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, kind, monkeypatch):
     from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.runner import run
 
@@ -136,7 +136,7 @@ def test_a_run_stops_where_a_students_prediction_depends_on_its_batch(tmp_path, 
         "class Centred(nn.Module):\n"
         "    def forward(self, x):\n"
         "        return x - x.mean(0, keepdim=True)\n"
-        f"def build(classes):\n    return nn.Sequential({nets[way]})\n"
+        f"def build(classes):\n    return nn.Sequential({nets[kind]})\n"
     )
     (tmp_path / "r.yaml").write_text(
         "name: batch\ntask: image_classification\n"

@@ -1,4 +1,4 @@
-"""The smaller parts: reading YAML, the run folder, the machine."""
+"""YAML parsing, the run folder, the machine."""
 
 from itertools import pairwise
 
@@ -45,25 +45,25 @@ def test_yaml_becomes_plain_data(text, value):
         + "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in pairwise("abcdefg")),
     ],
 )
-def test_what_is_no_plain_data_is_refused(text):
+def test_yaml_that_is_not_plain_data_is_refused(text):
     with pytest.raises(InputError, match="--set: got"):
         parse(text, where="--set")
 
 
-def test_shared_parts_are_parts_of_their_own():
+def test_aliased_parts_are_copied():
     found = parse("{a: &x [1], b: *x}", where="--set")
     found["a"].append(2)
     assert found["b"] == [1]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"- a list", b"text", b""])
-def test_a_file_that_is_no_recipe_is_refused(content, tmp_path):
+def test_a_file_that_is_not_a_recipe_is_refused(content, tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(content)
     with pytest.raises(InputError, match=r"recipe\.yaml"):
         read(tmp_path / "recipe.yaml")
 
 
-def test_a_folder_is_taken_away_unless_it_was_marked(tmp_path):
+def test_a_folder_is_removed_unless_it_is_marked(tmp_path):
     run = tmp_path / "runs" / "digits"
     with pytest.raises(RuntimeError):
         refuse_within(run)
@@ -80,13 +80,13 @@ def refuse_within(run):
         raise RuntimeError
 
 
-def test_a_folder_that_was_there_stays(tmp_path):
+def test_an_existing_folder_is_kept(tmp_path):
     with pytest.raises(RuntimeError):
         refuse_within(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_run_left_that_was_killed_early_is_its_own(tmp_path):
+def test_leftovers_of_a_run_killed_early_are_accepted(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / ".lock").touch()
     (tmp_path / ".x.partial").touch()
@@ -98,12 +98,12 @@ def test_what_a_run_left_that_was_killed_early_is_its_own(tmp_path):
         folders.check(tmp_path)
 
 
-def test_a_second_process_is_kept_out(tmp_path):
+def test_a_second_lock_is_refused(tmp_path):
     with folders.lock(tmp_path), pytest.raises(folders.BusyError, match="--out"):
         refuse_within(tmp_path)
 
 
-def test_threads_are_given_back():
+def test_the_number_of_threads_is_restored():
     import torch
 
     before = torch.get_num_threads()
@@ -112,7 +112,7 @@ def test_threads_are_given_back():
     assert torch.get_num_threads() == before
 
 
-def test_runs_of_other_precision_follow_one_another_in_one_process(tmp_path):
+def test_runs_of_different_precision_in_one_process(tmp_path):
     for precision, mixed in (("bfloat16", "bf16"), ("float32", "no")):
         recipe = resolve("digits", [f"stages.train_teacher.precision={precision}"])
         assert machine.accelerator_of(recipe, tmp_path).mixed_precision == mixed

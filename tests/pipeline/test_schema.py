@@ -1,4 +1,4 @@
-"""The JSON schema says what the recipe's own check says, as far as it can."""
+"""The JSON schema agrees with the recipe's own validation, as far as it can."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ def test_it_is_a_schema():
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
-def test_shipped_recipes_fit_it_as_written_and_resolved(name):
+def test_shipped_recipes_are_valid_as_written_and_resolved(name):
     CHECK.validate(read(shipped_recipes()[name]))
     CHECK.validate(resolve(name, ["profile=smoke"]).model_dump(mode="json"))
 

@@ -1,4 +1,4 @@
-"""A student that few bits made slower is not praised in silence."""
+"""A note reports a quantised student that is slower."""
 
 import pytest
 
@@ -17,12 +17,12 @@ def link(stage: str, milliseconds: float, role: str = "student") -> Link:
     return Link.model_construct(stage=stage, role=role, measured=(measured,))
 
 
-def said(*links: Link, flags: tuple[str, ...] = ("avx2",)) -> list[str]:
+def notes(*links: Link, flags: tuple[str, ...] = ("avx2",)) -> list[str]:
     return list(latency_notes(links, Hardware.model_construct(flags=flags)))
 
 
-def test_both_latencies_are_named():
-    (note,) = said(
+def test_the_note_has_both_latencies():
+    (note,) = notes(
         link("train_teacher", 0.01, "teacher"), link("distill", 0.068), link("quantize", 0.161)
     )
     assert "0.161 ms" in note
@@ -30,18 +30,15 @@ def test_both_latencies_are_named():
     assert "no instruction" in note
 
 
-def test_the_processor_is_not_blamed_for_what_it_has():
-    (note,) = said(link("distill", 1.0), link("quantize", 2.0), flags=("avx2", "avx_vnni"))
+def test_existing_instructions_are_not_named_as_the_cause():
+    (note,) = notes(link("distill", 1.0), link("quantize", 2.0), flags=("avx2", "avx_vnni"))
     assert "no instruction" not in note
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(1.0, 0.4), (1.0, 1.04)],
-)
-def test_nothing_is_said_of_what_is_faster_or_as_fast(before, after):
-    assert said(link("distill", before), link("quantize", after)) == []
+@pytest.mark.parametrize(("before", "after"), [(1.0, 0.4), (1.0, 1.04)])
+def test_no_note_without_a_clear_slowdown(before, after):
+    assert notes(link("distill", before), link("quantize", after)) == []
 
 
-def test_other_stages_may_take_time():
-    assert said(link("prune", 1.0), link("distill", 2.0)) == []
+def test_no_note_after_other_stages():
+    assert notes(link("prune", 1.0), link("distill", 2.0)) == []

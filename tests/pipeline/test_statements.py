@@ -1,4 +1,4 @@
-"""What a model's files state, held against the data."""
+"""The statements of a model's files are checked against the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from limbeck.data.spec import DataSpec
 from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
 from limbeck.pipeline.recipe import Recipe
-from limbeck.pipeline.statements import class_order, hold, tokenizers_differ, with_statements
+from limbeck.pipeline.statements import (
+    check_models,
+    class_order,
+    tokenizers_differ,
+    with_statements,
+)
 from limbeck.pipeline.validate import validate
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -78,15 +83,15 @@ def test_classes_and_pixels_of_a_student_folder_are_fitted_to_the_data(
     shuffled = tuple(reversed(NAMES))
     spec, data = digits()
     recipe = recipe_of(spec, student_folder(classes=shuffled))
-    held = hold(recipe, data)
-    assert not held.problems
-    assert held.specs[0].class_names == shuffled
-    assert held.specs[0].normalization.mean == (0.25,)
-    assert ["by name" in note or "renormalises" in note for note in held.notes] == [True, True]
+    checks = check_models(recipe, data)
+    assert not checks.problems
+    assert checks.specs[0].class_names == shuffled
+    assert checks.specs[0].normalization.mean == (0.25,)
+    assert ["by name" in note or "renormalises" in note for note in checks.notes] == [True, True]
     # The recipe is then explicit, and what is found in it is the same.
     explicit = with_statements(recipe, data)
-    assert explicit.teachers == held.specs
-    assert hold(explicit, data).notes == held.notes
+    assert explicit.teachers == checks.specs
+    assert check_models(explicit, data).notes == checks.notes
     prepare = data.preprocess
     from limbeck.pipeline.context import normalization_of_data
 
@@ -103,9 +108,9 @@ def test_classes_and_pixels_of_a_student_folder_are_fitted_to_the_data(
 
 def test_a_model_with_more_classes_than_the_data(digits, student_folder) -> None:
     spec, data = digits()
-    held = hold(recipe_of(spec, student_folder(classes=("spare", *NAMES))), data)
-    assert not held.problems
-    assert "1 classes that the data lacks" in held.notes[0]
+    checks = check_models(recipe_of(spec, student_folder(classes=("spare", *NAMES))), data)
+    assert not checks.problems
+    assert "1 classes that the data lacks" in checks.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,7 @@ def test_a_model_with_more_classes_than_the_data(digits, student_folder) -> None
         (("x", "y"), ("x", "X"), None),
     ],
 )
-def test_names_match_only_where_it_is_certain(own, data, order) -> None:
+def test_names_match_only_if_unambiguous(own, data, order) -> None:
     expected = order or (None if len(own) == 2 else own)
     if own[0] == "entailment":
         expected = own
@@ -131,20 +136,20 @@ def test_names_match_only_where_it_is_certain(own, data, order) -> None:
 def test_classes_that_contradict_are_refused_with_both_lists(digits, student_folder) -> None:
     spec, data = digits()
     wrong = (*NAMES[:8], "ate", "nein")
-    (problem,) = hold(recipe_of(spec, student_folder(classes=wrong)), data).problems
+    (problem,) = check_models(recipe_of(spec, student_folder(classes=wrong)), data).problems
     assert problem.where == "teacher.class_names"
     assert "ate, nein" in str(problem)
     assert "eight, nine" in problem.allowed
     stated = {**student_folder(classes=wrong), "class_names": list(NAMES)}
-    assert not hold(recipe_of(spec, stated), data).problems
+    assert not check_models(recipe_of(spec, stated), data).problems
 
 
-def test_generic_names_are_not_held_against_the_data_but_noted(digits, student_folder) -> None:
+def test_generic_names_are_noted(digits, student_folder) -> None:
     spec, data = digits()
     generic = tuple(f"LABEL_{number}" for number in range(10))
-    held = hold(recipe_of(spec, student_folder(classes=generic)), data)
-    assert not held.problems
-    assert "cannot be compared" in held.notes[0]
+    checks = check_models(recipe_of(spec, student_folder(classes=generic)), data)
+    assert not checks.problems
+    assert "cannot be compared" in checks.notes[0]
 
 
 def bare(tmp_path: Path, **more: Any) -> dict[str, Any]:
@@ -154,18 +159,20 @@ def bare(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {**teacher, "checkpoint": str(tmp_path / "net.safetensors"), **more}
 
 
-def test_pixels_of_bare_weights_have_to_be_stated(digits, tmp_path) -> None:
+def test_the_normalisation_of_bare_weights_must_be_stated(digits, tmp_path) -> None:
     spec, data = digits()
-    (problem,) = hold(recipe_of(spec, bare(tmp_path)), data).problems
+    (problem,) = check_models(recipe_of(spec, bare(tmp_path)), data).problems
     assert problem.where == "teacher.normalization"
     assert "normalization: data" in problem.fix
     for stated in ("data", {"mean": [0.1], "std": [0.3]}):
-        assert not hold(recipe_of(spec, bare(tmp_path, normalization=stated)), data).problems
+        assert not check_models(
+            recipe_of(spec, bare(tmp_path, normalization=stated)), data
+        ).problems
     # What the recipe states of the data holds for all models; so does a `train_teacher` stage.
     image, loaded = digits(image={"mean": [0.5], "std": [0.5]})
-    assert not hold(recipe_of(image, bare(tmp_path)), loaded).problems
+    assert not check_models(recipe_of(image, bare(tmp_path)), loaded).problems
     again = recipe_of(spec, bare(tmp_path), stages=[{"train_teacher": {"epochs": 1}}])
-    assert not hold(again, data).problems
+    assert not check_models(again, data).problems
 
 
 def test_weights_of_a_run_have_the_preprocessing_of_the_run(digits, tmp_path) -> None:
@@ -174,27 +181,27 @@ def test_weights_of_a_run_have_the_preprocessing_of_the_run(digits, tmp_path) ->
     stage.mkdir(parents=True)
     teacher = bare(stage)
     data.preprocess.save((tmp_path / "run" / "student").resolve())
-    held = hold(recipe_of(spec, teacher), data)
-    assert not held.problems
-    assert held.specs[0].normalization is None  # the data's own: nothing to change
+    checks = check_models(recipe_of(spec, teacher), data)
+    assert not checks.problems
+    assert checks.specs[0].normalization is None  # the data's own: nothing to change
 
 
 def test_a_normalisation_that_contradicts_the_files_is_refused(digits, student_folder) -> None:
     spec, data = digits()
     stated = {**student_folder(), "normalization": {"mean": [0.5], "std": [0.5]}}
-    (problem,) = hold(recipe_of(spec, stated), data).problems
+    (problem,) = check_models(recipe_of(spec, stated), data).problems
     assert "mean [0.5]" in str(problem)
     assert "mean [0.25]" in problem.allowed
 
 
-def test_another_size_has_to_be_stated(digits, student_folder) -> None:
+def test_another_size_must_be_stated(digits, student_folder) -> None:
     spec, data = digits()
-    (problem,) = hold(recipe_of(spec, student_folder(size=[16, 16])), data).problems
+    (problem,) = check_models(recipe_of(spec, student_folder(size=[16, 16])), data).problems
     assert "data.image.size: 16" in problem.fix
     stated, same = digits(image={"size": 8})
-    held = hold(recipe_of(stated, student_folder(size=[16, 16])), same)
-    assert not held.problems
-    assert any("16 x 16" in note for note in held.notes)
+    checks = check_models(recipe_of(stated, student_folder(size=[16, 16])), same)
+    assert not checks.problems
+    assert any("16 x 16" in note for note in checks.notes)
 
 
 def test_libraries_state_the_preprocessing_of_their_own_weights(tmp_path) -> None:
@@ -284,10 +291,10 @@ def text_teacher(folder: Path) -> dict[str, Any]:
     return {"source": "transformers", "path": str(folder)}
 
 
-def test_the_tokenizer_beside_the_weights_is_the_right_one(reviews, bert) -> None:
+def test_the_tokenizer_beside_the_weights_is_accepted(reviews, bert) -> None:
     folder = bert()
     spec, data = reviews(tokenizer=str(folder))
-    assert not hold(recipe_of(spec, text_teacher(folder)), data).problems
+    assert not check_models(recipe_of(spec, text_teacher(folder)), data).problems
 
 
 @pytest.mark.parametrize(
@@ -306,17 +313,17 @@ def test_another_tokenizer_is_refused(reviews, bert, tmp_path, own, text, match)
     (other / "tokenizer.json").write_bytes((plain / "tokenizer.json").read_bytes())
     spec, data = reviews(**{"tokenizer": str(other), **text})
     folder = bert(**own)
-    (problem,) = hold(recipe_of(spec, text_teacher(folder)), data).problems
+    (problem,) = check_models(recipe_of(spec, text_teacher(folder)), data).problems
     assert match in str(problem)
     # The same holds for a student that begins from such a folder.
-    student = hold(recipe_of(spec, None, student=text_teacher(folder), stages=TAUGHT), data)
+    student = check_models(recipe_of(spec, None, student=text_teacher(folder), stages=TAUGHT), data)
     assert [match in str(one) for one in student.problems] == [True]
 
 
 TAUGHT = [{"distill": {"epochs": 1, "objective": ["task"]}}]
 
 
-def test_tokenizers_that_are_written_otherwise_and_do_the_same_are_the_same() -> None:
+def test_tokenizers_with_equal_behaviour_are_equal() -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
     from limbeck.data import tokenizers
@@ -333,19 +340,19 @@ def test_a_vocabulary_file_without_tokenizer_json_is_read(reviews, bert) -> None
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
-    assert not hold(recipe_of(spec, text_teacher(folder)), data).problems
+    assert not check_models(recipe_of(spec, text_teacher(folder)), data).problems
     (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary)))
-    (problem,) = hold(recipe_of(spec, text_teacher(folder)), data).problems
+    (problem,) = check_models(recipe_of(spec, text_teacher(folder)), data).problems
     assert "other numbers" in str(problem)
 
 
 def test_labels_of_a_transformers_folder(reviews, bert) -> None:
     folder = bert(id2label={0: "Good", 1: "Bad"}, label2id={"Good": 0, "Bad": 1})
     spec, data = reviews(tokenizer=str(folder))
-    held = hold(recipe_of(spec, text_teacher(folder)), data)
-    assert held.specs[0].class_names == ("good", "bad")
+    checks = check_models(recipe_of(spec, text_teacher(folder)), data)
+    assert checks.specs[0].class_names == ("good", "bad")
     folder = bert()  # LABEL_0, LABEL_1
-    assert hold(recipe_of(spec, text_teacher(folder)), data).specs[0].class_names is None
+    assert check_models(recipe_of(spec, text_teacher(folder)), data).specs[0].class_names is None
 
 
 def test_a_class_that_a_transformers_folder_names_twice_is_refused(reviews, bert) -> None:
@@ -354,7 +361,7 @@ def test_a_class_that_a_transformers_folder_names_twice_is_refused(reviews, bert
     config["id2label"] = {"0": "good", "1": "good"}
     (folder / "config.json").write_text(json.dumps(config))
     spec, data = reviews(tokenizer=str(folder))
-    problems = hold(recipe_of(spec, text_teacher(folder)), data).problems
+    problems = check_models(recipe_of(spec, text_teacher(folder)), data).problems
     assert any("each class name once" in str(problem) for problem in problems)
 
 
@@ -388,7 +395,7 @@ def test_columns_of_a_table(tmp_path, change, match) -> None:
     (folder / "preprocess.json").write_text(json.dumps(content))
     save_file({"w": torch.zeros(1)}, folder / "model.safetensors")
     teacher = {"source": "limbeck", "name": "tabular_mlp", "checkpoint": str(folder)}
-    problems = hold(recipe_of(spec, teacher), data).problems
+    problems = check_models(recipe_of(spec, teacher), data).problems
     assert [match in str(problem) for problem in problems] == ([] if match is None else [True])
 
 
@@ -403,7 +410,7 @@ def test_what_is_no_statement_states_nothing(digits, student_folder, tmp_path) -
         "[" * 9999,
     ):
         (tmp_path / "preprocess.json").write_text(content)
-        (problem,) = hold(recipe_of(spec, teacher), data).problems
+        (problem,) = check_models(recipe_of(spec, teacher), data).problems
         assert problem.where == "teacher.normalization"
 
 
@@ -428,5 +435,5 @@ def test_malformed_configurations_state_nothing(tmp_path, config) -> None:
 def test_a_student_is_expected_to_meet_a_budget(digits) -> None:
     spec, data = digits()
     student = {"source": "limbeck", "name": "digits_cnn", "expect": {"accuracy": 0.9}}
-    (problem,) = hold(recipe_of(spec, None, student=student, stages=TAUGHT), data).problems
+    (problem,) = check_models(recipe_of(spec, None, student=student, stages=TAUGHT), data).problems
     assert problem.where == "student.expect"

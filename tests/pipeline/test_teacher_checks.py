@@ -96,7 +96,7 @@ def work(tmp_path: Path, accelerator: Accelerator) -> Callable[..., Work]:
     return make
 
 
-def mine(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
+def own_net(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
     # Untrained nets: that they are at chance is tested elsewhere.
     expect = {"expect": {"above_chance": False}}
     return {"source": "python", "name": f"{tmp_path}/nets.py:{name}", **expect, **more}
@@ -112,30 +112,30 @@ def refused(work: Work) -> str:
     ("last", "kind"),
     [("Softmax", "probabilities"), ("Sigmoid", "sigmoid"), ("Hardsigmoid", "sigmoid")],
 )
-def test_outputs_that_are_probabilities_are_noticed(work, tmp_path, last, kind) -> None:
-    said = refused(work(mine(tmp_path, "net", last=last)))
-    assert "teacher.output_type: got 'logits', but each of 16 rows lies in [0, 1]" in said
-    assert f"state output_type: {kind}" in said
-    dry_run(work(mine(tmp_path, "net", last=last, output_type=kind))._context(0))
-    student = work(mine(tmp_path, "net"), student=mine(tmp_path, "net", last=last))
+def test_outputs_that_are_probabilities_are_refused(work, tmp_path, last, kind) -> None:
+    text = refused(work(own_net(tmp_path, "net", last=last)))
+    assert "teacher.output_type: got 'logits', but each of 16 rows lies in [0, 1]" in text
+    assert f"state output_type: {kind}" in text
+    dry_run(work(own_net(tmp_path, "net", last=last, output_type=kind))._context(0))
+    student = work(own_net(tmp_path, "net"), student=own_net(tmp_path, "net", last=last))
     assert "student.output_type" in refused(student)
 
 
 @pytest.mark.parametrize("last", ["Identity", "LogSoftmax", "Tanh"])
-def test_outputs_that_are_logits_are_logits(work, tmp_path, last) -> None:
-    dry_run(work(mine(tmp_path, "net", last=last))._context(0))
-    said = refused(work(mine(tmp_path, "net", last=last, output_type="probabilities")))
-    assert "Remove output_type" in said
+def test_outputs_that_are_logits_are_accepted(work, tmp_path, last) -> None:
+    dry_run(work(own_net(tmp_path, "net", last=last))._context(0))
+    text = refused(work(own_net(tmp_path, "net", last=last, output_type="probabilities")))
+    assert "Remove output_type" in text
 
 
-def test_logits_that_happen_to_lie_in_0_to_1_are_logits() -> None:
+def test_logits_within_0_to_1_are_accepted_as_logits() -> None:
     net = nn.Linear(2, 2)
     nn.init.zeros_(net.weight)
     net.bias.data = torch.tensor([0.25, 0.5])
     check_output_type(net, lambda: net(torch.ones(3, 2)), output_type="logits", where="teacher")
 
 
-def test_a_softmax_within_a_structure_is_noticed() -> None:
+def test_a_softmax_within_a_structured_output_is_refused() -> None:
     class Structured(nn.Module):
         def forward(self, x):
             return {"logits": x.softmax(1), "features": x}
@@ -151,10 +151,10 @@ def test_a_softmax_within_a_structure_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("name", ["Centred", "AcrossSamples", "unsteady"])
-def test_models_whose_samples_mix_are_refused(work, tmp_path, name) -> None:
-    said = refused(work(mine(tmp_path, name)))
-    assert "teacher" in said
-    assert "one at a time" in said
+def test_models_that_mix_samples_are_refused(work, tmp_path, name) -> None:
+    text = refused(work(own_net(tmp_path, name)))
+    assert "teacher" in text
+    assert "one at a time" in text
 
 
 def test_a_body_without_a_head_is_refused_unless_it_is_trained(work, tmp_path) -> None:
@@ -164,15 +164,15 @@ def test_a_body_without_a_head_is_refused_unless_it_is_trained(work, tmp_path) -
     folder = tmp_path / "vit"
     transformers.ViTModel(transformers.ViTConfig(**config)).save_pretrained(folder)
     teacher = {"source": "transformers", "path": str(folder), "normalization": "data"}
-    said = refused(work(teacher, [{"distill": {"epochs": 1}}]))
-    assert "without a trained head" in said
-    assert "classifier.bias, classifier.weight" in said
+    text = refused(work(teacher, [{"distill": {"epochs": 1}}]))
+    assert "without a trained head" in text
+    assert "classifier.bias, classifier.weight" in text
     dry_run(
         work(teacher, [{"train_teacher": {"epochs": 1}}, {"distill": {"epochs": 1}}])._context(0)
     )
 
 
-def test_a_head_that_is_stated_to_be_fresh_has_to_be_trained(work, tmp_path) -> None:
+def test_a_fresh_head_must_be_trained(work, tmp_path) -> None:
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
 
@@ -188,7 +188,7 @@ def test_a_head_that_is_stated_to_be_fresh_has_to_be_trained(work, tmp_path) -> 
     )
 
 
-def test_timm_without_the_head_of_its_weights_is_noticed() -> None:
+def test_the_head_names_of_a_timm_model() -> None:
     timm = pytest.importorskip("timm")
     from limbeck.models.sources.timm import _head_names
 
@@ -196,7 +196,7 @@ def test_timm_without_the_head_of_its_weights_is_noticed() -> None:
     assert _head_names(config) == ("head.weight", "head_dist.weight")
 
 
-def test_every_problem_is_told_at_once(work, tmp_path) -> None:
+def test_all_problems_are_reported_together(work, tmp_path) -> None:
     torch.manual_seed(0)
     save_file(nn.Linear(1, 1).state_dict(), tmp_path / "w.safetensors")
     teacher = {
@@ -204,9 +204,9 @@ def test_every_problem_is_told_at_once(work, tmp_path) -> None:
         "name": "digits_cnn",
         "checkpoint": str(tmp_path / "w.safetensors"),
     }
-    said = refused(work(teacher, DISTILL, student=mine(tmp_path, "net", last="Softmax")))
-    assert "teacher.normalization" in said
-    assert "student.output_type" in said
+    text = refused(work(teacher, DISTILL, student=own_net(tmp_path, "net", last="Softmax")))
+    assert "teacher.normalization" in text
+    assert "student.output_type" in text
 
 
 DISTILL = [{"distill": {"epochs": 1}}]
@@ -220,10 +220,10 @@ def artefact(role: str, accuracy: float, chance: ChanceTest | None = None) -> Ar
 
 
 def checked(predicted: Any, labels: Any, *, stage: str = "load", **expect: Any) -> None:
-    """Check a teacher that has made these predictions on validation."""
+    """Check a teacher with these predictions on validation."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
-    answers = Predictions(np.eye(4, dtype=np.float32)[predicted], labels)
-    made = artefact("teacher", float((labels == predicted).mean()), chance_test(answers))
+    predictions = Predictions(np.eye(4, dtype=np.float32)[predicted], labels)
+    made = artefact("teacher", float((labels == predicted).mean()), chance_test(predictions))
     record = Record(stage=stage, key="", seed=0, settings={}, what="", artefacts=(made,), files={})
     content = {"source": "limbeck", "name": "digits_cnn", "expect": expect or None}
     recipe = validate({**DIGITS, "teacher": content, "stages": LOADED})
@@ -254,7 +254,7 @@ def test_a_teacher_whose_classes_are_in_another_order_stops_the_run() -> None:
         checked((RIGHT + 1) % 4, RIGHT)
 
 
-def test_an_expected_accuracy_is_held_to_its_binomial_interval() -> None:
+def test_an_expected_accuracy_is_tested_by_its_binomial_interval() -> None:
     nearly = RIGHT.copy()
     nearly[:12] = (nearly[:12] + 1) % 4  # 94 %
     checked(nearly, RIGHT, accuracy=0.97)
@@ -265,7 +265,7 @@ def test_an_expected_accuracy_is_held_to_its_binomial_interval() -> None:
         checked(RIGHT, RIGHT, accuracy=0.9, tolerance=0.01)
 
 
-def test_a_teacher_no_better_than_the_label_only_student_is_warned_of() -> None:
+def test_a_teacher_no_better_than_the_label_only_student_causes_a_warning() -> None:
     teacher, student = (Path(), artefact("teacher", 0.8)), (Path(), artefact("baseline", 0.82))
     assert "80.00% and 82.00%" in weak_teacher(teacher, student)
     assert not weak_teacher((Path(), artefact("teacher", 0.9)), student)
@@ -295,8 +295,10 @@ def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
         for parameter in model.parameters():
             parameter.data.zero_()
         save_weights(model, tmp_path / name)
-    answers = Predictions(np.eye(10, dtype=np.float32)[np.arange(200) % 10], np.arange(200) % 10)
-    made = artefact("teacher", 1.0, chance_test(answers)).model_copy(update={"weights": names})
+    predictions = Predictions(
+        np.eye(10, dtype=np.float32)[np.arange(200) % 10], np.arange(200) % 10
+    )
+    made = artefact("teacher", 1.0, chance_test(predictions)).model_copy(update={"weights": names})
     record = Record(
         stage="train_teacher", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
     )
@@ -305,13 +307,13 @@ def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
     assert [one.where for one in error.value.problems] == ["teacher.0", "teacher.1"]
 
 
-def test_recorded_answers_belong_to_the_weights_and_what_fits_them_to_the_data(work) -> None:
-    from limbeck.pipeline.teachers import _answering
+def test_the_cache_key_includes_how_the_teacher_is_fitted_to_the_data(work) -> None:
+    from limbeck.pipeline.teachers import _fingerprint
 
     net = {"source": "limbeck", "name": "digits_cnn"}
     stated = ({}, {"output_type": "probabilities"}, {"normalization": {"mean": [0], "std": [1]}})
     teacher = SimpleNamespace(fingerprint="weights")
-    keys = {_answering(work({**net, **one})._context(0), teacher) for one in stated}
+    keys = {_fingerprint(work({**net, **one})._context(0), teacher) for one in stated}
     assert len(keys) == 3
 
 
@@ -335,7 +337,7 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 @pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="LIMBECK_DATA has no CIFAR-10 weights")
-def test_a_real_teacher_with_its_own_and_with_other_pixels(work) -> None:
+def test_a_real_teacher_with_its_own_and_with_other_normalisation(work) -> None:
     expect = {"accuracy": 0.9173}
     assert "teacher.normalization" in refused(work({**RESNET, "expect": expect}, DISTILL, **CIFAR))
     own = work({**RESNET, "normalization": IMAGENET, "expect": expect}, DISTILL, **CIFAR)
@@ -373,13 +375,13 @@ def linear_teacher(tmp_path: Path, data: dict[str, Any], order: list[int]) -> di
     return {"source": "python", "name": f"{tmp_path}/linear.py:build"}
 
 
-def test_a_loaded_teacher_is_scored_before_anything_trains(work, tmp_path) -> None:
+def test_a_loaded_teacher_is_tested_before_training(work, tmp_path) -> None:
     data = {**DIGITS["data"], "max_samples": {"train": 400, "validation": 140, "test": 40}}
     right = linear_teacher(tmp_path, data, list(range(10)))
     dry_run(work(right, data=data)._context(0))
     shifted = linear_teacher(tmp_path, data, [*range(1, 10), 0])
-    said = refused(work(shifted, data=data))
-    assert "another order" in said
-    assert "teacher.class_names" in said
+    text = refused(work(shifted, data=data))
+    assert "another order" in text
+    assert "teacher.class_names" in text
     untrained = {"source": "limbeck", "name": "digits_cnn", "width": 2}
     assert "no better than chance" in refused(work(untrained, data=data))

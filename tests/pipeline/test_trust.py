@@ -1,4 +1,4 @@
-"""The code that a recipe from elsewhere names is imported with permission, and never to be read."""
+"""Code of a recipe outside the current folder is imported only with permission."""
 
 import json
 
@@ -11,7 +11,7 @@ from limbeck.pipeline.load_recipe import resolve
 from limbeck.pipeline.trust import named_code, require_trust
 
 RECIPE = """
-name: theirs
+name: foreign
 task: image_classification
 data: {{source: python, name: "{folder}/evil.py:data"}}
 teacher: [{{source: python, name: "evil:net"}}, {{source: limbeck, name: digits_cnn}}]
@@ -28,9 +28,9 @@ stages:
 
 
 @pytest.fixture
-def theirs(tmp_path, monkeypatch):
-    """A recipe of somebody else's, whose code leaves a mark where it is imported."""
-    folder = tmp_path / "theirs"
+def foreign(tmp_path, monkeypatch):
+    """Write a recipe outside the current folder, whose code creates a file when imported."""
+    folder = tmp_path / "foreign"
     folder.mkdir()
     (folder / "evil.py").write_text(
         f"open({str(tmp_path / 'imported')!r}, 'w').close()\n"
@@ -49,8 +49,8 @@ def limbeck_(*argv: object):
     return CliRunner().invoke(_app(), [str(one) for one in argv])
 
 
-def test_reading_a_recipe_imports_nothing(theirs, tmp_path):
-    recipe = resolve(str(theirs))
+def test_loading_a_recipe_imports_no_code(foreign, tmp_path):
+    recipe = resolve(str(foreign))
     places = dict(named_code(recipe))
     assert set(places) == {
         "data.name",
@@ -63,9 +63,9 @@ def test_reading_a_recipe_imports_nothing(theirs, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["run", "sweep", "layers", "evaluate"])
-def test_a_verb_that_would_import_asks_for_permission(verb, theirs, tmp_path):
+def test_a_command_that_imports_code_requires_permission(verb, foreign, tmp_path):
     more = ["--vary", "stages.0.train_teacher.epochs=1,2"] if verb == "sweep" else []
-    ended = limbeck_(verb, theirs.parent if verb == "evaluate" else theirs, *more)
+    ended = limbeck_(verb, foreign.parent if verb == "evaluate" else foreign, *more)
     assert ended.exit_code == 2, ended.output
     for words in ("student.name", "evil.py:net", "data.name", "--trust-code", "LIMBECK_TRUST_CODE"):
         assert words in ended.output
@@ -73,19 +73,19 @@ def test_a_verb_that_would_import_asks_for_permission(verb, theirs, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-@pytest.mark.parametrize("way", ["option", "variable"])
-def test_with_permission_it_is_imported(way, theirs, tmp_path, monkeypatch):
-    if way == "variable":
+@pytest.mark.parametrize("permission", ["option", "variable"])
+def test_code_is_imported_with_permission(permission, foreign, tmp_path, monkeypatch):
+    if permission == "variable":
         monkeypatch.setenv("LIMBECK_TRUST_CODE", "1")
-    ended = limbeck_("run", theirs, *(["--trust-code"] if way == "option" else []))
+    ended = limbeck_("run", foreign, *(["--trust-code"] if permission == "option" else []))
     assert ended.exit_code == 2  # its data is nothing
     assert "--trust-code" not in ended.output
     assert (tmp_path / "imported").exists()
 
 
 @pytest.mark.parametrize("verb", ["report", "compare", "verify", "lineage", "list"])
-def test_verbs_that_only_read_import_nothing(verb, theirs, tmp_path):
-    folder = theirs.parent
+def test_commands_that_only_read_import_no_code(verb, foreign, tmp_path):
+    folder = foreign.parent
     (folder / "run.json").write_text(json.dumps({"recipe": {"student": {"source": "python"}}}))
     arguments = {"compare": [folder, folder], "list": ["recipes"]}.get(verb, [folder])
     ended = limbeck_(verb, *arguments)
@@ -93,16 +93,16 @@ def test_verbs_that_only_read_import_nothing(verb, theirs, tmp_path):
     assert not (tmp_path / "imported").exists()
 
 
-def test_a_link_under_the_current_folder_is_still_somebody_elses(theirs, tmp_path):
+def test_links_are_resolved_before_trust_is_decided(foreign, tmp_path):
     link = tmp_path / "here" / "mine.yaml"
-    link.symlink_to(theirs)
+    link.symlink_to(foreign)
     with pytest.raises(InputError, match="--trust-code"):
         require_trust(resolve(str(link)), link)
-    (tmp_path / "here" / "own.yaml").write_text(theirs.read_text())
+    (tmp_path / "here" / "own.yaml").write_text(foreign.read_text())
     require_trust(resolve("own.yaml"), tmp_path / "here" / "own.yaml")
 
 
-def test_what_the_command_line_names_is_the_users_own(tmp_path, monkeypatch):
+def test_code_named_on_the_command_line_is_trusted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     setting = "student={source: python, name: 'mine.py:net'}"
     recipe = resolve("digits", [setting])

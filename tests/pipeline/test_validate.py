@@ -1,4 +1,4 @@
-"""What is wrong with a recipe is said at once, with place, value, what is allowed and the fix."""
+"""All problems of a recipe are reported at once, with path, value, allowed values and fix."""
 
 import copy
 
@@ -12,7 +12,7 @@ DIGITS = read(shipped_recipes()["vision/digits"])
 
 
 def problems(**changes):
-    """Say what is wrong with the digits recipe after changes; None takes a key away."""
+    """Return the problems of the digits recipe after changes; None removes a key."""
     content = copy.deepcopy(DIGITS)
     for key, value in changes.items():
         if value is None:
@@ -82,17 +82,17 @@ def test_stages_in_a_wrong_order_are_refused(stages, where, word):
     assert word in problems(stages=stages)[where].fix
 
 
-def test_a_stage_that_needs_a_model_asks_for_it():
+def test_a_missing_model_is_named_with_the_stage_that_requires_it():
     assert "distill" in str(problems(student=None)["student"])
     assert "train_teacher" in str(problems(teacher=None)["teacher"])
 
 
-def test_a_teacher_that_nothing_teaches_or_loads_is_refused():
+def test_a_teacher_that_no_stage_trains_or_loads_is_refused():
     found = problems(stages=[{"distill": {"epochs": 1, "objective": ["task"]}}])
     assert "checkpoint" in found["teacher"].fix
 
 
-def test_a_teacher_with_weights_needs_no_teach_stage():
+def test_a_teacher_with_weights_needs_no_training_stage():
     content = {**DIGITS, "teacher": {**DIGITS["teacher"], "checkpoint": "teacher.safetensors"}}
     validate({**content, "stages": DIGITS["stages"][1:]})
 
@@ -102,7 +102,7 @@ def test_settings_that_the_method_ignores_are_refused():
     assert "stages.2.quantize.ranges" in problems(stages=stages)
 
 
-def test_the_hugging_face_folder_is_for_transformers_alone():
+def test_the_hugging_face_folder_requires_transformers():
     stages = [*DIGITS["stages"][:2], {"export": {"format": ["onnx", "huggingface"]}}]
     assert "stages.2.export.format" in problems(stages=stages)
 
@@ -119,13 +119,13 @@ def test_an_ensemble_has_no_features_to_tap():
     assert "stages.1.distill.objective" in found
 
 
-def test_recorded_answers_hold_no_features():
+def test_cached_outputs_have_no_features():
     term = {"fitnet_hint": {"student": "features", "teacher": "features"}}
     stages = [
         DIGITS["stages"][0],
         {"distill": {"epochs": 1, "objective": [term], "cache_teacher": True}},
     ]
-    assert "stages.1.distill.recorded" in problems(stages=stages)
+    assert "stages.1.distill.cache_teacher" in problems(stages=stages)
 
 
 def test_two_half_precisions_are_refused():
@@ -136,7 +136,7 @@ def test_two_half_precisions_are_refused():
     assert "stages.1.distill.precision" in problems(stages=stages)
 
 
-def test_infinities_are_refused_wherever_they_are():
+def test_infinities_are_refused_at_every_place():
     stages = [
         {"train_teacher": {"epochs": 1, "checkpoint_every": float("inf")}},
         *DIGITS["stages"][1:],

@@ -1,4 +1,4 @@
-"""Validation measures what counts: elements of weight 0 are no part of a metric."""
+"""Elements of weight 0 are excluded from the validation metrics."""
 
 from types import SimpleNamespace
 
@@ -9,20 +9,20 @@ from limbeck.pipeline.context import Context
 from limbeck.tasks.image_classification import ImageClassification
 
 
-class HalfWeighed(ImageClassification):
-    """A task in which samples with an odd number weigh nothing, as padding does."""
+class HalfWeighted(ImageClassification):
+    """A task in which samples with an odd index have weight 0, as padding has."""
 
     def weights(self, batch):
         return (batch["index"] % 2 == 0).float()
 
 
-def test_elements_of_weight_zero_are_not_measured():
+def test_elements_of_weight_zero_are_excluded():
     labels = torch.tensor([0, 1, 1, 0, 0, 1])
     right = torch.tensor([True, False, True, False, False, False])
     logits = nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
     batch = {"image": logits, "labels": labels, "index": torch.arange(6)}
     context = SimpleNamespace(
-        task=HalfWeighed(classes=("a", "b")),
+        task=HalfWeighted(classes=("a", "b")),
         accelerator=SimpleNamespace(device=torch.device("cpu")),
         batches=lambda split: [batch, batch],
         data=SimpleNamespace(validation=None),

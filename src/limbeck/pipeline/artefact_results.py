@@ -1,4 +1,4 @@
-"""Teacher-student comparison: class similarity of soft targets, and disagreements."""
+"""Test results of a seed: metrics and costs of every artefact, class similarity, disagreements."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ SHOWN = 12
 SIMILARITY_TEMPERATURE = 4.0
 
 
-def similarity(given: Predictions, classes: int) -> tuple[tuple[float, ...], ...]:
+def similarity(predictions: Predictions, classes: int) -> tuple[tuple[float, ...], ...]:
     """Compute the mean softened teacher probabilities per class, one class per row."""
-    soft = _softmax(given.logits, SIMILARITY_TEMPERATURE)
-    rows = [soft[given.labels == number] for number in range(classes)]
+    soft = _softmax(predictions.logits, SIMILARITY_TEMPERATURE)
+    rows = [soft[predictions.labels == number] for number in range(classes)]
     none = (0.0,) * classes
     return tuple(tuple(row.mean(axis=0).tolist()) if len(row) else none for row in rows)
 
@@ -55,17 +55,17 @@ def disagreement(
 ) -> Disagreement:
     """Build the record of one sample with both predictions."""
     raw = split.raw(index)
-    picture = None
+    png = None
     if "image" in raw:
         buffer = io.BytesIO()
         raw["image"].save(buffer, format="PNG")
-        picture = base64.b64encode(buffer.getvalue()).decode()
+        png = base64.b64encode(buffer.getvalue()).decode()
     return Disagreement(
         index=index,
         label=int(teacher.labels[index]),
         teacher=tuple(_softmax(teacher.logits[index : index + 1])[0].tolist()),
         student=tuple(_softmax(student.logits[index : index + 1])[0].tolist()),
-        picture=picture,
+        picture=png,
         text=raw.get("text"),
     )
 
@@ -118,48 +118,49 @@ def artefact_results(candidate: Candidate, context: Context) -> ArtefactResults:
     except (InputError, ValidationError):
         pass  # missing, or of another version: compute again
     context.progress.begin(f"examination on the test samples, seed {context.seed}")
-    examined = _examine(candidate, context)
-    write_json(path, examined.model_dump(mode="json"))
-    return examined
+    results = _compute(candidate, context)
+    write_json(path, results.model_dump(mode="json"))
+    return results
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """An artefact, its file, and the file's test predictions."""
+class _Tested:
+    """An artefact, its file, and the file's test predictions and costs."""
 
     place: ArtefactId
     artefact: Artefact
     path: Path
     digest: str
-    answers: Predictions
+    predictions: Predictions
     cost: Cost
 
 
-def _examine(candidate: Candidate, context: Context) -> ArtefactResults:
-    asked = _ask(candidate, context)
-    teacher = _last(asked, "teacher")
-    student = _last(asked, "student")
+def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
+    tested = _tested(candidate, context)
+    # The newest of each role.
+    newest = {one.artefact.role: one for one in tested}
+    teacher, student = newest.get("teacher"), newest.get("student")
     for one in (teacher, student):
         if one is not None:
-            context.tested[one.artefact.role] = one.answers
-    rows = disagreements(teacher.answers, student.answers) if teacher and student else []
+            context.tested[one.artefact.role] = one.predictions
+    rows: list[int] = []
+    shown: list[Disagreement] = []
+    if teacher and student:
+        pair = teacher.predictions, student.predictions
+        rows = disagreements(*pair)
+        shown = [disagreement(row, context.data.test, *pair) for row in rows[:SHOWN]]
+    classes = len(context.task.classes)
     return ArtefactResults(
         key=context.key,
-        places=tuple(one.place for one in asked),
-        measured=tuple(_measured(one, teacher, context) for one in asked),
-        class_similarity=None
-        if teacher is None
-        else similarity(context.predict(teacher.path), len(context.task.classes)),
-        disagreements=tuple(
-            disagreement(row, context.data.test, teacher.answers, student.answers)
-            for row in rows[:SHOWN]
-            if teacher and student
-        ),
+        places=tuple(one.place for one in tested),
+        measured=tuple(_measured(one, teacher, context) for one in tested),
+        class_similarity=similarity(context.predict(teacher.path), classes) if teacher else None,
+        disagreements=tuple(shown),
         disagreement_count=len(rows),
     )
 
 
-def _ask(candidate: Candidate, context: Context) -> list[_Asked]:
+def _tested(candidate: Candidate, context: Context) -> list[_Tested]:
     """Predict the test samples with every artefact; identical files are run once."""
     artefacts = [
         (ArtefactId(stage=number, role=artefact.role), artefact, link.folder / artefact.file)
@@ -171,72 +172,54 @@ def _ask(candidate: Candidate, context: Context) -> list[_Asked]:
         digest: (path, artefact)
         for digest, (_, artefact, path) in zip(digests, artefacts, strict=True)
     }
-    answered = _answer(files, context)
+    ticker = context.ticker("test samples")
+    predictions = {}
+    for number, (digest, (path, artefact)) in enumerate(files.items(), start=1):
+        predictions[digest] = predict(OnnxPredictor(path), context.batches(context.data.test))
+        ticker.tick(number, len(files), artefact.label)
     costs = _costs(files, context)
     return [
-        _Asked(place, artefact, path, digest, answered[digest], costs[digest])
+        _Tested(place, artefact, path, digest, predictions[digest], costs[digest])
         for digest, (place, artefact, path) in zip(digests, artefacts, strict=True)
     ]
 
 
-def _last(asked: list[_Asked], role: str) -> _Asked | None:
-    return next((one for one in reversed(asked) if one.place.role == role), None)
-
-
-def _answer(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Predictions]:
-    ticker = context.ticker("test samples")
-    answered = {}
-    for number, (digest, (path, artefact)) in enumerate(files.items(), start=1):
-        answered[digest] = predict(OnnxPredictor(path), context.batches(context.data.test))
-        ticker.tick(number, len(files), artefact.label)
-    return answered
-
-
 def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[str, Cost]:
     """Measure the cost of every file, interleaved."""
-    example = context.data.validation.__getitems__([0])
-    counts = {digest: _counts(artefact, context) for digest, (_, artefact) in files.items()}
     # The reported costs are those of the shipped file, the first seed's. Networks of other seeds
     # differ only in their weights, and are measured briefly as a check.
     first = context.seed == context.recipe.seeds[0]
     return measure(
-        {
-            digest: Costed(path, parameters=counts[digest][0], flops=counts[digest][1])
-            for digest, (path, _) in files.items()
-        },
-        example,
+        {digest: _costed(path, artefact, context) for digest, (path, artefact) in files.items()},
+        context.data.validation.__getitems__([0]),
         seconds=2.0 if first else 0.3,
         throughput_seconds=0.5 if first else 0.1,
         energy_method="auto" if first else "off",
     )
 
 
-def _counts(artefact: Artefact, context: Context) -> tuple[int, int]:
-    """Count the parameters and FLOPs of an artefact's network."""
+def _costed(path: Path, artefact: Artefact, context: Context) -> Costed:
+    """Return a file with the parameters and FLOPs of its network."""
     specs = context.recipe.teachers if artefact.role == "teacher" else [context.student_spec]
     example = context.data.validation.__getitems__([0])
-    models = [
-        context.build(
-            spec.model_copy(update={"checkpoint": None}), seed=0, changes=artefact.changes
-        )
-        for spec in specs
-    ]
+    plain = [spec.model_copy(update={"checkpoint": None}) for spec in specs]
+    models = [context.build(spec, seed=0, changes=artefact.changes) for spec in plain]
     operations = sum(flops(model, context.task, example) for model in models)
-    return sum(map(parameters, models)), operations
+    return Costed(path, parameters=sum(map(parameters, models)), flops=operations)
 
 
-def _measured(one: _Asked, teacher: _Asked | None, context: Context) -> Measured:
-    follows = teacher is not None and one.artefact.role != "teacher"
+def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measured:
+    compared = teacher if one.artefact.role != "teacher" else None
     return Measured(
         seed=context.seed,
         file=one.path.relative_to(context.run).as_posix(),
         digest=one.digest,
         validation_accuracy=one.artefact.validation_accuracy,
-        accuracy=accuracy(one.answers),
-        fidelity=fidelity(one.answers, teacher.answers) if follows and teacher else None,
-        calibration=calibration(one.answers),
+        accuracy=accuracy(one.predictions),
+        fidelity=fidelity(one.predictions, compared.predictions) if compared else None,
+        calibration=calibration(one.predictions),
         cost=one.cost,
         parity=one.artefact.parity,
-        confusion=confusion(one.answers),
-        right=pack_right(one.answers),
+        confusion=confusion(one.predictions),
+        right=pack_right(one.predictions),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -13,27 +14,25 @@ from limbeck.compress.masked_weights import fixed
 from limbeck.compress.method import CalibrationContext, CompressError, Method, NothingGainedError
 from limbeck.core.parametrized import Progressive
 from limbeck.errors import InputError, Problem
-from limbeck.pipeline.candidate import Candidate, Record, State, hashes
+from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
-from limbeck.pipeline.validate import RefusedError, inside, of_validation
+from limbeck.pipeline.validate import RefusedError, located, of_validation
 from limbeck.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from limbeck.core.registry import Registry
-    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
     from limbeck.pipeline.recipe import Recipe
     from limbeck.report.result import Curve
 
-DRY_RUN_PARAMETERS = (
-    20_000_000  # parameters: larger models are checked beforehand, but not compressed
-)
+DRY_RUN_PARAMETERS = 20_000_000
+"""Parameters from which a model is checked by the dry run, but not compressed."""
 
 
 class FineTune(Training, ObjectiveConfig):
@@ -57,14 +56,14 @@ class Compression(Stage):
     method: str
     role: Annotated[
         Literal["student", "teacher"],
-        Field(description="Whose model is changed: a smaller teacher then teaches."),
+        Field(description="The model that is changed; a smaller teacher then teaches."),
     ] = "student"
     calibration: Annotated[
         int,
         Field(
             ge=1,
             le=10**7,
-            description="Training samples that the method may look at, if there are so many.",
+            description="Training samples that the method may use, if there are so many.",
         ),
     ] = 512
     finetune: Annotated[
@@ -101,7 +100,7 @@ class Compression(Stage):
 
     def own_code(self) -> list[str]:
         """Return the recipe's own losses."""
-        return [] if self.finetune is None else self.finetune.code_of_terms()
+        return [] if self.finetune is None else self.finetune.own_losses()
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: an ensemble, a method without its training, or invalid fine-tuning."""
@@ -114,8 +113,8 @@ class Compression(Stage):
             given = f"nothing, with {self.method}"
             problems.append(Problem("finetune", given, "a training in which it is done", fix))
         if self.finetune is not None:
-            found = self.finetune.refused(recipe)
-            problems += [Problem(f"finetune.{p.where}", p.given, p.allowed, p.fix) for p in found]
+            found = self.finetune.check_features(recipe)
+            problems += [replace(one, where=f"finetune.{one.where}") for one in found]
         return problems
 
     def check_calibration(self, trial: DryRun, *, where: str) -> None:
@@ -124,9 +123,9 @@ class Compression(Stage):
         Raises:
             InputError: There are fewer training samples.
         """
-        there = len(trial.context.data.train)
-        if "calibration" in self.model_fields_set and self.calibration > there:
-            allowed = f"1 to {there}: so many training samples there are"
+        count = len(trial.context.data.train)
+        if "calibration" in self.model_fields_set and self.calibration > count:
+            allowed = f"1 to {count}, the number of training samples"
             raise InputError(Problem(f"{where}.calibration", self.calibration, allowed))
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
@@ -134,94 +133,81 @@ class Compression(Stage):
         self.check_calibration(trial, where=where)
         model = trial.student if self.role == "student" else trial.teachers[0]
         if self.finetune is not None and self.role == "student":
-            self.finetune.join_once(trial, where=f"{where}.finetune")
-        work = _work(trial.context, samples=2, batch=trial.batch)
+            self.finetune.try_objective(trial, where=f"{where}.finetune")
+        inputs = _calibration(trial.context, samples=2, batch=trial.batch)
         try:
-            self.way.check(model, work)
-            if sum(parameter.numel() for parameter in model.parameters()) < DRY_RUN_PARAMETERS:
-                changed = copy.deepcopy(model)
-                # Untrained weights may have nothing to compress where trained ones do.
-                with suppress(NothingGainedError):
-                    self.way.transform(changed, work)
-                trial.replace(self.role, changed)
-        except InputError as error:
-            raise InputError(*inside(error, where)) from error
+            with located(where):
+                self.way.check(model, inputs)
+                if sum(parameter.numel() for parameter in model.parameters()) < DRY_RUN_PARAMETERS:
+                    changed = copy.deepcopy(model)
+                    # Untrained weights may have nothing to compress where trained ones do.
+                    with suppress(NothingGainedError):
+                        self.way.transform(changed, inputs)
+                    trial.replace(self.role, changed)
         except CompressError as error:
             problem = Problem(where, self.method, "a method that fits the model", str(error))
             raise InputError(problem) from error
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Compress the model, fine-tune it if requested, and publish it."""
-        state = self.begin(candidate, context)
-        model = context.restore(_spec(context, self.role), state).to(context.accelerator.device)
-        changed = self.way.transform(model, _work(context, samples=self.calibration))
-        changes = (*state.changes, *([] if changed.change is None else [dict(changed.change)]))
-        curves = [] if self.finetune is None else [self._recover(model, candidate, context)]
-        settled = fixed(model)
-        changes = (*changes, *([] if settled is None else [dict(settled)]))
+        state = candidate.state(self.role)
+        if self.role == "student" and context.recipe.student is None and not state.weights:
+            state = candidate.state("teacher")
+        spec = context.student_spec if self.role == "student" else context.recipe.teachers[0]
+        spec = spec.model_copy(update={"checkpoint": None}) if self.role == "teacher" else spec
+        model = context.restore(spec, state).to(context.accelerator.device)
+        changed = self.way.transform(model, _calibration(context, samples=self.calibration))
+        curves, notes = self._finetune(model, candidate, context)
+        changes = [
+            *state.changes,
+            *(dict(one) for one in (changed.change, fixed(model)) if one is not None),
+        ]
         context.save(model, "model.safetensors")
         artefact = context.publish(
             model,
             role=self.role,
             label=f"{self.verb} {self.role}",
             weights=("model.safetensors",),
-            changes=changes,
+            changes=tuple(changes),
         )
-        record = Record(
-            stage=type(self).__name__.lower(),
-            key=context.key,
-            seed=context.seed,
-            settings=self.model_dump(mode="json"),
-            what=changed.what + (", recovered" if curves else ""),
-            artefacts=(artefact,),
-            files=hashes(context.folder, [artefact.file, *artefact.weights]),
-            curves=tuple(curves),
-            notes=(*changed.notes, *self._weak_teacher(candidate, curves)),
+        record = self.record(
+            context,
+            what=changed.what + (", fine-tuned" if curves else ""),
+            artefacts=[artefact],
+            curves=curves,
+            notes=(*changed.notes, *notes),
         )
         return candidate.append(context.folder, record)
 
-    def _weak_teacher(self, candidate: Candidate, curves: Sequence[Curve]) -> list[str]:
-        """Return a note if the teacher is no better than an earlier label-only student."""
-        if self.finetune is None or not self.finetune.needs_teacher or not curves:
-            return []
-        note = weak_teacher(candidate.newest("teacher"), candidate.newest("baseline"))
-        return [note] if note else []
-
-    def begin(self, candidate: Candidate, context: Context) -> State:
-        """Return the method's initial state; without a student, the teacher's."""
-        state = candidate.state(self.role)
-        adopts = self.role == "student" and context.recipe.student is None and not state.weights
-        return candidate.state("teacher") if adopts else state
-
-    def _recover(self, model: nn.Module, candidate: Candidate, context: Context) -> Curve:
+    def _finetune(
+        self, model: nn.Module, candidate: Candidate, context: Context
+    ) -> tuple[list[Curve], list[str]]:
+        """Fine-tune the model if requested; return the curve, and a note on a weak teacher."""
         if self.finetune is None:
-            raise ValueError("a recovery that was not asked for")
-        teacher = self.finetune.teacher(context, candidate.state("teacher", original=True))
-        return train(
+            return [], []
+        curve = train(
             context,
             model,
             objective=self.finetune.terms(),
             settings=self._training(self.finetune, model),
             label=f"{self.verb} {self.role}",
             role=self.role,
-            teacher=teacher,
+            teacher=self.finetune.teacher(context, candidate.state("teacher", original=True)),
         )
+        if not self.finetune.needs_teacher:
+            return [curve], []
+        note = weak_teacher(candidate.newest("teacher"), candidate.newest("baseline"))
+        return [curve], [note] if note else []
 
-    def _training(self, recover: FineTune, model: nn.Module) -> Training:
-        settings = training_of(recover)
+    def _training(self, finetune: FineTune, model: nn.Module) -> Training:
+        settings = training_of(finetune)
         if any(isinstance(part, Progressive) for part in model.modules()):
             # An earlier epoch, better on validation, has fewer zeros.
             return settings.model_copy(update={"keep": "last", "patience": None})
         return settings
 
 
-def _spec(context: Context, role: str) -> ModelSpec:
-    if role == "student":
-        return context.student_spec
-    return context.recipe.teachers[0].model_copy(update={"checkpoint": None})
-
-
-def _work(
+def _calibration(
     context: Context, *, samples: int, batch: Mapping[str, Tensor] | None = None
 ) -> CalibrationContext:
     """Build the inputs of a method; with a batch, from that batch alone."""

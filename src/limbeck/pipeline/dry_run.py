@@ -14,7 +14,7 @@ from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.stage_order import loads_teacher
-from limbeck.pipeline.statements import hold, trains_teacher
+from limbeck.pipeline.statements import check_models, trains_teacher
 from limbeck.pipeline.validate import of_model
 from limbeck.tasks.checks import check_modes
 
@@ -148,9 +148,9 @@ def dry_run(context: Context) -> DryRun:
     problems = _batch_fits(context)
     fits = not problems
     if fits:
-        held = hold(context.recipe, context.data)
-        problems += held.problems
-        for note in held.notes:
+        checks = check_models(context.recipe, context.data)
+        problems += checks.problems
+        for note in checks.notes:
             context.progress.log(note)
     trial = DryRun(context)
     for where, stage in _stages(context) if fits else ():

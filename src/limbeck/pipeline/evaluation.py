@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
 from limbeck.core.measurement import Result
-from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
+from limbeck.data.preprocess import TextPreprocess
 from limbeck.errors import InputError, LimbeckError
 from limbeck.evaluate.context import (
     Batch,
@@ -36,9 +36,9 @@ from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline import machine
 from limbeck.pipeline import run_folder as folders
 from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.context import normalization_of_data
 from limbeck.pipeline.progress import ProgressReporter
 from limbeck.pipeline.publish import write_report
-from limbeck.pipeline.run_folder import open_run
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.report.load import load_run
 
@@ -66,7 +66,7 @@ class Kept(Result):
 
 
 def evaluation(
-    candidate: Candidate, context: Context, asked: Evaluate, *, ended: Ended
+    candidate: Candidate, context: Context, stage: Evaluate, *, ended: Ended
 ) -> Evaluation:
     """Run the evaluations one by one, and save each when it ends.
 
@@ -76,20 +76,20 @@ def evaluation(
     Args:
         candidate: The whole chain of a seed.
         context: Its data and task.
-        asked: The evaluations with their settings.
+        stage: The evaluations with their settings.
         ended: Called with the results so far, after each evaluation.
     """
-    whose = _identity(candidate, context)
-    inputs = build_context(candidate, context, limit=asked.max_samples)
+    identity = _identity(candidate, context)
+    inputs = build_context(candidate, context, limit=stage.max_samples)
     done: list[EvaluationResult] = []
     failed: list[Failed] = []
-    names = list(asked.asked)
-    for number, (name, settings) in enumerate(asked.asked.items(), start=1):
+    names = list(stage.selected)
+    for number, (name, settings) in enumerate(stage.selected.items(), start=1):
         path = context.run / FOLDER / f"{name}.json"
-        key = fingerprint.of_json([asked.max_samples, name, settings, _files(settings)])
+        key = fingerprint.of_json([stage.max_samples, name, settings, _files(settings)])
         kept = _kept(path)
         label = f"evaluation {number}/{len(names)} {name}"
-        if kept is not None and (kept.candidate, kept.key) == (whose, key):
+        if kept is not None and (kept.candidate, kept.key) == (identity, key):
             context.progress.log(f"{label}: unchanged, reused")
             done.append(kept.asked)
         else:
@@ -99,7 +99,7 @@ def evaluation(
                 failed.append(one)
             else:
                 done.append(one)
-                kept = Kept(candidate=whose, key=key, asked=one)
+                kept = Kept(candidate=identity, key=key, asked=one)
                 write_json(path, kept.model_dump(mode="json"))
         ended(Evaluation(results=(*done,), failed=(*failed,), pending=(*names[number:],)))
     return Evaluation(results=(*done,), failed=(*failed,))
@@ -157,39 +157,49 @@ def build_context(candidate: Candidate, context: Context, *, limit: int) -> Eval
         context: Its data and task.
         limit: Number of test samples for costly evaluations.
     """
-    student = _side(candidate, context, "student", [context.student_spec])
+    student = _model(candidate, context, "student", [context.student_spec])
     if student is None:  # ensured by the chain check
         raise ValueError("an evaluation without a student")
+    data, texts = context.data, None
+    if isinstance(data.preprocess, TextPreprocess):
+        raw = [data.test.raw(row)["text"] for row in range(len(data.test))]
+        texts = TextInputs(raw=raw, encode=data.preprocess)
+    normalization = None
+    if (statistics := normalization_of_data(data.preprocess)) is not None:
+        normalization = Normalization(mean=statistics.mean, std=statistics.std)
     return EvaluationContext(
         student=student,
-        teacher=_side(candidate, context, "teacher", context.recipe.teachers),
-        batches=lambda: _arrays(context, context.data.test),
-        validation=lambda: _arrays(context, context.data.validation),
-        classes=tuple(context.data.classes),
-        normalization=_pixels(context),
-        texts=_texts(context),
-        sensitive_features=context.data.test.groups,
+        teacher=_model(candidate, context, "teacher", context.recipe.teachers),
+        batches=lambda: _arrays(context, data.test),
+        validation=lambda: _arrays(context, data.validation),
+        classes=tuple(data.classes),
+        normalization=normalization,
+        texts=texts,
+        sensitive_features=data.test.groups,
         max_samples=limit,
         seed=context.seed,
     )
 
 
-def _side(
+def _model(
     candidate: Candidate,
     context: Context,
     role: Literal["teacher", "student"],
     specs: Sequence[ModelSpec],
 ) -> EvaluatedModel | None:
-    found = candidate.newest(role)
+    found, state = candidate.newest(role), candidate.state(role)
     if found is None:
         return None
     folder, artefact = found
-    path = folder / artefact.file
+    torch_model = None  # as that of an ensemble
+    if len(specs) == len(state.weights) == 1:
+        model = context.restore(specs[0], state).eval().requires_grad_(False)
+        torch_model = TorchModel(model, context.task)
     return EvaluatedModel(
         role,
-        OnnxPredictor(path),
-        torch_model=_torch_model(candidate, context, role, specs),
-        file=path,
+        OnnxPredictor(folder / artefact.file),
+        torch_model=torch_model,
+        file=folder / artefact.file,
         seconds=_seconds(candidate, role),
         tested=context.tested.get(role),
     )
@@ -213,48 +223,19 @@ def _seconds(candidate: Candidate, role: Literal["teacher", "student"]) -> float
     return sum(record.seconds for record in stages) - sum(others)
 
 
-def _torch_model(
-    candidate: Candidate,
-    context: Context,
-    role: Literal["teacher", "student"],
-    specs: Sequence[ModelSpec],
-) -> TorchModel | None:
-    """Build the torch model of a role; None for an ensemble."""
-    state = candidate.state(role)
-    if len(specs) != 1 or len(state.weights) != 1:
-        return None
-    model = context.restore(specs[0], state).eval().requires_grad_(False)
-    return TorchModel(model, context.task)
-
-
 def _arrays(context: Context, split: Split) -> Iterator[Batch]:
     for batch in context.batches(split):
         yield {name: np.asarray(batch[name]) for name in (*context.task.inputs, "labels")}
 
 
-def _pixels(context: Context) -> Normalization | None:
-    prepare = context.data.preprocess
-    if not isinstance(prepare, ImagePreprocess):
-        return None
-    return Normalization(mean=prepare.mean, std=prepare.std)
-
-
-def _texts(context: Context) -> TextInputs | None:
-    prepare, split = context.data.preprocess, context.data.test
-    if not isinstance(prepare, TextPreprocess):
-        return None
-    raw = [split.raw(row)["text"] for row in range(len(split))]
-    return TextInputs(raw=raw, encode=prepare)
-
-
-def reevaluate(run: Path, asked: Evaluate, *, watch: ProgressReporter) -> Evaluation:
+def reevaluate(run: Path, stage: Evaluate, *, watch: ProgressReporter) -> Evaluation:
     """Evaluate a finished run's student again, and rewrite its report.
 
     Earlier results stay, unless the same evaluation is repeated.
 
     Args:
         run: A run folder.
-        asked: The evaluations with their settings.
+        stage: The evaluations with their settings.
         watch: The progress reporter.
 
     Raises:
@@ -266,14 +247,16 @@ def reevaluate(run: Path, asked: Evaluate, *, watch: ProgressReporter) -> Evalua
     def write(found: Evaluation) -> None:
         """Merge the results so far into the report; a repeated evaluation replaces its old one."""
         names = {one.evaluation for one in found.results} | {one.evaluation for one in found.failed}
-        asked = [one for one in before.results if one.evaluation not in names]
+        results = [one for one in before.results if one.evaluation not in names]
         failed = [one for one in before.failed if one.evaluation not in names]
         whole = Evaluation(
-            results=(*asked, *found.results), failed=(*failed, *found.failed), pending=found.pending
+            results=(*results, *found.results),
+            failed=(*failed, *found.failed),
+            pending=found.pending,
         )
         write_report(result.model_copy(update={"evaluation": whole}), out=run)
 
     with folders.lock(run):
-        candidate, context = open_run(run, watch=watch)
+        candidate, context = folders.open_run(run, watch=watch)
         with machine.threads(context.recipe.threads):
-            return evaluation(candidate, context, asked, ended=write)
+            return evaluation(candidate, context, stage, ended=write)

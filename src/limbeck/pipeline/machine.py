@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from limbeck.pipeline.recipe import Recipe
 
-# Package of each tracker whose names differ.
-PACKAGES = {"comet_ml": "comet_ml", "aim": "aim", "mlflow": "mlflow", "wandb": "wandb"}
 BOARDS = ("tensorboard", "tensorboardX")
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -53,7 +51,7 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
     accelerator = Accelerator(
         # Other processes wait during test and evaluation of the first, for as long as that takes.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))],
-        cpu=recipe.device == "cpu" or _without_accelerator(),
+        cpu=recipe.device == "cpu" or _share_cpu(),
         mixed_precision=MIXED[precision],
         log_with=list(recipe.trackers) or None,
         project_dir=str(out),
@@ -64,7 +62,7 @@ def accelerator_of(recipe: Recipe, out: Path) -> Accelerator:
     return accelerator
 
 
-def _without_accelerator() -> bool:
+def _share_cpu() -> bool:
     """Return whether several processes on this machine share its CPU.
 
     Accelerate connects processes on a CPU only if the CPU is requested; otherwise each would run
@@ -89,15 +87,15 @@ def _without_accelerator() -> bool:
 def _precision(recipe: Recipe) -> str:
     """Return the half precision requested by a stage; at most one exists."""
     with deferred():
-        asked = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
-    return next(iter(sorted(asked - {"float32"})), "float32")
+        found = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
+    return next(iter(sorted(found - {"float32"})), "float32")
 
 
 def _check_trackers(recipe: Recipe) -> None:
     """Raise if a tracker is not installed, which Accelerate would silently skip."""
     problems = []
     for number, tracker in enumerate(recipe.trackers):
-        packages = BOARDS if tracker == "tensorboard" else (PACKAGES[tracker],)
+        packages = BOARDS if tracker == "tensorboard" else (tracker,)
         if not any(map(available, packages)):
             allowed, fix = "a tracker that is installed", f"Install it: pip install {packages[0]}"
             problems.append(Problem(f"trackers.{number}", tracker, allowed, fix))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, Field, field_validator
@@ -14,7 +15,7 @@ from limbeck.objective.terms import PYTHON
 from limbeck.pipeline.dry_run import DryRun, gathered
 from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_as_one, teacher_of
 from limbeck.pipeline.train import training_of, training_set, try_training
-from limbeck.pipeline.validate import RefusedError, inside
+from limbeck.pipeline.validate import RefusedError, located
 from limbeck.schemes import Offline
 from limbeck.taps import Taps
 from limbeck.training import Training
@@ -39,7 +40,7 @@ class ObjectiveConfig(BaseModel):
     """The objective of a training under a teacher, as recipe settings."""
 
     objective: Annotated[
-        list[dict[str, Any] | str] | dict[str, Any],
+        Entries,
         Field(
             min_length=1,
             max_length=100,
@@ -56,7 +57,7 @@ class ObjectiveConfig(BaseModel):
     ] = 0
     cache_teacher: Annotated[
         bool,
-        Field(description="Save the teacher's answers once; look them up for every student after."),
+        Field(description="Save the teacher's outputs once; every student after reads them."),
     ] = False
 
     @field_validator("objective")
@@ -72,10 +73,9 @@ class ObjectiveConfig(BaseModel):
         """Build the objective."""
         return Objective.from_recipe(self.objective, measure_every=self.grad_norm_every)
 
-    def named_terms(self) -> str:
-        """Return the names of the terms, in one line."""
-        # Recipes have loss names; only programs pass functions.
-        return " + ".join(str(term.loss) for term in self.terms().terms)
+    def loss_names(self) -> list[str]:
+        """Return the losses of the terms; recipes have names, only programs pass functions."""
+        return [str(term.loss) for term in self.terms().terms]
 
     @property
     def needs_teacher(self) -> bool:
@@ -86,32 +86,32 @@ class ObjectiveConfig(BaseModel):
             return bool(entries) and Objective.from_recipe(entries).needs_teacher
         return self.terms().needs_teacher
 
-    def code_of_terms(self) -> list[str]:
+    def own_losses(self) -> list[str]:
         """Return the recipe's own losses."""
-        named = (str(term.loss) for term in self.terms().terms)
-        return [name.removeprefix(PYTHON) for name in named if name.startswith(PYTHON)]
+        names = self.loss_names()
+        return [name.removeprefix(PYTHON) for name in names if name.startswith(PYTHON)]
 
-    def refused(self, recipe: Recipe) -> list[Problem]:
+    def check_features(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features of an ensemble, or cached features, neither of which exists."""
         taps = self.terms().teacher_taps
         problems = []
         if taps and len(recipe.teachers) > 1:
             fix = "The features of an ensemble's members share no axes."
-            allowed = "terms on answers only, with several teachers"
+            allowed = "terms on logits only, with several teachers"
             problems.append(Problem("objective", taps, allowed, fix))
         if taps and self.cache_teacher:
-            fix = "Features are not recorded: set `cache_teacher: false`."
-            problems.append(Problem("recorded", taps, "terms on answers only", fix))
+            fix = "Features are not cached: set `cache_teacher: false`."
+            problems.append(Problem("cache_teacher", taps, "terms on logits only", fix))
         return problems
 
-    def join_once(self, trial: DryRun, *, where: str) -> None:
+    def try_objective(self, trial: DryRun, *, where: str) -> None:
         """Build student and teacher, connect them as in training, and try one step.
 
         Raises:
             InputError: They cannot be built, tapped, connected or trained.
         """
         objective = self.terms()
-        needs = objective.needs_teacher
+        needs, taps = objective.needs_teacher, objective.teacher_taps
         student, teachers = gathered(
             [lambda: [trial.student], lambda: trial.teachers if needs else []]
         )
@@ -122,22 +122,18 @@ class ObjectiveConfig(BaseModel):
         gathered(
             [
                 lambda: _check_taps(student, objective.student_taps, f"{place} (student)"),
-                lambda: _check_taps(teachers, objective.teacher_taps, f"{place} (teacher)"),
+                lambda: _check_taps(teachers, taps, f"{place} (teacher)"),
             ]
         )
-        taps = objective.teacher_taps
-        teacher = members_as_one(context, teachers, taps=taps) if needs else None
-        try:
+        with located(place):
             scheme = Offline(
                 student[0],
                 context.task,
                 objective,
-                teacher=teacher,
+                teacher=members_as_one(context, teachers, taps=taps) if needs else None,
                 probe=trial.batch,
                 training_set=training_set(context),
             )
-        except InputError as error:
-            raise InputError(*inside(error, place)) from error
         if isinstance(self, Training):
             try_training(context, scheme, training_of(self), where=where)
 
@@ -161,5 +157,4 @@ def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -
         for model in models:
             Taps(model, paths)
     except InputError as error:
-        found = (Problem(where, one.given, one.allowed, one.fix) for one in error.problems)
-        raise InputError(*found) from error
+        raise InputError(*(replace(one, where=where) for one in error.problems)) from error

@@ -25,7 +25,9 @@ from limbeck.report.result import Link, Measured, RunResult
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from limbeck.core.measurement import Interval
     from limbeck.data.load import Data
+    from limbeck.evaluate.evaluation import Evaluation
     from limbeck.pipeline.context import Context
     from limbeck.tasks import Task
 
@@ -44,44 +46,44 @@ def passport_inputs(
     """
     recipe = Recipe.model_validate(result.recipe)
     dataset = dataset_facts(recipe, result.data)
-    spec = result.recipe["student"] or result.recipe["teacher"]
+    environment, shipped = result.environment, result.shipped
     example = data.validation.__getitems__([0])
-    taught = (_accuracy(result.teacher.measured[0]),) if result.teacher else ()
+    accuracy = (_accuracy(result.teacher.measured[0]),) if result.teacher else ()
     facts = PassportFacts(
         name=student_name(result.name),
         task=result.task,
         folder=folder,
         model_file="model.onnx",
-        timestamp=datetime.fromisoformat(result.environment.started),
-        architecture=_architecture(spec),
-        inputs=tuple(f"{name} {_form(example[name])}" for name in task.inputs),
+        timestamp=datetime.fromisoformat(environment.started),
+        architecture=_architecture(result.recipe["student"] or result.recipe["teacher"]),
+        inputs=tuple(f"{name} {_shape(example[name])}" for name in task.inputs),
         outputs=(f"logits float32 [n, {len(task.classes)}]",),
-        teachers=tuple(_teachers(recipe, lineage, dataset, taught)),
+        teachers=tuple(_teachers(recipe, lineage, dataset, accuracy)),
         data=(dataset,),
         recipe=result.recipe,
-        metrics=tuple(_metrics(result.shipped, result.teacher)),
-        versions=result.environment.versions,
+        metrics=tuple(_metrics(shipped.measured[0], result.teacher)),
+        versions=environment.versions,
         seeds=result.seeds,
-        git_commit=result.environment.git_commit,
-        hardware=result.environment.hardware.processor,
-        limits=(*result.notes, *result.shipped.notes),
+        git_commit=environment.git_commit,
+        hardware=environment.hardware.processor,
+        limits=(*result.notes, *shipped.notes),
         tradeoffs=tuple(
             f"{check.name}: {check.measured:.6g} {check.unit} of {check.allowed:.6g} allowed, "
             f"{'met' if check.met else 'missed'}"
             for check in result.budget
         ),
-        robustness=tuple(_robustness(result)),
+        robustness=tuple(_robustness(result.evaluation)),
         carbon=_carbon(result),
         environment={
-            "system": result.environment.hardware.system,
-            "processor flags": " ".join(result.environment.hardware.flags),
+            "system": environment.hardware.system,
+            "processor flags": " ".join(environment.hardware.flags),
         },
-        negative_results=tuple(_negative(result)),
+        negative_results=tuple(_negative_results(result)),
     )
     return stated(facts, recipe.provenance.student)
 
 
-def _form(tensor: Tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     shape = ", ".join(["n", *(str(size) for size in tensor.shape[1:])])
     return f"{str(tensor.dtype).removeprefix('torch.')} [{shape}]"
 
@@ -130,7 +132,7 @@ def _teachers(
         return []
     folder, artefact = found
     record = next(one.record for one in lineage.lineage if one.folder == folder)
-    here = record.stage == "train_teacher"
+    trained = record.stage == "train_teacher"
     return [
         # A student used as a teacher keeps its own passport's facts: generations are linked by
         # hash.
@@ -138,11 +140,11 @@ def _teachers(
         or stated(
             ModelFacts(
                 name=name_of(spec),
-                source="taught in this run" if here else str(spec.checkpoint),
+                source="taught in this run" if trained else str(spec.checkpoint),
                 digest=record.files[name],
                 architecture=_architecture(spec.model_dump()),
                 metrics=metrics if len(recipe.teachers) == 1 else (),
-                data=(dataset,) if here else (),
+                data=(dataset,) if trained else (),
             ),
             origin(recipe, place),
         )
@@ -150,20 +152,22 @@ def _teachers(
     ]
 
 
-def _robustness(result: RunResult) -> Iterator[DifferenceFacts]:
+def _robustness(evaluation: Evaluation | None) -> Iterator[DifferenceFacts]:
     """Yield the differences found by robustness evaluations, with their margins."""
-    found = result.evaluation.result_of("robustness") if result.evaluation else None
-    for finding in found.comparisons if found else ():
-        gap = finding.difference
-        if gap is not None:
-            yield DifferenceFacts(
-                finding.name,
-                gap.value,
-                low=gap.interval.low if gap.interval else None,
-                high=gap.interval.high if gap.interval else None,
-                margin=finding.margin,
-                better=finding.direction,
-            )
+    for result in evaluation.results if evaluation else ():
+        # Not by `result_of`, whose result has no static type.
+        for comparison in result.comparisons if result.evaluation == "robustness" else ():
+            difference = comparison.difference
+            if difference is not None:
+                interval = difference.interval
+                yield DifferenceFacts(
+                    comparison.name,
+                    difference.value,
+                    low=interval.low if interval else None,
+                    high=interval.high if interval else None,
+                    margin=comparison.margin,
+                    better=comparison.direction,
+                )
 
 
 def _carbon(result: RunResult) -> CarbonFacts:
@@ -176,57 +180,45 @@ def _carbon(result: RunResult) -> CarbonFacts:
     )
 
 
-def _negative(result: RunResult) -> Iterator[str]:
-    """Yield the negative results of a run."""
+def _negative_results(result: RunResult) -> Iterator[str]:
     gain = result.comparison.difference if result.comparison else None
     if gain is not None and gain.mean <= 0:
         yield f"The teacher added nothing: {100 * gain.mean:+.2f} points over labels alone."
     for check in result.budget:
         if not check.met:
             yield f"The budget's {check.name} was missed: {check.measured:.6g} {check.unit}."
-    for finding in result.evaluation.comparisons if result.evaluation else ():
-        if finding.verdict == "worse":
-            yield finding.summary
+    for comparison in result.evaluation.comparisons if result.evaluation else ():
+        if comparison.verdict == "worse":
+            yield comparison.summary
 
 
 def _accuracy(one: Measured) -> MetricFacts:
-    interval = one.accuracy.interval
-    return MetricFacts(
-        "accuracy", one.accuracy.value, low=interval.low, high=interval.high, slice="test"
-    )
+    return _of_test("accuracy", one.accuracy.value, one.accuracy.interval)
 
 
-def _metrics(shipped: Link, teacher: Link | None) -> list[MetricFacts]:
-    """Return the metrics of the shipped file, the first seed's."""
-    one = shipped.measured[0]
-    metrics = [
-        _accuracy(one),
-        MetricFacts("expected_calibration_error", one.calibration.ece, slice="test"),
-        MetricFacts("size", one.cost.size_bytes, unit="bytes"),
-        MetricFacts("parameters", one.cost.parameters),
-        MetricFacts("flops", one.cost.flops),
-        MetricFacts("peak_memory", one.cost.peak_memory_bytes, unit="bytes"),
-        MetricFacts("throughput", one.cost.throughput, unit="samples/s"),
-    ]
-    metrics += [
-        MetricFacts(f"latency_{name}_{latency.threads}_threads", getattr(latency, name), unit="ms")
-        for latency in one.cost.latency
-        for name in ("p50", "p90", "p99")
-    ]
+def _of_test(name: str, value: float, interval: Interval | None = None) -> MetricFacts:
+    """Build a metric on the test samples."""
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return MetricFacts(name, value, low=low, high=high, slice="test")
+
+
+def _metrics(one: Measured, teacher: Link | None) -> Iterator[MetricFacts]:
+    """Yield the metrics of the shipped file, the first seed's."""
+    yield _accuracy(one)
+    yield _of_test("expected_calibration_error", one.calibration.ece)
+    yield MetricFacts("size", one.cost.size_bytes, unit="bytes")
+    yield MetricFacts("parameters", one.cost.parameters)
+    yield MetricFacts("flops", one.cost.flops)
+    yield MetricFacts("peak_memory", one.cost.peak_memory_bytes, unit="bytes")
+    yield MetricFacts("throughput", one.cost.throughput, unit="samples/s")
+    for latency in one.cost.latency:
+        for name in ("p50", "p90", "p99"):
+            label = f"latency_{name}_{latency.threads}_threads"
+            yield MetricFacts(label, getattr(latency, name), unit="ms")
     if one.fidelity is not None:
-        interval = one.fidelity.interval
-        metrics.append(
-            MetricFacts(
-                "agreement_with_teacher",
-                one.fidelity.agreement,
-                low=interval.low,
-                high=interval.high,
-                slice="test",
-            )
-        )
+        yield _of_test("agreement_with_teacher", one.fidelity.agreement, one.fidelity.interval)
     if teacher is not None and teacher.measured[0].accuracy.value > 0:
         retained = one.accuracy.value / teacher.measured[0].accuracy.value
-        metrics.append(MetricFacts("retained_share", retained, slice="test"))
+        yield _of_test("retained_share", retained)
     if one.cost.energy is not None:
-        metrics.append(MetricFacts("energy_estimated", one.cost.energy.joules, unit="J"))
-    return metrics
+        yield MetricFacts("energy_estimated", one.cost.energy.joules, unit="J")

@@ -37,7 +37,7 @@ class Origin(BaseModel):
     owner: str = ""
     licence: Annotated[str, Field(description="An SPDX id if there is one.")] = ""
     terms: Annotated[
-        list[str], Field(description="What its terms forbid or ask, such as no-distillation.")
+        list[str], Field(description="What its terms forbid or require, such as no-distillation.")
     ] = []
     flags: Annotated[
         list[str], Field(description="What its export is held to, such as dual-use.")
@@ -56,7 +56,7 @@ class Provenance(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: Annotated[
-        str | None, Field(description="A YAML file that says what is allowed and forbidden.")
+        str | None, Field(description="A YAML file of what is allowed and forbidden.")
     ] = None
     student: Origin = Origin()
     teachers: Annotated[
@@ -64,7 +64,7 @@ class Provenance(BaseModel):
         Field(description="One for each teacher, in order; a passport beside its weights wins."),
     ] = []
     data_terms: Annotated[
-        list[str], Field(description="What the data's terms ask, such as non-commercial.")
+        list[str], Field(description="What the data's terms require, such as non-commercial.")
     ] = []
 
 

@@ -26,7 +26,7 @@ class Budget(BaseModel):
         Positive | None, Field(description="Size of the shipped file in units of 1000 bytes.")
     ] = None
     latency_ms: Annotated[
-        Positive | None, Field(description="Median time of one answer: batch 1, one thread.")
+        Positive | None, Field(description="Median time of one prediction: batch 1, one thread.")
     ] = None
     accuracy_drop: Annotated[
         Share | None,
@@ -103,6 +103,12 @@ class Recipe(BaseModel):
         if self.teacher is None:
             return []
         return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
+
+    @property
+    def teacher_paths(self) -> list[str]:
+        """Return the path of each teacher in the recipe: `teacher`, or `teacher.0` and further."""
+        several = range(len(self.teachers))
+        return ["teacher"] if len(several) == 1 else [f"teacher.{number}" for number in several]
 
     @property
     def student_spec(self) -> ModelSpec | None:

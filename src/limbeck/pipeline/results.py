@@ -1,4 +1,4 @@
-"""Versions of a run: Python, packages and the commit of the working tree."""
+"""The result of a run: metrics of all seeds, budget checks, notes and versions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from limbeck.evaluate.hardware import Hardware, describe
 from limbeck.evaluate.intervals import summarize
 from limbeck.pipeline.artefact_results import SIMILARITY_TEMPERATURE, ArtefactResults
 from limbeck.pipeline.candidate import Candidate
-from limbeck.pipeline.statements import hold
+from limbeck.pipeline.statements import check_models
 from limbeck.pipeline.teacher_checks import chance_notes
 from limbeck.report.result import (
     BudgetCheck,
     Comparison,
-    Curve,
     DataFacts,
     Environment,
     Link,
@@ -29,7 +28,6 @@ from limbeck.report.result import (
 
 if TYPE_CHECKING:
     from limbeck.data.load import Data
-    from limbeck.evaluate.evaluation import Evaluation
     from limbeck.pipeline.recipe import Budget, Recipe
 
 
@@ -79,12 +77,12 @@ def latency_notes(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
     students = [link for link in chain if link.role == "student"]
     for before, after in pairwise(students):
         was, now = _latency(before), _latency(after)
-        varies = latency_ratio(now, was)
-        surely = varies is None or varies[0] > 1  # in nearly every block of the measurement
-        if after.stage == "quantize" and now.p50 > SLACK * was.p50 and surely:
+        ratio = latency_ratio(now, was)
+        slower = ratio is None or ratio[0] > 1  # in nearly every block of the measurement
+        if after.stage == "quantize" and now.p50 > SLACK * was.p50 and slower:
             yield (
-                f"One answer takes {now.p50:.3g} ms after quantising, and took {was.p50:.3g} ms "
-                f"before: {_reason(hardware)}."
+                f"One prediction takes {now.p50:.3g} ms after quantising, and took {was.p50:.3g} "
+                f"ms before: {_slow_reason(hardware)}."
             )
 
 
@@ -95,10 +93,10 @@ def unsteady(chain: Sequence[Link]) -> Iterator[str]:
         chain: The links of a run, in order.
     """
     timed = [(link.label, _latency(link)) for link in chain]
-    shaken = [(label, one) for label, one in timed if not one.steady]
-    if not shaken:
+    varying = [(label, one) for label, one in timed if not one.steady]
+    if not varying:
         return
-    label, worst = max(shaken, key=lambda pair: pair[1].p90 / pair[1].p50)
+    label, worst = max(varying, key=lambda pair: pair[1].p90 / pair[1].p50)
     load = "" if worst.load is None else f"; the load average was {worst.load:.1f} for each core"
     yield (
         f"Latencies are inconclusive: for {label}, the 90th percentile is "
@@ -111,8 +109,8 @@ def _latency(link: Link) -> Latency:
     return next(one for one in link.measured[0].cost.latency if one.threads == 1)
 
 
-def _reason(hardware: Hardware) -> str:
-    rounding = "rounding what flows between layers takes longer than products of few bits save"
+def _slow_reason(hardware: Hardware) -> str:
+    rounding = "rounding the activations takes longer than products of few bits save"
     if INTEGER & set(hardware.flags):
         return f"{rounding}, or operators in between stayed in float"
     return f"this processor has no instruction for products of eight-bit numbers, so {rounding}"
@@ -123,17 +121,16 @@ def assemble(
     recipe: Recipe,
     data: Data,
     lineages: list[Candidate],
-    examinations: list[ArtefactResults],
-    evaluation: Evaluation | None,
+    seeds: list[ArtefactResults],
     started: datetime,
     seconds: float,
     command: str,
 ) -> RunResult:
     """Build the run result from the seeds' metrics: means, intervals and budget checks."""
-    links = list(_links(lineages, examinations))
+    links = list(_links(lineages, seeds))
     chain = tuple(link for link in links if link.role != "baseline")
-    baseline, distilled = _pair(links)
-    first, hardware = examinations[0], describe()
+    first, hardware = seeds[0], describe()
+    baseline, comparison = _comparison(links)
     return RunResult(
         name=recipe.name,
         task=recipe.task,
@@ -142,14 +139,15 @@ def assemble(
         data=DataFacts.model_validate(data.facts, from_attributes=True),
         chain=chain,
         baseline=baseline,
-        comparison=_comparison(distilled, baseline),
+        comparison=comparison,
         budget=tuple(_budget(recipe.budget, chain)),
-        curves=tuple(_curves(lineages)),
+        curves=tuple(
+            curve for one in lineages for link in one.lineage for curve in link.record.curves
+        ),
         class_similarity=first.class_similarity,
         similarity_temperature=SIMILARITY_TEMPERATURE,
         disagreements=first.disagreements,
         disagreement_count=first.disagreement_count,
-        evaluation=evaluation,
         environment=Environment(
             hardware=hardware,
             versions=versions(),
@@ -162,10 +160,10 @@ def assemble(
     )
 
 
-def _links(lineages: list[Candidate], examinations: list[ArtefactResults]) -> Iterator[Link]:
+def _links(lineages: list[Candidate], seeds: list[ArtefactResults]) -> Iterator[Link]:
     for number, link in enumerate(lineages[0].lineage):
         for artefact in link.record.artefacts:
-            measured = tuple(examined.find(number, artefact.role) for examined in examinations)
+            measured = tuple(results.find(number, artefact.role) for results in seeds)
             yield Link(
                 stage=link.record.stage,
                 label=artefact.label,
@@ -178,25 +176,16 @@ def _links(lineages: list[Candidate], examinations: list[ArtefactResults]) -> It
             )
 
 
-def _pair(links: list[Link]) -> tuple[Link | None, Link | None]:
-    """Return the newest label-only baseline, and the distilled student from the same start."""
+def _comparison(links: list[Link]) -> tuple[Link | None, Comparison | None]:
+    """Compare the newest label-only baseline with the distilled student from the same start."""
     numbers = [number for number, link in enumerate(links) if link.role == "baseline"]
     if not numbers:
         return None, None
-    before = [link for link in links[: numbers[-1]] if link.role == "student"]
-    return links[numbers[-1]], before[-1]
-
-
-def _comparison(distilled: Link | None, baseline: Link | None) -> Comparison | None:
-    """Compare the student with its label-only baseline, trained from the same start."""
-    if baseline is None or distilled is None:
-        return None
-    pairs = zip(distilled.accuracy.values, baseline.accuracy.values, strict=True)
-    return Comparison(
-        student=distilled.accuracy,
-        baseline=baseline.accuracy,
-        difference=summarize([ours - theirs for ours, theirs in pairs]),
-    )
+    baseline = links[numbers[-1]]
+    student = [link for link in links[: numbers[-1]] if link.role == "student"][-1].accuracy
+    pairs = zip(student.values, baseline.accuracy.values, strict=True)
+    difference = summarize([distilled - alone for distilled, alone in pairs])
+    return baseline, Comparison(student=student, baseline=baseline.accuracy, difference=difference)
 
 
 def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
@@ -205,19 +194,19 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
     Costs are those of the shipped file, the first seed's; accuracy is the mean over seeds.
     """
     shipped = chain[-1]
-    cost = shipped.measured[0].cost
-    latency = next(one for one in cost.latency if one.threads == 1)
+    cost, latency = shipped.measured[0].cost, _latency(shipped)
     teacher = next((link for link in chain if link.role == "teacher"), None)
-    drop = None if teacher is None else teacher.accuracy.mean - shipped.accuracy.mean
-    ceilings = {
+    reached = shipped.accuracy.mean
+    values = {
         "size_kb": (cost.size_bytes / 1000, "kB"),
         "latency_ms": (latency.p50, "ms"),
-        "accuracy_drop": (drop, ""),
+        "accuracy_drop": (None if teacher is None else teacher.accuracy.mean - reached, ""),
         "parameters": (cost.parameters, ""),
         "flops": (cost.flops, ""),
         "memory_mb": (cost.peak_memory_bytes / 1e6, "MB"),
+        "accuracy": (reached, ""),
     }
-    for name, (measured, unit) in ceilings.items():
+    for name, (measured, unit) in values.items():
         allowed = getattr(budget, name)
         if allowed is not None and measured is not None:
             yield BudgetCheck(
@@ -225,18 +214,9 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
                 allowed=allowed,
                 measured=measured,
                 unit=unit,
-                met=measured <= allowed,
+                met=measured >= allowed if name == "accuracy" else measured <= allowed,
                 conclusive=name != "latency_ms" or _conclusive(latency, allowed),
             )
-    if budget.accuracy is not None:
-        reached = shipped.accuracy.mean
-        yield BudgetCheck(
-            name="accuracy",
-            allowed=budget.accuracy,
-            measured=reached,
-            unit="",
-            met=reached >= budget.accuracy,
-        )
 
 
 def _conclusive(latency: Latency, allowed: float) -> bool:
@@ -246,21 +226,13 @@ def _conclusive(latency: Latency, allowed: float) -> bool:
     return not latency.p10 <= allowed <= latency.p90
 
 
-def _curves(lineages: list[Candidate]) -> Iterator[Curve]:
-    for lineage in lineages:
-        for link in lineage.lineage:
-            yield from link.record.curves
-
-
 def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[str]:
     if len(recipe.seeds) == 1:
         yield "One seed: no interval over seeds can be given. Set `seeds: [0, 1, 2]` for one."
     if recipe.profile != "default":
         yield f"The profile {recipe.profile!r} was applied; figures of the whole recipe may differ."
     yield from data.facts.notes
-    yield from hold(recipe, data).notes
-    for number, lineage in enumerate(lineages):
-        notes = [note for link in lineage.lineage for note in chance_notes(link.record)]
-        yield from (
-            note if len(lineages) == 1 else f"Seed {recipe.seeds[number]}: {note}" for note in notes
-        )
+    yield from check_models(recipe, data).notes
+    for seed, lineage in zip(recipe.seeds, lineages, strict=True):
+        for note in (note for link in lineage.lineage for note in chance_notes(link.record)):
+            yield note if len(lineages) == 1 else f"Seed {seed}: {note}"

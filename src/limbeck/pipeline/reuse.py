@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.core import fingerprint, imports, user_code
 from limbeck.core.files import write_text
-from limbeck.errors import InputError
 from limbeck.pipeline import candidate as candidates
 from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.results import versions
-from limbeck.pipeline.validate import of_model
+from limbeck.pipeline.validate import model_located
 
 if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
-    from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.stage import Stage
 
 # Checkpoint and log intervals, and the number of workers, do not change the result.
@@ -61,18 +59,15 @@ class Inputs:
         content = spec.model_dump(mode="json")
         known = fingerprint.of_json(content)
         if known not in self._models:
-            try:
+            with model_located(where):
                 files = _files(spec)
                 with user_code.reads() as read:
                     built = fingerprint.of_module(self._build(spec))
-            except InputError as error:
-                raise InputError(*(of_model(one, where) for one in error.problems)) from error
-            own = self.function(spec.name) if spec.source == "python" else None
             self._models[known] = {
                 **content,
                 "files": files,
                 "built": built,
-                "code": own,
+                "code": self.function(spec.name) if spec.source == "python" else None,
                 "read": sorted(user_code.hash_reads(read).values()),
             }
         return self._models[known]
@@ -90,10 +85,13 @@ def key_of(
         context: The recipe, the data and the seed.
         inputs: Hashes of inputs beyond settings.
     """
-    recipe, data = context.recipe, context.data
-    augment = data.train.augment
-    makes_teacher = "teacher" in stage.made()
-    made = _models(recipe, stage)
+    recipe, data, student = context.recipe, context.data, context.recipe.student_spec
+    augment, made = data.train.augment, stage.made()
+    models: list[tuple[str, ModelSpec]] = []
+    if "teacher" in made:
+        models = [("teacher", spec) for spec in recipe.teachers]
+    elif "student" in made and student is not None:
+        models = [("student", student)]
     content: dict[str, Any] = {
         "stage": name,
         "settings": stage.model_dump(mode="json", exclude=INDIFFERENT),
@@ -103,29 +101,20 @@ def key_of(
         "preprocess": data.preprocess.fingerprint,
         "augment": None if augment is None else augment.model_dump(mode="json"),
         "task": recipe.task,
-        "models": [inputs.model(spec, where) for where, spec in made],
-        # An export writes the architecture, whichever stage built the student.
-        "student": inputs.model(recipe.student_spec, "student") if recipe.student_spec else None,
+        "models": [inputs.model(spec, where) for where, spec in models],
         "before": candidate.key,
         "processes": context.accelerator.num_processes,
         "threads": recipe.threads,
         "device": recipe.device,
         "code": inputs.code,
     }
-    if makes_teacher:
-        del content["student"]
+    # An export writes the architecture, whichever stage built the student.
+    architecture = None if student is None else inputs.model(student, "student")
+    if "teacher" not in made:
+        content["student"] = architecture
     if name == "export":  # written into the headers of the files
         content["stamp"] = [recipe.name, recipe.provenance.model_dump(mode="json")]
     return fingerprint.of_json(content)
-
-
-def _models(recipe: Recipe, stage: Stage) -> list[tuple[str, ModelSpec]]:
-    """Return the models that a stage builds and trains, with their paths in the recipe."""
-    if "teacher" in stage.made():
-        return [("teacher", spec) for spec in recipe.teachers]
-    if "student" in stage.made() and recipe.student_spec is not None:
-        return [("student", recipe.student_spec)]
-    return []
 
 
 def _files(spec: ModelSpec) -> dict[str, str]:
@@ -150,7 +139,7 @@ def finished(context: Context) -> Record | None:
     """Return the record of the same work if done before, and clean up after it."""
     record = peek(context)
     if record is not None and context.main:
-        drop_checkpoints(context.folder)
+        _drop_checkpoints(context.folder)
     return record
 
 
@@ -160,7 +149,7 @@ def begin(context: Context) -> None:
     same = started.is_file() and started.read_text(errors="replace") == context.key
     if not (same and context.resume):
         if same and any(context.folder.rglob("checkpoint/*.safetensors")):
-            line = "  starting anew; --resume would have gone on from the checkpoint"
+            line = "  starting anew; --resume would have continued from the checkpoint"
             context.progress.log(line)
         shutil.rmtree(context.folder, ignore_errors=True)
     write_text(started, context.key)
@@ -169,10 +158,9 @@ def begin(context: Context) -> None:
 def finish(context: Context, record: Record) -> None:
     """Write a stage's record, which marks it as done, and remove its checkpoints."""
     candidates.save(context.folder, record)
-    drop_checkpoints(context.folder)
+    _drop_checkpoints(context.folder)
 
 
-def drop_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of finished trainings."""
+def _drop_checkpoints(folder: Path) -> None:
     for leftover in list(folder.rglob("checkpoint")):
         shutil.rmtree(leftover, ignore_errors=True)

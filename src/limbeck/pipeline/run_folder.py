@@ -72,14 +72,17 @@ def check(run: Path) -> None:
         InputError: Not a folder, or it contains files but no mark of a run.
     """
     allowed = "an empty folder, a new one, or one that holds a run of limbeck"
+    # A run that was killed early leaves these files and no mark.
+    leftovers = {LOCK, HOLDER, DATA}
     try:
-        strange = sorted(path.name for path in run.iterdir() if not _ours(path))
+        names = sorted(path.name for path in run.iterdir())
     except FileNotFoundError:
         return
     except OSError as error:
         raise InputError(Problem("--out", str(run), allowed, f"{error.strerror}.")) from error
-    if strange and not (run / MARK).is_file():
-        raise InputError(Problem("--out", str(run), allowed, f"It holds {strange[0]}."))
+    foreign = [name for name in names if name not in leftovers and not name.endswith(".partial")]
+    if foreign and not (run / MARK).is_file():
+        raise InputError(Problem("--out", str(run), allowed, f"It holds {foreign[0]}."))
 
 
 def check_place(run: Path) -> None:
@@ -94,11 +97,6 @@ def check_place(run: Path) -> None:
         raise InputError(Problem("--out", str(run), f"a place to write to; {place} is none"))
 
 
-def _ours(path: Path) -> bool:
-    """Return whether a file is left over from a run that was killed before it had its mark."""
-    return path.name in {LOCK, HOLDER, DATA} or path.name.endswith(".partial")
-
-
 @contextmanager
 def lock(run: Path) -> Iterator[None]:
     """Lock a run folder during the block, so that no two processes work in it.
@@ -111,13 +109,15 @@ def lock(run: Path) -> Iterator[None]:
     """
     lock, made = _locked(run)
     try:
-        write_text(run / HOLDER, _this_process())
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        process = f"process {os.getpid()} on {platform.node()}, since {started}"
+        write_text(run / HOLDER, process)
         yield
     finally:
         with suppress(OSError):
             (run / HOLDER).unlink()
         if not (run / MARK).exists():
-            _take_away(run, made)
+            _remove(run, made)
         lock.release()
 
 
@@ -142,12 +142,6 @@ def _locked(run: Path) -> tuple[BaseFileLock, list[Path]]:
     raise BusyError(_busy(run))
 
 
-def _this_process() -> str:
-    """Return a description of this process, stored in the lock."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    return f"process {os.getpid()} on {platform.node()}, since {started}"
-
-
 def _busy(run: Path) -> str:
     try:
         holder = (run / HOLDER).read_text(encoding="utf-8", errors="replace")[:200]
@@ -156,7 +150,7 @@ def _busy(run: Path) -> str:
     return f"{run}: locked by {holder}. Wait until it ends, or choose another --out."
 
 
-def _take_away(run: Path, made: list[Path]) -> None:
+def _remove(run: Path, made: list[Path]) -> None:
     """Remove files written into a run folder, and the folders created for it.
 
     The lock is held meanwhile; a waiting process finds it removed, and creates it again.
@@ -242,22 +236,13 @@ def _lineage(run: Path) -> Candidate:
     candidate = Candidate()
     for folder in sorted((run / "stages").glob("*")):
         candidate = candidate.append(folder, _record(folder))
-    _probe(candidate)
+    # Each file is run once in a process with limits, since the folder may be untrusted.
+    newest = filter(None, map(candidate.newest, ROLES))
+    for path in sorted({folder / artefact.file for folder, artefact in newest}):
+        probe(path)
     if not candidate.lineage:
         raise InputError(Problem(str(run / "stages"), "no stage", "a run that has ended", FIX))
     return candidate
-
-
-def _probe(candidate: Candidate) -> None:
-    """Run each file once in a process with limits, since the folder may be untrusted."""
-    newest = {
-        folder / artefact.file
-        for role in ROLES
-        if (found := candidate.newest(role)) is not None
-        for folder, artefact in [found]
-    }
-    for path in sorted(newest):
-        probe(path)
 
 
 def _record(folder: Path) -> Record:
@@ -272,12 +257,12 @@ def _record(folder: Path) -> Record:
     except OSError as error:
         given = f"{error.filename} cannot be read"
         raise InputError(Problem(str(folder), given, "every file of the stage", FIX)) from error
-    strange = [one.file for one in record.artefacts if one.file not in record.files]
-    if strange:
-        given = f"{strange[0]} without a hash"
-        raise InputError(Problem(str(path), given, "a record of every file of the stage", FIX))
-    changed = [name for name in record.files if found[name] != record.files[name]]
-    if changed:
-        given = f"{changed[0]} was changed since the stage wrote it"
-        raise InputError(Problem(str(folder), given, "the files as they were written", FIX))
+    for artefact in record.artefacts:
+        if artefact.file not in record.files:
+            given = f"{artefact.file} without a hash"
+            raise InputError(Problem(str(path), given, "a record of every file of the stage", FIX))
+    for name, digest in record.files.items():
+        if found[name] != digest:
+            given = f"{name} was changed since the stage wrote it"
+            raise InputError(Problem(str(folder), given, "the files as they were written", FIX))
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import yaml
 
 from limbeck.core import fingerprint, user_code
 from limbeck.core.files import write_text
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, gathering
 from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import machine, reuse
 from limbeck.pipeline import run_folder as folders
@@ -34,7 +34,7 @@ from limbeck.pipeline.stages.load import Load
 from limbeck.pipeline.statements import with_statements
 from limbeck.pipeline.teacher_checks import chance_notes, check_teacher
 from limbeck.pipeline.trust import named_code
-from limbeck.pipeline.validate import check_code, of_model
+from limbeck.pipeline.validate import check_code, model_located
 from limbeck.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -128,17 +128,16 @@ class Work:
             recipe=self.recipe,
             data=self.data,
             lineages=lineages,
-            examinations=[examined for _, examined in finished],
-            evaluation=None,
+            seeds=[results for _, results in finished],
             started=started,
             seconds=time.monotonic() - clock,
             command=shlex.join(["limbeck", *sys.argv[1:]]),
         )
         # Before the evaluations, whose failure must not lose the training and its measurements.
         self._publish(result, lineages)
-        asked = [stage for _, stage in self.stages if isinstance(stage, Evaluate)]
-        if asked:
-            result = self._evaluated(result, lineages[0], asked[-1])
+        evaluations = [stage for _, stage in self.stages if isinstance(stage, Evaluate)]
+        if evaluations:
+            result = self._evaluated(result, lineages[0], evaluations[-1])
             update = {"seconds": time.monotonic() - clock}
             environment = result.environment.model_copy(update=update)
             result = result.model_copy(update={"environment": environment})
@@ -151,21 +150,18 @@ class Work:
             publish(result, out=self.out, lineages=lineages, data=self.data, task=self.task)
         self.watch.log(f"report: {self.out / 'report.html'}")
 
-    def _evaluated(self, result: RunResult, candidate: Candidate, asked: Evaluate) -> RunResult:
+    def _evaluated(self, result: RunResult, candidate: Candidate, stage: Evaluate) -> RunResult:
         """Run the evaluations of the shipped student, and write each as it ends."""
 
         def ended(found: Evaluation) -> None:
             write_report(result.model_copy(update={"evaluation": found}), out=self.out)
 
         context = self._context(self.recipe.seeds[0])
-        found = context.on_main_process(lambda: evaluation(candidate, context, asked, ended=ended))
+        found = context.on_main_process(lambda: evaluation(candidate, context, stage, ended=ended))
         return result.model_copy(update={"evaluation": found})
 
     def dry_run(self) -> DryRun:
-        """Check everything that could fail, without training.
-
-        Returns:
-            The built models.
+        """Check everything that could fail, without training, and return the built models.
 
         Raises:
             InputError: The run would fail; all problems at once.
@@ -181,32 +177,43 @@ class Work:
     def unchanged(self, out: Path) -> dict[int, list[str]]:
         """Return per seed the stages that a run in a folder would reuse, without writing."""
         self.out = out
-        return {seed: [one.name for one in self._reused(seed)] for seed in self.recipe.seeds}
+        return {
+            seed: [one.name for one, _ in self._reused(seed, reuse.peek)]
+            for seed in self.recipe.seeds
+        }
 
-    def _reused(self, seed: int) -> Iterator[_Planned]:
+    def _all_done(self) -> bool:
+        try:
+            return all(
+                len(list(self._reused(seed, reuse.finished))) == len(self.stages)
+                for seed in self.recipe.seeds
+            )
+        except InputError:  # a model that cannot be built: reported by the dry run
+            return False
+
+    def _reused(
+        self, seed: int, find: Callable[[Context], Record | None]
+    ) -> Iterator[tuple[_Planned, Record]]:
+        """Yield a seed's leading stages that were done before, with their records."""
         candidate = Candidate()
         for planned in self._plan(seed):
-            record = reuse.peek(self._ready(planned, candidate, seed))
+            record = find(self._ready(planned, candidate, seed))
             if record is None:
                 return
             candidate = candidate.append(planned.folder, record)
-            yield planned
+            yield planned, record
 
     def _find_files(self) -> None:
         """Check that the models' weights exist, to report missing weights and data together."""
         from limbeck.models.checkpoint import find
 
-        problems: list[Problem] = []
         named = [("student", self.recipe.student)] if self.recipe.student else []
-        for number, spec in enumerate(self.recipe.teachers):
-            several = len(self.recipe.teachers) > 1
-            named.append((f"teacher.{number}" if several else "teacher", spec))
+        named += zip(self.recipe.teacher_paths, self.recipe.teachers, strict=True)
+        problems: list[Problem] = []
         for where, spec in named:
-            try:
-                if spec.checkpoint is not None:
+            if spec.checkpoint is not None:
+                with gathering(problems), model_located(where):
                     find(spec.checkpoint)
-            except InputError as error:
-                problems += [of_model(problem, where) for problem in error.problems]
         if problems:
             raise InputError(*problems)
 
@@ -226,19 +233,19 @@ class Work:
             self.accelerator.init_trackers(self.recipe.name)
 
     def _plan(self, seed: int) -> Iterator[_Planned]:
-        place = folders.seed_folder(self.out, self.recipe.seeds, seed)
+        run = folders.seed_folder(self.out, self.recipe.seeds, seed)
         for number, (name, stage) in enumerate(self.stages):
-            yield _Planned(number + 1, name, stage, folders.stage_folder(place, number, name))
+            yield _Planned(number + 1, name, stage, folders.stage_folder(run, number, name))
 
     def _context(self, seed: int) -> Context:
-        place = folders.seed_folder(self.out, self.recipe.seeds, seed)
+        run = folders.seed_folder(self.out, self.recipe.seeds, seed)
         return Context(
             recipe=self.recipe,
             data=self.data,
             task=self.task,
             seed=seed,
-            folder=place,
-            run=place,
+            folder=run,
+            run=run,
             teacher_cache=self.out.parent / "knowledge",
             key="",
             accelerator=self.accelerator,
@@ -254,24 +261,6 @@ class Work:
         key = reuse.key_of(planned.name, planned.stage, candidate, context, inputs=self.inputs)
         return replace(context, folder=planned.folder, key=key)
 
-    def _all_done(self) -> bool:
-        """Return whether every stage of every seed was done before."""
-        try:
-            return all(self._done(seed) for seed in self.recipe.seeds)
-        except InputError:  # a model that cannot be built: reported by the dry run
-            return False
-
-    def _done(self, seed: int) -> bool:
-        """Return whether every stage of a seed was done before."""
-        candidate = Candidate()
-        for planned in self._plan(seed):
-            context = self._ready(planned, candidate, seed)
-            record = reuse.finished(context)
-            if record is None:
-                return False
-            candidate = candidate.append(planned.folder, record)
-        return True
-
     def _seed(self, seed: int) -> tuple[Candidate, ArtefactResults]:
         """Run every stage for one seed, then compute its test results."""
         candidate = Candidate()
@@ -282,13 +271,10 @@ class Work:
             kept = [link.folder for link in candidate.lineage]
             first = seed == self.recipe.seeds[0]
             folders.prune_stale(context.run, self.recipe.seeds if first else (), kept)
-        context = replace(context, key=self._key_of(candidate))
+        # With the machine, on which latencies depend.
+        inputs = [candidate.key, self.inputs.code, describe().model_dump(mode="json")]
+        context = replace(context, key=fingerprint.of_json(inputs))
         return candidate, context.on_main_process(lambda: artefact_results(candidate, context))
-
-    def _key_of(self, candidate: Candidate) -> str:
-        """Hash the inputs of the test results, including the machine, on which latencies depend."""
-        machine_ = describe().model_dump(mode="json")
-        return fingerprint.of_json([candidate.key, self.inputs.code, machine_])
 
     def _stage(self, planned: _Planned, candidate: Candidate, seed: int) -> Candidate:
         context = self._ready(planned, candidate, seed)
@@ -309,22 +295,18 @@ class Work:
         with user_code.reads() as read:
             after = planned.stage.run(candidate, context)
         seconds = time.monotonic() - clock
-        ours = (self.out, context.teacher_cache)
-        known = user_code.hash_reads(read, but=ours) if self.own_code else {}
-        update = {"seconds": seconds, "read": known}
+        written = (self.out, context.teacher_cache)
+        hashed = user_code.hash_reads(read, but=written) if self.own_code else {}
+        update = {"seconds": seconds, "read": hashed}
         record = after.lineage[-1].record.model_copy(update=update)
         if context.main:
             reuse.finish(context, record)
-        self.watch.log(f"{label}: done in {seconds:.1f} s{_scored(record)}")
+        scores = [f"{one.label} {one.validation_accuracy:.4f}" for one in record.artefacts]
+        scored = f", validation accuracy: {', '.join(scores)}" if scores else ""
+        self.watch.log(f"{label}: done in {seconds:.1f} s{scored}")
         self.accelerator.wait_for_everyone()
         candidate = candidate.append(planned.folder, record)
         for note in chance_notes(record):
             self.watch.log(note)
         check_teacher(candidate, context)
         return candidate
-
-
-def _scored(record: Record) -> str:
-    """Format the validation scores of a stage's files."""
-    scores = [f"{one.label} {one.validation_accuracy:.4f}" for one in record.artefacts]
-    return f", validation accuracy: {', '.join(scores)}" if scores else ""

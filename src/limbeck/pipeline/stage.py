@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from limbeck.pipeline.candidate import Record, hashes
+
 if TYPE_CHECKING:
     from limbeck.errors import Problem
-    from limbeck.pipeline.candidate import Candidate
+    from limbeck.pipeline.candidate import Artefact, Candidate
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
     from limbeck.pipeline.recipe import Recipe
+    from limbeck.report.result import Curve
 
 
 class Stage(BaseModel):
@@ -68,3 +73,37 @@ class Stage(BaseModel):
     @abstractmethod
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Run the stage on a candidate, and return the next candidate."""
+
+    def record(
+        self,
+        context: Context,
+        *,
+        what: str,
+        artefacts: Sequence[Artefact] = (),
+        files: Sequence[str] | None = None,
+        curves: Sequence[Curve] = (),
+        notes: Sequence[str] = (),
+    ) -> Record:
+        """Build the record of this stage.
+
+        Args:
+            context: The context of the stage, whose folder contains the files.
+            what: What the stage did, in the report.
+            artefacts: The produced artefacts.
+            files: The written files, which are hashed; by default those of the artefacts.
+            curves: The curves of its trainings.
+            notes: Its notes.
+        """
+        if files is None:
+            files = [name for one in artefacts for name in (one.file, *one.weights)]
+        return Record(
+            stage=re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower(),
+            key=context.key,
+            seed=context.seed,
+            settings=self.model_dump(mode="json"),
+            what=what,
+            artefacts=tuple(artefacts),
+            files=hashes(context.folder, list(files)),
+            curves=tuple(curves),
+            notes=tuple(notes),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from limbeck.errors import Problem
@@ -22,15 +23,11 @@ FIXES = {
 
 
 def check_stage_order(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem]:
-    """Check that each stage's requirements are produced by earlier stages.
-
-    Returns:
-        The problems, in the order of the stages.
-    """
+    """Return the problems of stages whose requirements are not produced by earlier stages."""
     return [
-        *_walk(recipe, stages),
-        *_models_named(recipe, stages),
-        *_teacher_comes_from(recipe, stages),
+        *_requirements(recipe, stages),
+        *_models_given(recipe, stages),
+        *_teacher_source(recipe, stages),
         *_precisions(stages),
         *_files_last(stages),
         *_quantized_once(stages),
@@ -49,7 +46,7 @@ def _has_weights(spec: ModelSpec) -> bool:
     return trained and spec.loading.head is None  # a fresh head is untrained
 
 
-def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+def _requirements(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     made = {"teacher"} if loads_teacher(recipe, stages) else set[str]()
     for number, (name, stage) in enumerate(stages):
         where = f"stages.{number}.{name}"
@@ -57,15 +54,13 @@ def _walk(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
             if need not in made:
                 allowed = f"a stage before it that makes a {need}"
                 yield Problem(where, f"no {need}", allowed, FIXES.get(need, ""))
-        yield from (
-            Problem(f"{where}.{problem.where}", problem.given, problem.allowed, problem.fix)
-            for problem in stage.validate_in(recipe)
-        )
+        for problem in stage.validate_in(recipe):
+            yield replace(problem, where=f"{where}.{problem.where}")
         made = (made - set(stage.spent())) | set(stage.made())
 
 
-def _models_named(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    makers = {what: (name, stage) for name, stage in reversed(stages) for what in stage.made()}
+def _models_given(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    makers = {model: (name, stage) for name, stage in reversed(stages) for model in stage.made()}
     if "teacher" in makers and not recipe.teachers:
         yield Problem("teacher", "nothing", f"a model, since `{makers['teacher'][0]}` makes one")
     if "student" not in makers or recipe.student is not None:
@@ -74,11 +69,10 @@ def _models_named(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[P
     if not stage.starts_from_teacher:
         yield Problem("student", "nothing", f"a model, since `{name}` makes one")
     elif recipe.student_spec is None:
-        allowed = "a model, or one teacher that the student can begin as"
-        yield Problem("student", "nothing", allowed)
+        yield Problem("student", "nothing", "a model, or one teacher that the student starts from")
 
 
-def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+def _teacher_source(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     """Yield a problem for a teacher that no stage trains or loads."""
     made = any("teacher" in stage.made() for _, stage in stages)
     if recipe.teachers and not made and not loads_teacher(recipe, stages):
@@ -89,15 +83,14 @@ def _teacher_comes_from(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iter
 
 def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     """Yield a problem for two half precisions: one Accelerator serves the whole run."""
-    found = [
-        (number, name, getattr(stage, "precision", ""))
+    halves = [
+        (f"stages.{number}.{name}.precision", precision)
         for number, (name, stage) in enumerate(stages)
+        if (precision := getattr(stage, "precision", "")).endswith("float16")
     ]
-    halves = {precision for _, _, precision in found if precision.endswith("float16")}
-    if len(halves) > 1:
-        number, name, precision = next(one for one in reversed(found) if one[2] in halves)
-        where = f"stages.{number}.{name}.precision"
-        yield Problem(where, precision, "the same half precision in all stages that use one")
+    if len({precision for _, precision in halves}) > 1:
+        allowed = "the same half precision in all stages that use one"
+        yield Problem(*halves[-1], allowed)
 
 
 def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
@@ -105,16 +98,15 @@ def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     spent = ""
     for number, (name, stage) in enumerate(stages):
         if spent and "float student" in stage.made():
-            allowed = f"a stage before `{spent}`, whose file it would not go on from"
+            allowed = f"a stage before `{spent}`, whose file it would not continue from"
             yield Problem(f"stages.{number}.{name}", name, allowed, "Change their order.")
         if "float student" in stage.spent():
             spent = name
 
 
 def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    """Yield problems for quantising twice."""
-    places = [number for number, (name, _) in enumerate(stages) if name == "quantize"]
-    for number in places[1:]:
+    numbers = [number for number, (name, _) in enumerate(stages) if name == "quantize"]
+    for number in numbers[1:]:
         fix = "A model is quantised once: remove one."
         yield Problem(f"stages.{number}.quantize", "a second one", "one quantize stage", fix)
 

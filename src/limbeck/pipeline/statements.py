@@ -20,7 +20,7 @@ from limbeck.models.build import states
 from limbeck.models.spec import ModelSpec, Normalization
 from limbeck.models.statement import Statement
 from limbeck.pipeline.context import normalization_of_data
-from limbeck.pipeline.validate import of_model
+from limbeck.pipeline.validate import model_located
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you
 
 
 @dataclass
-class Held:
+class ModelChecks:
     """The result of checking models against the data.
 
     Attributes:
@@ -58,32 +58,31 @@ def with_statements(recipe: Recipe, data: Data) -> Recipe:
 
     The recipe is then explicit: every model built from it is fitted to the data in the same way.
     """
-    held = hold(recipe, data)
-    teachers = held.specs[0] if len(held.specs) == 1 else held.specs
-    unchanged = held.specs == recipe.teachers or not held.specs
-    return recipe if unchanged else recipe.model_copy(update={"teacher": teachers})
+    specs = check_models(recipe, data).specs
+    if specs == recipe.teachers:
+        return recipe
+    return recipe.model_copy(update={"teacher": specs[0] if len(specs) == 1 else specs})
 
 
-def hold(recipe: Recipe, data: Data) -> Held:
+def check_models(recipe: Recipe, data: Data) -> ModelChecks:
     """Check every model with loaded weights against the data.
 
     Args:
         recipe: The recipe, filled in or not; the result is the same.
         data: The prepared data.
     """
-    held = Held()
+    checks = ModelChecks()
     trained = trains_teacher(recipe)
-    names = ["teacher"] if len(recipe.teachers) == 1 else _numbered(len(recipe.teachers))
-    for where, spec in zip(names, recipe.teachers, strict=True):
-        found = _statement(spec, where, held)
-        held.specs.append(
-            spec
-            if found is None
-            else _Comparison(where, spec, found, data, recipe.data, trained, held).filled()
-        )
+    for where, spec in zip(recipe.teacher_paths, recipe.teachers, strict=True):
+        found = _statement(spec, where, checks)
+        if found is None:
+            checks.specs.append(spec)
+        else:
+            comparison = _Comparison(where, spec, found, data, recipe.data, trained, checks)
+            checks.specs.append(comparison.filled())
     if recipe.student is not None:
-        _student(recipe.student, data, recipe.data, held)
-    return held
+        _check_student(recipe.student, data, recipe.data, checks)
+    return checks
 
 
 def trains_teacher(recipe: Recipe) -> bool:
@@ -91,23 +90,16 @@ def trains_teacher(recipe: Recipe) -> bool:
     return any(name == "train_teacher" for stage in recipe.stages for name in stage)
 
 
-def _numbered(count: int) -> list[str]:
-    return [f"teacher.{number}" for number in range(count)]
-
-
 def is_loaded(spec: ModelSpec) -> bool:
     """Return whether the recipe states that a model starts from trained weights."""
     return bool(spec.checkpoint or spec.path or spec.arguments.get("pretrained"))
 
 
-def _statement(spec: ModelSpec, where: str, held: Held) -> Statement | None:
-    if not is_loaded(spec):
-        return None
-    try:
-        return states(spec)
-    except InputError as error:
-        held.problems += [of_model(problem, where) for problem in error.problems]
-        return None
+def _statement(spec: ModelSpec, where: str, checks: ModelChecks) -> Statement | None:
+    if is_loaded(spec):
+        with gathering(checks.problems), model_located(where):
+            return states(spec)
+    return None
 
 
 @dataclass(frozen=True)
@@ -120,15 +112,14 @@ class _Comparison:
     data: Data
     settings: DataSpec
     trained: bool
-    held: Held
+    checks: ModelChecks
 
     def filled(self) -> ModelSpec:
         """Compare everything; return the spec with certain values filled in."""
         content: dict[str, Any] = {"class_names": self.class_names() or self.spec.class_names}
-        theirs = normalization_of_data(self.data.preprocess)
-        if theirs is not None:
-            own = self.normalization(theirs)
-            content["normalization"] = own or self.spec.normalization
+        target = normalization_of_data(self.data.preprocess)
+        if target is not None:
+            content["normalization"] = self.normalization(target) or self.spec.normalization
         if not self.trained and isinstance(self.data.preprocess, ImagePreprocess):
             self.size(self.data.preprocess)
         self.inputs()
@@ -136,93 +127,92 @@ class _Comparison:
 
     def note(self, text: str) -> None:
         """Add a note about the model."""
-        self.held.notes.append(f"{self.where}: {text}")
+        self.checks.notes.append(f"{self.where}: {text}")
 
     def refuse(self, where: str, given: object, allowed: str, fix: str = "") -> None:
         """Add a problem."""
-        self.held.problems.append(Problem(where, given, allowed, fix.strip()))
+        self.checks.problems.append(Problem(where, given, allowed, fix.strip()))
 
     def class_names(self) -> tuple[str, ...] | None:
         """Compare class names; return the model's if its logits must be mapped."""
-        theirs, fresh = self.data.classes, self.spec.loading.head == "fresh"
+        names, fresh = self.data.classes, self.spec.loading.head == "fresh"
         own = self.spec.class_names or (None if fresh else self.found.class_names)
         if own is None:
             if not self.trained:
                 self.note(
                     "no file beside its weights names its classes; they are taken to be in the "
-                    f"order of the data: {_list(theirs)}."
+                    f"order of the data: {_list(names)}."
                 )
             return None
-        order = class_order(own, theirs)
+        order = class_order(own, names)
         if order is None:
             self.unmatched_classes(own)
             return None
-        if order == theirs:
+        if order == names:
             return None
-        left = len(order) - len(theirs)
+        left = len(order) - len(names)
         picked = f"; {left} classes that the data lacks are left out" if left else ""
         self.note(
             f"its classes are {_list(order)}; its logits are brought into the order of the data, "
-            f"{_list(theirs)}, by name{picked}."
+            f"{_list(names)}, by name{picked}."
         )
         return order
 
     def unmatched_classes(self, own: tuple[str, ...]) -> None:
         """Check class names: refuse those that contradict the data's, note those not comparable."""
-        stated, theirs = self.spec.class_names is not None, self.data.classes
-        if not stated and (_generic(own) or _generic(theirs)):
+        stated, names = self.spec.class_names is not None, self.data.classes
+        if not stated and (_generic(own) or _generic(names)):
             if not self.trained:
                 self.note(
                     f"its classes ({_list(own)}) cannot be compared with the data's "
-                    f"({_list(theirs)}); they are taken to be in the same order."
+                    f"({_list(names)}); they are taken to be in the same order."
                 )
-            return
-        if self.trained and not stated:
-            self.note(f"its files name the classes {_list(own)}; it is trained on {_list(theirs)}.")
-            return
-        missing = [name for name in theirs if name not in own]
-        near = did_you_mean(missing[0], own) if missing else ""
-        self.refuse(
-            f"{self.where}.class_names",
-            f"{_list(own)} ({'the recipe' if stated else self.found.origin})",
-            f"the data's classes: {_list(theirs)}",
-            f"Correct data.classes, or state {self.where}.class_names: the data's names in the "
-            f"order of the model's logits. {near}",
-        )
+        elif self.trained and not stated:
+            self.note(f"its files name the classes {_list(own)}; it is trained on {_list(names)}.")
+        else:
+            missing = [name for name in names if name not in own]
+            near = did_you_mean(missing[0], own) if missing else ""
+            self.refuse(
+                f"{self.where}.class_names",
+                f"{_list(own)} ({'the recipe' if stated else self.found.origin})",
+                f"the data's classes: {_list(names)}",
+                f"Correct data.classes, or state {self.where}.class_names: the data's names in the "
+                f"order of the model's logits. {near}",
+            )
 
-    def normalization(self, theirs: Normalization) -> Normalization | None:
+    def normalization(self, target: Normalization) -> Normalization | None:
         """Compare channel statistics; return the model's if its input must be renormalised."""
         place, found = f"{self.where}.normalization", self.found.normalization
-        stated = theirs if self.spec.normalization == "data" else self.spec.normalization
+        stated = target if self.spec.normalization == "data" else self.spec.normalization
         own = stated if isinstance(stated, Normalization) else found
         if own is None:
-            self.unknown_normalization(theirs)
+            self.unknown_normalization(target)
             return None
         origin = self.found.origin if found else "the recipe"
-        if found and not _alike(own, found, ROUNDED):
+        if found and not _close(own, found, ROUNDED):
             fix = f"Remove it, or correct {self.found.origin}."
             self.refuse(place, _text(own), f"{_text(found)}, as {self.found.origin} states", fix)
             return None
-        if len(own.mean) != len(theirs.mean):
-            allowed = f"one number for each of the data's {len(theirs.mean)} channels"
+        if len(own.mean) != len(target.mean):
+            allowed = f"one number for each of the data's {len(target.mean)} channels"
             fix = f"Set data.image.channels: {len(own.mean)}."
             self.refuse(place, f"{_text(own)} ({origin})", allowed, fix)
             return None
-        if _alike(own, theirs, 1e-6):
+        if _close(own, target, 1e-6):
             return None
         self.note(
             f"it was trained with {_text(own)} ({origin}); it renormalises its input, which the "
-            f"data gives with {_text(theirs)}."
+            f"data gives with {_text(target)}."
         )
         return own
 
-    def unknown_normalization(self, theirs: Normalization) -> None:
+    def unknown_normalization(self, target: Normalization) -> None:
         """Check for unknown pixel normalisation: refuse it, or note it for a model in training."""
         image = self.settings.image
         if self.trained or (image and image.mean and image.std):
             self.note(
                 "no file beside its weights states how its pixels were normalised; it is given "
-                f"the data's {_text(theirs)}."
+                f"the data's {_text(target)}."
             )
             return
         self.refuse(
@@ -230,30 +220,30 @@ class _Comparison:
             "nothing, and no file beside the weights states it",
             "the mean and std with which the model was trained, for pixels in [0, 1]",
             f"Add normalization: {{mean: [...], std: [...]}}; or normalization: data, if it was "
-            f"trained with what was measured on this data: {_text(theirs)}.",
+            f"trained with what was measured on this data: {_text(target)}.",
         )
 
     def size(self, prepare: ImagePreprocess) -> None:
         """Compare the size of images, and the resizing method."""
         found, stated = self.found, bool(self.settings.image and self.settings.image.size)
-        own, theirs = found.size, prepare.size
-        if own is not None and own != theirs:
+        own, size = found.size, f"{prepare.size[0]} x {prepare.size[1]}"
+        if own is not None and own != prepare.size:
             if stated:
                 self.note(
-                    f"it was trained on pictures of {own[0]} x {own[1]} ({found.origin}); "
-                    f"data.image.size makes them {theirs[0]} x {theirs[1]}."
+                    f"it was trained on images of {own[0]} x {own[1]} ({found.origin}); "
+                    f"data.image.size makes them {size}."
                 )
             else:
                 self.refuse(
                     self.where,
-                    f"pictures of {theirs[0]} x {theirs[1]}",
+                    f"images of {size}",
                     f"{own[0]} x {own[1]}, on which the model was trained ({found.origin})",
-                    f"Set data.image.size: {own[0]}; or data.image.size: {theirs[0]}, to keep the "
-                    "size of the data.",
+                    f"Set data.image.size: {own[0]}; or data.image.size: {prepare.size[0]}, to "
+                    "keep the size of the data.",
                 )
         if stated and found.interpolation and found.interpolation != prepare.resample:
             self.note(
-                f"its pictures were resized with {found.interpolation} interpolation "
+                f"its images were resized with {found.interpolation} interpolation "
                 f"({found.origin}), the data's with {prepare.resample}."
             )
 
@@ -261,7 +251,7 @@ class _Comparison:
         """Compare tokenizers, or the columns of a table."""
         prepare = self.data.preprocess
         if isinstance(prepare, TextPreprocess):
-            with gathering(self.held.problems):
+            with gathering(self.checks.problems):
                 self.tokens(prepare)
         elif isinstance(prepare, TablePreprocess) and self.found.columns is not None:
             self.columns(prepare, self.found.columns)
@@ -273,15 +263,12 @@ class _Comparison:
             allowed = f"at most {found.max_length}, the positions of {self.where} ({found.origin})"
             self.refuse("data.text.max_length", prepare.max_length, allowed)
         if found.tokenizer is None:
-            self.note(
-                "no tokenizer lies beside its weights to compare the data's with"
-                + (
-                    f"; it has {found.vocab_size} token embeddings, the data's tokenizer has "
-                    f"{prepare.vocab_size} tokens."
-                    if found.vocab_size
-                    else "."
-                )
+            sizes = (
+                f"; it has {found.vocab_size} token embeddings, the data's tokenizer has "
+                f"{prepare.vocab_size} tokens."
             )
+            text = "no tokenizer lies beside its weights to compare the data's with"
+            self.note(text + (sizes if found.vocab_size else "."))
             return
         rows = range(min(TEXTS, len(self.data.train)))
         texts = [str(self.data.train.raw(row)["text"]) for row in rows]
@@ -298,42 +285,44 @@ class _Comparison:
     def columns(self, prepare: TablePreprocess, content: Mapping[str, Any]) -> None:
         """Compare the columns of a table: order, values and scaling."""
         allowed = f"as {self.where} was trained ({self.found.origin})"
-        own, theirs = list(_described(content)), list(_described(asdict(prepare)))
-        names = [[str(one.get("name")) for one in side] for side in (own, theirs)]
+        own, target = list(_described(content)), list(_described(asdict(prepare)))
+        names = [[str(one.get("name")) for one in columns] for columns in (own, target)]
         if names[0] != names[1]:
             self.refuse("data.table", _list(names[1]), f"{_list(names[0])}, {allowed}")
             return
-        for mine, one in zip(own, theirs, strict=True):
+        for trained, column in zip(own, target, strict=True):
             for key in ("values", "flag"):
-                if _plain(mine.get(key)) != _plain(one.get(key)):
-                    given = f"{one['name']} with {key} {_plain(one.get(key))}"
-                    self.refuse("data.table", given, f"{_plain(mine.get(key))}, {allowed}")
-            if "mean" in one and _moved(mine, one):
-                given = f"{one['name']} with mean {one['mean']:.4g} and std {one['std']:.4g}"
-                wanted = f"mean {mine.get('mean')} and std {mine.get('std')}, {allowed}"
-                self.refuse("data.table", given, wanted)
+                expected, value = _plain(trained.get(key)), _plain(column.get(key))
+                if expected != value:
+                    given = f"{column['name']} with {key} {value}"
+                    self.refuse("data.table", given, f"{expected}, {allowed}")
+            if "mean" in column and _moved(trained, column):
+                mean, std = f"{column['mean']:.4g}", f"{column['std']:.4g}"
+                given = f"{column['name']} with mean {mean} and std {std}"
+                expected = f"mean {trained.get('mean')} and std {trained.get('std')}, {allowed}"
+                self.refuse("data.table", given, expected)
 
 
-def _student(spec: ModelSpec, data: Data, settings: DataSpec, held: Held) -> None:
+def _check_student(spec: ModelSpec, data: Data, settings: DataSpec, checks: ModelChecks) -> None:
     """Compare the inputs of a student that starts from trained weights; its head is trained."""
     if spec.expect is not None:
         fix = "Remove it: a budget states what the student must reach."
-        held.problems.append(Problem("student.expect", spec.expect.accuracy, "nothing", fix))
-    found = _statement(spec, "student", held)
+        checks.problems.append(Problem("student.expect", spec.expect.accuracy, "nothing", fix))
+    found = _statement(spec, "student", checks)
     if found is None:
         return
-    comparison = _Comparison("student", spec, found, data, settings, True, held)
+    comparison = _Comparison("student", spec, found, data, settings, True, checks)
     comparison.inputs()
-    theirs, own = normalization_of_data(data.preprocess), found.normalization
-    if own and theirs and not spec.normalization and not _alike(own, theirs, ROUNDED):
+    target, own = normalization_of_data(data.preprocess), found.normalization
+    if own and target and not spec.normalization and not _close(own, target, ROUNDED):
         comparison.note(
             f"its weights were trained with {_text(own)} ({found.origin}); it is trained further "
-            f"with the data's {_text(theirs)}."
+            f"with the data's {_text(target)}."
         )
 
 
 def class_order(own: Sequence[str], data: Sequence[str]) -> tuple[str, ...] | None:
-    """Return a model's class names in the data's words, in the order of the model's logits.
+    """Return a model's classes by the data's names, in the order of the model's logits.
 
     Names match if they are equal up to case, spaces, hyphens and underscores, or if one of a name's
     synonyms (`"tench, Tinca tinca"`) is; each must match exactly one other. Names missing in the
@@ -381,18 +370,17 @@ def _tokenizer(folder: Path, where: str) -> str:
     file = folder / "tokenizer.json"
     try:
         if file.is_file():
-            made = require("tokenizers", extra="text").Tokenizer.from_file(str(file))
+            tokenizer = require("tokenizers", extra="text").Tokenizer.from_file(str(file))
         else:
             auto = require("transformers", extra="text").AutoTokenizer
             settings = {"local_files_only": True, "trust_remote_code": False}
-            made = auto.from_pretrained(str(folder), **settings)
-            made = made.backend_tokenizer
+            tokenizer = auto.from_pretrained(str(folder), **settings).backend_tokenizer
     # The libraries raise errors of many types for malformed files.
     except Exception as error:
         allowed = "files that transformers reads as a tokenizer"
         reason = f"{type(error).__name__}: {error}"
         raise InputError(Problem(where, str(folder), allowed, reason)) from error
-    text: str = made.to_str()
+    text: str = tokenizer.to_str()
     return text
 
 
@@ -411,26 +399,27 @@ def tokenizers_differ(own: str, data: str, texts: Sequence[str]) -> str:
     for one in pair:
         one.no_padding()
         one.no_truncation()
-    mine, theirs = (one.get_vocab(with_added_tokens=True) for one in pair)
+    model_tokens, data_tokens = (one.get_vocab(with_added_tokens=True) for one in pair)
     # Tokens that only the model has never occur in its input.
-    moved = [token for token, number in theirs.items() if mine.get(token) != number]
+    moved = [name for name, number in data_tokens.items() if model_tokens.get(name) != number]
     if moved:
-        first = min(moved, key=theirs.__getitem__)
-        place = mine.get(first)
-        other = "lacks it" if place is None else f"has it as {place}"
+        first = min(moved, key=data_tokens.__getitem__)
+        number = model_tokens.get(first)
+        other = "lacks it" if number is None else f"has it as {number}"
         return (
-            f"a vocabulary in which {len(moved)} of {len(theirs)} tokens have other numbers: "
-            f"{first!r} is {theirs[first]}, the model's {other}"
+            f"a vocabulary in which {len(moved)} of {len(data_tokens)} tokens have other numbers: "
+            f"{first!r} is {data_tokens[first]}, the model's {other}"
         )
     encoded = [one.encode_batch(list(texts)) for one in pair]
-    for text, first, second in zip(texts, *encoded, strict=True):
-        if first.ids != second.ids:
+    for text, by_model, by_data in zip(texts, *encoded, strict=True):
+        if by_model.ids != by_data.ids:
             cut = text if len(text) <= 40 else text[:37] + "..."
-            return f"{cut!r} becomes {second.tokens[:SHOWN]}, by the model's {first.tokens[:SHOWN]}"
+            tokens, expected = by_data.tokens[:SHOWN], by_model.tokens[:SHOWN]
+            return f"{cut!r} becomes {tokens}, by the model's {expected}"
     return ""
 
 
-def _without_cutting(text: str) -> Any:
+def _without_cutting(text: str) -> dict[str, Any]:
     content = json.loads(text)
     return {key: value for key, value in content.items() if key not in {"truncation", "padding"}}
 
@@ -449,11 +438,11 @@ def _moved(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     return abs(mean - data["mean"]) / std > MOVED or abs(data["std"] / std - 1) > MOVED
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _alike(one: Normalization, other: Normalization, tolerance: float) -> bool:
+def _close(one: Normalization, other: Normalization, tolerance: float) -> bool:
     pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=False)
     same_channels = len(one.mean) == len(other.mean)
     return same_channels and all(abs(a - b) <= tolerance for a, b in pairs)

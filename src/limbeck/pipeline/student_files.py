@@ -67,25 +67,26 @@ def write_code(spec: ModelSpec, context: Context, changes: Sequence[Change], fol
     problems = [
         Problem("student.name", f"{dotted}, imported from {file}", allowed, fix)
         for dotted, file in needed.items()
-        for allowed, fix in _why_not(dotted, file, len(needed))
+        for allowed, fix in _unshippable(dotted, file, len(needed))
     ]
     if problems:
         raise InputError(*problems)
     for dotted, file in needed.items():
-        place = folder.joinpath(*dotted.split("."))
-        target = place / file.name if file.name == "__init__.py" else place.with_suffix(".py")
+        path = folder.joinpath(*dotted.split("."))
+        target = path / file.name if file.name == "__init__.py" else path.with_suffix(".py")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _copy(file, target)
+        with replacing(target) as temporary:
+            shutil.copyfile(file, temporary)
 
 
-def _why_not(dotted: str, file: Path, count: int) -> Iterator[tuple[str, str]]:
+def _unshippable(dotted: str, file: Path, count: int) -> Iterator[tuple[str, str]]:
     """Yield reasons why a module cannot ship: what is allowed, and the fix."""
     if file.suffix != ".py":
         yield "modules of Python source", "Install it as a package."
     if dotted == "architecture":
         yield "another name: the student's own file is called so", "Rename the module."
     if count > MODULES:
-        fix = "Install what the model needs as a package."
+        fix = "Install the packages that the model needs."
         yield f"at most {MODULES} modules beside a model, not {count}", fix
 
 
@@ -101,11 +102,6 @@ def check_code(model: nn.Module, context: Context, folder: Path, *, where: str) 
     expected = TorchPredictor(model.cpu(), context.task).predict(inputs)["logits"]
     code = loading_code(context.task.name)
     check_standalone(folder, code, inputs, expected, where=where)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 SAMPLES = 64
@@ -196,7 +192,8 @@ def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
             loaded, failed = None, [f"{type(error).__name__}: {error}"]
     same = loaded is not None and not failed
     if same and loaded is not None:
-        found = TorchPredictor(loaded.to(_device(model)), context.task).predict(batch)
+        device = next(model.parameters()).device
+        found = TorchPredictor(loaded.to(device), context.task).predict(batch)
         same = all(one.within for one in compare(expected, found, tolerance=1e-3))
     if not same:
         given = "a model that transformers does not load again as it is"
@@ -205,21 +202,16 @@ def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
         raise InputError(Problem(f"{where}.format", given, allowed, "Remove huggingface."))
 
 
-def _device(model: nn.Module) -> Any:
-    return next(model.parameters()).device
-
-
 def _tokenizer(context: Context) -> Any:
     prepare = context.data.preprocess
     if not isinstance(prepare, TextPreprocess):
         return None
     stated = context.recipe.data.text.tokenizer if context.recipe.data.text else None
-    beside = folder_of(stated) if isinstance(stated, str) else None
     return make_tokenizer(
         prepare.tokenizer,
         max_length=prepare.max_length,
         inputs=context.task.inputs,
-        beside=beside,
+        beside=folder_of(stated) if isinstance(stated, str) else None,
         samples=_texts(context, context.data.validation.spread(SAMPLES)),
     )
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from limbeck.models.spec import Expect, ModelSpec
+    from limbeck.compress.method import Change
+    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.candidate import Artefact, Candidate, Record
     from limbeck.pipeline.context import Context
 
@@ -42,20 +43,17 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
         return
     specs = context.recipe.teachers
     loaded = link.record.stage == "load"
-    chance = any(spec.expect is None or spec.expect.above_chance for spec in specs)
-    problems = []
-    if artefact.chance is not None and chance:
-        problems += list(_of_chance(artefact.chance, "teacher", loaded=loaded))
-    if len(specs) > 1 and chance and not problems:
+    checked = any(map(_must_beat_chance, specs))
+    problems: list[Problem] = []
+    if artefact.chance is not None and checked:
+        problems += _of_chance(artefact.chance, "teacher", loaded=loaded)
+    if len(specs) > 1 and checked and not problems:
         members = partial(_of_members, candidate, context, loaded=loaded)
         problems += context.on_main_process(lambda: list(members()))
-    if link.record.stage in {
-        "load",
-        "train_teacher",
-    }:  # a compressed teacher's accuracy is in its report
-        problems += context.on_main_process(
-            lambda: list(_of_expectations(candidate, context, artefact))
-        )
+    # A compressed teacher's accuracy is in its report.
+    if link.record.stage in {"load", "train_teacher"}:
+        expected = partial(_of_expectations, candidate, context, artefact)
+        problems += context.on_main_process(lambda: list(expected()))
     if problems:
         raise InputError(*problems)
 
@@ -70,37 +68,44 @@ def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
     Raises:
         InputError: One is no better than chance, or its classes are in another order.
     """
-    split, several = context.data.validation, len(models) > 1
+    split = context.data.validation
     # Spread over the split, which may be sorted by class.
-    rows = [number * len(split) // SAMPLE for number in range(min(SAMPLE, len(split)))]
-    if len(split) <= SAMPLE:
-        rows = list(range(len(split)))
+    size = min(SAMPLE, len(split))
+    rows = [number * len(split) // size for number in range(size)]
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    problems: list[Problem] = []
-    for number, (spec, model) in enumerate(zip(context.recipe.teachers, models, strict=True)):
-        if spec.expect is not None and not spec.expect.above_chance:
-            continue
-        predictor = TorchPredictor(model, context.task)
-        found = chance_test(predict(predictor, map(split.__getitems__, parts)))
-        where = f"teacher.{number}" if several else "teacher"
-        problems += _of_chance(found, where, loaded=True)
+    recipe, problems = context.recipe, list[Problem]()
+    for where, spec, model in zip(recipe.teacher_paths, recipe.teachers, models, strict=True):
+        if _must_beat_chance(spec):
+            predictor = TorchPredictor(model, context.task)
+            found = chance_test(predict(predictor, map(split.__getitems__, parts)))
+            problems += _of_chance(found, where, loaded=True)
     if problems:
         raise InputError(*problems)
 
 
+def _must_beat_chance(spec: ModelSpec) -> bool:
+    return spec.expect is None or spec.expect.above_chance
+
+
+def _member(
+    spec: ModelSpec, weights: Path, context: Context, changes: Sequence[Change] = ()
+) -> nn.Module:
+    """Build a teacher from its saved weights, on the device."""
+    plain = spec.model_copy(update={"checkpoint": None})
+    model = context.build(plain, seed=0, weights=weights, changes=changes)
+    return model.to(context.accelerator.device)
+
+
 def _of_members(candidate: Candidate, context: Context, *, loaded: bool) -> Iterator[Problem]:
     """Test each member of an ensemble, since the others hide what one of them lacks."""
-    state = candidate.state("teacher")
-    for number, (spec, weights) in enumerate(
-        zip(context.recipe.teachers, state.weights, strict=True)
-    ):
-        if spec.expect is not None and not spec.expect.above_chance:
-            continue
-        plain = spec.model_copy(update={"checkpoint": None})
-        model = context.build(plain, seed=0, weights=weights, changes=state.changes)
-        predictor = TorchPredictor(model.to(context.accelerator.device), context.task)
-        found = chance_test(predict(predictor, context.batches(context.data.validation)))
-        yield from _of_chance(found, f"teacher.{number}", loaded=loaded)
+    recipe, state = context.recipe, candidate.state("teacher")
+    members = zip(recipe.teacher_paths, recipe.teachers, state.weights, strict=True)
+    for where, spec, weights in members:
+        if _must_beat_chance(spec):
+            model = _member(spec, weights, context, state.changes)
+            batches = context.batches(context.data.validation)
+            found = chance_test(predict(TorchPredictor(model, context.task), batches))
+            yield from _of_chance(found, where, loaded=loaded)
 
 
 def _of_chance(found: ChanceTest, where: str, *, loaded: bool) -> Iterator[Problem]:
@@ -132,58 +137,42 @@ def _of_chance(found: ChanceTest, where: str, *, loaded: bool) -> Iterator[Probl
 def _of_expectations(
     candidate: Candidate, context: Context, artefact: Artefact
 ) -> Iterator[Problem]:
-    specs, state = context.recipe.teachers, candidate.state("teacher")
-    for number, (spec, weights) in enumerate(zip(specs, state.weights, strict=True)):
-        if spec.expect is None or spec.expect.accuracy is None:
+    recipe, weights = context.recipe, candidate.state("teacher").weights
+    for where, spec, file in zip(recipe.teacher_paths, recipe.teachers, weights, strict=True):
+        expect = spec.expect
+        if expect is None or expect.accuracy is None:
             continue
-        where = "teacher" if len(specs) == 1 else f"teacher.{number}"
-        published = len(specs) == 1 and spec.expect.split == "validation"
-        measured = (
-            artefact.validation_accuracy
-            if published
-            else _measured(spec, weights, context, spec.expect)
+        split = context.data.test if expect.split == "test" else context.data.validation
+        if len(weights) == 1 and expect.split == "validation":
+            measured = artefact.validation_accuracy
+        else:
+            model = _member(spec, file, context)
+            measured = next(iter(context.validate(model, split).values()))
+        low, high = lowest_expected(expect.accuracy, len(split)), 1.0
+        if expect.tolerance is not None:
+            low, high = expect.accuracy - expect.tolerance, expect.accuracy + expect.tolerance
+        found = f"{measured:.2%} on {len(split)} {expect.split} samples"
+        # Rounding of a share of that many samples is not a deviation.
+        if low - 1e-9 <= measured <= high + 1e-9:
+            text = f"{where}: accuracy {found}, as expected ({expect.accuracy:.2%})"
+            context.progress.log(text)
+            continue
+        kind = "99 % binomial" if expect.tolerance is None else "tolerance"
+        upper = "" if high == 1.0 else f" and at most {high:.2%}"
+        yield Problem(
+            f"{where}.expect.accuracy",
+            found,
+            f"at least {low:.2%}{upper} ({kind} of {expect.accuracy:.2%})",
+            "Check its weights, class order, normalisation, size and tokenizer.",
         )
-        yield from _unexpected(spec.expect, measured, context, where)
-
-
-def _measured(spec: ModelSpec, weights: Path, context: Context, expect: Expect) -> float:
-    plain = spec.model_copy(update={"checkpoint": None})
-    model = context.build(plain, seed=0, weights=weights).to(context.accelerator.device)
-    split = context.data.test if expect.split == "test" else context.data.validation
-    return next(iter(context.validate(model, split).values()))
-
-
-def _unexpected(expect: Expect, measured: float, context: Context, where: str) -> Iterator[Problem]:
-    wanted = expect.accuracy or 0.0
-    total = len(context.data.test if expect.split == "test" else context.data.validation)
-    low = lowest_expected(wanted, total)
-    high = 1.0
-    if expect.tolerance is not None:
-        low, high = wanted - expect.tolerance, wanted + expect.tolerance
-    # Rounding of a share of that many samples is not a deviation.
-    if low - 1e-9 <= measured <= high + 1e-9:
-        context.progress.log(
-            f"{where}: accuracy {measured:.2%} on {total} {expect.split} samples, as expected "
-            f"({wanted:.2%})"
-        )
-        return
-    how = "99 % binomial" if expect.tolerance is None else "tolerance"
-    upper = "" if high == 1.0 else f" and at most {high:.2%}"
-    yield Problem(
-        f"{where}.expect.accuracy",
-        f"{measured:.2%} on {total} {expect.split} samples",
-        f"at least {low:.2%}{upper} ({how} of {wanted:.2%})",
-        "Check its weights, class order, normalisation, size and tokenizer.",
-    )
 
 
 def chance_notes(record: Record) -> Iterator[str]:
     """Yield descriptions of a stage's models that are no better than chance."""
     for artefact in record.artefacts:
         found = artefact.chance
-        if found is None or (
-            artefact.role == "teacher" and record.stage not in {"load", "train_teacher"}
-        ):
+        compressed = artefact.role == "teacher" and record.stage not in {"load", "train_teacher"}
+        if found is None or compressed:
             continue
         if found.is_chance:
             yield f"{artefact.label}: no better than chance: {found}."

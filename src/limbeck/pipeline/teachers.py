@@ -105,7 +105,7 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
 
     train = context.data.train
     train.set_seed(context.seed)
-    key = key_of(context.data, teacher=_answering(context, teacher))
+    key = key_of(context.data, teacher=_fingerprint(context, teacher))
     store = TeacherCache(
         context.teacher_cache / fingerprint.of_json(key)[:16],
         key=key,
@@ -114,8 +114,8 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
         classes=len(context.task.classes),
     )
     if context.main and not store.complete:
-        context.progress.log(f"recording the teacher's predictions in {store.folder}")
-        ticker = context.ticker("recording the teacher")
+        context.progress.log(f"caching the teacher's predictions in {store.folder}")
+        ticker = context.ticker("caching the teacher")
         store.record(
             lambda batch: _logits(context, teacher, batch),
             train,
@@ -128,8 +128,8 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
     return CachedTeacher(store, fingerprint=teacher.fingerprint)
 
 
-def _answering(context: Context, teacher: Teacher) -> str:
-    """Hash the inputs of the outputs: the models, their code, and their fit to the data."""
+def _fingerprint(context: Context, teacher: Teacher) -> str:
+    """Hash what the cached outputs depend on: the models, their code, and their fit to the data."""
     settings = {"source", "name", "class_names", "normalization", "output_type", "output"}
     members = [spec.model_dump(mode="json", include=settings) for spec in context.recipe.teachers]
     return fingerprint.of_json([teacher.fingerprint, members, fingerprint.of_code(), versions()])

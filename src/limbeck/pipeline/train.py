@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from limbeck.objective import TrainingSet
 from limbeck.pipeline.candidate import Role
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import example_batch
-from limbeck.pipeline.validate import inside
+from limbeck.pipeline.validate import located
 from limbeck.report.result import Curve
 from limbeck.schemes import Offline
 from limbeck.training import Training, data, fit
@@ -47,33 +47,23 @@ def try_training(context: Context, scheme: Offline, settings: Training, *, where
     import torch
 
     largest, smallest = _rows(context, settings)
+    place = f"{where}.objective"
     with _undisturbed(scheme):
-        _placed(lambda: scheme.check_terms(_batch(context, largest[:CHECKED])), where)
+        with located(place):
+            scheme.check_terms(_batch(context, largest[:CHECKED]))
         for rows in dict.fromkeys((tuple(largest), tuple(smallest))):
             batch = _batch(context, list(rows))
             try:
                 scheme.train()
-                with _autocast(context, settings), torch.enable_grad():
-                    _placed(lambda: _step(scheme, batch), where)  # noqa: B023 - called at once
+                with _autocast(context, settings), torch.enable_grad(), located(place):
+                    losses = scheme.step(batch, 0.0)
+                    losses.check()
+                    losses.total.backward()
             except InputError:
                 raise
             # Models and losses are third-party code, and raise errors of many types.
             except Exception as error:
                 raise InputError(_problem(context, batch, where, error)) from error
-
-
-def _step(scheme: Offline, batch: Batch) -> None:
-    losses = scheme.step(batch, 0.0)
-    losses.check()
-    losses.total.backward()
-
-
-def _placed(work: Callable[[], object], where: str) -> None:
-    """Prefix the paths of refused terms with the stage's path."""
-    try:
-        work()
-    except InputError as error:
-        raise InputError(*inside(error, f"{where}.objective")) from error
 
 
 def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:

@@ -25,15 +25,13 @@ def named_code(recipe: Recipe) -> list[tuple[str, str]]:
         >>> named_code(resolve("digits", [student]))
         [('student.name', 'nets.py:build')]
     """
-    found = []
-    if recipe.data.source == "python":
-        found.append(("data.name", recipe.data.name))
-    places = ["teacher"] if len(recipe.teachers) == 1 else []
-    places += [f"teacher.{number}" for number in range(len(recipe.teachers))] * (not places)
-    models = [*zip(places, recipe.teachers, strict=True)]
+    models = [*zip(recipe.teacher_paths, recipe.teachers, strict=True)]
     models += [("student", recipe.student)] if recipe.student else []
-    found += [(f"{where}.name", spec.name) for where, spec in models if spec.source == "python"]
-    return [*found, *_in_settings(recipe.stages, "stages")]
+    return [
+        *([("data.name", recipe.data.name)] if recipe.data.source == "python" else []),
+        *((f"{where}.name", spec.name) for where, spec in models if spec.source == "python"),
+        *_in_settings(recipe.stages, "stages"),
+    ]
 
 
 def _in_settings(content: object, where: str) -> Iterator[tuple[str, str]]:
@@ -73,9 +71,11 @@ def require_trust(
         return
     allowed = "code of a recipe under the current folder, or with permission"
     fix = f"{source.absolute()} would import it: read it, then add {OPTION} or set {VARIABLE}=1."
-    own = "\n".join(overrides)
-    names = [(where, name) for where, name in named_code(recipe) if name not in own]
-    if names:
-        raise InputError(
-            *(Problem(where, f"python: {name}", allowed, fix) for where, name in names)
-        )
+    given = "\n".join(overrides)
+    problems = [
+        Problem(where, f"python: {name}", allowed, fix)
+        for where, name in named_code(recipe)
+        if name not in given
+    ]
+    if problems:
+        raise InputError(*problems)

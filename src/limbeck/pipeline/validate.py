@@ -1,8 +1,10 @@
-"""Conversion of pydantic errors to limbeck's problems."""
+"""Validation of a recipe, with pydantic's errors converted to limbeck's problems."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -58,7 +60,24 @@ def of_validation(
 
 def inside(error: InputError, where: str) -> list[Problem]:
     """Return an error's problems with a path prefix."""
-    return [_placed(problem, where) for problem in error.problems]
+    return [replace(problem, where=_joined(where, problem.where)) for problem in error.problems]
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Prefix the paths of the problems raised in the block.
+
+    Example:
+        >>> with located("stages.0"):
+        ...     raise InputError(Problem("epochs", -1, "above 0"))
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: stages.0.epochs: got -1; allowed: above 0
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*inside(error, where)) from error
 
 
 def of_model(problem: Problem, where: str) -> Problem:
@@ -68,14 +87,18 @@ def of_model(problem: Problem, where: str) -> Problem:
         >>> print(of_model(Problem("model.name", "resnet21", "resnet20"), "student"))
         student.name: got 'resnet21'; allowed: resnet20
     """
-    said = problem.where.removeprefix("model")
-    place = where + said if problem.where.startswith("model") else problem.where
-    return Problem(place, problem.given, problem.allowed, problem.fix)
+    if not problem.where.startswith("model"):
+        return problem
+    return replace(problem, where=where + problem.where.removeprefix("model"))
 
 
-def _placed(problem: Problem, prefix: str) -> Problem:
-    where = _joined(prefix, problem.where)
-    return Problem(where, problem.given, problem.allowed, problem.fix)
+@contextmanager
+def model_located(where: str) -> Iterator[None]:
+    """Replace `model` by a model's path in the problems raised in the block."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
 
 
 def _joined(*parts: str) -> str:
@@ -85,40 +108,29 @@ def _joined(*parts: str) -> str:
 def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> list[Problem]:
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, RefusedError):
-        return [_placed(problem, prefix) for problem in cause.problems]
-    location = details["loc"]
+        return inside(InputError(*cause.problems), prefix)
+    location, given = details["loc"], details["input"]
     if details["type"] == "extra_forbidden":
         # The key is user input and may look like anything, including a union branch.
-        parts, around = _place(model, (*location[:-1], "it"))
-        return [_unknown(_joined(prefix, *parts[:-1]), str(location[-1]), details["input"], around)]
+        parts, owner = _place(model, (*location[:-1], "it"))
+        key, names = str(location[-1]), list(owner.model_fields)
+        where = _joined(prefix, *parts[:-1], key if key.strip() else repr(key))
+        allowed = "one of " + ", ".join(names) if names else "no settings"
+        return [Problem(where, given, allowed, did_you_mean(key, names))]
     parts, _ = _place(model, location)
-    where, given = _joined(prefix, *parts) or "recipe", details["input"]
+    where = _joined(prefix, *parts) or "recipe"
     if details["type"] == "missing":
         return [Problem(where, "nothing", "a value; field required")]
     if details["type"] == "value_error":
-        return [_of_message(where, given, str(cause))]
-    return [Problem(where, given, _allowed(details["msg"]))]
-
-
-def _unknown(where: str, key: str, given: object, around: type[BaseModel]) -> Problem:
-    names = list(around.model_fields)
-    allowed = "one of " + ", ".join(names) if names else "no settings"
-    shown = key if key.strip() else repr(key)
-    return Problem(_joined(where, shown), given, allowed, did_you_mean(key, names))
-
-
-def _of_message(where: str, given: object, text: str) -> Problem:
-    """Parse a message of the form "what is wrong; allowed: what is. The fix"."""
-    head, marked, tail = text.partition("allowed: ")
-    if not marked:
-        return Problem(where, given, text)
-    wrong = head.rstrip("; ")
-    return Problem(where, wrong or given, tail)
-
-
-def _allowed(message: str) -> str:
-    shorter = message.removeprefix("Input should be ").removeprefix("a valid ")
-    return shorter or message
+        # A message of the form "got this; allowed: that. The fix".
+        head, marked, tail = str(cause).partition("allowed: ")
+        return [
+            Problem(where, head.rstrip("; ") or given, tail)
+            if marked
+            else Problem(where, given, str(cause))
+        ]
+    allowed = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return [Problem(where, given, allowed or details["msg"])]
 
 
 def _place(
@@ -126,24 +138,20 @@ def _place(
 ) -> tuple[list[str], type[BaseModel]]:
     """Return a location without union branches, and the model that contains its end."""
     parts: list[str] = []
-    around, nested = model, [model]
+    owner, nested = model, [model]
     for part in location:
         name = str(part)
         if isinstance(part, int):
             parts.append(name)
-        elif (named := [kind for kind in nested if kind.__name__ == name]) or _is_branch(name):
-            nested = named or nested
-        else:
+        elif named := [kind for kind in nested if kind.__name__ == name]:
+            nested = named
+        elif name not in BRANCHES and "[" not in name:
             # A key after a union's branch belongs to the first model that has it.
             holders = [kind for kind in nested if name in kind.model_fields]
-            around = (holders or nested or [around])[0]
-            nested = _models(around.model_fields[name].annotation) if holders else []
+            owner = (holders or nested or [owner])[0]
+            nested = _models(owner.model_fields[name].annotation) if holders else []
             parts.append(name)
-    return parts, around
-
-
-def _is_branch(name: str) -> bool:
-    return name in BRANCHES or "[" in name
+    return parts, owner
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -225,14 +233,19 @@ def _validated(content: Mapping[str, object]) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         # Stages that are not mappings are reported below, with a better message.
-        problems += [one for one in of_validation(error, Recipe) if not _is_stage(one.where)]
+        found = of_validation(error, Recipe)
+        problems += [one for one in found if not one.where.startswith("stages.")]
     stages, of_stages = _check_stages(content.get("stages"))
-    problems += [*_check_task(content.get("task")), *of_stages, *_check_models(content)]
+    task, tasks = content.get("task"), TASKS.names()
+    if isinstance(task, str) and task not in tasks:
+        problems.append(Problem("task", task, ", ".join(tasks), did_you_mean(task, tasks)))
+    problems += [*of_stages, *_check_models(content)]
     if recipe is not None:
-        problems += _check_seeds(recipe)
+        if len(set(recipe.seeds)) < len(recipe.seeds):
+            problems.append(Problem("seeds", recipe.seeds, "seeds that differ from one another"))
         problems += check_stage_order(recipe, stages) if not of_stages else []
     named = {problem.where for problem in problems}
-    problems += [one for one in _absurd(content) if one.where not in named]
+    problems += [one for one in _excessive(content) if one.where not in named]
     if problems or recipe is None:
         raise InputError(*_listed(problems))
     return recipe
@@ -247,7 +260,7 @@ def _listed(problems: list[Problem]) -> list[Problem]:
     return [*problems[:MOST_PROBLEMS], rest]
 
 
-def _absurd(content: object, where: str = "") -> Iterator[Problem]:
+def _excessive(content: object, where: str = "") -> Iterator[Problem]:
     """Yield problems for NaN, infinities and excessive numbers; JSON does not allow the former."""
     if isinstance(content, int | float) and not abs(content) <= LARGEST:
         yield Problem(where, content, f"a finite number, of {LARGEST:g} at most in size")
@@ -257,17 +270,7 @@ def _absurd(content: object, where: str = "") -> Iterator[Problem]:
     elif isinstance(content, list):
         parts = enumerate(content)
     for name, part in parts:
-        yield from _absurd(part, f"{where}.{name}" if where else str(name))
-
-
-def _is_stage(where: str) -> bool:
-    return where.startswith("stages.")
-
-
-def _check_task(task: object) -> Iterator[Problem]:
-    allowed = TASKS.names()
-    if isinstance(task, str) and task not in allowed:
-        yield Problem("task", task, ", ".join(allowed), did_you_mean(task, allowed))
+        yield from _excessive(part, f"{where}.{name}" if where else str(name))
 
 
 def _check_models(content: Mapping[str, object]) -> list[Problem]:
@@ -279,19 +282,13 @@ def _check_models(content: Mapping[str, object]) -> list[Problem]:
         for number, one in enumerate(several):
             where = f"{role}.{number}" if isinstance(given, list) else role
             try:
-                spec = ModelSpec.model_validate(one)
-                source: Source = SOURCES.load(spec.source)
-                source.check(spec)
+                with gathering(problems), model_located(where):
+                    spec = ModelSpec.model_validate(one)
+                    source: Source = SOURCES.load(spec.source)
+                    source.check(spec)
             except ValidationError:  # reported by the recipe's own schema
                 continue
-            except InputError as error:
-                problems += [of_model(problem, where) for problem in error.problems]
     return problems
-
-
-def _check_seeds(recipe: Recipe) -> Iterator[Problem]:
-    if len(set(recipe.seeds)) < len(recipe.seeds):
-        yield Problem("seeds", recipe.seeds, "seeds that differ from one another")
 
 
 def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem]]:
@@ -312,8 +309,7 @@ def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem
 def _stage(name: str, settings: object, where: str) -> Stage:
     kind: type[Stage] = STAGES.load(name, where=where)
     try:
-        return kind.model_validate({} if settings is None else settings)
+        with located(f"{where}.{name}"):
+            return kind.model_validate({} if settings is None else settings)
     except ValidationError as error:
         raise InputError(*of_validation(error, kind, f"{where}.{name}")) from error
-    except InputError as error:
-        raise InputError(*inside(error, f"{where}.{name}")) from error

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from limbeck.errors import Problem
 from limbeck.objective import Objective, methods
-from limbeck.pipeline.candidate import Artefact, Candidate, Record, Role, State, hashes
+from limbeck.pipeline.candidate import Artefact, Candidate, Role, State
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.objective_config import ObjectiveConfig
@@ -44,15 +44,15 @@ class Distill(Training, ObjectiveConfig, Stage):
 
     def own_code(self) -> list[str]:
         """Return the recipe's own losses."""
-        return self.code_of_terms()
+        return self.own_losses()
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features that are not available."""
-        return self.refused(recipe)
+        return self.check_features(recipe)
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Build student and teacher, and connect them once as in training."""
-        self.join_once(trial, where=where)
+        self.try_objective(trial, where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train the student and its label-only baseline."""
@@ -67,24 +67,16 @@ class Distill(Training, ObjectiveConfig, Stage):
             same = baseline_state.weights and baseline_state.changes == begin.changes
             baseline.append(self._label_only(context, baseline_state if same else begin))
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
-        weak = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
-        notes = (weak,) if weak else ()
-        for note in notes:
+        note = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
+        if note:
             context.progress.log(note)
         trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]
-        artefacts = tuple(artefact for artefact, _ in trained)
-        record = Record(
-            stage="distill",
-            key=context.key,
-            seed=context.seed,
-            settings=self.model_dump(mode="json"),
-            what=self.named_terms(),
-            artefacts=artefacts,
-            files=hashes(
-                context.folder, [name for one in artefacts for name in (one.file, *one.weights)]
-            ),
-            curves=tuple(curve for _, curve in trained),
-            notes=notes,
+        record = self.record(
+            context,
+            what=" + ".join(self.loss_names()),
+            artefacts=[artefact for artefact, _ in trained],
+            curves=[curve for _, curve in trained],
+            notes=[note] if note else [],
         )
         return candidate.append(context.folder, record)
 

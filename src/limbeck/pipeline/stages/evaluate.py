@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
 
-from limbeck.errors import InputError
 from limbeck.evaluate.evaluation import EVALUATIONS, EvaluationSettings, check, check_values
-from limbeck.pipeline.candidate import Candidate, Record
+from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.stage import Stage
-from limbeck.pipeline.validate import inside
+from limbeck.pipeline.validate import located
 
 if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
+
+
+Evaluations: TypeAlias = list[str] | dict[str, dict[str, Any]]
 
 
 class Evaluate(Stage):
@@ -27,7 +29,7 @@ class Evaluate(Stage):
     requires: ClassVar[tuple[str, ...]] = ("student",)
 
     evaluations: Annotated[
-        list[str] | dict[str, dict[str, Any]] | None,
+        Evaluations | None,
         Field(
             min_length=1,
             max_length=100,
@@ -38,42 +40,30 @@ class Evaluate(Stage):
     ] = None
     max_samples: Annotated[
         int,
-        Field(ge=10, le=10**7, description="Test samples that the costly evaluations look at."),
+        Field(ge=10, le=10**7, description="Test samples that the costly evaluations use."),
     ] = 300
 
     @field_validator("evaluations")
     @classmethod
-    def _known(
-        cls, evaluations: list[str] | dict[str, dict[str, Any]] | None
-    ) -> list[str] | dict[str, dict[str, Any]] | None:
+    def _known(cls, evaluations: Evaluations | None) -> Evaluations | None:
         check(_with_settings(evaluations or []))
         return evaluations
 
     @property
-    def asked(self) -> EvaluationSettings:
+    def selected(self) -> EvaluationSettings:
         """Return the evaluations with their settings."""
         return _with_settings(EVALUATIONS.names() if self.evaluations is None else self.evaluations)
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check the settings against the classes of the data."""
-        try:
-            check_values(self.asked, tuple(trial.context.data.classes))
-        except InputError as error:
-            raise InputError(*inside(error, f"{where}.evaluations")) from error
+        with located(f"{where}.evaluations"):
+            check_values(self.selected, tuple(trial.context.data.classes))
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Record the evaluations to run."""
-        record = Record(
-            stage="evaluate",
-            key=context.key,
-            seed=context.seed,
-            settings=self.model_dump(mode="json"),
-            what=f"asked about {', '.join(self.asked)}",
-            artefacts=(),
-            files={},
-        )
+        record = self.record(context, what=f"evaluations: {', '.join(self.selected)}")
         return candidate.append(context.folder, record)
 
 
-def _with_settings(evaluations: list[str] | dict[str, dict[str, Any]]) -> EvaluationSettings:
+def _with_settings(evaluations: Evaluations) -> EvaluationSettings:
     return {key: {} for key in evaluations} if isinstance(evaluations, list) else evaluations

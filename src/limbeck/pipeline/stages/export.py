@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from limbeck.compress.materialize import materialize, structural
-from limbeck.compress.method import Change
 from limbeck.core.files import replacing
 from limbeck.errors import Problem
 from limbeck.export.onnx import embed_classes
-from limbeck.pipeline.candidate import Candidate, Record, hashes
+from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.student_files import (
@@ -27,8 +26,6 @@ from limbeck.pipeline.student_files import (
 from limbeck.pipeline.validate import RefusedError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from limbeck.pipeline.dry_run import DryRun
     from limbeck.pipeline.recipe import Recipe
 
@@ -106,7 +103,9 @@ class Export(Stage):
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")
         embed_classes(context.folder / "model.onnx", context.data.classes)
-        model, changes = self._plain(candidate, context)
+        state = candidate.state("student")
+        model, changes = context.restore(spec, state), structural(state.changes)
+        materialize(model)
         save_weights(model, context.folder / "model.safetensors")
         write_code(spec, context, changes, context.folder)
         check_code(model, context, context.folder, where="student/architecture.py")
@@ -116,22 +115,12 @@ class Export(Stage):
         # Before any measurement, so that the shipped file is the measured one.
         embed_metadata(stamp_facts(candidate, context))
         shipped = {"file": "model.onnx", "weights": (), "label": "shipped student"}
-        return Record(
-            stage="export",
-            key=context.key,
-            seed=context.seed,
-            settings=self.model_dump(mode="json"),
+        return self.record(
+            context,
             what="ONNX, with weights, architecture and preprocessing beside it",
-            artefacts=(artefact.model_copy(update=shipped),),
-            files=hashes(context.folder, _listed(context.folder)),
+            artefacts=[artefact.model_copy(update=shipped)],
+            files=_listed(context.folder),
         )
-
-    def _plain(self, candidate: Candidate, context: Context) -> tuple[nn.Module, list[Change]]:
-        """Return the newest weights as plain tensors, with their structural changes."""
-        state = candidate.state("student")
-        model = context.restore(context.student_spec, state)
-        materialize(model)
-        return model, structural(state.changes)
 
 
 def _listed(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from limbeck.pipeline.candidate import Candidate, Record, State, hashes
+from limbeck.pipeline.candidate import Candidate, State
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.stage import Stage
@@ -30,15 +30,11 @@ class Load(Stage):
         names = member_files(len(specs))
         notes = context.on_main_process(lambda: self._copy(context, names))
         artefact = publish_teacher(context, State(tuple(context.folder / name for name in names)))
-        record = Record(
-            stage="load",
-            key=context.key,
-            seed=context.seed,
-            settings={},
-            what="taught elsewhere: " + ", ".join(spec.checkpoint or spec.name for spec in specs),
-            artefacts=(artefact.model_copy(update={"weights": names}),),
-            files=hashes(context.folder, [artefact.file, *names]),
-            notes=tuple(notes),
+        record = self.record(
+            context,
+            what="trained elsewhere: " + ", ".join(spec.checkpoint or spec.name for spec in specs),
+            artefacts=[artefact.model_copy(update={"weights": names})],
+            notes=notes,
         )
         return candidate.append(context.folder, record)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from limbeck.objective import Objective, methods
-from limbeck.pipeline.candidate import Candidate, Record, State, hashes
+from limbeck.pipeline.candidate import Candidate, State
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.stage import Stage
@@ -58,16 +58,12 @@ class TrainTeacher(Training, Stage):
                     weights=name,
                 )
             )
-        taught = State(tuple(context.folder / name for name in names), begun.changes)
-        artefact = publish_teacher(context, taught)
-        record = Record(
-            stage="train_teacher",
-            key=context.key,
-            seed=context.seed,
-            settings=self.model_dump(mode="json"),
+        state = State(tuple(context.folder / name for name in names), begun.changes)
+        artefact = publish_teacher(context, state)
+        record = self.record(
+            context,
             what="trained on the labels" + (f", {len(specs)} members" if len(specs) > 1 else ""),
-            artefacts=(artefact.model_copy(update={"weights": names}),),
-            files=hashes(context.folder, [artefact.file, *names]),
-            curves=tuple(curves),
+            artefacts=[artefact.model_copy(update={"weights": names})],
+            curves=curves,
         )
         return candidate.append(context.folder, record)
