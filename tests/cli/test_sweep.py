@@ -116,7 +116,7 @@ def test_an_interrupt_exits_with_130_and_the_same_command_resumes(made_up):
     argv = ("digits", *WIDTHS, "--sampler", "grid", "--out", made_up.out)
     ended = limbeck_sweep(*argv)
     assert ended.exit_code == 130
-    assert "the same command goes on" in ended.stderr
+    assert "the same command continues" in ended.stderr
     made_up.figures_at = whole
     # The student folder of the trial that was interrupted is its own.
     import shutil

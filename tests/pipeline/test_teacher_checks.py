@@ -143,10 +143,7 @@ def test_a_softmax_within_a_structured_output_is_refused() -> None:
     net = Structured()
     with pytest.raises(InputError, match="state output_type: probabilities"):
         check_output_type(
-            net,
-            lambda: net(torch.randn(4, 3))["logits"],
-            output_type="logits",
-            where="teacher",
+            net, lambda: net(torch.randn(4, 3))["logits"], output_type="logits", where="teacher"
         )
 
 

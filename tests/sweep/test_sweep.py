@@ -213,6 +213,6 @@ def test_if_all_trials_fail_the_reason_is_reported(tiny, tmp_path, made_up):
 def test_no_trial_begins_after_the_timeout(tiny, tmp_path, made_up):
     done = made_up(plain)
     planned = grid_of(tiny, tmp_path / "sweep", "student.width=2..5", timeout=0.0)
-    with pytest.raises(LimbeckError, match="the same command goes on"):
+    with pytest.raises(LimbeckError, match="the same command continues"):
         sweep(planned)
     assert done == []

@@ -30,9 +30,9 @@ from limbeck.core.process import ignore_signals, raise_on_signals
 
 INTERRUPTED = 130
 RESUME_HINTS = {
-    "run": "What was done is saved: the same command with --resume goes on from there.",
+    "run": "What was done is saved: the same command with --resume continues from there.",
     "evaluate": "The evaluations that ended are saved: the same command does the others.",
-    "sweep": "The trials that ended are saved: the same command goes on from there.",
+    "sweep": "The trials that ended are saved: the same command continues from there.",
 }
 """How to resume an interrupted command; the others write nothing to resume."""
 

@@ -22,17 +22,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Override a setting, such as stages.distill.epochs=5.",
+        "--set", metavar="PATH=VALUE", help="Override a setting, such as stages.distill.epochs=5."
     ),
 ]
 RunFolder = Annotated[Path | None, typer.Option(help="The run folder; runs/NAME if not given.")]
 TrustCode = Annotated[
     bool,
     typer.Option(
-        "--trust-code",
-        help="Import the code that a recipe from outside the current folder names.",
+        "--trust-code", help="Import the code that a recipe from outside the current folder names."
     ),
 ]
 

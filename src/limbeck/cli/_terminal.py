@@ -46,11 +46,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def watch(*, quiet: bool = False) -> Iterator[ProgressReporter]:
-    """Yield a progress reporter on standard error: bars at a terminal, log lines elsewhere.
-
-    Args:
-        quiet: Report nothing.
-    """
+    """Yield a progress reporter on standard error: bars at a terminal, log lines elsewhere."""
     from limbeck.pipeline.progress import NullReporter
 
     if quiet or not sys.stderr.isatty():

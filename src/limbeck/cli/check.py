@@ -49,14 +49,9 @@ def check(
 
 
 def _record(problem: Problem) -> dict[str, str]:
-    # The text truncates a given value that is too large to show.
+    # The text of a problem truncates a given value that is too large to show.
     given = str(problem).removeprefix(f"{problem.where}: got ").partition("; allowed: ")[0]
-    return {
-        "where": problem.where,
-        "given": given,
-        "allowed": problem.allowed,
-        "fix": problem.fix,
-    }
+    return {"where": problem.where, "given": given, "allowed": problem.allowed, "fix": problem.fix}
 
 
 def _lines(checked: Checked) -> Iterator[str]:

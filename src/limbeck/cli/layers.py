@@ -82,12 +82,17 @@ def _named(source: str, name: str, classes: int, shape: str) -> tuple[nn.Module,
     import torch
     from pydantic import ValidationError
 
-    from limbeck.errors import InputError
+    from limbeck.errors import InputError, Problem
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.validate import of_validation
 
-    channels, height, width = _sizes(shape)
+    try:
+        channels, height, width = (int(size) for size in shape.split(","))
+    except ValueError:
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise InputError(Problem("--shape", shape, "three whole numbers, such as 3,32,32"))
     try:
         spec = ModelSpec(source=source, name=name)
     except ValidationError as error:
@@ -97,18 +102,6 @@ def _named(source: str, name: str, classes: int, shape: str) -> tuple[nn.Module,
         tokens = torch.zeros(2, TOKENS, dtype=torch.long)
         return built, lambda module: module(input_ids=tokens)
     return built, lambda module: module(torch.zeros(2, channels, height, width))
-
-
-def _sizes(shape: str) -> tuple[int, int, int]:
-    from limbeck.errors import InputError, Problem
-
-    try:
-        channels, height, width = (int(size) for size in shape.split(","))
-    except ValueError:
-        channels = height = width = 0
-    if min(channels, height, width) < 1:
-        raise InputError(Problem("--shape", shape, "three whole numbers, such as 3,32,32"))
-    return channels, height, width
 
 
 def _of_recipe(name: str, which: Which, trusted: bool) -> tuple[nn.Module, Forward]:

@@ -11,6 +11,7 @@ import typer
 
 from limbeck.cli._docstrings import module_names, of_module, of_modules, of_package
 from limbeck.cli._terminal import show
+from limbeck.core.registry import camel_case
 
 
 class Kind(StrEnum):
@@ -39,7 +40,12 @@ def list_(
 
     if source is not None and kind is not Kind.models:
         raise InputError(Problem("--source", source, "with `limbeck list models` only"))
-    listed = _models_of(source) if source is not None else _LISTS[kind]()
+    if source is not None:
+        from limbeck.models.spec import names
+
+        listed = {f"{source}:{name}": "" for name in names(source)}
+    else:
+        listed = _LISTS[kind]()
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
         return
@@ -73,26 +79,6 @@ def _modules(
     return {name: one.line for name, one in found.items() if one.docstring and name != but}
 
 
-def _tasks() -> dict[str, str]:
-    from limbeck.core.registry import camel_case
-
-    return _modules("limbeck.tasks", camel_case, but="task")  # the protocol itself
-
-
-def _stages() -> dict[str, str]:
-    from limbeck.core.registry import camel_case
-
-    return _modules("limbeck.pipeline.stages", camel_case)
-
-
-def _evaluations() -> dict[str, str]:
-    return _modules("limbeck.evaluate", lambda name: "evaluate", but="evaluation")  # runs them all
-
-
-def _studies() -> dict[str, str]:
-    return _modules("limbeck.studies", lambda name: "study")
-
-
 def _models() -> dict[str, str]:
     """Return limbeck's own models, and the command that lists those of each library."""
     nets = sorted(of_modules("limbeck.models.nets").items())
@@ -103,12 +89,6 @@ def _models() -> dict[str, str]:
     }
     libraries["python:..."] = "a model of your own: python:file.py:function"
     return {f"limbeck:{name}": one.line for name, one in nets} | libraries
-
-
-def _models_of(source: str) -> dict[str, str]:
-    from limbeck.models.spec import names
-
-    return {f"{source}:{name}": "" for name in names(source)}
 
 
 def _recipes() -> dict[str, str]:
@@ -122,10 +102,12 @@ def _recipes() -> dict[str, str]:
 _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.losses: _losses,
     Kind.methods: _methods,
-    Kind.tasks: _tasks,
-    Kind.stages: _stages,
-    Kind.evaluations: _evaluations,
+    Kind.tasks: lambda: _modules("limbeck.tasks", camel_case, but="task"),
+    Kind.stages: lambda: _modules("limbeck.pipeline.stages", camel_case),
+    Kind.evaluations: lambda: _modules(
+        "limbeck.evaluate", lambda name: "evaluate", but="evaluation"
+    ),
     Kind.models: _models,
     Kind.recipes: _recipes,
-    Kind.studies: _studies,
+    Kind.studies: lambda: _modules("limbeck.studies", lambda name: "study"),
 }

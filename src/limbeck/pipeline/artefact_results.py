@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from scipy.special import softmax
 
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
@@ -71,9 +72,8 @@ def disagreement(
 
 
 def _softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
-    scaled = logits.astype(np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities: NDArray[np.float64] = softmax(logits.astype(np.float64) / temperature, axis=1)
+    return probabilities
 
 
 class ArtefactId(Result):

@@ -67,8 +67,7 @@ class Compression(Stage):
         ),
     ] = 512
     finetune: Annotated[
-        FineTune | None,
-        Field(description="Train afterwards, by default under the first teacher."),
+        FineTune | None, Field(description="Train afterwards, by default under the first teacher.")
     ] = None
 
     @model_validator(mode="after")

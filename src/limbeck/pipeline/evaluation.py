@@ -72,12 +72,6 @@ def evaluation(
 
     A saved evaluation of the same models, data, code and settings is loaded instead. An evaluation
     that raises is recorded with its error, and the others continue.
-
-    Args:
-        candidate: The whole chain of a seed.
-        context: Its data and task.
-        stage: The evaluations with their settings.
-        ended: Called with the results so far, after each evaluation.
     """
     identity = _identity(candidate, context)
     inputs = build_context(candidate, context, limit=stage.max_samples)
@@ -150,13 +144,7 @@ def _files(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def build_context(candidate: Candidate, context: Context, *, limit: int) -> EvaluationContext:
-    """Build the context of the evaluations.
-
-    Args:
-        candidate: The whole chain of a seed.
-        context: Its data and task.
-        limit: Number of test samples for costly evaluations.
-    """
+    """Build the context of the evaluations."""
     student = _model(candidate, context, "student", [context.student_spec])
     if student is None:  # ensured by the chain check
         raise ValueError("an evaluation without a student")
@@ -232,11 +220,6 @@ def reevaluate(run: Path, stage: Evaluate, *, watch: ProgressReporter) -> Evalua
     """Evaluate a finished run's student again, and rewrite its report.
 
     Earlier results stay, unless the same evaluation is repeated.
-
-    Args:
-        run: A run folder.
-        stage: The evaluations with their settings.
-        watch: The progress reporter.
 
     Raises:
         InputError: Not a run folder, or a file of it is missing or was changed.

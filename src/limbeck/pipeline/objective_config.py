@@ -56,8 +56,7 @@ class ObjectiveConfig(BaseModel):
         ),
     ] = 0
     cache_teacher: Annotated[
-        bool,
-        Field(description="Save the teacher's outputs once; every student after reads them."),
+        bool, Field(description="Save the teacher's outputs once; every student after reads them.")
     ] = False
 
     @field_validator("objective")

@@ -94,13 +94,6 @@ def check_compressed(
     file's logits, both minus their mean over the classes. The tolerance limits this error and the
     share of samples with another top class.
 
-    Args:
-        reference: The float file's predictions.
-        compressed: The compressed file's predictions for the same samples.
-        where: The stage, for messages.
-        method: The method, for messages.
-        tolerance: The largest allowed error, and share of samples with another class.
-
     Returns:
         A sentence with the figures, for the record.
 

@@ -35,15 +35,7 @@ if TYPE_CHECKING:
 def passport_inputs(
     result: RunResult, *, folder: Path, lineage: Candidate, data: Data, task: Task
 ) -> PassportFacts:
-    """Collect the passport facts of a student.
-
-    Args:
-        result: The run's results.
-        folder: The student folder, whose files are hashed.
-        lineage: The lineage of the first seed's student, which ships.
-        data: Its training data.
-        task: Its task, which defines inputs and outputs.
-    """
+    """Collect the passport facts of a student."""
     recipe = Recipe.model_validate(result.recipe)
     dataset = dataset_facts(recipe, result.data)
     environment, shipped = result.environment, result.shipped
@@ -96,12 +88,7 @@ def _architecture(spec: dict[str, object]) -> str:
 
 
 def stamp_facts(candidate: Candidate, context: Context) -> PassportFacts:
-    """Collect the facts embedded in the shipped files, known before these are measured.
-
-    Args:
-        candidate: The chain up to the export.
-        context: The context of the export stage, whose folder contains the files.
-    """
+    """Collect the facts embedded in the shipped files, known before these are measured."""
     recipe = context.recipe
     dataset = dataset_facts(recipe, context.data.facts)
     facts = PassportFacts(
@@ -121,10 +108,7 @@ def student_name(recipe: str) -> str:
 
 
 def _teachers(
-    recipe: Recipe,
-    lineage: Candidate,
-    dataset: DatasetFacts,
-    metrics: tuple[MetricFacts, ...] = (),
+    recipe: Recipe, lineage: Candidate, dataset: DatasetFacts, metrics: tuple[MetricFacts, ...] = ()
 ) -> list[ModelFacts]:
     """Return the facts of each teacher that was used, with the hash of its weights."""
     found = lineage.newest("teacher")

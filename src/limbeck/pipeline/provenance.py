@@ -37,11 +37,12 @@ class Origin(BaseModel):
     owner: str = ""
     licence: Annotated[str, Field(description="An SPDX id if there is one.")] = ""
     terms: Annotated[
-        list[str], Field(description="What its terms forbid or require, such as no-distillation.")
-    ] = []
+        tuple[str, ...],
+        Field(description="What its terms forbid or require, such as no-distillation."),
+    ] = ()
     flags: Annotated[
-        list[str], Field(description="What its export is held to, such as dual-use.")
-    ] = []
+        tuple[str, ...], Field(description="Restrictions of its export, such as dual-use.")
+    ] = ()
     risk: Annotated[
         str, Field(description="Its class under the EU AI Act, such as minimal or high.")
     ] = ""
@@ -115,15 +116,7 @@ def origin(recipe: Recipe, place: int) -> Origin:
 
 def stated(facts: Facts, of: Origin) -> Facts:
     """Add stated facts of a model to the known ones."""
-    return replace(
-        facts,
-        owner=of.owner,
-        licence=of.licence,
-        terms=tuple(of.terms),
-        flags=tuple(of.flags),
-        risk=of.risk,
-        risk_justification=of.risk_justification,
-    )
+    return replace(facts, **of.model_dump())
 
 
 def dataset_facts(recipe: Recipe, facts: DataFacts | OfData) -> DatasetFacts:

@@ -24,15 +24,7 @@ if TYPE_CHECKING:
 def publish(
     result: RunResult, *, out: Path, lineages: Sequence[Candidate], data: Data, task: Task
 ) -> None:
-    """Write the report, and a student folder for every seed.
-
-    Args:
-        result: The run's results.
-        out: The run folder.
-        lineages: The lineage of each seed's student, in the order of the seeds.
-        data: The training data.
-        task: The task of the data.
-    """
+    """Write the report, and a student folder for every seed."""
     write_report(result, out=out)
     for seed, lineage in zip(result.seeds, lineages, strict=True):
         place = folders.seed_folder(out, result.seeds, seed) / folders.STUDENT

@@ -29,8 +29,7 @@ class Budget(BaseModel):
         Positive | None, Field(description="Median time of one prediction: batch 1, one thread.")
     ] = None
     accuracy_drop: Annotated[
-        Share | None,
-        Field(description="Teacher's accuracy less the student's, as a share of 1."),
+        Share | None, Field(description="Teacher's accuracy less the student's, as a share of 1.")
     ] = None
     accuracy: Annotated[Share | None, Field(description="The least accuracy on test.")] = None
     parameters: Annotated[int | None, Field(gt=0, le=10**18)] = None
@@ -69,8 +68,7 @@ class Recipe(BaseModel):
     task: Annotated[str, Field(description="What a batch means, such as image_classification.")]
     data: DataSpec
     teacher: Annotated[
-        Teacher | None,
-        Field(description="The model that is too big; several make an ensemble."),
+        Teacher | None, Field(description="The model that is too big; several make an ensemble.")
     ] = None
     student: ModelSpec | None = None
     budget: Budget = Budget()

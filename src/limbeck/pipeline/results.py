@@ -17,14 +17,7 @@ from limbeck.pipeline.artefact_results import SIMILARITY_TEMPERATURE, ArtefactRe
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.statements import check_models
 from limbeck.pipeline.teacher_checks import chance_notes
-from limbeck.report.result import (
-    BudgetCheck,
-    Comparison,
-    DataFacts,
-    Environment,
-    Link,
-    RunResult,
-)
+from limbeck.report.result import BudgetCheck, Comparison, DataFacts, Environment, Link, RunResult
 
 if TYPE_CHECKING:
     from limbeck.data.load import Data
@@ -68,12 +61,11 @@ INTEGER = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
 def latency_notes(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
-    """Yield a note for each quantisation that increased the latency, with likely causes.
-
-    Args:
-        chain: The links of a run, in order.
-        hardware: The hardware of the latency measurements.
-    """
+    """Yield a note for each quantisation that increased the latency, with likely causes."""
+    rounding = "rounding the activations takes longer than products of few bits save"
+    reason = f"this processor has no instruction for products of eight-bit numbers, so {rounding}"
+    if INTEGER & set(hardware.flags):
+        reason = f"{rounding}, or operators in between stayed in float"
     students = [link for link in chain if link.role == "student"]
     for before, after in pairwise(students):
         was, now = _latency(before), _latency(after)
@@ -82,16 +74,12 @@ def latency_notes(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
         if after.stage == "quantize" and now.p50 > SLACK * was.p50 and slower:
             yield (
                 f"One prediction takes {now.p50:.3g} ms after quantising, and took {was.p50:.3g} "
-                f"ms before: {_slow_reason(hardware)}."
+                f"ms before: {reason}."
             )
 
 
 def unsteady(chain: Sequence[Link]) -> Iterator[str]:
-    """Yield a warning where the 90th percentile of a latency is far above the median.
-
-    Args:
-        chain: The links of a run, in order.
-    """
+    """Yield a warning where the 90th percentile of a latency is far above the median."""
     timed = [(link.label, _latency(link)) for link in chain]
     varying = [(label, one) for label, one in timed if not one.steady]
     if not varying:
@@ -107,13 +95,6 @@ def unsteady(chain: Sequence[Link]) -> Iterator[str]:
 def _latency(link: Link) -> Latency:
     """Return the latency at batch 1 on one thread, of the first seed's file."""
     return next(one for one in link.measured[0].cost.latency if one.threads == 1)
-
-
-def _slow_reason(hardware: Hardware) -> str:
-    rounding = "rounding the activations takes longer than products of few bits save"
-    if INTEGER & set(hardware.flags):
-        return f"{rounding}, or operators in between stayed in float"
-    return f"this processor has no instruction for products of eight-bit numbers, so {rounding}"
 
 
 def assemble(
@@ -196,6 +177,8 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
     shipped = chain[-1]
     cost, latency = shipped.measured[0].cost, _latency(shipped)
     teacher = next((link for link in chain if link.role == "teacher"), None)
+    # An unsteady latency decides nothing about a limit within its range.
+    low = None if latency.steady else latency.p10
     reached = shipped.accuracy.mean
     values = {
         "size_kb": (cost.size_bytes / 1000, "kB"),
@@ -215,15 +198,8 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
                 measured=measured,
                 unit=unit,
                 met=measured >= allowed if name == "accuracy" else measured <= allowed,
-                conclusive=name != "latency_ms" or _conclusive(latency, allowed),
+                conclusive=name != "latency_ms" or low is None or not low <= allowed <= latency.p90,
             )
-
-
-def _conclusive(latency: Latency, allowed: float) -> bool:
-    """Return whether the limit is outside of the range of an unsteady latency."""
-    if latency.steady or latency.p10 is None:
-        return True
-    return not latency.p10 <= allowed <= latency.p90
 
 
 def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[str]:

@@ -76,15 +76,7 @@ class Inputs:
 def key_of(
     name: str, stage: Stage, candidate: Candidate, context: Context, *, inputs: Inputs
 ) -> str:
-    """Compute the hash of all inputs of a stage.
-
-    Args:
-        name: The stage's name.
-        stage: Its settings.
-        candidate: The chain so far.
-        context: The recipe, the data and the seed.
-        inputs: Hashes of inputs beyond settings.
-    """
+    """Compute the hash of all inputs of a stage."""
     recipe, data, student = context.recipe, context.data, context.recipe.student_spec
     augment, made = data.train.augment, stage.made()
     models: list[tuple[str, ModelSpec]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,18 +71,30 @@ def check(run: Path) -> None:
     Raises:
         InputError: Not a folder, or it contains files but no mark of a run.
     """
-    allowed = "an empty folder, a new one, or one that holds a run of limbeck"
-    # A run that was killed early leaves these files and no mark.
-    leftovers = {LOCK, HOLDER, DATA}
+
+    def leftover(name: str) -> bool:
+        """Return whether a run that was killed early leaves such a file, and no mark."""
+        return name in {LOCK, HOLDER, DATA} or name.endswith(".partial")
+
+    check_folder(run, mark=MARK, kind="run", ignored=leftover)
+
+
+def check_folder(folder: Path, *, mark: str, kind: str, ignored: Callable[[str], bool]) -> None:
+    """Raise if a folder has files, other than those with ignored names, and no mark.
+
+    Raises:
+        InputError: It has such files, or is not a folder.
+    """
+    allowed = f"an empty folder, a new one, or one that holds a {kind} of limbeck"
     try:
-        names = sorted(path.name for path in run.iterdir())
+        names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(Problem("--out", str(run), allowed, f"{error.strerror}.")) from error
-    foreign = [name for name in names if name not in leftovers and not name.endswith(".partial")]
-    if foreign and not (run / MARK).is_file():
-        raise InputError(Problem("--out", str(run), allowed, f"It holds {foreign[0]}."))
+        raise InputError(Problem("--out", str(folder), allowed, f"{error.strerror}.")) from error
+    foreign = [name for name in names if not ignored(name)]
+    if foreign and not (folder / mark).is_file():
+        raise InputError(Problem("--out", str(folder), allowed, f"It holds {foreign[0]}."))
 
 
 def check_place(run: Path) -> None:
@@ -191,10 +203,6 @@ FIX = "Run its recipe again, with the same --out."
 def open_run(run: Path, *, watch: ProgressReporter) -> tuple[Candidate, Context]:
     """Load the first seed's chain, whose student ships, and its context.
 
-    Args:
-        run: A run folder.
-        watch: The progress reporter.
-
     Raises:
         InputError: Not a run folder, or a file of it is missing or was changed.
     """
@@ -202,7 +210,15 @@ def open_run(run: Path, *, watch: ProgressReporter) -> tuple[Candidate, Context]
 
     recipe = recipe_of(run)
     check_code(recipe)
-    candidate = _lineage(run)
+    candidate = Candidate()
+    for folder in sorted((run / "stages").glob("*")):
+        candidate = candidate.append(folder, _record(folder))
+    # Each file is run once in a process with limits, since the folder may be untrusted.
+    newest = filter(None, map(candidate.newest, ROLES))
+    for path in sorted({folder / artefact.file for folder, artefact in newest}):
+        probe(path)
+    if not candidate.lineage:
+        raise InputError(Problem(str(run / "stages"), "no stage", "a run that has ended", FIX))
     watch.log(f"Reading {recipe.data.source} {recipe.data.name}".rstrip())
     data = load(recipe.data, workdir=run / DATA)
     return candidate, Context(
@@ -230,19 +246,6 @@ def recipe_of(run: Path) -> Recipe:
     if not mark.is_file():
         raise InputError(Problem("RUN", str(run), "the folder of a run of limbeck"))
     return validate(read(mark))
-
-
-def _lineage(run: Path) -> Candidate:
-    candidate = Candidate()
-    for folder in sorted((run / "stages").glob("*")):
-        candidate = candidate.append(folder, _record(folder))
-    # Each file is run once in a process with limits, since the folder may be untrusted.
-    newest = filter(None, map(candidate.newest, ROLES))
-    for path in sorted({folder / artefact.file for folder, artefact in newest}):
-        probe(path)
-    if not candidate.lineage:
-        raise InputError(Problem(str(run / "stages"), "no stage", "a run that has ended", FIX))
-    return candidate
 
 
 def _record(folder: Path) -> Record:

@@ -48,20 +48,15 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     definitions, keys = schema["$defs"], schema["properties"]
     keys["task"]["enum"] = TASKS.names()
-    _enumerate(definitions["DataSpec"], "source", DATA_SOURCES.names())
-    _enumerate(definitions["ModelSpec"], "source", MODEL_SOURCES.names())
-    stages = [_stage(name, definitions) for name in STAGES.names()]
-    keys["stages"]["items"] = {"oneOf": stages}
+    definitions["DataSpec"]["properties"]["source"]["enum"] = DATA_SOURCES.names()
+    definitions["ModelSpec"]["properties"]["source"]["enum"] = MODEL_SOURCES.names()
+    keys["stages"]["items"] = {"oneOf": [_stage(name, definitions) for name in STAGES.names()]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "A limbeck recipe",
         "description": "What `limbeck run` takes.",
     }
-
-
-def _enumerate(definition: dict[str, Any], key: str, names: list[str]) -> None:
-    definition["properties"][key]["enum"] = names
 
 
 def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -97,11 +92,11 @@ def _of_every_method(
     branches, own = [], settings["properties"]
     default = own["method"]["default"]
     for name in registry.names():
-        way = registry.load(name).model_json_schema()
-        definitions.update(way.pop("$defs", {}))
-        taken = {**own, "method": {"const": name}, **way["properties"]}
-        required = [*way.get("required", []), *([] if name == default else ["method"])]
-        branches.append(_settings(taken, required))
+        method = registry.load(name).model_json_schema()
+        definitions.update(method.pop("$defs", {}))
+        properties = {**own, "method": {"const": name}, **method["properties"]}
+        required = [*method.get("required", []), *([] if name == default else ["method"])]
+        branches.append(_settings(properties, required))
     return {"anyOf": branches, "description": settings.get("description", "")}
 
 
@@ -122,10 +117,10 @@ def _terms() -> list[dict[str, Any]]:
     ]
     for name in losses.__all__:
         loss = losses.find(name)
-        rest = list(signature_of(loss).keywords.values())
-        taken = {one.name: _argument(one) for one in rest}
-        required = [one.name for one in rest if one.default is one.empty]
-        terms += _named(name, loss, {**OF_ANY_TERM, **taken}, required)
+        parameters = list(signature_of(loss).keywords.values())
+        properties = {one.name: _argument(one) for one in parameters}
+        required = [one.name for one in parameters if one.default is one.empty]
+        terms += _named(name, loss, {**OF_ANY_TERM, **properties}, required)
         if not required:
             terms.append({"const": name})
     return terms
@@ -167,10 +162,7 @@ def _settings(properties: dict[str, Any], required: list[str]) -> dict[str, Any]
 
 def _one(name: str, settings: dict[str, Any], description: str) -> dict[str, Any]:
     """Return the schema of a mapping with this one key."""
-    return {
-        **_settings({name: settings}, [name]),
-        "description": description.split("\n", 1)[0],
-    }
+    return {**_settings({name: settings}, [name]), "description": description.split("\n", 1)[0]}
 
 
 if __name__ == "__main__":

@@ -65,12 +65,7 @@ def with_statements(recipe: Recipe, data: Data) -> Recipe:
 
 
 def check_models(recipe: Recipe, data: Data) -> ModelChecks:
-    """Check every model with loaded weights against the data.
-
-    Args:
-        recipe: The recipe, filled in or not; the result is the same.
-        data: The prepared data.
-    """
+    """Check every model with loaded weights against the data."""
     checks = ModelChecks()
     trained = trains_teacher(recipe)
     for where, spec in zip(recipe.teacher_paths, recipe.teachers, strict=True):
@@ -90,13 +85,8 @@ def trains_teacher(recipe: Recipe) -> bool:
     return any(name == "train_teacher" for stage in recipe.stages for name in stage)
 
 
-def is_loaded(spec: ModelSpec) -> bool:
-    """Return whether the recipe states that a model starts from trained weights."""
-    return bool(spec.checkpoint or spec.path or spec.arguments.get("pretrained"))
-
-
 def _statement(spec: ModelSpec, where: str, checks: ModelChecks) -> Statement | None:
-    if is_loaded(spec):
+    if spec.checkpoint or spec.path or spec.arguments.get("pretrained"):  # trained weights
         with gathering(checks.problems), model_located(where):
             return states(spec)
     return None
@@ -267,7 +257,7 @@ class _Comparison:
                 f"; it has {found.vocab_size} token embeddings, the data's tokenizer has "
                 f"{prepare.vocab_size} tokens."
             )
-            text = "no tokenizer lies beside its weights to compare the data's with"
+            text = "there is no tokenizer beside its weights to compare the data's with"
             self.note(text + (sizes if found.vocab_size else "."))
             return
         rows = range(min(TEXTS, len(self.data.train)))
@@ -385,13 +375,7 @@ def _tokenizer(folder: Path, where: str) -> str:
 
 
 def tokenizers_differ(own: str, data: str, texts: Sequence[str]) -> str:
-    """Describe how two tokenizers differ in vocabulary or behaviour; empty if they do not.
-
-    Args:
-        own: The text of the model's tokenizer.json.
-        data: The text of the data's tokenizer.json.
-        texts: The texts encoded by both.
-    """
+    """Describe how two tokenizers differ, as texts of tokenizer.json; empty if they do not."""
     if _without_cutting(own) == _without_cutting(data):
         return ""
     library = require("tokenizers", extra="text").Tokenizer

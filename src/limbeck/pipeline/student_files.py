@@ -151,24 +151,41 @@ def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
     Raises:
         InputError: transformers cannot load it, or its predictions differ.
     """
-    prepare = context.data.preprocess
+    prepare, rows = context.data.preprocess, context.data.validation
+    text = isinstance(prepare, TextPreprocess)
+    processor = None
+    if isinstance(prepare, ImagePreprocess):
+        processor = image_processor(
+            size=prepare.size,
+            channels=prepare.channels,
+            mean=prepare.mean,
+            std=prepare.std,
+            resample=prepare.resample,
+        )
     to_folder(
         model,
         folder,
         classes=context.data.classes,
         tokenizer=_tokenizer(context),
-        image_processor=_image_processor(context),
+        image_processor=processor,
         onnx=context.folder / "model.onnx",
-        readme=_readme(context),
+        readme=README.format(
+            name=f"{context.recipe.name}-student",
+            pipeline="text-classification" if text else "image-classification",
+            classes=", ".join(context.data.classes),
+            settings=", truncation=True" if text else "",
+            example=repr("a warm and funny film" if text else "image.png"),
+            ort=f"ORTModelFor{'SequenceClassification' if text else 'ImageClassification'}",
+        ),
     )
     prepare.save(folder)
-    rows = context.data.validation.spread(ROWS)
-    batch = context.data.validation.__getitems__(rows)
+    numbers = rows.spread(ROWS)
+    batch = rows.__getitems__(numbers)
     expected = TorchPredictor(model, context.task).predict(batch)["logits"]
-    kind, inputs = prepare.kind, {"image": batch["image"].numpy()} if "image" in batch else {}
-    if isinstance(prepare, TextPreprocess):
-        inputs = {"texts": np.array(_texts(context, rows))}
-    check_standalone(folder, LOADING[kind], inputs, expected, where="student/huggingface")
+    inputs = {"image": batch["image"].numpy()} if "image" in batch else {}
+    if text:
+        inputs = {"texts": np.array(_texts(context, numbers))}
+    check_standalone(folder, LOADING[prepare.kind], inputs, expected, where="student/huggingface")
 
 
 def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
@@ -218,28 +235,3 @@ def _tokenizer(context: Context) -> Any:
 
 def _texts(context: Context, rows: list[int]) -> list[str]:
     return [context.data.validation.raw(row)["text"] for row in rows]
-
-
-def _image_processor(context: Context) -> dict[str, Any] | None:
-    prepare = context.data.preprocess
-    if not isinstance(prepare, ImagePreprocess):
-        return None
-    return image_processor(
-        size=prepare.size,
-        channels=prepare.channels,
-        mean=prepare.mean,
-        std=prepare.std,
-        resample=prepare.resample,
-    )
-
-
-def _readme(context: Context) -> str:
-    text = isinstance(context.data.preprocess, TextPreprocess)
-    return README.format(
-        name=f"{context.recipe.name}-student",
-        pipeline="text-classification" if text else "image-classification",
-        classes=", ".join(context.data.classes),
-        settings=", truncation=True" if text else "",
-        example=repr("a warm and funny film" if text else "image.png"),
-        ort=f"ORTModelFor{'SequenceClassification' if text else 'ImageClassification'}",
-    )

@@ -29,10 +29,6 @@ BATCH = 64
 def check_teacher(candidate: Candidate, context: Context) -> None:
     """Check the teacher that the newest stage produced.
 
-    Args:
-        candidate: The chain so far.
-        context: The context of the stage.
-
     Raises:
         InputError: The teacher is no better than chance, its classes are in another order than the
             data's, or it is worse than the recipe expects.
@@ -60,10 +56,6 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
 
 def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
     """Check loaded teachers on a sample of the validation rows, before anything is trained.
-
-    Args:
-        models: The teachers, with their weights, in the order of the recipe.
-        context: The context of the dry run.
 
     Raises:
         InputError: One is no better than chance, or its classes are in another order.
@@ -183,12 +175,7 @@ def chance_notes(record: Record) -> Iterator[str]:
 def weak_teacher(
     of_teacher: tuple[Path, Artefact] | None, of_baseline: tuple[Path, Artefact] | None
 ) -> str:
-    """Describe a teacher that is no better than the label-only student; empty if it is better.
-
-    Args:
-        of_teacher: The newest teacher with its folder, if there is one.
-        of_baseline: The newest label-only student with its folder, if there is one.
-    """
+    """Describe a teacher that is no better than the label-only student; empty if it is better."""
     if of_teacher is None or of_baseline is None:
         return ""
     teacher, baseline = of_teacher[1], of_baseline[1]

@@ -35,12 +35,6 @@ def try_training(context: Context, scheme: Offline, settings: Training, *, where
     One batch has the configured size, with the longest texts and a row of each class; the other is
     the smallest of an epoch. Weights, buffers, gradients, modes and random states are restored.
 
-    Args:
-        context: The context, with data and device.
-        scheme: The distillation scheme, which defines a step.
-        settings: The settings of the training.
-        where: The stage's place in the recipe.
-
     Raises:
         InputError: A term or a batch fails, with the error and its origin.
     """

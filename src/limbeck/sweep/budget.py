@@ -108,11 +108,7 @@ def choose(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, tuple[Budget
     """Return the trial of the highest accuracy among those that meet every line, and its lines.
 
     Ties are broken by size, then latency, then number. If no trial meets all lines, the one with
-    the smallest sum of misses is returned.
-
-    Args:
-        trials: Finished trials, at least one.
-        limits: The budget.
+    the smallest sum of misses is returned. At least one finished trial is required.
     """
     checked = [(trial, checks(_figures(trial), limits)) for trial in trials]
 

@@ -53,9 +53,6 @@ ONE_SEED = "Each trial has one seed: differences of a few samples may be luck."
 def timed(trials: Mapping[int, tuple[Recipe, Path]]) -> dict[int, float] | None:
     """Measure the latency of several students at batch 1 on one thread, in turn.
 
-    Args:
-        trials: Each trial's recipe and run folder, by number.
-
     Returns:
         The median of each in milliseconds; `None` if they are too large to be loaded together.
     """
@@ -81,18 +78,17 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
     The best trial within the budget is copied to `chosen/`; if none meets it, an earlier choice is
     removed.
 
-    Args:
-        plan: The plan of the sweep.
-        trials: Its trials.
-        limits: The budget, if there is one.
-
     Raises:
         LimbeckError: No trial finished.
         WriteError: The folder cannot be written to.
     """
     done = [trial for trial in trials if trial.state == "done"]
     if not done:
-        raise LimbeckError(_none_done(trials))
+        failed = [trial for trial in trials if trial.state == "failed"]
+        if not failed:
+            raise LimbeckError("No trial has come to its end yet; the same command continues.")
+        text = f"Trial {failed[0].number}: {failed[0].reason}"
+        raise LimbeckError(f"All {len(failed)} trials failed. {text}")
     done, note = _timed(plan, done)
     mask = pareto(_points(done, plan.costs), directions(plan.costs))
     done = [
@@ -123,14 +119,6 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
     write_json(plan.out / "sweep.json", result.model_dump(mode="json"))
     write_text(plan.out / "sweep.html", render_sweep(result))
     return result
-
-
-def _none_done(trials: Sequence[Trial]) -> str:
-    failed = [trial for trial in trials if trial.state == "failed"]
-    if not failed:
-        return "No trial has come to its end yet; the same command goes on."
-    first = failed[0]
-    return f"All {len(failed)} trials failed. Trial {first.number}: {first.reason}"
 
 
 def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:

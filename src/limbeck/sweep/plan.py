@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
+from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean, gathering
 from limbeck.evaluate.pareto import Direction
 from limbeck.pipeline.load_recipe import put_all
 from limbeck.pipeline.recipe import Recipe
+from limbeck.pipeline.run_folder import check_folder
 from limbeck.pipeline.validate import validate
 from limbeck.report.result import Link, RunResult
 from limbeck.report.sweep import COSTS, Cost, Figures
@@ -150,15 +151,7 @@ def plan(
 ) -> Plan:
     """Build a plan, with every choice validated against the recipe.
 
-    Args:
-        recipe: The recipe, resolved.
-        space: The search space.
-        costs: The costs to minimise.
-        out: The sweep's folder.
-        sampler: The sampler.
-        trials: The total number of trials; 20 if not given, and all settings with `grid`.
-        timeout: Seconds after which no further trial begins.
-        seed: The sampler's seed.
+    The number of trials is 20 if it is not given, or that of all settings with `grid`.
 
     Raises:
         InputError: A path or a choice does not fit the recipe, the recipe exports no student, a
@@ -173,7 +166,8 @@ def plan(
     if last != "export":
         allowed = "an `export` stage: its file is measured"
         problems.append(Problem("stages", f"{last} at the end", allowed))
-    problems += _check_folder(out)
+    with gathering(problems):
+        check_folder(out, mark=STUDY, kind="sweep", ignored=lambda name: name.startswith("."))
     count = size(space) if sampler is Sampler.grid else None
     if sampler is Sampler.grid and count is None:
         fix = "Give every range of fractions a step, or choices."
@@ -216,17 +210,3 @@ def _named(problem: Problem, path: str, value: object) -> Problem:
     if problem.where.startswith("--vary") or problem.where == path:
         return problem
     return replace(problem, where=f"--vary {path}={value}: {problem.where}")
-
-
-def _check_folder(out: Path) -> list[Problem]:
-    """Return a problem if a folder holds something that is not a sweep."""
-    allowed = "an empty folder, a new one, or one that holds a sweep of limbeck"
-    try:
-        strange = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        return [Problem("--out", str(out), allowed, f"{error.strerror}.")]
-    if strange and not (out / STUDY).is_file():
-        return [Problem("--out", str(out), allowed, f"It holds {strange[0]}.")]
-    return []

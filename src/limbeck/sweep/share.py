@@ -38,11 +38,6 @@ def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
     stage that does not match. Files are hard-linked where the file system allows: limbeck replaces
     files and never writes into a finished one.
 
-    Args:
-        recipe: The recipe of the run.
-        run: Its folder.
-        others: The folders of other runs.
-
     Returns:
         The number of reused stages, over all seeds.
     """
@@ -72,10 +67,6 @@ def teaching(recipe: Recipe, folder: Path) -> Iterator[None]:
     """Run the first trial with a teacher in one worker; the others wait, then reuse the teacher.
 
     Otherwise each would train it, and all would write its cached outputs at once.
-
-    Args:
-        recipe: The trial's recipe.
-        folder: The folder of the locks, one per teacher.
     """
     stages = [stage.model_dump(mode="json") for _, stage in _stages(recipe) if _teaches(stage)]
     common = [recipe.model_dump(mode="json", include={*COMMON, "seeds"}), stages]

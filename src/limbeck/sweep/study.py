@@ -75,9 +75,6 @@ class Study:
     a lock file while it lives: an unfinished trial without a living worker was killed. It is marked
     as failed, and queued again under the same number.
 
-    Args:
-        plan: The plan of the sweep.
-
     Raises:
         InputError: Optuna is not installed, or the folder holds a sweep with another plan.
     """

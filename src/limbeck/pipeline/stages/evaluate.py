@@ -39,8 +39,7 @@ class Evaluate(Stage):
         ),
     ] = None
     max_samples: Annotated[
-        int,
-        Field(ge=10, le=10**7, description="Test samples that the costly evaluations use."),
+        int, Field(ge=10, le=10**7, description="Test samples that the costly evaluations use.")
     ] = 300
 
     @field_validator("evaluations")
