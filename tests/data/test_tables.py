@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from limbeck.data.columns import Column, name_of, number
-from limbeck.data.features import Categorical, Numeric, measure_numbers
+from limbeck.data.columns import Categorical, Column, Numeric, measure_numbers, name_of, number
 from limbeck.data.load import Data
 from limbeck.data.preprocess import TablePreprocess, load
 from limbeck.data.spec import DataSpec

@@ -29,8 +29,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from limbeck.core import files, fingerprint
 from limbeck.core.imports import require
-from limbeck.data.columns import Column, kind_of, name_of, number
-from limbeck.data.features import Categorical, Numeric
+from limbeck.data.columns import Categorical, Column, Numeric, kind_of, name_of, number
 from limbeck.data.spec import LARGEST_SIDE, LONGEST_TEXT
 from limbeck.errors import InputError, Problem
 
@@ -311,13 +310,16 @@ def load(folder: Path) -> Preprocess:
         InputError: There is no preprocess.json, or its content is invalid.
     """
     path = folder / FILE
-    content = _read_json(path)
+    content = files.read_json(path, limit=LARGEST_FILE)
+    if not isinstance(content, dict):
+        given, allowed = type(content).__name__, "a JSON object, as limbeck writes it"
+        raise InputError(Problem(str(path), given, allowed))
     version = content.get("version")
     if version != VERSION:
         fix = "It was written by another version of limbeck."
         raise InputError(Problem(str(path), f"version {version}", f"version {VERSION}", fix))
     if content.get("kind") == "text":
-        content["tokenizer"] = _read_text(folder / TOKENIZER)
+        content["tokenizer"] = files.read_text(folder / TOKENIZER, limit=LARGEST_FILE)
     adapter: TypeAdapter[Preprocess] = TypeAdapter(
         Annotated[ImagePreprocess | TextPreprocess | TablePreprocess, Field(discriminator="kind")]
     )
@@ -331,27 +333,3 @@ def load(folder: Path) -> Preprocess:
             for one in error.errors()[:MOST_PROBLEMS]
         ]
         raise InputError(*problems) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(Problem(str(path), f"no JSON: {error}", WRITTEN)) from error
-    if not isinstance(content, dict):
-        given = type(content).__name__
-        raise InputError(Problem(str(path), given, "a JSON object, as limbeck writes it"))
-    return content
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(Problem(str(path), "no such file", f"a folder that holds {path.name}"))
-    if path.stat().st_size > LARGEST_FILE:
-        given = f"{path.stat().st_size:,} bytes"
-        raise InputError(Problem(str(path), given, f"at most {LARGEST_FILE:,} bytes"))
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(Problem(str(path), str(error), "a text in UTF-8")) from error

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.columns import Column, read_names, read_numbers
-from limbeck.data.features import measure_numbers, measure_values
+from limbeck.data.columns import (
+    Column,
+    measure_numbers,
+    measure_values,
+    read_names,
+    read_numbers,
+)
 from limbeck.data.overlap import expected_share
 from limbeck.data.prepare import Prepared, Rows
 from limbeck.data.preprocess import TablePreprocess

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.core import files
 from limbeck.errors import InputError, Problem
 
 FILE = "model.safetensors"
@@ -55,10 +55,10 @@ def find(path: str) -> Path:
     """
     data = Path(os.environ.get("LIMBECK_DATA") or ".")
     for candidate in (Path(path), data / path):
-        files = [candidate / name for name in FOLDER_FILES] if candidate.is_dir() else [candidate]
-        for file in files:
-            if file.is_file():
-                return file
+        names = FOLDER_FILES if candidate.is_dir() else ("",)
+        for name in names:
+            if (candidate / name).is_file():
+                return candidate / name
     fix = f"No such file: {Path(path).absolute()}"
     if Path(path).exists() and not Path(path).is_dir():
         fix = f"It is not a regular file: {Path(path).absolute()}"
@@ -100,11 +100,9 @@ def _error(file: Path, given: str, allowed: str, fix: str = "") -> InputError:
 def _shards(index: Path) -> list[Path]:
     allowed = "an index with a weight_map of tensor names to files beside it"
     try:
-        if index.stat().st_size > LARGEST_INDEX:
-            raise ValueError("it is too large")
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = files.read_json(index, limit=LARGEST_INDEX)
         names = sorted(set(content["weight_map"].values()))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (InputError, KeyError, TypeError, AttributeError) as error:
         raise _error(index, "not an index", allowed, f"{type(error).__name__}: {error}") from error
     wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if wrong:
@@ -117,13 +115,11 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read(file: Path) -> Checkpoint:
-    if not file.is_file():
-        raise _error(file, "not a regular file", ALLOWED)
     try:
-        with file.open("rb") as stream:
+        with files.open_regular(file) as stream:
             start = stream.read(9)
     except OSError as error:
-        raise _error(file, "not readable", ALLOWED, str(error)) from error
+        raise _error(file, error.strerror or str(error), ALLOWED) from error
     if start == POINTER[:9]:
         fix = "Download what it points to: git lfs pull, in the repository that the file is from."
         raise _error(file, "a pointer of Git LFS, not the file itself", ALLOWED, fix)

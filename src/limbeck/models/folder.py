@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from limbeck.core import files
 from limbeck.core.process import LimitError
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.checkpoint import find, read_checkpoint
@@ -53,24 +53,21 @@ def read_config(path: str, known: Collection[str]) -> dict[str, Any]:
 
 
 def _read_json(path: str) -> dict[str, Any]:
-    file = Path(path, "config.json")
+    file, where = Path(path, "config.json"), "model.path"
+    if not file.exists():
+        allowed, fix = "a folder that holds config.json", f"No such file: {file.absolute()}"
+        raise InputError(Problem(where, path, allowed, fix))
+    allowed = "a config.json as transformers writes it"
+    text = files.read_bytes(file, limit=MAX_BYTES, where=where, allowed=f"{allowed} in {path}")
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise ValueError("not a regular file")
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        content = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
         if not isinstance(content, dict):
             raise ValueError(f"a JSON {type(content).__name__}, not a mapping")
         if _depth(content) > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
-    except FileNotFoundError as error:
-        allowed, fix = "a folder that holds config.json", f"No such file: {file.absolute()}"
-        raise InputError(Problem("model.path", path, allowed, fix)) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         given = f"{file}: {str(error)[:200] or type(error).__name__}"
-        allowed = "a config.json as transformers writes it"
-        raise InputError(Problem("model.path", given, allowed)) from error
+        raise InputError(Problem(where, given, allowed)) from error
     return content
 
 

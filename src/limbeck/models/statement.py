@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from limbeck.core import files
+from limbeck.errors import InputError
 
 if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec, Normalization
@@ -54,10 +56,8 @@ def read_json(path: Path) -> dict[str, Any]:
         {}
     """
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = files.read_json(path, limit=LARGEST)
+    except InputError:
         return {}
     return content if isinstance(content, dict) else {}
 
