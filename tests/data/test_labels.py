@@ -154,10 +154,7 @@ def test_parquet_files_keep_their_own_class_names(tmp_path: Path, read: Read) ->
         data = data.cast_column("label", datasets.ClassLabel(names=names))
         data.to_parquet(tmp_path / f"{name}.parquet")
     files = {"train": "train.parquet", "test": "test.parquet"}
-    for source in (
-        {"source": "parquet", "files": files},
-        {"source": "hub", "name": str(tmp_path)},
-    ):
+    for source in ({"source": "parquet", "files": files}, {"source": "hub", "name": str(tmp_path)}):
         data = read(**source, table={"numeric": ["x"]})
         assert data.classes == ("ant", "bee")
         assert data.test.labels.tolist() == [1, 0] * 10

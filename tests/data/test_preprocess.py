@@ -87,11 +87,7 @@ def test_images_are_not_enlarged_beyond_what_memory_is_for(read: Read) -> None:
 
 @pytest.mark.parametrize(("ready", "pixels"), [(1, 2**31), (1, 1)])
 def test_held_or_decoded_each_time_the_bits_are_the_same(
-    images: Data,
-    read: Read,
-    monkeypatch: pytest.MonkeyPatch,
-    ready: int,
-    pixels: int,
+    images: Data, read: Read, monkeypatch: pytest.MonkeyPatch, ready: int, pixels: int
 ) -> None:
     monkeypatch.setattr(samples, "READY_UNDER", ready)
     monkeypatch.setattr("limbeck.data.prepare.PIXELS_UNDER", pixels)

@@ -213,9 +213,7 @@ def test_unknown_columns_are_named_at_once_with_the_nearest(people: Callable[...
     assert messages[2].startswith("data.columns (of train)")
 
 
-def test_without_data_table_the_error_names_the_setting(
-    people: Callable[..., Data],
-) -> None:
+def test_without_data_table_the_error_names_the_setting(people: Callable[..., Data]) -> None:
     with pytest.raises(InputError, match=r"The columns of a table are named in data\.table"):
         people(table=None)
 
@@ -224,7 +222,10 @@ def test_without_data_table_the_error_names_the_setting(
     ("changes", "message"),
     [
         ({"age": ["a"] * ROWS}, rf"numeric \('age' in train\): got \"'a' in row 0 \({ROWS} such"),
-        ({"age": ["1", "2 years"] * (ROWS // 2)}, "goes under data.table.categorical"),
+        (
+            {"age": ["1", "2 years"] * (ROWS // 2)},
+            "Move a column of names to data.table.categorical",
+        ),
         ({"hours": [1.0, float("inf")] * (ROWS // 2)}, r"inf in row 1 \(100 such rows\)"),
         ({"hours": [1.0, -1e101] * (ROWS // 2)}, "finite numbers"),
         ({"job": [["a", "b"]] * ROWS}, "texts, numbers or dates"),
@@ -337,9 +338,7 @@ def test_data_without_table_and_groups_keeps_its_name() -> None:
     assert grouped.identity() == {**plain.identity(), "sensitive_features": ["sex"]}
 
 
-def test_the_same_table_gets_the_same_name_and_another_another(
-    people: Callable[..., Data],
-) -> None:
+def test_the_same_table_gets_the_same_name_and_another_another(people: Callable[..., Data]) -> None:
     first, again, other = people(), people(), people({"age": list(range(ROWS))})
     assert first.facts.fingerprint == again.facts.fingerprint != other.facts.fingerprint
     assert first.preprocess.fingerprint == again.preprocess.fingerprint

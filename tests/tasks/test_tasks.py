@@ -35,10 +35,7 @@ EXAMPLES = {
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
         {"image": torch.randn(4, 1, 2, 2), **LABELS},
     ),
-    "tabular_classification": (
-        lambda: nn.Linear(4, 3),
-        {"features": torch.randn(4, 4), **LABELS},
-    ),
+    "tabular_classification": (lambda: nn.Linear(4, 3), {"features": torch.randn(4, 4), **LABELS}),
     "text_classification": (
         Words,
         {

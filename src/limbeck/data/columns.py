@@ -188,7 +188,7 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
 def _no_number(cells: list[Any], where: str) -> Problem:
     rows = [row for row, cell in enumerate(cells) if not _is_number(cell)]
     shown = f"{cells[rows[0]]!r} in row {rows[0]} ({len(rows)} such rows)" if rows else "texts"
-    fix = "A column of names goes under data.table.categorical."
+    fix = "Move a column of names to data.table.categorical."
     return Problem(where, shown, "a number, or nothing, in every row", fix)
 
 
@@ -337,8 +337,3 @@ def measure_numbers(name: str, numbers: NDArray[np.float64]) -> Numeric | None:
     # A constant column with missing values has standard deviation 0, which cannot be a divisor.
     mean, std = (float(f"{value:.{DIGITS}g}") for value in (known.mean(), known.std()))
     return Numeric(name, mean, std or 1.0, flag)
-
-
-def measure_values(name: str, column: Column) -> Categorical | None:
-    """Return the values of the training rows; None if they have only one."""
-    return Categorical(name, column.values, column.kind) if len(column.values) > 1 else None

@@ -172,10 +172,6 @@ def _read_groups(
     """Read the sensitive features of the validation and test rows, by split and column.
 
     A row without a value belongs to the group "not stated".
-
-    Raises:
-        InputError: A column is missing, or has more than 50 values; the message lists every
-            problem.
     """
     kept = {name: rows[name] for name in ("validation", "test")}
     sources = {source: splits[source] for source, _ in kept.values()}

@@ -37,16 +37,10 @@ class Loaded:
 def check_columns(
     splits: Mapping[str, datasets.Dataset], columns: Mapping[str, str], *, fix: str = ""
 ) -> None:
-    """Raise an error if a split lacks a column.
-
-    Args:
-        splits: The source's splits.
-        columns: The required columns, and their key in the recipe, for messages.
-        fix: A fix beside the suggested similar column name.
+    """Raise an error if a split lacks a column of `columns`, given with its key in the recipe.
 
     Raises:
-        InputError: A column is missing; the message lists the existing columns and the nearest
-            name.
+        InputError: A column is missing; the message lists the existing and the nearest ones.
     """
     problems = []
     for split, dataset in splits.items():
@@ -82,8 +76,7 @@ def check_texts(splits: Mapping[str, datasets.Dataset], column: str) -> None:
     """Raise an error if a row has no text.
 
     Raises:
-        InputError: Texts are missing; the message has their number and the first row, for every
-            split.
+        InputError: Texts are missing; the message has their number and first row in each split.
     """
     problems = []
     for split, dataset in splits.items():

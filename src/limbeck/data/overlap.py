@@ -62,7 +62,7 @@ def check_overlap(
                 opposed,
                 max(largest, CONTRADICTED),
                 " that has another label",
-                "The labels of one split are wrong, or stand for other classes than the other's: "
+                "The labels of one split are wrong, or denote other classes than the other's: "
                 f"compare their names; or {stated}",
             ),
         ):

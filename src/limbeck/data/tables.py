@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.columns import (
-    Column,
-    measure_numbers,
-    measure_values,
-    read_names,
-    read_numbers,
-)
+from limbeck.data.columns import Categorical, Column, measure_numbers, read_names, read_numbers
 from limbeck.data.overlap import expected_share
 from limbeck.data.prepare import Prepared, Rows
 from limbeck.data.preprocess import TablePreprocess
@@ -104,18 +98,17 @@ def _measure(settings: TableSpec, train: _Cells) -> tuple[TablePreprocess, list[
             fix = "Leave it out, or join rare values."
             problems.append(Problem(where, f"{len(names.values)} values", allowed, fix))
     numeric = {name: measure_numbers(name, numbers) for name, numbers in train.numbers.items()}
-    categorical = {name: measure_values(name, names) for name, names in train.names.items()}
-    constant = [name for name, one in (numeric | categorical).items() if one is None]
+    values = {name: names for name, names in train.names.items() if len(names.values) > 1}
+    categorical = tuple(Categorical(name, one.values, one.kind) for name, one in values.items())
+    constant = [name for name, one in numeric.items() if one is None]
+    constant += [name for name in train.names if name not in values]
     if len(constant) == len(settings.columns):
         given = f"{', '.join(constant)}: all training rows are equal"
         problems.append(Problem("data.table", given, "a column with different values"))
     if problems:
         raise InputError(*problems)
-    preprocess = TablePreprocess(
-        tuple(one for one in numeric.values() if one is not None),
-        tuple(one for one in categorical.values() if one is not None),
-    )
-    return preprocess, constant
+    kept = tuple(one for one in numeric.values() if one is not None)
+    return TablePreprocess(kept, categorical), constant
 
 
 def _notes(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> list[str]:

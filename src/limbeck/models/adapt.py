@@ -55,12 +55,9 @@ class Adaptation:
 def adaptation(
     spec: ModelSpec, class_names: tuple[str, ...], normalization: Normalization | None
 ) -> Adaptation:
-    """Compute the adaptation of a model to the data.
+    """Compute the adaptation of a model to the data's class names and normalisation.
 
-    Args:
-        spec: The model's section of the recipe.
-        class_names: The data's classes in the order of its labels; empty if unknown.
-        normalization: The normalisation of the data's pixels; None without images.
+    The class names are in the order of the labels, and empty if unknown.
 
     Raises:
         InputError: The model lacks a class of the data, or differs in the number of channels.
@@ -118,12 +115,7 @@ def adapt(model: nn.Module, changes: Adaptation) -> nn.Module:
 
 
 def adapted_architecture(text: str, changes: Adaptation) -> str:
-    """Add an adaptation to the source text of an architecture.py.
-
-    Args:
-        text: The text of a Python file whose `build()` builds the model.
-        changes: The adaptation; if it is empty the text is returned unchanged.
-    """
+    """Add an adaptation to the text of an architecture.py, whose `build()` builds a model."""
     if not changes:
         return text
     from limbeck.models import hooks

@@ -49,12 +49,7 @@ def build():
 
 
 def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
-    """Check for arguments that follow from the data, or that are not in a list.
-
-    Args:
-        given: The recipe's arguments.
-        allowed: The allowed names; None to allow any other name.
-        where: The key in the recipe, for messages.
+    """Check for arguments that follow from the data, or are not in a list; None allows any name.
 
     Raises:
         InputError: Arguments are invalid; the message lists all, with the nearest allowed names.
@@ -97,11 +92,10 @@ def has_var_keyword(builder: Callable[..., Any]) -> bool:
 
 
 def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
-    """Check arguments against a builder's signature; `**anything` accepts any name.
+    """Check arguments against a builder's signature; `**kwargs` accepts any name.
 
     Raises:
-        InputError: Arguments are unknown, follow from the data, or are missing; the message lists
-            all.
+        InputError: Arguments are unknown, missing, or follow from the data: the message lists all.
 
     Example:
         >>> def net(classes: int, *, width: int): ...

@@ -89,7 +89,7 @@ class SelectOutput:
         """Return the output at a field or position, or the mean of all outputs like the first."""
         if isinstance(output, Tensor):
             return output
-        parts = _parts(output)
+        parts = output_parts(output)
         if self.key == "mean":
             first = next(part for part in parts if isinstance(part[1], Tensor))[1]
             heads = [part for _, part in parts if getattr(part, "shape", None) == first.shape]
@@ -103,13 +103,13 @@ class SelectOutput:
         raise KeyError(f"output {self.key!r}: the model returns {names}")
 
 
-def _parts(output: Any) -> list[tuple[Any, Any]]:
-    """Return the items of a structure, with their fields or positions."""
+def output_parts(output: Any) -> list[tuple[Any, Any]]:
+    """Return the items of a model's output structure, with their fields or positions."""
     if hasattr(output, "keys"):
         return [(name, output[name]) for name in output.keys()]  # noqa: SIM118
     if isinstance(output, tuple | list):
         return list(zip(getattr(output, "_fields", range(len(output))), output, strict=True))
-    return list(vars(output).items())
+    return list(getattr(output, "__dict__", {}).items())
 
 
 def add_hooks(

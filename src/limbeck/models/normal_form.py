@@ -35,14 +35,10 @@ def as_float32(model: nn.Module) -> list[str]:
     """Convert a model's floating-point parameters and buffers to float32, in place.
 
     Training computes in the recipe's `precision` from float32 weights (Micikevicius et al. 2018),
-    and exports are float32 before compression.
-
-    Returns:
-        A note on tensors of another precision; empty if there were none.
+    and exports are float32 before compression. Return a note on tensors of another precision.
 
     Raises:
-        InputError: Parameters have no shape (lazy modules), no memory (the meta device), or are
-            quantised.
+        InputError: Parameters are lazy, on the meta device, or quantised.
 
     Example:
         >>> import torch

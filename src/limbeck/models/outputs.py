@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck.errors import InputError, Problem
+from limbeck.models.hooks import output_parts
 
 SUM_TOLERANCE = 1e-3
 SIGMOIDS = {torch.ops.aten.sigmoid.default, torch.ops.aten.hardsigmoid.default}
@@ -116,16 +117,8 @@ def _raw_outputs(model: nn.Module) -> Iterator[list[list[Tensor]]]:
 
 
 def _tensors(output: object) -> list[Tensor]:
-    items: Iterable[object] = ()
-    if isinstance(output, Tensor):
-        items = [output]
-    elif isinstance(output, Mapping):
-        items = output.values()
-    elif isinstance(output, tuple | list):
-        items = output
-    elif hasattr(output, "__dict__"):
-        items = vars(output).values()
-    return [one for one in items if isinstance(one, Tensor)]
+    parts = [("", output)] if isinstance(output, Tensor) else output_parts(output)
+    return [one for _, one in parts if isinstance(one, Tensor)]
 
 
 def _first_rows(tensors: list[Tensor], count: int) -> Tensor | None:

@@ -260,7 +260,7 @@ def _dtype_problems(match: _Match, where: str) -> list[Problem]:
     if not wrong:
         return []
     allowed = "dense tensors of the model's kind: float16, bfloat16, float32 or float64 weights"
-    fix = "Is the checkpoint quantised? Load the original weights instead."
+    fix = "If the checkpoint is quantised, load the original weights instead."
     return [Problem(where, _some(wrong), allowed, fix)]
 
 
@@ -285,7 +285,7 @@ def _check_values(model: nn.Module, match: _Match, where: str) -> None:
         fix = "Load the checkpoint of an earlier epoch: its training diverged."
         problems.append(Problem(where, f"NaN or infinity in {_some(wrong)}", "finite weights", fix))
     if negative:
-        fix = "The file is damaged, or its tensors stand under wrong names: load the original file."
+        fix = "The file is damaged, or its tensors have wrong names: load the original file."
         text = f"negative variances in {_some(negative)}"
         problems.append(Problem(where, text, "variances of at least 0", fix))
     if problems:

@@ -101,7 +101,7 @@ def _check_training(model: nn.Module, task: Task, batch: Batch) -> None:
     # With dropout in the root module itself, outputs are random and cannot be compared.
     if _close(first, second) and not _close(first, expected):
         given = "in training mode other logits than in evaluation mode"
-        fix = "Is the mean of its heads meant? Then set `output: mean` beside the model's name."
+        fix = "For the mean of its heads, set `output: mean` beside the model's name."
         raise InputError(Problem("model.output", given, "the same logits in both modes", fix))
 
 

@@ -60,7 +60,7 @@ def read(path: Path) -> Any:
             taken += batch.nbytes
             if taken > allowed:
                 given = f"{path}: {size:,} bytes that expand to over {allowed:,}"
-                fix = "Write the file again without such repetition, if it is to be trusted."
+                fix = "If you trust the file, write it again without such repetition."
                 raise InputError(Problem(WHERE, given, f"{EXPANSION} times its size", fix))
         return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
 

@@ -11,15 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "resnet8x4",
-    "resnet20",
-    "resnet32",
-    "resnet32x4",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-]
+__all__ = ["resnet8x4", "resnet20", "resnet32", "resnet32x4", "resnet44", "resnet56", "resnet110"]
 
 
 class Pad(nn.Module):

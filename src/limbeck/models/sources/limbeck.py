@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import check_choice
 from limbeck.models import nets
 from limbeck.models.arguments import call, check, with_build
 from limbeck.models.source import Fit, Source
@@ -38,9 +38,7 @@ def names() -> list[str]:
 
 def file_of_net(name: str) -> Path:
     """Return the file that holds a net."""
-    if name not in _files():
-        hint = did_you_mean(name, names())
-        raise InputError(Problem("model.name", name, ", ".join(names()), hint))
+    check_choice(name, names(), where="model.name")
     return _files()[name]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core.imports import require
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, check_choice
 from limbeck.models.arguments import call, check_names, with_build
 from limbeck.models.checkpoint import find
 from limbeck.models.source import Fit, Source
@@ -35,9 +35,7 @@ def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
 
 def check(spec: ModelSpec) -> None:
     """Check the name, and that no argument follows from the data."""
-    if spec.name not in names():
-        fix = did_you_mean(spec.name, names())
-        raise InputError(Problem("model.name", spec.name, ", ".join(names()), fix))
+    check_choice(spec.name, names(), where="model.name")
     check_names(spec.arguments, None, where="model")
 
 

@@ -34,39 +34,36 @@ if TYPE_CHECKING:
 
     from limbeck.models.spec import ModelSpec
 
+CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 ALLOWED = "a model type that transformers makes a classifier of"
 # Settings about where and with what a configuration was written, not about the model.
-CIRCUMSTANCES = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
+WRITER_SETTINGS = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
 # PIL's numbers of its resampling filters.
 RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic", "4": "box"}
 
 
 def names() -> list[str]:
     """Return the model types that transformers has a classifier for."""
-    transformers = require("transformers", extra="text")
-    kinds = transformers.CONFIG_MAPPING
+    kinds = require("transformers", extra="text").CONFIG_MAPPING
     return sorted(kind for kind in kinds if _classifier(kinds[kind]) is not None)
 
 
 def _classifier(config: type, fit: Fit | None = None) -> str | None:
     """Return the class for texts, else for images; with both (Perceiver) the data decides."""
-    auto = require("transformers.models.auto.modeling_auto", extra="text")
-    kinds = {
-        "AutoModelForSequenceClassification": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-        "AutoModelForImageClassification": auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    }
-    found = [name for name, mapping in kinds.items() if config in mapping]
+    found = [name for name in CLASSIFIERS if config in _mapping(name)]
     images = fit is not None and fit.channels is not None
     return (found[-1] if images else found[0]) if found else None
 
 
-def _import_model(kind: Any) -> None:
-    """Import the modules of the classifiers for a configuration class."""
-    transformers = require("transformers", extra="text")
-    for name in ("AutoModelForSequenceClassification", "AutoModelForImageClassification"):
-        mapping = getattr(transformers, name)._model_mapping
-        if kind in mapping:
-            _ = mapping[kind]
+def _mapping(classifier: str) -> Any:
+    """Return the classes of a classifier by configuration class; a look-up imports the module."""
+    return getattr(require("transformers", extra="text"), classifier)._model_mapping
+
+
+def _import_classifiers(kind: Any) -> None:
+    for name in CLASSIFIERS:
+        if kind in _mapping(name):
+            _ = _mapping(name)[kind]
 
 
 def _config(spec: ModelSpec, fit: Fit) -> Any:
@@ -97,7 +94,7 @@ def check(spec: ModelSpec) -> None:
 
 
 def _arguments_of(kind: Any) -> set[str]:
-    return {*kind().to_dict(), *kind.attribute_map} - CIRCUMSTANCES - {"architectures"}
+    return {*kind().to_dict(), *kind.attribute_map} - WRITER_SETTINGS - {"architectures"}
 
 
 def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
@@ -105,13 +102,13 @@ def _tokens(kind: type, fit: Fit) -> dict[str, int | None]:
     if fit.vocab_size is None:
         return {}
     default = kind().to_dict()
-    beyond: dict[str, int | None] = {
-        name: None
-        for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
-        if isinstance(default.get(name), int) and default[name] >= fit.vocab_size
-    }
-    pad = {} if fit.pad_token is None else {"pad_token_id": fit.pad_token}
-    return {**beyond, **(pad if "pad_token_id" in default else {})}
+    tokens: dict[str, int | None] = {}
+    for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        if isinstance(default.get(name), int) and default[name] >= fit.vocab_size:
+            tokens[name] = None
+    if fit.pad_token is not None and "pad_token_id" in default:
+        tokens["pad_token_id"] = fit.pad_token
+    return tokens
 
 
 def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
@@ -122,7 +119,7 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
     name = _classifier(kind, fit)
     if name is None:
         raise InputError(Problem("model.path", f"{path}: {content['model_type']}", ALLOWED))
-    _import_model(kind)
+    _import_classifiers(kind)
     check_folder(path, content, getattr(transformers, name), kind)
     config = kind.from_dict(content)
     problems = []
@@ -200,7 +197,7 @@ def _quiet() -> Iterator[None]:
 def architecture(spec: ModelSpec, fit: Fit) -> str:
     """Return source text that builds the model from its configuration; it needs transformers."""
     config = _config(spec, fit)
-    content = {key: value for key, value in config.to_dict().items() if key not in CIRCUMSTANCES}
+    content = {key: value for key, value in config.to_dict().items() if key not in WRITER_SETTINGS}
     kind = content.pop("model_type")
     make = _classifier(type(config), fit)
     text = f'''"""As transformers builds it: pip install transformers."""
@@ -247,13 +244,13 @@ def states(spec: ModelSpec) -> Statement:
 
 
 def _class_names(id2label: object, folder: Path) -> tuple[str, ...] | None:
-    """Return the names of `id2label`; refuse a mapping in which one name stands twice."""
+    """Return the names of `id2label`; raise an error for duplicate names."""
     if isinstance(id2label, dict):
         names = [str(name) for name in id2label.values()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             where = f"{folder / 'config.json'}: id2label"
-            fix = "Correct the file: which output stands for which class cannot be known."
+            fix = "Correct the file: the classes of these outputs are ambiguous."
             raise InputError(Problem(where, ", ".join(twice[:8]), "each class name once", fix))
     return names_of(id2label)
 
@@ -284,7 +281,7 @@ def preload(spec: ModelSpec) -> None:
     """Import the modules of a model type."""
     kinds = require("transformers", extra="text").CONFIG_MAPPING
     if spec.name in kinds:
-        _import_model(kinds[spec.name])
+        _import_classifiers(kinds[spec.name])
 
 
 source = Source(
