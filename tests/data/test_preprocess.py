@@ -141,9 +141,9 @@ def test_class_names_ship_with_every_kind_of_preprocessing(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no JSON"),
+        ("", "allowed: JSON"),
         ("[1]", "a JSON object"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"version": 1}', "kind"),
         ('{"version": 1, "kind": "audio"}', "'image', 'text', 'table'"),
         ('{"version": 1, "kind": "table", "numeric": 3, "categorical": []}', "numeric"),
