@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,32 +48,10 @@ class Explained:
     after_step: Array | None = None
 
 
-class Material(Protocol):
-    """The interface of samples to explain.
-
-    Attributes:
-        valid: The mask of positions that count, `[n, positions]`; the others are padding.
-    """
-
-    valid: Mask
-
-    def explain(self, model: EvaluatedModel, classes: Labels, *, steps: int) -> Explained:
-        """Compute a model's maps for the logits of some classes."""
-        ...
-
-    def without(self, predictor: Predictor, removed: Mask) -> NDArray[np.float32]:
-        """Predict the inputs without the removed positions: logits, `[n, classes]`."""
-        ...
-
-    def example(
-        self, at: int, attributions: Sequence[Array], example: Example
-    ) -> ImageExample | TextExample | None:
-        """Build the example of the sample `at` from its maps, the student's first."""
-        ...
-
-
 class Numbers:
     """Numeric inputs: images, or rows of a table.
+
+    The mask `valid` of positions that count, `[n, positions]`, is true everywhere.
 
     Args:
         name: The model's name of the input.
@@ -168,7 +146,7 @@ def _reduced(found: Array, over_channels: Callable[..., Array]) -> Array:
 
 
 class Words:
-    """Text inputs.
+    """Text inputs; the mask `valid` of positions that count, `[n, tokens]`, excludes padding.
 
     Args:
         batch: `input_ids` and `attention_mask`, `[n, tokens]`.
@@ -223,3 +201,7 @@ class Words:
             student=student,
             teacher=teacher[0] if teacher else None,
         )
+
+
+Material = Numbers | Words
+"""Samples to explain."""

@@ -89,8 +89,10 @@ def evaluate(
     resamples = Resamples(len(labels), n_resamples=n_resamples, seed=context.seed)
     comparisons = [
         compare(name, unit=unit, direction="lower", **dict(estimates), margin=margin, method=method)
-        for scaled in (False, True)
-        for name, unit, estimates, method in _estimates(models, labels, resamples, bins, scaled)
+        for name, unit, estimates, method in (
+            *_estimates(models, labels, resamples, bins, is_scaled=False),
+            *_estimates(models, labels, resamples, bins, is_scaled=True),
+        )
     ]
     student, *teacher = (
         CalibrationSummary(
@@ -114,19 +116,19 @@ def evaluate(
     )
 
 
-def _model(side: EvaluatedModel, test: Predictions, context: EvaluationContext) -> _Model:
-    temperature = fit_temperature(predict(side.predictor, context.validation()))
+def _model(model: EvaluatedModel, test: Predictions, context: EvaluationContext) -> _Model:
+    temperature = fit_temperature(predict(model.predictor, context.validation()))
     log_p = log_probabilities(test.logits)
-    return _Model(side.name, log_p, scaled(log_p, temperature), temperature)
+    return _Model(model.name, log_p, scaled(log_p, temperature), temperature)
 
 
 def _estimates(
-    models: Sequence[_Model], labels: Labels, resamples: Resamples, bins: int, scaled: bool
+    models: Sequence[_Model], labels: Labels, resamples: Resamples, bins: int, *, is_scaled: bool
 ) -> Iterator[tuple[str, Unit, PairedEstimate, str]]:
     """Yield the name, unit, estimates and method of each metric, as exported or scaled."""
-    log_p = [one.scaled if scaled else one.shipped for one in models]
+    log_p = [one.scaled if is_scaled else one.shipped for one in models]
     after, scaling = "", ""
-    if scaled:
+    if is_scaled:
         after = " after temperature scaling"
         scaling = " Logits are divided by each model's temperature, fitted on validation samples."
 

@@ -44,10 +44,10 @@ def reliability(bins: Sequence[Bin], role: Role, *, title: str, description: str
         tip = f"{one.count} samples, confidence {one.confidence:.1%}, accuracy {one.accuracy:.1%}"
         marks.append(marker(role, across(one.confidence), top, radius=4, tip=tip))
         height = max(1.0, (_COUNTS_BOTTOM - _COUNTS_TOP) * one.count / most)
-        title_ = element("title", f"{one.count} samples")
         y = _COUNTS_BOTTOM - height
+        label = element("title", f"{one.count} samples")
         counts.append(
-            element("rect", title_, x=left, y=y, width=width, height=height, class_="count")
+            element("rect", label, x=left, y=y, width=width, height=height, class_="count")
         )
     caption = f"samples at each confidence, at most {most:,}"
     return svg_image(

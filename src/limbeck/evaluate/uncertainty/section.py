@@ -65,7 +65,7 @@ def _points(found: SelectivePrediction) -> Points:
 def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Table:
     columns = tuple(
         Column(label, "student")
-        for label in ("coverage", "selective accuracy", "rest by the teacher", "rest by a person")
+        for label in ("coverage", "selective accuracy", "with the teacher", "with a person")
     )
     rows = tuple(
         Row(
@@ -80,8 +80,8 @@ def _deferrals(deferrals: Sequence[Deferral], to_match: Deferral | None) -> Tabl
         for one in [*deferrals, *([to_match] if to_match else [])]
     )
     caption = (
-        "Accuracy by confidence threshold, chosen on the validation samples; the person is assumed "
-        "to make no errors."
+        "Accuracy by confidence threshold, chosen on the validation samples: of the student's own "
+        "predictions, and of all if the teacher or an error-free person predicts the rest."
     )
     return Table("Selective prediction", caption, columns, rows)
 
