@@ -1,4 +1,4 @@
-"""Write what the laws have seen as a page."""
+"""Write the results of the laws as a page."""
 
 from __future__ import annotations
 
@@ -9,33 +9,30 @@ from typing import Any
 Found = dict[str, Any]
 
 HEAD = """\
-# Peers under limbeck's laws
+# Losses of other libraries under limbeck's laws
 
-The libraries that people distil with, held to the [laws](../CONTRIBUTING.md#the-laws) that
-limbeck's own losses keep. `benchmarks/laws/run.py` writes this page from what it has run, and
-from nothing else; how to run it again is said in
-[benchmarks/README.md](../benchmarks/README.md#laws-what-peers-keep-of-limbecks-laws).
+The distillation losses of other libraries, tested by the [laws](../CONTRIBUTING.md#the-laws) of limbeck's own losses.
+`benchmarks/laws/run.py` writes this page from its results;
+[benchmarks/README.md](../benchmarks/README.md#laws-what-peers-keep-of-limbecks-laws) describes how to run it.
 
-How to read it, so that it is fair:
+Method:
 
-- Each library ran in an environment of its own, on a CPU, in the newest release of the package
-  index.
-- A function is held to the formula that its name and its documentation promise (the third
-  column), and its formula is judged apart from its reduction: what averages over a batch is
-  called for one unit at a time. It is called on a batch for law 7 where it takes a mask, and for
-  law 6 where no other reduction is on offer.
-- Law 0 (shape and type of the answer) is limbeck's own contract and asked of nobody; nor is what
-  a batch without units gives. Differences below 1e-5, and negative values above -1e-6, are taken
-  for the rounding of float32. Where the formula itself is infinite, infinity is right.
-- Law 2 is tried in float32, bfloat16 and float16. Who takes logits to float32 first keeps it.
-- Law 3 is about who detaches the teacher. A training loop that runs the teacher under `no_grad`,
-  as the libraries' own loops do, makes up for it.
-- Law 5 asks for T² in value and gradient. A library may do without, and say so ("softened" in the
-  third column); then a term's weight has to be found anew for each temperature.
-- Law 13 asks that a jsd does not become another loss at the ends of beta. That beta of 0 and 1
-  stand for the two KLs is documented by the libraries that do so.
-- Unless a row says otherwise, inputs are 6 units of 5 logits drawn from N(0, 1), T = 2; features
-  are 6 samples of 3×2×2. The messages are those of `limbeck.testing`.
+- Each library ran in a separate environment, on a CPU, in its newest release.
+- A function is compared with the formula that its name and documentation state (the third column), apart from its
+  reduction: a function that averages over a batch is called for one element at a time. It is called on a batch for law 7
+  if it takes a mask, and for law 6 if no other reduction is available.
+- Law 0 (shape and dtype of the result) is limbeck's own contract and not tested here; nor is the result for an empty
+  batch. Differences below 1e-5, and negative values above -1e-6, count as float32 rounding. Where the formula itself is
+  infinite, infinity is correct.
+- Law 2 is tested in float32, bfloat16 and float16. A function that converts logits to float32 meets it.
+- Law 3 concerns whether the function detaches the teacher. The libraries' own training loops run the teacher under
+  `no_grad`, which is sufficient.
+- Law 5 requires T² in value and gradient. A library may document that it omits T² ("softened" in the third column); the
+  weight of the term then has to change with the temperature.
+- Law 13 requires that a jsd does not become another loss at the ends of beta. Libraries whose beta of 0 and 1 selects the
+  two KL divergences document this.
+- Unless a row states otherwise, inputs are 6 elements of 5 logits drawn from N(0, 1), T = 2; features are 6 samples of
+  3×2×2. The messages are those of `limbeck.testing`.
 """
 
 _LONG = re.compile(r"\d+\.\d{5,}")
@@ -56,14 +53,14 @@ SHORT = {
 
 
 def write(results: Sequence[Found]) -> str:
-    """Give the page's text."""
+    """Return the page's text."""
     ran = [found for found in results if "failed" not in found]
     parts = [HEAD, _summary(results), _overview(ran)]
     return "\n".join(parts + [_section(found) for found in ran])
 
 
 def _summary(results: Iterable[Found]) -> str:
-    rows = ["## What was run", "", "| library | versions | functions | date |", "|-|-|-:|-|"]
+    rows = ["## Libraries", "", "| library | versions | functions | date |", "|-|-|-:|-|"]
     for found in results:
         if "failed" in found:
             rows.append(f"| {found['title']} | {_cell(found['failed'])} | | {found['date']} |")
@@ -77,10 +74,10 @@ def _summary(results: Iterable[Found]) -> str:
 
 
 def _overview(ran: Sequence[Found]) -> str:
-    """Count, for each law, of how many functions it was asked and how many keep it."""
+    """Count, for each law, the functions to which it applies and those that meet it."""
     titles = [found["title"] for found in ran]
     rows = [
-        "Of how many functions a law was asked, and how many keep it:",
+        "The number of functions to which a law applies, and how many meet it:",
         "",
         f"| law | {' | '.join(titles)} |",
         f"|-|{'-:|' * len(titles)}",
@@ -93,8 +90,8 @@ def _overview(ran: Sequence[Found]) -> str:
 
 
 def _count(found: Found, law: str) -> str:
-    asked = [verdict["seen"][law] for verdict in found["verdicts"] if law in verdict["seen"]]
-    return f"{sum(broken is None for broken in asked)} of {len(asked)}" if asked else ""
+    applied = [verdict["seen"][law] for verdict in found["verdicts"] if law in verdict["seen"]]
+    return f"{sum(broken is None for broken in applied)} of {len(applied)}" if applied else ""
 
 
 def _section(found: Found) -> str:

@@ -48,7 +48,7 @@ PEERS = {
     "liger": Peer(
         "liger-kernel",
         ("liger-kernel", "packaging"),
-        "it imports packaging and does not ask for it. There was no GPU: kernels of Triton ran in "
+        "it imports packaging without requiring it. Without a GPU, Triton kernels ran in "
         "its interpreter, or not at all",
         {"TRITON_INTERPRET": "1"},
     ),
@@ -56,7 +56,7 @@ PEERS = {
     "modelopt": Peer(
         "nvidia-modelopt",
         ("nvidia-modelopt", "requests", "huggingface_hub"),
-        "it imports requests and huggingface_hub and does not ask for them",
+        "it imports requests and huggingface_hub without requiring them",
     ),
     "torchtune": Peer(
         "torchtune",
@@ -128,8 +128,8 @@ def _run(
 
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = lines[-1].removeprefix("cause: Because ").split(" and ")[0] if lines else "no reason"
-    return said[:200]
+    reason = lines[-1].removeprefix("cause: Because ").split(" and ")[0] if lines else "no reason"
+    return reason[:200]
 
 
 if __name__ == "__main__":

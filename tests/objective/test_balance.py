@@ -44,7 +44,7 @@ def objective_of(*terms, **settings):
     return objective, step
 
 
-def test_a_term_that_asks_gets_a_gradient_as_large_as_the_others():
+def test_automatic_weights_equalise_gradient_norms():
     objective, step = objective_of(
         Term("cross_entropy", weight=0.5), Term("logit_mse", weight="auto")
     )
@@ -69,7 +69,7 @@ def test_micro_batches_of_one_step_are_weighed_alike():
     assert objective.balance.weight("logit_mse") != 1
 
 
-def test_where_all_terms_ask_the_mean_of_their_norms_decides():
+def test_with_all_weights_automatic_the_reference_is_the_mean_norm():
     balance = Balance(["a", "b"])
     assert balance.is_due(0.0)
     balance.update({"a": torch.tensor(4.0), "b": torch.tensor(1.0)}, {})
@@ -95,7 +95,7 @@ def test_its_state_can_be_saved_and_put_back():
     assert again.weight("logit_mse") == objective.balance.weight("logit_mse") != 1
 
 
-def test_norms_are_measured_when_asked_for_and_only_then():
+def test_norms_are_measured_only_on_request():
     objective, step = objective_of(Term("cross_entropy"), Term("logit_mse"), measure_every=2)
     measured = [bool(step(progress).gradient_norms) for progress in (0.0, 0.1, 0.2, 0.3)]
     assert measured == [True, False, True, False]

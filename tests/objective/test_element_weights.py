@@ -28,7 +28,7 @@ def answers(draw):
     return logits, rng.integers(classes, size=units)
 
 
-def said(number, logits, labels):
+def values_of(number, logits, labels):
     return number(ElementContext(torch.tensor(logits), torch.tensor(labels))).numpy()
 
 
@@ -47,7 +47,9 @@ def test_values_are_those_of_the_definitions(drawn):
         (TeacherConfidence(low=1.0, high=0.0), 1 - p.max(1)),
         (TeacherCorrectness(right=0.9, wrong=0.1), np.where(right, 0.9, 0.1)),
     ):
-        np.testing.assert_allclose(said(number, logits, labels), expected, rtol=1e-9, atol=2e-6)
+        np.testing.assert_allclose(
+            values_of(number, logits, labels), expected, rtol=1e-9, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999])
@@ -67,9 +69,9 @@ def test_a_larger_range_of_logits_changes_nothing_at_a_temperature_of_their_spre
     labels = torch.zeros(7, dtype=torch.long)
     student = torch.randn(7, 5, dtype=torch.float64)
 
-    def at_spread(ours, theirs):
-        temperature = LogitStd()(ElementContext(theirs, labels)).unsqueeze(1)
-        return losses.soft_target_kl(ours / temperature, theirs / temperature, temperature=1.0)
+    def at_spread(student, teacher):
+        temperature = LogitStd()(ElementContext(teacher, labels)).unsqueeze(1)
+        return losses.soft_target_kl(student / temperature, teacher / temperature, temperature=1.0)
 
     torch.testing.assert_close(at_spread(student, logits), at_spread(5 * student, 5 * logits))
 
@@ -84,7 +86,7 @@ def test_classes_that_the_teacher_rules_out_have_no_spread():
     assert LogitStd()(ElementContext(torch.zeros(2, 3), torch.tensor([0, 0]))).min() > 0
 
 
-def test_without_what_they_look_at_they_say_so():
+def test_missing_inputs_are_refused():
     with pytest.raises(InputError, match="teacher_entropy: got 'no logits of a teacher'"):
         TeacherEntropy(0, 1)(ElementContext(None, torch.tensor([0])))
     with pytest.raises(InputError, match="class_balanced: got 'no counts'"):
@@ -103,13 +105,13 @@ def test_without_what_they_look_at_they_say_so():
         ({"class_balanced": {"bata": 0.9}}, "w.class_balanced.bata"),
     ],
 )
-def test_mistakes_are_told_where(spec, where):
+def test_errors_name_the_key(spec, where):
     with pytest.raises(InputError) as caught:
         element_weights.parse(spec, where="w")
     assert where in [problem.where for problem in caught.value.problems]
 
 
-def test_a_recipe_says_what_a_program_says():
+def test_recipe_and_python_forms_are_equal():
     spec = {"teacher_correctness": {"right": 1, "wrong": 0}}
     assert element_weights.is_per_unit(spec)
     assert element_weights.parse(spec, where="w") == TeacherCorrectness(1, 0)

@@ -16,19 +16,19 @@ WRITTEN_OUT = [
 ]
 
 
-@pytest.mark.parametrize(("strategy", "ours", "theirs", "expected"), WRITTEN_OUT)
-def test_strategies_are_what_they_say(strategy, ours, theirs, expected):
-    assert layer_map(ours, theirs, strategy) == expected
+@pytest.mark.parametrize(("strategy", "student", "teacher", "expected"), WRITTEN_OUT)
+def test_strategies_match_their_definitions(strategy, student, teacher, expected):
+    assert layer_map(student, teacher, strategy) == expected
 
 
 @pytest.mark.parametrize("strategy", ["early", "last", "skip", "uniform", "tinybert"])
-@pytest.mark.parametrize(("ours", "theirs"), [(1, 1), (4, 4), (2, 6), (6, 24)])
-def test_every_block_of_the_student_learns_and_order_is_kept(strategy, ours, theirs):
-    pairs = [pair for pair in layer_map(ours, theirs, strategy) if pair[0] >= 0]
-    assert [pair[0] for pair in pairs] == list(range(ours))
+@pytest.mark.parametrize(("student", "teacher"), [(1, 1), (4, 4), (2, 6), (6, 24)])
+def test_every_block_of_the_student_learns_and_order_is_kept(strategy, student, teacher):
+    pairs = [pair for pair in layer_map(student, teacher, strategy) if pair[0] >= 0]
+    assert [pair[0] for pair in pairs] == list(range(student))
     blocks = [pair[1] for pair in pairs]
     assert blocks == sorted(set(blocks))
-    assert all(0 <= block < theirs for block in blocks)
+    assert all(0 <= block < teacher for block in blocks)
 
 
 @pytest.mark.parametrize("layers", [1, 5, 12])
@@ -44,7 +44,7 @@ def test_maps_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((4, 12, "unifrom"), 'did you mean "uniform"'),
         ((0, 12, "last"), "student_layers: got 0"),
@@ -60,8 +60,8 @@ def test_maps_of_ones_own():
         ((4, 12, None), "a list of such pairs"),
     ],
 )
-def test_what_is_no_map_says_what_is(arguments, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_maps_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
         layer_map(*arguments)
 
 

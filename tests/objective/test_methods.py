@@ -50,7 +50,7 @@ def test_an_objective_takes_every_method(name):
 
 
 @pytest.mark.parametrize("name", methods.__all__)
-def test_every_method_says_what_it_is_from(name):
+def test_every_method_names_its_source(name):
     text = inspect.getdoc(methods.find(name))
     assert text.split("\n", 1)[0].endswith(".")
     assert ">>>" in text
@@ -84,7 +84,7 @@ def test_a_recipe_names_a_method_instead_of_terms():
         ({"hinton": {}, "rkd": {}}, "objective"),
     ],
 )
-def test_a_mistake_is_told_where(entry, where):
+def test_errors_name_the_key(entry, where):
     with pytest.raises(InputError) as caught:
         Objective.from_recipe(entry)
     assert where in [problem.where for problem in caught.value.problems]

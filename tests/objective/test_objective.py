@@ -57,15 +57,15 @@ def hint(**settings):
 def test_terms_are_weighted_means_over_units(pair):
     response, answer = pair
     objective = Objective(methods.hinton(temperature=4.0, alpha=0.1))
-    said = objective(response, answer, task_loss=task_loss)
+    result = objective(response, answer, task_loss=task_loss)
     w, logits = response.weights, response.outputs["logits"]
     task = (w * task_loss(response)).sum() / w.sum()
     soft = losses.soft_target_kl(logits, answer.targets.logits, temperature=4.0)
     soft = (w * soft).sum() / w.sum()
-    assert list(said.terms) == ["task", "soft_target_kl"]
-    torch.testing.assert_close(said.terms["task"].raw, task.detach())
-    torch.testing.assert_close(said.terms["soft_target_kl"].weighted, 0.9 * soft.detach())
-    torch.testing.assert_close(said.total, 0.1 * task + 0.9 * soft)
+    assert list(result.terms) == ["task", "soft_target_kl"]
+    torch.testing.assert_close(result.terms["task"].raw, task.detach())
+    torch.testing.assert_close(result.terms["soft_target_kl"].weighted, 0.9 * soft.detach())
+    torch.testing.assert_close(result.total, 0.1 * task + 0.9 * soft)
 
 
 def test_features_weigh_what_their_units_weigh_together(pair):
@@ -99,10 +99,10 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(pair):
             sample_of=response.sample_of[units] - samples.start,
             taps={"body": response.taps["body"][samples]},
         )
-        said = Answer(
+        result = Answer(
             DenseTargets(answer.targets.logits[units]), {"stem.0": answer.taps["stem.0"][samples]}
         )
-        total = objective(part, said, task_loss=task_loss).total * part.weights.sum() / mass
+        total = objective(part, result, task_loss=task_loss).total * part.weights.sum() / mass
         leaves = [response.outputs["logits"], response.taps["body"]]
         for sum_, gradient in zip(summed, torch.autograd.grad(total, leaves), strict=True):
             sum_ += gradient
@@ -188,11 +188,11 @@ def test_a_pattern_stands_for_several_layers(pair):
     response, answer = pair
     taps = {"layer1": torch.randn(3, 2), "layer2": torch.randn(3, 2), "head": torch.randn(3, 2)}
     deep = replace(response, taps=taps)
-    theirs = replace(answer, taps={"block1": torch.ones(3, 2), "block2": torch.ones(3, 2)})
+    teacher_output = replace(answer, taps={"block1": torch.ones(3, 2), "block2": torch.ones(3, 2)})
 
     def each(student, teacher):
         return sum(
-            (ours - yours).square().sum(1) for ours, yours in zip(student, teacher, strict=True)
+            (one - other).square().sum(1) for one, other in zip(student, teacher, strict=True)
         )
 
     term = Term(each, student="layer*", teacher="block?", connector="none")
@@ -202,10 +202,12 @@ def test_a_pattern_stands_for_several_layers(pair):
         each, student=["layer1", "layer2"], teacher=["block1", "block2"], connector="none"
     )
     torch.testing.assert_close(
-        objective(deep, theirs).total, Objective([listed])(deep, theirs).total
+        objective(deep, teacher_output).total, Objective([listed])(deep, teacher_output).total
     )
     with pytest.raises(InputError, match=r"each.student: got 'stage\*'"):
-        Objective([Term(each, student="stage*", teacher="block*", connector="none")])(deep, theirs)
+        Objective([Term(each, student="stage*", teacher="block*", connector="none")])(
+            deep, teacher_output
+        )
 
 
 def test_a_loss_over_hidden_states_weighs_units_itself(pair):
@@ -213,12 +215,12 @@ def test_a_loss_over_hidden_states_weighs_units_itself(pair):
     head = nn.Linear(7, 4)
     hidden = torch.randn(6, 7, requires_grad=True)
     large = SimpleNamespace(**vars(response) | {"outputs": {}}, hidden=hidden, head=head)
-    said = Objective([Term("fused_divergence", temperature=2.0)])(large, answer).total
+    result = Objective([Term("fused_divergence", temperature=2.0)])(large, answer).total
     small = replace(response, outputs={"logits": head(hidden)})
     plain = Objective([Term("divergence", temperature=2.0)])(small, answer).total
-    torch.testing.assert_close(said, plain)
+    torch.testing.assert_close(result, plain)
     torch.testing.assert_close(
-        torch.autograd.grad(said, [hidden, head.weight, head.bias]),
+        torch.autograd.grad(result, [hidden, head.weight, head.bias]),
         torch.autograd.grad(plain, [hidden, head.weight, head.bias]),
     )
     with_labels = Term("fused_divergence", temperature=2.0, label_weight=0.5)
@@ -250,7 +252,7 @@ def test_weights_and_temperatures_differ_by_unit(pair):
         weight={"teacher_confidence": {"low": 0.0, "high": 1.0}},
         temperature={"logit_spread": {"scale": 2.0}},
     )
-    said = Objective([term])(response, answer).total
+    result = Objective([term])(response, answer).total
     temperature = 2 * teacher.std(1, correction=0)
     each = torch.stack(
         [
@@ -259,7 +261,7 @@ def test_weights_and_temperatures_differ_by_unit(pair):
         ]
     )
     weights = response.weights * teacher.softmax(1).amax(1)
-    torch.testing.assert_close(said, (weights * each).sum() / response.weights.sum())
+    torch.testing.assert_close(result, (weights * each).sum() / response.weights.sum())
     divergence = Term("divergence", temperature={"logit_spread": {"scale": 2.0}})
     expected = (response.weights * each).sum() / response.weights.sum()
     torch.testing.assert_close(Objective([divergence])(response, answer).total, expected)
@@ -300,10 +302,10 @@ def test_a_loss_of_ones_own_is_named_by_its_file(pair, tmp_path, monkeypatch):
         "    return scale * (student - teacher.detach()).square().mean(1)\n"
     )
     objective = Objective.from_recipe([{"python:mine.py:squared": {"scale": 2.0}}])
-    said = objective(*pair)
-    assert list(said.terms) == ["squared"]
+    result = objective(*pair)
+    assert list(result.terms) == ["squared"]
     plain = Objective([Term("logit_mse")])(*pair)
-    torch.testing.assert_close(said.total, 2 * plain.total)
+    torch.testing.assert_close(result.total, 2 * plain.total)
     with pytest.raises(InputError, match='did you mean "scale"'):
         Objective.from_recipe([{"python:mine.py:squared": {"sclae": 2.0}}])
     with pytest.raises(InputError, match="no such file"):
@@ -323,13 +325,13 @@ def test_weights_and_temperatures_follow_schedules(pair):
     )
     for progress, weight, temperature in ((0.0, 1, 10), (0.5, 0.5, 5.5), (1.0, 0, 1)):
         plain = Objective([Term("soft_target_kl", temperature=temperature)])
-        said = objective(response, answer, progress=progress).terms["soft_target_kl"]
+        result = objective(response, answer, progress=progress).terms["soft_target_kl"]
         expected = plain(response, answer).total.detach()
-        torch.testing.assert_close(said.raw, expected)
-        torch.testing.assert_close(said.weighted, weight * expected)
+        torch.testing.assert_close(result.raw, expected)
+        torch.testing.assert_close(result.weighted, weight * expected)
 
 
-def test_the_second_argument_is_what_the_loss_asks_for(pair):
+def test_the_second_argument_follows_from_its_name(pair):
     response, answer = pair
     seen = {}
 
@@ -357,8 +359,8 @@ def test_names_are_unique_and_taps_are_listed(pair):
     objective = Objective([hint(), hint(), Term("task"), Term("divergence", temperature=2.0)])
     response, answer = pair
     objective.connect(response, answer)
-    said = objective(response, answer, task_loss=task_loss)
-    assert list(said.terms) == ["fitnet_hint", "fitnet_hint_2", "task", "divergence"]
+    result = objective(response, answer, task_loss=task_loss)
+    assert list(result.terms) == ["fitnet_hint", "fitnet_hint_2", "task", "divergence"]
     assert objective.student_taps == ["body"]
     assert objective.teacher_taps == ["stem.0"]
 
@@ -408,9 +410,9 @@ def test_features_that_cannot_be_joined_name_their_terms(pair):
 
 
 def test_only_the_total_carries_a_gradient(pair):
-    said = Objective(methods.hinton())(*pair, task_loss=task_loss)
-    assert said.total.requires_grad
-    assert not any(part.requires_grad for term in said.terms.values() for part in term)
+    result = Objective(methods.hinton())(*pair, task_loss=task_loss)
+    assert result.total.requires_grad
+    assert not any(part.requires_grad for term in result.terms.values() for part in term)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -479,7 +481,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("entry", "where", "fix"), PROBLEMS)
-def test_a_recipe_with_a_mistake_is_told_where(entry, where, fix):
+def test_errors_in_a_recipe_name_the_key(entry, where, fix):
     with pytest.raises(InputError) as caught:
         Objective.from_recipe([{"task": {}}, entry], where="stages.distill.objective")
     problems = {problem.where: problem for problem in caught.value.problems}
@@ -504,7 +506,7 @@ def test_what_is_no_list_of_terms_is_refused(entries):
         Objective.from_recipe(entries)
 
 
-def test_a_recipe_says_what_a_program_says():
+def test_recipe_and_python_forms_are_equal():
     recipe = Objective.from_recipe(
         [
             {"task": {"weight": 0.1}},
@@ -521,7 +523,7 @@ def test_a_recipe_says_what_a_program_says():
     assert recipe.student_taps == ["a.b"]
 
 
-def test_programs_are_told_of_mistakes_too():
+def test_python_forms_are_checked_too():
     with pytest.raises(InputError, match="at least one term"):
         Objective([])
     with pytest.raises(InputError, match='did you mean "temperature"'):

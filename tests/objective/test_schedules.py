@@ -65,7 +65,7 @@ def test_values_stay_between_the_ends(start, end, progress, until):
         (float("inf"), "weight", ""),
     ],
 )
-def test_what_is_wrong_is_said(spec, where, fix):
+def test_invalid_schedules_are_refused(spec, where, fix):
     with pytest.raises(InputError) as caught:
         parse(spec, where="weight")
     problems = {problem.where: problem for problem in caught.value.problems}

@@ -1,4 +1,4 @@
-"""What a recipe may set of a method: what is required, and what each setting may be."""
+"""Settings of methods in a recipe: required keys and allowed values."""
 
 from __future__ import annotations
 

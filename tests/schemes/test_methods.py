@@ -62,14 +62,14 @@ def batch():
 def learn(scheme, inputs, steps=3):
     optimizer = torch.optim.SGD(scheme.trainable(), lr=1e-5)
     scheme.student.train()
-    said = []
+    results = []
     for step in range(steps):
         losses = scheme.step(inputs, step / steps)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-        said.append(losses)
-    return said
+        results.append(losses)
+    return results
 
 
 def check(name, scheme, student, teacher, inputs):

@@ -27,8 +27,8 @@ def net(width=2, classes=3):
 
 
 def offline(terms, *, student=None, teacher=None, taps=()):
-    said = None if teacher is None else FrozenTeacher(teacher, TASK, taps)
-    return Offline(student or net(), TASK, Objective(terms), teacher=said, probe=BATCH)
+    frozen = None if teacher is None else FrozenTeacher(teacher, TASK, taps)
+    return Offline(student or net(), TASK, Objective(terms), teacher=frozen, probe=BATCH)
 
 
 def hint(**settings):
@@ -75,12 +75,12 @@ def test_progress_reaches_the_schedules():
     assert weighted[2] == 0
 
 
-def test_a_teacher_nobody_asks_does_not_run():
+def test_an_unused_teacher_does_not_run():
     class Silent:
         fingerprint = ""
 
         def answer(self, batch):
-            raise AssertionError("asked")
+            raise AssertionError("the teacher was run")
 
     scheme = Offline(net(), TASK, Objective([Term("task")]), teacher=Silent(), probe=BATCH)
     assert scheme.step(BATCH, 0.0).total.isfinite()

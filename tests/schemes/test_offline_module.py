@@ -130,7 +130,7 @@ def test_its_state_is_restored_without_the_teacher():
         other.eval().step(batch(), 0.0).terms.values(),
         strict=True,
     )
-    assert all(torch.equal(ours.raw, theirs.raw) for ours, theirs in pairs)
+    assert all(torch.equal(one.raw, other.raw) for one, other in pairs)
 
 
 def test_a_teachers_state_is_restored_with_its_fingerprint():

@@ -11,7 +11,7 @@ from limbeck.tasks.image_classification import ImageClassification
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    """Scanned digits whose training pictures come in three shifted views."""
+    """Scanned digits whose training images come in three shifted views."""
     spec = DataSpec(
         source="sklearn",
         name="digits",

@@ -12,8 +12,8 @@ from limbeck.targets import DenseTargets
 from limbeck.teachers import Answer, EnsembleTeacher, FrozenTeacher
 
 
-class Says:
-    """A teacher who always says the same."""
+class ConstantTeacher:
+    """A teacher with the same output for every batch."""
 
     def __init__(self, logits, name=""):
         self.logits, self.fingerprint = logits, name
@@ -27,7 +27,7 @@ class Says:
 def test_probabilities_are_averaged(members, scale):
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(members, 7, 4)) * scale
-    ensemble = EnsembleTeacher([Says(torch.from_numpy(one).float()) for one in logits])
+    ensemble = EnsembleTeacher([ConstantTeacher(torch.from_numpy(one).float()) for one in logits])
     mean = special.softmax(logits, axis=-1).mean(0)
     answer = ensemble.answer({}).targets.logits
     # A float32 of 1e4 has three digits behind the point, and no probability below 1e-45.
@@ -50,7 +50,7 @@ def test_members_are_frozen_models(digits, task, net):
 
 def test_its_fingerprint_is_its_members():
     prints = [
-        EnsembleTeacher([Says(None, name) for name in names]).fingerprint
+        EnsembleTeacher([ConstantTeacher(None, name) for name in names]).fingerprint
         for names in ("ab", "ab", "ba", "abc")
     ]
     assert prints[0] == prints[1]
@@ -60,6 +60,6 @@ def test_its_fingerprint_is_its_members():
 def test_members_must_fit_together():
     with pytest.raises(InputError, match="at least one teacher"):
         EnsembleTeacher([])
-    odd = EnsembleTeacher([Says(torch.zeros(2, 3)), Says(torch.zeros(2, 4))])
+    odd = EnsembleTeacher([ConstantTeacher(torch.zeros(2, 3)), ConstantTeacher(torch.zeros(2, 4))])
     with pytest.raises(InputError, match="same units and classes"):
         odd.answer({})

@@ -16,7 +16,7 @@ from limbeck.training import Training, fit
 
 
 @pytest.fixture
-def asked(digits, task, net, tmp_path):
+def cached(digits, task, net, tmp_path):
     """Record a teacher; gives how to open the record, the teacher, and its calls."""
     model, calls = net(), []
     model.register_forward_hook(lambda *_: calls.append(1))
@@ -32,17 +32,17 @@ def asked(digits, task, net, tmp_path):
             classes=10,
         )
 
-        def ask(batch):
+        def run_teacher(batch):
             return frozen.answer(batch).targets.logits
 
-        store.record(ask, digits.train, batch_size=64)
+        store.record(run_teacher, digits.train, batch_size=64)
         return CachedTeacher(store, fingerprint=frozen.fingerprint)
 
     return open_record, frozen, calls
 
 
-def test_shuffled_and_augmented_batches_get_their_own_answer(digits, asked):
-    open_record, frozen, _ = asked
+def test_shuffled_and_augmented_batches_get_their_own_answer(digits, cached):
+    open_record, frozen, _ = cached
     recorded = open_record()
     assert recorded.fingerprint == frozen.fingerprint
     for epoch in (0, 1, 2, 4, 0):
@@ -56,8 +56,8 @@ def test_shuffled_and_augmented_batches_get_their_own_answer(digits, asked):
         assert not torch.allclose(answer, other)
 
 
-def test_a_second_student_costs_no_teacher_call(digits, task, net, asked, accelerator, tmp_path):
-    open_record, _, calls = asked
+def test_a_second_student_costs_no_teacher_call(digits, task, net, cached, accelerator, tmp_path):
+    open_record, _, calls = cached
     for number in range(2):
         before = len(calls)
         teacher = open_record()
@@ -83,21 +83,21 @@ def test_a_second_student_costs_no_teacher_call(digits, task, net, asked, accele
         assert len(calls) == before
 
 
-def test_augmentation_without_end_is_refused(digits, task, net, tmp_path, asked):
+def test_augmentation_without_end_is_refused(digits, task, net, tmp_path, cached):
     spec = DataSpec(
         source="sklearn", name="digits", max_samples={"train": 300}, augment=AugmentSpec(shift=2)
     )
     endless = load(spec, workdir=tmp_path)
     with pytest.raises(InputError, match=r"data\.augment\.views: got None.*Set data\.augment\."):
         key_of(endless, teacher="any")
-    open_record, _, _ = asked
+    open_record, _, _ = cached
     recorded = open_record()
     endless.train.set_epoch(3)
     with pytest.raises(LimbeckError, match="no logits for row 0 in view 3"):
         recorded.answer(endless.train.__getitems__([0]))
 
 
-def test_a_batch_of_nobody_knows_which_samples_is_refused(asked):
-    open_record, _, _ = asked
+def test_a_batch_without_sample_indices_is_refused(cached):
+    open_record, _, _ = cached
     with pytest.raises(InputError, match=r"batch: got \['image'\]; allowed: index and view"):
         open_record().answer({"image": torch.zeros(1, 1, 8, 8)})

@@ -13,7 +13,7 @@ collect_ignore = ["tiny.py", "together.py"]
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    """Give tiny.py, which is a program too, as a module."""
+    """Import tiny.py, which is also a program, as a module."""
     spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parent / "tiny.py")
     assert spec is not None
     assert spec.loader is not None

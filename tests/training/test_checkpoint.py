@@ -85,7 +85,7 @@ def test_the_checkpoint_before_a_damaged_one_resumes_to_the_same_bits(
     assert torch.equal(weights(got), weights(expected))
 
 
-def test_without_a_sound_checkpoint_the_error_says_what_to_do(tiny, tmp_path, accelerator):
+def test_without_a_sound_checkpoint_the_error_has_a_fix(tiny, tmp_path, accelerator):
     with pytest.raises(tiny.Killed):
         tiny.train(tmp_path, accelerator=accelerator, ticker=tiny.KillAt(5))
     for path in files(tmp_path):

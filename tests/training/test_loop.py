@@ -1,4 +1,4 @@
-"""What the loop does around its steps: modes, logs, what it keeps, when it stops."""
+"""The training loop around its steps: modes, logs, selection, early stopping."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def test_each_term_is_logged_raw_and_weighted(tiny, tmp_path, accelerator):
 
 
 def test_a_nan_stops_the_run_and_names_the_term(tiny, tmp_path, accelerator):
-    pictures, subject = tiny.Pictures(), tiny.scheme()
+    dataset, subject = tiny.Images(), tiny.scheme()
     plain = subject._objective._ready[1].loss
 
     def spoiled(student, teacher, **more):
-        nan = math.nan if pictures.epoch == 1 else 1.0
+        nan = math.nan if dataset.epoch == 1 else 1.0
         return plain(student, teacher, **more) * nan
 
     object.__setattr__(subject._objective._ready[1], "loss", spoiled)
     with pytest.raises(LimbeckError, match=r"not finite: soft_target_kl = nan\. Lower"):
-        tiny.train(tmp_path, subject=subject, train=pictures)
+        tiny.train(tmp_path, subject=subject, train=dataset)
     assert all(parameter.isfinite().all() for parameter in subject.trainable())
     assert checkpoint.latest(tmp_path / "checkpoint").plain["progress"]["step"] == 3
 
@@ -126,7 +126,7 @@ def test_the_teacher_stays_as_it_was_and_is_saved_nowhere(tiny, tmp_path, accele
     assert not teachers & set(sizes.values())
 
 
-def test_any_tracker_hears_the_same_numbers(tiny, tmp_path):
+def test_trackers_get_the_same_numbers(tiny, tmp_path):
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 
@@ -198,7 +198,7 @@ def test_every_sample_is_seen_once_an_epoch(tiny, tmp_path, accelerator):
 
 def test_nothing_to_train_on_is_an_error(tiny, tmp_path, accelerator):
     with pytest.raises(InputError, match="training samples: got 0; allowed: at least 1"):
-        tiny.train(tmp_path, train=tiny.Pictures(0))
+        tiny.train(tmp_path, train=tiny.Images(0))
 
 
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
@@ -213,8 +213,8 @@ def test_a_compiled_student_is_given_back_as_it_was(tiny, tmp_path, accelerator,
         tiny.train(folder, subject=subject, compile=compiles, epochs=2, keep="last")
         assert subject.student is student
         results.append([parameter.detach() for parameter in subject.trainable()])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for actual, reference in zip(*results, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_a_student_with_frozen_parts_trains_the_rest(tiny, tmp_path, accelerator):

@@ -145,7 +145,7 @@ def test_data_workers_change_nothing(tiny, tmp_path, accelerator):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"learning_rate": 0.02}, "learning_rate was 0.01, now it is 0.02"),
         ({"seed": 4}, "seed was 3, now it is 4"),
@@ -153,11 +153,11 @@ def test_data_workers_change_nothing(tiny, tmp_path, accelerator):
         ({"hint": True}, r"connectors's fitnet_hint.* was of shape None, now it is \(6, 4, 1, 1\)"),
     ],
 )
-def test_another_trainings_checkpoint_is_refused(tiny, tmp_path, accelerator, changed, said):
+def test_another_trainings_checkpoint_is_refused(tiny, tmp_path, accelerator, changed, message):
     from limbeck.training import CheckpointError
 
     go(tiny, tmp_path, accelerator)
-    with pytest.raises(CheckpointError, match=f"another training.*{said}.*begin anew"):
+    with pytest.raises(CheckpointError, match=f"another training.*{message}.*begin anew"):
         go(tiny, tmp_path, accelerator, **changed)
 
 

@@ -17,23 +17,23 @@ from limbeck.training.step import Stepper
 
 def doubled(tiny, **more):
     """A training in float64 in which nothing depends on how a batch is divided."""
-    pictures = tiny.Pictures(noise=0)
-    pictures.images, pictures.weights = pictures.images.double(), pictures.weights.double()
+    dataset = tiny.Images(noise=0)
+    dataset.images, dataset.weights = dataset.images.double(), dataset.weights.double()
     subject = tiny.scheme(dropout=0, norm=False, **more)
     subject.student.double()
     subject.teacher.model.double()
-    return pictures, subject
+    return dataset, subject
 
 
-def by_hand(pictures, subject, *, rates, clip=None):
+def by_hand(dataset, subject, *, rates, clip=None):
     """Weighted means over all samples, in steps of plain gradient descent."""
     student, teacher = subject.student, subject.teacher.model
-    weights = pictures.weights / pictures.weights.sum()
+    weights = dataset.weights / dataset.weights.sum()
     for learning_rate in rates:
         student.train()
-        ours, theirs = student(pictures.images), teacher(pictures.images).detach()
-        hard = F.cross_entropy(ours, pictures.labels, reduction="none")
-        p, q = (F.softmax(logits / 4, 1) for logits in (theirs, ours))
+        student_logits, teacher_logits = student(dataset.images), teacher(dataset.images).detach()
+        hard = F.cross_entropy(student_logits, dataset.labels, reduction="none")
+        p, q = (F.softmax(logits / 4, 1) for logits in (teacher_logits, student_logits))
         soft = 16 * (p * (p.log() - q.log())).sum(1)
         loss = (weights * (0.1 * hard + 0.9 * soft)).sum()
         gradients = torch.autograd.grad(loss, list(student.parameters()))
@@ -53,7 +53,7 @@ def by_hand(pictures, subject, *, rates, clip=None):
 def test_accumulated_micro_batches_are_the_big_batch(
     tiny, tmp_path, accelerator, batch_size, accumulate, clip
 ):
-    pictures, subject = doubled(tiny)
+    dataset, subject = doubled(tiny)
     plain = {
         "optimizer": "sgd",
         "momentum": 0,
@@ -68,20 +68,20 @@ def test_accumulated_micro_batches_are_the_big_batch(
         "max_grad_norm": clip,
     }
     tiny.train(
-        tmp_path, subject=subject, train=pictures, accelerator=accelerator, epochs=3, **settings
+        tmp_path, subject=subject, train=dataset, accelerator=accelerator, epochs=3, **settings
     )
     rates = [0.5 * 0.5 * (1 + math.cos(math.pi * step / 3)) for step in range(3)]
     expected = by_hand(*doubled(tiny), rates=rates, clip=clip)
-    for ours, theirs in zip(subject.student.parameters(), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    for actual, reference in zip(subject.student.parameters(), expected, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-9, atol=1e-12)
 
 
 def test_losses_of_a_step_are_its_weighted_means(tiny, accelerator):
-    pictures, subject = doubled(tiny)
+    dataset, subject = doubled(tiny)
     stepper = Stepper(subject, Training(epochs=1), accelerator)
-    batches = [pictures.__getitems__(list(rows)) for rows in (range(10), range(10, 22))]
+    batches = [dataset.__getitems__(list(rows)) for rows in (range(10), range(10, 22))]
     subject.student.train()
-    whole = subject.step(pictures.__getitems__(list(range(22))), 0.0)
+    whole = subject.step(dataset.__getitems__(list(range(22))), 0.0)
     row = stepper.train_step(batches, 0.0)
     assert row["train/loss"] == pytest.approx(whole.total.item())
     for name, term in whole.terms.items():
@@ -91,11 +91,11 @@ def test_losses_of_a_step_are_its_weighted_means(tiny, accelerator):
 
 
 def test_a_step_in_which_nothing_counts_moves_nothing(tiny, accelerator):
-    pictures, subject = doubled(tiny)
-    pictures.weights.zero_()
+    dataset, subject = doubled(tiny)
+    dataset.weights.zero_()
     stepper = Stepper(subject, Training(epochs=1, warmup_ratio=0), accelerator)
     before = [parameter.clone() for parameter in subject.trainable()]
-    row = stepper.train_step([pictures.__getitems__([0, 1]), pictures.__getitems__([2])], 0.5)
+    row = stepper.train_step([dataset.__getitems__([0, 1]), dataset.__getitems__([2])], 0.5)
     assert row["train/loss"] == 0
     assert all(map(torch.equal, before, subject.trainable()))
 
@@ -105,9 +105,9 @@ def test_the_accelerators_own_accumulation_changes_nothing(tiny, tmp_path):
 
     results = []
     for steps in (1, 4):
-        pictures, subject = doubled(tiny)
+        dataset, subject = doubled(tiny)
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps)
-        tiny.train(tmp_path / str(steps), subject=subject, train=pictures, accelerator=accelerator)
+        tiny.train(tmp_path / str(steps), subject=subject, train=dataset, accelerator=accelerator)
         results.append([parameter.detach() for parameter in subject.trainable()])
     assert all(map(torch.equal, *results))
 
@@ -130,7 +130,7 @@ def test_weight_decay_spares_biases_and_norms():
 
 
 def test_adamw_is_torchs(tiny, tmp_path, accelerator):
-    pictures, subject = doubled(tiny)
+    dataset, subject = doubled(tiny)
     rates = []
     settings = {
         "epochs": 4,
@@ -138,7 +138,7 @@ def test_adamw_is_torchs(tiny, tmp_path, accelerator):
         "gradient_accumulation_steps": 1,
         "weight_decay": 0.1,
     }
-    tiny.train(tmp_path, subject=subject, train=pictures, keep="last", **settings)
+    tiny.train(tmp_path, subject=subject, train=dataset, keep="last", **settings)
     other, reference = doubled(tiny)
     parameters = list(reference.trainable())
     groups = [
@@ -155,8 +155,8 @@ def test_adamw_is_torchs(tiny, tmp_path, accelerator):
         for group in optimizer.param_groups:
             group["lr"] = rates[-1]
         optimizer.step()
-    for ours, theirs in zip(subject.trainable(), reference.trainable(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+    for actual, same in zip(subject.trainable(), reference.trainable(), strict=True):
+        torch.testing.assert_close(actual, same, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])

@@ -23,8 +23,8 @@ from limbeck.teachers import FrozenTeacher
 from limbeck.training import History, Training, checkpoint, fit
 
 
-class Pictures:
-    """Random pictures; each epoch shows each of them with other noise, a function of its number."""
+class Images:
+    """Random images, with other noise in each epoch."""
 
     def __init__(self, count: int = 22, *, noise: float = 0.1) -> None:
         generator = torch.Generator().manual_seed(5)
@@ -48,7 +48,7 @@ class Pictures:
 
 
 class Weighed(ImageClassification):
-    """Pictures that count for more or less."""
+    """Images with different weights."""
 
     def weights(self, batch: Batch) -> Tensor:
         return batch["weight"]
@@ -103,7 +103,7 @@ def scheme(*, hint: bool = False, dropout: float = 0.2, width: int = 4, **more: 
         terms.append(Term("fitnet_hint", student="2", teacher="2", weight=2.0))
     teacher = FrozenTeacher(net(6, 0.5), task, taps=["2"] if hint else [])
     student = net(width, dropout, **more)
-    probe = Pictures().__getitems__([0, 1])
+    probe = Images().__getitems__([0, 1])
     return Offline(student, task, Objective(terms), teacher=teacher, probe=probe)
 
 
@@ -130,7 +130,7 @@ def train(
     }
     history = fit(
         subject,
-        train=Pictures() if train is None else train,
+        train=Images() if train is None else train,
         validate=validate,
         settings=Training(**chosen),
         folder=folder,

@@ -62,11 +62,11 @@ def norms(accelerator: Accelerator) -> None:
             assert type(model[0]) is kind
             torch.testing.assert_close(got, expected[mine], rtol=1e-8, atol=1e-8)
             torch.testing.assert_close(own.grad, inputs.grad[mine], rtol=1e-6, atol=1e-8)
-            for ours, theirs in zip(model[0].parameters(), one.parameters(), strict=True):
-                total = accelerator.reduce(ours.grad, reduction="sum")
-                torch.testing.assert_close(total, theirs.grad, rtol=1e-6, atol=1e-6)
-            for ours, theirs in zip(model[0].buffers(), one.buffers(), strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+            for actual, reference in zip(model[0].parameters(), one.parameters(), strict=True):
+                total = accelerator.reduce(actual.grad, reduction="sum")
+                torch.testing.assert_close(total, reference.grad, rtol=1e-6, atol=1e-6)
+            for actual, reference in zip(model[0].buffers(), one.buffers(), strict=True):
+                torch.testing.assert_close(actual, reference, rtol=1e-8, atol=1e-8)
         assert model.eval()(own).dtype == torch.float64
     lonely = nn.Sequential(nn.BatchNorm1d(2))
     with synchronized(lonely), pytest.raises(LimbeckError, match="no variance"):
@@ -130,13 +130,13 @@ def resumed(accelerator: Accelerator, folder: Path) -> None:
 
 def spoiled(accelerator: Accelerator, folder: Path) -> None:
     """A NaN in one process stops both; so does a checkpoint of one process."""
-    pictures = tiny.Pictures()
+    dataset = tiny.Images()
     if not accelerator.is_main_process:
-        pictures.images[:] = torch.nan
-    said = "another process" if accelerator.is_main_process else "task = nan"
+        dataset.images[:] = torch.nan
+    message = "another process" if accelerator.is_main_process else "task = nan"
     subject = tiny.scheme(norm=False)
-    with pytest.raises(LimbeckError, match=said):
-        tiny.train(folder / "nan", subject=subject, train=pictures, accelerator=accelerator)
+    with pytest.raises(LimbeckError, match=message):
+        tiny.train(folder / "nan", subject=subject, train=dataset, accelerator=accelerator)
     with pytest.raises(CheckpointError, match="processes was 1, now it is 2"):
         tiny.train(folder / "alone", accelerator=accelerator)
 
@@ -192,8 +192,8 @@ def branches(accelerator: Accelerator, folder: Path) -> None:
                         epochs=6,
                     )
                 accelerator.wait_for_everyone()
-                said = [one for one in warned if "different branches" in str(one.message)]
-                assert len(said) <= accelerator.is_main_process
+                message = [one for one in warned if "different branches" in str(one.message)]
+                assert len(message) <= accelerator.is_main_process
             state = subject.student.state_dict().values()
             flat = torch.cat([value.double().flatten() for value in state])
             other = flat.clone()

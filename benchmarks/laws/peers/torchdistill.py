@@ -191,7 +191,7 @@ TRIALS = [
         "feature",
         paper.boundaries,
         without=[1],
-        how="not at its minimum at student = teacher by design: law 1 is not asked",
+        how="not at its minimum at student = teacher by design: law 1 does not apply",
     ),
     Trial(
         "VIDLoss",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +14,14 @@ from limbeck.objective.element_weights import ElementContext, PerUnit
 from limbeck.objective.resolve import ResolvedTerm
 from limbeck.objective.result import StudentOutput, TeacherOutput
 from limbeck.taps import is_pattern, select
-from limbeck.targets import DenseTargets
+from limbeck.targets import DenseTargets, Targets
+
+if TYPE_CHECKING:
+    from limbeck.objective.terms import Loss
+
+Features: TypeAlias = Tensor | tuple[Tensor, ...]
+Compared: TypeAlias = Features | Targets
+"""One side of a loss: a tensor, the tensors of several layers, or a teacher's targets."""
 
 
 class TermInputs:
@@ -47,7 +54,7 @@ class TermInputs:
             return (value * shares).sum()
         return value.dot(shares)
 
-    def fused(self, ready: ResolvedTerm, arguments: Mapping[str, Any]) -> Tensor:
+    def fused(self, ready: ResolvedTerm, loss: Loss, arguments: Mapping[str, Any]) -> Tensor:
         """Compute a loss over hidden states and a head, which weights elements itself.
 
         Raises:
@@ -62,7 +69,7 @@ class TermInputs:
         targets = teacher_of(ready, self.response, self.answer)
         factor = 1.0 if ready.unit_weight is None else self.by_unit(ready.unit_weight)
         labels = self.response.labels if "label_weight" in arguments else None
-        value: Tensor = cast("Any", ready.loss)(
+        return loss(
             hidden,
             head.weight,
             targets,
@@ -72,7 +79,6 @@ class TermInputs:
             reduction="sum",
             **arguments,
         )
-        return value
 
     def kept(self, ready: ResolvedTerm) -> Tensor | None:
         """Return the mask of rows with weight, `[rows]`; None if all have."""
@@ -85,7 +91,10 @@ class TermInputs:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that may be an argument of a term, by name."""
-        named: dict[str, Any] = {"labels": self.response.labels, "weights": self.response.weights}
+        named: dict[str, object] = {
+            "labels": self.response.labels,
+            "weights": self.response.weights,
+        }
         for side, given in (("student", self.response), ("teacher", self.answer)):
             named |= {
                 f"{side} {path}": tensor for path, tensor in getattr(given, "taps", {}).items()
@@ -135,7 +144,11 @@ class TermInputs:
 
 
 def tempered(
-    ready: ResolvedTerm, joined: ConnectorOutput, temperature: Tensor, arguments: Mapping[str, Any]
+    loss: Loss,
+    ready: ResolvedTerm,
+    joined: ConnectorOutput,
+    temperature: Tensor,
+    arguments: Mapping[str, Any],
 ) -> Tensor:
     """Compute a loss with a temperature per element: divided logits at T = 1, times T²."""
     column = temperature.unsqueeze(-1)
@@ -147,33 +160,36 @@ def tempered(
     else:
         allowed = "all of the teacher's logits, for a temperature that differs by unit"
         raise InputError(Problem(ready.name, type(teacher).__name__, allowed))
-    value: Tensor = cast("Any", ready.loss)(joined.student / column, teacher, **arguments)
-    return value * temperature.square()
+    return loss(joined.student / column, teacher, **arguments) * temperature.square()
 
 
-def rows(given: Any, kept: Tensor) -> Any:
+def rows(given: Compared, kept: Tensor) -> Compared:
     """Select rows of a tensor, of several tensors, or of dense targets."""
     if isinstance(given, Tensor):
         return given[kept]
     if isinstance(given, DenseTargets):
         return DenseTargets(given.logits[kept])
-    return tuple(one[kept] for one in given)
+    if isinstance(given, tuple):
+        return tuple(one[kept] for one in given)
+    raise TypeError(f"rows of {type(given).__name__}")
 
 
-def nothing(student: Any) -> Tensor:
+def nothing(student: Features) -> Tensor:
     """Return 0, with a gradient of 0."""
     tensors = (student,) if isinstance(student, Tensor) else student
     nothing: Tensor = sum((one[:0].sum() for one in tensors), start=tensors[0].new_zeros(()))
     return nothing
 
 
-def student_of(ready: ResolvedTerm, response: StudentOutput) -> Any:
+def student_of(ready: ResolvedTerm, response: StudentOutput) -> Features:
     """Return the student's tensors for a term."""
     from_model = response.taps if ready.student_is_tap else response.outputs
     return _taken(ready, "student", ready.student, from_model)
 
 
-def teacher_of(ready: ResolvedTerm, response: StudentOutput, answer: TeacherOutput | None) -> Any:
+def teacher_of(
+    ready: ResolvedTerm, response: StudentOutput, answer: TeacherOutput | None
+) -> Compared:
     """Return the teacher's tensors for a term, or the labels."""
     if ready.source == "labels":
         return response.labels
@@ -192,7 +208,7 @@ def teacher_of(ready: ResolvedTerm, response: StudentOutput, answer: TeacherOutp
 
 def _taken(
     ready: ResolvedTerm, side: str, names: tuple[str, ...], given: Mapping[str, Tensor]
-) -> Any:
+) -> Features:
     found = _named(names, given) if ready.multi_layer else list(names)
     for name in found:
         if name not in given:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,21 @@ from limbeck.objective.checks import (
     check_tensor,
     unchanged,
 )
-from limbeck.objective.inputs import TermInputs, nothing, rows, student_of, teacher_of, tempered
+from limbeck.objective.inputs import (
+    Compared,
+    Features,
+    TermInputs,
+    nothing,
+    rows,
+    student_of,
+    teacher_of,
+    tempered,
+)
 from limbeck.objective.resolve import ResolvedTerm, resolve
 from limbeck.objective.result import Losses, StudentOutput, TeacherOutput, TermLoss, TrainingSet
-from limbeck.objective.terms import Term, read
+from limbeck.objective.terms import Loss, Term, read
 
+R = TypeVar("R", bound=StudentOutput)
 _NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -209,10 +219,10 @@ class Objective:
 
     def __call__(
         self,
-        response: StudentOutput,
+        response: R,
         answer: TeacherOutput | None,
         *,
-        task_loss: Callable[[Any], Tensor] | None = None,
+        task_loss: Callable[[R], Tensor] | None = None,
         progress: float = 0.0,
         parameters: Sequence[nn.Parameter] = (),
     ) -> Losses:
@@ -232,11 +242,12 @@ class Objective:
         # First, since it activates the weights computed from the last step's gradients.
         measured = bool(parameters) and self.balance.is_due(progress)
         batch = TermInputs(response, answer, self._class_counts)
+        of_response = None if task_loss is None else functools.partial(task_loss, response)
         terms: dict[str, TermLoss] = {}
         raws: dict[str, Tensor] = {}
         total: Tensor | None = None
         for ready in self._ready:
-            raw, own = self._raw(ready, batch, task_loss, progress)
+            raw, own = self._raw(ready, batch, of_response, progress)
             weight = self.balance.weight(ready.name) if ready.auto else ready.weight(progress)
             value = raw.detach()
             # One operation per term: in a small student's step every one counts.
@@ -250,10 +261,10 @@ class Objective:
 
     def check(
         self,
-        response: StudentOutput,
+        response: R,
         answer: TeacherOutput | None,
         *,
-        task_loss: Callable[[Any], Tensor] | None = None,
+        task_loss: Callable[[R], Tensor] | None = None,
         parameters: Sequence[nn.Parameter],
     ) -> dict[str, TermGradient]:
         """Check on one batch that every term meets its contract and has a gradient.
@@ -273,11 +284,12 @@ class Objective:
                 gradient for any parameter.
         """
         batch = TermInputs(response, answer, self._class_counts)
+        of_response = None if task_loss is None else functools.partial(task_loss, response)
         found: dict[str, TermGradient] = {}
         problems: list[Problem] = []
         for ready in self._ready:
             with gathering(problems):
-                found[ready.name] = self._check_term(ready, batch, task_loss, parameters)
+                found[ready.name] = self._check_term(ready, batch, of_response, parameters)
         if problems:
             raise InputError(*problems)
         return found
@@ -286,16 +298,17 @@ class Objective:
         self,
         ready: ResolvedTerm,
         batch: TermInputs,
-        task_loss: Callable[[Any], Tensor] | None,
+        task_loss: Callable[[], Tensor] | None,
         parameters: Sequence[nn.Parameter],
     ) -> TermGradient:
         with unchanged(ready.name, batch.tensors()):
             raw, _ = self._raw(ready, batch, task_loss, 0.0)
             over_batch = ready.name in self._scalars
-            if over_batch and not ready.builtin:
+            loss = ready.loss
+            if over_batch and loss is not None and not ready.builtin:
 
                 def part(kept: Tensor) -> Tensor:
-                    return self._value(ready, batch, 0.0, kept)[0]
+                    return self._value(ready, loss, batch, 0.0, kept)[0]
 
                 check_not_a_mean(ready.name, raw, part, batch.count(ready))
         return check_gradient(
@@ -323,7 +336,7 @@ class Objective:
         self,
         ready: ResolvedTerm,
         batch: TermInputs,
-        task_loss: Callable[[Any], Tensor] | None,
+        task_loss: Callable[[], Tensor] | None,
         progress: float,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute a term's mean, and the own loss of its connector."""
@@ -332,22 +345,27 @@ class Objective:
                 raise InputError(
                     Problem("task_loss", None, "the task's loss, which a term requires")
                 )
-            return batch.mean(task_loss(batch.response), ready), None
+            return batch.mean(task_loss(), ready), None
         if ready.source == "head":
-            return batch.fused(ready, ready.arguments(progress)), None
+            return batch.fused(ready, ready.loss, ready.arguments(progress)), None
         kept = batch.kept(ready) if ready.name in self._scalars else None
-        value, own = self._value(ready, batch, progress, kept)
+        value, own = self._value(ready, ready.loss, batch, progress, kept)
         if value.ndim == 0 and ready.name not in self._scalars:
             # Only the returned scalar shows that a loss is over the whole batch: rows without
             # weight must then be excluded from its input.
             self._scalars.add(ready.name)
             kept = batch.kept(ready)
             if kept is not None:
-                value, own = self._value(ready, batch, progress, kept)
+                value, own = self._value(ready, ready.loss, batch, progress, kept)
         return batch.mean(value, ready), own
 
     def _value(
-        self, ready: ResolvedTerm, batch: TermInputs, progress: float, kept: Tensor | None
+        self,
+        ready: ResolvedTerm,
+        loss: Loss,
+        batch: TermInputs,
+        progress: float,
+        kept: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         student = student_of(ready, batch.response)
         teacher = teacher_of(ready, batch.response, batch.answer)
@@ -355,15 +373,15 @@ class Objective:
         if kept is not None:
             if not bool(kept.any()):
                 return nothing(student), None
-            student, teacher = rows(student, kept), rows(teacher, kept)
+            student, teacher = cast("Features", rows(student, kept)), rows(teacher, kept)
             inputs = {name: tensor[kept] for name, tensor in inputs.items()}
         joined = self._joined(ready, student, teacher, inputs)
         arguments = {**ready.arguments(progress), **joined.arguments}
         arguments.update((name, inputs[name]) for name in ready.inputs if name in inputs)
         if ready.unit_temperature is None:
-            value = cast("Any", ready.loss)(joined.student, joined.teacher, **arguments)
+            value = loss(joined.student, joined.teacher, **arguments)
         else:
-            value = tempered(ready, joined, batch.by_unit(ready.unit_temperature), arguments)
+            value = tempered(loss, ready, joined, batch.by_unit(ready.unit_temperature), arguments)
         if not ready.builtin:
             check_tensor(value, where=ready.name)
         return value, joined.aux_loss
@@ -371,8 +389,8 @@ class Objective:
     def _joined(
         self,
         ready: ResolvedTerm,
-        student: Any,
-        teacher: Any,
+        student: Features,
+        teacher: Compared,
         inputs: Mapping[str, Tensor],
     ) -> ConnectorOutput:
         if not ready.joined:
