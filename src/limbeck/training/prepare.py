@@ -148,7 +148,10 @@ class _Sum(torch.autograd.Function):
 
 
 class SynchronizedBatchNorm(_BatchNorm):
-    """Batch normalisation by the samples of all processes; unchanged in evaluation mode."""
+    """Batch normalisation by the samples of all processes; unchanged in evaluation mode.
+
+    `torch.nn.SyncBatchNorm` runs on GPUs only, and deadlocks if processes take different branches.
+    """
 
     channel: Channel
 
