@@ -11,28 +11,31 @@ Found = dict[str, Any]
 HEAD = """\
 # Losses of other libraries under limbeck's laws
 
-The distillation losses of other libraries, tested by the [laws](../CONTRIBUTING.md#the-laws) of limbeck's own losses.
-`benchmarks/laws/run.py` writes this page from its results;
-[benchmarks/README.md](../benchmarks/README.md#laws-what-peers-keep-of-limbecks-laws) describes how to run it.
+The distillation losses of other libraries, tested by the [laws](../CONTRIBUTING.md#the-laws) of
+limbeck's own losses. `benchmarks/laws/run.py` writes this page from its results;
+[benchmarks/README.md](../benchmarks/README.md#laws-what-peers-keep-of-limbecks-laws) describes
+how to run it.
 
 Method:
 
 - Each library ran in a separate environment, on a CPU, in its newest release.
-- A function is compared with the formula that its name and documentation state (the third column), apart from its
-  reduction: a function that averages over a batch is called for one element at a time. It is called on a batch for law 7
-  if it takes a mask, and for law 6 if no other reduction is available.
-- Law 0 (shape and dtype of the result) is limbeck's own contract and not tested here; nor is the result for an empty
-  batch. Differences below 1e-5, and negative values above -1e-6, count as float32 rounding. Where the formula itself is
-  infinite, infinity is correct.
-- Law 2 is tested in float32, bfloat16 and float16. A function that converts logits to float32 meets it.
-- Law 3 concerns whether the function detaches the teacher. The libraries' own training loops run the teacher under
-  `no_grad`, which is sufficient.
-- Law 5 requires T² in value and gradient. A library may document that it omits T² ("softened" in the third column); the
-  weight of the term then has to change with the temperature.
-- Law 13 requires that a jsd does not become another loss at the ends of beta. Libraries whose beta of 0 and 1 selects the
-  two KL divergences document this.
-- Unless a row states otherwise, inputs are 6 elements of 5 logits drawn from N(0, 1), T = 2; features are 6 samples of
-  3×2×2. The messages are those of `limbeck.testing`.
+- A function is compared with the formula that its name and documentation state (the third
+  column), apart from its reduction: a function that averages over a batch is called for one
+  element at a time. It is called on a batch for law 7 if it takes a mask, and for law 6 if no
+  other reduction is available.
+- Law 0 (shape and dtype of the result) is limbeck's own contract and not tested here; nor is
+  the result for an empty batch. Differences below 1e-5, and negative values above -1e-6, count
+  as float32 rounding. Where the formula itself is infinite, infinity is correct.
+- Law 2 is tested in float32, bfloat16 and float16. A function that converts logits to float32
+  meets it.
+- Law 3 concerns whether the function detaches the teacher. The libraries' own training loops
+  run the teacher under `no_grad`, which is sufficient.
+- Law 5 requires T² in value and gradient. A library may document that it omits T² ("softened"
+  in the third column); the weight of the term then has to change with the temperature.
+- Law 13 requires that a jsd does not become another loss at the ends of beta. Libraries whose
+  beta of 0 and 1 selects the two KL divergences document this.
+- Unless a row states otherwise, inputs are 6 elements of 5 logits drawn from N(0, 1), T = 2;
+  features are 6 samples of 3×2×2. The messages are those of `limbeck.testing`.
 """
 
 _LONG = re.compile(r"\d+\.\d{5,}")
