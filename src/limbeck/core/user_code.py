@@ -248,7 +248,6 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _imported(name: str, path: str, *, dynamic: bool) -> list[str]:
-    """Return the modules that a source file may import."""
     if not path.endswith(".py"):
         return []
     try:

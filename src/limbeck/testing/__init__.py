@@ -191,7 +191,6 @@ _OF_KIND: dict[str, frozenset[int]] = {
 
 
 def _applicable(subject: Subject, without: set[int]) -> list[int]:
-    """Return the laws to test."""
     _check(subject, without)
     excluded = set(without)
     if "temperature" not in subject.settings(subject.draw()):
@@ -206,7 +205,6 @@ def _applicable(subject: Subject, without: set[int]) -> list[int]:
 
 
 def _check(subject: Subject, without: Iterable[int]) -> None:
-    """Raise an error if a loss cannot be tested."""
     problems: list[Problem] = []
     kinds = get_args(Kind)
     with gathering(problems):

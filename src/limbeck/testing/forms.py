@@ -214,7 +214,6 @@ def _call(
 
 
 def _dense(subject: Subject) -> Callable[..., Tensor]:
-    """Return the dense form, from all logits at once."""
     settings = subject.bound("kind", "beta", "normalized")
     settings.setdefault("kind", "jsd" if subject.has("beta") else "forward_kl")
     degree = _fixed(subject).get("temperature", 1.0)

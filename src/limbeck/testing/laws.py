@@ -310,7 +310,6 @@ def _excluded_classes(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
 
 
 def _without_variance(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
-    """Return inputs of zeros, and inputs with equal samples."""
     zero = inputs.map(torch.zeros_like)
     cases = {"zeros on the student's side": inputs.but(student=zero.student)}
     if subject.kind == "hard_label":

@@ -63,7 +63,6 @@ def _without_effect(
 
 
 def _change(tensor: Tensor, kept: Tensor) -> Tensor:
-    """Multiply the values of elements that are not kept."""
     return torch.where(kept.reshape(-1, *[1] * (tensor.ndim - 1)), tensor, tensor * _FACTOR)
 
 

@@ -83,7 +83,6 @@ def _attempt(
 
 
 def _forms(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
-    """Return the inputs, with each accepted type of targets."""
     if not subject.takes_targets or subject.kind == "fused":
         return {"": inputs}
     logits = parts(inputs.second)[0]
