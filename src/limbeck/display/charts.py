@@ -262,7 +262,6 @@ def _is_drawn(value: float | None, x: Scale) -> bool:
 def _waterfall_row(
     step: Step, previous: float | None, x: Scale, top: float, *, last: bool
 ) -> Markup:
-    """Draw the label and the value above, the track with its mark below."""
     y = top + 33
     change = [element("tspan", step.change, class_="muted-fill")] if step.change else []
     value = element(
@@ -283,7 +282,6 @@ def _waterfall_row(
 
 
 def _track(step: Step, value: float, previous: float | None, x: Scale, y: float) -> Markup:
-    """Draw the bar from the previous stage, the seeds, the interval and the mark."""
     end, parts = x(value), []
     if previous is not None:
         start = x(previous)

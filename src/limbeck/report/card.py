@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 from limbeck.display import format as fmt
@@ -43,22 +41,24 @@ def render_card(result: RunResult, *, usage: str | None = None, licence: str = "
 
 def _front_matter(result: RunResult, licence: str) -> str:
     """Write the YAML block: licence, tags, metrics and test accuracy as an evaluation result."""
-    known = licence.lower()
-    entry: dict[str, Any] = {"license": known if known in _LICENCES else "other"}
-    if known not in _LICENCES and licence != "other":
-        entry["license_name"] = licence
-    entry["library_name"] = "onnx"
-    entry["pipeline_tag"] = result.task.replace("_", "-")
-    entry["tags"] = ["knowledge-distillation", "limbeck", "onnx"]
-    entry["metrics"] = ["accuracy"]
+    known = licence.lower() in _LICENCES
+    task, data = result.task.replace("_", "-"), result.data.name
     accuracy = round(result.shipped.accuracy.mean, 6)
-    metric = {"type": "accuracy", "value": accuracy, "name": "Test accuracy"}
-    task = {"type": result.task.replace("_", "-")}
-    data = {"name": result.data.name, "type": result.data.name, "split": "test"}
-    entry["model-index"] = [
-        {"name": result.name, "results": [{"task": task, "dataset": data, "metrics": [metric]}]}
-    ]
-    return f"---\n{yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)}---"
+    evaluation = {
+        "task": {"type": task},
+        "dataset": {"name": data, "type": data, "split": "test"},
+        "metrics": [{"type": "accuracy", "value": accuracy, "name": "Test accuracy"}],
+    }
+    content = {
+        "license": licence.lower() if known else "other",
+        **({} if known or licence == "other" else {"license_name": licence}),
+        "library_name": "onnx",
+        "pipeline_tag": task,
+        "tags": ["knowledge-distillation", "limbeck", "onnx"],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": result.name, "results": [evaluation]}],
+    }
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
 
 
 def _description(result: RunResult) -> str:
@@ -86,7 +86,6 @@ def _budget(result: RunResult) -> str:
 
 
 def _tables(result: RunResult) -> str:
-    """Write quality, cost and export parity per stage, as on the page."""
     head = ("", *(f"{link.label} ({link.role})" for link in tables.links(result)))
     return "\n\n".join(
         f"### {one.title}\n\n{table(head, [(row.name, *row.cells) for row in one.rows])}\n\n"

@@ -122,7 +122,7 @@ def _row(result: RunResult, best: RunResult) -> tuple[str, ...]:
         stages(result),
         fmt.size(found.size),
         fmt.percent(found.accuracy.mean),
-        fmt.percent_interval(found.accuracy.interval or found.shipped_interval),
+        fmt.percent_interval(found.interval),
         _written(gap),
         "best" if gap is None else _significance(gap),
         _written(None if gap is None else of_files(result, best)),

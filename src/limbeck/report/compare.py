@@ -40,7 +40,7 @@ def as_records(results: Sequence[RunResult]) -> list[dict[str, object]]:
 
 def _record(result: RunResult) -> dict[str, object]:
     found = figures(result)
-    interval = found.accuracy.interval or found.shipped_interval
+    interval = found.interval
     gain = result.comparison.difference if result.comparison else None
     gain_interval = gain.interval if gain else None
     return {
@@ -71,7 +71,7 @@ def _row(result: RunResult) -> tuple[str, ...]:
         fmt.ratio(found.compression),
         fmt.integer(found.parameters),
         fmt.percent(found.accuracy.mean),
-        fmt.percent_interval(found.accuracy.interval or found.shipped_interval),
+        fmt.percent_interval(found.interval),
         fmt.percent(found.retained, 1),
         fmt.milliseconds(found.latency),
         fmt.points_estimate(gain.mean, gain.interval) if gain else fmt.MISSING,

@@ -114,7 +114,6 @@ def _are_stages(stages: object) -> bool:
 
 
 def _problems(file: Path, error: ValidationError) -> list[Problem]:
-    """Convert the first of pydantic's errors to problems, one each."""
     version = "The file was written by another version of limbeck: run the recipe again."
     return [
         Problem(

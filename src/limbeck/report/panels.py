@@ -158,7 +158,6 @@ def _factor(before: float, after: float) -> str:
 
 
 def _points(before: float, after: float) -> str:
-    """Write the change in percentage points."""
     if float(f"{after - before:.4f}") == 0:
         return ""
     return fmt.points(after - before).removesuffix(" points")
@@ -351,7 +350,6 @@ def _loss_keys(curve: Curve) -> list[str]:
 
 
 def _last(series: Iterable[Series], write: Callable[[float], str]) -> str:
-    """Write the final value of each named line."""
     return "; ".join(
         f"{one.label} ends at {write(one.points[-1][1])}"
         for one in series

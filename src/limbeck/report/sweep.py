@@ -225,7 +225,6 @@ def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
 
 
 def _counts(result: SweepResult) -> str:
-    """Write the number of trials per outcome."""
     states = [trial.state for trial in result.trials]
     counted = {
         "on the front": len(result.front),
@@ -237,7 +236,6 @@ def _counts(result: SweepResult) -> str:
 
 
 def _head(result: SweepResult) -> list[str]:
-    """Return the columns of the table of trials, after the number."""
     costs = (SHOWN_COSTS[cost].title for cost in _columns(result))
     return ["accuracy", *costs, *result.space]
 

@@ -102,7 +102,6 @@ def all_threads(measured: Measured) -> Latency | None:
 
 
 def _latencies(shown: Sequence[Link]) -> list[Row]:
-    """Return the rows of p50, p90 and p99 at one thread and at all threads."""
     several = [found.threads for link in shown if (m := first(link)) and (found := all_threads(m))]
     threads = f"{max(several)} threads" if several else "all threads"
 

@@ -12,6 +12,7 @@ from limbeck.evaluate.comparison import Verdict
 from limbeck.evaluate.costs import Latency, latency_ratio
 from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.intervals import Summary, summarize
+from limbeck.evaluate.metrics import Accuracy
 from limbeck.report.result import BudgetCheck, Link, Measured, RunResult
 
 
@@ -73,9 +74,7 @@ class Figures:
     parameters: int | None
     latency: float | None
     accuracy: Summary
-    shipped_interval: Interval | None
-    shipped_accuracy: float | None
-    test_samples: int | None
+    shipped_accuracy: Accuracy | None
     teacher_size: int | None
     teacher_parameters: int | None
     teacher_latency: float | None
@@ -90,6 +89,12 @@ class Figures:
     retained_above_majority: float | None
     student_at_chance: bool
     teacher_at_chance: bool
+
+    @property
+    def interval(self) -> Interval | None:
+        """Return the interval over seeds; with one seed, that over the test samples."""
+        shipped = self.shipped_accuracy
+        return self.accuracy.interval or (shipped.interval if shipped else None)
 
 
 def figures(result: RunResult) -> Figures:
@@ -110,9 +115,7 @@ def figures(result: RunResult) -> Figures:
         parameters=parameters,
         latency=p50(shipped),
         accuracy=accuracy,
-        shipped_interval=shipped.accuracy.interval if shipped else None,
-        shipped_accuracy=shipped.accuracy.value if shipped else None,
-        test_samples=shipped.accuracy.total if shipped else None,
+        shipped_accuracy=shipped.accuracy if shipped else None,
         teacher_size=teacher_size,
         teacher_parameters=teacher_parameters,
         teacher_latency=p50(teacher),
@@ -307,11 +310,11 @@ def _accuracy(found: Figures) -> Number:
     if found.accuracy.interval:
         interval = fmt.percent_interval(found.accuracy.interval)
         details.append(f"mean of {fmt.plural(seeds, 'seed')}, 95 % interval {interval}")
-    if found.shipped_interval is not None and found.shipped_accuracy is not None:
-        shipped = f"exported file {fmt.percent(found.shipped_accuracy)}, " if seeds > 1 else ""
-        interval = fmt.percent_interval(found.shipped_interval)
-        samples = fmt.integer(found.test_samples)
-        details.append(f"{shipped}95 % interval {interval} on {samples} test samples")
+    if (shipped := found.shipped_accuracy) is not None:
+        value = f"exported file {fmt.percent(shipped.value)}, " if seeds > 1 else ""
+        interval = fmt.percent_interval(shipped.interval)
+        samples = fmt.integer(shipped.total)
+        details.append(f"{value}95 % interval {interval} on {samples} test samples")
     return Number("Accuracy", fmt.percent(found.accuracy.mean), tuple(details))
 
 
@@ -378,7 +381,6 @@ def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = Non
 
 
 def _budget(result: RunResult) -> list[tuple[str, str]]:
-    """Return the label and the outcome of every budget line."""
     if not result.budget:
         return [("Budget", "none was set")]
     return [
@@ -392,7 +394,6 @@ def _budget(result: RunResult) -> list[tuple[str, str]]:
 
 
 def _unfinished(evaluation: Evaluation) -> list[str]:
-    """Return one line per failed evaluation, and one for those still to come."""
     lines = [f"  FAILED: evaluation {one.evaluation}: {one.reason}" for one in evaluation.failed]
     if evaluation.pending:
         lines.append(f"  Not evaluated yet: {', '.join(evaluation.pending)}")
