@@ -53,6 +53,7 @@ def payload(form) -> int:
     return payload(form.values) + sum(field.nbytes for field in places.fields)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.data())
 def test_unpack_inverts_pack(bits, data):
     codes = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=40))
@@ -62,6 +63,7 @@ def test_unpack_inverts_pack(bits, data):
     assert packed_bytes(bits, 8 * len(codes)) == bits * len(codes)
 
 
+@settings(deadline=None)
 @given(contents())
 def test_every_form_is_lossless_with_its_planned_bytes(words):
     content = Content(words)

@@ -7,7 +7,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import InputError
@@ -17,6 +17,7 @@ from limbeck.passport.equivalence import classify, read_robustness, robustness
 shares = st.floats(-1, 1)
 
 
+@settings(deadline=None)
 @given(st.tuples(shares, shares).map(sorted), st.floats(0, 1), st.booleans())
 def test_verdict_follows_from_the_losses_in_the_interval(ends, margin, higher) -> None:
     low, high = ends

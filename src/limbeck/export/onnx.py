@@ -249,12 +249,7 @@ _lock = RLock()
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """Share the operator registry between exports; do nothing if torch has it elsewhere.
-
-    Example:
-        >>> with listed_once():
-        ...     pass
-    """
+    """Share the operator registry between exports; do nothing if torch has it elsewhere."""
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
     except ImportError:  # private API: other versions of torch may have it elsewhere

@@ -23,11 +23,9 @@ class Runnable(Protocol):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Return the names of the batch's input tensors, in order."""
-        ...
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the model on a batch, and return its outputs by name."""
-        ...
 
 
 class Predictor(Protocol):
@@ -35,7 +33,6 @@ class Predictor(Protocol):
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Predict a batch of tensors or arrays; entries that are not inputs are ignored."""
-        ...
 
 
 class TorchPredictor:

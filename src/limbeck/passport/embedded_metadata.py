@@ -41,7 +41,8 @@ LARGEST_HEADER = 100_000_000
 MOST_FIELDS = 1_000_000  # the most top-level fields of an ONNX message; a model has a few dozen
 _BLOCK = 2**20
 _METADATA = "__metadata__"
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}  # bytes of the fields of fixed length, by their kind
 _METADATA_PROPS = 14
 _IDS = uuid.UUID("0b1f7a0e-8a53-5b52-9a2e-5d1c3f6b7d42")
 
@@ -73,8 +74,8 @@ class Container:
                 target.write(block)
 
 
-def open_container(path: Path, key: str) -> Container | None:
-    """Open a file to read or write the entry of a key; return `None` for other file types.
+def open_container(path: Path) -> Container | None:
+    """Open a file to read or write its entry; return `None` for other file types.
 
     Raises:
         InputError: The file is not what its suffix claims.
@@ -87,7 +88,7 @@ def open_container(path: Path, key: str) -> Container | None:
         raise InputError(Problem(str(path), "no such file", allowed))
     try:
         with path.open("rb") as file:
-            return reader(path, file, os.fstat(file.fileno()).st_size, key)
+            return reader(path, file, os.fstat(file.fileno()).st_size)
     except RecursionError as error:
         raise InputError(Problem(str(path), "too many levels of nesting", allowed)) from error
     except (OSError, ValueError) as error:
@@ -95,7 +96,7 @@ def open_container(path: Path, key: str) -> Container | None:
         raise InputError(Problem(str(path), reason, allowed)) from error
 
 
-def _safetensors(path: Path, file: BinaryIO, size: int, key: str) -> Container:
+def _safetensors(path: Path, file: BinaryIO, size: int) -> Container:
     (length,) = struct.unpack("<Q", _exactly(file, 8))
     if length > min(LARGEST_HEADER, size - 8):
         raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
@@ -103,16 +104,16 @@ def _safetensors(path: Path, file: BinaryIO, size: int, key: str) -> Container:
     metadata = header.get(_METADATA, {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("the header is not an object with an object of metadata")
-    entry = metadata.get(key)
+    entry = metadata.get(KEY)
     if entry is not None and not isinstance(entry, str):
-        raise ValueError(f"{key} is not a text")
+        raise ValueError(f"{KEY} is not a text")
     tensors = {name: value for name, value in header.items() if name != _METADATA}
-    others = {name: value for name, value in metadata.items() if name != key}
+    others = {name: value for name, value in metadata.items() if name != KEY}
     data = range(8 + length, size)
     bare = canonical({_METADATA: others, **tensors} if others else tensors).encode()
 
     def with_entry(text: str) -> tuple[Segment, ...]:
-        content = {_METADATA: {**others, key: text}, **tensors}
+        content = {_METADATA: {**others, KEY: text}, **tensors}
         written = json.dumps(content, separators=(",", ":")).encode()
         # The format requires tensors to begin at a multiple of eight, padded with spaces.
         written += b" " * (-len(written) % 8)
@@ -121,22 +122,22 @@ def _safetensors(path: Path, file: BinaryIO, size: int, key: str) -> Container:
     return Container(path, entry, (bare, data), with_entry)
 
 
-def _onnx(path: Path, file: BinaryIO, size: int, key: str) -> Container:
+def _onnx(path: Path, file: BinaryIO, size: int) -> Container:
     entries: list[str] = []
     bare: list[Segment] = []
     start = 0
     for end, content in _fields(file, size):
-        entry = _entry(content, key) if content is not None else None
+        entry = _entry(content) if content is not None else None
         if entry is None:
             bare.append(range(start, end))
         else:
             entries.append(entry)
         start = end
     if len(entries) > 1:
-        raise ValueError(f"{key} is repeated")
+        raise ValueError(f"{KEY} is repeated")
 
     def with_entry(text: str) -> tuple[Segment, ...]:
-        content = _field(1, key.encode()) + _field(2, text.encode())
+        content = _field(1, KEY.encode()) + _field(2, text.encode())
         # The fields of a message may be in any order: appending moves nothing.
         return (*bare, _field(_METADATA_PROPS, content))
 
@@ -162,14 +163,13 @@ def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _length(file: BinaryIO, kind: int) -> int:
-    if kind == _VARINT:
-        _varint(file)
-        return 0
     if kind == _LENGTH:
         return _varint(file)
-    if kind in (_EIGHT_BYTES, _FOUR_BYTES):
-        return 8 if kind == _EIGHT_BYTES else 4
-    raise ValueError(f"a field of kind {kind}, which ONNX has none of")
+    if kind == _VARINT:
+        _varint(file)
+    elif kind not in _FIXED:
+        raise ValueError(f"a field of kind {kind}, which ONNX has none of")
+    return _FIXED.get(kind, 0)
 
 
 def _varint(file: BinaryIO) -> int:
@@ -182,14 +182,14 @@ def _varint(file: BinaryIO) -> int:
     raise ValueError("a number of more than ten bytes")
 
 
-def _entry(content: bytes, key: str) -> str | None:
+def _entry(content: bytes) -> str | None:
     file, parts = BytesIO(content), {1: b"", 2: b""}
     while file.tell() < len(content):
         number, kind = divmod(_varint(file), 8)
         part = _exactly(file, _length(file, kind))
         if number in parts and kind == _LENGTH:
             parts[number] = part
-    return parts[2].decode() if parts[1] == key.encode() else None
+    return parts[2].decode() if parts[1] == KEY.encode() else None
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -268,7 +268,7 @@ def embed_metadata(facts: PassportFacts) -> tuple[str, ...]:
         path = facts.folder / name
         if path.is_symlink():
             continue  # the link's target is changed under its own name
-        container = open_container(path, KEY)
+        container = open_container(path)
         if container is not None:
             metadata = EmbeddedMetadata(
                 name=facts.name,
@@ -289,7 +289,7 @@ def read_stamp(path: Path) -> EmbeddedMetadata | None:
     Raises:
         InputError: The file is not what its suffix claims, or its metadata is invalid.
     """
-    container = open_container(path, KEY)
+    container = open_container(path)
     if container is None or container.entry is None:
         return None
     return parse(container.entry, path.name)
@@ -298,7 +298,7 @@ def read_stamp(path: Path) -> EmbeddedMetadata | None:
 def bare_sha256(path: Path) -> str:
     """Compute the hash of a file without its embedded metadata; an invalid file carries none."""
     try:
-        container = open_container(path, KEY)
+        container = open_container(path)
     except InputError:
         container = None
     return hash_file(path).sha256 if container is None else container.bare_sha256()
@@ -322,13 +322,7 @@ def roots_of(teachers: Iterable[ModelFacts]) -> tuple[tuple[str, str], ...]:
 
 
 def parse(text: str, where: str) -> EmbeddedMetadata:
-    """Parse embedded metadata from its text; raise an `InputError` if it has another format.
-
-    Example:
-        >>> metadata = EmbeddedMetadata("digits", "1", (("large", ""),), "MIT", "", "b" * 64)
-        >>> parse(metadata.text(), "model.onnx") == metadata
-        True
-    """
+    """Parse embedded metadata from its text; raise an `InputError` if it has another format."""
     try:
         content = strict_json(text)
     except (ValueError, RecursionError) as error:
@@ -365,7 +359,7 @@ def check_embedded_metadata(
     }
     for name in sorted(files):
         try:
-            container = open_container(folder / name, KEY)
+            container = open_container(folder / name)
         except InputError:
             continue
         if container is None or container.entry is None:

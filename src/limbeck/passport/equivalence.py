@@ -35,9 +35,6 @@ class Equivalence:
 def equivalence(differences: Iterable[DifferenceFacts]) -> Equivalence:
     """Test whether a student's robustness is non-inferior to its teacher's.
 
-    Args:
-        differences: Student minus teacher, each with its interval and margin.
-
     Raises:
         InputError: A margin is negative or not finite, an interval's ends are swapped, or `better`
             is neither `higher` nor `lower`.
@@ -85,10 +82,6 @@ def classify(item: DifferenceFacts) -> Verdict:
 
     `PASS`: the interval contains no loss larger than the margin. `FAIL`: it contains only such
     losses. `NOT SHOWN`: it contains both, or there is no interval.
-
-    Example:
-        >>> classify(DifferenceFacts("latency", 3.0, 2.0, 4.0, margin=1.0, better="lower"))
-        'FAIL'
     """
     if item.low is None or item.high is None:
         return "NOT SHOWN"

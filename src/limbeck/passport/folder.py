@@ -119,15 +119,6 @@ def scan_folder(
     Links are followed only to plain files inside the folder. Only plain files are opened: opening a
     pipe would block, and a device has no end. With `listed`, a large file of another size than
     listed is not read, so that the time does not depend on what was added to the folder.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "README.md").write_text("a student")
-        >>> (folder / "out").symlink_to("/etc/hostname")
-        >>> listing = scan_folder(folder, exclude=["passport.json"])
-        >>> listing.files["README.md"].size, listing.anomalies["out"].escapes
-        (9, True)
     """
     root = Path(os.path.realpath(folder))
     listing = Listing()

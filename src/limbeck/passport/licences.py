@@ -28,8 +28,6 @@ def licences(licence: str) -> list[dict[str, Any]]:
         [{'license': {'id': 'Apache-2.0'}}]
         >>> licences("by agreement")
         [{'license': {'name': 'by agreement'}}]
-        >>> licences("")
-        []
     """
     if not licence.strip():
         return []

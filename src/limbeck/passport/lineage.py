@@ -23,14 +23,7 @@ STUDENT = "student"  # the reference of the student in its own passport
 
 
 def topological(models: Iterable[ModelFacts]) -> list[ModelFacts]:
-    """Return models and all their ancestors in topological order, ancestors first.
-
-    Example:
-        >>> grandparent = ModelFacts("large")
-        >>> parent = ModelFacts("base", ancestors=(grandparent,))
-        >>> [model.name for model in topological([parent, grandparent])]
-        ['large', 'base']
-    """
+    """Return models and all their ancestors in topological order, ancestors first."""
     found: dict[int, ModelFacts] = {}
     pending = list(models)
     while pending:

@@ -115,13 +115,7 @@ def terms_of(model: ModelFacts | DatasetFacts) -> tuple[str, ...]:
 
 
 def unknown_words(models: Iterable[ModelFacts], data: Iterable[DatasetFacts]) -> Iterator[Problem]:
-    """Yield unknown terms, flags and classes of risk: a typing error would forbid nothing.
-
-    Example:
-        >>> [problem] = unknown_words([ModelFacts("large", terms=("no-distilation",))], [])
-        >>> print(problem)
-        large: terms: got 'no-distilation'; allowed: ... did you mean "no-distillation" ...?
-    """
+    """Yield unknown terms, flags and classes of risk: a typing error would forbid nothing."""
     words: list[tuple[str, str, tuple[str, ...]]] = []
     for model in models:
         words += [(f"{model.name}: terms", term, TERMS) for term in model.terms]
@@ -149,12 +143,7 @@ class Names:
     forbid: tuple[str, ...] = ()
 
     def accepts(self, name: str) -> bool:
-        """Return whether a name is accepted.
-
-        Example:
-            >>> Names(forbid=("gpt-*",)).accepts("GPT-4")
-            False
-        """
+        """Return whether a name is accepted."""
         return not _matches(self.forbid, name) and (not self.allow or _matches(self.allow, name))
 
 
@@ -217,12 +206,7 @@ class Violation:
 def check(
     policy: Policy, teachers: Iterable[ModelFacts], data: Iterable[DatasetFacts] = ()
 ) -> list[Violation]:
-    """Check a lineage against a policy: every ancestor of every generation, and all their data.
-
-    Args:
-        policy: The rules.
-        teachers: The teachers, each with its ancestors.
-        data: The data that the student is trained on.
+    """Check teachers, their ancestors and all data used for training against a policy.
 
     Returns:
         Every violation, models before data and in topological order.

@@ -49,14 +49,10 @@ def make_keys(private: Path, public: Path) -> None:
         raise InputError(*(Problem(str(path), "a file", "a new path", fix) for path in existing))
     key = ec.generate_private_key(ec.SECP256R1())
     pem = form.Encoding.PEM
-    _write_new(
-        private, key.private_bytes(pem, form.PrivateFormat.PKCS8, form.NoEncryption()), 0o600
-    )
-    _write_new(
-        public,
-        key.public_key().public_bytes(pem, form.PublicFormat.SubjectPublicKeyInfo),
-        0o644,
-    )
+    secret = key.private_bytes(pem, form.PrivateFormat.PKCS8, form.NoEncryption())
+    shared = key.public_key().public_bytes(pem, form.PublicFormat.SubjectPublicKeyInfo)
+    _write_new(private, secret, 0o600)
+    _write_new(public, shared, 0o644)
 
 
 def sign(folder: Path, private_key: Path) -> Path:

@@ -1,4 +1,4 @@
 """Lossless compact storage of sparse, palettised and low-bit weights.
 
-`compact.graph` writes them into ONNX files, `compact.weights` into safetensors files.
+`compact.onnx` writes them into ONNX files, `compact.safetensors` into safetensors files.
 """

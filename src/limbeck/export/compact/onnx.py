@@ -42,14 +42,8 @@ def compact(model: ModelProto) -> CompactRecord:
 
     Every tensor is decoded exactly when the file is loaded: NaNs keep their payload, -0.0 its sign.
     A form is used only if it makes the file smaller, including its functions, so that the file
-    never grows. External data and weights that are graph inputs are not changed.
-
-    Args:
-        model: An ONNX model of operator set 18 or newer, written by `to_onnx`; older ones are not
-            changed.
-
-    Returns:
-        The record per tensor.
+    never grows. External data, weights that are graph inputs, and models of an operator set below
+    18 are not changed.
 
     Example:
         >>> from onnx import helper, numpy_helper
@@ -146,7 +140,6 @@ class Part(Protocol):
 
     def ByteSize(self) -> int:  # noqa: N802 (protobuf's name)
         """Return its bytes."""
-        ...
 
 
 @dataclass
@@ -175,13 +168,9 @@ class Parts:
         return self.call(f"bits{packed.bits}", pieces, n=[packed.count])
 
     def restore(self, form: Form, kind: int, shape: Sequence[int], *, out: str = "") -> str:
-        """Store a form of a tensor; return the name of the decoded tensor.
+        """Store a form of a tensor of a type, by ONNX's number; return the decoded tensor's name.
 
-        Args:
-            form: The form.
-            kind: ONNX's number of the tensor's type.
-            shape: The tensor's shape.
-            out: The tensor's name; an unused one if empty.
+        The name is `out`, or an unused one if that is empty.
         """
         if isinstance(form, Palette):
             inputs = [self.codes(form.codes), self.piece(tensor(form.book, kind))]

@@ -95,15 +95,10 @@ class TensorEntry(_Part):
 
 
 class Header(_Part):
-    """Header of all tensors that are not stored under their own name.
-
-    Attributes:
-        tensors: The tensors stored in pieces.
-        same: Tensors equal to another one bit for bit, with that one's name.
-    """
+    """Header of all tensors that are not stored under their own name."""
 
     tensors: dict[str, TensorEntry]
-    same: dict[str, str]
+    same: dict[str, str]  # tensors equal to another one bit for bit, with that one's name
 
 
 PIECE, ENTRY = 70, 160
@@ -111,17 +106,10 @@ PIECE, ENTRY = 70, 160
 
 
 def save_compact(state: Mapping[str, Tensor], path: Path) -> CompactRecord:
-    """Write tensors into one safetensors file, each in its smallest lossless form.
+    """Write tensors, on any device, into one safetensors file, each in its smallest lossless form.
 
     `load_compact` restores every tensor bit for bit. A tensor shared by several names (tied
     embeddings) is written once. The file is written atomically.
-
-    Args:
-        state: Tensors by name, on any device, of any type.
-        path: Path of the file.
-
-    Returns:
-        The record: the bytes of the tensors before, and of the file after.
 
     Raises:
         InputError: A tensor is complex128, which the format does not support.
@@ -264,10 +252,8 @@ def load_compact(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if KEY not in metadata:
-                raise LimbeckError(
-                    f"{path}: a safetensors file, but save_compact did not write it; "
-                    "safetensors.torch.load_file reads such files."
-                )
+                fix = "safetensors.torch.load_file reads such files."
+                raise LimbeckError(f"{path}: save_compact did not write it; {fix}")
             pieces = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return _Reader(pieces).read(Header.model_validate_json(metadata[KEY]))
     except (SafetensorError, ValidationError, _DamageError) as error:

@@ -202,7 +202,7 @@ NOTES = [
 
 @pytest.mark.parametrize("note", NOTES, ids=range(len(NOTES)))
 def test_invalid_embedded_metadata_is_one_issue(real: PassportFacts, write, note: str) -> None:
-    container = open_container(real.folder / "model.safetensors", KEY)
+    container = open_container(real.folder / "model.safetensors")
     assert container is not None
     container.write(note)
     with pytest.raises(InputError):
