@@ -99,12 +99,20 @@ def evaluate(
                 n_resamples=n_resamples,
                 seed=context.seed,
             )
-            alignments += [alignment] if alignment else []
+            if alignment is not None:
+                alignments.append(alignment)
     completeness = [
         similarity.complete(name, one.maps["integrated_gradients"], one.missed)
         for (name, _), one in zip(context.models(), explained, strict=True)
         if one.missed is not None
     ]
+    notes += tuple(
+        f"The {one.side}'s integrated gradients violate completeness for "
+        f"{100 * (1 - one.within):.0f} % of the samples (error above "
+        f"{100 * similarity.TOLERANCE:.0f} % of the mean difference): use more than {steps} steps."
+        for one in completeness
+        if one.within < 1
+    )
     examples = [
         material.example(
             at, [one[at] for one in maps], _example(context, sample, at, maps, classes)
@@ -122,17 +130,7 @@ def evaluate(
         images=tuple(one for one in examples if isinstance(one, ImageExample)),
         texts=tuple(one for one in examples if isinstance(one, TextExample)),
         samples=len(classes),
-        notes=(
-            *notes,
-            *(
-                f"The {one.side}'s integrated gradients violate completeness for "
-                f"{100 * (1 - one.within):.0f} % of the samples (error above "
-                f"{100 * similarity.TOLERANCE:.0f} % of the mean difference): use more than "
-                f"{steps} steps."
-                for one in completeness
-                if one.within < 1
-            ),
-        ),
+        notes=notes,
     )
 
 

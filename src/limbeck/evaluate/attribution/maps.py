@@ -178,17 +178,8 @@ def token_gradients(
 ) -> tuple[Array, Array]:
     """Compute the attributions of tokens: integrated gradients at the word embeddings.
 
-    Args:
-        torch_model: The model.
-        embedding: The word embedding; see `word_embedding`.
-        batch: The texts: `input_ids [n, tokens]` and the model's other inputs.
-        baseline: The token ids at the start of the path, `[n, tokens]`.
-        classes: The class of the logit, `[n]`.
-        steps: Number of integration points.
-
-    Returns:
-        The attributions, summed over each vector, `[n, tokens]`, and their completeness errors,
-        `[n]`.
+    The path of `steps` points starts at the token ids `baseline`, `[n, tokens]`. Returns the
+    attributions, summed over each vector, `[n, tokens]`, and their completeness errors, `[n]`.
 
     Source: Sundararajan et al., ICML 2017 (arXiv:1703.01365), as in captum.
     """
@@ -218,15 +209,8 @@ def blank(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the baseline of texts, without words, and the mask of word positions.
 
-    The tokens of an empty text (`[CLS]`, `[SEP]`) stay; all others become padding.
-
-    Args:
-        ids: The token ids, `[n, tokens]`.
-        valid: The mask of non-padding, `[n, tokens]`.
-        texts: Encodes an empty text; without it every token counts as a word.
-
-    Returns:
-        The token ids without words, and the mask of words, `[n, tokens]` both.
+    The tokens of an empty text (`[CLS]`, `[SEP]`) stay; all others become padding. Without `texts`,
+    which encodes an empty text, every `valid` token counts as a word. All are `[n, tokens]`.
     """
     padding = ids[~valid]
     pad = int(padding[0]) if padding.size else 0

@@ -80,11 +80,7 @@ def _in_top(maps: Array, count: int) -> Array:
 def most_divergent(maps: Sequence[Array], count: int) -> list[int]:
     """Select samples to show: those with the least similar maps, then those with the most similar.
 
-    With the maps of one model alone, the first samples are selected.
-
-    Args:
-        maps: The student's maps, and the teacher's if there are any: `[n, positions]` each.
-        count: Number of samples.
+    With the maps of one model alone, `[n, positions]`, the first samples are selected.
 
     Example:
         >>> one = np.eye(3)

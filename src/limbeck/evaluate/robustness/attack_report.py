@@ -228,7 +228,7 @@ def _is_beaten(weak: Correct, strong: Correct) -> bool:
     return gap.interval is not None and gap.interval.low > GAP
 
 
-NEAREST = 100
+DEEPFOOL_SAMPLES = 100
 """Number of images for DeepFool, the slowest attack."""
 
 EXAMPLES = 6
@@ -326,7 +326,7 @@ def _accuracy(correct: Correct | None) -> Estimate | None:
     return None if correct is None else share(correct.astype(np.float64))
 
 
-FURTHER = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
+FACTORS = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
 """Multiples of DeepFool's perturbation that are tried until the exported file errs."""
 
 
@@ -334,7 +334,7 @@ def compare_deepfool(
     targets: Mapping[str, AttackTarget], images: Images, *, n_resamples: int, seed: int
 ) -> list[MetricComparison]:
     """Compare the median minimal perturbation by DeepFool; empty without the student's model."""
-    images = images.drawn(NEAREST, seed)
+    images = images.drawn(DEEPFOOL_SAMPLES, seed)
     resamples = Resamples(len(images.labels), n_resamples=n_resamples, seed=seed)
     student = minimal_perturbation(targets["student"], images)
     if student is None:
@@ -364,7 +364,7 @@ def minimal_perturbation(target: AttackTarget, images: Images) -> NDArray[np.flo
         return None
     direction = deepfool(target.model, images.pixels, images.labels) - images.pixels
     distance = np.full(len(direction), direction[0].size ** 0.5)
-    for factor in reversed(FURTHER):
+    for factor in reversed(FACTORS):
         moved = np.clip(images.pixels + np.float32(factor) * direction, 0, 1).astype(np.float32)
         change = (moved - images.pixels).astype(np.float64).reshape(len(moved), -1)
         wrong = ~target.correct(moved, images.labels)

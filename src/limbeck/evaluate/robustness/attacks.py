@@ -189,15 +189,8 @@ def square(
     """Apply the Square attack: keep random square perturbations that lower the label's margin.
 
     It begins with vertical stripes; each query sets a square of each channel to the lowest or the
-    highest value allowed. An image that is misclassified gets no further queries.
-
-    Args:
-        logits: Computes the model's logits from pixels; no gradients are needed.
-        pixels: The images.
-        labels: Their labels.
-        eps: The perturbation size.
-        queries: Largest number of queries per image.
-        seed: Seed of stripes and squares.
+    highest value allowed. An image that is misclassified gets no further queries; another gets
+    `queries` of them. No gradients are needed: `logits` computes the model's logits from pixels.
 
     Source: Andriushchenko et al., ECCV 2020 (arXiv:1912.00049), Algorithm 2 and its schedule.
     """

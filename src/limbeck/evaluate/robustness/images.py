@@ -44,7 +44,7 @@ class Images:
     name: str
     scale: Normalization
 
-    def some(self, rows: Labels) -> Images:
+    def some(self, rows: NDArray[np.int64]) -> Images:
         """Return the given rows."""
         return Images(self.pixels[rows], self.labels[rows], self.name, self.scale)
 

@@ -55,18 +55,11 @@ SCORES: Mapping[str, Score] = {
 def ood_images(
     images: NDArray[Any], normalization: Normalization, *, seed: int
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Generate out-of-distribution images: noise, shuffled pixels, and inverted images.
+    """Generate out-of-distribution images by name: noise, shuffled pixels, and inverted images.
 
-    All have pixels in [0, 1]. Shuffled images keep the colours of the originals, inverted ones
-    their shapes.
-
-    Args:
-        images: The models' inputs, `[n, channels, height, width]`.
-        normalization: The normalization from pixels in [0, 1].
-        seed: Seed of noise and order.
-
-    Returns:
-        Names and images as the models' inputs, of the same shape.
+    Both `images` and the generated ones are the models' inputs, `[n, channels, height, width]`, of
+    pixels in [0, 1] before normalization. Shuffled images keep the colours of the originals,
+    inverted ones their shapes.
 
     Example:
         >>> from limbeck.evaluate.context import Normalization
