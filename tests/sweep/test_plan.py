@@ -6,7 +6,7 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.pipeline.load_recipe import resolve
-from limbeck.sweep.plan import costs_of, directions, plan, settled, values
+from limbeck.sweep.plan import costs_of, directions, plan, values, with_settings
 from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import space_of
 
@@ -37,7 +37,7 @@ def test_a_plan_can_be_pickled_for_another_process(planned):
 
 def test_settings_are_applied_as_by_set(planned):
     made = planned("student.width=4,8", "stages.distill.epochs=1..3")
-    recipe = settled(made.content, {"student.width": 4, "stages.distill.epochs": 2})
+    recipe = with_settings(made.content, {"student.width": 4, "stages.distill.epochs": 2})
     expected = resolve("digits", ["student.width=4", "stages.distill.epochs=2"])
     assert recipe == expected.model_copy(update={"stages": expected.stages[:-1]})
     whole = resolve("digits").model_dump(mode="json")
@@ -48,7 +48,7 @@ def test_settings_are_applied_as_by_set(planned):
 
 def test_a_profile_is_applied_before_the_choices(planned):
     made = planned("student.width=4,8", sets=("profile=smoke",))
-    assert settled(made.content, {"student.width": 8}).seeds == [0]
+    assert with_settings(made.content, {"student.width": 8}).seeds == [0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from limbeck.pipeline.load_recipe import resolve
-from limbeck.sweep.share import share, teaching
+from limbeck.sweep.share import share, teacher_lock
 from limbeck.sweep.study import is_held, lock_of
 
 STAGES = ("01-train_teacher", "02-distill", "03-quantize", "04-export")
@@ -94,21 +94,21 @@ def test_a_teacher_is_trained_by_one_worker_while_the_others_wait(recipe_with, t
     entered, done, order = threading.Event(), threading.Event(), []
 
     def first():
-        with teaching(recipe_with(), tmp_path):
+        with teacher_lock(recipe_with(), tmp_path):
             entered.set()
             done.wait(timeout=20)
             order.append("first")
 
     def second():
         entered.wait(timeout=20)
-        with teaching(recipe_with("student.width=9"), tmp_path):
+        with teacher_lock(recipe_with("student.width=9"), tmp_path):
             order.append("second")
 
     threads = [threading.Thread(target=one) for one in (first, second)]
     for thread in threads:
         thread.start()
     entered.wait(timeout=20)
-    with teaching(recipe_with("teacher.width=9"), tmp_path):  # another teacher does not wait
+    with teacher_lock(recipe_with("teacher.width=9"), tmp_path):  # another teacher does not wait
         order.append("other")
     done.set()
     for thread in threads:
@@ -117,10 +117,10 @@ def test_a_teacher_is_trained_by_one_worker_while_the_others_wait(recipe_with, t
 
 
 def test_a_teacher_that_failed_is_not_marked_as_trained(recipe_with, tmp_path):
-    with pytest.raises(ValueError, match="no"), teaching(recipe_with(), tmp_path):
+    with pytest.raises(ValueError, match="no"), teacher_lock(recipe_with(), tmp_path):
         raise ValueError("no")
     assert not list(tmp_path.glob("*.known"))
-    with teaching(recipe_with(), tmp_path):
+    with teacher_lock(recipe_with(), tmp_path):
         pass
     assert list(tmp_path.glob("*.known"))
 

@@ -56,7 +56,7 @@ def figures_at(figures):
 def run_all(study, figures_at, most=99):
     """Run trials, and return the settings of each."""
     done = []
-    with study.worked():
+    with study.registered():
         while len(done) < most and (taken := study.take()) is not None:
             study.finish(taken, figures_at(taken.settings), 1.0)
             done.append(taken.settings)
@@ -110,7 +110,7 @@ def test_more_trials_can_be_requested_later(planned, figures_at):
 
 def test_a_failed_trial_keeps_its_reason_and_is_not_repeated(planned):
     study = Study(planned("student.width=2..3"))
-    with study.worked():
+    with study.registered():
         for _ in range(2):
             study.fail(study.take(), "it cannot be exported", 2.0)
         assert study.take() is None
@@ -121,7 +121,7 @@ def test_a_failed_trial_keeps_its_reason_and_is_not_repeated(planned):
 def test_two_workers_never_take_the_same_trial(planned, figures_at):
     made = planned("student.width=2..7", trials=6)
     one, other = Study(made), Study(made)
-    with one.worked(), other.worked():
+    with one.registered(), other.registered():
         taken = [(study, study.take()) for study in (one, other) * 3]
         assert one.take() is other.take() is None
         assert len({trial.number for _, trial in taken}) == 6
@@ -136,7 +136,7 @@ def killed(made, note):
     number = os.fork()
     if number == 0:
         study = Study(made)
-        with study.worked():
+        with study.registered():
             taken = study.take()
             note.write_text(f"{taken.number} {taken.settings['student.width']}")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -148,13 +148,13 @@ def killed(made, note):
 def test_a_trial_of_a_killed_worker_is_repeated_under_its_number(planned, figures_at, tmp_path):
     made = planned("student.width=2..9", trials=4)
     study = Study(made)
-    with study.worked():
+    with study.registered():
         alive = study.take()
         number, width = killed(made, tmp_path / "note")
         assert [trial.state for trial in study.trials()] == ["running", "running"]
         # Another worker finds it, and leaves the one whose worker is alive.
         other = Study(made)
-        with other.worked():
+        with other.registered():
             again = other.take()
             assert (again.number, again.settings["student.width"]) == (number, width)
             other.finish(again, figures_at(again.settings), 1.0)

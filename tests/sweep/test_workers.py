@@ -25,7 +25,7 @@ def used_up(tmp_path):
     given = {"costs": ("size", "latency"), "out": tmp_path / "sweep"}
     planned = plan(resolve("digits"), space_of(["student.width=2,3"], None), **given)
     study = Study(planned)
-    with study.worked():
+    with study.registered():
         while (taken := study.take()) is not None:
             study.fail(taken, "made up", 0.0)
     return planned

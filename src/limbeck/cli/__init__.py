@@ -25,7 +25,7 @@ from limbeck.cli import (
     run,
     sweep,
 )
-from limbeck.cli._terminal import complain
+from limbeck.cli._terminal import show_error
 from limbeck.core.process import ignore_signals, raise_on_signals
 
 INTERRUPTED = 130
@@ -129,7 +129,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show a warning without the line of code that raised it."""
-    complain(f"Warning: {message}")
+    show_error(f"Warning: {message}")
 
 
 def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,13 +143,13 @@ def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
         except InputError as error:
             count = len(error.problems)
             lines = [f"{count} problem{'s' if count != 1 else ''}:", *map(str, error.problems)]
-            complain("\n  ".join(lines))
+            show_error("\n  ".join(lines))
             raise typer.Exit(error.exit_code) from error
         except LimbeckError as error:
-            complain(str(error))
+            show_error(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            complain(f"Interrupted. {RESUME_HINTS.get(verb.__name__, '')}".rstrip())
+            show_error(f"Interrupted. {RESUME_HINTS.get(verb.__name__, '')}".rstrip())
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:  # the reader of the output closed it
             # The interpreter would report the error again when it closes the stream.
@@ -158,7 +158,7 @@ def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
         except OSError as error:
             if error.errno not in WRITE_ERRORS:
                 raise
-            complain(f"{error.filename or 'a file'}: could not be written ({error.strerror}).")
+            show_error(f"{error.filename or 'a file'}: could not be written ({error.strerror}).")
             raise typer.Exit(BAD_INPUT) from error
 
     return guarded

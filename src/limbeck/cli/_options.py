@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limbeck.cli._terminal import complain
+from limbeck.cli._terminal import show_error
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
@@ -64,6 +64,6 @@ def require_trust(
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         for problem in error.problems:
-            complain(f"{problem.where}: {problem.given}, from {source}")
+            show_error(f"{problem.where}: {problem.given}, from {source}")
         if not typer.confirm("Import this code?", default=False, err=True):
             raise

@@ -26,7 +26,7 @@ def show(text: str) -> None:
     typer.echo(printable(text))
 
 
-def complain(text: str) -> None:
+def show_error(text: str) -> None:
     """Write to standard error, escaping control characters of untrusted text."""
     typer.echo(printable(text), err=True)
 
@@ -119,7 +119,7 @@ class _Log:
         self.log(part)
 
     def log(self, line: str) -> None:
-        complain(f"{time.strftime('%H:%M:%S')} {line.strip()}")
+        show_error(f"{time.strftime('%H:%M:%S')} {line.strip()}")
 
     def ticker(self, name: str) -> _LogTicker:
         return _LogTicker(self, f"{self._part}{name}")

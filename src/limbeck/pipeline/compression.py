@@ -82,10 +82,10 @@ class Compression(Stage):
         return self
 
     @property
-    def way(self) -> Method:
+    def compressor(self) -> Method:
         """Return the method with its settings."""
-        way: Method = self.registry.load(self.method)(**(self.model_extra or {}))
-        return way
+        compressor: Method = self.registry.load(self.method)(**(self.model_extra or {}))
+        return compressor
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: the model, and a teacher for fine-tuning under one."""
@@ -107,7 +107,7 @@ class Compression(Stage):
         if self.role == "teacher" and len(recipe.teachers) > 1:
             allowed = "student, where the teacher is an ensemble"
             problems.append(Problem("role", "teacher", allowed))
-        if self.way.needs_training and self.finetune is None:
+        if self.compressor.needs_training and self.finetune is None:
             fix = "Add `finetune: {epochs: 3}`."
             given = f"nothing, with {self.method}"
             problems.append(Problem("finetune", given, "a training in which it is done", fix))
@@ -136,12 +136,12 @@ class Compression(Stage):
         inputs = _calibration(trial.context, samples=2, batch=trial.batch)
         try:
             with located(where):
-                self.way.check(model, inputs)
+                self.compressor.check(model, inputs)
                 if sum(parameter.numel() for parameter in model.parameters()) < DRY_RUN_PARAMETERS:
                     changed = copy.deepcopy(model)
                     # Untrained weights may have nothing to compress where trained ones do.
                     with suppress(NothingGainedError):
-                        self.way.transform(changed, inputs)
+                        self.compressor.transform(changed, inputs)
                     trial.replace(self.role, changed)
         except CompressError as error:
             problem = Problem(where, self.method, "a method that fits the model", str(error))
@@ -155,7 +155,7 @@ class Compression(Stage):
         spec = context.student_spec if self.role == "student" else context.recipe.teachers[0]
         spec = spec.model_copy(update={"checkpoint": None}) if self.role == "teacher" else spec
         model = context.restore(spec, state).to(context.accelerator.device)
-        changed = self.way.transform(model, _calibration(context, samples=self.calibration))
+        changed = self.compressor.transform(model, _calibration(context, samples=self.calibration))
         curves, notes = self._finetune(model, candidate, context)
         changes = [
             *state.changes,

@@ -304,7 +304,6 @@ def _is_entry(item: Any) -> bool:
 
 
 def _settings(entry: dict[str, Any]) -> Any:
-    """Return an entry's settings, created if missing."""
     (name,) = entry
     if entry[name] is None:
         entry[name] = {}

@@ -85,7 +85,6 @@ def _share_cpu() -> bool:
 
 
 def _precision(recipe: Recipe) -> str:
-    """Return the half precision requested by a stage; at most one exists."""
     with deferred():
         found = {getattr(stage, "precision", "float32") for _, stage in recipe.parsed_stages()}
     return next(iter(sorted(found - {"float32"})), "float32")

@@ -18,7 +18,7 @@ from limbeck.passport import (
     PassportFacts,
 )
 from limbeck.pipeline.candidate import Candidate
-from limbeck.pipeline.provenance import dataset_facts, name_of, origin, passported, stated
+from limbeck.pipeline.provenance import add_origin, dataset_facts, load_passport, name_of, origin
 from limbeck.pipeline.recipe import Recipe
 from limbeck.report.result import Link, Measured, RunResult
 
@@ -72,7 +72,7 @@ def passport_inputs(
         },
         negative_results=tuple(_negative_results(result)),
     )
-    return stated(facts, recipe.provenance.student)
+    return add_origin(facts, recipe.provenance.student)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -99,7 +99,7 @@ def stamp_facts(candidate: Candidate, context: Context) -> PassportFacts:
         timestamp=datetime.now(UTC),
         teachers=tuple(_teachers(recipe, candidate, dataset)),
     )
-    return stated(facts, recipe.provenance.student)
+    return add_origin(facts, recipe.provenance.student)
 
 
 def student_name(recipe: str) -> str:
@@ -120,8 +120,8 @@ def _teachers(
     return [
         # A student used as a teacher keeps its own passport's facts: generations are linked by
         # hash.
-        passported(spec)
-        or stated(
+        load_passport(spec)
+        or add_origin(
             ModelFacts(
                 name=name_of(spec),
                 source="taught in this run" if trained else str(spec.checkpoint),
@@ -181,7 +181,6 @@ def _accuracy(one: Measured) -> MetricFacts:
 
 
 def _of_test(name: str, value: float, interval: Interval | None = None) -> MetricFacts:
-    """Build a metric on the test samples."""
     low, high = (interval.low, interval.high) if interval else (None, None)
     return MetricFacts(name, value, low=low, high=high, slice="test")
 

@@ -85,7 +85,7 @@ def stop_if_forbidden(recipe: Recipe, data: OfData) -> None:
 def known_teachers(recipe: Recipe) -> list[ModelFacts]:
     """Return the facts of the teachers that are known before a run."""
     return [
-        passported(spec) or stated(ModelFacts(name=name_of(spec)), origin(recipe, place))
+        load_passport(spec) or add_origin(ModelFacts(name=name_of(spec)), origin(recipe, place))
         for place, spec in enumerate(recipe.teachers)
     ]
 
@@ -95,7 +95,7 @@ def name_of(spec: ModelSpec) -> str:
     return spec.name or Path(spec.path or spec.source).name
 
 
-def passported(spec: ModelSpec) -> ModelFacts | None:
+def load_passport(spec: ModelSpec) -> ModelFacts | None:
     """Load the passport beside a teacher's weights, if it was once a student.
 
     Raises:
@@ -114,7 +114,7 @@ def origin(recipe: Recipe, place: int) -> Origin:
     return given[place] if place < len(given) else Origin()
 
 
-def stated(facts: Facts, of: Origin) -> Facts:
+def add_origin(facts: Facts, of: Origin) -> Facts:
     """Add stated facts of a model to the known ones."""
     return replace(facts, **of.model_dump())
 

@@ -31,7 +31,9 @@ class Budget(BaseModel):
     accuracy_drop: Annotated[
         Share | None, Field(description="Teacher's accuracy less the student's, as a share of 1.")
     ] = None
-    accuracy: Annotated[Share | None, Field(description="The least accuracy on test.")] = None
+    accuracy: Annotated[
+        Share | None, Field(description="The minimum accuracy on the test samples.")
+    ] = None
     parameters: Annotated[int | None, Field(gt=0, le=10**18)] = None
     flops: Annotated[
         Positive | None, Field(description="For one sample; a multiply-add counts as two.")
@@ -61,20 +63,20 @@ class Recipe(BaseModel):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-            description="Letters, digits and ._- only: the run folder is called so.",
+            description="Letters, digits and ._- only; the default name of the run folder.",
         ),
     ]
     description: str = ""
-    task: Annotated[str, Field(description="What a batch means, such as image_classification.")]
+    task: Annotated[str, Field(description="The task, such as image_classification.")]
     data: DataSpec
     teacher: Annotated[
-        Teacher | None, Field(description="The model that is too big; several make an ensemble.")
+        Teacher | None, Field(description="The large model; several make an ensemble.")
     ] = None
     student: ModelSpec | None = None
     budget: Budget = Budget()
     provenance: Annotated[
         Provenance,
-        Field(description="Whose the models and data are, and the policy that they must meet."),
+        Field(description="Owners and terms of the models and the data, and the policy to meet."),
     ] = Provenance()
     seeds: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=100)
@@ -87,9 +89,9 @@ class Recipe(BaseModel):
     trackers: Annotated[list[Tracker], Field(max_length=10)] = []
     stages: Annotated[
         list[dict[str, Any]],
-        Field(min_length=1, max_length=50, description="What is done, one stage after another."),
+        Field(min_length=1, max_length=50, description="The stages, executed in order."),
     ]
-    profile: Annotated[str, Field(description="Which of the profiles was applied.")] = "default"
+    profile: Annotated[str, Field(description="The applied profile.")] = "default"
     profiles: Annotated[
         dict[str, dict[str, Any]],
         Field(description="Named sets of overrides: dotted path to value."),

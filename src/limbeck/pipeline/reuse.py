@@ -110,7 +110,6 @@ def key_of(
 
 
 def _files(spec: ModelSpec) -> dict[str, str]:
-    """Hash the files of a model, by relative path."""
     from limbeck.models.checkpoint import files_of, find
 
     found: dict[str, Path] = {}

@@ -91,7 +91,7 @@ class _Planned:
 
 
 class Work:
-    """A run in progress, with what all seeds share."""
+    """A run in progress, with the state that all seeds share."""
 
     def __init__(
         self,
@@ -151,7 +151,6 @@ class Work:
         self.watch.log(f"report: {self.out / 'report.html'}")
 
     def _evaluated(self, result: RunResult, candidate: Candidate, stage: Evaluate) -> RunResult:
-        """Run the evaluations of the shipped student, and write each as it ends."""
 
         def ended(found: Evaluation) -> None:
             write_report(result.model_copy(update={"evaluation": found}), out=self.out)
@@ -262,7 +261,6 @@ class Work:
         return replace(context, folder=planned.folder, key=key)
 
     def _seed(self, seed: int) -> tuple[Candidate, ArtefactResults]:
-        """Run every stage for one seed, then compute its test results."""
         candidate = Candidate()
         for planned in self._plan(seed):
             candidate = self._stage(planned, candidate, seed)

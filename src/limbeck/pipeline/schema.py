@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeAlias
 
 from limbeck import losses
 from limbeck.core.files import write_json
@@ -19,8 +19,10 @@ from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
 from limbeck.tasks import TASKS
 
+Schema: TypeAlias = dict[str, Any]
+
 FILE = SHIPPED / "schema.json"
-NUMBER = {"type": "number"}
+NUMBER: Schema = {"type": "number"}
 # A schedule: its kind mapped to its settings.
 SCHEDULE = {"type": "object", "minProperties": 1, "maxProperties": 1}
 NUMBER_OR_SCHEDULE = {"anyOf": [NUMBER, SCHEDULE]}
@@ -35,7 +37,7 @@ OF_ANY_TERM = {
 SIMPLE = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> Schema:
     """Build the JSON schema of a recipe: its own keys, every stage, term and source.
 
     It covers single values; relations between values, such as the order of stages, are checked by
@@ -55,11 +57,11 @@ def recipe_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "A limbeck recipe",
-        "description": "What `limbeck run` takes.",
+        "description": "A recipe for `limbeck run`.",
     }
 
 
-def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+def _stage(name: str, definitions: Schema) -> Schema:
     """Build the schema of one stage: its name with settings; without, if none is required."""
     kind: type[Stage] = STAGES.load(name)
     settings = kind.model_json_schema()
@@ -69,24 +71,22 @@ def _stage(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
     if name == "distill":
         _describe_objective(settings, definitions)
     definitions[f"stage_{name}"] = settings
-    reference: dict[str, Any] = {"$ref": f"#/$defs/stage_{name}"}
-    allowed = reference if settings.get("required") else {"anyOf": [reference, {"type": "null"}]}
-    return _one(name, allowed, str(settings.get("description", "")))
+    reference = {"$ref": f"#/$defs/stage_{name}"}
+    required = settings.get("required")
+    return _one(name, _given(reference, required), str(settings.get("description", "")))
 
 
-def _describe_objective(settings: dict[str, Any], definitions: dict[str, Any]) -> None:
+def _describe_objective(settings: Schema, definitions: Schema) -> None:
     """Describe an objective as terms or a method, defined once for all stages."""
     definitions.setdefault("term", {"oneOf": _terms()})
-    definitions.setdefault("named_method", {"oneOf": _methods()})
+    definitions.setdefault("named_method", {"oneOf": list(map(_method, methods.__all__))})
     terms, named = settings["properties"]["objective"]["anyOf"]
     terms["items"] = {"$ref": "#/$defs/term"}
     named.clear()
     named["$ref"] = "#/$defs/named_method"
 
 
-def _of_every_method(
-    settings: dict[str, Any], registry: Registry, definitions: dict[str, Any]
-) -> dict[str, Any]:
+def _of_every_method(settings: Schema, registry: Registry, definitions: Schema) -> Schema:
     """Build the schema of a stage per method, with the method's settings beside the stage's own."""
     _describe_objective(definitions["FineTune"], definitions)
     branches, own = [], settings["properties"]
@@ -100,11 +100,9 @@ def _of_every_method(
     return {"anyOf": branches, "description": settings.get("description", "")}
 
 
-def _terms() -> list[dict[str, Any]]:
-    """Return the schemas of all terms: the loss by name, with common and loss-specific settings."""
-    task = _settings({"weight": WEIGHT}, [])
+def _terms() -> list[Schema]:
     terms = [
-        _one("task", {"anyOf": [task, {"type": "null"}]}, "The task's own loss."),
+        _one("task", _given(_settings({"weight": WEIGHT}, []), []), "The task's own loss."),
         {"const": "task"},
         {
             "type": "object",
@@ -118,35 +116,24 @@ def _terms() -> list[dict[str, Any]]:
     for name in losses.__all__:
         loss = losses.find(name)
         parameters = list(signature_of(loss).keywords.values())
-        properties = {one.name: _argument(one) for one in parameters}
         required = [one.name for one in parameters if one.default is one.empty]
-        terms += _named(name, loss, {**OF_ANY_TERM, **properties}, required)
+        properties = {**OF_ANY_TERM, **{one.name: _argument(one) for one in parameters}}
+        settings = _given(_settings(properties, required), required)
+        terms.append(_one(name, settings, inspect.getdoc(loss) or ""))
         if not required:
             terms.append({"const": name})
     return terms
 
 
-def _methods() -> list[dict[str, Any]]:
-    """Return the schemas of all named methods."""
-    found = []
-    for name in methods.__all__:
-        method = methods.find(name)
-        parameters = list(inspect.signature(method).parameters.values())
-        required = [one.name for one in parameters if one.default is one.empty]
-        found += _named(name, method, {one.name: {} for one in parameters}, required)
-    return found
+def _method(name: str) -> Schema:
+    method = methods.find(name)
+    parameters = inspect.signature(method).parameters.values()
+    required = [one.name for one in parameters if one.default is one.empty]
+    settings = _settings({one.name: {} for one in parameters}, required)
+    return _one(name, _given(settings, required), inspect.getdoc(method) or "")
 
 
-def _named(
-    name: str, thing: Any, properties: dict[str, Any], required: list[str]
-) -> list[dict[str, Any]]:
-    """Return the schemas of `{name: {settings}}`; without settings where none is required."""
-    settings = _settings(properties, required)
-    allowed = settings if required else {"anyOf": [settings, {"type": "null"}]}
-    return [_one(name, allowed, (inspect.getdoc(thing) or "").split("\n", 1)[0])]
-
-
-def _argument(parameter: inspect.Parameter) -> dict[str, Any]:
+def _argument(parameter: inspect.Parameter) -> Schema:
     """Return the schema of a loss's argument, from its annotation as text."""
     annotation = str(parameter.annotation)
     if "float" in annotation:
@@ -155,12 +142,17 @@ def _argument(parameter: inspect.Parameter) -> dict[str, Any]:
     return {} if kind is None else {"type": [kind, "null"] if "None" in annotation else kind}
 
 
-def _settings(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+def _settings(properties: Schema, required: list[str]) -> Schema:
     settings = {"type": "object", "properties": properties, "additionalProperties": False}
     return settings | ({"required": required} if required else {})
 
 
-def _one(name: str, settings: dict[str, Any], description: str) -> dict[str, Any]:
+def _given(settings: Schema, required: list[str] | None) -> Schema:
+    """Allow null instead of settings of which none is required."""
+    return settings if required else {"anyOf": [settings, {"type": "null"}]}
+
+
+def _one(name: str, settings: Schema, description: str) -> Schema:
     """Return the schema of a mapping with this one key."""
     return {**_settings({name: settings}, [name]), "description": description.split("\n", 1)[0]}
 

@@ -116,11 +116,9 @@ class _Comparison:
         return self.spec.model_copy(update=content)
 
     def note(self, text: str) -> None:
-        """Add a note about the model."""
         self.checks.notes.append(f"{self.where}: {text}")
 
     def refuse(self, where: str, given: object, allowed: str, fix: str = "") -> None:
-        """Add a problem."""
         self.checks.problems.append(Problem(where, given, allowed, fix.strip()))
 
     def class_names(self) -> tuple[str, ...] | None:
@@ -214,7 +212,6 @@ class _Comparison:
         )
 
     def size(self, prepare: ImagePreprocess) -> None:
-        """Compare the size of images, and the resizing method."""
         found, stated = self.found, bool(self.settings.image and self.settings.image.size)
         own, size = found.size, f"{prepare.size[0]} x {prepare.size[1]}"
         if own is not None and own != prepare.size:
@@ -238,7 +235,6 @@ class _Comparison:
             )
 
     def inputs(self) -> None:
-        """Compare tokenizers, or the columns of a table."""
         prepare = self.data.preprocess
         if isinstance(prepare, TextPreprocess):
             with gathering(self.checks.problems):
@@ -247,7 +243,6 @@ class _Comparison:
             self.columns(prepare, self.found.columns)
 
     def tokens(self, prepare: TextPreprocess) -> None:
-        """Compare tokenizers, the padding token and the length of texts."""
         found, place = self.found, "data.text.tokenizer"
         if found.max_length is not None and prepare.max_length > found.max_length:
             allowed = f"at most {found.max_length}, the positions of {self.where} ({found.origin})"
@@ -273,7 +268,6 @@ class _Comparison:
             self.refuse(place, f"padding with token {prepare.pad}", allowed, fix)
 
     def columns(self, prepare: TablePreprocess, content: Mapping[str, Any]) -> None:
-        """Compare the columns of a table: order, values and scaling."""
         allowed = f"as {self.where} was trained ({self.found.origin})"
         own, target = list(_described(content)), list(_described(asdict(prepare)))
         names = [[str(one.get("name")) for one in columns] for columns in (own, target)]

@@ -82,7 +82,6 @@ def _must_beat_chance(spec: ModelSpec) -> bool:
 def _member(
     spec: ModelSpec, weights: Path, context: Context, changes: Sequence[Change] = ()
 ) -> nn.Module:
-    """Build a teacher from its saved weights, on the device."""
     plain = spec.model_copy(update={"checkpoint": None})
     model = context.build(plain, seed=0, weights=weights, changes=changes)
     return model.to(context.accelerator.device)

@@ -61,7 +61,6 @@ def try_training(context: Context, scheme: Offline, settings: Training, *, where
 
 
 def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
-    """Return the rows of the largest and of the smallest batch."""
     train, accelerator = context.data.train, context.accelerator
     processes = accelerator.num_processes
     batches = data.batches(

@@ -155,7 +155,6 @@ def _place(
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models of an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]
@@ -292,7 +291,6 @@ def _check_models(content: Mapping[str, object]) -> list[Problem]:
 
 
 def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem]]:
-    """Parse every stage's settings, and return the problems."""
     parsed: list[tuple[str, Stage]] = []
     problems: list[Problem] = []
     for number, entry in enumerate(stages[:MOST_PROBLEMS] if isinstance(stages, list) else []):

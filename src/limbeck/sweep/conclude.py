@@ -25,7 +25,7 @@ from limbeck.report.load import load_run
 from limbeck.report.result import Environment
 from limbeck.report.sweep import Chosen, Cost, SweepResult, Trial, View, render_sweep
 from limbeck.sweep.budget import Limits, choose
-from limbeck.sweep.plan import Plan, directions, settled, values
+from limbeck.sweep.plan import Plan, directions, values, with_settings
 from limbeck.tasks import Batch
 
 MOST_BYTES = 2e9
@@ -124,7 +124,7 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
 def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:
     found = timed(
         {
-            trial.number: (settled(plan.content, trial.settings), plan.folder(trial.number))
+            trial.number: (with_settings(plan.content, trial.settings), plan.folder(trial.number))
             for trial in done
         }
     )
@@ -155,7 +155,6 @@ def _rounded(cost: Cost, value: float) -> float:
 
 
 def _view(done: Sequence[Trial], cost: Cost) -> View:
-    """Compute the front of accuracy and one cost, by ascending cost."""
     points, objectives = _points(done, (cost,)), directions((cost,))
     places = [place for place, good in enumerate(pareto(points, objectives)) if good]
     places.sort(key=lambda place: points[place][1])

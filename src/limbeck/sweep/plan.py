@@ -177,7 +177,7 @@ def plan(
     return Plan(content, space, costs, out, sampler, trials or count or TRIALS, timeout, seed)
 
 
-def settled(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
+def with_settings(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:
     """Return the recipe with some settings applied.
 
     Raises:
@@ -198,7 +198,7 @@ def _check_choices(content: Mapping[str, Any], space: Space) -> list[Problem]:
             continue
         for value in domain.ends():
             try:
-                settled(content, {path: value})
+                with_settings(content, {path: value})
             except InputError as error:
                 named = (_named(problem, path, value) for problem in error.problems)
                 problems += [problem for problem in named if problem not in problems]

@@ -20,8 +20,8 @@ from limbeck.pipeline.runner import run
 from limbeck.report.sweep import Figures, SweepResult
 from limbeck.sweep.budget import Limits
 from limbeck.sweep.conclude import conclude
-from limbeck.sweep.plan import Plan, figures_of, settled
-from limbeck.sweep.share import share, teaching
+from limbeck.sweep.plan import Plan, figures_of, with_settings
+from limbeck.sweep.share import share, teacher_lock
 from limbeck.sweep.study import Study, Taken
 
 TEACHERS = ".teachers"
@@ -66,20 +66,20 @@ def work(plan: Plan, watch: ProgressReporter) -> None:
     """
     end = None if plan.timeout is None else time.monotonic() + plan.timeout
     study = Study(plan)
-    with study.worked():
+    with study.registered():
         while end is None or time.monotonic() < end:
             taken = study.take()
             if taken is None:
                 return
-            watch.log(f"Trial {taken.number} (of {plan.trials}): {written(taken.settings)}")
+            watch.log(f"Trial {taken.number} (of {plan.trials}): {format_settings(taken.settings)}")
             _run_trial(plan, study, taken, watch)
 
 
-def written(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Format settings on one line.
 
     Example:
-        >>> written({"student.width": 4, "stages.distill.epochs": 2})
+        >>> format_settings({"student.width": 4, "stages.distill.epochs": 2})
         'student.width=4, stages.distill.epochs=2'
     """
     return ", ".join(f"{path}={value}" for path, value in settings.items())
@@ -103,8 +103,8 @@ def _run_trial(plan: Plan, study: Study, taken: Taken, watch: ProgressReporter) 
 
 
 def _figures(plan: Plan, taken: Taken, watch: ProgressReporter) -> Figures:
-    recipe, folder = settled(plan.content, taken.settings), plan.folder(taken.number)
-    with teaching(recipe, plan.out / TEACHERS):
+    recipe, folder = with_settings(plan.content, taken.settings), plan.folder(taken.number)
+    with teacher_lock(recipe, plan.out / TEACHERS):
         # Newest first: those were made by the newest code.
         runs = (plan.out / "trials").glob("[0-9]*")
         share(recipe, folder, sorted(runs, key=lambda path: int(path.name), reverse=True))
@@ -142,7 +142,6 @@ def _start(workers: Sequence[BaseProcess]) -> None:
 
 
 def _stop(workers: Sequence[BaseProcess]) -> None:
-    """Interrupt processes until they end."""
     for worker in workers:
         while worker.is_alive() and worker.pid is not None:
             os.kill(worker.pid, signal.SIGINT)

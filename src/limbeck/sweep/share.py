@@ -63,7 +63,7 @@ def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
 
 
 @contextmanager
-def teaching(recipe: Recipe, folder: Path) -> Iterator[None]:
+def teacher_lock(recipe: Recipe, folder: Path) -> Iterator[None]:
     """Run the first trial with a teacher in one worker; the others wait, then reuse the teacher.
 
     Otherwise each would train it, and all would write its cached outputs at once.

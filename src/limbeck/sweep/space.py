@@ -48,7 +48,7 @@ class Choices:
 
     def suggest(self, trial: Trial, path: str) -> Any:
         """Return a value suggested by the sampler."""
-        return json.loads(trial.suggest_categorical(path, [coded(self, v) for v in self.values]))
+        return json.loads(trial.suggest_categorical(path, [encode(self, v) for v in self.values]))
 
     def __str__(self) -> str:
         return ", ".join(_written(value) for value in self.values)
@@ -117,7 +117,7 @@ Domain: TypeAlias = Choices | Range
 Space: TypeAlias = dict[str, Domain]
 
 
-def coded(domain: Domain, value: Any) -> Any:
+def encode(domain: Domain, value: Any) -> Any:
     """Encode a value for the sampler, which accepts no list as a choice."""
     return json.dumps(value, sort_keys=True) if isinstance(domain, Choices) else value
 

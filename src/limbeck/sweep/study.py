@@ -20,7 +20,7 @@ from limbeck.errors import InputError, Problem
 from limbeck.report.sweep import Figures, Trial
 from limbeck.sweep.plan import LOCK, NEUTRAL, STUDY, Plan, directions, values
 from limbeck.sweep.sampler import Sampler
-from limbeck.sweep.space import coded, grid, key, size
+from limbeck.sweep.space import encode, grid, key, size
 
 NAME = "sweep"
 WORKERS = ".workers"
@@ -90,7 +90,7 @@ class Study:
         self._check()
 
     @contextmanager
-    def worked(self) -> Iterator[None]:
+    def registered(self) -> Iterator[None]:
         """Register this worker as alive during the block."""
         path = self._worker_file(self._worker)
         with lock_of(path):
@@ -222,7 +222,7 @@ class Study:
 
     def _queue(self, settings: Mapping[str, Any], begun: Mapping[str, Any] | None = None) -> None:
         space = self._plan.space
-        params = {path: coded(space[path], value) for path, value in settings.items()}
+        params = {path: encode(space[path], value) for path, value in settings.items()}
         self._study.enqueue_trial(params, user_attrs={BEGUN: dict(begun)} if begun else None)
 
     def _requeue_killed(self) -> None:

@@ -33,7 +33,7 @@ class Evaluate(Stage):
         Field(
             min_length=1,
             max_length=100,
-            description="Which: any of "
+            description="Any of "
             + ", ".join(EVALUATIONS.names())
             + "; all if not given. As a mapping, each with settings of its own.",
         ),

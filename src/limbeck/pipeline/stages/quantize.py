@@ -43,10 +43,10 @@ class Quantize(Compression):
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Quantize:
-        way = self.way
-        if not isinstance(way, FileMethod):
+        compressor = self.compressor
+        if not isinstance(compressor, FileMethod):
             return self
-        ignored = [] if way.takes_samples else ["calibration"]
+        ignored = [] if compressor.takes_samples else ["calibration"]
         given = self.model_fields_set & {*ignored, "finetune", "role"}
         allowed = f"nothing, with {self.method}: it changes the file of the student"
         problems = [Problem(name, getattr(self, name), allowed) for name in sorted(given)]
@@ -57,7 +57,7 @@ class Quantize(Compression):
     @property
     def of_file(self) -> bool:
         """Return whether the method changes the exported file instead of the model."""
-        return isinstance(self.way, FileMethod)
+        return isinstance(self.compressor, FileMethod)
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: a student, since a file cannot start from the teacher."""
@@ -89,8 +89,8 @@ class Quantize(Compression):
         Raises:
             InputError: There is nothing to compress, or ONNX Runtime cannot run the result.
         """
-        way, context, model = self.way, trial.context, trial.student
-        if not isinstance(way, FileMethod) or parameters(model) >= DRY_RUN_PARAMETERS:
+        compressor, context, model = self.compressor, trial.context, trial.student
+        if not isinstance(compressor, FileMethod) or parameters(model) >= DRY_RUN_PARAMETERS:
             return
         context.progress.log(f"{where}: trying the method on the untrained student's file")
         batch = {name: tensor.cpu() for name, tensor in trial.batch.items()}
@@ -99,7 +99,7 @@ class Quantize(Compression):
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
             trial.export_student(plain)
             try:
-                way.write(plain, small, calibration=[arrays])
+                compressor.write(plain, small, calibration=[arrays])
                 OnnxPredictor(small).predict(batch)
             except InputError as error:
                 raise InputError(*inside(error, where)) from error
@@ -116,8 +116,8 @@ class Quantize(Compression):
         )
 
     def _file(self, candidate: Candidate, context: Context) -> Record:
-        way, found = self.way, candidate.newest("student")
-        if found is None or not isinstance(way, FileMethod):  # ensured by the chain check
+        compressor, found = self.compressor, candidate.newest("student")
+        if found is None or not isinstance(compressor, FileMethod):  # ensured by the chain check
             raise ValueError("a quantize stage without a student")
         target = context.folder / "model.onnx"
         model = context.restore(context.student_spec, candidate.state("student"))
@@ -125,7 +125,9 @@ class Quantize(Compression):
             plain = Path(folder) / "model.onnx"
             context.export(model, plain)
             reference = context.predict(plain)
-            done: QuantizeRecord = way.write(plain, target, calibration=self._arrays(context))
+            done: QuantizeRecord = compressor.write(
+                plain, target, calibration=self._arrays(context)
+            )
         size = pack(target).bytes_after
         exported = context.predict(target)
         compared = check_compressed(
@@ -133,7 +135,7 @@ class Quantize(Compression):
             exported,
             where=context.where,
             method=self.method,
-            tolerance=way.tolerance,
+            tolerance=compressor.tolerance,
         )
         artefact = context.artefact(
             role="student",
