@@ -32,6 +32,7 @@ from limbeck.errors import InputError, LimbeckError, Problem
 if TYPE_CHECKING:
     from io import BufferedReader
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from limbeck.data.load import Data
@@ -140,7 +141,7 @@ class TeacherCache:
         self.shape = Shape(rows, views, classes, dtype)
         # Through JSON and back, as it is read: tuples become lists.
         self._key = json.loads(json.dumps({**key, **asdict(self.shape), "version": VERSION}))
-        self._logits: np.ndarray[Any, Any] | None = None
+        self._logits: NDArray[np.floating] | None = None
         self._open()
 
     @property
@@ -313,7 +314,7 @@ class TeacherCache:
             return 0  # missing or corrupt
         return done if same and whole else 0
 
-    def _checked(self, logits: Tensor, batch: Batch) -> np.ndarray[Any, Any]:
+    def _checked(self, logits: Tensor, batch: Batch) -> NDArray[np.floating]:
         shape = (len(batch["index"]), self.shape.classes)
         if tuple(logits.shape) != shape:
             given = f"logits of shape {tuple(logits.shape)}"

@@ -185,7 +185,7 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
     return values
 
 
-def _no_number(cells: list[Any], where: str) -> Problem:
+def _no_number(cells: list[object], where: str) -> Problem:
     rows = [row for row, cell in enumerate(cells) if not _is_number(cell)]
     shown = f"{cells[rows[0]]!r} in row {rows[0]} ({len(rows)} such rows)" if rows else "texts"
     fix = "Move a column of names to data.table.categorical."

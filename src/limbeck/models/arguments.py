@@ -16,7 +16,7 @@ FITTED = DATA_ARGUMENTS | {"num_classes", "in_chans", "num_labels"}
 LARGEST = 10_000_000
 
 
-def with_build(text: str, callee: str, arguments: Mapping[str, Any], *positional: Any) -> str:
+def with_build(text: str, callee: str, arguments: Mapping[str, object], *positional: object) -> str:
     """Add `build()`, which calls a function that the text defines or imports.
 
     The callee is aliased first, so that it may itself be named `build`.
@@ -48,7 +48,9 @@ def build():
 """
 
 
-def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, where: str) -> None:
+def check_names(
+    given: Mapping[str, object], allowed: Collection[str] | None, *, where: str
+) -> None:
     """Check for arguments that follow from the data, or are not in a list; None allows any name.
 
     Raises:
@@ -77,7 +79,7 @@ def check_names(given: Mapping[str, Any], allowed: Collection[str] | None, *, wh
         raise InputError(*problems)
 
 
-def _is_absurd(value: Any) -> bool:
+def _is_absurd(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(map(_is_absurd, value.values()))
     if isinstance(value, list | tuple):
@@ -91,7 +93,7 @@ def has_var_keyword(builder: Callable[..., Any]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) -> None:
+def check(builder: Callable[..., Any], given: Mapping[str, object], *, where: str) -> None:
     """Check arguments against a builder's signature; `**kwargs` accepts any name.
 
     Raises:
@@ -117,7 +119,7 @@ def check(builder: Callable[..., Any], given: Mapping[str, Any], *, where: str) 
         raise InputError(*missing)
 
 
-def call(builder: Callable[..., Any], arguments: Mapping[str, Any], *, where: str) -> Any:
+def call(builder: Callable[..., Any], arguments: Mapping[str, object], *, where: str) -> Any:
     """Call a builder; convert its exceptions to a message about the model.
 
     Raises:

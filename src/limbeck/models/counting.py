@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from limbeck.core import fingerprint
 from limbeck.core.process import LimitError, call_limited
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _counts: dict[str, int | LimitError] = {}
 
 
-def count_parameters(key: object, build: Callable[[], Any]) -> int:
+def count_parameters(key: object, build: Callable[[], nn.Module]) -> int:
     """Count a model's parameters on the meta device, in a child with limited time and memory.
 
     Args:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck.core import files
 from limbeck.core.process import LimitError
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.checkpoint import find, read_checkpoint
 from limbeck.models.counting import count_parameters
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MAX_BYTES, MAX_DEPTH = 10_000_000, 40
 """The most bytes of a config.json, and the most levels of lists and mappings in it."""
@@ -108,7 +111,7 @@ def check_folder(path: str, content: dict[str, Any], make: Any, kind: Any) -> No
         raise InputError(*(replace(one, where="model.path") for one in error.problems)) from error
     stored = sum(one.numel() for one in read_checkpoint(weights).tensors.values())
 
-    def build() -> Any:
+    def build() -> nn.Module:
         config = kind.from_dict(content)
         config.architectures = config.architectures or []
         return make.from_config(config, trust_remote_code=False)

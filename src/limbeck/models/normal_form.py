@@ -95,7 +95,7 @@ def reparametrize(model: nn.Module) -> None:
                 raise _error("masks of torch.nn.utils.prune", [path], "plain weights", fix)
 
 
-def _spectral_norm(module: nn.Module, hook: Any) -> None:
+def _spectral_norm(module: nn.Module, hook: SpectralNorm) -> None:
     name = hook.name
     original = getattr(module, f"{name}_orig").detach().clone()
     u, v = (getattr(module, f"{name}_{part}").detach().clone() for part in "uv")
@@ -103,8 +103,7 @@ def _spectral_norm(module: nn.Module, hook: Any) -> None:
     for number, hooked in list(module._load_state_dict_pre_hooks.items()):
         if "SpectralNorm" in type(getattr(hooked, "hook", hooked)).__name__:
             del module._load_state_dict_pre_hooks[number]  # torch does not remove it
-    settings = {"n_power_iterations": hook.n_power_iterations, "eps": hook.eps, "dim": hook.dim}
-    parametrizations.spectral_norm(module, name, **settings)
+    parametrizations.spectral_norm(module, name, hook.n_power_iterations, hook.eps, hook.dim)
     installed: Any = module.get_submodule(f"parametrizations.{name}")
     with torch.no_grad():
         installed.original.copy_(original)

@@ -169,7 +169,7 @@ def beside(file: Path) -> Statement:
     return Statement() if stages is None else of_student(stages.parent / "student")
 
 
-def of_timm(config: Mapping[str, Any], origin: str) -> Statement:
+def of_timm(config: Mapping[str, object], origin: str) -> Statement:
     """Read a timm `pretrained_cfg`, or a config.json of a timm folder that holds one."""
     inner = config.get("pretrained_cfg", config)
     if not isinstance(inner, Mapping) or "mean" not in inner:

@@ -117,7 +117,7 @@ def _fits(rows: Tensor, classes: int) -> bool:
     return rows.ndim == 2 and rows.shape[1] == classes and rows.is_floating_point()
 
 
-def _rows(tensor: Tensor, returned: Any) -> Tensor:
+def _rows(tensor: Tensor, returned: object) -> Tensor:
     rows = _squeezed(tensor)
     if rows.ndim != 2 or not rows.is_floating_point():
         fix = "Return one row of logits per sample: pool over positions, do not take the argmax."
@@ -125,7 +125,7 @@ def _rows(tensor: Tensor, returned: Any) -> Tensor:
     return rows
 
 
-def _described(returned: Any) -> str:
+def _described(returned: object) -> str:
     if isinstance(returned, Tensor):
         kind = str(returned.dtype).removeprefix("torch.")
         return f"an output {kind} {list(returned.shape)}"

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.errors import check_choice
 from limbeck.models import nets
@@ -42,7 +42,7 @@ def file_of_net(name: str) -> Path:
     return _files()[name]
 
 
-def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
+def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, object]:
     known = {key: value for key, value in fit.dimensions().items() if key != "vocab_size"}
     return {**known, **spec.arguments}
 

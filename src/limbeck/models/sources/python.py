@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PARAMETRIZING = ("parametriz", "weight_norm", "spectral_norm", "orthogonal")
 
 
-def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[str, Any]:
+def _arguments(builder: Callable[..., Any], spec: ModelSpec, fit: Fit) -> dict[str, object]:
     """Merge the recipe's arguments with the data dimensions that the builder accepts."""
     known = fit.dimensions()
     if not has_var_keyword(builder):

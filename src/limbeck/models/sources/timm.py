@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, did_you_mean
@@ -26,7 +26,7 @@ def names() -> list[str]:
     return require("timm", extra="vision").list_models()
 
 
-def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
+def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, object]:
     check(spec)
     return {"num_classes": fit.classes, "in_chans": fit.channels or 3, **spec.arguments}
 
@@ -53,7 +53,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     return model
 
 
-def _head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _head_names(config: Mapping[str, object]) -> tuple[str, ...]:
     heads = config.get("classifier") or "classifier"
     names = heads if isinstance(heads, list | tuple) else [heads]
     return tuple(f"{name}.weight" for name in names)
@@ -101,18 +101,16 @@ def _folder(path: Path) -> Statement:
     return of_timm(content, str(path)) if "pretrained_cfg" in content else Statement()
 
 
-def _is_timms(file: Path, config: dict[str, Any]) -> bool:
+def _is_timms(file: Path, config: Mapping[str, object]) -> bool:
     if file.name == str(config.get("url", "")).rsplit("/", 1)[-1]:
         return True
-    heads = config.get("classifier")
-    head = heads[0] if isinstance(heads, list | tuple) and heads else heads
     if file.suffix != ".safetensors":
         return False
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as tensors:
-            shape = tensors.get_slice(f"{head}.weight").get_shape()
+            shape = tensors.get_slice(_head_names(config)[0]).get_shape()
     except (SafetensorError, OSError):
         return False
     # Few other data sets have exactly ImageNet's number of classes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem, check_choice
@@ -25,7 +25,7 @@ def names() -> list[str]:
     return models.list_models(module=models)
 
 
-def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, Any]:
+def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, object]:
     check(spec)
     if fit.channels not in {None, 3}:
         fix = "Set data.image.channels: 3, or take the model from timm."
