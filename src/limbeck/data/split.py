@@ -25,16 +25,12 @@ class Split:
 
     Args:
         samples: The rows' inputs.
-        labels: The rows' classes.
+        labels: The rows' classes, int64 `[rows]`.
         augment: The augmentation of images; None for none.
         fill_value: The fill value beyond an edge, `[channels]`; needed with `augment`.
-        groups: The sensitive features.
+        groups: The sensitive features of each row, by column, `[rows]` of names.
 
     Attributes:
-        labels: The rows' classes, int64 `[rows]`.
-        augment: The augmentation of images.
-        groups: The sensitive features of each row, by column, `[rows]` of names; validation and
-            test rows have those of `data.sensitive_features`.
         seed: The seed of the augmentation; see `set_seed`.
         epoch: The epoch of the batches; see `set_epoch`.
     """
