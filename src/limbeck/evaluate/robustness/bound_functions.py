@@ -25,6 +25,7 @@ from limbeck.evaluate.robustness.bounds import (
 )
 
 Function = Callable[..., Any]
+Operand = Bounds | Tensor | float
 
 
 def _lifted(function: Function) -> Function:
@@ -36,24 +37,25 @@ def _mean(function: Function) -> Function:
     return lambda x, *rest, **options: averaged(lambda v: function(v, *rest, **options), x)
 
 
-def _add(a: Any, b: Any) -> Bounds:
-    one, two = _as_bounds(a), _as_bounds(b)
-    return Bounds(one.low + two.low, one.high + two.high).rounded(2)
+def _add(a: Operand, b: Operand) -> Bounds:
+    one, other = _as_bounds(a), _as_bounds(b)
+    return Bounds(one.low + other.low, one.high + other.high).rounded(2)
 
 
-def _subtract(a: Any, b: Any) -> Bounds:
-    two = _as_bounds(b)
-    return _add(a, Bounds(-two.high, -two.low))
+def _subtract(a: Operand, b: Operand) -> Bounds:
+    subtrahend = _as_bounds(b)
+    return _add(a, Bounds(-subtrahend.high, -subtrahend.low))
 
 
-def _multiply(a: Any, b: Any) -> Bounds:
-    if isinstance(a, Bounds) and isinstance(b, Bounds):
+def _multiply(a: Operand, b: Operand) -> Bounds:
+    if not isinstance(a, Bounds):
+        return _multiply(b, a)
+    if isinstance(b, Bounds):
         raise NoBoundsError("there is no rule for a product of two results")
-    x, factor = (a, b) if isinstance(a, Bounds) else (b, a)
-    return _hull(x.low * _exact(factor), x.high * _exact(factor))
+    return _hull(a.low * _exact(b), a.high * _exact(b))
 
 
-def _divide(a: Any, b: Any) -> Bounds:
+def _divide(a: Bounds, b: Operand) -> Bounds:
     if isinstance(b, Bounds):
         raise NoBoundsError("there is no rule for dividing by a result")
     return _hull(a.low / _exact(b), a.high / _exact(b))
@@ -63,18 +65,18 @@ def _hull(one: Tensor, other: Tensor) -> Bounds:
     return Bounds(one.minimum(other), one.maximum(other)).rounded(3)
 
 
-def _as_bounds(value: Any) -> Bounds:
+def _as_bounds(value: Operand) -> Bounds:
     if isinstance(value, Bounds):
         return value
     exact = torch.as_tensor(_exact(value), dtype=torch.float64)
     return Bounds(exact, exact)
 
 
-def _exact(value: Any) -> Any:
+def _exact(value: Tensor | float) -> Tensor | float:
     return value.double() if isinstance(value, Tensor) else value
 
 
-def _concatenate(parts: Sequence[Any], dim: int = 0) -> Bounds:
+def _concatenate(parts: Sequence[Bounds | Tensor], dim: int = 0) -> Bounds:
     bounds = [_as_bounds(part) for part in parts]
     return Bounds(
         torch.cat([part.low for part in bounds], dim),
