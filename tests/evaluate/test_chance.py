@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from limbeck.evaluate.chance import _kappa_p_value, chance_test, lowest_expected
+from limbeck.evaluate.chance import _kappa_p_value, accuracy_lower_bound, chance_test
 from limbeck.export.predictor import Predictions
 
 
@@ -88,5 +88,5 @@ def test_two_swapped_classes_of_ten_are_found() -> None:
 
 
 def test_the_lower_bound_is_the_binomial_quantile() -> None:
-    low = round(lowest_expected(0.93, 500) * 500)
+    low = round(accuracy_lower_bound(0.93, 500) * 500)
     assert stats.binom.cdf(low - 1, 500, 0.93) < 0.01 <= stats.binom.cdf(low, 500, 0.93)

@@ -14,9 +14,8 @@ from sklearn import metrics
 
 from limbeck.errors import InputError
 from limbeck.evaluate.bootstrap import Resamples
-from limbeck.evaluate.fidelity import Fidelity, evaluate
+from limbeck.evaluate.fidelity import Fidelity, accuracy_slices, evaluate, parts
 from limbeck.evaluate.fidelity.error_overlap import error_overlap, most_frequent_disagreements
-from limbeck.evaluate.fidelity.slices import accuracy_slices, parts
 from limbeck.evaluate.metrics import brier, divergences, entropies, log_probabilities, losses, right
 from limbeck.export.predictor import Predictions
 

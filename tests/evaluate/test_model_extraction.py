@@ -13,8 +13,8 @@ from limbeck.errors import InputError
 from limbeck.evaluate.context import EvaluatedModel, EvaluationContext, Normalization
 from limbeck.evaluate.model_extraction import ModelExtraction, attacker, evaluate
 from limbeck.evaluate.model_extraction.attacker import Numbers, QueryResult, Tokens
-from limbeck.evaluate.model_extraction.defences import output_perturbations, utility
 from limbeck.evaluate.model_extraction.detector import Detector
+from limbeck.evaluate.model_extraction.runs import output_perturbations, utility
 
 CLASSES = ("zero", "one", "two", "three")
 

@@ -16,6 +16,9 @@ from limbeck.evaluate.intervals import wilson
 
 Counts = NDArray[np.float64]
 Statistic = Callable[[Counts], NDArray[np.float64]]
+LEVEL = 0.95
+"""The confidence level of every interval."""
+
 BLOCK = 2**19
 """Number of counts computed at once: 4 MB, which stay in a cache."""
 
@@ -88,17 +91,17 @@ class Resamples:
         """Compute a statistic per draw, `[draws]`, or several at once, `[draws, figures]`."""
         return np.concatenate([statistic(block) for block in self.counts()])
 
-    def estimate(self, statistic: Statistic, *, level: float = 0.95) -> Estimate:
+    def estimate(self, statistic: Statistic) -> Estimate:
         """Compute a statistic of the samples and its confidence interval."""
-        return self.estimates(lambda counts: statistic(counts)[:, None], level=level)[0]
+        return self.estimates(lambda counts: statistic(counts)[:, None])[0]
 
-    def estimates(self, statistic: Statistic, *, level: float = 0.95) -> list[Estimate]:
+    def estimates(self, statistic: Statistic) -> list[Estimate]:
         """Compute several statistics, `[draws, figures]` per call, and their intervals."""
         values = statistic(np.ones((1, self.samples)))[0]
         drawn = self.distribution(statistic)
-        return [self._estimate(*pair, level) for pair in zip(values, drawn.T, strict=True)]
+        return [self._estimate(*pair) for pair in zip(values, drawn.T, strict=True)]
 
-    def means(self, values: NDArray[np.float64], *, level: float = 0.95) -> list[Estimate]:
+    def means(self, values: NDArray[np.float64]) -> list[Estimate]:
         """Compute the mean of each column of `[samples, figures]`; infinite if a value is.
 
         Example:
@@ -106,7 +109,7 @@ class Resamples:
             >>> first.value, second.value, first.interval.low < 4 < first.interval.high
             (4.0, 5.0, True)
         """
-        return self.estimates(lambda counts: mean(counts, values), level=level)
+        return self.estimates(lambda counts: mean(counts, values))
 
     def paired(self, student: Statistic, teacher: Statistic | None) -> PairedEstimate:
         """Compute a statistic of both models and the paired difference, student less teacher."""
@@ -123,14 +126,14 @@ class Resamples:
         one, other, difference = self.estimates(both)
         return PairedEstimate(student=one, teacher=other, difference=difference)
 
-    def _estimate(self, value: float, drawn: NDArray[np.float64], level: float) -> Estimate:
+    def _estimate(self, value: float, drawn: NDArray[np.float64]) -> Estimate:
         drawn = drawn[~np.isnan(drawn)]
         if not len(drawn):
             return Estimate(value=float(value))
-        tail = _widened((1 - level) / 2, self.samples)
+        tail = _widened((1 - LEVEL) / 2, self.samples)
         # Each end is one of the draws: a finite and an infinite draw cannot be interpolated.
         low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")
-        interval = Interval(low=low, high=high, level=level, method="percentile bootstrap")
+        interval = Interval(low=low, high=high, method="percentile bootstrap")
         return Estimate(value=float(value), interval=interval)
 
 
@@ -204,16 +207,13 @@ def paired_difference(student: NDArray[np.float64], teacher: NDArray[np.float64]
 
     Source: Bonett and Price, British Journal of Mathematical and Statistical Psychology 2012.
     """
-    n, level = len(student), 0.95
+    n = len(student)
     gaps = student - teacher
     centre = float(gaps.sum()) / (n + 2)
     spread = (float((gaps**2).sum()) + 2) / (n + 2) - centre**2
-    half = float(scipy.stats.norm.ppf(0.5 + level / 2)) * math.sqrt(spread / (n + 2))
+    half = float(scipy.stats.norm.ppf(0.5 + LEVEL / 2)) * math.sqrt(spread / (n + 2))
     interval = Interval(
-        low=max(-1.0, centre - half),
-        high=min(1.0, centre + half),
-        level=level,
-        method="Bonett-Price",
+        low=max(-1.0, centre - half), high=min(1.0, centre + half), method="Bonett-Price"
     )
     return Estimate(value=float(gaps.mean()), interval=interval)
 

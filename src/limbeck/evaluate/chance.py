@@ -1,4 +1,4 @@
-"""Test whether predictions are better than chance, and in the order of the labels' classes."""
+"""Chance-level test of predictions, and detection of a wrong order of their classes."""
 
 from __future__ import annotations
 
@@ -80,34 +80,34 @@ def chance_test(predictions: Predictions) -> ChanceTest:
 
     Source: Cohen 1960 for kappa; the moments of a permutation statistic are Hoeffding's (1951).
     """
-    labels, classes = predictions.labels, predictions.logits.shape[1]
-    predicted = predictions.logits.argmax(axis=1)
-    total, right = len(labels), int((predicted == labels).sum())
-    majority = float(np.bincount(labels, minlength=classes).max()) / total
-    order, reordered_accuracy = _class_order(labels, predicted, classes)
+    y_true, classes = predictions.labels, predictions.logits.shape[1]
+    y_pred = predictions.logits.argmax(axis=1)
+    total, correct = len(y_true), int((y_pred == y_true).sum())
+    majority = float(np.bincount(y_true, minlength=classes).max()) / total
+    order, reordered_accuracy = _class_order(y_true, y_pred, classes)
     return ChanceTest(
-        accuracy=right / total,
+        accuracy=correct / total,
         total=total,
         majority_share=majority,
-        kappa_p_value=_kappa_p_value(labels, predicted, classes),
-        worse_p_value=float(stats.binom.cdf(right, total, majority)),
-        better_p_value=float(stats.binom.sf(right - 1, total, majority)),
+        kappa_p_value=_kappa_p_value(y_true, y_pred, classes),
+        worse_p_value=float(stats.binom.cdf(correct, total, majority)),
+        better_p_value=float(stats.binom.sf(correct - 1, total, majority)),
         class_order=order,
         reordered_accuracy=reordered_accuracy,
     )
 
 
-def _kappa_p_value(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:
+def _kappa_p_value(y_true: NDArray[np.int64], y_pred: NDArray[np.int64], classes: int) -> float:
     r"""Compute the one-sided p-value of the number of correct predictions under permutations.
 
     With row counts $r_k$ and column counts $c_l$ of the confusion matrix, the number of correct
     predictions has mean $\sum_k r_k c_k/n$ and variance
     $\frac{1}{n-1}\sum_{kl} r_k c_l (\delta_{kl} - c_k/n - r_l/n + \sum_j r_j c_j/n^2)^2$.
     """
-    total = len(labels)
+    total = len(y_true)
     if total < 2:
         return 1.0
-    rows, columns = (np.bincount(one, minlength=classes) for one in (labels, predicted))
+    rows, columns = (np.bincount(one, minlength=classes) for one in (y_true, y_pred))
     used = (rows + columns) > 0
     rows, columns = rows[used].astype(np.float64), columns[used].astype(np.float64)
     mean = float(rows @ columns) / total
@@ -115,45 +115,45 @@ def _kappa_p_value(labels: NDArray[np.int64], predicted: NDArray[np.int64], clas
     variance = float(rows @ deviation**2 @ columns) / (total - 1)
     if variance < 1e-9:
         return 1.0
-    right = float((labels == predicted).sum())
+    correct = float((y_true == y_pred).sum())
     # The half is the continuity correction.
-    return float(stats.norm.sf((right - 0.5 - mean) / math.sqrt(variance)))
+    return float(stats.norm.sf((correct - 0.5 - mean) / math.sqrt(variance)))
 
 
 def _class_order(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+    y_true: NDArray[np.int64], y_pred: NDArray[np.int64], classes: int
 ) -> tuple[tuple[int, ...] | None, float | None]:
-    """Return an order of the outputs whose accuracy on held-out samples is far better, and that."""
-    total = len(labels)
+    """Return an order of the outputs, and its held-out accuracy, if that is far better."""
+    total = len(y_true)
     # Random halves, since labels may alternate.
     half = np.random.default_rng(0).permutation(total) % 2
     right = 0
     for fold in (0, 1):
         fitted, held_out = half == fold, half != fold
-        order = _assignment(labels[fitted], predicted[fitted], classes)
-        right += int((order[labels[held_out]] == predicted[held_out]).sum())
-    gain = (right - int((labels == predicted).sum())) / total
+        order = _assignment(y_true[fitted], y_pred[fitted], classes)
+        right += int((order[y_true[held_out]] == y_pred[held_out]).sum())
+    gain = (right - int((y_true == y_pred).sum())) / total
     if gain <= max(GAIN, SIGMAS / math.sqrt(total)):
         return None, None
-    return tuple(_assignment(labels, predicted, classes).tolist()), right / total
+    return tuple(_assignment(y_true, y_pred, classes).tolist()), right / total
 
 
 def _assignment(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+    y_true: NDArray[np.int64], y_pred: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
     """Assign an output to each class so that accuracy is highest."""
-    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    cells = np.bincount(y_true * classes + y_pred, minlength=classes * classes)
     # Ties are broken in favour of the given order.
     table = cells.reshape(classes, classes) + 1e-3 * np.eye(classes)
     order: NDArray[np.int64] = optimize.linear_sum_assignment(table, maximize=True)[1]
     return order
 
 
-def lowest_expected(accuracy: float, total: int) -> float:
-    """Return the lowest accuracy on `total` samples that agrees with a true `accuracy`, at 99 %.
+def accuracy_lower_bound(accuracy: float, total: int) -> float:
+    """Return the 1 % quantile of the accuracy on `total` samples, for a true `accuracy`.
 
     Example:
-        >>> round(lowest_expected(0.9339, 1000), 3)
+        >>> round(accuracy_lower_bound(0.9339, 1000), 3)
         0.915
     """
     return float(stats.binom.ppf(0.01, total, accuracy)) / total

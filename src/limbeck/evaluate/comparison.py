@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from limbeck.core.measurement import Interval, Result
+from limbeck.display import format as fmt
 
 Direction = Literal["higher", "lower"]
 Verdict = Literal["better", "non-inferior", "worse", "inconclusive", "no reference"]
@@ -17,16 +19,19 @@ class Estimate(Result):
     value: float
     interval: Interval | None = None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Return the ends of the interval; twice the value where there is none."""
+        interval = self.interval
+        return (interval.low, interval.high) if interval else (self.value, self.value)
+
 
 class MetricComparison(Result):
     """One metric of both models, and its verdict.
 
     Attributes:
         name: The metric, as a heading: "Accuracy under PGD, 8/255".
-        unit: Its unit.
         direction: Whether higher or lower is better.
-        student: The student's value.
-        teacher: The teacher's, if there is one.
         difference: Student less teacher, on the same samples.
         margin: The non-inferiority margin, in the same unit.
         verdict: The classification; see `classify`.
@@ -47,16 +52,11 @@ class MetricComparison(Result):
 
 
 def classify(difference: Estimate | None, *, direction: Direction, margin: float) -> Verdict:
-    """Classify a metric by the confidence interval of its difference, as a non-inferiority test.
+    """Classify the difference, student less teacher, of a metric, as a non-inferiority test.
 
     `better`: the whole interval is on the better side of zero. `non-inferior`: no loss larger than
     the margin lies within it. `worse`: the whole interval is on the worse side of zero.
     `inconclusive`: too few samples to decide. `no reference`: there is no teacher.
-
-    Args:
-        difference: Student less teacher.
-        direction: Whether higher or lower is better.
-        margin: The non-inferiority margin.
 
     Example:
         >>> between = Interval(low=-0.004, high=0.002, method="paired bootstrap")
@@ -65,8 +65,7 @@ def classify(difference: Estimate | None, *, direction: Direction, margin: float
     """
     if difference is None:
         return "no reference"
-    interval = difference.interval
-    low, high = (interval.low, interval.high) if interval else (difference.value,) * 2
+    low, high = difference.ends
     if direction == "lower":
         low, high = -high, -low
     if low > 0:
@@ -80,21 +79,17 @@ VERDICT_PHRASES = {
     "better": "is better than the teacher's",
     "non-inferior": "is non-inferior to the teacher's",
     "worse": "is worse than the teacher's",
-    "inconclusive": "is inconclusive: too few samples",
+    "inconclusive": "is inconclusive (too few samples)",
 }
-UNIT_FORMATS: dict[Unit, tuple[float, str, str]] = {
-    "share": (100, ".1f", " %"),
-    "nats": (1, ".3f", " nats"),
-    "joules": (1, ".3g", " J"),
-    "number": (1, ".3f", ""),
-    "bytes": (1, ",.0f", " bytes"),
-    "milliseconds": (1, ".3g", " ms"),
-    "grams": (1, ".3g", " g"),
+UNIT_FORMATS: dict[Unit, Callable[[float], str]] = {
+    "share": fmt.percent,
+    "nats": lambda value: f"{fmt.number(value)} nats",
+    "joules": fmt.joules,
+    "number": fmt.number,
+    "bytes": fmt.size,
+    "milliseconds": fmt.milliseconds,
+    "grams": fmt.grams,
 }
-"""The format of each unit: factor, number format, suffix."""
-
-PREFIXES = ((1e3, 1e-3, "k"), (1.0, 1.0, ""), (1e-3, 1e3, "m"))
-"""SI prefixes of energy and mass: smallest value, factor, letter."""
 
 
 def compare(
@@ -114,11 +109,11 @@ def compare(
     """
     verdict = classify(difference, direction=direction, margin=margin)
     phrase = "" if difference is None else f" {VERDICT_PHRASES[verdict]}"
-    summary = f"{name}{phrase}: the student's is {_written(student.value, unit)}"
+    summary = f"{name}{phrase}: the student's is {written(student.value, unit)}"
     if teacher is not None:
-        summary += f", the teacher's {_written(teacher.value, unit)}"
+        summary += f", the teacher's {written(teacher.value, unit)}"
     if difference is not None:
-        summary += f" ({_difference(difference, unit)})"
+        summary += f"; difference {written_difference(difference, unit)}"
     return MetricComparison(
         name=name,
         unit=unit,
@@ -133,25 +128,25 @@ def compare(
     )
 
 
-def _format(unit: Unit, largest: float) -> tuple[float, str, str]:
-    factor, number_format, suffix = UNIT_FORMATS[unit]
-    if unit in ("joules", "grams"):
-        fitting = ((scale, letter) for least, scale, letter in PREFIXES if abs(largest) >= least)
-        scale, letter = next(fitting, (1e6, "µ"))
-        return factor * scale, number_format, f" {letter}{suffix.strip()}"
-    return factor, number_format, suffix
+def written(value: float | None, unit: Unit) -> str:
+    """Write a figure in its unit."""
+    return fmt.MISSING if value is None else UNIT_FORMATS[unit](value)
 
 
-def _written(value: float, unit: Unit) -> str:
-    factor, number_format, suffix = _format(unit, value)
-    return f"{value * factor:{number_format}}{suffix}"
+def signed(value: float, unit: Unit) -> str:
+    """Write a difference with its sign."""
+    sign = "\N{MINUS SIGN}" if value < 0 else "+"
+    return sign + written(abs(value), unit)
 
 
-def _difference(difference: Estimate, unit: Unit) -> str:
-    numbers = [difference.value]
-    if difference.interval is not None:
-        numbers += [difference.interval.low, difference.interval.high]
-    factor, number_format, suffix = _format(unit, max(numbers, key=abs))
-    suffix = " points" if unit == "share" else suffix
-    value, *ends = (f"{number * factor:+{number_format}}" for number in numbers)
-    return f"{value}{suffix}, {' to '.join(ends)}" if ends else f"{value}{suffix}"
+def written_difference(difference: Estimate, unit: Unit) -> str:
+    """Write a difference with its sign and its interval; that of two shares in points.
+
+    Example:
+        >>> written_difference(Estimate(value=0.0154), "share")
+        '+1.54 points'
+    """
+    if unit == "share":
+        return fmt.points_estimate(difference.value, difference.interval)
+    value, low, high = (signed(number, unit) for number in (difference.value, *difference.ends))
+    return f"{value} ({low} to {high})" if difference.interval else value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictions, Predictor, predict
 
 if TYPE_CHECKING:
@@ -69,12 +70,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Normalization:
-    """The normalization of pixels in [0, 1] to a model's inputs: `(pixel - mean) / std`.
-
-    Attributes:
-        mean: One number per channel.
-        std: One number per channel.
-    """
+    """The normalization of pixels in [0, 1] to inputs, per channel: `(pixel - mean) / std`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -82,12 +78,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class TextInputs:
-    """The texts of the samples, and their encoding.
-
-    Attributes:
-        raw: The texts, in the order of the samples.
-        encode: Converts texts to the inputs of a model.
-    """
+    """The texts of the samples in order, and the function that converts texts to inputs."""
 
     raw: Sequence[str]
     encode: Callable[[Sequence[str]], Mapping[str, Any]]
@@ -149,8 +140,10 @@ class EvaluationContext:
 
     @cached_property
     def prediction_seconds(self) -> float:
-        """Measure the seconds per sample of a prediction by both models."""
-        return sum(_prediction_seconds(side, self.sample) for _, side in self.models())
+        """Measure the seconds per sample of a prediction by both models, in a small batch."""
+        probe = {name: values[:ROWS] for name, values in self.sample.items()}
+        calls = [partial(side.predictor.predict, probe) for _, side in self.models()]
+        return sum(map(_second_run_seconds, calls)) / len(probe["labels"])
 
     @cached_property
     def gradient_seconds(self) -> float:
@@ -165,6 +158,22 @@ class EvaluationContext:
         random = np.random.default_rng(self.seed)
         rows = np.sort(random.permutation(len(whole["labels"]))[: self.max_samples])
         return {name: values[rows] for name, values in whole.items()} | {"row": rows}
+
+    def checked_features(self) -> Mapping[str, NDArray[np.str_]]:
+        """Return the sensitive features.
+
+        Raises:
+            InputError: An attribute does not name a group for every test sample.
+        """
+        total = len(self.student_predictions)
+        problems = [
+            Problem(f"groups.{name}", f"{len(groups)} names", f"{total}, one name per test sample")
+            for name, groups in self.sensitive_features.items()
+            if len(groups) != total
+        ]
+        if problems:
+            raise InputError(*problems)
+        return self.sensitive_features
 
     def models(self) -> Iterator[tuple[Literal["student", "teacher"], EvaluatedModel]]:
         """Yield the student, and the teacher if there is one."""
@@ -224,11 +233,6 @@ def describe(workload: Workload, context: EvaluationContext) -> str:
         seconds += workload.gradients * context.gradient_seconds
     each = f"{' and '.join(counts)} of each model, " if counts else ""
     return f"{each}about {max(1, round(seconds))} s"
-
-
-def _prediction_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
-    probe = {name: values[:ROWS] for name, values in sample.items()}
-    return _second_run_seconds(lambda: side.predictor.predict(probe)) / len(probe["labels"])
 
 
 def _gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:

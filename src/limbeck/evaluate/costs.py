@@ -15,11 +15,7 @@ class Latency(Result):
 
     Attributes:
         threads: Number of threads of the call.
-        p50: The median.
-        p90: The 90th percentile.
-        p99: The 99th percentile.
-        runs: Number of timed calls.
-        p10: The 10th percentile; None in files of earlier versions.
+        p50: The median; the other percentiles likewise. `p10` is None in files of earlier versions.
         blocks: The medians of up to ten consecutive blocks of the calls. Artefacts that are
             measured together share their blocks, so that a ratio of two has one value per block.
         load: The machine's load average over the last minute, divided by its cores; None where the

@@ -1,7 +1,7 @@
 """The evaluations of a student against its teacher, one file each.
 
-A file defines a function `ask(context) -> <its result>`; the result is named after the file. Its
-function `workload(context)`, with the same settings, computes the number of predictions.
+A folder defines a function `evaluate(context, **settings)`; its result's class is named after the
+folder. Its function `workload(context, **settings)` computes the number of predictions.
 """
 
 from __future__ import annotations
@@ -35,17 +35,15 @@ RESULTS = Registry("limbeck.evaluate", kind="evaluation", attribute=camel_case, 
 
 
 class EvaluationOutcome(Protocol):
-    """The interface of every evaluation's result."""
+    """The interface of every evaluation's result.
 
-    @property
-    def comparisons(self) -> tuple[MetricComparison, ...]:
-        """Return the metric comparisons that it adds to the summary."""
-        ...
+    Attributes:
+        comparisons: The metric comparisons that it adds to the summary.
+        notes: Reasons for what could not be computed.
+    """
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what could not be computed, and why."""
-        ...
+    comparisons: tuple[MetricComparison, ...]
+    notes: tuple[str, ...]
 
 
 def _typed(value: object, info: ValidationInfo) -> object:
@@ -59,13 +57,7 @@ def _typed(value: object, info: ValidationInfo) -> object:
 
 
 class EvaluationResult(Result):
-    """One evaluation and its result.
-
-    Attributes:
-        evaluation: Its name.
-        seconds: Its duration.
-        result: The result, of the evaluation's type.
-    """
+    """One evaluation by name, its duration, and its result, of the evaluation's type."""
 
     evaluation: str
     seconds: float
@@ -73,23 +65,17 @@ class EvaluationResult(Result):
 
     @property
     def comparisons(self) -> tuple[MetricComparison, ...]:
-        """Return the metric comparisons that it adds to the summary."""
+        """Return the metric comparisons of the result."""
         return cast("EvaluationOutcome", self.result).comparisons
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what could not be computed, and why."""
+        """Return the notes of the result."""
         return cast("EvaluationOutcome", self.result).notes
 
 
 class Failed(Result):
-    """One evaluation that raised an error.
-
-    Attributes:
-        evaluation: Its name.
-        seconds: Seconds until it failed.
-        reason: The error.
-    """
+    """One evaluation that raised an error, after so many seconds."""
 
     evaluation: str
     seconds: float
@@ -102,7 +88,7 @@ class Evaluation(Result):
     Attributes:
         results: The completed ones, in order.
         failed: Those that raised an error.
-        pending: Names of those still to come, in a run that continues or was interrupted.
+        pending: Names of those not yet run, in a run that continues or was interrupted.
     """
 
     results: tuple[EvaluationResult, ...]
@@ -139,23 +125,23 @@ def check(evaluations: EvaluationSettings) -> None:
 
 
 def check_values(evaluations: EvaluationSettings, classes: tuple[str, ...]) -> None:
-    """Check, once the classes are known, what the types of settings leave open.
+    """Check the values of settings that depend on the classes, reporting all problems at once.
 
     An evaluation whose module defines `check(classes, *, ...)` of some settings is checked by it.
 
     Raises:
-        InputError: Values are invalid: all of them, each with its place.
+        InputError: Values are invalid; each problem is listed with its place.
     """
     problems: list[Problem] = []
     for name, settings in evaluations.items():
-        checked = getattr(sys.modules[EVALUATIONS.load(name).__module__], "check", None)
-        if checked is not None:
-            taken = inspect.signature(checked).parameters
-            given = {
-                key: value for key, value in _converted(name, settings).items() if key in taken
-            }
+        check_module = getattr(sys.modules[EVALUATIONS.load(name).__module__], "check", None)
+        if check_module is not None:
+            checked = inspect.signature(check_module).parameters
+            converted = _converted(name, settings)
             with gathering(problems):
-                checked(classes, **given)
+                check_module(
+                    classes, **{key: converted[key] for key in converted if key in checked}
+                )
     if problems:
         raise InputError(*problems)
 
@@ -165,37 +151,38 @@ def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
     if name not in allowed:
         yield Problem("evaluations", name, ", ".join(allowed), did_you_mean(name, allowed))
         return
-    known = _settings(name)
+    where, types = f"evaluations.{name}", _settings(name)
     for setting, value in settings.items():
-        where = f"evaluations.{name}"
-        if setting not in known:
-            advice = did_you_mean(setting, known)
-            yield Problem(where, setting, ", ".join(known) or "no settings", advice)
+        if setting not in types:
+            advice = did_you_mean(setting, types)
+            yield Problem(where, setting, ", ".join(types) or "no settings", advice)
             continue
-        if _is_absurd(value):
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, int | float) and not abs(one) <= LARGEST for one in numbers):
             yield Problem(f"{where}.{setting}", value, f"numbers of {LARGEST:,} at most in size")
             continue
         try:
-            TypeAdapter(known[setting]).validate_python(value)
+            TypeAdapter(types[setting]).validate_python(value)
         except ValidationError as error:
-            allowed_value = error.errors(include_url=False)[0]["msg"]
-            yield Problem(f"{where}.{setting}", value, allowed_value)
-
-
-def _is_absurd(value: object) -> bool:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(one, int | float) and not abs(one) <= LARGEST for one in parts)
+            message = error.errors(include_url=False)[0]["msg"]
+            yield Problem(f"{where}.{setting}", value, message)
 
 
 def _settings(name: str) -> dict[str, Any]:
     """Return the settings of an evaluation, with their types."""
-    ask = EVALUATIONS.load(name)
-    # Annotations are strings of our own files; those of the context are for type checkers only.
-    types = inspect.get_annotations(ask)
+    function = EVALUATIONS.load(name)
+    # Annotations are strings of our own files; the first, of the context, cannot be evaluated: its
+    # class is imported for type checkers only.
+    types = inspect.get_annotations(function)
     return {
-        setting: eval(types[setting], ask.__globals__)
-        for setting in list(inspect.signature(ask).parameters)[1:]
+        setting: eval(types[setting], function.__globals__)
+        for setting in list(inspect.signature(function).parameters)[1:]
     }
+
+
+def _converted(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    types = _settings(name)
+    return {key: TypeAdapter(types[key]).validate_python(value) for key, value in settings.items()}
 
 
 def evaluate(
@@ -209,20 +196,19 @@ def evaluate(
     Args:
         context: The two models and the samples.
         evaluations: Names of evaluations with their settings; if None, all with their defaults.
-        log: Called with the name of each evaluation as it starts.
+        log: Called with the name and the workload of each evaluation as it starts.
 
     Raises:
         InputError: An evaluation or a setting does not exist.
     """
-    wanted: EvaluationSettings = (
-        {key: {} for key in EVALUATIONS.names()} if evaluations is None else evaluations
-    )
-    check(wanted)
-    asked = []
-    for name, settings in wanted.items():
+    if evaluations is None:
+        evaluations = {name: {} for name in EVALUATIONS.names()}
+    check(evaluations)
+    results = []
+    for name, settings in evaluations.items():
         log(f"evaluation {name}: {estimate(context, name, settings)}")
-        asked.append(evaluate_one(context, name, settings))
-    return Evaluation(results=tuple(asked))
+        results.append(evaluate_one(context, name, settings))
+    return Evaluation(results=tuple(results))
 
 
 def evaluate_one(
@@ -233,18 +219,13 @@ def evaluate_one(
     Raises:
         InputError: A setting does not fit the data.
     """
-    began = perf_counter()
-    found = EVALUATIONS.load(name)(context, **_converted(name, settings))
-    return EvaluationResult(evaluation=name, seconds=perf_counter() - began, result=found)
+    start = perf_counter()
+    result = EVALUATIONS.load(name)(context, **_converted(name, settings))
+    return EvaluationResult(evaluation=name, seconds=perf_counter() - start, result=result)
 
 
 def estimate(context: EvaluationContext, name: str, settings: Mapping[str, Any]) -> str:
     """Describe an evaluation's workload: its predictions, and their time by a measured probe."""
-    defaults = inspect.signature(EVALUATIONS.load(name)).parameters
-    values = {key: defaults[key].default for key in _settings(name)} | _converted(name, settings)
-    return describe(WORKLOADS.load(name)(context, **values), context)
-
-
-def _converted(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    types = _settings(name)
-    return {key: TypeAdapter(types[key]).validate_python(value) for key, value in settings.items()}
+    parameters = inspect.signature(EVALUATIONS.load(name)).parameters
+    values = {key: parameters[key].default for key in list(parameters)[1:]}
+    return describe(WORKLOADS.load(name)(context, **values | _converted(name, settings)), context)

@@ -51,9 +51,6 @@ def latencies(
         seconds: Time after which to stop (at the end of a round, after at least five).
         most: Largest number of rounds.
 
-    Returns:
-        Percentiles of each call's time in milliseconds, and the number of runs.
-
     Example:
         >>> times = latencies({"sum": lambda: sum(range(100))}, threads=1, seconds=0.01)
         >>> times["sum"].p50 > 0
@@ -108,10 +105,7 @@ def _latency(nanoseconds: list[int], threads: int) -> Latency:
 def throughput(call: Call, *, batch: int, seconds: float = 0.5) -> float:
     """Compute the samples per second of a call on a batch, from its median time.
 
-    Args:
-        call: Predicts one batch.
-        batch: Number of samples in the batch.
-        seconds: Time for which it is repeated (at least three times).
+    The call predicts `batch` samples; it is repeated for some seconds, and at least three times.
     """
     call()
     times: list[int] = []
@@ -122,10 +116,11 @@ def throughput(call: Call, *, batch: int, seconds: float = 0.5) -> float:
     return batch / median if median > 0 else math.inf
 
 
+TIMEOUT = 120.0
 PROBE = Path(__file__).with_name("_memory_probe.py")
 
 
-def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float = 120.0) -> int:
+def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]]) -> int:
     """Measure the peak memory growth of a fresh process that loads a file and predicts once.
 
     The process imports numpy and ONNX Runtime only; their memory is not counted. One thread.
@@ -133,13 +128,12 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float
     Args:
         path: The ONNX file.
         feeds: The graph's inputs, by name, in the graph's types.
-        timeout: Timeout in seconds.
 
     Returns:
         Bytes of resident memory beyond those of the process before it loaded the file.
 
     Raises:
-        LimbeckError: The process failed or took too long.
+        LimbeckError: The process failed or took longer than two minutes.
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "feeds.npz"
@@ -147,10 +141,10 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], *, timeout: float
         command = [sys.executable, "-I", str(PROBE), str(path.resolve()), str(inputs)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout, check=True
+                command, capture_output=True, text=True, timeout=TIMEOUT, check=True
             )
         except subprocess.TimeoutExpired as error:
-            reason = f"the process did not end within {timeout:g} s"
+            reason = f"the process did not end within {TIMEOUT:g} s"
             raise LimbeckError(f"{path}: memory could not be measured: {reason}") from error
         except subprocess.CalledProcessError as error:
             [reason] = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]
@@ -166,14 +160,12 @@ GRAMS_A_KWH = 475.0
 """Carbon dioxide per kilowatt hour, the world average of 2019 (IEA); used without codecarbon."""
 
 JOULES_A_KWH = 3.6e6
+COUNTRY = "USA"
+"""ISO code of the country whose grid codecarbon assumes."""
 
 
 def energy(
-    calls: Mapping[str, Call],
-    *,
-    seconds: float = 1.0,
-    method: Method = "auto",
-    country: str = "USA",
+    calls: Mapping[str, Call], *, seconds: float = 1.0, method: Method = "auto"
 ) -> dict[str, Energy | None]:
     """Estimate the energy of one prediction of each call.
 
@@ -183,7 +175,6 @@ def energy(
         method: `codecarbon` (offline: no network, nothing written); `cpu_time`, processor time
             times a fixed 10 W per core; `auto`, the first if it is installed; `off`, which returns
             `None` for each.
-        country: ISO code of the country whose grid codecarbon assumes.
 
     Raises:
         InputError: The method is unknown, or codecarbon was requested and is not installed.
@@ -196,7 +187,7 @@ def energy(
     if method == "off":
         return dict.fromkeys(calls)
     if method == "codecarbon" or (method == "auto" and available("codecarbon")):
-        return _with_codecarbon(calls, seconds, country)
+        return _with_codecarbon(calls, seconds)
     return {name: _with_cpu_time(call, seconds) for name, call in calls.items()}
 
 
@@ -220,16 +211,14 @@ def _with_cpu_time(call: Call, seconds: float) -> Energy:
     )
 
 
-def _with_codecarbon(
-    calls: Mapping[str, Call], seconds: float, country: str
-) -> dict[str, Energy | None]:
+def _with_codecarbon(calls: Mapping[str, Call], seconds: float) -> dict[str, Energy | None]:
     codecarbon = require("codecarbon", extra="energy")
-    source = f"estimated (codecarbon {codecarbon.__version__}, {country} grid)"
+    source = f"estimated (codecarbon {codecarbon.__version__}, {COUNTRY} grid)"
     found: dict[str, Energy | None] = {}
     with quiet():
         # Every output is disabled by name: a configuration file in the user's home could enable it.
         tracker = codecarbon.OfflineEmissionsTracker(
-            country_iso_code=country,
+            country_iso_code=COUNTRY,
             tracking_mode="process",
             allow_multiple_runs=True,
             save_to_file=False,
@@ -251,19 +240,14 @@ def _with_codecarbon(
     return found
 
 
+THROUGHPUT_BATCH = 64
 ENERGY_SECONDS = 0.2
 """Minimal seconds for the energy measurement of a file."""
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A file to measure, with the counts taken from its torch model.
-
-    Attributes:
-        path: The ONNX file.
-        parameters: `flops.parameters` of the model.
-        flops: `flops.flops` of the model for one sample.
-    """
+    """An ONNX file to measure, with the parameters and FLOPs of its torch model."""
 
     path: Path
     parameters: int
@@ -276,7 +260,6 @@ def measure(
     *,
     seconds: float = 2.0,
     throughput_seconds: float = 0.5,
-    throughput_batch: int = 64,
     energy_method: Method = "auto",
 ) -> dict[str, Cost]:
     """Measure every artefact's cost, latencies interleaved.
@@ -291,10 +274,9 @@ def measure(
         seconds: Time for the latencies of all artefacts together, per number of threads; half of it
             is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
-        throughput_batch: Batch size of the throughput measurement.
-        energy_method: See `energy.energy`.
+        energy_method: See `energy`.
     """
-    one, many = _samples(example, 1), _samples(example, throughput_batch)
+    one, many = _samples(example, 1), _samples(example, THROUGHPUT_BATCH)
     threads = sorted({1, describe().cores})
     times = {
         count: latencies(_calls(artefacts, one, count), threads=count, seconds=seconds)
@@ -319,9 +301,9 @@ def measure(
             flops=artefact.flops,
             latency=tuple(times[count][name] for count in threads),
             throughput=throughput(
-                _call(artefact.path, many, None), batch=throughput_batch, seconds=throughput_seconds
+                _call(artefact.path, many, None), batch=THROUGHPUT_BATCH, seconds=throughput_seconds
             ),
-            throughput_batch=throughput_batch,
+            throughput_batch=THROUGHPUT_BATCH,
             peak_memory_bytes=memory[name],
             energy=joules[name],
         )

@@ -28,9 +28,6 @@ def log_probabilities(logits: NDArray[Any]) -> Values:
 
     $$\log p_{ic} = z_{ic} - \log \textstyle\sum_k e^{z_{ik}}$$
 
-    Args:
-        logits: `[n, classes]`.
-
     Returns:
         `[n, classes]` in nats, minus infinity where a class has no probability.
 
@@ -42,8 +39,7 @@ def log_probabilities(logits: NDArray[Any]) -> Values:
     certain = np.isposinf(finite)
     rows = certain.any(axis=1)
     finite[rows] = np.where(certain[rows], 0.0, -np.inf)
-    log_p: Values = scipy.special.log_softmax(finite, axis=1)
-    return log_p
+    return np.asarray(scipy.special.log_softmax(finite, axis=1))
 
 
 def right(predictions: Predictions) -> Values:
@@ -67,13 +63,9 @@ def losses(log_p: Values, labels: NDArray[np.int64]) -> Values:
 
 
 def brier(log_p: Values, labels: NDArray[np.int64]) -> Values:
-    r"""Compute the Brier score per sample, `[n]` in [0, 2].
+    r"""Compute the Brier score per sample, `[n]` in [0, 2], of log-probabilities `[n, classes]`.
 
     $$\sum_c (p_{ic} - [c = y_i])^2$$
-
-    Args:
-        log_p: Log-probabilities, `[n, classes]`.
-        labels: `[n]`.
 
     Example:
         >>> float(brier(np.log([[0.5, 0.5]]), np.array([0]))[0])
@@ -89,11 +81,7 @@ def brier(log_p: Values, labels: NDArray[np.int64]) -> Values:
 def divergences(log_p: Values, log_q: Values) -> Values:
     r"""Compute KL(p || q) per sample, `[n]` in nats; infinite where q is 0 and p is not.
 
-    $$\sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$
-
-    Args:
-        log_p: Log-probabilities of the reference, `[n, classes]`.
-        log_q: Those of the approximation, `[n, classes]`.
+    $$\sum_c p_{ic} (\log p_{ic} - \log q_{ic})$$ for log-probabilities `[n, classes]` of both
 
     Example:
         >>> round(float(divergences(np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]]))[0]), 4)
@@ -142,13 +130,13 @@ def accuracy(predictions: Predictions) -> Accuracy:
     )
 
 
-def confusion(predictions: Predictions) -> tuple[tuple[int, ...], ...]:
+def confusion_matrix(predictions: Predictions) -> tuple[tuple[int, ...], ...]:
     """Compute the confusion matrix: counts of samples per label (row) and predicted class (column).
 
     Example:
         >>> from limbeck.export.predictor import Predictions
         >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]], dtype=np.float32)
-        >>> confusion(Predictions(logits, np.array([0, 1, 1])))
+        >>> confusion_matrix(Predictions(logits, np.array([0, 1, 1])))
         ((1, 0), (1, 1))
     """
     classes = predictions.logits.shape[1]
@@ -173,12 +161,12 @@ def pack_right(predictions: Predictions) -> str:
 def unpack_right(packed: str, total: int) -> NDArray[np.bool_] | None:
     """Unpack the result of `pack_right` into `[total]`; None if the number of samples differs."""
     try:
-        raw = base64.b64decode(packed, validate=True)
+        raw = np.frombuffer(base64.b64decode(packed, validate=True), dtype=np.uint8)
     except binascii.Error:
         return None
     if len(raw) != (total + 7) // 8 or not total:
         return None
-    return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=total).astype(bool)
+    return np.unpackbits(raw, count=total).astype(bool)
 
 
 class Fidelity(Result):
@@ -227,12 +215,7 @@ def fidelity(student: Predictions, teacher: Predictions) -> Fidelity:
 
 
 def parity(reference: Predictions, exported: Predictions, *, tolerance: float) -> Parity:
-    """Compare two runtimes on one model: absolute differences of logits.
-
-    Args:
-        reference: The predictions of torch.
-        exported: The exported file's predictions of the same samples.
-        tolerance: The largest absolute difference allowed.
+    """Compare torch's logits of one model with the exported file's: absolute differences.
 
     Raises:
         LimbeckError: The two did not predict the same samples over the same classes.
@@ -327,16 +310,9 @@ def auroc(ranking: Ranking, counts: Counts, positive: Values) -> Values:
 def fpr_at_95_tpr(
     ranking: Ranking, counts: Counts, positive: Values, *, reached: float = 0.95
 ) -> Values:
-    """Compute the false positive rate at a true positive rate: FPR@95TPR.
+    """Compute the false positive rate at a true positive rate of `reached`: FPR@95TPR.
 
-    Args:
-        ranking: The samples' order by score.
-        counts: How often each sample was drawn, `[draws, samples]`.
-        positive: 1 for a positive sample, 0 for a negative one, `[samples]`.
-        reached: The true positive rate.
-
-    Returns:
-        `[draws]`; NaN for a draw without positives or without negatives.
+    Arguments and result are those of `auroc`.
 
     Example:
         >>> order = Ranking.of(np.array([0.9, 0.8, 0.7]))
@@ -360,14 +336,7 @@ def aurc(ranking: Ranking, counts: Counts, wrong: Values) -> Values:
     $$\mathrm{AURC} = \frac1n \sum_k \frac{1}{k} \sum_{i \le k} e_{(i)}$$
 
     with the errors e in the order of confidence; samples of equal confidence are covered together.
-
-    Args:
-        ranking: The samples' order by confidence.
-        counts: How often each sample was drawn, `[draws, samples]`.
-        wrong: 1 for an error, 0 for a correct prediction, `[samples]`.
-
-    Returns:
-        `[draws]`, each in [0, 1].
+    Arguments are those of `auroc`, with `wrong` 1 for an error and 0 for a correct prediction.
 
     Example:
         >>> order = Ranking.of(np.array([0.9, 0.8]))

@@ -14,7 +14,7 @@ Direction = Literal["minimize", "maximize"]
 
 
 def pareto(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
-    """Return the mask of the Pareto front: the points that no other point dominates.
+    """Return the mask `[n]` of the Pareto front: the points that no other point dominates.
 
     A point dominates another if it is at least as good in every coordinate and better in one; of
     points that are equal in all, none dominates.
@@ -22,9 +22,6 @@ def pareto(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.boo
     Args:
         points: `[n, k]`, finite.
         directions: Whether each of the `k` coordinates is minimized or maximized.
-
-    Returns:
-        The mask, bool `[n]`.
 
     Raises:
         InputError: A number is not finite, or the number of directions is not that of coordinates.
@@ -36,8 +33,7 @@ def pareto(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.boo
     costs = _costs(points, directions)
     no_worse = (costs[:, None] <= costs[None]).all(axis=2)
     better = (costs[:, None] < costs[None]).any(axis=2)
-    dominated: NDArray[np.bool_] = np.any(no_worse & better, axis=0)
-    return ~dominated
+    return ~np.asarray((no_worse & better).any(axis=0))
 
 
 def knee(points: ArrayLike, directions: Sequence[Direction]) -> int | None:
@@ -69,14 +65,11 @@ def knee(points: ArrayLike, directions: Sequence[Direction]) -> int | None:
     costs = _costs(points, directions)
     if costs.shape[1] != 2:
         raise InputError(Problem("points", f"{costs.shape[1]} coordinates", "two coordinates"))
-    if len(costs) < 3:
+    if len(costs) < 3 or not np.ptp(costs, axis=0).all():
         return None
-    low, span = costs.min(axis=0), np.ptp(costs, axis=0)
-    if not span.all():
-        return None
-    bulge = 1 - ((costs - low) / span).sum(axis=1)
+    bulge = 1 - ((costs - costs.min(axis=0)) / np.ptp(costs, axis=0)).sum(axis=1)
     best = int(bulge.argmax())
-    # Rounding alone may lift a point of the line above it.
+    # Rounding may put a point of the line above it.
     return best if bulge[best] > 1e-9 else None
 
 

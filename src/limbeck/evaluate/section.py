@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from limbeck.display import format as fmt
 from limbeck.display.blocks import Column, Panel, Table
 from limbeck.display.charts import Series
 from limbeck.display.svg import Role
-from limbeck.evaluate.comparison import Estimate, Unit
+from limbeck.evaluate.comparison import Estimate, Unit, written
 
 BOTH = (Column("student", "student"), Column("teacher", "teacher"))
 """The columns of a table of both models."""
@@ -47,22 +46,8 @@ class SectionContent:
 
 
 def student_columns(*labels: str) -> tuple[Column, ...]:
-    """Return the columns of a table of the student alone."""
+    """Return the columns of a table of the student only."""
     return tuple(Column(label, "student") for label in labels)
-
-
-def written(value: float | None, unit: Unit) -> str:
-    """Write a figure in its unit."""
-    formats = {
-        "share": fmt.percent,
-        "nats": lambda number: f"{fmt.number(number)} nats",
-        "joules": fmt.joules,
-        "number": fmt.number,
-        "bytes": fmt.size,
-        "milliseconds": fmt.milliseconds,
-        "grams": fmt.grams,
-    }
-    return fmt.MISSING if value is None else formats[unit](value)
 
 
 def estimated(estimate: Estimate | None, unit: Unit) -> str:
@@ -74,7 +59,7 @@ def between(estimate: Estimate | None, unit: Unit = "share") -> str:
     """Write an estimate with its interval."""
     if estimate is None or estimate.interval is None:
         return estimated(estimate, unit)
-    low, high = (written(end, unit) for end in (estimate.interval.low, estimate.interval.high))
+    low, high = (written(end, unit) for end in estimate.ends)
     return f"{written(estimate.value, unit)} ({low} to {high})"
 
 
@@ -94,9 +79,3 @@ def both(student: Points, teacher: Points) -> list[Series]:
     return [
         Series(role, points, role, dash=dash, mark=True) for role, points, dash in curves if points
     ]
-
-
-def signed(value: float, unit: Unit) -> str:
-    """Write a difference with its sign."""
-    sign = "\N{MINUS SIGN}" if value < 0 else "+"
-    return sign + written(abs(value), unit)

@@ -22,7 +22,7 @@ from limbeck.evaluate.costs import Cost
 from limbeck.evaluate.flops import flops, parameters
 from limbeck.evaluate.measure import Artefact as Costed
 from limbeck.evaluate.measure import measure
-from limbeck.evaluate.metrics import accuracy, confusion, fidelity, pack_right
+from limbeck.evaluate.metrics import accuracy, confusion_matrix, fidelity, pack_right
 from limbeck.export.predictor import OnnxPredictor, Predictions, predict
 from limbeck.pipeline.candidate import Artefact, Candidate
 from limbeck.report.result import Disagreement, Measured
@@ -220,6 +220,6 @@ def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measur
         calibration=calibration(one.predictions),
         cost=one.cost,
         parity=one.artefact.parity,
-        confusion=confusion(one.predictions),
+        confusion=confusion_matrix(one.predictions),
         right=pack_right(one.predictions),
     )

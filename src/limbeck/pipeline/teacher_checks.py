@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.chance import ChanceTest, chance_test, lowest_expected
+from limbeck.evaluate.chance import ChanceTest, accuracy_lower_bound, chance_test
 from limbeck.export.predictor import TorchPredictor, predict
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _of_expectations(
         else:
             model = _member(spec, file, context)
             measured = next(iter(context.validate(model, split).values()))
-        low, high = lowest_expected(expect.accuracy, len(split)), 1.0
+        low, high = accuracy_lower_bound(expect.accuracy, len(split)), 1.0
         if expect.tolerance is not None:
             low, high = expect.accuracy - expect.tolerance, expect.accuracy + expect.tolerance
         found = f"{measured:.2%} on {len(split)} {expect.split} samples"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limbeck.core.registry import Registry
-from limbeck.display import format as fmt
-from limbeck.evaluate.comparison import Estimate, MetricComparison, Unit, Verdict
+from limbeck.evaluate.comparison import MetricComparison, Verdict, written_difference
 from limbeck.evaluate.evaluation import EvaluationResult
-from limbeck.evaluate.section import SectionContent, estimated, signed
+from limbeck.evaluate.section import SectionContent, estimated
 from limbeck.report.result import RunResult
 
 SECTIONS = Registry(
@@ -74,15 +73,6 @@ def _line(metric: MetricComparison, anchor: str) -> Line:
         verdict=metric.verdict,
         student=estimated(metric.student, metric.unit),
         teacher=estimated(metric.teacher, metric.unit) if metric.teacher else "–",
-        difference=_difference(difference, metric.unit) if difference else "–",
+        difference=written_difference(difference, metric.unit) if difference else "–",
         method=metric.method,
     )
-
-
-def _difference(difference: Estimate, unit: Unit) -> str:
-    value, interval = difference.value, difference.interval
-    if unit == "share":
-        return fmt.points_estimate(value, interval)
-    if interval is None:
-        return signed(value, unit)
-    return f"{signed(value, unit)} ({signed(interval.low, unit)} to {signed(interval.high, unit)})"

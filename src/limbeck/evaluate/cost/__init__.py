@@ -29,8 +29,6 @@ class Cost(Result):
 
     Attributes:
         comparisons: Size, latency, memory, energy and carbon of a prediction.
-        student: Everything measured of the student.
-        teacher: Everything measured of the teacher.
         training: Training energy in joules, by model.
         grams: Carbon dioxide of the same.
         break_even: Numbers of predictions after which the student's training energy is saved, and
@@ -38,7 +36,6 @@ class Cost(Result):
         inferences_per_mwh: By model.
         update_sizes: Bytes of an update, by its content.
         grid: The grid factor, and its source.
-        notes: Reasons for what was not measured.
     """
 
     comparisons: tuple[MetricComparison, ...]
@@ -94,10 +91,7 @@ def evaluate(
             name: lifecycle.inferences_per_mwh(each) for name, each in joules.items()
         },
         update_sizes=lifecycle.update_sizes(
-            files,
-            samples=context.validation_size,
-            classes=len(context.classes),
-            previous=previous,
+            files, samples=context.validation_size, classes=len(context.classes), previous=previous
         ),
         grid=next((one.source for one in energy.values()), ""),
         notes=tuple(f"The {name}'s training time is unknown." for name in unknown),
@@ -123,7 +117,7 @@ def _comparisons(
     energy: Mapping[str, costs.Energy],
     training: Mapping[str, float],
 ) -> list[MetricComparison]:
-    latency = "Median of an inference at batch 1 on one thread, the files in turn."
+    latency = "Median of an inference at batch 1 on one thread, files interleaved."
     memory = "Peak of a separate process that loads the file and predicts."
     sizes = {name: one.size_bytes for name, one in found.items()}
     medians = {name: one.latency[0].p50 for name, one in found.items()}

@@ -9,8 +9,7 @@ from pathlib import Path
 from limbeck.core.imports import require
 from limbeck.evaluate.measure import GRAMS_A_KWH, JOULES_A_KWH, WATTS_A_CORE
 
-MILLIWATT_HOUR = 3.6
-"""In joules."""
+JOULES_A_MWH = 3.6
 
 
 def training_joules(seconds: float) -> float:
@@ -41,10 +40,7 @@ def break_even(spent: float, before: float, after: float) -> float | None:
     Args:
         spent: Energy of producing the smaller model, in joules.
         before: Energy per prediction of the larger model.
-        after: Energy per prediction of the smaller model.
-
-    Returns:
-        The number of predictions; None if the smaller model saves nothing.
+        after: Energy per prediction of the smaller model; None is returned if it saves nothing.
 
     Example:
         >>> break_even(600.0, before=0.5, after=0.2)
@@ -63,7 +59,7 @@ def inferences_per_mwh(joules: float) -> float:
         >>> inferences_per_mwh(0.0036)
         1000.0
     """
-    return MILLIWATT_HOUR / joules
+    return JOULES_A_MWH / joules
 
 
 def update_sizes(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from limbeck.core.measurement import Result
-from limbeck.errors import InputError, Problem, check_choice
+from limbeck.errors import check_choice
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.comparison import MetricComparison
 from limbeck.evaluate.context import Workload
@@ -26,11 +26,9 @@ class Fairness(Result):
     """Gaps between groups and between classes, of student and teacher.
 
     Attributes:
-        comparisons: The metric comparisons.
         attributes: The results per sensitive attribute.
         classes: The recall of each class, the rarest first.
         smallest: The number of samples that a group or class needs to be judged.
-        notes: Reasons for what could not be judged.
     """
 
     comparisons: tuple[MetricComparison, ...]
@@ -70,17 +68,15 @@ def evaluate(
         labels=labels,
         predicted=tuple(one.logits.argmax(axis=1) for one in predictions if one is not None),
         classes=context.classes,
+        positives=positives,
         resamples=Resamples(len(labels), n_resamples=n_resamples, seed=context.seed),
         smallest=smallest,
     )
     attributes: list[Attribute] = []
     comparisons: list[MetricComparison] = []
     notes: list[str] = []
-    for name, groups in context.sensitive_features.items():
-        if len(groups) != len(labels):
-            allowed = f"one name per test sample, {len(labels)} in all"
-            raise InputError(Problem(f"groups.{name}", f"{len(groups)} names", allowed))
-        attribute, found, unknown = compare_groups(name, groups, inputs, positives=positives)
+    for name, groups in context.checked_features().items():
+        attribute, found, unknown = compare_groups(name, groups, inputs)
         attributes.append(attribute)
         comparisons += found
         notes += unknown

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Interval
-from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.bootstrap import LEVEL, Resamples
 from limbeck.evaluate.comparison import Direction, Estimate, MetricComparison, compare
 
 Array = NDArray[np.float64]
@@ -25,6 +25,7 @@ class FairnessInputs:
         labels: `[samples]`.
         predicted: The predicted classes of each model, `[samples]` each; the student first.
         classes: The classes' names.
+        positives: The classes that groups are compared by, each against the rest, as indices.
         resamples: The bootstrap resamples, the same for both models.
         smallest: The number of samples that a group or a class needs to be judged.
     """
@@ -32,6 +33,7 @@ class FairnessInputs:
     labels: Labels
     predicted: tuple[Labels, ...]
     classes: tuple[str, ...]
+    positives: tuple[int, ...]
     resamples: Resamples
     smallest: int
 
@@ -75,26 +77,25 @@ class FairnessInputs:
         return [note] if small else []
 
 
-def estimate(values: Array, *, samples: int | None = None, level: float = 0.95) -> Estimate:
+def estimate(values: Array, *, samples: int | None = None) -> Estimate:
     """Build an estimate from a value and its draws, `[1 + draws]`, the value first.
 
     If all draws are equal, the bootstrap has zero width: the interval is then widened by the upper
-    bound of the share of a kind of sample that is absent from so many.
+    bound of Clopper and Pearson for an event that does not occur in the samples.
 
     Args:
         values: A share, or a difference of shares.
         samples: Number of samples; None, where the draws cannot all be equal.
-        level: The confidence level.
 
     Example:
-        >>> estimate(np.array([0.5, 0.4, 0.5, 0.6]), level=0.5).interval.low
-        0.45
+        >>> estimate(np.array([0.5, 0.4, 0.5, 0.6])).interval.high
+        0.595
     """
-    low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     method = "percentile bootstrap"
     if low == high and samples is not None:
-        unseen = 1 - ((1 - level) / 2) ** (1 / samples)
-        low, high = max(-1.0, low - unseen), min(1.0, high + unseen)
-        method = "none of another kind among the samples"
-    interval = Interval(low=low, high=high, level=level, method=method)
+        bound = 1 - ((1 - LEVEL) / 2) ** (1 / samples)
+        low, high = max(-1.0, low - bound), min(1.0, high + bound)
+        method = "Clopper-Pearson bound of an event that does not occur"
+    interval = Interval(low=low, high=high, method=method)
     return Estimate(value=float(values[0]), interval=interval)

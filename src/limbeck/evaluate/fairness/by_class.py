@@ -72,8 +72,7 @@ class ClassRecall(Result):
     """The recall of one class, with its frequency and number of test samples.
 
     Attributes:
-        name: The class.
-        frequency: Its share of the samples from which frequency is estimated.
+        frequency: Its share of the validation samples.
         samples: Number of test samples.
         judged: Whether they suffice.
         student: The student's recall; None without samples.
@@ -98,7 +97,7 @@ def compare_classes(
         inputs: The labels and predictions.
 
     Returns:
-        The classes, the rarest first; the metric comparisons; notes on what could not be judged.
+        The classes, the rarest first; the metric comparisons; notes on classes that are left out.
     """
     classes = inputs.classes
     samples = np.bincount(inputs.labels, minlength=len(classes))
@@ -155,23 +154,23 @@ def _mean(recalls: Array) -> Array:
 def _class_recalls(
     inputs: FairnessInputs, frequency: Labels, samples: Labels
 ) -> tuple[ClassRecall, ...]:
-    estimates: list[list[Estimate | None]] = []
-    for predicted in inputs.predicted:
-        right = np.bincount(inputs.labels[predicted == inputs.labels], minlength=len(samples))
-        estimates.append(
-            [
-                proportion(int(hits), int(total)) if total else None
-                for hits, total in zip(right, samples, strict=True)
-            ]
+    right = [
+        np.bincount(inputs.labels[predicted == inputs.labels], minlength=len(samples))
+        for predicted in inputs.predicted
+    ]
+    found = []
+    for c in np.argsort(frequency, kind="stable"):
+        student, *teacher = [
+            proportion(int(hits[c]), int(samples[c])) if samples[c] else None for hits in right
+        ]
+        found.append(
+            ClassRecall(
+                name=inputs.classes[c],
+                frequency=float(frequency[c]) / max(1, int(frequency.sum())),
+                samples=int(samples[c]),
+                judged=bool(samples[c] >= inputs.smallest),
+                student=student,
+                teacher=teacher[0] if teacher else None,
+            )
         )
-    return tuple(
-        ClassRecall(
-            name=inputs.classes[c],
-            frequency=float(frequency[c]) / max(1, int(frequency.sum())),
-            samples=int(samples[c]),
-            judged=bool(samples[c] >= inputs.smallest),
-            student=estimates[0][c],
-            teacher=estimates[1][c] if len(estimates) > 1 else None,
-        )
-        for c in np.argsort(frequency, kind="stable")
-    )
+    return tuple(found)

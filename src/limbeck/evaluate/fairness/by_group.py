@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -36,107 +37,73 @@ class Rates:
     false_positive_rate: Array
 
 
-@dataclass(frozen=True)
-class Tallies:
-    """Counts of samples per group, by label and by prediction.
+def tally(labels: Labels, predicted: Labels, groups: Labels, classes: int, counts: Array) -> Array:
+    """Count samples per draw and group: `[draws, groups, 1 + 3 * classes]`.
 
-    Attributes:
-        samples: Of the group, `[draws, groups]`.
-        labelled: Of these, those of the class, `[draws, groups, classes]`.
-        predicted: Those predicted as the class, the same shape.
-        right: Those correctly predicted as it, the same shape.
-    """
-
-    samples: Array
-    labelled: Array
-    predicted: Array
-    right: Array
-
-    def rates(self, smallest: int = 0) -> Rates:
-        """Compute the rates from the counts.
-
-        NaN where a rate's denominator in the first draw is below `smallest`, and where that leaves
-        fewer than two groups; with `smallest` 0, only where a group has no samples.
-        """
-        samples = self.samples[..., None]
-        negatives = samples - self.labelled
-
-        def rate(part: Array, of: Array) -> Array:
-            share = np.divide(part, of, out=np.zeros(part.shape), where=of > 0)
-            enough = of[0] >= smallest
-            judged = enough & (enough.sum(axis=0) > 1) if smallest else True
-            return np.where((samples > 0) & judged, share, np.nan)
-
-        return Rates(
-            accuracy=rate(self.right.sum(axis=-1, keepdims=True), samples)[..., 0],
-            selection=rate(self.predicted, samples),
-            true_positive_rate=rate(self.right, self.labelled),
-            false_positive_rate=rate(self.predicted - self.right, negatives),
-        )
-
-
-class Members:
-    """Labels, predictions and groups, prepared for counting under many resamples.
+    The last axis holds the number of samples, then for each class the number of samples with this
+    label, with this prediction, and with both.
 
     Args:
         labels: `[samples]`.
         predicted: The predicted classes, `[samples]`.
         groups: The group index of each sample, `[samples]`.
         classes: Number of classes.
+        counts: How often each sample counts, `[draws, samples]`.
 
     Example:
-        >>> members = Members(
-        ...     np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]), np.array([0, 1, 0, 1]), classes=2
-        ... )
-        >>> rates = members.tally(members.table(np.ones((1, 4)))).rates()
-        >>> rates.accuracy, parity_difference(rates)
+        >>> labels, groups = np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1])
+        >>> predicted, once = np.array([1, 0, 0, 0]), np.ones((1, 4))
+        >>> found = rates(tally(labels, predicted, groups, 2, once))
+        >>> found.accuracy, parity_difference(found)
         (array([[1. , 0.5]]), array([[0.5, 0.5]]))
     """
-
-    def __init__(self, labels: Labels, predicted: Labels, groups: Labels, *, classes: int) -> None:
-        self._shape = n_groups, _ = int(groups.max()) + 1, classes
-        cells = n_groups * classes
-        right = labels == predicted
-        of_label, of_prediction = groups * classes + labels, groups * classes + predicted
-        row = np.concatenate(
-            [
-                groups,
-                n_groups + of_label,
-                n_groups + cells + of_prediction,
-                n_groups + 2 * cells + of_label[right],
-            ]
-        )
-        samples = np.arange(len(labels))
-        column = np.concatenate([samples, samples, samples, samples[right]])
-        # Each sample is in at most four cells, so a sparse product is fast: a thousand draws of ten
-        # thousand samples cost as much as four dense ones.
-        self._cells = scipy.sparse.csr_array(
-            (np.ones(len(row)), (row, column)), shape=(n_groups + 3 * cells, len(labels))
-        )
-
-    def table(self, counts: Array) -> Array:
-        """Count samples, weighted by `counts [draws, samples]`, per draw and cell."""
-        return np.asarray((self._cells @ counts.T).T)
-
-    def tally(self, table: Array) -> Tallies:
-        """Split the cells of a table into the counts by group, label and prediction."""
-        groups, classes = self._shape
-        ends = groups + groups * classes * np.arange(3)
-        samples, *parts = np.split(table, ends, axis=1)
-        return Tallies(samples, *(part.reshape(-1, groups, classes) for part in parts))
+    samples, width = len(labels), 1 + 3 * classes
+    cells = np.stack(
+        [np.zeros_like(labels), 1 + labels, 1 + classes + predicted, 1 + 2 * classes + labels]
+    )
+    rows, columns = (groups * width + cells).ravel(), np.tile(np.arange(samples), 4)
+    values = np.concatenate([np.ones(3 * samples), labels == predicted])
+    # Each sample is in at most four cells, so a sparse product is fast: a thousand draws of ten
+    # thousand samples cost as much as four dense ones.
+    shape = ((int(groups.max()) + 1) * width, samples)
+    counted = scipy.sparse.csr_array((values, (rows, columns)), shape=shape) @ counts.T
+    return np.asarray(counted.T).reshape(len(counts), -1, width)
 
 
-def spread(rates: Array) -> Array:
+def rates(table: Array, smallest: int = 0) -> Rates:
+    """Compute the rates from the result of `tally`.
+
+    NaN where a rate's denominator in the first draw is below `smallest`, and where that leaves
+    fewer than two groups; with `smallest` 0, only where a group has no samples.
+    """
+    samples = table[..., :1]
+    labelled, predicted, right = np.split(table[..., 1:], 3, axis=-1)
+
+    def rate(part: Array, of: Array) -> Array:
+        share = np.divide(part, of, out=np.zeros(part.shape), where=of > 0)
+        enough = of[0] >= smallest
+        judged = enough & (enough.sum(axis=0) > 1) if smallest else True
+        return np.where((samples > 0) & judged, share, np.nan)
+
+    return Rates(
+        accuracy=rate(right.sum(axis=-1, keepdims=True), samples)[..., 0],
+        selection=rate(predicted, samples),
+        true_positive_rate=rate(right, labelled),
+        false_positive_rate=rate(predicted - right, samples - labelled),
+    )
+
+
+def spread(values: Array) -> Array:
     """Compute the largest rate of a group less the smallest, over axis 1; empty groups left out.
 
     Example:
         >>> spread(np.array([[0.5, 0.8, np.nan]]))
         array([0.3])
     """
-    return np.fmax.reduce(rates, axis=1) - np.fmin.reduce(rates, axis=1)
+    return np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)
 
 
-def parity_difference(rates: Rates) -> Array:
+def parity_difference(found: Rates) -> Array:
     r"""Compute the demographic parity difference of each class, `[draws, classes]`.
 
     $$\max_g P(\hat y = c \mid g) - \min_g P(\hat y = c \mid g)$$
@@ -144,10 +111,10 @@ def parity_difference(rates: Rates) -> Array:
     Source: Dwork et al., ITCS 2012 (arXiv:1104.3913); fairlearn's
     `demographic_parity_difference`.
     """
-    return spread(rates.selection)
+    return spread(found.selection)
 
 
-def parity_ratio(rates: Rates) -> Array:
+def parity_ratio(found: Rates) -> Array:
     r"""Compute the demographic parity ratio of each class, `[draws, classes]`; NaN for 0 / 0.
 
     $$\min_g P(\hat y = c \mid g) \;/\; \max_g P(\hat y = c \mid g)$$
@@ -155,12 +122,12 @@ def parity_ratio(rates: Rates) -> Array:
     Source: Feldman et al., KDD 2015 (arXiv:1412.3756), with the rule of four fifths; fairlearn's
     `demographic_parity_ratio`.
     """
-    least = np.fmin.reduce(rates.selection, axis=1)
-    most = np.fmax.reduce(rates.selection, axis=1)
+    least = np.fmin.reduce(found.selection, axis=1)
+    most = np.fmax.reduce(found.selection, axis=1)
     return np.divide(least, most, out=np.full(most.shape, np.nan), where=most > 0)
 
 
-def odds_difference(rates: Rates) -> Array:
+def odds_difference(found: Rates) -> Array:
     r"""Compute the equalised odds difference of each class, `[draws, classes]`.
 
     $$\max_{y \in \{c, \neg c\}} \Big(\max_g P(\hat y = c \mid g, y)
@@ -168,7 +135,7 @@ def odds_difference(rates: Rates) -> Array:
 
     Source: Hardt et al., NeurIPS 2016 (arXiv:1610.02413); fairlearn's `equalized_odds_difference`.
     """
-    return np.fmax(spread(rates.true_positive_rate), spread(rates.false_positive_rate))
+    return np.fmax(spread(found.true_positive_rate), spread(found.false_positive_rate))
 
 
 InheritanceOutcome = Literal[
@@ -195,8 +162,6 @@ class Inheritance(Result):
         student: The student's between the same two groups; negative if reversed.
         amplification: Student's less teacher's, on the same samples.
         share: The student's gap as a share of the teacher's, where the teacher has one.
-        outcome: The outcome; see `inheritance_outcome`.
-        summary: The same as a sentence.
     """
 
     rate: str
@@ -218,8 +183,7 @@ def inheritance(
     Args:
         rate: The rate, for the sentence.
         names: The groups' names.
-        student: The student's rates, `[1 + draws, groups]`: of the samples first, then of the
-            bootstrap resamples.
+        student: The student's rates of the samples, then of the resamples: `[1 + draws, groups]`.
         teacher: The teacher's, of the same draws.
 
     Example:
@@ -258,21 +222,17 @@ def inheritance_outcome(
     below zero; `amplified` and `lessened` where all of the difference lies on one side of zero;
     `inherited` where the student's excludes zero and the difference does not; else `inconclusive`.
     """
-    if _ends(teacher)[0] <= 0:
+    student_low, student_high = student.ends
+    change_low, change_high = amplification.ends
+    if teacher.ends[0] <= 0:
         return "none"
-    if _ends(student)[1] < 0:
+    if student_high < 0:
         return "reversed"
-    low, high = _ends(amplification)
-    if low > 0:
+    if change_low > 0:
         return "amplified"
-    if high < 0:
+    if change_high < 0:
         return "lessened"
-    return "inherited" if _ends(student)[0] > 0 else "inconclusive"
-
-
-def _ends(found: Estimate) -> tuple[float, float]:
-    interval = found.interval
-    return (found.value, found.value) if interval is None else (interval.low, interval.high)
+    return "inherited" if student_low > 0 else "inconclusive"
 
 
 class GroupFigures(Result):
@@ -308,14 +268,7 @@ class Attribute(Result):
 
 @dataclass(frozen=True)
 class Gap:
-    """A fairness metric: a gap between groups.
-
-    Attributes:
-        name: Its name.
-        figure: Maps rates to one value per draw and class.
-        direction: Whether higher or lower is better.
-        method: Its definition, as a sentence begins.
-    """
+    """A fairness metric: a gap between groups, `[draws, classes]`, and its definition."""
 
     name: str
     figure: Callable[[Rates], Array]
@@ -332,30 +285,31 @@ class Gap:
         return end.reduce(values, axis=1)
 
 
-GAPS = (
-    Gap(
+GAPS = {
+    "parity_difference": Gap(
         "Demographic parity difference",
         parity_difference,
         "lower",
         "The largest share of a group predicted as the class, less the smallest",
     ),
-    Gap(
+    "parity_ratio": Gap(
         "Demographic parity ratio",
         parity_ratio,
         "higher",
         "The smallest share of a group predicted as the class, divided by the largest",
     ),
-    Gap(
+    "odds_difference": Gap(
         "Equalised odds difference",
         odds_difference,
         "lower",
         "The larger of the gaps between groups in true positive rate and in false positive rate",
     ),
-)
+}
+"""The metrics, by their fields of `ClassGaps`."""
 
 
 def compare_groups(
-    name: str, groups: NDArray[np.str_], inputs: FairnessInputs, *, positives: tuple[int, ...]
+    name: str, groups: NDArray[np.str_], inputs: FairnessInputs
 ) -> tuple[Attribute, list[MetricComparison], list[str]]:
     """Compare the groups of one sensitive attribute.
 
@@ -363,18 +317,17 @@ def compare_groups(
         name: The attribute.
         groups: The group of each sample, `[samples]`.
         inputs: The labels and predictions.
-        positives: The classes for which gaps are computed, each against the rest.
 
     Returns:
-        The results, the metric comparisons, and notes on what could not be judged.
+        The results, the metric comparisons, and notes on groups and metrics that are left out.
     """
-    found, number = np.unique(groups, return_inverse=True)
-    names = tuple(map(str, found))
-    tallies = []
-    for predicted in inputs.predicted:
-        members = Members(inputs.labels, predicted, number, classes=len(inputs.classes))
-        tallies.append(members.tally(inputs.drawn(members.table)))
-    samples = tallies[0].samples[0]
+    values, number = np.unique(groups, return_inverse=True)
+    names = tuple(map(str, values))
+    tables = [
+        inputs.drawn(partial(tally, inputs.labels, predicted, number, len(inputs.classes)))
+        for predicted in inputs.predicted
+    ]
+    samples = tables[0][0, :, 0]
     enough = samples >= inputs.smallest
     notes = inputs.too_small(f"Groups of {name}", names, samples)
     comparisons: list[MetricComparison] = []
@@ -383,22 +336,23 @@ def compare_groups(
     if enough.sum() < 2:
         notes.append(f"By {name}, fewer than two groups can be judged, so there is no gap.")
     else:
-        rates = [tally.rates(inputs.smallest) for tally in tallies]
-        comparisons, unknown = _compared_gaps(name, inputs, rates, positives)
+        both = [rates(table, inputs.smallest) for table in tables]
+        comparisons, unknown = _compared_gaps(name, inputs, both)
         notes += unknown
-        gaps = _by_class(inputs.classes, rates, positives)
-        if len(rates) > 1:
-            inherited = _inherited(inputs.classes, names, rates[0], rates[1], positives)
+        gaps = _by_class(inputs, both)
+        if len(both) > 1:
+            inherited = _inherited(inputs, names, both[0], both[1])
     figures = []
     for g, group in enumerate(names):
-        both = [proportion(int(one.right[0, g].sum()), int(samples[g])) for one in tallies]
+        right = [int(table[0, g, -len(inputs.classes) :].sum()) for table in tables]
+        student, *teacher = [proportion(hits, int(samples[g])) for hits in right]
         figures.append(
             GroupFigures(
                 name=group,
                 samples=int(samples[g]),
                 judged=bool(enough[g]),
-                student=both[0],
-                teacher=both[1] if len(both) > 1 else None,
+                student=student,
+                teacher=teacher[0] if teacher else None,
             )
         )
     attribute = Attribute(name=name, groups=tuple(figures), gaps=gaps, inherited=inherited)
@@ -406,18 +360,19 @@ def compare_groups(
 
 
 def _compared_gaps(
-    name: str, inputs: FairnessInputs, rates: list[Rates], positives: tuple[int, ...]
+    name: str, inputs: FairnessInputs, both: list[Rates]
 ) -> tuple[list[MetricComparison], list[str]]:
+    positives = inputs.positives
     among = f"among groups with at least {inputs.smallest} samples for it"
     accuracy = inputs.compared(
         f"Accuracy gap by {name}",
-        [spread(side.accuracy) for side in rates],
+        [spread(side.accuracy) for side in both],
         direction="lower",
         method=f"The largest accuracy of a group less the smallest, {among}.",
     )
     comparisons, notes = [accuracy], []
-    for gap in GAPS:
-        values = [gap.figure(side)[:, positives] for side in rates]
+    for gap in GAPS.values():
+        values = [gap.figure(side)[:, positives] for side in both]
         if any(np.isnan(side[0]).all() for side in values):
             notes.append(
                 f"{gap.name} by {name} could not be computed: fewer than two groups have "
@@ -437,38 +392,30 @@ def _compared_gaps(
     return comparisons, notes
 
 
-def _by_class(
-    classes: tuple[str, ...], rates: list[Rates], positives: tuple[int, ...]
-) -> tuple[ClassGaps, ...]:
-    difference, ratio, odds = ([gap.figure(side)[0] for side in rates] for gap in GAPS)
-
-    def at(c: int, values: list[Array]) -> tuple[float | None, ...]:
-        return tuple(float(side[c]) if np.isfinite(side[c]) else None for side in values)
-
+def _by_class(inputs: FairnessInputs, both: list[Rates]) -> tuple[ClassGaps, ...]:
+    values = {field: [gap.figure(side)[0] for side in both] for field, gap in GAPS.items()}
     return tuple(
         ClassGaps(
-            name=classes[c],
-            parity_difference=at(c, difference),
-            parity_ratio=at(c, ratio),
-            odds_difference=at(c, odds),
+            name=inputs.classes[c],
+            **{
+                field: tuple(float(side[c]) if np.isfinite(side[c]) else None for side in sides)
+                for field, sides in values.items()
+            },
         )
-        for c in positives
+        for c in inputs.positives
     )
 
 
 def _inherited(
-    classes: tuple[str, ...],
-    names: tuple[str, ...],
-    student: Rates,
-    teacher: Rates,
-    positives: tuple[int, ...],
+    inputs: FairnessInputs, names: tuple[str, ...], student: Rates, teacher: Rates
 ) -> tuple[Inheritance, ...]:
     """Measure bias inheritance of two gaps: of accuracy, and of the class with the largest gap."""
-    worst = positives[GAPS[0].worst(parity_difference(teacher)[0, positives])]
+    differences = parity_difference(teacher)[0, inputs.positives]
+    worst = inputs.positives[GAPS["parity_difference"].worst(differences)]
     return (
         inheritance("accuracy", names, student=student.accuracy, teacher=teacher.accuracy),
         inheritance(
-            f"share predicted as {classes[worst]}",
+            f"share predicted as {inputs.classes[worst]}",
             names,
             student=student.selection[..., worst],
             teacher=teacher.selection[..., worst],

@@ -53,15 +53,7 @@ class Overlap(Result):
 
 
 class Disagreement(Result):
-    """A pair of classes on which student and teacher disagree, with count and correctness.
-
-    Attributes:
-        teacher: The teacher's prediction.
-        student: The student's prediction.
-        count: Number of samples.
-        teacher_right: On how many of them the teacher is correct.
-        student_right: On how many of them the student is correct.
-    """
+    """A pair of predictions that differ, its count, and on how many samples each is correct."""
 
     teacher: str
     student: str
@@ -79,11 +71,6 @@ def error_overlap(student: Predictions, teacher: Predictions, *, resamples: Resa
 
     with E the samples that each gets wrong, c the share on which both are correct or both wrong,
     and $c_0$ that share if they erred independently at their error rates.
-
-    Args:
-        student: Its predictions.
-        teacher: The teacher's predictions of the same samples.
-        resamples: The bootstrap resamples.
 
     Source: Geirhos et al., NeurIPS 2020 (arXiv:2006.16736), for the consistency.
     """

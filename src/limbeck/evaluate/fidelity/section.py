@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from limbeck.display import format as fmt
 from limbeck.display.blocks import Row, Table
-from limbeck.evaluate.fidelity import Fidelity
+from limbeck.evaluate.comparison import signed
+from limbeck.evaluate.fidelity import Fidelity, Slice
 from limbeck.evaluate.fidelity.error_overlap import Disagreement, Overlap
-from limbeck.evaluate.fidelity.slices import Slice
-from limbeck.evaluate.section import BOTH, SectionContent, between, signed, student_columns
+from limbeck.evaluate.section import BOTH, SectionContent, between, student_columns
 
 
 def section(found: Fidelity) -> SectionContent:

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.bootstrap import shares
 from limbeck.evaluate.comparison import MetricComparison, compare
 from limbeck.evaluate.context import EvaluationContext, Workload, model_inputs
-from limbeck.evaluate.model_extraction import attacker, detector
-from limbeck.evaluate.model_extraction.attacker import (
-    STRATEGIES,
-    Numbers,
-    QueryGenerator,
-    Tokens,
-    count_samples,
-)
-from limbeck.evaluate.model_extraction.defences import (
-    Defence,
-    OutputPerturbation,
-    output_perturbations,
-)
+from limbeck.evaluate.model_extraction import attacker
+from limbeck.evaluate.model_extraction.attacker import STRATEGIES, Batch, count_samples
 from limbeck.evaluate.model_extraction.detector import Detection, Detector
 from limbeck.evaluate.model_extraction.runs import (
     DESCRIPTIONS,
     RESPONSE_FORMATS,
+    Defence,
     ExtractionCost,
-    ExtractionRuns,
     ExtractionScore,
     Victim,
-    extract_all,
     extraction_costs,
-    extraction_scores,
 )
 
-Sample = Mapping[str, NDArray[Any]]
 FEWEST = 10
 """Smallest number of benign queries to fit a detector on."""
 
@@ -51,7 +35,6 @@ class ModelExtraction(Result):
     """The model extraction results.
 
     Attributes:
-        comparisons: The metric comparisons.
         scores: Extraction fidelity by strategy, response format and budget.
         majority_baseline: The agreement of a constant prediction of the student's most frequent
             class.
@@ -59,7 +42,6 @@ class ModelExtraction(Result):
         detection: Attacker detection per strategy.
         costs: The cost of levels of fidelity.
         price: The price of one query.
-        notes: Reasons for what could not be done.
     """
 
     comparisons: tuple[MetricComparison, ...] = ()
@@ -100,17 +82,15 @@ def evaluate(
     if generator is None:
         return ModelExtraction(notes=("The inputs are neither texts nor one array of numbers.",))
     drawn = replace(context, batches=context.validation, max_samples=2 * budgets[-1]).sample
-    # Alternate rows, whatever order the samples are in.
+    # Alternate rows, since samples may be sorted by class.
     pool, benign = (
         {name: values[first::2] for name, values in model_inputs(drawn).items()} for first in (0, 1)
     )
     victims = [
-        Victim(side.predictor, generator, pool, tests, budgets=budgets, seed=context.seed)
+        Victim(side.predictor, generator, pool, tests, budgets, context.seed)
         for _, side in context.models()
     ]
     student, notes = victims[0], []
-    runs = extract_all(student)
-    scores = extraction_scores(runs)
     detections: tuple[Detection, ...] = ()
     if count_samples(benign) < FEWEST:
         notes.append(
@@ -118,19 +98,30 @@ def evaluate(
             f"{FEWEST} are required."
         )
     else:
-        fitted = Detector(attacker.query(context.student.predictor, generator, benign))
-        detections = _detections(student, fitted, runs, n_resamples, context.seed)
+        fitted = Detector(attacker.query(student.predictor, generator, benign))
+        detections = tuple(
+            fitted.detection(
+                strategy,
+                benign=student.tests,
+                attacker=student.queried(strategy).rows(attacks[-1].queries),
+                n_resamples=n_resamples,
+                seed=context.seed,
+            )
+            for (strategy, name), attacks in student.attacks.items()
+            if name == "probabilities"
+        )
     if count_samples(pool) < budgets[-1]:
         notes.append(
             f"The attacker has {count_samples(pool)} inputs; its other queries are mixtures of "
             "them."
         )
+    scores = student.scores()
     predicted = student.tests.probabilities.argmax(axis=1)
     return ModelExtraction(
-        comparisons=(*_extraction(victims, runs), *_detectability(detections, scores)),
+        comparisons=(*_extraction(victims), *_detectability(detections, scores)),
         scores=scores,
         majority_baseline=float(np.bincount(predicted).max() / len(predicted)),
-        defences=_defences(student, runs, len(context.classes), seed=context.seed),
+        defences=student.defences(),
         detection=detections,
         costs=extraction_costs(scores, price),
         price=price,
@@ -149,23 +140,23 @@ def check(classes: tuple[str, ...], *, budgets: Sequence[int] = (1,)) -> None:
         raise InputError(Problem("model_extraction.budgets", list(budgets), allowed))
 
 
-def _query_generator(context: EvaluationContext, sample: Sample) -> QueryGenerator | None:
+def _query_generator(context: EvaluationContext, sample: Batch) -> attacker.QueryGenerator | None:
     inputs = model_inputs(sample)
     if {"input_ids", "attention_mask"} <= set(inputs):
-        return Tokens()
+        return attacker.Tokens()
     if len(inputs) != 1:
         return None
     [(name, values)] = inputs.items()
     is_numeric = values.dtype.kind == "f" and values.ndim > 1
-    return Numbers(name, context.normalization) if is_numeric else None
+    return attacker.Numbers(name, context.normalization) if is_numeric else None
 
 
-def _extraction(victims: Sequence[Victim], runs: ExtractionRuns) -> list[MetricComparison]:
+def _extraction(victims: Sequence[Victim]) -> list[MetricComparison]:
     """Compare the extraction fidelity of student and teacher, at the largest budget."""
     most = victims[0].budgets[-1]
     comparisons = []
     for name, response_format in RESPONSE_FORMATS.items():
-        student = runs["random", name][-1].hits.astype(float)
+        student = victims[0].attacks["random", name][-1].hits.astype(float)
         teacher = [
             victim.extracted("random", response_format, (most,))[0].hits.astype(float)
             for victim in victims[1:]
@@ -204,36 +195,6 @@ def _detectability(
             "nearest benign query and the entropy of the prediction; 0.5 is no detection.",
         )
     ]
-
-
-def _defences(
-    victim: Victim, runs: ExtractionRuns, classes: int, *, seed: int
-) -> tuple[Defence, ...]:
-    """Measure output perturbations, then caps on the number of queries."""
-    from_labels = [run.hits for run in runs["random", "hard_label"]]
-    full = [run.hits for run in runs["random", "probabilities"]]
-    perturbations = output_perturbations(classes, seed=seed)
-    defences = [victim.defended(one, from_labels[-1]) for one in perturbations]
-    for budget, *hits in zip(victim.budgets[:-1], full, from_labels, strict=False):
-        cap = OutputPerturbation(f"no more than {budget} queries", attacker.full)
-        defences.append(victim.defence(cap, max(hits, key=np.mean), budget))
-    return tuple(defences)
-
-
-def _detections(
-    victim: Victim, fitted: Detector, runs: ExtractionRuns, n_resamples: int, seed: int
-) -> tuple[Detection, ...]:
-    return tuple(
-        detector.detection(
-            strategy,
-            fitted,
-            benign=victim.tests,
-            attacker=victim.queried(strategy).rows(runs[strategy, "probabilities"][-1].queries),
-            n_resamples=n_resamples,
-            seed=seed,
-        )
-        for strategy in STRATEGIES
-    )
 
 
 def workload(context: EvaluationContext, *, budgets: Sequence[int], **settings: object) -> Workload:

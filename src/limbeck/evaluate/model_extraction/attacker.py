@@ -90,24 +90,24 @@ FEATURES = 1024
 """Largest number of a surrogate's features: larger images are downsampled for it."""
 
 
+@dataclass(frozen=True)
 class Numbers:
     """Images, or rows of a table.
 
-    Args:
+    Attributes:
         name: The model's name of the input.
         normalization: The normalization of pixels: noise fills its range, or else the pool's.
     """
 
-    def __init__(self, name: str, normalization: Normalization | None) -> None:
-        self._name = name
-        self._normalization = normalization
+    name: str
+    normalization: Normalization | None
 
     def features(self, batch: Batch) -> Features:
         """Return the surrogate's features, `[n, features]`: all numbers; larger images pooled."""
         import torch
         from torch.nn import functional as F
 
-        values = np.asarray(batch[self._name], dtype=np.float32)
+        values = np.asarray(batch[self.name], dtype=np.float32)
         if values.ndim == 4 and values[0].size > FEATURES:
             side = max(1, math.isqrt(FEATURES // values.shape[1]))
             size = (min(side, values.shape[2]), min(side, values.shape[3]))
@@ -119,21 +119,21 @@ class Numbers:
 
         Source: Zhang et al., ICLR 2018 (arXiv:1710.09412).
         """
-        values = np.asarray(pool[self._name], dtype=np.float32)
+        values = np.asarray(pool[self.name], dtype=np.float32)
         first, second = random.integers(len(values), size=(2, count))
         part = random.random((count, *(1,) * (values.ndim - 1)), dtype=np.float32)
-        return {self._name: part * values[first] + (1 - part) * values[second]}
+        return {self.name: part * values[first] + (1 - part) * values[second]}
 
     def noise(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
         """Draw every number uniformly between black and white, or between the pool's extremes."""
-        values = np.asarray(pool[self._name], dtype=np.float32)
+        values = np.asarray(pool[self.name], dtype=np.float32)
         low, high = values.min(axis=0), values.max(axis=0)
-        if self._normalization is not None:
-            mean = np.array(self._normalization.mean, dtype=np.float32)[:, None, None]
-            std = np.array(self._normalization.std, dtype=np.float32)[:, None, None]
+        if self.normalization is not None:
+            mean = np.array(self.normalization.mean, dtype=np.float32)[:, None, None]
+            std = np.array(self.normalization.std, dtype=np.float32)[:, None, None]
             low, high = -mean / std, (1 - mean) / std
         drawn = random.random((count, *values.shape[1:]), dtype=np.float32)
-        return {self._name: low + drawn * (high - low)}
+        return {self.name: low + drawn * (high - low)}
 
 
 class Tokens:
@@ -147,7 +147,7 @@ class Tokens:
         return np.log1p(bag)
 
     def mixed(self, pool: Batch, count: int, random: np.random.Generator) -> Batch:
-        """Concatenate the begin of one text and the end of another, at half the shorter one."""
+        """Concatenate one text's start and another's rest, cut at half the shorter one."""
         ids, mask = (np.asarray(pool[name]) for name in ("input_ids", "attention_mask"))
         first, second = random.integers(len(ids), size=(2, count))
         middle = np.minimum(mask[first].sum(axis=1), mask[second].sum(axis=1)) // 2
@@ -165,10 +165,7 @@ class Tokens:
         inside = (position > 0) & (position < mask[texts].sum(axis=1, keepdims=True) - 1)
         tokens = np.unique(ids[mask > 0])
         drawn = tokens[random.integers(len(tokens), size=inside.shape)]
-        return {
-            "input_ids": np.where(inside, drawn, ids[texts]),
-            "attention_mask": mask[texts],
-        }
+        return {"input_ids": np.where(inside, drawn, ids[texts]), "attention_mask": mask[texts]}
 
 
 QueryGenerator = Numbers | Tokens
@@ -227,7 +224,7 @@ def train(features: Features, responses: Array, *, seed: int) -> Surrogate:
 def _scale(features: Features) -> Features:
     """Compute the inverse of the features' common deviation where a feature varies, and else zero.
 
-    A feature that is constant among the queries is not informative, whatever it is in the tests.
+    A feature that is constant among the queries carries no information for the surrogate.
     """
     deviation = features.std(axis=0)
     common = float(np.sqrt((deviation**2).mean()))
@@ -279,16 +276,9 @@ def queries(
 ) -> Batch:
     """Generate an attacker's queries, in order; `uncertain` selects from twice as many.
 
-    `random` queries with in-distribution inputs and, once they run out, with mixtures of them.
+    `random` queries with inputs of the pool and, once they run out, with mixtures of them.
     `uncertain` selects from the same those of smallest margin. `mixed` queries with `FEW` inputs
     and their mixtures, `noise` with noise.
-
-    Args:
-        strategy: The query strategy.
-        generator: The generator of the inputs' modality.
-        pool: In-distribution inputs.
-        count: Number of queries.
-        seed: Seed of the order and of the draws.
 
     Source: Papernot et al., 2017 (arXiv:1602.02697); Pal et al., AAAI 2020 (arXiv:1905.09165), for
     active learning; Orekondy et al., CVPR 2019 (arXiv:1812.02766).
@@ -328,15 +318,12 @@ def extract(
 
     Args:
         queried: Possible queries and the victim's responses.
-        response_format: The response format.
+        response_format: The format in which the attacker receives them.
         budgets: Numbers of queries allowed, ascending.
         tests: The test samples and the victim's responses.
         active: Whether the attacker selects the queries of smallest margin each time the budget
             grows; it begins with the first ones.
         seed: Seed of the surrogates' training.
-
-    Returns:
-        The attacker's result for each budget.
     """
     responses = response_format(queried.probabilities)
     used, surrogate, runs = np.arange(0), None, []

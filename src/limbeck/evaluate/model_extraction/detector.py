@@ -23,7 +23,6 @@ class Detection(Result):
     """The detection metrics of one attack strategy.
 
     Attributes:
-        strategy: The attacker's query strategy.
         auc: The AUROC: the probability that an attacker's query scores above a benign one.
         false_positive_rate: Points of the ROC curve: the false positive rates on benign queries.
         caught: The true positive rate on the attacker's queries at each of these.
@@ -80,37 +79,27 @@ class Detector:
         centred = features - self._mean
         return np.einsum("ni,ij,nj->n", centred, self._precision, centred)
 
-
-def detection(
-    strategy: str,
-    detector: Detector,
-    *,
-    benign: QueryResult,
-    attacker: QueryResult,
-    n_resamples: int,
-    seed: int,
-) -> Detection:
-    """Measure the detection of queries that the detector was not fitted on.
-
-    Args:
-        strategy: The attacker's query strategy.
-        detector: The fitted detector.
-        benign: Benign queries.
-        attacker: The attacker's queries.
-        n_resamples: Number of bootstrap resamples of both.
-        seed: Their seed.
-    """
-    negative, positive = detector.scores(benign), detector.scores(attacker)
-    is_attacker = np.repeat([0.0, 1.0], [len(negative), len(positive)])
-    ranking = Ranking.of(np.concatenate([negative, positive]))
-    resamples = Resamples(len(is_attacker), n_resamples=n_resamples, seed=seed)
-    # At each rate, that share of benign queries scores above the threshold.
-    thresholds = np.quantile(negative, 1 - np.linspace(0, 1, POINTS))
-    return Detection(
-        strategy=strategy,
-        auc=resamples.estimate(lambda counts: auroc(ranking, counts, is_attacker)),
-        false_positive_rate=tuple(float((negative > each).mean()) for each in thresholds),
-        caught=tuple(float((positive > each).mean()) for each in thresholds),
-        flagged=float((positive > detector.threshold).mean()),
-        flagged_benign=float((negative > detector.threshold).mean()),
-    )
+    def detection(
+        self,
+        strategy: str,
+        *,
+        benign: QueryResult,
+        attacker: QueryResult,
+        n_resamples: int,
+        seed: int,
+    ) -> Detection:
+        """Measure the detection of an attacker's queries among benign ones, none of them fitted."""
+        negative, positive = self.scores(benign), self.scores(attacker)
+        is_attacker = np.repeat([0.0, 1.0], [len(negative), len(positive)])
+        ranking = Ranking.of(np.concatenate([negative, positive]))
+        resamples = Resamples(len(is_attacker), n_resamples=n_resamples, seed=seed)
+        # At each rate, that share of benign queries scores above the threshold.
+        thresholds = np.quantile(negative, 1 - np.linspace(0, 1, POINTS))
+        return Detection(
+            strategy=strategy,
+            auc=resamples.estimate(lambda counts: auroc(ranking, counts, is_attacker)),
+            false_positive_rate=tuple(float((negative > each).mean()) for each in thresholds),
+            caught=tuple(float((positive > each).mean()) for each in thresholds),
+            flagged=float((positive > self.threshold).mean()),
+            flagged_benign=float((negative > self.threshold).mean()),
+        )

@@ -1,9 +1,10 @@
-"""The victim of model extraction, its query pool, and the attacks on it."""
+"""The victim of model extraction, the attacks on it, and defences with their cost to users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from limbeck.evaluate.comparison import Estimate
 from limbeck.evaluate.model_extraction import attacker
 from limbeck.evaluate.model_extraction.attacker import (
     STRATEGIES,
+    Array,
     Batch,
     ExtractionRun,
     QueryGenerator,
@@ -23,7 +25,6 @@ from limbeck.evaluate.model_extraction.attacker import (
     Strategy,
     label,
 )
-from limbeck.evaluate.model_extraction.defences import Defence, OutputPerturbation, utility
 
 if TYPE_CHECKING:
     from limbeck.export.predictor import Predictor
@@ -31,90 +32,67 @@ if TYPE_CHECKING:
 Hits = NDArray[np.bool_]
 
 
-class Victim:
-    """A model under extraction attack; the responses to a strategy's queries are cached.
+LEAST = 1e-6
+"""Probability that replaces zero in the benign user's NLL, which would be infinite."""
 
-    Args:
-        predictor: The model.
-        generator: The query generator of its inputs' modality.
-        pool: Unlabelled inputs available to an attacker.
-        tests: Inputs on which an attacker's surrogate is evaluated, with `labels`.
-        budgets: The attacker's numbers of queries, ascending.
-        seed: Seed of everything random.
+
+class Defence(Result):
+    """One defence: the attacker's fidelity under it, and the benign user's accuracy.
+
+    Attributes:
+        agreement: Extraction fidelity, by the better of two attackers: one learns from the
+            responses as they are, one from the top-1 class alone.
+        accuracy: The accuracy of the responses to a benign user.
+        nll: Their mean negative log-likelihood, in nats, with `LEAST` for a probability of zero.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        generator: QueryGenerator,
-        pool: Batch,
-        tests: Batch,
-        *,
-        budgets: Sequence[int],
-        seed: int,
-    ) -> None:
-        self._predictor = predictor
-        self._generator = generator
-        self._pool = pool
-        self._tests = tests
-        self._seed = seed
-        self._queried: dict[Strategy, QueryResult] = {}
-        self.budgets = tuple(budgets)
+    name: str
+    queries: int
+    agreement: Estimate
+    accuracy: float
+    nll: float
 
-    @cached_property
-    def tests(self) -> QueryResult:
-        """Return the surrogate's features of the test samples, and the victim's responses."""
-        return attacker.query(self._predictor, self._generator, self._tests)
 
-    def queried(self, strategy: Strategy) -> QueryResult:
-        """Return the victim's responses to a strategy's queries within the largest budget."""
-        if strategy not in self._queried:
-            batch = attacker.queries(
-                strategy, self._generator, self._pool, self.budgets[-1], seed=self._seed
-            )
-            self._queried[strategy] = attacker.query(self._predictor, self._generator, batch)
-        return self._queried[strategy]
+@dataclass(frozen=True)
+class OutputPerturbation:
+    """An output perturbation: probabilities to probabilities, `[n, classes]`."""
 
-    def extracted(
-        self, strategy: Strategy, response_format: ResponseFormat, budgets: Sequence[int]
-    ) -> list[ExtractionRun]:
-        """Run the extraction attack with each budget, by one strategy and response format."""
-        return attacker.extract(
-            self.queried(strategy),
-            response_format,
-            budgets,
-            self.tests,
-            active=strategy == "uncertain",
-            seed=self._seed,
-        )
+    name: str
+    apply: ResponseFormat
 
-    def defended(self, perturbation: OutputPerturbation, from_labels: Hits) -> Defence:
-        """Measure a defence that perturbs every output, for an attacker and for a benign user.
 
-        Args:
-            perturbation: The output perturbation.
-            from_labels: The hits of the attacker that learns from unchanged labels.
-        """
-        most = self.budgets[-1:]
-        apply = perturbation.apply
-        hits = self.extracted("random", apply, most)[0].hits
-        plain = self.queried("random").probabilities
-        if (apply(plain).argmax(axis=1) != plain.argmax(axis=1)).any():
-            from_labels = self.extracted("random", lambda p: label(apply(p)), most)[0].hits
-        return self.defence(perturbation, max(hits, from_labels, key=np.mean), most[0])
+def output_perturbations(classes: int, *, seed: int) -> list[OutputPerturbation]:
+    """Return the defences that perturb outputs; `seed` is that of the noise.
 
-    def defence(self, perturbation: OutputPerturbation, hits: Hits, budget: int) -> Defence:
-        """Describe a defence, whose attack was run already."""
-        accuracy, nll = utility(
-            perturbation.apply(self.tests.probabilities), np.asarray(self._tests["labels"])
-        )
-        return Defence(
-            name=perturbation.name,
-            queries=budget,
-            agreement=share(hits),
-            accuracy=accuracy,
-            nll=nll,
-        )
+    Source: Tramèr et al., USENIX Security 2016 (arXiv:1609.02943).
+    """
+    top_3 = [OutputPerturbation("only the first 3 classes", partial(attacker.top_k, count=3))]
+    return [
+        OutputPerturbation("none", attacker.full),
+        OutputPerturbation("rounded to 2 decimals", partial(attacker.rounded, decimals=2)),
+        OutputPerturbation("rounded to 1 decimal", partial(attacker.rounded, decimals=1)),
+        OutputPerturbation("noise of 0.1", partial(attacker.noisy, deviation=0.1, seed=seed)),
+        OutputPerturbation("noise of 0.3", partial(attacker.noisy, deviation=0.3, seed=seed)),
+        *(top_3 if classes > 3 else []),
+        OutputPerturbation("only the first class, with its probability", attacker.top_1),
+        OutputPerturbation("the label alone", attacker.label),
+    ]
+
+
+def utility(responses: Array, labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Compute accuracy, and negative log-likelihood in nats, of the responses to a benign user.
+
+    Args:
+        responses: Distributions over the classes, `[n, classes]`.
+        labels: `[n]`.
+
+    Example:
+        >>> utility(np.array([[0.5, 0.5], [0.0, 1.0]]), np.array([0, 1]))
+        (1.0, 0.34...)
+    """
+    likelihood = np.maximum(responses[np.arange(len(labels)), labels], LEAST)
+    accuracy = float((responses.argmax(axis=1) == labels).mean())
+    return accuracy, float(-np.log(likelihood).mean())
 
 
 RESPONSE_FORMATS: dict[str, ResponseFormat] = {
@@ -129,19 +107,9 @@ DESCRIPTIONS = {
 }
 """The response formats in words."""
 
-LEVELS = (0.7, 0.8, 0.9, 0.95)
-ExtractionRuns = dict[tuple[Strategy, str], list[ExtractionRun]]
-
 
 class ExtractionScore(Result):
-    """The extraction fidelity of one attacker.
-
-    Attributes:
-        strategy: The query strategy: random, uncertain, mixed or noise.
-        response_format: The response format: probabilities, top1 or hard_label.
-        queries: Number of queries.
-        agreement: Top-1 agreement of its surrogate with the victim on test samples.
-    """
+    """The extraction fidelity of one attacker: its surrogate's top-1 agreement on test samples."""
 
     strategy: Strategy
     response_format: str
@@ -149,44 +117,124 @@ class ExtractionScore(Result):
     agreement: Estimate
 
 
-class ExtractionCost(Result):
-    """The cost of a level of extraction fidelity: the fewest queries tried that reach it.
+@dataclass
+class Victim:
+    """A model under extraction attack; the responses to a strategy's queries are cached.
 
     Attributes:
-        response_format: The response format.
-        agreement: The level.
-        queries: Number of queries; None if no budget tried reached it.
-        price: Their price; None as well.
+        predictor: The model.
+        generator: The query generator of its inputs' modality.
+        pool: Unlabelled inputs available to an attacker.
+        test_samples: Inputs on which an attacker's surrogate is evaluated, with `labels`.
+        budgets: The attacker's numbers of queries, ascending.
+        seed: Seed of everything random.
     """
+
+    predictor: Predictor
+    generator: QueryGenerator
+    pool: Batch
+    test_samples: Batch
+    budgets: Sequence[int]
+    seed: int
+    _queried: dict[Strategy, QueryResult] = field(default_factory=dict)
+
+    @cached_property
+    def tests(self) -> QueryResult:
+        """Return the surrogate's features of the test samples, and the victim's responses."""
+        return attacker.query(self.predictor, self.generator, self.test_samples)
+
+    @cached_property
+    def attacks(self) -> dict[tuple[Strategy, str], list[ExtractionRun]]:
+        """Run every strategy on full responses, and random queries on reduced ones."""
+        kinds: list[tuple[Strategy, str]] = [(strategy, "probabilities") for strategy in STRATEGIES]
+        kinds += [("random", name) for name in RESPONSE_FORMATS if name != "probabilities"]
+        return {
+            (strategy, name): self.extracted(strategy, RESPONSE_FORMATS[name], self.budgets)
+            for strategy, name in kinds
+        }
+
+    def queried(self, strategy: Strategy) -> QueryResult:
+        """Return the victim's responses to a strategy's queries within the largest budget."""
+        if strategy not in self._queried:
+            batch = attacker.queries(
+                strategy, self.generator, self.pool, self.budgets[-1], seed=self.seed
+            )
+            self._queried[strategy] = attacker.query(self.predictor, self.generator, batch)
+        return self._queried[strategy]
+
+    def extracted(
+        self, strategy: Strategy, response_format: ResponseFormat, budgets: Sequence[int]
+    ) -> list[ExtractionRun]:
+        """Run the extraction attack with each budget, by one strategy and response format."""
+        return attacker.extract(
+            self.queried(strategy),
+            response_format,
+            budgets,
+            self.tests,
+            active=strategy == "uncertain",
+            seed=self.seed,
+        )
+
+    def scores(self) -> tuple[ExtractionScore, ...]:
+        """Compute the extraction fidelity of each attacker."""
+        return tuple(
+            ExtractionScore(
+                strategy=strategy,
+                response_format=name,
+                queries=len(run.queries),
+                agreement=share(run.hits),
+            )
+            for (strategy, name), runs in self.attacks.items()
+            for run in runs
+        )
+
+    def defences(self) -> tuple[Defence, ...]:
+        """Measure output perturbations, then caps on the number of queries."""
+        from_labels = [run.hits for run in self.attacks["random", "hard_label"]]
+        full = [run.hits for run in self.attacks["random", "probabilities"]]
+        classes = self.tests.probabilities.shape[1]
+        defences = [
+            self._perturbed(one, from_labels[-1])
+            for one in output_perturbations(classes, seed=self.seed)
+        ]
+        for budget, *hits in zip(self.budgets[:-1], full, from_labels, strict=False):
+            cap = OutputPerturbation(f"no more than {budget} queries", attacker.full)
+            defences.append(self._defence(cap, max(hits, key=np.mean), budget))
+        return tuple(defences)
+
+    def _perturbed(self, perturbation: OutputPerturbation, from_labels: Hits) -> Defence:
+        """Attack perturbed outputs; `from_labels` are the hits of learning from plain labels."""
+        most = self.budgets[-1:]
+        apply = perturbation.apply
+        hits = self.extracted("random", apply, most)[0].hits
+        plain = self.queried("random").probabilities
+        if (apply(plain).argmax(axis=1) != plain.argmax(axis=1)).any():
+            from_labels = self.extracted("random", lambda p: label(apply(p)), most)[0].hits
+        return self._defence(perturbation, max(hits, from_labels, key=np.mean), most[0])
+
+    def _defence(self, perturbation: OutputPerturbation, hits: Hits, budget: int) -> Defence:
+        accuracy, nll = utility(
+            perturbation.apply(self.tests.probabilities), np.asarray(self.test_samples["labels"])
+        )
+        return Defence(
+            name=perturbation.name,
+            queries=budget,
+            agreement=share(hits),
+            accuracy=accuracy,
+            nll=nll,
+        )
+
+
+LEVELS = (0.7, 0.8, 0.9, 0.95)
+
+
+class ExtractionCost(Result):
+    """The cost of a level of agreement: the fewest queries that reach it; None if none do."""
 
     response_format: str
     agreement: float
     queries: int | None
     price: float | None
-
-
-def extract_all(victim: Victim) -> ExtractionRuns:
-    """Run every strategy on full responses, and random queries on reduced ones."""
-    attacks: list[tuple[Strategy, str]] = [(strategy, "probabilities") for strategy in STRATEGIES]
-    attacks += [("random", name) for name in RESPONSE_FORMATS if name != "probabilities"]
-    return {
-        (strategy, name): victim.extracted(strategy, RESPONSE_FORMATS[name], victim.budgets)
-        for strategy, name in attacks
-    }
-
-
-def extraction_scores(runs: ExtractionRuns) -> tuple[ExtractionScore, ...]:
-    """Compute the extraction fidelity of each attacker."""
-    return tuple(
-        ExtractionScore(
-            strategy=strategy,
-            response_format=response_format,
-            queries=len(run.queries),
-            agreement=share(run.hits),
-        )
-        for (strategy, response_format), each in runs.items()
-        for run in each
-    )
 
 
 def extraction_costs(found: Sequence[ExtractionScore], price: float) -> tuple[ExtractionCost, ...]:

@@ -88,10 +88,7 @@ def _tables(found: ModelExtraction) -> tuple[Table, ...]:
     costs = tuple(
         Row(
             f"{fmt.percent(one.agreement, 0)} agreement, {DESCRIPTIONS[one.response_format]}",
-            (
-                fmt.integer(one.queries),
-                fmt.MISSING if one.price is None else f"{one.price:,.2f}",
-            ),
+            (fmt.integer(one.queries), fmt.MISSING if one.price is None else f"{one.price:,.2f}"),
         )
         for one in found.costs
     )

@@ -1,4 +1,4 @@
-"""Agreement and divergence against scipy, parity against plain differences."""
+"""Accuracy and fidelity against scikit-learn and scipy, parity against plain differences."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from sklearn import metrics
 
 from limbeck.errors import LimbeckError
-from limbeck.evaluate.metrics import fidelity, parity
+from limbeck.evaluate.metrics import accuracy, confusion_matrix, fidelity, parity
 from limbeck.export.predictor import Predictions
 
 
@@ -79,3 +80,40 @@ def test_predictions_of_other_samples_are_refused(count):
         fidelity(one, other)
     with pytest.raises(LimbeckError, match="cannot be compared"):
         parity(one, other, tolerance=1.0)
+
+
+def drawn(seed: int, count: int, classes: int) -> Predictions:
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(count, classes)).astype(np.float32)
+    return Predictions(logits, random.integers(classes, size=count))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(2, 12))
+def test_accuracy_and_confusion_are_sklearns(seed, count, classes):
+    some = drawn(seed, count, classes)
+    top = some.logits.argmax(axis=1)
+    found = accuracy(some)
+    assert found.value == metrics.accuracy_score(some.labels, top)
+    assert found.value == found.correct / found.total
+    assert found.total == count
+    assert found.interval.low <= found.value <= found.interval.high
+    expected = metrics.confusion_matrix(some.labels, top, labels=range(classes))
+    np.testing.assert_array_equal(confusion_matrix(some), expected)
+
+
+def test_rows_are_labels_and_columns_predictions():
+    logits = np.zeros((3, 4), dtype=np.float32)
+    logits[:, 3] = 1
+    counts = confusion_matrix(Predictions(logits, np.array([1, 1, 2])))
+    assert counts[1][3] == 2
+    assert counts[2][3] == 1
+    assert sum(map(sum, counts)) == 3
+
+
+@pytest.mark.parametrize("right", [0, 5])
+def test_all_wrong_and_all_right_keep_an_interval(right):
+    logits = np.eye(2, dtype=np.float32)[np.zeros(5, dtype=int)]
+    found = accuracy(Predictions(logits, np.full(5, 0 if right else 1)))
+    assert found.value == right / 5
+    assert found.interval.high - found.interval.low > 0.4
