@@ -9,7 +9,7 @@ import os
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.core import user_code
 from limbeck.core.files import open_regular
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PRESENTATION = {"cli", "display", "report", "passport", "studies", "sweep"}
 
 
-def of_json(content: Any) -> str:
+def of_json(content: object) -> str:
     """Hash plain data; the order of keys does not matter.
 
     Example:
@@ -127,7 +127,7 @@ class _Description:
             for name in sorted(vars(part).keys() - internal):
                 yield f"{path}.{name}={self.of_value(vars(part)[name], 0)}"
 
-    def of_value(self, value: Any, depth: int) -> str:
+    def of_value(self, value: object, depth: int) -> str:
         """Describe a value; an object by its class and attributes, never by its address."""
         import numpy as np
         import torch
@@ -151,7 +151,7 @@ class _Description:
         self._kept.append(value)  # so that no other object reuses its id
         return self._of_object(value, depth + 1)
 
-    def _of_object(self, value: Any, depth: int) -> str:
+    def _of_object(self, value: object, depth: int) -> str:
         from torch import nn
 
         if isinstance(value, nn.Module):
@@ -181,7 +181,7 @@ class _Description:
         return f"{_name(type(value))}{described}"
 
 
-def _name(thing: Any) -> str:
+def _name(thing: object) -> str:
     # A module loaded from a file has the file's location in its name, after an @.
     module = str(getattr(thing, "__module__", "")).partition("@")[0]
     return f"{module}.{getattr(thing, '__qualname__', '')}"

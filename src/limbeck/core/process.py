@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from limbeck.errors import InputError, Problem
 
@@ -21,6 +21,9 @@ WALL_SECONDS = 60.0
 
 MEMORY = 3 * 2**29
 """Bytes beyond those that the process already uses: 1.5 GiB."""
+
+
+Json = TypeVar("Json")
 
 
 class LimitError(Exception):
@@ -36,8 +39,8 @@ class LimitError(Exception):
 
 
 def call_limited(
-    work: Callable[[], Any], *, seconds: int | None = None, memory: int = MEMORY
-) -> Any:
+    work: Callable[[], Json], *, seconds: int | None = None, memory: int = MEMORY
+) -> Json:
     """Run a function in a forked child process, and return its result, which must be JSON.
 
     Without fork (Windows), it runs in this process without limits.
@@ -110,7 +113,7 @@ def _ended(status: int, seconds: int, memory: int) -> str:
     return "the library ended the process"
 
 
-def _be_child(work: Callable[[], Any], writing: int, seconds: int, memory: int) -> None:
+def _be_child(work: Callable[[], object], writing: int, seconds: int, memory: int) -> None:
     """Run the work within the limits, write its result, and exit without clean-up."""
     import faulthandler
     import resource
@@ -135,7 +138,7 @@ def _be_child(work: Callable[[], Any], writing: int, seconds: int, memory: int) 
         os._exit(0)
 
 
-def _result(work: Callable[[], Any], memory: int = MEMORY) -> dict[str, Any]:
+def _result(work: Callable[[], object], memory: int = MEMORY) -> dict[str, object]:
     try:
         return {"value": work()}
     except InputError as error:

@@ -19,8 +19,7 @@ from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any
+from types import CodeType, FrameType, ModuleType
 
 from limbeck.core.files import open_regular
 
@@ -56,7 +55,7 @@ def is_user_file(path: str) -> bool:
 class _Loader(SourceFileLoader):
     """A loader of the current source: cached bytecode is matched only by time and size."""
 
-    def get_code(self, fullname: str) -> Any:
+    def get_code(self, fullname: str) -> CodeType:
         source = self.get_data(self.path)
         _SOURCES.add(os.path.abspath(self.path))
         if _RECORDERS:  # imported for a recipe, not by the program around limbeck
@@ -104,7 +103,7 @@ def _watch() -> None:
     sys.addaudithook(_audit)
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
     if event != "open" or not _RECORDERS or not isinstance(arguments[0], str | bytes):
         return
     if not _is_called_by_user_code():

@@ -268,7 +268,7 @@ def standing(result: SweepResult, trial: Trial) -> str:
     return ", ".join(parts)
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """Write a setting's value.
 
     Example:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from limbeck.testing.subject import (
@@ -162,7 +162,7 @@ def _shown(values: Tensor) -> str:
     return "[" + ", ".join(f"{value:.4g}" for value in values.detach().flatten()[:3].tolist()) + "]"
 
 
-def _by_reference(subject: Subject, inputs: Inputs) -> Any:
+def _by_reference(subject: Subject, inputs: Inputs) -> ArrayLike:
     assert subject.reference is not None
     settings = {
         name: value.numpy() if isinstance(value, Tensor) else value
@@ -171,7 +171,7 @@ def _by_reference(subject: Subject, inputs: Inputs) -> Any:
     return subject.reference(_arrays(inputs.student), _arrays(inputs.second), **settings)
 
 
-def _arrays(features: Features) -> Any:
+def _arrays(features: Features) -> np.ndarray | tuple[np.ndarray, ...]:
     arrays = tuple(tensor.detach().numpy() for tensor in parts(features))
     return arrays[0] if isinstance(features, Tensor) else arrays
 

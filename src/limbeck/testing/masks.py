@@ -96,7 +96,7 @@ def _paths(features: Features) -> str | tuple[str, ...]:
     return "layer0" if isinstance(features, Tensor) else tuple(_layers(features))
 
 
-def _as_term(subject: Subject) -> Any:
+def _as_term(subject: Subject) -> Callable[..., Tensor]:
     """Bind the loss's other settings, hidden from the objective, which sets labels if required."""
 
     def loss(student: Features, teacher: Features) -> Tensor:

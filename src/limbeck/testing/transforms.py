@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ def _cases(
     def hessian() -> Tensors:
         return tuple(directional(row) for row in torch.func.hessian(total)(at))
 
-    def without_graph(mode: Callable[[], Any]) -> Tensor:
+    def without_graph(mode: Callable[[], AbstractContextManager[object]]) -> Tensor:
         with mode():
             return loss(tuple(map(torch.clone, at))).clone()
 
