@@ -65,7 +65,7 @@ def test_a_model_adopts_the_weights_of_a_copy():
     for name, value in trial.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
     assert change["kind"] == "reshape"
-    with pytest.raises(CompressError, match="nothing was cut"):
+    with pytest.raises(CompressError, match="nothing was pruned"):
         adopt(model, trial)
 
 

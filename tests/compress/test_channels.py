@@ -20,7 +20,7 @@ from limbeck.compress.channels import Channels as All
 from limbeck.compress.method import CompressError, apply
 from limbeck.compress.pruners import PRUNERS
 from limbeck.compress.pruners.channels import Channels
-from limbeck.compress.structure import cost, first_order, scores, spare, squares, weakest
+from limbeck.compress.structure import cost, first_order, scores, squares, trainable_copy, weakest
 from limbeck.errors import InputError
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
@@ -85,9 +85,9 @@ def test_half_of_each_layer_goes():
     assert [model.stem[0].out_channels, model.deep[0].groups, model.deep[3].out_channels] == [4] * 3
     assert (model.wide[0].out_channels, model.hidden.out_features) == (8, 12)
     assert model.head.weight.shape == (4, 12)
-    assert "24 of 48 channels cut from 3 of 3 places" in changed.what
+    assert "24 of 48 channels removed from 3 of 3 groups" in changed.what
     assert "2,108 to 656 parameters (31 %)" in changed.what
-    assert changed.notes == ("left: head (it makes the model's answer)",)
+    assert changed.notes == ("skipped: head (it computes the model's output)",)
 
 
 def test_the_smallest_hidden_units_of_bert_go():
@@ -108,7 +108,7 @@ def test_recurrent_layers_are_left_and_noted():
     changed = Channels(ratio=0.5).transform(made.model, made.work)
     cut = {name for name, shape in shapes(made.model).items() if shape != before[name]}
     assert cut == {"hidden.weight", "hidden.bias", "head.weight"}
-    assert "left: lstm (left whole: recurrent)" in changed.notes
+    assert "skipped: lstm (recurrent)" in changed.notes
 
 
 def test_the_insides_of_attention_are_left_and_noted():
@@ -148,7 +148,7 @@ def test_skipped_layers_keep_their_outputs_with_all_that_is_tied():
     changed = Channels(ratio=0.5, skip=["deep.3"]).transform(made.model, made.work)
     assert made.model.stem[0].out_channels == 8
     assert made.model.wide[0].out_channels == 8
-    assert "left: stem.0, deep.0 (tied to deep.3, which is skipped)" in changed.notes
+    assert "skipped: stem.0, deep.0 (coupled to deep.3, which is skipped)" in changed.notes
 
 
 def test_what_goes_along_is_noted():
@@ -156,7 +156,7 @@ def test_what_goes_along_is_noted():
     changed = Channels(ratio=0.5, layers=["stem.0"]).transform(made.model, made.work)
     assert made.model.wide[0].out_channels == 16
     [note] = changed.notes
-    assert note.startswith("cut along")
+    assert note.startswith("also pruned")
     assert "deep.3" in note
     assert "deep.0" in note
 
@@ -165,7 +165,7 @@ def test_a_wished_layer_with_too_few_channels_is_noted():
     made = subject("cnn")
     changed = Channels(ratio=0.06, layers=["deep.3", "wide.0"]).transform(made.model, made.work)
     assert made.model.wide[0].out_channels == 15
-    assert "left: deep.3 (the share of 8 channels is none)" in changed.notes
+    assert "skipped: deep.3 (the share of 8 channels rounds to none)" in changed.notes
 
 
 def test_batch_norm_scales_choose():
@@ -175,7 +175,7 @@ def test_batch_norm_scales_choose():
         made.model.wide[1].weight.copy_(scale)
     changed = Channels(ratio=0.25, importance="bn_scale").transform(made.model, made.work)
     assert torch.equal(made.model.wide[1].weight, scale[:12])
-    assert "left: hidden (no batch norm scales them)" in changed.notes
+    assert "skipped: hidden (no batch norm scales them)" in changed.notes
 
 
 def test_random_follows_the_seed():
@@ -189,13 +189,13 @@ def test_random_follows_the_seed():
 
 def test_taylor_scores_are_the_products_with_the_gradient():
     made = subject("cnn")
-    model = spare(made.model).double()
+    model = trainable_copy(made.model).double()
     batch = {**made.batch, "image": made.batch["image"].double()}
     halves = [
         {name: part[rows] for name, part in batch.items()} for rows in (slice(9), slice(9, 32))
     ]
     work = replace(made.work, batches=lambda: iter(halves))
-    tied = All(model, work).tied["hidden"]
+    tied = All(model, work).groups["hidden"]
     found = scores(
         model, work, importance="taylor", parts={"hidden": 24}, total=lambda _, one: tied.total(one)
     )
@@ -253,16 +253,16 @@ def test_silent_channels_can_go(make):
     torch.manual_seed(1)
     made = of_images(make().double())
     made = replace(made, batch={**made.batch, "image": made.batch["image"].double()})
-    model = spare(made.model)
+    model = trainable_copy(made.model)
     channels = All(model, made.work)
     norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
     gone = {
-        path: [0, tied.parts // 2] for path, tied in channels.tied.items() if not tied.skip_reason
+        path: [0, tied.parts // 2] for path, tied in channels.groups.items() if not tied.skip_reason
     }
     assert {"first", "grouped", "side", "up", "hidden"} <= gone.keys() or "deep.3" in gone
     with torch.no_grad():
         for path, parts in gone.items():
-            tied = channels.tied[path]
+            tied = channels.groups[path]
             out = [part + block * tied.parts for part in parts for block in range(tied.blocks)]
             silence(model, tied.layers, out)
         for norm in norms:  # what stays silent behind a silent convolution
@@ -270,7 +270,7 @@ def test_silent_channels_can_go(make):
             norm.bias.zero_()
     answers = made.answers(model)
     assert not torch.allclose(answers, made.answers(), atol=1e-3)
-    channels.cut(gone)
+    channels.remove(gone)
     assert torch.allclose(made.answers(model), answers, rtol=0, atol=1e-12)
     if make is Odd:
         assert model.grouped.weight.shape == (8, 2, 3, 3)
@@ -332,7 +332,7 @@ def test_what_torch_pruning_cannot_follow_is_left():
     changed = Channels(ratio=0.5).transform(made.model, made.work)
     assert made.model.before.out_features == 12
     assert made.model.hidden.out_features == 5
-    assert any("left: before (Torch-Pruning cannot" in note for note in changed.notes)
+    assert any("skipped: before (Torch-Pruning cannot" in note for note in changed.notes)
     assert made.answers().shape == (32, 4)
 
 
@@ -353,7 +353,7 @@ def test_what_does_not_run_is_found_and_left():
     changed = Channels(ratio=0.5).transform(made.model, made.work)
     assert made.model.first.out_features == 100
     assert made.model.middle.out_features == 50
-    assert any("left: first (the model does not run without" in note for note in changed.notes)
+    assert any("skipped: first (the model does not run without" in note for note in changed.notes)
 
 
 def test_a_model_that_cannot_be_followed_is_an_error():
@@ -362,8 +362,31 @@ def test_a_model_that_cannot_be_followed_is_an_error():
     def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         raise TypeError("as from DPN's sums of slices")
 
-    with pytest.raises(CompressError, match=r"cannot follow the model .TypeError: as from DPN"):
+    with pytest.raises(CompressError, match=r"cannot trace the model .TypeError: as from DPN"):
         Channels(ratio=0.5).check(made.model, replace(made.work, forward=forward))
+
+
+def test_a_channel_shuffle_after_a_split_is_refused_with_alternatives():
+    """As in torchvision's `shufflenet_v2_x0_5`: Torch-Pruning divides by zero."""
+
+    class Shuffle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = x.chunk(2, 1)
+            both = torch.cat([first, self.branch(second)], 1)
+            shuffled = both.view(len(x), 2, 4, *x.shape[2:]).transpose(1, 2).contiguous()
+            return shuffled.view(x.shape)
+
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), *(Shuffle() for _ in range(3)), nn.Conv2d(8, 8, 1), *pool
+    )
+    made = of_images(net)
+    with pytest.raises(CompressError, match=r"cannot trace the model .*shuffle.*`magnitude`"):
+        Channels(ratio=0.5).check(made.model, made.work)
 
 
 def test_nothing_that_runs_is_an_error():
@@ -387,7 +410,7 @@ def test_a_layer_alone_that_makes_the_answer_is_refused():
     made = subject("cnn")
     before = shapes(made.model)
     for method in (Channels(ratio=0.5, layers=["head"]), Channels(ratio=0.01)):
-        with pytest.raises(CompressError, match=r"head: |head \(it makes|hidden: 24"):
+        with pytest.raises(CompressError, match=r"head: |head \(it computes|hidden: 24"):
             method.transform(made.model, made.work)
     assert shapes(made.model) == before
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from limbeck.compress.changes.factors import apply
-from limbeck.compress.low_rank import RIDGE, Moment, decompose, matrix, moments, pair
-from limbeck.compress.low_rank_plan import Cost, by_budget, by_energy, cut, residual_energy
+from limbeck.compress.changes.factors import apply, pair
+from limbeck.compress.low_rank import RIDGE, Moment, decompose, matrix, moments
+from limbeck.compress.low_rank_plan import Cost, approximate, by_budget, by_energy, residual_energy
 from limbeck.compress.method import CalibrationContext, CompressError
 from limbeck.errors import InputError
 
@@ -125,7 +125,7 @@ def test_two_convolutions_of_full_rank_answer_as_one(which, data):
     images = torch.randn(2, layer.in_channels, *[9, 8][: int(axes)], dtype=torch.float64)
     full = min(weight.shape)
     with torch.no_grad():
-        two = cut(layer, form, decompose(weight), full)
+        two = approximate(layer, form, decompose(weight), full)
         torch.testing.assert_close(two(images), layer(images), rtol=1e-9, atol=1e-9)
     assert [rows.shape for rows in two.state_dict().values()] == [
         rows.shape for rows in pair(layer, full, form).state_dict().values()
@@ -149,13 +149,13 @@ def test_the_layers_hold_the_best_matrix(form):
     values = np.linalg.svd(matrix(layer.weight, form).detach().numpy(), compute_uv=False)
     for rank in (1, 2, 4):
         with torch.no_grad():
-            error = (cut(layer, form, found, rank)(inputs) - layer(inputs)).norm()
+            error = (approximate(layer, form, found, rank)(inputs) - layer(inputs)).norm()
         assert float(error) == pytest.approx(np.sqrt((values[rank:] ** 2).sum()), rel=1e-9)
 
 
 def test_two_layers_are_of_the_layers_kind():
     layer = nn.Embedding(6, 4, padding_idx=2, dtype=torch.bfloat16).requires_grad_(False).eval()
-    first, second = cut(layer, "embedding", decompose(layer.weight.T), 2)
+    first, second = approximate(layer, "embedding", decompose(layer.weight.T), 2)
     assert first.padding_idx == 2
     assert second.bias is None
     assert not first.weight[2].any()

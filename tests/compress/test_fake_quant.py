@@ -16,7 +16,7 @@ from limbeck.compress.fake_quant import (
     MOMENTUM,
     BinaryWeight,
     InputQuantizer,
-    Seen,
+    InputStatistics,
     TernaryWeight,
     UniformWeight,
 )
@@ -112,7 +112,9 @@ def test_steps_of_weights_span_their_range(symmetric, per_channel, seed, bits):
         expected = (most - least) / (high - low)
         near = np.clip(np.round(low - least / expected), low, high)
         assert np.abs(zero.double().numpy().ravel() - near).max() <= 1  # ties
-    expected = np.maximum(expected, expected.max() / fake_quant.SPREAD)  # of channels nearly zero
+    expected = np.maximum(
+        expected, expected.max() / fake_quant.MAX_RATIO
+    )  # of channels nearly zero
     np.testing.assert_allclose(step.double().numpy().ravel(), expected, rtol=1e-5)
     quantised = quantizer(weight)
     for row in quantised.flatten(1) if per_channel else [quantised]:
@@ -157,7 +159,7 @@ def test_a_learned_step_begins_and_learns_as_in_the_paper():
 
 def test_learned_offsets_of_inputs_follow_lsq_plus():
     quantizer = InputQuantizer(bits=4, learned=True)
-    quantizer.fit(Seen(least=-1.0, most=2.0, mean=0.5))
+    quantizer.fit(InputStatistics(least=-1.0, most=2.0, mean=0.5))
     assert (quantizer.step.item(), quantizer.offset.item()) == pytest.approx((0.2, -1.0))
     x = torch.tensor([[-3.0, 0.33, 5.0, 7.0]], requires_grad=True)
     upstream = torch.tensor([[1.0, 10.0, 100.0, 1000.0]])
@@ -260,7 +262,7 @@ def test_every_grid_of_weights_that_are_all_zero_is_finite(powers_of_two):
 def test_inputs_lie_on_their_grid_and_zero_is_on_it(seed, bits, symmetric):
     x = drawn(seed, 8, 20, scale=2)
     quantizer = InputQuantizer(bits=bits, symmetric=symmetric).eval()
-    quantizer.fit(Seen(x.min().item(), x.max().item(), x.abs().mean().item()))
+    quantizer.fit(InputStatistics(x.min().item(), x.max().item(), x.abs().mean().item()))
     rounded = quantizer(x)
     assert rounded.unique().numel() <= 2**bits
     step, zero = quantizer.grid()
@@ -274,7 +276,7 @@ def test_inputs_lie_on_their_grid_and_zero_is_on_it(seed, bits, symmetric):
 
 def test_a_range_of_inputs_follows_training_and_stays_in_evaluation():
     quantizer = InputQuantizer(bits=8)
-    quantizer.fit(Seen(least=-1.0, most=1.0, mean=0.5))
+    quantizer.fit(InputStatistics(least=-1.0, most=1.0, mean=0.5))
     x = torch.tensor([[-3.0, 5.0]])
     quantizer.eval()(x)
     assert (quantizer.least.item(), quantizer.most.item()) == (-1, 1)
@@ -286,7 +288,7 @@ def test_a_range_of_inputs_follows_training_and_stays_in_evaluation():
 def test_half_precision_inputs_are_rounded_in_single_precision():
     x = drawn(0, 4, 30).bfloat16()
     quantizer = InputQuantizer(bits=8).eval()
-    quantizer.fit(Seen(-3.0, 3.0, 1.0))
+    quantizer.fit(InputStatistics(-3.0, 3.0, 1.0))
     assert torch.equal(quantizer(x), quantizer(x.float()).bfloat16())
 
 
@@ -294,7 +296,7 @@ def test_a_bias_is_a_multiple_of_both_steps_and_keeps_its_gradient():
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
     install(layer, weight={"grid": "uniform", "bits": 4}, input={"bits": 6})
-    layer.input_quantizer.fit(Seen(0.0, 1.0, 0.5))
+    layer.input_quantizer.fit(InputStatistics(0.0, 1.0, 0.5))
     weight = layer.parametrizations.weight.original.detach().double().numpy()
     steps = np.abs(weight).max(1) / 7 * (1 / 63)
     counted = layer.bias.detach().double().numpy() / steps
@@ -321,7 +323,7 @@ def test_quantisers_come_off_without_a_trace_and_copies_keep_theirs():
     install(layer, weight={"grid": "uniform", "bits": 8}, input={"bits": 8})
     other = copy.deepcopy(layer).eval()
     before = layer.eval()(x)
-    other.input_quantizer.fit(Seen(0.0, 100.0, 1.0))
+    other.input_quantizer.fit(InputStatistics(0.0, 100.0, 1.0))
     assert torch.equal(layer(x), before)
     assert not torch.equal(other.bias, layer.bias)
 

@@ -140,7 +140,7 @@ def test_lists_shorten_and_later_layers_move_up():
     later = made.model.bert.encoder.layer[1]
     changed = Layers(drop=["*.layer.0"]).transform(made.model, made.work)
     assert made.model.bert.encoder.layer[0] is later
-    assert "1 layers taken out (bert.encoder.layer.0), 5,908 to 3,684 parameters" in changed.what
+    assert "1 layers removed (bert.encoder.layer.0), 5,908 to 3,684 parameters" in changed.what
 
 
 def test_drop_train_and_drop_again():
@@ -192,5 +192,5 @@ def test_bad_settings_and_models_without_layers():
     with pytest.raises(InputError, match=r"count: got 2; allowed: at most 1"):
         Layers(count=2).check(made.model, made.work)
     made = subject("lstm")
-    with pytest.raises(CompressError, match="no layer can be taken out"):
+    with pytest.raises(CompressError, match="no layer can be removed"):
         Layers(count=1).check(made.model, made.work)

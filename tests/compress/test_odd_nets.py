@@ -46,7 +46,7 @@ def test_each_block_is_cut_right(block):
     torch.manual_seed(1)
     found = check_cut(OddNet([block], "mean"), ratio=0.5)
     if block in MOVED:
-        assert any("stem.0 (the cut model is not the model with" in note for note in found.notes)
+        assert any("stem.0 (the pruned model differs" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -54,7 +54,7 @@ def test_each_head_reads_the_right_inputs(head):
     torch.manual_seed(1)
     found = check_cut(OddNet(["plain"], head), ratio=0.5)
     if head in ("channels last", "heads"):
-        assert any("last (the cut model is not the model with" in note for note in found.notes)
+        assert any("last (the pruned model differs" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("seed", range(200, 216))
@@ -63,14 +63,14 @@ def test_drawn_nets_are_cut_right_or_refused(seed):
     before = copy.deepcopy(model.state_dict())
     found, why = attempt(lambda: check_cut(model, ratio=0.5))
     if found is None:
-        assert "left: " in why, what
+        assert "skipped: " in why, what
         torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_a_target_is_met_by_channels_that_may_go():
     torch.manual_seed(2)
     found = check_cut(OddNet(["flip", "plain", "plain"], "mean"), parameters=0.7)
-    assert any("stem.0 (the cut model" in note for note in found.notes)
+    assert any("stem.0 (the pruned model" in note for note in found.notes)
 
 
 def test_zeros_and_dead_units_do_not_hide_a_wrong_cut():
@@ -80,7 +80,7 @@ def test_zeros_and_dead_units_do_not_hide_a_wrong_cut():
         net.last.weight.zero_()
     found = Channels(ratio=0.5).transform(net, subject(net).work)
     assert net.stem[0].out_channels == 8
-    assert any("weights moved at random" in note for note in found.notes)
+    assert any("weights perturbed at random" in note for note in found.notes)
 
 
 class Counted(nn.Module):
@@ -168,7 +168,7 @@ def test_what_goes_in_a_circle_is_left_in_bounded_time(non_local, monkeypatch):
     net = Recurrence(non_local)
     found = check_cut(net, ratio=0.5)
     assert net.hidden.out_features == 6
-    assert any("left: into" in note and "come to an end" in note for note in found.notes)
+    assert any("skipped: into" in note and "not terminate" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("seed", range(300, 304))

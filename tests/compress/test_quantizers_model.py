@@ -200,11 +200,11 @@ def test_what_is_left_in_float_is_listed():
     _, changed = quantised("lstm", Uniform())
     assert set(changed.change["layers"]) == {"hidden", "head"}
     notes = "\n".join(changed.notes)
-    assert "LSTM has no form in few bits here: lstm" in notes
+    assert "quantisation of LSTM is not supported: lstm" in notes
     assert "`embeddings` is off: embedding" in notes
     _, changed = quantised("lstm", Uniform(embeddings=True, skip=["head"]))
     assert set(changed.change["layers"]) == {"embedding", "hidden"}
-    assert "not chosen: head" in "\n".join(changed.notes)
+    assert "not selected: head" in "\n".join(changed.notes)
 
 
 class Tied(nn.Module):
@@ -231,7 +231,7 @@ def test_shared_weights_and_weights_read_from_outside():
     assert changed.change["layers"]["read"]["input"] is None
     notes = "\n".join(changed.notes)
     assert "another module shares its weight: one, other" in notes
-    assert "inputs left in float: read" in notes
+    assert "inputs kept in float: read" in notes
     assert "MultiheadAttention" in notes
     assert model.one.weight is model.other.weight
     assert moved(before, one.answers(model)) < 0.05
@@ -258,7 +258,7 @@ def test_a_bias_that_cannot_be_counted_keeps_its_layer_from_integers():
         one.model.hidden.bias.fill_(1e3)
     changed = Uniform().transform(one.model, one.work)
     assert changed.change["layers"]["hidden"]["input"] is None
-    assert "inputs left in float: hidden" in changed.notes
+    assert "inputs kept in float: hidden" in changed.notes
 
 
 def test_what_cannot_work_is_refused():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.compress.masked_weights import masked_weights
 from limbeck.compress.method import apply
-from limbeck.compress.trace import sharing
+from limbeck.compress.trace import shared_layers
 from limbeck.errors import InputError
 from limbeck.export.weights import load_weights, save_weights
 from limbeck.tasks.image_classification import ImageClassification
@@ -91,9 +91,9 @@ def test_a_shared_weight_that_is_asked_for_is_refused():
 
 
 def test_one_module_under_two_names_shares_nothing_with_another():
-    assert sharing(subject("two names").model) == {"a", "b"}
-    assert sharing(subject("two names").model, two_names=False) == set()
-    assert sharing(subject("tied").model, two_names=False) == {"a", "b"}
+    assert shared_layers(subject("two names").model) == {"a", "b"}
+    assert shared_layers(subject("two names").model, two_names=False) == set()
+    assert shared_layers(subject("tied").model, two_names=False) == {"a", "b"}
     made = subject("two names")
     method("prune.magnitude").transform(made.model, made.work)
     assert masked_weights(made.model).keys() == {"first", "a", "head"}

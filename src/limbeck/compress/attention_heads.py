@@ -24,7 +24,7 @@ class Kind:
         heads: The attribute of the number of heads.
         size: The attribute of the head size.
         width: The attribute of their product.
-        absent: Submodules that read all heads in another way; an attention with one is skipped.
+        absent: Submodules that also read all heads; an attention with one is skipped.
     """
 
     name: str
@@ -45,66 +45,46 @@ KINDS = (
 """BERT also covers its relatives in transformers, and timm its vision transformers."""
 
 
-@dataclass(frozen=True)
 class Attention:
-    """An attention with prunable heads.
+    """An attention module with prunable heads, of a known implementation."""
 
-    Attributes:
-        path: Its path in the model.
-        kind: Its implementation.
-        module: The attention module.
-    """
-
-    path: str
-    kind: Kind
-    module: nn.Module
+    def __init__(self, module: nn.Module, kind: Kind) -> None:
+        self.module, self._kind = module, kind
+        self._sizes = vars(module.get_submodule(kind.holder))
+        self._inputs = [cast("nn.Linear", module.get_submodule(path)) for path in kind.inputs]
+        self._output = cast("nn.Linear", module.get_submodule(kind.output))
+        self._blocks = 3 // len(kind.inputs)  # blocks of rows of each input projection
 
     @property
     def heads(self) -> int:
         """Return the number of heads."""
-        return cast("int", vars(self._holder)[self.kind.heads])
+        return cast("int", self._sizes[self._kind.heads])
 
     def total(self, contribution: Contribution) -> Tensor:
         """Sum the contributions of the weights of each head, `[heads]`."""
-        found = torch.zeros(self.heads, dtype=torch.float64)
-        for layer, times in self._inputs():
-            each = contribution[layer.weight].sum(1).view(times, self.heads, -1).sum((0, 2))
-            found += each.double().abs().cpu()
+        total = torch.zeros(self.heads, dtype=torch.float64)
+        for layer in self._inputs:
+            rows = contribution[layer.weight].sum(1)
+            each = rows.view(self._blocks, self.heads, -1).sum((0, 2))
+            total += each.double().abs().cpu()
         columns = contribution[self._output.weight].sum(0).view(self.heads, -1).sum(1)
-        return found + columns.double().abs().cpu()
+        return total + columns.double().abs().cpu()
 
-    def cut(self, heads: Iterable[int]) -> None:
+    def remove(self, heads: Iterable[int]) -> None:
         """Remove heads, in place."""
         gone = set(heads)
         kept = torch.tensor([head for head in range(self.heads) if head not in gone])
-        for layer, times in self._inputs():
-            rows = self._rows(layer.out_features, times, kept)
+        for layer in self._inputs:
+            rows = self._indices(layer.out_features, self._blocks, kept)
             _keep(layer, rows, dim=0)
             layer.out_features = len(rows)
-        columns = self._rows(self._output.in_features, 1, kept)
+        columns = self._indices(self._output.in_features, 1, kept)
         _keep(self._output, columns, dim=1)
         self._output.in_features = len(columns)
-        numbers = vars(self._holder)
-        numbers[self.kind.width] = len(columns)
-        numbers[self.kind.heads] = len(kept)
+        self._sizes |= {self._kind.width: len(columns), self._kind.heads: len(kept)}
 
-    @property
-    def _holder(self) -> nn.Module:
-        return self.module.get_submodule(self.kind.holder)
-
-    @property
-    def _output(self) -> nn.Linear:
-        return cast("nn.Linear", self.module.get_submodule(self.kind.output))
-
-    def _inputs(self) -> list[tuple[nn.Linear, int]]:
-        """Return the projections before the heads, with the number of row blocks of each."""
-        times = 3 // len(self.kind.inputs)
-        return [
-            (cast("nn.Linear", self.module.get_submodule(path)), times) for path in self.kind.inputs
-        ]
-
-    def _rows(self, size: int, times: int, kept: Tensor) -> Tensor:
-        return torch.arange(size).view(times, self.heads, -1)[:, kept].flatten()
+    def _indices(self, size: int, blocks: int, kept: Tensor) -> Tensor:
+        return torch.arange(size).view(blocks, self.heads, -1)[:, kept].flatten()
 
 
 def attentions(model: nn.Module) -> dict[str, Attention]:
@@ -115,7 +95,7 @@ def attentions(model: nn.Module) -> dict[str, Attention]:
         {}
     """
     return {
-        path: Attention(path, kind, module)
+        path: Attention(module, kind)
         for path, module in model.named_modules()
         for kind in KINDS
         if _is(module, kind)
@@ -136,8 +116,8 @@ def _is(module: nn.Module, kind: Kind) -> bool:
     return heads is not None and whole and heads * size == width == last.in_features
 
 
-def _keep(layer: nn.Linear, places: Tensor, *, dim: int) -> None:
-    places = places.to(layer.weight.device)
-    layer.weight = nn.Parameter(layer.weight.detach().index_select(dim, places))
+def _keep(layer: nn.Linear, indices: Tensor, *, dim: int) -> None:
+    indices = indices.to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.detach().index_select(dim, indices))
     if dim == 0 and layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.detach()[places])
+        layer.bias = nn.Parameter(layer.bias.detach()[indices])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from limbeck.compress.changes import drop
 from limbeck.compress.method import CalibrationContext
-from limbeck.compress.structure import answer
-from limbeck.compress.trace import check_no_hooked_weights
+from limbeck.compress.structure import two_samples
+from limbeck.compress.trace import check_no_hooked_weights, predict
 from limbeck.errors import InputError, Problem, did_you_mean
 
 
@@ -21,14 +21,8 @@ def candidates(model: nn.Module, work: CalibrationContext) -> list[str]:
     """Return the entries of lists and sequences whose output has the shape of their input.
 
     Entries without a weight matrix (activations, norms, dropout) are excluded: they save next to
-    nothing.
-
-    Args:
-        model: The model, run on two samples and not modified.
-        work: The samples and the forward function.
-
-    Returns:
-        Paths in the order of the model; nested entries come after their parent.
+    nothing. The model is run on two samples. The paths are in the order of the model; nested
+    entries come after their parent.
     """
     check_no_hooked_weights(model)
     entries = {
@@ -38,68 +32,52 @@ def candidates(model: nn.Module, work: CalibrationContext) -> list[str]:
         for name, entry in holder.named_children()
         if any(weight.ndim > 1 for weight in entry.parameters())
     }
-    with _shapes_of(entries.values()) as kept:
-        answer(model, work)
-    order = {path: place for place, (path, _) in enumerate(model.named_modules())}
-    found = [path for path, entry in entries.items() if kept.get(entry, False)]
+    keeps_shape: dict[nn.Module, bool] = {}  # in every call
+
+    def record(
+        entry: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
+    ) -> None:
+        tensors = (one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
+        before = next(tensors, None)
+        after = output[0] if isinstance(output, tuple) and output else output
+        same = isinstance(after, Tensor) and before is not None and after.shape == before.shape
+        keeps_shape[entry] = keeps_shape.get(entry, True) and same
+
+    with ExitStack() as hooks:
+        for entry in entries.values():
+            hooks.enter_context(entry.register_forward_hook(record, with_kwargs=True))
+        predict(model, two_samples(work), work)
+    order = {path: index for index, (path, _) in enumerate(model.named_modules())}
+    found = [path for path, entry in entries.items() if keeps_shape.get(entry, False)]
     return sorted(found, key=lambda path: order.get(path, len(order)))
 
 
-@contextmanager
-def _shapes_of(entries: Iterable[nn.Module]) -> Iterator[dict[nn.Module, bool]]:
-    """Find the modules whose output has the shape of their input in every call."""
-    kept: dict[nn.Module, bool] = {}
-
-    def see(
-        entry: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], out: object
-    ) -> None:
-        taken = next((one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)), None)
-        given = out[0] if isinstance(out, tuple) and out else out
-        same = isinstance(given, Tensor) and taken is not None and given.shape == taken.shape
-        kept[entry] = kept.get(entry, True) and same
-
-    handles = [entry.register_forward_hook(see, with_kwargs=True) for entry in entries]
-    try:
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def named(numbered: list[str], found: list[str], wanted: Iterable[int | str]) -> list[str]:
-    """Resolve layers given by number, path or pattern.
-
-    Args:
-        numbered: The layers that numbers refer to, from 0.
-        found: All layers that a path or pattern may match.
-        wanted: Numbers, paths and patterns.
-
-    Raises:
-        InputError: A layer does not exist; all problems are reported at once.
+def resolve(numbered: list[str], found: list[str], wanted: Iterable[int | str]) -> list[str]:
+    """Resolve layers given by number (of `numbered`), path or pattern (of `found`).
 
     Example:
         >>> layers = ["layer.0", "layer.1", "layer.2"]
-        >>> named(layers, layers, [0, "layer.2"])
+        >>> resolve(layers, layers, [0, "layer.2"])
         ['layer.0', 'layer.2']
-        >>> named(layers, layers, [3])
+        >>> resolve(layers, layers, [3])
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: drop: got 3; allowed: 0 to 2, or a path: layer.0, ...
     """
-    chosen: set[str] = set()
+    selected: set[str] = set()
     problems = []
-    for one in wanted:
-        if isinstance(one, int):
-            matched = {path for number, path in enumerate(numbered) if number == one}
+    allowed = f"0 to {len(numbered) - 1}, or a path: {', '.join(found)}"
+    for layer in wanted:
+        if isinstance(layer, int):
+            matched = {path for number, path in enumerate(numbered) if number == layer}
         else:
-            matched = {path for path in found if fnmatchcase(path, one)}
-        chosen |= matched
+            matched = {path for path in found if fnmatchcase(path, layer)}
+        selected |= matched
         if not matched:
-            allowed = f"0 to {len(numbered) - 1}, or a path: {', '.join(found)}"
-            problems.append(Problem("drop", one, allowed, did_you_mean(one, found)))
+            problems.append(Problem("drop", layer, allowed, did_you_mean(layer, found)))
     if problems:
         raise InputError(*problems)
-    return outermost(path for path in found if path in chosen)
+    return outermost(path for path in found if path in selected)
 
 
 def outermost(paths: Iterable[str]) -> list[str]:
@@ -137,23 +115,22 @@ def blocks(model: nn.Module, found: list[str]) -> list[str]:
     return outermost(single)
 
 
-def spread(found: list[str], count: int) -> list[str]:
+def evenly_spaced(found: list[str], count: int) -> list[str]:
     """Choose evenly spaced layers.
 
     Example:
-        >>> spread(list("abcdef"), 2), spread(list("abcdef"), 3)
+        >>> evenly_spaced(list("abcdef"), 2), evenly_spaced(list("abcdef"), 3)
         (['b', 'e'], ['b', 'd', 'f'])
     """
-    return [found[(2 * place + 1) * len(found) // (2 * count)] for place in range(count)]
+    return [found[(2 * index + 1) * len(found) // (2 * count)] for index in range(count)]
 
 
 def least_important(
     model: nn.Module, found: list[str], count: int, work: CalibrationContext
 ) -> list[str]:
-    """Choose layers greedily, each time the one whose removal costs least.
+    """Choose layers greedily, each time the one with the best validation score without it.
 
-    Each layer is left out in turn, and the one with the best score without it on the validation
-    samples is removed; ties are broken by the lowest loss on training samples.
+    Ties are broken by the lowest loss on training samples.
     """
     gone: list[str] = []
     for _ in range(count):

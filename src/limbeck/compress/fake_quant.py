@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.hooks import RemovableHandle
 
 from limbeck.compress.method import CalibrationContext
+from limbeck.compress.trace import first_input, predict
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.flops import evaluating
 from limbeck.export.quantized import OnGrid, Rounding, RoundsInput
 
 SMALLEST = 1e-8
 """The smallest scale: a product of two, as a bias has, is still a normal float32."""
 
-SPREAD = 1024
+MAX_RATIO = 1024
 """Largest ratio of the scales of a tensor's channels: a channel that is nearly zero would otherwise
 have a scale at which its bias exceeds the int32 range.
 """
@@ -77,13 +77,13 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         ctx.bounds, ctx.share = (low, high), share
         ctx.learned = any(ctx.needs_input_grad[1:3])
-        counted = x.float() / step
-        inside = _clamped(counted, zero, low, high)
+        scaled = x.float() / step
+        clamped = _clamped(scaled, zero, low, high)
         if ctx.learned:
             ctx.save_for_backward(x, step, zero)
         elif ctx.needs_input_grad[0]:
-            ctx.save_for_backward(inside == counted)
-        return inside.round_().mul_(step).to(x.dtype)
+            ctx.save_for_backward(clamped == scaled)
+        return clamped.round_().mul_(step).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -92,26 +92,26 @@ class _FakeQuantize(torch.autograd.Function):
             (within,) = ctx.saved_tensors
             return torch.where(within, gradient, 0.0), None, None, None, None, None
         x, step, zero = ctx.saved_tensors
-        counted = x.float() / step
-        inside = _clamped(counted, zero, *ctx.bounds)
-        within = inside == counted
-        passed = torch.where(within, gradient, 0.0)
-        slope = torch.where(within, inside.round().sub_(inside), inside)
-        of_step = slope.mul_(gradient).sum_to_size(step.shape) * ctx.share
-        of_zero = None
+        scaled = x.float() / step
+        clamped = _clamped(scaled, zero, *ctx.bounds)
+        within = clamped == scaled
+        grad_x = torch.where(within, gradient, 0.0)
+        slope = torch.where(within, clamped.round().sub_(clamped), clamped)
+        grad_step = slope.mul_(gradient).sum_to_size(step.shape) * ctx.share
+        grad_zero = None
         if ctx.needs_input_grad[2]:
-            of_zero = -step * (gradient - passed).sum_to_size(step.shape) * ctx.share
-        return passed, of_step, of_zero, None, None, None
+            grad_zero = -step * (gradient - grad_x).sum_to_size(step.shape) * ctx.share
+        return grad_x, grad_step, grad_zero, None, None, None
 
 
-def _clamped(counted: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+def _clamped(scaled: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
     if zero is None:
-        return counted.clamp(low, high)
-    return counted.clamp(low - zero, high - zero)
+        return scaled.clamp(low, high)
+    return scaled.clamp(low - zero, high - zero)
 
 
 def straight_through(value: Tensor, instead: Tensor) -> Tensor:
-    """Return another value exactly, with the gradient of the first (straight-through estimator).
+    """Return `instead` exactly, with the gradient of `value` (straight-through estimator).
 
     Example:
         >>> x = torch.tensor(0.4, requires_grad=True)
@@ -136,41 +136,41 @@ def power_of_two(step: Tensor) -> Tensor:
     return straight_through(step, torch.ldexp(torch.ones_like(step), exponent))
 
 
-def above_zero(step: Tensor) -> Tensor:
+def positive(step: Tensor) -> Tensor:
     """Clamp a learned scale above 0; below, its gradient still passes, so that it can recover."""
     return straight_through(step, step.clamp(min=SMALLEST))
 
 
-def levelled(step: Tensor) -> Tensor:
+def limit_ratio(step: Tensor) -> Tensor:
     """Raise the scales of channels that are zero or nearly zero; 1 if all are zero.
 
     Example:
-        >>> levelled(torch.tensor([0.0, 1.0, 64.0])).tolist(), levelled(torch.zeros(())).item()
-        ([0.0625, 1.0, 64.0], 1.0)
+        >>> limit_ratio(torch.tensor([0.0, 1.0, 64.0]))
+        tensor([ 0.0625,  1.0000, 64.0000])
     """
     largest = step.max()
-    least = (largest / SPREAD).clamp(min=SMALLEST)
+    least = (largest / MAX_RATIO).clamp(min=SMALLEST)
     return torch.where(largest > 0, torch.maximum(step, least), torch.ones_like(step))
 
 
-def spread(
+def scale_of_range(
     least: Tensor, most: Tensor, low: int, high: int, *, symmetric: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Return the scale over a range, and the offset (lowest float) unless the grid is symmetric.
 
     Example:
-        >>> spread(torch.tensor(-1.0), torch.tensor(2.0), 0, 15, symmetric=False)
+        >>> scale_of_range(torch.tensor(-1.0), torch.tensor(2.0), 0, 15, symmetric=False)
         (tensor(0.2000), tensor(-1.))
-        >>> spread(torch.tensor(-1.0), torch.tensor(2.0), -8, 7, symmetric=True)
+        >>> scale_of_range(torch.tensor(-1.0), torch.tensor(2.0), -8, 7, symmetric=True)
         (tensor(0.2857), None)
     """
     if symmetric:
-        return levelled(torch.maximum(-least, most) / high), None
+        return limit_ratio(torch.maximum(-least, most) / high), None
     least, most = least.clamp(max=0.0), most.clamp(min=0.0)  # zero is on the grid
-    return levelled((most - least) / (high - low)), least
+    return limit_ratio((most - least) / (high - low)), least
 
 
-def settled(
+def scale_and_zero_point(
     step: Tensor, least: Tensor | None, low: int, high: int, *, powers_of_two: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Return the effective scale and the zero point; None if the grid is symmetric.
@@ -178,7 +178,8 @@ def settled(
     The rounding of the zero point, l − least / s, has a straight-through gradient.
 
     Example:
-        >>> settled(torch.tensor(0.2), torch.tensor(-1.0), 0, 15, powers_of_two=False)
+        >>> step, least = torch.tensor(0.2), torch.tensor(-1.0)
+        >>> scale_and_zero_point(step, least, 0, 15, powers_of_two=False)
         (tensor(0.2000), tensor(5.))
     """
     if powers_of_two:
@@ -190,27 +191,18 @@ def settled(
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Statistics of a layer's input.
-
-    Attributes:
-        least: The minimum.
-        most: The maximum.
-        mean: The mean magnitude, E|x|.
-    """
+class InputStatistics:
+    """The minimum and maximum of a layer's input, and its mean magnitude E|x|."""
 
     least: float
     most: float
     mean: float
 
 
-def observe(model: nn.Module, paths: Iterable[str], work: CalibrationContext) -> dict[str, Seen]:
+def observe(
+    model: nn.Module, paths: Iterable[str], work: CalibrationContext
+) -> dict[str, InputStatistics]:
     """Run all calibration samples through a model, and record statistics of layer inputs.
-
-    Args:
-        model: Not modified.
-        paths: The layers.
-        work: The samples and the forward function.
 
     Returns:
         The statistics by path, in the order in which layers are first called; layers that are never
@@ -219,44 +211,36 @@ def observe(model: nn.Module, paths: Iterable[str], work: CalibrationContext) ->
     Raises:
         InputError: There are no samples, or a layer's input is not finite.
     """
-    notes: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {}
+    records: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {}
 
-    def watch(path: str) -> RemovableHandle:
-        def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            x = (*args, *kwargs.values())[0].detach().float()
-            least, most = x.aminmax()
-            found = (least, most, x.abs().sum(), x.numel())
-            notes.setdefault(path, []).append(found)
+    def hook_of(path: str) -> Any:
+        def record(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            x = first_input(args, kwargs).detach().float()
+            records.setdefault(path, []).append((*x.aminmax(), x.abs().sum(), x.numel()))
 
-        return model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+        return record
 
-    handles = [watch(path) for path in paths]
     samples = 0
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in work.batches():
-                samples += len(next(iter(batch.values())))
-                work.forward(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for path in paths:
+            layer = model.get_submodule(path)
+            hooks.enter_context(layer.register_forward_pre_hook(hook_of(path), with_kwargs=True))
+        for batch in work.batches():
+            samples += len(next(iter(batch.values())))
+            predict(model, batch, work)
     if samples == 0:
         raise InputError(Problem("calibration", "no sample", "at least one training sample"))
-    seen = {path: _together(found) for path, found in notes.items()}
-    wild = [path for path, one in seen.items() if not -1e30 < one.least <= one.most < 1e30]
-    if wild:
-        given = f"numbers that are not finite, into {', '.join(wild)}"
-        raise InputError(Problem("calibration", given, "samples that the model can answer"))
-    return seen
-
-
-def _together(found: list[tuple[Tensor, Tensor, Tensor, int]]) -> Seen:
-    least, most, sums, counts = zip(*found, strict=True)
-    return Seen(
-        float(torch.stack(least).min()),
-        float(torch.stack(most).max()),
-        float(torch.stack(sums).double().sum()) / sum(counts),
-    )
+    statistics = {}
+    for path, calls in records.items():
+        least, most, sums, counts = zip(*calls, strict=True)
+        mean = float(torch.stack(sums).double().sum()) / sum(counts)
+        low, high = float(torch.stack(least).min()), float(torch.stack(most).max())
+        statistics[path] = InputStatistics(low, high, mean)
+    wrong = [path for path, one in statistics.items() if not -1e30 < one.least <= one.most < 1e30]
+    if wrong:
+        given = f"values that are not finite, into {', '.join(wrong)}"
+        raise InputError(Problem("calibration", given, "samples with finite activations"))
+    return statistics
 
 
 MOMENTUM = 0.01
@@ -266,20 +250,15 @@ MOMENTUM = 0.01
 class InputQuantizer(nn.Module, RoundsInput):
     r"""Uniform activation quantiser of 4 to 8 bits, per tensor.
 
-    The grid spans the range seen in calibration; in training the range is updated by a moving
-    average, in evaluation it is fixed. If learned, the scale and the lowest float (the offset)
-    start there and are trained, with gradients divided by √(n Q), for n numbers per sample and Q
-    integers above 0. A symmetric grid has no offset, and its learned scale starts at 2 E|x| / √Q.
-
-    Args:
-        bits: 4 to 8.
-        symmetric: Whether zero is in the middle of the grid, without a zero point.
-        learned: Whether the scale (and the offset) are parameters.
-        powers_of_two: Round the scale up to a power of two.
+    The grid spans the range of the calibration samples; in training the range is updated by a
+    moving average, in evaluation it is fixed. If learned, the scale and the lowest float (the
+    offset) start there and are trained, with gradients divided by √(n Q), for n numbers per sample
+    and Q integers above 0. A symmetric grid has zero in the middle, without a zero point or offset;
+    its learned scale starts at 2 E|x| / √Q. With `powers_of_two`, scales are rounded up to these.
 
     Example:
         >>> rounded = InputQuantizer(bits=4)
-        >>> rounded.fit(Seen(least=-1.0, most=2.0, mean=0.5))
+        >>> rounded.fit(InputStatistics(least=-1.0, most=2.0, mean=0.5))
         >>> rounded.eval()(torch.tensor([-5.0, 0.29, 5.0]))
         tensor([-1.0000,  0.2000,  2.0000])
 
@@ -308,43 +287,43 @@ class InputQuantizer(nn.Module, RoundsInput):
             self.register_buffer("most", torch.ones(()))
 
     @torch.no_grad()
-    def fit(self, seen: Seen) -> None:
+    def fit(self, statistics: InputStatistics) -> None:
         """Initialise the range from calibration statistics."""
-        least, most = torch.tensor(seen.least), torch.tensor(seen.most)
+        least, most = torch.tensor(statistics.least), torch.tensor(statistics.most)
         if self.step is None:
             self.least.copy_(least)
             self.most.copy_(most)
             return
-        step, lowest = spread(least, most, self.low, self.high, symmetric=self.symmetric)
+        step, lowest = self._scale(least, most)
         if self.offset is not None and lowest is not None:
             self.offset.copy_(lowest)
-        elif seen.mean > 0:
-            step = torch.tensor(2 * seen.mean / math.sqrt(self.high))
+        elif statistics.mean > 0:
+            step = torch.tensor(2 * statistics.mean / math.sqrt(self.high))
         self.step.copy_(step)
+
+    def _scale(self, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor | None]:
+        return scale_of_range(least, most, self.low, self.high, symmetric=self.symmetric)
 
     def grid(self) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the zero point, one number each; the zero point is None where 0."""
         if self.step is None:
-            step, lowest = spread(
-                self.least, self.most, self.low, self.high, symmetric=self.symmetric
-            )
+            step, lowest = self._scale(self.least, self.most)
         else:
-            step, lowest = above_zero(self.step), self.offset
-        return settled(step, lowest, self.low, self.high, powers_of_two=self.powers_of_two)
+            step, lowest = positive(self.step), self.offset
+        return scale_and_zero_point(
+            step, lowest, self.low, self.high, powers_of_two=self.powers_of_two
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input, rounded to the grid."""
         if self.training and self.step is None:
-            self._follow(x.detach())
+            with torch.no_grad():
+                least, most = x.detach().aminmax()
+                self.least.lerp_(least.float(), MOMENTUM)
+                self.most.lerp_(most.float(), MOMENTUM)
         step, zero = self.grid()
         share = 1 / math.sqrt(max(1, x[0].numel()) * self.high) if self.step is not None else 1.0
         return fake_quantize(x, step, zero, self.low, self.high, share=share)
-
-    @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
-        least, most = x.aminmax()
-        self.least.lerp_(least.float(), MOMENTUM)
-        self.most.lerp_(most.float(), MOMENTUM)
 
     @torch.no_grad()
     def as_rounding(self) -> Rounding:
@@ -354,23 +333,43 @@ class InputQuantizer(nn.Module, RoundsInput):
         return Rounding(step.clone(), raised.to(torch.uint8), self.high - self.low)
 
 
-class UniformWeight(nn.Module, OnGrid):
+class WeightQuantizer(nn.Module, OnGrid):
+    """Base of the weight quantisers, which take the `shape` of the weight (first axis: channels).
+
+    Args:
+        per_channel: One scale per channel instead of one per tensor.
+        powers_of_two: Round scales up to powers of two.
+    """
+
+    def __init__(self, *, per_channel: bool, powers_of_two: bool) -> None:
+        super().__init__()
+        self.per_channel, self.powers_of_two = per_channel, powers_of_two
+
+    def fit(self, weight: Tensor) -> None:
+        """Initialise learned parameters from a weight, if there are any."""
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        """Reshape a weight to `[scales, weights]`, one row per scale."""
+        return weight.flatten(1) if self.per_channel else weight.reshape(1, -1)
+
+    def _scales(self, rows: Tensor) -> Tensor:
+        """Reshape one number per row to `[channels]`, or to a scalar."""
+        return rows.view(-1 if self.per_channel else ())
+
+
+def expand(scales: Tensor, weight: Tensor) -> Tensor:
+    """Reshape one number per channel, or a single one, to broadcast over a weight."""
+    return scales.view(-1, *[1] * (weight.ndim - 1)) if scales.ndim else scales
+
+
+class UniformWeight(WeightQuantizer):
     r"""Uniform weight quantiser of 2 to 8 bits.
 
     With integers from −2^(b−1) to 2^(b−1) − 1 = Q, the scale is max|w| / Q, computed from the
     weights in each forward pass; if learned, it starts at 2 E|w| / √Q, and its gradient is divided
-    by √(n Q) for n weights per scale. An affine grid spans the range of the weights and has a zero
-    point; if learned, so is its lowest float, the offset.
-
-    Args:
-        shape: Shape of the weight; the first axis is the channel axis.
-        bits: 2 to 8.
-        per_channel: One scale per channel instead of one per tensor.
-        symmetric: Whether zero is in the middle of the grid, without a zero point.
-        learned: Whether the scale (and the offset) are parameters.
-        powers_of_two: Round scales up to powers of two.
-        reduce_range: Use 7 of 8 bits: on processors without VNNI, ONNX Runtime's 8-bit products can
-            overflow.
+    by √(n Q) for n weights per scale. An affine grid (not `symmetric`) spans the range of the
+    weights and has a zero point; if learned, so is its lowest float, the offset. `reduce_range`
+    uses 7 of 8 bits: on processors without VNNI, ONNX Runtime's 8-bit products can overflow.
 
     Example:
         >>> ternary = UniformWeight((2, 2), bits=2, per_channel=False)
@@ -393,25 +392,24 @@ class UniformWeight(nn.Module, OnGrid):
         powers_of_two: bool = False,
         reduce_range: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(per_channel=per_channel, powers_of_two=powers_of_two)
         used = 7 if bits == 8 and reduce_range else bits
         self.low, self.high = -(2 ** (used - 1)), 2 ** (used - 1) - 1
-        self.per_channel, self.symmetric = per_channel, symmetric
-        self.powers_of_two = powers_of_two
+        self.symmetric = symmetric
         self.share = 1 / math.sqrt(math.prod(shape[1:] if per_channel else shape) * self.high)
-        fresh = torch.ones(shape[0] if per_channel else ())
-        self.step = nn.Parameter(fresh) if learned else None
-        self.offset = nn.Parameter(-fresh) if learned and not symmetric else None
+        ones = torch.ones(shape[0] if per_channel else ())
+        self.step = nn.Parameter(ones) if learned else None
+        self.offset = nn.Parameter(-ones) if learned and not symmetric else None
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
         """Initialise learned parameters from a weight."""
         if self.step is None:
             return
-        step, least = self._spread(weight)
+        step, least = self._range(weight)
         if least is None:
-            mean = per_step(weight, self.per_channel).abs().mean(1)
-            step = levelled(2 * mean / math.sqrt(self.high)).view_as(self.step)
+            mean = self._rows(weight).abs().mean(1)
+            step = limit_ratio(2 * mean / math.sqrt(self.high)).view_as(self.step)
         elif self.offset is not None:
             self.offset.copy_(least)
         self.step.copy_(step)
@@ -419,33 +417,23 @@ class UniformWeight(nn.Module, OnGrid):
     def grid(self, original: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the zero point, `[channels]` or one number; None where it is 0."""
         if self.step is None:
-            step, least = self._spread(original.detach())
+            step, least = self._range(original.detach())
         else:
-            step, least = above_zero(self.step), self.offset
-        return settled(step, least, self.low, self.high, powers_of_two=self.powers_of_two)
+            step, least = positive(self.step), self.offset
+        return scale_and_zero_point(
+            step, least, self.low, self.high, powers_of_two=self.powers_of_two
+        )
 
-    def _spread(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        least, most = per_step(weight, self.per_channel).aminmax(dim=1)
-        shape = weight.shape[:1] if self.per_channel else ()
-        low, high = self.low, self.high
-        return spread(least.view(shape), most.view(shape), low, high, symmetric=self.symmetric)
+    def _range(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        least, most = map(self._scales, self._rows(weight).aminmax(dim=1))
+        return scale_of_range(least, most, self.low, self.high, symmetric=self.symmetric)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight, rounded to the grid."""
         step, zero = self.grid(weight)
-        zero = None if zero is None else along(zero, weight)
-        step = along(step, weight)
+        zero = None if zero is None else expand(zero, weight)
+        step = expand(step, weight)
         return fake_quantize(weight, step, zero, self.low, self.high, share=self.share)
-
-
-def per_step(weight: Tensor, per_channel: bool) -> Tensor:
-    """Reshape a weight to `[scales, weights]`, one row per scale."""
-    return weight.flatten(1) if per_channel else weight.reshape(1, -1)
-
-
-def along(numbers: Tensor, weight: Tensor) -> Tensor:
-    """Reshape one number per channel, or a single one, to broadcast over a weight."""
-    return numbers.view(-1, *[1] * (weight.ndim - 1)) if numbers.ndim else numbers
 
 
 THRESHOLD = 0.7
@@ -454,7 +442,7 @@ uniform weights.
 """
 
 
-class TernaryWeight(nn.Module, OnGrid):
+class TernaryWeight(WeightQuantizer):
     r"""Ternary weights: −α, 0 and α.
 
     $$
@@ -462,15 +450,10 @@ class TernaryWeight(nn.Module, OnGrid):
     \Delta = 0.7\, E|w| \qquad \alpha = E\big[|w| : |w| > \Delta\big]
     $$
 
-    Δ and α are computed from the weights in each forward pass, and the gradient of ŵ passes to w
-    (straight-through). If learned, they start there and are trained through α · round(clamp(w / 2Δ,
-    −1, 1)), with a straight-through gradient of the rounding.
-
-    Args:
-        shape: Shape of the weight; the first axis is the channel axis.
-        per_channel: One Δ and α per channel instead of one per tensor, as in the paper.
-        learned: Whether Δ and α are parameters.
-        powers_of_two: α is rounded up to a power of two.
+    Δ and α are computed from the weights in each forward pass, per channel or, as in the paper, per
+    tensor, and the gradient of ŵ passes to w (straight-through). If learned, they start there and
+    are trained through α · round(clamp(w / 2Δ, −1, 1)), with a straight-through gradient of the
+    rounding.
 
     Example:
         >>> TernaryWeight((1, 4))(torch.tensor([[0.1, -1.0, 0.8, 0.0]]))
@@ -487,53 +470,48 @@ class TernaryWeight(nn.Module, OnGrid):
         learned: bool = False,
         powers_of_two: bool = False,
     ) -> None:
-        super().__init__()
-        self.per_channel, self.powers_of_two = per_channel, powers_of_two
-        fresh = torch.ones(shape[0] if per_channel else ())
-        self.step = nn.Parameter(fresh) if learned else None
-        self.threshold = nn.Parameter(fresh / 2) if learned else None
+        super().__init__(per_channel=per_channel, powers_of_two=powers_of_two)
+        ones = torch.ones(shape[0] if per_channel else ())
+        self.step = nn.Parameter(ones) if learned else None
+        self.threshold = nn.Parameter(ones / 2) if learned else None
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
         """Initialise learned parameters from a weight."""
         if self.step is not None and self.threshold is not None:
-            threshold, step = self._found(weight)
-            self.threshold.copy_(levelled(threshold))
+            threshold, step = self._closed_form(weight)
+            self.threshold.copy_(limit_ratio(threshold))
             self.step.copy_(step)
 
     def grid(self, original: Tensor) -> tuple[Tensor, None]:
         """Return α, `[channels]` or one number; the zero point is 0."""
-        step = self._found(original)[1] if self.step is None else above_zero(self.step)
+        step = self._closed_form(original)[1] if self.step is None else positive(self.step)
         return power_of_two(step) if self.powers_of_two else step, None
 
     @torch.no_grad()
-    def _found(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        size = per_step(weight, self.per_channel).abs()
+    def _closed_form(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Δ and α."""
+        size = self._rows(weight).abs()
         threshold = THRESHOLD * size.mean(1, keepdim=True)
         kept = size > threshold
         mean = (size * kept).sum(1) / kept.sum(1).clamp(min=1)
-        shape = weight.shape[:1] if self.per_channel else ()
-        return threshold.view(shape), levelled(mean).view(shape)
+        return self._scales(threshold), self._scales(limit_ratio(mean))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the ternary weight."""
-        step = along(self.grid(weight)[0], weight)
+        step = expand(self.grid(weight)[0], weight)
         if self.threshold is None:
-            kept = weight.abs() > along(self._found(weight)[0], weight)
+            kept = weight.abs() > expand(self._closed_form(weight)[0], weight)
             return straight_through(weight, step * weight.sign() * kept)
-        counted = (weight / (2 * along(above_zero(self.threshold), weight))).clamp(-1, 1)
-        return step * straight_through(counted, counted.round())
+        scaled = (weight / (2 * expand(positive(self.threshold), weight))).clamp(-1, 1)
+        return step * straight_through(scaled, scaled.round())
 
 
-class BinaryWeight(nn.Module, OnGrid):
+class BinaryWeight(WeightQuantizer):
     r"""Binary weights, ŵ = sign(w) · E|w|; the gradient of ŵ passes to w.
 
-    A masked weight stays zero and is excluded from the mean.
-
-    Args:
-        shape: Shape of the weight; the first axis is the channel axis.
-        per_channel: One mean per channel, as in the paper, instead of one per tensor.
-        powers_of_two: The mean is rounded up to a power of two.
+    A masked weight stays zero and is excluded from the mean, which is taken per channel, as in the
+    paper, or per tensor.
 
     Example:
         >>> BinaryWeight((1, 3))(torch.tensor([[0.1, -0.5, 0.3]]))
@@ -545,21 +523,17 @@ class BinaryWeight(nn.Module, OnGrid):
     def __init__(
         self, shape: Sequence[int], *, per_channel: bool = True, powers_of_two: bool = False
     ) -> None:
-        super().__init__()
-        self.per_channel, self.powers_of_two = per_channel, powers_of_two
-
-    def fit(self, weight: Tensor) -> None:
-        """Do nothing: this quantiser has no learned parameters."""
+        super().__init__(per_channel=per_channel, powers_of_two=powers_of_two)
 
     @torch.no_grad()
     def grid(self, original: Tensor) -> tuple[Tensor, None]:
         """Return the mean, `[channels]` or one number; the zero point is 0."""
-        size = per_step(original, self.per_channel).abs()
+        size = self._rows(original).abs()
         mean = size.sum(1) / size.count_nonzero(1).clamp(min=1)
-        step = levelled(mean).view(original.shape[:1] if self.per_channel else ())
+        step = self._scales(limit_ratio(mean))
         return power_of_two(step) if self.powers_of_two else step, None
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the binary weight."""
-        step = along(self.grid(weight)[0], weight)
+        step = expand(self.grid(weight)[0], weight)
         return straight_through(weight, step * weight.sign())

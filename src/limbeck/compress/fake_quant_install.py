@@ -1,28 +1,29 @@
-"""Fake quantisation of biases to int32 multiples of input scale times weight scale."""
+"""Installation of fake quantisers in layers, and batch norm folding."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from limbeck.compress.changes import fold as structure
+from limbeck.compress.changes import fold as fold_change
 from limbeck.compress.fake_quant import (
     BinaryWeight,
     InputQuantizer,
-    Seen,
+    InputStatistics,
     TernaryWeight,
     UniformWeight,
+    WeightQuantizer,
     fake_quantize,
 )
 from limbeck.compress.method import CalibrationContext, CompressError
-from limbeck.compress.trace import chosen, first_batch, sharing
+from limbeck.compress.trace import first_batch, predict, select_layers, shared_layers
 from limbeck.core import parametrized
-from limbeck.evaluate.flops import evaluating
 from limbeck.export.quantized import OnGrid
 
 LARGEST = 2**30
@@ -34,9 +35,6 @@ class BiasQuantizer(nn.Module, OnGrid):
 
     Integer kernels add it to the int32 accumulator, and ONNX Runtime rounds float biases to these
     multiples when it chooses such a kernel; training simulates the same rounding.
-
-    Args:
-        layer: The layer whose `weight` and inputs are quantised.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -48,10 +46,10 @@ class BiasQuantizer(nn.Module, OnGrid):
         """Return the scale, `[channels]` or one number; the zero point is 0."""
         (layer,) = self._layer
         tensor = weight_chain(layer).original
-        for link in weight_chain(layer):
-            if isinstance(link, OnGrid):
-                return input_quantizer(layer).grid()[0] * link.grid(tensor)[0], None
-            tensor = link(tensor)
+        for part in weight_chain(layer):
+            if isinstance(part, OnGrid):
+                return input_quantizer(layer).grid()[0] * part.grid(tensor)[0], None
+            tensor = part(tensor)
         raise TypeError("the layer's weight is not quantised")
 
     def forward(self, bias: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ def input_quantizer(layer: nn.Module) -> InputQuantizer:
     return cast("InputQuantizer", layer.get_submodule("input_quantizer"))
 
 
-WEIGHTS: dict[str, Callable[..., UniformWeight | TernaryWeight | BinaryWeight]] = {
+WEIGHTS: dict[str, Callable[..., WeightQuantizer]] = {
     "uniform": UniformWeight,
     "ternary": TernaryWeight,
     "binary": BinaryWeight,
@@ -85,11 +83,6 @@ def install(
     layer: nn.Module, *, weight: Mapping[str, Any], input: Mapping[str, Any] | None
 ) -> None:
     """Install fresh quantisers in a layer, replacing existing ones.
-
-    Args:
-        layer: A linear layer, a convolution or an embedding; modified in place.
-        weight: The `grid` by name, and its settings. It is applied after masks.
-        input: The settings of the input quantiser; None keeps the input, and so the bias, in float.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -111,16 +104,15 @@ def install(
 
 
 @torch.no_grad()
-def fit(layer: nn.Module, seen: Seen | None) -> None:
+def fit(layer: nn.Module, statistics: InputStatistics | None) -> None:
     """Initialise a layer's quantisers from its weight and from statistics of its input."""
-    chain = weight_chain(layer)
-    tensor = chain.original
-    for link in chain:
-        if isinstance(link, UniformWeight | TernaryWeight | BinaryWeight):
-            link.fit(tensor)
-        tensor = link(tensor)
-    if seen is not None:
-        input_quantizer(layer).fit(seen)
+    tensor = weight_chain(layer).original
+    for part in weight_chain(layer):
+        if isinstance(part, WeightQuantizer):
+            part.fit(tensor)
+        tensor = part(tensor)
+    if statistics is not None:
+        input_quantizer(layer).fit(statistics)
 
 
 def bias_fits(layer: nn.Module) -> bool:
@@ -129,8 +121,8 @@ def bias_fits(layer: nn.Module) -> bool:
         return True
     chain = layer.get_submodule("parametrizations.bias")
     return not any(
-        isinstance(link, BiasQuantizer) and link.overflows(cast("Tensor", chain.original))
-        for link in chain.children()
+        isinstance(part, BiasQuantizer) and part.overflows(cast("Tensor", chain.original))
+        for part in chain.children()
     )
 
 
@@ -140,12 +132,12 @@ def remove(layer: nn.Module) -> None:
     for name in ("bias", "weight"):
         if parametrize.is_parametrized(layer, name):
             chain = layer.get_submodule(f"parametrizations.{name}")
-            masks[name] = [link for link in chain.children() if not isinstance(link, OnGrid)]
+            masks[name] = [part for part in chain.children() if not isinstance(part, OnGrid)]
             parametrized.remove(layer, name, keep_result=False)
     # Only now: a parametrization gives a bare layer a class that no copy of the layer shares.
-    for name, links in masks.items():
-        for link in links:
-            parametrize.register_parametrization(layer, name, link)
+    for name, parts in masks.items():
+        for part in parts:
+            parametrize.register_parametrization(layer, name, part)
     if "input_quantizer" not in dict(layer.named_children()):
         return
     del layer.input_quantizer
@@ -164,82 +156,59 @@ def _round_input(
     return args, {**kwargs, "input": rounds(kwargs["input"])}
 
 
-KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
+def layer_types(embeddings: bool) -> tuple[type[nn.Module], ...]:
+    """Return the types of layers that can be quantised."""
+    return (nn.Linear, nn.Conv1d, nn.Conv2d, *((nn.Embedding,) if embeddings else ()))
 
 
 def quantizable(
     model: nn.Module, layers: Iterable[str] | None, skip: Iterable[str], *, embeddings: bool
 ) -> list[str]:
-    """Return the paths of the chosen layers that can be quantised.
-
-    Raises:
-        InputError: A path or pattern matches no layer of a supported type.
-        CompressError: No layer can be quantised.
-    """
-    named = chosen(model, _kinds(embeddings), layers, skip)
-    reasons = {path: _reason(model, path) for path in named}
-    taken = [path for path in named if not reasons[path]]
-    if not taken:
-        said = "; ".join(f"{path}: {why}" for path, why in reasons.items()) or "none is left"
-        raise CompressError(f"no layer to quantise: {said}.")
-    return taken
+    """Return the paths of the selected layers that can be quantised."""
+    selected = select_layers(model, layer_types(embeddings), layers, skip)
+    reasons = {path: _skip_reason(model, path) for path in selected}
+    found = [path for path, reason in reasons.items() if not reason]
+    if not found:
+        listed = "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
+        raise CompressError(f"no layer to quantise: {listed or 'none is selected'}.")
+    return found
 
 
-def fitting(model: nn.Module, *, embeddings: bool) -> list[str]:
-    """Return the paths of all layers of a supported type, chosen or not."""
-    kinds = _kinds(embeddings)
-    return [path for path, module in model.named_modules() if isinstance(module, kinds)]
-
-
-def _kinds(embeddings: bool) -> tuple[type[nn.Module], ...]:
-    return (*KINDS, nn.Embedding) if embeddings else KINDS
-
-
-def is_table(layer: nn.Module) -> bool:
-    """Return whether a layer is an embedding, which has no input to round."""
-    return isinstance(layer, nn.Embedding)
-
-
-def left(model: nn.Module, taken: Collection[str]) -> list[str]:
+def float_layers(model: nn.Module, quantised: Collection[str]) -> list[str]:
     """Return the modules with weights that stay in float, with the reasons."""
     reasons: dict[str, list[str]] = {}
     for path, module in model.named_modules():
-        inside = any(path == one or path.startswith(f"{one}.") for one in taken)
-        own = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
-        if own and not inside:
-            owner = path.partition(".parametrizations.")[0]
-            reasons.setdefault(_reason(model, owner) or _not_chosen(model, owner), []).append(
-                owner or "the model itself"
-            )
-    return [f"left in float, {why}: {', '.join(paths)}" for why, paths in reasons.items()]
+        inside = any(path == one or path.startswith(f"{one}.") for one in quantised)
+        if inside or all(parameter.ndim <= 1 for parameter in module.parameters(recurse=False)):
+            continue
+        owner = path.partition(".parametrizations.")[0]
+        is_embedding = isinstance(model.get_submodule(owner), nn.Embedding)
+        not_selected = "`embeddings` is off" if is_embedding else "not selected"
+        reason = _skip_reason(model, owner) or not_selected
+        reasons.setdefault(reason, []).append(owner or "the model itself")
+    return [f"kept in float, {reason}: {', '.join(paths)}" for reason, paths in reasons.items()]
 
 
-def _not_chosen(model: nn.Module, path: str) -> str:
-    return "`embeddings` is off" if is_table(model.get_submodule(path)) else "not chosen"
-
-
-def _reason(model: nn.Module, path: str) -> str:
+def _skip_reason(model: nn.Module, path: str) -> str:
     """Return why a module cannot be quantised; empty if it can."""
     module = model.get_submodule(path)
     kind = parametrize.type_before_parametrizations(module)
     if path == "":
-        return "it has no path to keep"
-    if kind not in (*KINDS, nn.Embedding):
-        return f"{kind.__name__} has no form in few bits here"
+        return "it is the whole model"
+    if kind not in layer_types(embeddings=True):
+        return f"quantisation of {kind.__name__} is not supported"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
-        return "its entries are held to a norm"
-    if path in sharing(model):
+        return "its max_norm changes the entries"
+    if path in shared_layers(model):
         return "another module shares its weight"
     if f"{path}.parametrizations.weight.original0" in dict(model.named_parameters()):
-        return "its weight is made of several tensors"
+        return "its weight is computed from several tensors"
     return ""
 
 
 Pair: TypeAlias = tuple[str, str]
 TOLERANCE = 1e-5
 """Allowed relative change of the outputs after folding a batch norm."""
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def fold(model: nn.Module, paths: Iterable[str], work: CalibrationContext) -> list[Pair]:
@@ -251,92 +220,76 @@ def fold(model: nn.Module, paths: Iterable[str], work: CalibrationContext) -> li
     A pair is skipped where the model's outputs would change: another operation reads the
     intermediate tensor, or a mask does not allow scaling.
 
-    Args:
-        model: Modified in place.
-        paths: The layers into which a batch norm may be folded.
-        work: The sample and the forward function.
-
     Returns:
         The folded pairs: the paths of the layer and of its batch norm, now an identity.
 
     Source: Jacob et al. 2018 (arXiv:1712.05877), section 3.2.
     """
-    found = _pairs(model, set(paths), work)
-    if not found:
-        return []
-    before = _answers(model, work)
-    undo = [_folded(model, pair) for pair in found]
-    if _alike(before, _answers(model, work)):
-        return found
-    for back in reversed(undo):
-        back()
-    return [pair for pair in found if _alone(model, pair, work)]
+    pairs = _pairs(model, set(paths), work)
+    if not pairs or _fold_if_equivalent(model, pairs, work):
+        return pairs
+    return [pair for pair in pairs if _fold_if_equivalent(model, [pair], work)]
 
 
-def _alone(model: nn.Module, pair: Pair, work: CalibrationContext) -> bool:
-    before = _answers(model, work)
-    back = _folded(model, pair)
-    alike = _alike(before, _answers(model, work))
-    if not alike:
-        back()
-    return alike
-
-
-def _answers(model: nn.Module, work: CalibrationContext) -> Tensor:
-    with evaluating(model), torch.no_grad():
-        return work.forward(model, first_batch(work))
-
-
-def _alike(before: Tensor, after: Tensor) -> bool:
-    size = max(1.0, float(before.abs().max()))
-    return bool((before - after).abs().max() <= TOLERANCE * size)
+def _fold_if_equivalent(model: nn.Module, pairs: list[Pair], work: CalibrationContext) -> bool:
+    """Fold pairs, unless the model's outputs change."""
+    batch = first_batch(work)
+    before = predict(model, batch, work)
+    undo = [_fold_pair(model, pair) for pair in pairs]
+    change = (before - predict(model, batch, work)).abs().max()
+    if change <= TOLERANCE * max(1.0, float(before.abs().max())):
+        return True
+    for restore in reversed(undo):
+        restore()
+    return False
 
 
 def _pairs(model: nn.Module, paths: set[str], work: CalibrationContext) -> list[Pair]:
     """Run a model to find the batch norms whose input is exactly a layer's output."""
-    answered: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
-    found: list[Pair] = []
+    pairs: list[Pair] = []
 
     def after(path: str) -> Callable[..., None]:
-        def note(_: nn.Module, args: tuple[Any, ...], answer: Tensor) -> None:
-            answered[path] = answer
+        def record(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            outputs[path] = output
             calls[path] += 1
 
-        return note
+        return record
 
     def before(path: str) -> Callable[..., None]:
-        def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def record(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             calls[path] += 1
-            found.extend((layer, path) for layer, one in answered.items() if one is args[0])
+            pairs.extend((layer, path) for layer, output in outputs.items() if output is args[0])
 
-        return note
+        return record
 
     norms = {
         path: module
         for path, module in model.named_modules()
-        if type(module) in NORMS and cast("nn.BatchNorm2d", module).running_mean is not None
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d)
+        and cast("nn.BatchNorm2d", module).running_mean is not None
     }
     if not norms:
         return []
-    handles = [model.get_submodule(path).register_forward_hook(after(path)) for path in paths]
-    handles += [norm.register_forward_pre_hook(before(path)) for path, norm in norms.items()]
-    try:
-        _answers(model, work)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [pair for pair in found if calls[pair[0]] == calls[pair[1]] == 1]
+    with ExitStack() as hooks:
+        for path in paths:
+            hooks.enter_context(model.get_submodule(path).register_forward_hook(after(path)))
+        for path, norm in norms.items():
+            hooks.enter_context(norm.register_forward_pre_hook(before(path)))
+        predict(model, first_batch(work), work)
+    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
 @torch.no_grad()
-def _folded(model: nn.Module, pair: Pair) -> Callable[[], None]:
+def _fold_pair(model: nn.Module, pair: Pair) -> Callable[[], None]:
     """Fold one pair, and return a function that undoes it."""
     path, norm_path = pair
     layer = cast("nn.Conv2d", model.get_submodule(path))
     norm = cast("nn.BatchNorm2d", model.get_submodule(norm_path))
-    weight, bias = _own(layer, "weight"), None if layer.bias is None else _own(layer, "bias")
-    kept = (weight.clone(), None if bias is None else bias.clone())
+    weight = _original(layer, "weight")
+    bias = None if layer.bias is None else _original(layer, "bias")
+    before = (weight.clone(), None if bias is None else bias.clone())
     mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
     factor = torch.rsqrt(variance.double() + norm.eps)
     if norm.weight is not None:
@@ -344,23 +297,23 @@ def _folded(model: nn.Module, pair: Pair) -> Callable[[], None]:
     shift = -mean * factor if bias is None else (bias - mean) * factor
     if norm.bias is not None:
         shift = shift + norm.bias
-    structure.apply(model, pairs=[pair])
+    fold_change.apply(model, pairs=[pair])
     weight.copy_(weight * factor.view(-1, *[1] * (weight.ndim - 1)))
-    _own(layer, "bias").copy_(shift)
+    _original(layer, "bias").copy_(shift)
 
     def undo() -> None:
         model.set_submodule(norm_path, norm)
         with torch.no_grad():
-            weight.copy_(kept[0])
-            if kept[1] is None:
+            weight.copy_(before[0])
+            if before[1] is None:
                 layer.bias = None
             else:
-                _own(layer, "bias").copy_(kept[1])
+                _original(layer, "bias").copy_(before[1])
 
     return undo
 
 
-def _own(layer: nn.Module, name: str) -> Tensor:
+def _original(layer: nn.Module, name: str) -> Tensor:
     """Return the original parameter under any parametrization."""
     if parametrize.is_parametrized(layer, name):
         name = f"parametrizations.{name}.original"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from torch import nn
 
+from limbeck.compress.fake_quant import InputStatistics, observe
+from limbeck.compress.fake_quant_install import (
+    bias_fits,
+    fit,
+    float_layers,
+    fold,
+    install,
+    layer_types,
+    quantizable,
+    remove,
+)
 from limbeck.compress.method import CalibrationContext, CompressError, Method, TransformResult
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from limbeck.compress.fake_quant import Seen
-
+from limbeck.compress.trace import first_batch
 
 Settings = dict[str, Any]
 
@@ -24,44 +31,39 @@ class FakeQuantization(Method):
     Without training this is post-training quantisation; with training afterwards, the quantisers
     round in each forward pass (quantisation-aware training; under a teacher, distillation). Batch
     norms are folded into the preceding layers. Layers stay in float, and are listed, if their type
-    is not supported or their weight is shared or read from outside. Inputs stay in float for layers
-    that are never called as modules and for those whose bias exceeds the int32 range.
+    is not supported or their weight is shared or read by other code. Inputs stay in float for
+    layers that are never called as modules and for those whose bias exceeds the int32 range.
     """
 
-    activation_bits: Annotated[
-        Annotated[int, Field(ge=4, le=8)] | None,
-        Field(description="Bits of what comes into layers; null leaves that in float."),
-    ] = 8
-    symmetric_activations: Annotated[
-        bool, Field(description="Zero in the middle of inputs' grids instead of a zero point.")
-    ] = False
-    step: Annotated[
-        Literal["minmax", "learned"],
-        Field(description="Steps from the range that is seen, or learned (LSQ, LSQ+)."),
-    ] = "minmax"
-    per_channel: Annotated[
-        bool, Field(description="One step for each output channel of a weight, or one for all.")
-    ] = True
-    power_of_two: Annotated[bool, Field(description="Steps are powers of two.")] = False
-    reduce_range: Annotated[
-        bool,
-        Field(description="Keep weights of 8 bits to 7: exact on processors without VNNI."),
-    ] = True
-    first_last_bits: Annotated[
-        Annotated[int, Field(ge=4, le=8)] | None,
-        Field(description="Bits of the first and the last layer; null treats them as the others."),
-    ] = 8
-    fold_batch_norm: Annotated[
-        bool, Field(description="Fold batch norms into the layers before them, where that can be.")
-    ] = True
-    embeddings: Annotated[bool, Field(description="Quantise the tables of embeddings too.")] = False
-    layers: Annotated[
-        list[str] | None, Field(description="Paths or patterns; all layers that fit by default.")
-    ] = None
-    skip: Annotated[
-        list[str],
-        Field(default_factory=list, description="Paths or patterns of layers to leave in float."),
-    ]
+    activation_bits: Annotated[int, Field(ge=4, le=8)] | None = Field(
+        8, description="Bits of the inputs of layers; null keeps them in float."
+    )
+    symmetric_activations: bool = Field(
+        False, description="Centre the grids of inputs on zero, without a zero point."
+    )
+    step: Literal["minmax", "learned"] = Field(
+        "minmax", description="Scales from the observed range, or learned (LSQ, LSQ+)."
+    )
+    per_channel: bool = Field(
+        True, description="One scale per output channel of a weight, or one for all."
+    )
+    power_of_two: bool = Field(False, description="Round scales up to powers of two.")
+    reduce_range: bool = Field(
+        True, description="Limit 8-bit weights to 7 bits: exact on processors without VNNI."
+    )
+    first_last_bits: Annotated[int, Field(ge=4, le=8)] | None = Field(
+        8, description="Bits of the first and the last layer; null uses those of the other layers."
+    )
+    fold_batch_norm: bool = Field(
+        True, description="Fold batch norms into the preceding layers, where possible."
+    )
+    embeddings: bool = Field(False, description="Quantise embeddings too.")
+    layers: list[str] | None = Field(
+        None, description="Paths or patterns; all supported layers by default."
+    )
+    skip: list[str] = Field(
+        default_factory=list, description="Paths or patterns of layers to keep in float."
+    )
 
     @abstractmethod
     def weight(self) -> Settings:
@@ -80,55 +82,41 @@ class FakeQuantization(Method):
         }
 
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
-        """Check the layers, and that there is a sample.
-
-        Raises:
-            InputError: A path or pattern matches no layer, or there is no sample.
-            CompressError: No layer can be quantised.
-        """
-        from limbeck.compress.fake_quant_install import quantizable
-        from limbeck.compress.trace import first_batch
-
+        """Check the layers, and that there is a sample."""
         first_batch(work)
         quantizable(model, self.layers, self.skip, embeddings=self.embeddings)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
-        """Fold batch norms, observe activations, and install quantisers, in place.
-
-        Raises:
-            InputError: As from `check`, or activations are not finite.
-            CompressError: No layer can be quantised.
-        """
-        from limbeck.compress import fake_quant, fake_quant_install
-
-        taken = fake_quant_install.quantizable(
-            model, self.layers, self.skip, embeddings=self.embeddings
-        )
-        for path in taken:
-            fake_quant_install.remove(model.get_submodule(path))
-        pairs = fake_quant_install.fold(model, taken, work) if self.fold_batch_norm else []
-        seen = fake_quant.observe(
-            model, fake_quant_install.fitting(model, embeddings=self.embeddings), work
-        )
-        if not seen:
-            raise CompressError("no layer is called by itself: there is nothing to quantise.")
-        ends = {next(iter(seen)), next(reversed(seen))}
+        """Fold batch norms, observe activations, and install quantisers, in place."""
+        selected = quantizable(model, self.layers, self.skip, embeddings=self.embeddings)
+        for path in selected:
+            remove(model.get_submodule(path))
+        pairs = fold(model, selected, work) if self.fold_batch_norm else []
+        kinds = layer_types(self.embeddings)
+        every = [path for path, module in model.named_modules() if isinstance(module, kinds)]
+        statistics = observe(model, every, work)
+        if not statistics:
+            raise CompressError("no layer is called as a module: there is nothing to quantise.")
+        ends = {next(iter(statistics)), next(reversed(statistics))}
         layers: Settings = {}
-        for path in taken:
+        float_inputs = []
+        for path in selected:
             layer = model.get_submodule(path)
-            rounds = path in seen and not fake_quant_install.is_table(layer)
-            layers[path] = _quantize(layer, self._layer(path in ends, rounds), seen.get(path))
+            is_embedding = isinstance(layer, nn.Embedding)
+            settings = self._layer(path in ends, path in statistics and not is_embedding)
+            layers[path] = _quantize(layer, settings, statistics.get(path))
+            if layers[path]["input"] is None and not is_embedding:
+                float_inputs.append(path)
+        notes = float_layers(model, selected)
+        if self.activation_bits is not None and float_inputs:
+            notes.append(f"inputs kept in float: {', '.join(float_inputs)}")
         change = {"kind": "quantizers", "fold": [list(pair) for pair in pairs], "layers": layers}
-        notes = [
-            *fake_quant_install.left(model, taken),
-            *_float_inputs(model, layers, self.activation_bits),
-        ]
-        return TransformResult(change, self._what(layers, len(pairs)), tuple(notes))
+        return TransformResult(change, self._what(len(layers), len(pairs)), tuple(notes))
 
-    def _layer(self, end: bool, rounds: bool) -> Settings:
-        bits = self.first_last_bits if end else None
+    def _layer(self, is_end: bool, round_input: bool) -> Settings:
+        bits = self.first_last_bits if is_end else None
         weight = self.weight() if bits is None else self.uniform(bits)
-        if self.activation_bits is None or not rounds:
+        if self.activation_bits is None or not round_input:
             return {"weight": weight, "input": None}
         return {
             "weight": weight,
@@ -140,34 +128,19 @@ class FakeQuantization(Method):
             },
         }
 
-    def _what(self, layers: Settings, folded: int) -> str:
+    def _what(self, layers: int, folded: int) -> str:
         weight = self.weight()
         values = f"{weight['bits']} bits" if "bits" in weight else str(weight["grid"])
         inputs = "float" if self.activation_bits is None else f"{self.activation_bits} bits"
         folds = f", {folded} batch norms folded" if folded else ""
         ends = f", first and last {self.first_last_bits} bits" if self.first_last_bits else ""
-        return f"{len(layers)} layers quantised, weights {values}, inputs {inputs}{ends}{folds}"
+        return f"{layers} layers quantised, weights {values}, inputs {inputs}{ends}{folds}"
 
 
-def _quantize(layer: nn.Module, settings: Settings, seen: Seen | None) -> Settings:
+def _quantize(layer: nn.Module, settings: Settings, statistics: InputStatistics | None) -> Settings:
     """Install quantisers in a layer; its input stays float if the bias exceeds the int32 range."""
-    from limbeck.compress.fake_quant_install import bias_fits, fit, install
-
     install(layer, **settings)
-    fit(layer, None if settings["input"] is None else seen)
+    fit(layer, None if settings["input"] is None else statistics)
     if bias_fits(layer):
         return settings
     return _quantize(layer, {**settings, "input": None}, None)
-
-
-def _float_inputs(model: nn.Module, layers: Settings, inputs: int | None) -> list[str]:
-    from limbeck.compress.fake_quant_install import is_table
-
-    kept = [
-        path
-        for path, given in layers.items()
-        if given["input"] is None and not is_table(model.get_submodule(path))
-    ]
-    if inputs is None or not kept:
-        return []
-    return [f"inputs left in float: {', '.join(kept)}"]

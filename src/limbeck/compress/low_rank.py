@@ -1,24 +1,12 @@
-"""Forms of low-rank factorisation: a layer as a matrix, and its two replacement layers.
+"""Low-rank factorisation of layers: matrices, their decompositions, and second moments of data.
 
-A layer with the matrix A, `[m, n]`, becomes a first layer that computes B x and a second one that
-computes C (B x), with B `[r, n]` and C `[m, r]`:
-
-| form | layer | matrix | first layer | second layer |
-|-|-|-|-|-|
-| `linear` | Linear | `[out, in]` | Linear, in to r | Linear, r to out |
-| `channel` | Conv1d, Conv2d | `[out, in·kh·kw]` | kh × kw convolution, in to r | 1 × 1, r to out |
-| `spatial` | Conv2d | `[out·kw, in·kh]` | kh × 1 convolution, in to r | 1 × kw, r to out |
-| `embedding` | Embedding | `[d, entries]` | Embedding, r wide | Linear, r to d |
-
-The second layer has the bias. The first has none, so that padding zeros stay zero after it.
-
-Source: channel: Zhang et al. 2016 (arXiv:1505.06798); spatial: Jaderberg et al. 2014
-(arXiv:1405.3866).
+`limbeck.compress.changes.factors` defines the forms in which a layer is a matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -26,11 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from limbeck.compress.changes.factors import Form, pair
 from limbeck.compress.method import CalibrationContext, CompressError
-from limbeck.compress.trace import first_batch, sharing
-from limbeck.evaluate.flops import evaluating
-
-Form: TypeAlias = Literal["linear", "channel", "spatial", "embedding"]
+from limbeck.compress.trace import first_batch, first_input, predict, shared_layers
 
 
 def matrix(weight: Tensor, form: Form) -> Tensor:
@@ -49,126 +35,6 @@ def matrix(weight: Tensor, form: Form) -> Tensor:
     return weight.flatten(1)
 
 
-def pair(layer: Any, rank: int, form: Form) -> nn.Sequential:
-    """Build the two layers that replace a layer, with fresh weights.
-
-    They have the layer's type, device, mode, stride, padding, dilation and `requires_grad`.
-
-    Args:
-        layer: A layer that the form fits.
-        rank: Number of features between the two layers.
-        form: The form of factorisation.
-
-    Example:
-        >>> pair(nn.Linear(6, 4), 2, "linear")
-        Sequential(
-          (0): Linear(in_features=6, out_features=2, bias=False)
-          (1): Linear(in_features=2, out_features=4, bias=True)
-        )
-    """
-    made = nn.Sequential(*_LAYERS[form](layer, rank))
-    trained = any(parameter.requires_grad for parameter in layer.parameters())
-    return made.train(layer.training).requires_grad_(trained)
-
-
-def fill(
-    made: nn.Sequential, first: Tensor, second: Tensor, bias: Tensor | None, form: Form
-) -> None:
-    """Set the weights of the two layers.
-
-    Args:
-        made: The output of `pair`.
-        first: The matrix of the first layer, `[r, n]`.
-        second: The matrix of the second layer, `[m, r]`.
-        bias: The bias of the replaced layer.
-        form: The form of factorisation.
-    """
-    layers: Any = made
-    before, after = layers
-    if form == "embedding":
-        first = first.T
-    if form == "spatial":
-        outputs, rank, _, width = after.weight.shape
-        second = second.view(outputs, width, rank).transpose(1, 2)
-    with torch.no_grad():
-        before.weight.copy_(first.reshape(before.weight.shape))
-        after.weight.copy_(second.reshape(after.weight.shape))
-        if bias is not None:
-            after.bias.copy_(bias)
-
-
-def _linear(layer: nn.Linear, rank: int) -> tuple[nn.Module, nn.Module]:
-    outputs, inputs = layer.weight.shape
-    place = _place(layer.weight)
-    second = nn.Linear(rank, outputs, bias=layer.bias is not None, **place)
-    return nn.Linear(inputs, rank, bias=False, **place), second
-
-
-def _channel(layer: nn.Conv1d | nn.Conv2d, rank: int) -> tuple[nn.Module, nn.Module]:
-    outputs, inputs = layer.weight.shape[:2]
-    kind: Any = nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d
-    place = _place(layer.weight)
-    first = kind(
-        inputs,
-        rank,
-        layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        padding_mode=layer.padding_mode,
-        bias=False,
-        **place,
-    )
-    return first, kind(rank, outputs, 1, bias=layer.bias is not None, **place)
-
-
-def _spatial(layer: nn.Conv2d, rank: int) -> tuple[nn.Module, nn.Module]:
-    outputs, inputs = layer.weight.shape[:2]
-    place = _place(layer.weight)
-
-    def along(axis: int, channels: tuple[int, int], bias: bool) -> nn.Conv2d:
-        def here(sizes: tuple[int, ...], elsewhere: int) -> Any:
-            return (sizes[0], elsewhere) if axis == 0 else (elsewhere, sizes[1])
-
-        named = isinstance(layer.padding, str)  # "same" and "valid" apply to each axis separately
-        return nn.Conv2d(
-            *channels,
-            here(layer.kernel_size, 1),
-            stride=here(layer.stride, 1),
-            padding=layer.padding if named else here(layer.padding, 0),  # type: ignore[arg-type]
-            dilation=here(layer.dilation, 1),
-            padding_mode=layer.padding_mode,
-            bias=bias,
-            **place,
-        )
-
-    return along(0, (inputs, rank), False), along(1, (rank, outputs), layer.bias is not None)
-
-
-def _embedding(layer: nn.Embedding, rank: int) -> tuple[nn.Module, nn.Module]:
-    entries, width = layer.weight.shape
-    place = _place(layer.weight)
-    first = nn.Embedding(
-        entries,
-        rank,
-        padding_idx=layer.padding_idx,
-        scale_grad_by_freq=layer.scale_grad_by_freq,
-        sparse=layer.sparse,
-        **place,
-    )
-    return first, nn.Linear(rank, width, bias=False, **place)
-
-
-def _place(weight: Tensor) -> dict[str, Any]:
-    return {"device": weight.device, "dtype": weight.dtype}
-
-
-_LAYERS: dict[Form, Any] = {
-    "linear": _linear,
-    "channel": _channel,
-    "spatial": _spatial,
-    "embedding": _embedding,
-}
 Convolutions: TypeAlias = Literal["channel", "spatial"]
 _READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
@@ -176,62 +42,48 @@ _READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 def factorizable(
     model: nn.Module, layers: Mapping[str, nn.Module], convolutions: Convolutions
 ) -> tuple[dict[str, Form], dict[str, str]]:
-    """Sort layers into those that can be factorised and those that cannot.
-
-    Args:
-        model: The whole model, to find weights shared by several layers.
-        layers: The candidate layers, by path.
-        convolutions: The form for two-dimensional convolutions.
-
-    Returns:
-        The form of each layer that can, and the reason for each that cannot, by path.
+    """Return the form of each layer that can be factorised, and the reason for each that cannot.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(8, 8, 3, groups=8))
         >>> factorizable(net, dict(net.named_children()), "channel")
         ({'0': 'linear'}, {'1': 'its channels are in groups'})
     """
-    shared = sharing(model)
-    read = {
+    shared = shared_layers(model)
+    fused = {
         inside
         for path, module in model.named_modules()
         if isinstance(module, _READERS)
         for inside, _ in module.named_modules(prefix=path)
     }
     forms: dict[str, Form] = {}
-    left: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for path, layer in layers.items():
-        form = _form(layer, convolutions)
-        reason = _reason(layer, form)
+        form: Form = convolutions if isinstance(layer, nn.Conv2d) else "channel"
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            form = "linear" if isinstance(layer, nn.Linear) else "embedding"
+        reason = _skip_reason(layer, form)
         if path in shared:
             reason = "another module shares its weights"
-        if path in read:
-            reason = "torch's fused kernels read its weight from outside"
+        if path in fused:
+            reason = "torch's fused kernels read its weight directly"
         if path == "":
             reason = "it is the whole model"
         if reason:
-            left[path] = reason
+            skipped[path] = reason
         else:
             forms[path] = form
-    return forms, left
+    return forms, skipped
 
 
-def _form(layer: nn.Module, convolutions: Convolutions) -> Form:
-    if isinstance(layer, nn.Linear):
-        return "linear"
-    if isinstance(layer, nn.Embedding):
-        return "embedding"
-    return convolutions if isinstance(layer, nn.Conv2d) else "channel"
-
-
-def _reason(layer: Any, form: Form) -> str:
+def _skip_reason(layer: Any, form: Form) -> str:
     kind = parametrize.type_before_parametrizations(layer)
     if kind not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding):
-        return f"its type {kind.__name__} may compute otherwise"
+        return f"its type {kind.__name__} may override the computation"
     if "input_quantizer" in dict(layer.named_children()):
         return "its input is quantised"
     if form == "embedding" and layer.max_norm is not None:
-        return "its entries are held to a norm"
+        return "its max_norm changes the entries"
     if form in ("channel", "spatial") and layer.groups > 1:
         return "its channels are in groups"
     if form == "spatial" and set(layer.kernel_size) == {1}:
@@ -240,7 +92,7 @@ def _reason(layer: Any, form: Form) -> str:
 
 
 RIDGE = 1e-6
-"""Weight of unseen input directions, as a share of the mean of the seen ones."""
+"""Weight of input directions without samples, as a share of the mean of the others."""
 
 
 @dataclass(frozen=True)
@@ -258,10 +110,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """A matrix and the principal directions of its outputs, in order of importance.
+    """A matrix A, `[m, n]` in float64, and the principal directions of its outputs.
 
     Attributes:
-        matrix: A, `[m, n]`, in float64.
+        matrix: A.
         directions: U, `[m, k]`, orthonormal columns, k = min(m, n).
         energies: The squared singular values, `[k]`, descending: the loss without each direction.
     """
@@ -302,13 +154,6 @@ def decompose(matrix: Tensor, moment: Moment | None = None) -> Decomposition:
     float64. Squaring halves the digits: singular values are exact to about 1e-8 of the largest, and
     smaller ones count as zero.
 
-    Args:
-        matrix: A, `[m, n]`.
-        moment: The layer's second moments; None weights all inputs equally.
-
-    Raises:
-        CompressError: A value is not finite.
-
     Example:
         >>> found = decompose(torch.diag(torch.tensor([1.0, 3.0, 2.0])))
         >>> found.energies
@@ -320,20 +165,20 @@ def decompose(matrix: Tensor, moment: Moment | None = None) -> Decomposition:
     Source: Eckart and Young 1936; with a moment Chen et al. 2021 (DRONE), Wang et al. 2024
     (SVD-LLM, arXiv:2403.07378).
     """
-    given = matrix.detach().double()
-    if not (given.isfinite().all() and (moment is None or moment.values.isfinite().all())):
-        raise CompressError("a matrix cannot be factorised: it holds values that are not finite")
-    if given.shape[0] <= given.shape[1] or (moment is not None and moment.side == "outputs"):
-        energies, directions = _principal(_outputs(given, moment))
+    exact = matrix.detach().double()
+    if not (exact.isfinite().all() and (moment is None or moment.values.isfinite().all())):
+        raise CompressError("a matrix with values that are not finite cannot be factorised")
+    if exact.shape[0] <= exact.shape[1] or (moment is not None and moment.side == "outputs"):
+        energies, directions = _principal(_outputs(exact, moment))
     else:
-        seen = given if moment is None else given @ _root(given, moment.values)
-        energies, found = _principal(seen.T @ seen)
+        weighted = exact if moment is None else exact @ _root(exact, moment.values)
+        energies, vectors = _principal(weighted.T @ weighted)
         # The columns of U Σ in descending order; the small ones are orthogonal only after this.
-        directions = torch.linalg.qr(seen @ found).Q
-    count = min(given.shape)
+        directions = torch.linalg.qr(weighted @ vectors).Q
+    count = min(exact.shape)
     energies = energies[:count].clamp(min=0)
-    noise = energies[0] * torch.finfo(torch.float64).eps * max(given.shape)
-    return Decomposition(given, directions[:, :count], energies.where(energies > noise, 0.0))
+    noise = energies[0] * torch.finfo(torch.float64).eps * max(exact.shape)
+    return Decomposition(exact, directions[:, :count], energies.where(energies > noise, 0.0))
 
 
 def _principal(products: Tensor) -> tuple[Tensor, Tensor]:
@@ -347,21 +192,20 @@ def _outputs(matrix: Tensor, moment: Moment | None) -> Tensor:
     plain = matrix @ matrix.T
     if moment is None:
         return plain
-    seen = moment.values if moment.side == "outputs" else matrix @ moment.values @ matrix.T
-    return seen + _ridge(seen.trace(), plain.trace()) * plain
+    weighted = moment.values if moment.side == "outputs" else matrix @ moment.values @ matrix.T
+    return weighted + _ridge(weighted.trace(), plain.trace()) * plain
 
 
 def _root(matrix: Tensor, inputs: Tensor) -> Tensor:
     """Return a root of C, the lower Cholesky factor."""
-    seen = (matrix @ inputs * matrix).sum()
-    ridge = _ridge(seen, matrix.square().sum())
+    ridge = _ridge((matrix @ inputs * matrix).sum(), matrix.square().sum())
     root: Tensor = torch.linalg.cholesky(inputs + ridge * torch.eye(len(inputs)).to(inputs))
     return root
 
 
-def _ridge(seen: Tensor, plain: Tensor) -> float:
+def _ridge(weighted: Tensor, plain: Tensor) -> float:
     """Return δ; a layer whose inputs were all zero weights all inputs equally."""
-    return float(RIDGE * seen / plain) if seen > 0 and plain > 0 else 1.0
+    return float(RIDGE * weighted / plain) if weighted > 0 and plain > 0 else 1.0
 
 
 ROWS = 1 << 15
@@ -375,59 +219,44 @@ def moments(
 
     For a layer with more inputs (weights per patch) than outputs, the outputs are used, which are
     fewer; for a convolution in the spatial form, the patches of the first of the two layers.
-
-    Args:
-        model: Not modified.
-        layers: The form of each layer, by path. The model must call all of them.
-        work: The samples and the forward function.
-
-    Raises:
-        InputError: There is no sample.
     """
     first_batch(work)
-    sums = {path: _Sum(model.get_submodule(path), form) for path, form in layers.items()}
-    handles = [
-        model.get_submodule(path).register_forward_hook(found, with_kwargs=True)
-        for path, found in sums.items()
-    ]
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in work.batches():
-                work.forward(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {path: found.moment for path, found in sums.items()}
+    sums = {path: _MomentSum(model.get_submodule(path), form) for path, form in layers.items()}
+    with ExitStack() as hooks:
+        for path, moment in sums.items():
+            layer = model.get_submodule(path)
+            hooks.enter_context(layer.register_forward_hook(moment.add, with_kwargs=True))
+        for batch in work.batches():
+            predict(model, batch, work)
+    return {path: moment.mean() for path, moment in sums.items()}
 
 
-class _Sum:
+class _MomentSum:
     """Accumulated second moments of one layer, with the number of rows."""
 
     def __init__(self, layer: Any, form: Form) -> None:
         outputs, inputs = matrix(layer.weight, form).shape
-        wide = outputs > inputs and form != "embedding"
-        self._side: Literal["inputs", "outputs"]
-        self._side = "inputs" if wide or form == "spatial" else "outputs"
-        size = inputs if self._side == "inputs" else outputs
+        of_inputs = form == "spatial" or (outputs > inputs and form != "embedding")
+        self._side: Literal["inputs", "outputs"] = "inputs" if of_inputs else "outputs"
+        size = inputs if of_inputs else outputs
         self._total = torch.zeros(size, size, dtype=torch.float64, device=layer.weight.device)
         self._count = 0
         self._axis = 1 if form in ("channel", "spatial") else -1
-        self._patches = _patches(layer, form) if self._side == "inputs" else None
+        self._patches = _patches(layer, form) if of_inputs else None
         self._bias = None if form == "embedding" else layer.bias
 
-    @property
-    def moment(self) -> Moment:
+    def mean(self) -> Moment:
         return Moment(self._side, self._total / max(1, self._count))
 
-    def __call__(
+    def add(
         self, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
     ) -> None:
         if self._patches is not None:
-            seen = self._patches((*args, *kwargs.values())[0]).movedim(self._axis, -1)
+            vectors = self._patches(first_input(args, kwargs)).movedim(self._axis, -1)
         else:
-            seen = output.movedim(self._axis, -1)
-            seen = seen if self._bias is None else seen - self._bias
-        for rows in seen.flatten(0, -2).split(ROWS):
+            vectors = output.movedim(self._axis, -1)
+            vectors = vectors if self._bias is None else vectors - self._bias
+        for rows in vectors.flatten(0, -2).split(ROWS):
             exact = rows.double()
             self._total += exact.T @ exact
             self._count += len(exact)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from limbeck.compress.changes.factors import Form, pair
 from limbeck.compress.low_rank import (
     Convolutions,
     Decomposition,
-    Form,
     decompose,
     factorizable,
-    fill,
     matrix,
     moments,
-    pair,
 )
 from limbeck.compress.method import CalibrationContext, CompressError
-from limbeck.compress.trace import first_batch, operations, trace
-from limbeck.evaluate.flops import evaluating, parameters
+from limbeck.compress.trace import first_batch, operations, predict, trace
+from limbeck.evaluate.flops import parameters
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,6 @@ def by_budget(
         saving: Amount to save, in the unit of the costs; at most the saving of all layers at rank
             1.
 
-    Returns:
-        The rank of each layer that is cut, by path.
-
     Example:
         >>> cost = Cost(dense=64, each=16, highest=4)
         >>> losses = {"needed": np.array([0.5, 0.4, 0.3, 0]), "spare": np.array([0.1, 0, 0, 0])}
@@ -105,39 +101,32 @@ def by_budget(
         {'spare': 1}
     """
     steps = [
-        step for path, cost in costs.items() if cost.most for step in _steps(path, cost, losses)
+        (ratio, path, rank, saved)
+        for path, cost in costs.items()
+        if cost.most
+        for ratio, rank, saved in _steps(cost, losses[path][: cost.most])
     ]
     ranks: dict[str, int] = {}
-    saved = 0
-    for step in sorted(steps, key=lambda step: step.price):
-        ranks[step.path] = step.rank
-        saved += step.saving
-        if saved >= saving:
-            cost = costs[step.path]
-            ranks[step.path] = min(cost.most, step.rank + (saved - saving) // cost.each)
+    total = 0
+    for _, path, rank, saved in sorted(steps, key=lambda step: step[0]):
+        ranks[path] = rank
+        total += saved
+        if total >= saving:
+            cost = costs[path]
+            ranks[path] = min(cost.most, rank + (total - saving) // cost.each)
             break
     return ranks
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One layer's step to its next rank, with the loss per unit saved."""
-
-    price: float
-    path: str
-    rank: int
-    saving: int
-
-
-def _steps(path: str, cost: Cost, losses: Mapping[str, NDArray[np.float64]]) -> list[_Step]:
-    lost = losses[path][: cost.most]
+def _steps(cost: Cost, losses: NDArray[np.float64]) -> list[tuple[float, int, int]]:
+    """Return one layer's steps: the loss per unit saved, the next rank, and the units saved."""
     savings = cost.dense - cost.each * np.arange(1, cost.most + 1)
-    start = int(np.argmin(lost / savings))
-    further = (lost[:-1] - lost[1:])[:start][::-1] / cost.each
+    start = int(np.argmin(losses / savings))
+    further = (losses[:-1] - losses[1:])[:start][::-1] / cost.each
     # Ratios rise by construction; rounding must not reorder a layer's steps.
-    prices = np.maximum.accumulate([lost[start] / savings[start], *further]).tolist()
-    first = _Step(prices[0], path, start + 1, int(savings[start]))
-    return [first, *(_Step(p, path, start - i, cost.each) for i, p in enumerate(prices[1:]))]
+    ratios = np.maximum.accumulate([losses[start] / savings[start], *further]).tolist()
+    first = (ratios[0], start + 1, int(savings[start]))
+    return [first, *((ratio, start - i, cost.each) for i, ratio in enumerate(ratios[1:]))]
 
 
 @dataclass
@@ -146,26 +135,26 @@ class Plan:
 
     Attributes:
         total: Cost of the whole model, in parameters or operations.
-        forms: The form of each layer that can be cut.
+        forms: The form of each layer that can be factorised.
         costs: The cost of each of them.
-        left: The reason why each of the others is skipped.
+        skipped: The reason why each of the others is skipped.
     """
 
     total: int
     forms: dict[str, Form]
     costs: dict[str, Cost]
-    left: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
         """Return the skipped layers, one line per reason."""
         return [
-            f"left ({reason}): {', '.join(path for path in self.left if self.left[path] == reason)}"
-            for reason in dict.fromkeys(self.left.values())
+            f"skipped ({reason}): {', '.join(p for p in self.skipped if self.skipped[p] == reason)}"
+            for reason in dict.fromkeys(self.skipped.values())
         ]
 
 
-def plan(
+def make_plan(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     work: CalibrationContext,
@@ -173,25 +162,13 @@ def plan(
     convolutions: Convolutions,
     in_operations: bool,
 ) -> Plan:
-    """Determine which layers can be factorised, from the model's structure and one sample's trace.
-
-    Args:
-        model: Not modified.
-        layers: The candidate layers, by path.
-        work: The sample and the forward function.
-        convolutions: The form for two-dimensional convolutions.
-        in_operations: Whether costs are operations, or parameters.
-
-    Raises:
-        InputError: There is no sample.
-        CompressError: No layer can be factorised.
-    """
-    forms, left = factorizable(model, layers, convolutions)
-    way = trace(model, forms, work)
-    for path in [path for path in forms if not way.inputs[path]]:
+    """Determine which layers can be factorised, and their costs in parameters or operations."""
+    forms, skipped = factorizable(model, layers, convolutions)
+    total, inputs = trace(model, forms, work)
+    for path in [path for path in forms if not inputs[path]]:
         del forms[path]
-        left[path] = "it is not called: its weight is read from outside, or never"
-    left |= {
+        skipped[path] = "it is not called: its weight is read directly, or never"
+    skipped |= {
         path: "recurrent weights are not factorised"
         for path, module in model.named_modules()
         if isinstance(module, nn.RNNBase)
@@ -199,10 +176,10 @@ def plan(
     costs = {path: parameter_cost(layers[path], form) for path, form in forms.items()}
     if in_operations:
         costs = {
-            path: operation_cost(layers[path], form, way.inputs[path], costs[path].most)
+            path: operation_cost(layers[path], form, inputs[path], costs[path].most)
             for path, form in forms.items()
         }
-    found = Plan(way.operations if in_operations else parameters(model), forms, costs, left)
+    found = Plan(total if in_operations else parameters(model), forms, costs, skipped)
     if not forms:
         raise CompressError(f"no layer can be factorised. {'; '.join(found.notes)}")
     return found
@@ -220,12 +197,12 @@ def parameter_cost(layer: nn.Module, form: Form) -> Cost:
     return Cost(rows * columns, rows + columns, min(rows, columns))
 
 
-def operation_cost(layer: nn.Module, form: Form, inputs: tuple[Tensor, ...], highest: int) -> Cost:
+def operation_cost(layer: nn.Module, form: Form, inputs: list[Tensor], highest: int) -> Cost:
     """Count the operations of a layer for the inputs of one sample.
 
     Example:
         >>> import torch
-        >>> operation_cost(nn.Linear(12, 8), "linear", (torch.zeros(5, 12),), highest=4)
+        >>> operation_cost(nn.Linear(12, 8), "linear", [torch.zeros(5, 12)], highest=4)
         Cost(dense=960, each=200, highest=4)
     """
     return Cost(operations(layer, inputs), operations(pair(layer, 1, form), inputs), highest)
@@ -234,41 +211,41 @@ def operation_cost(layer: nn.Module, form: Form, inputs: tuple[Tensor, ...], hig
 def decompositions(
     model: nn.Module, forms: Mapping[str, Form], work: CalibrationContext, *, whiten: bool
 ) -> dict[str, Decomposition]:
-    """Compute the principal directions of each layer.
-
-    Args:
-        model: Not modified.
-        forms: The form of each layer, by path.
-        work: The samples and the forward function.
-        whiten: Whether the directions are those of the layer outputs, or of the weights.
-
-    Raises:
-        CompressError: A layer's weights or outputs are not finite.
-    """
-    seen = moments(model, forms, work) if whiten else {}
+    """Compute the principal directions of each layer: of its outputs, or of its weights."""
+    second = moments(model, forms, work) if whiten else {}
     found = {}
     for path, form in forms.items():
         weight: Tensor = model.get_submodule(path).weight  # type: ignore[assignment]
         try:
-            found[path] = decompose(matrix(weight, form), seen.get(path))
+            found[path] = decompose(matrix(weight, form), second.get(path))
         except CompressError as error:
             raise CompressError(f"{path}: {error}") from error
     return found
 
 
-def cut(layer: nn.Module, form: Form, found: Decomposition, rank: int) -> nn.Sequential:
+def approximate(layer: nn.Module, form: Form, found: Decomposition, rank: int) -> nn.Sequential:
     """Build the two layers of a given rank that best approximate a layer.
 
     Example:
         >>> layer = nn.Linear(3, 2)
-        >>> two = cut(layer, "linear", decompose(layer.weight), 2)
+        >>> two = approximate(layer, "linear", decompose(layer.weight), 2)
         >>> torch.allclose(two(torch.eye(3)), layer(torch.eye(3)), atol=1e-6)
         True
     """
-    two = pair(layer, rank, form)
-    bias: Tensor | None = None if form == "embedding" else layer.bias  # type: ignore[assignment]
-    fill(two, *found.factors(rank), bias, form)
-    return two
+    two: Any = pair(layer, rank, form)
+    before, after = two[0].weight, two[1].weight
+    first, second = found.factors(rank)
+    if form == "embedding":
+        first = first.T
+    if form == "spatial":
+        outputs, _, _, width = after.shape
+        second = second.view(outputs, width, rank).transpose(1, 2)
+    with torch.no_grad():
+        before.copy_(first.reshape(before.shape))
+        after.copy_(second.reshape(after.shape))
+        if form != "embedding" and layer.bias is not None:
+            two[1].bias.copy_(layer.bias)
+    return cast("nn.Sequential", two)
 
 
 def swap(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -279,21 +256,17 @@ def swap(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mod
     return before
 
 
-def answers(model: nn.Module, modules: Mapping[str, nn.Module], work: CalibrationContext) -> Tensor:
-    """Return a model's outputs for the first batch with replaced modules.
-
-    Args:
-        model: Not modified.
-        modules: The replacements by path, for this call only.
-        work: The batch and the forward function.
+def predict_with(
+    model: nn.Module, modules: Mapping[str, nn.Module], work: CalibrationContext
+) -> Tensor:
+    """Return a model's outputs for the first batch, with modules replaced for this call only.
 
     Raises:
         CompressError: The model does not run with the replacements.
     """
     before = swap(model, modules)
     try:
-        with evaluating(model), torch.no_grad():
-            return work.forward(model, first_batch(work))
+        return predict(model, first_batch(work), work)
     except (AttributeError, TypeError, RuntimeError) as error:
         raise CompressError(
             f"the model does not run with two layers at {', '.join(modules)}: {error}. If its code "
@@ -304,20 +277,11 @@ def answers(model: nn.Module, modules: Mapping[str, nn.Module], work: Calibratio
 
 
 def sensitivities(
-    model: nn.Module, cuts: Mapping[str, nn.Module], work: CalibrationContext
+    model: nn.Module, pairs: Mapping[str, nn.Module], work: CalibrationContext
 ) -> dict[str, float]:
-    """Measure the mean squared change of the outputs when one layer alone is cut.
-
-    Args:
-        model: Not modified.
-        cuts: The replacement of each layer, by path.
-        work: The batch and the forward function.
-
-    Raises:
-        CompressError: The model does not run with two layers instead of one.
-    """
-    dense = answers(model, {}, work).double()
+    """Measure the mean squared change of the outputs with one layer replaced by its pair."""
+    dense = predict_with(model, {}, work).double()
     return {
-        path: float((answers(model, {path: two}, work).double() - dense).square().mean())
-        for path, two in cuts.items()
+        path: float((predict_with(model, {path: two}, work).double() - dense).square().mean())
+        for path, two in pairs.items()
     }

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from limbeck.compress.changes.masks import Mask, mask_of, put
 from limbeck.compress.method import CompressError
+from limbeck.core.tensors import precise
 
 
 def count_of(sparsity: float, weights: int) -> int:
@@ -28,10 +29,6 @@ def count_of(sparsity: float, weights: int) -> int:
 def smallest(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     """Select the smallest scores over all tensors.
 
-    Args:
-        scores: One tensor per weight, of any shape.
-        count: Number to select, at most the number of scores.
-
     Returns:
         Boolean tensors in the shapes of the scores, with exactly `count` true. Ties are broken by
         order, earlier first.
@@ -40,28 +37,20 @@ def smallest(scores: Sequence[Tensor], count: int) -> list[Tensor]:
         >>> smallest([torch.tensor([3.0, 1.0]), torch.tensor([1.0, 0.5])], 2)
         [tensor([False,  True]), tensor([False,  True])]
     """
-    flat = torch.cat([score.flatten() for score in scores])
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
-    found = _smallest(flat, count) if count else torch.zeros_like(flat, dtype=torch.bool)
-    parts = found.split([score.numel() for score in scores])
+    flat = precise(torch.cat([score.flatten() for score in scores]))
+    selected = torch.zeros_like(flat, dtype=torch.bool)
+    if count:
+        # On a CPU selection is many times faster than sorting; on a GPU it uses a single block.
+        on_gpu = flat.is_cuda
+        threshold = flat.sort().values[count - 1] if on_gpu else flat.kthvalue(count).values
+        below, equal = flat < threshold, flat == threshold
+        selected = below | (equal & (equal.cumsum(0) <= count - below.sum()))
+    parts = selected.split([score.numel() for score in scores])
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
-def _smallest(flat: Tensor, count: int) -> Tensor:
-    threshold = _value_at(flat, count)
-    below, equal = flat < threshold, flat == threshold
-    return below | (equal & (equal.cumsum(0) <= count - below.sum()))
-
-
-def _value_at(flat: Tensor, count: int) -> Tensor:
-    """Return the value of the count-th smallest score."""
-    # On a CPU selection is many times faster than sorting; on a GPU it uses a single block.
-    return flat.sort().values[count - 1] if flat.is_cuda else flat.kthvalue(count).values
-
-
 class Growing(Mask):
-    """A mask changed by a growth schedule (`limbeck.compress.mask_schedule`)."""
+    """A mask changed by a growth schedule: `RankedMask` or `SoftMask`."""
 
     @abstractmethod
     def score(self, weight: Tensor) -> Tensor:
@@ -76,10 +65,6 @@ class Growing(Mask):
 class ByMagnitude(Growing):
     """Magnitude score, |w|; masked weights stay masked.
 
-    Args:
-        mask: The initial mask.
-        weight: The masked weight.
-
     Source: Han et al. 2015; gradual: Zhu and Gupta 2017 (arXiv:1710.01878).
     """
 
@@ -92,12 +77,7 @@ class ByMagnitude(Growing):
 
 
 class ByDistance(Growing):
-    """Distance score, |w − w₀| from the start of training; masked weights stay masked.
-
-    Args:
-        mask: The initial mask.
-        weight: The weight w₀ from which the distance |w − w₀| is taken.
-    """
+    """Distance score, |w − w₀| from the start of training; masked weights stay masked."""
 
     start: Tensor
 
@@ -118,11 +98,8 @@ class ByGradient(Growing):
     $$\frac{\partial L}{\partial s} = \frac{\partial L}{\partial w'} \odot w$$
 
     Gradient descent at a constant rate makes them $-\sum w \, \partial L / \partial w'$. They are
-    stored flat, so that weight decay on matrices does not apply to them.
-
-    Args:
-        mask: The initial mask; its masked weights never return.
-        weight: The masked weight.
+    stored flat, so that weight decay on matrices does not apply to them. Weights of the initial
+    mask never return.
 
     Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683).
     """
@@ -184,38 +161,26 @@ def grow(
     end: float,
     **settings: Any,
 ) -> None:
-    """Register masks that grow together during training.
-
-    Args:
-        weights: The masked weights of each layer by path.
-        score: The pruning score: `magnitude`, `distance` or `gradient`.
-        begin: The progress at which masks begin to grow.
-        end: The progress at which they are complete.
-        settings: The settings of `Ranked` or of `Soft`.
-    """
-    every = list(chain.from_iterable(weights.values()))
-    for weight in every:
+    """Register masks that grow together during training."""
+    flat = list(chain.from_iterable(weights.values()))
+    for weight in flat:
         mask = mask_of(weight)
         if mask is None:
             raise ValueError("a weight without a mask cannot have one that grows")
         put(weight, SCORES[score](mask.mask, weight.original))
     if "tau" in settings:
-        plan: Plan = SoftMask(every, begin=begin, end=end, **settings)
+        plan: Plan = SoftMask(flat, begin=begin, end=end, **settings)
     else:
-        groups = [every] if settings.pop("scope") == "global" else list(weights.values())
+        groups = [flat] if settings.pop("scope") == "global" else list(weights.values())
         plan = RankedMask(groups, begin=begin, end=end, **settings)
-    cast("Growing", mask_of(every[0])).add_module("plan", plan)
+    _growing(flat[0]).add_module("plan", plan)
 
 
 class RankedMask(nn.Module):
     """Gradual pruning: masks a rising share of the lowest-scoring weights of each group.
 
-    Args:
-        groups: Sets of weights that are ranked together.
-        sparsity: The final sparsity of each group.
-        initial: The initial sparsity.
-        begin: The progress at which the masks begin to grow.
-        end: The progress at which they are complete.
+    The weights of a group are ranked together. The sparsity of each group rises from `initial` to
+    `sparsity` between the progress `begin` and `end` (`cubic`).
     """
 
     progress: Tensor
@@ -237,8 +202,8 @@ class RankedMask(nn.Module):
 
     def sparsity(self, progress: float) -> float:
         """Return the sparsity at a progress."""
-        way = cubic(progress, begin=self._begin, end=self._end)
-        return self._initial + (self._final - self._initial) * way if way < 1 else self._final
+        share = cubic(progress, begin=self._begin, end=self._end)
+        return self._initial + (self._final - self._initial) * share if share < 1 else self._final
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
@@ -250,19 +215,16 @@ class RankedMask(nn.Module):
             self._mask(group, self.sparsity(progress))
 
     def finish(self) -> None:
-        """Set the masks to the final sparsity if training did not reach it.
-
-        Raises:
-            CompressError: The weights have no scores yet.
-        """
+        """Set the masks to the final sparsity if training did not reach it."""
         if not any(_score(weight).any() for group in self._groups for weight in group):
             raise CompressError(
-                "nothing is pruned: every weight counts alike, since there was no training in "
-                "which they could move. Train after pruning by movement (`finetune`)."
+                "nothing is pruned: all scores are equal, since there was no training. Train after "
+                "pruning by movement (`finetune`)."
             )
         for group in self._groups:
-            total = sum(weight.original.numel() for weight in group)
-            if _masked(group) != count_of(self._final, total):
+            masks = [_growing(weight).mask for weight in group]
+            zeros = int(sum((~mask).sum() for mask in masks))
+            if zeros != count_of(self._final, sum(mask.numel() for mask in masks)):
                 self._mask(group, self._final)
 
     @staticmethod
@@ -277,16 +239,16 @@ class RankedMask(nn.Module):
 
 
 class SoftMask(nn.Module):
-    r"""Soft movement pruning: masks weights whose score is below a threshold, with a score penalty.
+    r"""Soft movement pruning: masks weights with scores below a threshold, and penalises scores.
 
     $$m = [\sigma(g s) > \tau_t], \qquad R = \lambda_t \, \mathrm{mean}\, \sigma(g s)$$
 
     τ and λ rise from 0 along the cubic schedule. The training loop adds R to the loss once per
     optimiser step (`limbeck.compress.masked_weights.penalty`). The final sparsity is not set
-    directly.
+    directly. All weights have learned scores (`ByGradient`).
 
     Args:
-        weights: The weights, all with learned scores.
+        weights: The weights.
         tau: The final threshold τ.
         penalty: The final weight λ of the penalty.
         gain: g, the factor of the scores' learning rate.
@@ -325,17 +287,13 @@ class SoftMask(nn.Module):
 
     def penalty(self) -> Tensor:
         """Compute R, a scalar with a gradient for the scores."""
-        way = cubic(self.progress.item(), begin=self._begin, end=self._end)
+        rise = cubic(self.progress.item(), begin=self._begin, end=self._end)
         shares = [torch.sigmoid(self._gain * m.scores) * m.base.flatten() for m in self._masks()]
         free = sum(mask.base.sum() for mask in self._masks())
-        return self._penalty * way * torch.stack([share.sum() for share in shares]).sum() / free
+        return self._penalty * rise * torch.stack([share.sum() for share in shares]).sum() / free
 
     def finish(self) -> None:
-        """Check the final masks, without changing them: the sparsity is a result of training.
-
-        Raises:
-            CompressError: No weight was newly masked, or all weights are masked.
-        """
+        """Check the final masks, without changing them: the sparsity is a result of training."""
         if all(torch.equal(mask.mask, mask.base) for mask in self._masks()):
             raise CompressError(
                 "nothing is pruned: no score fell below the soft threshold. Raise `penalty`, "
@@ -361,8 +319,3 @@ def _growing(weight: ParametrizationList) -> Growing:
 
 def _score(weight: ParametrizationList) -> Tensor:
     return _growing(weight).score(weight.original.detach())
-
-
-def _masked(group: Sequence[ParametrizationList]) -> int:
-    """Count a group's zeros."""
-    return int(sum((~_growing(weight).mask).sum() for weight in group))

@@ -1,11 +1,8 @@
-"""Masked weights of a model: listing, sparsity, penalty and the end of mask growth.
-
-The masks are defined in `changes/masks`, their growth in `growth`.
-"""
+"""Masked weights of a model: listing, sparsity, penalty and the end of mask growth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -56,8 +53,10 @@ def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]
     found: dict[str, dict[str, ParametrizationList]] = {}
     for path, layer in model.named_modules():
         if parametrize.is_parametrized(layer):
-            masked = {name: weight for name, weight in _parametrized(layer) if mask_of(weight)}
-            found |= {path: masked} if masked else {}
+            for name, chain in cast("nn.ModuleDict", layer.parametrizations).items():
+                weight = cast("ParametrizationList", chain)
+                if mask_of(weight):
+                    found.setdefault(path, {})[name] = weight
     return found
 
 
@@ -72,12 +71,13 @@ def sparsity_of(model: nn.Module) -> dict[str, float]:
         >>> sparsity_of(net), total_sparsity(net)
         ({'0': 0.5}, 0.5)
     """
-    return {path: zeros / total for path, (zeros, total) in _counts(model).items()}
+    counts = {path: _count(weights) for path, weights in masked_weights(model).items()}
+    return {path: zeros / total for path, (zeros, total) in counts.items()}
 
 
 def total_sparsity(model: nn.Module) -> float:
     """Compute the sparsity over all layers with masks."""
-    counts = _counts(model).values()
+    counts = [_count(weights) for weights in masked_weights(model).values()]
     return sum(zeros for zeros, _ in counts) / max(sum(total for _, total in counts), 1)
 
 
@@ -117,17 +117,8 @@ def fixed(model: nn.Module) -> Change | None:
     return {"kind": "masks", "layers": layers}
 
 
-def _parametrized(layer: nn.Module) -> Iterator[tuple[str, ParametrizationList]]:
-    parametrized = cast("nn.ModuleDict", layer.parametrizations)
-    for name, weight in parametrized.items():
-        yield name, cast("ParametrizationList", weight)
-
-
-def _counts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Count the masked and all weights of each layer with masks."""
-    found = {}
-    for path, weights in masked_weights(model).items():
-        masks = [cast("Mask", mask_of(weight)).mask for weight in weights.values()]
-        total = sum(mask.numel() for mask in masks)
-        found[path] = total - sum(int(mask.sum()) for mask in masks), total
-    return found
+def _count(weights: Mapping[str, ParametrizationList]) -> tuple[int, int]:
+    """Count a layer's masked weights, and all weights with a mask."""
+    masks = [cast("Mask", mask_of(weight)).mask for weight in weights.values()]
+    total = sum(mask.numel() for mask in masks)
+    return total - sum(int(mask.sum()) for mask in masks), total

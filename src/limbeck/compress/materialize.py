@@ -41,13 +41,10 @@ def structural(changes: Iterable[Change]) -> list[Change]:
         >>> structural([{"kind": "drop", "layers": ["3"]}, {"kind": "masks", "layers": {}}])
         [{'kind': 'drop', 'layers': ['3']}]
     """
-    return [left for change in changes for left in _left(change)]
-
-
-def _left(change: Change) -> list[Change]:
-    if change["kind"] == "masks":
-        return []
-    if change["kind"] == "quantizers":
-        pairs = change["fold"]
-        return [{"kind": "fold", "pairs": pairs}] if pairs else []
-    return [change]
+    remaining: list[Change] = []
+    for change in changes:
+        if change["kind"] == "quantizers" and change["fold"]:
+            remaining.append({"kind": "fold", "pairs": change["fold"]})
+        elif change["kind"] not in ("masks", "quantizers"):
+            remaining.append(change)
+    return remaining

@@ -1,7 +1,7 @@
-"""Records of structural changes, which can be applied again to a freshly built model.
+"""The interface of compression methods, and the structural changes that they record.
 
-A recipe builds a dense model; the recorded changes of all stages, applied in order, produce the
-structure of the saved weights.
+A recipe builds a dense model; the recorded changes of all stages, applied in order to a freshly
+built one, produce the structure of the saved weights.
 """
 
 from __future__ import annotations

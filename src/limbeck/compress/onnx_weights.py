@@ -68,10 +68,10 @@ class QuantizeRecord(Result):
         return self.bytes_before / self.bytes_after
 
 
-def sort(
+def classify(
     before: ModelProto, is_quantized: Callable[[NodeProto], bool], reasons: Mapping[str, str]
 ) -> tuple[dict[str, int], tuple[Skipped, ...]]:
-    """Sort a graph's computing operators into quantised and skipped ones.
+    """Count a graph's quantised and skipped operators.
 
     Args:
         before: The input graph of the quantiser, with node names.
@@ -80,32 +80,28 @@ def sort(
             other type.
 
     Raises:
-        QuantizeError: Nothing was quantised; the message names what was found.
+        QuantizeError: No operator was quantised; the message lists the operators.
     """
     done: Counter[str] = Counter()
-    left: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     for node in before.graph.node:
-        (done if is_quantized(node) else left)[node.op_type] += 1
+        (done if is_quantized(node) else skipped)[node.op_type] += 1
     if not done.keys() & WEIGHTED:
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items())) or "nothing"
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
         raise QuantizeError(
-            f"nothing could be quantised: the graph holds {found}; quantising is for operators "
-            "with weights (Conv, Gemm, MatMul). Leave the stage out, or use another method."
+            f"nothing could be quantised: the graph has {found or 'no operators'}; supported are "
+            "operators with weights (Conv, Gemm, MatMul). Remove the stage, or use another method."
         )
     by_reason: dict[str, dict[str, int]] = {}
-    for kind, count in sorted(left.items()):
+    for kind, count in sorted(skipped.items()):
         by_reason.setdefault(reasons.get(kind, reasons[""]), {})[kind] = count
-    skipped = (Skipped(operators=kinds, reason=why) for why, kinds in sorted(by_reason.items()))
-    return dict(sorted(done.items())), tuple(skipped)
+    return dict(sorted(done.items())), tuple(
+        Skipped(operators=kinds, reason=reason) for reason, kinds in sorted(by_reason.items())
+    )
 
 
 def write(before: ModelProto, after: ModelProto, target: Path) -> str:
-    """Shrink a quantised graph and write it atomically.
-
-    Args:
-        before: The float graph.
-        after: The quantised graph; modified in place.
-        target: Path of the new file.
+    """Shrink a quantised graph, in place, and write it atomically.
 
     Returns:
         The reason if the file shrank by a factor of less than two; empty otherwise.
@@ -113,25 +109,27 @@ def write(before: ModelProto, after: ModelProto, target: Path) -> str:
     slim.strip(after)
     slim.shorten(after)
     write_bytes(target, after.SerializeToString())
-    size, was = after.ByteSize(), before.ByteSize()
-    if was >= 2 * size:
+    size, old_size = after.ByteSize(), before.ByteSize()
+    if old_size >= 2 * size:
         return ""
-    verb = "did not shrink" if size >= was else f"shrank only {was / size:.1f} times"
+    verb = "did not shrink" if size >= old_size else f"shrank only {old_size / size:.1f} times"
     left = slim.float_bytes(after)
     if left > size / 2:
         return f"the file {verb}: {left} of its {size} bytes are weights that stay float."
     return (
         f"the file {verb}: the graph dominates, weights were {slim.weight_bytes(before)} "
-        f"of {was} bytes before and are {slim.weight_bytes(after)} of {size} after."
+        f"of {old_size} bytes before and are {slim.weight_bytes(after)} of {size} after."
     )
 
 
+FLOAT, FLOAT16 = 1, 10
+"""ONNX's numbers of float32 and float16."""
+
+FLOAT16_LARGEST = 65504.0
 BFLOAT16_LARGEST = 2.0**127 * (2 - 2**-7)
 """The largest bfloat16, slightly below the largest float32."""
 
-REASONS = {
-    "": "it reads no float32 weight, or one so small that storing it otherwise would not pay",
-}
+REASONS = {"": "it reads no float32 weight, or one too small for 16 bits to save bytes"}
 
 
 def quantize_halves(
@@ -161,8 +159,12 @@ def quantize_halves(
     def store(weight: Weight, parts: Parts) -> str | None:
         words = round_words(weight.values)
         if (np.isfinite(weight.values) & (words & 0x7FFF == infinite)).any():
-            _check_mask(weight, method, largest)
-            return None
+            if weight.reader.op_type not in WEIGHTED:  # an attention mask
+                return None
+            found = float(np.abs(weight.values[np.isfinite(weight.values)]).max())
+            fix = "Use bfloat16, which has float32's range." if found <= BFLOAT16_LARGEST else ""
+            allowed = f"at most {largest:.6g} in size for {method}"
+            raise InputError(Problem(f"weights.{weight.name}", found, allowed, fix))
         return parts.cast(parts.piece(tensor(words, kind), weight.name), FLOAT)
 
     return quantize_weights(
@@ -172,19 +174,9 @@ def quantize_halves(
         method=method,
         settings={},
         reasons=REASONS,
-        note="Weights take 16 bits in the file; they are made float32 when it is loaded, so that "
-        "answers take as long as before.",
+        note="Weights take 16 bits in the file and are converted to float32 when it is loaded: the "
+        "latency is unchanged.",
     )
-
-
-def _check_mask(weight: Weight, method: str, largest: float) -> None:
-    """Raise if values exceed the type's range, unless they are those of an attention mask."""
-    if weight.reader.op_type not in WEIGHTED:
-        return
-    found = float(np.abs(weight.values[np.isfinite(weight.values)]).max())
-    fix = "Use bfloat16, which has float32's range." if found <= BFLOAT16_LARGEST else ""
-    allowed = f"at most {largest:.6g} in size for {method}"
-    raise InputError(Problem(f"weights.{weight.name}", found, allowed, fix))
 
 
 Use: TypeAlias = tuple[object, int, bool]
@@ -194,20 +186,17 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 def separate_weights(model: ModelProto) -> None:
-    """Copy shared weights, in place, so that all readers of one weight read it alike.
+    """Copy shared weights of a float graph, in place, so that all readers use a weight alike.
 
     A `Gemm` that transposes its weight reads a transposed copy instead, shared by all that do so.
     Every recurrent operator gets its own copy.
-
-    Args:
-        model: A float graph.
     """
     names = functions.free_names(model)
     readers: dict[str, list[tuple[NodeProto, int]]] = {}
     for graph in slim.graphs(model):
         for node in graph.node:
-            for place, name in enumerate(node.input):
-                readers.setdefault(name, []).append((node, place))
+            for index, name in enumerate(node.input):
+                readers.setdefault(name, []).append((node, index))
     for graph in slim.graphs(model):
         fixed = {value.name for value in (*graph.input, *graph.output)}
         for weight in list(graph.initializer):
@@ -220,15 +209,12 @@ def not_matrices(model: ModelProto) -> list[str]:
 
     ONNX Runtime's integer kernels do not support weights of one or three axes.
     """
-    named = {node.name for graph in slim.graphs(model) for node in graph.node}
+    graphs = list(slim.graphs(model))
+    named = {node.name for graph in graphs for node in graph.node}
     free = (name for name in map("product_{}".format, range(2**31)) if name not in named)
-    axes = {
-        weight.name: len(weight.dims)
-        for graph in slim.graphs(model)
-        for weight in graph.initializer
-    }
+    axes = {weight.name: len(weight.dims) for graph in graphs for weight in graph.initializer}
     found = []
-    for graph in slim.graphs(model):
+    for graph in graphs:
         for node in graph.node:
             if node.op_type == "MatMul" and {axes.get(name, 2) for name in node.input} != {2}:
                 node.name = node.name or next(free)
@@ -242,50 +228,49 @@ def _separate(
     readers: list[tuple[NodeProto, int]],
     names: Iterator[str],
 ) -> None:
-    """Copy one weight for each further way in which it is read."""
+    """Copy one weight for each further use."""
     from onnx import numpy_helper
 
     uses: dict[Use, list[tuple[NodeProto, int]]] = {}
-    for node, place in readers:
-        uses.setdefault(_use(node, place), []).append((node, place))
+    for node, index in readers:
+        uses.setdefault(_use(node, index), []).append((node, index))
     values = numpy_helper.to_array(weight)
     for number, (use, nodes) in enumerate(sorted(uses.items(), key=lambda item: item[0][2])):
         transposed = use[2]
         if number == 0 and not transposed:
             continue
-        made = numpy_helper.from_array(np.ascontiguousarray(values.T) if transposed else values)
+        copied = numpy_helper.from_array(np.ascontiguousarray(values.T) if transposed else values)
         if number == 0:
-            made.name = weight.name
-            weight.CopyFrom(made)
+            copied.name = weight.name
+            weight.CopyFrom(copied)
         else:
-            made.name = next(names)
-            graph.initializer.append(made)
-        for node, place in nodes:
-            node.input[place] = made.name
+            copied.name = next(names)
+            graph.initializer.append(copied)
+        for node, index in nodes:
+            node.input[index] = copied.name
             if transposed:
-                _clear(node, "transB")
+                kept = [one for one in node.attribute if one.name != "transB"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
 
 
-def _clear(node: NodeProto, attribute: str) -> None:
-    kept = [one for one in node.attribute if one.name != attribute]
-    del node.attribute[:]
-    node.attribute.extend(kept)
-
-
-def _use(node: NodeProto, place: int) -> Use:
+def _use(node: NodeProto, index: int) -> Use:
     if node.op_type in RECURRENT:
-        return tuple(node.output), place, False
+        return tuple(node.output), index, False
     if node.op_type != "Gemm":
-        return node.op_type, place, False
-    transposed = any(one.name == "transB" and one.i for one in node.attribute)
+        return node.op_type, index, False
     # ONNX Runtime splits it into a product and a sum.
-    return ("MatMul", place, transposed and place == 1) if place < 2 else ("Add", 1, False)
+    if index == 2:
+        return "Add", 1, False
+    return "MatMul", index, index == 1 and is_transposed(node)
+
+
+def is_transposed(gemm: NodeProto) -> bool:
+    """Return whether a `Gemm` transposes its weight."""
+    return any(attribute.name == "transB" and attribute.i for attribute in gemm.attribute)
 
 
 Values: TypeAlias = NDArray[np.float32]
-FLOAT = 1
-"""ONNX's number of float32."""
-
 SMALLEST = 64
 """Bytes below which a weight is skipped: rebuilding it takes about as many."""
 
@@ -329,8 +314,7 @@ def quantize_weights(
         store: Function that returns the stored form of a weight.
         method: The method's name, for the record.
         settings: Its settings, for the record.
-        reasons: Reason per operator type for keeping float32 weights; the key `""` is for other
-            types.
+        reasons: As for `classify`.
         note: Remark for the record.
 
     Raises:
@@ -342,14 +326,24 @@ def quantize_weights(
 
     model = onnx.load(source)
     slim.strip(model)
-    _check_opset(model, source)
+    opset = functions.opset_of(model)
+    if opset < functions.OPSET:
+        raise QuantizeError(
+            f"{source}: the file uses operator set {opset}; weights can be rebuilt from "
+            f"{functions.OPSET} on. Export the model again."
+        )
     before = copy.deepcopy(model)
     done = _replace_weights(model, store)
-    quantized, skipped = sort(before, lambda node: not done.isdisjoint(node.input), reasons)
-    _check_gain(before, model, source)
+    quantized, skipped = classify(before, lambda node: not done.isdisjoint(node.input), reasons)
+    old_size, size = before.ByteSize(), model.ByteSize()
+    if size >= old_size:
+        raise QuantizeError(
+            f"{source}: the file would not shrink: weights are {slim.weight_bytes(before)} of its "
+            f"{old_size} bytes, fewer than the operators that rebuild them. Remove the stage."
+        )
     write(before, model, target)
     sizes = (
-        f"Weights took {slim.weight_bytes(before)} of the file's {before.ByteSize()} bytes, and "
+        f"Weights took {slim.weight_bytes(before)} of the file's {old_size} bytes, and "
         f"take {slim.weight_bytes(model)} of {model.ByteSize()}."
     )
     return QuantizeRecord(
@@ -364,49 +358,24 @@ def quantize_weights(
     )
 
 
-def _check_opset(model: ModelProto, source: Path) -> None:
-    opset = functions.opset_of(model)
-    if opset < functions.OPSET:
-        raise QuantizeError(
-            f"{source}: the file uses operator set {opset}; weights can be rebuilt from "
-            f"{functions.OPSET} on. Export the model again."
-        )
-
-
-def _check_gain(before: ModelProto, after: ModelProto, source: Path) -> None:
-    was, size = before.ByteSize(), after.ByteSize()
-    if size >= was:
-        raise QuantizeError(
-            f"{source}: the file would not shrink: weights are {slim.weight_bytes(before)} of its "
-            f"{was} bytes, too few to pay for what rebuilds them. Leave the stage out."
-        )
-
-
 def _replace_weights(model: ModelProto, store: Store) -> set[str]:
-    """Replace weights by their stored form, in place; return their names."""
+    """Replace weights by their stored form, in place, where it is smaller; return their names."""
     names = functions.free_names(model)
-    stored = {weight.name: made for weight, made in _stored(model, store, names)}
-    # The stored form keeps the weight's name; readers are rewired to the rebuilt tensor.
-    rebuilt = {name: out for name, (out, _) in stored.items()}
-    slim.rename(model, lambda name: rebuilt.get(name, name))
-    parts = dict(stored.values())
-    for graph in slim.graphs(model):
-        here = {tensor.name for tensor in graph.initializer} & parts.keys()
-        replace(graph, here, [parts[name] for name in sorted(here)])
-    calls = {call.op_type for one in parts.values() for call in one.calls if call.domain}
-    functions.add(model, calls)
-    return set(stored)
-
-
-def _stored(
-    model: ModelProto, store: Store, names: Iterator[str]
-) -> Iterator[tuple[Weight, tuple[str, Parts]]]:
-    """Yield the stored form of each weight that becomes smaller."""
+    rebuilt: dict[str, str] = {}
+    stored: dict[str, Parts] = {}
     for weight, size in _weights(model):
         parts = Parts(names)
-        out = store(weight, parts)
-        if out is not None and parts.bytes < size:
-            yield weight, (out, parts)
+        output = store(weight, parts)
+        if output is not None and parts.bytes < size:
+            rebuilt[weight.name], stored[output] = output, parts
+    # The stored form keeps the weight's name; readers are rewired to the rebuilt tensor.
+    slim.rename(model, lambda name: rebuilt.get(name, name))
+    for graph in slim.graphs(model):
+        here = {tensor.name for tensor in graph.initializer} & stored.keys()
+        replace(graph, here, [stored[name] for name in sorted(here)])
+    calls = {call.op_type for parts in stored.values() for call in parts.calls if call.domain}
+    functions.add(model, calls)
+    return set(rebuilt)
 
 
 def _weights(model: ModelProto) -> Iterator[tuple[Weight, int]]:
@@ -422,12 +391,9 @@ def _weights(model: ModelProto) -> Iterator[tuple[Weight, int]]:
         # Graph inputs and outputs keep their name and type.
         fixed = {value.name for value in (*graph.input, *graph.output)}
         for stored in graph.initializer:
-            size = framed(stored)
-            if _is_float(stored) and size >= SMALLEST and stored.name in readers.keys() - fixed:
+            inside = stored.data_location != stored.EXTERNAL
+            small = stored.ByteSize() <= functions.LARGEST
+            size, read = framed(stored), stored.name in readers.keys() - fixed
+            if stored.data_type == FLOAT and inside and small and size >= SMALLEST and read:
                 values = numpy_helper.to_array(stored)
                 yield Weight(stored.name, values, readers[stored.name]), size
-
-
-def _is_float(tensor: TensorProto) -> bool:
-    inside = tensor.data_location != tensor.EXTERNAL
-    return tensor.data_type == FLOAT and inside and tensor.ByteSize() <= functions.LARGEST

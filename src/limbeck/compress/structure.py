@@ -1,4 +1,4 @@
-"""Importance scores for structured pruning, and the selection of the lowest."""
+"""Importance scores for structured pruning, and the sizes and costs of pruned models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from limbeck.compress.changes import reshape
 from limbeck.compress.method import CalibrationContext, Change, CompressError
-from limbeck.compress.trace import check_no_hooked_weights, first_batch, trace
+from limbeck.compress.trace import check_no_hooked_weights, first_batch, predict, trace
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.flops import evaluating, parameters
 
@@ -63,24 +63,21 @@ def scores(
         parts: The number of parts of each layer.
         total: Function that sums the contributions of a layer's weights per part, as the absolute
             value of each weight tensor's sum.
-
-    Raises:
-        CompressError: A score is not finite.
     """
     if importance == "random":
-        draw = torch.Generator().manual_seed(work.seed)
-        return {path: torch.rand(count, generator=draw) for path, count in parts.items()}
+        generator = torch.Generator().manual_seed(work.seed)
+        return {path: torch.rand(count, generator=generator) for path, count in parts.items()}
     passes = [squares(model)] if importance == "magnitude" else first_order(model, work)
-    found = {path: torch.zeros(count, dtype=torch.float64) for path, count in parts.items()}
+    sums = {path: torch.zeros(count, dtype=torch.float64) for path, count in parts.items()}
     for contribution in passes:
-        for path in found:
-            found[path] += total(path, contribution).cpu()
-    for path, score in found.items():
+        for path in sums:
+            sums[path] += total(path, contribution).cpu()
+    for path, score in sums.items():
         if not score.isfinite().all():
             raise CompressError(f"{path}: weights or gradients are not finite")
     if importance == "magnitude":
-        return {path: score / score.mean().clamp_min(1e-30) for path, score in found.items()}
-    return found
+        return {path: score / score.mean().clamp_min(1e-30) for path, score in sums.items()}
+    return sums
 
 
 def weakest(
@@ -98,9 +95,6 @@ def weakest(
         scope: `layer` applies the ratio per layer; `global` ranks all layers together.
         steps: The number of remaining parts is rounded up to a multiple of this, per layer.
 
-    Returns:
-        The indices of the selected parts; layers without any are omitted.
-
     Example:
         >>> found = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([9.0, 8.0])}
         >>> weakest(found, 0.5)
@@ -114,33 +108,25 @@ def weakest(
     if scope == "layer":
         counts = {path: _nearest(ratio * len(order)) for path, order in orders.items()}
     else:
-        counts = _lowest_of_all(scores, orders, ratio)
-    chosen = {}
+        # The best part of each layer always stays.
+        ranked = sorted(
+            (scores[path][part].item(), path) for path in orders for part in orders[path][:-1]
+        )
+        counts = dict.fromkeys(orders, 0)
+        for _, path in ranked[: _nearest(ratio * sum(map(len, orders.values())))]:
+            counts[path] += 1
+    selected = {}
     for path, order in orders.items():
         step = 1 if steps is None else steps[path]
         kept = max(1, len(order) - counts[path])
         kept = min(len(order), math.ceil(kept / step) * step)
         if kept < len(order):
-            chosen[path] = sorted(order[: len(order) - kept])
-    return chosen
+            selected[path] = sorted(order[: len(order) - kept])
+    return selected
 
 
 def _nearest(value: float) -> int:
     return math.floor(value + 0.5)
-
-
-def _lowest_of_all(
-    scores: Mapping[str, Tensor], orders: Mapping[str, list[int]], ratio: float
-) -> dict[str, int]:
-    # The best part of each layer always stays.
-    ranked = sorted(
-        (scores[path][place].item(), path) for path, order in orders.items() for place in order[:-1]
-    )
-    total = sum(len(order) for order in orders.values())
-    counts = dict.fromkeys(orders, 0)
-    for _, path in ranked[: _nearest(ratio * total)]:
-        counts[path] += 1
-    return counts
 
 
 Sizes: TypeAlias = dict[str, dict[str, dict[str, Any]]]
@@ -149,12 +135,7 @@ Sizes: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model, in parameters and FLOPs.
-
-    Attributes:
-        parameters: Number of parameters; shared ones count once.
-        flops: FLOPs of one sample's forward pass; a multiply-add counts as two.
-    """
+    """The cost of a model: its parameters, and the FLOPs of one sample (multiply-add = 2)."""
 
     parameters: int
     flops: int
@@ -166,19 +147,19 @@ class Cost:
             >>> Cost(1000, 4000).to(Cost(500, 1000))
             '1,000 to 500 parameters (50 %), 4,000 to 1,000 FLOPs (25 %)'
         """
-        pairs = {
-            "parameters": (self.parameters, after.parameters),
-            "FLOPs": (self.flops, after.flops),
-        }
+        changes = (
+            ("parameters", self.parameters, after.parameters),
+            ("FLOPs", self.flops, after.flops),
+        )
         return ", ".join(
-            f"{one:,} to {other:,} {name} ({other / max(one, 1):.0%})".replace("%", " %")
-            for name, (one, other) in pairs.items()
+            f"{old:,} to {new:,} {name} ({new / max(old, 1):.0%})".replace("%", " %")
+            for name, old, new in changes
         )
 
 
 def cost(model: nn.Module, work: CalibrationContext) -> Cost:
     """Count a model's parameters, and the FLOPs of the first sample."""
-    return Cost(parameters(model), trace(model, (), work).operations)
+    return Cost(parameters(model), trace(model, (), work)[0])
 
 
 def sizes(model: nn.Module) -> Sizes:
@@ -208,20 +189,14 @@ def difference(before: Sizes, after: Sizes) -> Sizes:
         >>> difference(sizes(nn.Linear(2, 1)), sizes(nn.Linear(3, 1)))
         {'': {'attributes': {'in_features': 3}, 'tensors': {'weight': [1, 3]}}}
     """
-    found: Sizes = {}
+    changed: Sizes = {}
     for path, kinds in after.items():
         for kind, values in kinds.items():
             old = before[path][kind]
-            other = {name: value for name, value in values.items() if old.get(name) != value}
-            if other:
-                found.setdefault(path, {})[kind] = other
-    return found
-
-
-def answer(model: nn.Module, work: CalibrationContext) -> Tensor:
-    """Compute a model's outputs for two samples, in evaluation mode."""
-    with evaluating(model), torch.no_grad():
-        return work.forward(model, two_samples(work))
+            new = {name: value for name, value in values.items() if old.get(name) != value}
+            if new:
+                changed.setdefault(path, {})[kind] = new
+    return changed
 
 
 def two_samples(work: CalibrationContext) -> Mapping[str, Tensor]:
@@ -229,19 +204,14 @@ def two_samples(work: CalibrationContext) -> Mapping[str, Tensor]:
     return {name: tensor[:2] for name, tensor in first_batch(work).items()}
 
 
-def spare(model: nn.Module) -> nn.Module:
-    """Copy a model, with gradients for all its weights.
-
-    Raises:
-        InputError: Weights are masked or otherwise parametrized, so that they cannot be resized.
-    """
+def trainable_copy(model: nn.Module) -> nn.Module:
+    """Copy a model, with gradients for all its weights."""
     check_no_hooked_weights(model)
     computed = [path for path, part in model.named_modules() if parametrize.is_parametrized(part)]
     if computed:
         given = f"masked or quantised {', '.join(computed)}"
-        allowed = "a model of plain weights"
         fix = "Prune channels and heads before single weights, and before quantising."
-        raise InputError(Problem("method", given, allowed, fix))
+        raise InputError(Problem("method", given, "a model of plain weights", fix))
     trial = copy.deepcopy(model)
     for parameter in trial.parameters():
         parameter.grad = None
@@ -249,42 +219,36 @@ def spare(model: nn.Module) -> nn.Module:
     return trial
 
 
-def trouble(trial: nn.Module, work: CalibrationContext, like: Tensor) -> str:
-    """Return why a pruned model's output changed its shape or failed; empty if neither."""
+def run_error(trial: nn.Module, work: CalibrationContext, shape: torch.Size) -> str:
+    """Return why a pruned model fails, or has outputs of another shape; empty if neither."""
     try:
-        found = answer(trial, work)
+        outputs = predict(trial, two_samples(work), work)
     except Exception as error:  # a module's code may raise anything
         return f"{type(error).__name__}: {error}"
-    if found.shape != like.shape:
-        return f"answers of shape {list(found.shape)}, not {list(like.shape)}"
+    if outputs.shape != shape:
+        return f"outputs of shape {list(outputs.shape)}, not {list(shape)}"
     return ""
 
 
 def adopt(model: nn.Module, trial: nn.Module) -> Change:
-    """Copy the sizes and weights of a pruned copy into a model, in place.
-
-    Raises:
-        CompressError: The copy has the model's size.
-    """
-    before, after = sizes(model), sizes(trial)
-    change = difference(before, after)
+    """Copy the sizes and weights of a pruned copy into a model, in place."""
+    change = difference(sizes(model), sizes(trial))
     smaller = [path for path in change if "tensors" in change[path]]
     if not smaller:
-        raise CompressError("nothing was cut: every weight has the shape that it had")
+        raise CompressError("nothing was pruned: every weight has its original shape")
     reshape.apply(model, modules=change)
     with torch.no_grad():
         for path in smaller:
-            cut = _tensors(trial.get_submodule(path))
+            pruned = _tensors(trial.get_submodule(path))
             for name, tensor in _tensors(model.get_submodule(path)).items():
-                tensor.copy_(cut[name])
+                tensor.copy_(pruned[name])
     return {"kind": "reshape", "modules": change}
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    own = (module.named_parameters, module.named_buffers)
-    return dict(pair for list_ in own for pair in list_(recurse=False))
+    return {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers("", False))}
 
 
 def _is_size(value: object) -> bool:
     numbers = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(one, int) and not isinstance(one, bool) for one in numbers)
+    return all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)

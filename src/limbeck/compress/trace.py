@@ -1,71 +1,76 @@
-"""Call trace of one sample: the layers called, their inputs and their FLOPs."""
+"""Selection of a model's layers, and traces of its calls: their inputs and FLOPs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.compress.method import CalibrationContext
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.evaluate.flops import evaluating, flops
 
 
-@dataclass(frozen=True)
-class CallTrace:
-    """The call trace of one sample through a model.
-
-    Attributes:
-        operations: FLOPs; a multiply-add counts as two.
-        inputs: Inputs of each layer by path: one tensor per call, all zeros.
-    """
-
-    operations: int
-    inputs: Mapping[str, tuple[Tensor, ...]]
-
-
 def first_batch(work: CalibrationContext) -> Mapping[str, Tensor]:
-    """Return the first batch of samples.
-
-    Raises:
-        InputError: There is no sample.
-    """
+    """Return the first batch of samples; raise InputError if there is none."""
     for batch in work.batches():
         return batch
     raise InputError(Problem("calibration", "no batch", "at least one batch of samples"))
 
 
-def trace(model: nn.Module, paths: Iterable[str], work: CalibrationContext) -> CallTrace:
+def predict(model: nn.Module, batch: Mapping[str, Tensor], work: CalibrationContext) -> Tensor:
+    """Compute a model's outputs for a batch, in evaluation mode without gradients."""
+    with evaluating(model), torch.no_grad():
+        return work.forward(model, batch)
+
+
+def first_input(args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> Tensor:
+    """Return the first argument of a layer's call, positional or by keyword."""
+    return (*args, *kwargs.values())[0]
+
+
+@dataclass(frozen=True)
+class _LogitsTask:
+    """An adapter of the forward function to the tasks that FLOPs are counted for."""
+
+    work: CalibrationContext
+    inputs: tuple[str, ...]
+
+    def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"logits": self.work.forward(model, batch)}
+
+
+def trace(
+    model: nn.Module, paths: Iterable[str], work: CalibrationContext
+) -> tuple[int, dict[str, list[Tensor]]]:
     """Run one sample through a model in evaluation mode, and record its calls.
 
-    Args:
-        model: Not modified.
-        paths: The layers to trace.
-        work: The sample and the forward function.
-
-    Raises:
-        InputError: There is no sample.
+    Returns:
+        The FLOPs, where a multiply-add counts as two, and by path the inputs of the given layers:
+        one tensor per call, all zeros.
     """
-    seen: dict[str, list[Tensor]] = {path: [] for path in paths}
-
-    def watch(path: str) -> torch.utils.hooks.RemovableHandle:
-        def note(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            seen[path].append(torch.zeros_like((*args, *kwargs.values())[0]))
-
-        return model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
-
+    inputs: dict[str, list[Tensor]] = {path: [] for path in paths}
     sample = {name: tensor[:1] for name, tensor in first_batch(work).items()}
-    handles = [watch(path) for path in seen]
-    try:
-        operations = flops(model, _Door(work, tuple(sample)), sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return CallTrace(operations, {path: tuple(inputs) for path, inputs in seen.items()})
+    with ExitStack() as hooks:
+        for path, calls in inputs.items():
+
+            def record(
+                _: nn.Module,
+                args: tuple[Tensor, ...],
+                kwargs: dict[str, Tensor],
+                calls: list[Tensor] = calls,
+            ) -> None:
+                calls.append(torch.zeros_like(first_input(args, kwargs)))
+
+            layer = model.get_submodule(path)
+            hooks.enter_context(layer.register_forward_pre_hook(record, with_kwargs=True))
+        return flops(model, _LogitsTask(work, tuple(sample)), sample), inputs
 
 
 def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:
@@ -75,8 +80,6 @@ def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:
         >>> operations(nn.Linear(4, 3), [torch.zeros(1, 4), torch.zeros(1, 4)])
         48
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     counter = FlopCounterMode(display=False)
     with evaluating(module), torch.no_grad(), counter:
         for tensor in inputs:
@@ -84,30 +87,13 @@ def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:
     return int(counter.get_total_flops())
 
 
-@dataclass(frozen=True)
-class _Door:
-    """An adapter that runs a model as a task with named batch tensors."""
-
-    work: CalibrationContext
-    inputs: tuple[str, ...]
-
-    def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"logits": self.work.forward(model, batch)}
-
-
-def chosen(
+def select_layers(
     model: nn.Module,
     kinds: tuple[type[nn.Module], ...],
     layers: Iterable[str] | None = None,
     skip: Iterable[str] = (),
 ) -> dict[str, nn.Module]:
     """Return the layers of given types by path: all, or those matched by a path or pattern.
-
-    Args:
-        model: The model to search.
-        kinds: The module types that the method supports.
-        layers: Paths or patterns such as `deep.*`; None selects all.
-        skip: Paths or patterns of layers to skip.
 
     Raises:
         InputError: A path or pattern matches none of the layers, or a weight is recomputed by a
@@ -116,18 +102,31 @@ def chosen(
     Example:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> list(chosen(net, (nn.Linear,), skip=["2"]))
+        >>> list(select_layers(net, (nn.Linear,), skip=["2"]))
         ['0']
-        >>> chosen(net, (nn.Linear,), layers=["1"])
+        >>> select_layers(net, (nn.Linear,), layers=["1"])
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: layers: got '1'; allowed: 0, 2...
     """
     check_no_hooked_weights(model)
-    fitting = {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
-    wanted = set(fitting) if layers is None else _named(fitting, layers, where="layers")
-    left = _named(fitting, skip, where="skip")
-    return {path: module for path, module in fitting.items() if path in wanted - left}
+    found = {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+    wanted = set(found) if layers is None else _matching(found, layers, where="layers")
+    skipped = _matching(found, skip, where="skip")
+    return {path: module for path, module in found.items() if path in wanted - skipped}
+
+
+def _matching(paths: Collection[str], patterns: Iterable[str], *, where: str) -> set[str]:
+    matches = {pattern: {p for p in paths if fnmatchcase(p, pattern)} for pattern in patterns}
+    allowed = ", ".join(paths) or "none: the model has no layer of this kind"
+    problems = [
+        Problem(where, pattern, allowed, did_you_mean(pattern, paths))
+        for pattern, matched in matches.items()
+        if not matched
+    ]
+    if problems:
+        raise InputError(*problems)
+    return {path for matched in matches.values() for path in matched}
 
 
 def check_no_hooked_weights(model: nn.Module) -> None:
@@ -171,19 +170,17 @@ def _hooked(module: nn.Module) -> list[str]:
     return sorted(name for name in names if name in vars(module) and name not in module._parameters)
 
 
-def sharing(model: nn.Module, *, two_names: bool = True) -> set[str]:
+def shared_layers(model: nn.Module, *, two_names: bool = True) -> set[str]:
     """Return the paths of layers with a parameter that also exists at another path.
 
-    Args:
-        model: The model to search.
-        two_names: Whether one module registered under two names counts.
+    With `two_names`, one module registered under two names counts.
 
     Example:
         >>> from torch import nn
         >>> one = nn.Linear(2, 2)
         >>> net = nn.Sequential(one, nn.Linear(2, 2), nn.Linear(2, 2))
         >>> net[2].weight = one.weight
-        >>> sorted(sharing(net))
+        >>> sorted(shared_layers(net))
         ['0', '2']
     """
     named = list(model.named_parameters(remove_duplicate=False))
@@ -193,17 +190,3 @@ def sharing(model: nn.Module, *, two_names: bool = True) -> set[str]:
     count = Counter(id(parameter) for _, parameter in named)
     owners = {name.rpartition(".")[0] for name, parameter in named if count[id(parameter)] > 1}
     return {owner.partition(".parametrizations.")[0] for owner in owners}
-
-
-def _named(fitting: dict[str, nn.Module], patterns: Iterable[str], *, where: str) -> set[str]:
-    found: set[str] = set()
-    problems = []
-    for pattern in patterns:
-        matched = {path for path in fitting if fnmatchcase(path, pattern)}
-        found |= matched
-        if not matched:
-            allowed = ", ".join(fitting) or "none: the model has no layer of this kind"
-            problems.append(Problem(where, pattern, allowed, did_you_mean(pattern, fitting)))
-    if problems:
-        raise InputError(*problems)
-    return found

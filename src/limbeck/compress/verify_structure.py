@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeAlias
 
 import torch
@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from limbeck.compress.method import CalibrationContext, Change, apply
-from limbeck.compress.trace import first_batch
-from limbeck.evaluate.flops import evaluating, parameters
+from limbeck.compress.trace import first_batch, predict
+from limbeck.evaluate.flops import parameters
 
 Kept: TypeAlias = Mapping[str, Tensor]
 """Remaining entries of each flattened tensor of a model by name, in its new shape."""
@@ -51,10 +51,6 @@ def cut_and_trace(model: nn.Module, cut: Callable[[], None]) -> Kept:
 
     The removal runs on entry indices in place of values, so that the result does not depend on what
     the removing code reports.
-
-    Args:
-        model: The model that `cut` prunes.
-        cut: Removes slices of parameters and buffers; it must not compute with them.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -89,40 +85,26 @@ def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def departs_from_masked(
     model: nn.Module, change: Change, kept: Kept, work: CalibrationContext
 ) -> str:
-    """Return how a pruned model differs from the model with the same channels set to zero.
-
-    Args:
-        model: The model before pruning; not modified.
-        change: The structural change; it is applied again, from JSON.
-        kept: The remaining entries of each tensor.
-        work: The rows and the forward function.
-
-    Returns:
-        A description of the difference; empty if there is none.
-    """
-    again = json.loads(json.dumps(change))
+    """Return how a pruned model differs from the model with the same channels set to zero."""
 
     def candidate(base: nn.Module) -> nn.Module:
         values = dict(tensors_of(base))
-        cut = copy.deepcopy(base)
-        apply(cut, [again])
+        pruned = _changed(base, change)
         with torch.no_grad():
-            for name, tensor in tensors_of(cut):
+            for name, tensor in tensors_of(pruned):
                 tensor.copy_(values[name].flatten()[kept[name]])
-        return cut
+        return pruned
 
-    @contextmanager
-    def reference(base: nn.Module) -> Iterator[None]:
-        left: dict[int, Tensor] = {}
+    def reference(base: nn.Module) -> AbstractContextManager[object]:
+        smaller: dict[int, Tensor] = {}
         with torch.no_grad():
             for name, tensor in tensors_of(base):
                 if kept[name].numel() < tensor.numel():
                     mask = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
                     mask[kept[name].flatten()] = True
                     tensor.masked_fill_(~mask.view(tensor.shape), 0.0)
-                    left[id(tensor)] = kept[name].flatten()
-        with _NormOverKept(left):
-            yield
+                    smaller[id(tensor)] = kept[name].flatten()
+        return _NormOverKept(smaller)
 
     return _departs(model, candidate, reference, work)
 
@@ -132,63 +114,58 @@ def departs_from_bypassed(
 ) -> str:
     """Return how a model without some layers differs from the model with those layers bypassed.
 
-    Args:
-        model: The model with the layers; not modified.
-        change: The structural change; it is applied again, from JSON.
-        layers: The paths of the layers.
-        work: The rows and the forward function.
-
-    Returns:
-        A description of the difference; empty if there is none.
+    Takes and returns the same as `departs_from_masked`, with the paths of the layers.
     """
-    again = json.loads(json.dumps(change))
 
-    def candidate(base: nn.Module) -> nn.Module:
-        shorter = copy.deepcopy(base)
-        apply(shorter, [again])
-        return shorter
-
-    def reference(without: Callable[..., Any]) -> Callable[[nn.Module], Any]:
-        @contextmanager
-        def hooked(base: nn.Module) -> Iterator[None]:
-            found = [base.get_submodule(path) for path in layers]
-            handles = [one.register_forward_hook(without, with_kwargs=True) for one in found]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+    def reference(replace: Callable[..., Any]) -> Callable[[nn.Module], ExitStack]:
+        def hooked(base: nn.Module) -> ExitStack:
+            hooks = ExitStack()
+            for path in layers:
+                layer = base.get_submodule(path)
+                hooks.enter_context(layer.register_forward_hook(replace, with_kwargs=True))
+            return hooks
 
         return hooked
 
     # Where the residual sum is outside of the layer, the layer's output is removed instead.
-    differences = [_departs(model, candidate, reference(one), work) for one in (_bypass, _silence)]
+    differences = [
+        _departs(model, lambda base: _changed(base, change), reference(replace), work)
+        for replace in (_bypass, _zero)
+    ]
     return "" if "" in differences else differences[0]
 
 
-def _silence(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    first = output[0] if isinstance(output, tuple) else output
-    nothing = torch.zeros_like(first)
-    return (nothing, *output[1:]) if isinstance(output, tuple) else nothing
+def _changed(base: nn.Module, change: Change) -> nn.Module:
+    """Copy a model, and apply a change that was written as JSON to the copy."""
+    changed = copy.deepcopy(base)
+    apply(changed, [json.loads(json.dumps(change))])
+    return changed
+
+
+def _zero(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (torch.zeros_like(output[0]), *output[1:])
+    return torch.zeros_like(output)
 
 
 def _bypass(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    first = next(one for one in (*args, *kwargs.values()) if isinstance(one, Tensor))
+    first = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
     return (first, *output[1:]) if isinstance(output, tuple) else first
 
 
+Candidate: TypeAlias = Callable[[nn.Module], nn.Module]
+Reference: TypeAlias = Callable[[nn.Module], AbstractContextManager[object]]
+
+
 def _departs(
-    model: nn.Module,
-    candidate: Callable[[nn.Module], nn.Module],
-    reference: Callable[[nn.Module], AbstractContextManager[None]],
-    work: CalibrationContext,
+    model: nn.Module, candidate: Candidate, reference: Reference, work: CalibrationContext
 ) -> str:
     """Compare two modified models, with the original and perturbed weights, in float64."""
-    kinds = [torch.float64] if parameters(model) <= DOUBLE else []
+    dtypes = [torch.float64] if parameters(model) <= DOUBLE else []
     problem = ""
-    for kind in [*kinds, torch.float32]:
+    for dtype in [*dtypes, torch.float32]:
         try:
-            return _compare(model, candidate, reference, work, kind)
+            return _compare(model, candidate, reference, work, dtype)
         # The model is third-party code, which need not run in float64.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
@@ -197,67 +174,62 @@ def _departs(
 
 def _compare(
     model: nn.Module,
-    candidate: Callable[[nn.Module], nn.Module],
-    reference: Callable[[nn.Module], AbstractContextManager[None]],
+    candidate: Candidate,
+    reference: Reference,
     work: CalibrationContext,
-    kind: torch.dtype,
+    dtype: torch.dtype,
 ) -> str:
     rows = {name: tensor[:ROWS] for name, tensor in first_batch(work).items()}
-    draw = torch.Generator().manual_seed(work.seed)
-    inputs = [_cast(rows, kind), _cast(_drawn(rows, draw), kind)]
-    for how in ("", " with weights moved at random"):
-        base = _in(copy.deepcopy(model), kind)
-        if how:
-            _move(base, draw)
-        cut = candidate(base)
-        found = [_answer(cut, one, work) for one in inputs]
+    generator = torch.Generator().manual_seed(work.seed)
+    inputs = [_cast(rows, dtype), _cast(_random_rows(rows, generator), dtype)]
+    for weights in ("", " with weights perturbed at random"):
+        base = copy.deepcopy(model)
+        for _, tensor in tensors_of(base):
+            tensor.data = tensor.data.to(dtype)
+        if weights:
+            _perturb(base, generator)
+        pruned = candidate(base)
+        outputs = [_predict(pruned, batch, work) for batch in inputs]
         with reference(base):
-            expected = [_answer(base, one, work) for one in inputs]
-        for one, other in zip(expected, found, strict=True):
-            if one.shape != other.shape:
-                return f"outputs of shape {list(other.shape)}, not {list(one.shape)}"
-            if how and not one.isfinite().all():
+            expected = [_predict(base, batch, work) for batch in inputs]
+        for want, got in zip(expected, outputs, strict=True):
+            if want.shape != got.shape:
+                return f"outputs of shape {list(got.shape)}, not {list(want.shape)}"
+            if weights and not want.isfinite().all():
                 continue  # weights that the model cannot run with
-            size = float(one.abs().max())
-            error = float((one - other).abs().max())
-            if not error <= TOLERANCES[kind] * max(size, 1e-12):
-                return f"outputs differ by {error:.2g} of {size:.2g}{how}"
+            size, error = float(want.abs().max()), float((want - got).abs().max())
+            if not error <= TOLERANCES[dtype] * max(size, 1e-12):
+                return f"outputs differ by {error:.2g} of {size:.2g}{weights}"
     return ""
 
 
-def _answer(model: nn.Module, rows: Mapping[str, Tensor], work: CalibrationContext) -> Tensor:
-    with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+def _predict(model: nn.Module, rows: Mapping[str, Tensor], work: CalibrationContext) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return work.forward(model, rows).double()
+        return predict(model, rows, work).double()
 
 
-def _in(model: nn.Module, kind: torch.dtype) -> nn.Module:
-    for _, tensor in tensors_of(model):
-        tensor.data = tensor.data.to(kind)
-    return model
-
-
-def _cast(rows: Mapping[str, Tensor], kind: torch.dtype) -> dict[str, Tensor]:
+def _cast(rows: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {
-        name: tensor.to(kind) if tensor.is_floating_point() else tensor
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in rows.items()
     }
 
 
-def _drawn(rows: Mapping[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
+def _random_rows(rows: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Draw random values of the rows' scale; integers (tokens, masks) stay."""
 
     def one(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        noise = torch.randn(tensor.shape, generator=draw).to(tensor)
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         return noise * tensor.std().nan_to_num(1.0).clamp_min(0.1) + tensor.mean()
 
     return {name: one(tensor) for name, tensor in rows.items()}
 
 
 @torch.no_grad()
-def _move(model: nn.Module, draw: torch.Generator) -> None:
+def _perturb(model: nn.Module, generator: torch.Generator) -> None:
     """Perturb weights and running statistics at random, at about their own scale."""
     seen: set[int] = set()
     for name, tensor in tensors_of(model):
@@ -267,39 +239,37 @@ def _move(model: nn.Module, draw: torch.Generator) -> None:
         seen.add(id(tensor))
         deviation = float(tensor.std()) if tensor.numel() > 1 else 0.0
         size = deviation or 0.3 * float(tensor.abs().mean()) or 0.1
-        tensor.add_(size * torch.randn(tensor.shape, generator=draw).to(tensor))
+        tensor.add_(size * torch.randn(tensor.shape, generator=generator).to(tensor))
         if name.endswith("running_var"):
             tensor.abs_().add_(0.1)
+
+
+NORMS: dict[Callable[..., Tensor], tuple[str, ...]] = {
+    F.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
+    F.rms_norm: ("input", "normalized_shape", "weight", "eps"),
+    F.group_norm: ("input", "num_groups", "weight", "bias", "eps"),
+}
+"""Norms over channels, with the names of their arguments."""
 
 
 class _NormOverKept(TorchFunctionMode):
     """A torch function mode that computes norms with statistics of the remaining channels.
 
     Args:
-        left: Which entries of a norm's weight remain, by the identity of the weight.
+        kept: Which entries of a norm's weight remain, by the identity of the weight.
     """
 
-    def __init__(self, left: Mapping[int, Tensor]) -> None:
+    def __init__(self, kept: Mapping[int, Tensor]) -> None:
         super().__init__()
-        self._left = left
+        self._kept = kept
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        given = kwargs or {}
-        place = {F.layer_norm: 2, F.rms_norm: 2, F.group_norm: 2}.get(function)
-        if place is None:
-            return function(*args, **given)
-        weight = args[place] if len(args) > place else given.get("weight")
-        kept = self._left.get(id(weight))
+        settings = {**dict(zip(NORMS.get(function, ()), args, strict=False)), **(kwargs or {})}
+        kept = self._kept.get(id(settings.get("weight"))) if function in NORMS else None
         if kept is None:
-            return function(*args, **given)
-        names = {
-            F.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps"),
-            F.rms_norm: ("input", "normalized_shape", "weight", "eps"),
-            F.group_norm: ("input", "num_groups", "weight", "bias", "eps"),
-        }[function]
-        settings = {**dict(zip(names, args, strict=False)), **given}
+            return function(*args, **(kwargs or {}))
         axis = 1 if function is F.group_norm else -1
         x = settings.pop("input")
         for name in ("weight", "bias"):

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 
 def apply(
-    model: nn.Module,
-    *,
-    fold: Sequence[Sequence[str]],
-    layers: Mapping[str, Mapping[str, Any]],
+    model: nn.Module, *, fold: Sequence[Sequence[str]], layers: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Fold batch norms, and install fresh quantisers in layers, replacing existing ones.
 

@@ -6,18 +6,29 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from torch import nn
+from torch.nn.utils import parametrize
 
+from limbeck.compress.low_rank import Decomposition
+from limbeck.compress.low_rank_plan import (
+    Plan,
+    approximate,
+    by_budget,
+    by_energy,
+    decompositions,
+    make_plan,
+    predict_with,
+    residual_energy,
+    sensitivities,
+    swap,
+)
 from limbeck.compress.method import CalibrationContext, Method, NothingGainedError, TransformResult
+from limbeck.compress.trace import select_layers
 from limbeck.errors import InputError, Problem
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from limbeck.compress.low_rank import Decomposition
-    from limbeck.compress.low_rank_plan import Plan
+from limbeck.evaluate.flops import parameters
 
 _TARGETS = ("rank", "energy", "parameters", "flops")
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -27,63 +38,55 @@ Rank = Annotated[int, Field(ge=1, le=1_000_000)]
 class Svd(Method):
     """Low-rank factorisation by SVD: each layer becomes two smaller ones.
 
-    Supports linear layers, convolutions and, optionally, embeddings; `compress/low_rank/forms`
-    defines the forms, `compress/low_rank/factors` the mathematics. A layer is skipped, and listed,
-    if two would be no smaller, if its channels are grouped, if its weight is shared or read from
-    outside, or if it is recurrent. Masks and quantisers of the weights are removed: factors are
-    dense.
+    Supports linear layers, convolutions and, optionally, embeddings, in the forms of
+    `limbeck.compress.changes.factors`; `limbeck.compress.low_rank` has the mathematics. A layer is
+    skipped, and listed, if two would be no smaller, if its channels are grouped, if its weight is
+    shared or read by other code, or if it is recurrent. Masks and quantisers of the weights are
+    removed: factors are dense.
 
     Exactly one of `rank`, `energy`, `parameters` and `flops` sets the amount. With the last two,
-    ranks are chosen for all layers together (`compress/low_rank/rank`) to minimise the summed loss
-    at which the target is met. By `energy`, a layer's loss is the share of its energy. By
-    `sensitivity`, that share is weighted by the change of the model's outputs when that layer alone
-    is cut to half of the largest rank that saves.
+    ranks are chosen for all layers together to minimise the summed loss at which the target is met.
+    By `energy`, a layer's loss is the residual share of its energy. By `sensitivity`, that share is
+    weighted by the change of the model's outputs when that layer alone has half of the largest rank
+    that saves.
 
-    Source: Denton et al. 2014 (arXiv:1404.0736); `compress/low_rank/` has more.
+    Source: Denton et al. 2014 (arXiv:1404.0736).
 
     Example:
         >>> Svd(energy=0.9, whiten=True).convolutions
         'channel'
     """
 
-    rank: Annotated[
-        Rank | dict[str, Rank] | None,
-        Field(
-            description="A rank for all layers, or one for each path or pattern such as `*.fc`; of "
-            "several that name a layer, the last."
-        ),
-    ] = None
-    energy: Annotated[
-        float | None,
-        Field(
-            gt=0, le=1, description="Share of the squared singular values that each layer keeps."
-        ),
-    ] = None
-    parameters: Annotated[
-        Share | None, Field(description="Share of the model's parameters that may remain.")
-    ] = None
-    flops: Annotated[
-        Share | None, Field(description="Share of the model's operations that may remain.")
-    ] = None
-    by: Annotated[
-        Literal["energy", "sensitivity"],
-        Field(description="With `parameters` or `flops`: what a layer's loss is measured by."),
-    ] = "energy"
-    whiten: Annotated[
-        bool, Field(description="Keep what training samples make of the layers, not the weights.")
-    ] = False
-    convolutions: Annotated[
-        Literal["channel", "spatial"],
-        Field(description="k × k then 1 × 1, or k × 1 then 1 × k."),
-    ] = "channel"
-    embeddings: Annotated[bool, Field(description="Factorise embeddings too.")] = False
-    layers: Annotated[
-        list[str] | None, Field(description="Paths or patterns; all layers that fit by default.")
-    ] = None
-    skip: Annotated[
-        list[str],
-        Field(default_factory=list, description="Paths or patterns of layers to leave alone."),
-    ]
+    rank: Rank | dict[str, Rank] | None = Field(
+        None,
+        description="A rank for all layers, or one for each path or pattern such as `*.fc`; if "
+        "several match a layer, the last.",
+    )
+    energy: float | None = Field(
+        None, gt=0, le=1, description="Share of the squared singular values that each layer keeps."
+    )
+    parameters: Share | None = Field(
+        None, description="Maximum share of the model's parameters that remains."
+    )
+    flops: Share | None = Field(
+        None, description="Maximum share of the model's FLOPs that remains."
+    )
+    by: Literal["energy", "sensitivity"] = Field(
+        "energy", description="With `parameters` or `flops`: the measure of a layer's loss."
+    )
+    whiten: bool = Field(
+        False, description="Approximate the outputs for training samples, not the weights."
+    )
+    convolutions: Literal["channel", "spatial"] = Field(
+        "channel", description="k × k then 1 × 1, or k × 1 then 1 × k."
+    )
+    embeddings: bool = Field(False, description="Factorise embeddings too.")
+    layers: list[str] | None = Field(
+        None, description="Paths or patterns; all supported layers by default."
+    )
+    skip: list[str] = Field(
+        default_factory=list, description="Paths or patterns of layers to skip."
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Svd:
@@ -102,80 +105,61 @@ class Svd(Method):
         return self.parameters if self.flops is None else self.flops
 
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
-        """Check the layers, and whether the target can be met.
-
-        Raises:
-            InputError: A path or pattern matches no layer, a rank exceeds a layer's full rank, or
-                no ranks meet the target.
-            CompressError: No layer can be factorised, or no rank makes one smaller.
-        """
+        """Check the layers, and whether the target can be met."""
         plan = self._plan(model, work)
         self._saving(plan)
         if self.rank is not None:
-            _those_that_pay(self._given(plan), plan)
+            _smaller(self._given_ranks(plan), plan)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
-        """Factorise a model in place.
-
-        Raises:
-            InputError: As from `check`.
-            CompressError: No layer becomes smaller, weights are not finite, or the model's code
-                fails with two layers instead of one.
-        """
-        from limbeck.compress.low_rank_plan import answers, cut, decompositions, swap
-        from limbeck.evaluate.flops import parameters
-
+        """Factorise a model in place."""
         plan = self._plan(model, work)
-        wanted, saving = self._given(plan), self._saving(plan)
+        wanted, saving = self._given_ranks(plan), self._saving(plan)
         found = decompositions(model, plan.forms, work, whiten=self.whiten)
+        losses = {path: residual_energy(one.energies.cpu().numpy()) for path, one in found.items()}
         if self.energy is not None:
-            wanted = _by_energy(found, self.energy)
+            wanted = {path: by_energy(loss, self.energy) for path, loss in losses.items()}
+        if saving and self.by == "sensitivity":
+            halves = {path: max(1, cost.most // 2) for path, cost in plan.costs.items()}
+            moved = sensitivities(model, _pairs(model, plan, found, halves), work)
+            for path, rank in halves.items():
+                share = losses[path][rank - 1]
+                losses[path] = losses[path] * (moved[path] / share if share else 1.0)
         if saving:
-            wanted = self._by_budget(model, plan, found, saving, work)
-        ranks = _those_that_pay(wanted, plan)
-        two = {
-            path: cut(model.get_submodule(path), plan.forms[path], found[path], rank)
-            for path, rank in ranks.items()
-        }
-        answers(model, two, work)
+            wanted = by_budget(plan.costs, losses, saving)
+        ranks = _smaller(wanted, plan)
+        pairs = _pairs(model, plan, found, ranks)
+        predict_with(model, pairs, work)
         before = parameters(model)
-        notes = [*plan.notes, *_undressed(swap(model, two))]
-        sizes = f"{before:,} to {parameters(model):,} parameters"
+        replaced = swap(model, pairs)
+        removed = [path for path, layer in replaced.items() if parametrize.is_parametrized(layer)]
+        notes = [f"masks and quantisers removed: {', '.join(removed)}"] if removed else []
         layers = {path: {"rank": rank, "form": plan.forms[path]} for path, rank in ranks.items()}
         what = (
-            f"{len(ranks)} layers factorised, rank {min(ranks.values())} to {max(ranks.values())}"
+            f"{len(ranks)} layers factorised, rank {min(ranks.values())} to {max(ranks.values())}, "
+            f"{before:,} to {parameters(model):,} parameters"
         )
-        return TransformResult(
-            {"kind": "factors", "layers": layers}, f"{what}, {sizes}", tuple(notes)
-        )
+        change = {"kind": "factors", "layers": layers}
+        return TransformResult(change, what, (*plan.notes, *notes))
 
     def _plan(self, model: nn.Module, work: CalibrationContext) -> Plan:
-        from torch import nn
-
-        from limbeck.compress.low_rank_plan import plan
-        from limbeck.compress.trace import chosen
-
         kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d)
         kinds += (nn.Embedding,) if self.embeddings else ()
         named = list(self.rank) if isinstance(self.rank, dict) else self.layers
         try:
-            layers = chosen(model, kinds, named, self.skip)
+            layers = select_layers(model, kinds, named, self.skip)
         except InputError as error:
-            wheres = {"layers": "layers" if self.layers else "rank", "skip": "skip"}
+            names = {} if self.layers else {"layers": "rank"}
             problems = [
-                replace(found, where=wheres.get(found.where, found.where))
-                for found in error.problems
+                replace(one, where=names.get(one.where, one.where)) for one in error.problems
             ]
             raise InputError(*problems) from error
-        return plan(
-            model,
-            layers,
-            work,
-            convolutions=self.convolutions,
-            in_operations=self.flops is not None,
+        convolutions, in_operations = self.convolutions, self.flops is not None
+        return make_plan(
+            model, layers, work, convolutions=convolutions, in_operations=in_operations
         )
 
-    def _given(self, plan: Plan) -> dict[str, int]:
+    def _given_ranks(self, plan: Plan) -> dict[str, int]:
         """Return the rank of each layer as set by the user; empty if none is set."""
         if self.rank is None:
             return {}
@@ -186,11 +170,10 @@ class Svd(Method):
             for path in plan.forms
             if fnmatchcase(path, pattern)
         }
-        full = {path: plan.costs[path].highest for path in ranks}
-        high = {path: rank for path, rank in ranks.items() if rank > full[path]}
+        high = {path: rank for path, rank in ranks.items() if rank > plan.costs[path].highest}
         if high:
-            allowed = ", ".join(f"at most {full[path]} for {path}" for path in high)
-            fix = f"Skip what is too small: skip: [{', '.join(high)}]"
+            allowed = ", ".join(f"at most {plan.costs[path].highest} for {path}" for path in high)
+            fix = f"Skip layers that are too small: skip: [{', '.join(high)}]"
             raise InputError(Problem("rank", max(high.values()), allowed, fix))
         return ranks
 
@@ -199,64 +182,34 @@ class Svd(Method):
         if self._share is None:
             return 0
         saving = plan.total - math.floor(self._share * plan.total)
-        most = sum(cost.saving for cost in plan.costs.values())
-        if saving > most:
+        largest = sum(cost.saving for cost in plan.costs.values())
+        if saving > largest:
             where = "parameters" if self.flops is None else "flops"
-            least = math.ceil(1000 * (1 - most / plan.total)) / 1000
-            allowed = f"at least {least}: what rank 1 everywhere leaves"
-            raise InputError(Problem(where, self._share, allowed, "Take more layers, or prune."))
+            least = math.ceil(1000 * (1 - largest / plan.total)) / 1000
+            allowed = f"at least {least}, the share with rank 1 in every layer"
+            fix = "Select more layers, or prune."
+            raise InputError(Problem(where, self._share, allowed, fix))
         return saving
 
-    def _by_budget(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        found: Mapping[str, Decomposition],
-        saving: int,
-        work: CalibrationContext,
-    ) -> dict[str, int]:
-        from limbeck.compress.low_rank_plan import by_budget, cut, residual_energy, sensitivities
 
-        losses = {path: residual_energy(one.energies.cpu().numpy()) for path, one in found.items()}
-        if self.by == "sensitivity":
-            halves = {path: max(1, cost.most // 2) for path, cost in plan.costs.items()}
-            cuts = {
-                path: cut(model.get_submodule(path), plan.forms[path], found[path], rank)
-                for path, rank in halves.items()
-            }
-            moved = sensitivities(model, cuts, work)
-            for path, rank in halves.items():
-                share = losses[path][rank - 1]
-                losses[path] = losses[path] * (moved[path] / share if share else 1.0)
-        return by_budget(plan.costs, losses, saving)
-
-
-def _by_energy(found: Mapping[str, Decomposition], energy: float) -> dict[str, int]:
-    from limbeck.compress.low_rank_plan import by_energy, residual_energy
-
+def _pairs(
+    model: nn.Module, plan: Plan, found: Mapping[str, Decomposition], ranks: Mapping[str, int]
+) -> dict[str, nn.Module]:
     return {
-        path: by_energy(residual_energy(one.energies.cpu().numpy()), energy)
-        for path, one in found.items()
+        path: approximate(model.get_submodule(path), plan.forms[path], found[path], rank)
+        for path, rank in ranks.items()
     }
 
 
-def _those_that_pay(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
-    """Keep the ranks at which the pair is smaller, and record the skipped layers."""
+def _smaller(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
+    """Return the ranks at which the pair is smaller, and record the skipped layers."""
     ranks = {path: rank for path, rank in wanted.items() if rank <= plan.costs[path].most}
     for path in plan.forms:
         if path in wanted and path not in ranks:
-            plan.left[path] = f"two layers of rank {wanted[path]} are no smaller"
+            plan.skipped[path] = f"two layers of rank {wanted[path]} are not smaller"
         elif path not in ranks:
-            pays = plan.costs[path].most
-            plan.left[path] = "the target is met without" if pays else "no rank makes it smaller"
+            can_save = plan.costs[path].most
+            plan.skipped[path] = "the target is met without it" if can_save else "no rank saves"
     if not ranks:
         raise NothingGainedError(f"no layer would become smaller. {'; '.join(plan.notes)}")
     return ranks
-
-
-def _undressed(replaced: Mapping[str, nn.Module]) -> list[str]:
-    """Return the layers whose parametrizations were removed."""
-    from torch.nn.utils import parametrize
-
-    lost = [path for path, layer in replaced.items() if parametrize.is_parametrized(layer)]
-    return [f"factors are dense, masks and quantisers went: {', '.join(lost)}"] if lost else []

@@ -6,10 +6,14 @@ import copy
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor, nn
 
+from limbeck.compress import channels
+from limbeck.compress.channels import Selection, select_groups
 from limbeck.compress.method import (
     CalibrationContext,
     CompressError,
@@ -17,19 +21,26 @@ from limbeck.compress.method import (
     NothingGainedError,
     TransformResult,
 )
+from limbeck.compress.structure import (
+    Cost,
+    adopt,
+    cost,
+    run_error,
+    scores,
+    trainable_copy,
+    two_samples,
+    weakest,
+)
+from limbeck.compress.trace import predict
+from limbeck.compress.verify_structure import cut_and_trace, departs_from_masked
 from limbeck.errors import InputError, Problem
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from limbeck.compress.channels import Choice
-    from limbeck.compress.structure import Cost
 
 STEPS = 100
 """Resolution of the search for a target: 1/100 of the channels."""
 
 _TARGETS = ("ratio", "flops", "parameters")
 Share = Annotated[float, Field(gt=0, lt=1)]
+Parts = dict[str, list[int]]
 
 
 class Channels(Method):
@@ -38,7 +49,7 @@ class Channels(Method):
     Channels include the hidden units of a transformer's feed-forward layers and the width of its
     residual stream. Channels that are added to each other, or that pass through the same norm or
     depthwise convolution, form one group: they are removed together and scored together. The
-    model's output layer stays, and so do recurrent layers and the insides of attention (`heads`
+    model's output layer stays, and so do recurrent layers and the projections of attention (`heads`
     prunes these), with all channels coupled to them.
 
     Exactly one of `ratio`, `flops` and `parameters` sets the amount. With a target, no more is
@@ -54,8 +65,7 @@ class Channels(Method):
     Torch-Pruning finds the dependencies. It can silently remove nothing, produce a model that does
     not run, or remove the wrong inputs (where channels are permuted on the way). Therefore a copy
     is pruned first, and must predict as the model with the same channels set to zero, on real and
-    on random rows (definition: `compress/structure/verify`). Channels that fail are skipped, and
-    listed.
+    on random rows (`limbeck.compress.verify_structure`). Other channels are skipped, and listed.
 
     Source: Fang et al. 2023 (DepGraph, arXiv:2301.12900); Molchanov et al. 2019 (Taylor,
     arXiv:1906.10771); Liu et al. 2017 (batch norm's scale, arXiv:1708.06519).
@@ -65,42 +75,34 @@ class Channels(Method):
         'magnitude'
     """
 
-    ratio: Annotated[
-        Share | None, Field(description="Share of the channels that is cut, to the nearest one.")
-    ] = None
-    flops: Annotated[
-        Share | None, Field(description="Share of the model's operations that may remain.")
-    ] = None
-    parameters: Annotated[
-        Share | None, Field(description="Share of the model's parameters that may remain.")
-    ] = None
-    importance: Annotated[
-        Literal["magnitude", "taylor", "bn_scale", "random"],
-        Field(description="What tells how much a channel counts."),
-    ] = "magnitude"
-    scope: Annotated[
-        Literal["layer", "global"],
-        Field(description="The same share in each layer, or the lowest of all layers."),
-    ] = "layer"
-    round_to: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=100_000,
-            description="Channels that stay are a multiple of this, rounded upwards.",
-        ),
-    ] = None
-    layers: Annotated[
-        list[str] | None,
-        Field(description="Paths or patterns of layers whose outputs may be cut; all by default."),
-    ] = None
-    skip: Annotated[
-        list[str],
-        Field(
-            default_factory=list,
-            description="Paths or patterns of layers whose outputs stay, with all tied to them.",
-        ),
-    ]
+    ratio: Share | None = Field(
+        None, description="Share of the channels to remove, rounded to the nearest one."
+    )
+    flops: Share | None = Field(
+        None, description="Maximum share of the model's FLOPs that remains."
+    )
+    parameters: Share | None = Field(
+        None, description="Maximum share of the model's parameters that remains."
+    )
+    importance: Literal["magnitude", "taylor", "bn_scale", "random"] = Field(
+        "magnitude", description="Importance score of a channel."
+    )
+    scope: Literal["layer", "global"] = Field(
+        "layer", description="Prune the same share of each layer, or the lowest scores of all."
+    )
+    round_to: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Round the remaining channels up to a multiple of this number.",
+    )
+    layers: list[str] | None = Field(
+        None, description="Paths or patterns of layers whose outputs are pruned; all by default."
+    )
+    skip: list[str] = Field(
+        default_factory=list,
+        description="Paths or patterns of layers whose outputs stay, with all coupled to them.",
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Channels:
@@ -111,173 +113,134 @@ class Channels(Method):
         return self
 
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
-        """Check that the model has channels to prune.
-
-        Raises:
-            InputError: A path or pattern matches no layer, weights are masked, or `bn_scale` is
-                used without a batch norm.
-            CompressError: No channel can be pruned.
-        """
-        from limbeck.compress.structure import spare
-
-        self._choice(spare(model), work, {})
+        """Check that the model has channels to prune."""
+        self._select(trainable_copy(model), work, {})
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
-        """Prune channels in place.
-
-        Raises:
-            InputError: As from `check`, or the target cannot be met.
-            CompressError: Nothing would be pruned, or the pruned model does not run.
-        """
-        from limbeck.compress.structure import adopt, answer, cost, spare
-
-        before, like = cost(model, work), answer(model, work)
-        most = 1.0 if self.ratio is None else self.ratio
+        """Prune channels in place."""
+        before, shape = cost(model, work), predict(model, two_samples(work), work).shape
+        largest = 1.0 if self.ratio is None else self.ratio
         broken: dict[str, str] = {}
         while True:
-            trial = spare(model)
-            choice = self._choice(trial, work, broken)
-            scores = self._scores(trial, choice, work)
-            gone = self._weakest(scores, choice, most)
-            cut, wrong = _attempt(model, gone, work, like)
-            if not wrong and self.ratio is None:
-                gone = self._nearest(model, choice, scores, cost(cut, work), before, work)
-                cut, wrong = _attempt(model, gone, work, like)
-            if not wrong:
+            trial = trainable_copy(model)
+            selection = self._select(trial, work, broken)
+            importance = self._scores(trial, selection, work)
+            gone = self._weakest(importance, selection, largest)
+            pruned, error = _attempt(model, gone, work, shape)
+            if not error and self.ratio is None:
+                narrowest = cost(pruned, work)
+                gone = self._fewest(model, selection, importance, narrowest, before, work)
+                pruned, error = _attempt(model, gone, work, shape)
+            if not error:
                 break
-            found = _that_break(model, gone, work, like)
+            found = _broken_groups(model, gone, work, shape)
             if not found:
-                raise CompressError(f"no channels can be cut together: {wrong}")
+                raise CompressError(f"no channels can be removed together: {error}")
             broken |= found
         if not gone:
-            few = ", ".join(f"{path}: {tied.channels}" for path, tied in choice.taken.items())
-            raise NothingGainedError(f"no channel would be cut; channels there are: {few}")
-        change = adopt(model, cut)
-        what = f"{choice.count(gone)}, {before.to(cost(model, work))}"
-        return TransformResult(change, what, choice.notes(gone, named=self.layers is not None))
+            sizes = ", ".join(f"{path}: {one.channels}" for path, one in selection.groups.items())
+            raise NothingGainedError(f"no channel would be removed; channels per group: {sizes}")
+        change = adopt(model, pruned)
+        what = f"{selection.count(gone)}, {before.to(cost(model, work))}"
+        return TransformResult(change, what, selection.notes(gone, named=self.layers is not None))
 
-    def _choice(
+    def _select(
         self, trial: nn.Module, work: CalibrationContext, broken: Mapping[str, str]
-    ) -> Choice:
-        from limbeck.compress.channels import Channels as All
-        from limbeck.compress.channels import choose
-
-        channels = All(trial, work)
+    ) -> Selection:
+        groups = channels.Channels(trial, work).groups
         if self.importance == "bn_scale":
-            scales = {path: tied.scales() for path, tied in channels.tied.items()}
-            bare = {path: "no batch norm scales them" for path in scales if scales[path] is None}
-            if len(bare) == len(scales):
+            bare = [path for path, group in groups.items() if group.scales() is None]
+            if len(bare) == len(groups):
                 others = "magnitude, taylor or random: the model has no batch norm"
                 raise InputError(Problem("importance", "bn_scale", others))
-            broken = {**bare, **broken}
-        return choose(trial, channels, self.layers, self.skip, broken)
+            broken = {**dict.fromkeys(bare, "no batch norm scales them"), **broken}
+        return select_groups(trial, groups, self.layers, self.skip, broken)
 
     def _weakest(
-        self, scores: Mapping[str, Tensor], choice: Choice, share: float
-    ) -> dict[str, list[int]]:
-        from limbeck.compress.structure import weakest
+        self, importance: Mapping[str, Tensor], selection: Selection, share: float
+    ) -> Parts:
+        steps = {path: group.step(self.round_to or 1) for path, group in selection.groups.items()}
+        return weakest(importance, share, scope=self.scope, steps=steps)
 
-        steps = {path: tied.step(self.round_to or 1) for path, tied in choice.taken.items()}
-        return weakest(scores, share, scope=self.scope, steps=steps)
-
-    def _nearest(
+    def _fewest(
         self,
         model: nn.Module,
-        choice: Choice,
-        scores: Mapping[str, Tensor],
-        least: Cost,
+        selection: Selection,
+        importance: Mapping[str, Tensor],
+        narrowest: Cost,
         before: Cost,
         work: CalibrationContext,
-    ) -> dict[str, list[int]]:
+    ) -> Parts:
         """Find the smallest removal with which the model meets its target."""
-        from limbeck.compress.structure import cost
+        target = "parameters" if self.flops is None else "flops"
 
-        if not self._met(least, before):
-            raise self._out_of_reach(least, before)
+        limit, total = self.flops or self.parameters or 0.0, getattr(before, target)
 
-        def enough(step: int) -> bool:
-            cut = _without(model, self._weakest(scores, choice, step / STEPS), work)
-            return self._met(cost(cut, work), before)
+        def is_met(now: Cost) -> bool:
+            return getattr(now, target) <= limit * total
 
-        step = 1 + bisect_left(range(1, STEPS), True, key=enough)
-        return self._weakest(scores, choice, step / STEPS)
+        if not is_met(narrowest):
+            least = math.ceil(getattr(narrowest, target) / total * 1000) / 1000
+            allowed = f"at least {least}, the share of the narrowest model"
+            fix = "Select more layers, or use a smaller round_to."
+            raise InputError(Problem(target, limit, allowed, fix))
+
+        def is_enough(step: int) -> bool:
+            trial = trainable_copy(model)
+            gone = self._weakest(importance, selection, step / STEPS)
+            channels.Channels(trial, work).remove(gone)
+            return is_met(cost(trial, work))
+
+        step = 1 + bisect_left(range(1, STEPS), True, key=is_enough)
+        return self._weakest(importance, selection, step / STEPS)
 
     def _scores(
-        self, trial: nn.Module, choice: Choice, work: CalibrationContext
+        self, trial: nn.Module, selection: Selection, work: CalibrationContext
     ) -> dict[str, Tensor]:
-        from limbeck.compress.structure import scores
-
-        taken = choice.taken
+        groups = selection.groups
         if self.importance == "bn_scale":
-            scales = ((path, tied.scales()) for path, tied in taken.items())
+            scales = ((path, group.scales()) for path, group in groups.items())
             return {path: scale for path, scale in scales if scale is not None}
         return scores(
             trial,
             work,
             importance=self.importance,
-            parts={path: tied.parts for path, tied in taken.items()},
-            total=lambda path, contribution: taken[path].total(contribution),
+            parts={path: group.parts for path, group in groups.items()},
+            total=lambda path, contribution: groups[path].total(contribution),
         )
-
-    def _met(self, now: Cost, before: Cost) -> bool:
-        if self.flops is not None:
-            return now.flops <= self.flops * before.flops
-        return self.parameters is None or now.parameters <= self.parameters * before.parameters
-
-    def _out_of_reach(self, least: Cost, before: Cost) -> InputError:
-        where, share = "flops", least.flops / before.flops
-        if self.flops is None:
-            where, share = "parameters", least.parameters / before.parameters
-        allowed = f"at least {math.ceil(share * 1000) / 1000}: what the narrowest model has"
-        fix = "Take more layers, or a smaller round_to."
-        return InputError(Problem(where, self.flops or self.parameters, allowed, fix))
-
-
-def _without(
-    model: nn.Module, gone: Mapping[str, list[int]], work: CalibrationContext
-) -> nn.Module:
-    """Copy a model, and prune channels of the copy."""
-    from limbeck.compress.channels import Channels as All
-    from limbeck.compress.structure import spare
-
-    trial = spare(model)
-    All(trial, work).cut(gone)
-    return trial
 
 
 def _attempt(
-    model: nn.Module, gone: Mapping[str, list[int]], work: CalibrationContext, like: Tensor
+    model: nn.Module, gone: Parts, work: CalibrationContext, shape: torch.Size
 ) -> tuple[nn.Module, str]:
-    """Prune channels of a copy; return it, and why it differs from the masked model."""
-    from limbeck.compress.channels import Channels as All
-    from limbeck.compress.structure import adopt, spare, trouble
-    from limbeck.compress.verify_structure import cut_and_trace, departs_from_masked
-
-    trial = spare(model)
+    """Prune channels of a copy; return it, and how it differs from the masked model."""
+    trial = trainable_copy(model)
     if not gone:
         return trial, ""
     try:
-        channels = All(trial, work)
-        kept = cut_and_trace(trial, lambda: channels.cut(gone))
-        wrong = trouble(trial, work, like)
-        if wrong:
-            return trial, f"the model does not run without them: {wrong}"
+        found = channels.Channels(trial, work)
+        kept = cut_and_trace(trial, lambda: found.remove(gone))
+        failure = run_error(trial, work, shape)
+        if failure:
+            return trial, f"the model does not run without them: {failure}"
         change = adopt(copy.deepcopy(model), trial)
     except Exception as error:  # of Torch-Pruning, with many types
-        return trial, f"Torch-Pruning cannot cut them ({type(error).__name__}: {error})"
-    wrong = departs_from_masked(model, change, kept, work)
-    return trial, f"the cut model is not the model with them set to zero: {wrong}" if wrong else ""
+        return trial, f"Torch-Pruning cannot remove them ({type(error).__name__}: {error})"
+    difference = departs_from_masked(model, change, kept, work)
+    if difference:
+        difference = f"the pruned model differs from the model with them set to zero: {difference}"
+    return trial, difference
 
 
-def _that_break(
-    model: nn.Module, gone: Mapping[str, list[int]], work: CalibrationContext, like: Tensor
+def _broken_groups(
+    model: nn.Module, gone: Parts, work: CalibrationContext, shape: torch.Size
 ) -> dict[str, str]:
     """Find the groups whose channels cannot be removed, alone or together with those before."""
-    reasons = {path: _attempt(model, {path: parts}, work, like)[1] for path, parts in gone.items()}
-    if not any(reasons.values()):
-        together: dict[str, list[int]] = {}
+    errors = {path: _attempt(model, {path: parts}, work, shape)[1] for path, parts in gone.items()}
+    if not any(errors.values()):
+        together: Parts = {}
         for path, parts in gone.items():
-            reasons[path] = _attempt(model, {**together, path: parts}, work, like)[1]
-            if not reasons[path]:
+            errors[path] = _attempt(model, {**together, path: parts}, work, shape)[1]
+            if not errors[path]:
                 together[path] = parts
-    return {path: wrong for path, wrong in reasons.items() if wrong}
+    return {path: error for path, error in errors.items() if error}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from torch import nn
 
+from limbeck.compress.changes import drop
+from limbeck.compress.drop_layers import (
+    blocks,
+    candidates,
+    evenly_spaced,
+    least_important,
+    resolve,
+    without,
+)
 from limbeck.compress.method import CalibrationContext, CompressError, Method, TransformResult
+from limbeck.compress.structure import cost, run_error, two_samples
+from limbeck.compress.trace import predict
+from limbeck.compress.verify_structure import departs_from_bypassed
 from limbeck.errors import InputError, Problem
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Layers(Method):
@@ -35,15 +45,13 @@ class Layers(Method):
         True
     """
 
-    drop: Annotated[
-        list[Annotated[int, Field(ge=-100_000, le=100_000)] | str] | None,
-        Field(min_length=1, description="Layers by number (from 0), path or pattern."),
-    ] = None
-    count: Annotated[int | None, Field(ge=1, le=100_000, description="How many layers go.")] = None
-    by: Annotated[
-        Literal["sensitivity", "last", "uniform"],
-        Field(description="With `count`: which layers go."),
-    ] = "sensitivity"
+    drop: list[Annotated[int, Field(ge=-100_000, le=100_000)] | str] | None = Field(
+        None, min_length=1, description="Layers by number (from 0), path or pattern."
+    )
+    count: int | None = Field(None, ge=1, le=100_000, description="Number of layers to remove.")
+    by: Literal["sensitivity", "last", "uniform"] = Field(
+        "sensitivity", description="With `count`: the criterion that selects the layers."
+    )
 
     @model_validator(mode="after")
     def _one_choice(self) -> Layers:
@@ -51,66 +59,47 @@ class Layers(Method):
             found = "none" if self.drop is None else "both"
             raise ValueError(f"got {found}; allowed: exactly one of drop, count")
         if self.drop is not None and "by" in self.model_fields_set:
-            raise ValueError("by says which layers go when there is a count; drop names them")
+            raise ValueError("by selects the layers for a count; it cannot be combined with drop")
         return self
 
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
-        """Check that the layers can be removed.
-
-        Raises:
-            InputError: A layer does not exist or cannot be removed, or none would be left.
-            CompressError: No layer can be removed.
-        """
-        self._found(model, work)
+        """Check that the layers can be removed."""
+        self._layers(model, work)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
-        """Remove layers of a model in place.
-
-        Raises:
-            InputError: As from `check`.
-            CompressError: As from `check`, or the model's code does not run without the layers.
-        """
-        from limbeck.compress.changes import drop
-        from limbeck.compress.drop_layers import least_important, spread, without
-        from limbeck.compress.structure import answer, cost, trouble
-        from limbeck.compress.verify_structure import departs_from_bypassed
-
-        before, like = cost(model, work), answer(model, work)
-        found = self._found(model, work)
-        if self.drop is not None or self.count is None:
-            gone = found
-        elif self.by == "sensitivity":
-            gone = least_important(model, found, self.count, work)
-        else:
-            gone = found[-self.count :] if self.by == "last" else spread(found, self.count)
+        """Remove layers of a model in place."""
+        before, shape = cost(model, work), predict(model, two_samples(work), work).shape
+        gone = self._layers(model, work)
+        if self.count is not None and self.by == "sensitivity":
+            gone = least_important(model, gone, self.count, work)
+        elif self.count is not None:
+            gone = gone[-self.count :] if self.by == "last" else evenly_spaced(gone, self.count)
         gone.sort(key=list(dict(model.named_modules())).index)
-        wrong = trouble(without(model, gone), work, like)
-        if wrong:
-            raise CompressError(f"the model does not run without {', '.join(gone)}: {wrong}")
+        paths = ", ".join(gone)
+        error = run_error(without(model, gone), work, shape)
+        if error:
+            raise CompressError(f"the model does not run without {paths}: {error}")
         change = {"kind": "drop", "layers": gone}
-        wrong = departs_from_bypassed(model, change, gone, work)
-        if wrong:
+        error = departs_from_bypassed(model, change, gone, work)
+        if error:
             raise CompressError(
-                f"without {', '.join(gone)} the model does not predict as with their outputs "
-                f"replaced by their inputs ({wrong}): its code counts layers, or uses more than "
-                "what a layer returns. Choose other layers."
+                f"without {paths} the model does not predict as with their outputs replaced by "
+                f"their inputs ({error}): its code counts layers, or uses more than what a layer "
+                "returns. Select other layers."
             )
         drop.apply(model, layers=gone)
-        what = f"{len(gone)} layers taken out ({', '.join(gone)})"
-        cost_now = before.to(cost(model, work))
-        return TransformResult(change, f"{what}, {cost_now}")
+        what = f"{len(gone)} layers removed ({paths}), {before.to(cost(model, work))}"
+        return TransformResult(change, what)
 
-    def _found(self, model: nn.Module, work: CalibrationContext) -> list[str]:
+    def _layers(self, model: nn.Module, work: CalibrationContext) -> list[str]:
         """Return the layers set by the user, or else the candidates."""
-        from limbeck.compress.drop_layers import blocks, candidates, named
-
-        every = candidates(model, work)
-        found = blocks(model, every)
+        removable = candidates(model, work)
+        found = blocks(model, removable)
         if not found:
-            allowed = "an entry of a ModuleList or Sequential that puts out the shape it takes in"
-            raise CompressError(f"no layer can be taken out; what can is {allowed}")
+            allowed = "an entry of a ModuleList or Sequential whose output has its input's shape"
+            raise CompressError(f"no layer can be removed; allowed: {allowed}")
         if self.drop is not None:
-            return named(found, every, self.drop)
+            return resolve(found, removable, self.drop)
         if self.count is not None and self.count >= len(found):
             allowed = f"at most {len(found) - 1}, which leaves one of {', '.join(found)}"
             raise InputError(Problem("count", self.count, allowed))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
-from limbeck.compress.method import CalibrationContext, Method
+from limbeck.compress.method import CalibrationContext, Method, TransformResult
 from limbeck.compress.pruning import (
     Begin,
     End,
@@ -15,17 +16,11 @@ from limbeck.compress.pruning import (
     Scope,
     Skip,
     Sparsity,
-    grown,
+    check_sparsity,
+    grow_masks,
     prunable,
     prune,
-    refuse,
-    start,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from limbeck.compress.method import TransformResult
 
 
 class Magnitude(Method):
@@ -43,13 +38,10 @@ class Magnitude(Method):
 
     sparsity: Sparsity
     scope: Scope = "global"
-    schedule: Annotated[
-        Literal["one_shot", "cubic"],
-        Field(description="All at once, or growing in the training that follows."),
-    ] = "one_shot"
-    initial: Annotated[
-        float, Field(ge=0, lt=1, description="For the cubic: the share at its beginning.")
-    ] = 0.0
+    schedule: Literal["one_shot", "cubic"] = Field(
+        "one_shot", description="Mask at once, or gradually in the training that follows."
+    )
+    initial: float = Field(0.0, ge=0, lt=1, description="Initial sparsity of the cubic schedule.")
     begin: Begin = 0.0
     end: End = 0.75
     layers: Layers = None
@@ -71,15 +63,15 @@ class Magnitude(Method):
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
-        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+        check_sparsity(model, names, sparsity=self.sparsity, scope=self.scope)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Mask the smallest weights, or register masks that grow."""
-        names = start(model, self.layers, self.skip)
+        names = prunable(model, self.layers, self.skip)
         if self.schedule == "one_shot":
-            how = {"scope": self.scope, "by": "by magnitude"}
-            return prune(model, names, torch.abs, sparsity=self.sparsity, **how)
-        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+            options = {"scope": self.scope, "by": "by magnitude"}
+            return prune(model, names, torch.abs, sparsity=self.sparsity, **options)
+        check_sparsity(model, names, sparsity=self.sparsity, scope=self.scope)
         growth = {
             "score": "magnitude",
             "scope": self.scope,
@@ -89,4 +81,4 @@ class Magnitude(Method):
             "end": self.end,
         }
         what = f"masks grow by magnitude to {self.sparsity:.2%}"
-        return grown(model, names, growth, what=what)
+        return grow_masks(model, names, growth, what=what)

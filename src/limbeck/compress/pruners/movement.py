@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from torch import nn
 
-from limbeck.compress.method import CalibrationContext, Method
-from limbeck.compress.pruning import Begin, End, Layers, Scope, Skip, grown, prunable, refuse, start
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from limbeck.compress.method import TransformResult
+from limbeck.compress.method import CalibrationContext, Method, TransformResult
+from limbeck.compress.pruning import (
+    Begin,
+    End,
+    Layers,
+    Scope,
+    Skip,
+    check_sparsity,
+    grow_masks,
+    prunable,
+)
 
 
 class Movement(Method):
@@ -32,38 +37,29 @@ class Movement(Method):
     Keep the last epoch's weights of such a training, not the best: the masks may have been
     incomplete at the best epoch.
 
-    Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683) for `gradient`; `distance` is how texts on
-    distillation retell it.
+    Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683) for `gradient`; `distance` is a
+    variant in texts on distillation.
     """
 
-    score: Annotated[
-        Literal["gradient", "distance"],
-        Field(description="The published score, or the distance from where the training began."),
-    ] = "gradient"
-    threshold: Annotated[
-        Literal["hard", "soft"],
-        Field(description="A number of weights, or a value of the score."),
-    ] = "hard"
-    sparsity: Annotated[
-        float | None,
-        Field(ge=0, lt=1, description="The share of weights that become zero; for hard alone."),
-    ] = None
+    score: Literal["gradient", "distance"] = Field(
+        "gradient", description="The published score, or the distance from the initial weights."
+    )
+    threshold: Literal["hard", "soft"] = Field(
+        "hard", description="Mask a fixed number of weights, or those below a score."
+    )
+    sparsity: float | None = Field(
+        None, ge=0, lt=1, description="Share of weights that are set to zero; only for hard."
+    )
     scope: Scope = "global"
-    tau: Annotated[
-        float, Field(gt=0, lt=0.5, description="For soft: the final threshold on the sigmoid.")
-    ] = 0.1
-    penalty: Annotated[
-        float,
-        Field(gt=0, le=1e6, description="For soft: the penalty's final weight λ."),
-    ] = 10.0
-    gain: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=1e6,
-            description="For soft: how many times as fast as weights the scores learn.",
-        ),
-    ] = 10.0
+    tau: float = Field(
+        0.1, gt=0, lt=0.5, description="For soft: the final threshold on the sigmoid."
+    )
+    penalty: float = Field(
+        10.0, gt=0, le=1e6, description="For soft: the penalty's final weight λ."
+    )
+    gain: float = Field(
+        10.0, gt=0, le=1e6, description="For soft: the factor of the scores' learning rate."
+    )
     begin: Begin = 0.1
     end: End = 0.75
     layers: Layers = None
@@ -74,9 +70,9 @@ class Movement(Method):
         if self.begin >= self.end:
             raise ValueError(f"begin is {self.begin}; allowed: less than end, {self.end}")
         if self.threshold == "hard" and self.sparsity is None:
-            raise ValueError("sparsity is missing: the hard threshold needs it")
+            raise ValueError("sparsity: field required for the hard threshold")
         if self.threshold == "soft" and self.sparsity is not None:
-            raise ValueError("sparsity has no meaning for a soft threshold: tau and penalty decide")
+            raise ValueError("sparsity: not allowed for the soft threshold; set tau, penalty")
         if self.threshold == "soft" and self.score == "distance":
             raise ValueError("score is distance; allowed: gradient, for a soft threshold")
         return self
@@ -90,17 +86,17 @@ class Movement(Method):
         """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
         if self.sparsity is not None:
-            refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+            check_sparsity(model, names, sparsity=self.sparsity, scope=self.scope)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Register masks that grow."""
-        names = start(model, self.layers, self.skip)
+        names = prunable(model, self.layers, self.skip)
         plan: dict[str, Any] = {"score": self.score, "begin": self.begin, "end": self.end}
         if self.sparsity is None:
             plan |= {"tau": self.tau, "penalty": self.penalty, "gain": self.gain}
             what = f"masks grow by movement below a threshold of {self.tau:g}"
-            return grown(model, names, plan, what=what)
-        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+            return grow_masks(model, names, plan, what=what)
+        check_sparsity(model, names, sparsity=self.sparsity, scope=self.scope)
         plan |= {"sparsity": self.sparsity, "scope": self.scope}
         what = f"masks grow by movement ({self.score}) to {self.sparsity:.2%}"
-        return grown(model, names, plan, what=what)
+        return grow_masks(model, names, plan, what=what)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from limbeck.compress.method import CalibrationContext, Method
-from limbeck.compress.pruning import Layers, Scope, Skip, Sparsity, prunable, prune, refuse, start
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from limbeck.compress.method import TransformResult
+from limbeck.compress.method import CalibrationContext, Method, TransformResult
+from limbeck.compress.pruning import Layers, Scope, Skip, Sparsity, check_sparsity, prunable, prune
 
 
 class Random(Method):
@@ -28,14 +21,16 @@ class Random(Method):
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and raise if nothing more would be masked."""
         names = prunable(model, self.layers, self.skip)
-        refuse(model, names, sparsity=self.sparsity, scope=self.scope)
+        check_sparsity(model, names, sparsity=self.sparsity, scope=self.scope)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Draw a random score per weight, and mask the lowest."""
         generator = torch.Generator().manual_seed(work.seed)
 
-        def drawn(weight: Tensor) -> Tensor:
+        def random_scores(weight: Tensor) -> Tensor:
             return torch.rand(weight.shape, generator=generator).to(weight.device)
 
-        names = start(model, self.layers, self.skip)
-        return prune(model, names, drawn, sparsity=self.sparsity, scope=self.scope, by="by chance")
+        names = prunable(model, self.layers, self.skip)
+        return prune(
+            model, names, random_scores, sparsity=self.sparsity, scope=self.scope, by="by chance"
+        )

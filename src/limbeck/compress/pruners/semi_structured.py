@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.compress.method import (
     CalibrationContext,
@@ -19,16 +17,12 @@ from limbeck.compress.pruning import (
     Layers,
     Names,
     Skip,
-    masked,
+    masking_result,
     prunable,
     restrict,
     score_of,
-    start,
-    told,
+    with_masks,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class SemiStructured(Method):
@@ -41,8 +35,8 @@ class SemiStructured(Method):
     Source: Zhou et al. 2021 (arXiv:2102.04010); 2:4 of Mishra et al. 2021 (arXiv:2104.08378).
     """
 
-    n: Annotated[int, Field(ge=1, le=4096, description="How many of every m stay.")] = 2
-    m: Annotated[int, Field(ge=2, le=4096, description="The size of a group.")] = 4
+    n: int = Field(2, ge=1, le=4096, description="Number of weights to keep of every m.")
+    m: int = Field(4, ge=2, le=4096, description="The size of a group.")
     layers: Layers = None
     skip: Skip = Field(default_factory=list)
 
@@ -54,31 +48,27 @@ class SemiStructured(Method):
 
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
         """Check the layers, and raise if no input axis is a multiple of `m`."""
-        self._divide(model, prunable(model, self.layers, self.skip))
+        self._select(model, prunable(model, self.layers, self.skip))
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Mask all but the largest weights of each group."""
-        names, notes = self._divide(model, start(model, self.layers, self.skip))
-        masks = {
-            (path, name): weight
-            for path, found in masked(model, names).items()
-            for name, weight in found.items()
-        }
-        more = False
-        for weight in masks.values():
-            scores = score_of(weight, torch.abs)
-            keep = largest(scores, self.n, self.m)
-            more |= bool((scores[~keep] > -torch.inf).any())
-            restrict(weight, keep)
-        if not more:
+        names, notes = self._select(model, prunable(model, self.layers, self.skip))
+        increases = False
+        for found in with_masks(model, names).values():
+            for weight in found.values():
+                scores = score_of(weight, torch.abs)
+                keep = largest(scores, self.n, self.m)
+                increases |= bool((scores[~keep] > -torch.inf).any())
+                restrict(weight, keep)
+        if not increases:
             raise NothingGainedError(
                 f"nothing would be pruned: every group of {self.m} in {', '.join(names)} has at "
                 f"most {self.n} weights already."
             )
-        changed = told(model, names, by=f"as {self.n} of {self.m}")
+        changed = masking_result(model, names, by=f"as {self.n} of {self.m}")
         return TransformResult(changed.change, changed.what, (*notes, *changed.notes))
 
-    def _divide(self, model: nn.Module, names: Names) -> tuple[Names, list[str]]:
+    def _select(self, model: nn.Module, names: Names) -> tuple[Names, list[str]]:
         """Return the weights whose input axis is a multiple of `m`, and the skipped layers."""
         fitting: dict[str, list[str]] = {}
         notes = []
@@ -88,7 +78,7 @@ class SemiStructured(Method):
             fits = [name for name, size in inputs.items() if size % self.m == 0]
             fitting |= {path: fits} if fits else {}
             notes += [
-                f"{path}.{name} is left: its {size} inputs are no multiple of {self.m}"
+                f"{path}.{name} is skipped: its {size} inputs are not a multiple of {self.m}"
                 for name, size in inputs.items()
                 if size % self.m
             ]
@@ -98,15 +88,7 @@ class SemiStructured(Method):
 
 
 def largest(scores: Tensor, n: int, m: int) -> Tensor:
-    """Select the n largest of every m scores along the second axis.
-
-    Args:
-        scores: Of any shape whose second axis is a multiple of m.
-        n: Number to select per group; of equal ones, the later.
-        m: The size of a group.
-
-    Returns:
-        A boolean per score.
+    """Select the n largest of every m scores along the second axis; of equal ones, the later.
 
     Example:
         >>> largest(torch.tensor([[3.0, 1.0, 1.0, 2.0]]), 2, 4)

@@ -28,34 +28,18 @@ class Bfloat16(FileMethod):
         return quantize(source, target)
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    *,
-    calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
-) -> QuantizeRecord:
+def quantize(source: Path, target: Path) -> QuantizeRecord:
     """Store weights as bfloat16, with a cast to float32 when the file is loaded.
 
     The relative error is at most 1/256. Latency is unchanged.
 
-    Args:
-        source: A float ONNX file written by `to_onnx`.
-        target: Path of the new file, written atomically.
-        calibration: Unused; accepted for a common signature.
-
     Raises:
         InputError: A weight is within a relative 1/256 of the largest float32.
         QuantizeError: No weight becomes smaller.
-        WriteError: The target cannot be written.
     """
-    del calibration
+    kind, largest = BFLOAT16, BFLOAT16_LARGEST
     return quantize_halves(
-        source,
-        target,
-        method="bfloat16",
-        kind=BFLOAT16,
-        largest=BFLOAT16_LARGEST,
-        round_words=to_bfloat16,
+        source, target, method="bfloat16", kind=kind, largest=largest, round_words=to_bfloat16
     )
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.compress.method import FileMethod, Tolerance
-from limbeck.compress.onnx_weights import QuantizeRecord, quantize_halves
-
-FLOAT16 = 10
-"""ONNX's number of the type."""
-
-LARGEST = 65504.0
-"""The largest float16."""
+from limbeck.compress.onnx_weights import (
+    FLOAT16,
+    FLOAT16_LARGEST,
+    QuantizeRecord,
+    quantize_halves,
+)
 
 
 class Float16(FileMethod):
@@ -31,30 +30,19 @@ class Float16(FileMethod):
         return quantize(source, target)
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    *,
-    calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
-) -> QuantizeRecord:
+def quantize(source: Path, target: Path) -> QuantizeRecord:
     """Store weights as float16, with a cast to float32 when the file is loaded.
 
     The relative error is at most 1/2048 (11 significant bits), or 3e-8 absolute below 6e-5. Latency
     is unchanged, since ONNX Runtime computes in float32 on a CPU.
 
-    Args:
-        source: A float ONNX file written by `to_onnx`.
-        target: Path of the new file, written atomically.
-        calibration: Unused; accepted for a common signature.
-
     Raises:
         InputError: A weight exceeds the range of float16; `bfloat16` has float32's range.
         QuantizeError: No weight becomes smaller.
-        WriteError: The target cannot be written.
     """
-    del calibration
+    kind, largest = FLOAT16, FLOAT16_LARGEST
     return quantize_halves(
-        source, target, method="float16", kind=FLOAT16, largest=LARGEST, round_words=to_float16
+        source, target, method="float16", kind=kind, largest=largest, round_words=to_float16
     )
 
 

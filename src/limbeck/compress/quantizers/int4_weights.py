@@ -12,44 +12,48 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from limbeck.compress.method import FileMethod, Tolerance
-from limbeck.compress.onnx_weights import FLOAT, QuantizeRecord, Values, Weight, quantize_weights
+from limbeck.compress.onnx_weights import (
+    FLOAT,
+    FLOAT16,
+    FLOAT16_LARGEST,
+    QuantizeRecord,
+    Values,
+    Weight,
+    is_transposed,
+    quantize_weights,
+)
 from limbeck.errors import InputError, Problem
 from limbeck.export.compact.codes import Bytes, pack
 from limbeck.export.compact.onnx import Parts, tensor
 
-if TYPE_CHECKING:
-    from onnx import NodeProto
-
 BLOCKS = (32, 64, 128)
-FLOAT16, FLOAT16_MAX = 10, 65504.0
-"""ONNX's number of float16, and its largest value."""
 
 REASONS = {
     "": "not an operator of this method: it has few weights, or would lose accuracy",
     **dict.fromkeys(
         ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU"),
-        "it has no float32 weight, or one so small that storing it otherwise would not pay",
+        "it has no float32 weight, or one too small for 4 bits to save bytes",
     ),
-    "Gather": "what it reads is no float table, or one so small that it would not pay",
+    "Gather": "it reads no float table, or one too small for 4 bits to save bytes",
 }
 
 
 class Int4Weights(FileMethod):
     """4-bit weight storage, with a scale per block; the same speed."""
 
-    block: Annotated[
-        Literal[32, 64, 128], Field(description="The most values of a weight that share a scale.")
-    ] = 32
-    symmetric: Annotated[
-        bool, Field(description="Steps on both sides of zero alike; else a zero point a block.")
-    ] = True
+    block: Literal[32, 64, 128] = Field(
+        32, description="Maximum number of values that share a scale."
+    )
+    symmetric: bool = Field(
+        True, description="Symmetric grids; otherwise each block has a zero point."
+    )
 
     tolerance: Tolerance = 0.5
 
@@ -61,12 +65,7 @@ class Int4Weights(FileMethod):
 
 
 def quantize(
-    source: Path,
-    target: Path,
-    *,
-    calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
-    block: int = 32,
-    symmetric: bool = True,
+    source: Path, target: Path, *, block: int = 32, symmetric: bool = True
 ) -> QuantizeRecord:
     r"""Store the weights of products, convolutions, recurrent layers and tables in 4 bits.
 
@@ -79,7 +78,6 @@ def quantize(
     Args:
         source: A float ONNX file written by `to_onnx`.
         target: Path of the new file, written atomically.
-        calibration: Unused; accepted for a common signature.
         block: Maximum number of values per scale: 32, 64 or 128. Where the input axis is not a
             multiple, blocks are shorter, all of one length.
         symmetric: Whether the grid is symmetric about zero; otherwise each block has a 4-bit zero
@@ -88,11 +86,9 @@ def quantize(
     Raises:
         InputError: The block size is not allowed, or a weight is not finite.
         QuantizeError: No weight becomes smaller.
-        WriteError: The target cannot be written.
 
     Source: Dettmers and Zettlemoyer, ICML 2023 (arXiv:2212.09720), for blocks of 4 bits.
     """
-    del calibration
     if block not in BLOCKS:
         raise InputError(Problem("quantize.block", block, ", ".join(map(str, BLOCKS))))
     return quantize_weights(
@@ -102,8 +98,8 @@ def quantize(
         method="int4_weights",
         settings={"block": block, "symmetric": symmetric},
         reasons=REASONS,
-        note="Weights take 4 bits in the file; they are made float32 when it is loaded, so that "
-        "answers take as long as before.",
+        note="Weights take 4 bits in the file and are converted to float32 when it is loaded: the "
+        "latency is unchanged.",
     )
 
 
@@ -112,7 +108,7 @@ class Blocks:
     """A weight as quantised blocks.
 
     Attributes:
-        codes: `[outer, blocks, size, inner]`, 0 to 15; the blocks lie along the input axis.
+        codes: `[outer, blocks, size, inner]`, 0 to 15, in blocks along the input axis.
         steps: `[outer, blocks, 1, inner]`, float16, or float32 if the range of float16 is too
             small.
         zeros: The code of zero, in the shape of `steps`.
@@ -155,11 +151,8 @@ def to_blocks(values: Values, *, size: int, symmetric: bool) -> Blocks:
 
 
 def _rounded_up(steps: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
-    """Round scales up to float16, so that no value exceeds the codes.
-
-    The result is float32 if a scale is too large for float16.
-    """
-    kind = np.float16 if steps.max() < FLOAT16_MAX else np.float32
+    """Round scales up to float16, or float32 if one is too large: no value exceeds the codes."""
+    kind = np.float16 if steps.max() < FLOAT16_LARGEST else np.float32
     nearest: NDArray[np.floating[Any]] = steps.astype(kind)
     return np.where(nearest < steps, np.nextafter(nearest, np.inf, dtype=nearest.dtype), nearest)
 
@@ -187,23 +180,23 @@ def _store(weight: Weight, parts: Parts, *, block: int, symmetric: bool) -> str 
     if not np.isfinite(weight.values).all():
         raise InputError(Problem(f"weights.{weight.name}", "NaN or infinity", "finite values"))
     size = block_size(shape[1], block)
-    made = to_blocks(weight.values.reshape(shape), size=size, symmetric=symmetric)
-    kind = FLOAT16 if made.steps.dtype == np.float16 else FLOAT
+    stored = to_blocks(weight.values.reshape(shape), size=size, symmetric=symmetric)
+    kind = FLOAT16 if stored.steps.dtype == np.float16 else FLOAT
     inputs = [
-        parts.codes(pack(made.codes.reshape(-1), 4), weight.name),
-        parts.piece(tensor(made.steps, kind)),
+        parts.codes(pack(stored.codes.reshape(-1), 4), weight.name),
+        parts.piece(tensor(stored.steps, kind)),
     ]
-    padded = made.codes.shape[1] * size != shape[1]
-    wanted = list(weight.values.shape)
-    flat = [shape[0], made.codes.shape[1] * size, shape[2]] if padded else wanted
-    blocks = list(made.codes.shape)
+    padded = stored.codes.shape[1] * size != shape[1]
+    original = list(weight.values.shape)
+    flat = [shape[0], stored.codes.shape[1] * size, shape[2]] if padded else original
+    blocks = list(stored.codes.shape)
     if symmetric:
         whole = parts.call("scale", inputs, blocks=blocks, shape=flat)
     else:
-        inputs.append(parts.codes(pack(made.zeros.reshape(-1), 4)))
-        zeros = list(made.zeros.shape)
+        inputs.append(parts.codes(pack(stored.zeros.reshape(-1), 4)))
+        zeros = list(stored.zeros.shape)
         whole = parts.call("affine", inputs, blocks=blocks, shape=flat, zeros=zeros)
-    return parts.call("cut", [whole], count=[shape[1]], shape=wanted) if padded else whole
+    return parts.call("cut", [whole], count=[shape[1]], shape=original) if padded else whole
 
 
 def _as_blocks(weight: Weight) -> tuple[int, int, int] | None:
@@ -216,14 +209,10 @@ def _as_blocks(weight: Weight) -> tuple[int, int, int] | None:
         return shape[0], shape[1], 1
     if place != 1:
         return None
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and _transposed(node)):
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and is_transposed(node)):
         return shape[0], math.prod(shape[1:]), 1
     if node.op_type in ("ConvTranspose", "Gemm"):
         return 1, shape[0], math.prod(shape[1:])
     if node.op_type == "MatMul" and len(shape) >= 2:
         return math.prod(shape[:-2]), shape[-2], shape[-1]
     return None
-
-
-def _transposed(node: NodeProto) -> bool:
-    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

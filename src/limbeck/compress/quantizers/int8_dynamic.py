@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from limbeck.compress import onnx_weights as records
 from limbeck.compress.method import FileMethod, Tolerance
-from limbeck.compress.onnx_weights import not_matrices, separate_weights
+from limbeck.compress.onnx_weights import (
+    QuantizeError,
+    QuantizeRecord,
+    classify,
+    not_matrices,
+    separate_weights,
+    write,
+)
 from limbeck.export import slim
 from limbeck.export.quiet import quiet
 
@@ -24,10 +27,10 @@ PRODUCTS = ("MatMul", "Gemm", "Attention", "LSTM")
 
 REASONS = {
     "": "not an operator of this method: it has few weights, or would lose accuracy",
-    "Conv": "convolutions gain nothing from ranges taken while running; int8_static quantises them",
+    "Conv": "convolutions gain nothing from dynamic ranges; int8_static quantises them",
     "GRU": "ONNX Runtime has no int8 form of it",
-    "MatMul": "both its inputs are activations, or its weight is no matrix",
-    "Gather": "what it reads is no float table",
+    "MatMul": "both its inputs are activations, or its weight is not a matrix",
+    "Gather": "it reads no float table",
 }
 
 
@@ -38,44 +41,41 @@ class Int8Dynamic(FileMethod):
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
-    ) -> records.QuantizeRecord:
+    ) -> QuantizeRecord:
         """Write the file in int8; no calibration is needed."""
         return quantize(source, target)
 
 
 def quantize(
-    source: Path,
-    target: Path,
-    *,
-    calibration: Iterable[Mapping[str, NDArray[Any]]] = (),
-    per_channel: bool = True,
-    reduce_range: bool = True,
-) -> records.QuantizeRecord:
+    source: Path, target: Path, *, per_channel: bool = True, reduce_range: bool = True
+) -> QuantizeRecord:
     """Quantise weights of matrix products, embeddings and LSTMs; activations at run time.
 
     Args:
         source: A float ONNX file written by `to_onnx`.
         target: Path of the quantised file, written atomically.
-        calibration: Unused; accepted for a common signature.
         per_channel: One scale per output channel instead of one per weight.
         reduce_range: Limit weights to 7 bits. Processors without VNNI add pairs of products in 16
             bits, which can overflow with 8; with 7, outputs are the same on every machine.
 
     Raises:
         QuantizeError: The graph has nothing to quantise.
-        WriteError: The target cannot be written.
     """
     import onnx
 
-    del calibration
     prepared = onnx.load(source)
     slim.strip(prepared)
     separate_weights(prepared)
     after = _run(prepared, source, per_channel, reduce_range)
     weights = {weight.name for weight in after.graph.initializer}
-    quantized, skipped = records.sort(prepared, partial(_is_quantized, weights), REASONS)
-    note = records.write(prepared, after, target)
-    return records.QuantizeRecord(
+
+    def is_quantized(node: NodeProto) -> bool:  # ONNX Runtime marks int8 weights in their names
+        marks = ("_quantized", "_Transposed_quantized")
+        return any(f"{name}{mark}" in weights for name in node.input for mark in marks)
+
+    quantized, skipped = classify(prepared, is_quantized, REASONS)
+    note = write(prepared, after, target)
+    return QuantizeRecord(
         method="int8_dynamic",
         bytes_before=source.stat().st_size,
         bytes_after=target.stat().st_size,
@@ -112,13 +112,5 @@ def _run(prepared: ModelProto, source: Path, per_channel: bool, reduce_range: bo
                 # A table is only read, so 8 bits are safe here.
                 quantize_dynamic(half, end, op_types_to_quantize=["Gather"])
         except Exception as error:  # onnx and ONNX Runtime raise many types
-            raise records.QuantizeError(
-                f"ONNX Runtime cannot quantise {source}: {error}"
-            ) from error
+            raise QuantizeError(f"ONNX Runtime cannot quantise {source}: {error}") from error
         return onnx.load(end)
-
-
-def _is_quantized(weights: set[str], node: NodeProto) -> bool:
-    """Return whether a node's weights are int8; ONNX Runtime marks that in their names."""
-    marks = ("_quantized", "_Transposed_quantized")
-    return any(f"{name}{mark}" in weights for name in node.input for mark in marks)

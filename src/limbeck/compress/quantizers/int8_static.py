@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 from pydantic import Field
 
-from limbeck.compress import onnx_weights as records
 from limbeck.compress.method import FileMethod, Tolerance
-from limbeck.compress.onnx_weights import not_matrices, separate_weights
+from limbeck.compress.onnx_weights import (
+    QuantizeError,
+    QuantizeRecord,
+    classify,
+    not_matrices,
+    separate_weights,
+    write,
+)
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export import slim
 from limbeck.export.predictor import OnnxPredictor
@@ -38,9 +43,7 @@ REASONS = {
     "Gather": "its table stays float here; int8_dynamic quantises embeddings",
     "LSTM": "ONNX Runtime has no static int8 form of it; int8_dynamic has one",
     "GRU": "ONNX Runtime has no int8 form of it",
-    **dict.fromkeys(
-        OPERATORS, "its inputs are not quantised, so that rounding would only cost accuracy"
-    ),
+    **dict.fromkeys(OPERATORS, "its inputs are not quantised: rounding would only cost accuracy"),
 }
 
 
@@ -49,16 +52,15 @@ class Int8Static(FileMethod):
 
     takes_samples: ClassVar[bool] = True
 
-    ranges: Annotated[
-        Literal["minmax", "entropy", "percentile"],
-        Field(description="How a range is taken from what was seen."),
-    ] = "minmax"
+    ranges: Literal["minmax", "entropy", "percentile"] = Field(
+        "minmax", description="Method that determines the activation ranges from samples."
+    )
 
     tolerance: Tolerance = 0.25
 
     def write(
         self, source: Path, target: Path, *, calibration: Iterable[Mapping[str, Any]]
-    ) -> records.QuantizeRecord:
+    ) -> QuantizeRecord:
         """Write the file in int8."""
         return quantize(source, target, calibration=calibration, ranges=self.ranges)
 
@@ -71,7 +73,7 @@ def quantize(
     ranges: str = "minmax",
     per_channel: bool = True,
     reduce_range: bool = True,
-) -> records.QuantizeRecord:
+) -> QuantizeRecord:
     """Quantise weights and activations of an ONNX file to int8, in ONNX Runtime's QDQ form.
 
     Weights are symmetric int8 with one scale per channel; activations are uint8 with one scale per
@@ -93,7 +95,6 @@ def quantize(
     Raises:
         InputError: `ranges` is unknown, or there is no calibration batch.
         QuantizeError: The graph has nothing to quantise.
-        WriteError: The target cannot be written.
 
     Source: Jacob et al., CVPR 2018 (arXiv:1712.05877).
     """
@@ -108,10 +109,10 @@ def quantize(
         prepared, after = _run(
             source, Path(folder), reader, RANGES[ranges], per_channel, reduce_range
         )
-    quantized, skipped = records.sort(prepared, _finder(after), REASONS)
+    quantized, skipped = classify(prepared, _quantized_nodes(after), REASONS)
     _keep_outputs_float(after)
-    note = records.write(before, after, target)
-    return records.QuantizeRecord(
+    note = write(before, after, target)
+    return QuantizeRecord(
         method="int8_static",
         bytes_before=source.stat().st_size,
         bytes_after=target.stat().st_size,
@@ -179,18 +180,14 @@ def _run(
         if reader.samples == 0:
             given = Problem("calibration", "no batch", "at least one batch of samples")
             raise InputError(given) from error
-        raise records.QuantizeError(f"ONNX Runtime cannot quantise {source}: {error}") from error
+        raise QuantizeError(f"ONNX Runtime cannot quantise {source}: {error}") from error
     return onnx.load(prepared), onnx.load(quantized)
 
 
-def _finder(after: ModelProto) -> Callable[[NodeProto], bool]:
+def _quantized_nodes(after: ModelProto) -> Callable[[NodeProto], bool]:
     """Return a predicate of the nodes that read int8, or were fused into a rounding (Relu)."""
-    integer = {
-        name
-        for node in after.graph.node
-        if node.op_type == "DequantizeLinear"
-        for name in node.output
-    }
+    dequantize = (node for node in after.graph.node if node.op_type == "DequantizeLinear")
+    integer = {name for node in dequantize for name in node.output}
     reads = {node.name: bool(node.input) and node.input[0] in integer for node in after.graph.node}
     return lambda node: node.op_type in OPERATORS and reads.get(node.name, True)
 
@@ -200,20 +197,16 @@ def _keep_outputs_float(model: ModelProto) -> None:
     graph = model.graph
     maker = {name: node for node in graph.node for name in node.output}
     for output in graph.output:
-        back = maker[output.name]
-        there = maker.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
-        if there is None or there.op_type != "QuantizeLinear":
+        dequantize = maker[output.name]
+        is_dequantize = dequantize.op_type == "DequantizeLinear"
+        rounding = maker.get(dequantize.input[0]) if is_dequantize else None
+        if rounding is None or rounding.op_type != "QuantizeLinear":
             continue
-        graph.node.remove(back)
-        if sum(there.output[0] in node.input for node in graph.node) == 0:
-            graph.node.remove(there)
-        names = {there.input[0]: output.name}
-        slim.rename(model, partial(_look_up, names))
+        graph.node.remove(dequantize)
+        if all(rounding.output[0] not in node.input for node in graph.node):
+            graph.node.remove(rounding)
+        names = {rounding.input[0]: output.name}
+        slim.rename(model, lambda name: names.get(name, name))  # noqa: B023
     used = {name for node in graph.node for name in node.input}
-    unused = [weight for weight in graph.initializer if weight.name not in used]
-    for weight in unused:
+    for weight in [weight for weight in graph.initializer if weight.name not in used]:
         graph.initializer.remove(weight)
-
-
-def _look_up(names: dict[str, str], name: str) -> str:
-    return names.get(name, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,10 +19,9 @@ class Ternary(FakeQuantization):
         8
     """
 
-    threshold: Annotated[
-        Literal["mean", "learned"],
-        Field(description="0.7 of the mean size of weights, or learned, together with α."),
-    ] = "mean"
+    threshold: Literal["mean", "learned"] = Field(
+        "mean", description="0.7 of the mean size of weights, or learned, together with α."
+    )
 
     def weight(self) -> Settings:
         """Return the settings of a weight quantiser."""

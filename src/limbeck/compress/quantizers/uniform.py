@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from limbeck.compress.fake_quant_method import FakeQuantization, Settings
@@ -20,10 +18,10 @@ class Uniform(FakeQuantization):
         'minmax'
     """
 
-    bits: Annotated[int, Field(ge=2, le=8, description="Bits of weights.")] = 8
-    symmetric: Annotated[
-        bool, Field(description="Zero in the middle of weights' grids, or a zero point.")
-    ] = True
+    bits: int = Field(8, ge=2, le=8, description="Bits of weights.")
+    symmetric: bool = Field(
+        True, description="Zero in the middle of weights' grids, or a zero point."
+    )
 
     def weight(self) -> Settings:
         """Return the settings of a weight quantiser."""
