@@ -1,4 +1,4 @@
-"""Real digits, and two nets taught on them for a few seconds: the recipe's and a larger one."""
+"""Real digits, and two networks trained on them briefly: the recipe's and a larger one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def net(width: int) -> nn.Sequential:
     return nn.Sequential(*first, *second, *block(2 * width, 4 * width), *head)
 
 
-def taught(width: int, epochs: int, images: Tensor, labels: Tensor) -> nn.Sequential:
+def trained(width: int, epochs: int, images: Tensor, labels: Tensor) -> nn.Sequential:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # nets this small lose time to every further thread
     model = net(width)
@@ -54,7 +54,7 @@ def digits(request, tmp_path_factory) -> Digits:
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(data.images / 16, dtype=torch.float32)[order, None]
     labels = torch.tensor(data.target)[order]
-    model = taught(width, epochs, images[:1000], labels[:1000])
+    model = trained(width, epochs, images[:1000], labels[:1000])
     path = tmp_path_factory.mktemp("digits") / f"digits{width}.onnx"
     to_onnx(model, TASK, {"image": images[:2]}, path)
     batches = [

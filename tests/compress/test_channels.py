@@ -27,11 +27,11 @@ from limbeck.export.predictor import OnnxPredictor
 
 
 def rebuilt(name: str, made: Subject, changes: list[Mapping]) -> Tensor:
-    """Answer with a fresh model that was given the changes and the weights."""
+    """Return the logits of a fresh model with the changes and the weights."""
     fresh = subject(name).model
     apply(fresh, json.loads(json.dumps(changes)))
     fresh.load_state_dict(made.model.state_dict())
-    return made.answers(fresh)
+    return made.logits(fresh)
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -56,9 +56,9 @@ def test_shapes_shrink_and_a_fresh_model_gets_the_same_structure(name, scope):
     assert all(
         torch.tensor(after[key]).le(torch.tensor(size)).all() for key, size in before.items()
     )
-    assert made.answers().shape == (32, 4)
-    assert made.answers().isfinite().all()
-    assert torch.equal(rebuilt(name, made, [changed.change]), made.answers())
+    assert made.logits().shape == (32, 4)
+    assert made.logits().isfinite().all()
+    assert torch.equal(rebuilt(name, made, [changed.change]), made.logits())
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -75,7 +75,7 @@ def test_prune_train_and_prune_again(name):
     method = Channels(ratio=0.5, importance="taylor")
     changes.append(method.transform(made.model, made.work).change)
     assert sum(p.numel() for p in made.model.parameters()) < first
-    assert torch.equal(rebuilt(name, made, changes), made.answers())
+    assert torch.equal(rebuilt(name, made, changes), made.logits())
 
 
 def test_half_of_each_layer_goes():
@@ -183,8 +183,8 @@ def test_random_follows_the_seed():
     for one, seed in ((made, 0), (again, 0), (other, 1)):
         work = replace(one.work, seed=seed)
         Channels(ratio=0.5, importance="random").transform(one.model, work)
-    assert torch.equal(made.answers(), again.answers())
-    assert not torch.equal(made.answers(), other.answers())
+    assert torch.equal(made.logits(), again.logits())
+    assert not torch.equal(made.logits(), other.logits())
 
 
 def test_taylor_scores_are_the_products_with_the_gradient():
@@ -236,7 +236,7 @@ def of_images(model: nn.Module) -> Subject:
 
 
 def silence(model: nn.Module, layers: tuple[str, ...], channels: list[int]) -> None:
-    """Make layers answer zero on some channels."""
+    """Set some output channels of layers to zero."""
     modules = dict(model.named_modules())
     for path in layers:
         layer = modules[path]
@@ -249,7 +249,7 @@ def silence(model: nn.Module, layers: tuple[str, ...], channels: list[int]) -> N
 
 
 @pytest.mark.parametrize("make", [lambda: subject("cnn").model, Odd], ids=["cnn", "odd"])
-def test_silent_channels_can_go(make):
+def test_removing_zero_channels_changes_no_logit(make):
     torch.manual_seed(1)
     made = of_images(make().double())
     made = replace(made, batch={**made.batch, "image": made.batch["image"].double()})
@@ -268,15 +268,15 @@ def test_silent_channels_can_go(make):
         for norm in norms:  # what stays silent behind a silent convolution
             norm.running_mean.zero_()
             norm.bias.zero_()
-    answers = made.answers(model)
-    assert not torch.allclose(answers, made.answers(), atol=1e-3)
+    logits = made.logits(model)
+    assert not torch.allclose(logits, made.logits(), atol=1e-3)
     channels.remove(gone)
-    assert torch.allclose(made.answers(model), answers, rtol=0, atol=1e-12)
+    assert torch.allclose(made.logits(model), logits, rtol=0, atol=1e-12)
     if make is Odd:
         assert model.grouped.weight.shape == (8, 2, 3, 3)
 
 
-def test_zero_channels_go_first_and_change_no_answer():
+def test_zero_channels_are_removed_first_without_changing_logits():
     made = subject("cnn")
     dead = [1, 4, 6, 11]
     with torch.no_grad():
@@ -284,10 +284,10 @@ def test_zero_channels_go_first_and_change_no_answer():
         for vector in (made.model.wide[1].bias, made.model.wide[1].running_mean):
             vector[dead] = 0
         made.model.hidden.weight[:, dead] *= 1e-3
-    answers = made.answers()
+    logits = made.logits()
     Channels(ratio=0.25, layers=["wide.0"]).transform(made.model, made.work)
     assert made.model.wide[0].out_channels == 12
-    assert torch.allclose(made.answers(), answers, atol=1e-5)
+    assert torch.allclose(made.logits(), logits, atol=1e-5)
 
 
 class Normed(nn.Module):
@@ -323,8 +323,8 @@ class Gated(nn.Module):
         self.head = nn.Linear(10, 4)
 
     def forward(self, image: Tensor) -> Tensor:
-        answered, _ = self.gru(self.before(image.flatten(2).transpose(1, 2).reshape(-1, 8, 24)))
-        return self.head(F.relu(self.hidden(answered.mean(1))))
+        outputs, _ = self.gru(self.before(image.flatten(2).transpose(1, 2).reshape(-1, 8, 24)))
+        return self.head(F.relu(self.hidden(outputs.mean(1))))
 
 
 def test_what_torch_pruning_cannot_follow_is_left():
@@ -333,7 +333,7 @@ def test_what_torch_pruning_cannot_follow_is_left():
     assert made.model.before.out_features == 12
     assert made.model.hidden.out_features == 5
     assert any("skipped: before (Torch-Pruning cannot" in note for note in changed.notes)
-    assert made.answers().shape == (32, 4)
+    assert made.logits().shape == (32, 4)
 
 
 class Fixed(Normed):
@@ -348,7 +348,7 @@ class Fixed(Normed):
         self.middle = nn.Linear(100, 100)
 
 
-def test_what_does_not_run_is_found_and_left():
+def test_channels_without_which_the_model_fails_are_skipped():
     made = of_images(Fixed())
     changed = Channels(ratio=0.5).transform(made.model, made.work)
     assert made.model.first.out_features == 100
@@ -356,7 +356,7 @@ def test_what_does_not_run_is_found_and_left():
     assert any("skipped: first (the model does not run without" in note for note in changed.notes)
 
 
-def test_a_model_that_cannot_be_followed_is_an_error():
+def test_a_model_that_cannot_be_traced_is_an_error():
     made = of_images(Normed())
 
     def forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -389,7 +389,7 @@ def test_a_channel_shuffle_after_a_split_is_refused_with_alternatives():
         Channels(ratio=0.5).check(made.model, made.work)
 
 
-def test_nothing_that_runs_is_an_error():
+def test_an_error_lists_why_no_channel_can_be_removed():
     made = of_images(Fixed())
     before = shapes(made.model)
     with pytest.raises(CompressError, match=r"first .the model does not run without"):
@@ -398,15 +398,15 @@ def test_nothing_that_runs_is_an_error():
 
 
 @pytest.mark.parametrize("name", ["cnn", "bert"])
-def test_the_export_answers_as_torch_does(name, tmp_path):
+def test_the_exported_file_has_the_logits_of_the_model(name, tmp_path):
     made = subject(name)
     Channels(ratio=0.4).transform(made.model, made.work)
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
     found = OnnxPredictor(tmp_path / "model.onnx", threads=1).predict(made.batch)["logits"]
-    assert torch.allclose(torch.from_numpy(found), made.answers(), atol=1e-5)
+    assert torch.allclose(torch.from_numpy(found), made.logits(), atol=1e-5)
 
 
-def test_a_layer_alone_that_makes_the_answer_is_refused():
+def test_a_single_output_layer_is_refused():
     made = subject("cnn")
     before = shapes(made.model)
     for method in (Channels(ratio=0.5, layers=["head"]), Channels(ratio=0.01)):

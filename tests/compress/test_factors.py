@@ -74,10 +74,10 @@ def test_the_whitened_error_is_that_of_the_whitened_singular_values(
     tail = np.sqrt((expected[rank:] ** 2).sum())
     assert error == pytest.approx(tail, rel=1e-5, abs=1e-8 * expected[0])
     plain = product(decompose(weight), rank)
-    ours, theirs = (
+    whitened, plain_error = (
         np.linalg.norm(inputs.numpy() @ (weight.numpy() - other).T) for other in (cut_down, plain)
     )
-    assert ours <= theirs * (1 + 1e-9) + 1e-9 * expected[0]
+    assert whitened <= plain_error * (1 + 1e-9) + 1e-9 * expected[0]
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
@@ -118,7 +118,7 @@ def convolution(data, kind: type[nn.Module]) -> nn.Module:
 
 @given(st.sampled_from(["channel 1", "channel 2", "spatial 2"]), st.data())
 @settings(max_examples=60, deadline=None)
-def test_two_convolutions_of_full_rank_answer_as_one(which, data):
+def test_two_convolutions_of_full_rank_equal_one(which, data):
     form, axes = which.split()
     layer = convolution(data, nn.Conv2d if axes == "2" else nn.Conv1d)
     weight = matrix(layer.weight, form)
@@ -134,7 +134,7 @@ def test_two_convolutions_of_full_rank_answer_as_one(which, data):
 
 @pytest.mark.parametrize("form", ["linear", "channel", "spatial", "embedding"])
 def test_the_layers_hold_the_best_matrix(form):
-    """The two layers, read back as one weight, are as far off as the singular values say."""
+    """The error of the two layers as one weight is that of the singular values."""
     torch.manual_seed(0)
     place = {"dtype": torch.float64}
     if form == "linear":
@@ -144,7 +144,7 @@ def test_the_layers_hold_the_best_matrix(form):
     else:
         layer = nn.Conv2d(2, 5, (3, 4), padding=(2, 3), **place)
         inputs = torch.zeros(2, 2, 1, 1, **place)
-        inputs[0, 0] = inputs[1, 1] = 1  # answers the kernel itself
+        inputs[0, 0] = inputs[1, 1] = 1  # its output is the kernel itself
     found = decompose(matrix(layer.weight, form))
     values = np.linalg.svd(matrix(layer.weight, form).detach().numpy(), compute_uv=False)
     for rank in (1, 2, 4):
@@ -174,12 +174,12 @@ def test_two_layers_are_of_the_layers_kind():
         (nn.Conv2d(3, 4, 3, padding=1), "spatial", (6, 3, 5, 5)),
     ],
 )
-def test_moments_are_those_of_what_the_layer_sees(layer, form, shape):
+def test_moments_are_those_of_the_inputs_of_the_layer(layer, form, shape):
     torch.manual_seed(0)
     model, images = nn.Sequential(layer).double(), torch.randn(shape, dtype=torch.float64)
     batches = [{"x": part} for part in images.split(4)]
-    door = CalibrationContext(lambda: iter(batches), lambda net, b: net(b["x"]), None, None, 0)
-    moment = moments(model, {"0": form}, door)["0"]
+    context = CalibrationContext(lambda: iter(batches), lambda net, b: net(b["x"]), None, None, 0)
+    moment = moments(model, {"0": form}, context)["0"]
     weight = matrix(layer.weight, form).detach()
     if form == "linear":
         columns = images.flatten(0, -2)
@@ -203,9 +203,9 @@ def test_moments_are_those_of_what_the_layer_sees(layer, form, shape):
 
 
 def test_without_samples_there_are_no_moments():
-    door = CalibrationContext(lambda: iter([]), lambda net, b: net(b["x"]), None, None, 0)
+    context = CalibrationContext(lambda: iter([]), lambda net, b: net(b["x"]), None, None, 0)
     with pytest.raises(InputError, match="no batch"):
-        moments(nn.Sequential(nn.Linear(2, 2)), {"0": "linear"}, door)
+        moments(nn.Sequential(nn.Linear(2, 2)), {"0": "linear"}, context)
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9), st.floats(0.01, 1))
@@ -261,7 +261,7 @@ def lower_hull(points):
     return corners
 
 
-def test_a_change_builds_the_structure_of_what_stands_there():
+def test_a_change_builds_the_structure_of_the_present_layers():
     net = nn.Sequential(nn.Conv2d(3, 8, (3, 5), stride=(2, 1), padding=(1, 2), bias=False))
     apply(net, layers={"0": {"rank": 2, "form": "spatial"}})
     assert {name: tuple(rows.shape) for name, rows in net.state_dict().items()} == {

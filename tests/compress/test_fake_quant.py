@@ -128,7 +128,7 @@ def along(step, weight):
     return step.view(-1, *[1] * (weight.ndim - 1)) if step.ndim else step
 
 
-def test_eight_bits_keep_to_seven_unless_told_otherwise():
+def test_eight_bits_are_limited_to_seven_by_default():
     weight = drawn(0, 4, 64)
     for reduce_range, highest in ((True, 63), (False, 127)):
         quantizer = UniformWeight(weight.shape, bits=8, reduce_range=reduce_range)
@@ -307,7 +307,7 @@ def test_a_bias_is_a_multiple_of_both_steps_and_keeps_its_gradient():
     assert original.grad.tolist() == [1, 1, 1]
 
 
-def test_quantisers_come_off_without_a_trace_and_copies_keep_theirs():
+def test_quantisers_are_removed_completely_and_copies_keep_them():
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
     x, plain = drawn(0, 4, 5), copy.deepcopy(layer)

@@ -31,7 +31,7 @@ def precise(name: str) -> Subject:
 
 
 def values_and_output(attention: nn.Module, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Give weights and bias of the values, and the weights that mix them, of one attention."""
+    """Return the weight and bias of the values, and the output weight, of an attention."""
     if name == "bert":
         value = attention.self.value
         return value.weight, value.bias, attention.output.dense.weight
@@ -46,10 +46,10 @@ def test_a_model_without_heads_is_that_with_silent_heads(name, importance):
         for weight in (*made.model.parameters(),):
             weight.add_(0.1 * torch.randn_like(weight))
     silent.model.load_state_dict(made.model.state_dict())
-    full = made.answers()
+    full = made.logits()
     before = {path: one.module for path, one in attentions(silent.model).items()}
     changed = Heads(heads=2, importance=importance).transform(made.model, made.work)
-    answers = made.answers()
+    logits = made.logits()
     with torch.no_grad():
         for path, attention in before.items():
             _, _, mix = values_and_output(attention, name)
@@ -59,12 +59,12 @@ def test_a_model_without_heads_is_that_with_silent_heads(name, importance):
                 if tuple(column.tolist()) not in columns:
                     column.zero_()
             assert (mix.view(16, 4, SIZE).abs().sum((0, 2)) == 0).sum() == 2
-    assert torch.allclose(silent.answers(), answers, rtol=0, atol=1e-12)
-    assert not torch.allclose(full, answers, atol=1e-4)
+    assert torch.allclose(silent.logits(), logits, rtol=0, atol=1e-12)
+    assert not torch.allclose(full, logits, atol=1e-4)
     fresh = precise(name).model
     apply(fresh, [json.loads(json.dumps(changed.change))])
     fresh.load_state_dict(made.model.state_dict())
-    assert torch.equal(made.answers(fresh), answers)
+    assert torch.equal(made.logits(fresh), logits)
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
@@ -76,14 +76,14 @@ def test_the_smallest_heads_go(name):
             weight[SIZE : 2 * SIZE] *= 1e-3
             bias[SIZE : 2 * SIZE] = 0
             mix[:, SIZE : 2 * SIZE] *= 1e-3
-    answers = made.answers()
+    logits = made.logits()
     changed = Heads(ratio=0.25).transform(made.model, made.work)
     assert "2 of 8 heads removed from 2 of 2 layers" in changed.what
-    assert torch.allclose(made.answers(), answers, atol=1e-5)
+    assert torch.allclose(made.logits(), logits, atol=1e-5)
     assert [one.heads for one in attentions(made.model).values()] == [3, 3]
 
 
-def test_a_head_counts_what_its_weights_count():
+def test_a_head_score_is_the_sum_over_its_weights():
     made = subject("vit")
     attention = attentions(made.model)["blocks.0.attn"]
     qkv, proj = attention.module.qkv.weight, attention.module.proj.weight
@@ -107,7 +107,7 @@ def test_cut_train_and_cut_again(name):
     fresh = subject(name).model
     apply(fresh, changes)
     fresh.load_state_dict(made.model.state_dict())
-    assert torch.equal(made.answers(fresh), made.answers())
+    assert torch.equal(made.logits(fresh), made.logits())
     with pytest.raises(CompressError, match="no head would be removed"):
         Heads(ratio=0.5).transform(made.model, made.work)
 
@@ -123,7 +123,7 @@ def test_heads_after_channels():
     fresh = subject("bert").model
     apply(fresh, changes)
     fresh.load_state_dict(made.model.state_dict())
-    assert torch.equal(made.answers(fresh), made.answers())
+    assert torch.equal(made.logits(fresh), made.logits())
 
 
 def test_layers_are_chosen():
@@ -135,12 +135,12 @@ def test_layers_are_chosen():
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
-def test_the_export_answers_as_torch_does(name, tmp_path):
+def test_the_exported_file_has_the_logits_of_the_model(name, tmp_path):
     made = subject(name)
     Heads(heads=2).transform(made.model, made.work)
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
     found = OnnxPredictor(tmp_path / "model.onnx", threads=1).predict(made.batch)["logits"]
-    assert torch.allclose(torch.from_numpy(found), made.answers(), atol=1e-5)
+    assert torch.allclose(torch.from_numpy(found), made.logits(), atol=1e-5)
 
 
 def test_bad_settings_and_models_without_heads():

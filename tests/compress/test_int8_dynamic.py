@@ -1,4 +1,4 @@
-"""Dynamic int8 on transformers: products and embeddings shrink, answers hold."""
+"""Dynamic int8 on transformers: products and embeddings shrink, logits stay close."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def draw(count: int, tokens: int = 12) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_a_transformer_shrinks_and_keeps_its_answers(bert, tmp_path, per_channel):
+def test_a_transformer_shrinks_and_keeps_its_logits(bert, tmp_path, per_channel):
     record = quantize(bert, tmp_path / "q.onnx", per_channel=per_channel)
     assert record.ratio > 3.5
     assert record.bytes_after == (tmp_path / "q.onnx").stat().st_size

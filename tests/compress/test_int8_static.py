@@ -1,4 +1,4 @@
-"""Static int8 makes files small, keeps answers, says what it left; never a silent no-op."""
+"""Static int8: file size, logits, notes on skipped operators, and refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_methods_are_found_by_name():
 
 
 def adds_exactly() -> bool:
-    """Whether eight-bit products are summed in 32 bits here, so that they cannot overflow."""
+    """Return whether the processor sums 8-bit products in 32 bits, so that they cannot overflow."""
     exact = ("vnni", "amx_int8", "asimddp", "i8mm")
     return any(name in flag for flag in hardware.describe().flags for name in exact)
 
@@ -68,7 +68,7 @@ def test_the_file_shrinks(digits, tmp_path):
     assert record.note == ""
 
 
-def test_the_record_says_what_was_done_and_left(digits, tmp_path):
+def test_the_record_lists_quantised_and_skipped_operators(digits, tmp_path):
     record = quantize(digits.path, tmp_path / "q.onnx", calibration=digits.calibration)
     assert record.calibration_samples == 400
     assert record.quantized == {"Conv": 3, "Gemm": 1, "MaxPool": 2, "Relu": 3}
@@ -88,7 +88,7 @@ def test_weights_are_int8_and_outputs_float(digits, tmp_path):
     assert maker.op_type == "Gemm"
     batch = digits.test[0]
     logits = OnnxPredictor(tmp_path / "q.onnx").predict(batch)["logits"]
-    assert len(np.unique(logits)) > 256  # more than eight bits could tell apart
+    assert len(np.unique(logits)) > 256  # more than eight bits can represent
     assert OnnxPredictor(tmp_path / "q.onnx").predict({"image": batch["image"][:1]})[
         "logits"
     ].shape == (1, 10)
@@ -115,7 +115,7 @@ def test_an_unknown_range_and_no_samples_are_refused(digits, tmp_path):
     with pytest.raises(InputError, match="at least one batch"):
         quantize(digits.path, tmp_path / "q.onnx", calibration=[])
     with pytest.raises(InputError, match="a batch with image"):
-        quantize(digits.path, tmp_path / "q.onnx", calibration=[{"picture": np.zeros(3)}])
+        quantize(digits.path, tmp_path / "q.onnx", calibration=[{"photo": np.zeros(3)}])
     assert not list(tmp_path.iterdir())
 
 
@@ -140,7 +140,7 @@ def test_nothing_to_quantise_is_an_error_that_names_what_is_there(tmp_path):
     assert not (tmp_path / "q.onnx").exists()
 
 
-def test_a_file_that_hardly_shrinks_says_why(tmp_path):
+def test_a_file_that_hardly_shrinks_has_a_note(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
     samples = export(model, tmp_path / "m.onnx")
     record = quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", calibration=samples)

@@ -52,11 +52,11 @@ def deep() -> Subject:
 
 
 def faithful(made: Subject) -> CalibrationContext:
-    """Validate by how near the answers are to those of the whole model."""
-    wanted = made.answers().clone()
+    """Validate by the distance of the logits from those of the whole model."""
+    wanted = made.logits().clone()
 
     def validate(model: nn.Module) -> float:
-        return -float((made.answers(model) - wanted).abs().max())
+        return -float((made.logits(model) - wanted).abs().max())
 
     return replace(made.work, validate=validate)
 
@@ -120,9 +120,9 @@ def test_a_dropped_layer_is_one_that_gives_back_its_input(name):
     skipped.model.get_submodule(path).register_forward_hook(back)
     changed = Layers(drop=[0]).transform(made.model, made.work)
     assert changed.change["layers"] == [path]
-    assert torch.equal(made.answers(), skipped.answers())
+    assert torch.equal(made.logits(), skipped.logits())
     fresh = rebuilt(made.model, subject(name).model, [changed.change])
-    assert torch.equal(made.answers(fresh), made.answers())
+    assert torch.equal(made.logits(fresh), made.logits())
 
 
 def test_a_transformers_model_counts_its_layers_and_leaves_the_original_configuration():
@@ -153,7 +153,7 @@ def test_drop_train_and_drop_again():
         optimizer.step()
     changes.append(Layers(count=1).transform(made.model, made.work).change)
     fresh = rebuilt(made.model, Deep(), changes)
-    assert torch.equal(made.answers(fresh), made.answers())
+    assert torch.equal(made.logits(fresh), made.logits())
 
 
 def test_nested_lists_shorten_from_within():
@@ -166,12 +166,12 @@ def test_nested_lists_shorten_from_within():
     assert [[layer.in_features for layer in row] for row in model] == [[2], [1]]
 
 
-def test_the_export_answers_as_torch_does(tmp_path):
+def test_the_exported_file_has_the_logits_of_the_model(tmp_path):
     made = subject("bert")
     Layers(count=1).transform(made.model, made.work)
     to_onnx(made.model, made.task, made.batch, tmp_path / "model.onnx")
     found = OnnxPredictor(tmp_path / "model.onnx", threads=1).predict(made.batch)["logits"]
-    assert torch.allclose(torch.from_numpy(found), made.answers(), atol=1e-5)
+    assert torch.allclose(torch.from_numpy(found), made.logits(), atol=1e-5)
 
 
 def test_bad_settings_and_models_without_layers():

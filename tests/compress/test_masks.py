@@ -79,40 +79,40 @@ def kept(weight):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_a_mask_of_ones_changes_no_answer(net):
+def test_a_mask_of_ones_changes_no_logit(net):
     sub = subject(net)
-    before = sub.answers()
+    before = sub.logits()
     names = {
         path: masks.weights_of(layer)
         for path, layer in sub.model.named_modules()
         if isinstance(layer, (*masks.KINDS, nn.Embedding))
     }
     changes.apply(sub.model, layers=names)
-    assert torch.equal(sub.answers(), before)
+    assert torch.equal(sub.logits(), before)
     assert set(masks.sparsity_of(sub.model).values()) == {0.0}
     assert masks.total_sparsity(sub.model) == 0.0
 
 
-@pytest.mark.parametrize(("net", "way"), list(itertools.product(NETS, PRUNE)))
-def test_a_fresh_model_takes_the_structure_and_the_weights(net, way):
+@pytest.mark.parametrize(("net", "variant"), list(itertools.product(NETS, PRUNE)))
+def test_a_fresh_model_takes_the_structure_and_the_weights(net, variant):
     sub = subject(net)
-    told = [PRUNE[way].transform(sub.model, sub.work).change]
+    changes_made = [PRUNE[variant].transform(sub.model, sub.work).change]
     paths = [path for path, _ in subject(net).model.named_modules()]
     for trained in (False, True):
         if trained:
             train(sub, steps=4)
         fresh = subject(net).model
-        apply(fresh, told)
+        apply(fresh, changes_made)
         fresh.load_state_dict(sub.model.state_dict())
-        assert torch.equal(sub.answers(fresh), sub.answers())
+        assert torch.equal(sub.logits(fresh), sub.logits())
     settled = masks.fixed(sub.model)
-    told += [] if settled is None else [settled]
-    assert (settled is not None) == PRUNE[way].needs_training
-    told.append(Magnitude(sparsity=0.9).transform(sub.model, sub.work).change)  # and once more
+    changes_made += [] if settled is None else [settled]
+    assert (settled is not None) == PRUNE[variant].needs_training
+    changes_made.append(Magnitude(sparsity=0.9).transform(sub.model, sub.work).change)  # again
     fresh = subject(net).model
-    apply(fresh, told)
+    apply(fresh, changes_made)
     fresh.load_state_dict(sub.model.state_dict())
-    assert torch.equal(sub.answers(fresh), sub.answers())
+    assert torch.equal(sub.logits(fresh), sub.logits())
     assert set(paths) <= {path for path, _ in sub.model.named_modules()}
 
 
@@ -132,12 +132,12 @@ def test_no_optimiser_brings_a_weight_back(net):
             assert weight.original[~kept(weight)].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("way", ["cubic", "gradient", "distance", "soft"])
+@pytest.mark.parametrize("variant", ["cubic", "gradient", "distance", "soft"])
 @pytest.mark.parametrize("net", ["cnn", "lstm"])
-def test_training_in_two_parts_is_training_in_one(net, way):
+def test_training_in_two_parts_is_training_in_one(net, variant):
     whole, parts = subject(net), subject(net)
     for sub in (whole, parts):
-        change = PRUNE[way].transform(sub.model, sub.work).change
+        change = PRUNE[variant].transform(sub.model, sub.work).change
     optimizers = [optimizer_of(sub.model) for sub in (whole, parts)]
 
     def step(sub, optimizer, progress):
@@ -165,24 +165,24 @@ def test_training_in_two_parts_is_training_in_one(net, way):
     for progress in (0.6, 0.8):
         step(whole, optimizers[0], progress)
         step(resumed, second, progress)
-    assert torch.equal(whole.answers(), resumed.answers())
+    assert torch.equal(whole.logits(), resumed.logits())
     assert masks.sparsity_of(whole.model) == masks.sparsity_of(resumed.model)
 
 
-@pytest.mark.parametrize("way", PRUNE)
+@pytest.mark.parametrize("variant", PRUNE)
 @pytest.mark.parametrize("net", ["cnn", "lstm"])
-def test_a_copy_lives_by_itself(net, way):
+def test_a_copy_lives_by_itself(net, variant):
     sub = subject(net)
-    PRUNE[way].transform(sub.model, sub.work)
+    PRUNE[variant].transform(sub.model, sub.work)
     sub.work.loss(sub.model.train(), sub.batch).backward()  # an LSTM now holds results
     copied = copy.deepcopy(sub.model)
     sub.model.eval()
-    before = sub.answers()
-    assert torch.equal(sub.answers(copied), before)
+    before = sub.logits()
+    assert torch.equal(sub.logits(copied), before)
     train(sub, steps=3, model=copied)
-    assert torch.equal(sub.answers(), before)
-    assert not torch.equal(sub.answers(copied), before)
-    if PRUNE[way].needs_training:
+    assert torch.equal(sub.logits(), before)
+    assert not torch.equal(sub.logits(copied), before)
+    if PRUNE[variant].needs_training:
         assert masks.total_sparsity(sub.model) == 0 < masks.total_sparsity(copied)
 
 
@@ -216,25 +216,25 @@ def test_the_masks_of_an_lstm_are_what_it_computes_with():
 def test_baked_weights_are_a_dense_model_with_zeros(net):
     sub = subject(net)
     Magnitude(sparsity=0.8).transform(sub.model, sub.work)
-    before, shares = sub.answers(), masks.sparsity_of(sub.model)
+    before, shares = sub.logits(), masks.sparsity_of(sub.model)
     shipped = copy.deepcopy(sub.model)
     materialize(shipped)
-    assert torch.equal(sub.answers(shipped), before)
-    assert torch.equal(sub.answers(), before), "the model that was copied is as it was"
+    assert torch.equal(sub.logits(shipped), before)
+    assert torch.equal(sub.logits(), before), "the model that was copied is as it was"
     assert masks.sparsity_of(sub.model) == shares
     dense = subject(net).model
     assert list(dense.state_dict()) == list(shipped.state_dict())
     assert [type(one) for one in dense.modules()] == [type(one) for one in shipped.modules()]
     dense.load_state_dict(shipped.state_dict())
-    assert torch.equal(sub.answers(dense), before)
+    assert torch.equal(sub.logits(dense), before)
     sub.work.loss(shipped.train(), sub.batch).backward()
 
 
-@pytest.mark.parametrize("way", PRUNE)
-def test_zeros_are_all_of_one_sign(way):
+@pytest.mark.parametrize("variant", PRUNE)
+def test_zeros_are_all_of_one_sign(variant):
     """Sparse storage takes 0.0 and -0.0 for two values."""
     sub = subject("cnn")
-    PRUNE[way].transform(sub.model, sub.work)
+    PRUNE[variant].transform(sub.model, sub.work)
     train(sub, steps=5)
     masks.fixed(sub.model)
     train(sub, steps=2)
@@ -303,28 +303,28 @@ def test_what_trained_is_kept_as_it_was_in_training():
     sub = subject("cnn")
     PRUNE["gradient"].transform(sub.model, sub.work)
     train(sub)
-    before, share = sub.answers(), masks.total_sparsity(sub.model)
+    before, share = sub.logits(), masks.total_sparsity(sub.model)
     assert share == round(0.6 * 1984) / 1984
     assert masks.fixed(sub.model) is not None
-    assert torch.equal(sub.answers(), before)
+    assert torch.equal(sub.logits(), before)
     assert not [name for name in sub.model.state_dict() if "scores" in name or "plan" in name]
     assert masks.fixed(sub.model) is None
 
 
-@pytest.mark.parametrize("way", ["cubic", "gradient", "distance"])
-def test_what_was_cut_short_is_completed(way):
+@pytest.mark.parametrize("variant", ["cubic", "gradient", "distance"])
+def test_what_was_cut_short_is_completed(variant):
     sub = subject("cnn")
-    PRUNE[way].transform(sub.model, sub.work)
+    PRUNE[variant].transform(sub.model, sub.work)
     train(sub, steps=4, until=0.2)
     assert 0 < masks.total_sparsity(sub.model) < 0.6
     masks.fixed(sub.model)
     assert masks.total_sparsity(sub.model) == round(0.6 * 1984) / 1984
 
 
-@pytest.mark.parametrize("way", ["gradient", "distance", "soft"])
-def test_movement_without_training_is_an_error(way):
+@pytest.mark.parametrize("variant", ["gradient", "distance", "soft"])
+def test_movement_without_training_is_an_error(variant):
     sub = subject("cnn")
-    PRUNE[way].transform(sub.model, sub.work)
+    PRUNE[variant].transform(sub.model, sub.work)
     with pytest.raises(CompressError, match="nothing is pruned"):
         masks.fixed(sub.model)
 

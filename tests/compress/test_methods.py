@@ -1,4 +1,4 @@
-"""Every way of compressing that there is: named settings for each, and what all of them keep."""
+"""Laws of every compression method, with settings for each."""
 
 import copy
 from functools import partial
@@ -24,7 +24,7 @@ KINDS = (
     "factorize.svd",
     "quantize.uniform",
 )
-# The least step of a quantised file's answers, and what differs between torch and a plain file.
+# The smallest step of a quantised file's logits, and the difference of torch from a plain file.
 TOLERANCE = 2e-3
 
 
@@ -44,7 +44,7 @@ def test_a_change_can_be_done_again_to_a_fresh_net(name, net):
         return
     apply(fresh, changes)
     fresh.load_state_dict(made.model.state_dict())
-    torch.testing.assert_close(made.answers(fresh), made.answers(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(made.logits(fresh), made.logits(), rtol=1e-5, atol=1e-6)
 
 
 def test_no_method_fits_no_net():
@@ -66,8 +66,8 @@ PAIRS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("net", "first", "second"), PAIRS)
-def test_a_file_answers_as_the_model_does_after_any_two(net, first, second, tmp_path):
-    """Or the second refuses, and says why."""
+def test_a_file_has_the_logits_of_the_model_after_any_two_methods(net, first, second, tmp_path):
+    """Or the second refuses, with a reason."""
     made = subject(net)
     changed(first, made, made.model)
     changes, why = attempt(lambda: changed(second, made, made.model))
@@ -77,9 +77,9 @@ def test_a_file_answers_as_the_model_does_after_any_two(net, first, second, tmp_
     path = tmp_path / "model.onnx"
     to_onnx(made.model, made.task, made.batch, path)
     pack(path)
-    answered = OnnxPredictor(path, threads=1).predict(made.batch)["logits"]
-    expected = made.answers().numpy()
-    assert np.abs(answered - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+    outputs = OnnxPredictor(path, threads=1).predict(made.batch)["logits"]
+    expected = made.logits().numpy()
+    assert np.abs(outputs - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_file_of_a_changed_model_can_be_made_smaller(first, second, tmp_path):
         assert len(why) > 20
         return
     pack(small)
-    answered = OnnxPredictor(small, threads=1).predict(made.batch)["logits"]
-    # Few bits move answers; they may not break them.
-    expected = made.answers().numpy()
-    assert np.abs(answered - expected).max() <= 0.5 * max(1.0, np.abs(expected).max())
+    outputs = OnnxPredictor(small, threads=1).predict(made.batch)["logits"]
+    # Few bits change logits a little.
+    expected = made.logits().numpy()
+    assert np.abs(outputs - expected).max() <= 0.5 * max(1.0, np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""Drawn nets in which channels change places: a cut is right, or those channels are left."""
+"""Random networks that permute channels: a removal is correct, or those channels are skipped."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def subject(model: nn.Module) -> Subject:
 
 
 def check_cut(model: nn.Module, **settings) -> TransformResult:
-    """Cut channels, and compare with the net whose channels are silenced by hooks."""
+    """Prune channels, and compare with the net whose channels are zeroed by hooks."""
     made = subject(model)
     whole = copy.deepcopy(model)
     found = Channels(**settings).transform(model, made.work)
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
     assert with_silent(whole, model)
-    torch.testing.assert_close(made.answers(model), made.answers(whole), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.logits(model), made.logits(whole), rtol=1e-4, atol=1e-5)
     return found
 
 
@@ -98,7 +98,7 @@ class Counted(nn.Module):
         return self.head(x)
 
 
-def test_a_layer_that_others_are_counted_from_cannot_go_and_the_last_can():
+def test_a_layer_before_counted_layers_is_refused_and_the_last_is_removed():
     torch.manual_seed(0)
     net = Counted()
     with pytest.raises(CompressError, match=r"without layers\.1 .*counts layers"):
@@ -107,10 +107,10 @@ def test_a_layer_that_others_are_counted_from_cannot_go_and_the_last_can():
     made = subject(copy.deepcopy(net))
     net.layers[3].register_forward_hook(lambda _, args, out: torch.zeros_like(out))
     Layers(drop=[3]).transform(made.model, made.work)
-    torch.testing.assert_close(made.answers(), made.answers(net))
+    torch.testing.assert_close(made.logits(), made.logits(net))
 
 
-def test_a_cut_in_another_order_is_found():
+def test_a_removal_in_another_order_is_found():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.LayerNorm(6), nn.Linear(6, 4)).eval()
     made = subject(net)
@@ -142,7 +142,7 @@ def test_a_cut_in_another_order_is_found():
 
 
 class Recurrence(nn.Module):
-    """A convolutional recurrence with gates, whose channels go in a circle."""
+    """A convolutional recurrence with gates, whose channels form a cycle."""
 
     def __init__(self, non_local: bool) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Recurrence(nn.Module):
 
 
 @pytest.mark.parametrize("non_local", [False, True])
-def test_what_goes_in_a_circle_is_left_in_bounded_time(non_local, monkeypatch):
+def test_cyclic_channels_are_skipped_in_bounded_time(non_local, monkeypatch):
     monkeypatch.setattr("limbeck.compress.channels.STEPS", 1_000)
     torch.manual_seed(0)
     net = Recurrence(non_local)
@@ -183,4 +183,4 @@ def test_a_change_of_a_drawn_net_can_be_done_again_or_is_refused(name, seed):
         return
     apply(fresh, json.loads(json.dumps(changes)))
     fresh.load_state_dict(made.model.state_dict())
-    torch.testing.assert_close(made.answers(fresh), made.answers(), msg=what)
+    torch.testing.assert_close(made.logits(fresh), made.logits(), msg=what)

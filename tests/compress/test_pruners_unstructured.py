@@ -1,4 +1,4 @@
-"""Which weights are masked: against numpy, by hand in float64, and against the formulas."""
+"""Masks of unstructured pruning, against numpy, float64 references and the formulas."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def net(seed=0, dtype=torch.float32):
 
 
 def zeros_of(model):
-    """Where weights are masked, flat and in the order of the model."""
+    """Return where weights are masked, flat and in the order of the model."""
     return {
         path: torch.cat([~mask_of(one).mask.flatten() for one in found.values()]).numpy()
         for path, found in masks.masked_weights(model).items()
@@ -104,7 +104,7 @@ def test_ranking_in_every_precision(dtype):
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("method", [Magnitude, Random])
-def test_the_sparsity_asked_for_is_reached_exactly(method, scope, name):
+def test_the_sparsity_is_reached_exactly(method, scope, name):
     sub = subject(name)
     before = dense_weights(sub.model)
     changed = method(sparsity=0.77, scope=scope).transform(sub.model, sub.work)
@@ -176,7 +176,7 @@ def test_an_emptied_layer_and_an_untouched_one_are_named():
         model[0].weight.mul_(1e-3)
         model[4].weight.add_(torch.sign(model[4].weight))
     changed = Magnitude(sparsity=0.6).transform(model, WORK)
-    assert any("0 has no weight left" in note for note in changed.notes)
+    assert any("all weights of 0 are masked" in note for note in changed.notes)
     assert any("no weight was masked in 4" in note for note in changed.notes)
 
 
@@ -216,17 +216,17 @@ def test_settings_that_do_not_go_together_are_refused(method, wrong):
 )
 def test_a_layer_that_is_not_there_is_refused_with_the_nearest(method):
     sub = subject("cnn")
-    for way in (method.check, method.transform):
+    for step in (method.check, method.transform):
         with pytest.raises(InputError, match='did you mean "hidden"'):
-            way(sub.model, sub.work)
+            step(sub.model, sub.work)
 
 
 @pytest.mark.parametrize("method", [Magnitude, Random, Movement])
 def test_nothing_to_do_is_an_error(method):
     sub = subject("cnn")
-    for way in (method(sparsity=0).check, method(sparsity=0).transform):
+    for step in (method(sparsity=0).check, method(sparsity=0).transform):
         with pytest.raises(CompressError, match="nothing would be pruned"):
-            way(sub.model, sub.work)
+            step(sub.model, sub.work)
     with pytest.raises(CompressError, match="no layer of"):
         method(sparsity=0.5).check(nn.Sequential(nn.ReLU()), sub.work)
     assert masks.masked_weights(sub.model) == {}
@@ -258,9 +258,9 @@ def test_less_or_as_much_as_there_is_is_refused():
     Magnitude(sparsity=0.6).transform(model, WORK)
     before = zeros_of(model)
     for method in (Magnitude(sparsity=0.3), Movement(sparsity=0.3)):
-        for way in (method.check, method.transform):
+        for step in (method.check, method.transform):
             with pytest.raises(InputError, match=r"got 0.3; allowed: at least 0\.6.*only grow"):
-                way(model, WORK)
+                step(model, WORK)
     with pytest.raises(InputError, match="sparsity of 0"):
         Magnitude(sparsity=0.1, scope="layer").transform(model, WORK)
     with pytest.raises(CompressError, match="nothing would be pruned"):
@@ -358,11 +358,13 @@ def test_the_cubic_is_that_of_zhu_and_gupta(begin, end, progress, initial, final
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("way", ["magnitude", "distance", "gradient"])
-def test_masks_have_at_every_step_what_the_schedule_says(way, scope):
-    asked = {"sparsity": 0.9, "scope": scope, "begin": 0.2, "end": 0.8}
+@pytest.mark.parametrize("variant", ["magnitude", "distance", "gradient"])
+def test_masks_follow_the_schedule_at_every_step(variant, scope):
+    options = {"sparsity": 0.9, "scope": scope, "begin": 0.2, "end": 0.8}
     method = (
-        Magnitude(schedule="cubic", **asked) if way == "magnitude" else Movement(score=way, **asked)
+        Magnitude(schedule="cubic", **options)
+        if variant == "magnitude"
+        else Movement(score=variant, **options)
     )
     model = net()
     method.transform(model, WORK)
@@ -377,7 +379,7 @@ def test_masks_have_at_every_step_what_the_schedule_says(way, scope):
         for group in [list(zeros)] if scope == "global" else [[path] for path in zeros]:
             found = np.concatenate([zeros[path] for path in group])
             assert abs(found.sum() - share * len(found)) <= 0.5 + 1e-9
-        if way != "gradient":
+        if variant != "gradient":
             assert all((zeros[p] >= before[p]).all() for p in zeros if len(before[p]))
         before = zeros
         F.cross_entropy(model(x), y).backward()
@@ -390,19 +392,19 @@ def test_masks_have_at_every_step_what_the_schedule_says(way, scope):
 
 
 def test_growth_by_magnitude_and_by_distance_against_numpy():
-    for way in ("magnitude", "distance"):
+    for variant in ("magnitude", "distance"):
         model = net()
         start = dense_weights(model)
         method = (
             Magnitude(sparsity=0.6, schedule="cubic")
-            if way == "magnitude"
+            if variant == "magnitude"
             else Movement(sparsity=0.6, score="distance")
         )
         method.transform(model, WORK)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        moved = {p: w - start[p] * (way == "distance") for p, w in dense_weights(model).items()}
+        moved = {p: w - start[p] * (variant == "distance") for p, w in dense_weights(model).items()}
         plan_of(model).advance(1.0)
         size = np.abs(all_of(moved))
         expected = np.zeros(len(size), bool)
@@ -502,14 +504,14 @@ def test_the_soft_threshold_and_its_penalty():
     probability = 1 / (1 + np.exp(-2.0 * scores))
     for progress in (0.0, 0.125, 0.5, 0.9):
         plan.advance(progress)
-        way = 1 - (1 - min(progress / 0.5, 1)) ** 3
-        assert np.array_equal(all_of(zeros_of(model)), probability <= 0.2 * way)
+        rise = 1 - (1 - min(progress / 0.5, 1)) ** 3
+        assert np.array_equal(all_of(zeros_of(model)), probability <= 0.2 * rise)
         value = masks.penalty(model)
-        assert value.item() == pytest.approx(7.0 * way * probability.mean(), rel=1e-6)
+        assert value.item() == pytest.approx(7.0 * rise * probability.mean(), rel=1e-6)
         for parameter in model.parameters():
             parameter.grad = None
         value.backward()
-        slope = 7.0 * way * 2.0 * probability * (1 - probability) / len(scores)
+        slope = 7.0 * rise * 2.0 * probability * (1 - probability) / len(scores)
         grad = np.concatenate([mask_of(weight).scores.grad.numpy() for weight in found])
         np.testing.assert_allclose(grad, slope, rtol=1e-6, atol=1e-15)
 

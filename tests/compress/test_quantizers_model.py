@@ -22,7 +22,7 @@ from limbeck.compress.quantizers.uniform import Uniform
 from limbeck.errors import InputError
 from limbeck.export.quantized import deploy, integers
 
-WAYS = {
+VARIANTS = {
     "8 bits": Uniform(embeddings=True),
     "4 bits learned": Uniform(bits=4, activation_bits=4, step="learned", first_last_bits=None),
     "3 bits affine": Uniform(bits=3, symmetric=False, step="learned", symmetric_activations=True),
@@ -32,9 +32,9 @@ WAYS = {
 }
 
 
-def quantised(net, way):
+def quantised(net, variant):
     one = subject(net)
-    return one, way.transform(one.model, one.work)
+    return one, variant.transform(one.model, one.work)
 
 
 def moved(before, after):
@@ -44,21 +44,21 @@ def moved(before, after):
 @pytest.mark.parametrize("net", NETS)
 def test_the_structure_can_be_built_again(net):
     one = subject(net)
-    dense = one.answers()
-    for name, way in WAYS.items():
+    dense = one.logits()
+    for name, variant in VARIANTS.items():
         model, fresh = copy.deepcopy(one.model), copy.deepcopy(one.model)
-        way.check(model, one.work)
-        changed = way.transform(model, one.work)
-        after = one.answers(model)
+        variant.check(model, one.work)
+        changed = variant.transform(model, one.work)
+        after = one.logits(model)
         assert not torch.equal(after, dense), name
         apply(fresh, [json.loads(json.dumps(changed.change))])
         fresh.load_state_dict(model.state_dict())
-        assert torch.equal(one.answers(fresh), after), name
-        assert torch.equal(one.answers(deploy(fresh)), after), name
+        assert torch.equal(one.logits(fresh), after), name
+        assert torch.equal(one.logits(deploy(fresh)), after), name
         # What happened to the others did not reach this one.
-        assert torch.equal(one.answers(copy.deepcopy(model)), after), name
-        assert torch.equal(one.answers(model), after), name
-    assert torch.equal(one.answers(), dense)
+        assert torch.equal(one.logits(copy.deepcopy(model)), after), name
+        assert torch.equal(one.logits(model), after), name
+    assert torch.equal(one.logits(), dense)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -73,19 +73,19 @@ def test_paths_stay_and_weights_take_few_values(net):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_more_bits_move_the_answers_less(net):
-    dense = subject(net).answers()
+def test_more_bits_change_the_logits_less(net):
+    dense = subject(net).logits()
     found = []
     for bits in (8, 4, 2):
-        way = Uniform(bits=bits, activation_bits=None, first_last_bits=None)
-        found.append(moved(dense, quantised(net, way)[0].answers()))
+        variant = Uniform(bits=bits, activation_bits=None, first_last_bits=None)
+        found.append(moved(dense, quantised(net, variant)[0].logits()))
     assert found[0] < 0.05
     assert found == sorted(found)
 
 
-def test_batch_norms_are_folded_and_answers_stay():
+def test_batch_norms_are_folded_without_changing_logits():
     one = subject("cnn")
-    before = one.answers()
+    before = one.logits()
     # Quantising nothing but one layer to 8 bits moves little; all four norms go nevertheless.
     changed = Uniform().transform(one.model, one.work)
     pairs = [["stem.0", "stem.1"], ["deep.0", "deep.1"], ["deep.3", "deep.4"], ["wide.0", "wide.1"]]
@@ -99,7 +99,7 @@ def test_batch_norms_are_folded_and_answers_stay():
         shift = (0 if dense.bias is None else dense.bias) - old.running_mean
         bias = one.model.get_submodule(f"{path}.parametrizations.bias").original
         torch.testing.assert_close(bias, shift * factor + old.bias)
-    assert moved(before, one.answers()) < 0.02
+    assert moved(before, one.logits()) < 0.02
     assert not Uniform(fold_batch_norm=False).transform(*_fresh("cnn")).change["fold"]
 
 
@@ -124,7 +124,7 @@ class Watched(nn.Module):
         return self.head(self.norm3(self.third(x)).mean((2, 3)))
 
 
-def test_a_batch_norm_is_left_where_folding_it_would_move_the_answers():
+def test_a_batch_norm_is_not_folded_if_logits_would_change():
     one = subject("cnn")
     torch.manual_seed(0)
     model = Watched()
@@ -132,15 +132,15 @@ def test_a_batch_norm_is_left_where_folding_it_would_move_the_answers():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.normal_(module.running_mean)
-    before = one.answers(model)
+    before = one.logits(model)
     changed = Uniform().transform(model, one.work)
     assert changed.change["fold"] == [["third", "norm3"]]
     assert model.first.bias is None
-    assert moved(before, one.answers(model)) < 0.05
+    assert moved(before, one.logits(model)) < 0.05
 
 
 def test_masks_go_first_and_zeros_stay_zero():
-    for way in (*WAYS.values(), Ternary()):
+    for variant in (*VARIANTS.values(), Ternary()):
         one = subject("cnn")
         layers = [one.model.get_submodule(path) for path in ("stem.0", "deep.3", "hidden", "head")]
         masks = []
@@ -148,7 +148,7 @@ def test_masks_go_first_and_zeros_stay_zero():
             mask = torch.rand(layer.weight.shape) < 0.5
             parametrize.register_parametrization(layer, "weight", Mask(mask))
             masks.append(mask)
-        way.transform(one.model, one.work)
+        variant.transform(one.model, one.work)
         whole = integers(one.model)
         for layer, mask in zip(layers, masks, strict=True):
             assert (layer.weight[~mask] == 0).all()
@@ -165,12 +165,12 @@ def test_a_quantised_model_can_be_quantised_again():
     fresh = subject("cnn").model
     apply(fresh, [first.change, second.change])
     fresh.load_state_dict(one.model.state_dict())
-    assert torch.equal(one.answers(fresh), one.answers())
+    assert torch.equal(one.logits(fresh), one.logits())
     assert not any("input_quantizer" in name for name, _ in one.model.named_modules())
     assert parametrize.is_parametrized(one.model.hidden, "weight")
     assert not parametrize.is_parametrized(one.model.hidden, "bias")
     direct, _ = quantised("cnn", Uniform(bits=4, activation_bits=None))
-    torch.testing.assert_close(one.answers(), direct.answers())
+    torch.testing.assert_close(one.logits(), direct.logits())
 
 
 def test_factorised_layers_are_layers():
@@ -181,14 +181,14 @@ def test_factorised_layers_are_layers():
 
 
 def test_first_and_last_layers_keep_their_bits():
-    def values(way):
-        whole = integers(quantised("cnn", way)[0].model)
+    def values(variant):
+        whole = integers(quantised("cnn", variant)[0].model)
         return [
             len(whole[f"{path}.weight"].values.unique()) for path in ("stem.0", "wide.0", "head")
         ]
 
-    for way, middle in ((Uniform(bits=2), 4), (Ternary(), 3), (Binary(), 2)):
-        first, found, last = values(way)
+    for variant, middle in ((Uniform(bits=2), 4), (Ternary(), 3), (Binary(), 2)):
+        first, found, last = values(variant)
         assert found <= middle
         assert min(first, last) > 40
     first, found, last = values(Uniform(bits=2, first_last_bits=4))
@@ -225,7 +225,7 @@ class Tied(nn.Module):
 
 def test_shared_weights_and_weights_read_from_outside():
     one, model = subject("cnn"), Tied()
-    before = one.answers(model)
+    before = one.logits(model)
     changed = Uniform().transform(model, one.work)
     assert set(changed.change["layers"]) == {"read", "head"}
     assert changed.change["layers"]["read"]["input"] is None
@@ -234,7 +234,7 @@ def test_shared_weights_and_weights_read_from_outside():
     assert "inputs kept in float: read" in notes
     assert "MultiheadAttention" in notes
     assert model.one.weight is model.other.weight
-    assert moved(before, one.answers(model)) < 0.05
+    assert moved(before, one.logits(model)) < 0.05
 
 
 def test_the_fused_encoder_layer_rounds_its_inputs_in_evaluation_too():
@@ -243,7 +243,7 @@ def test_the_fused_encoder_layer_rounds_its_inputs_in_evaluation_too():
     one = subject("cnn")
     model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), layer, nn.Flatten(1), nn.Linear(24, 4))
     Uniform(bits=4, activation_bits=4, first_last_bits=None).transform(model, one.work)
-    evaluated = one.answers(model)
+    evaluated = one.logits(model)
     with torch.no_grad():
         for module in model.modules():
             module.training = not hasattr(module, "least")  # ranges must not follow
@@ -287,13 +287,13 @@ def test_what_cannot_work_is_refused():
             Uniform(**given)
 
 
-def trainable(way):
-    """The convolutional net, taught for a moment to tell four patterns apart, then quantised."""
+def trainable(variant):
+    """The convolutional net, trained briefly to classify four patterns, then quantised."""
     one = subject("cnn")
     patterns = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     one.batch["image"] += patterns[one.batch["labels"]]
     train(one, 5)
-    way.transform(one.model, one.work)
+    variant.transform(one.model, one.work)
     return one
 
 
@@ -331,9 +331,9 @@ def test_training_in_few_bits_lowers_the_loss_and_learned_steps_move(step):
         assert still or not torch.equal(after[name], tensor), name
         assert (after[name] > 0).all() or name.endswith(".offset"), name
     evaluated = copy.deepcopy(after)
-    answers = one.answers()
+    logits = one.logits()
     assert all(torch.equal(one.model.state_dict()[name], evaluated[name]) for name in evaluated)
-    assert torch.equal(one.answers(deploy(copy.deepcopy(one.model))), answers)
+    assert torch.equal(one.logits(deploy(copy.deepcopy(one.model))), logits)
 
 
 def test_learned_steps_beat_the_range_at_two_bits_after_the_same_training():

@@ -67,7 +67,7 @@ def test_what_is_shared_stays_shared_or_the_method_refuses(name, kind, tmp_path)
     apply(fresh, changes)
     save_weights(made.model, tmp_path / "model.safetensors")
     load_weights(fresh, tmp_path / "model.safetensors")
-    torch.testing.assert_close(made.answers(fresh), made.answers())
+    torch.testing.assert_close(made.logits(fresh), made.logits())
     one, other = made.model.a.weight, made.model.b.weight
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -83,11 +83,11 @@ def test_a_shared_weight_is_not_masked_and_that_is_noted():
     assert f"{zeros} of 832 weights" in found.what
 
 
-def test_a_shared_weight_that_is_asked_for_is_refused():
+def test_a_selected_shared_weight_is_refused():
     made = subject("tied")
-    way = method("prune.magnitude").model_copy(update={"layers": ["a", "head"]})
+    variant = method("prune.magnitude").model_copy(update={"layers": ["a", "head"]})
     with pytest.raises(InputError, match=r"layers: got \['a'\].*untie"):
-        way.check(made.model, made.work)
+        variant.check(made.model, made.work)
 
 
 def test_one_module_under_two_names_shares_nothing_with_another():

@@ -1,4 +1,4 @@
-"""The method on four kinds of nets: structure, targets, what is left, and what is refused."""
+"""The method on four networks: structure, targets, skipped layers, and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from limbeck.evaluate.flops import flops, parameters
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor
 
-WAYS = {
+VARIANTS = {
     "rank": {"rank": 2},
     "energy": {"energy": 0.5},
     "whitened energy": {"energy": 0.9, "whiten": True},
@@ -43,11 +43,11 @@ def operations(one: Subject) -> int:
     return flops(one.model, one.task, one.batch)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", NETS)
-def test_the_structure_is_built_again(name, way):
+def test_the_structure_is_built_again(name, variant):
     one = subject(name)
-    method = Svd(**WAYS[way])
+    method = Svd(**VARIANTS[variant])
     before = {path: rows.clone() for path, rows in one.model.state_dict().items()}
     method.check(one.model, one.work)
     assert all(torch.equal(rows, before[path]) for path, rows in one.model.state_dict().items())
@@ -61,7 +61,7 @@ def test_the_structure_is_built_again(name, way):
         assert operations(one) <= method.flops * cost
     assert not any(module.training for module in one.model.modules())
     torch.testing.assert_close(
-        one.answers(rebuilt(name, one.model, [done.change])), one.answers(), rtol=0, atol=0
+        one.logits(rebuilt(name, one.model, [done.change])), one.logits(), rtol=0, atol=0
     )
 
 
@@ -75,23 +75,23 @@ def test_layers_are_cut_again_and_exported(name, tmp_path):
     second = Svd(rank=2, embeddings=embeddings, **given).transform(one.model, one.work)
     assert any(path.endswith((".0", ".1")) for path in second.change["layers"])
     fresh = rebuilt(name, one.model, [first.change, second.change])
-    torch.testing.assert_close(one.answers(fresh), one.answers(), rtol=0, atol=0)
+    torch.testing.assert_close(one.logits(fresh), one.logits(), rtol=0, atol=0)
     if name == "lstm":
         return  # the exporter writes no LSTM over any number of tokens, cut or not
     to_onnx(one.model, one.task, one.batch, tmp_path / "net.onnx")
     found = OnnxPredictor(tmp_path / "net.onnx").predict(one.batch)["logits"]
-    np.testing.assert_allclose(found, one.answers().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, one.logits().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["channel", "spatial"])
-def test_each_layer_is_as_far_off_as_its_singular_values_say(form):
+def test_each_layer_error_is_that_of_its_singular_values(form):
     one = subject("cnn")
     model = one.model.double()
     dense = copy.deepcopy(model)
-    door = CalibrationContext(
+    context = CalibrationContext(
         lambda: iter([{"x": torch.randn(2, 3, 8, 8).double()}]), run, None, None, 0
     )
-    done = Svd(rank={"wide.0": 3, "hidden": 5}, convolutions=form).transform(model, door)
+    done = Svd(rank={"wide.0": 3, "hidden": 5}, convolutions=form).transform(model, context)
     assert done.change["layers"] == {
         "wide.0": {"rank": 3, "form": form},
         "hidden": {"rank": 5, "form": "linear"},
@@ -121,11 +121,11 @@ def anisotropic(count: int, width: int) -> torch.Tensor:
 def test_whitening_keeps_what_the_samples_make_of_a_layer(shape):
     torch.manual_seed(0)
     layer, x = nn.Sequential(nn.Linear(shape[1], shape[0])), anisotropic(64, shape[1])
-    door = CalibrationContext(lambda: iter([{"x": x[:40]}, {"x": x[40:]}]), run, None, None, 0)
+    context = CalibrationContext(lambda: iter([{"x": x[:40]}, {"x": x[40:]}]), run, None, None, 0)
     errors = []
     for whiten in (True, False):
         model = copy.deepcopy(layer)
-        Svd(rank=2, whiten=whiten).transform(model, door)
+        Svd(rank=2, whiten=whiten).transform(model, context)
         errors.append((model(x) - layer(x)).norm().item())
     assert errors[0] < 0.9 * errors[1]
     weight = layer[0].weight.detach().double().numpy()
@@ -147,8 +147,8 @@ def test_targets_are_met_and_not_overdone(target, share, by):
     model(images)
     one = Subject(model, _Task(), {"x": images})
     whole = parameters(model) if target == "parameters" else operations(one)
-    door = CalibrationContext(lambda: iter([{"x": images}]), run, None, None, 0)
-    Svd(**{target: share}, by=by, convolutions="spatial").transform(model, door)
+    context = CalibrationContext(lambda: iter([{"x": images}]), run, None, None, 0)
+    Svd(**{target: share}, by=by, convolutions="spatial").transform(model, context)
     left = parameters(model) if target == "parameters" else operations(one)
     assert 0.85 * share < left / whole <= share
 
@@ -160,7 +160,7 @@ class _Task:
         return {"logits": model(batch["x"])}
 
 
-def test_sensitivity_spares_the_layer_that_the_answers_hang_on():
+def test_sensitivity_spares_the_layer_that_the_logits_depend_on():
     torch.manual_seed(0)
 
     class Two(nn.Module):
@@ -173,22 +173,22 @@ def test_sensitivity_spares_the_layer_that_the_answers_hang_on():
             return self.loud(x) + 0.01 * self.quiet(x)
 
     x = torch.randn(32, 16)
-    door = CalibrationContext(lambda: iter([{"x": x}]), run, None, None, 0)
+    context = CalibrationContext(lambda: iter([{"x": x}]), run, None, None, 0)
     ranks = {}
     for by in ("energy", "sensitivity"):
-        done = Svd(parameters=0.7, by=by).transform(Two(), door)
+        done = Svd(parameters=0.7, by=by).transform(Two(), context)
         ranks[by] = {path: given["rank"] for path, given in done.change["layers"].items()}
     assert set(ranks["sensitivity"]) == {"quiet"}
     assert set(ranks["energy"]) == {"loud", "quiet"}
 
 
-def test_answers_move_less_the_more_is_kept():
+def test_logits_change_less_at_higher_rank():
     moved = []
     for energy in (0.3, 0.6, 0.8):
         one = subject("bert")
-        before = one.answers()
+        before = one.logits()
         Svd(energy=energy, layers=["*intermediate*"]).transform(one.model, one.work)
-        moved.append(float((one.answers() - before).norm()))
+        moved.append(float((one.logits() - before).norm()))
     assert moved == sorted(moved, reverse=True)
     assert moved[-1] > 0
 
@@ -224,11 +224,11 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_what_cannot_be_cut_is_left_and_listed():
+def test_unsupported_layers_are_skipped_and_listed():
     torch.manual_seed(0)
     model, x = Mixed().eval(), torch.randn(2, 5, 16)
-    door = CalibrationContext(lambda: iter([{"x": x}]), run, None, None, 0)
-    done = Svd(energy=0.2).transform(model, door)
+    context = CalibrationContext(lambda: iter([{"x": x}]), run, None, None, 0)
+    done = Svd(energy=0.2).transform(model, context)
     assert set(done.change["layers"]) == {"fine"}
     model(x)
     assert model.tied.weight is model.same.weight
@@ -260,7 +260,7 @@ class Masked(nn.Module):
         return weight * (torch.arange(weight.shape[1]) % 2)
 
 
-def test_masks_go_into_the_factors():
+def test_masks_are_applied_before_factorising():
     one = subject("cnn")
     parametrize.register_parametrization(one.model.hidden, "weight", Masked())
     masked = one.model.hidden.weight.detach().clone()
@@ -275,7 +275,7 @@ def test_masks_go_into_the_factors():
     parametrize.register_parametrization(fresh.hidden, "weight", Masked())
     apply(fresh, [done.change])
     fresh.load_state_dict(one.model.state_dict())
-    torch.testing.assert_close(one.answers(fresh), one.answers())
+    torch.testing.assert_close(one.logits(fresh), one.logits())
 
 
 def test_a_model_that_reads_a_weight_is_left_whole():
@@ -288,14 +288,14 @@ def test_a_model_that_reads_a_weight_is_left_whole():
             return self.first(x.to(self.first.weight.dtype))
 
     model = Reads()
-    door = CalibrationContext(lambda: iter([{"x": torch.randn(2, 16)}]), run, None, None, 0)
+    context = CalibrationContext(lambda: iter([{"x": torch.randn(2, 16)}]), run, None, None, 0)
     with pytest.raises(CompressError, match=r"first: .*'weight'.*skip"):
-        Svd(rank=2).transform(model, door)
+        Svd(rank=2).transform(model, context)
     assert isinstance(model.first, nn.Linear)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"rank": 8}, "rank: got 8; allowed: at most 4 for head.* skip: \\[head\\]"),
         ({"rank": {"hidden": 17}}, "rank: got 17; allowed: at most 16 for hidden"),
@@ -305,14 +305,14 @@ def test_a_model_that_reads_a_weight_is_left_whole():
         ({"flops": 0.05}, "flops: got 0.05; allowed: at least 0\\.[0-9]+"),
     ],
 )
-def test_what_cannot_work_is_refused_beforehand(given, said):
+def test_invalid_settings_are_refused_by_check(given, message):
     one = subject("cnn")
     for step in (Svd(**given).check, Svd(**given).transform):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             step(one.model, one.work)
 
 
-def test_the_least_target_named_can_be_met():
+def test_the_smallest_target_in_the_error_can_be_met():
     one = subject("cnn")
     with pytest.raises(InputError) as caught:
         Svd(flops=0.05).check(one.model, one.work)
@@ -322,7 +322,7 @@ def test_the_least_target_named_can_be_met():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({}, "exactly one of"),
         ({"rank": 2, "energy": 0.5}, "rank and energy"),
@@ -334,8 +334,8 @@ def test_the_least_target_named_can_be_met():
         ({"rank": {"a": 2}, "layers": ["a"]}, "leave layers out"),
     ],
 )
-def test_settings_that_contradict_are_refused(given, said):
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_contradict_are_refused(given, message):
+    with pytest.raises(ValidationError, match=message):
         Svd(**given)
 
 

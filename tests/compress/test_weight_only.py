@@ -127,7 +127,7 @@ CASES = {
 
 
 def rebuilt(path, count: int) -> list[np.ndarray]:
-    """What a file's only operator reads as weights, worked out by ONNX Runtime."""
+    """Return the weights that a file's only operator reads, computed by ONNX Runtime."""
     model = onnx.load(path)
     node = next(node for node in model.graph.node if "y" in node.output)
     names = [name for name in node.input if name != "x"][:count]
@@ -223,7 +223,7 @@ def net(request, tmp_path_factory):
 @pytest.mark.parametrize(
     ("method", "error"), [("float16", 1e-3), ("bfloat16", 1e-2), ("int4_weights", 0.3)]
 )
-def test_a_net_shrinks_and_answers_by_the_same_graph(net, method, error, tmp_path):
+def test_a_net_shrinks_and_keeps_its_graph(net, method, error, tmp_path):
     path, samples = net
     record = METHODS[method].quantize(path, tmp_path / "q.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "q.onnx"), full_check=True)

@@ -68,7 +68,7 @@ def cases(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_torch_and_onnx_runtime_agree(cases, name):
     case = cases[name]
-    expected = case.one.answers().numpy()
+    expected = case.one.logits().numpy()
     outputs = OnnxPredictor(case.path).predict(case.one.batch)["logits"]
     assert np.abs(outputs - expected).max() <= TOLERANCE * np.abs(expected).max()
 
@@ -101,7 +101,7 @@ def test_layers_have_the_same_integer_inputs(cases, name, tmp_path):
     for path, module in case.one.model.named_modules():
         if isinstance(module, InputQuantizer):
             module.register_forward_hook(note(path.removesuffix(".input_quantizer")))
-    case.one.answers()
+    case.one.logits()
     assert found  # layers with the same input share what the file has of it
     for path, value in found.items():
         np.testing.assert_array_equal(outputs[value], given[path].detach().numpy(), path)
@@ -158,7 +158,7 @@ def test_chain_of_convolutions_uses_integer_kernels(tmp_path):
     assert found["QGemm"] == 1
     # With steps that are powers of two every sum is exact, in floats and in whole numbers.
     outputs = OnnxPredictor(tmp_path / "model.onnx").predict(one.batch)["logits"]
-    np.testing.assert_allclose(outputs, one.answers(model), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(outputs, one.logits(model), rtol=1e-6, atol=1e-7)
 
 
 def test_masks_are_applied_to_integers(tmp_path):
@@ -175,7 +175,7 @@ def test_masks_are_applied_to_integers(tmp_path):
         one.model, one.work
     )
     Ternary(layers=["wide.0"], threshold="learned").transform(one.model, one.work)
-    expected = one.answers()
+    expected = one.logits()
     to_onnx(one.model, one.task, one.batch, tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx").graph
     weights = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
@@ -202,10 +202,10 @@ def test_tensor_off_its_grid_is_rejected():
 def test_recurrent_model_keeps_its_outputs_and_float_lstm():
     one = subject("lstm")
     Uniform(embeddings=True).transform(one.model, one.work)
-    expected = one.answers()
+    expected = one.logits()
     deployed = deploy(copy.deepcopy(one.model))
-    assert torch.equal(one.answers(deployed), expected)
+    assert torch.equal(one.logits(deployed), expected)
     dtypes = {name: tensor.dtype for name, tensor in deployed.state_dict().items()}
     assert dtypes["embedding.weight"] == torch.int8
     assert dtypes["lstm.weight_ih_l0"] == torch.float32
-    assert torch.equal(one.answers(), expected)
+    assert torch.equal(one.logits(), expected)

@@ -121,7 +121,7 @@ class Subject:
             seed=0,
         )
 
-    def answers(self, model: nn.Module | None = None) -> Tensor:
+    def logits(self, model: nn.Module | None = None) -> Tensor:
         """Return the logits of the samples, in evaluation mode."""
         model = (model or self.model).eval()
         with torch.no_grad():

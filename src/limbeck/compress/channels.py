@@ -106,8 +106,7 @@ class DependencyGroup:
     """A dependency group of channels: a layer's outputs, tensors added to them, and their readers.
 
     Attributes:
-        path: The first found of the layers whose outputs are in the group.
-        layers: The paths of all of these layers.
+        layers: The paths of all layers whose outputs are in the group.
         channels: Number of channels.
         blocks: Number of channels per part, which grouped convolutions and norms lose at the same
             index of every group.
@@ -115,7 +114,6 @@ class DependencyGroup:
         skip_reason: Why they cannot be pruned; empty if they can.
     """
 
-    path: str
     layers: tuple[str, ...]
     channels: int
     blocks: int
@@ -227,10 +225,10 @@ class Channels:
         try:
             group = self._graph.get_pruning_group(layer, pruner.prune_out_channels, range(channels))
         except StepLimitError as error:
-            return DependencyGroup(path, (path,), channels, 1, None, str(error))
+            return DependencyGroup((path,), channels, 1, None, str(error))
         except Exception as error:  # it cannot trace every operator, and raises many types
             reason = f"Torch-Pruning cannot trace them ({type(error).__name__}: {error})"
-            return DependencyGroup(path, (path,), channels, 1, None, reason)
+            return DependencyGroup((path,), channels, 1, None, reason)
         items = list(_items(group))
         outputs = tuple(
             self._graph._module2name[dependency.layer]
@@ -241,7 +239,7 @@ class Channels:
         reason = self._skip_reason(group)
         if not reason and channels <= blocks:
             reason = "there are no channels to remove"
-        return DependencyGroup(path, outputs, channels, blocks, group, reason)
+        return DependencyGroup(outputs, channels, blocks, group, reason)
 
     def _skip_reason(self, group: Any) -> str:
         output_type = self._pruning.ops.OPTYPE.OUTPUT

@@ -48,13 +48,8 @@ def fake_quantize(
     \frac{\partial \hat x}{\partial z} = -s\,[v < l' \text{ or } v > h']
     $$
 
-    Args:
-        x: Any shape.
-        step: s above 0, of a shape that broadcasts to x's.
-        zero: z, integers in the shape of the scale; None is 0 everywhere.
-        low: The lowest integer l.
-        high: The highest integer h.
-        share: Factor of the gradients of s and z.
+    The scale s = `step` > 0 and the zero point z = `zero` (None is 0) broadcast to x; l = `low` and
+    h = `high`. The gradients of s and z are multiplied by `share`.
 
     Example:
         >>> x = torch.tensor([-3.0, 0.24, 0.25, 0.75, 9.0])
@@ -202,11 +197,9 @@ class InputStatistics:
 def observe(
     model: nn.Module, paths: Iterable[str], work: CalibrationContext
 ) -> dict[str, InputStatistics]:
-    """Run all calibration samples through a model, and record statistics of layer inputs.
+    """Return statistics of layer inputs over all calibration samples, by path.
 
-    Returns:
-        The statistics by path, in the order in which layers are first called; layers that are never
-        called are missing.
+    The order is that of the first calls; layers that are never called are missing.
 
     Raises:
         InputError: There are no samples, or a layer's input is not finite.

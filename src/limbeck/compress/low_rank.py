@@ -97,12 +97,7 @@ RIDGE = 1e-6
 
 @dataclass(frozen=True)
 class Moment:
-    """Second moments of a layer's inputs or outputs.
-
-    Attributes:
-        side: `inputs`: E[x xᵀ], `[n, n]`; `outputs`: E[y yᵀ] with y = A x, `[m, m]`.
-        values: The matrix, in float64.
-    """
+    """Second moments of a layer's inputs, E[x xᵀ], or of its outputs y = A x, E[y yᵀ]; float64."""
 
     side: Literal["inputs", "outputs"]
     values: Tensor
@@ -112,10 +107,8 @@ class Moment:
 class Decomposition:
     """A matrix A, `[m, n]` in float64, and the principal directions of its outputs.
 
-    Attributes:
-        matrix: A.
-        directions: U, `[m, k]`, orthonormal columns, k = min(m, n).
-        energies: The squared singular values, `[k]`, descending: the loss without each direction.
+    The directions U, `[m, k]` with k = min(m, n), are orthonormal columns; the energies, `[k]`, are
+    the squared singular values, descending: the loss without each direction.
     """
 
     matrix: Tensor

@@ -86,13 +86,10 @@ def by_budget(
     Per layer, the first step goes from the dense layer to the best rank that saves, the next ones
     go down rank by rank; the ratio of loss to saving rises with each step. Greedy: the steps of all
     layers are taken in the order of that ratio until the saving is reached, which is optimal for
-    every saving that falls on a step. The last layer cut regains the surplus.
+    every saving that falls on a step. The last layer regains the surplus.
 
-    Args:
-        costs: Cost of each layer, by path.
-        losses: Loss of each layer per rank from 1: descending and convex.
-        saving: Amount to save, in the unit of the costs; at most the saving of all layers at rank
-            1.
+    The losses of each layer, per rank from 1, are descending and convex. The saving, in the unit of
+    the costs, is at most that of all layers at rank 1.
 
     Example:
         >>> cost = Cost(dense=64, each=16, highest=4)
@@ -131,13 +128,9 @@ def _steps(cost: Cost, losses: NDArray[np.float64]) -> list[tuple[float, int, in
 
 @dataclass
 class Plan:
-    """The layers that can be factorised, by path.
+    """The layers that can be factorised with their costs, and why the others are skipped, by path.
 
-    Attributes:
-        total: Cost of the whole model, in parameters or operations.
-        forms: The form of each layer that can be factorised.
-        costs: The cost of each of them.
-        skipped: The reason why each of the others is skipped.
+    The total is the cost of the whole model, in parameters or operations.
     """
 
     total: int

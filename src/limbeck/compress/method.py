@@ -111,6 +111,7 @@ class Method(BaseModel):
 
         Raises:
             InputError: A layer does not exist, or a setting does not fit the model.
+            CompressError: The model has nothing to compress.
         """
 
     @abstractmethod
@@ -118,8 +119,8 @@ class Method(BaseModel):
         """Compress a model in place, and return the result.
 
         Raises:
-            InputError: The settings do not fit the model.
-            CompressError: Nothing would change.
+            InputError: The settings do not fit the model, or a target cannot be met.
+            CompressError: Nothing would change, or the model's code fails after the change.
         """
 
 

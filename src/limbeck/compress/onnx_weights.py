@@ -45,12 +45,11 @@ class QuantizeRecord(Result):
         method: The name of the quantiser.
         bytes_before: Size of the float file.
         bytes_after: Size of the quantised file.
-        quantized: Counts per operator type of those that compute in, or read weights from, fewer
-            bits.
+        quantized: Number of operators per type that compute in, or read weights from, fewer bits.
         skipped: Operators that stay in floating point, with the reason.
         calibration_samples: Samples used for activation ranges; 0 if none were needed.
         settings: The settings used.
-        note: Why the file did not shrink much, when it did not; empty otherwise.
+        note: Why the file did not shrink much, if so.
     """
 
     method: str
@@ -73,11 +72,8 @@ def classify(
 ) -> tuple[dict[str, int], tuple[Skipped, ...]]:
     """Count a graph's quantised and skipped operators.
 
-    Args:
-        before: The input graph of the quantiser, with node names.
-        is_quantized: Predicate of the nodes that were quantised.
-        reasons: Reason per operator type for staying in floating point; the key `""` is for every
-            other type.
+    `reasons` are those for staying in floating point, per operator type; the key `""` is for every
+    other type.
 
     Raises:
         QuantizeError: No operator was quantised; the message lists the operators.
@@ -141,15 +137,9 @@ def quantize_halves(
     largest: float,
     round_words: Callable[[Values], NDArray[np.uint16]],
 ) -> QuantizeRecord:
-    """Store weights in a two-byte type.
+    """Store weights in a two-byte type: `method` is its name, and `kind` ONNX's number of it.
 
-    Args:
-        source: A float ONNX file.
-        target: Path of the new file.
-        method: The type's name.
-        kind: ONNX's number of the type.
-        largest: The largest value of the type.
-        round_words: Function that rounds float32 to the type and returns its bits.
+    `largest` is its largest value; `round_words` rounds float32 to the type and returns its bits.
 
     Raises:
         InputError: A finite weight would become infinite.
@@ -277,13 +267,7 @@ SMALLEST = 64
 
 @dataclass(frozen=True)
 class Weight:
-    """A float32 weight of a graph.
-
-    Attributes:
-        name: Its name.
-        values: Its values, in its shape.
-        reader: The first node that reads it.
-    """
+    """A float32 weight of a graph, and the first node that reads it."""
 
     name: str
     values: Values
@@ -308,19 +292,12 @@ def quantize_weights(
 ) -> QuantizeRecord:
     """Store each float32 weight of a file in a smaller form, where that reduces the file size.
 
-    Args:
-        source: A float ONNX file written by `to_onnx`.
-        target: Path of the new file, written atomically.
-        store: Function that returns the stored form of a weight.
-        method: The method's name, for the record.
-        settings: Its settings, for the record.
-        reasons: As for `classify`.
-        note: Remark for the record.
+    `store` returns the stored form of a weight. The method's name, its settings, the reasons for
+    keeping float32 weights (see `classify`) and the note are for the record.
 
     Raises:
         InputError: A weight cannot be stored in this form.
         QuantizeError: No weight becomes smaller.
-        WriteError: The target cannot be written.
     """
     import onnx
 

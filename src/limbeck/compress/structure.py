@@ -55,14 +55,10 @@ def scores(
 ) -> dict[str, Tensor]:
     """Compute the importance score of each part of each layer, by path.
 
-    Args:
-        model: The model, with gradients for its weights.
-        work: The batches and their loss, for `taylor`, and the seed, for `random`.
-        importance: Squared weights, as a share of the layer's mean; the first-order change of the
-            loss, over all batches; or random.
-        parts: The number of parts of each layer.
-        total: Function that sums the contributions of a layer's weights per part, as the absolute
-            value of each weight tensor's sum.
+    `magnitude` is the sum of squared weights, as a share of the layer's mean; `taylor` the
+    first-order change of the loss, over all batches. `parts` is the number of parts of each layer;
+    `total` sums the contributions of a layer's weights per part, as the absolute value of each
+    weight tensor's sum.
     """
     if importance == "random":
         generator = torch.Generator().manual_seed(work.seed)
@@ -89,11 +85,8 @@ def weakest(
 ) -> dict[str, list[int]]:
     """Select the lowest scores, leaving every layer at least one part.
 
-    Args:
-        scores: The scores of each layer's parts.
-        ratio: The share of all parts to select, rounded to the nearest integer.
-        scope: `layer` applies the ratio per layer; `global` ranks all layers together.
-        steps: The number of remaining parts is rounded up to a multiple of this, per layer.
+    The share `ratio` of all parts is rounded to the nearest integer, per layer or, with the scope
+    `global`, over all layers. The number of remaining parts is rounded up to a multiple of `steps`.
 
     Example:
         >>> found = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([9.0, 8.0])}

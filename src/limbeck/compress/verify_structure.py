@@ -112,10 +112,7 @@ def departs_from_masked(
 def departs_from_bypassed(
     model: nn.Module, change: Change, layers: Iterable[str], work: CalibrationContext
 ) -> str:
-    """Return how a model without some layers differs from the model with those layers bypassed.
-
-    Takes and returns the same as `departs_from_masked`, with the paths of the layers.
-    """
+    """Return how a model without some layers differs from the model with those layers bypassed."""
 
     def reference(replace: Callable[..., Any]) -> Callable[[nn.Module], ExitStack]:
         def hooked(base: nn.Module) -> ExitStack:
@@ -253,15 +250,11 @@ NORMS: dict[Callable[..., Tensor], tuple[str, ...]] = {
 
 
 class _NormOverKept(TorchFunctionMode):
-    """A torch function mode that computes norms with statistics of the remaining channels.
-
-    Args:
-        kept: Which entries of a norm's weight remain, by the identity of the weight.
-    """
+    """A torch function mode that computes norms with statistics of the remaining channels."""
 
     def __init__(self, kept: Mapping[int, Tensor]) -> None:
         super().__init__()
-        self._kept = kept
+        self._kept = kept  # the remaining entries of a norm's weight, by the identity of the weight
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -21,16 +21,9 @@ def apply(model: nn.Module, *, modules: Mapping[str, Mapping[str, Any]]) -> None
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-        >>> apply(
-        ...     net,
-        ...     modules={
-        ...         "0": {
-        ...             "attributes": {"out_features": 1},
-        ...             "tensors": {"weight": [1, 4], "bias": [1]},
-        ...         },
-        ...         "1": {"attributes": {"in_features": 1}, "tensors": {"weight": [2, 1]}},
-        ...     },
-        ... )
+        >>> first = {"attributes": {"out_features": 1}, "tensors": {"weight": [1, 4], "bias": [1]}}
+        >>> second = {"attributes": {"in_features": 1}, "tensors": {"weight": [2, 1]}}
+        >>> apply(net, modules={"0": first, "1": second})
         >>> net(torch.ones(1, 4)).shape, net[0].out_features
         (torch.Size([1, 2]), 1)
     """

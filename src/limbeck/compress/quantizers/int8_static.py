@@ -84,8 +84,7 @@ def quantize(
     Args:
         source: A float ONNX file written by `to_onnx`.
         target: Path of the quantised file, written atomically.
-        calibration: Batches with the graph's inputs; other entries are ignored. A few hundred
-            samples suffice.
+        calibration: Batches with the graph's inputs; a few hundred samples suffice.
         ranges: `minmax`, `entropy` or `percentile`; the last two exclude outliers and need more
             memory.
         per_channel: One scale per output channel instead of one per weight.
