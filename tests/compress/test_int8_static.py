@@ -135,7 +135,7 @@ def test_nothing_to_quantise_is_an_error_that_names_what_is_there(tmp_path):
     samples = export(
         nn.Sequential(nn.AvgPool2d(4), nn.Softmax(1), nn.Flatten()), tmp_path / "m.onnx"
     )
-    with pytest.raises(QuantizeError, match=r"the graph holds .*1 Softmax"):
+    with pytest.raises(QuantizeError, match=r"the graph has .*1 Softmax"):
         quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", calibration=samples)
     assert not (tmp_path / "q.onnx").exists()
 

@@ -332,7 +332,7 @@ def test_n_of_m_after_another_mask_and_where_there_is_nothing_to_do():
                 assert (groups.sum(-1) <= 2).all()
     with pytest.raises(CompressError, match="at most 2"):
         SemiStructured().transform(sub.model, sub.work)
-    with pytest.raises(CompressError, match="no multiple of 4"):
+    with pytest.raises(CompressError, match="not a multiple of 4"):
         SemiStructured().check(nn.Sequential(nn.Linear(5, 4)), sub.work)
 
 

@@ -78,7 +78,7 @@ def test_a_shared_weight_is_not_masked_and_that_is_noted():
     found = method("prune.magnitude").transform(made.model, made.work)
     assert masked_weights(made.model).keys() == {"first", "head"}
     assert torch.equal(made.model.b.weight, weight)
-    assert "left: a, b (another layer shares the weight)" in found.notes
+    assert "skipped: a, b (another layer shares the weight)" in found.notes
     zeros = sum(int((layer.weight == 0).sum()) for layer in (made.model.first, made.model.head))
     assert f"{zeros} of 832 weights" in found.what
 

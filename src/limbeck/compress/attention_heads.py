@@ -88,12 +88,7 @@ class Attention:
 
 
 def attentions(model: nn.Module) -> dict[str, Attention]:
-    """Return every attention of a known implementation, by path.
-
-    Example:
-        >>> attentions(nn.Linear(2, 2))
-        {}
-    """
+    """Return every attention of a known implementation, by path."""
     return {
         path: Attention(module, kind)
         for path, module in model.named_modules()

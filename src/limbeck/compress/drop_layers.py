@@ -99,13 +99,7 @@ def without(model: nn.Module, paths: Iterable[str]) -> nn.Module:
 
 
 def blocks(model: nn.Module, found: list[str]) -> list[str]:
-    """Remove paths that only contain other layers, then those within a layer.
-
-    Example:
-        >>> part = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        >>> blocks(nn.Sequential(part), ["0", "0.0", "0.1"])
-        ['0.0', '0.1']
-    """
+    """Remove paths that only contain other layers, then those within a layer."""
     single = [
         path
         for path in found

@@ -106,23 +106,12 @@ def _clamped(scaled: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor
 
 
 def straight_through(value: Tensor, instead: Tensor) -> Tensor:
-    """Return `instead` exactly, with the gradient of `value` (straight-through estimator).
-
-    Example:
-        >>> x = torch.tensor(0.4, requires_grad=True)
-        >>> straight_through(x, x.round()).backward()
-        >>> x.grad
-        tensor(1.)
-    """
+    """Return `instead` exactly, with the gradient of `value` (straight-through estimator)."""
     return instead.detach() + (value - value.detach())
 
 
 def power_of_two(step: Tensor) -> Tensor:
     """Round up to a power of two, with a straight-through gradient.
-
-    Example:
-        >>> power_of_two(torch.tensor([0.3, 0.5, 3.0]))
-        tensor([0.5000, 0.5000, 4.0000])
 
     Source: Jain et al. 2020 (TQT, arXiv:1903.08066).
     """
@@ -137,52 +126,44 @@ def positive(step: Tensor) -> Tensor:
 
 
 def limit_ratio(step: Tensor) -> Tensor:
-    """Raise the scales of channels that are zero or nearly zero; 1 if all are zero.
-
-    Example:
-        >>> limit_ratio(torch.tensor([0.0, 1.0, 64.0]))
-        tensor([ 0.0625,  1.0000, 64.0000])
-    """
+    """Raise the scales of channels that are zero or nearly zero; 1 if all are zero."""
     largest = step.max()
     least = (largest / MAX_RATIO).clamp(min=SMALLEST)
     return torch.where(largest > 0, torch.maximum(step, least), torch.ones_like(step))
 
 
-def scale_of_range(
-    least: Tensor, most: Tensor, low: int, high: int, *, symmetric: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the scale over a range, and the offset (lowest float) unless the grid is symmetric.
+class UniformGrid(nn.Module):
+    """Base of the uniform quantisers: integers from `low` to `high`.
 
-    Example:
-        >>> scale_of_range(torch.tensor(-1.0), torch.tensor(2.0), 0, 15, symmetric=False)
-        (tensor(0.2000), tensor(-1.))
-        >>> scale_of_range(torch.tensor(-1.0), torch.tensor(2.0), -8, 7, symmetric=True)
-        (tensor(0.2857), None)
+    A symmetric grid has zero in the middle, without a zero point. If learned, the scale and, unless
+    symmetric, the lowest float (the offset) are parameters, `[channels]` or one number. With
+    `powers_of_two`, scales are rounded up to these.
     """
-    if symmetric:
-        return limit_ratio(torch.maximum(-least, most) / high), None
-    least, most = least.clamp(max=0.0), most.clamp(min=0.0)  # zero is on the grid
-    return limit_ratio((most - least) / (high - low)), least
 
+    low: int
+    high: int
+    symmetric: bool
+    powers_of_two: bool
+    step: nn.Parameter | None
+    offset: nn.Parameter | None
 
-def scale_and_zero_point(
-    step: Tensor, least: Tensor | None, low: int, high: int, *, powers_of_two: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the effective scale and the zero point; None if the grid is symmetric.
+    def scale_of(self, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the scale over a range, and the offset unless the grid is symmetric."""
+        if self.symmetric:
+            return limit_ratio(torch.maximum(-least, most) / self.high), None
+        least, most = least.clamp(max=0.0), most.clamp(min=0.0)  # zero is on the grid
+        return limit_ratio((most - least) / (self.high - self.low)), least
 
-    The rounding of the zero point, l − least / s, has a straight-through gradient.
+    def grid_of(self, step: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the effective scale and the zero point; None if the grid is symmetric.
 
-    Example:
-        >>> step, least = torch.tensor(0.2), torch.tensor(-1.0)
-        >>> scale_and_zero_point(step, least, 0, 15, powers_of_two=False)
-        (tensor(0.2000), tensor(5.))
-    """
-    if powers_of_two:
-        step = power_of_two(step)
-    if least is None:
-        return step, None
-    exact = low - least / step
-    return step, straight_through(exact, exact.round().clamp(low, high))
+        The rounding of the zero point, l − offset / s, has a straight-through gradient.
+        """
+        step = power_of_two(step) if self.powers_of_two else step
+        if offset is None:
+            return step, None
+        exact = self.low - offset / step
+        return step, straight_through(exact, exact.round().clamp(self.low, self.high))
 
 
 @dataclass(frozen=True)
@@ -240,14 +221,13 @@ MOMENTUM = 0.01
 """Momentum of the moving average of the range in training."""
 
 
-class InputQuantizer(nn.Module, RoundsInput):
+class InputQuantizer(UniformGrid, RoundsInput):
     r"""Uniform activation quantiser of 4 to 8 bits, per tensor.
 
     The grid spans the range of the calibration samples; in training the range is updated by a
-    moving average, in evaluation it is fixed. If learned, the scale and the lowest float (the
-    offset) start there and are trained, with gradients divided by √(n Q), for n numbers per sample
-    and Q integers above 0. A symmetric grid has zero in the middle, without a zero point or offset;
-    its learned scale starts at 2 E|x| / √Q. With `powers_of_two`, scales are rounded up to these.
+    moving average, in evaluation it is fixed. If learned, the scale and the offset start there and
+    are trained, with gradients divided by √(n Q), for n numbers per sample and Q integers above 0.
+    The learned scale of a symmetric grid starts at 2 E|x| / √Q.
 
     Example:
         >>> rounded = InputQuantizer(bits=4)
@@ -287,25 +267,18 @@ class InputQuantizer(nn.Module, RoundsInput):
             self.least.copy_(least)
             self.most.copy_(most)
             return
-        step, lowest = self._scale(least, most)
-        if self.offset is not None and lowest is not None:
-            self.offset.copy_(lowest)
+        step, offset = self.scale_of(least, most)
+        if self.offset is not None and offset is not None:
+            self.offset.copy_(offset)
         elif statistics.mean > 0:
             step = torch.tensor(2 * statistics.mean / math.sqrt(self.high))
         self.step.copy_(step)
 
-    def _scale(self, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor | None]:
-        return scale_of_range(least, most, self.low, self.high, symmetric=self.symmetric)
-
     def grid(self) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the zero point, one number each; the zero point is None where 0."""
         if self.step is None:
-            step, lowest = self._scale(self.least, self.most)
-        else:
-            step, lowest = positive(self.step), self.offset
-        return scale_and_zero_point(
-            step, lowest, self.low, self.high, powers_of_two=self.powers_of_two
-        )
+            return self.grid_of(*self.scale_of(self.least, self.most))
+        return self.grid_of(positive(self.step), self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the input, rounded to the grid."""
@@ -355,14 +328,14 @@ def expand(scales: Tensor, weight: Tensor) -> Tensor:
     return scales.view(-1, *[1] * (weight.ndim - 1)) if scales.ndim else scales
 
 
-class UniformWeight(WeightQuantizer):
+class UniformWeight(WeightQuantizer, UniformGrid):
     r"""Uniform weight quantiser of 2 to 8 bits.
 
     With integers from −2^(b−1) to 2^(b−1) − 1 = Q, the scale is max|w| / Q, computed from the
     weights in each forward pass; if learned, it starts at 2 E|w| / √Q, and its gradient is divided
     by √(n Q) for n weights per scale. An affine grid (not `symmetric`) spans the range of the
-    weights and has a zero point; if learned, so is its lowest float, the offset. `reduce_range`
-    uses 7 of 8 bits: on processors without VNNI, ONNX Runtime's 8-bit products can overflow.
+    weights. `reduce_range` uses 7 of 8 bits: on processors without VNNI, ONNX Runtime's 8-bit
+    products can overflow.
 
     Example:
         >>> ternary = UniformWeight((2, 2), bits=2, per_channel=False)
@@ -410,16 +383,12 @@ class UniformWeight(WeightQuantizer):
     def grid(self, original: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the scale and the zero point, `[channels]` or one number; None where it is 0."""
         if self.step is None:
-            step, least = self._range(original.detach())
-        else:
-            step, least = positive(self.step), self.offset
-        return scale_and_zero_point(
-            step, least, self.low, self.high, powers_of_two=self.powers_of_two
-        )
+            return self.grid_of(*self._range(original.detach()))
+        return self.grid_of(positive(self.step), self.offset)
 
     def _range(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         least, most = map(self._scales, self._rows(weight).aminmax(dim=1))
-        return scale_of_range(least, most, self.low, self.high, symmetric=self.symmetric)
+        return self.scale_of(least, most)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight, rounded to the grid."""

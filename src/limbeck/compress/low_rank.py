@@ -20,14 +20,7 @@ from limbeck.compress.trace import first_batch, first_input, predict, shared_lay
 
 
 def matrix(weight: Tensor, form: Form) -> Tensor:
-    """Return a layer's weight as the matrix of its form, `[m, n]`.
-
-    Example:
-        >>> matrix(torch.zeros(8, 3, 5, 2), "channel").shape
-        torch.Size([8, 30])
-        >>> matrix(torch.zeros(8, 3, 5, 2), "spatial").shape
-        torch.Size([16, 15])
-    """
+    """Return a layer's weight as the matrix of its form, `[m, n]`."""
     if form == "embedding":
         return weight.T
     if form == "spatial":
@@ -42,13 +35,7 @@ _READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 def factorizable(
     model: nn.Module, layers: Mapping[str, nn.Module], convolutions: Convolutions
 ) -> tuple[dict[str, Form], dict[str, str]]:
-    """Return the form of each layer that can be factorised, and the reason for each that cannot.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(8, 8, 3, groups=8))
-        >>> factorizable(net, dict(net.named_children()), "channel")
-        ({'0': 'linear'}, {'1': 'its channels are in groups'})
-    """
+    """Return the form of each layer that can be factorised, and the reason for each that cannot."""
     shared = shared_layers(model)
     fused = {
         inside
@@ -162,9 +149,18 @@ def decompose(matrix: Tensor, moment: Moment | None = None) -> Decomposition:
     if not (exact.isfinite().all() and (moment is None or moment.values.isfinite().all())):
         raise CompressError("a matrix with values that are not finite cannot be factorised")
     if exact.shape[0] <= exact.shape[1] or (moment is not None and moment.side == "outputs"):
-        energies, directions = _principal(_outputs(exact, moment))
+        products = exact @ exact.T  # A C Aᵀ
+        if moment is not None:
+            inputs = moment.side == "inputs"
+            outputs = exact @ moment.values @ exact.T if inputs else moment.values
+            products = outputs + _ridge(outputs.trace(), products.trace()) * products
+        energies, directions = _principal(products)
     else:
-        weighted = exact if moment is None else exact @ _root(exact, moment.values)
+        weighted = exact
+        if moment is not None:
+            ridge = _ridge((exact @ moment.values * exact).sum(), exact.square().sum())
+            identity = torch.eye(len(moment.values)).to(moment.values)
+            weighted = exact @ torch.linalg.cholesky(moment.values + ridge * identity)
         energies, vectors = _principal(weighted.T @ weighted)
         # The columns of U Σ in descending order; the small ones are orthogonal only after this.
         directions = torch.linalg.qr(weighted @ vectors).Q
@@ -178,22 +174,6 @@ def _principal(products: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues and eigenvectors in descending order."""
     values, vectors = torch.linalg.eigh(products)
     return values.flip(0), vectors.flip(1)
-
-
-def _outputs(matrix: Tensor, moment: Moment | None) -> Tensor:
-    """Return A C Aᵀ."""
-    plain = matrix @ matrix.T
-    if moment is None:
-        return plain
-    weighted = moment.values if moment.side == "outputs" else matrix @ moment.values @ matrix.T
-    return weighted + _ridge(weighted.trace(), plain.trace()) * plain
-
-
-def _root(matrix: Tensor, inputs: Tensor) -> Tensor:
-    """Return a root of C, the lower Cholesky factor."""
-    ridge = _ridge((matrix @ inputs * matrix).sum(), matrix.square().sum())
-    root: Tensor = torch.linalg.cholesky(inputs + ridge * torch.eye(len(inputs)).to(inputs))
-    return root
 
 
 def _ridge(weighted: Tensor, plain: Tensor) -> float:

@@ -33,10 +33,6 @@ class Cost:
         dense: Cost of the original layer.
         each: Cost per rank of the two replacement layers.
         highest: The highest rank to consider.
-
-    Example:
-        >>> Cost(dense=8 * 12, each=8 + 12, highest=8).most  # 5 would cost 100
-        4
     """
 
     dense: int
@@ -68,12 +64,7 @@ def residual_energy(energies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def by_energy(losses: NDArray[np.float64], energy: float) -> int:
-    """Return the smallest rank that retains a share of the energy.
-
-    Example:
-        >>> by_energy(np.array([0.4, 0.1, 0.0]), 0.9)
-        2
-    """
+    """Return the smallest rank that retains a share of the energy."""
     # Rounding must not cost a rank: 1 - 0.9 is slightly less than 0.1.
     return int(np.argmax(losses <= 1 - energy + 1e-12)) + 1
 
@@ -179,25 +170,14 @@ def make_plan(
 
 
 def parameter_cost(layer: nn.Module, form: Form) -> Cost:
-    """Count the weights of a layer, without its bias, which is unchanged.
-
-    Example:
-        >>> parameter_cost(nn.Linear(12, 8), "linear")
-        Cost(dense=96, each=20, highest=8)
-    """
+    """Count the weights of a layer, without its bias, which is unchanged."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
     rows, columns = matrix(weight, form).shape
     return Cost(rows * columns, rows + columns, min(rows, columns))
 
 
 def operation_cost(layer: nn.Module, form: Form, inputs: list[Tensor], highest: int) -> Cost:
-    """Count the operations of a layer for the inputs of one sample.
-
-    Example:
-        >>> import torch
-        >>> operation_cost(nn.Linear(12, 8), "linear", [torch.zeros(5, 12)], highest=4)
-        Cost(dense=960, each=200, highest=4)
-    """
+    """Count the operations of a layer for the inputs of one sample."""
     return Cost(operations(layer, inputs), operations(pair(layer, 1, form), inputs), highest)
 
 
@@ -217,14 +197,7 @@ def decompositions(
 
 
 def approximate(layer: nn.Module, form: Form, found: Decomposition, rank: int) -> nn.Sequential:
-    """Build the two layers of a given rank that best approximate a layer.
-
-    Example:
-        >>> layer = nn.Linear(3, 2)
-        >>> two = approximate(layer, "linear", decompose(layer.weight), 2)
-        >>> torch.allclose(two(torch.eye(3)), layer(torch.eye(3)), atol=1e-6)
-        True
-    """
+    """Build the two layers of a given rank that best approximate a layer."""
     two: Any = pair(layer, rank, form)
     before, after = two[0].weight, two[1].weight
     first, second = found.factors(rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, cast
 
@@ -17,12 +17,7 @@ from limbeck.core.tensors import precise
 
 
 def count_of(sparsity: float, weights: int) -> int:
-    """Return the number of weights to mask, rounded to the nearest integer.
-
-    Example:
-        >>> count_of(0.9, 25)
-        22
-    """
+    """Return the number of weights to mask, rounded to the nearest integer."""
     return round(sparsity * weights)
 
 
@@ -32,10 +27,6 @@ def smallest(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     Returns:
         Boolean tensors in the shapes of the scores, with exactly `count` true. Ties are broken by
         order, earlier first.
-
-    Example:
-        >>> smallest([torch.tensor([3.0, 1.0]), torch.tensor([1.0, 0.5])], 2)
-        [tensor([False,  True]), tensor([False,  True])]
     """
     flat = precise(torch.cat([score.flatten() for score in scores]))
     selected = torch.zeros_like(flat, dtype=torch.bool)
@@ -142,10 +133,6 @@ def cubic(progress: float, *, begin: float, end: float) -> float:
 
     Hence $s_t = s_i + (s_f - s_i)(1 - (1-t)^3) = s_f + (s_i - s_f)(1-t)^3$.
 
-    Example:
-        >>> [cubic(progress, begin=0.25, end=0.75) for progress in (0.0, 0.5, 0.75, 1.0)]
-        [0.0, 0.875, 1.0, 1.0]
-
     Source: Zhu and Gupta 2017 (arXiv:1710.01878).
     """
     if progress >= end:
@@ -176,14 +163,26 @@ def grow(
     _growing(flat[0]).add_module("plan", plan)
 
 
-class RankedMask(nn.Module):
+class _Schedule(nn.Module):
+    """The progress of a training, and the cubic schedule between `begin` and `end`."""
+
+    progress: Tensor
+
+    def __init__(self, weight: ParametrizationList, *, begin: float, end: float) -> None:
+        super().__init__()
+        self._begin, self._end = begin, end
+        self.register_buffer("progress", torch.zeros((), device=weight.original.device))
+
+    def _share(self, progress: float) -> float:
+        return cubic(progress, begin=self._begin, end=self._end)
+
+
+class RankedMask(_Schedule):
     """Gradual pruning: masks a rising share of the lowest-scoring weights of each group.
 
     The weights of a group are ranked together. The sparsity of each group rises from `initial` to
     `sparsity` between the progress `begin` and `end` (`cubic`).
     """
-
-    progress: Tensor
 
     def __init__(
         self,
@@ -194,28 +193,29 @@ class RankedMask(nn.Module):
         end: float,
         initial: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(groups[0][0], begin=begin, end=end)
         self._groups = [list(group) for group in groups]
         self._initial, self._final = initial, sparsity
-        self._begin, self._end = begin, end
-        self.register_buffer("progress", torch.zeros((), device=groups[0][0].original.device))
 
     def sparsity(self, progress: float) -> float:
         """Return the sparsity at a progress."""
-        share = cubic(progress, begin=self._begin, end=self._end)
+        share = self._share(progress)
         return self._initial + (self._final - self._initial) * share if share < 1 else self._final
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
         """Update the masks for a progress; locked entries stay masked."""
         self.progress.fill_(progress)
-        if progress < self._begin:
-            return
-        for group in self._groups:
-            self._mask(group, self.sparsity(progress))
+        if progress >= self._begin:
+            for group in self._groups:
+                self._mask(group, self.sparsity(progress))
 
     def finish(self) -> None:
-        """Set the masks to the final sparsity if training did not reach it."""
+        """Set the masks to the final sparsity if training did not reach it.
+
+        Raises:
+            CompressError: The weights have no scores yet.
+        """
         if not any(_score(weight).any() for group in self._groups for weight in group):
             raise CompressError(
                 "nothing is pruned: all scores are equal, since there was no training. Train after "
@@ -238,27 +238,17 @@ class RankedMask(nn.Module):
             _growing(weight).mask.copy_(~least)
 
 
-class SoftMask(nn.Module):
+class SoftMask(_Schedule):
     r"""Soft movement pruning: masks weights with scores below a threshold, and penalises scores.
 
     $$m = [\sigma(g s) > \tau_t], \qquad R = \lambda_t \, \mathrm{mean}\, \sigma(g s)$$
 
-    τ and λ rise from 0 along the cubic schedule. The training loop adds R to the loss once per
-    optimiser step (`limbeck.compress.masked_weights.penalty`). The final sparsity is not set
-    directly. All weights have learned scores (`ByGradient`).
-
-    Args:
-        weights: The weights.
-        tau: The final threshold τ.
-        penalty: The final weight λ of the penalty.
-        gain: g, the factor of the scores' learning rate.
-        begin: The progress at which threshold and penalty begin to rise.
-        end: The progress at which they reach their final values.
+    τ and λ rise from 0 to `tau` and `penalty` along the cubic schedule; g is the `gain`. The
+    training loop adds R to the loss once per optimiser step (`masked_weights.penalty`). The final
+    sparsity is not set directly. All weights have learned scores (`ByGradient`).
 
     Source: Sanh, Wolf and Rush 2020 (arXiv:2005.07683), soft movement pruning.
     """
-
-    progress: Tensor
 
     def __init__(
         self,
@@ -270,30 +260,33 @@ class SoftMask(nn.Module):
         begin: float,
         end: float,
     ) -> None:
-        super().__init__()
+        super().__init__(weights[0], begin=begin, end=end)
         self._weights = list(weights)
         self._tau, self._penalty, self._gain = tau, penalty, gain
-        self._begin, self._end = begin, end
-        self.register_buffer("progress", torch.zeros((), device=weights[0].original.device))
 
     @torch.no_grad()
     def advance(self, progress: float) -> None:
         """Mask weights below the threshold at a progress; locked entries stay masked."""
         self.progress.fill_(progress)
-        threshold = self._tau * cubic(progress, begin=self._begin, end=self._end)
+        threshold = self._tau * self._share(progress)
         for mask in self._masks():
             above = torch.sigmoid(self._gain * mask.scores) > threshold
             mask.mask.copy_(above.view_as(mask.base) & mask.base)
 
     def penalty(self) -> Tensor:
         """Compute R, a scalar with a gradient for the scores."""
-        rise = cubic(self.progress.item(), begin=self._begin, end=self._end)
-        shares = [torch.sigmoid(self._gain * m.scores) * m.base.flatten() for m in self._masks()]
-        free = sum(mask.base.sum() for mask in self._masks())
-        return self._penalty * rise * torch.stack([share.sum() for share in shares]).sum() / free
+        masks = self._masks()
+        shares = [torch.sigmoid(self._gain * mask.scores) * mask.base.flatten() for mask in masks]
+        free = sum(mask.base.sum() for mask in masks)
+        total = torch.stack([share.sum() for share in shares]).sum()
+        return self._penalty * self._share(self.progress.item()) * total / free
 
     def finish(self) -> None:
-        """Check the final masks, without changing them: the sparsity is a result of training."""
+        """Check the final masks, without changing them: the sparsity is a result of training.
+
+        Raises:
+            CompressError: No weight was newly masked, or all weights are masked.
+        """
         if all(torch.equal(mask.mask, mask.base) for mask in self._masks()):
             raise CompressError(
                 "nothing is pruned: no score fell below the soft threshold. Raise `penalty`, "
@@ -305,9 +298,8 @@ class SoftMask(nn.Module):
                 "`gain` or `tau`, or train for less."
             )
 
-    def _masks(self) -> Iterator[ByGradient]:
-        for weight in self._weights:
-            yield cast("ByGradient", mask_of(weight))
+    def _masks(self) -> list[ByGradient]:
+        return [cast("ByGradient", mask_of(weight)) for weight in self._weights]
 
 
 Plan = RankedMask | SoftMask

@@ -41,15 +41,7 @@ def weights_of(layer: nn.Module) -> list[str]:
 
 
 def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]]:
-    """Return the masked weights of each layer, by path and name.
-
-    Example:
-        >>> from limbeck.compress.changes.masks import apply
-        >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
-        >>> apply(net, layers={"1": ["weight"]})
-        >>> [(path, list(weights)) for path, weights in masked_weights(net).items()]
-        [('1', ['weight'])]
-    """
+    """Return the masked weights of each layer, by path and name."""
     found: dict[str, dict[str, ParametrizationList]] = {}
     for path, layer in model.named_modules():
         if parametrize.is_parametrized(layer):
@@ -61,16 +53,7 @@ def masked_weights(model: nn.Module) -> dict[str, dict[str, ParametrizationList]
 
 
 def sparsity_of(model: nn.Module) -> dict[str, float]:
-    """Compute the sparsity of each layer with masks, by path.
-
-    Example:
-        >>> from limbeck.compress.changes.masks import apply
-        >>> net = nn.Sequential(nn.Linear(3, 2))
-        >>> apply(net, layers={"0": ["weight"]})
-        >>> _ = net[0].parametrizations.weight[0].mask[0].fill_(False)
-        >>> sparsity_of(net), total_sparsity(net)
-        ({'0': 0.5}, 0.5)
-    """
+    """Compute the sparsity of each layer with masks, by path."""
     counts = {path: _count(weights) for path, weights in masked_weights(model).items()}
     return {path: zeros / total for path, (zeros, total) in counts.items()}
 

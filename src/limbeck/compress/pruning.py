@@ -51,10 +51,6 @@ def prunable(model: nn.Module, layers: Sequence[str] | None, skip: Sequence[str]
         InputError: A pattern matches no layer with such weights, or one whose weight is computed
             from several tensors or is shared with another layer.
         CompressError: The model has no such layer.
-
-    Example:
-        >>> prunable(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), None, [])
-        {'0': ['weight']}
     """
     kinds = KINDS if layers is None else (*KINDS, nn.Embedding)
     found = select_layers(model, kinds, layers, skip)

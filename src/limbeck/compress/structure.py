@@ -87,15 +87,6 @@ def weakest(
 
     The share `ratio` of all parts is rounded to the nearest integer, per layer or, with the scope
     `global`, over all layers. The number of remaining parts is rounded up to a multiple of `steps`.
-
-    Example:
-        >>> found = {"a": torch.tensor([3.0, 1.0, 2.0, 4.0]), "b": torch.tensor([9.0, 8.0])}
-        >>> weakest(found, 0.5)
-        {'a': [1, 2], 'b': [1]}
-        >>> weakest(found, 0.5, scope="global")
-        {'a': [0, 1, 2]}
-        >>> weakest(found, 0.5, steps={"a": 3, "b": 1})
-        {'a': [1], 'b': [1]}
     """
     orders = {path: score.argsort(stable=True).tolist() for path, score in scores.items()}
     if scope == "layer":
@@ -156,12 +147,7 @@ def cost(model: nn.Module, work: CalibrationContext) -> Cost:
 
 
 def sizes(model: nn.Module) -> Sizes:
-    """Return the integer attributes and tensor shapes of all modules.
-
-    Example:
-        >>> sizes(nn.Linear(2, 1))[""]["tensors"]
-        {'weight': [1, 2], 'bias': [1]}
-    """
+    """Return the integer attributes and tensor shapes of all modules."""
     return {
         path: {
             "attributes": {
@@ -176,12 +162,7 @@ def sizes(model: nn.Module) -> Sizes:
 
 
 def difference(before: Sizes, after: Sizes) -> Sizes:
-    """Return the sizes that changed.
-
-    Example:
-        >>> difference(sizes(nn.Linear(2, 1)), sizes(nn.Linear(3, 1)))
-        {'': {'attributes': {'in_features': 3}, 'tensors': {'weight': [1, 3]}}}
-    """
+    """Return the sizes that changed."""
     changed: Sizes = {}
     for path, kinds in after.items():
         for kind, values in kinds.items():

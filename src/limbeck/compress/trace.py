@@ -74,12 +74,7 @@ def trace(
 
 
 def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:
-    """Count the FLOPs of a module's calls; a multiply-add counts as two.
-
-    Example:
-        >>> operations(nn.Linear(4, 3), [torch.zeros(1, 4), torch.zeros(1, 4)])
-        48
-    """
+    """Count the FLOPs of a module's calls; a multiply-add counts as two."""
     counter = FlopCounterMode(display=False)
     with evaluating(module), torch.no_grad(), counter:
         for tensor in inputs:
@@ -174,14 +169,6 @@ def shared_layers(model: nn.Module, *, two_names: bool = True) -> set[str]:
     """Return the paths of layers with a parameter that also exists at another path.
 
     With `two_names`, one module registered under two names counts.
-
-    Example:
-        >>> from torch import nn
-        >>> one = nn.Linear(2, 2)
-        >>> net = nn.Sequential(one, nn.Linear(2, 2), nn.Linear(2, 2))
-        >>> net[2].weight = one.weight
-        >>> sorted(shared_layers(net))
-        ['0', '2']
     """
     named = list(model.named_parameters(remove_duplicate=False))
     if not two_names:

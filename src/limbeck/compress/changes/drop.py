@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -43,22 +43,15 @@ def apply(model: nn.Module, *, layers: Iterable[str]) -> None:
             holder.set_submodule(name, nn.Identity())
     # Inner lists first: shortening the outer one changes their paths.
     for path in sorted(lists, key=len, reverse=True):
-        _shorten(model, path, lists[path])
+        holder = cast("nn.ModuleList", model.get_submodule(path))
+        kept = [layer for index, layer in enumerate(holder) if index not in lists[path]]
+        before = len(holder)
+        del holder[:]
+        holder.extend(kept)
+        _recount(model, before, len(kept))
 
 
-def _shorten(model: nn.Module, path: str, dropped: set[int]) -> None:
-    holder = model.get_submodule(path)
-    if not isinstance(holder, nn.ModuleList):
-        raise TypeError(f"{path} is no list of modules")
-    before = len(holder)
-    kept = [layer for place, layer in enumerate(holder) if place not in dropped]
-    for place in reversed(range(before)):
-        del holder[place]
-    holder.extend(kept)
-    _recount(model, path, before, len(kept))
-
-
-def _recount(model: nn.Module, path: str, before: int, after: int) -> None:
+def _recount(model: nn.Module, before: int, after: int) -> None:
     """Update the number of layers in the shared configuration of the model's modules.
 
     It is copied first: other models may have been built from the original.

@@ -88,12 +88,7 @@ class SemiStructured(Method):
 
 
 def largest(scores: Tensor, n: int, m: int) -> Tensor:
-    """Select the n largest of every m scores along the second axis; of equal ones, the later.
-
-    Example:
-        >>> largest(torch.tensor([[3.0, 1.0, 1.0, 2.0]]), 2, 4)
-        tensor([[ True, False, False,  True]])
-    """
+    """Select the n largest of every m scores along the second axis; of equal ones, the later."""
     last = scores.movedim(1, -1)
     groups = last.unflatten(-1, (-1, m))
     order = groups.argsort(dim=-1, stable=True)

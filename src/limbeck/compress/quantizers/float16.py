@@ -47,11 +47,6 @@ def quantize(source: Path, target: Path) -> QuantizeRecord:
 
 
 def to_float16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round to the nearest float16, ties to even; return its bits.
-
-    Example:
-        >>> to_float16(np.array([1.0, -0.0, 65519.0], np.float32)).view(np.float16)
-        array([ 1.00e+00, -0.00e+00,  6.55e+04], dtype=float16)
-    """
+    """Round to the nearest float16, ties to even; return its bits."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).view(np.uint16)

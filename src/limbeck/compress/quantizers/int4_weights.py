@@ -129,11 +129,6 @@ def to_blocks(values: Values, *, size: int, symmetric: bool) -> Blocks:
     """Quantise a weight `[outer, inputs, inner]` in blocks along the middle axis.
 
     The last block is padded with zeros.
-
-    Example:
-        >>> made = to_blocks(np.float32([[[-7.0], [3.4], [0.0]]]), size=3, symmetric=True)
-        >>> made.codes.reshape(-1).tolist(), made.steps.item()
-        ([1, 11, 8], 1.0)
     """
     outer, inputs, inner = values.shape
     count = -(-inputs // size)
@@ -143,18 +138,14 @@ def to_blocks(values: Values, *, size: int, symmetric: bool) -> Blocks:
     high = np.maximum(blocks.max(2, keepdims=True), 0)
     low = np.minimum(blocks.min(2, keepdims=True), 0)
     span = np.maximum(high, -low) / 7 if symmetric else (high - low) / 15
-    steps = _rounded_up(span)
+    # Scales are rounded up to float16, or float32 if one is too large: no value exceeds the codes.
+    nearest = span.astype(np.float16 if span.max() < FLOAT16_LARGEST else np.float32)
+    above = np.nextafter(nearest, np.inf, dtype=nearest.dtype)
+    steps: NDArray[np.floating[Any]] = np.where(nearest < span, above, nearest)
     divisor = np.where(steps > 0, steps, 1).astype(np.float64)
     zeros = np.full(steps.shape, 8.0) if symmetric else np.rint(-low / divisor)
     codes = np.clip(np.rint(blocks / divisor) + zeros, 0, 15)
     return Blocks(codes.astype(np.uint8), steps, zeros.astype(np.uint8))
-
-
-def _rounded_up(steps: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
-    """Round scales up to float16, or float32 if one is too large: no value exceeds the codes."""
-    kind = np.float16 if steps.max() < FLOAT16_LARGEST else np.float32
-    nearest: NDArray[np.floating[Any]] = steps.astype(kind)
-    return np.where(nearest < steps, np.nextafter(nearest, np.inf, dtype=nearest.dtype), nearest)
 
 
 def block_size(inputs: int, block: int) -> int:
@@ -162,10 +153,6 @@ def block_size(inputs: int, block: int) -> int:
 
     A divisor of the number of inputs above half of `block` if there is one, so that no padding is
     needed; otherwise the most even division.
-
-    Example:
-        >>> block_size(768, 32), block_size(147, 32), block_size(9, 32), block_size(97, 32)
-        (32, 21, 9, 25)
     """
     largest = min(block, inputs)
     even = next(size for size in range(largest, 0, -1) if inputs % size == 0)
