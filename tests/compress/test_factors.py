@@ -16,6 +16,7 @@ from limbeck.compress.low_rank import RIDGE, Moment, decompose, matrix, moments
 from limbeck.compress.low_rank_plan import Cost, approximate, by_budget, by_energy, residual_energy
 from limbeck.compress.method import CalibrationContext, CompressError
 from limbeck.errors import InputError
+from limbeck.export.standalone import changed_architecture
 
 sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**32 - 1)
@@ -271,3 +272,10 @@ def test_a_change_builds_the_structure_of_the_present_layers():
     assert net(torch.zeros(1, 3, 8, 9)).shape == (1, 8, 4, 9)
     apply(net, layers={"0.1": {"rank": 1, "form": "channel"}})
     assert set(net.state_dict()) == {"0.0.weight", "0.1.0.weight", "0.1.1.weight"}
+
+
+def test_the_shipped_code_of_a_change_needs_only_torch():
+    change = {"kind": "factors", "layers": {"0": {"rank": 1, "form": "linear"}}}
+    text = changed_architecture("build = None", [change], "limbeck.compress.changes")
+    imports = [line.split()[1] for line in text.splitlines() if line.lstrip().startswith("from ")]
+    assert set(imports) == {"__future__", "collections.abc", "typing", "torch"}
