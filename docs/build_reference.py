@@ -1,6 +1,6 @@
-"""Write the reference in docs/recipes.md from the models that check a recipe.
+"""Generate the reference in docs/recipes.md from the models that validate a recipe.
 
-`python docs/build_reference.py` brings the page up to date; a test holds it so.
+`python docs/build_reference.py` updates the page; a test checks that it is current.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from limbeck.core.registry import Registry
 PAGE = Path(__file__).parent / "recipes.md"
 BEGIN, END = "<!-- reference: written by build_reference.py -->", "<!-- end of reference -->"
 
-# What the models themselves say nothing of, by class and field.
+# Descriptions of fields that have none, by class and field.
 MEANINGS = {
     "Recipe.description": "One line, for `limbeck list recipes`.",
-    "Recipe.data": "Where the samples come from, see [data](#data).",
+    "Recipe.data": "The source of the samples, see [data](#data).",
     "Recipe.student": "The model that ships, see [models](#teacher-and-student).",
-    "Recipe.budget": "What the student may cost, see [budget](#budget).",
-    "Recipe.seeds": "One run for each; the verdict has their mean and its interval. The student of "
-    "the first ships.",
-    "Recipe.device": "`auto` takes an accelerator if there is one.",
-    "Recipe.trackers": "Where Accelerate also sends what `log.jsonl` holds.",
-    "Budget.parameters": "The most parameters.",
-    "Columns.image": "The column of pictures.",
+    "Recipe.budget": "The limits of the student, see [budget](#budget).",
+    "Recipe.seeds": "One run per seed; the verdict has their mean and its interval. The student of "
+    "the first seed ships.",
+    "Recipe.device": "`auto` uses an accelerator if there is one.",
+    "Recipe.trackers": "Accelerate trackers that also receive the rows of `log.jsonl`.",
+    "Budget.parameters": "The largest number of parameters.",
+    "Columns.image": "The column of images.",
     "Columns.text": "The column of texts.",
     "Columns.label": "The column of labels.",
-    "WordPieceSpec.vocab_size": "How many tokens there may be, special ones counted.",
-    "Training.optimizer": "Which optimiser.",
-    "Training.learning_rate": "The highest rate, after warm-up.",
-    "Training.precision": "What is computed in; losses are in float32 in any case.",
-    "Compression.method": "One of those below, whose settings stand beside it.",
+    "WordPieceSpec.vocab_size": "The size of the vocabulary, including special tokens.",
+    "Training.optimizer": "The optimiser.",
+    "Training.learning_rate": "The peak learning rate, after warm-up.",
+    "Training.precision": "The precision of the computation (autocast); losses are always in float32.",
+    "Compression.method": "One of the methods below, with its settings as further keys.",
 }
 
-# What takes so many forms that the schema does not say it in few words.
+# Types that the schema does not describe briefly.
 TAKES = {"Recipe.teacher": "mapping or list of mappings"}
 
 
 def reference() -> str:
-    """Write every table."""
+    """Build every table."""
     from limbeck.data import spec as data
     from limbeck.models.spec import Expect, Loading, ModelSpec, Normalization
     from limbeck.pipeline.compression import Compression, FineTune
@@ -84,7 +84,7 @@ def reference() -> str:
         if issubclass(stage, Compression):
             parts += _ways(stage.registry)
     own = set(FineTune.model_fields) - trained
-    parts += ["#### recover", _first_line(FineTune), _table(FineTune, own)]
+    parts += ["#### finetune", _first_line(FineTune), _table(FineTune, own)]
     parts.append("And the settings of [training](#training).")
     parts += ["#### training", "Of `train_teacher`, `distill` and `finetune`.", _table(Training)]
     parts += ["### objective", _objective(), "### methods", _methods()]
@@ -103,21 +103,21 @@ def _ways(registry: Registry) -> Iterator[str]:
 
 def _table(model: type[BaseModel], only: set[str] | None = None) -> str:
     schema = model.model_json_schema()
-    rows = ["| key | what it takes | if not given | meaning |", "|-|-|-|-|"]
+    rows = ["| key | type | default | meaning |", "|-|-|-|-|"]
     for name, field in schema["properties"].items():
         if only is not None and name not in only:
             continue
-        absent = "has to be given" if name in schema.get("required", ()) else _default(field)
+        absent = "required" if name in schema.get("required", ()) else _default(field)
         takes = TAKES.get(f"{model.__name__}.{name}") or _takes(field, schema)
         rows.append(f"| `{name}` | {takes} | {absent} | {meaning(model, name)} |")
     return "\n".join(rows)
 
 
 def meaning(model: type[BaseModel], name: str) -> str:
-    """Say what a field is for: in its own words, those of the docstring, or ours.
+    """Return the description of a field: its own, the docstring's, or that in MEANINGS.
 
     Raises:
-        KeyError: Nobody says.
+        KeyError: There is none.
     """
     for kind in model.__mro__:
         described = model.model_fields[name].description
@@ -144,7 +144,7 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def _takes(field: dict[str, Any], schema: dict[str, Any]) -> str:
-    """Put a JSON schema into words."""
+    """Describe the type of a JSON schema."""
     if "$ref" in field:
         return _takes(schema["$defs"][field["$ref"].split("/")[-1]], schema)
     if "anyOf" in field:
@@ -160,16 +160,16 @@ def _takes(field: dict[str, Any], schema: dict[str, Any]) -> str:
     if kind == "object":
         return "mapping"
     names = {
-        "integer": "whole number",
+        "integer": "integer",
         "number": "number",
-        "string": "text",
-        "boolean": "yes or no",
+        "string": "string",
+        "boolean": "boolean",
     }
     return names.get(str(kind), "anything") + _bounds(field)
 
 
 def _many(what: str) -> str:
-    return re.sub(r"^(whole number|number|text|mapping)", r"\1s", what)
+    return re.sub(r"^(integer|number|string|mapping)", r"\1s", what)
 
 
 def _bounds(field: dict[str, Any]) -> str:
@@ -192,14 +192,14 @@ def _model_names() -> str:
 
     known = ", ".join(f"`{name}`" for name in names("limbeck"))
     return (
-        f"Names of `limbeck`: {known}. `timm`, `torchvision` and `transformers` know their own; "
-        "`python` takes `file.py:function` or `package.module:function`, which is given `classes`, "
-        "`channels` and `vocab_size` as far as it takes them.\n\n" + _net_arguments()
+        f"Names of `limbeck`: {known}. `timm`, `torchvision` and `transformers` have their own; "
+        "`python` takes `file.py:function` or `package.module:function`, called with `classes`, "
+        "`channels` and `vocab_size` if it has these parameters.\n\n" + _net_arguments()
     )
 
 
 def _net_arguments() -> str:
-    """Write what each net of limbeck takes, from its signature and docstring."""
+    """List the arguments of limbeck's models, from signature and docstring."""
     import importlib
 
     from limbeck.models.arguments import DATA_ARGUMENTS
@@ -229,35 +229,35 @@ def _objective() -> str:
         for name in inspect.signature(Term).parameters
         if name in described and name != "loss"
     ]
-    rows = ["| loss | its own settings | what it is |", "|-|-|-|"]
+    rows = ["| loss | settings | description |", "|-|-|-|"]
     rows.append("| `task` | - | The task's own loss, on the labels. |")
     for name in sorted(losses.__all__):
         loss = getattr(losses, name)
-        # What a connector learns and hands over is no setting to give.
+        # The outputs of a trained connector are not settings.
         learned = name in BUILDERS
         own = _settings(signature_of(loss).keywords, learned=learned)
         rows.append(f"| `{name}` | {own} | {_first_line(loss)} |")
-    rows.append("| `python:file.py:function` | what it takes | A loss of your own. |")
+    rows.append("| `python:file.py:function` | its keyword parameters | A user-defined loss. |")
     return "\n".join(settings) + "\n\nRequired settings are bold.\n\n" + "\n".join(rows)
 
 
 def _methods() -> str:
     from limbeck.objective import methods
 
-    rows = ["| method | its settings | what it is |", "|-|-|-|"]
+    rows = ["| method | settings | description |", "|-|-|-|"]
     for name in sorted(methods.__all__):
         method = methods.find(name)
         own = _settings(inspect.signature(method).parameters)
         rows.append(f"| `{name}` | {own} | {_first_line(method)} |")
-    said = (
+    text = (
         "In place of a list of terms, `objective` may be one of these: `{name: {settings}}`. "
         "Required settings are bold."
     )
-    return said + "\n\n" + "\n".join(rows)
+    return text + "\n\n" + "\n".join(rows)
 
 
 def _settings(parameters: Mapping[str, inspect.Parameter], *, learned: bool = False) -> str:
-    """Name the settings, those without a default in bold."""
+    """List the settings, those without a default in bold."""
     named = (
         f"**`{name}`**" if one.default is one.empty and not learned else f"`{name}`"
         for name, one in parameters.items()
@@ -277,22 +277,24 @@ def _schedules() -> str:
     from limbeck.objective import element_weights, schedules
 
     def rows(title: str, kinds: Mapping[str, type]) -> Iterator[str]:
-        yield f"| {title} | what it does |"
+        yield f"| {title} | description |"
         yield "|-|-|"
         for name, kind in kinds.items():
             form = ", ".join(f"{field.name}: ..." for field in fields(kind))
             yield f"| `{{{name}: {{{form}}}}}` | {_first_line(kind)} |"
 
-    by_unit = (
-        "A weight may also differ from unit to unit, and so may the temperature of "
+    per_element = (
+        "A weight may also be set per element, and so may the temperature of "
         "`soft_target_kl`, `divergence` and `dkd`:"
     )
     progress = "\n".join(rows("schedule", schedules.KINDS))
-    return f"{progress}\n\n{by_unit}\n\n" + "\n".join(rows("by unit", element_weights.KINDS))
+    return f"{progress}\n\n{per_element}\n\n" + "\n".join(
+        rows("per element", element_weights.KINDS)
+    )
 
 
 def updated(page: str) -> str:
-    """Put the reference into a page, between its marks."""
+    """Insert the reference into a page, between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"

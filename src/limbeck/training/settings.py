@@ -20,15 +20,15 @@ class Training(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: Annotated[
-        int, Field(ge=1, le=1_000_000, description="How often every training sample is seen.")
+        int, Field(ge=1, le=1_000_000, description="Number of passes over the training samples.")
     ]
     batch_size: Annotated[
         int,
         Field(
             ge=1,
             le=1_000_000,
-            description="Samples a micro-batch, over all processes together; a last batch of one "
-            "sample joins the one before it, since it has no batch statistics.",
+            description="Samples per micro-batch, over all processes; a last batch of one sample "
+            "is merged with the one before it, since it has no batch statistics.",
         ),
     ] = 64
     gradient_accumulation_steps: Annotated[
@@ -36,51 +36,66 @@ class Training(BaseModel):
         Field(
             ge=1,
             le=1_000_000,
-            description="Micro-batches an optimiser step; gradients add up exactly.",
+            description="Micro-batches per optimiser step; gradients are summed exactly.",
         ),
     ] = 1
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 3e-3
-    momentum: Annotated[float, Field(ge=0, lt=1, description="For sgd; Nesterov's form.")] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1, description="For sgd; Nesterov momentum.")] = 0.9
     weight_decay: Annotated[
         float,
-        Field(ge=0, le=1000, description="On matrices and kernels; never on biases or norms."),
+        Field(
+            ge=0,
+            le=1000,
+            description="For matrices and kernels, not for biases and norms.",
+        ),
     ] = 0.0
     warmup_ratio: Annotated[
-        Share, Field(description="Share of the steps over which the rate rises from 0.")
+        Share, Field(description="Share of the steps with linear warm-up from 0.")
     ] = 0.1
     lr_schedule: Annotated[
         Literal["cosine", "linear", "constant"],
-        Field(description="How the rate falls to 0 after warm-up."),
+        Field(
+            description="The learning rate after warm-up: cosine or linear decay to 0, or constant."
+        ),
     ] = "cosine"
     max_grad_norm: Annotated[
-        float | None, Field(gt=0, le=1e12, description="Largest norm of the whole gradient.")
+        float | None,
+        Field(
+            gt=0, le=1e12, description="Gradient clipping: the largest norm of the whole gradient."
+        ),
     ] = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: Annotated[bool, Field(description="Compile the student with torch.compile.")] = False
     ema_decay: Annotated[
         float | None,
-        Field(gt=0, lt=1, description="Keep a moving average of the weights; it is what is kept."),
+        Field(
+            gt=0,
+            lt=1,
+            description="Decay of the exponential moving average (EMA) whose weights are kept.",
+        ),
     ] = None
     patience: Annotated[
         int | None,
         Field(
             ge=1,
             le=1_000_000,
-            description="Stop after so many epochs without a better validation.",
+            description="Early stopping: the number of epochs without a better validation score.",
         ),
     ] = None
     keep: Annotated[
         Literal["best", "last"],
-        Field(description="Whose weights are kept: the best epoch's on validation, or the last's."),
+        Field(description="Keep the weights of the best epoch on validation, or of the last."),
     ] = "best"
     num_workers: Annotated[
-        int, Field(ge=0, le=256, description="Processes that load data; 0 loads in the loop.")
+        int, Field(ge=0, le=256, description="Data loader processes; 0 loads in the training loop.")
     ] = 0
     log_every: Annotated[
         int | None,
         Field(
-            ge=1, le=10**9, description="Log every so many optimiser steps, besides every epoch."
+            ge=1,
+            le=10**9,
+            description="Interval of log rows in optimiser steps, in addition to every epoch.",
         ),
     ] = None
     checkpoint_every: Annotated[
