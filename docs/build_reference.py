@@ -36,7 +36,7 @@ MEANINGS = {
     "WordPieceSpec.vocab_size": "The size of the vocabulary, including special tokens.",
     "Training.optimizer": "The optimiser.",
     "Training.learning_rate": "The peak learning rate, after warm-up.",
-    "Training.precision": "The precision of the computation (autocast); losses are always in float32.",
+    "Training.precision": "The autocast precision; losses are always in float32.",
     "Compression.method": "One of the methods below, with its settings as further keys.",
 }
 
