@@ -109,7 +109,7 @@ def test_reliability_leaves_out_empty_bins() -> None:
     assert (x, y) == pytest.approx((46 + 0.75 * 302, (12 + 222) / 2))
 
 
-def test_a_matrix_shades_errors_by_their_share_and_outlines_what_is_right() -> None:
+def test_a_matrix_shades_errors_by_count_and_outlines_the_diagonal() -> None:
     values = [[9, 1, 0], [4, 6, 0], [0, 0, 9]]
     drawn = matrix(
         values, ["a", "b", "<c>"], "student", written=str, tip=lambda i, j: f"{i},{j}",
@@ -150,7 +150,7 @@ def contrast(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_text_can_be_read_on_every_ground(dark: bool) -> None:
+def test_text_has_sufficient_contrast(dark: bool) -> None:
     c = colours(dark)
     for ground in ("paper", "surface", "sunk"):
         for ink in ("ink", "quiet", "teacher", "student", "good", "bad"):

@@ -12,9 +12,7 @@ from limbeck.report.page import render_page
 from limbeck.report.result import RunResult
 
 
-def test_a_result_is_the_same_after_a_trip_through_its_file(
-    result: RunResult, tmp_path: Path
-) -> None:
+def test_a_result_survives_a_json_round_trip(result: RunResult, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     file.write_text(result.model_dump_json(), encoding="utf-8")
     assert load_run(file) == result
@@ -130,7 +128,7 @@ def test_mutated_runs_are_drawn_or_refused(digits: RunResult, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": Infinity}', '{"a": 1e999}', '{"a": NaN}'])
-def test_numbers_and_nesting_without_end_are_refused(text: str, tmp_path: Path) -> None:
+def test_infinite_numbers_and_deep_nesting_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json"):
         load_run(tmp_path)

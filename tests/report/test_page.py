@@ -74,11 +74,11 @@ def hostile(result: RunResult) -> RunResult:
     )
 
 
-def test_it_is_well_formed(result: RunResult) -> None:
+def test_the_page_is_well_formed(result: RunResult) -> None:
     assert Outline(render_page(result)).open == []
 
 
-def test_nothing_comes_from_outside(result: RunResult) -> None:
+def test_the_page_loads_no_external_resources(result: RunResult) -> None:
     for tag, attributes in Outline(render_page(result)).tags:
         assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
         for name in ("src", "href", "srcset", "xlink:href", "data", "action"):
@@ -89,7 +89,7 @@ def test_nothing_comes_from_outside(result: RunResult) -> None:
     assert not re.findall(r"url\((?!['\"]?data:)", page)
 
 
-def test_it_forbids_itself_the_network_and_scripts(digits: RunResult) -> None:
+def test_the_policy_forbids_network_and_scripts(digits: RunResult) -> None:
     policies = [a["content"] for t, a in Outline(render_page(digits)).tags if a.get("http-equiv")]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
@@ -125,7 +125,7 @@ def test_the_verdict_comes_first(digits: RunResult) -> None:
     assert page.index("<h1") < page.index('class="chart"')
 
 
-def test_links_of_the_contents_lead_somewhere(result: RunResult) -> None:
+def test_links_of_the_contents_have_targets(result: RunResult) -> None:
     tags = Outline(render_page(result)).tags
     ids = [a["id"] for _, a in tags if "id" in a]
     assert len(ids) == len(set(ids))
