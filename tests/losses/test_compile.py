@@ -101,8 +101,8 @@ for path in Path(sys.argv[1]).glob("*.py"):
             inputs = subject.draw()
             torch.compiler.reset()
             compiled = torch.compile(loss, backend="eager", fullgraph=True)
-            plain, ours = (gradient(one, subject, inputs) for one in (loss, compiled))
-            torch.testing.assert_close(ours, plain, msg=lambda text: f"{name}: {text}")
+            expected, actual = (gradient(one, subject, inputs) for one in (loss, compiled))
+            torch.testing.assert_close(actual, expected, msg=lambda text: f"{name}: {text}")
             tried.add(name)
 print(*sorted(tried))
 """
@@ -141,20 +141,20 @@ def run(program, *arguments):
 
 
 @pytest.mark.slow
-def test_compiled_code_gives_what_plain_code_gives():
+def test_compiled_divergences_equal_eager_ones():
     done = run(PROGRAM)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_every_loss_compiles_to_one_graph_that_gives_the_same():
+def test_every_loss_compiles_to_one_graph_with_equal_results():
     done = run(EVERY, Path(__file__).parent / "trials")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [name for name in losses.__all__ if name != "fused_divergence"]
 
 
 @pytest.mark.slow
-def test_forward_mode_through_a_compiled_fused_form_is_refused():
+def test_forward_mode_of_the_compiled_fused_form_raises():
     done = run(FORWARD)
     assert done.stdout.startswith("refused"), done.stdout
     assert "forward mode" in done.stdout

@@ -123,7 +123,7 @@ def test_crd_is_the_published_estimator():
 
 
 @pytest.mark.parametrize("name", ["info_nce", "crd"])
-def test_the_order_of_sides_matters_only_where_it_says_so(name):
+def test_exchanging_the_sides_changes_only_asymmetric_losses(name):
     torch.manual_seed(0)
     one, other = torch.randn(2, 5, 4, dtype=torch.float64)
     labels = torch.tensor([0, 1, 1, 2, 0])
@@ -133,7 +133,7 @@ def test_the_order_of_sides_matters_only_where_it_says_so(name):
 
 
 @pytest.mark.parametrize("name", ["info_nce", "crd"])
-def test_samples_of_one_class_are_not_held_against_each_other(name):
+def test_samples_of_one_class_are_not_negatives(name):
     student = torch.randn(4, 3, requires_grad=True)
     value = losses.find(name)(student, torch.randn(4, 3), labels=torch.zeros(4, dtype=torch.long))
     value.backward()
@@ -152,20 +152,20 @@ def test_any_temperature_is_finite(name, temperature):
     assert student.grad.isfinite().all()
 
 
-def test_an_embedding_of_the_teacher_may_learn():
+def test_the_trained_teacher_has_a_gradient():
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 5, 4, dtype=torch.float64)
-    ours, theirs = student.clone().requires_grad_(), teacher.clone().requires_grad_()
-    value = losses.crd(ours, theirs.detach(), trained_teacher=theirs)
+    anchors, positives = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+    value = losses.crd(anchors, positives.detach(), trained_teacher=positives)
     value.backward()
     torch.testing.assert_close(value, losses.crd(student, teacher))
     # In the batch both sides are alike, so that the other's gradient is that of the exchange.
     leaf = teacher.clone().requires_grad_()
     losses.crd(leaf, student).backward()
-    torch.testing.assert_close(theirs.grad, leaf.grad)
+    torch.testing.assert_close(positives.grad, leaf.grad)
     leaf = student.clone().requires_grad_()
     losses.crd(leaf, teacher).backward()
-    torch.testing.assert_close(ours.grad, leaf.grad)
+    torch.testing.assert_close(anchors.grad, leaf.grad)
 
 
 def test_no_gradient_reaches_a_bank():
@@ -181,14 +181,14 @@ def test_no_gradient_reaches_a_bank():
     assert all(part.grad is None for part in held.values())
 
 
-def test_info_nce_lies_between_nothing_and_the_number_of_samples():
+def test_info_nce_is_between_zero_and_the_log_of_the_samples():
     far = 100 * torch.eye(8)
     assert losses.info_nce(far, far, temperature=0.01) < 1e-6
     alike = torch.ones(8, 3)
     torch.testing.assert_close(losses.info_nce(alike, alike), torch.tensor(8.0).log())
 
 
-def test_types_that_differ_are_computed_in_the_students():
+def test_the_students_dtype_determines_the_results():
     teacher = torch.randn(3, 4, dtype=torch.float64)
     for name in ("info_nce", "crd"):
         assert losses.find(name)(torch.randn(3, 4), teacher).dtype == torch.float32
@@ -241,7 +241,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "student", "teacher", "form", "place", "allowed"), WRONG)
-def test_wrong_input_is_refused(name, student, teacher, form, place, allowed):
+def test_invalid_input_raises(name, student, teacher, form, place, allowed):
     with pytest.raises(InputError) as caught:
         call(name, student, teacher, **form)
     [problem] = caught.value.problems

@@ -46,8 +46,8 @@ def kl(a, b):
     return np.where(p > 0, p * np.where(p > 0, ratio, 0), 0).sum(1)
 
 
-def close(ours, theirs):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-10)
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-10)
 
 
 @few
@@ -64,26 +64,26 @@ def test_soft_target_kl(drawn):
 
 @few
 @given(pairs(ruled_out=True))
-def test_forward_kl_conditions_the_teacher_on_what_the_student_can_say(drawn):
+def test_forward_kl_conditions_the_teacher_on_the_students_support(drawn):
     student, teacher, temperature, _ = drawn
-    heard = np.where(student == NOTHING, NOTHING, teacher)
-    p, q = (special.softmax(x / temperature, axis=1) for x in (heard, student))
+    conditioned = np.where(student == NOTHING, NOTHING, teacher)
+    p, q = (special.softmax(x / temperature, axis=1) for x in (conditioned, student))
     value, gradient = value_and_gradient(
         lambda s: losses.soft_target_kl(s, torch.tensor(teacher), temperature=temperature), student
     )
-    close(value, temperature**2 * kl(heard / temperature, student / temperature))
+    close(value, temperature**2 * kl(conditioned / temperature, student / temperature))
     close(gradient, temperature * (q - p))
 
 
 @few
 @given(pairs(ruled_out=True))
-def test_reverse_kl_conditions_the_student_on_what_the_teacher_can_say(drawn):
+def test_reverse_kl_conditions_the_student_on_the_teachers_support(drawn):
     student, teacher, temperature, _ = drawn
-    heard = np.where(teacher == NOTHING, NOTHING, student)
-    q = special.softmax(heard / temperature, axis=1)
-    expected = kl(heard / temperature, teacher / temperature)
+    conditioned = np.where(teacher == NOTHING, NOTHING, student)
+    q = special.softmax(conditioned / temperature, axis=1)
+    expected = kl(conditioned / temperature, teacher / temperature)
     with np.errstate(invalid="ignore"):
-        logs = special.log_softmax(heard / temperature, axis=1)
+        logs = special.log_softmax(conditioned / temperature, axis=1)
         logs -= special.log_softmax(teacher / temperature, axis=1)
     slope = temperature * q * np.where(q > 0, logs - expected[:, None], 0)
     value, gradient = value_and_gradient(
@@ -140,7 +140,7 @@ def test_cross_entropy_and_label_smoothing(drawn):
 
 @few
 @given(pairs(ruled_out=True))
-def test_logit_mse_leaves_out_classes_that_are_ruled_out(drawn):
+def test_logit_mse_excludes_classes_of_minus_infinity(drawn):
     student, teacher, _, _ = drawn
     squares = np.ma.masked_invalid(student) - np.ma.masked_invalid(teacher)
     value, gradient = value_and_gradient(
@@ -162,7 +162,7 @@ def test_fitnet_hint(shape):
 
 @few
 @given(pairs())
-def test_half_precision_is_the_float32_of_the_same_numbers(drawn):
+def test_half_precision_is_computed_in_float32(drawn):
     student, teacher, temperature, labels = drawn
     for half in (torch.bfloat16, torch.float16):
         s, t = (torch.tensor(x).clamp(-6e4, 6e4).to(half) for x in (student, teacher))

@@ -1,4 +1,4 @@
-"""What is peculiar to the kinds of divergence: their ends, their bounds, unequal vocabularies."""
+"""Limits and bounds of the kinds of divergence, unequal vocabularies, blocks."""
 
 import inspect
 import math
@@ -53,21 +53,21 @@ def test_jsd_and_tvd_are_bounded():
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd", "tvd"])
-def test_unequal_vocabularies_give_what_the_common_part_gives(kind):
+def test_unequal_vocabularies_are_compared_over_common_classes(kind):
     wide = torch.cat([TEACHER, torch.full((50, 3), 9.0)], dim=1)
     value = divergence(STUDENT, DenseTargets(wide), kind=kind, temperature=2.0)
     assert torch.equal(value, kl(kind))
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd", "tvd"])
-def test_padding_of_minus_infinity_changes_nothing(kind):
+def test_padding_of_minus_infinity_has_no_effect(kind):
     padding = torch.full((50, 3), -math.inf)
     padded = DenseTargets(torch.cat([TEACHER, padding], dim=1))
     value = divergence(torch.cat([STUDENT, padding], 1), padded, kind=kind, temperature=2.0)
     torch.testing.assert_close(value, kl(kind))
 
 
-def test_nothing_in_common_costs_much_but_is_finite():
+def test_disjoint_supports_have_a_large_but_finite_value():
     student = torch.tensor([[0.0, -math.inf]], requires_grad=True)
     value = divergence(
         student, DenseTargets(torch.tensor([[-math.inf, 0.0]])), kind="forward_kl", temperature=1.0
@@ -79,7 +79,7 @@ def test_nothing_in_common_costs_much_but_is_finite():
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.5, float("nan")])
-def test_the_ends_of_jsd_point_to_the_kl_kinds(beta):
+def test_a_beta_of_zero_or_one_raises(beta):
     with pytest.raises(InputError, match='"forward_kl" or "reverse_kl"'):
         divergence(STUDENT, TARGETS, kind="jsd", temperature=1.0, beta=beta)
 
@@ -92,7 +92,7 @@ def test_the_ends_of_jsd_point_to_the_kl_kinds(beta):
         ({"kind": "jsd", "temperature": -1.0}, "divergence.temperature"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, place):
+def test_settings_without_effect_raise(settings, place):
     with pytest.raises(InputError) as caught:
         divergence(STUDENT, TARGETS, **({"temperature": 1.0} | settings))
     assert [problem.where for problem in caught.value.problems] == [place]
@@ -117,14 +117,14 @@ def drawn(*shape, dtype=torch.float64, seed=0):
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request, monkeypatch):
     if request.param == "blocks":
-        monkeypatch.setattr("limbeck.losses._maps._CACHED", (20, 20))
-        monkeypatch.setattr("limbeck.losses._maps._PLAIN", 0)
+        monkeypatch.setattr("limbeck.losses._blocks._CACHED", (20, 20))
+        monkeypatch.setattr("limbeck.losses._blocks._PLAIN", 0)
 
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize("classes", [(5, 5), (7, 5), (5, 7)])
-def test_gradients_of_both_orders_are_those_of_the_value(settings, classes):
+def test_gradients_of_both_orders_pass_gradcheck(settings, classes):
     student, teacher = drawn(9, 7)
     student, teacher = student[:, : classes[0]].clone().requires_grad_(), teacher[:, : classes[1]]
 
@@ -137,12 +137,12 @@ def test_gradients_of_both_orders_are_those_of_the_value(settings, classes):
 
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_blocks_give_the_same_as_the_whole(settings, dtype, monkeypatch):
+def test_blocks_equal_the_whole(settings, dtype, monkeypatch):
     student, teacher = drawn(23, 11, dtype=dtype)
     found = []
     for small, size in ((2**18, 2**18), (0, 2**18), (0, 1), (0, 22), (0, 100)):
-        monkeypatch.setattr("limbeck.losses._maps._CACHED", (size, size))
-        monkeypatch.setattr("limbeck.losses._maps._PLAIN", small)
+        monkeypatch.setattr("limbeck.losses._blocks._CACHED", (size, size))
+        monkeypatch.setattr("limbeck.losses._blocks._PLAIN", small)
         leaf = student.clone().requires_grad_()
         value = divergence(leaf, DenseTargets(teacher), temperature=3.0, **settings)
         value.square().sum().backward()
@@ -155,7 +155,7 @@ def test_blocks_give_the_same_as_the_whole(settings, dtype, monkeypatch):
 
 @pytest.mark.parametrize("settings", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nothing_of_the_size_of_the_logits_is_kept(settings, dtype):
+def test_no_tensor_of_logit_size_is_saved(settings, dtype):
     student, teacher = drawn(260, 4096, dtype=dtype)
     student.requires_grad_()
     kept = {}
@@ -173,7 +173,7 @@ def test_nothing_of_the_size_of_the_logits_is_kept(settings, dtype):
 
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("settings", KINDS)
-def test_a_teachers_head_gives_what_its_logits_give(settings):
+def test_head_targets_equal_dense_targets(settings):
     hidden, weight = drawn(6, 4)[0], drawn(8, 4, seed=1)[0]
     targets = HeadTargets(hidden.requires_grad_(), weight.requires_grad_(), weight[:, 0], 3.0)
     logits = 3 * torch.tanh((hidden @ weight.T + weight[:, 0]) / 3)
@@ -189,7 +189,7 @@ def test_a_teachers_head_gives_what_its_logits_give(settings):
     assert weight.grad is None
 
 
-def test_a_teachers_head_is_the_same_under_autocast():
+def test_head_targets_under_autocast():
     student, hidden = drawn(6, 4, dtype=torch.float32)
     weight, found = drawn(4, 4, seed=1)[0].float(), []
     for enabled in (False, True):
@@ -201,14 +201,14 @@ def test_a_teachers_head_is_the_same_under_autocast():
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-def test_a_view_is_no_obstacle():
+def test_logits_may_be_a_view():
     student = drawn(1, 5)[0].requires_grad_()
     value = divergence(student.expand(4, 5), DenseTargets(drawn(4, 5)[1]), temperature=1.0)
     value.sum().backward()
     assert student.grad.isfinite().all()
 
 
-def test_what_is_kept_may_not_change_meanwhile():
+def test_saved_tensors_must_not_change():
     student, teacher = drawn(3, 5)
     value = divergence(student.requires_grad_(), DenseTargets(teacher), temperature=1.0)
     teacher.add_(1)
@@ -217,6 +217,6 @@ def test_what_is_kept_may_not_change_meanwhile():
 
 
 @pytest.mark.parametrize("targets", [TEACHER, None, "teacher"])
-def test_other_targets_are_refused(targets):
+def test_other_targets_raise(targets):
     with pytest.raises(InputError, match="DenseTargets, TopKTargets"):
         inspect.unwrap(divergence)(STUDENT, targets, temperature=1.0)

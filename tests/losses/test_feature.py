@@ -80,17 +80,20 @@ def differences(function, at, direction, step=1e-6):
 @pytest.mark.parametrize(("name", "form"), CASES)
 @few
 @given(data=st.data())
-def test_value_and_gradient_are_those_of_the_definition(name, form, data):
-    ours, theirs = data.draw(shapes(FORMS[name][0]))
+def test_value_and_gradient_equal_the_definition(name, form, data):
+    student_shape, teacher_shape = data.draw(shapes(FORMS[name][0]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     scale = data.draw(st.sampled_from([0.1, 1.0, 5.0]))
-    student, teacher = rng.normal(size=ours) * scale, rng.normal(size=theirs) * scale
+    student, teacher = (
+        rng.normal(size=student_shape) * scale,
+        rng.normal(size=teacher_shape) * scale,
+    )
     loss, definition = losses.find(name), getattr(definitions, name)
     value, gradient = value_and_gradient(lambda s: loss(s, torch.tensor(teacher), **form), student)
     reference = partial(definition, teacher=teacher, **form)
     expected = reference(student)
     np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12 * (1 + scale**4))
-    direction = rng.normal(size=ours) * scale
+    direction = rng.normal(size=student_shape) * scale
     slope = differences(reference, student, direction)
     size = np.abs(gradient * direction).sum() + np.abs(expected).sum()
     assert abs((gradient * direction).sum() - slope) <= 1e-6 * max(size, 1e-6)
@@ -108,7 +111,7 @@ def test_whole_factors_are_compared_by_their_directions(distance, shape):
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 3, 2, 2)])
-def test_one_variance_a_channel_learns(shape):
+def test_one_variance_per_channel_has_a_gradient(shape):
     """Its best value is the mean squared error of the channel."""
     student, teacher = torch.randn(2, *shape, dtype=torch.float64)
     axis = 2 if len(shape) == 3 else 1
@@ -125,7 +128,7 @@ def test_one_variance_a_channel_learns(shape):
     assert torch.autograd.grad(smaller.sum(), variance)[0].max() < 0
 
 
-def test_a_margin_gets_no_gradient():
+def test_a_margin_has_no_gradient():
     student = torch.randn(2, 3, 2, 2, requires_grad=True)
     margin = torch.full((3,), -0.5, requires_grad=True)
     losses.overhaul(student, torch.randn(2, 3, 2, 2), margin=margin).sum().backward()
@@ -134,7 +137,7 @@ def test_a_margin_gets_no_gradient():
 
 @few
 @given(st.floats(0.01, 3.0), st.floats(-4.0, 2.5))
-def test_batch_norm_margins_are_means_of_what_is_negative(deviation, mean):
+def test_batch_norm_margins_are_means_of_negative_values(deviation, mean):
     weight, bias = torch.tensor([deviation, -deviation]).double(), torch.tensor([mean] * 2).double()
     margin = batch_norm_margin(weight, bias)
     if stats.norm.cdf(-mean / deviation) > 1e-3:
@@ -151,7 +154,7 @@ def test_batch_norm_margins_of_channels_that_are_constant():
         inspect.unwrap(batch_norm_margin)(torch.zeros(3), torch.zeros(2))
 
 
-def test_the_weights_of_the_benchmark_meet_its_scale():
+def test_the_scales_are_those_of_the_benchmark():
     """Means over features or places where it takes means, sums where it takes sums."""
     student, teacher = torch.randn(2, 4, 8, 6, 6, dtype=torch.float64)
     mean_map = losses.attention_transfer(student, teacher)
@@ -168,7 +171,7 @@ def test_the_weights_of_the_benchmark_meet_its_scale():
         torch.testing.assert_close(twice, loss(student, teacher))
 
 
-def test_the_margin_reading_holds_no_neuron_on_the_wrong_side():
+def test_the_margin_form_moves_neurons_off_the_other_side():
     """Downhill from anywhere on the wrong side is towards the teacher's."""
     student = torch.linspace(-5, -0.01, 50, dtype=torch.float64).unsqueeze(1).requires_grad_()
     teacher = torch.full((50, 1), 2.0, dtype=torch.float64)
@@ -181,7 +184,7 @@ def test_the_margin_reading_holds_no_neuron_on_the_wrong_side():
 
 
 @pytest.mark.parametrize("power", [2.0, 3.0])
-def test_the_gradient_of_attention_has_a_gradient(power):
+def test_attention_has_a_second_derivative(power):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 2, 3, 2, 2, generator=generator, dtype=torch.float64)
     student.requires_grad_()
@@ -193,7 +196,7 @@ def test_the_gradient_of_attention_has_a_gradient(power):
     assert gradgradcheck(value, (student,))
 
 
-def test_the_two_ways_to_selectivity_agree():
+def test_both_forms_of_neuron_selectivity_agree():
     """Through the channels' products or the places', whichever are fewer."""
     for channels, side in ((9, 2), (4, 4), (2, 5)):
         student = np.random.default_rng(1).normal(size=(2, channels, side, side))
@@ -202,7 +205,7 @@ def test_the_two_ways_to_selectivity_agree():
         np.testing.assert_allclose(value, definitions.neuron_selectivity(student, teacher))
 
 
-def test_review_takes_one_pair_or_several():
+def test_review_kd_of_one_pair_or_several():
     student, teacher = ([torch.randn(3, 2, s, s) for s in (8, 4, 1)] for _ in range(2))
     each = [losses.review_kd(s, t) for s, t in zip(student, teacher, strict=True)]
     torch.testing.assert_close(losses.review_kd(student, teacher), sum(each))
@@ -214,7 +217,7 @@ def test_review_takes_one_pair_or_several():
 
 @pytest.mark.parametrize(("name", "form"), CASES)
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_precision_is_the_float32_of_the_same_numbers(name, form, half):
+def test_half_precision_is_computed_in_float32(name, form, half):
     student, teacher = torch.randn(2, 3, 4, 6, 6).to(half)
     loss = partial(losses.find(name), **form)
     value = loss(student, teacher)
@@ -226,7 +229,7 @@ def test_half_precision_is_the_float32_of_the_same_numbers(name, form, half):
 
 @pytest.mark.parametrize(("name", "form"), CASES)
 @pytest.mark.parametrize("dead", ["both", "student", "teacher", "a channel", "equal", "one"])
-def test_nothing_is_nan_where_features_die(name, form, dead):
+def test_zero_features_are_finite(name, form, dead):
     student, teacher = torch.randn(2, 3, 4, 4, 4)
     if dead in ("both", "student"):
         student = torch.zeros_like(student)
@@ -260,7 +263,7 @@ WRONG = [
     ("attention_transfer", MAPS, MAPS, {"power": "2"}, "power", "from 1"),
     ("attention_transfer", MAPS, MAPS, {"norm": "avg"}, "norm", "mean, sum"),
     ("attention_transfer", MAPS[:, :, 0, 0], MAPS, {}, "student", "[samples, channels, height"),
-    ("attention_transfer", MAPS, MAPS[:, :, 0], {}, "teacher", "of one kind"),
+    ("attention_transfer", MAPS, MAPS[:, :, 0], {}, "teacher", "of one layout"),
     ("attention_transfer", MAPS, MAPS[:1], {}, "teacher", "the same samples"),
     ("attention_transfer", MAPS, MAPS[:, :, :0], {}, "teacher", "no axis of 0"),
     ("gram", MAPS, MAPS[:, :2], {}, "teacher", "as many channels"),
@@ -296,7 +299,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "student", "teacher", "form", "place", "allowed"), WRONG)
-def test_wrong_input_is_refused(name, student, teacher, form, place, allowed):
+def test_invalid_input_raises(name, student, teacher, form, place, allowed):
     with pytest.raises(InputError) as caught:
         call(name, student, teacher, **form)
     [problem] = caught.value.problems
@@ -305,7 +308,7 @@ def test_wrong_input_is_refused(name, student, teacher, form, place, allowed):
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
-def test_no_samples_give_no_values(name, form):
+def test_an_empty_batch_has_no_values(name, form):
     empty = torch.zeros(0, 3, 4, 4, requires_grad=True)
     value = losses.find(name)(empty, torch.zeros(0, 3, 4, 4), **form)
     assert value.shape == (0,)

@@ -99,7 +99,7 @@ def both(hidden, weight, targets, *, bias=None, **rest):
 @pytest.mark.parametrize("kind", KINDS)
 def test_law_10_fused_equals_dense_for_any_block_size(kind, form, block_bytes):
     hidden, weight, bias = head()
-    ours, theirs = both(
+    fused, dense = both(
         hidden,
         weight,
         forms()[form],
@@ -112,7 +112,7 @@ def test_law_10_fused_equals_dense_for_any_block_size(kind, form, block_bytes):
         block_bytes=block_bytes,
         **kind,
     )
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(fused, dense)
 
 
 @few
@@ -126,11 +126,11 @@ def test_law_10_fused_equals_dense_for_any_block_size(kind, form, block_bytes):
     st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=UNITS, max_size=UNITS),
     st.sampled_from([4, 6, 8]),
 )
-def test_any_settings_give_the_dense_form(
+def test_any_settings_equal_the_dense_form(
     kind, form, reduction, block_bytes, softcap, labelled, weights, classes
 ):
     hidden, weight, bias = head(classes=classes)
-    ours, theirs = both(
+    fused, dense = both(
         hidden,
         weight,
         forms()[form],
@@ -143,28 +143,28 @@ def test_any_settings_give_the_dense_form(
         block_bytes=block_bytes,
         **kind,
     )
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(fused, dense)
 
 
 @pytest.mark.parametrize("form", forms())
-def test_blocks_within_blocks_change_nothing(form, monkeypatch):
-    monkeypatch.setattr("limbeck.losses._maps._CACHED", (2 * CLASSES, 2 * CLASSES))
+def test_nested_blocks_have_no_effect(form, monkeypatch):
+    monkeypatch.setattr("limbeck.losses._blocks._CACHED", (2 * CLASSES, 2 * CLASSES))
     hidden, weight, _ = head()
     labels = torch.arange(UNITS) % CLASSES
-    ours, theirs = both(hidden, weight, forms()[form], temperature=2.0, labels=labels)
-    torch.testing.assert_close(ours, theirs)
+    fused, dense = both(hidden, weight, forms()[form], temperature=2.0, labels=labels)
+    torch.testing.assert_close(fused, dense)
 
 
-def test_units_of_weight_0_may_hold_anything():
+def test_elements_of_weight_zero_may_have_any_values():
     hidden, weight, _ = head()
     targets = forms()["dense"]
     kept = torch.tensor([0, 2, 3])
     weights = torch.zeros(UNITS).index_fill(0, kept, 1.0)
     labels = torch.full((UNITS,), -100).index_fill(0, kept, 2)
     spoiled = torch.where(weights[:, None] > 0, hidden, math.nan)
-    theirs = DenseTargets(torch.where(weights[:, None] > 0, targets.logits, math.nan))
+    changed = DenseTargets(torch.where(weights[:, None] > 0, targets.logits, math.nan))
     value = fused_divergence(
-        spoiled, weight, theirs, temperature=2.0, weights=weights, labels=labels
+        spoiled, weight, changed, temperature=2.0, weights=weights, labels=labels
     )
     value.backward()
     expected = dense_form(
@@ -177,7 +177,7 @@ def test_units_of_weight_0_may_hold_anything():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_without_weight_all_is_0(reduction):
+def test_without_weights_the_value_is_zero(reduction):
     hidden, weight, bias = head()
     nothing = torch.zeros(UNITS)
     value = fused_divergence(
@@ -194,7 +194,7 @@ def test_without_weight_all_is_0(reduction):
     assert not any(x.grad.any() for x in (hidden, weight, bias))
 
 
-def test_no_units_give_0():
+def test_an_empty_batch_is_zero():
     hidden, weight, _ = head()
     value = fused_divergence(
         hidden[:0], weight, DenseTargets(torch.zeros(0, CLASSES)), temperature=2.0
@@ -207,12 +207,12 @@ def test_no_units_give_0():
 def test_boolean_weights_are_a_mask():
     hidden, weight, _ = head()
     mask = torch.arange(UNITS) < 3
-    ours, theirs = both(hidden, weight, forms()["dense"], temperature=2.0, weights=mask)
-    torch.testing.assert_close(ours, theirs)
+    fused, dense = both(hidden, weight, forms()["dense"], temperature=2.0, weights=mask)
+    torch.testing.assert_close(fused, dense)
 
 
 @pytest.mark.parametrize("trained", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 0, 0)])
-def test_only_what_trains_gets_a_gradient(trained):
+def test_only_trained_tensors_have_a_gradient(trained):
     parts = [x.detach().requires_grad_(bool(t)) for x, t in zip(head(), trained, strict=True)]
     hidden, weight, bias = parts
     value = fused_divergence(hidden, weight, forms()["dense"], bias=bias, temperature=2.0)
@@ -222,11 +222,11 @@ def test_only_what_trains_gets_a_gradient(trained):
     assert [x.grad is not None for x in parts] == [bool(t) for t in trained]
 
 
-def test_no_gradient_is_formed_where_none_is_asked_for(monkeypatch):
+def test_no_gradient_is_computed_without_requires_grad(monkeypatch):
     def refuse(self, rows, slope):
         raise AssertionError
 
-    monkeypatch.setattr("limbeck.losses._fused.Head.add", refuse)
+    monkeypatch.setattr("limbeck.losses._fused.Head.accumulate", refuse)
     hidden, weight, _ = head()
     with torch.no_grad():
         value = fused_divergence(hidden, weight, forms()["dense"], temperature=2.0)
@@ -241,7 +241,7 @@ def test_no_gradient_reaches_the_teacher():
         assert all(x.grad is None for x in tensors)
 
 
-def test_the_graph_may_be_gone_through_again():
+def test_backward_may_run_twice():
     hidden, weight, _ = head()
     value = fused_divergence(hidden, weight, forms()["dense"], temperature=2.0)
     (2 * value).backward(retain_graph=True)
@@ -262,7 +262,7 @@ def test_two_uses_in_one_graph_add_up():
     torch.testing.assert_close(*found)
 
 
-def test_tied_weights_get_both_gradients():
+def test_tied_weights_have_both_gradients():
     torch.manual_seed(0)
     embedding = nn.Embedding(CLASSES, FEATURES, dtype=torch.float64)
     tokens, found = torch.arange(UNITS) % CLASSES, []
@@ -274,7 +274,7 @@ def test_tied_weights_get_both_gradients():
     torch.testing.assert_close(*found)
 
 
-def test_a_gradient_of_the_gradient_is_refused():
+def test_a_second_derivative_raises():
     hidden, weight, _ = head()
     value = fused_divergence(hidden, weight, forms()["dense"], temperature=2.0)
     [first] = torch.autograd.grad(value, hidden, create_graph=True)
@@ -299,9 +299,9 @@ def test_half_precision_is_close_and_keeps_its_types(form):
     expected = dense_form(*exact[:2], targets, bias=exact[2], temperature=2.0)
     expected.backward()
     torch.testing.assert_close(value.double(), expected, rtol=0.02, atol=0.01)
-    for ours, theirs in zip((hidden, weight, bias), exact, strict=True):
-        assert ours.grad.dtype == torch.bfloat16
-        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0.05, atol=0.02)
+    for leaf, reference in zip((hidden, weight, bias), exact, strict=True):
+        assert leaf.grad.dtype == torch.bfloat16
+        torch.testing.assert_close(leaf.grad.double(), reference.grad, rtol=0.05, atol=0.02)
 
 
 def test_many_half_precision_blocks_add_up_in_float32():
@@ -317,7 +317,7 @@ def test_many_half_precision_blocks_add_up_in_float32():
 
 
 @pytest.mark.parametrize("form", ["dense", "head"])
-def test_autocast_takes_products_in_half_precision_and_gives_full_gradients(form):
+def test_autocast_has_half_precision_products_and_float32_gradients(form):
     hidden, weight, bias = head(torch.float32)
     targets = forms(dtype=torch.float32)[form]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -327,9 +327,9 @@ def test_autocast_takes_products_in_half_precision_and_gives_full_gradients(form
     expected = dense_form(hidden, weight, targets, bias=bias, temperature=2.0)
     gradients = torch.autograd.grad(expected, (hidden, weight, bias))
     assert value.item() == pytest.approx(expected.item(), rel=0.02)
-    for ours, theirs in zip((hidden, weight, bias), gradients, strict=True):
-        assert ours.grad.dtype == torch.float32
-        torch.testing.assert_close(ours.grad, theirs, rtol=0.05, atol=0.02)
+    for leaf, reference in zip((hidden, weight, bias), gradients, strict=True):
+        assert leaf.grad.dtype == torch.float32
+        torch.testing.assert_close(leaf.grad, reference, rtol=0.05, atol=0.02)
 
 
 def test_extreme_hidden_states_are_finite():
@@ -369,7 +369,7 @@ H, W, D = torch.zeros(2, 4), torch.zeros(3, 4), DenseTargets(torch.zeros(2, 3))
         ((H, W, D), {"labels": torch.tensor([0.0, 1.0])}, "labels"),
     ],
 )
-def test_wrong_input_is_refused(arguments, changes, place):
+def test_invalid_input_raises(arguments, changes, place):
     with pytest.raises(InputError) as caught:
         inspect.unwrap(fused_divergence)(*arguments, **({"temperature": 1.0} | changes))
     assert [problem.where for problem in caught.value.problems] == [f"fused_divergence.{place}"]

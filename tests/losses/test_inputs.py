@@ -53,7 +53,7 @@ def precision(request):
 
 
 def refused(place, allowed, name, *args, **kwargs):
-    """Hold a call to one error, about that argument, which says that."""
+    """Assert that a call raises one error, of that argument and with that text."""
     with pytest.raises(InputError) as caught:
         call(name, *args, **kwargs)
     [problem] = caught.value.problems
@@ -64,7 +64,7 @@ def refused(place, allowed, name, *args, **kwargs):
 
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("name", PAIRED)
-def test_two_answers_that_do_not_fit_are_refused(name):
+def test_logits_of_different_shapes_raise(name):
     more = PAIRED[name]
     refused("student", "floating-point", name, LOGITS.long(), LOGITS, **more)
     refused("teacher", "floating-point", name, LOGITS, LOGITS.long(), **more)
@@ -77,7 +77,7 @@ def test_two_answers_that_do_not_fit_are_refused(name):
 
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("name", [*HARD, "dkd"])
-def test_labels_that_do_not_fit_are_refused(name):
+def test_invalid_labels_raise(name):
     def with_labels(labels, logits=LOGITS):
         if name == "dkd":
             return (name, logits, logits), {"labels": labels}
@@ -89,8 +89,8 @@ def test_labels_that_do_not_fit_are_refused(name):
         (torch.tensor([5, 0]), "from 0 to 2"),
         (LABELS.float(), "whole numbers"),
         (LABELS.bool(), "whole numbers"),
-        (torch.tensor([0]), "one label a unit"),
-        (LABELS[:, None], "one label a unit"),
+        (torch.tensor([0]), "one label per element"),
+        (LABELS[:, None], "one label per element"),
     ):
         args, more = with_labels(labels)
         refused("labels", allowed, *args, **more)
@@ -100,7 +100,7 @@ def test_labels_that_do_not_fit_are_refused(name):
 
 @pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("name", INSIDE)
-def test_states_and_attention_that_do_not_fit_are_refused(name):
+def test_invalid_states_and_attention_raise(name):
     fits, more = INSIDE[name]
     refused("student", "floating-point", name, fits.long(), fits, **more)
     refused("teacher", "floating-point", name, fits, fits.long(), **more)
@@ -141,13 +141,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "student", "second", "settings", "place", "allowed"), WRONG)
-def test_other_wrong_input_is_refused(name, student, second, settings, place, allowed):
+def test_other_invalid_input_raises(name, student, second, settings, place, allowed):
     refused(place, allowed, name, student, second, **settings)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan"), float("inf"), "4", None, True])
 @pytest.mark.parametrize("name", WITH_TEMPERATURE)
-def test_wrong_temperatures_are_refused(name, temperature):
+def test_invalid_temperatures_raise(name, temperature):
     second = DenseTargets(LOGITS) if name == "divergence" else LOGITS
     more = PAIRED.get(name, {}) | {"temperature": temperature}
     refused("temperature", "a finite number above 0", name, LOGITS, second, **more)
@@ -166,25 +166,25 @@ def test_wrong_temperatures_are_refused(name, temperature):
         ("mlkd", "instance"),
     ],
 )
-def test_wrong_weights_are_refused(name, weighs, weight):
+def test_invalid_weights_raise(name, weighs, weight):
     more = PAIRED[name] | {weighs: weight}
     refused(weighs, "at least 0", name, LOGITS, LOGITS, **more)
 
 
 @pytest.mark.parametrize("given", ["forwardkl", None, 3])
-def test_unknown_kinds_are_refused(given):
+def test_unknown_kinds_raise(given):
     with pytest.raises(InputError, match="forward_kl, reverse_kl, jsd, tvd"):
         call("divergence", LOGITS, DenseTargets(LOGITS), kind=given, temperature=1.0)
 
 
 def test_every_loss_over_logits_and_transformers_is_tried_here():
     files = ("classification", "divergences", "transformers")
-    ours = {name for name in losses.__all__ if losses.find(name).__module__.endswith(files)}
-    ours = ours - {"divergence"} | {"attention_kl", "attention_mse", "minilm_relation"}
-    assert ours == {*PAIRED, *HARD, *INSIDE}
+    tested = {name for name in losses.__all__ if losses.find(name).__module__.endswith(files)}
+    tested = tested - {"divergence"} | {"attention_kl", "attention_mse", "minilm_relation"}
+    assert tested == {*PAIRED, *HARD, *INSIDE}
 
 
-def test_labels_of_any_whole_type_serve():
+def test_labels_of_any_integer_dtype():
     logits, teacher = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
     expected = losses.cross_entropy(logits, LABELS), losses.dkd(logits, teacher, labels=LABELS)
     for dtype in (torch.int32, torch.uint8, torch.int8):
@@ -194,7 +194,7 @@ def test_labels_of_any_whole_type_serve():
 
 
 @pytest.mark.usefixtures("precision")
-def test_no_units_give_no_values():
+def test_an_empty_batch_has_no_values():
     empty, none = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
     assert losses.cross_entropy(empty, none).shape == (0,)
     assert losses.label_smoothing(empty, none, smoothing=0.1).shape == (0,)
@@ -224,7 +224,7 @@ def test_half_precision_and_autocast_are_computed_in_float32(name, dtype):
     torch.testing.assert_close(value, expected)
 
 
-def test_nan_is_not_hidden():
+def test_nan_is_propagated():
     bad = torch.tensor([[float("nan"), 0.0, 0.0]])
     assert losses.cross_entropy(bad, LABELS[:1]).isnan().all()
     for name, more in PAIRED.items():
@@ -251,8 +251,8 @@ for name in ("logit_mse", "soft_target_kl", "rkd_distance", "fitnet_hint"):
 """
 
 
-def test_what_is_no_tensor_is_refused():
-    # In a process of its own: here the annotations' checker would be the first to speak.
+def test_values_that_are_not_tensors_raise():
+    # In its own process: here the annotations' checker would raise first.
     done = subprocess.run([sys.executable, "-c", NO_TENSORS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -261,7 +261,7 @@ def test_what_is_no_tensor_is_refused():
     "name", ["rkd_distance", "rkd_angle", "neuron_selectivity", "logit_mse", "attention_transfer"]
 )
 @pytest.mark.parametrize("types", [(torch.float64, torch.float32), (torch.float32, torch.float64)])
-def test_the_students_type_decides(name, types):
+def test_the_students_dtype_determines_the_results(name, types):
     shape = (4, 5) if name == "logit_mse" else (4, 3, 2, 2)
     student = torch.randn(shape, dtype=types[0]).requires_grad_()
     value = getattr(losses, name)(student, torch.randn(shape, dtype=types[1]))

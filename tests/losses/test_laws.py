@@ -1,4 +1,4 @@
-"""Every loss under every law that applies. The trials stand in `trials`, a file for each of ours.
+"""Every loss under every law that applies. `trials` has a file for each of the modules.
 
 A trial is a `functools.partial` of `check_loss`, with a reference in numpy or scipy, written from
 the paper's formula; a loss has one for each of its forms.
@@ -56,8 +56,8 @@ def tried(name, place, seed):
     return trial(seed=seed, **fewer)
 
 
-def written():
-    """Give the names of all public functions that compare a student, and cite a source."""
+def defined():
+    """Return the names of all public functions that compare a student, and cite a source."""
     names = set()
     for module in pkgutil.iter_modules(losses.__path__, f"{losses.__name__}."):
         for name, value in vars(importlib.import_module(module.name)).items():
@@ -69,17 +69,17 @@ def written():
     return names
 
 
-def test_every_loss_is_on_trial():
+def test_every_loss_has_trials():
     assert sorted(TRIALS) == sorted(losses.__all__)
     assert all(TRIALS.values())
 
 
-def test_no_loss_is_on_trial_in_two_files():
+def test_no_loss_has_trials_in_two_files():
     assert sum(map(len, FOUND.values())) == len(TRIALS)
 
 
-def test_the_catalogue_is_what_is_written():
-    assert written() | NO_SOURCE == set(losses.__all__)
+def test_all_losses_are_exported():
+    assert defined() | NO_SOURCE == set(losses.__all__)
     assert sorted(set(losses.__all__)) == losses.__all__
 
 
@@ -99,33 +99,33 @@ def test_every_trial_has_a_definition(name, place):
 
 
 @pytest.mark.parametrize("kind", LEAST)
-def test_every_kind_is_tried(kind):
+def test_every_kind_has_a_trial(kind):
     assert any(trial.keywords["kind"] == kind for trials in TRIALS.values() for trial in trials)
 
 
-def test_the_losses_over_a_batch_are_listed():
+def test_batch_losses_are_listed():
     scalar = ("batch", "fused", "relation")
     found = {name for name, trials in TRIALS.items() if trials[0].keywords["kind"] in scalar}
-    assert found == losses.OVER_THE_BATCH
+    assert found == losses.BATCH_LOSSES
 
 
-def test_every_law_is_tried():
+def test_every_law_applies_to_a_trial():
     seen = set()
     for parameters in EACH:
         try:
             seen.update(tried(*parameters.values, 0))
-        except BrokenLawError as error:  # `test_every_law_holds` tells of it
+        except BrokenLawError as error:  # `test_every_law_holds` reports it
             seen.add(error.law)
     assert seen == set(LAWS)
 
 
 @pytest.mark.parametrize("name", losses.__all__)
-def test_the_catalogue_finds_each_loss_by_name(name):
+def test_find_returns_each_loss_by_name(name):
     assert losses.find(name) is getattr(losses, name)
     assert losses.find(name).__name__ == name
 
 
-def test_the_catalogue_suggests_names():
+def test_find_suggests_names():
     with pytest.raises(InputError, match='did you mean "fitnet_hint"'):
         losses.find("fitnets_hint")
     with pytest.raises(InputError):
@@ -133,7 +133,7 @@ def test_the_catalogue_suggests_names():
 
 
 @pytest.mark.parametrize("name", losses.__all__)
-def test_every_loss_says_what_it_is(name):
+def test_every_docstring_is_complete(name):
     text = inspect.getdoc(losses.find(name))
     summary = text.partition("\n")[0]
     assert summary.endswith(".")
@@ -146,7 +146,7 @@ def test_every_loss_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", losses.__all__)
-def test_all_but_what_is_compared_is_given_by_name(name):
+def test_settings_are_keyword_only(name):
     parameters = list(inspect.signature(losses.find(name)).parameters.values())
     tensors = 3 if name == "fused_divergence" else 2
     first, rest = parameters[:tensors], parameters[tensors:]

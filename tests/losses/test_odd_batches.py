@@ -1,4 +1,4 @@
-"""Batches as they come: one sample, one class, all alike, no weight: all is finite."""
+"""Batches of one sample, one class, equal samples or no weight: all results are finite."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def batches(subject):
     def constant(side):
         return torch.full_like(side, 3.0)
 
-    yield "a teacher that says one thing", whole.but(second=each(first, whole.second))
-    yield "a student that says one thing", whole.but(student=each(first, whole.student))
+    yield "a teacher of equal rows", whole.but(second=each(first, whole.second))
+    yield "a student of equal rows", whole.but(student=each(first, whole.student))
     same = whole.but(student=each(constant, whole.student), second=each(constant, whole.second))
     yield "constants", same
     yield "one sample of constants", same.rows(slice(0, 1))
@@ -62,7 +62,7 @@ def test_every_loss_is_finite_on_odd_batches(trial):
 @pytest.mark.parametrize("name", ["dist", "mlkd", "info_nce", "rkd_distance", "rkd_angle"])
 @pytest.mark.parametrize("weights", [(0, 0, 0, 0), (0, 1, 0, 0), (1, 1, 0, 0)])
 def test_terms_over_a_batch_are_finite_whatever_counts(name, weights):
-    assert name in losses.OVER_THE_BATCH
+    assert name in losses.BATCH_LOSSES
     torch.manual_seed(0)
     logits = torch.randn(4, 3, requires_grad=True)
     index = torch.arange(4)
@@ -74,8 +74,8 @@ def test_terms_over_a_batch_are_finite_whatever_counts(name, weights):
         sample_of=index,
         index=index,
     )
-    answer = SimpleNamespace(targets=DenseTargets(torch.randn(4, 3)), taps={})
-    total = Objective([Term(name)])(response, answer).total
+    output = SimpleNamespace(targets=DenseTargets(torch.randn(4, 3)), taps={})
+    total = Objective([Term(name)])(response, output).total
     total.backward()
     assert total.isfinite()
     assert logits.grad.isfinite().all()

@@ -63,7 +63,7 @@ def agree(name, student, teacher, **keywords):
 
 
 def slope(loss, student):
-    """Give the value and the gradient of a loss of one argument."""
+    """Return the value and the gradient of a loss of one argument."""
     leaf = student.detach().clone().requires_grad_()
     value = loss(leaf)
     value.sum().backward()
@@ -103,7 +103,7 @@ def test_dist(given_logits, weights):
 
 @few
 @given(drawn(), st.sampled_from([(1.0, 1.0, 1.0), (0.0, 3.0, 1.0), (1.0, 0.0, 2.0)]))
-def test_multi_level(given_logits, weights):
+def test_mlkd(given_logits, weights):
     student, teacher, _, temperature = given_logits
     names = dict(zip(("instance", "batch", "classes"), weights, strict=True))
     agree("mlkd", student, teacher, temperatures=[temperature, 3.0], **names)
@@ -111,7 +111,7 @@ def test_multi_level(given_logits, weights):
 
 @few
 @given(drawn(), st.booleans())
-def test_dkd_weighs_what_soft_targets_are_made_of(given_logits, ruled_out):
+def test_soft_target_kl_is_dkd_with_its_own_weights(given_logits, ruled_out):
     student, teacher, labels, temperature = given_logits
     student, teacher, labels = map(torch.tensor, (student, teacher, labels))
     if ruled_out:
@@ -122,13 +122,13 @@ def test_dkd_weighs_what_soft_targets_are_made_of(given_logits, ruled_out):
         losses.dkd(student, teacher, labels=labels, alpha=a, beta=b, temperature=temperature)
         for a, b in ((1.0, 0.0), (0.0, 1.0))
     ]
-    heard = teacher.masked_fill(student == OUT, OUT)
-    right = (heard / temperature).softmax(1).gather(1, labels[:, None]).squeeze(1)
-    if heard.isfinite().any(1).all():
+    conditioned = teacher.masked_fill(student == OUT, OUT)
+    right = (conditioned / temperature).softmax(1).gather(1, labels[:, None]).squeeze(1)
+    if conditioned.isfinite().any(1).all():
         torch.testing.assert_close(parts[0] + (1 - right) * parts[1], whole)
 
 
-def test_dkd_with_nothing_beside_the_right_class_is_zero():
+def test_dkd_without_other_classes_is_zero():
     for logits in (torch.tensor([[3.0], [-2.0]]), torch.tensor([[3.0, OUT], [-2.0, OUT]])):
         loss = partial(losses.dkd, labels=torch.tensor([0, 0]))
         value, gradient = slope(lambda s, loss=loss, t=logits: loss(s, t), logits)
@@ -136,7 +136,7 @@ def test_dkd_with_nothing_beside_the_right_class_is_zero():
         assert torch.equal(gradient, torch.zeros_like(logits))
 
 
-def test_dkd_takes_out_the_right_class_however_large_its_logit():
+def test_dkd_excludes_the_target_class_for_any_logit():
     rest = torch.tensor([[0.0, 1.0]])
     for size in (-1e4, 0.0, 5e3, 1e4):  # a mask of -1000 would leave the class in
         logits = torch.cat([torch.full((1, 1), size), rest], dim=1)
@@ -148,7 +148,7 @@ def test_dkd_takes_out_the_right_class_however_large_its_logit():
         torch.testing.assert_close(value, expected)
 
 
-def test_dkd_where_the_teacher_has_only_the_right_class_left():
+def test_dkd_of_a_teacher_with_the_target_class_only():
     teacher, student = torch.tensor([[1.0, OUT, OUT]]), torch.tensor([[1.0, 0.5, 0.0]])
     loss = partial(losses.dkd, labels=torch.tensor([0]), temperature=1.0)
     value, gradient = slope(lambda s: loss(s, teacher), student)
@@ -156,7 +156,7 @@ def test_dkd_where_the_teacher_has_only_the_right_class_left():
     torch.testing.assert_close(gradient, student.softmax(1) - torch.tensor([[1.0, 0.0, 0.0]]))
 
 
-def test_ttm_is_zero_where_the_student_says_the_softened_teacher():
+def test_ttm_is_zero_at_the_softened_teacher():
     teacher = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for loss in (losses.ttm, losses.wttm):
         value, gradient = slope(lambda s, f=loss: f(s, teacher, temperature=4.0), teacher / 4 + 1)
@@ -165,14 +165,14 @@ def test_ttm_is_zero_where_the_student_says_the_softened_teacher():
         assert (loss(teacher, teacher, temperature=4.0) > 0).all()
 
 
-def test_the_factor_of_wttm_runs_from_one_to_the_number_of_classes():
+def test_the_weight_of_wttm_is_between_one_and_the_number_of_classes():
     student = torch.tensor([[1.0, 2.0, 0.0, 0.5]])
     for teacher, factor in ((torch.tensor([[1e4, 0.0, 0.0, 0.0]]), 1.0), (torch.zeros(1, 4), 2.0)):
         both = [f(student, teacher, temperature=2.0) for f in (losses.wttm, losses.ttm)]
         torch.testing.assert_close(both[0], factor * both[1])
 
 
-def test_at_temperature_one_only_the_students_softness_tells_them_apart():
+def test_temperature_one_against_soft_target_kl():
     student, teacher = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
     expected = losses.soft_target_kl(student, teacher, temperature=1.0)
     for loss in (losses.ttm, losses.wttm):
@@ -180,7 +180,7 @@ def test_at_temperature_one_only_the_students_softness_tells_them_apart():
 
 
 @pytest.mark.parametrize("correction", [0, 1])
-def test_standardized_kl_does_not_see_scale_or_offset(correction):
+def test_standardized_kl_is_invariant_to_scale_and_offset(correction):
     teacher = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     value = losses.standardized_kl(7 * teacher - 3, teacher, correction=correction)
     assert value.max() < 1e-12
@@ -205,7 +205,7 @@ def _scores(logits):
 
 
 @pytest.mark.parametrize("name", PER_UNIT)
-def test_classes_ruled_out_on_both_sides_are_as_if_they_were_not_there(name):
+def test_classes_of_minus_infinity_on_both_sides_have_no_effect(name):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 4, 5, dtype=torch.float64, generator=generator)
     settings = {"labels": torch.tensor([0, 1, 4, 2])} if name == "dkd" else {}
@@ -220,14 +220,14 @@ def test_classes_ruled_out_on_both_sides_are_as_if_they_were_not_there(name):
 
 
 @pytest.mark.parametrize("name", PER_UNIT)
-def test_the_teacher_is_conditioned_on_what_the_student_can_say(name):
+def test_the_teacher_is_conditioned_on_the_students_support(name):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 4, 5, generator=generator)
     student[:, 3] = OUT
     settings = {"labels": torch.tensor([0, 1, 4, 2])} if name == "dkd" else {}
     loss = partial(losses.find(name), temperature=3.0, **settings)
-    heard = teacher.masked_fill(student == OUT, OUT)
-    torch.testing.assert_close(loss(student, teacher), loss(student, heard))
+    conditioned = teacher.masked_fill(student == OUT, OUT)
+    torch.testing.assert_close(loss(student, teacher), loss(student, conditioned))
 
 
 @pytest.mark.parametrize("name", ["dkd", "standardized_kl"])
@@ -261,7 +261,7 @@ def test_dist_of_one_unit_has_no_relation_within_classes():
 
 @pytest.mark.parametrize("level", [0.0, 0.1, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_student_without_an_opinion_gets_no_huge_gradient(level, dtype):
+def test_a_constant_student_has_a_bounded_gradient(level, dtype):
     teacher = torch.randn(8, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
     flat = torch.full((8, 7), level, dtype=dtype)
     for student in (flat, flat[:, :1].expand(8, 7) + torch.arange(7)):  # all units alike
@@ -273,18 +273,18 @@ def test_a_student_without_an_opinion_gets_no_huge_gradient(level, dtype):
     assert not gradient.any()
 
 
-def test_a_class_that_nobody_expects_fades_from_dist():
+def test_a_class_of_negligible_probability_has_little_effect_on_dist():
     student, teacher = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
     student[:, 0] -= 30
     teacher[:, 0] -= 30
     value = losses.dist(student, teacher, beta=0.0, gamma=1.0)
-    ours, theirs = (x.softmax(1)[:, 1:].double().numpy().T for x in (student, teacher))
-    rest = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)]
+    columns = tuple(x.softmax(1)[:, 1:].double().numpy().T for x in (student, teacher))
+    rest = [np.corrcoef(a, b)[0, 1] for a, b in zip(*columns, strict=True)]
     assert value.item() == pytest.approx(1 - sum(rest) / 4, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dkd", "dist"])
-def test_gradients_in_closed_form_are_those_of_the_value(name):
+def test_closed_form_gradients_pass_gradcheck(name):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
     settings = {"labels": torch.tensor([0, 3, 1])} if name == "dkd" else {}
@@ -294,7 +294,7 @@ def test_gradients_in_closed_form_are_those_of_the_value(name):
     assert gradgradcheck(lambda s: loss(s, teacher), (student,))
 
 
-def test_multi_level_is_a_sum_over_temperatures_and_levels():
+def test_mlkd_is_a_sum_over_temperatures_and_levels():
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 6, 4, dtype=torch.float64, generator=generator)
     whole = losses.mlkd(student, teacher)
@@ -312,7 +312,7 @@ def test_multi_level_is_a_sum_over_temperatures_and_levels():
 
 
 @pytest.mark.parametrize("name", ["dist", "mlkd"])
-def test_no_units_give_a_zero_that_has_a_gradient(name):
+def test_an_empty_batch_is_zero_with_a_gradient(name):
     value, gradient = slope(lambda s: losses.find(name)(s, torch.zeros(0, 3)), torch.zeros(0, 3))
     assert value.shape == ()
     assert value == 0
@@ -320,7 +320,7 @@ def test_no_units_give_a_zero_that_has_a_gradient(name):
 
 
 @pytest.mark.parametrize("scale", [1.0, 6.0])
-def test_dist_as_published_adds_a_little_to_the_sizes(scale):
+def test_dist_with_the_published_epsilon(scale):
     rng = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 16, 20, generator=rng, dtype=torch.float64) * scale
     student.requires_grad_()
@@ -331,8 +331,10 @@ def test_dist_as_published_adds_a_little_to_the_sizes(scale):
 
     q, p = student.softmax(1), teacher.softmax(1)
     published = 4 - 2 * pearson(q, p).mean() - 2 * pearson(q.T, p.T).mean()
-    ours = losses.dist(student, teacher, epsilon=1e-8)
-    torch.testing.assert_close(ours, published)
+    actual = losses.dist(student, teacher, epsilon=1e-8)
+    torch.testing.assert_close(actual, published)
     torch.testing.assert_close(
-        *(torch.autograd.grad(value, student)[0] for value in (ours, published)), rtol=1e-8, atol=0
+        *(torch.autograd.grad(value, student)[0] for value in (actual, published)),
+        rtol=1e-8,
+        atol=0,
     )

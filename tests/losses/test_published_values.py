@@ -34,10 +34,10 @@ def test_temperature_raises_entropy_and_changes_no_order():
     assert all(softened(CAT, t).argmax() == 0 for t in (0.1, 1, 10, 100))
 
 
-def test_the_cats_probabilities_are_those_that_come_out():
+def test_published_probabilities_of_the_cat_example():
     assert softened(CAT, 1).round(4).tolist() == [0.9998, 0.0002, 0, 0]
     assert softened(CAT, 10).round(3).tolist() == [0.558, 0.241, 0.115, 0.086]
-    # One source prints .75, .20, .03, .02, which no temperature gives: 6 comes near.
+    # One source prints .75, .20, .03, .02, of no temperature; 6 is close.
     assert softened(CAT, 6).round(3).tolist() == [0.734, 0.181, 0.053, 0.033]
 
 
@@ -70,8 +70,8 @@ def test_the_limit_at_high_temperature_is_logit_matching_up_to_the_offset():
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5])
-def test_both_ways_to_write_the_hybrid_objective_are_one(alpha):
-    """α·hard + (1−α)·T²·KL, and α·hard + β·T²·KL with a β of one's own."""
+def test_both_forms_of_the_hybrid_objective_are_equal(alpha):
+    """α·hard + (1−α)·T²·KL, and α·hard + β·T²·KL with an independent β."""
     student, teacher = logits(6, 5).requires_grad_(), logits(6, 5).flip(0)
     labels = torch.tensor([0, 1, 2, 3, 4, 0])
     index = torch.arange(6)
@@ -82,13 +82,13 @@ def test_both_ways_to_write_the_hybrid_objective_are_one(alpha):
         sample_of=index,
         taps={},
     )
-    answer = SimpleNamespace(targets=DenseTargets(teacher), taps={})
+    output = SimpleNamespace(targets=DenseTargets(teacher), taps={})
 
     def total(terms):
-        def hard(said):
-            return losses.cross_entropy(said.outputs["logits"], said.labels)
+        def hard(outputs):
+            return losses.cross_entropy(outputs.outputs["logits"], outputs.labels)
 
-        return Objective(terms)(response, answer, task_loss=hard).total
+        return Objective(terms)(response, output, task_loss=hard).total
 
     temperature = 4.0
     p, q = (special.softmax(x.detach().numpy() / temperature, 1) for x in (teacher, student))
@@ -101,7 +101,7 @@ def test_both_ways_to_write_the_hybrid_objective_are_one(alpha):
     assert total(apart).item() == pytest.approx(expected)
 
 
-def test_matching_probabilities_or_logits_are_two_losses():
+def test_mse_of_probabilities_differs_from_mse_of_logits():
     student, teacher = logits(3, 4), logits(3, 4).flip(0)
     plain = losses.logit_mse(student, teacher)
     of_probabilities = losses.logit_mse(student.softmax(1), teacher.softmax(1))
@@ -109,7 +109,7 @@ def test_matching_probabilities_or_logits_are_two_losses():
     assert not torch.allclose(plain, of_probabilities)
 
 
-def test_a_soft_target_that_does_not_sum_to_one_is_brought_there_or_refused():
+def test_soft_targets_that_do_not_sum_to_one_are_normalised():
     """[0.1, 0.8, 0.001]: as dense targets its logarithm is normalised; as a share of 1 it lacks."""
     printed = torch.tensor([[0.1, 0.8, 0.001]], dtype=torch.float64)
     student = logits(1, 3)

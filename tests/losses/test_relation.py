@@ -51,8 +51,8 @@ def sides(draw):
     """Features of one to six samples; either side has a width of its own."""
     rng, samples = np.random.default_rng(draw(seeds())), draw(st.integers(1, 6))
     scale = draw(st.sampled_from([0.01, 1.0, 100.0]))
-    ours, theirs = draw(st.sampled_from([(2,), (5,), (2, 1, 3)])), draw(st.integers(2, 6))
-    return rng.normal(size=(samples, *ours)) * scale, rng.normal(size=(samples, theirs)) * scale
+    shape, width = draw(st.sampled_from([(2,), (5,), (2, 1, 3)])), draw(st.integers(2, 6))
+    return rng.normal(size=(samples, *shape)) * scale, rng.normal(size=(samples, width)) * scale
 
 
 @st.composite
@@ -95,7 +95,7 @@ def agree(loss, reference, student, teacher):
     expected = reference(student, teacher)
     assert value == pytest.approx(expected, rel=1e-9, abs=1e-12)
     slopes = differences(lambda at: reference(at, teacher), student)
-    # Differences cannot tell slopes that are far smaller than the value by the size of the inputs.
+    # Finite differences are inexact for gradients far smaller than the value.
     floor = 1e-5 * (abs(expected) + 1e-6) / np.abs(student).max()
     np.testing.assert_allclose(
         gradient, slopes, rtol=1e-6, atol=1e-6 * np.abs(slopes).max() + floor
@@ -107,7 +107,7 @@ def agree(loss, reference, student, teacher):
 @given(drawn=sides())
 def test_relations_of_samples(name, form, drawn):
     # Between two rows that point the same way, or against each other, a cosine has a kink: within
-    # a step of it, differences tell nothing.
+    # a step of it, differences are inexact.
     assume(farthest_from_parallel(drawn[0]) > 1e-5)
     reference = partial(getattr(references, name), **form)
     agree(partial(losses.find(name), **form), reference, *drawn)
@@ -124,7 +124,7 @@ def farthest_from_parallel(rows):
 @pytest.mark.parametrize("normalized", [False, True])
 @few
 @given(drawn=maps())
-def test_relations_of_places(normalized, drawn):
+def test_relations_of_positions(normalized, drawn):
     form = {"normalized": normalized}
     reference = partial(references.spatial_correlation, **form)
     agree(partial(losses.spatial_correlation, **form), reference, *drawn)
@@ -179,14 +179,14 @@ def test_one_sample_has_no_relations(name, form):
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)
-def test_nan_is_not_hidden(name, form):
+def test_nan_is_propagated(name, form):
     student = torch.randn(3, 2)
     student[0, 0] = torch.nan
     assert losses.find(name)(student, torch.randn(3, 2), **form).isnan()
 
 
 @pytest.mark.parametrize("name", ["similarity_preserving", "pkt"])
-def test_a_gradient_written_out_is_that_of_the_value(name):
+def test_closed_form_gradients_pass_gradcheck(name):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
     student.requires_grad_()
@@ -198,7 +198,7 @@ def test_a_gradient_written_out_is_that_of_the_value(name):
     assert gradgradcheck(value, (student,))
 
 
-def test_distances_keep_their_digits_far_from_zero():
+def test_distances_are_exact_far_from_zero():
     torch.manual_seed(0)
     student, teacher = torch.randn(6, 4), torch.randn(6, 4)
     far = (64 * student).round() / 64 + 4096  # a shift that float32 holds exactly
@@ -207,7 +207,7 @@ def test_distances_keep_their_digits_far_from_zero():
         torch.testing.assert_close(loss(far, teacher), loss(near, teacher), rtol=1e-6, atol=0)
 
 
-def test_rkd_sees_neither_place_nor_size_nor_turn():
+def test_rkd_is_invariant_to_translation_scale_and_rotation():
     torch.manual_seed(0)
     teacher = torch.randn(6, 4, dtype=torch.float64)
     turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
@@ -218,7 +218,7 @@ def test_rkd_sees_neither_place_nor_size_nor_turn():
 
 @pytest.mark.parametrize("form", OF_SAMPLES["rkd_angle"])
 @pytest.mark.parametrize("limit", [1, 200, 2**24])
-def test_angles_block_by_block_are_the_same(form, limit, monkeypatch):
+def test_angles_in_blocks_equal_the_whole(form, limit, monkeypatch):
     torch.manual_seed(0)
     student, teacher = (
         torch.randn(7, 3, dtype=torch.float64),
@@ -236,14 +236,14 @@ def test_angles_block_by_block_are_the_same(form, limit, monkeypatch):
     np.testing.assert_allclose(gradient, expected, rtol=1e-10, atol=1e-14)
 
 
-def test_drawn_triplets_have_no_bias():
+def test_drawn_triplets_are_unbiased():
     torch.manual_seed(0)
     student, teacher = torch.randn(6, 4), torch.randn(6, 4)
     drawn = losses.rkd_angle(student, teacher, triplets=200_000)
     torch.testing.assert_close(drawn, losses.rkd_angle(student, teacher), rtol=0.02, atol=0)
 
 
-def test_drawn_pairs_come_near():
+def test_drawn_pairs_are_close():
     torch.manual_seed(0)
     student, teacher = torch.randn(6, 4), torch.randn(6, 4)
     drawn = losses.rkd_distance(student, teacher, pairs=200_000)
@@ -251,7 +251,7 @@ def test_drawn_pairs_come_near():
 
 
 @pytest.mark.parametrize(("loss", "drawn"), [("rkd_distance", "pairs"), ("rkd_angle", "triplets")])
-def test_a_generator_decides_what_is_drawn(loss, drawn):
+def test_draws_are_reproducible_by_generator(loss, drawn):
     student, teacher = torch.randn(9, 4, requires_grad=True), torch.randn(9, 4)
 
     def value(seed):
@@ -265,14 +265,14 @@ def test_a_generator_decides_what_is_drawn(loss, drawn):
     assert student.grad.isfinite().all()
 
 
-def test_nothing_drawn_but_equal_samples_is_finite():
+def test_draws_of_equal_samples_only_are_finite():
     student = torch.zeros(3, 2, requires_grad=True)
     for loss in (partial(losses.rkd_distance, pairs=5), partial(losses.rkd_angle, triplets=5)):
         value = loss(student, torch.randn(3, 2))
         assert torch.autograd.grad(value, student)[0].isfinite().all()
 
 
-def test_both_readings_of_correlation_differ():
+def test_correlation_of_samples_and_of_positions_differ():
     torch.manual_seed(0)
     maps = torch.randn(4, 3, 2, 2)
     turned = maps.flip(1)  # another order of channels: the same for both
@@ -288,7 +288,7 @@ def test_both_readings_of_correlation_differ():
     assert losses.correlation_congruence(swapped, maps) > 1e-4
 
 
-def test_transfer_is_at_least_zero_but_for_rounding():
+def test_pkt_is_not_negative_but_for_rounding():
     torch.manual_seed(0)
     for scale in (1e-4, 1.0):
         teacher = torch.randn(32, 8)
@@ -338,7 +338,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "student", "teacher", "form", "place", "allowed"), WRONG)
-def test_wrong_input_is_refused(name, student, teacher, form, place, allowed):
+def test_invalid_input_raises(name, student, teacher, form, place, allowed):
     with pytest.raises(InputError) as caught:
         call(name, student, teacher, **form)
     [problem] = caught.value.problems

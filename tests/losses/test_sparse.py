@@ -77,8 +77,8 @@ def drawn(*shape, scale=2.0, seed=0):
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request, monkeypatch):
     if request.param == "blocks":
-        monkeypatch.setattr("limbeck.losses._maps._CACHED", (20, 20))
-        monkeypatch.setattr("limbeck.losses._maps._PLAIN", 0)
+        monkeypatch.setattr("limbeck.losses._blocks._CACHED", (20, 20))
+        monkeypatch.setattr("limbeck.losses._blocks._PLAIN", 0)
 
 
 @few
@@ -89,7 +89,7 @@ def blocks(request, monkeypatch):
     st.sampled_from(TAILS),
     st.sampled_from(KINDS),
 )
-def test_the_likeliest_classes_against_their_definition(seed, k, temperature, tail, kind):
+def test_top_k_against_its_definition(seed, k, temperature, tail, kind):
     student, teacher = np.random.default_rng(seed).normal(size=(2, 3, 6)) * 2
     targets = TopKTargets.of(torch.tensor(teacher), k, tail=tail)
     ids = targets.ids.numpy()
@@ -120,7 +120,7 @@ def test_law_11_all_classes_equal_dense(kind, tail, classes):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
-def test_the_likeliest_of_the_same_logits_are_no_distance_away(kind, dtype, scale):
+def test_top_k_of_equal_logits_is_zero(kind, dtype, scale):
     teacher = drawn(20, 30, scale=scale)[1].to(dtype)
     value, gradient = value_and_gradient(teacher, TopKTargets.of(teacher, 4), 2.0, **kind)
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
@@ -130,7 +130,7 @@ def test_the_likeliest_of_the_same_logits_are_no_distance_away(kind, dtype, scal
         assert gradient.abs().max() < math.sqrt(tolerance) / 4
 
 
-def test_without_the_tails_probability_it_is_what_is_missing_to_1():
+def test_without_log_tail_the_tail_is_the_rest_to_one():
     student, teacher = drawn(20, 30)
     exact = TopKTargets.of(teacher, 4)
     missing = TopKTargets(exact.ids, exact.log_probabilities, exact.classes)
@@ -145,7 +145,7 @@ def test_without_the_tails_probability_it_is_what_is_missing_to_1():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_classes_that_the_student_lacks_are_left_out(kind):
+def test_classes_that_the_student_lacks_are_excluded(kind):
     student, _ = drawn(3, 4)
     ids = torch.tensor([[0, 6, 2], [5, 1, 4], [3, 2, 1]])
     logs = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64).log().expand(3, 3)
@@ -155,11 +155,11 @@ def test_classes_that_the_student_lacks_are_left_out(kind):
         # The mass beyond the student's classes is no part of the tail.
         rest = torch.tensor([[0.2]], dtype=torch.float64).log()
         q = student[unit].log_softmax(0)
-        ours = q[picked.ids[0]]
+        student_row = q[picked.ids[0]]
         others = [c for c in range(4) if c not in picked.ids[0].tolist()]
-        ours = torch.cat([ours, q[others].logsumexp(0, keepdim=True)])[None]
-        theirs = DenseTargets(torch.cat([picked.log_probabilities, rest], dim=1))
-        expected = divergence(ours, theirs, temperature=2.0, **kind)
+        student_row = torch.cat([student_row, q[others].logsumexp(0, keepdim=True)])[None]
+        teacher_row = DenseTargets(torch.cat([picked.log_probabilities, rest], dim=1))
+        expected = divergence(student_row, teacher_row, temperature=2.0, **kind)
         torch.testing.assert_close(value[unit], expected[0])
     assert gradient.isfinite().all()
 
@@ -167,7 +167,7 @@ def test_classes_that_the_student_lacks_are_left_out(kind):
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tail", TAILS)
-def test_gradients_of_the_likeliest_are_those_of_the_value(kind, tail):
+def test_top_k_gradients_pass_gradcheck(kind, tail):
     student, teacher = drawn(6, 7)
     targets = TopKTargets.of(teacher[:, :6], 3, tail=tail)
 
@@ -181,7 +181,7 @@ def test_gradients_of_the_likeliest_are_those_of_the_value(kind, tail):
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("power", [1.0, 0.5])
-def test_gradients_of_the_drawn_are_those_of_the_value(kind, power):
+def test_sampled_gradients_pass_gradcheck(kind, power):
     student, teacher = drawn(6, 7)
     chance = torch.Generator().manual_seed(0)
     targets = SampledTargets.draw(
@@ -213,7 +213,7 @@ def outcomes(teacher, draws, temperature, power):
 @pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("extra", [0, 2])
-def test_law_11_the_drawn_are_unbiased(kind, draws, power, temperature, extra):
+def test_law_11_sampled_targets_are_unbiased(kind, draws, power, temperature, extra):
     teacher, student = drawn(5)[0], drawn(5 + extra, seed=1)[0]
     chance, targets = outcomes(teacher, draws, temperature, power)
     copies = student.expand(len(chance), -1)
@@ -226,7 +226,7 @@ def test_law_11_the_drawn_are_unbiased(kind, draws, power, temperature, extra):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_student_like_the_teacher_is_no_distance_from_what_was_drawn(kind):
+def test_sampled_targets_of_equal_logits_are_zero(kind):
     teacher = drawn(50, 8)[1]
     targets = SampledTargets.draw(teacher, draws=3, generator=torch.Generator().manual_seed(0))
     value, gradient = value_and_gradient(teacher, targets, 1.0, **kind)
@@ -235,7 +235,7 @@ def test_a_student_like_the_teacher_is_no_distance_from_what_was_drawn(kind):
         assert gradient.abs().max() < 1e-12
 
 
-def test_forward_kl_draws_the_student_to_the_shares_of_the_draws():
+def test_forward_kl_gradient_points_to_the_shares_of_the_draws():
     student, teacher = drawn(5, 6)
     targets = SampledTargets.draw(teacher, draws=9, generator=torch.Generator().manual_seed(0))
     _, gradient = value_and_gradient(student, targets, 1.0)
@@ -245,26 +245,26 @@ def test_forward_kl_draws_the_student_to_the_shares_of_the_draws():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["likeliest", "likeliest renormalized", "drawn"])
-def test_extreme_logits_and_classes_ruled_out_are_finite(kind, form):
+def test_extreme_logits_and_minus_infinity_are_finite(kind, form):
     student, teacher = (x.clamp(-1e4, 1e4).float() for x in drawn(30, 6, scale=1e4))
     out = torch.rand(30, 6, generator=torch.Generator().manual_seed(0)) < 0.4
     out[:, 0] = False
-    for ours in (student, student.masked_fill(out, -math.inf), torch.full((30, 6), -math.inf)):
-        for theirs in (teacher, teacher.masked_fill(out.roll(1, 1), -math.inf)):
+    for logits in (student, student.masked_fill(out, -math.inf), torch.full((30, 6), -math.inf)):
+        for reference in (teacher, teacher.masked_fill(out.roll(1, 1), -math.inf)):
             if form == "drawn":
                 chance = torch.Generator().manual_seed(0)
                 targets = SampledTargets.draw(
-                    theirs, draws=4, temperature=2.0, proposal_power=0.5, generator=chance
+                    reference, draws=4, temperature=2.0, proposal_power=0.5, generator=chance
                 )
             else:
                 tail = "bucket" if form == "likeliest" else "renormalize"
-                targets = TopKTargets.of(theirs, 3, tail=tail)
-            value, gradient = value_and_gradient(ours, targets, 2.0, **kind)
+                targets = TopKTargets.of(reference, 3, tail=tail)
+            value, gradient = value_and_gradient(logits, targets, 2.0, **kind)
             assert value.isfinite().all()
             assert gradient.isfinite().all()
 
 
-def test_nan_is_not_hidden():
+def test_nan_is_propagated():
     bad = torch.tensor([[math.nan, 0.0, 0.0]])
     good = torch.zeros(1, 3)
     assert divergence(bad, TopKTargets.of(good, 2), temperature=1.0).isnan().all()
@@ -280,7 +280,7 @@ def test_gradients_keep_the_type_of_the_logits():
         assert gradient.dtype == torch.bfloat16
 
 
-def test_no_units_give_no_values():
+def test_an_empty_batch_has_no_values():
     empty = torch.zeros(0, 6, requires_grad=True)
     for targets in (TopKTargets.of(empty, 2), SampledTargets.draw(empty, draws=3)):
         value = divergence(empty, targets, temperature=1.0)
@@ -290,12 +290,12 @@ def test_no_units_give_no_values():
 
 def test_the_temperature_of_the_draws_is_that_of_the_divergence():
     targets = SampledTargets.draw(torch.zeros(2, 3), draws=2, temperature=2.0)
-    with pytest.raises(InputError, match=r"Draw at that one: SampledTargets.draw.*=4.0"):
+    with pytest.raises(InputError, match=r"Use the same for sampling: SampledTargets.draw.*=4.0"):
         divergence(torch.zeros(2, 3), targets, temperature=4.0)
 
 
 @pytest.mark.parametrize("ids", [[[0, -1]], [[0, 3]]])
-def test_classes_out_of_range_are_refused(ids):
+def test_classes_out_of_range_raise(ids):
     ids, logs = torch.tensor(ids), torch.zeros(1, 2)
     for targets in (TopKTargets(ids, logs, 3), SampledTargets(ids, logs + 1, logs, classes=3)):
         with pytest.raises(InputError, match="classes from 0 to 2"):
@@ -316,6 +316,6 @@ def test_classes_out_of_range_are_refused(ids):
         ),
     ],
 )
-def test_what_cannot_be_a_teachers_answer_is_refused(targets, words):
+def test_invalid_targets_raise(targets, words):
     with pytest.raises(InputError, match=words):
         divergence(torch.zeros(1, 4), targets(), temperature=1.0)

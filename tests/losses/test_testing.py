@@ -91,13 +91,13 @@ def logits_as_they_are(student, teacher, *, temperature):
 
 
 def padding_kept(student, targets, *, temperature):
-    """What fails to cut one vocabulary to the other: here it is filled up."""
-    theirs = targets.logits if isinstance(targets, DenseTargets) else None
-    if theirs is None or theirs.shape == student.shape:
+    """Pad the smaller vocabulary, instead of a comparison over the common classes."""
+    logits = targets.logits if isinstance(targets, DenseTargets) else None
+    if logits is None or logits.shape == student.shape:
         return divergence(student, targets, temperature=temperature)
-    classes = max(student.shape[1], theirs.shape[1])
-    ours, theirs = (F.pad(x, (0, classes - x.shape[1])) for x in (student, theirs))
-    return soft_target_kl(ours, theirs, temperature=temperature)
+    classes = max(student.shape[1], logits.shape[1])
+    s, t = (F.pad(x, (0, classes - x.shape[1])) for x in (student, logits))
+    return soft_target_kl(s, t, temperature=temperature)
 
 
 def top_k_at_temperature_1(student, targets, *, temperature):
@@ -132,13 +132,13 @@ def mixed(student, teacher, temperature, share):
     return to_p.clamp_min(0) * temperature**2, to_q.clamp_min(0) * temperature**2
 
 
-def within(beta, says="use a KL"):
+def within(beta, message="use a KL"):
     if not 0 < beta < 1:
-        raise ValueError(says)
+        raise ValueError(message)
 
 
-def mixture_of_halves(student, teacher, *, temperature, beta=0.5, says="use a KL"):
-    within(beta, says)
+def mixture_of_halves(student, teacher, *, temperature, beta=0.5, message="use a KL"):
+    within(beta, message)
     to_p, to_q = mixed(student, teacher, temperature, 0.5)
     return beta * to_p + (1 - beta) * to_q
 
@@ -174,16 +174,16 @@ def ranks_by_place(student, teacher):
 
 
 def spreads_over_the_batch(student, teacher):
-    """Features brought to one scale by the batch's own numbers: masked samples have a say."""
-    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
-    scale = theirs.square().mean() + 1 if len(theirs) else 1
-    return (ours - theirs).square().mean(1) / scale
+    """Features divided by a scale of the whole batch: masked samples have an effect."""
+    s, t = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    scale = t.square().mean() + 1 if len(t) else 1
+    return (s - t).square().mean(1) / scale
 
 
 def batch_norms(student, teacher):
-    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
-    scale = ours.detach().square().mean() + 1 if len(ours) else 1
-    return (ours - theirs).square().mean(1) / scale
+    s, t = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    scale = s.detach().square().mean() + 1 if len(s) else 1
+    return (s - t).square().mean(1) / scale
 
 
 def distance(student, teacher):
@@ -198,9 +198,9 @@ def pushed_off(student, teacher):
 
 
 def changes_its_input(student, teacher):
-    theirs = teacher.detach().mul_(1)
-    theirs += 1e-3
-    return fitnet_hint(student, theirs)
+    changed = teacher.detach().mul_(1)
+    changed += 1e-3
+    return fitnet_hint(student, changed)
 
 
 def drops_out(student, teacher):
@@ -208,9 +208,9 @@ def drops_out(student, teacher):
 
 
 def under_autocast(student, teacher):
-    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
-    mix = torch.eye(ours.shape[1]).to(ours)
-    return precise(((ours @ mix) - (theirs @ mix)).square().mean(1))
+    s, t = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    mix = torch.eye(s.shape[1]).to(s)
+    return precise(((s @ mix) - (t @ mix)).square().mean(1))
 
 
 def in_the_inputs_type(student, teacher):
@@ -218,15 +218,15 @@ def in_the_inputs_type(student, teacher):
 
 
 def scaled_in_half_precision(student, teacher):
-    ours = precise(student)
-    if ours.dtype != student.dtype:
-        ours = ours.detach() + 1.1 * (ours - ours.detach())
-    return fitnet_hint(ours, precise(teacher))
+    features = precise(student)
+    if features.dtype != student.dtype:
+        features = features.detach() + 1.1 * (features - features.detach())
+    return fitnet_hint(features, precise(teacher))
 
 
 def lowered_by_autocast(student, teacher):
-    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
-    return ((ours - theirs) @ torch.eye(ours.shape[1]).to(ours)).square().mean(1)
+    s, t = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    return ((s - t) @ torch.eye(s.shape[1]).to(s)).square().mean(1)
 
 
 def nothing_over_nothing(student, teacher, *, mask=None):
@@ -250,16 +250,16 @@ def tokens(generator, scale):
 
 def similarities(student, teacher, *, wrong=""):
     with without_autocast(student):
-        ours, theirs = (
+        s, t = (
             precise(x).flatten(1) / precise(x).flatten(1).abs().amax(1, keepdim=True).clamp_min(1)
             for x in (student, teacher.detach())
         )
-        difference = ours @ ours.T - (0.5 if wrong == "apart" else 1) * (theirs @ theirs.T)
+        difference = s @ s.T - (0.5 if wrong == "apart" else 1) * (t @ t.T)
     if wrong == "order":
-        difference = difference * torch.arange(len(ours)).to(difference)
+        difference = difference * torch.arange(len(s)).to(difference)
     if wrong == "empty":
         return difference.square().mean()
-    return difference.square().sum() / max(len(ours) ** 2, 1)
+    return difference.square().sum() / max(len(s) ** 2, 1)
 
 
 def similarities_by_unit(student, teacher):
@@ -334,8 +334,8 @@ def linear_gradient(student, teacher):
 
 
 def teacher_in_forward_mode(student, teacher):
-    theirs = teacher.detach() if teacher.requires_grad else teacher
-    return (precise(student) - precise(theirs)).flatten(1).square().sum(1)
+    target = teacher.detach() if teacher.requires_grad else teacher
+    return (precise(student) - precise(target)).flatten(1).square().sum(1)
 
 
 def other_without_gradient(student, teacher):
@@ -408,7 +408,7 @@ BROKEN = [
     (any_beta, "divergence", {13}),
     (beta_of_the_student, "divergence", {13}),
     (mixture_of_halves, "divergence", {13}),
-    (partial(mixture_of_halves, says="out of range"), "divergence", {13}),
+    (partial(mixture_of_halves, message="out of range"), "divergence", {13}),
     (half_of_jsd, "divergence", {13}),
     (only_where_far, "divergence", {1, 5}),
     (favours_class_0, "hard_label", {8}),
@@ -448,12 +448,12 @@ def named(value):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "kind", "laws"), BROKEN, ids=named)
-def test_a_broken_loss_breaks_its_laws_and_no_other(loss, kind, laws):
+def test_a_broken_loss_breaks_exactly_its_laws(loss, kind, laws):
     assert broken(loss, kind) == laws
 
 
 @pytest.mark.parametrize(("loss", "kind", "laws"), BROKEN, ids=named)
-def test_the_check_stops_at_the_first(loss, kind, laws):
+def test_the_check_stops_at_the_first_broken_law(loss, kind, laws):
     with pytest.raises(BrokenLawError, match=f"^law {min(laws)}: ") as caught:
         check_loss(loss, kind=kind)
     assert caught.value.law == min(laws)
@@ -463,17 +463,17 @@ def test_every_law_can_fail():
     assert set.union(*(laws for _, _, laws in BROKEN)) == set(LAWS)
 
 
-def test_a_mask_that_is_ignored_is_caught():
+def test_an_ignored_mask_is_detected():
     assert broken(past_the_mask, "feature", draw=tokens) == {7}
     with pytest.raises(BrokenLawError, match="law 7: a masked token changes the value"):
         check_loss(past_the_mask, kind="feature", draw=tokens)
 
 
-def test_a_mean_over_no_tokens_is_caught():
+def test_a_mean_over_no_tokens_is_detected():
     assert broken(nothing_over_nothing, "feature", draw=tokens) == {7}
 
 
-def test_a_layer_that_learns_nothing_is_caught():
+def test_a_layer_without_gradient_is_detected():
     def of_the_first(student, teacher):
         second = fitnet_hint(student[1].detach(), teacher[1])
         return fitnet_hint(student[0], teacher[0]) + second
@@ -483,7 +483,7 @@ def test_a_layer_that_learns_nothing_is_caught():
     )
 
 
-def test_a_value_that_is_not_the_definitions_is_caught():
+def test_a_value_unlike_the_reference_is_detected():
     def forward(student, teacher, temperature):
         p, q = (np.exp(x / temperature) for x in (teacher, student))
         p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
@@ -499,15 +499,15 @@ def test_a_value_that_is_not_the_definitions_is_caught():
 
 
 def hellinger(student, teacher, *, temperature):
-    ours, theirs = (
+    s, t = (
         ((precise(x) / temperature).log_softmax(1) / 2).exp() for x in (student, teacher.detach())
     )
-    return temperature**2 * (ours - theirs).square().sum(1) / 2
+    return temperature**2 * (s - t).square().sum(1) / 2
 
 
 def huber(student, teacher):
-    ours, theirs = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
-    return F.smooth_l1_loss(ours, theirs, reduction="none").mean(1)
+    s, t = precise(student).flatten(1), precise(teacher.detach()).flatten(1)
+    return F.smooth_l1_loss(s, t, reduction="none").mean(1)
 
 
 def kinked(student, teacher):
@@ -523,7 +523,7 @@ def masked_mean(student, teacher, *, mask=None):
 
 
 def of_two_layers(student, teacher):
-    return sum(fitnet_hint(ours, theirs) for ours, theirs in zip(student, teacher, strict=True))
+    return sum(fitnet_hint(s, t) for s, t in zip(student, teacher, strict=True))
 
 
 def two_layers(generator, scale):
@@ -542,7 +542,7 @@ def weighed_by_label(student, teacher, *, labels, temperature):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_a_loss_that_is_right_passes(seed):
+def test_a_correct_loss_passes(seed):
     common = {0, 3, 4, 7, 9, 15}
     laws = {
         hellinger: ("divergence", {1, 2, 5, 6, 8, 12}),
@@ -558,7 +558,7 @@ def test_a_loss_that_is_right_passes(seed):
     assert check_loss(fused_divergence, kind="fused", seed=seed) == [*range(6), *range(7, 13), 15]
 
 
-def test_a_reference_is_given_what_the_loss_is_given():
+def test_a_reference_receives_the_arguments_of_the_loss():
     def reference(student, teacher, **keywords):
         assert sorted(keywords) == ["labels", "temperature"]
         labels, temperature = keywords["labels"], keywords["temperature"]
@@ -571,10 +571,10 @@ def test_a_reference_is_given_what_the_loss_is_given():
     assert 4 in check_loss(weighed_by_label, kind="response", reference=reference)
 
 
-# What is asked of the caller.
+# The requirements of the caller.
 
 
-def test_laws_can_be_left_out():
+def test_laws_can_be_excluded():
     assert check_loss(without_square, kind="divergence", without=[5]) == [
         *range(5),
         *range(6, 10),
@@ -593,12 +593,12 @@ def test_laws_can_be_left_out():
     ],
 )
 @pytest.mark.parametrize("tool", [check_loss, audit_loss])
-def test_wrong_requests_are_refused(tool, given, message):
+def test_invalid_requests_raise(tool, given, message):
     with pytest.raises(InputError, match=message):
         tool(**{"loss": logit_mse, **given})
 
 
-def test_a_setting_that_nobody_gives_is_named():
+def test_a_missing_setting_is_named():
     def scaled(student, teacher, *, scale):
         return logit_mse(student, teacher) * scale
 
@@ -607,7 +607,7 @@ def test_a_setting_that_nobody_gives_is_named():
     assert check_loss(partial(scaled, scale=2.0), kind="response")
 
 
-def test_what_a_loss_raises_is_what_was_seen():
+def test_an_error_of_the_loss_is_reported():
     def of_many(student, teacher):
         if len(student) == 1:
             raise ValueError("one unit is not enough")
@@ -621,7 +621,7 @@ def test_what_a_loss_raises_is_what_was_seen():
     assert isinstance(seen.value.__cause__, ValueError)
 
 
-def test_an_audit_tells_of_every_law():
+def test_an_audit_reports_every_law():
     verdicts = audit_loss(mean_over_the_batch, kind="divergence")
     assert sorted(verdicts) == [*range(10), 12, 15]
     assert verdicts[0] == "the shape is (), not (6,), one value per element"

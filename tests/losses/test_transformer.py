@@ -66,7 +66,7 @@ def agree(name, student, teacher, *, step=1e-4, **keywords):
 
 
 def slope(loss, student):
-    """Give the value and the gradient of a loss of one argument."""
+    """Return the value and the gradient of a loss of one argument."""
     leaf = student.detach().clone().requires_grad_()
     value = loss(leaf)
     value.sum().backward()
@@ -106,7 +106,7 @@ def test_minilm_relation(seed, samples, tokens, heads):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_padded_keys_of_probability_zero_count_nothing(dtype):
+def test_padded_keys_of_probability_zero_have_no_effect(dtype):
     student, teacher = torch.tensor([[[[0.75, 0.25]]], [[[0.5, 0.5]]]]).to(dtype)
     padding = torch.zeros(1, 1, 2, dtype=dtype)
     wide = [torch.cat([x[None], padding[None]], dim=-1) for x in (student, teacher)]
@@ -144,7 +144,7 @@ def test_attention_kl_is_at_its_minimum_where_the_attention_is_the_teachers():
         assert losses.attention_kl(near, scores.softmax(-1).to(dtype)).min() >= 0
 
 
-def test_heads_that_do_not_match_are_refused_or_averaged():
+def test_different_numbers_of_heads_raise_or_are_averaged():
     student, teacher = torch.full((2, 2, 3, 4), 0.25), torch.full((2, 6, 3, 4), 0.25)
     with pytest.raises(InputError, match="one shape"):
         losses.attention_kl(student, teacher)
@@ -168,7 +168,7 @@ MASK = torch.tensor([[True, True, False], [True, False, False], [False, False, F
 
 
 def inputs(name, generator=None):
-    """Give three samples of three tokens, of which six in all are padding."""
+    """Return three samples of three tokens, of which six in all are padding."""
     generator = generator or torch.Generator().manual_seed(0)
     shape = (3, 2, 3, 3) if name.startswith("attention") else (3, 3, 4)
     tensors = torch.randn(2, *shape, dtype=torch.float64, generator=generator)
@@ -176,7 +176,7 @@ def inputs(name, generator=None):
 
 
 @pytest.mark.parametrize("name", DEFINITION)
-def test_only_real_tokens_count(name):
+def test_padding_has_no_effect(name):
     student, teacher = inputs(name)
     settings = {"heads": 2} if name == "minilm_relation" else {}
     loss = partial(losses.find(name), **settings)
@@ -200,7 +200,7 @@ def test_only_real_tokens_count(name):
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_pooled_states_have_no_tokens_to_leave_out(name):
+def test_pooled_states_have_no_tokens_to_mask(name):
     student, teacher = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     loss = losses.find(name)
     assert torch.equal(loss(student, teacher, mask=MASK), loss(student, teacher))
@@ -208,7 +208,7 @@ def test_pooled_states_have_no_tokens_to_leave_out(name):
         loss(student, teacher, mask=MASK[:2])
 
 
-def test_states_of_zeros_point_nowhere():
+def test_states_of_zeros_have_a_cosine_of_zero():
     some, zero = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)
     for student, teacher in ((zero, some), (some, zero), (zero, zero)):
         value, gradient = slope(lambda s, t=teacher: losses.hidden_cosine(s, t), student)
@@ -216,7 +216,7 @@ def test_states_of_zeros_point_nowhere():
         assert not gradient.any()
 
 
-def test_cosine_runs_from_zero_to_two_and_does_not_see_length():
+def test_cosine_distance_is_from_zero_to_two_for_any_length():
     states = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         same = losses.hidden_cosine(states.to(dtype), 3 * states.to(dtype))
@@ -227,7 +227,7 @@ def test_cosine_runs_from_zero_to_two_and_does_not_see_length():
     torch.testing.assert_close(losses.hidden_cosine(states, states.flip(0)), expected)
 
 
-def test_relations_of_tokens_do_not_see_a_rotation():
+def test_relations_of_tokens_are_invariant_to_rotation():
     student, teacher = inputs("minilm_relation")
     turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
     assert losses.minilm_relation(teacher @ turn, teacher, heads=1).max() < 1e-14
@@ -243,7 +243,7 @@ def test_relations_keep_their_precision_under_autocast():
 
 
 @pytest.mark.parametrize("name", DEFINITION)
-def test_no_samples_give_no_values_and_no_tokens_give_zero(name):
+def test_empty_batches_and_samples_without_tokens(name):
     settings = {"heads": 2} if name == "minilm_relation" else {}
     loss = partial(losses.find(name), **settings)
     student, teacher = (x[:0] for x in inputs(name))
@@ -255,7 +255,7 @@ def test_no_samples_give_no_values_and_no_tokens_give_zero(name):
     assert torch.equal(loss(*without), torch.zeros(3, dtype=torch.float64))
 
 
-def test_what_little_the_student_can_say_of_the_teacher_does_not_overflow():
+def test_a_teacher_outside_the_students_support_is_finite():
     student = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 1, 1, 3).requires_grad_()
     for little in (1.4e-45, 1e-40, 1e-38, 1e-30):
         teacher = torch.tensor([0.0, 1.0, little]).reshape(1, 1, 1, 3)
@@ -265,7 +265,7 @@ def test_what_little_the_student_can_say_of_the_teacher_does_not_overflow():
 
 
 @pytest.mark.parametrize("loss", [losses.attention_kl, losses.attention_mse])
-def test_attention_without_heads_is_refused(loss):
+def test_attention_without_heads_raises(loss):
     nothing = torch.rand(5, 0, 3, 3)
     with pytest.raises(InputError, match="at least one head"):
         loss(nothing, nothing)

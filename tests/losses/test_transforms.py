@@ -1,4 +1,4 @@
-"""Law 15 beyond what `test_laws` asks: which losses refuse a transform, and the forms in blocks."""
+"""Law 15: the losses without some transforms, and computation in blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from limbeck import losses
 from limbeck.errors import InputError
-from limbeck.losses import _maps, relations
+from limbeck.losses import _blocks, relations
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
 from limbeck.testing import transforms
 from limbeck.testing.subject import Subject
@@ -53,7 +53,7 @@ def pair(*shape):
 
 
 @pytest.mark.slow
-def test_the_fused_form_alone_refuses_and_only_what_it_cannot_do():
+def test_only_the_fused_form_lacks_transforms():
     refused = defaultdict(set)
     for name in losses.__all__:
         for attempt in attempts(name):
@@ -65,17 +65,17 @@ def test_the_fused_form_alone_refuses_and_only_what_it_cannot_do():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IN_BLOCKS)
-def test_what_is_computed_in_blocks_agrees_too(monkeypatch, name):
-    monkeypatch.setattr(_maps, "_PLAIN", 0)
-    monkeypatch.setattr(_maps, "_CACHED", (8, 8))
+def test_transforms_agree_in_blocks(monkeypatch, name):
+    monkeypatch.setattr(_blocks, "_PLAIN", 0)
+    monkeypatch.setattr(_blocks, "_CACHED", (8, 8))
     monkeypatch.setattr(relations, "_BLOCK", 100)
     for attempt in attempts(name):
         assert attempt.refusal is None, attempt
         assert attempt.difference < attempt.allowed, attempt
 
 
-def test_a_functional_penalty_on_the_gradient_through_a_net():
-    """What the transforms are used for: an outer gradient through one step of inner training."""
+def test_a_gradient_through_a_training_step():
+    """An outer gradient through one step of inner training."""
     student, teacher = pair(4, 3)
     weight = torch.eye(3, dtype=torch.float64)
 
@@ -105,7 +105,7 @@ def test_per_sample_gradients_by_vmap():
 
 
 @pytest.mark.parametrize("name", ["soft_target_kl", "standardized_kl", "ttm", "wttm"])
-def test_dual_numbers_carry_a_derivative(name):
+def test_dual_numbers_have_a_tangent(name):
     student, teacher = pair(4, 6)
     loss = partial(losses.find(name), temperature=2.0)
     along = torch.ones_like(student).cumsum(1)
@@ -120,9 +120,9 @@ def test_dual_numbers_carry_a_derivative(name):
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd", "tvd"])
 @pytest.mark.parametrize("plain", [True, False])
-def test_derivatives_are_finite_where_classes_are_ruled_out(monkeypatch, kind, plain):
+def test_derivatives_are_finite_with_classes_of_minus_infinity(monkeypatch, kind, plain):
     if not plain:
-        monkeypatch.setattr(_maps, "_PLAIN", 0)
+        monkeypatch.setattr(_blocks, "_PLAIN", 0)
     student, teacher = pair(3, 5)
     student[0, 1], teacher[1, 2], student[2, 3], teacher[2, 3] = (-torch.inf,) * 4
     for targets in (
@@ -140,9 +140,9 @@ def test_derivatives_are_finite_where_classes_are_ruled_out(monkeypatch, kind, p
         assert torch.func.hessian(total)(student).isfinite().all()
 
 
-def test_the_closed_form_in_blocks_passes_torchs_own_checks(monkeypatch):
-    monkeypatch.setattr(_maps, "_PLAIN", 0)
-    monkeypatch.setattr(_maps, "_CACHED", (8, 8))
+def test_the_closed_form_in_blocks_passes_gradcheck(monkeypatch):
+    monkeypatch.setattr(_blocks, "_PLAIN", 0)
+    monkeypatch.setattr(_blocks, "_CACHED", (8, 8))
     student, teacher = pair(3, 4)
     student.requires_grad_()
     options = {
@@ -160,15 +160,15 @@ def test_the_closed_form_in_blocks_passes_torchs_own_checks(monkeypatch):
             assert gradgradcheck(value, (student,), check_fwd_over_rev=True)
 
 
-def test_distances_pass_torchs_own_checks():
+def test_distances_pass_gradcheck():
     features = pair(5, 3)[0].requires_grad_()
     options = {"check_forward_ad": True, "check_batched_grad": True}
     assert gradcheck(relations.distances, (features,), **options)
     assert gradgradcheck(relations.distances, (features,), check_fwd_over_rev=True)
 
 
-def test_a_gradient_that_was_recorded_may_be_used_as_it_is():
-    """`create_graph=True` alone asks for nothing that the fused form does not have."""
+def test_a_gradient_with_create_graph_equals_one_without():
+    """`create_graph=True` alone requires no second derivative."""
     hidden, weight = pair(4, 3)[0].requires_grad_(), pair(5, 3)[1]
     targets = DenseTargets(pair(4, 5)[0])
     value = losses.fused_divergence(hidden, weight, targets, temperature=2.0)

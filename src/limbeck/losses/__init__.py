@@ -1,9 +1,9 @@
 """Distillation losses: pure functions of student and teacher outputs, or labels.
 
-`__all__` lists the losses only: the names for recipes and for the contract suite. The first
-argument of every loss is the student, the second the teacher, targets or labels; all others are
-keyword-only. No loss reduces, weights or masks: it returns one value per element, and only the
-`Objective` averages.
+`__all__` lists the losses only: their names in recipes. The first argument of every loss is the
+student, the second the teacher, targets or labels; all others are keyword-only. Losses return one
+value per element, or one per batch (`BATCH_LOSSES`); only the `Objective` weights and averages.
+No gradient reaches the teacher. Half precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ __all__ = [
     "variational_information",
     "wttm",
 ]
-OVER_THE_BATCH = frozenset(
+BATCH_LOSSES = frozenset(
     {
         "correlation_congruence",
         "crd",
@@ -98,7 +98,7 @@ OVER_THE_BATCH = frozenset(
         "spatial_correlation",
     }
 )
-"""The losses that answer with one scalar: a batch, not a unit, is what they compare."""
+"""The losses that return one scalar per batch, not one value per element."""
 
 
 def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:

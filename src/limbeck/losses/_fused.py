@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeAlias
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from limbeck.core.tensors import precise, without_autocast
 from limbeck.errors import InputError, Problem
+from limbeck.losses._blocks import pad_classes, row_blocks
 from limbeck.losses._inputs import check_label_range
-from limbeck.losses._kinds import RULED_OUT, Measure, closed_form
-from limbeck.losses._maps import row_blocks, widened
-from limbeck.losses._sparse import rows_of_sample, rows_of_top_k
+from limbeck.losses._kinds import MINIMUM_LOGIT, DivergenceConfig, closed_form
+from limbeck.losses._sparse import sampled_rows, top_k_rows
 from limbeck.targets import (
     DenseTargets,
     HeadTargets,
@@ -28,15 +28,16 @@ from limbeck.targets import (
 )
 
 Reduction: TypeAlias = Literal["mean", "sum"]
-_LEAST = 2**25  # bytes of logits per block, even if the head itself is smaller
+_MINIMUM_BYTES = 2**25  # of logits per block, even if the head itself is smaller
+_SLAB = 2**14  # the number of classes per accumulation step in higher precision
 
 
 @dataclass(frozen=True)
-class Work:
+class FusedArguments:
     """The arguments of a fused divergence besides the student; see `fused_divergence`."""
 
     targets: Targets
-    measure: Measure
+    config: DivergenceConfig
     labels: Tensor | None
     label_weight: float
     softcap: float | None
@@ -44,131 +45,117 @@ class Work:
     reduction: Reduction
     block_bytes: int | None
 
-    def take(self, rows: Rows) -> Work:
+    def take(self, rows: Rows) -> FusedArguments:
         """Return the arguments for some elements."""
-        labels, weights = (
-            None if part is None else part[rows] for part in (self.labels, self.weights)
-        )
+        labels, weights = (None if x is None else x[rows] for x in (self.labels, self.weights))
         return replace(self, targets=self.targets.take(rows), labels=labels, weights=weights)
 
-    def prepared(self, classes: int) -> Work:
-        """Restrict a teacher's head to the student's classes, and cast it to autocast's dtype."""
-        if not isinstance(self.targets, HeadTargets):
-            return self
-        head = self.targets.cut(classes)
-        weight = head.weight.to(product_type(head.weight))
-        return replace(self, targets=replace(head, weight=weight))
 
-
-def run(head: Head, work: Work) -> Tensor:
-    """Iterate over the blocks; accumulate gradients in the head, return the weighted sum.
-
-    Raises:
-        InputError: A weight below 0, or a label out of range (checked on a CPU).
-    """
-    shares, chosen = _shares(work, head.hidden)
-    if work.labels is not None:
-        heard = work.labels if chosen is None else work.labels[chosen]
-        check_label_range(heard, len(head.weight), where="fused_divergence.labels")
-    work = replace(work.prepared(len(head.weight)), weights=shares)
+def fused_value(head: Head, arguments: FusedArguments) -> Tensor:
+    """Iterate over the blocks; accumulate gradients in the head, return the weighted sum."""
+    classes, targets, labels = len(head.weight), arguments.targets, arguments.labels
+    weights, selected = _weights(arguments, head.hidden)
+    if labels is not None:
+        weighted = labels if selected is None else labels[selected]
+        check_label_range(weighted, classes, where="fused_divergence.labels")
+    if isinstance(targets, HeadTargets):
+        targets = targets.cut(classes)
+        targets = replace(targets, weight=targets.weight.to(product_dtype(targets.weight)))
+    arguments = replace(arguments, targets=targets, weights=weights)
+    rows = _rows_per_block(head, arguments)
+    blocks: Sequence[Rows]
+    if selected is None:
+        blocks = [slice(start, start + rows) for start in range(0, len(weights), rows)]
+    else:
+        blocks = selected.split(rows) if len(selected) else ()
     with without_autocast(head.hidden):
-        values = torch.zeros_like(shares)
-        for rows in _blocks(len(shares), chosen, _block_rows(head, work)):
-            logits = head.logits(rows, work.softcap)
-            part = work.take(rows)
-            values[rows] = _block(logits, part, shares[rows], head.trains)
-            if head.trains:
-                head.add(rows, logits)
-        return (values * shares).sum()
+        values = torch.zeros_like(weights)
+        for block in blocks:
+            logits = head.logits(block, arguments.softcap)
+            values[block] = _block(logits, arguments.take(block), weights[block], head.trained)
+            if head.trained:
+                head.accumulate(block, logits)
+        return (values * weights).sum()
 
 
-def _shares(work: Work, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the weight per element, and the mask of those with weight (None: all)."""
+def _weights(arguments: FusedArguments, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the normalised weight per element, and the elements of non-zero weight (None: all)."""
     dtype, units = torch.promote_types(hidden.dtype, torch.float32), len(hidden)
-    if work.weights is None:
-        share = 1.0 if work.reduction == "sum" else 1.0 / max(units, 1)
-        return torch.full((units,), share, dtype=dtype, device=hidden.device), None
-    weights = work.weights.detach().to(dtype)
+    if arguments.weights is None:
+        weight = 1.0 if arguments.reduction == "sum" else 1.0 / max(units, 1)
+        return torch.full((units,), weight, dtype=dtype, device=hidden.device), None
+    weights = arguments.weights.detach().to(dtype)
     if weights.device.type == "cpu" and bool((weights < 0).any()):
         lowest = weights.min().item()
         raise InputError(Problem("fused_divergence.weights", lowest, "no weight below 0"))
-    chosen = weights.nonzero().squeeze(1)  # the only device synchronisation
-    if work.reduction == "mean":
+    selected = weights.nonzero().squeeze(1)  # the only device synchronisation
+    if arguments.reduction == "mean":
         weights = weights / weights.sum().clamp_min(torch.finfo(dtype).tiny)
-    return weights, None if len(chosen) == units else chosen
+    return weights, None if len(selected) == units else selected
 
 
-def _blocks(units: int, chosen: Tensor | None, rows: int) -> Sequence[Rows]:
-    if chosen is not None:
-        return chosen.split(rows) if len(chosen) else ()
-    return [slice(start, min(start + rows, units)) for start in range(0, units, rows)]
+def _rows_per_block(head: Head, arguments: FusedArguments) -> int:
+    """Return the number of elements whose logits fit into the memory limit."""
+    size = head.weight.numel() * head.weight.element_size()
+    limit = arguments.block_bytes or max(_MINIMUM_BYTES, size)
+    targets = arguments.targets
+    teacher_classes = targets.classes if isinstance(targets, HeadTargets) else 0
+    return max(1, limit // (4 * (len(head.weight) + teacher_classes)))
 
 
-def _block(logits: Tensor, work: Work, shares: Tensor, trains: bool) -> Tensor:
+def _block(logits: Tensor, arguments: FusedArguments, weights: Tensor, grad: bool) -> Tensor:
     """Compute a block's values, and write the weighted gradient in place of the logits."""
     values = []
     for rows in row_blocks(len(logits), logits.shape[1], logits.device):
-        part, ours = work.take(rows), logits[rows]
-        value, slope = _rows(ours, part, trains)
+        part = logits[rows]
+        value, gradient = _rows(part, arguments.take(rows), grad)
         values.append(value)
-        if slope is None:
+        if gradient is None:
             continue
-        if work.softcap is not None:
-            slope = slope * (1 - (ours / work.softcap).square())
-        factor = shares[rows] * work.measure.temperature
-        torch.mul(slope, factor.unsqueeze(1), out=ours)
+        if arguments.softcap is not None:
+            gradient = gradient * (1 - (part / arguments.softcap).square())
+        factor = weights[rows] * arguments.config.temperature
+        torch.mul(gradient, factor.unsqueeze(1), out=part)
     return torch.cat(values)
 
 
-def _rows(logits: Tensor, work: Work, trains: bool) -> tuple[Tensor, Tensor | None]:
-    """Compute value and slope of a few rows: of the divergence, and of cross-entropy with labels.
+def _rows(logits: Tensor, arguments: FusedArguments, grad: bool) -> tuple[Tensor, Tensor | None]:
+    """Compute value and gradient of a few rows, of the divergence and of cross-entropy.
 
-    The gradient is T times the slope, see `closed_form`.
+    The gradient is divided by T, see `closed_form`.
     """
-    value, slope = _divergence(logits, work.targets, work.measure, trains)
-    slope = None if slope is None else widened(slope, logits.shape[1])
-    if work.labels is None:
-        return value, slope
+    value, gradient = _divergence(logits, arguments.targets, arguments.config, grad)
+    gradient = None if gradient is None else pad_classes(gradient, logits.shape[1])
+    if arguments.labels is None:
+        return value, gradient
+    weight, labels = arguments.label_weight, arguments.labels.long().unsqueeze(1)
     logs = F.log_softmax(logits, dim=-1)
-    right = work.labels.long().unsqueeze(1)
-    value = value - logs.gather(1, right).squeeze(1).clamp_min(RULED_OUT) * work.label_weight
-    if slope is not None:
-        share = work.label_weight / work.measure.temperature
-        slope = slope.add(logs.exp_(), alpha=share)
-        slope.scatter_add_(1, right, torch.full_like(value, -share).unsqueeze(1))
-    return value, slope
+    value = value - logs.gather(1, labels).squeeze(1).clamp_min(MINIMUM_LOGIT) * weight
+    if gradient is not None:
+        scaled = weight / arguments.config.temperature
+        gradient = gradient.add(logs.exp_(), alpha=scaled)
+        gradient.scatter_add_(1, labels, torch.full_like(value, -scaled).unsqueeze(1))
+    return value, gradient
 
 
 def _divergence(
-    logits: Tensor, targets: Targets, measure: Measure, trains: bool
+    logits: Tensor, targets: Targets, config: DivergenceConfig, grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if isinstance(targets, SampledTargets | TopKTargets):
-        common = logits[:, : targets.classes]
-        if isinstance(targets, TopKTargets):
-            return rows_of_top_k(common, targets, measure, slope=trains)
-        return rows_of_sample(common, targets, measure, slope=trains)
+    if isinstance(targets, TopKTargets):
+        return top_k_rows(logits[:, : targets.classes], targets, config, grad=grad)
+    if isinstance(targets, SampledTargets):
+        return sampled_rows(logits[:, : targets.classes], targets, config, grad=grad)
     assert isinstance(targets, DenseTargets)  # a head was converted to logits with the block
     classes = min(logits.shape[1], targets.classes)
-    theirs = precise(targets.logits[:, :classes].detach()).to(logits.dtype)
+    teacher = precise(targets.logits[:, :classes].detach()).to(logits.dtype)
     form = _compiled() if logits.is_cuda else closed_form
-    return form(logits[:, :classes], theirs, measure, slope=trains)
+    return form(logits[:, :classes], teacher, config, grad=grad)
 
 
 @cache
-def _compiled() -> Any:
+def _compiled() -> Callable[..., Any]:
     """Return the row function compiled to one kernel; not used on CPUs. Not measured yet."""
     return torch.compile(closed_form, dynamic=True)
-
-
-def _block_rows(head: Head, work: Work) -> int:
-    """Return the number of elements whose logits fit into the memory limit."""
-    weight = head.weight
-    budget = work.block_bytes or max(_LEAST, weight.numel() * weight.element_size())
-    theirs = work.targets.classes if isinstance(work.targets, HeadTargets) else 0
-    return max(1, budget // (4 * (len(weight) + theirs)))
-
-
-_SLAB = 2**14  # the number of classes per accumulation step in higher precision
 
 
 class Head:
@@ -177,55 +164,59 @@ class Head:
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, ...]
     ) -> None:
-        self.dtype = product_type(hidden)
-        self._types = weight.dtype, None if bias is None else bias.dtype
+        self.dtype = product_dtype(hidden)
+        self._dtypes = weight.dtype, None if bias is None else bias.dtype
         self.hidden, self.weight = hidden.to(self.dtype), weight.to(self.dtype)
         self._bias = None if bias is None else bias.to(self.dtype)
-        self.trains = any(wanted)
+        self.trained = any(wanted)
         full = torch.promote_types(hidden.dtype, torch.float32)
-        self.to_hidden = torch.zeros_like(hidden) if wanted[0] else None
-        self._to_weight = torch.zeros_like(weight, dtype=full) if wanted[1] else None
-        self._to_bias = weight.new_zeros(len(weight), dtype=full) if wanted[2] else None
+        self.hidden_grad = torch.zeros_like(hidden) if wanted[0] else None
+        self._weight_grad = torch.zeros_like(weight, dtype=full) if wanted[1] else None
+        self._bias_grad = weight.new_zeros(len(weight), dtype=full) if wanted[2] else None
 
     def logits(self, rows: Rows, softcap: float | None) -> Tensor:
         """Compute the logits of some elements."""
         hidden, weight = self.hidden[rows], self.weight.T
-        plain = hidden @ weight if self._bias is None else torch.addmm(self._bias, hidden, weight)
-        return softcap_(precise(plain), softcap)
+        logits = hidden @ weight if self._bias is None else torch.addmm(self._bias, hidden, weight)
+        return softcap_(precise(logits), softcap)
 
-    def add(self, rows: Rows, slope: Tensor) -> None:
+    def accumulate(self, rows: Rows, gradient: Tensor) -> None:
         """Accumulate the gradient of some elements' logits in hidden states, weight and bias."""
-        product = slope.to(self.dtype)
-        if self.to_hidden is not None:
-            self.to_hidden[rows] = (product @ self.weight).to(self.to_hidden.dtype)
-        if self._to_bias is not None:
-            self._to_bias += slope.sum(0)
-        if self._to_weight is None:
+        product = gradient.to(self.dtype)
+        if self.hidden_grad is not None:
+            self.hidden_grad[rows] = (product @ self.weight).to(self.hidden_grad.dtype)
+        if self._bias_grad is not None:
+            self._bias_grad += gradient.sum(0)
+        if self._weight_grad is None:
             return
-        if self._to_weight.dtype == self.dtype:
-            self._to_weight.addmm_(product.T, self.hidden[rows])
+        if self._weight_grad.dtype == self.dtype:
+            self._weight_grad.addmm_(product.T, self.hidden[rows])
             return
-        for start in range(0, len(self._to_weight), _SLAB):
+        for start in range(0, len(self._weight_grad), _SLAB):
             slab = slice(start, start + _SLAB)
-            self._to_weight[slab] += product[:, slab].T @ self.hidden[rows]
+            self._weight_grad[slab] += product[:, slab].T @ self.hidden[rows]
 
-    def to_weights(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of weight and bias in their own dtypes."""
-        found = zip((self._to_weight, self._to_bias), self._types, strict=True)
-        weight, bias = (None if g is None or t is None else g.to(t) for g, t in found)
-        return weight, bias
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of hidden states, weight and bias in their own dtypes."""
+        gradients = zip((self._weight_grad, self._bias_grad), self._dtypes, strict=True)
+        weight, bias = (None if g is None or t is None else g.to(t) for g, t in gradients)
+        return self.hidden_grad, weight, bias
 
 
-def product_type(tensor: Tensor) -> torch.dtype:
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Return autocast's dtype on a device; None if autocast is disabled."""
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if enabled else None
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype of a matrix product: autocast's, or else the tensor's own.
 
     Example:
         >>> with torch.autocast("cpu", dtype=torch.bfloat16):
-        ...     product_type(torch.zeros(1)), product_type(torch.zeros(1, dtype=torch.float64))
+        ...     product_dtype(torch.zeros(1)), product_dtype(torch.zeros(1, dtype=torch.float64))
         (torch.bfloat16, torch.float64)
     """
-    device = tensor.device.type
-    available = torch.amp.is_autocast_available(device)
-    if available and torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return tensor.dtype
+    if tensor.dtype == torch.float64:
+        return tensor.dtype
+    return autocast_dtype(tensor.device.type) or tensor.dtype

@@ -10,7 +10,7 @@ forward mode, without an error.
 
 import operator
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, Optional, cast
 
 import torch
@@ -18,51 +18,47 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from limbeck.errors import InputError, Problem
-from limbeck.losses._fused import Head, Reduction, Work, run
-from limbeck.losses._kinds import Kind, Measure
+from limbeck.losses._fused import FusedArguments, Head, Reduction, autocast_dtype, fused_value
+from limbeck.losses._kinds import DivergenceConfig, Kind
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Tail, Targets, TopKTargets
 
 
-def whole(hidden: Tensor, weight: Tensor, bias: Tensor | None, work: Work) -> Tensor:
-    """Compute the fused divergence in one operation, together with all three gradients.
-
-    Raises:
-        InputError: Forward-mode differentiation is used.
-    """
-    measure, targets = work.measure, work.targets
-    tensors = (hidden, weight, bias, work.labels, work.weights)
+def fused(hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: FusedArguments) -> Tensor:
+    """Compute the fused divergence in one operation, together with all three gradients."""
+    config, targets = arguments.config, arguments.targets
+    tensors = (hidden, weight, bias, arguments.labels, arguments.weights)
     settings = (
         _wanted(hidden, weight, bias),
         type(targets).__name__,
         getattr(targets, "classes", None),
         getattr(targets, "tail", "bucket"),
         getattr(targets, "softcap", None),
-        measure.kind,
-        measure.temperature,
-        measure.beta,
-        measure.normalized,
-        work.label_weight,
-        work.softcap,
-        work.reduction,
-        work.block_bytes,
-        _autocast_type(hidden.device.type),
+        config.kind,
+        config.temperature,
+        config.beta,
+        config.normalized,
+        arguments.label_weight,
+        arguments.softcap,
+        arguments.reduction,
+        arguments.block_bytes,
+        autocast_dtype(hidden.device.type),
     )
-    found: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
     if not torch.compiler.is_compiling():
-        found = _Fused.apply(settings, *tensors, *_parts(targets))
+        results = _Fused.apply(settings, *tensors, *_target_tensors(targets))
     elif forward_ad._current_level >= 0:
-        raise InputError(_no_such("a derivative in forward mode"))
+        raise _unsupported("a derivative in forward mode")
     else:
-        found = _operation(*tensors, _parts(targets), *settings)
-    return found[0]
+        results = _operation(*tensors, _target_tensors(targets), *settings)
+    return results[0]
 
 
 def _wanted(*sides: Tensor | None) -> list[bool]:
-    training = torch.is_grad_enabled()
-    return [training and side is not None and side.requires_grad for side in sides]
+    enabled = torch.is_grad_enabled()
+    return [enabled and side is not None and side.requires_grad for side in sides]
 
 
-def _parts(targets: Targets) -> list[Tensor]:
+def _target_tensors(targets: Targets) -> list[Tensor]:
     """Return the tensors of the teacher's targets; only the last may be None."""
     parts: tuple[Tensor | None, ...]
     if isinstance(targets, DenseTargets):
@@ -76,7 +72,7 @@ def _parts(targets: Targets) -> list[Tensor]:
     return [part.detach() for part in parts if part is not None]
 
 
-def _together(
+def _rebuild_targets(
     form: str,
     parts: Sequence[Tensor],
     classes: int | None,
@@ -86,16 +82,13 @@ def _together(
 ) -> Targets:
     if form == "DenseTargets":
         return DenseTargets(*parts)
+    first, second, *rest = parts
     if form == "TopKTargets":
-        ids, kept, *rest = parts
-        some = cast("Tail", tail)
-        return TopKTargets(ids, kept, cast("int", classes), some, rest[0] if rest else None)
+        return TopKTargets(first, second, cast("int", classes), cast("Tail", tail), *rest)
     if form == "SampledTargets":
-        ids, counts, logs, *rest = parts
-        proposal = rest[0] if rest else None
-        return SampledTargets(ids, counts, logs, proposal, temperature, classes)
-    hidden, weight, *rest = parts
-    return HeadTargets(hidden, weight, rest[0] if rest else None, softcap)
+        proposal = rest[1] if len(rest) > 1 else None
+        return SampledTargets(first, second, rest[0], proposal, temperature, classes)
+    return HeadTargets(first, second, rest[0] if rest else None, softcap)
 
 
 # Optional and not a union, which older torch cannot parse.
@@ -121,24 +114,18 @@ def _compute(
     block_bytes: Optional[int],  # noqa: UP045
     autocast: Optional[torch.dtype],  # noqa: UP045
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    targets = _together(form, parts, classes, tail, teacher_softcap, temperature)
-    measure = Measure(cast("Kind", kind), temperature, beta, normalized)
-    work = Work(
-        targets,
-        measure,
-        labels,
-        label_weight,
-        softcap,
-        weights,
-        cast("Reduction", reduction),
-        block_bytes,
+    targets = _rebuild_targets(form, parts, classes, tail, teacher_softcap, temperature)
+    config = DivergenceConfig(cast("Kind", kind), temperature, beta, normalized)
+    mode = cast("Reduction", reduction)
+    arguments = FusedArguments(
+        targets, config, labels, label_weight, softcap, weights, mode, block_bytes
     )
-    with _within(autocast, hidden.device.type):
+    # Compiled code runs with autocast off: its casts are already in the operations.
+    device = hidden.device.type
+    with nullcontext() if autocast is None else torch.autocast(device, autocast):
         head = Head(hidden, weight, bias, tuple(wanted))
-        value = run(head, work)
-    found = (head.to_hidden, *head.to_weights())
-    nothing = (hidden.new_empty(0) for _ in found)
-    first, second, third = (g if g is not None else n for g, n in zip(found, nothing, strict=True))
+        value = fused_value(head, arguments)
+    first, second, third = (hidden.new_empty(0) if g is None else g for g in head.gradients())
     return value, first, second, third
 
 
@@ -156,10 +143,29 @@ def _shapes(hidden: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -
     return hidden.new_empty((), dtype=full), *gradients
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *_, parts, wanted = inputs[:7]
     ctx.wanted, ctx.parts, ctx.settings = wanted, len(parts), len(inputs) - 6
     ctx.save_for_backward(*output[1:], *inputs[:3])
+
+
+def _backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Any, ...]:
+    return *_scaled(ctx, gradient), None, None, [None] * ctx.parts, *(None,) * ctx.settings
+
+
+_operation.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _scaled(ctx: Any, factor: Tensor) -> list[Tensor | None]:
+    gradients, sides = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+    pairs = zip(gradients, ctx.wanted, strict=True)
+    return [_Scaled.apply(grad, factor, *sides) if want else None for grad, want in pairs]
+
+
+def _unsupported(derivative: str) -> InputError:
+    allowed = "a first derivative in reverse mode"
+    fix = "Use divergence on logits, which has all derivatives."
+    return InputError(Problem("fused_divergence", derivative, allowed, fix))
 
 
 class _Scaled(torch.autograd.Function):
@@ -172,9 +178,9 @@ class _Scaled(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(slope: Tensor, gradient: Tensor, *sides: Tensor | None) -> Tensor:
+    def forward(gradient: Tensor, factor: Tensor, *sides: Tensor | None) -> Tensor:
         # Not in place: the graph may be run again.
-        return slope * gradient.to(slope.dtype)
+        return gradient * factor.to(gradient.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -182,30 +188,11 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise InputError(_no_such("a second derivative"))
+        raise _unsupported("a second derivative")
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise InputError(_no_such("a second derivative"))
-
-
-def _no_such(derivative: str) -> Problem:
-    allowed = "a first derivative in reverse mode"
-    fix = "Use divergence on logits, which has all derivatives."
-    return Problem("fused_divergence", derivative, allowed, fix)
-
-
-def _slopes(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
-    slopes, sides = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-    pairs = zip(slopes, ctx.wanted, strict=True)
-    return [_Scaled.apply(slope, gradient, *sides) if want else None for slope, want in pairs]
-
-
-def _backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Any, ...]:
-    return *_slopes(ctx, gradient), None, None, [None] * ctx.parts, *(None,) * ctx.settings
-
-
-_operation.register_autograd(_backward, setup_context=_keep)
+        raise _unsupported("a second derivative")
 
 
 class _Fused(torch.autograd.Function):
@@ -213,8 +200,8 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(settings: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = cast("Any", _compute)(*tensors[:5], tensors[5:], *settings)
-        return found
+        results: tuple[Tensor, ...] = cast("Any", _compute)(*tensors[:5], tensors[5:], *settings)
+        return results
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -224,31 +211,20 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *_slopes(ctx, gradient), *(None,) * ctx.others
+        return None, *_scaled(ctx, gradient), *(None,) * ctx.others
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        raise InputError(_no_such("a derivative in forward mode"))
+        raise _unsupported("a derivative in forward mode")
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], Any]:
-        found = []
-        for place in range(info.batch_size):
+        results = []
+        for copy in range(info.batch_size):
             pairs = zip(inputs[1:], dims[1:], strict=True)
-            tensors = [one if d is None else one.select(d, place) for one, d in pairs]
+            tensors = [x if dim is None else x.select(dim, copy) for x, dim in pairs]
             # For a gradient outside of `vmap`, only these show that one is required.
             wanted = map(operator.or_, inputs[0][0], _wanted(*tensors[:3]))
             settings = ([*wanted], *inputs[0][1:])
-            found.append(_Fused.apply(settings, *tensors))
-        return tuple(torch.stack(column) for column in zip(*found, strict=True)), (0, 0, 0, 0)
-
-
-def _autocast_type(device: str) -> torch.dtype | None:
-    available = torch.amp.is_autocast_available(device)
-    on = available and torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if on else None
-
-
-def _within(autocast: torch.dtype | None, device: str) -> AbstractContextManager[object]:
-    # Compiled code runs with autocast off: its casts are already in the operations.
-    return nullcontext() if autocast is None else torch.autocast(device, autocast)
+            results.append(_Fused.apply(settings, *tensors))
+        return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0, 0, 0, 0)

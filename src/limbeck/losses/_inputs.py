@@ -1,11 +1,13 @@
 """Validation of the inputs of losses.
 
-The checks only read shapes and dtypes, so that none of them synchronises a device.
+The checks only read shapes and dtypes, so that none of them synchronises a device. Each function
+`*_pair` checks both sides of a loss, and returns them in the computation's precision, the teacher
+detached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,118 +17,146 @@ from limbeck.core.numbers import is_number, is_positive
 from limbeck.core.tensors import precise_pair
 from limbeck.errors import InputError, Problem
 
-
-def not_negative(value: Tensor) -> Tensor:
-    """Clamp negative rounding errors to zero, with the gradient of the identity.
-
-    Example:
-        >>> not_negative(torch.tensor([-1e-9, 2.0]))
-        tensor([0., 2.])
-    """
-    return value - value.detach().clamp_max(0)
+_ANY_AXES = range(2, 99)
+_AXES = {
+    2: "[samples, d]",
+    3: "[samples, tokens, d]",
+    4: "[samples, channels, height, width]",
+}
 
 
 def logit_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
-    """Check two logits of the same elements, and return both in the computation's precision.
-
-    The teacher's tensor is detached.
-
-    Raises:
-        InputError: A tensor is not `[units, classes]` of floating-point numbers, or the shapes
-            differ.
-    """
+    """Check logits of the same elements and classes, `[units, classes]`."""
     check_logits(student, where=f"{where}.student")
     check_logits(teacher, where=f"{where}.teacher")
     check_same_shape(student, teacher, where=f"{where}.teacher")
     return precise_pair(student, teacher)
 
 
-def check_floating(tensor: Tensor, *, where: str) -> None:
-    """Raise an error unless logits or features are floating-point tensors.
+def feature_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
+    """Check features `[samples, ...]` that are compared elementwise."""
+    allowed = "a tensor [samples, ...] with at least one feature"
+    check_axes(student, _ANY_AXES, where=f"{where}.student", allowed=allowed)
+    check_floating(teacher, where=f"{where}.teacher")
+    check_same_shape(student, teacher, where=f"{where}.teacher")
+    return precise_pair(student, teacher)
 
-    Raises:
-        InputError: The value is not a floating-point tensor.
+
+def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
+    """Check features of the same samples, and return one row per sample of each.
+
+    The rows of student and teacher may differ in length.
     """
+    allowed = "a tensor [samples, ...] with at least one feature"
+    check_axes(student, _ANY_AXES, where=f"{where}.student", allowed=allowed)
+    check_axes(teacher, _ANY_AXES, where=f"{where}.teacher", allowed=allowed)
+    check_same_samples(student, teacher, where=f"{where}.teacher")
+    student, teacher = precise_pair(student, teacher)
+    return student.flatten(1), teacher.flatten(1)
+
+
+def map_pair(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    where: str,
+    channels: bool = False,
+    axes: Sequence[int] = (3, 4),
+) -> tuple[Tensor, Tensor]:
+    """Check maps or sequences of the same samples; `channels` requires equal numbers of these."""
+    check_maps(student, axes, where=f"{where}.student")
+    check_maps(teacher, axes, where=f"{where}.teacher")
+    given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+    if student.ndim != teacher.ndim or len(student) != len(teacher):
+        allowed = "features of one layout, of the same samples"
+        raise InputError(Problem(f"{where}.teacher", given, allowed))
+    axis = channel_axis(student)
+    if channels and student.shape[axis] != teacher.shape[axis]:
+        fix = "A connector maps features to other numbers of channels."
+        raise InputError(Problem(f"{where}.teacher", given, "as many channels on both sides", fix))
+    return precise_pair(student, teacher)
+
+
+def check_maps(features: Tensor, axes: Sequence[int], *, where: str) -> None:
+    """Raise an error unless features have one of some numbers of dimensions, from 2 to 4."""
+    allowed = "a tensor " + " or ".join(_AXES[count] for count in axes)
+    check_axes(features, axes, where=where, allowed=f"{allowed}, with at least one feature")
+
+
+def channel_axis(features: Tensor) -> int:
+    """Return the index of the channel dimension, as in connectors: the last one for sequences."""
+    return 2 if features.ndim == 3 else 1
+
+
+def check_axes(
+    tensor: Tensor,
+    axes: Container[int],
+    *,
+    where: str,
+    allowed: str,
+    nonempty: slice = slice(1, None),
+    fix: str = "",
+) -> None:
+    """Raise an error for another number of dimensions, an empty dimension, or an integer dtype."""
+    check_floating(tensor, where=where)
+    if tensor.ndim not in axes or 0 in tensor.shape[nonempty]:
+        raise InputError(Problem(where, tuple(tensor.shape), allowed, fix))
+
+
+def check_floating(tensor: Tensor, *, where: str) -> None:
+    """Raise an error unless logits or features are floating-point tensors."""
     _check_tensor(tensor, where=where)
     if not tensor.is_floating_point():
-        raise InputError(
-            Problem(
-                where, str(tensor.dtype), "a floating-point tensor", "Convert it with .float()."
-            )
-        )
+        fix = "Convert it with .float()."
+        raise InputError(Problem(where, str(tensor.dtype), "a floating-point tensor", fix))
 
 
 def check_logits(logits: Tensor, *, where: str) -> None:
-    """Raise an error unless a tensor has one row of logits per element.
-
-    Raises:
-        InputError: The tensor is not `[units, classes]` or not floating-point.
-    """
-    check_floating(logits, where=where)
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise InputError(
-            Problem(
-                where,
-                tuple(logits.shape),
-                "a tensor [units, classes] with at least one class",
-                "Flatten to one row a unit: logits.flatten(0, -2).",
-            )
-        )
+    """Raise an error unless a tensor has one row of logits per element."""
+    allowed = "a tensor [units, classes] with at least one class"
+    fix = "Flatten to one row per element: logits.flatten(0, -2)."
+    check_axes(logits, (2,), where=where, allowed=allowed, fix=fix)
 
 
 def check_same_shape(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Raise an error if the shapes of student and teacher differ.
-
-    Raises:
-        InputError: The shapes differ.
-    """
+    """Raise an error if the shapes of student and teacher differ."""
     if student.shape != teacher.shape:
-        raise InputError(
-            Problem(
-                where,
-                f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}",
-                "two tensors of one shape",
-                "A connector joins features; logits must be over the same units and classes.",
-            )
-        )
+        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        fix = "A connector maps features; logits must be of the same elements and classes."
+        raise InputError(Problem(where, given, "two tensors of one shape", fix))
+
+
+def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
+    """Raise an error if the numbers of samples differ."""
+    if len(student) != len(teacher):
+        given = f"{len(teacher)} samples, and {len(student)} of the student"
+        fix = "Use the same batch for both."
+        raise InputError(Problem(where, given, "as many samples as the student has", fix))
 
 
 def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
-    """Raise an error unless labels have one integer per element.
-
-    Raises:
-        InputError: The shape or the dtype is wrong.
-    """
+    """Raise an error unless labels have one integer per element."""
     _check_tensor(labels, where=where)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputError(
-            Problem(where, str(labels.dtype), "whole numbers", "Convert them with .long().")
-        )
+        fix = "Convert them with .long()."
+        raise InputError(Problem(where, str(labels.dtype), "whole numbers", fix))
     if labels.shape != logits.shape[:1]:
-        allowed = f"one label a unit, shape {tuple(logits.shape[:1])}"
+        allowed = f"one label per element, shape {tuple(logits.shape[:1])}"
         raise InputError(Problem(where, tuple(labels.shape), allowed))
 
 
 def check_label_range(labels: Tensor, classes: int, *, where: str) -> None:
-    """Raise an error for labels out of range, if no device synchronisation is required.
-
-    Raises:
-        InputError: A label is negative, or not below the number of classes.
-    """
-    if wrong := outside(labels, classes):
-        fix = "A unit without a label is left out by a weight of 0, with any label in range."
-        raise InputError(Problem(where, wrong[0], f"labels from 0 to {classes - 1}", fix))
+    """Raise an error for labels out of range, if no device synchronisation is required."""
+    if invalid := out_of_range(labels, classes):
+        fix = "For an element without a label use a weight of 0, with any label in range."
+        raise InputError(Problem(where, invalid[0], f"labels from 0 to {classes - 1}", fix))
 
 
-def outside(ids: Tensor, count: int) -> list[int]:
+def out_of_range(ids: Tensor, count: int) -> list[int]:
     """Return an id that is not from 0 to count − 1, if there is one and values can be read.
 
     Reading values would synchronise a device other than a CPU, and break the graph in compiled
     code; under `torch.func.vmap` values cannot be read.
-
-    Example:
-        >>> outside(torch.tensor([0, 5]), 3), outside(torch.tensor([0, 2]), 3)
-        ([5], [])
     """
     if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
         return []
@@ -138,13 +168,10 @@ def outside(ids: Tensor, count: int) -> list[int]:
 
 
 @contextmanager
-def looked_up(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[None]:
+def checked_lookup(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[None]:
     """Convert an indexing error of the block to an error with the label.
 
     A CPU checks each label anyway, so that no check beforehand is required.
-
-    Raises:
-        InputError: The operation failed, and a label is out of range.
     """
     try:
         yield
@@ -154,94 +181,29 @@ def looked_up(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[None]:
 
 
 def check_temperature(temperature: object, *, where: str) -> None:
-    """Raise an error unless a temperature is a positive finite number.
-
-    Raises:
-        InputError: The temperature is zero, negative, infinite or not a number.
-    """
+    """Raise an error unless a temperature is a positive finite number."""
     if not is_positive(temperature):
         raise InputError(Problem(where, temperature, "a finite number above 0", "Try 4.0."))
 
 
-def check_fraction(fraction: object, *, where: str, fix: str = "") -> None:
-    """Raise an error unless a number is strictly between 0 and 1.
-
-    Raises:
-        InputError: The value is outside of (0, 1), or not a number.
-    """
-    if not (is_number(fraction) and 0 < fraction < 1):
-        raise InputError(Problem(where, fraction, "a number above 0 and below 1", fix))
-
-
-def check_weight(weight: object, *, where: str) -> None:
-    """Raise an error if a weight inside a loss is negative, infinite or not a number.
-
-    Raises:
-        InputError: The weight is not a finite number of at least 0.
-    """
-    if not (is_number(weight) and weight >= 0):
-        raise InputError(Problem(where, weight, "a finite number, at least 0"))
+def check_weights(where: str, **weights: object) -> None:
+    """Raise an error if a weight inside a loss is negative, infinite or not a number."""
+    for name, weight in weights.items():
+        if not (is_number(weight) and weight >= 0):
+            raise InputError(Problem(f"{where}.{name}", weight, "a finite number, at least 0"))
 
 
 def check_mask(mask: Tensor, shape: tuple[int, ...], *, where: str) -> None:
-    """Raise an error unless a mask has one boolean per token.
-
-    Raises:
-        InputError: The shape differs, or the mask is not boolean.
-    """
+    """Raise an error unless a mask has one boolean per token."""
     if mask.dtype != torch.bool:
-        raise InputError(
-            Problem(where, str(mask.dtype), "true where a token is real", "Convert it with .bool()")
-        )
+        allowed = "a boolean mask, true for tokens that are not padding"
+        raise InputError(Problem(where, str(mask.dtype), allowed, "Convert it with .bool()."))
     if mask.shape != shape:
-        raise InputError(
-            Problem(where, tuple(mask.shape), f"a mask [samples, tokens], here {shape}")
-        )
+        allowed = f"a mask [samples, tokens], here {shape}"
+        raise InputError(Problem(where, tuple(mask.shape), allowed))
 
 
 def _check_tensor(value: object, *, where: str) -> None:
     if not isinstance(value, Tensor):
         fix = "Convert it with torch.as_tensor." if value is not None else ""
         raise InputError(Problem(where, type(value).__name__, "a tensor", fix))
-
-
-def vector_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
-    """Check two sides' features of the same samples, and return one row per sample of each.
-
-    The rows may differ in length. The teacher's are detached.
-
-    Raises:
-        InputError: A tensor is not `[samples, ...]` of floating-point numbers, or the numbers of
-            samples differ.
-
-    Example:
-        >>> import torch
-        >>> ours, theirs = vector_pair(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5), where="loss")
-        >>> ours.shape, theirs.shape
-        (torch.Size([2, 48]), torch.Size([2, 5]))
-    """
-    for side, features in (("student", student), ("teacher", teacher)):
-        check_floating(features, where=f"{where}.{side}")
-        if features.ndim < 2 or 0 in features.shape[1:]:
-            allowed = "a tensor [samples, ...] with at least one number a sample"
-            raise InputError(Problem(f"{where}.{side}", tuple(features.shape), allowed))
-    check_same_samples(student, teacher, where=f"{where}.teacher")
-    ours, theirs = precise_pair(student, teacher)
-    return ours.flatten(1), theirs.flatten(1)
-
-
-def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Raise an error if the numbers of samples differ.
-
-    Raises:
-        InputError: The numbers of samples differ.
-    """
-    if len(student) != len(teacher):
-        raise InputError(
-            Problem(
-                where,
-                f"{len(teacher)} samples, and {len(student)} of the student",
-                "as many samples as the student has",
-                "Give both sides the same batch.",
-            )
-        )

@@ -1,7 +1,6 @@
-"""Losses over attention maps: attention transfer, factor transfer, neuron selectivity.
+"""Losses over attention maps of features (AT, FT, NST) and of transformers (MiniLM, TinyBERT).
 
-Attention here is the activation strength of a feature map at its positions; for transformers see
-`attention`.
+The attention of a feature map is its activation strength at each position.
 """
 
 from __future__ import annotations
@@ -11,16 +10,25 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.core.numbers import is_number
 from limbeck.core.tensors import precise, precise_pair, unit_length, without_autocast
 from limbeck.errors import InputError, Problem, check_choice
-from limbeck.losses._inputs import check_floating, check_mask, check_same_shape, not_negative
-from limbeck.losses._maps import aligned, check_features, check_maps, mean_of_each, products
+from limbeck.losses._inputs import (
+    check_axes,
+    check_floating,
+    check_mask,
+    check_same_shape,
+    feature_pair,
+    map_pair,
+)
+from limbeck.losses._kinds import not_negative
+from limbeck.losses._maps import aligned, mean_per_sample, products
+from limbeck.losses._types import Features, Mask, PerElement, PerSample
 from limbeck.losses.divergences import forward_kl
-from limbeck.losses.transformers import check_axes, mean_over_tokens, without_padding
+from limbeck.losses.transformers import mask_padding, mean_over_tokens
 
 MapNorm: TypeAlias = Literal["mean", "sum"]
 FactorForm: TypeAlias = Literal["map", "factor"]
@@ -29,12 +37,8 @@ Kernel: TypeAlias = Literal["polynomial", "linear"]
 
 
 def attention_transfer(
-    student: Float[Tensor, "samples ..."],
-    teacher: Float[Tensor, "samples ..."],
-    *,
-    power: float = 2.0,
-    norm: MapNorm = "mean",
-) -> Float[Tensor, " samples"]:
+    student: Features, teacher: Features, *, power: float = 2.0, norm: MapNorm = "mean"
+) -> PerSample:
     r"""Compute the attention transfer loss (AT) between spatial attention maps.
 
     With a map's attention A at each of its M positions, normalised to a:
@@ -44,19 +48,18 @@ def attention_transfer(
     \text{mean} = \frac1M \|a^S - a^T\|_2^2 \qquad \text{sum} = \|a^S - a^T\|_2^2
     $$
 
-    Scale: `mean` is that of the CIFAR-100 benchmark and of the authors' own code, whose weight
-    (1000) applies as it is; `sum` is the squared distance as often written, M times as much. Mean
-    or sum over channels is equivalent after normalisation. A map of zeros counts as zero.
+    Scale: `mean` is that of the CIFAR-100 benchmark and of the authors' code, whose weight (1000)
+    applies unchanged; `sum` is M times as much. A map of zeros counts as zero.
 
     Args:
         student: Maps `[samples, channels, height, width]` or sequences `[samples, tokens, d]`.
         teacher: The same, with any number of channels. A larger map is average-pooled to the
-            smaller. No gradient reaches it.
+            smaller.
         power: p, from 1 to 8. Higher values emphasise the strongest positions.
         norm: `mean` or `sum` over positions.
 
     Returns:
-        One value per sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`.
 
     Raises:
         InputError: Unsupported shapes, integer dtypes, a power out of range, or an unknown norm.
@@ -70,20 +73,20 @@ def attention_transfer(
     """
     _check_power(power, where="attention_transfer.power")
     check_choice(norm, get_args(MapNorm), where="attention_transfer.norm")
-    check_maps(student, teacher, where="attention_transfer")
-    ours, theirs = (_attention(side, power) for side in aligned(student, teacher))
-    squares = (ours - theirs).square()
-    return mean_of_each(squares) if norm == "mean" else squares.sum(1)
+    student, teacher = map_pair(student, teacher, where="attention_transfer")
+    student, teacher = (_attention(side, power) for side in aligned(student, teacher))
+    squares = (student - teacher).square()
+    return mean_per_sample(squares) if norm == "mean" else squares.sum(1)
 
 
 def factor_transfer(
-    student: Float[Tensor, "samples ..."],
-    teacher: Float[Tensor, "samples ..."],
+    student: Features,
+    teacher: Features,
     *,
     form: FactorForm = "map",
     distance: Distance = "l1",
     power: float = 2.0,
-) -> Float[Tensor, " samples"]:
+) -> PerSample:
     r"""Compute the factor transfer loss (FT) between normalised factors.
 
     Factors are the outputs of a translator of the student's features and a paraphraser of the
@@ -98,21 +101,20 @@ def factor_transfer(
     \end{aligned}
     $$
 
-    Scale: `map` is that of the CIFAR-100 benchmark, whose weight (500, for l1 and p = 2) applies as
-    it is; `factor` is the paper's formula over the whole vector of factors. Factors of zeros count
-    as zero.
+    Scale: `map` is that of the CIFAR-100 benchmark, whose weight (500, for l1 and p = 2) applies
+    unchanged; `factor` is the paper's formula. Factors of zeros count as zero.
 
     Args:
         student: Factors: maps `[samples, channels, height, width]` or sequences
             `[samples, tokens, d]`; for `factor` any `[samples, ...]`.
         teacher: The same. For `map` a larger map is average-pooled to the smaller; for `factor`
-            shapes must be equal. No gradient reaches it.
+            shapes must be equal.
         form: `map` or `factor`.
         distance: `l1` or `l2`.
         power: p of `map`, from 1 to 8.
 
     Returns:
-        One value per sample, `[samples]`; float32 for half-precision factors.
+        One value per sample, `[samples]`.
 
     Raises:
         InputError: Unsupported shapes, integer dtypes, a power out of range, an unknown form or
@@ -130,21 +132,18 @@ def factor_transfer(
     check_choice(distance, get_args(Distance), where=f"{where}.distance")
     _check_power(power, where=f"{where}.power")
     if form == "map":
-        check_maps(student, teacher, where=where)
-        ours, theirs = (_attention(side, power) for side in aligned(student, teacher))
-        difference = ours - theirs
-        return mean_of_each(difference.abs() if distance == "l1" else difference.square())
-    check_features(student, teacher, where=where)
-    ours, theirs = (unit_length(side.flatten(1)) for side in precise_pair(student, teacher))
-    return torch.linalg.vector_norm(ours - theirs, ord=1 if distance == "l1" else 2, dim=1)
+        student, teacher = map_pair(student, teacher, where=where)
+        student, teacher = (_attention(side, power) for side in aligned(student, teacher))
+        difference = student - teacher
+        return mean_per_sample(difference.abs() if distance == "l1" else difference.square())
+    pair = feature_pair(student, teacher, where=where)
+    student, teacher = (unit_length(side.flatten(1)) for side in pair)
+    return torch.linalg.vector_norm(student - teacher, ord=1 if distance == "l1" else 2, dim=1)
 
 
 def neuron_selectivity(
-    student: Float[Tensor, "samples ..."],
-    teacher: Float[Tensor, "samples ..."],
-    *,
-    kernel: Kernel = "polynomial",
-) -> Float[Tensor, " samples"]:
+    student: Features, teacher: Features, *, kernel: Kernel = "polynomial"
+) -> PerSample:
     r"""Compute the neuron selectivity transfer loss (NST): squared MMD between channel maps.
 
     Each channel's normalised map over the M positions is one sample of a distribution; the two
@@ -155,19 +154,18 @@ def neuron_selectivity(
     - \frac{2}{C_S C_T} \sum_{ij} k(s_i, t_j), \qquad k(x, y) = (x^\top y)^2 \text{ or } x^\top y
     $$
 
-    Scale: all three terms, means over pairs of channels; the weight published with the CIFAR-100
-    benchmark (50, for the squared kernel) applies as it is. The paper's third kernel, a Gaussian
-    with a bandwidth from the batch, is not implemented; the paper prefers the squared one. A
-    channel of zeros counts as zero.
+    Scale: means over pairs of channels; the weight published with the CIFAR-100 benchmark (50, for
+    the squared kernel) applies unchanged. The paper's third kernel, a Gaussian, is not implemented.
+    A channel of zeros counts as zero.
 
     Args:
         student: Maps `[samples, channels, height, width]` or sequences `[samples, tokens, d]`.
         teacher: The same, with any number of channels. A larger map is average-pooled to the
-            smaller. No gradient reaches it.
+            smaller.
         kernel: `polynomial` (the square) or `linear`.
 
     Returns:
-        One value per sample, `[samples]`; float32 for half-precision features.
+        One value per sample, `[samples]`.
 
     Raises:
         InputError: Unsupported shapes, integer dtypes, or an unknown kernel.
@@ -180,32 +178,29 @@ def neuron_selectivity(
     Source: Huang and Wang 2017 (NST); scale of Tian, Krishnan and Isola 2020.
     """
     check_choice(kernel, get_args(Kernel), where="neuron_selectivity.kernel")
-    check_maps(student, teacher, where="neuron_selectivity")
-    ours, theirs = (unit_length(side.flatten(2)) for side in aligned(student, teacher))
+    student, teacher = map_pair(student, teacher, where="neuron_selectivity")
+    s, t = (unit_length(side.flatten(2)) for side in aligned(student, teacher))
     if kernel == "linear":
-        return (ours.mean(1) - theirs.mean(1)).square().sum(1)
-    if ours.shape[2] <= max(ours.shape[1], theirs.shape[1]):  # fewer positions than channels
-        return (_second_moment(ours) - _second_moment(theirs)).square().sum((1, 2))
-    return _agreement(ours, ours) + _agreement(theirs, theirs) - 2 * _agreement(ours, theirs)
+        return (s.mean(1) - t.mean(1)).square().sum(1)
+    if s.shape[2] <= max(s.shape[1], t.shape[1]):  # fewer positions than channels
+        # The squared kernel is an inner product of the means of x xᵀ over channels.
+        moments = [products(side.mT, side.mT) / side.shape[1] for side in (s, t)]
+        return (moments[0] - moments[1]).square().sum((1, 2))
+    return _mean_kernel(s, s) + _mean_kernel(t, t) - 2 * _mean_kernel(s, t)
 
 
-def _second_moment(maps: Tensor) -> Tensor:
-    """Compute the mean of x xᵀ over channels: the squared kernel is an inner product of these."""
-    return products(maps.mT, maps.mT) / maps.shape[1]
-
-
-def _agreement(ours: Tensor, theirs: Tensor) -> Tensor:
-    return mean_of_each(products(ours, theirs).square())
+def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
+    return mean_per_sample(products(x, y).square())
 
 
 def _attention(features: Tensor, power: float) -> Tensor:
-    """Return the normalised attention map, `[samples, places]`."""
+    """Return the normalised attention map, `[samples, positions]`."""
     # Not the mean: normalisation removes the scale.
     strength = features.square().sum(1) if power == 2 else features.abs().pow(power).sum(1)
-    places = strength.flatten(1)
+    strength = strength.flatten(1)
     # Otherwise the square of a high power would overflow float32.
-    largest = places.detach().amax(1, keepdim=True)
-    return unit_length(places / F.threshold(largest, 0, 1))
+    largest = strength.detach().amax(1, keepdim=True)
+    return unit_length(strength / F.threshold(largest, 0, 1))
 
 
 def _check_power(power: object, *, where: str) -> None:
@@ -221,8 +216,8 @@ def attention_kl(
     teacher: Float[Tensor, "units teacher_heads *queries keys"],
     *,
     heads: Literal["match", "mean"] = "match",
-    mask: Bool[Tensor, "samples tokens"] | None = None,
-) -> Float[Tensor, " units"]:
+    mask: Mask | None = None,
+) -> PerElement:
     r"""Compute the KL divergence of attention distributions (MiniLM).
 
     With a row of probabilities over the keys for each head h and query i:
@@ -233,24 +228,21 @@ def attention_kl(
     teacher is conditioned on the keys that the student can attend to, as in `divergence`.
 
     Args:
-        student: Attention probabilities, `[samples, heads, queries, keys]` or `[units, heads,
-            keys]`; the last dimension sums to 1.
-        teacher: The same for the teacher. No gradient reaches them.
+        student: Attention probabilities, `[samples, heads, queries, keys]` or
+            `[units, heads, keys]`; the last dimension sums to 1.
+        teacher: The same for the teacher.
         heads: `match` compares head by head and requires equal numbers; `mean` compares the means
             over all heads, for any numbers.
         mask: True for tokens that are not padding, `[samples, queries]`: the mean is over these
             queries. `[units, heads, keys]` has no queries to mask.
 
     Returns:
-        One value per sample in nats, `[samples]`, never negative; float32 for half precision. Its
-        published weight is 1.
+        One value per sample in nats, `[samples]`, never negative. Its published weight is 1.
 
     Raises:
-        InputError: Different shapes, too few dimensions, integer dtypes, an unknown `heads`, or a
-            mask of another shape.
+        InputError: A wrong shape or dtype, an unknown `heads`, or a mask of another shape.
 
     Example:
-        >>> import torch
         >>> student, teacher = torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]])
         >>> attention_kl(student, teacher)
         tensor([0.6931])
@@ -258,49 +250,46 @@ def attention_kl(
     Source: Wang et al. 2020 (MiniLM).
     """
     allowed = "[samples, heads, queries, keys] or [units, heads, keys]"
-    check_axes(student, 3, where="attention_kl.student", allowed=allowed)
-    check_axes(teacher, 3, where="attention_kl.teacher", allowed=allowed)
-    _check_heads(student, where="attention_kl.student")
-    _check_heads(teacher, where="attention_kl.teacher")
+    _check_attention(student, 3, where="attention_kl.student", allowed=allowed)
+    _check_attention(teacher, 3, where="attention_kl.teacher", allowed=allowed)
     check_choice(heads, ("match", "mean"), where="attention_kl.heads")
-    ours, theirs = precise_pair(student, teacher)
+    student, teacher = precise_pair(student, teacher)
     if heads == "mean":
-        ours, theirs = ours.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
-    check_same_shape(ours, theirs, where="attention_kl.teacher")
-    ours, theirs = (
-        without_padding(x.movedim(1, -2), mask, rest=2, where="attention_kl.mask")
-        for x in (ours, theirs)
+        student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
+    check_same_shape(student, teacher, where="attention_kl.teacher")
+    student, teacher = (
+        mask_padding(x.movedim(1, -2), mask, rest=2, where="attention_kl.mask")
+        for x in (student, teacher)
     )
-    return mean_over_tokens(_divergence_of_probabilities(ours, theirs).mean(-1), mask)
+    return mean_over_tokens(_kl_of_probabilities(student, teacher).mean(-1), mask)
 
 
-def _check_heads(attention: Tensor, *, where: str) -> None:
+def _check_attention(attention: Tensor, axes: int, *, where: str, allowed: str) -> None:
+    fewest, last = range(axes, 99), slice(-1, None)
+    check_axes(attention, fewest, where=where, allowed=f"a tensor {allowed}", nonempty=last)
     if attention.shape[1] == 0:
-        raise InputError(
-            Problem(where, tuple(attention.shape), "at least one head, the second axis")
-        )
+        shape = tuple(attention.shape)
+        raise InputError(Problem(where, shape, "at least one head, the second dimension"))
 
 
-def _divergence_of_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
+def _kl_of_probabilities(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute KL(teacher ‖ student) of each row, conditioned on the student's support."""
-    numbers = torch.finfo(student.dtype)
-    least = (
-        numbers.tiny / numbers.eps
-    )  # below this, 1/q, the gradient or a rescaling would overflow
-    impossible = student < least
-    heard = teacher.masked_fill(impossible | (teacher < least), 0)
-    total, kept = teacher.sum(-1, keepdim=True), heard.sum(-1, keepdim=True)
-    heard = heard * (total / kept.masked_fill(kept == 0, 1))
-    surprise = student.masked_fill(impossible, 1).log()
-    return not_negative((heard * (heard.masked_fill(heard == 0, 1).log() - surprise)).sum(-1))
+    limits = torch.finfo(student.dtype)
+    smallest = limits.tiny / limits.eps  # below this, 1/q, the gradient or a rescaling may overflow
+    excluded = student < smallest
+    p = teacher.masked_fill(excluded | (teacher < smallest), 0)
+    total, kept = teacher.sum(-1, keepdim=True), p.sum(-1, keepdim=True)
+    p = p * (total / kept.masked_fill(kept == 0, 1))
+    log_p, log_q = p.masked_fill(p == 0, 1).log(), student.masked_fill(excluded, 1).log()
+    return not_negative((p * (log_p - log_q)).sum(-1))
 
 
 def attention_mse(
     student: Float[Tensor, "samples heads queries keys"],
     teacher: Float[Tensor, "samples heads queries keys"],
     *,
-    mask: Bool[Tensor, "samples tokens"] | None = None,
-) -> Float[Tensor, " samples"]:
+    mask: Mask | None = None,
+) -> PerSample:
     r"""Compute the mean squared error of attention scores before softmax (TinyBERT).
 
     With scores a for each of H heads, n queries and m keys:
@@ -313,20 +302,17 @@ def attention_mse(
 
     Args:
         student: Scores, `[samples, heads, queries, keys]`.
-        teacher: Scores, the same shape. No gradient reaches them.
+        teacher: Scores, the same shape.
         mask: True for tokens that are not padding, `[samples, tokens]`, for self-attention: the
             mean is over these queries and keys.
 
     Returns:
-        One value per sample, `[samples]`; float32 for half-precision scores. Its published weight
-        is 1.
+        One value per sample, `[samples]`. Its published weight is 1.
 
     Raises:
-        InputError: Different shapes, too few dimensions, integer dtypes, or a mask of another
-            shape.
+        InputError: A wrong shape or dtype, or a mask of another shape.
 
     Example:
-        >>> import torch
         >>> student = torch.zeros(1, 1, 2, 2)
         >>> attention_mse(student, torch.tensor([[[[1.0, -1e4], [3.0, -1e4]]]]))
         tensor([2.5000])
@@ -334,23 +320,22 @@ def attention_mse(
     Source: Jiao et al. 2020 (TinyBERT).
     """
     allowed = "[samples, heads, queries, keys]"
-    check_axes(student, 4, where="attention_mse.student", allowed=allowed)
-    _check_heads(student, where="attention_mse.student")
+    _check_attention(student, 4, where="attention_mse.student", allowed=allowed)
     check_floating(teacher, where="attention_mse.teacher")
     check_same_shape(student, teacher, where="attention_mse.teacher")
     if mask is not None:
         for axis in (2, 3):
             check_mask(mask, (student.shape[0], student.shape[axis]), where="attention_mse.mask")
         mask = (mask.unsqueeze(1) & mask.unsqueeze(2)).flatten(1)
-    ours, theirs = (_real_scores(x, mask) for x in precise_pair(student, teacher))
-    return mean_over_tokens((ours - theirs).square().mean(-1), mask)
+    student, teacher = (_token_pairs(x, mask) for x in precise_pair(student, teacher))
+    return mean_over_tokens((student - teacher).square().mean(-1), mask)
 
 
-def _real_scores(scores: Tensor, pairs: Tensor | None) -> Tensor:
+def _token_pairs(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Return `[samples, pairs of tokens, heads]`, with 0 for masked scores."""
     scores = scores.masked_fill(scores <= _MASKED_SCORE, 0)
-    flat = scores.movedim(1, -1).flatten(1, 2)
-    return without_padding(flat, pairs, rest=1, where="attention_mse.mask")
+    pairs = scores.movedim(1, -1).flatten(1, 2)
+    return mask_padding(pairs, mask, rest=1, where="attention_mse.mask")
 
 
 def minilm_relation(
@@ -358,8 +343,8 @@ def minilm_relation(
     teacher: Float[Tensor, "samples tokens teacher_features"],
     *,
     heads: int = 12,
-    mask: Bool[Tensor, "samples tokens"] | None = None,
-) -> Float[Tensor, " samples"]:
+    mask: Mask | None = None,
+) -> PerSample:
     r"""Compute the self-attention relation loss of queries, keys or values (MiniLMv2).
 
     The features of A (all queries, all keys, or all values of a layer) are divided into H relation
@@ -372,58 +357,48 @@ def minilm_relation(
 
     Args:
         student: Queries, keys or values, `[samples, tokens, features]`, all heads concatenated.
-        teacher: The same for the teacher, with its own number of features. No gradient reaches
-            them.
+        teacher: The same for the teacher, with its own number of features.
         heads: H, a divisor of the features of both; 48 in the paper for a teacher of BERT-base's
             size and 64 for a large one.
         mask: True for tokens that are not padding, `[samples, tokens]`: padding has no relations; a
             sample of padding only is 0.
 
     Returns:
-        One value per sample in nats, `[samples]`, never negative; float32 for half precision. The
-        paper sums queries, keys and values with a weight of 1 each.
+        One value per sample in nats, `[samples]`, never negative. The paper sums queries, keys and
+        values with a weight of 1 each.
 
     Raises:
-        InputError: Different numbers of samples or tokens, too few dimensions, integer dtypes,
-            heads that do not divide the features, or a mask of another shape.
+        InputError: A wrong shape or dtype, heads that do not divide the features, or a mask of
+            another shape.
 
     Example:
-        >>> import torch
         >>> student, teacher = torch.zeros(1, 2, 4), torch.eye(2).reshape(1, 2, 2)
         >>> minilm_relation(student, teacher, heads=2)
         tensor([0.0555])
 
     Source: Wang et al. 2021 (MiniLMv2).
     """
-    _check_related(student, teacher, heads)
+    for side, states in (("student", student), ("teacher", teacher)):
+        where, allowed = f"minilm_relation.{side}", "a tensor [samples, tokens, features]"
+        check_axes(states, (3,), where=where, allowed=allowed, nonempty=slice(0))
+        features = states.shape[2]
+        if type(heads) is not int or not 0 < heads <= features or features % heads:
+            allowed = f"a whole number that divides the {side}'s {features} features"
+            raise InputError(Problem("minilm_relation.heads", heads, allowed))
+    if student.shape[:2] != teacher.shape[:2]:
+        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        raise InputError(Problem("minilm_relation.teacher", given, "the same samples and tokens"))
     if student.shape[1] == 0:
         return precise(student).sum((1, 2))
-    ours, theirs = (_scores(x, heads, mask) for x in precise_pair(student, teacher))
-    rows = forward_kl(ours.flatten(0, 2), theirs.flatten(0, 2), 1.0).unflatten(0, ours.shape[:3])
-    return mean_over_tokens(rows.mean(1), mask)
+    student, teacher = (_relations(x, heads, mask) for x in precise_pair(student, teacher))
+    rows = forward_kl(student.flatten(0, 2), teacher.flatten(0, 2), 1.0)
+    return mean_over_tokens(rows.unflatten(0, student.shape[:3]).mean(1), mask)
 
 
-def _scores(states: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+def _relations(states: Tensor, heads: int, mask: Tensor | None) -> Tensor:
     """Return the products of tokens, `[samples, heads, tokens, tokens]`; padded keys are -inf."""
-    states = without_padding(states, mask, rest=1, where="minilm_relation.mask")
+    states = mask_padding(states, mask, rest=1, where="minilm_relation.mask")
     split = states.unflatten(-1, (heads, -1)).transpose(1, 2)
     with without_autocast(split):
         scores = split @ split.transpose(-1, -2) / math.sqrt(split.shape[-1])
     return scores if mask is None else scores.masked_fill(~mask[:, None, None, :], -math.inf)
-
-
-def _check_related(student: Tensor, teacher: Tensor, heads: object) -> None:
-    name = "minilm_relation"
-    for side, states in (("student", student), ("teacher", teacher)):
-        where = f"{name}.{side}"
-        check_floating(states, where=where)
-        if states.ndim != 3:
-            allowed = "a tensor [samples, tokens, features]"
-            raise InputError(Problem(where, tuple(states.shape), allowed))
-        features = states.shape[2]
-        if type(heads) is not int or not 0 < heads <= features or features % heads:
-            allowed = f"a whole number that divides the {side}'s {features} features"
-            raise InputError(Problem(f"{name}.heads", heads, allowed))
-    if student.shape[:2] != teacher.shape[:2]:
-        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
-        raise InputError(Problem(f"{name}.teacher", given, "the same samples and tokens"))

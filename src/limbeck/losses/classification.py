@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
-from torch import Tensor
 
 from limbeck.core.numbers import is_number
 from limbeck.core.tensors import precise
@@ -13,18 +11,17 @@ from limbeck.losses._inputs import (
     check_labels,
     check_logits,
     check_temperature,
+    checked_lookup,
     logit_pair,
-    looked_up,
 )
+from limbeck.losses._kinds import MINIMUM_LOGIT
+from limbeck.losses._types import Labels, Logits, PerElement
 from limbeck.losses.divergences import forward_kl
 
-_RULED_OUT = -1e9  # replaces -inf: a label of a ruled-out class has a large, but finite loss
 _NO_LABEL = -(2**63)  # torch ignores labels of -100 by default; here they are invalid
 
 
-def cross_entropy(
-    student: Float[Tensor, "units classes"], labels: Integer[Tensor, " units"]
-) -> Float[Tensor, " units"]:
+def cross_entropy(student: Logits, labels: Labels) -> PerElement:
     r"""Compute the cross-entropy with hard labels.
 
     $$-\log \mathrm{softmax}(z)_y$$
@@ -34,30 +31,26 @@ def cross_entropy(
         labels: The labels y, `[units]`. There is no ignore index: use a weight of 0.
 
     Returns:
-        One value per element in nats, `[units]`; float32 for half-precision logits.
+        One value per element in nats, `[units]`.
 
     Raises:
-        InputError: A wrong shape, integer logits, or labels out of range (checked on a CPU).
+        InputError: A wrong shape or dtype, or labels out of range (checked on a CPU).
 
     Example:
         >>> import torch
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor([1.3863, 1.3863])
     """
+    where = "cross_entropy.labels"
     check_logits(student, where="cross_entropy.student")
-    check_labels(labels, student, where="cross_entropy.labels")
-    logits, right = precise(student), labels.long()
-    with looked_up(labels, student, where="cross_entropy.labels"):
-        value = F.cross_entropy(logits, right, reduction="none", ignore_index=_NO_LABEL)
-    return value.clamp_max(-_RULED_OUT)
+    check_labels(labels, student, where=where)
+    logits, targets = precise(student), labels.long()
+    with checked_lookup(labels, student, where=where):
+        value = F.cross_entropy(logits, targets, reduction="none", ignore_index=_NO_LABEL)
+    return value.clamp_max(-MINIMUM_LOGIT)  # finite for a label of an excluded class
 
 
-def label_smoothing(
-    student: Float[Tensor, "units classes"],
-    labels: Integer[Tensor, " units"],
-    *,
-    smoothing: float,
-) -> Float[Tensor, " units"]:
+def label_smoothing(student: Logits, labels: Labels, *, smoothing: float) -> PerElement:
     r"""Compute the cross-entropy with label smoothing.
 
     $$-(1-\varepsilon) \log q_y - \frac{\varepsilon}{C} \sum_i \log q_i, \; q = \text{softmax}(z)$$
@@ -70,7 +63,7 @@ def label_smoothing(
         smoothing: ε, in [0, 1); 0 is plain cross-entropy.
 
     Returns:
-        One value per element in nats, `[units]`; float32 for half-precision logits.
+        One value per element in nats, `[units]`.
 
     Raises:
         InputError: As `cross_entropy`, or a smoothing outside of [0, 1).
@@ -82,27 +75,22 @@ def label_smoothing(
 
     Source: Szegedy et al. 2016.
     """
+    where = "label_smoothing.labels"
     check_logits(student, where="label_smoothing.student")
-    check_labels(labels, student, where="label_smoothing.labels")
+    check_labels(labels, student, where=where)
     if not (is_number(smoothing) and 0 <= smoothing < 1):
-        raise InputError(
-            Problem("label_smoothing.smoothing", smoothing, "a number in [0, 1)", "Try 0.1.")
-        )
+        allowed = "a number in [0, 1)"
+        raise InputError(Problem("label_smoothing.smoothing", smoothing, allowed, "Try 0.1."))
     logits = precise(student)
-    possible = logits != -float("inf")
-    surprise = -F.log_softmax(logits.clamp_min(_RULED_OUT), dim=-1)
-    with looked_up(labels, student, where="label_smoothing.labels"):
-        hard = surprise.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
-    spread = surprise.masked_fill(~possible, 0).sum(-1) / possible.sum(-1).clamp_min(1)
-    return (1 - smoothing) * hard + smoothing * spread
+    finite = logits != -float("inf")
+    nll = -F.log_softmax(logits.clamp_min(MINIMUM_LOGIT), dim=-1)
+    with checked_lookup(labels, student, where=where):
+        hard = nll.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
+    uniform = nll.masked_fill(~finite, 0).sum(-1) / finite.sum(-1).clamp_min(1)
+    return (1 - smoothing) * hard + smoothing * uniform
 
 
-def soft_target_kl(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
-    *,
-    temperature: float,
-) -> Float[Tensor, " units"]:
+def soft_target_kl(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
     r"""Compute the temperature-scaled KL divergence KL(teacher ‖ student), times T².
 
     $$T^2 \, KL\left(\mathrm{softmax}(t/T) \,\|\, \mathrm{softmax}(z/T)\right)$$
@@ -112,14 +100,14 @@ def soft_target_kl(
 
     Args:
         student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+        teacher: Logits t, `[units, classes]`.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
+        One value per element in nats, `[units]`, never negative.
 
     Raises:
-        InputError: A wrong shape, integer logits, or a temperature <= 0.
+        InputError: A wrong shape or dtype, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -128,14 +116,12 @@ def soft_target_kl(
 
     Source: Hinton, Vinyals and Dean 2015.
     """
-    z, t = logit_pair(student, teacher, where="soft_target_kl")
+    student, teacher = logit_pair(student, teacher, where="soft_target_kl")
     check_temperature(temperature, where="soft_target_kl.temperature")
-    return forward_kl(z, t, temperature)
+    return forward_kl(student, teacher, temperature)
 
 
-def logit_mse(
-    student: Float[Tensor, "units classes"], teacher: Float[Tensor, "units classes"]
-) -> Float[Tensor, " units"]:
+def logit_mse(student: Logits, teacher: Logits) -> PerElement:
     r"""Compute the mean squared error of the logits.
 
     $$\frac1C \sum_i (z_i - t_i)^2$$
@@ -145,13 +131,13 @@ def logit_mse(
 
     Args:
         student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+        teacher: Logits t, `[units, classes]`.
 
     Returns:
-        One value per element, `[units]`; float32 for half-precision logits.
+        One value per element, `[units]`.
 
     Raises:
-        InputError: A wrong shape, or integer logits.
+        InputError: A wrong shape or dtype.
 
     Example:
         >>> import torch
@@ -160,7 +146,7 @@ def logit_mse(
 
     Source: Bucilă, Caruana and Niculescu-Mizil 2006; Ba and Caruana 2014.
     """
-    z, t = logit_pair(student, teacher, where="logit_mse")
-    left_out = (z == -float("inf")) | (t == -float("inf"))
-    squares = (z.masked_fill(left_out, 0) - t.masked_fill(left_out, 0)).square()
-    return squares.sum(-1) / (~left_out).sum(-1).clamp_min(1)
+    student, teacher = logit_pair(student, teacher, where="logit_mse")
+    excluded = (student == -float("inf")) | (teacher == -float("inf"))
+    squares = (student.masked_fill(excluded, 0) - teacher.masked_fill(excluded, 0)).square()
+    return squares.sum(-1) / (~excluded).sum(-1).clamp_min(1)

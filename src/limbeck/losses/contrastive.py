@@ -9,19 +9,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from limbeck.core.tensors import length, precise, unit_length, without_autocast
+from limbeck.core.tensors import length, precise, unit_length
 from limbeck.errors import InputError, Problem
-from limbeck.losses._inputs import check_labels, check_temperature, outside, vector_pair
+from limbeck.losses._inputs import check_labels, check_temperature, out_of_range, vector_pair
+from limbeck.losses._maps import products
+from limbeck.losses._types import Features, Scalar
 
 
 def info_nce(
-    student: Float[Tensor, "samples ..."],
-    teacher: Float[Tensor, "samples ..."],
+    student: Features,
+    teacher: Features,
     *,
     temperature: float = 0.1,
     symmetric: bool = False,
     labels: Integer[Tensor, " samples"] | None = None,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     r"""Compute the InfoNCE loss between student and teacher embeddings.
 
     With c the cosine of two embeddings, for N samples:
@@ -35,41 +37,37 @@ def info_nce(
 
     Args:
         student: Embeddings s, `[samples, ...]`.
-        teacher: Embeddings t of the same length. No gradient reaches them.
+        teacher: Embeddings t of the same length.
         temperature: τ, above 0.
         symmetric: Whether to use the teacher's embeddings as anchors, too.
         labels: Classes, `[samples]`; other samples of the same class are then not negatives.
 
     Returns:
-        A scalar in nats, at least 0, log N for equal embeddings; float32 for half-precision
-        embeddings; 0 for no samples or one.
+        A scalar in nats, at least 0, log N for equal embeddings; 0 for no samples or one.
 
     Raises:
-        InputError: Embeddings without a feature dimension or of different lengths, integer dtypes,
-            different numbers of samples, labels of a wrong shape or dtype, or a temperature <= 0.
+        InputError: Embeddings or labels of a wrong shape or dtype, or a temperature <= 0.
 
     Example:
-        >>> import torch
         >>> info_nce(torch.eye(4), torch.ones(4, 4))
         tensor(1.3863)
 
     Source: van den Oord et al. 2018; other samples as negatives after Tian et al. 2020.
     """
-    ours, theirs = _directions(student, teacher, temperature, labels, where="info_nce")
-    if not len(ours):
-        return ours.sum()
-    with without_autocast(ours):
-        scores = ours @ theirs.T / temperature
+    student, teacher = _directions(student, teacher, temperature, labels, where="info_nce")
+    if not len(student):
+        return student.sum()
+    scores = products(student, teacher) / temperature
     if labels is not None:
-        scores = scores.masked_fill(~(_others(labels) | _itself(ours)), -torch.inf)
-    itself = torch.arange(len(ours), device=ours.device)
-    value = F.cross_entropy(scores, itself)
-    return (value + F.cross_entropy(scores.T, itself)) / 2 if symmetric else value
+        scores = scores.masked_fill(~(_negatives(student, labels) | _diagonal(scores)), -torch.inf)
+    index = torch.arange(len(student), device=student.device)
+    value = F.cross_entropy(scores, index)
+    return (value + F.cross_entropy(scores.T, index)) / 2 if symmetric else value
 
 
 def crd(
-    student: Float[Tensor, "samples ..."],
-    teacher: Float[Tensor, "samples ..."],
+    student: Features,
+    teacher: Features,
     *,
     temperature: float = 0.07,
     labels: Integer[Tensor, " samples"] | None = None,
@@ -79,8 +77,8 @@ def crd(
     student_negatives: Float[Tensor, "*each_too others width"] | None = None,
     drawn: Integer[Tensor, "samples draws"] | None = None,
     first_cosines: Float[Tensor, "2 cosines"] | None = None,
-    trained_teacher: Float[Tensor, "samples ..."] | None = None,
-) -> Float[Tensor, ""]:
+    trained_teacher: Features | None = None,
+) -> Scalar:
     r"""Compute the contrastive representation distillation loss (CRD) with NCE.
 
     With c the cosine of two embeddings, an anchor a is compared with one positive p and m
@@ -101,14 +99,14 @@ def crd(
     negatives are already drawn.
 
     z is the mean of exp(c/τ) over a row of `first_cosines`, 1 without: row 0 for the student's
-    anchors, row 1 for the teacher's. This is the published estimator: the noise is uniform over N
-    samples, m·Pₙ = m/N, and Z = N·z, estimated once and then constant; N cancels. The published
-    code's 1e-7 in each denominator, a constant of about 2·N·1e-7, is omitted. The weight published
-    with the CIFAR-100 benchmark (0.8) applies as it is to the memory bank of 16384.
+    anchors, row 1 for the teacher's. This is the published estimator, with uniform noise over N
+    samples, and Z = N·z constant; N cancels. The published code's 1e-7 in each denominator is
+    omitted. The weight published with the CIFAR-100 benchmark (0.8) applies unchanged to the memory
+    bank of 16384.
 
     Args:
         student: Embeddings, `[samples, ...]`.
-        teacher: Embeddings of the same length d. No gradient reaches them.
+        teacher: Embeddings of the same length d.
         temperature: τ, above 0.
         labels: Classes, `[samples]`.
         positives: The bank's teacher embeddings of the same samples, `[samples, d]`. No gradient
@@ -125,119 +123,106 @@ def crd(
             computes them.
 
     Returns:
-        A scalar in nats, above 0; float32 for half-precision embeddings; 0 for no samples. A sample
-        without negatives in its batch contributes 0.
+        A scalar in nats, above 0; 0 for no samples. A sample without negatives in its batch
+        contributes 0.
 
     Raises:
         InputError: As `info_nce`; negatives of one side only, positives or draws without negatives,
             bank arguments of a wrong shape, or (checked on a CPU) draws out of range.
 
     Example:
-        >>> import torch
         >>> crd(torch.eye(4), torch.ones(4, 4), temperature=0.5)
         tensor(5.3577)
 
     Source: Tian, Krishnan and Isola 2020.
     """
-    ours, theirs = _directions(student, teacher, temperature, labels, where="crd")
+    student, teacher = _directions(student, teacher, temperature, labels, where="crd")
     if trained_teacher is not None:
-        theirs = unit_length(precise(trained_teacher).flatten(1)).to(ours.dtype)
-    _check_bank(ours, positives, negatives, "")
-    _check_bank(ours, student_positives, student_negatives, "student_")
-    logs = _log_means(first_cosines, temperature, ours)
+        teacher = unit_length(precise(trained_teacher).flatten(1)).to(student.dtype)
+    _check_bank(student, positives, negatives, "")
+    _check_bank(student, student_positives, student_negatives, "student_")
+    log_z = _log_normalisers(first_cosines, temperature, student)
     if (negatives is None) != (student_negatives is None):
         allowed = "both negatives and student_negatives, or neither"
         raise InputError(Problem("crd.negatives", "those of one side", allowed))
-    _check_drawn(ours, negatives, student_negatives, drawn)
-    if not len(ours):
-        return ours.sum()
+    _check_drawn(student, negatives, student_negatives, drawn)
+    if not len(student):
+        return student.sum()
     if negatives is None or student_negatives is None:
-        return _in_batch(ours, theirs, labels, temperature, logs)
-    near, student_near = _held(positives, theirs), _held(student_positives, ours)
-    return _with_bank(ours, near, negatives, drawn, temperature, logs[0]) + _with_bank(
-        theirs, student_near, student_negatives, drawn, temperature, logs[1]
+        scores, mask = products(student, teacher) / temperature, _negatives(student, labels)
+        near = scores.diagonal()
+        first = _nce(near - log_z[0], scores - log_z[0], mask)
+        return first + _nce(near - log_z[1], scores.T - log_z[1], mask)
+    near, student_near = (
+        _bank_positives(positives, teacher),
+        _bank_positives(student_positives, student),
+    )
+    return _with_bank(student, near, negatives, drawn, temperature, log_z[0]) + _with_bank(
+        teacher, student_near, student_negatives, drawn, temperature, log_z[1]
     )
 
 
-def _in_batch(
-    ours: Tensor, theirs: Tensor, labels: Tensor | None, temperature: float, logs: Tensor
-) -> Tensor:
-    others = ~_itself(ours) if labels is None else _others(labels)
-    with without_autocast(ours):
-        scores = ours @ theirs.T / temperature
-    near = scores.diagonal()
-    return _estimate(near - logs[0], scores - logs[0], others) + _estimate(
-        near - logs[1], scores.T - logs[1], others
-    )
-
-
-def _held(positives: Tensor | None, others: Tensor) -> Tensor:
+def _bank_positives(positives: Tensor | None, others: Tensor) -> Tensor:
     return others if positives is None else unit_length(positives.detach().to(others.dtype))
 
 
 def _with_bank(
     anchors: Tensor,
-    others: Tensor,
+    positives: Tensor,
     negatives: Tensor,
     drawn: Tensor | None,
     temperature: float,
-    log: Tensor,
+    log_z: Tensor,
 ) -> Tensor:
-    near = (anchors * others).sum(-1) / temperature
+    near = (anchors * positives).sum(-1) / temperature
     far = _cosines(anchors, negatives.detach().to(anchors.dtype), drawn) / temperature
-    return _estimate(near - log, far - log)
+    return _nce(near - log_z, far - log_z)
 
 
 def _cosines(anchors: Tensor, negatives: Tensor, drawn: Tensor | None) -> Tensor:
     """Compute the cosines of unit vectors with vectors of any length, `[samples, negatives]`."""
     lengths = length(negatives).squeeze(-1)
-    with without_autocast(anchors):
-        if negatives.ndim == 3:
-            return (negatives @ anchors.unsqueeze(-1)).squeeze(-1) / lengths
-        scores = anchors @ negatives.T
+    if negatives.ndim == 3:
+        return products(negatives, anchors.unsqueeze(1)).squeeze(-1) / lengths
+    scores = products(anchors, negatives)
     if drawn is None:
         return scores / lengths
     drawn = drawn.long()
     return scores.gather(1, drawn) / lengths[drawn]
 
 
-def _estimate(near: Tensor, far: Tensor, others: Tensor | None = None) -> Tensor:
-    """Compute the mean of ℓ, from log w of the positives and of the possible negatives."""
-    if others is None:
-        log = math.log(far.shape[1])
-        return (F.softplus(log - near) + F.softplus(far - log).sum(1)).mean()
-    logs = others.sum(1, keepdim=True).to(far.dtype).log()
-    surprise = F.softplus(logs.squeeze(1) - near)
-    return (surprise + F.softplus(far - logs).masked_fill(~others, 0).sum(1)).mean()
+def _nce(near: Tensor, far: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute the mean of ℓ, from log w of the positives and of the (masked) negatives."""
+    if mask is None:
+        log_m = math.log(far.shape[1])
+        return (F.softplus(log_m - near) + F.softplus(far - log_m).sum(1)).mean()
+    logs = mask.sum(1, keepdim=True).to(far.dtype).log()
+    positive = F.softplus(logs.squeeze(1) - near)
+    return (positive + F.softplus(far - logs).masked_fill(~mask, 0).sum(1)).mean()
 
 
 def _directions(
     student: Tensor, teacher: Tensor, temperature: float, labels: Tensor | None, *, where: str
 ) -> tuple[Tensor, Tensor]:
     """Check the inputs of both losses, and normalise the embeddings of both sides."""
-    ours, theirs = vector_pair(student, teacher, where=where)
-    if ours.shape != theirs.shape:
-        raise InputError(
-            Problem(
-                f"{where}.teacher",
-                f"student {tuple(ours.shape)}, teacher {tuple(theirs.shape)}",
-                "embeddings of one length",
-                "A connector joins features of different lengths.",
-            )
-        )
+    student, teacher = vector_pair(student, teacher, where=where)
+    if student.shape != teacher.shape:
+        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        fix = "A connector maps features to another length."
+        raise InputError(Problem(f"{where}.teacher", given, "embeddings of one length", fix))
     check_temperature(temperature, where=f"{where}.temperature")
     if labels is not None:
-        check_labels(labels, ours, where=f"{where}.labels")
-    return unit_length(ours), unit_length(theirs).to(ours.dtype)
+        check_labels(labels, student, where=f"{where}.labels")
+    return unit_length(student), unit_length(teacher).to(student.dtype)
 
 
 def _check_bank(
-    ours: Tensor, positives: Tensor | None, negatives: Tensor | None, side: str
+    student: Tensor, positives: Tensor | None, negatives: Tensor | None, side: str
 ) -> None:
-    samples, width = ours.shape
-    if positives is not None and (negatives is None or positives.shape != ours.shape):
+    samples, width = student.shape
+    if positives is not None and (negatives is None or positives.shape != student.shape):
         given = "no negatives" if negatives is None else tuple(positives.shape)
-        allowed = f"a tensor {(samples, width)}, beside negatives"
+        allowed = f"a tensor {(samples, width)}, with negatives"
         raise InputError(Problem(f"crd.{side}positives", given, allowed))
     if negatives is None:
         return
@@ -248,26 +233,29 @@ def _check_bank(
 
 
 def _check_drawn(
-    ours: Tensor, negatives: Tensor | None, student_negatives: Tensor | None, drawn: Tensor | None
+    student: Tensor,
+    negatives: Tensor | None,
+    student_negatives: Tensor | None,
+    drawn: Tensor | None,
 ) -> None:
     if drawn is None:
         return
-    where, samples = "crd.drawn", len(ours)
+    where, samples = "crd.drawn", len(student)
     sides = [side for side in (negatives, student_negatives) if side is not None]
     if not sides or any(side.ndim != 2 for side in sides):
         given = " and ".join(str(tuple(side.shape)) for side in sides) or "no negatives"
         raise InputError(Problem(where, given, "negatives [rows, d], to draw from, on both sides"))
-    shape, kind = tuple(drawn.shape), drawn.dtype
-    whole = not (drawn.is_floating_point() or drawn.is_complex() or kind == torch.bool)
-    if len(shape) != 2 or shape[0] != samples or not shape[1] or not whole:
+    shape, dtype = tuple(drawn.shape), drawn.dtype
+    integers = not (drawn.is_floating_point() or drawn.is_complex() or dtype == torch.bool)
+    if len(shape) != 2 or shape[0] != samples or not shape[1] or not integers:
         allowed = f"whole numbers [{samples}, negatives]"
-        raise InputError(Problem(where, f"{shape} of {kind}", allowed))
+        raise InputError(Problem(where, f"{shape} of {dtype}", allowed))
     rows = min(len(side) for side in sides)
-    if wrong := outside(drawn, rows):
-        raise InputError(Problem(where, wrong[0], f"rows from 0 to {rows - 1}"))
+    if invalid := out_of_range(drawn, rows):
+        raise InputError(Problem(where, invalid[0], f"rows from 0 to {rows - 1}"))
 
 
-def _log_means(first_cosines: Tensor | None, temperature: float, like: Tensor) -> Tensor:
+def _log_normalisers(first_cosines: Tensor | None, temperature: float, like: Tensor) -> Tensor:
     """Compute log z for the student's anchors and for the teacher's."""
     if first_cosines is None:
         return like.new_zeros(2)
@@ -279,9 +267,10 @@ def _log_means(first_cosines: Tensor | None, temperature: float, like: Tensor) -
     return scores.logsumexp(1) - math.log(shape[1])
 
 
-def _others(labels: Tensor) -> Tensor:
-    return labels.unsqueeze(1) != labels.unsqueeze(0)
+def _negatives(rows: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the mask `[samples, samples]` of the others, with labels of those of other classes."""
+    return ~_diagonal(rows) if labels is None else labels.unsqueeze(1) != labels.unsqueeze(0)
 
 
-def _itself(rows: Tensor) -> Tensor:
+def _diagonal(rows: Tensor) -> Tensor:
     return torch.eye(len(rows), dtype=torch.bool, device=rows.device)

@@ -1,7 +1,7 @@
-"""Divergences between student and teacher distributions (KL, JSD, TVD): one value per element.
+"""Divergences between student and teacher distributions: KL, JSD, TVD, DKD, TTM, DIST, MLKD.
 
-`kinds` defines the kinds and the treatment of -inf; `blocks` computes dense targets, `sparse` top-k
-and sampled ones, and `fused` also computes the logits.
+`_kinds` defines the kinds and the treatment of -inf; `_blocks` computes dense targets, `_sparse`
+top-k and sampled ones, and `fused` also computes the logits.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.core.tensors import norm, without_autocast
 from limbeck.errors import InputError, Problem
+from limbeck.losses._blocks import dense
 from limbeck.losses._inputs import (
     check_labels,
     check_logits,
     check_temperature,
-    check_weight,
+    check_weights,
+    checked_lookup,
     logit_pair,
-    looked_up,
-    not_negative,
-    outside,
+    out_of_range,
 )
-from limbeck.losses._kinds import Kind, Measure
-from limbeck.losses._maps import dense
+from limbeck.losses._kinds import MINIMUM_LOGIT, DivergenceConfig, Kind, conditioned, not_negative
 from limbeck.losses._sparse import sampled, top_k
+from limbeck.losses._types import Labels, Logits, PerElement, Scalar
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
-_SLACK = 0.02  # the rounding error of a sum of probabilities in half precision
+_ROUNDING = 0.02  # the rounding error of a sum of probabilities in half precision
 
 
 def divergence(
@@ -42,7 +42,7 @@ def divergence(
     temperature: float,
     beta: float | None = None,
     normalized: bool = False,
-) -> Float[Tensor, " units"]:
+) -> PerElement:
     r"""Compute a divergence (KL, reverse KL, JSD or TVD) between student and teacher.
 
     With p the teacher's and q the student's softmax at temperature T, and m = βp + (1−β)q:
@@ -57,8 +57,8 @@ def divergence(
     $$
 
     Top-k classes are compared with the student's same classes and, depending on `tail`, all others
-    as one more class at temperature 1, or without them. For sampled classes, value and gradient are
-    unbiased: `SampledTargets` of a teacher without -inf logits.
+    as one more class at temperature 1, or without them. For sampled classes of a teacher without
+    -inf logits, value and gradient are unbiased.
 
     T² makes the gradient's size independent of the temperature for the first three; that of `tvd`
     falls only with 1/T, and so grows with T. If the vocabularies are padded differently, only
@@ -67,7 +67,7 @@ def divergence(
     Args:
         student: Logits, `[units, student classes]`.
         targets: The teacher's targets for the same elements: all logits, top-k classes, sampled
-            classes, or hidden states with the head. No gradient reaches them.
+            classes, or hidden states with the head.
         kind: `forward_kl` (mean-seeking), `reverse_kl` (mode-seeking), `jsd` (between them) or
             `tvd` (bounded).
         temperature: T, above 0.
@@ -77,12 +77,11 @@ def divergence(
 
     Returns:
         One value per element in nats, `[units]`, never negative (`forward_kl` of sampled classes:
-        in expectation); float32 for half-precision logits. The backward pass saves only the inputs
-        and a few numbers per element.
+        in expectation). The backward pass saves only the inputs and a few numbers per element.
 
     Raises:
-        InputError: A wrong shape, integer logits, a temperature <= 0 or different from that of
-            sampled targets, an unknown kind, or an invalid beta.
+        InputError: A wrong shape or dtype, a temperature <= 0 or different from that of sampled
+            targets, an unknown kind, or an invalid beta.
 
     Example:
         >>> import torch
@@ -90,35 +89,29 @@ def divergence(
         >>> targets = DenseTargets(torch.tensor([[2.0, 0.0]]))
         >>> divergence(torch.zeros(1, 2), targets, kind="reverse_kl", temperature=1.0)
         tensor([0.4338])
-        >>> divergence(torch.zeros(1, 2), targets, kind="jsd", temperature=0.0)
-        Traceback (most recent call last):
-        ...
-        limbeck.errors.InputError: divergence.temperature: got 0.0; allowed: a finite
-        number above 0. Try 4.0.
 
     Source: Kim and Rush 2016; Agarwal et al. 2024 (GKD); Gu et al. 2024 (MiniLLM); for sampled
     classes Anshumann et al. 2025.
     """
     check_logits(student, where="divergence.student")
-    measure = Measure.of("divergence", kind, temperature, beta, normalized)
+    config = DivergenceConfig.of("divergence", kind, temperature, beta, normalized)
     units, classes = student.shape
-    check_targets(
-        targets, units=units, classes=classes, measure=measure, where="divergence.targets"
-    )
+    check_targets(targets, units, classes, config, where="divergence.targets")
     if isinstance(targets, TopKTargets):
-        return top_k(student, targets, measure)
+        return top_k(student, targets, config)
     if isinstance(targets, SampledTargets):
-        return sampled(student, targets, measure)
-    return dense(student, targets, measure)
+        return sampled(student, targets, config)
+    return dense(student, targets, config)
 
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Compute T²·KL(teacher ‖ student) of checked logits of one shape, as `soft_target_kl`."""
-    return dense(student, DenseTargets(teacher), Measure("forward_kl", float(temperature)))
+    config = DivergenceConfig("forward_kl", float(temperature))
+    return dense(student, DenseTargets(teacher), config)
 
 
 def check_targets(
-    targets: object, *, units: int, classes: int, measure: Measure, where: str
+    targets: object, units: int, classes: int, config: DivergenceConfig, *, where: str
 ) -> None:
     """Raise an error for targets of another type, shape or sampling temperature.
 
@@ -135,55 +128,51 @@ def check_targets(
     if isinstance(targets, DenseTargets):
         check_logits(targets.logits, where=where)
     if targets.units != units:
-        allowed = f"{units} units, as the student has"
-        raise InputError(Problem(where, f"{targets.units} units", allowed))
-    if isinstance(targets, SampledTargets) and targets.temperature != measure.temperature:
-        raise InputError(
-            Problem(
-                f"{where}.temperature",
-                targets.temperature,
-                f"{measure.temperature}, the temperature of the divergence",
-                f"Draw at that one: SampledTargets.draw(..., temperature={measure.temperature}).",
-            )
-        )
+        allowed = f"{units} elements, as the student has"
+        raise InputError(Problem(where, f"{targets.units} elements", allowed))
+    temperature = config.temperature
+    if isinstance(targets, SampledTargets) and targets.temperature != temperature:
+        allowed = f"{temperature}, the temperature of the divergence"
+        fix = f"Use the same for sampling: SampledTargets.draw(..., temperature={temperature})."
+        raise InputError(Problem(f"{where}.temperature", targets.temperature, allowed, fix))
     if isinstance(targets, SampledTargets | TopKTargets):
-        known = targets.classes or classes
-        if wrong := outside(targets.ids, known):
-            raise InputError(Problem(f"{where}.ids", wrong[0], f"classes from 0 to {known - 1}"))
+        count = targets.classes or classes
+        if invalid := out_of_range(targets.ids, count):
+            allowed = f"classes from 0 to {count - 1}"
+            raise InputError(Problem(f"{where}.ids", invalid[0], allowed))
     if isinstance(targets, TopKTargets):
-        _check_likeliest(targets, where=where)
+        _check_top_k(targets, where=where)
 
 
-def _check_likeliest(targets: TopKTargets, *, where: str) -> None:
+def _check_top_k(targets: TopKTargets, *, where: str) -> None:
     ids, logs = targets.ids, targets.log_probabilities.detach()
     if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
         return
     ordered = ids.sort(-1).values
     try:
-        twice = bool((ordered[:, 1:] == ordered[:, :-1]).any())
+        repeated = bool((ordered[:, 1:] == ordered[:, :-1]).any())
         total = float(logs.float().logsumexp(-1).max().exp())
     except RuntimeError:  # under `torch.func.vmap` values cannot be read
         return
-    if twice:
-        raise InputError(Problem(f"{where}.ids", "a class twice in one unit", "each class once"))
-    if total > 1 + _SLACK:
-        fix = "Take logarithms of probabilities at a temperature of 1, not logits."
+    if repeated:
+        given = "a class twice in one element"
+        raise InputError(Problem(f"{where}.ids", given, "each class once"))
+    if total > 1 + _ROUNDING:
         given = f"probabilities that sum to {total:.3g}"
-        raise InputError(Problem(f"{where}.log_probabilities", given, "at most 1 a unit", fix))
-
-
-_RULED_OUT = -1e9  # replaces -inf: zero probability in any float type, and 0 * it is 0 and not NaN
+        fix = "Take logarithms of probabilities at a temperature of 1, not logits."
+        allowed = "at most 1 per element"
+        raise InputError(Problem(f"{where}.log_probabilities", given, allowed, fix))
 
 
 def dkd(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
+    student: Logits,
+    teacher: Logits,
     *,
-    labels: Integer[Tensor, " units"],
+    labels: Labels,
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
-) -> Float[Tensor, " units"]:
+) -> PerElement:
     r"""Compute decoupled knowledge distillation (DKD): α · TCKD + β · NCKD.
 
     With $b = (p_y, 1 - p_y)$ and $\hat p$ the distribution over all classes but y, both at
@@ -198,7 +187,7 @@ def dkd(
 
     Args:
         student: Logits, `[units, classes]`.
-        teacher: Logits, `[units, classes]`. No gradient reaches them.
+        teacher: Logits, `[units, classes]`.
         labels: The labels y, `[units]`.
         alpha: The weight of target class distillation (TCKD), at least 0.
         beta: The weight of non-target class distillation (NCKD), at least 0. The paper tunes it per
@@ -206,13 +195,12 @@ def dkd(
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
-        The published weight is 1, with a cross-entropy of weight 1, ramped up over the first 20
-        epochs on CIFAR-100.
+        One value per element in nats, `[units]`, never negative. The published weight is 1, with a
+        cross-entropy of weight 1, ramped up over the first 20 epochs on CIFAR-100.
 
     Raises:
-        InputError: A wrong shape, integer logits, labels out of range (checked on a CPU), a
-            negative weight, or a temperature <= 0.
+        InputError: A wrong shape, dtype or label (checked on a CPU), a negative weight, or a
+            temperature <= 0.
 
     Example:
         >>> import torch
@@ -222,73 +210,61 @@ def dkd(
 
     Source: Zhao et al. 2022.
     """
-    z, t = logit_pair(student, teacher, where="dkd")
+    student, teacher = logit_pair(student, teacher, where="dkd")
     check_labels(labels, student, where="dkd.labels")
-    check_weight(alpha, where="dkd.alpha")
-    check_weight(beta, where="dkd.beta")
+    check_weights("dkd", alpha=alpha, beta=beta)
     check_temperature(temperature, where="dkd.temperature")
-    right = labels.long().unsqueeze(-1)
-    t = t.masked_fill(z == -math.inf, -math.inf)
-    with looked_up(labels, student, where="dkd.labels"):
-        margin, others, _ = _decoupled(z, right, temperature)
-    their_margin, theirs, nothing = _decoupled(t, right, temperature)
-    p = theirs.exp().masked_fill(nothing, 0)
-    target = _binary_kl(their_margin, margin).squeeze(-1)
-    rest = not_negative((p * (theirs - others)).sum(-1))
-    return (alpha * target + beta * rest) * temperature**2
+    targets = labels.long().unsqueeze(-1)
+    teacher = conditioned(teacher, student)
+    with checked_lookup(labels, student, where="dkd.labels"):
+        student_odds, log_q, _ = _decouple(student, targets, temperature)
+    teacher_odds, log_p, empty = _decouple(teacher, targets, temperature)
+    p = log_p.exp().masked_fill(empty, 0)
+    target_class = _binary_kl(teacher_odds, student_odds).squeeze(-1)
+    other_classes = not_negative((p * (log_p - log_q)).sum(-1))
+    return (alpha * target_class + beta * other_classes) * temperature**2
 
 
-def _decoupled(logits: Tensor, right: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _decouple(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the target's log-odds, the others' log-probabilities, and the rows without others.
 
     The target class is included in the others with probability 0.
     """
-    logits = (logits / temperature).clamp_min(_RULED_OUT)
-    others = logits.scatter(-1, right, _RULED_OUT)
-    together = others.logsumexp(-1, keepdim=True)
-    return logits.gather(-1, right) - together, others - together, together < _RULED_OUT / 2
+    logits = (logits / temperature).clamp_min(MINIMUM_LOGIT)
+    others = logits.scatter(-1, targets, MINIMUM_LOGIT)
+    total = others.logsumexp(-1, keepdim=True)
+    return logits.gather(-1, targets) - total, others - total, total < MINIMUM_LOGIT / 2
 
 
 def _binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """Compute the KL divergence between two classes, from their log-odds."""
-    right = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    wrong = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return not_negative(right + wrong)
+    first = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    second = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return not_negative(first + second)
 
 
-_SOFTENING = 1e-7  # the published code's epsilon of the standard deviation
-_ROUNDING = 32  # the tolerance of constant rows, in units in the last place
-
-
-def ttm(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
-    *,
-    temperature: float,
-) -> Float[Tensor, " units"]:
+def ttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
     r"""Compute transformed teacher matching (TTM): KL divergence to the softened teacher only.
 
     With $p = \mathrm{softmax}(t)$ and γ = 1/T:
 
     $$KL\left(\frac{p^\gamma}{\sum_i p_i^\gamma} \,\Big\|\, \mathrm{softmax}(z)\right)$$
 
-    Only the teacher is softened: $p^\gamma$, normalised to sum 1, is softmax(t/T). Compared with
-    `soft_target_kl` this adds a bonus for the student's (Rényi) entropy. There is no T²: the
-    student's gradient is q − p at every temperature, without the 1/T that T² compensates. The
-    minimum, 0, is at z = t/T and not at z = t.
+    Only the teacher is softened: $p^\gamma$, normalised to sum 1, is softmax(t/T). There is no T²:
+    the student's gradient is q − p at every temperature. The minimum, 0, is at z = t/T and not at
+    z = t.
 
     Args:
         student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+        teacher: Logits t, `[units, classes]`.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
-        Published for VGG13 and VGG8 on CIFAR-100 with T = 10 and a weight of 45, with a
-        cross-entropy of weight 1.
+        One value per element in nats, `[units]`, never negative. Published for VGG13 and VGG8 on
+        CIFAR-100 with T = 10 and a weight of 45, with a cross-entropy of weight 1.
 
     Raises:
-        InputError: A wrong shape, integer logits, or a temperature <= 0.
+        InputError: A wrong shape or dtype, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -298,17 +274,12 @@ def ttm(
 
     Source: Zheng and Yang 2024.
     """
-    z, t = logit_pair(student, teacher, where="ttm")
+    student, teacher = logit_pair(student, teacher, where="ttm")
     check_temperature(temperature, where="ttm.temperature")
-    return forward_kl(z, t / temperature, 1.0)
+    return forward_kl(student, teacher / temperature, 1.0)
 
 
-def wttm(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
-    *,
-    temperature: float,
-) -> Float[Tensor, " units"]:
+def wttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
     r"""Compute weighted transformed teacher matching (WTTM): TTM times a weight per element.
 
     With $p = \mathrm{softmax}(t)$ and γ = 1/T:
@@ -321,15 +292,15 @@ def wttm(
 
     Args:
         student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+        teacher: Logits t, `[units, classes]`.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
-        Published in combination with `crd` on CIFAR-100 with T = 5 and a weight of 4.
+        One value per element in nats, `[units]`, never negative. Published in combination with
+        `crd` on CIFAR-100 with T = 5 and a weight of 4.
 
     Raises:
-        InputError: A wrong shape, integer logits, or a temperature <= 0.
+        InputError: A wrong shape or dtype, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -338,21 +309,21 @@ def wttm(
 
     Source: Zheng and Yang 2024.
     """
-    z, t = logit_pair(student, teacher, where="wttm")
+    student, teacher = logit_pair(student, teacher, where="wttm")
     check_temperature(temperature, where="wttm.temperature")
-    t = _conditioned(t, z)
-    logs = F.log_softmax(t.clamp_min(_RULED_OUT), dim=-1)
-    powers = (logs / temperature).exp().masked_fill(t == -math.inf, 0)
-    return powers.sum(-1) * forward_kl(z, t / temperature, 1.0)
+    teacher = conditioned(teacher, student)
+    logs = F.log_softmax(teacher.clamp_min(MINIMUM_LOGIT), dim=-1)
+    powers = (logs / temperature).exp().masked_fill(teacher == -math.inf, 0)
+    return powers.sum(-1) * forward_kl(student, teacher / temperature, 1.0)
+
+
+_EPSILON = 1e-7  # the published code's epsilon of the standard deviation
+_CONSTANT = 32  # the tolerance of constant rows, in units in the last place
 
 
 def standardized_kl(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
-    *,
-    temperature: float = 2.0,
-    correction: int = 1,
-) -> Float[Tensor, " units"]:
+    student: Logits, teacher: Logits, *, temperature: float = 2.0, correction: int = 1
+) -> PerElement:
     r"""Compute the KL divergence of standardised (z-scored) logits, times T².
 
     $$T^2\,KL\left(\mathrm{softmax}\frac{\zeta(t)}T \,\Big\|\, \mathrm{softmax}\frac{\zeta(z)}T
@@ -365,18 +336,18 @@ def standardized_kl(
 
     Args:
         student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`. No gradient reaches them.
+        teacher: Logits t, `[units, classes]`.
         temperature: T, above 0.
         correction: The correction of the variance: 1 as in the published code, for which the
             published weight applies, 0 as in the paper.
 
     Returns:
-        One value per element in nats, `[units]`, never negative; float32 for half-precision logits.
-        Published on CIFAR-100 with T = 2 and a weight of 9, with a cross-entropy of weight 1.
+        One value per element in nats, `[units]`, never negative. Published on CIFAR-100 with T = 2
+        and a weight of 9, with a cross-entropy of weight 1.
 
     Raises:
-        InputError: A wrong shape, integer logits, a temperature <= 0, or a correction that is
-            neither 0 nor 1.
+        InputError: A wrong shape or dtype, a temperature <= 0, or a correction that is neither 0
+            nor 1.
 
     Example:
         >>> import torch
@@ -386,52 +357,48 @@ def standardized_kl(
 
     Source: Sun et al. 2024.
     """
-    z, t = logit_pair(student, teacher, where="standardized_kl")
+    student, teacher = logit_pair(student, teacher, where="standardized_kl")
     check_temperature(temperature, where="standardized_kl.temperature")
     if correction not in (0, 1):
         raise InputError(Problem("standardized_kl.correction", correction, "0 or 1"))
-    ours, theirs = (_standardized(side, correction) for side in (z, _conditioned(t, z)))
-    return forward_kl(ours, theirs, temperature)
+    teacher = _standardize(conditioned(teacher, student), correction)
+    return forward_kl(_standardize(student, correction), teacher, temperature)
 
 
-def _standardized(logits: Tensor, correction: int) -> Tensor:
-    possible = logits != -math.inf
-    rest = _centred(logits, possible)
-    degrees = (possible.sum(-1, keepdim=True) - correction).clamp_min(1).to(rest.dtype)
-    deviation = norm(rest)[0] / degrees.sqrt()
-    return (rest / (deviation + _SOFTENING)).masked_fill(~possible, -math.inf)
+def _standardize(logits: Tensor, correction: int) -> Tensor:
+    finite = logits != -math.inf
+    centred = _centre(logits, finite)
+    degrees = (finite.sum(-1, keepdim=True) - correction).clamp_min(1).to(centred.dtype)
+    deviation = norm(centred)[0] / degrees.sqrt()
+    return (centred / (deviation + _EPSILON)).masked_fill(~finite, -math.inf)
 
 
-def _centred(logits: Tensor, possible: Tensor) -> Tensor:
+def _centre(logits: Tensor, finite: Tensor) -> Tensor:
     """Subtract each row's mean; a row that is constant up to rounding is 0, without a gradient.
 
-    Impossible classes are excluded, and are 0. Without the special case of constant rows, the
-    division by their norm would amplify rounding errors.
+    Classes that are not finite are excluded, and are 0. Without the special case of constant rows,
+    the division by their norm would amplify rounding errors.
     """
-    logits = logits.masked_fill(~possible, 0)
-    count = possible.sum(-1, keepdim=True).clamp_min(1)
-    rest = (logits - logits.sum(-1, keepdim=True) / count).masked_fill(~possible, 0)
-    sizes = [torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True) for x in (rest, logits)]
-    return rest.masked_fill(sizes[0] <= _ROUNDING * torch.finfo(rest.dtype).eps * sizes[1], 0)
+    logits = logits.masked_fill(~finite, 0)
+    count = finite.sum(-1, keepdim=True).clamp_min(1)
+    centred = (logits - logits.sum(-1, keepdim=True) / count).masked_fill(~finite, 0)
+    sizes = [torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True) for x in (centred, logits)]
+    constant = sizes[0] <= _CONSTANT * torch.finfo(centred.dtype).eps * sizes[1]
+    return centred.masked_fill(constant, 0)
 
 
-def _conditioned(teacher: Tensor, student: Tensor) -> Tensor:
-    """Condition the teacher on the student's support."""
-    return teacher.masked_fill(student == -math.inf, -math.inf)
-
-
-_FLOOR = 1e-8  # the minimum divisor of a correlation; the published code adds as much
+_MINIMUM_DIVISOR = 1e-8  # of a correlation; the published code adds as much
 
 
 def dist(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
+    student: Logits,
+    teacher: Logits,
     *,
     beta: float = 2.0,
     gamma: float = 2.0,
     temperature: float = 1.0,
     epsilon: float = 0.0,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     r"""Compute the DIST loss: Pearson correlation of predictions, inter-class and intra-class.
 
     With P and Q the softmax of teacher and student at temperature T, one row per element, and ρ
@@ -445,12 +412,11 @@ def dist(
     two norms is below 1e-8, as for a class of negligible probability in the whole batch, the
     divisor is 1e-8 instead.
 
-    T² is that of the published code. Unlike for a divergence, it does not make the gradient's size
-    independent of the temperature, since ρ is scale-invariant.
+    T² is that of the published code.
 
     Args:
         student: Logits, `[units, classes]`.
-        teacher: Logits, `[units, classes]`. No gradient reaches them.
+        teacher: Logits, `[units, classes]`.
         beta: The weight of the rows (relations between classes), at least 0.
         gamma: The weight of the columns (relations within a class), at least 0.
         temperature: T, above 0; 1 on ImageNet and 4 on CIFAR-100 in the published scripts.
@@ -458,11 +424,11 @@ def dist(
             published code, with which the minimum is not exactly at student = teacher.
 
     Returns:
-        A scalar between 0 and 2·T²(β + γ); float32 for half-precision logits; 0 without elements. β
-        = γ = 2 are the published weights, with a cross-entropy of weight 1.
+        A scalar between 0 and 2·T²(β + γ); 0 without elements. β = γ = 2 are the published weights,
+        with a cross-entropy of weight 1.
 
     Raises:
-        InputError: A wrong shape, integer logits, a negative weight, or a temperature <= 0.
+        InputError: A wrong shape or dtype, a negative weight, or a temperature <= 0.
 
     Example:
         >>> import torch
@@ -472,49 +438,45 @@ def dist(
 
     Source: Huang et al. 2022.
     """
-    z, t = logit_pair(student, teacher, where="dist")
-    check_weight(beta, where="dist.beta")
-    check_weight(gamma, where="dist.gamma")
+    student, teacher = logit_pair(student, teacher, where="dist")
+    check_weights("dist", beta=beta, gamma=gamma, epsilon=epsilon)
     check_temperature(temperature, where="dist.temperature")
-    if not len(z):
-        return z.sum()
-    check_weight(epsilon, where="dist.epsilon")
-    q, p = _softmax(z, temperature), _softmax(t, temperature)
+    if not len(student):
+        return student.sum()
+    q, p = _softmax(student, temperature), _softmax(teacher, temperature)
     rows, columns = _correlation(q, p, epsilon), _correlation(q.T, p.T, epsilon)
     value = beta * (1 - rows.mean()) + gamma * (1 - columns.mean())
     return not_negative(value * temperature**2)
 
 
-def _correlation(ours: Tensor, theirs: Tensor, epsilon: float) -> Tensor:
+def _correlation(q: Tensor, p: Tensor, epsilon: float) -> Tensor:
     """Return Pearson's correlation of each row; 0 if a row of either side is constant."""
-    (x, x_size, x_flat), (y, y_size, y_flat) = (
-        _prediction_relations_centred(ours),
-        _prediction_relations_centred(theirs),
-    )
-    divisor = (x_size * y_size + epsilon).clamp_min(_FLOOR)
-    return (x * y).sum(-1, keepdim=True).masked_fill(x_flat | y_flat, 0) / divisor
+    (x, x_norm, x_constant), (y, y_norm, y_constant) = map(_centre_probabilities, (q, p))
+    divisor = (x_norm * y_norm + epsilon).clamp_min(_MINIMUM_DIVISOR)
+    return (x * y).sum(-1, keepdim=True).masked_fill(x_constant | y_constant, 0) / divisor
 
 
-def _prediction_relations_centred(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Subtract the mean of rows of probabilities; return their norms, and the constant rows."""
+def _centre_probabilities(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Subtract the mean of rows; return also their norms, and the mask of constant rows."""
     mean = rows.mean(-1, keepdim=True)
-    rest = rows - mean
-    noise = _ROUNDING * torch.finfo(rows.dtype).eps * math.sqrt(rows.shape[-1])
-    flat = torch.linalg.vector_norm(rest.detach(), dim=-1, keepdim=True) <= noise * mean.detach()
+    centred = rows - mean
+    noise = _CONSTANT * torch.finfo(rows.dtype).eps * math.sqrt(rows.shape[-1])
+    size = torch.linalg.vector_norm(centred.detach(), dim=-1, keepdim=True)
+    constant = size <= noise * mean.detach()
     # The norm of rounding errors has no useful derivative, and that of zeros none.
-    rest = rest.masked_fill(flat, 0)
-    return rest, norm(rest)[0], flat
+    centred = centred.masked_fill(constant, 0)
+    return centred, norm(centred)[0], constant
 
 
 def mlkd(
-    student: Float[Tensor, "units classes"],
-    teacher: Float[Tensor, "units classes"],
+    student: Logits,
+    teacher: Logits,
     *,
     temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
     instance: float = 1.0,
     batch: float = 1.0,
     classes: float = 1.0,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     r"""Compute multi-level logit distillation (MLKD): instance, batch and class level.
 
     With P and Q the softmax of teacher and student at temperature T, a row for each of B elements:
@@ -523,25 +485,24 @@ def mlkd(
     + \frac1B \left\| P P^\top - Q Q^\top \right\|^2_F
     + \frac1C \left\| P^\top P - Q^\top Q \right\|^2_F \right]$$
 
-    The three parts are multiplied by `instance`, `batch` and `classes`. The sum over temperatures
-    is that of the paper and of the published code. The published code's masks by confidence, for a
-    weak and a strong view of each image, are omitted: it multiplies them by values that are already
-    scalars, so that they scale the part by their share (about a half).
+    The three parts are multiplied by `instance`, `batch` and `classes`. The published code's masks
+    by confidence are omitted: it multiplies them by scalars, so that they only scale a part (by
+    about a half).
 
     Args:
         student: Logits, `[units, classes]`.
-        teacher: Logits, `[units, classes]`. No gradient reaches them.
+        teacher: Logits, `[units, classes]`.
         temperatures: Every T, above 0; at least one.
         instance: The weight of the instance level, at least 0.
         batch: The weight of the batch level, at least 0.
         classes: The weight of the class level, at least 0.
 
     Returns:
-        A scalar, never negative; float32 for half-precision logits; 0 without elements. The
-        published weight of every part is 9 on CIFAR-100.
+        A scalar, never negative; 0 without elements. The published weight of every part is 9 on
+        CIFAR-100.
 
     Raises:
-        InputError: A wrong shape, integer logits, no temperature or one <= 0, or a negative weight.
+        InputError: A wrong shape or dtype, no temperature or one <= 0, or a negative weight.
 
     Example:
         >>> import torch
@@ -551,36 +512,25 @@ def mlkd(
 
     Source: Jin, Wang and Lin 2023.
     """
-    z, t = logit_pair(student, teacher, where="mlkd")
-    _check_temperatures(temperatures)
-    check_weight(instance, where="mlkd.instance")
-    check_weight(batch, where="mlkd.batch")
-    check_weight(classes, where="mlkd.classes")
-    if not len(z):
-        return z.sum()
-    value = z.new_zeros(())
-    for temperature in temperatures:
-        ones, units, columns = _levels(z, t, temperature)
-        value = value + instance * ones + batch * units + classes * columns
-    return value
-
-
-def _levels(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the three levels at one temperature."""
-    q, p = _softmax(student, temperature), _softmax(teacher, temperature)
-    with without_autocast(q):
-        units = (p @ p.T - q @ q.T).square().sum() / p.shape[0]
-        columns = (p.T @ p - q.T @ q).square().sum() / p.shape[1]
-    return forward_kl(student, teacher, temperature).mean(), units, columns
-
-
-def _softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (logits.clamp_min(_RULED_OUT) / temperature).softmax(-1)
-
-
-def _check_temperatures(temperatures: object) -> None:
+    student, teacher = logit_pair(student, teacher, where="mlkd")
     where = "mlkd.temperatures"
     if not isinstance(temperatures, list | tuple) or not temperatures:
         raise InputError(Problem(where, temperatures, "a list of numbers above 0", "Try [4.0]."))
     for place, temperature in enumerate(temperatures):
         check_temperature(temperature, where=f"{where}[{place}]")
+    check_weights("mlkd", instance=instance, batch=batch, classes=classes)
+    if not len(student):
+        return student.sum()
+    value = student.new_zeros(())
+    for temperature in temperatures:
+        q, p = _softmax(student, temperature), _softmax(teacher, temperature)
+        with without_autocast(q):
+            batch_level = (p @ p.T - q @ q.T).square().sum() / p.shape[0]
+            class_level = (p.T @ p - q.T @ q).square().sum() / p.shape[1]
+        instance_level = forward_kl(student, teacher, temperature).mean()
+        value = value + instance * instance_level + batch * batch_level + classes * class_level
+    return value
+
+
+def _softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.clamp_min(MINIMUM_LOGIT) / temperature).softmax(-1)

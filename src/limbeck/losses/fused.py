@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import get_args
 
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.core.numbers import is_whole
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.losses._fused import Reduction, Work, product_type
-from limbeck.losses._fused_operation import whole
+from limbeck.losses._fused import FusedArguments, Reduction, product_dtype
+from limbeck.losses._fused_operation import fused
 from limbeck.losses._inputs import check_labels
-from limbeck.losses._kinds import Kind, Measure
+from limbeck.losses._kinds import DivergenceConfig, Kind
+from limbeck.losses._types import Labels, Scalar
 from limbeck.losses.divergences import check_targets
 from limbeck.targets import Targets, head_problems
 
@@ -28,7 +29,7 @@ def fused_divergence(
     *,
     kind: Kind = "forward_kl",
     temperature: float,
-    labels: Integer[Tensor, " units"] | None = None,
+    labels: Labels | None = None,
     label_weight: float = 1.0,
     bias: Float[Tensor, " classes"] | None = None,
     softcap: float | None = None,
@@ -37,7 +38,7 @@ def fused_divergence(
     beta: float | None = None,
     normalized: bool = False,
     block_bytes: int | None = None,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     r"""Compute the mean divergence from hidden states, without all logits in memory at once.
 
     With logits $z = h W^\top + b$, or $c \tanh(z/c)$ of them for a soft cap c, and weights w:
@@ -51,7 +52,7 @@ def fused_divergence(
     Args:
         hidden: The student's last hidden states h, `[units, features]`.
         weight: The student's head W, `[classes, features]`; may be tied to other weights.
-        targets: The teacher's targets for the same elements, of any type. No gradient reaches them.
+        targets: The teacher's targets for the same elements, of any type.
         kind: As for `divergence`, and so are `temperature`, `beta` and `normalized`.
         temperature: T, above 0.
         labels: The labels y, `[units]`, for cross-entropy at temperature 1.
@@ -67,7 +68,7 @@ def fused_divergence(
             larger of 32 MiB and the head's size. Values do not depend on it.
 
     Returns:
-        A scalar in nats; float32 for half precision. Gradients are summed up in float32, too.
+        A scalar in nats. Gradients are summed up in float32, too.
 
     Raises:
         InputError: A wrong shape, dtype or setting; a second derivative, or forward mode.
@@ -84,37 +85,9 @@ def fused_divergence(
     Cross-Entropy); the divergences as `divergence`.
     """
     where = "fused_divergence"
-    measure = Measure.of(where, kind, temperature, beta, normalized)
-    _check_head(hidden, weight, bias, softcap, block_bytes, reduction)
-    check_targets(
-        targets,
-        units=len(hidden),
-        classes=len(weight),
-        measure=measure,
-        where=f"{where}.targets",
-    )
-    if weights is not None and (weights.shape != hidden.shape[:1] or weights.is_complex()):
-        given = f"{weights.dtype} {tuple(weights.shape)}"
-        allowed = f"one weight a unit, [{len(hidden)}]"
-        raise InputError(Problem(f"{where}.weights", given, allowed))
-    if labels is not None:
-        check_labels(labels, hidden, where=f"{where}.labels")
-    share = float(label_weight)
-    work = Work(targets, measure, labels, share, softcap, weights, reduction, block_bytes)
-    return whole(hidden, weight, bias, work)
-
-
-def _check_head(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    softcap: object,
-    block_bytes: object,
-    reduction: object,
-) -> None:
-    where = "fused_divergence"
+    config = DivergenceConfig.of(where, kind, temperature, beta, normalized)
     problems = head_problems(where, hidden, weight, bias, softcap)
-    if hidden.is_floating_point() and product_type(hidden) != product_type(weight):
+    if hidden.is_floating_point() and product_dtype(hidden) != product_dtype(weight):
         fix = "Convert one of them, or use autocast."
         problems.append(Problem(f"{where}.weight", str(weight.dtype), str(hidden.dtype), fix))
     if block_bytes is not None and not is_whole(block_bytes, least=1):
@@ -124,3 +97,14 @@ def _check_head(
         problems.append(Problem(f"{where}.reduction", reduction, ", ".join(known), fix))
     if problems:
         raise InputError(*problems)
+    check_targets(targets, hidden.shape[0], weight.shape[0], config, where=f"{where}.targets")
+    if weights is not None and (weights.shape != hidden.shape[:1] or weights.is_complex()):
+        given = f"{weights.dtype} {tuple(weights.shape)}"
+        allowed = f"one weight per element, [{len(hidden)}]"
+        raise InputError(Problem(f"{where}.weights", given, allowed))
+    if labels is not None:
+        check_labels(labels, hidden, where=f"{where}.labels")
+    arguments = FusedArguments(
+        targets, config, labels, float(label_weight), softcap, weights, reduction, block_bytes
+    )
+    return fused(hidden, weight, bias, arguments)

@@ -6,20 +6,14 @@ from the mean, whatever its values.
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.core.tensors import norm, precise
-from limbeck.errors import InputError, Problem
-from limbeck.losses._inputs import check_floating, check_mask, check_same_shape
+from limbeck.losses._inputs import check_axes, check_floating, check_mask, check_same_shape
+from limbeck.losses._types import Mask, PerElement, States
 
 
-def hidden_mse(
-    student: Float[Tensor, "units *tokens features"],
-    teacher: Float[Tensor, "units *tokens features"],
-    *,
-    mask: Bool[Tensor, "samples tokens"] | None = None,
-) -> Float[Tensor, " units"]:
+def hidden_mse(student: States, teacher: States, *, mask: Mask | None = None) -> PerElement:
     r"""Compute the mean squared error of hidden states (TinyBERT).
 
     $$\frac1{n\,D} \sum_{i,k} (h^t_{ik} - h^s_{ik})^2$$
@@ -29,17 +23,15 @@ def hidden_mse(
     Args:
         student: Hidden states, `[samples, tokens, features]` or `[units, features]`, mapped to the
             teacher's width by a connector.
-        teacher: Hidden states of the same shape. No gradient reaches them.
+        teacher: Hidden states of the same shape.
         mask: True for tokens that are not padding, `[samples, tokens]`: the mean is over these;
             without any it is 0. `[samples, features]` has no tokens to mask.
 
     Returns:
-        One value per sample (or element), `[samples]`; float32 for half-precision states. Its
-        published weight is 1.
+        One value per sample (or element), `[samples]`. Its published weight is 1.
 
     Raises:
-        InputError: Different shapes, too few dimensions, integer dtypes, or a mask of another
-            shape.
+        InputError: A wrong shape or dtype, or a mask of another shape.
 
     Example:
         >>> import torch
@@ -54,12 +46,7 @@ def hidden_mse(
     return _mean_squares(student, teacher, mask, "hidden_mse")
 
 
-def embedding_mse(
-    student: Float[Tensor, "units *tokens features"],
-    teacher: Float[Tensor, "units *tokens features"],
-    *,
-    mask: Bool[Tensor, "samples tokens"] | None = None,
-) -> Float[Tensor, " units"]:
+def embedding_mse(student: States, teacher: States, *, mask: Mask | None = None) -> PerElement:
     r"""Compute the mean squared error of embeddings (TinyBERT), equal to `hidden_mse`.
 
     $$\frac1{n\,D} \sum_{i,k} (e^t_{ik} - e^s_{ik})^2$$
@@ -67,12 +54,11 @@ def embedding_mse(
     Args:
         student: Embeddings, `[samples, tokens, features]` or `[units, features]`, mapped to the
             teacher's width by a connector.
-        teacher: Embeddings of the same shape. No gradient reaches them.
+        teacher: Embeddings of the same shape.
         mask: As in `hidden_mse`.
 
     Returns:
-        One value per sample (or element), `[samples]`; float32 for half-precision embeddings. Its
-        published weight is 1.
+        One value per sample (or element), `[samples]`. Its published weight is 1.
 
     Raises:
         InputError: As `hidden_mse`.
@@ -87,17 +73,12 @@ def embedding_mse(
     return _mean_squares(student, teacher, mask, "embedding_mse")
 
 
-def _mean_squares(student: Tensor, teacher: Tensor, mask: Tensor | None, name: str) -> Tensor:
-    ours, theirs = _states(student, teacher, mask, name)
-    return mean_over_tokens((ours - theirs).square().mean(-1), mask)
+def _mean_squares(student: Tensor, teacher: Tensor, mask: Tensor | None, where: str) -> Tensor:
+    student, teacher = _states(student, teacher, mask, where)
+    return mean_over_tokens((student - teacher).square().mean(-1), mask)
 
 
-def hidden_cosine(
-    student: Float[Tensor, "units *tokens features"],
-    teacher: Float[Tensor, "units *tokens features"],
-    *,
-    mask: Bool[Tensor, "samples tokens"] | None = None,
-) -> Float[Tensor, " units"]:
+def hidden_cosine(student: States, teacher: States, *, mask: Mask | None = None) -> PerElement:
     r"""Compute the cosine distance of hidden states (DistilBERT).
 
     $$\frac1n \sum_i \Big(1 - \frac{h^s_i \cdot h^t_i}{\|h^s_i\|\,\|h^t_i\|}\Big)$$
@@ -108,13 +89,12 @@ def hidden_cosine(
     Args:
         student: Hidden states, `[samples, tokens, features]` or `[units, features]`, mapped to the
             teacher's width by a connector.
-        teacher: Hidden states of the same shape. No gradient reaches them.
+        teacher: Hidden states of the same shape.
         mask: As in `hidden_mse`.
 
     Returns:
-        One value per sample (or element) between 0 and 2, `[samples]`; float32 for half-precision
-        states. DistilBERT's weight is 1, with 5 for the soft targets and 2 for the language model's
-        own loss.
+        One value per sample (or element) between 0 and 2, `[samples]`. DistilBERT's weight is 1,
+        with 5 for the soft targets and 2 for the language model's own loss.
 
     Raises:
         InputError: As `hidden_mse`.
@@ -127,10 +107,10 @@ def hidden_cosine(
     Source: Sanh et al. 2019 (DistilBERT).
     """
     states = _states(student, teacher, mask, "hidden_cosine")
-    (ours, nowhere), (theirs, nowhere_either) = map(_directions, states)
-    # 1 − ours·theirs, in a form that cannot round below 0 and is exact for equal vectors.
-    value = (ours - theirs).square().sum(-1) / 2
-    return mean_over_tokens(value.masked_fill(nowhere | nowhere_either, 1), mask)
+    (student, zero), (teacher, teacher_zero) = map(_directions, states)
+    # 1 − student·teacher, in a form that cannot round below 0 and is exact for equal vectors.
+    value = (student - teacher).square().sum(-1) / 2
+    return mean_over_tokens(value.masked_fill(zero | teacher_zero, 1), mask)
 
 
 def _directions(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +119,7 @@ def _directions(states: Tensor) -> tuple[Tensor, Tensor]:
     return states.masked_fill(zero, 0) / length, zero.squeeze(-1)
 
 
-def without_padding(states: Tensor, mask: Tensor | None, *, rest: int, where: str) -> Tensor:
+def mask_padding(states: Tensor, mask: Tensor | None, *, rest: int, where: str) -> Tensor:
     """Set padding tokens to zero, so that they have no effect on value or gradient.
 
     `rest` dimensions follow samples and tokens; without a token dimension, as after pooling,
@@ -167,27 +147,17 @@ def mean_over_tokens(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.masked_fill(~mask, 0).sum(1) / mask.sum(1).clamp_min(1)
 
 
-def check_axes(tensor: Tensor, axes: int, *, where: str, allowed: str) -> None:
-    """Raise an error for a tensor of too few dimensions, or of an integer dtype.
-
-    Raises:
-        InputError: The tensor is invalid.
-    """
-    check_floating(tensor, where=where)
-    if tensor.ndim < axes or tensor.shape[-1] == 0:
-        raise InputError(Problem(where, tuple(tensor.shape), f"a tensor {allowed}"))
-
-
 def _states(
-    student: Tensor, teacher: Tensor, mask: Tensor | None, name: str
+    student: Tensor, teacher: Tensor, mask: Tensor | None, where: str
 ) -> tuple[Tensor, Tensor]:
     """Check both sides, and return them in the computation's precision, without padding."""
-    allowed = "[samples, tokens, features] or [units, features]"
-    check_axes(student, 2, where=f"{name}.student", allowed=allowed)
-    check_floating(teacher, where=f"{name}.teacher")
-    check_same_shape(student, teacher, where=f"{name}.teacher")
-    ours, theirs = (
-        without_padding(precise(states), mask, rest=1, where=f"{name}.mask")
+    fewest, last = range(2, 99), slice(-1, None)
+    allowed = "a tensor [samples, tokens, features] or [units, features]"
+    check_axes(student, fewest, where=f"{where}.student", allowed=allowed, nonempty=last)
+    check_floating(teacher, where=f"{where}.teacher")
+    check_same_shape(student, teacher, where=f"{where}.teacher")
+    first, second = (
+        mask_padding(precise(states), mask, rest=1, where=f"{where}.mask")
         for states in (student, teacher.detach())
     )
-    return ours, theirs
+    return first, second

@@ -102,7 +102,7 @@ class Objective:
             if isinstance(term.connector, nn.Module):
                 self.connectors[ready.name] = _joint(term.connector)
         self._scalars = {
-            ready.name for ready in self._ready if ready.builtin in losses.OVER_THE_BATCH
+            ready.name for ready in self._ready if ready.builtin in losses.BATCH_LOSSES
         }
         self._settings = {
             ready.name: term.connector if isinstance(term.connector, Mapping) else {}

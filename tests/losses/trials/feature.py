@@ -82,7 +82,7 @@ def activation_boundary(student, teacher, margin=1.0, reading="hinge"):
                 total += (s - margin) ** 2 if s <= margin else 0
             else:
                 total += (s + margin) ** 2 if s > -margin else 0
-        else:  # the other side costs the way back, and then the whole of the teacher's distance
+        else:  # on the other side: its own distance and the whole of the teacher's
             total += (s - t) ** 2 if (s > 0) == (t > 0) else s**2 + t**2
     return total
 
@@ -193,7 +193,7 @@ LAYERS = [(1, 3, 3), (2, 2)]
 
 TRIALS = {
     "activation_boundary": [
-        # It asks for a margin of its own, not for the teacher's: no minimum at student = teacher.
+        # A fixed margin, not the teacher's: no minimum at student = teacher.
         trial(losses.activation_boundary, activation_boundary, without=[1]),
         trial(losses.activation_boundary, activation_boundary, margin=0.3, without=[1]),
         trial(losses.activation_boundary, activation_boundary, reading="margin"),

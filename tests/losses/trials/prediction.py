@@ -48,8 +48,8 @@ def standardized_kl(student, teacher, temperature=2.0, correction=1):
 def dist(student, teacher, temperature=1.0, beta=2.0, gamma=2.0):
     q, p = soft(student, temperature), soft(teacher, temperature)
     rows, columns = (
-        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(ours, theirs, strict=True)])
-        for ours, theirs in ((q, p), (q.T, p.T))
+        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*sides, strict=True)])
+        for sides in ((q, p), (q.T, p.T))
     )
     return temperature**2 * (beta * (1 - rows) + gamma * (1 - columns))
 
@@ -79,7 +79,7 @@ TRIALS = {
         trial(losses.dkd, dkd, kind="divergence"),
         trial(losses.dkd, dkd, kind="divergence", alpha=0.5, beta=2.0),
     ],
-    # A correlation does not see how far predictions spread, so T² makes its gradient grow with T.
+    # A correlation is scale-invariant: T² makes its gradient grow with T.
     "dist": [
         trial(losses.dist, dist, kind="batch", without=[5]),
         trial(losses.dist, dist, kind="batch", without=[5], beta=1.0, gamma=0.5),

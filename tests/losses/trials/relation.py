@@ -42,35 +42,35 @@ def kl(p, q):
 
 
 def rkd_distance(student, teacher, similarity="huber", temperature=1.0):
-    ours, theirs, n = distances(student), distances(teacher), len(student)
+    s, t, n = distances(student), distances(teacher), len(student)
     if similarity == "huber":
-        return huber(ours - theirs).mean()
+        return huber(s - t).mean()
     total = 0.0
     for i in range(n):
         other = [j for j in range(n) if j != i]
         if other:
-            p, q = (softmax(side[i, other] / temperature) for side in (theirs, ours))
+            p, q = (softmax(side[i, other] / temperature) for side in (t, s))
             total += kl(p, q)
     return temperature**2 * total / n
 
 
 def rkd_angle(student, teacher, similarity="huber", temperature=1.0):
-    ours, theirs, n = angles(student), angles(teacher), len(student)
+    s, t, n = angles(student), angles(teacher), len(student)
     if similarity == "huber":
-        return huber(ours - theirs).mean()
+        return huber(s - t).mean()
     total = 0.0
     for i in range(n):
         for j in range(n):
             other = [k for k in range(n) if k not in (i, j)]
             if i != j and other:
-                p, q = (softmax(side[i, j, other] / temperature) for side in (theirs, ours))
+                p, q = (softmax(side[i, j, other] / temperature) for side in (t, s))
                 total += kl(p, q)
     return temperature**2 * total / max(1, n * (n - 1))
 
 
 def similarity_preserving(student, teacher):
-    ours, theirs = (unit(rows(side) @ rows(side).T) for side in (student, teacher))
-    return ((ours - theirs) ** 2).sum() / len(student) ** 2
+    s, t = (unit(rows(side) @ rows(side).T) for side in (student, teacher))
+    return ((s - t) ** 2).sum() / len(student) ** 2
 
 
 def correlation_congruence(student, teacher, kernel="gaussian", gamma=0.4, order=2):

@@ -44,11 +44,11 @@ def normal(*shapes):
     """Draw student and teacher of these shapes, six samples of each."""
 
     def draw(generator, scale):
-        ours, theirs = (
+        student, teacher = (
             torch.randn(6, *shape, generator=generator, dtype=torch.float64) * scale
             for shape in (shapes[0], shapes[-1])
         )
-        return ours, theirs
+        return student, teacher
 
     return draw
 
@@ -57,8 +57,8 @@ def probabilities(*shapes):
     """Draw distributions over the last axis: soft at scale 1, and one for one key at 1e4."""
 
     def draw(generator, scale):
-        ours, theirs = normal(*shapes)(generator, 0.3 * scale)
-        return ours.softmax(-1), theirs.softmax(-1)
+        student, teacher = normal(*shapes)(generator, 0.3 * scale)
+        return student.softmax(-1), teacher.softmax(-1)
 
     return draw
 

@@ -1,0 +1,19 @@
+"""Shapes of the tensors of losses, checked at run time by jaxtyping where it is enabled."""
+
+from typing import TypeAlias
+
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+Logits: TypeAlias = Float[Tensor, "units classes"]
+Labels: TypeAlias = Integer[Tensor, " units"]
+PerElement: TypeAlias = Float[Tensor, " units"]
+
+Features: TypeAlias = Float[Tensor, "samples ..."]
+Maps: TypeAlias = Float[Tensor, "samples _ _ _"]
+PerSample: TypeAlias = Float[Tensor, " samples"]
+
+States: TypeAlias = Float[Tensor, "units *tokens features"]
+Mask: TypeAlias = Bool[Tensor, "samples tokens"]
+
+Scalar: TypeAlias = Float[Tensor, ""]
