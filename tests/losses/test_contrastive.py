@@ -217,7 +217,7 @@ WRONG = [
         )
     ),
     ("crd", ROWS, ROWS, {"negatives": NEGATIVES["negatives"]}, "negatives", "or neither"),
-    ("crd", ROWS, ROWS, {"positives": ROWS}, "positives", "beside negatives"),
+    ("crd", ROWS, ROWS, {"positives": ROWS}, "positives", "with negatives"),
     ("crd", ROWS, ROWS, NEGATIVES | {"positives": ROWS[:1]}, "positives", "(2, 3)"),
     ("crd", ROWS, ROWS, NEGATIVES | {"negatives": ROWS[:, :2]}, "negatives", "negatives, 3"),
     (

@@ -107,7 +107,7 @@ def test_invalid_states_and_attention_raise(name):
     refused("student", "a tensor", name, fits[0, 0, ..., 0], fits[0, 0, ..., 0], **more)
     others = "samples" if name == "minilm_relation" else "one shape"
     refused("teacher", others, name, fits, fits[:1], **more)
-    refused("mask", "real", name, fits, fits, mask=MASK.long(), **more)
+    refused("mask", "boolean mask", name, fits, fits, mask=MASK.long(), **more)
     refused("mask", "[samples, tokens]", name, fits, fits, mask=MASK[:, :2], **more)
 
 
@@ -120,7 +120,7 @@ WRONG = [
         DenseTargets(torch.zeros(3, 3)),
         {"temperature": 1.0},
         "targets",
-        "2 units",
+        "2 elements",
     ),
     ("minilm_relation", STATES, STATES, {"heads": 3}, "heads", "student's 4 features"),
     ("minilm_relation", STATES, torch.zeros(2, 3, 6), {"heads": 4}, "heads", "teacher's 6"),

@@ -315,7 +315,7 @@ WRONG = [
             (name, ROWS.long(), ROWS, {}, "student", "floating-point"),
             (name, ROWS, ROWS.long(), {}, "teacher", "floating-point"),
             (name, torch.zeros(2), ROWS, {}, "student", "[samples, ...]"),
-            (name, torch.zeros(2, 0), ROWS, {}, "student", "at least one number"),
+            (name, torch.zeros(2, 0), ROWS, {}, "student", "at least one feature"),
         )
     ),
     ("rkd_distance", ROWS, ROWS, {"similarity": "hubert"}, "similarity", "huber, kl"),

@@ -80,7 +80,7 @@ def map_pair(
 def check_maps(features: Tensor, axes: Sequence[int], *, where: str) -> None:
     """Raise an error unless features have one of some numbers of dimensions, from 2 to 4."""
     allowed = "a tensor " + " or ".join(_AXES[count] for count in axes)
-    check_axes(features, axes, where=where, allowed=f"{allowed}, with at least one feature")
+    check_axes(features, axes, where=where, allowed=f"{allowed}, none but the samples' of size 0")
 
 
 def channel_axis(features: Tensor) -> int:
