@@ -6,19 +6,17 @@ the paper's formula; a loss has one for each of its forms.
 
 import functools
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
-from pathlib import Path
 
 import pytest
+from loss_trials import EACH, FILES, TRIALS
 
 from limbeck import losses
 from limbeck.errors import InputError
 from limbeck.testing import LAWS, BrokenLawError
 
-FOLDER = Path(__file__).parent / "trials"
 # How many laws each kind keeps, when at most one is left out of those that always apply.
 LEAST = {
     "divergence": 11,
@@ -30,22 +28,6 @@ LEAST = {
     "fused": 11,
 }
 NO_SOURCE = {"cross_entropy"}  # older than the papers
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"trials_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.TRIALS
-
-
-FOUND = {path.name: load(path) for path in sorted(FOLDER.glob("*.py"))}
-TRIALS = {name: trials for found in FOUND.values() for name, trials in found.items()}
-EACH = [
-    pytest.param(name, place, id=f"{name}-{place}")
-    for name in TRIALS
-    for place in range(len(TRIALS[name]))
-]
 
 
 @functools.cache
@@ -75,7 +57,7 @@ def test_every_loss_has_trials():
 
 
 def test_no_loss_has_trials_in_two_files():
-    assert sum(map(len, FOUND.values())) == len(TRIALS)
+    assert sum(map(len, FILES.values())) == len(TRIALS)
 
 
 def test_all_losses_are_exported():
@@ -113,7 +95,7 @@ def test_every_law_applies_to_a_trial():
     seen = set()
     for parameters in EACH:
         try:
-            seen.update(tried(*parameters.values, 0))
+            seen.update(tried(*parameters, 0))
         except BrokenLawError as error:  # `test_every_law_holds` reports it
             seen.add(error.law)
     assert seen == set(LAWS)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from loss_trials import TRIALS
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from limbeck import losses
@@ -25,19 +24,6 @@ FORWARD_OR_TWICE = {
     "a gradient of the gradient",
 }
 IN_BLOCKS = ("divergence", "soft_target_kl", "ttm", "mlkd", "minilm_relation", "rkd_angle")
-
-
-def trials():
-    found = {}
-    for path in sorted((Path(__file__).parent / "trials").glob("*.py")):
-        spec = importlib.util.spec_from_file_location(f"subjects_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found |= module.TRIALS
-    return found
-
-
-TRIALS = trials()
 
 
 def attempts(name):

@@ -116,7 +116,7 @@ def join(
     """Build the connector between a student's and a teacher's features for a loss.
 
     Args:
-        loss_name: The loss. For a user's own loss, `connect` builds the connector.
+        loss_name: The loss. Unknown names, as of a user's own loss, have a `StudentConnector`.
         student: The student's feature for an example batch, or a sequence of features.
         teacher: The same for the teacher.
         samples: The number of training samples, for memory banks.

@@ -15,13 +15,7 @@ from limbeck.errors import InputError, Problem
 
 
 class Embedding(nn.Module):
-    """Average pooling over positions, and a linear projection to a unit vector.
-
-    Args:
-        width: The number of channels of the features.
-        dimension: The length of the embedding.
-        places: The dimensions to average over.
-    """
+    """Average pooling over the dimensions `places`, and a linear projection to a unit vector."""
 
     def __init__(self, width: int, dimension: int, *, places: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -31,9 +25,7 @@ class Embedding(nn.Module):
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return embeddings of length one, `[samples, dimension]`; float32 for half precision.
 
-        Args:
-            features: Features of the shape that the layer was built for.
-            mask: `[samples, tokens]`, true for tokens that are not padding; used for tokens only.
+        The mask `[samples, tokens]`, true for tokens that are not padding, is used for tokens only.
         """
         features = features.to(self.linear.weight.dtype)
         if self.places == (1,) and mask is not None and mask.shape == features.shape[:2]:
@@ -49,12 +41,9 @@ class Embedding(nn.Module):
 
 
 class Embeddings(PairConnector):
-    """The embeddings of student and teacher for `crd`; both are trained.
+    """The embeddings of student and teacher for `crd`, both trained, and the bank of negatives.
 
-    Args:
-        student: The embedding of the student's features.
-        teacher: The embedding of the teacher's features.
-        bank: The memory bank of negatives; None to use the batch.
+    Without a bank the loss uses negatives of the batch.
     """
 
     def __init__(
@@ -201,16 +190,10 @@ class MemoryBank(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the loss's arguments for this batch, and then update the bank.
+        """Return the arguments of `limbeck.losses.crd` for this batch, and then update the bank.
 
-        Args:
-            student: Embeddings, `[samples, dimension]`, of length one.
-            teacher: The same for the teacher.
-            inputs: `index`, `[samples]`: the samples' indices in the training set; `labels` if
-                present.
-
-        Returns:
-            The bank's arguments of `limbeck.losses.crd`.
+        The embeddings are `[samples, dimension]`, of length one. The inputs are `index`,
+        `[samples]`: the samples' indices in the training set; and `labels` if present.
 
         Raises:
             InputError: The index is missing, is not one number per sample, or (checked on a CPU) is
@@ -232,11 +215,9 @@ class MemoryBank(nn.Module):
         return arguments | ({"first_cosines": self.first_cosines} if self._started() else {})
 
     def draw(self, index: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Draw negatives for some samples, `[len(index), negatives]`.
+        """Draw negatives for samples by index, `[len(index), negatives]`.
 
-        Args:
-            index: The indices of the samples.
-            labels: Their classes; ignored unless there is one integer per sample.
+        The samples' classes, the labels, are ignored unless there is one integer per sample.
         """
         labelled = (
             labels is not None and labels.shape == index.shape and not labels.is_floating_point()

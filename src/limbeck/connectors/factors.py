@@ -71,12 +71,8 @@ def build(
 ) -> PairConnector:
     """Build the connector from example features of one layout; `samples` is unused.
 
-    Args:
-        student: The student's feature: `[n, channels, height, width]`, `[n, tokens, d]` or `[n, d]`
-            (for which only the loss's form `factor` is meaningful).
-        teacher: The teacher's feature, of the same layout.
-        samples: Unused.
-        rate: The number of factors divided by the number of the teacher's channels; above 0.
+    For vectors, only the loss's form `factor` is meaningful. `rate`, above 0, is the number of
+    factors divided by the number of the teacher's channels.
 
     Raises:
         InputError: The features cannot be connected, or the rate is <= 0.

@@ -97,11 +97,8 @@ def _as_list(features: Any) -> list[Tensor]:
 def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example features; `samples` is unused.
 
-    Args:
-        student: The student's features from the shallowest layer to the deepest, each
-            `[n, channels, height, width]` or `[n, d]`; or one of them.
-        teacher: The same number of the teacher's features.
-        samples: Unused.
+    Each side is one feature, `[n, channels, height, width]` or `[n, d]`, or a sequence of them from
+    the shallowest layer to the deepest.
 
     Raises:
         InputError: The features cannot be connected; the message has the reason.

@@ -88,15 +88,11 @@ def crd(
     \quad w(a, b) = \frac{\exp(c(a, b)/\tau)}{z}$$
 
     The value is the mean of ℓ over the student's embeddings as anchors, plus the mean over the
-    teacher's.
-
-    *In the batch* (no `negatives`): sample i's positive is the other side's i, its negatives are
-    the other side's j ≠ i, m of them; with `labels`, only those j of another class, so that m
-    differs from sample to sample. *With a memory bank* (`negatives` and `student_negatives`): the
-    student's anchors are compared with the bank's teachers, `positives` and `negatives`, and the
-    teacher's anchors with the bank's students, `student_positives` and `student_negatives`; without
-    given positives, those of this batch's other side are used. `labels` are then ignored: the
-    negatives are already drawn.
+    teacher's. *In the batch* (no `negatives`) sample i's positive is the other side's i, its
+    negatives are the other side's j ≠ i; with `labels`, only those of another class. *With a memory
+    bank* (`negatives` and `student_negatives`) the student's anchors are compared with the bank's
+    teacher embeddings, and the teacher's anchors with the bank's student embeddings; without given
+    positives, those of this batch's other side are used, and `labels` are ignored.
 
     z is the mean of exp(c/τ) over a row of `first_cosines`, 1 without: row 0 for the student's
     anchors, row 1 for the teacher's. This is the published estimator, with uniform noise over N
@@ -116,8 +112,7 @@ def crd(
         student_positives: As `positives`, for the bank's students.
         student_negatives: As `negatives`, for the bank's students.
         drawn: `[samples, m]`, the indices of each sample's rows in `negatives` and
-            `student_negatives`, `[rows, d]` each; all rows if not given. It is cheap for few rows
-            compared with samples·m, since no row is copied per sample.
+            `student_negatives`, `[rows, d]` each; all rows if not given.
         first_cosines: `[2, any number]`, see above; also without a bank.
         trained_teacher: The teacher's embeddings again, with gradient, to train the layer that
             computes them.

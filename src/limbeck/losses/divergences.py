@@ -84,7 +84,6 @@ def divergence(
             targets, an unknown kind, or an invalid beta.
 
     Example:
-        >>> import torch
         >>> from limbeck.targets import DenseTargets
         >>> targets = DenseTargets(torch.tensor([[2.0, 0.0]]))
         >>> divergence(torch.zeros(1, 2), targets, kind="reverse_kl", temperature=1.0)
@@ -117,9 +116,6 @@ def check_targets(
 
     Class ids out of range or repeated, and probabilities that sum to more than 1, are checked on a
     CPU only: elsewhere the check would synchronise the device.
-
-    Raises:
-        InputError: The targets are invalid.
     """
     if not isinstance(targets, DenseTargets | TopKTargets | SampledTargets | HeadTargets):
         allowed = "DenseTargets, TopKTargets, SampledTargets or HeadTargets"
@@ -203,7 +199,6 @@ def dkd(
             temperature <= 0.
 
     Example:
-        >>> import torch
         >>> student, teacher = torch.zeros(1, 3), torch.tensor([[2.0, 1.0, 0.0]])
         >>> dkd(student, teacher, labels=torch.tensor([0]), temperature=1.0)
         tensor([1.1166])
@@ -267,7 +262,6 @@ def ttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
         InputError: A wrong shape or dtype, or a temperature <= 0.
 
     Example:
-        >>> import torch
         >>> teacher = torch.tensor([[8.0, 0.0]])
         >>> ttm(torch.tensor([[2.0, 0.0]]), teacher, temperature=4.0)
         tensor([0.])
@@ -303,7 +297,6 @@ def wttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
         InputError: A wrong shape or dtype, or a temperature <= 0.
 
     Example:
-        >>> import torch
         >>> wttm(torch.tensor([[4.0, 0.0]]), torch.zeros(1, 2), temperature=2.0)
         tensor([1.8738])
 
@@ -350,7 +343,6 @@ def standardized_kl(
             nor 1.
 
     Example:
-        >>> import torch
         >>> teacher = torch.tensor([[2.0, 1.0, 0.0]])
         >>> standardized_kl(3 * teacher + 5, teacher)
         tensor([0.])
@@ -410,9 +402,7 @@ def dist(
     A row or a column that is constant on either side has no correlation: it counts as ρ = 0,
     without a gradient. So the second part is γ·T² for a batch of one element. If the product of the
     two norms is below 1e-8, as for a class of negligible probability in the whole batch, the
-    divisor is 1e-8 instead.
-
-    T² is that of the published code.
+    divisor is 1e-8 instead. T² is that of the published code.
 
     Args:
         student: Logits, `[units, classes]`.
@@ -431,7 +421,6 @@ def dist(
         InputError: A wrong shape or dtype, a negative weight, or a temperature <= 0.
 
     Example:
-        >>> import torch
         >>> teacher = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
         >>> dist(teacher, teacher).abs() < 1e-6
         tensor(True)
@@ -505,7 +494,6 @@ def mlkd(
         InputError: A wrong shape or dtype, no temperature or one <= 0, or a negative weight.
 
     Example:
-        >>> import torch
         >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
         >>> mlkd(torch.zeros(2, 2), teacher, temperatures=[1.0])
         tensor(0.3992)
