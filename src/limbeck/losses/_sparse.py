@@ -102,30 +102,30 @@ def _f(ratio: Tensor, config: DivergenceConfig) -> Tensor:
     """Compute f of q/p, given the ratio's logarithm."""
     if config.kind == "forward_kl":
         return -ratio
-    near = ratio.clamp_max(_SATURATED)
+    clamped = ratio.clamp_max(_SATURATED)
     if config.kind == "reverse_kl":
-        return not_negative(near * near.exp() - near.expm1())
+        return not_negative(clamped * clamped.exp() - clamped.expm1())
     if config.kind == "tvd":
-        return near.expm1().abs() / 2
+        return clamped.expm1().abs() / 2
     beta = config.beta
-    log_p_ratio, log_q_ratio = -log_mixture(near, 1 - beta), -log_mixture(-near, beta)
+    log_p_ratio, log_q_ratio = -log_mixture(clamped, 1 - beta), -log_mixture(-clamped, beta)
     scale = beta * (1 - beta) if config.normalized else 1.0
-    return not_negative((beta * log_p_ratio + (1 - beta) * near.exp() * log_q_ratio) / scale)
+    return not_negative((beta * log_p_ratio + (1 - beta) * clamped.exp() * log_q_ratio) / scale)
 
 
 def _f_derivative(ratio: Tensor, config: DivergenceConfig) -> Tensor:
     """Compute the derivative of `_f` with respect to the ratio's logarithm."""
     if config.kind == "forward_kl":
         return torch.full_like(ratio, -1.0)
-    near = ratio.clamp_max(_SATURATED)
-    derivative = near.exp().masked_fill(ratio > _SATURATED, 0)
+    clamped = ratio.clamp_max(_SATURATED)
+    derivative = clamped.exp().masked_fill(ratio > _SATURATED, 0)
     if config.kind == "reverse_kl":
-        return derivative * near
+        return derivative * clamped
     if config.kind == "tvd":
-        return derivative * near.sign() / 2
+        return derivative * clamped.sign() / 2
     beta = config.beta
     scale = beta if config.normalized else 1 / (1 - beta)
-    return -derivative * log_mixture(-near, beta) / scale
+    return -derivative * log_mixture(-clamped, beta) / scale
 
 
 def _rest(targets: TopKTargets) -> _Rest:

@@ -145,15 +145,14 @@ def crd(
         return student.sum()
     if negatives is None or student_negatives is None:
         scores, mask = products(student, teacher) / temperature, _negatives(student, labels)
-        near = scores.diagonal()
-        first = _nce(near - log_z[0], scores - log_z[0], mask)
-        return first + _nce(near - log_z[1], scores.T - log_z[1], mask)
-    near, student_near = (
-        _bank_positives(positives, teacher),
-        _bank_positives(student_positives, student),
-    )
-    return _with_bank(student, near, negatives, drawn, temperature, log_z[0]) + _with_bank(
-        teacher, student_near, student_negatives, drawn, temperature, log_z[1]
+        positive = scores.diagonal()
+        first = _nce(positive - log_z[0], scores - log_z[0], mask)
+        return first + _nce(positive - log_z[1], scores.T - log_z[1], mask)
+    positives = _bank_positives(positives, teacher)
+    student_positives = _bank_positives(student_positives, student)
+    first = _with_bank(student, positives, negatives, drawn, temperature, log_z[0])
+    return first + _with_bank(
+        teacher, student_positives, student_negatives, drawn, temperature, log_z[1]
     )
 
 
@@ -169,9 +168,9 @@ def _with_bank(
     temperature: float,
     log_z: Tensor,
 ) -> Tensor:
-    near = (anchors * positives).sum(-1) / temperature
-    far = _cosines(anchors, negatives.detach().to(anchors.dtype), drawn) / temperature
-    return _nce(near - log_z, far - log_z)
+    positive = (anchors * positives).sum(-1) / temperature
+    negative = _cosines(anchors, negatives.detach().to(anchors.dtype), drawn) / temperature
+    return _nce(positive - log_z, negative - log_z)
 
 
 def _cosines(anchors: Tensor, negatives: Tensor, drawn: Tensor | None) -> Tensor:
@@ -186,14 +185,14 @@ def _cosines(anchors: Tensor, negatives: Tensor, drawn: Tensor | None) -> Tensor
     return scores.gather(1, drawn) / lengths[drawn]
 
 
-def _nce(near: Tensor, far: Tensor, mask: Tensor | None = None) -> Tensor:
+def _nce(positive: Tensor, negative: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compute the mean of ℓ, from log w of the positives and of the (masked) negatives."""
     if mask is None:
-        log_m = math.log(far.shape[1])
-        return (F.softplus(log_m - near) + F.softplus(far - log_m).sum(1)).mean()
-    logs = mask.sum(1, keepdim=True).to(far.dtype).log()
-    positive = F.softplus(logs.squeeze(1) - near)
-    return (positive + F.softplus(far - logs).masked_fill(~mask, 0).sum(1)).mean()
+        log_m = math.log(negative.shape[1])
+        return (F.softplus(log_m - positive) + F.softplus(negative - log_m).sum(1)).mean()
+    log_counts = mask.sum(1, keepdim=True).to(negative.dtype).log()
+    negatives = F.softplus(negative - log_counts).masked_fill(~mask, 0).sum(1)
+    return (F.softplus(log_counts.squeeze(1) - positive) + negatives).mean()
 
 
 def _directions(
