@@ -65,7 +65,7 @@ def _file(made: Subject, name: str, folder: Path) -> float | str:
 
 def _apart(made: Subject, path: Path) -> float:
     answered = OnnxPredictor(path, threads=1).predict(made.batch)["logits"]
-    expected = made.answers().numpy()
+    expected = made.logits().numpy()
     return float(np.abs(answered - expected).max() / max(1.0, np.abs(expected).max()))
 
 
