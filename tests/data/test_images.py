@@ -54,13 +54,13 @@ def odd(tmp_path: Path, read: Read) -> Callable[..., Data]:
 def test_one_colour_image_makes_all_have_three_channels(odd: Callable[..., Data]) -> None:
     data = odd(_encode(_image(99)))
     assert data.preprocess.channels == 3
-    assert f"{2 * ROWS - 2} of {2 * ROWS - 1} pictures are grey among pictures in colour" in (
+    assert f"{2 * ROWS - 2} of {2 * ROWS - 1} images are grey among images in colour" in (
         data.facts.notes
     )
     in_test = odd(test=[_encode(_image(99))])
     assert next(in_test.train.batches(1))["image"].shape[1] == 3
     stated = odd(_encode(_image(99)), image={"channels": 1})
-    assert "1 of 39 pictures are in colour, converted to grey" in stated.facts.notes
+    assert "1 of 39 images are in colour, converted to grey" in stated.facts.notes
 
 
 def test_arrays_in_grey_and_in_colour(tmp_path: Path, read: Read) -> None:
@@ -93,7 +93,7 @@ def test_arrays_in_grey_and_in_colour(tmp_path: Path, read: Read) -> None:
 def test_lost_properties_of_images_are_noted(
     odd: Callable[..., Data], cell: bytes, note: str
 ) -> None:
-    assert any(f"1 of 39 pictures are {note}" in one for one in odd(cell).facts.notes)
+    assert any(f"1 of 39 images are {note}" in one for one in odd(cell).facts.notes)
 
 
 def test_images_are_rotated_by_their_exif_orientation(odd: Callable[..., Data]) -> None:
@@ -171,5 +171,5 @@ def test_the_content_of_images_given_by_path_is_hashed(
 
 
 def test_images_moved_out_of_their_frame(odd: Callable[..., Data]) -> None:
-    with pytest.raises(InputError, match=r"crop 3 and shift 3 for pictures of 6x6"):
+    with pytest.raises(InputError, match=r"crop 3 and shift 3 for images of 6x6"):
         odd(augment={"crop": 3, "shift": 3})

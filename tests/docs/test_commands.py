@@ -38,7 +38,7 @@ def lines(page, blocks_of):
 
 
 def after(words, name):
-    """Give what stands behind the name of a program, up to the end of its command."""
+    """Return the arguments of a program, up to the end of its command."""
     places = [place for place, word in enumerate(words) if word.rpartition("/")[2] == name]
     if not places:
         return []

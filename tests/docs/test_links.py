@@ -70,5 +70,5 @@ def test_a_broken_link_is_found(tmp_path, monkeypatch):
     assert broken(page) == ["#b: no such heading", "c.md: no such file in the repository"]
 
 
-def test_the_picture_of_the_report_is_small():
+def test_the_image_of_the_report_is_small():
     assert (ROOT / "docs" / "images" / "report.png").stat().st_size < 300_000

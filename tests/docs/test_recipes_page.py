@@ -1,4 +1,4 @@
-"""The reference of the recipe is what the models say, and every key has a meaning."""
+"""The reference of the recipe is current, and every key has a description."""
 
 import importlib.util
 import re

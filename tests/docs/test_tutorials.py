@@ -31,7 +31,7 @@ SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 class Session:
-    """A reader who does what a page says."""
+    """A reader who follows a page."""
 
     def __init__(self, page: Path, folder: Path) -> None:
         self.page, self.folder = page, folder
@@ -126,7 +126,7 @@ def alone(tmp_path, monkeypatch):
 
 
 def needed(page: Path) -> list[pytest.MarkDecorator]:
-    """Leave a page out whose libraries are not installed, and say so."""
+    """Skip a page whose libraries are not installed, with the reason."""
     if page.name not in EXTRAS:
         return []
     extra, library = EXTRAS[page.name]
@@ -175,7 +175,7 @@ def test_the_readmes_recipe_is_one(root, alone, blocks_of):
         assert resolve("recipe.yaml").name
 
 
-def test_commands_are_told_from_output():
+def test_commands_and_output_are_distinguished():
     text = "$ echo one \\\n  two\none two\n$ true\n"
     assert commands(text) == [("echo one   two", "one two\n"), ("true", "")]
 

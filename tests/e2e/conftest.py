@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-# The whole road with nets of a few weights; `seconds` of it are imports and the export.
+# All stages with tiny models; most of the time is imports and the export.
 TINY = """
 name: tiny
 task: image_classification
@@ -62,9 +62,9 @@ class Forks:
             text=True,
             env=environment,
         )
-        self._answer()
+        self._reply()
 
-    def _answer(self) -> dict[str, Any]:
+    def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
@@ -78,9 +78,9 @@ class Forks:
         assert self._process.stdin is not None
         line = json.dumps({**content, "out": str(out), "err": str(err)})
         print(line, file=self._process.stdin, flush=True)
-        answer = self._answer()
-        said = (out.read_text(errors="replace"), err.read_text(errors="replace"))
-        return Ended(answer["code"], answer["seconds"], *said)
+        reply = self._reply()
+        output = (out.read_text(errors="replace"), err.read_text(errors="replace"))
+        return Ended(reply["code"], reply["seconds"], *output)
 
     def close(self) -> None:
         self._process.stdin.close()

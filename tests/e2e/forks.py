@@ -1,6 +1,6 @@
 """Run the command line many times for the price of one import: a warm process that forks.
 
-Reads one JSON object a line (argv, cwd, env, kill, signal, largest, quick, out, err) and answers
+Reads one JSON object a line (argv, cwd, env, kill, signal, largest, quick, out, err) and replies
 with one (code, seconds). Every child runs the real `limbeck.cli.main`. Imported only: nothing has
 started a thread before a fork.
 """
@@ -19,12 +19,12 @@ from typing import Any
 def warm() -> None:
     """Import all that a run needs."""
     others = "accelerate.utils datasets onnxruntime.quantization sklearn.datasets"
-    ours = "cli data.load pipeline.runner pipeline.load_recipe pipeline.validate report.verdict"
+    modules = "cli data.load pipeline.runner pipeline.load_recipe pipeline.validate report.verdict"
     stages = "distill export load quantize train_teacher"
     for name in [
         *others.split(),
         "torchmetrics.classification",
-        *(f"limbeck.{name}" for name in ours.split()),
+        *(f"limbeck.{name}" for name in modules.split()),
         *(f"limbeck.pipeline.stages.{name}" for name in stages.split()),
     ]:
         importlib.import_module(name)
@@ -38,7 +38,7 @@ def quicken() -> None:
 
     context.to_onnx = quick_onnx
     brief = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
-    examine.measure = lambda files, example, **asked: measure.measure(files, example, **brief)
+    examine.measure = lambda files, example, **settings: measure.measure(files, example, **brief)
     measure.peak_memory = lambda path, feeds: 1_000_000
 
 
@@ -115,7 +115,7 @@ def child(order: dict[str, Any]) -> None:
 
 
 def _due(moment: float | str, seconds: float, folder: str) -> bool:
-    """Tell whether so many seconds went by, or whether a file is there."""
+    """Return whether the seconds have passed, or the file exists."""
     if isinstance(moment, str):
         return os.path.exists(os.path.join(folder, moment))
     return seconds >= moment
@@ -144,7 +144,7 @@ def serve(order: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     warm()
     # In the pipe, not on standard output: children would share it.
-    answers = os.fdopen(os.dup(1), "w")
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    replies = os.fdopen(os.dup(1), "w")
+    print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
-        print(json.dumps(serve(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(serve(json.loads(line))), file=replies, flush=True)

@@ -109,7 +109,7 @@ def changes(*settings: str) -> list[str]:
         ("digits", ("stages.quantize.calibration=2000",), ("calibration", "1 to 1294")),
     ],
 )
-def test_what_is_wrong_in_a_recipe_is_said(recipe, settings, words, run):
+def test_errors_in_a_recipe_are_named(recipe, settings, words, run):
     refused(run(recipe, *changes(*settings)), *words)
 
 
@@ -163,7 +163,7 @@ def test_weights_for_other_classes_are_named(run, tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("untouched")
-def test_answers_to_endless_augmentation_are_not_recorded(run, tiny):
+def test_outputs_for_endless_augmentation_are_not_cached(run, tiny):
     ended = run(tiny, *changes("stages.distill.cache_teacher=true", "data.augment={shift: 1}"))
     refused(ended, "data.augment.views", "4")
 
@@ -207,7 +207,7 @@ stages: [train_teacher: {{epochs: 1}}, distill: {{epochs: 1}}, export]
         ({"last": ("", "1")}, ("text",)),
     ],
 )
-def test_what_is_wrong_in_the_data_is_said(made, words, run, tmp_path):
+def test_errors_in_the_data_are_named(made, words, run, tmp_path):
     name = "missing.csv" if made is None else str(table(tmp_path / "table.csv", **made))
     recipe = tmp_path / "texts.yaml"
     recipe.write_text(TEXTS.format(train=name).replace(", export]", ", export: {}]"))
@@ -215,14 +215,14 @@ def test_what_is_wrong_in_the_data_is_said(made, words, run, tmp_path):
 
 
 @pytest.mark.usefixtures("untouched")
-def test_nan_in_pictures_is_named(run, tiny, tmp_path):
+def test_nan_in_images_is_named(run, tiny, tmp_path):
     (tmp_path / "own.py").write_text(
         "import numpy as np\nfrom datasets import Array2D, Dataset, Features, Value\n"
         "def load():\n"
-        "    pictures = np.random.default_rng(0).random((40, 8, 8), dtype=np.float32)\n"
-        "    pictures[7, 0, 0] = np.nan\n"
+        "    images = np.random.default_rng(0).random((40, 8, 8), dtype=np.float32)\n"
+        "    images[7, 0, 0] = np.nan\n"
         "    kinds = Features(image=Array2D((8, 8), 'float32'), label=Value('int64'))\n"
-        "    rows = {'image': list(pictures), 'label': [n % 10 for n in range(40)]}\n"
+        "    rows = {'image': list(images), 'label': [n % 10 for n in range(40)]}\n"
         "    return {'train': Dataset.from_dict(rows, features=kinds)}\n"
     )
     data = f"{{source: python, name: '{tmp_path}/own.py:load'}}"
@@ -281,7 +281,7 @@ def test_a_full_disk_is_named_and_the_last_good_state_resumes(forks, tiny, small
     ended = forks("run", tiny, *wide, "--out", out / "run", cwd=tmp_path, quick=True, **limit)
     refused(ended, "could not be written")
     filler.unlink(missing_ok=True)
-    if small_disk:  # somebody makes room
+    if small_disk:  # space is freed
         subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     again = forks("run", tiny, *wide, "--out", out / "run", "--resume", cwd=tmp_path, quick=True)
     assert again.code == 0, again.err

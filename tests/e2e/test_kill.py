@@ -72,7 +72,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_resumes(
     assert contents(tmp_path / "run") == expected
 
 
-def test_an_interrupt_saves_says_so_and_resumes(forks, tiny, undisturbed, tmp_path):
+def test_an_interrupt_saves_reports_and_resumes(forks, tiny, undisturbed, tmp_path):
     expected, seconds = undisturbed
     ended, _ = interrupted_in_training(forks, tiny, tmp_path, seconds, signal.SIGINT)
     assert ended.code == 130

@@ -1,4 +1,4 @@
-"""A whole run's proof: questions, asked again; a policy that stops it; stamps, a signature."""
+"""The evidence of a run: evaluations and their repetition, policy, metadata, signature."""
 
 import json
 import re
@@ -21,13 +21,13 @@ from limbeck.report.verdict import verdict_lines
 
 
 class Listening(NullReporter):
-    """Hears what is said."""
+    """Records the log lines."""
 
     def __init__(self):
-        self.heard = []
+        self.lines = []
 
     def log(self, text):
-        self.heard.append(text)
+        self.lines.append(text)
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def names(result):
     return [one.evaluation for one in result.evaluation.results]
 
 
-def test_a_run_asks_what_its_recipe_says(finished):
+def test_a_run_evaluates_as_its_recipe_states(finished):
     result = load_run(finished)
     assert names(result) == ["fidelity", "calibration"]
     assert 'id="on-fidelity"' in (finished / "report.html").read_text()
 
 
-def test_more_is_asked_of_a_finished_run_and_nothing_is_lost(copied):
+def test_a_finished_run_is_evaluated_further_and_nothing_is_lost(copied):
     before = load_run(copied)
     reevaluate(copied, Evaluate(evaluations=["fairness"]), watch=NullReporter())
     after = load_run(copied)
@@ -54,7 +54,7 @@ def test_more_is_asked_of_a_finished_run_and_nothing_is_lost(copied):
     assert 'id="on-fairness"' in (copied / "report.html").read_text()
     watch = Listening()
     reevaluate(copied, Evaluate(evaluations=["fairness"]), watch=watch)
-    assert "evaluation 1/1 fairness: unchanged, reused" in watch.heard
+    assert "evaluation 1/1 fairness: unchanged, reused" in watch.lines
 
 
 class InterruptedAt(NullReporter):
@@ -92,9 +92,9 @@ def test_an_interrupted_run_has_its_report_and_the_evaluations_that_ended(copied
     result = run(recipe, out=copied, watch=watch)
     assert result.evaluation.results[:2] == cut.results
     assert names(result) == ["fidelity", "fairness", "calibration"]
-    assert "evaluation 2/3 fairness: unchanged, reused" in watch.heard
-    [said] = [line for line in watch.heard if line.startswith("evaluation 3/3")]
-    assert re.search(r"calibration: [\d,]+ predictions of each model, about \d+ s", said)
+    assert "evaluation 2/3 fairness: unchanged, reused" in watch.lines
+    [line] = [one for one in watch.lines if one.startswith("evaluation 3/3")]
+    assert re.search(r"calibration: [\d,]+ predictions of each model, about \d+ s", line)
 
 
 class Removing(NullReporter):
@@ -115,8 +115,10 @@ def previous(copied, tmp_path):
 
 
 def test_an_evaluation_that_fails_is_recorded_and_the_others_go_on(copied, previous):
-    questions = f"{{cost: {{previous: {previous}}}, calibration: {{}}}}"
-    recipe = resolve("vision/digits", ["profile=smoke", f"stages.evaluate.evaluations={questions}"])
+    evaluations = f"{{cost: {{previous: {previous}}}, calibration: {{}}}}"
+    recipe = resolve(
+        "vision/digits", ["profile=smoke", f"stages.evaluate.evaluations={evaluations}"]
+    )
     result = run(recipe, out=copied, watch=Removing(previous, "examination"))
     [failed] = load_run(copied).evaluation.failed
     assert failed.evaluation == "cost"
@@ -129,8 +131,8 @@ def test_an_evaluation_that_fails_is_recorded_and_the_others_go_on(copied, previ
 def test_a_failed_evaluation_ends_with_1_and_is_done_again(copied, previous, monkeypatch):
     watch = Removing(previous, "Reading")
     monkeypatch.setattr("limbeck.cli.evaluate.watch", lambda **settings: nullcontext(watch))
-    asked = ["--evaluations", "cost,fairness", "--set", f"cost.previous={previous}"]
-    ended = CliRunner().invoke(_app(), ["evaluate", str(copied), *asked])
+    options = ["--evaluations", "cost,fairness", "--set", f"cost.previous={previous}"]
+    ended = CliRunner().invoke(_app(), ["evaluate", str(copied), *options])
     assert ended.exit_code == 1, ended.output
     assert "FAILED: evaluation cost" in ended.output
     assert names(load_run(copied)) == ["fidelity", "calibration", "fairness"]
@@ -146,13 +148,13 @@ def test_a_stage_that_was_touched_is_named(copied):
         reevaluate(copied, Evaluate(evaluations=["fairness"]), watch=NullReporter())
 
 
-def test_what_is_no_run_is_said(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="run"):
         reevaluate(tmp_path, Evaluate(evaluations=["fairness"]), watch=NullReporter())
 
 
 def test_terms_that_forbid_distilling_stop_a_run_before_it_trains(tmp_path):
-    forbidden = "provenance.teachers=[{owner: Somebody, terms: [no-distillation]}]"
+    forbidden = "provenance.teachers=[{owner: Example, terms: [no-distillation]}]"
     recipe = resolve("digits", ["profile=smoke", forbidden])
     with pytest.raises(InputError, match="no-distillation"):
         run(recipe, out=tmp_path / "run")
@@ -161,9 +163,9 @@ def test_terms_that_forbid_distilling_stop_a_run_before_it_trains(tmp_path):
 
 def test_a_policy_of_one_s_own_stops_it_too(tmp_path):
     policy = tmp_path / "policy.yaml"
-    policy.write_text("owners: {forbid: [Somebody]}\n")
-    settings = ["provenance.teachers=[{owner: Somebody}]", f"provenance.policy={policy}"]
-    with pytest.raises(InputError, match="Somebody"):
+    policy.write_text("owners: {forbid: [Example]}\n")
+    settings = ["provenance.teachers=[{owner: Example}]", f"provenance.policy={policy}"]
+    with pytest.raises(InputError, match="Example"):
         run(resolve("digits", ["profile=smoke", *settings]), out=tmp_path / "run")
 
 

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def is_there(name: str) -> bool:
-    """Tell whether a recipe's files lie in the data folder."""
+    """Return whether a recipe's files are in the data folder."""
     files = read(shipped_recipes()[name])["data"].get("files", {})
     folder = REPOSITORY / data_folder()
     return all((folder / path).exists() for path in files.values() if isinstance(path, str))
@@ -38,7 +38,7 @@ TRIED = [with_reason(name) for name in sorted(shipped_recipes()) if name not in 
 
 
 def check(folder: Path) -> None:
-    """Look at what every run leaves: figures, a page, and a student that is what it says."""
+    """Check the results of every run: figures, a page, and a student that predicts as reported."""
     result = load_run(folder)
     assert result.recipe["profile"] == "smoke"
     assert len(result.budget) == sum(line is not None for line in result.recipe["budget"].values())
@@ -60,7 +60,7 @@ def test_a_shipped_recipe_runs_in_its_smoke_profile(name, tmp_path, monkeypatch,
 
 
 class RehearsedError(Exception):
-    """What is needed to know was found out."""
+    """Check that the required facts are recorded."""
 
 
 @pytest.mark.parametrize("name", TRIED)

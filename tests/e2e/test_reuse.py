@@ -1,4 +1,4 @@
-"""What is unchanged is not done again, and what depends on a change is."""
+"""Unchanged stages are reused, and those that depend on a change are repeated."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def once(forks, tiny, tmp_path_factory):
 
 @pytest.fixture
 def again(forks, tiny, once, tmp_path):
-    """Run once more in a copy of that folder, and say which records were written anew."""
+    """Run again in a copy of the folder, and return the rewritten records."""
     shutil.copytree(once, tmp_path / "copy")
     here = tmp_path / "copy"
 
@@ -129,7 +129,7 @@ def test_a_verdict_is_on_standard_output_and_nothing_else_anywhere(forks, once, 
     assert quiet.err == ""
 
 
-def test_an_ensemble_recorded_answers_and_a_second_distillation(forks, tiny, tmp_path):
+def test_an_ensemble_cached_outputs_and_a_second_distillation(forks, tiny, tmp_path):
     # Members of one epoch are at chance.
     teacher = "{source: limbeck, name: digits_cnn, width: 3, expect: {above_chance: false}}"
     first = "distill: {epochs: 1, cache_teacher: true}"

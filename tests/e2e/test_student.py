@@ -34,9 +34,9 @@ prepare = json.load(open("preprocess.json"))
 session = onnxruntime.InferenceSession("model.onnx")
 right = 0
 for number, label in enumerate(samples["labels"]):
-    picture = Image.open(f"../{number}.png").convert(prepare["mode"])
+    image = Image.open(f"../{number}.png").convert(prepare["mode"])
     height, width = prepare["size"]
-    pixels = np.asarray(picture, dtype=np.float32).reshape(height, width, prepare["channels"])
+    pixels = np.asarray(image, dtype=np.float32).reshape(height, width, prepare["channels"])
     # From the 256 levels of a file to those of the data, which are not rounded anew.
     pixels = np.round(pixels * np.float32(prepare["divide_by"] / 255))
     pixels = pixels / np.float32(prepare["divide_by"])
@@ -76,7 +76,7 @@ def alone(script: str, folder: Path, *, blocked: set[str]) -> str:
 
 @pytest.fixture(scope="module")
 def away(finished, tmp_path_factory) -> Path:
-    """A copy of the student folder elsewhere, and beside it the test samples as pictures."""
+    """A copy of the student folder elsewhere, and the test samples as images next to it."""
     import numpy as np
 
     from limbeck.data.load import load
@@ -97,15 +97,15 @@ def result(finished) -> dict:
     return json.loads((finished / "run.json").read_text())
 
 
-def test_the_onnx_file_answers_as_reported_without_limbeck_and_torch(away, result):
-    said = alone(ONNX, away / "student", blocked={"limbeck", "torch", "datasets"})
-    assert float(said) == result["chain"][-1]["measured"][0]["accuracy"]["value"]
+def test_the_onnx_file_predicts_as_reported_without_limbeck_and_torch(away, result):
+    output = alone(ONNX, away / "student", blocked={"limbeck", "torch", "datasets"})
+    assert float(output) == result["chain"][-1]["measured"][0]["accuracy"]["value"]
 
 
-def test_the_weights_answer_as_reported_without_limbeck(away, result):
-    said = alone(TORCH, away / "student", blocked={"limbeck"})
+def test_the_weights_predict_as_reported_without_limbeck(away, result):
+    output = alone(TORCH, away / "student", blocked={"limbeck"})
     distilled = next(link for link in result["chain"] if link["stage"] == "distill")
-    assert float(said) == pytest.approx(distilled["measured"][0]["accuracy"]["value"], abs=1e-9)
+    assert float(output) == pytest.approx(distilled["measured"][0]["accuracy"]["value"], abs=1e-9)
 
 
 def test_the_snippets_of_the_card_run(away):
@@ -114,11 +114,11 @@ def test_the_snippets_of_the_card_run(away):
     assert len(snippets) == 2
     shutil.copyfile(away / "0.png", folder / "image.png")
     try:
-        said = alone("\n".join(snippets), folder, blocked={"limbeck"})
+        output = alone("\n".join(snippets), folder, blocked={"limbeck"})
     finally:
         (folder / "image.png").unlink()
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    assert re.fullmatch(r"class \d", said)
+    assert re.fullmatch(r"class \d", output)
 
 
 def test_the_onnx_file_names_its_classes(away):
@@ -127,8 +127,8 @@ def test_the_onnx_file_names_its_classes(away):
         "session = onnxruntime.InferenceSession('model.onnx')\n"
         "print(json.loads(session.get_modelmeta().custom_metadata_map['classes']))\n"
     )
-    said = alone(script, away / "student", blocked={"limbeck", "torch"})
-    assert said == str([str(digit) for digit in range(10)])
+    output = alone(script, away / "student", blocked={"limbeck", "torch"})
+    assert output == str([str(digit) for digit in range(10)])
     prepare = json.loads((away / "student" / "preprocess.json").read_text())
     assert prepare["classes"] == [str(digit) for digit in range(10)]
 
@@ -211,7 +211,7 @@ def _external(stage: Path, record: dict) -> None:
 
 
 @pytest.mark.parametrize("change", [_fifo, _outside, _external])
-def test_a_run_folder_of_somebody_else_is_refused_without_hanging(finished, tmp_path, change):
+def test_an_untrusted_run_folder_is_refused_without_hanging(finished, tmp_path, change):
     from typer.testing import CliRunner
 
     from limbeck.cli import _app

@@ -1,4 +1,4 @@
-"""A table goes the whole road: features, a small student, the fairness of both, and use alone."""
+"""A table through all stages: features, a small student, fairness, and use without limbeck."""
 
 import json
 import re
@@ -59,10 +59,10 @@ def folder(tmp_path_factory, quick_measuring):
     return out
 
 
-def test_the_groups_of_the_test_rows_reach_the_question_of_fairness(folder):
+def test_the_groups_of_the_test_rows_reach_the_fairness_evaluation(folder):
     result = load_run(folder)
-    (asked,) = result.evaluation.results
-    found = json.loads(asked.model_dump_json())["result"]
+    (fairness,) = result.evaluation.results
+    found = json.loads(fairness.model_dump_json())["result"]
     (attribute,) = found["attributes"]
     assert attribute["name"] == "sex"
     assert {group["name"] for group in attribute["groups"]} == {"f", "m"}
@@ -75,7 +75,7 @@ def test_the_page_shows_a_row_on_which_the_two_differ_as_its_columns(folder):
         assert re.fullmatch(r"age: \d+, job: \w+", one.text)
 
 
-def test_the_card_says_how_to_use_it_alone(folder, tmp_path):
+def test_the_code_on_the_card_runs_alone(folder, tmp_path):
     """Both snippets, where limbeck cannot be imported, give the class that the file here gives."""
     from limbeck.data.preprocess import load
     from limbeck.export.predictor import OnnxPredictor

@@ -84,11 +84,11 @@ class Scan:
     std: NDArray[np.float64]
 
 
-def scan(pictures: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_only: bool) -> Scan:
+def scan(encoded: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_only: bool) -> Scan:
     """Open and check every image of a split once.
 
     Args:
-        pictures: The images.
+        encoded: The images.
         prepare: The preprocessing, for size and channels.
         keep: Whether to keep the pixels in memory.
         grey_only: Whether to stop at an image in colour, whose colours would be lost.
@@ -99,21 +99,21 @@ def scan(pictures: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_
         ColourError: With `grey_only`, an image is in colour.
     """
     problems: list[Problem] = []
-    hashes = np.zeros(len(pictures), dtype=np.uint64)
+    hashes = np.zeros(len(encoded), dtype=np.uint64)
     traits: Counter[str] = Counter()
     pixels: NDArray[Any] | None = None
     scaler = StandardScaler()
-    for row, stored in pictures.stored():
+    for row, stored in encoded.stored():
         with gathering(problems):
-            cell = pictures.open(row, stored)
+            cell = encoded.open(row, stored)
             if grey_only and channels_of(cell) > 1:
                 raise ColourError
             traits.update(traits_of(cell))
             traits[GREY] += channels_of(cell) == 1
-            one = _pixels_of(pictures, prepare, row, cell)
+            one = _pixels_of(encoded, prepare, row, cell)
             if pixels is None:
-                pixels = np.empty((len(pictures) if keep else 1, *one.shape), dtype=one.dtype)
-            _same_type(pictures, row, one.dtype, pixels.dtype)
+                pixels = np.empty((len(encoded) if keep else 1, *one.shape), dtype=one.dtype)
+            _same_type(encoded, row, one.dtype, pixels.dtype)
             pixels[row if keep else 0] = one
             hashes[row] = hash_of(one)
             if not keep:
@@ -154,50 +154,50 @@ def hash_of(row: NDArray[Any] | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def read_pixels(pictures: EncodedImages, prepare: ImagePreprocess, rows: list[int]) -> Tensor:
+def read_pixels(encoded: EncodedImages, prepare: ImagePreprocess, rows: list[int]) -> Tensor:
     """Decode some images to one tensor `[n, c, h, w]`, uint8 or float32.
 
     Raises:
         InputError: An image cannot be opened or converted, or holds NaN or infinity.
     """
-    cells = zip(rows, pictures.cells(rows), strict=True)
-    found = [_pixels_of(pictures, prepare, row, cell) for row, cell in cells]
+    cells = zip(rows, encoded.cells(rows), strict=True)
+    found = [_pixels_of(encoded, prepare, row, cell) for row, cell in cells]
     return torch.from_numpy(np.stack(found))
 
 
 def _pixels_of(
-    pictures: EncodedImages, prepare: ImagePreprocess, row: int, cell: Any
+    encoded: EncodedImages, prepare: ImagePreprocess, row: int, cell: Any
 ) -> NDArray[Any]:
     try:
         one = prepare.pixels(cell)
     except ValueError as error:
-        raise pictures.error(row, str(error), f"{prepare.channels} channels") from error
+        raise encoded.error(row, str(error), f"{prepare.channels} channels") from error
     if one.dtype.kind == "f" and not np.isfinite(one).all():
-        raise pictures.error(row, "NaN or infinity", "finite numbers")
+        raise encoded.error(row, "NaN or infinity", "finite numbers")
     return one
 
 
-def _same_type(pictures: EncodedImages, row: int, found: Any, first: Any) -> None:
+def _same_type(encoded: EncodedImages, row: int, found: Any, first: Any) -> None:
     if found != first:
         kinds = {"f": "floats", "u": "whole numbers"}
         allowed = f"{kinds[first.kind]}, like the rows before"
-        fix = "Store all pictures in one type: their scale follows from it."
-        raise pictures.error(row, kinds[found.kind], allowed, fix)
+        fix = "Store all images in one type: their scale follows from it."
+        raise encoded.error(row, kinds[found.kind], allowed, fix)
 
 
 class Images:
     """Images: tensors if they are small, pixels if they fit, else decoded batch by batch.
 
     Args:
-        pictures: The images, for decoding and display.
+        encoded: The images, for decoding and display.
         prepare: The preprocessing to tensors.
         pixels: The pixels kept by `scan`, or None to decode in each batch.
     """
 
     def __init__(
-        self, pictures: EncodedImages, prepare: ImagePreprocess, pixels: Tensor | None
+        self, encoded: EncodedImages, prepare: ImagePreprocess, pixels: Tensor | None
     ) -> None:
-        self._pictures = pictures
+        self._encoded = encoded
         self._prepare = prepare
         self._ready: Tensor | None = None
         self._pixels = pixels
@@ -205,7 +205,7 @@ class Images:
             self._ready, self._pixels = prepare.normalise(pixels), None
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._encoded)
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
         """Return `image`, float32 `[n, c, h, w]`."""
@@ -213,14 +213,14 @@ class Images:
             return {"image": self._ready.index_select(0, index)}
         if self._pixels is not None:
             return {"image": self._prepare.normalise(self._pixels.index_select(0, index))}
-        pixels = read_pixels(self._pictures, self._prepare, index.tolist())
+        pixels = read_pixels(self._encoded, self._prepare, index.tolist())
         return {"image": self._prepare.normalise(pixels)}
 
     def raw(self, row: int) -> dict[str, Any]:
         """Return `image`, a PIL image as stored."""
         from PIL import Image
 
-        cell = self._pictures.cell(row)
+        cell = self._encoded.cell(row)
         if not isinstance(cell, np.ndarray):
             return {"image": cell}
         shown = np.clip(cell / self._prepare.divide_by * 255, 0, 255).round().astype(np.uint8)
@@ -418,36 +418,36 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
         InputError: An image cannot be opened, differs in size or type, or has NaN.
     """
     settings = spec.image or ImageSpec()
-    first = _first(_pictures(spec, loaded, division, "train", None))
+    first = _first(_encoded(spec, loaded, division, "train", None))
     shape = _shape(settings, first)
     size = None if settings.size else shape.size
-    pictures = {name: _pictures(spec, loaded, division, name, size) for name in division.rows}
+    encoded = {name: _encoded(spec, loaded, division, name, size) for name in division.rows}
     stated = bool(settings.channels or settings.mean or settings.std)
     itemsize = first.dtype.itemsize if isinstance(first, np.ndarray) else 1
     try:
         grey_only = not stated and shape.channels == 1
-        scans = _scans(pictures, shape, itemsize=itemsize, grey_only=grey_only)
+        scans = _scans(encoded, shape, itemsize=itemsize, grey_only=grey_only)
     except ColourError:
         shape = _blank(shape.size, 3)
-        scans = _scans(pictures, shape, itemsize=itemsize, grey_only=False)
+        scans = _scans(encoded, shape, itemsize=itemsize, grey_only=False)
     _check_moves(spec, shape)
     preprocess = _scale(settings, shape, scans["train"], loaded.divide_by)
     splits = {
         name: Split(
-            Images(pictures[name], preprocess, scans[name].pixels),
+            Images(encoded[name], preprocess, scans[name].pixels),
             division.labels_of(name),
             augment=spec.augment if name == "train" else None,
             fill_value=preprocess.fill_value(),
             groups=division.groups_of(name),
         )
-        for name in pictures
+        for name in encoded
     }
     hashes = {name: one.hashes for name, one in scans.items()}
     return Prepared(splits, preprocess, hashes, tuple(_looks(scans, shape)))
 
 
 def _scans(
-    pictures: dict[str, EncodedImages],
+    encoded: dict[str, EncodedImages],
     shape: ImagePreprocess,
     *,
     itemsize: int,
@@ -456,16 +456,16 @@ def _scans(
     """Open all images of all splits; the error lists every problem of every split."""
     problems: list[Problem] = []
     scans = {}
-    rows = sum(len(one) for one in pictures.values())
+    rows = sum(len(one) for one in encoded.values())
     keep = rows * shape.channels * math.prod(shape.size) * itemsize <= PIXELS_UNDER
-    for name, one in pictures.items():
+    for name, one in encoded.items():
         with gathering(problems):
             scans[name] = scan(one, shape, keep=keep, grey_only=grey_only)
     types = {name: str(one.dtype) for name, one in scans.items()}
     if not problems and len(set(types.values())) > 1:
         given = ", ".join(f"{dtype} in {name}" for name, dtype in types.items())
         fix = "Store all splits in one type: the pixels' scale follows from it."
-        problems.append(Problem("data (pictures)", given, "pixels of one type", fix))
+        problems.append(Problem("data (images)", given, "pixels of one type", fix))
     if problems:
         raise InputError(*problems)
     return scans
@@ -480,10 +480,8 @@ def _looks(scans: dict[str, Scan], shape: ImagePreprocess) -> list[str]:
     if shape.channels == 1:
         found["in colour, converted to grey"] = total - grey
     elif grey != total:
-        found["grey among pictures in colour"] = grey
-    return [
-        f"{count:,} of {total:,} pictures are {trait}" for trait, count in found.items() if count
-    ]
+        found["grey among images in colour"] = grey
+    return [f"{count:,} of {total:,} images are {trait}" for trait, count in found.items() if count]
 
 
 def _check_moves(spec: DataSpec, shape: ImagePreprocess) -> None:
@@ -491,11 +489,11 @@ def _check_moves(spec: DataSpec, shape: ImagePreprocess) -> None:
     augment = spec.augment
     if augment and augment.crop + augment.shift >= min(shape.size):
         height, width = shape.size
-        given = f"crop {augment.crop} and shift {augment.shift} for pictures of {height}x{width}"
+        given = f"crop {augment.crop} and shift {augment.shift} for images of {height}x{width}"
         raise InputError(Problem("data.augment", given, f"less than {min(shape.size)} together"))
 
 
-def _pictures(
+def _encoded(
     spec: DataSpec, loaded: Loaded, division: Division, name: str, size: tuple[int, int] | None
 ) -> EncodedImages:
     source, rows = division.rows[name]
@@ -518,12 +516,12 @@ def _shape(settings: ImageSpec, first: Image.Image | NDArray[Any]) -> ImagePrepr
     return _blank(size, settings.channels or len(stated) or channels_of(first))
 
 
-def _first(pictures: EncodedImages) -> Image.Image | NDArray[Any]:
+def _first(encoded: EncodedImages) -> Image.Image | NDArray[Any]:
     """Return the first image that can be opened: corrupt ones are reported later, all at once."""
     problems: list[Problem] = []
-    for row, stored in pictures.stored():
+    for row, stored in encoded.stored():
         with gathering(problems):
-            return pictures.open(row, stored)
+            return encoded.open(row, stored)
         if len(problems) >= MOST_PROBLEMS:
             break
     raise InputError(*problems)
