@@ -15,8 +15,9 @@ from torch.nn.utils import parametrize
 from limbeck.compress.changes import reshape
 from limbeck.compress.method import CalibrationContext, Change, CompressError
 from limbeck.compress.trace import check_no_hooked_weights, first_batch, predict, trace
+from limbeck.core.modules import evaluating
 from limbeck.errors import InputError, Problem
-from limbeck.evaluate.flops import evaluating, parameters
+from limbeck.evaluate.flops import parameters
 
 Scope: TypeAlias = Literal["layer", "global"]
 Contribution: TypeAlias = Mapping[Tensor, Tensor]

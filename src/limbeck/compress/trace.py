@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.compress.method import CalibrationContext
+from limbeck.core.modules import evaluating
 from limbeck.errors import InputError, Problem, did_you_mean
-from limbeck.evaluate.flops import evaluating, flops
+from limbeck.evaluate.flops import flops
 
 
 def first_batch(work: CalibrationContext) -> Mapping[str, Tensor]:

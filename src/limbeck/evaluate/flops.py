@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from limbeck.core.modules import evaluating
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -55,18 +57,6 @@ def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> in
     with evaluating(model), _plain_kernels(), torch.no_grad(), counter:
         task.outputs(model, sample)
     return int(counter.get_total_flops())
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set every submodule to eval mode for the block, and restore each one's mode after it."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

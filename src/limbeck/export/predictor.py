@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.core.modules import evaluating
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.reading import check_file
 
@@ -54,14 +55,8 @@ class TorchPredictor:
         first = next(self._model.parameters(), torch.empty(0))
         inputs = self._task.inputs
         tensors = {name: torch.as_tensor(batch[name]).to(first.device) for name in inputs}
-        modes = {module: module.training for module in self._model.modules()}
-        self._model.eval()
-        try:
-            with torch.no_grad():
-                outputs = self._task.outputs(self._model, tensors)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(self._model), torch.no_grad():
+            outputs = self._task.outputs(self._model, tensors)
         return {name: value.float().cpu().numpy() for name, value in outputs.items()}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
+from limbeck.core.modules import modes_restored
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.objective import TrainingSet
 from limbeck.pipeline.candidate import Role
@@ -109,8 +110,7 @@ def _undisturbed(scheme: Offline) -> Iterator[None]:
     import numpy as np
     import torch
 
-    modes = {module: module.training for module in scheme.modules()}
-    kept = {module: dict(module._buffers) for module in modes}
+    kept = {module: dict(module._buffers) for module in scheme.modules()}
     values = {
         module: {name: None if one is None else one.clone() for name, one in buffers.items()}
         for module, buffers in kept.items()
@@ -118,7 +118,7 @@ def _undisturbed(scheme: Offline) -> Iterator[None]:
     gradients = {parameter: parameter.grad for parameter in scheme.parameters()}
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with modes_restored(scheme), torch.random.fork_rng():
             yield
     finally:
         random.setstate(states[0])
@@ -132,8 +132,6 @@ def _undisturbed(scheme: Offline) -> Iterator[None]:
                     value = values[module][name]
                     if buffer is not None and value is not None:
                         buffer.copy_(value)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def train(

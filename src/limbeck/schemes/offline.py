@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.modules import evaluating
 from limbeck.core.parametrized import Penalizing, Progressive
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
@@ -88,7 +88,7 @@ class Offline(nn.Module):
         add_taps = getattr(self.teacher, "add_taps", None)
         if self._objective.teacher_taps and add_taps is not None:
             add_taps(self._objective.teacher_taps)
-        with _evaluating(self.student), torch.no_grad():
+        with evaluating(self.student), torch.no_grad():
             response = self._respond(probe)
         answer = self._answer(probe)
         student_classes = response.outputs["logits"].shape[-1]
@@ -149,7 +149,7 @@ class Offline(nn.Module):
         Raises:
             InputError: The problems of all terms, as for `Objective.check`.
         """
-        with _evaluating(self), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with evaluating(self), torch.random.fork_rng(devices=[]), torch.enable_grad():
             return self._objective.check(
                 self._respond(batch),
                 self._answer(batch),
@@ -183,15 +183,3 @@ class Offline(nn.Module):
         logged = TermLoss(penalty.detach(), penalty.detach())
         terms = {**losses.terms, "penalty": logged}
         return Losses(losses.total + penalty, terms, losses.gradient_norms)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Set a model to evaluation mode within the block, so that batch statistics do not change."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

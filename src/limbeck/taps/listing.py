@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from limbeck.core.modules import evaluating
 from limbeck.taps.hooks import first_tensor
 from limbeck.taps.paths import named
 
@@ -54,7 +55,7 @@ def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[La
     with ExitStack() as stack:
         for part in {part for _, part in modules}:
             stack.enter_context(part.register_forward_hook(record))
-        with _evaluating(module), torch.no_grad(), _uncompiled():
+        with evaluating(module), torch.no_grad(), _uncompiled():
             run(module)
     return [
         Layer(
@@ -62,17 +63,6 @@ def list_paths(module: nn.Module, run: Callable[[nn.Module], object]) -> list[La
         )
         for path, part in modules
     ]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _uncompiled() -> AbstractContextManager[object]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from limbeck.core.modules import modes_restored
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -32,16 +33,13 @@ def check_modes(model: nn.Module, task: Task, batch: Batch) -> None:
     Raises:
         InputError: Buffers change in evaluation mode, or the logits of training mode differ.
     """
-    modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.no_grad():
+        with modes_restored(model), torch.no_grad():
             _check_buffers(model.eval(), task, batch, buffers)
             _check_activation(model, task, batch)
             _check_training(model, task, batch)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:

@@ -1,0 +1,48 @@
+"""Training and evaluation modes of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every submodule after the block; `model.train()` would equalise them.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Dropout().eval(), nn.Dropout())
+        >>> with modes_restored(model):
+        ...     _ = model.eval()
+        >>> [part.training for part in model]
+        [False, True]
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set every submodule to evaluation mode within the block, and restore each one's mode.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     print(model.training)
+        False
+        >>> model.training
+        True
+    """
+    with modes_restored(model):
+        model.eval()
+        yield
