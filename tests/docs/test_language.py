@@ -1,6 +1,8 @@
-"""Retired words stay out of the source, the tests and the documentation."""
+"""Retired words stay out, and public docstrings begin with a verb or a noun phrase."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -25,4 +27,55 @@ def test_retired_words_appear_nowhere() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if retired.search(line)
     ]
+    assert found == []
+
+
+VERBS = set(
+    re.findall(
+        r"\S+",
+        """
+    Accumulate Add Append Apply Assign Average Average-pool Build Call Capture Catch Check Choose
+    Clamp Classify Collect Compare Compress Compute Concatenate Condition Convert Copy Count Decode
+    Describe Determine Disable Divide Do Draw Dry-run Empty Encode Escape Estimate Evaluate Execute
+    Export Extract Factorise Fill Find Fit Fix Flush Fold Format Generate Group Hash Ignore Import
+    Infer Initialise Install Iterate Join Keep List Load Lock Look Map Mask Measure Move Normalise
+    Open Pack Pad Pair Parse Predict Prefix Print Prune Quantise Query Raise Rank Read Record Reduce
+    Register Release Remove Rename Render Replace Report Reset Reshape Resize Resolve Restore Return
+    Rotate Round Run Sample Scale Score Search Select Set Share Shorten Shrink Shuffle Sign Split
+    Standardise Start Store Sum Suppress Test Trace Train Transform Truncate Try Unpack Update
+    Validate Verify Wrap Write Yield Zero
+    """,
+    )
+)
+NO_NOUNS = {
+    "What",
+    "Whether",
+    "How",
+    "Who",
+    "Which",
+    "Where",
+    "Why",
+    "Give",
+    "Gives",
+    "Says",
+    "Tells",
+}
+
+
+def _public(node: ast.AST) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+            yield child
+            if isinstance(child, ast.ClassDef):
+                yield from _public(child)
+
+
+def test_public_docstrings_begin_with_a_verb_or_a_noun_phrase() -> None:
+    found = []
+    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+        for node in _public(ast.parse(path.read_text(encoding="utf-8"))):
+            first = (ast.get_docstring(node) or "-").split()[0].rstrip(".,:;")
+            wrong = first in NO_NOUNS if isinstance(node, ast.ClassDef) else first not in VERBS
+            if first != "-" and wrong:
+                found.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}: {node.name}: {first}")
     assert found == []
