@@ -196,7 +196,7 @@ class Alternate:
         self.by_hand_cpu: list[float] = []
         self.began = self.began_cpu = math.nan
 
-    def tick(self, done: int, total: int, note: str) -> None:
+    def update(self, done: int, total: int, note: str) -> None:
         """End a block of limbeck's steps, if it is long enough, and run one of the other loop's."""
         if done % self.size.steps:
             return
@@ -256,7 +256,7 @@ def measure(name: str, blocks: int, *, fused: bool) -> Result:
             folder=Path(folder),
             seed=0,
             accelerator=Accelerator(cpu=True),
-            ticker=alternate,
+            progress_bar=alternate,
         )
     return summarize(name, size, alternate)
 

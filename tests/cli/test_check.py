@@ -180,7 +180,7 @@ def test_a_model_is_exported_once(here, monkeypatch, stages):
         exported.append(type(model).__name__)
         to_onnx(model, task, example, path)
 
-    monkeypatch.setattr("limbeck.pipeline.context.to_onnx", count)
+    monkeypatch.setattr("limbeck.pipeline.artefacts.to_onnx", count)
     check(resolve("tiny.yaml", [own("null"), *stages]), out=here / "out")
     assert exported == ["Net"]
 

@@ -74,11 +74,11 @@ def test_log_lines_have_time_part_and_rate(log, monkeypatch):
     monkeypatch.setattr(_terminal.time, "monotonic", lambda: clock)
     with _terminal.watch() as progress:
         progress.begin("stage 2/3 distill, seed 4")
-        ticker = progress.ticker("student")
+        progress_bar = progress.progress_bar("student")
         for step in range(1, 11):
             clock += 0.5
-            ticker.tick(step, 40, f"epoch 1/4, loss {step}")
-        ticker.tick(10, 40, "epoch 1/4, validation accuracy 0.5", milestone=True)
+            progress_bar.update(step, 40, f"epoch 1/4, loss {step}")
+        progress_bar.update(10, 40, "epoch 1/4, validation accuracy 0.5", milestone=True)
     first, second = log()
     assert re.fullmatch(r"\d\d:\d\d:\d\d stage 2/3 distill, seed 4", first)
     assert second[9:] == (
@@ -91,12 +91,12 @@ def test_the_number_of_lines_is_bounded(log, monkeypatch):
     clock = 0.0
     monkeypatch.setattr(_terminal.time, "monotonic", lambda: clock)
     with _terminal.watch() as progress:
-        ticker = progress.ticker("student")
+        progress_bar = progress.progress_bar("student")
         for step in range(1, 10_001):
             clock += 0.01
-            ticker.tick(step, 10_000, "loss 1")
+            progress_bar.update(step, 10_000, "loss 1")
             if step % 10 == 0:
-                ticker.tick(step, 10_000, f"epoch {step // 10}", milestone=True)
+                progress_bar.update(step, 10_000, f"epoch {step // 10}", milestone=True)
     lines = log()
     assert _terminal.MILESTONES < len(lines) <= _terminal.MILESTONES + 100 / _terminal.APART + 1
     assert "epoch 1000, 10000/10000" in lines[-1]
@@ -106,10 +106,10 @@ def test_long_epochs_are_reported_between_milestones(log, monkeypatch):
     clock = 0.0
     monkeypatch.setattr(_terminal.time, "monotonic", lambda: clock)
     with _terminal.watch() as progress:
-        ticker = progress.ticker("student")
+        progress_bar = progress.progress_bar("student")
         for step in range(51, 111):  # resumed after 50 steps
             clock += 1.0
-            ticker.tick(step, 1000, f"loss {step}")
+            progress_bar.update(step, 1000, f"loss {step}")
     assert [line.split(", ")[1] for line in log()] == ["60/1000 at 1/s", "90/1000 at 1/s"]
 
 
@@ -117,7 +117,7 @@ def test_quiet_reports_no_progress(log):
     with _terminal.watch(quiet=True) as progress:
         progress.begin("stage 1/1 train_teacher")
         progress.log("reading")
-        progress.ticker("teacher").tick(1, 1, "epoch 1", milestone=True)
+        progress.progress_bar("teacher").update(1, 1, "epoch 1", milestone=True)
     assert log() == []
 
 
@@ -147,8 +147,10 @@ def test_a_terminal_shows_lines_and_bars_without_markup(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     with _terminal.watch() as progress:
         progress.log("[bold]begin[/bold]")
-        bar = progress.ticker("[blink]teacher[/blink]")
-        bar.tick(1, 2, "epoch 1")
-        progress.ticker("student").tick(2, 2, "epoch 2, loss 0.25, validation accuracy 0.875")
+        bar = progress.progress_bar("[blink]teacher[/blink]")
+        bar.update(1, 2, "epoch 1")
+        progress.progress_bar("student").update(
+            2, 2, "epoch 2, loss 0.25, validation accuracy 0.875"
+        )
     assert "[bold]begin[/bold]" in stream.getvalue()
     assert "loss 0.25, validation accuracy 0.875" in stream.getvalue()

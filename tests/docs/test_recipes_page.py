@@ -37,11 +37,11 @@ def test_every_stage_and_loss_has_its_place():
 def test_a_field_without_a_meaning_is_an_error(build):
     from pydantic import BaseModel
 
-    class Silent(BaseModel):
+    class Undescribed(BaseModel):
         width: int = 8
 
-    with pytest.raises(KeyError, match=r"Silent\.width: describe it there"):
-        build.meaning(Silent, "width")
+    with pytest.raises(KeyError, match=r"Undescribed\.width: describe it there"):
+        build.meaning(Undescribed, "width")
 
 
 def test_the_exit_codes_are_those_of_the_errors():

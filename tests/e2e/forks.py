@@ -34,9 +34,9 @@ def quicken() -> None:
     """Leave out what takes long and makes no bit of a student: a second exporter, measuring."""
     import limbeck.evaluate.measure as measure
     import limbeck.pipeline.artefact_results as examine
-    import limbeck.pipeline.context as context
+    import limbeck.pipeline.artefacts as artefacts
 
-    context.to_onnx = quick_onnx
+    artefacts.to_onnx = quick_onnx
     brief = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
     examine.measure = lambda files, example, **settings: measure.measure(files, example, **brief)
     measure.peak_memory = lambda path, feeds: 1_000_000

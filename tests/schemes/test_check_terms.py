@@ -166,7 +166,7 @@ def fails(student, teacher):
 WRONG = [
     (mean, "the mean over the batch.*one value per element"),
     (batch_mean, "the mean over the batch.*reduction='none'"),
-    (by_class, r"got \(3,\); allowed: one value a unit"),
+    (by_class, r"got \(3,\); allowed: one value per element"),
     (column, r"got \(12, 1\)"),
     (number, "got 'float'; allowed: a loss that returns a floating-point tensor"),
     (two_of_them, "got 'tuple'"),

@@ -76,13 +76,13 @@ def test_progress_reaches_the_schedules():
 
 
 def test_an_unused_teacher_does_not_run():
-    class Silent:
+    class NullProgressBar:
         fingerprint = ""
 
         def answer(self, batch):
             raise AssertionError("the teacher was run")
 
-    scheme = Offline(net(), TASK, Objective([Term("task")]), teacher=Silent(), probe=BATCH)
+    scheme = Offline(net(), TASK, Objective([Term("task")]), teacher=NullProgressBar(), probe=BATCH)
     assert scheme.step(BATCH, 0.0).total.isfinite()
 
 

@@ -74,7 +74,7 @@ def test_the_checkpoint_before_a_damaged_one_resumes_to_the_same_bits(
     expected, _ = tiny.train(tmp_path / "whole", accelerator=accelerator)
     folder = tmp_path / "a"
     with pytest.raises(tiny.Killed):
-        tiny.train(folder, accelerator=accelerator, ticker=tiny.KillAt(5))
+        tiny.train(folder, accelerator=accelerator, progress_bar=tiny.KillAt(5))
     older, newest = files(folder)
     whole = newest.read_bytes()
     half = len(whole) // 2
@@ -87,7 +87,7 @@ def test_the_checkpoint_before_a_damaged_one_resumes_to_the_same_bits(
 
 def test_without_a_sound_checkpoint_the_error_has_a_fix(tiny, tmp_path, accelerator):
     with pytest.raises(tiny.Killed):
-        tiny.train(tmp_path, accelerator=accelerator, ticker=tiny.KillAt(5))
+        tiny.train(tmp_path, accelerator=accelerator, progress_bar=tiny.KillAt(5))
     for path in files(tmp_path):
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=f"Delete {tmp_path / 'checkpoint'} to train from"):
@@ -97,7 +97,7 @@ def test_without_a_sound_checkpoint_the_error_has_a_fix(tiny, tmp_path, accelera
 
 def test_a_lost_log_does_not_stop_a_resume(tiny, tmp_path, accelerator):
     with pytest.raises(tiny.Killed):
-        tiny.train(tmp_path, accelerator=accelerator, ticker=tiny.KillAt(5))
+        tiny.train(tmp_path, accelerator=accelerator, progress_bar=tiny.KillAt(5))
     (tmp_path / "log.jsonl").unlink()
     with pytest.warns(UserWarning, match="rows from before the checkpoint are gone"):
         _, history = tiny.train(tmp_path, accelerator=accelerator)
@@ -140,7 +140,7 @@ class Then:
     def __init__(self, step, what):
         self.step, self.what = step, what
 
-    def tick(self, done, total, note, *, milestone=False):
+    def update(self, done, total, note, *, milestone=False):
         if done == self.step:
             self.what()
 
@@ -151,7 +151,7 @@ def test_after_a_full_disk_the_last_good_state_resumes(tiny, tmp_path, accelerat
     folder, harm = tmp_path / "a", FAULTS[fault]()
     try:
         with pytest.raises(WriteError, match="could not be written"):
-            tiny.train(folder, accelerator=accelerator, ticker=Then(5, harm.__enter__))
+            tiny.train(folder, accelerator=accelerator, progress_bar=Then(5, harm.__enter__))
     finally:
         harm.__exit__(None, None, None)
     assert [path.name for path in files(folder)] == [
@@ -165,10 +165,15 @@ def test_after_a_full_disk_the_last_good_state_resumes(tiny, tmp_path, accelerat
 def test_a_log_that_cannot_be_written_is_a_clear_error(tiny, tmp_path, accelerator):
     expected, _ = tiny.train(tmp_path / "whole", accelerator=accelerator)
     limit = full_disk()
-    ticker = Then(6, limit.__enter__)
+    progress_bar = Then(6, limit.__enter__)
     try:
         with pytest.raises(WriteError, match=r"log\.jsonl: could not be written"):
-            tiny.train(tmp_path / "a", accelerator=accelerator, ticker=ticker, checkpoint_every=1e9)
+            tiny.train(
+                tmp_path / "a",
+                accelerator=accelerator,
+                progress_bar=progress_bar,
+                checkpoint_every=1e9,
+            )
     finally:
         limit.__exit__(None, None, None)
     got, _ = tiny.train(tmp_path / "a", accelerator=accelerator, checkpoint_every=1e9)

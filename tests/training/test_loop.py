@@ -160,10 +160,10 @@ def test_every_step_and_every_epoch_is_reported_with_loss_and_score(tiny, tmp_pa
     steps, epochs = [], []
 
     class Reporter:
-        def tick(self, done, total, note, *, milestone=False):
+        def update(self, done, total, note, *, milestone=False):
             (epochs if milestone else steps).append((done, total, note))
 
-    tiny.train(tmp_path, ticker=Reporter(), log_every=1)
+    tiny.train(tmp_path, progress_bar=Reporter(), log_every=1)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [done for done, _, _ in steps] == list(range(1, 10))
     assert {total for _, total, _ in steps + epochs} == {9}

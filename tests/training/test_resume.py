@@ -69,7 +69,7 @@ def test_killed_at_every_step_it_comes_to_the_same_bits(tiny, tmp_path, accelera
     for step in range(1, history.steps + 1):
         folder = tmp_path / str(step)
         with pytest.raises(tiny.Killed):
-            go(tiny, folder, accelerator, ticker=tiny.KillAt(step), **settings)
+            go(tiny, folder, accelerator, progress_bar=tiny.KillAt(step), **settings)
         got, got_rows, got_history = go(tiny, folder, accelerator, **settings)
         assert same(got, expected), step
         assert got_rows == rows
@@ -117,7 +117,7 @@ def test_killed_while_validating_or_logging_it_comes_to_the_same_bits(
 
 def test_a_finished_training_is_not_trained_again(tiny, tmp_path, accelerator):
     expected, rows, history = go(tiny, tmp_path, accelerator)
-    got, got_rows, again = go(tiny, tmp_path, accelerator, ticker=tiny.KillAt(1))
+    got, got_rows, again = go(tiny, tmp_path, accelerator, progress_bar=tiny.KillAt(1))
     assert same(got, expected)
     assert got_rows == rows
     assert again == history
@@ -126,7 +126,7 @@ def test_a_finished_training_is_not_trained_again(tiny, tmp_path, accelerator):
 def test_begun_anew_it_forgets_older_checkpoints(tiny, tmp_path, accelerator):
     go(tiny, tmp_path, accelerator, epochs=3)
     with pytest.raises(tiny.Killed):
-        go(tiny, tmp_path, accelerator, resume=False, ticker=tiny.KillAt(3))
+        go(tiny, tmp_path, accelerator, resume=False, progress_bar=tiny.KillAt(3))
     kept = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
     assert kept == ["000000001.safetensors", "000000002.safetensors"]
     assert log(tmp_path) == []
@@ -139,7 +139,7 @@ def test_begun_anew_it_forgets_older_checkpoints(tiny, tmp_path, accelerator):
 def test_data_workers_change_nothing(tiny, tmp_path, accelerator):
     expected, _, _ = go(tiny, tmp_path / "none", accelerator)
     with pytest.raises(tiny.Killed):
-        go(tiny, tmp_path / "one", accelerator, num_workers=1, ticker=tiny.KillAt(2))
+        go(tiny, tmp_path / "one", accelerator, num_workers=1, progress_bar=tiny.KillAt(2))
     got, _, _ = go(tiny, tmp_path / "one", accelerator, num_workers=1)
     assert same(got, expected)
 
@@ -175,7 +175,7 @@ def test_another_models_checkpoint_is_refused(tiny, tmp_path, accelerator):
 def test_what_decides_nothing_may_change(tiny, tmp_path, accelerator):
     expected, _, _ = go(tiny, tmp_path / "whole", accelerator)
     with pytest.raises(tiny.Killed):
-        go(tiny, tmp_path / "a", accelerator, ticker=tiny.KillAt(3))
+        go(tiny, tmp_path / "a", accelerator, progress_bar=tiny.KillAt(3))
     got, _, _ = go(tiny, tmp_path / "a", accelerator, checkpoint_every=100, log_every=1)
     assert same(got, expected)
 
@@ -184,9 +184,9 @@ def test_what_decides_nothing_may_change(tiny, tmp_path, accelerator):
 def test_an_interrupt_saves_a_checkpoint_first(tiny, tmp_path, accelerator, number):
     expected, rows, _ = go(tiny, tmp_path / "whole", accelerator)
     before = signal.getsignal(number)
-    ticker = tiny.KillAt(4, number=number)
+    progress_bar = tiny.KillAt(4, number=number)
     with pytest.raises(KeyboardInterrupt):
-        go(tiny, tmp_path / "a", accelerator, ticker=ticker, checkpoint_every=1000)
+        go(tiny, tmp_path / "a", accelerator, progress_bar=progress_bar, checkpoint_every=1000)
     assert signal.getsignal(number) is before
     assert [path.name for path in (tmp_path / "a" / "checkpoint").iterdir()] == [
         "000000004.safetensors"

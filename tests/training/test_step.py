@@ -175,7 +175,7 @@ def test_a_moving_average_is_what_validates_and_what_is_kept(tiny, tmp_path, acc
     subject, seen, validated = tiny.scheme(), [], []
 
     class Look:
-        def tick(self, done, total, note, *, milestone=False):
+        def update(self, done, total, note, *, milestone=False):
             if not milestone:
                 seen.append({k: v.clone() for k, v in subject.student.state_dict().items()})
 
@@ -184,7 +184,12 @@ def test_a_moving_average_is_what_validates_and_what_is_kept(tiny, tmp_path, acc
         return tiny.score(model)
 
     tiny.train(
-        tmp_path, subject=subject, ema_decay=0.8, keep="last", ticker=Look(), validate=validate
+        tmp_path,
+        subject=subject,
+        ema_decay=0.8,
+        keep="last",
+        progress_bar=Look(),
+        validate=validate,
     )
     average = {k: v.double() for k, v in seen[0].items()}
     for weights in seen[1:]:

@@ -86,7 +86,7 @@ class KillAt:
     def __init__(self, step: int, *, number: int | None = None) -> None:
         self.step, self.number = step, number
 
-    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+    def update(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         if milestone:
             return
         if done == self.step and self.number is not None:
@@ -113,7 +113,7 @@ def train(
     subject: Offline | None = None,
     train: Any = None,
     validate: Any = score,
-    ticker: Any = None,
+    progress_bar: Any = None,
     resume: bool = True,
     seed: int = 3,
     accelerator: Any = None,
@@ -137,13 +137,13 @@ def train(
         seed=seed,
         accelerator=accelerator or Accelerator(cpu=True),
         resume=resume,
-        ticker=ticker,
+        progress_bar=progress_bar,
     )
     return subject, history
 
 
 def train_until_killed(folder: Path, step: int) -> None:
-    train(folder, ticker=KillAt(step, number=signal.SIGKILL))
+    train(folder, progress_bar=KillAt(step, number=signal.SIGKILL))
 
 
 def train_until_killed_saving(folder: Path, number: int) -> None:

@@ -110,7 +110,7 @@ def resumed(accelerator: Accelerator, folder: Path) -> None:
                     folder / name,
                     subject=subject,
                     accelerator=accelerator,
-                    ticker=tiny.KillAt(step),
+                    progress_bar=tiny.KillAt(step),
                     log_every=2,
                 )
             accelerator.wait_for_everyone()
@@ -180,7 +180,7 @@ def branches(accelerator: Accelerator, folder: Path) -> None:
                 torch.manual_seed(5)
                 subject = tiny.scheme()
                 subject.student = Skipping(skips)
-                ticker = None if kill is None else tiny.KillAt(kill)
+                progress_bar = None if kill is None else tiny.KillAt(kill)
                 caught = pytest.raises(tiny.Killed) if kill else nullcontext()
                 with warnings.catch_warnings(record=True) as warned, caught:
                     warnings.simplefilter("always")
@@ -188,7 +188,7 @@ def branches(accelerator: Accelerator, folder: Path) -> None:
                         folder / f"{name}-{run}",
                         subject=subject,
                         accelerator=accelerator,
-                        ticker=ticker,
+                        progress_bar=progress_bar,
                         epochs=6,
                     )
                 accelerator.wait_for_everyone()

@@ -86,7 +86,7 @@ class _Terminal:
     def log(self, line: str) -> None:
         self._progress.console.print(printable(line), markup=False, highlight=False)
 
-    def ticker(self, name: str) -> _Bar:
+    def progress_bar(self, name: str) -> _Bar:
         self._remove_bar()
         self._task = self._progress.add_task(printable(name), total=None)
         return _Bar(self._progress, self._task, printable(name))
@@ -103,7 +103,7 @@ class _Bar:
     def __init__(self, progress: Progress, task: TaskID, name: str) -> None:
         self._progress, self._task, self._name = progress, task, name
 
-    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+    def update(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         text = f"{self._name}: {printable(note)}"
         self._progress.update(self._task, completed=done, total=total, description=text)
 
@@ -121,11 +121,11 @@ class _Log:
     def log(self, line: str) -> None:
         show_error(f"{time.strftime('%H:%M:%S')} {line.strip()}")
 
-    def ticker(self, name: str) -> _LogTicker:
-        return _LogTicker(self, f"{self._part}{name}")
+    def progress_bar(self, name: str) -> _LogBar:
+        return _LogBar(self, f"{self._part}{name}")
 
 
-class _LogTicker:
+class _LogBar:
     """A logger of one long task: at milestones, and every half minute between them."""
 
     def __init__(self, log: _Log, name: str) -> None:
@@ -134,7 +134,7 @@ class _LogTicker:
         self._first: int | None = None
         self._milestones, self._wait = 0, FIRST
 
-    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+    def update(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         now = time.monotonic()
         # A resumed training begins with some of its steps done.
         self._first = done - 1 if self._first is None else self._first

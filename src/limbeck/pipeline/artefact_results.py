@@ -24,6 +24,7 @@ from limbeck.evaluate.measure import Artefact as Costed
 from limbeck.evaluate.measure import measure
 from limbeck.evaluate.metrics import accuracy, confusion_matrix, fidelity, pack_right
 from limbeck.export.predictor import OnnxPredictor, Predictions, predict
+from limbeck.pipeline.artefacts import EVALUATION_BATCH, predict_validation
 from limbeck.pipeline.candidate import Artefact, Candidate
 from limbeck.report.result import Disagreement, Measured
 
@@ -154,7 +155,9 @@ def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
         key=context.key,
         places=tuple(one.place for one in tested),
         measured=tuple(_measured(one, teacher, context) for one in tested),
-        class_similarity=similarity(context.predict(teacher.path), classes) if teacher else None,
+        class_similarity=similarity(predict_validation(context, teacher.path), classes)
+        if teacher
+        else None,
         disagreements=tuple(shown),
         disagreement_count=len(rows),
     )
@@ -172,11 +175,13 @@ def _tested(candidate: Candidate, context: Context) -> list[_Tested]:
         digest: (path, artefact)
         for digest, (_, artefact, path) in zip(digests, artefacts, strict=True)
     }
-    ticker = context.ticker("test samples")
+    progress_bar = context.progress.progress_bar("test samples")
     predictions = {}
     for number, (digest, (path, artefact)) in enumerate(files.items(), start=1):
-        predictions[digest] = predict(OnnxPredictor(path), context.batches(context.data.test))
-        ticker.tick(number, len(files), artefact.label)
+        predictions[digest] = predict(
+            OnnxPredictor(path), context.data.test.batches(EVALUATION_BATCH)
+        )
+        progress_bar.update(number, len(files), artefact.label)
     costs = _costs(files, context)
     return [
         _Tested(place, artefact, path, digest, predictions[digest], costs[digest])

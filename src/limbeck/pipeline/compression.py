@@ -14,6 +14,7 @@ from limbeck.compress.masked_weights import fixed
 from limbeck.compress.method import CalibrationContext, CompressError, Method, NothingGainedError
 from limbeck.core.parametrized import Progressive
 from limbeck.errors import InputError, Problem
+from limbeck.pipeline.artefacts import publish, save, training_batches, validate_model
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
@@ -161,8 +162,9 @@ class Compression(Stage):
             *state.changes,
             *(dict(one) for one in (changed.change, fixed(model)) if one is not None),
         ]
-        context.save(model, "model.safetensors")
-        artefact = context.publish(
+        save(context, model, "model.safetensors")
+        artefact = publish(
+            context,
             model,
             role=self.role,
             label=f"{self.verb} {self.role}",
@@ -217,11 +219,11 @@ def _calibration(
             yield batch
             return
         device = context.accelerator.device
-        for found in context.training_batches(samples):
+        for found in training_batches(context, samples):
             yield {name: tensor.to(device) for name, tensor in found.items()}
 
     def validate(model: nn.Module) -> float:
-        return 0.0 if batch is not None else next(iter(context.validate(model).values()))
+        return 0.0 if batch is not None else next(iter(validate_model(context, model).values()))
 
     return CalibrationContext(
         batches=batches,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from limbeck.errors import InputError, LimbeckError, Problem, gathering
 from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
+from limbeck.pipeline.artefacts import export
 from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.stage_order import loads_teacher
 from limbeck.pipeline.statements import check_models, trains_teacher
@@ -281,7 +282,7 @@ def _type_of(spec: ModelSpec) -> str:
 
 def _export(context: Context, model: nn.Module, path: Path, where: str) -> None:
     try:
-        context.export(model, path)
+        export(context, model, path)
     except LimbeckError as error:
         allowed = "a model that can be written as ONNX"
         raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error

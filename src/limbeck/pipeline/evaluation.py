@@ -35,6 +35,7 @@ from limbeck.evaluate.hardware import describe
 from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline import machine
 from limbeck.pipeline import run_folder as folders
+from limbeck.pipeline.artefacts import EVALUATION_BATCH
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.context import normalization_of_data
 from limbeck.pipeline.progress import ProgressReporter
@@ -212,7 +213,7 @@ def _seconds(candidate: Candidate, role: Literal["teacher", "student"]) -> float
 
 
 def _arrays(context: Context, split: Split) -> Iterator[Batch]:
-    for batch in context.batches(split):
+    for batch in split.batches(EVALUATION_BATCH):
         yield {name: np.asarray(batch[name]) for name in (*context.task.inputs, "labels")}
 
 

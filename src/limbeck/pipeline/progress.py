@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from limbeck.training import ProgressBar, Silent
+from limbeck.training import NullProgressBar, ProgressBar
 
 
 class ProgressReporter(Protocol):
@@ -18,7 +18,7 @@ class ProgressReporter(Protocol):
         """Report one line of text."""
         ...
 
-    def ticker(self, name: str) -> ProgressBar:
+    def progress_bar(self, name: str) -> ProgressBar:
         """Return a progress reporter for one long task."""
         ...
 
@@ -33,6 +33,6 @@ class NullReporter:
     def log(self, line: str) -> None:
         """Do nothing."""
 
-    def ticker(self, name: str) -> ProgressBar:
-        """Return a ticker that reports nothing."""
-        return Silent()
+    def progress_bar(self, name: str) -> ProgressBar:
+        """Return a progress bar without output."""
+        return NullProgressBar()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.chance import ChanceTest, accuracy_lower_bound, chance_test
 from limbeck.export.predictor import TorchPredictor, predict
+from limbeck.pipeline.artefacts import EVALUATION_BATCH, validate_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,7 @@ def _of_members(candidate: Candidate, context: Context, *, loaded: bool) -> Iter
     for where, spec, weights in members:
         if _must_beat_chance(spec):
             model = _member(spec, weights, context, state.changes)
-            batches = context.batches(context.data.validation)
+            batches = context.data.validation.batches(EVALUATION_BATCH)
             found = chance_test(predict(TorchPredictor(model, context.task), batches))
             yield from _of_chance(found, where, loaded=loaded)
 
@@ -138,7 +139,7 @@ def _of_expectations(
             measured = artefact.validation_accuracy
         else:
             model = _member(spec, file, context)
-            measured = next(iter(context.validate(model, split).values()))
+            measured = next(iter(validate_model(context, model, split).values()))
         low, high = accuracy_lower_bound(expect.accuracy, len(split)), 1.0
         if expect.tolerance is not None:
             low, high = expect.accuracy - expect.tolerance, expect.accuracy + expect.tolerance

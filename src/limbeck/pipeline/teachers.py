@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core import fingerprint
+from limbeck.pipeline.artefacts import EVALUATION_BATCH, publish
 from limbeck.pipeline.candidate import Artefact, State
-from limbeck.pipeline.context import EVALUATION_BATCH, Context
+from limbeck.pipeline.context import Context
 from limbeck.pipeline.results import versions
 from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, Teacher
 
@@ -57,7 +58,7 @@ def publish_teacher(context: Context, state: State) -> Artefact:
     models = _models(context, state)
     model = models[0] if len(models) == 1 else EnsembleModule(models, context.task)
     label = "teacher" if len(models) == 1 else f"ensemble of {len(models)}"
-    return context.publish(model, role="teacher", label=label, weights=(), changes=state.changes)
+    return publish(context, model, role="teacher", label=label, weights=(), changes=state.changes)
 
 
 def teacher_of(context: Context, state: State, *, taps: Sequence[str]) -> Teacher:
@@ -115,12 +116,12 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
     )
     if context.main and not store.complete:
         context.progress.log(f"caching the teacher's predictions in {store.folder}")
-        ticker = context.ticker("caching the teacher")
+        progress_bar = context.progress.progress_bar("caching the teacher")
         store.record(
             lambda batch: _logits(context, teacher, batch),
             train,
             batch_size=EVALUATION_BATCH,
-            progress=lambda done, total: ticker.tick(done, total, "samples"),
+            progress=lambda done, total: progress_bar.update(done, total, "samples"),
         )
     context.accelerator.wait_for_everyone()
     if not store.complete:  # filled by another process

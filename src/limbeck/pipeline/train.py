@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from limbeck.core.modules import modes_restored
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.objective import TrainingSet
+from limbeck.pipeline.artefacts import save, validate_model
 from limbeck.pipeline.candidate import Role
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import example_batch
@@ -163,15 +165,15 @@ def train(
     history = fit(
         scheme,
         train=context.data.train,
-        validate=context.validate,
+        validate=partial(validate_model, context),
         settings=settings,
         folder=(context.folder / weights).parent,
         seed=context.seed,
         accelerator=context.accelerator,
         resume=context.resume,
-        ticker=context.ticker(label),
+        progress_bar=context.progress.progress_bar(label),
     )
-    context.save(model, weights)
+    save(context, model, weights)
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
 
 

@@ -2,7 +2,7 @@
 
 from limbeck.training.checkpoint import CheckpointError
 from limbeck.training.log import History
-from limbeck.training.loop import ProgressBar, Silent, fit
+from limbeck.training.loop import NullProgressBar, ProgressBar, fit
 from limbeck.training.settings import Training
 
-__all__ = ["CheckpointError", "History", "ProgressBar", "Silent", "Training", "fit"]
+__all__ = ["CheckpointError", "History", "NullProgressBar", "ProgressBar", "Training", "fit"]

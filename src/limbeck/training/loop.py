@@ -34,7 +34,7 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 class ProgressBar(Protocol):
     """The protocol of progress reporters: a progress bar, log lines, or nothing."""
 
-    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+    def update(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         """Report that `done` of `total` steps are done.
 
         Args:
@@ -46,10 +46,10 @@ class ProgressBar(Protocol):
         ...
 
 
-class Silent:
+class NullProgressBar:
     """A progress reporter without output."""
 
-    def tick(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+    def update(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
         """Do nothing."""
 
 
@@ -63,7 +63,7 @@ def fit(
     seed: int,
     accelerator: Accelerator,
     resume: bool = True,
-    ticker: ProgressBar | None = None,
+    progress_bar: ProgressBar | None = None,
 ) -> History:
     """Train a scheme's student, and leave it with the weights of the best validation epoch.
 
@@ -80,7 +80,7 @@ def fit(
         accelerator: The device and the processes. The precision is that of the settings.
         resume: Whether to resume from the newest valid checkpoint in `folder`, with bit-identical
             results. Otherwise older checkpoints are removed.
-        ticker: The progress reporter, called every step and every epoch.
+        progress_bar: The progress reporter, called every step and every epoch.
 
     Raises:
         KeyboardInterrupt: The user interrupted; a checkpoint was saved first.
@@ -90,7 +90,9 @@ def fit(
     """
     _check(train, settings, accelerator)
     with prepared(scheme, compiles=settings.compile, accelerator=accelerator) as channel:
-        loop = _Loop(scheme, train, validate, settings, folder, seed, accelerator, ticker, channel)
+        loop = _Loop(
+            scheme, train, validate, settings, folder, seed, accelerator, progress_bar, channel
+        )
         loop.begin(resume=resume)
         with Interrupts() as interrupts:
             history = loop.run(interrupts)
@@ -119,12 +121,12 @@ class _Loop:
         folder: Path,
         seed: int,
         accelerator: Accelerator,
-        ticker: ProgressBar | None,
+        progress_bar: ProgressBar | None,
         channel: Channel,
     ) -> None:
         self.scheme, self.train, self.validate = scheme, train, validate
         self.settings, self.seed, self.accelerator = settings, seed, accelerator
-        self.folder, self.ticker = folder / "checkpoint", ticker or Silent()
+        self.folder, self.progress_bar = folder / "checkpoint", progress_bar or NullProgressBar()
         self.stepper = Stepper(scheme, settings, accelerator, channel)
         decay = settings.ema_decay
         self.average = None if decay is None else moving_average(scheme.student, decay=decay)
@@ -191,7 +193,7 @@ class _Loop:
             module.train()
         for micro_batches in self._steps():
             self._step(micro_batches)
-            self.ticker.tick(progress.step, self.total, self._note())
+            self.progress_bar.update(progress.step, self.total, self._note())
             self._save_if_due(interrupts.received)
         metrics = self._validate()
         row = self._row(self.state.epoch.pop(self.accelerator)) | {
@@ -204,7 +206,7 @@ class _Loop:
             weights = self.model.state_dict()
             self.state.best = {name: value.clone() for name, value in weights.items()}
         self.state.log.write(row)
-        self.ticker.tick(progress.step, self.total, self._summary(row), milestone=True)
+        self.progress_bar.update(progress.step, self.total, self._summary(row), milestone=True)
         self._save_if_due(interrupts.received)
 
     def _step(self, micro_batches: list[Batch]) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from limbeck.errors import Problem
 from limbeck.objective import Objective, methods
+from limbeck.pipeline.artefacts import publish
 from limbeck.pipeline.candidate import Artefact, Candidate, Role, State
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
@@ -115,7 +116,12 @@ class Distill(Training, ObjectiveConfig, Stage):
             role=role,
             teacher=teacher,
         )
-        artefact = context.publish(
-            model, role=role, label=label, weights=("model.safetensors",), changes=begin.changes
+        artefact = publish(
+            context,
+            model,
+            role=role,
+            label=label,
+            weights=("model.safetensors",),
+            changes=begin.changes,
         )
         return artefact, curve

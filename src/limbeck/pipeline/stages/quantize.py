@@ -16,6 +16,7 @@ from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.evaluate.flops import parameters
 from limbeck.export.compact.onnx import pack
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.pipeline.artefacts import artefact_of, export, predict_validation, training_batches
 from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.compression import DRY_RUN_PARAMETERS, Compression
 from limbeck.pipeline.context import Context
@@ -123,13 +124,13 @@ class Quantize(Compression):
         model = context.restore(context.student_spec, candidate.state("student"))
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
-            context.export(model, plain)
-            reference = context.predict(plain)
+            export(context, model, plain)
+            reference = predict_validation(context, plain)
             done: QuantizeRecord = compressor.write(
                 plain, target, calibration=self._arrays(context)
             )
         size = pack(target).bytes_after
-        exported = context.predict(target)
+        exported = predict_validation(context, target)
         compared = check_compressed(
             reference,
             exported,
@@ -137,11 +138,11 @@ class Quantize(Compression):
             method=self.method,
             tolerance=compressor.tolerance,
         )
-        artefact = context.artefact(
+        artefact = artefact_of(
+            exported,
             role="student",
             label=f"{self.method.split('_')[0]} student",
             changes=found[1].changes,
-            exported=exported,
             parity=None,
             weights=(),
         )
@@ -157,7 +158,7 @@ class Quantize(Compression):
         )
 
     def _arrays(self, context: Context) -> Iterator[dict[str, Any]]:
-        for batch in context.training_batches(self.calibration):
+        for batch in training_batches(context, self.calibration):
             yield {name: tensor.numpy() for name, tensor in batch.items()}
 
 
