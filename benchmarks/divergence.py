@@ -66,30 +66,32 @@ def allocations(work):
 
 def memory(arguments):
     """Bytes an element that the dense forms keep and need."""
-    units, classes = arguments.units, arguments.classes
-    print(f"{units} x {classes}: bytes an element beyond the inputs, kept for backward / at peak")
+    elements, classes = arguments.elements, arguments.classes
+    print(
+        f"{elements} x {classes}: bytes an element beyond the inputs, kept for backward / at peak"
+    )
     print(f"{'':<12}{'limbeck bf16':>16}{'torch bf16':>16}{'limbeck fp32':>16}{'torch fp32':>16}")
     for kind in KINDS:
         row = f"{kind:<12}"
         for dtype in (torch.bfloat16, torch.float32):
             for function in (divergence, plain):
-                student = torch.randn(units, classes, dtype=dtype, requires_grad=True)
-                targets = DenseTargets(torch.randn(units, classes, dtype=dtype))
+                student = torch.randn(elements, classes, dtype=dtype, requires_grad=True)
+                targets = DenseTargets(torch.randn(elements, classes, dtype=dtype))
 
                 def work(function=function, student=student, targets=targets, kind=kind):
                     return function(student, targets, kind=kind, temperature=TEMPERATURE)
 
-                kept, peak = (b / (units * classes) for b in allocations(work))
+                kept, peak = (b / (elements * classes) for b in allocations(work))
                 row += f"{kept:>9.2f} /{peak:5.2f}"
         print(row)
 
 
-def problem(units, classes):
+def problem(elements, classes):
     """A student's hidden states and head, and a teacher's."""
     torch.manual_seed(0)
-    hidden = torch.randn(units, FEATURES, requires_grad=True)
+    hidden = torch.randn(elements, FEATURES, requires_grad=True)
     weight = (torch.randn(classes, FEATURES) / FEATURES**0.5).requires_grad_()
-    theirs = torch.randn(units, TEACHER_FEATURES)
+    theirs = torch.randn(elements, TEACHER_FEATURES)
     head = torch.randn(classes, TEACHER_FEATURES) / TEACHER_FEATURES**0.5
     return hidden, weight, HeadTargets(theirs, head)
 
@@ -127,7 +129,7 @@ def child(arguments):
     """One form in a process of its own: how far resident memory grew above the inputs."""
     form = FORMS[arguments.form]
     form(*problem(8, 64), arguments.kind)  # libraries have loaded what they load
-    inputs = problem(arguments.units, arguments.classes)
+    inputs = problem(arguments.elements, arguments.classes)
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     if arguments.limit:
@@ -143,32 +145,32 @@ def child(arguments):
     print(status("VmHWM") - before)
 
 
-def grown(form, units, classes, kind, limit=0):
+def grown(form, elements, classes, kind, limit=0):
     """Run `child`; bytes, or NaN where memory did not suffice."""
     command = [sys.executable, __file__, "child", "--form", form, "--kind", kind]
-    command += ["--units", str(units), "--classes", str(classes), "--max-samples", str(limit)]
+    command += ["--elements", str(elements), "--classes", str(classes), "--max-samples", str(limit)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def growth(arguments):
-    """Peak resident growth of each form, and what twice the units add."""
-    units, classes = arguments.units, arguments.classes
+    """Peak resident growth of each form, and what twice the elements add."""
+    elements, classes = arguments.elements, arguments.classes
     for kind in arguments.kinds:
-        found = {form: grown(form, units, classes, kind) for form in FORMS}
-        twice = grown("fused", 2 * units, classes, kind)
-        more = units * FEATURES * 4 * 2  # twice: the gradient, and that scaled by the way back
-        print(f"{kind}, {units} x {classes}: peak resident growth in MiB")
+        found = {form: grown(form, elements, classes, kind) for form in FORMS}
+        twice = grown("fused", 2 * elements, classes, kind)
+        more = elements * FEATURES * 4 * 2  # twice: the gradient, and that scaled by the way back
+        print(f"{kind}, {elements} x {classes}: peak resident growth in MiB")
         print("  " + ", ".join(f"{form} {size / MIB:.0f}" for form, size in found.items()))
         print(f"  fused / dense {found['fused'] / found['dense']:.3f}, at most 0.2")
         print(
-            f"  twice the units: {(twice - found['fused']) / MIB:+.1f} "
+            f"  twice the elements: {(twice - found['fused']) / MIB:+.1f} "
             f"(their gradients, twice: {more / MIB:.1f})"
         )
 
 
 def timing(arguments):
     """Medians of interleaved rounds, and their ratios to the dense form's."""
-    inputs = problem(arguments.units, arguments.classes)
+    inputs = problem(arguments.elements, arguments.classes)
     for kind in arguments.kinds:
         taken = {form: [] for form in FORMS}
         for _ in range(arguments.rounds):
@@ -185,11 +187,13 @@ def timing(arguments):
 
 def large(arguments):
     """A vocabulary of 128256 where one more GiB is all there is."""
-    units, classes = arguments.units, 128256
-    needed = units * classes * 4 * 3
-    print(f"{units} x {classes}: logits of both sides and a gradient take {needed / MIB:.0f} MiB")
+    elements, classes = arguments.elements, 128256
+    needed = elements * classes * 4 * 3
+    print(
+        f"{elements} x {classes}: logits of both sides and a gradient take {needed / MIB:.0f} MiB"
+    )
     for form in ("fused", "dense"):
-        size = grown(form, units, classes, "forward_kl", limit=1024)
+        size = grown(form, elements, classes, "forward_kl", limit=1024)
         print(f"  {form}: " + (f"grew by {size / MIB:.0f} MiB" if size == size else "does not fit"))
 
 
@@ -197,7 +201,7 @@ def main():
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("what", choices=["memory", "growth", "time", "large", "child"])
-    parser.add_argument("--units", type=int, default=2048)
+    parser.add_argument("--elements", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=32000)
     parser.add_argument("--kinds", nargs="+", default=["forward_kl"], choices=KINDS)
     parser.add_argument("--rounds", type=int, default=5)

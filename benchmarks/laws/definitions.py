@@ -248,7 +248,7 @@ def _product(first: Array, second: Array) -> Array:
 
 
 def stronger(student: Array, teacher: Array, *, temperature: float = 1.0) -> Any:
-    """T²·(1 − mean correlation within units) + T²·(1 − … across units), Huang 2022."""
+    """T²·(1 − mean correlation within elements) + T²·(1 − … across elements), Huang 2022."""
     ours, theirs = (np.exp(log_softmax(side / temperature)) for side in (student, teacher))
     within, across = _uncorrelated(ours, theirs), _uncorrelated(ours.T, theirs.T)
     return temperature**2 * (within + across)

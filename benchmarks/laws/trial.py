@@ -34,7 +34,7 @@ _LAST_BIT = 1e-6  # of a sum of float32: not what makes a loss negative in train
 _OFF = re.compile(
     r"(?:off by|the value by|the gradient by|zero at student = teacher, not) (-?[\d.e+-]+)"
 )
-_EMPTY = "an empty batch"  # what no units give is a matter of contract, too
+_EMPTY = "an empty batch"  # what no elements give is a matter of contract, too
 NO_STUDENT_SIDE = ("-inf on the student's side", "-inf on other classes")
 NO_TEACHER_SIDE = ("-inf on the teacher's side", "-inf on other classes")
 
@@ -46,15 +46,15 @@ class Trial:
     Attributes:
         function: Its name, as a caller writes it.
         promise: The formula that it is held to.
-        loss: The function as (student, teacher, *, temperature), one value a unit or a scalar.
+        loss: The function as (student, teacher, *, temperature), one value per element or a scalar.
         kind: What it compares, as `limbeck.testing` has it.
         definition: The formula in numpy, for law 4.
         how: How it was called, where that is not plain.
         draw: Its inputs, where the usual ones do not fit.
         without: Laws that are not asked of it.
         excused: Cases of law 9 in which the formula itself is infinite.
-        mean: Over several units, where no reduction but the mean is on offer: law 6 is asked of it.
-        masked: The same with a mask, true where a unit counts: law 7 is asked of it.
+        mean: Over several elements, if the mean is the only reduction: law 6 applies.
+        masked: The same with a mask, true where an element counts: law 7 is asked of it.
         ends: The same as (student, teacher, beta): law 13 is asked of it.
         instead: What it may compute, if not what it promises: a name and a formula each.
     """
@@ -84,14 +84,14 @@ class Verdict:
     seen: dict[int, str | None] = field(default_factory=dict)
 
 
-def by_unit(call: Pair) -> Callable[..., Tensor]:
-    """Call what reduces over a batch for each unit alone, so that only the formula is judged."""
+def per_element(call: Pair) -> Callable[..., Tensor]:
+    """Call what reduces over a batch for each element alone, so that only the formula is judged."""
 
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
-        units = [
+        elements = [
             call(*pair).reshape(()) for pair in zip(student.split(1), teacher.split(1), strict=True)
         ]
-        return torch.stack(units) if len(student) else student.flatten(1).sum(1)
+        return torch.stack(elements) if len(student) else student.flatten(1).sum(1)
 
     return loss
 
@@ -100,7 +100,7 @@ def by_unit_at(call: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[...,
     """Do the same with what takes a temperature."""
 
     def loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-        return by_unit(lambda one, other: call(one, other, temperature))(student, teacher)
+        return per_element(lambda one, other: call(one, other, temperature))(student, teacher)
 
     return loss
 
@@ -231,7 +231,7 @@ def _slope(call: Pair, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _split(mean: Pair) -> Iterator[str]:
-    """6: micro-batches of 1 and 5 units, each with its mean, as gradient accumulation has them."""
+    """6: micro-batches of 1 and 5 elements, each with its mean, as in gradient accumulation."""
     student, teacher = _logits()
     together = _slope(mean, student, teacher)
     apart = torch.cat(
@@ -240,7 +240,7 @@ def _split(mean: Pair) -> Iterator[str]:
     off = ((apart - together).abs().max() / together.abs().max()).item()
     if off > _ROUNDING:
         yield (
-            "a mean of means: averaged over micro-batches of 1 and 5 units, the gradient is off by "
+            "a mean of means: over micro-batches of 1 and 5 elements, the gradient is off by "
             f"{off:.1e} of its size"
         )
 
@@ -253,10 +253,10 @@ def _padding(masked: Masked) -> Iterator[str]:
     value = masked(spoilt, teacher, counts).item()
     expected = masked(student[counts], teacher[counts], counts[counts]).item()
     if abs(value - expected) > _ROUNDING * abs(expected):
-        yield f"padding counts: 2 of 6 units masked, {value:.4g}; without them {expected:.4g}"
+        yield f"padding counts: 2 of 6 elements masked, {value:.4g}; without them {expected:.4g}"
     slope = _slope(lambda one, other: masked(one, other, counts), spoilt, teacher)
     if (reached := slope[~counts].abs().max().item()) > 0:
-        yield f"padding is trained on: a gradient of {reached:.1e} reaches units that are masked"
+        yield f"padding is trained on: a gradient of {reached:.1e} reaches elements that are masked"
     nothing = torch.zeros_like(counts)
     if (left := masked(student, teacher, nothing).item()) != 0:
         yield f"a batch that is masked as a whole gives {left:.4g}, and not 0"

@@ -18,17 +18,17 @@ NOTHING = -np.inf
 @st.composite
 def pairs(draw, ruled_out=False):
     """Two arrays of logits of one shape, a temperature, and labels."""
-    units, classes = draw(st.integers(1, 4)), draw(st.integers(2, 6))
+    elements, classes = draw(st.integers(1, 4)), draw(st.integers(2, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     scale = draw(st.sampled_from([0.01, 1.0, 10.0, 300.0]))
-    student, teacher = rng.normal(size=(2, units, classes)) * scale
+    student, teacher = rng.normal(size=(2, elements, classes)) * scale
     if ruled_out:
         for logits in (student, teacher):
-            out = rng.random((units, classes)) < 0.3
+            out = rng.random((elements, classes)) < 0.3
             out[:, 0] = False
             logits[out] = NOTHING
     temperature = draw(st.sampled_from([0.5, 1.0, 2.0, 4.0, 10.0]))
-    return student, teacher, temperature, rng.integers(classes, size=units)
+    return student, teacher, temperature, rng.integers(classes, size=elements)
 
 
 def value_and_gradient(function, student):

@@ -305,14 +305,14 @@ def test_half_precision_is_close_and_keeps_its_types(form):
 
 
 def test_many_half_precision_blocks_add_up_in_float32():
-    units = 600
-    hidden = torch.ones(units, 1, dtype=torch.bfloat16)
+    elements = 600
+    hidden = torch.ones(elements, 1, dtype=torch.bfloat16)
     weight = torch.tensor([[0.0], [0.0]], dtype=torch.bfloat16, requires_grad=True)
-    targets = DenseTargets(torch.tensor([[2.0, 0.0]]).expand(units, 2))
+    targets = DenseTargets(torch.tensor([[2.0, 0.0]]).expand(elements, 2))
     fused_divergence(
         hidden, weight, targets, temperature=1.0, reduction="sum", block_bytes=8
     ).backward()
-    expected = units * (0.5 - torch.sigmoid(torch.tensor(2.0)))
+    expected = elements * (0.5 - torch.sigmoid(torch.tensor(2.0)))
     assert weight.grad[0].item() == pytest.approx(expected.item(), rel=5e-3)
 
 

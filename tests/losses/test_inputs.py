@@ -70,8 +70,8 @@ def test_logits_of_different_shapes_raise(name):
     refused("teacher", "floating-point", name, LOGITS, LOGITS.long(), **more)
     refused("teacher", "one shape", name, LOGITS, torch.zeros(2, 4), **more)
     refused("teacher", "one shape", name, LOGITS, torch.zeros(3, 3), **more)
-    refused("student", "units", name, torch.zeros(3), torch.zeros(3), **more)
-    refused("student", "units", name, torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), **more)
+    refused("student", "elements", name, torch.zeros(3), torch.zeros(3), **more)
+    refused("student", "elements", name, torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), **more)
     refused("student", "one class", name, LOGITS[:, :0], LOGITS[:, :0], **more)
 
 

@@ -120,7 +120,7 @@ def test_every_docstring_is_complete(name):
     summary = text.partition("\n")[0]
     assert summary.endswith(".")
     assert "$$" in text, "the formula"
-    assert re.search(r"`\[(units|samples)", text), "the shapes"
+    assert re.search(r"`\[(elements|samples)", text), "the shapes"
     for section in ("Args:", "Returns:", "Raises:", "Example:"):
         assert f"\n{section}\n" in text
     assert ">>> " in text

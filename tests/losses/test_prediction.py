@@ -25,9 +25,9 @@ PER_UNIT = ("dkd", "standardized_kl", "ttm", "wttm")
 
 
 @st.composite
-def drawn(draw, units=(1, 5), scales=(0.3, 1.0, 5.0)):
+def drawn(draw, elements=(1, 5), scales=(0.3, 1.0, 5.0)):
     """Draw logits of student and teacher, labels and a temperature."""
-    shape = draw(st.integers(*units)), draw(st.integers(2, 6))
+    shape = draw(st.integers(*elements)), draw(st.integers(2, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     student, teacher = rng.normal(size=(2, *shape)) * draw(st.sampled_from(scales))
     temperature = draw(st.sampled_from([1.0, 2.0, 4.0, 10.0]))
@@ -95,7 +95,7 @@ def test_standardized_kl(given_logits, correction):
 
 
 @few
-@given(drawn(units=(3, 6), scales=(0.5, 1.0, 2.0)), st.sampled_from([(2.0, 2.0), (1.0, 0.0)]))
+@given(drawn(elements=(3, 6), scales=(0.5, 1.0, 2.0)), st.sampled_from([(2.0, 2.0), (1.0, 0.0)]))
 def test_dist(given_logits, weights):
     student, teacher, _, temperature = given_logits
     agree("dist", student, teacher, temperature=temperature, beta=weights[0], gamma=weights[1])
@@ -264,7 +264,7 @@ def test_dist_of_one_unit_has_no_relation_within_classes():
 def test_a_constant_student_has_a_bounded_gradient(level, dtype):
     teacher = torch.randn(8, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
     flat = torch.full((8, 7), level, dtype=dtype)
-    for student in (flat, flat[:, :1].expand(8, 7) + torch.arange(7)):  # all units alike
+    for student in (flat, flat[:, :1].expand(8, 7) + torch.arange(7)):  # all elements alike
         value, gradient = slope(lambda s: losses.dist(s, teacher), student)
         assert value.isfinite()
         assert gradient.abs().max() < 10

@@ -116,8 +116,8 @@ def test_relations_of_samples(name, form, drawn):
 def farthest_from_parallel(rows):
     """The least of 1 - |cosine| over all pairs of rows."""
     flat = rows.reshape(len(rows), -1)
-    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
-    pairs = np.abs(unit @ unit.T)[np.triu_indices(len(rows), 1)]
+    element = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    pairs = np.abs(element @ element.T)[np.triu_indices(len(rows), 1)]
     return 1 - pairs.max(initial=0.0)
 
 

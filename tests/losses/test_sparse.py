@@ -150,17 +150,17 @@ def test_classes_that_the_student_lacks_are_excluded(kind):
     ids = torch.tensor([[0, 6, 2], [5, 1, 4], [3, 2, 1]])
     logs = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64).log().expand(3, 3)
     value, gradient = value_and_gradient(student, TopKTargets(ids, logs, 7), 2.0, **kind)
-    for unit, kept in enumerate(([0, 2], [1], [0, 1, 2])):
-        picked = TopKTargets(ids[unit, kept][None], logs[unit, kept][None], 7)
+    for element, kept in enumerate(([0, 2], [1], [0, 1, 2])):
+        picked = TopKTargets(ids[element, kept][None], logs[element, kept][None], 7)
         # The mass beyond the student's classes is no part of the tail.
         rest = torch.tensor([[0.2]], dtype=torch.float64).log()
-        q = student[unit].log_softmax(0)
+        q = student[element].log_softmax(0)
         student_row = q[picked.ids[0]]
         others = [c for c in range(4) if c not in picked.ids[0].tolist()]
         student_row = torch.cat([student_row, q[others].logsumexp(0, keepdim=True)])[None]
         teacher_row = DenseTargets(torch.cat([picked.log_probabilities, rest], dim=1))
         expected = divergence(student_row, teacher_row, temperature=2.0, **kind)
-        torch.testing.assert_close(value[unit], expected[0])
+        torch.testing.assert_close(value[element], expected[0])
     assert gradient.isfinite().all()
 
 

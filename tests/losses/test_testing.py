@@ -262,7 +262,7 @@ def similarities(student, teacher, *, wrong=""):
     return difference.square().sum() / max(len(s) ** 2, 1)
 
 
-def similarities_by_unit(student, teacher):
+def similarities_per_element(student, teacher):
     return similarities(student, teacher).expand(len(student))
 
 
@@ -427,7 +427,7 @@ BROKEN = [
     (partial(similarities, wrong="order"), "relation", {8}),
     (partial(similarities, wrong="empty"), "relation", {9}),
     (partial(similarities, wrong="apart"), "relation", {1}),
-    (similarities_by_unit, "feature", {6, 7}),
+    (similarities_per_element, "feature", {6, 7}),
     (without_forward_mode, "feature", {15}),
     (mixes_copies, "feature", {15}),
     (linear_gradient, "feature", {15}),
@@ -610,13 +610,15 @@ def test_a_missing_setting_is_named():
 def test_an_error_of_the_loss_is_reported():
     def of_many(student, teacher):
         if len(student) == 1:
-            raise ValueError("one unit is not enough")
+            raise ValueError("one element is not enough")
         return logit_mse(student, teacher)
 
     verdicts = audit_loss(of_many, kind="response")
-    assert verdicts[9] == "the loss raises ValueError: one unit is not enough"
+    assert verdicts[9] == "the loss raises ValueError: one element is not enough"
     assert broken(of_many, "response") == {6, 9}
-    with pytest.raises(BrokenLawError, match="law 6: the loss raises ValueError: one unit") as seen:
+    with pytest.raises(
+        BrokenLawError, match="law 6: the loss raises ValueError: one element"
+    ) as seen:
         check_loss(of_many, kind="response")
     assert isinstance(seen.value.__cause__, ValueError)
 

@@ -75,8 +75,8 @@ def slope(loss, student):
 
 @few
 @given(seeds, sizes, sizes, sizes, st.integers(2, 4), st.booleans())
-def test_attention_kl(seed, samples, heads, queries, keys, per_unit):
-    shape = (samples, heads, keys) if per_unit else (samples, heads, queries, keys)
+def test_attention_kl(seed, samples, heads, queries, keys, per_element):
+    shape = (samples, heads, keys) if per_element else (samples, heads, queries, keys)
     student, teacher = 0.8 * softmax(0.5 * normal(seed, 2, *shape)) + 0.2 / keys
     agree("attention_kl", student, teacher, step=1e-5)
     agree("attention_kl", student, teacher, step=1e-5, heads="mean")

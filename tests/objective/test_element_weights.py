@@ -1,4 +1,4 @@
-"""Numbers by unit, against definitions in numpy."""
+"""Numbers by element, against definitions in numpy."""
 
 import numpy as np
 import pytest
@@ -22,10 +22,10 @@ from limbeck.objective.element_weights import (
 
 @st.composite
 def answers(draw):
-    units, classes = draw(st.integers(1, 5)), draw(st.integers(2, 6))
+    elements, classes = draw(st.integers(1, 5)), draw(st.integers(2, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    logits = rng.normal(size=(units, classes)) * draw(st.sampled_from([0.1, 1.0, 10.0]))
-    return logits, rng.integers(classes, size=units)
+    logits = rng.normal(size=(elements, classes)) * draw(st.sampled_from([0.1, 1.0, 10.0]))
+    return logits, rng.integers(classes, size=elements)
 
 
 def values_of(number, logits, labels):
@@ -113,6 +113,6 @@ def test_errors_name_the_key(spec, where):
 
 def test_recipe_and_python_forms_are_equal():
     spec = {"teacher_correctness": {"right": 1, "wrong": 0}}
-    assert element_weights.is_per_unit(spec)
+    assert element_weights.is_per_element(spec)
     assert element_weights.parse(spec, where="w") == TeacherCorrectness(1, 0)
-    assert not element_weights.is_per_unit({"linear": {"start": 0, "end": 1}})
+    assert not element_weights.is_per_element({"linear": {"start": 0, "end": 1}})

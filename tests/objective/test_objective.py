@@ -34,7 +34,7 @@ def task_loss(response):
 
 @pytest.fixture
 def pair():
-    """Six units of three samples, two of them without weight; a map of features a sample."""
+    """Six elements of three samples, two of them without weight; a map of features a sample."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape):
@@ -91,16 +91,17 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(pair):
     whole = gradients(objective, response, answer)
     mass = response.weights.sum()
     summed = [torch.zeros_like(part) for part in whole]
-    for units, samples in ((slice(0, 2), slice(0, 1)), (slice(2, 6), slice(1, 3))):
+    for elements, samples in ((slice(0, 2), slice(0, 1)), (slice(2, 6), slice(1, 3))):
         part = Response(
-            outputs={"logits": response.outputs["logits"][units]},
-            labels=response.labels[units],
-            weights=response.weights[units],
-            sample_of=response.sample_of[units] - samples.start,
+            outputs={"logits": response.outputs["logits"][elements]},
+            labels=response.labels[elements],
+            weights=response.weights[elements],
+            sample_of=response.sample_of[elements] - samples.start,
             taps={"body": response.taps["body"][samples]},
         )
         result = Answer(
-            DenseTargets(answer.targets.logits[units]), {"stem.0": answer.taps["stem.0"][samples]}
+            DenseTargets(answer.targets.logits[elements]),
+            {"stem.0": answer.taps["stem.0"][samples]},
         )
         total = objective(part, result, task_loss=task_loss).total * part.weights.sum() / mass
         leaves = [response.outputs["logits"], response.taps["body"]]
@@ -244,7 +245,7 @@ def test_a_loss_over_several_layers_gets_all_of_them(pair):
     assert objective(response, answer).total.isfinite()
 
 
-def test_weights_and_temperatures_differ_by_unit(pair):
+def test_weights_and_temperatures_differ_per_element(pair):
     response, answer = pair
     logits, teacher = response.outputs["logits"], answer.targets.logits
     term = Term(
@@ -267,10 +268,10 @@ def test_weights_and_temperatures_differ_by_unit(pair):
     torch.testing.assert_close(Objective([divergence])(response, answer).total, expected)
 
 
-def test_only_some_arguments_differ_by_unit():
+def test_only_some_arguments_differ_per_element():
     spread = {"logit_spread": {}}
     for term in (Term("label_smoothing", smoothing=spread), Term("ttm", temperature=spread)):
-        with pytest.raises(InputError, match="differ by unit"):
+        with pytest.raises(InputError, match="differ per element"):
             Objective([term])
     with pytest.raises(InputError, match="low"):
         Objective([Term("task", weight={"teacher_entropy": {"high": 1}})])

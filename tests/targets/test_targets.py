@@ -35,9 +35,9 @@ FORMS = [
 @pytest.mark.parametrize("targets", FORMS)
 @pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([3, 0])])
 def test_units_classes_and_take(targets, rows):
-    assert (targets.units, targets.classes) == (4, 6)
+    assert (targets.elements, targets.classes) == (4, 6)
     some = targets.take(rows)
-    assert (some.units, some.classes) == (2, 6)
+    assert (some.elements, some.classes) == (2, 6)
     expected = targets.take(slice(0, 4))
     for field in dataclasses.fields(some):
         taken, whole = getattr(some, field.name), getattr(expected, field.name)
@@ -83,8 +83,8 @@ def test_draws_are_reproducible_and_accept_an_empty_batch():
         for _ in range(2)
     )
     assert torch.equal(a.ids, b.ids)
-    assert SampledTargets.draw(LOGITS[:0], draws=9).units == 0
-    assert TopKTargets.of(LOGITS[:0], 2).units == 0
+    assert SampledTargets.draw(LOGITS[:0], draws=9).elements == 0
+    assert TopKTargets.of(LOGITS[:0], 2).elements == 0
 
 
 def test_head_logits_equal_the_linear_layer_with_softcap():

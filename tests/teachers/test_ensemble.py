@@ -61,5 +61,5 @@ def test_members_must_fit_together():
     with pytest.raises(InputError, match="at least one teacher"):
         EnsembleTeacher([])
     odd = EnsembleTeacher([ConstantTeacher(torch.zeros(2, 3)), ConstantTeacher(torch.zeros(2, 4))])
-    with pytest.raises(InputError, match="same units and classes"):
+    with pytest.raises(InputError, match="same elements and classes"):
         odd.answer({})

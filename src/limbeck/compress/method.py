@@ -79,7 +79,7 @@ class CalibrationContext:
     Attributes:
         batches: Iterates over some training samples, unaugmented and in order, on the model's
             device; repeatable.
-        forward: Runs a model on a batch: logits, `[units, classes]`.
+        forward: Runs a model on a batch: logits, `[elements, classes]`.
         loss: The task's loss of a model on a batch, a scalar with a gradient.
         validate: Score of a model on the validation samples; higher is better.
         seed: Seed of random draws.

@@ -136,7 +136,7 @@ def map_copies(
     )
 
 
-def row_blocks(units: int, classes: int, device: torch.device) -> list[slice]:
+def row_blocks(elements: int, classes: int, device: torch.device) -> list[slice]:
     """Divide elements into blocks of rows.
 
     Example:
@@ -144,11 +144,11 @@ def row_blocks(units: int, classes: int, device: torch.device) -> list[slice]:
         [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     if torch.compiler.is_compiling():  # the compiler fuses the operations itself
-        return [slice(0, units)]
+        return [slice(0, elements)]
     smallest, largest = _CACHED
-    elements = max(smallest, min(largest, units * classes // 16))
-    rows = max(1, (elements if device.type == "cpu" else _LAUNCHED) // classes)
-    return [slice(start, min(start + rows, units)) for start in range(0, units, rows)]
+    logits = max(smallest, min(largest, elements * classes // 16))
+    rows = max(1, (logits if device.type == "cpu" else _LAUNCHED) // classes)
+    return [slice(start, min(start + rows, elements)) for start in range(0, elements, rows)]
 
 
 def pad_classes(gradient: Tensor, classes: int) -> Tensor:
@@ -158,7 +158,7 @@ def pad_classes(gradient: Tensor, classes: int) -> Tensor:
 
 
 def dense(student: Tensor, targets: DenseTargets | HeadTargets, config: DivergenceConfig) -> Tensor:
-    """Compute the divergence of checked logits over the common classes, `[units]`."""
+    """Compute the divergence of checked logits over the common classes, `[elements]`."""
     classes = student.shape[1]
     form: Callable[..., DenseTargets | HeadTargets] = DenseTargets
     tensors: tuple[Tensor | None, ...]

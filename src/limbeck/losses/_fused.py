@@ -80,10 +80,10 @@ def fused_value(head: Head, arguments: FusedArguments) -> Tensor:
 
 def _weights(arguments: FusedArguments, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the normalised weight per element, and the elements of non-zero weight (None: all)."""
-    dtype, units = torch.promote_types(hidden.dtype, torch.float32), len(hidden)
+    dtype, elements = torch.promote_types(hidden.dtype, torch.float32), len(hidden)
     if arguments.weights is None:
-        weight = 1.0 if arguments.reduction == "sum" else 1.0 / max(units, 1)
-        return torch.full((units,), weight, dtype=dtype, device=hidden.device), None
+        weight = 1.0 if arguments.reduction == "sum" else 1.0 / max(elements, 1)
+        return torch.full((elements,), weight, dtype=dtype, device=hidden.device), None
     weights = arguments.weights.detach().to(dtype)
     if weights.device.type == "cpu" and bool((weights < 0).any()):
         lowest = weights.min().item()
@@ -91,7 +91,7 @@ def _weights(arguments: FusedArguments, hidden: Tensor) -> tuple[Tensor, Tensor 
     selected = weights.nonzero().squeeze(1)  # the only device synchronisation
     if arguments.reduction == "mean":
         weights = weights / weights.sum().clamp_min(torch.finfo(dtype).tiny)
-    return weights, None if len(selected) == units else selected
+    return weights, None if len(selected) == elements else selected
 
 
 def _rows_per_block(head: Head, arguments: FusedArguments) -> int:

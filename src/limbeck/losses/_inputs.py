@@ -26,7 +26,7 @@ _AXES = {
 
 
 def logit_pair(student: Tensor, teacher: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
-    """Check logits of the same elements and classes, `[units, classes]`."""
+    """Check logits of the same elements and classes, `[elements, classes]`."""
     check_logits(student, where=f"{where}.student")
     check_logits(teacher, where=f"{where}.teacher")
     check_same_shape(student, teacher, where=f"{where}.teacher")
@@ -113,7 +113,7 @@ def check_floating(tensor: Tensor, *, where: str) -> None:
 
 def check_logits(logits: Tensor, *, where: str) -> None:
     """Raise an error unless a tensor has one row of logits per element."""
-    allowed = "a tensor [units, classes] with at least one class"
+    allowed = "a tensor [elements, classes] with at least one class"
     fix = "Flatten to one row per element: logits.flatten(0, -2)."
     check_axes(logits, (2,), where=where, allowed=allowed, fix=fix)
 

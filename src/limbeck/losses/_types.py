@@ -5,15 +5,15 @@ from typing import TypeAlias
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-Logits: TypeAlias = Float[Tensor, "units classes"]
-Labels: TypeAlias = Integer[Tensor, " units"]
-PerElement: TypeAlias = Float[Tensor, " units"]
+Logits: TypeAlias = Float[Tensor, "elements classes"]
+Labels: TypeAlias = Integer[Tensor, " elements"]
+PerElement: TypeAlias = Float[Tensor, " elements"]
 
 Features: TypeAlias = Float[Tensor, "samples ..."]
 Maps: TypeAlias = Float[Tensor, "samples _ _ _"]
 PerSample: TypeAlias = Float[Tensor, " samples"]
 
-States: TypeAlias = Float[Tensor, "units *tokens features"]
+States: TypeAlias = Float[Tensor, "elements *tokens features"]
 Mask: TypeAlias = Bool[Tensor, "samples tokens"]
 
 Scalar: TypeAlias = Float[Tensor, ""]

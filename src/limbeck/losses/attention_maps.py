@@ -212,8 +212,8 @@ _MASKED_SCORE = -1e2  # at most this, TinyBERT's code treats a score as that of 
 
 
 def attention_kl(
-    student: Float[Tensor, "units student_heads *queries keys"],
-    teacher: Float[Tensor, "units teacher_heads *queries keys"],
+    student: Float[Tensor, "elements student_heads *queries keys"],
+    teacher: Float[Tensor, "elements teacher_heads *queries keys"],
     *,
     heads: Literal["match", "mean"] = "match",
     mask: Mask | None = None,
@@ -229,12 +229,12 @@ def attention_kl(
 
     Args:
         student: Attention probabilities, `[samples, heads, queries, keys]` or
-            `[units, heads, keys]`; the last dimension sums to 1.
+            `[elements, heads, keys]`; the last dimension sums to 1.
         teacher: The same for the teacher.
         heads: `match` compares head by head and requires equal numbers; `mean` compares the means
             over all heads, for any numbers.
         mask: True for tokens that are not padding, `[samples, queries]`: the mean is over these
-            queries. `[units, heads, keys]` has no queries to mask.
+            queries. `[elements, heads, keys]` has no queries to mask.
 
     Returns:
         One value per sample in nats, `[samples]`, never negative. Its published weight is 1.
@@ -249,7 +249,7 @@ def attention_kl(
 
     Source: Wang et al. 2020 (MiniLM).
     """
-    allowed = "[samples, heads, queries, keys] or [units, heads, keys]"
+    allowed = "[samples, heads, queries, keys] or [elements, heads, keys]"
     _check_attention(student, 3, where="attention_kl.student", allowed=allowed)
     _check_attention(teacher, 3, where="attention_kl.teacher", allowed=allowed)
     check_choice(heads, ("match", "mean"), where="attention_kl.heads")

@@ -27,11 +27,11 @@ def cross_entropy(student: Logits, labels: Labels) -> PerElement:
     $$-\log \mathrm{softmax}(z)_y$$
 
     Args:
-        student: Logits z, `[units, classes]`.
-        labels: The labels y, `[units]`. There is no ignore index: use a weight of 0.
+        student: Logits z, `[elements, classes]`.
+        labels: The labels y, `[elements]`. There is no ignore index: use a weight of 0.
 
     Returns:
-        One value per element in nats, `[units]`.
+        One value per element in nats, `[elements]`.
 
     Raises:
         InputError: A wrong shape or dtype, or labels out of range (checked on a CPU).
@@ -58,12 +58,12 @@ def label_smoothing(student: Logits, labels: Labels, *, smoothing: float) -> Per
     Classes with student logits of -inf have no share of ε.
 
     Args:
-        student: Logits z, `[units, classes]`.
-        labels: The labels y, `[units]`.
+        student: Logits z, `[elements, classes]`.
+        labels: The labels y, `[elements]`.
         smoothing: ε, in [0, 1); 0 is plain cross-entropy.
 
     Returns:
-        One value per element in nats, `[units]`.
+        One value per element in nats, `[elements]`.
 
     Raises:
         InputError: As `cross_entropy`, or a smoothing outside of [0, 1).
@@ -99,12 +99,12 @@ def soft_target_kl(student: Logits, teacher: Logits, *, temperature: float) -> P
     gradient would fall with 1/T², and each temperature would need its own weight.
 
     Args:
-        student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`.
+        student: Logits z, `[elements, classes]`.
+        teacher: Logits t, `[elements, classes]`.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative.
+        One value per element in nats, `[elements]`, never negative.
 
     Raises:
         InputError: A wrong shape or dtype, or a temperature <= 0.
@@ -130,11 +130,11 @@ def logit_mse(student: Logits, teacher: Logits) -> PerElement:
     on either side are excluded from the mean.
 
     Args:
-        student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`.
+        student: Logits z, `[elements, classes]`.
+        teacher: Logits t, `[elements, classes]`.
 
     Returns:
-        One value per element, `[units]`.
+        One value per element, `[elements]`.
 
     Raises:
         InputError: A wrong shape or dtype.

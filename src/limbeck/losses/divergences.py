@@ -35,7 +35,7 @@ _ROUNDING = 0.02  # the rounding error of a sum of probabilities in half precisi
 
 
 def divergence(
-    student: Float[Tensor, "units student_classes"],
+    student: Float[Tensor, "elements student_classes"],
     targets: Targets,
     *,
     kind: Kind = "forward_kl",
@@ -65,7 +65,7 @@ def divergence(
     common classes are compared.
 
     Args:
-        student: Logits, `[units, student classes]`.
+        student: Logits, `[elements, student classes]`.
         targets: The teacher's targets for the same elements: all logits, top-k classes, sampled
             classes, or hidden states with the head.
         kind: `forward_kl` (mean-seeking), `reverse_kl` (mode-seeking), `jsd` (between them) or
@@ -76,7 +76,7 @@ def divergence(
             `reverse_kl` for β → 1. Only for `jsd`.
 
     Returns:
-        One value per element in nats, `[units]`, never negative (`forward_kl` of sampled classes:
+        One value per element in nats, `[elements]`, never negative (`forward_kl` of samples:
         in expectation). The backward pass saves only the inputs and a few numbers per element.
 
     Raises:
@@ -94,8 +94,8 @@ def divergence(
     """
     check_logits(student, where="divergence.student")
     config = DivergenceConfig.of("divergence", kind, temperature, beta, normalized)
-    units, classes = student.shape
-    check_targets(targets, units, classes, config, where="divergence.targets")
+    elements, classes = student.shape
+    check_targets(targets, elements, classes, config, where="divergence.targets")
     if isinstance(targets, TopKTargets):
         return top_k(student, targets, config)
     if isinstance(targets, SampledTargets):
@@ -110,7 +110,7 @@ def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def check_targets(
-    targets: object, units: int, classes: int, config: DivergenceConfig, *, where: str
+    targets: object, elements: int, classes: int, config: DivergenceConfig, *, where: str
 ) -> None:
     """Raise an error for targets of another type, shape or sampling temperature.
 
@@ -123,9 +123,9 @@ def check_targets(
         raise InputError(Problem(where, type(targets).__name__, allowed, fix))
     if isinstance(targets, DenseTargets):
         check_logits(targets.logits, where=where)
-    if targets.units != units:
-        allowed = f"{units} elements, as the student has"
-        raise InputError(Problem(where, f"{targets.units} elements", allowed))
+    if targets.elements != elements:
+        allowed = f"{elements} elements, as the student has"
+        raise InputError(Problem(where, f"{targets.elements} elements", allowed))
     temperature = config.temperature
     if isinstance(targets, SampledTargets) and targets.temperature != temperature:
         allowed = f"{temperature}, the temperature of the divergence"
@@ -182,16 +182,16 @@ def dkd(
     student logits are -inf, the teacher is conditioned on the other classes, as in `divergence`.
 
     Args:
-        student: Logits, `[units, classes]`.
-        teacher: Logits, `[units, classes]`.
-        labels: The labels y, `[units]`.
+        student: Logits, `[elements, classes]`.
+        teacher: Logits, `[elements, classes]`.
+        labels: The labels y, `[elements]`.
         alpha: The weight of target class distillation (TCKD), at least 0.
         beta: The weight of non-target class distillation (NCKD), at least 0. The paper tunes it per
             pair of networks; 8 is its value for ResNet32x4 and ResNet8x4.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative. The published weight is 1, with a
+        Values in nats, `[elements]`, never negative. The published weight is 1, with a
         cross-entropy of weight 1, ramped up over the first 20 epochs on CIFAR-100.
 
     Raises:
@@ -250,12 +250,12 @@ def ttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
     z = t.
 
     Args:
-        student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`.
+        student: Logits z, `[elements, classes]`.
+        teacher: Logits t, `[elements, classes]`.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative. Published for VGG13 and VGG8 on
+        One value per element in nats, `[elements]`, never negative. Published for VGG13 and VGG8 on
         CIFAR-100 with T = 10 and a weight of 45, with a cross-entropy of weight 1.
 
     Raises:
@@ -285,12 +285,12 @@ def wttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
     in `ttm` there is no T², and the minimum is at z = t/T.
 
     Args:
-        student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`.
+        student: Logits z, `[elements, classes]`.
+        teacher: Logits t, `[elements, classes]`.
         temperature: T, above 0.
 
     Returns:
-        One value per element in nats, `[units]`, never negative. Published in combination with
+        One value per element in nats, `[elements]`, never negative. Published in combination with
         `crd` on CIFAR-100 with T = 5 and a weight of 4.
 
     Raises:
@@ -328,14 +328,14 @@ def standardized_kl(
     are excluded from mean and deviation.
 
     Args:
-        student: Logits z, `[units, classes]`.
-        teacher: Logits t, `[units, classes]`.
+        student: Logits z, `[elements, classes]`.
+        teacher: Logits t, `[elements, classes]`.
         temperature: T, above 0.
         correction: The correction of the variance: 1 as in the published code, for which the
             published weight applies, 0 as in the paper.
 
     Returns:
-        One value per element in nats, `[units]`, never negative. Published on CIFAR-100 with T = 2
+        Values in nats, `[elements]`, never negative. Published on CIFAR-100 with T = 2
         and a weight of 9, with a cross-entropy of weight 1.
 
     Raises:
@@ -405,8 +405,8 @@ def dist(
     divisor is 1e-8 instead. T² is that of the published code.
 
     Args:
-        student: Logits, `[units, classes]`.
-        teacher: Logits, `[units, classes]`.
+        student: Logits, `[elements, classes]`.
+        teacher: Logits, `[elements, classes]`.
         beta: The weight of the rows (relations between classes), at least 0.
         gamma: The weight of the columns (relations within a class), at least 0.
         temperature: T, above 0; 1 on ImageNet and 4 on CIFAR-100 in the published scripts.
@@ -479,8 +479,8 @@ def mlkd(
     about a half).
 
     Args:
-        student: Logits, `[units, classes]`.
-        teacher: Logits, `[units, classes]`.
+        student: Logits, `[elements, classes]`.
+        teacher: Logits, `[elements, classes]`.
         temperatures: Every T, above 0; at least one.
         instance: The weight of the instance level, at least 0.
         batch: The weight of the batch level, at least 0.

@@ -23,7 +23,7 @@ from limbeck.targets import Targets, head_problems
 
 
 def fused_divergence(
-    hidden: Float[Tensor, "units features"],
+    hidden: Float[Tensor, "elements features"],
     weight: Float[Tensor, "classes features"],
     targets: Targets,
     *,
@@ -50,16 +50,16 @@ def fused_divergence(
     `vmap` work.
 
     Args:
-        hidden: The student's last hidden states h, `[units, features]`.
+        hidden: The student's last hidden states h, `[elements, features]`.
         weight: The student's head W, `[classes, features]`; may be tied to other weights.
         targets: The teacher's targets for the same elements, of any type.
         kind: As for `divergence`, and so are `temperature`, `beta` and `normalized`.
         temperature: T, above 0.
-        labels: The labels y, `[units]`, for cross-entropy at temperature 1.
+        labels: The labels y, `[elements]`, for cross-entropy at temperature 1.
         label_weight: λ; only with labels.
         bias: The head's b, `[classes]`.
         softcap: c, above 0.
-        weights: The weight per element, `[units]`, at least 0. Elements of weight 0 are excluded
+        weights: The weight per element, `[elements]`, at least 0. Elements of weight 0 are excluded
             whatever their values, at no cost; if all weights are 0 the value is 0.
         reduction: `mean` as in the formula, or `sum`, its numerator.
         beta: The weight of the teacher in the mixture. Only for `jsd`.

@@ -21,8 +21,8 @@ def hidden_mse(student: States, teacher: States, *, mask: Mask | None = None) ->
     The mean is over the D features and the n tokens, if there is a token dimension.
 
     Args:
-        student: Hidden states, `[samples, tokens, features]` or `[units, features]`, mapped to the
-            teacher's width by a connector.
+        student: Hidden states `[samples, tokens, features]` or `[elements, features]`, mapped to
+            the teacher's width by a connector.
         teacher: Hidden states of the same shape.
         mask: True for tokens that are not padding, `[samples, tokens]`: the mean is over these;
             without any it is 0. `[samples, features]` has no tokens to mask.
@@ -52,8 +52,8 @@ def embedding_mse(student: States, teacher: States, *, mask: Mask | None = None)
     $$\frac1{n\,D} \sum_{i,k} (e^t_{ik} - e^s_{ik})^2$$
 
     Args:
-        student: Embeddings, `[samples, tokens, features]` or `[units, features]`, mapped to the
-            teacher's width by a connector.
+        student: Embeddings, `[samples, tokens, features]` or `[elements, features]`, mapped to the
+            the teacher's width by a connector.
         teacher: Embeddings of the same shape.
         mask: As in `hidden_mse`.
 
@@ -87,8 +87,8 @@ def hidden_cosine(student: States, teacher: States, *, mask: Mask | None = None)
     as 0, without a gradient.
 
     Args:
-        student: Hidden states, `[samples, tokens, features]` or `[units, features]`, mapped to the
-            teacher's width by a connector.
+        student: Hidden states `[samples, tokens, features]` or `[elements, features]`, mapped to
+            the teacher's width by a connector.
         teacher: Hidden states of the same shape.
         mask: As in `hidden_mse`.
 
@@ -138,7 +138,7 @@ def mask_padding(states: Tensor, mask: Tensor | None, *, rest: int, where: str) 
 
 
 def mean_over_tokens(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Average `[units, tokens]` to `[units]`, without padding; return `[units]` unchanged."""
+    """Average `[elements, tokens]` to `[elements]`, without padding; keep `[elements]`."""
     if values.ndim == 1:
         return values
     if mask is None:
@@ -152,7 +152,7 @@ def _states(
 ) -> tuple[Tensor, Tensor]:
     """Check both sides, and return them in the computation's precision, without padding."""
     fewest, last = range(2, 99), slice(-1, None)
-    allowed = "a tensor [samples, tokens, features] or [units, features]"
+    allowed = "a tensor [samples, tokens, features] or [elements, features]"
     check_axes(student, fewest, where=f"{where}.student", allowed=allowed, nonempty=last)
     check_floating(teacher, where=f"{where}.teacher")
     check_same_shape(student, teacher, where=f"{where}.teacher")

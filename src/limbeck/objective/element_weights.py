@@ -22,8 +22,8 @@ class ElementContext(NamedTuple):
     """The inputs of a per-element number.
 
     Attributes:
-        teacher: The teacher's logits, `[units, classes]`; None without a teacher.
-        labels: The labels, `[units]`.
+        teacher: The teacher's logits, `[elements, classes]`; None without a teacher.
+        labels: The labels, `[elements]`.
         class_counts: The number of training samples per class; None if unknown.
     """
 
@@ -191,10 +191,10 @@ class ClassBalanced:
         return weights.to(seen.labels.device, torch.float32)[seen.labels]
 
 
-PerUnit: TypeAlias = (
+PerElement: TypeAlias = (
     LogitStd | TeacherEntropy | TeacherConfidence | TeacherCorrectness | ClassBalanced
 )
-KINDS: dict[str, type[PerUnit]] = {
+KINDS: dict[str, type[PerElement]] = {
     "logit_spread": LogitStd,
     "teacher_entropy": TeacherEntropy,
     "teacher_confidence": TeacherConfidence,
@@ -203,19 +203,19 @@ KINDS: dict[str, type[PerUnit]] = {
 }
 
 
-def is_per_unit(spec: object) -> bool:
+def is_per_element(spec: object) -> bool:
     """Return whether a recipe's value is a per-element number.
 
     Example:
-        >>> is_per_unit({"teacher_entropy": {"low": 0, "high": 1}}), is_per_unit(0.9)
+        >>> is_per_element({"teacher_entropy": {"low": 0, "high": 1}}), is_per_element(0.9)
         (True, False)
     """
     if isinstance(spec, Mapping):
         return len(spec) == 1 and next(iter(spec)) in KINDS
-    return isinstance(spec, PerUnit)
+    return isinstance(spec, PerElement)
 
 
-def parse(spec: Any, *, where: str) -> PerUnit:
+def parse(spec: Any, *, where: str) -> PerElement:
     """Build a per-element number from a recipe's value.
 
     Raises:
@@ -230,14 +230,14 @@ def parse(spec: Any, *, where: str) -> PerUnit:
         limbeck.errors.InputError: weight.teacher_entropy.hihg: got 1; ... did you mean "high"?
         weight.teacher_entropy.high: got 'nothing'; allowed: a finite number; field required
     """
-    if isinstance(spec, PerUnit):
+    if isinstance(spec, PerElement):
         return spec
     ((kind, given),) = spec.items()
     settings = {} if given is None else given
     problems = _problems(kind, settings, f"{where}.{kind}")
     if problems:
         raise InputError(*problems)
-    make: Callable[..., PerUnit] = KINDS[kind]
+    make: Callable[..., PerElement] = KINDS[kind]
     return make(**settings)
 
 

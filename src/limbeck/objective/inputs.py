@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.connectors import ConnectorOutput
 from limbeck.errors import InputError, Problem
-from limbeck.objective.element_weights import ElementContext, PerUnit
+from limbeck.objective.element_weights import ElementContext, PerElement
 from limbeck.objective.resolve import ResolvedTerm
 from limbeck.objective.result import StudentOutput, TeacherOutput
 from limbeck.taps import is_pattern, select
@@ -46,10 +46,10 @@ class TermInputs:
             return value
         shares = self._shares(ready)
         if value.shape != shares.shape:
-            expected = f"one value a unit, {tuple(shares.shape)}"
+            expected = f"one value per element, {tuple(shares.shape)}"
             raise InputError(Problem(ready.name, tuple(value.shape), expected))
-        if ready.unit_weight is not None:
-            shares = shares * self.by_unit(ready.unit_weight).to(shares.dtype)
+        if ready.element_weight is not None:
+            shares = shares * self.per_element(ready.element_weight).to(shares.dtype)
         if value.dtype != shares.dtype:
             return (value * shares).sum()
         return value.dot(shares)
@@ -67,7 +67,7 @@ class TermInputs:
             fix = "Take divergence, on logits."
             raise InputError(Problem(ready.name, "logits only", allowed, fix))
         targets = teacher_of(ready, self.response, self.answer)
-        factor = 1.0 if ready.unit_weight is None else self.by_unit(ready.unit_weight)
+        factor = 1.0 if ready.element_weight is None else self.per_element(ready.element_weight)
         labels = self.response.labels if "label_weight" in arguments else None
         return loss(
             hidden,
@@ -104,7 +104,7 @@ class TermInputs:
             named |= {f"teacher {name}": part for name, part in vars(self.answer.targets).items()}
         return {name: part for name, part in named.items() if isinstance(part, Tensor)}
 
-    def by_unit(self, number: PerUnit) -> Tensor:
+    def per_element(self, number: PerElement) -> Tensor:
         """Compute a per-element number for this batch."""
         targets = None if self.answer is None else self.answer.targets
         logits = targets.logits if isinstance(targets, DenseTargets) else None
@@ -158,7 +158,7 @@ def tempered(
     elif isinstance(teacher, Tensor):
         teacher = teacher / column
     else:
-        allowed = "all of the teacher's logits, for a temperature that differs by unit"
+        allowed = "all of the teacher's logits, for a temperature that differs per element"
         raise InputError(Problem(ready.name, type(teacher).__name__, allowed))
     return loss(joined.student / column, teacher, **arguments) * temperature.square()
 

@@ -177,8 +177,8 @@ class Objective:
     def compares_common_classes(self) -> bool:
         """Return whether every loss over the teacher's logits compares only the common classes."""
         compared = [term for term in self._ready if term.needs_teacher and term.source != "tap"]
-        by_unit = any(term.unit_weight or term.unit_temperature for term in compared)
-        return all(term.source in ("targets", "head") for term in compared) and not by_unit
+        per_element = any(term.element_weight or term.element_temperature for term in compared)
+        return all(term.source in ("targets", "head") for term in compared) and not per_element
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules of the objective, by name; none of them is in the student's file."""
@@ -378,10 +378,12 @@ class Objective:
         joined = self._joined(ready, student, teacher, inputs)
         arguments = {**ready.arguments(progress), **joined.arguments}
         arguments.update((name, inputs[name]) for name in ready.inputs if name in inputs)
-        if ready.unit_temperature is None:
+        if ready.element_temperature is None:
             value = loss(joined.student, joined.teacher, **arguments)
         else:
-            value = tempered(loss, ready, joined, batch.by_unit(ready.unit_temperature), arguments)
+            value = tempered(
+                loss, ready, joined, batch.per_element(ready.element_temperature), arguments
+            )
         if not ready.builtin:
             check_tensor(value, where=ready.name)
         return value, joined.aux_loss

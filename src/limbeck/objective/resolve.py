@@ -10,7 +10,7 @@ from limbeck import losses
 from limbeck.connectors import UNJOINED
 from limbeck.core import imports
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
-from limbeck.objective.element_weights import ClassBalanced, PerUnit
+from limbeck.objective.element_weights import ClassBalanced, PerElement
 from limbeck.objective.schedules import Schedule
 from limbeck.objective.terms import (
     FUSED,
@@ -48,11 +48,11 @@ class ResolvedTerm:
         student_is_tap: Whether `student` are paths.
         joined: Whether a connector is allowed.
         weight: The weight by progress.
-        unit_weight: A factor per element.
+        element_weight: A factor per element.
         auto: Whether the weight is computed from gradients.
         constant: The constant arguments of the loss.
         scheduled: The scheduled arguments of the loss.
-        unit_temperature: The temperature, if it is set per element.
+        element_temperature: The temperature, if it is set per element.
         inputs: The loss's parameters filled from the batch.
         needed: The required ones of `inputs`.
     """
@@ -67,19 +67,19 @@ class ResolvedTerm:
     student_is_tap: bool
     joined: bool
     weight: Schedule
-    unit_weight: PerUnit | None
+    element_weight: PerElement | None
     auto: bool
     constant: Mapping[str, Any]
     scheduled: Mapping[str, Schedule]
-    unit_temperature: PerUnit | None
+    element_temperature: PerElement | None
     inputs: tuple[str, ...]
     needed: tuple[str, ...]
 
     @property
     def needs_teacher(self) -> bool:
         """Return whether the term needs a teacher."""
-        by_unit = (self.unit_weight, self.unit_temperature)
-        needed = any(one is not None and not isinstance(one, ClassBalanced) for one in by_unit)
+        per_element = (self.element_weight, self.element_temperature)
+        needed = any(one is not None and not isinstance(one, ClassBalanced) for one in per_element)
         return needed or (self.loss is not None and self.source != "labels")
 
     def arguments(self, progress: float) -> Mapping[str, Any]:
@@ -145,11 +145,11 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Resol
         student_is_tap=is_tap,
         joined=joined and source not in ("labels", "head") and (is_tap or source == "tap"),
         weight=weight.by_progress,
-        unit_weight=weight.by_unit,
+        element_weight=weight.per_element,
         auto=weight.auto,
         constant=arguments.constant,
         scheduled=arguments.scheduled,
-        unit_temperature=arguments.unit_temperature,
+        element_temperature=arguments.element_temperature,
         inputs=signature.inputs,
         needed=signature.needed,
     )

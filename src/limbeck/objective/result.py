@@ -19,19 +19,19 @@ class StudentOutput(Protocol):
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """Return the student's outputs by name, each `[units, ...]`."""
+        """Return the student's outputs by name, each `[elements, ...]`."""
 
     @property
     def labels(self) -> Tensor:
-        """Return the labels, `[units]`."""
+        """Return the labels, `[elements]`."""
 
     @property
     def weights(self) -> Tensor:
-        """Return the weight per element, `[units]`."""
+        """Return the weight per element, `[elements]`."""
 
     @property
     def sample_of(self) -> Tensor:
-        """Return the index of each element's sample, `[units]`."""
+        """Return the index of each element's sample, `[elements]`."""
 
     @property
     def taps(self) -> Mapping[str, Tensor]:

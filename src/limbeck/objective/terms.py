@@ -15,7 +15,7 @@ from limbeck.connectors import BUILDERS
 from limbeck.core.numbers import is_number
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.objective import element_weights, schedules
-from limbeck.objective.element_weights import PerUnit
+from limbeck.objective.element_weights import PerElement
 from limbeck.objective.schedules import Constant, Schedule, Spec
 from limbeck.targets import DenseTargets
 
@@ -58,7 +58,7 @@ class Term:
         *,
         student: Paths = "logits",
         teacher: Paths = "logits",
-        weight: Spec | PerUnit | str = 1.0,
+        weight: Spec | PerElement | str = 1.0,
         connector: str | nn.Module | Mapping[str, Any] = "auto",
         **arguments: Any,
     ) -> None:
@@ -114,7 +114,7 @@ FUSED = "fused_divergence"  # has hidden states and a head as inputs, not logits
 _OF_RESPONSE = ("bias", "softcap", "targets", "weights", "reduction")
 # Losses whose temperature divides the logits of both sides, with T² in the value: only then is a
 # temperature per element equal to dividing the logits beforehand.
-BATCH_LOSSES = ("dkd", "divergence", "soft_target_kl")
+TEMPERATURE_LOSSES = ("dkd", "divergence", "soft_target_kl")
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,13 @@ class Arguments:
     Attributes:
         constant: The constant arguments.
         scheduled: The scheduled arguments.
-        unit_temperature: The temperature, if it is set per element.
+        element_temperature: The temperature, if it is set per element.
         problems: The problems.
     """
 
     constant: dict[str, Any] = field(default_factory=dict)
     scheduled: dict[str, Schedule] = field(default_factory=dict)
-    unit_temperature: PerUnit | None = None
+    element_temperature: PerElement | None = None
     problems: list[Problem] = field(default_factory=list)
 
     def at(self, progress: float) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def sort_arguments(term: Term, signature: Signature, where: str) -> Arguments:
     found = Arguments()
     for key, value in term.arguments.items():
         place = f"{where}.{key}"
-        if element_weights.is_per_unit(value):
-            _per_unit(found, term, key, value, place)
+        if element_weights.is_per_element(value):
+            _per_element(found, term, key, value, place)
         elif isinstance(value, Schedule) or (
             isinstance(value, Mapping) and not _is_mapping(signature.hints.get(key))
         ):
@@ -198,14 +198,15 @@ def sort_arguments(term: Term, signature: Signature, where: str) -> Arguments:
     return found
 
 
-def _per_unit(found: Arguments, term: Term, key: str, value: Any, where: str) -> None:
-    if key != "temperature" or term.loss not in BATCH_LOSSES:
+def _per_element(found: Arguments, term: Term, key: str, value: Any, where: str) -> None:
+    if key != "temperature" or term.loss not in TEMPERATURE_LOSSES:
         allowed = "a number or a schedule"
-        fix = f"Only a weight, and the temperature of {', '.join(BATCH_LOSSES)}, differ by unit."
+        losses = ", ".join(TEMPERATURE_LOSSES)
+        fix = f"Only a weight, and the temperature of {losses}, differ per element."
         found.problems.append(Problem(where, value, allowed, fix))
         return
     try:
-        found.unit_temperature = element_weights.parse(value, where=where)
+        found.element_temperature = element_weights.parse(value, where=where)
         found.constant[key] = 1.0  # the logits are divided beforehand
     except InputError as error:
         found.problems += error.problems
@@ -216,7 +217,7 @@ class Weight:
     """A term's weight: scheduled, per element, or automatic."""
 
     by_progress: Schedule = field(default_factory=lambda: Constant(1.0))
-    by_unit: PerUnit | None = None
+    per_element: PerElement | None = None
     auto: bool = False
 
 
@@ -224,9 +225,9 @@ def weight_of(term: Term, where: str, problems: list[Problem]) -> Weight:
     """Parse a term's weight."""
     if term.weight == AUTO:
         return Weight(auto=True)
-    if element_weights.is_per_unit(term.weight):
+    if element_weights.is_per_element(term.weight):
         try:
-            return Weight(by_unit=element_weights.parse(term.weight, where=where))
+            return Weight(per_element=element_weights.parse(term.weight, where=where))
         except InputError as error:
             problems += error.problems
             return Weight()
@@ -278,7 +279,7 @@ def argument_problems(term: Term, signature: Signature, where: str) -> list[Prob
             problems.append(Problem(place, value, allowed))
         elif key not in signature.keywords:
             problems.append(Problem(place, value, ", ".join(names), did_you_mean(key, names)))
-        elif not isinstance(value, Mapping | Schedule | PerUnit) and (
+        elif not isinstance(value, Mapping | Schedule | PerElement) and (
             allowed := _misfit(signature.hints.get(key), value)
         ):
             fix = did_you_mean(value, allowed.split(", "))
@@ -301,7 +302,7 @@ def setting_problems(hint: Any, value: object, where: str) -> list[Problem]:
         >>> print(*setting_problems(float, "high", "hinton.alpha"))
         hinton.alpha: got 'high'; allowed: a finite number
     """
-    if hint in (Spec, Spec | PerUnit):
+    if hint in (Spec, Spec | PerElement):
         return []  # handed on as it is: the term checks it
     if hint == Paths:
         allowed = "" if _are_paths(value) else "the path of a module, or several paths"

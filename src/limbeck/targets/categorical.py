@@ -35,19 +35,19 @@ class DenseTargets(_RowTargets):
     """All of the teacher's logits.
 
     Attributes:
-        logits: One row per element, `[units, classes]`; log-probabilities are valid, too.
+        logits: One row per element, `[elements, classes]`; log-probabilities are valid, too.
 
     Example:
         >>> import torch
         >>> targets = DenseTargets(torch.zeros(2, 3))
-        >>> targets.units, targets.classes
+        >>> targets.elements, targets.classes
         (2, 3)
     """
 
     logits: Tensor
 
     @property
-    def units(self) -> int:
+    def elements(self) -> int:
         """Return the number of elements."""
         return self.logits.shape[0]
 
@@ -62,12 +62,12 @@ class TopKTargets(_RowTargets):
     """The top-k classes of each element, with a treatment of the tail.
 
     Attributes:
-        ids: The classes, integers `[units, k]`.
-        log_probabilities: Their log-probabilities at a temperature of 1, `[units, k]`.
+        ids: The classes, integers `[elements, k]`.
+        log_probabilities: Their log-probabilities at a temperature of 1, `[elements, k]`.
         classes: The teacher's number of classes.
         tail: `bucket` merges all other classes into one more class; `renormalize` drops them, for
             the student, too.
-        log_tail: The log-probability of all other classes together, `[units]`. None uses 1 minus
+        log_tail: The log-probability of all other classes together, `[elements]`. None uses 1 minus
             the sum, which is inexact for a confident teacher.
 
     Raises:
@@ -111,12 +111,12 @@ class TopKTargets(_RowTargets):
         """Return the k most probable classes of each element.
 
         Args:
-            logits: The teacher's logits, `[units, classes]`.
+            logits: The teacher's logits, `[elements, classes]`.
             k: The number of classes to keep, from 1 to all.
             tail: See the attribute.
 
         Raises:
-            InputError: Logits that are not `[units, classes]`, or a k out of range.
+            InputError: Logits that are not `[elements, classes]`, or a k out of range.
         """
         _check_logits(logits, where="TopKTargets.of.logits")
         if not (is_whole(k, least=1) and k <= logits.shape[1]):
@@ -129,7 +129,7 @@ class TopKTargets(_RowTargets):
         return cls(ids, highest - total.unsqueeze(1), logits.shape[1], tail, others - total)
 
     @property
-    def units(self) -> int:
+    def elements(self) -> int:
         """Return the number of elements."""
         return self.ids.shape[0]
 
@@ -142,12 +142,12 @@ class SampledTargets(_RowTargets):
     counts/draws times probability over proposal probability.
 
     Attributes:
-        ids: The sampled classes, integers `[units, n]`. Rows may be padded with any class that has
+        ids: The sampled classes, integers `[elements, n]`. Rows may be padded with a class that has
             a count of 0.
-        counts: The number of draws of each class, `[units, n]`.
+        counts: The number of draws of each class, `[elements, n]`.
         log_probabilities: The teacher's log-probabilities of these classes, at `temperature`,
-            `[units, n]`.
-        log_proposal: The log-probability of each class in one draw, `[units, n]`; None if classes
+            `[elements, n]`.
+        log_proposal: Log-probabilities of the classes in one draw, `[elements, n]`; None if classes
             were drawn with the teacher's own probabilities.
         temperature: The teacher's temperature at sampling.
         classes: The teacher's number of classes; None if equal to the student's.
@@ -196,7 +196,7 @@ class SampledTargets(_RowTargets):
         """Sample classes from the teacher's distribution, or from a flatter or steeper one.
 
         Args:
-            logits: The teacher's logits, `[units, classes]`.
+            logits: The teacher's logits, `[elements, classes]`.
             draws: The number of draws per element, with replacement.
             temperature: The teacher's temperature. The divergence must use the same one.
             proposal_power: The exponent of the teacher's probabilities in the proposal: below 1,
@@ -204,7 +204,7 @@ class SampledTargets(_RowTargets):
             generator: The random generator, on the device of the logits.
 
         Raises:
-            InputError: Logits that are not `[units, classes]`, or a number <= 0.
+            InputError: Logits that are not `[elements, classes]`, or a number <= 0.
         """
         where = "SampledTargets.draw"
         _check_logits(logits, where=f"{where}.logits")
@@ -226,7 +226,7 @@ class SampledTargets(_RowTargets):
         return cls(ids, counts, log_probabilities, log_proposal, float(temperature), classes)
 
     @property
-    def units(self) -> int:
+    def elements(self) -> int:
         """Return the number of elements."""
         return self.ids.shape[0]
 
@@ -245,7 +245,7 @@ def _merge_draws(drawn: Tensor) -> tuple[Tensor, Tensor]:
 def _check_logits(logits: Tensor, *, where: str) -> None:
     if logits.ndim != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         given = f"{logits.dtype} {tuple(logits.shape)}"
-        raise InputError(Problem(where, given, "floating-point [units, classes]"))
+        raise InputError(Problem(where, given, "floating-point [elements, classes]"))
 
 
 def _id_problems(where: str, ids: Tensor) -> list[Problem]:
@@ -253,7 +253,7 @@ def _id_problems(where: str, ids: Tensor) -> list[Problem]:
         fix = "Convert them with .long()."
         return [Problem(f"{where}.ids", str(ids.dtype), "whole numbers, int64 or int32", fix)]
     if ids.ndim != 2 or ids.shape[1] == 0:
-        allowed = "a tensor [units, k] with at least one class per element"
+        allowed = "a tensor [elements, k] with at least one class per element"
         return [Problem(f"{where}.ids", tuple(ids.shape), allowed)]
     return []
 

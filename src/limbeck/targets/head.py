@@ -19,7 +19,7 @@ class HeadTargets:
     Logits are hidden · weightᵀ + bias, then `softcap` · tanh(logits / softcap) if it is set.
 
     Attributes:
-        hidden: `[units, features]`.
+        hidden: `[elements, features]`.
         weight: `[classes, features]`.
         bias: `[classes]`, if the head has a bias.
         softcap: The soft cap of the logits, if the head has one.
@@ -44,7 +44,7 @@ class HeadTargets:
             raise InputError(*problems)
 
     @property
-    def units(self) -> int:
+    def elements(self) -> int:
         """Return the number of elements."""
         return self.hidden.shape[0]
 
@@ -94,7 +94,7 @@ def head_problems(
     if not (hidden.ndim == 2 and hidden.is_floating_point()):
         given = f"{hidden.dtype} {tuple(hidden.shape)}"
         fix = "Flatten to one row per element: hidden.flatten(0, -2)."
-        problems = [Problem(f"{where}.hidden", given, "floating-point [units, features]", fix)]
+        problems = [Problem(f"{where}.hidden", given, "floating-point [elements, features]", fix)]
     elif not (weight.ndim == 2 and weight.shape[0] > 0 and weight.shape[1] == hidden.shape[1]):
         features = hidden.shape[1]
         allowed = f"[classes, {features}], as the hidden states have {features} features"

@@ -80,7 +80,7 @@ class EnsembleTeacher(nn.Module):
         answers = [member.answer(batch).logits.float() for member in self._members]
         shapes = [tuple(logits.shape) for logits in answers]
         if len(set(shapes)) > 1:
-            allowed = "teachers that answer over the same units and classes"
+            allowed = "teachers that answer over the same elements and classes"
             raise InputError(Problem("members", shapes, allowed))
         log_probabilities = torch.stack([logits.log_softmax(-1) for logits in answers])
         return Answer(DenseTargets(log_probabilities.logsumexp(0) - math.log(len(answers))))

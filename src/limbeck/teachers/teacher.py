@@ -27,7 +27,7 @@ class Answer:
 
     @property
     def logits(self) -> Tensor:
-        """Return all logits, `[units, classes]`.
+        """Return all logits, `[elements, classes]`.
 
         Raises:
             InputError: The targets are not dense logits.

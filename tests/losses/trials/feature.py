@@ -44,13 +44,13 @@ def alike(student, teacher):
     return shrunk(student, size), shrunk(teacher, size)
 
 
-def unit(vector):
+def element(vector):
     length = np.sqrt((vector**2).sum())
     return vector / length if length else vector
 
 
 def attention(features, power):
-    return unit((np.abs(features) ** power).mean(0).ravel())
+    return element((np.abs(features) ** power).mean(0).ravel())
 
 
 @per_sample
@@ -90,7 +90,7 @@ def activation_boundary(student, teacher, margin=1.0, reading="hinge"):
 @per_sample
 def neuron_selectivity(student, teacher, kernel="polynomial"):
     a, b = alike(student, teacher)
-    a, b = ([unit(channel.ravel()) for channel in side] for side in (a, b))
+    a, b = ([element(channel.ravel()) for channel in side] for side in (a, b))
     power = 2 if kernel == "polynomial" else 1
 
     def mean(left, right):
@@ -104,7 +104,7 @@ def factor_transfer(student, teacher, form="map", distance="l1", power=2.0):
     if form == "map":
         a, b = (attention(side, power) for side in alike(student, teacher))
         return (np.abs(a - b) ** (1 if distance == "l1" else 2)).mean()
-    difference = unit(student.ravel()) - unit(teacher.ravel())
+    difference = element(student.ravel()) - element(teacher.ravel())
     return np.linalg.norm(difference, ord=1 if distance == "l1" else 2)
 
 

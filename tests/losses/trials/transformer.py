@@ -75,7 +75,7 @@ def attention_kl_of_scores(student, teacher):
 
 
 def of_one_query(student, teacher):
-    """Hide the mask: `[units, heads, keys]` has no tokens that could be padding."""
+    """Hide the mask: `[elements, heads, keys]` has no tokens that could be padding."""
     return losses.attention_kl(student, teacher)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from limbeck.objective.element_weights import PerUnit
+from limbeck.objective.element_weights import PerElement
 from limbeck.objective.schedules import Spec
 from limbeck.objective.terms import Term
 
@@ -19,7 +19,7 @@ def label_only() -> list[Term]:
     return [Term("task")]
 
 
-def hinton(temperature: Spec | PerUnit = 4.0, alpha: float = 0.1) -> list[Term]:
+def hinton(temperature: Spec | PerElement = 4.0, alpha: float = 0.1) -> list[Term]:
     r"""Build knowledge distillation (KD): temperature-scaled KL divergence, and labels.
 
     $$\alpha \, L_{task} + (1 - \alpha) \, T^2 \, KL(p_T \| q_T)$$
