@@ -55,6 +55,6 @@ def quick_measuring() -> Iterator[None]:
         brief = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
         whole = measure.measure
         patch.setattr(
-            artefact_results, "measure", lambda files, one, **asked: whole(files, one, **brief)
+            artefact_results, "measure", lambda files, one, **_: whole(files, one, **brief)
         )
         yield

@@ -19,7 +19,7 @@ SHAPES = [
 ]
 
 
-def element(samples, width, seed=0):
+def normalized(samples, width, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(samples, width, generator=generator))
 
@@ -127,7 +127,7 @@ def test_indices_and_copies_of_rows_give_equal_losses(monkeypatch):
     def step(few):
         monkeypatch.setattr("limbeck.connectors.contrastive._FEW", few)
         bank, index = bank_of(), torch.arange(8)
-        student, teacher = element(8, 8, 1).requires_grad_(), element(8, 8, 2)
+        student, teacher = normalized(8, 8, 1).requires_grad_(), normalized(8, 8, 2)
         for _ in range(2):
             arguments = bank(student, teacher, {"index": index})
             value = losses.crd(student, teacher, **arguments)
@@ -140,7 +140,7 @@ def test_indices_and_copies_of_rows_give_equal_losses(monkeypatch):
 
 def test_first_cosines_are_those_of_the_first_batch():
     bank = bank_of()
-    index, student, teacher = torch.arange(8), element(8, 8, 1), element(8, 8, 2)
+    index, student, teacher = torch.arange(8), normalized(8, 8, 1), normalized(8, 8, 2)
     arguments = bank(student, teacher, {"index": index})
     for row, anchors, side in ((0, student, ""), (1, teacher, "student_")):
         compared = torch.cat(
@@ -170,7 +170,7 @@ def test_evaluation_mode_does_not_update_the_bank():
     bank = bank_of().eval()
     before = {name: part.clone() for name, part in bank.state_dict().items()}
     inputs = {"index": torch.arange(8), "labels": torch.arange(8) % 3}
-    arguments = bank(element(8, 8), element(8, 8), inputs)
+    arguments = bank(normalized(8, 8), normalized(8, 8), inputs)
     assert "first_cosines" not in arguments
     assert all(torch.equal(part, before[name]) for name, part in bank.state_dict().items())
 
@@ -250,7 +250,7 @@ def test_the_cost_of_a_step_is_independent_of_the_number_of_samples(labelled):
     def cost(samples):
         bank = bank_of(samples=samples, negatives=32)
         labels = torch.arange(samples) % 10
-        student, teacher = element(8, 8, 1), element(8, 8, 2)
+        student, teacher = normalized(8, 8, 1), normalized(8, 8, 2)
         for index in (*torch.arange(samples).split(samples // 4), torch.arange(8)) * 3:
             bank.order.update(index, labels[index])
         index = torch.arange(8)
@@ -348,7 +348,7 @@ def test_embeddings_of_the_same_sample_become_nearest():
 )
 def test_a_bank_requires_sample_indices(inputs, given):
     with pytest.raises(InputError, match="from 0 to 39") as caught:
-        bank_of()(element(4, 8), element(4, 8), inputs)
+        bank_of()(normalized(4, 8), normalized(4, 8), inputs)
     assert given in str(caught.value)
 
 

@@ -185,7 +185,7 @@ def test_maps_of_the_same_model_are_equal():
     assert stability.student.value == pytest.approx(1)
     assert len(found.images) == 4
     for example in found.images:
-        for png in (example.picture, example.student, example.teacher):
+        for png in (example.image, example.student, example.teacher):
             assert Image.open(io.BytesIO(base64.b64decode(png))).size == (6, 6)
     assert Attribution.model_validate_json(found.model_dump_json()) == found
 

@@ -80,7 +80,7 @@ def test_shared_errors_are_those_counted_one_by_one(seed, count, classes):
     assert found.both_right == count - len(wrong | mistaken)
     if wrong:
         assert found.shared.value == pytest.approx(len(wrong & mistaken) / len(wrong))
-        assert found.same_answer.value == pytest.approx(len(same) / len(wrong))
+        assert found.same_prediction.value == pytest.approx(len(same) / len(wrong))
     else:
         assert found.shared is None
     if wrong | mistaken:

@@ -126,9 +126,12 @@ def test_the_detection_of_random_queries_is_chance_and_its_curve_ascends(found):
     assert set(auc) == set(attacker.STRATEGIES)
     assert 0.3 < auc["random"] < 0.7
     for each in found.detection:
-        assert each.false_positive_rate[0] == each.caught[0] == 0 or each.caught[0] > 0
+        assert (
+            each.false_positive_rate[0] == each.true_positive_rate[0] == 0
+            or each.true_positive_rate[0] > 0
+        )
         assert list(each.false_positive_rate) == sorted(each.false_positive_rate)
-        assert list(each.caught) == sorted(each.caught)
+        assert list(each.true_positive_rate) == sorted(each.true_positive_rate)
         assert 0 <= each.flagged_benign < 0.3
 
 

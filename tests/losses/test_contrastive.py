@@ -110,8 +110,8 @@ def test_crd_is_the_published_estimator():
     value = losses.crd(torch.tensor(student), torch.tensor(teacher), **tensors(held))
     count, expected = 1000, 0.0
     for anchors, side, row in ((student, "", 0), (teacher, "student_", 1)):
-        near = references.unit(held[f"{side}positives"])
-        far = references.unit(held[f"{side}negatives"])
+        near = references.normalized(held[f"{side}positives"])
+        far = references.normalized(held[f"{side}negatives"])
         z = count * np.exp(held["first_cosines"][row] / 0.07).mean()
         positive = np.exp((anchors * near).sum(1) / 0.07) / z
         negative = np.exp(np.einsum("nd,nkd->nk", anchors, far) / 0.07) / z

@@ -1,4 +1,4 @@
-"""Losses over features: drawn shapes against the definitions, readings, extremes, wrong input."""
+"""Losses over features: drawn shapes against the definitions, variants, extremes, wrong input."""
 
 import importlib.util
 import inspect
@@ -31,7 +31,7 @@ FORMS = {
     "fitnet_hint": ("same", [{}, {"norm": "l1"}, {"norm": "huber"}]),
     "attention_transfer": ("maps", [{}, {"norm": "sum"}, {"power": 1.0}, {"power": 4.0}]),
     "gram": ("channels", [{}, {"scale": "sum"}]),
-    "activation_boundary": ("same", [{}, {"margin": 0.2}, {"reading": "margin"}]),
+    "activation_boundary": ("same", [{}, {"margin": 0.2}, {"variant": "margin"}]),
     "neuron_selectivity": ("maps", [{}, {"kernel": "linear"}]),
     "factor_transfer": ("maps", [{}, {"distance": "l2"}, {"power": 1.5}]),
     "variational_information": ("same", [{"variance": 0.3}, {"variance": 4.0}]),
@@ -175,7 +175,7 @@ def test_the_margin_form_moves_neurons_off_the_other_side():
     """Downhill from anywhere on the wrong side is towards the teacher's."""
     student = torch.linspace(-5, -0.01, 50, dtype=torch.float64).unsqueeze(1).requires_grad_()
     teacher = torch.full((50, 1), 2.0, dtype=torch.float64)
-    loss = partial(losses.activation_boundary, reading="margin")
+    loss = partial(losses.activation_boundary, variant="margin")
     assert (torch.autograd.grad(loss(student, teacher).sum(), student)[0] < 0).all()
     assert (torch.autograd.grad(loss(-student, -teacher).sum(), student)[0] < 0).all()
     nowhere = torch.zeros(1, 1, requires_grad=True)
@@ -271,7 +271,7 @@ WRONG = [
     ("activation_boundary", MAPS, MAPS[:, :2], {}, "teacher", "one shape"),
     ("activation_boundary", MAPS, MAPS, {"margin": 0.0}, "margin", "above 0"),
     ("activation_boundary", MAPS, MAPS, {"margin": None}, "margin", "above 0"),
-    ("activation_boundary", MAPS, MAPS, {"reading": "hing"}, "reading", "hinge, margin"),
+    ("activation_boundary", MAPS, MAPS, {"variant": "hing"}, "variant", "hinge, margin"),
     ("neuron_selectivity", MAPS, MAPS.long(), {}, "teacher", "floating-point"),
     ("neuron_selectivity", MAPS, MAPS, {"kernel": "poly"}, "kernel", "polynomial, linear"),
     ("factor_transfer", MAPS, MAPS, {"form": "paper"}, "form", "map, factor"),

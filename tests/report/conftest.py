@@ -343,7 +343,7 @@ def make_digits() -> RunResult:
                 label=i % 10,
                 teacher=tuple(rng.dirichlet(np.eye(10)[i % 10] * 20 + 0.1)),
                 student=tuple(rng.dirichlet(np.eye(10)[(i + 1) % 10] * 6 + 0.1)),
-                picture=png(rng.integers(0, 256, (8, 8))),
+                image=png(rng.integers(0, 256, (8, 8))),
             )
             for i in range(6)
         ),

@@ -58,7 +58,7 @@ def hostile(result: RunResult) -> RunResult:
             "curves": (curve,),
             "data": result.data.model_copy(update={"classes": classes, "licence": HOSTILE}),
             "disagreements": tuple(
-                one.model_copy(update={"picture": HOSTILE, "text": HOSTILE})
+                one.model_copy(update={"image": HOSTILE, "text": HOSTILE})
                 for one in result.disagreements
             ),
             "budget": tuple(

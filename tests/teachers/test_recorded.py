@@ -1,4 +1,4 @@
-"""A record gives the answer to exactly the picture that the student sees."""
+"""A cache returns the outputs for exactly the inputs of the student."""
 
 from __future__ import annotations
 

@@ -215,18 +215,18 @@ def test_an_interrupt_in_the_last_validation_is_not_lost(tiny, tmp_path, acceler
 
 
 def test_a_second_interrupt_does_not_wait(tiny):
-    from limbeck.core.process import TOGETHER, Interrupts
+    from limbeck.core.process import TOGETHER, SignalGuard
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), SignalGuard() as signals:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.received
+        assert signals.received
         os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` sends it: to the process and its group
         time.sleep(TOGETHER)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal was swallowed")
     assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt), Interrupts():
+    with pytest.raises(KeyboardInterrupt), SignalGuard():
         os.kill(os.getpid(), signal.SIGINT)
 
 

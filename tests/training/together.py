@@ -142,7 +142,7 @@ def spoiled(accelerator: Accelerator, folder: Path) -> None:
 
 
 class Skipping(nn.Module):
-    """Blocks with batch normalisation, each skipped as `skips` says, with the net's head."""
+    """Blocks with batch normalisation, each skipped according to `skips`, with the head."""
 
     def __init__(self, skips: Callable[[Tensor], bool]) -> None:
         super().__init__()

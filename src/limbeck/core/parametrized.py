@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def remove(layer: nn.Module, name: str, *, keep_result: bool) -> None:
-    """Remove all parametrizations from a tensor of a layer; deep copies of the layer keep theirs.
+    """Remove all parametrizations from a tensor of a layer; deep copies are unaffected.
 
     torch deletes the tensor's property from the layer's class, which deep copies share.
 

@@ -189,7 +189,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Interrupts:
+class SignalGuard:
     """A context manager that records interrupting signals, for a block that stops at a safe point.
 
     A second signal raises `KeyboardInterrupt` at once. A signal that the block did not handle is
@@ -200,8 +200,8 @@ class Interrupts:
         received: Whether a signal was received.
 
     Example:
-        >>> with Interrupts() as interrupts:
-        ...     interrupts.received
+        >>> with SignalGuard() as signals:
+        ...     signals.received
         False
     """
 
@@ -210,7 +210,7 @@ class Interrupts:
         self._at = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():
             for number in interrupting_signals():
                 self._before[number] = signal.signal(number, self._receive)

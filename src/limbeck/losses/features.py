@@ -169,11 +169,11 @@ def variational_information(
     return 0.5 * mean_per_sample(terms)
 
 
-Reading: TypeAlias = Literal["hinge", "margin"]
+BoundaryLoss: TypeAlias = Literal["hinge", "margin"]
 
 
 def activation_boundary(
-    student: Features, teacher: Features, *, margin: float = 1.0, reading: Reading = "hinge"
+    student: Features, teacher: Features, *, margin: float = 1.0, variant: BoundaryLoss = "hinge"
 ) -> PerSample:
     r"""Compute the activation boundary loss (AB): a hinge loss on the teacher's activation signs.
 
@@ -195,30 +195,30 @@ def activation_boundary(
         student: Responses s before the ReLU, `[samples, ...]`, of the teacher's shape.
         teacher: Responses t before the ReLU, `[samples, ...]`.
         margin: m of `hinge`, above 0; `margin` uses the teacher's own.
-        reading: `hinge` or `margin`.
+        variant: `hinge` or `margin`.
 
     Returns:
         One value per sample, `[samples]`.
 
     Raises:
-        InputError: Different shapes, integer dtypes, a margin <= 0, an unknown reading.
+        InputError: Different shapes, integer dtypes, a margin <= 0, an unknown variant.
 
     Example:
         >>> student, teacher = torch.tensor([[0.5, 0.5]]), torch.tensor([[3.0, -3.0]])
         >>> activation_boundary(student, teacher)
         tensor([2.5000])
-        >>> activation_boundary(student, teacher, reading="margin")
+        >>> activation_boundary(student, teacher, variant="margin")
         tensor([15.5000])
 
     Source: Heo et al. 2019 (AB); scale of Tian, Krishnan and Isola 2020.
     """
     where = "activation_boundary"
-    check_choice(reading, get_args(Reading), where=f"{where}.reading")
+    check_choice(variant, get_args(BoundaryLoss), where=f"{where}.variant")
     if not is_positive(margin):
         raise InputError(Problem(f"{where}.margin", margin, "a finite number above 0", "Try 1.0."))
     student, teacher = feature_pair(student, teacher, where=where)
     signed = student * torch.where(teacher > 0, 1.0, -1.0)  # above 0 on the teacher's side
-    if reading == "hinge":
+    if variant == "hinge":
         return (margin - signed).relu().square().flatten(1).sum(1)
     distance = teacher.abs()
     same_side = (signed - distance).square()

@@ -67,7 +67,7 @@ def disagreement(
         label=int(teacher.labels[index]),
         teacher=tuple(_softmax(teacher.logits[index : index + 1])[0].tolist()),
         student=tuple(_softmax(student.logits[index : index + 1])[0].tolist()),
-        picture=png,
+        image=png,
         text=raw.get("text"),
     )
 

@@ -58,12 +58,12 @@ class Kept(Result):
     Attributes:
         candidate: The hash of the models, the data, the code and the machine.
         key: The hash of the evaluation's settings, and of the files they refer to.
-        asked: The evaluation.
+        result: The result of the evaluation.
     """
 
     candidate: str
     key: str
-    asked: EvaluationResult
+    result: EvaluationResult
 
 
 def evaluation(
@@ -86,7 +86,7 @@ def evaluation(
         label = f"evaluation {number}/{len(names)} {name}"
         if kept is not None and (kept.candidate, kept.key) == (identity, key):
             context.progress.log(f"{label}: unchanged, reused")
-            done.append(kept.asked)
+            done.append(kept.result)
         else:
             one = _evaluated(inputs, name, settings, watch=context.progress, label=label)
             if isinstance(one, Failed):
@@ -94,7 +94,7 @@ def evaluation(
                 failed.append(one)
             else:
                 done.append(one)
-                kept = Kept(candidate=identity, key=key, asked=one)
+                kept = Kept(candidate=identity, key=key, result=one)
                 write_json(path, kept.model_dump(mode="json"))
         ended(Evaluation(results=(*done,), failed=(*failed,), pending=(*names[number:],)))
     return Evaluation(results=(*done,), failed=(*failed,))

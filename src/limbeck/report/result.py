@@ -100,14 +100,14 @@ class Curve(Result):
 class Disagreement(Result):
     """A test sample for which teacher and exported student predict different classes.
 
-    `picture` is a PNG in base64 for images; `text` the sentence for text.
+    `image` is a PNG in base64 for images; `text` the sentence for text.
     """
 
     index: int
     label: int
     teacher: tuple[float, ...]
     student: tuple[float, ...]
-    picture: str | None = None
+    image: str | None = None
     text: str | None = None
 
 

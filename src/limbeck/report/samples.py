@@ -175,7 +175,7 @@ def _sample(one: Disagreement, classes: Sequence[str]) -> Sample:
         _prediction("teacher", one.teacher, one.label, classes),
         _prediction("student", one.student, one.label, classes),
     )
-    return Sample(one.index, _name(one.label, classes), one.picture, one.text, predictions)
+    return Sample(one.index, _name(one.label, classes), one.image, one.text, predictions)
 
 
 def _prediction(

@@ -170,9 +170,9 @@ class Study:
             "--objective": list(self._plan.costs),
             "recipe": fingerprint.of_json(recipe),
         }
-        stored = self._study.user_attrs.get("asked")
+        stored = self._study.user_attrs.get("planned")
         if stored is None:
-            self._study.set_user_attr("asked", planned)
+            self._study.set_user_attr("planned", planned)
             return
         fix = "Give another --out for another sweep."
         problems = [

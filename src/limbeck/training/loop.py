@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
-from limbeck.core.process import Interrupts
+from limbeck.core.process import SignalGuard
 from limbeck.errors import InputError, Problem
 from limbeck.tasks import Batch
 from limbeck.training import checkpoint, data
@@ -94,8 +94,8 @@ def fit(
             scheme, train, validate, settings, folder, seed, accelerator, progress_bar, channel
         )
         loop.begin(resume=resume)
-        with Interrupts() as interrupts:
-            history = loop.run(interrupts)
+        with SignalGuard() as signals:
+            history = loop.run(signals)
         loop.keep()
     return history
 
@@ -164,10 +164,10 @@ class _Loop:
         if self.accelerator.is_main_process:
             checkpoint.clear(self.folder)
 
-    def run(self, interrupts: Interrupts) -> History:
+    def run(self, signals: SignalGuard) -> History:
         progress, settings = self.state.progress, self.settings
         while progress.epoch < settings.epochs and not self._out_of_patience():
-            self._epoch(interrupts)
+            self._epoch(signals)
         return History(
             rows=tuple(progress.rows),
             best_epoch=progress.best_epoch if settings.keep == "best" else progress.epoch,
@@ -186,7 +186,7 @@ class _Loop:
 
     # -- one epoch --------------------------------------------------------------------------------
 
-    def _epoch(self, interrupts: Interrupts) -> None:
+    def _epoch(self, signals: SignalGuard) -> None:
         started, progress = time.monotonic(), self.state.progress
         self.train.set_epoch(progress.epoch)
         for module in self.scheme.modules_to_save().values():
@@ -194,7 +194,7 @@ class _Loop:
         for micro_batches in self._steps():
             self._step(micro_batches)
             self.progress_bar.update(progress.step, self.total, self._note())
-            self._save_if_due(interrupts.received)
+            self._save_if_due(signals.received)
         metrics = self._validate()
         row = self._row(self.state.epoch.pop(self.accelerator)) | {
             f"validation/{name}": value for name, value in metrics.items() if math.isfinite(value)
@@ -207,7 +207,7 @@ class _Loop:
             self.state.best = {name: value.clone() for name, value in weights.items()}
         self.state.log.write(row)
         self.progress_bar.update(progress.step, self.total, self._summary(row), milestone=True)
-        self._save_if_due(interrupts.received)
+        self._save_if_due(signals.received)
 
     def _step(self, micro_batches: list[Batch]) -> None:
         progress, every = self.state.progress, self.settings.log_every

@@ -10,13 +10,13 @@ from limbeck import losses
 from limbeck.testing import check_loss
 
 
-def element(vectors):
+def normalized(vectors):
     lengths = np.sqrt((vectors**2).sum(-1, keepdims=True))
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
 def rows(features):
-    return element(features.reshape(len(features), -1))
+    return normalized(features.reshape(len(features), -1))
 
 
 def others(labels, i, n):
@@ -59,8 +59,8 @@ def crd(
 ):
     s, t, n = rows(student), rows(teacher), len(student)
     z = (1, 1) if first_cosines is None else np.exp(first_cosines / temperature).mean(1)
-    near = [t if positives is None else element(positives)]
-    near.append(s if student_positives is None else element(student_positives))
+    near = [t if positives is None else normalized(positives)]
+    near.append(s if student_positives is None else normalized(student_positives))
     total = 0.0
     for i in range(n):
         if negatives is None:
@@ -68,7 +68,7 @@ def crd(
         else:
             banks = (negatives, student_negatives)
             which = slice(None) if drawn is None else drawn[i]
-            far = [element(bank[i] if bank.ndim == 3 else bank[which]) for bank in banks]
+            far = [normalized(bank[i] if bank.ndim == 3 else bank[which]) for bank in banks]
         total += estimate(s[i], near[0][i], far[0], temperature, z[0])
         total += estimate(t[i], near[1][i], far[1], temperature, z[1])
     return total / n

@@ -44,13 +44,13 @@ def alike(student, teacher):
     return shrunk(student, size), shrunk(teacher, size)
 
 
-def element(vector):
+def normalized(vector):
     length = np.sqrt((vector**2).sum())
     return vector / length if length else vector
 
 
 def attention(features, power):
-    return element((np.abs(features) ** power).mean(0).ravel())
+    return normalized((np.abs(features) ** power).mean(0).ravel())
 
 
 @per_sample
@@ -74,10 +74,10 @@ def gram(student, teacher, scale="gatys"):
 
 
 @per_sample
-def activation_boundary(student, teacher, margin=1.0, reading="hinge"):
+def activation_boundary(student, teacher, margin=1.0, variant="hinge"):
     total = 0.0
     for s, t in zip(student.ravel(), teacher.ravel(), strict=True):
-        if reading == "hinge":
+        if variant == "hinge":
             if t > 0:
                 total += (s - margin) ** 2 if s <= margin else 0
             else:
@@ -90,7 +90,7 @@ def activation_boundary(student, teacher, margin=1.0, reading="hinge"):
 @per_sample
 def neuron_selectivity(student, teacher, kernel="polynomial"):
     a, b = alike(student, teacher)
-    a, b = ([element(channel.ravel()) for channel in side] for side in (a, b))
+    a, b = ([normalized(channel.ravel()) for channel in side] for side in (a, b))
     power = 2 if kernel == "polynomial" else 1
 
     def mean(left, right):
@@ -104,7 +104,7 @@ def factor_transfer(student, teacher, form="map", distance="l1", power=2.0):
     if form == "map":
         a, b = (attention(side, power) for side in alike(student, teacher))
         return (np.abs(a - b) ** (1 if distance == "l1" else 2)).mean()
-    difference = element(student.ravel()) - element(teacher.ravel())
+    difference = normalized(student.ravel()) - normalized(teacher.ravel())
     return np.linalg.norm(difference, ord=1 if distance == "l1" else 2)
 
 
@@ -196,7 +196,7 @@ TRIALS = {
         # A fixed margin, not the teacher's: no minimum at student = teacher.
         trial(losses.activation_boundary, activation_boundary, without=[1]),
         trial(losses.activation_boundary, activation_boundary, margin=0.3, without=[1]),
-        trial(losses.activation_boundary, activation_boundary, reading="margin"),
+        trial(losses.activation_boundary, activation_boundary, variant="margin"),
     ],
     "attention_transfer": [
         trial(losses.attention_transfer, attention_transfer),

@@ -38,12 +38,12 @@ class ImageExample(Example):
     """An image and its maps as PNG in base64: dark is evidence for the class, blue against it.
 
     Attributes:
-        picture: The image.
+        image: The image.
         student: The student's map.
         teacher: The teacher's.
     """
 
-    picture: str
+    image: str
     student: str
     teacher: str | None
 

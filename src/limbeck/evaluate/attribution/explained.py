@@ -134,7 +134,7 @@ class Numbers:
         student, *teacher = (drawn(one.reshape(self.positions)) for one in attributions)
         return ImageExample(
             **dict(example),
-            picture=shown(pixels),
+            image=shown(pixels),
             student=student,
             teacher=teacher[0] if teacher else None,
         )

@@ -57,7 +57,7 @@ def _completeness(found: Attribution) -> Table:
 
 def _images(examples: Sequence[ImageExample]) -> Iterator[Sample]:
     for one in examples:
-        images = [("sample", one.picture), ("student", one.student)]
+        images = [("sample", one.image), ("student", one.student)]
         if one.teacher is not None:
             images.append(("teacher", one.teacher))
         yield Sample(f"#{one.row}: {one.label}, explained as {one.explained}", tuple(images))

@@ -33,7 +33,7 @@ class Overlap(Result):
         other_error: Number on which both are wrong, with different classes.
         shared: Share of the student's errors that are also the teacher's.
         shared_if_independent: `shared` under independent errors: the teacher's error rate.
-        same_answer: Share of the student's errors on which the teacher predicts the same class.
+        same_prediction: Share of the student's errors on which the teacher predicts the same class.
         jaccard: Errors of both, divided by errors of either.
         jaccard_if_independent: `jaccard` under independent errors.
         consistency: Cohen's kappa of correctness: 0 if independent, 1 if identical.
@@ -46,7 +46,7 @@ class Overlap(Result):
     other_error: int
     shared: Estimate | None
     shared_if_independent: float
-    same_answer: Estimate | None
+    same_prediction: Estimate | None
     jaccard: Estimate | None
     jaccard_if_independent: float | None
     consistency: Estimate | None
@@ -79,7 +79,7 @@ def error_overlap(student: Predictions, teacher: Predictions, *, resamples: Resa
     both, same = wrong & teacher_wrong, wrong & (own == reference)
     columns = np.stack([wrong, teacher_wrong, both, same], axis=1).astype(np.float64)
     estimates = resamples.estimates(lambda counts: _shares(counts, columns))
-    shared, same_answer, jaccard, consistency = (
+    shared, same_prediction, jaccard, consistency = (
         None if math.isnan(estimate.value) else estimate for estimate in estimates
     )
     rate, teacher_rate = float(wrong.mean()), float(teacher_wrong.mean())
@@ -92,7 +92,7 @@ def error_overlap(student: Predictions, teacher: Predictions, *, resamples: Resa
         other_error=int((both & ~same).sum()),
         shared=shared,
         shared_if_independent=teacher_rate,
-        same_answer=same_answer,
+        same_prediction=same_prediction,
         jaccard=jaccard,
         jaccard_if_independent=rate * teacher_rate / either if either else None,
         consistency=consistency,

@@ -25,7 +25,7 @@ class Detection(Result):
     Attributes:
         auc: The AUROC: the probability that an attacker's query scores above a benign one.
         false_positive_rate: Points of the ROC curve: the false positive rates on benign queries.
-        caught: The true positive rate on the attacker's queries at each of these.
+        true_positive_rate: The true positive rate on the attacker's queries at each of these.
         flagged: The true positive rate at the threshold set on other benign queries.
         flagged_benign: The false positive rate at it.
     """
@@ -33,7 +33,7 @@ class Detection(Result):
     strategy: str
     auc: Estimate
     false_positive_rate: tuple[float, ...]
-    caught: tuple[float, ...]
+    true_positive_rate: tuple[float, ...]
     flagged: float
     flagged_benign: float
 
@@ -99,7 +99,7 @@ class Detector:
             strategy=strategy,
             auc=resamples.estimate(lambda counts: auroc(ranking, counts, is_attacker)),
             false_positive_rate=tuple(float((negative > each).mean()) for each in thresholds),
-            caught=tuple(float((positive > each).mean()) for each in thresholds),
+            true_positive_rate=tuple(float((positive > each).mean()) for each in thresholds),
             flagged=float((positive > self.threshold).mean()),
             flagged_benign=float((negative > self.threshold).mean()),
         )
