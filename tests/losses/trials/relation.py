@@ -15,7 +15,7 @@ def rows(features):
     return features.reshape(len(features), -1)
 
 
-def normalized(vectors):
+def unit_rows(vectors):
     lengths = np.sqrt((vectors**2).sum(-1, keepdims=True))
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
@@ -33,7 +33,7 @@ def distances(features):
 
 def angles(features):
     f = rows(features)
-    e = normalized(f[None] - f[:, None])
+    e = unit_rows(f[None] - f[:, None])
     return np.einsum("ijd,ikd->ijk", e, e)
 
 
@@ -69,13 +69,13 @@ def rkd_angle(student, teacher, similarity="huber", temperature=1.0):
 
 
 def similarity_preserving(student, teacher):
-    s, t = (normalized(rows(side) @ rows(side).T) for side in (student, teacher))
+    s, t = (unit_rows(rows(side) @ rows(side).T) for side in (student, teacher))
     return ((s - t) ** 2).sum() / len(student) ** 2
 
 
 def correlation_congruence(student, teacher, kernel="gaussian", gamma=0.4, order=2):
     def correlations(features):
-        products = normalized(rows(features)) @ normalized(rows(features)).T
+        products = unit_rows(rows(features)) @ unit_rows(rows(features)).T
         if kernel == "bilinear":
             return products
         terms = [(2 * gamma * products) ** p / factorial(p) for p in range(order + 1)]
@@ -118,7 +118,7 @@ def spatial_correlation(student, teacher, normalized=False):
         matrices = []
         for maps in (mine, other):
             f = maps.reshape(len(maps), -1)
-            f = normalized(f.T).T if normalized else f
+            f = unit_rows(f.T).T if normalized else f
             matrices.append(f.T @ f)
         squares = (matrices[0] - matrices[1]) ** 2
         values.append(squares.mean() if normalized else squares.sum())
