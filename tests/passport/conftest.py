@@ -34,7 +34,7 @@ LARGE = ModelFacts("large", "https://example.org/large", "a" * 64, licence="MIT"
 BASE = ModelFacts("base", "hub:base", "b" * 64, licence="on request", ancestors=(LARGE,))
 TEACHER = ModelFacts(
     "digits_cnn",
-    "taught in this run",
+    "trained in this run",
     "c" * 64,
     metrics=(MetricFacts("accuracy", 0.987, 0.98, 0.99, slice="test"),),
     data=(DIGITS,),
@@ -121,7 +121,7 @@ def real(facts: PassportFacts) -> PassportFacts:
         flags=("dual-use",),
         risk="limited",
         robustness=(DifferenceFacts("accuracy under PGD", -0.004, -0.012, 0.003, margin=0.02),),
-        carbon=CarbonFacts(12.5, 380.0, "Germany, 2024", "teaching and distilling"),
+        carbon=CarbonFacts(12.5, 380.0, "Germany, 2024", "training and distillation"),
         environment={"cpu": "avx2"},
         negative_results=("Width 4 lost 3 points.",),
     )

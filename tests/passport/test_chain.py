@@ -30,7 +30,7 @@ from limbeck.passport.components import reference
 
 @pytest.fixture
 def generations(facts: PassportFacts, tmp_path: Path, write) -> list[PassportFacts]:
-    """Three students, each taught by the one before; the first by a model of this run."""
+    """Three students, each distilled from the one before; the first by a model of this run."""
     weights = tmp_path / "train_teacher" / "model.safetensors"
     weights.parent.mkdir()
     weights.write_bytes(b"weights")

@@ -316,11 +316,11 @@ def test_another_tokenizer_is_refused(reviews, bert, tmp_path, own, text, match)
     (problem,) = check_models(recipe_of(spec, text_teacher(folder)), data).problems
     assert match in str(problem)
     # The same holds for a student that begins from such a folder.
-    student = check_models(recipe_of(spec, None, student=text_teacher(folder), stages=TAUGHT), data)
+    student = check_models(recipe_of(spec, None, student=text_teacher(folder), stages=STAGES), data)
     assert [match in str(one) for one in student.problems] == [True]
 
 
-TAUGHT = [{"distill": {"epochs": 1, "objective": ["task"]}}]
+STAGES = [{"distill": {"epochs": 1, "objective": ["task"]}}]
 
 
 def test_tokenizers_with_equal_behaviour_are_equal() -> None:
@@ -435,5 +435,5 @@ def test_malformed_configurations_state_nothing(tmp_path, config) -> None:
 def test_a_student_is_expected_to_meet_a_budget(digits) -> None:
     spec, data = digits()
     student = {"source": "limbeck", "name": "digits_cnn", "expect": {"accuracy": 0.9}}
-    (problem,) = check_models(recipe_of(spec, None, student=student, stages=TAUGHT), data).problems
+    (problem,) = check_models(recipe_of(spec, None, student=student, stages=STAGES), data).problems
     assert problem.where == "student.expect"

@@ -59,7 +59,7 @@ class ModelFacts:
 
     Attributes:
         name: The model's name.
-        source: Its origin: `taught in this run`, a hub id, an address.
+        source: Its origin: `trained in this run`, a hub id, an address.
         digest: The SHA-256 of its weights.
         version: Its version, if it has one.
         licence: An SPDX id or the licence's name; empty when not stated.
@@ -98,7 +98,7 @@ class CarbonFacts:
         grams: Grams of CO2 equivalent.
         grid_factor: Grams of CO2 equivalent per kWh of the grid.
         grid: The grid and year of that factor.
-        scope: What was counted, such as `teaching and distilling, three seeds`.
+        scope: What was counted, such as `training and distillation, three seeds`.
     """
 
     grams: float

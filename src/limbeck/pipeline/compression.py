@@ -57,7 +57,7 @@ class Compression(Stage):
     method: str
     role: Annotated[
         Literal["student", "teacher"],
-        Field(description="The model that is changed; a smaller teacher then teaches."),
+        Field(description="The model to change; a compressed teacher is used in later stages."),
     ] = "student"
     calibration: Annotated[
         int,
@@ -90,9 +90,9 @@ class Compression(Stage):
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: the model, and a teacher for fine-tuning under one."""
-        taught = self.finetune is not None and self.finetune.needs_teacher
+        distilled = self.finetune is not None and self.finetune.needs_teacher
         begins = self.role == "student" and recipe.student is not None
-        return ("student", "float student") if begins else ("teacher",) * (taught or not begins)
+        return ("student", "float student") if begins else ("teacher",) * (distilled or not begins)
 
     def made(self) -> tuple[str, ...]:
         """Return the produced artefacts: the changed model."""

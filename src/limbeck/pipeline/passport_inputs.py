@@ -124,7 +124,7 @@ def _teachers(
         or add_origin(
             ModelFacts(
                 name=name_of(spec),
-                source="taught in this run" if trained else str(spec.checkpoint),
+                source="trained in this run" if trained else str(spec.checkpoint),
                 digest=record.files[name],
                 architecture=_architecture(spec.model_dump()),
                 metrics=metrics if len(recipe.teachers) == 1 else (),
