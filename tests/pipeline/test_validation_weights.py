@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from limbeck.pipeline.context import Context
+from limbeck.pipeline.artefacts import validate_model
 from limbeck.tasks.image_classification import ImageClassification
 
 
@@ -24,8 +24,7 @@ def test_elements_of_weight_zero_are_excluded():
     context = SimpleNamespace(
         task=HalfWeighted(classes=("a", "b")),
         accelerator=SimpleNamespace(device=torch.device("cpu")),
-        batches=lambda split: [batch, batch],
-        data=SimpleNamespace(validation=None),
+        data=SimpleNamespace(validation=SimpleNamespace(batches=lambda size: [batch, batch])),
     )
-    found = Context.validate(context, nn.Identity())
+    found = validate_model(context, nn.Identity())
     assert found["accuracy"] == torch.tensor(2 / 3).item()

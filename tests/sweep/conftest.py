@@ -123,7 +123,7 @@ def quick() -> Iterator[None]:
     """Export by torch's older exporter and measure for a moment; no code changes meanwhile."""
     from limbeck.core import fingerprint
     from limbeck.evaluate import measure
-    from limbeck.pipeline import artefact_results, context
+    from limbeck.pipeline import artefact_results, artefacts
 
     spec = importlib.util.spec_from_file_location("forks", E2E / "forks.py")
     assert spec is not None
@@ -132,7 +132,7 @@ def quick() -> Iterator[None]:
     spec.loader.exec_module(forks)
     with pytest.MonkeyPatch.context() as patch:
         # Restored after the tests: `quicken` replaces them.
-        patch.setattr(context, "to_onnx", context.to_onnx)
+        patch.setattr(artefacts, "to_onnx", artefacts.to_onnx)
         patch.setattr(artefact_results, "measure", artefact_results.measure)
         patch.setattr(measure, "peak_memory", measure.peak_memory)
         patch.setattr(fingerprint, "of_code", lambda: "the code")
