@@ -8,7 +8,7 @@ from limbeck.connectors.base import (
     ConnectorOutput,
     PairConnector,
     StudentConnector,
-    as_joint,
+    as_pair_connector,
     join,
 )
 from limbeck.connectors.features import Connector, connect
@@ -20,7 +20,7 @@ __all__ = [
     "ConnectorOutput",
     "PairConnector",
     "StudentConnector",
-    "as_joint",
+    "as_pair_connector",
     "connect",
     "join",
 ]

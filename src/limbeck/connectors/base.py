@@ -157,7 +157,7 @@ def join(
     return StudentConnector(nn.ModuleList(connect(*pair, size=size) for pair in pairs))
 
 
-def as_joint(module: nn.Module) -> PairConnector:
+def as_pair_connector(module: nn.Module) -> PairConnector:
     """Wrap a user's module as a `StudentConnector`; return a `PairConnector` unchanged."""
     return module if isinstance(module, PairConnector) else StudentConnector(module)
 

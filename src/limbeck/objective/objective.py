@@ -100,7 +100,7 @@ class Objective:
         self._ready = resolve(placed, outputs=outputs)
         for ready, term in zip(self._ready, self.terms, strict=True):
             if isinstance(term.connector, nn.Module):
-                self.connectors[ready.name] = _joint(term.connector)
+                self.connectors[ready.name] = connectors.as_pair_connector(term.connector)
         self._scalars = {
             ready.name for ready in self._ready if ready.builtin in losses.BATCH_LOSSES
         }
@@ -402,9 +402,3 @@ class Objective:
                 Problem(ready.name, "no connector", "one", "Call objective.connect once first.")
             )
         return cast("ConnectorOutput", self.connectors[ready.name](student, teacher, inputs))
-
-
-def _joint(given: nn.Module) -> connectors.PairConnector:
-    return (
-        given if isinstance(given, connectors.PairConnector) else connectors.StudentConnector(given)
-    )
