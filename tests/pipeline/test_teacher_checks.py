@@ -239,7 +239,7 @@ RIGHT = np.arange(200) % 4
 @pytest.mark.parametrize("stage", ["load", "train_teacher"])
 def test_a_teacher_at_chance_stops_the_run(stage: str) -> None:
     random = np.random.default_rng(0).integers(0, 4, 200)
-    with pytest.raises(InputError, match=r"no better than chance: 2\d\.\d+% on 200"):
+    with pytest.raises(InputError, match=r"not significantly better than chance: 2\d\.\d+% on 200"):
         checked(random, RIGHT, stage=stage)
     with pytest.raises(InputError, match=r"above_chance: false"):
         checked(np.zeros(200, dtype=int), RIGHT, stage=stage)
@@ -277,7 +277,7 @@ def test_students_at_chance_are_noted() -> None:
         stage="distill", key="", seed=0, settings={}, what="", artefacts=(made,), files={}
     )
     (note,) = chance_notes(record)
-    assert "student: no better than chance" in note
+    assert "student: not significantly better than chance" in note
 
 
 def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
@@ -382,4 +382,4 @@ def test_a_loaded_teacher_is_tested_before_training(work, tmp_path) -> None:
     assert "another order" in text
     assert "teacher.class_names" in text
     untrained = {"source": "limbeck", "name": "digits_cnn", "width": 2}
-    assert "no better than chance" in refused(work(untrained, data=data))
+    assert "not significantly better than chance" in refused(work(untrained, data=data))

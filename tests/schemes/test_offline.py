@@ -97,5 +97,16 @@ def test_what_cannot_work_is_refused_at_once():
         offline([Term("fitnet_hint", student="0", teacher="last")], teacher=net())
 
 
+def test_a_bare_module_as_teacher_is_refused_with_the_fix():
+    with pytest.raises(InputError, match=r"got 'Sequential'.*FrozenTeacher\(model, task\)"):
+        Offline(
+            net(),
+            TASK,
+            Objective([Term("soft_target_kl", temperature=2.0)]),
+            teacher=net(),
+            probe=BATCH,
+        )
+
+
 def test_mass_is_the_number_of_samples():
     assert offline(methods.label_only()).total_weight(BATCH) == 8

@@ -62,10 +62,12 @@ INTEGER = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 def latency_notes(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
     """Yield a note for each quantisation that increased the latency, with likely causes."""
-    rounding = "rounding the activations takes longer than products of few bits save"
-    reason = f"this processor has no instruction for products of eight-bit numbers, so {rounding}"
+    reason = "this processor has no int8 dot products (VNNI), so int8 is slower than float32 here"
     if INTEGER & set(hardware.flags):
-        reason = f"{rounding}, or operators in between stayed in float"
+        reason = (
+            "quantising activations takes longer than int8 products save, or operators stayed "
+            "in float"
+        )
     students = [link for link in chain if link.role == "student"]
     for before, after in pairwise(students):
         was, now = _latency(before), _latency(after)
@@ -73,8 +75,8 @@ def latency_notes(chain: Iterable[Link], hardware: Hardware) -> Iterator[str]:
         slower = ratio is None or ratio[0] > 1  # in nearly every block of the measurement
         if after.stage == "quantize" and now.p50 > SLACK * was.p50 and slower:
             yield (
-                f"One prediction takes {now.p50:.3g} ms after quantising, and took {was.p50:.3g} "
-                f"ms before: {reason}."
+                f"One prediction takes {now.p50:.3g} ms after quantisation, {was.p50:.3g} ms "
+                f"before: {reason}."
             )
 
 

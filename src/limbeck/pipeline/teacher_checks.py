@@ -116,11 +116,11 @@ def _of_chance(found: ChanceTest, where: str, *, loaded: bool) -> Iterator[Probl
         causes = (
             "Check its weights, data.classes, the normalisation and the tokenizer"
             if loaded
-            else "Train it for longer, or check the labels and the learning rate"
+            else "Train it for longer, use more validation rows, or check labels and learning rate"
         )
         yield Problem(
             where,
-            f"no better than chance: {found}",
+            f"not significantly better than chance: {found}",
             "a teacher that is better than a constant prediction",
             f"{causes}; or state {where}.expect: {{above_chance: false}} if this is intended.",
         )
@@ -167,9 +167,9 @@ def chance_notes(record: Record) -> Iterator[str]:
         if found is None or compressed:
             continue
         if found.is_chance:
-            yield f"{artefact.label}: no better than chance: {found}."
+            yield f"{artefact.label}: not significantly better than chance: {found}."
         elif not found.is_better_than_majority:
-            yield f"{artefact.label}: not above the most frequent class: {found}."
+            yield f"{artefact.label}: not significantly above the most frequent class: {found}."
 
 
 def weak_teacher(

@@ -162,5 +162,5 @@ def seeds(result: RunResult) -> Table:
         Row("95 % interval", tuple(map(interval, shown))),
         Row("Time per seed", tuple(fmt.duration(link.seconds.mean) for link in shown)),
     ]
-    caption = "Test accuracy of each exported artefact; the interval is Student's over seeds."
+    caption = "Test accuracy of each exported artefact; Student's t interval over seeds."
     return _table("Accuracy per seed", caption, shown, rows)

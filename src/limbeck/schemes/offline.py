@@ -65,6 +65,9 @@ class Offline(nn.Module):
         if objective.needs_teacher and teacher is None:
             fix = "Give a teacher, or use terms on labels alone."
             raise InputError(Problem("teacher", None, "a teacher, which a term requires", fix))
+        if teacher is not None and not callable(getattr(teacher, "answer", None)):
+            given, fix = type(teacher).__name__, "Wrap a module: FrozenTeacher(model, task)."
+            raise InputError(Problem("teacher", given, "a teacher with answer(batch)", fix))
         self.student = student
         self.connectors, self.balance = objective.connectors, objective.balance
         self._task = task

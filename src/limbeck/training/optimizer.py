@@ -69,7 +69,7 @@ def build_optimizer(
 
 
 def rate(progress: float, settings: Training) -> float:
-    """Compute the learning rate at a progress in [0, 1]: linear warm-up, then decay.
+    """Compute the learning rate (LR schedule) at a progress in [0, 1]: linear warm-up, then decay.
 
     Example:
         >>> settings = Training(epochs=1, learning_rate=1.0, warmup_ratio=0.5, lr_schedule="linear")
