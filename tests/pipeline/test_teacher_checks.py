@@ -345,7 +345,7 @@ def test_a_real_teacher_with_its_own_and_with_other_normalisation(work) -> None:
     assert measured > 0.88
     plain = own._context(0)
     other = context.build(spec.model_copy(update={"normalization": "data"}), seed=0)
-    assert plain.validate(other)["accuracy"] != measured
+    assert validate_model(plain, other)["accuracy"] != measured
 
 
 def linear_teacher(tmp_path: Path, data: dict[str, Any], order: list[int]) -> dict[str, Any]:
