@@ -34,7 +34,7 @@ RESUME_HINTS = {
     "evaluate": "The evaluations that ended are saved: the same command does the others.",
     "sweep": "The trials that ended are saved: the same command continues from there.",
 }
-"""How to resume an interrupted command; the others write nothing to resume."""
+"""The hint to resume an interrupted command; the other commands write nothing to resume."""
 
 BAD_INPUT = 2
 WRITE_ERRORS = {

@@ -40,7 +40,7 @@ GREY = "grey"
 # A training step of a tiny net takes 1.5 ms: tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
 MOST_ENLARGED = 32
-"""How many times per side an image may be enlarged: more adds no information, only memory."""
+"""The largest enlargement per side: more adds no information, only memory."""
 
 
 class Samples(Protocol):
