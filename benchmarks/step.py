@@ -196,9 +196,9 @@ class Alternate:
         self.by_hand_cpu: list[float] = []
         self.began = self.began_cpu = math.nan
 
-    def update(self, done: int, total: int, note: str) -> None:
-        """End a block of limbeck's steps, if it is long enough, and run one of the other loop's."""
-        if done % self.size.steps:
+    def update(self, done: int, total: int, note: str, *, milestone: bool = False) -> None:
+        """After a full block of limbeck's steps, time it and run a block of the other loop's."""
+        if milestone or done % self.size.steps:
             return
         now, cpu = time.perf_counter(), time.process_time()
         ours, ours_cpu = now - self.began, cpu - self.began_cpu
