@@ -2,7 +2,7 @@
 
 import pytest
 
-from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
+from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean, key_problems
 
 
 def test_a_problem_shows_the_beginning_of_a_long_value():
@@ -25,6 +25,17 @@ def test_an_input_error_has_every_problem_on_its_line():
     error = InputError(Problem("a", 1, "2"), Problem("b", 3, "4", "Use 4."))
     assert str(error).splitlines() == ["a: got 1; allowed: 2", "b: got 3; allowed: 4. Use 4."]
     assert (error.exit_code, LimbeckError.exit_code) == (2, 1)
+
+
+def test_a_missing_field_is_required():
+    assert str(Problem.missing("a.b")) == "a.b: field required"
+    assert str(Problem.missing("a.b", "Give one.")) == "a.b: field required. Give one."
+
+
+def test_a_misspelt_key_is_not_a_missing_one_too():
+    known = ["epochs", "batch_size", "seed"]
+    found = key_problems({"epoks": 1}, known, known, where="fit")
+    assert [one.where for one in found] == ["fit.epoks", "fit.batch_size", "fit.seed"]
 
 
 @pytest.mark.parametrize(

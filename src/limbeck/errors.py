@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 LONGEST = 300
 """The most characters of a given value that a message shows."""
+
+REQUIRED = "field required"
+"""What a problem of a missing value allows."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,25 @@ class Problem:
     allowed: str
     fix: str = ""
 
+    @classmethod
+    def missing(cls, where: str, fix: str = "") -> Problem:
+        """Return the problem of a value that is required and not given.
+
+        Example:
+            >>> print(Problem.missing("student", "`distill` trains one."))
+            student: field required. `distill` trains one.
+        """
+        return cls(where, None, REQUIRED, fix)
+
+    @property
+    def shown(self) -> str:
+        """Return the given value as text, shortened."""
+        return "nothing" if self.allowed == REQUIRED else _shown(self.given)
+
     def __str__(self) -> str:
-        text = f"{self.where}: got {_shown(self.given)}; allowed: {self.allowed}"
+        text = f"{self.where}: {REQUIRED}"
+        if self.allowed != REQUIRED:
+            text = f"{self.where}: got {self.shown}; allowed: {self.allowed}"
         return f"{text}. {self.fix}" if self.fix else text
 
 
@@ -62,6 +82,17 @@ class InputError(LimbeckError):
         super().__init__("\n".join(str(problem) for problem in problems))
 
 
+class RefusedError(ValueError):
+    """Problems found by a custom validator, each with its path in the validated model.
+
+    Pydantic collects a `ValueError` with its own errors; an `InputError` would end the validation.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__("; ".join(map(str, problems)))
+
+
 @contextmanager
 def gathering(problems: list[Problem]) -> Iterator[None]:
     """Catch an `InputError` of the block, and collect its problems to report them all together.
@@ -88,8 +119,35 @@ def did_you_mean(given: object, allowed: Iterable[str]) -> str:
         >>> did_you_mean("xyz", ["hinton_kd"])
         ''
     """
-    near = difflib.get_close_matches(str(given), list(allowed), n=3, cutoff=0.5)
+    near = _nearest(given, allowed)
     return "did you mean " + " or ".join(f'"{word}"' for word in near) + "?" if near else ""
+
+
+def _nearest(given: object, allowed: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(str(given), list(allowed), n=3, cutoff=0.5)
+
+
+def key_problems(
+    given: Mapping[str, object], known: Collection[str], required: Iterable[str], *, where: str
+) -> list[Problem]:
+    """Return the problems of keys that are unknown, or required and missing.
+
+    A misspelt key that is nearest to a missing one is one problem, not two.
+
+    Example:
+        >>> print(*key_problems({"lwo": 0}, ["low", "high"], ["low", "high"], where="range"))
+        range.lwo: got 0; allowed: low, high. did you mean "low"? range.high: field required
+    """
+    unknown = [key for key in given if key not in known]
+    meant = {near for key in unknown for near in _nearest(key, known)[:1]}
+    allowed = ", ".join(known) or "no settings"
+    return [
+        *(
+            Problem(f"{where}.{key}", given[key], allowed, did_you_mean(key, known))
+            for key in unknown
+        ),
+        *(Problem.missing(f"{where}.{key}") for key in required if key not in {*given, *meant}),
+    ]
 
 
 def check_choice(given: object, allowed: Sequence[str], *, where: str) -> None:

@@ -21,8 +21,8 @@ def test_every_file_of_the_folder_is_a_source() -> None:
     ("settings", "message"),
     [
         ({"source": "parqet", "files": {"train": "a"}}, 'did you mean "parquet"?'),
-        ({"source": "parquet"}, "files.train is missing"),
-        ({"source": "sklearn"}, "name is missing"),
+        ({"source": "parquet"}, "files.train: field required"),
+        ({"source": "sklearn"}, "name: field required"),
         ({"source": "csv", "files": {"train": "a"}, "revision": "main"}, "source: hub only"),
         ({"source": "csv", "files": {"train": "a"}, "colums": {}}, "Extra inputs"),
         ({"source": "csv", "files": {"training": "a"}}, "'train', 'validation' or 'test'"),

@@ -179,7 +179,7 @@ def test_a_table_may_have_one_kind_of_columns_alone(people: Callable[..., Data],
         ({}, "numeric and categorical are empty"),
         ({"numeric": ["age"], "categorical": ["age", "job"]}, "age is given twice"),
         ({"numeric": ["age", "age"]}, "age is given twice"),
-        ({"categorical": ["pay"]}, "table has the label pay"),
+        ({"categorical": ["pay"]}, r"table.categorical: got 'pay'"),
         ({"numerical": ["age"]}, "Extra inputs"),
     ],
 )

@@ -43,7 +43,7 @@ def test_names_of_reference_nets_import_no_torch() -> None:
     ("settings", "message"),
     [
         ({"source": "tim", "name": "x"}, 'did you mean "timm"?'),
-        ({"source": "limbeck"}, "name is missing"),
+        ({"source": "limbeck"}, "name: field required"),
         ({"source": "limbeck", "name": "x", "path": "y"}, "transformers only"),
         ({"source": "transformers", "path": "y", "hidden_size": 3}, "one of them"),
     ],

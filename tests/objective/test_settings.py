@@ -44,10 +44,8 @@ def test_each_required_setting_is_named_when_it_is_missing(name):
         return
     with pytest.raises(InputError) as error:
         Objective.from_recipe({name: {}}, where="stages.1.distill.objective")
-    found = {one.where: one.allowed for one in error.value.problems}
-    assert found == {
-        f"stages.1.distill.objective.{name}.{key}": "a value; field required" for key in missing
-    }
+    place = f"stages.1.distill.objective.{name}"
+    assert str(error.value).splitlines() == [f"{place}.{key}: field required" for key in missing]
 
 
 @pytest.mark.parametrize("name", methods.__all__)

@@ -45,11 +45,9 @@ def test_every_problem_is_listed_at_once():
         "budget.sise_kb",
         "budget.accuracy",
         "seeds.1",
-        "stages.0.train_teacher.epochs",
         "stages.0.train_teacher.epoks",
         "stages.1.distill.epochs",
         "stages.1.distill.objective.0.soft_target_kl.temprature",
-        "stages.1.distill.objective.0.soft_target_kl.temperature",
         "stages.2",
         "stages.3",
     }
@@ -80,6 +78,30 @@ def test_every_problem_is_listed_at_once():
 )
 def test_stages_in_a_wrong_order_are_refused(stages, where, word):
     assert word in problems(stages=stages)[where].fix
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": None}, "task: field required"),
+        ({"student": {"source": "limbeck"}}, "student.name: field required. `source: limbeck`"),
+        ({"data": {"source": "csv"}}, "data.files.train: field required. `source: csv` needs"),
+        ({"stages": [{"train_teacher": {}}]}, "stages.0.train_teacher.epochs: field required"),
+        (
+            {"stages": [{"prune": {"method": "movement"}}]},
+            "stages.0.prune.sparsity: field required. The hard threshold needs it.",
+        ),
+    ],
+)
+def test_a_missing_field_is_required_in_one_form(change, message):
+    assert any(str(one).startswith(message) for one in problems(**change).values())
+
+
+@pytest.mark.parametrize("part", ["numeric", "categorical"])
+def test_the_label_among_the_features_is_reported_at_its_list(part):
+    files = {"train": "a.csv"}
+    found = problems(data={"source": "csv", "files": files, "table": {part: ["label", "age"]}})
+    assert found[f"data.table.{part}"].given == "label"
 
 
 def test_a_missing_model_is_named_with_the_stage_that_requires_it():

@@ -49,9 +49,8 @@ def check(
 
 
 def _record(problem: Problem) -> dict[str, str]:
-    # The text of a problem truncates a given value that is too large to show.
-    given = str(problem).removeprefix(f"{problem.where}: got ").partition("; allowed: ")[0]
-    return {"where": problem.where, "given": given, "allowed": problem.allowed, "fix": problem.fix}
+    given, allowed = problem.shown, problem.allowed
+    return {"where": problem.where, "given": given, "allowed": allowed, "fix": problem.fix}
 
 
 def _lines(checked: Checked) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.core.registry import Registry
-from limbeck.errors import did_you_mean
+from limbeck.errors import Problem, RefusedError, did_you_mean
 
 SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -215,14 +215,16 @@ class DataSpec(_Settings):
         if (self.text or self.table) and self.augment:
             raise ValueError(f"augment is given for a {given[0]}; allowed: for images. Remove it")
         if self.table and self.columns.label in self.table.columns:
-            raise ValueError(f"table has the label {self.columns.label}; allowed: features only")
+            part = "numeric" if self.columns.label in self.table.numeric else "categorical"
+            allowed = "feature columns only, without the label's"
+            raise RefusedError(Problem(f"table.{part}", self.columns.label, allowed))
         if duplicates := _duplicates(self.sensitive_features):
             raise ValueError(f"sensitive_features names {duplicates} twice; allowed: each once")
         if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
-            fix = "files: {train: PATH}"
-            raise ValueError(f"files.train is missing; {self.source} needs it: {fix}")
+            fix = f"`source: {self.source}` needs `files: {{train: PATH}}`."
+            raise RefusedError(Problem.missing("files.train", fix))
         if self.source in {"sklearn", "hub", "python"} and not self.name:
-            raise ValueError(f"name is missing; {self.source} needs it")
+            raise RefusedError(Problem.missing("name", f"`source: {self.source}` needs it."))
         if self.source != "hub" and (self.config or self.revision):
             raise ValueError("config and revision are given; allowed: with source: hub only")
         if self.classes and len(set(self.classes)) != len(self.classes):

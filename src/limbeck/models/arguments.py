@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, key_problems
 
 # Arguments that follow from the data and are not set in a recipe: limbeck's names and the
 # libraries'.
@@ -49,9 +49,19 @@ def build():
 
 
 def check_names(
-    given: Mapping[str, object], allowed: Collection[str] | None, *, where: str
+    given: Mapping[str, object],
+    allowed: Collection[str] | None,
+    required: Iterable[str] = (),
+    *,
+    where: str,
 ) -> None:
-    """Check for arguments that follow from the data, or are not in a list; None allows any name.
+    """Check for arguments that follow from the data, are not in a list, or are missing.
+
+    Args:
+        given: The arguments by name.
+        allowed: The names allowed; None allows any.
+        required: The names that must be given.
+        where: The model in the recipe, for messages.
 
     Raises:
         InputError: Arguments are invalid; the message lists all, with the nearest allowed names.
@@ -62,7 +72,9 @@ def check_names(
         ...
         limbeck.errors.InputError: student.widht: got 4; allowed: width. did you mean "width"?
     """
-    problems = []
+    known = sorted({*given, *required} if allowed is None else {*allowed} - FITTED)
+    free = {name: value for name, value in given.items() if name not in FITTED}
+    problems = key_problems(free, known, required, where=where)
     for name, value in given.items():
         place = f"{where}.{name}"
         if _is_absurd(value):
@@ -71,10 +83,6 @@ def check_names(
             problems.append(
                 Problem(place, value, "nothing", "Remove it: it follows from the data.")
             )
-        elif allowed is not None and name not in allowed:
-            names = sorted(set(allowed) - FITTED)
-            listed = ", ".join(names) or "no arguments"
-            problems.append(Problem(place, value, listed, did_you_mean(name, names)))
     if problems:
         raise InputError(*problems)
 
@@ -104,19 +112,18 @@ def check(builder: Callable[..., Any], given: Mapping[str, object], *, where: st
         >>> check(net, {}, where="student")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: student.width: got 'nothing'; allowed: a value: the model ...
+        limbeck.errors.InputError: student.width: field required
     """
     parameters = inspect.signature(builder).parameters
-    check_names(given, None if has_var_keyword(builder) else parameters, where=where)
-    missing = [
-        Problem(f"{where}.{name}", "nothing", "a value: the model needs one")
+    required = [
+        name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
-        and name not in FITTED | set(given)
+        and name not in FITTED
     ]
-    if missing:
-        raise InputError(*missing)
+    allowed = None if has_var_keyword(builder) else parameters
+    check_names(given, allowed, required, where=where)
 
 
 def call(builder: Callable[..., Any], arguments: Mapping[str, object], *, where: str) -> Any:

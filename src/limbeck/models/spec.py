@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.core.registry import Registry
-from limbeck.errors import did_you_mean
+from limbeck.errors import Problem, RefusedError, did_you_mean
 
 SOURCES = Registry("limbeck.models.sources", kind="model.source", attribute="source")
 
@@ -147,7 +147,7 @@ class ModelSpec(BaseModel):
         if self.path is not None and self.source != "transformers":
             raise ValueError("path is given; allowed: with source: transformers only")
         if not self.name and self.path is None:
-            raise ValueError(f"name is missing; {self.source} needs it")
+            raise RefusedError(Problem.missing("name", f"`source: {self.source}` needs it."))
         if self.path is not None and (self.name or self.arguments):
             raise ValueError("path and a name or arguments are given; allowed: one of them")
         names = self.class_names or ()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.numbers import is_number
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, key_problems
 
 
 class ElementContext(NamedTuple):
@@ -228,7 +228,6 @@ def parse(spec: Any, *, where: str) -> PerElement:
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: weight.teacher_entropy.hihg: got 1; ... did you mean "high"?
-        weight.teacher_entropy.high: got 'nothing'; allowed: a finite number; field required
     """
     if isinstance(spec, PerElement):
         return spec
@@ -246,17 +245,10 @@ def _problems(kind: str, settings: Any, where: str) -> list[Problem]:
     allowed = ", ".join(known)
     if not isinstance(settings, Mapping):
         return [Problem(where, settings, f"a mapping with {allowed}")]
-    problems = [
-        Problem(f"{where}.{key}", value, allowed, did_you_mean(key, known))
-        for key, value in settings.items()
-        if key not in known
-    ]
-    for name, field in known.items():
-        place = f"{where}.{name}"
-        if name in settings:
-            problems += _misfits(kind, name, settings[name], place)
-        elif field.default is MISSING:
-            problems.append(Problem(place, "nothing", "a finite number; field required"))
+    required = [name for name, field in known.items() if field.default is MISSING]
+    problems = key_problems(settings, known, required, where=where)
+    for name in filter(settings.__contains__, known):
+        problems += _misfits(kind, name, settings[name], f"{where}.{name}")
     return problems
 
 

@@ -136,7 +136,6 @@ class Objective:
             ...
             limbeck.errors.InputError: objective.1.soft_target_kl.temprature: got 4.0; ... did
             you mean "temperature"?
-            objective.1.soft_target_kl.temperature: got 'nothing'; allowed: a value; field required
         """
         if isinstance(entries, Mapping) and entries:
             terms = methods.read(entries, where=where)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from limbeck.core.numbers import is_number
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, key_problems
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,6 @@ def parse(spec: object, *, where: str = "schedule") -> Schedule:
         Traceback (most recent call last):
         ...
         limbeck.errors.InputError: schedule.ramp.untill: got 0.2; ... did you mean "until"?
-        schedule.ramp.until: got 'nothing'; allowed: a finite number; field required
     """
     if isinstance(spec, Schedule):
         return spec
@@ -191,20 +190,14 @@ def _problems(kind: str, settings: object, where: str) -> list[Problem]:
     allowed = ", ".join(names)
     if not isinstance(settings, Mapping):
         return [Problem(where, settings, f"a mapping with {allowed}")]
-    problems = [
-        Problem(f"{where}.{key}", value, allowed, did_you_mean(key, names))
-        for key, value in settings.items()
-        if key not in names
-    ]
+    problems = key_problems(settings, names, names, where=where)
     fits, form = (
         (_is_list_of_numbers, "a list of finite numbers")
         if kind == "step"
         else (is_number, "a finite number")
     )
     for name in names:
-        if name not in settings:
-            problems.append(Problem(f"{where}.{name}", "nothing", f"{form}; field required"))
-        elif not fits(settings[name]):
+        if name in settings and not fits(settings[name]):
             problems.append(Problem(f"{where}.{name}", settings[name], form))
     return problems or _range_problems(kind, settings, where)
 

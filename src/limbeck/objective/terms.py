@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.connectors import BUILDERS
 from limbeck.core.numbers import is_number
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, key_problems
 from limbeck.objective import element_weights, schedules
 from limbeck.objective.element_weights import PerElement
 from limbeck.objective.schedules import Constant, Schedule, Spec
@@ -271,23 +271,20 @@ def argument_problems(term: Term, signature: Signature, where: str) -> list[Prob
     if signature.open:
         return []
     names = [*signature.keywords, *(("weight",) if term.loss == "task" else DEFAULTS)]
-    problems = []
+    problems = key_problems(term.arguments, names, _required(term, signature), where=where)
     for key, value in term.arguments.items():
         place = f"{where}.{key}"
         if _is_absurd(value):
             allowed = f"a number of {LARGEST:,} at most in size"
             problems.append(Problem(place, value, allowed))
-        elif key not in signature.keywords:
-            problems.append(Problem(place, value, ", ".join(names), did_you_mean(key, names)))
-        elif not isinstance(value, Mapping | Schedule | PerElement) and (
-            allowed := _misfit(signature.hints.get(key), value)
+        elif (
+            key in signature.keywords
+            and not isinstance(value, Mapping | Schedule | PerElement)
+            and (allowed := _misfit(signature.hints.get(key), value))
         ):
             fix = did_you_mean(value, allowed.split(", "))
             problems.append(Problem(place, value, allowed, fix))
-    return problems + [
-        Problem(f"{where}.{key}", "nothing", "a value; field required")
-        for key in _missing(term, signature)
-    ]
+    return problems
 
 
 def _is_absurd(value: object) -> bool:
@@ -316,14 +313,10 @@ def setting_problems(hint: Any, value: object, where: str) -> list[Problem]:
     return [Problem(where, value, allowed)] if allowed else []
 
 
-def _missing(term: Term, signature: Signature) -> list[str]:
+def _required(term: Term, signature: Signature) -> list[str]:
     if term.loss in BUILDERS:  # its inputs beyond the features come from a trained connector
         return []
-    return [
-        key
-        for key, parameter in signature.keywords.items()
-        if parameter.default is parameter.empty and key not in term.arguments
-    ]
+    return [key for key, one in signature.keywords.items() if one.default is one.empty]
 
 
 def probe(

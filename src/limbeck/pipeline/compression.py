@@ -13,14 +13,14 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from limbeck.compress.masked_weights import fixed
 from limbeck.compress.method import CalibrationContext, CompressError, Method, NothingGainedError
 from limbeck.core.parametrized import Progressive
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, RefusedError
 from limbeck.pipeline.artefacts import publish, save, training_batches, validate_model
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
-from limbeck.pipeline.validate import RefusedError, located, of_validation
+from limbeck.pipeline.validate import located, of_validation
 from limbeck.training import Training
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import BaseModel, Field, field_validator
 
 from limbeck.core.imports import are_deferred
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, RefusedError
 from limbeck.objective import Objective
 from limbeck.objective.terms import PYTHON
 from limbeck.pipeline.dry_run import DryRun, gathered
 from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_as_one, teacher_of
 from limbeck.pipeline.train import training_of, training_set, try_training
-from limbeck.pipeline.validate import RefusedError, located
+from limbeck.pipeline.validate import located
 from limbeck.schemes import Offline
 from limbeck.taps import Taps
 from limbeck.training import Training

@@ -62,14 +62,14 @@ def _requirements(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[P
 def _models_given(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     makers = {model: (name, stage) for name, stage in reversed(stages) for model in stage.made()}
     if "teacher" in makers and not recipe.teachers:
-        yield Problem("teacher", "nothing", f"a model, since `{makers['teacher'][0]}` makes one")
+        yield Problem.missing("teacher", f"`{makers['teacher'][0]}` trains it.")
     if "student" not in makers or recipe.student is not None:
         return
     name, stage = makers["student"]
     if not stage.starts_from_teacher:
-        yield Problem("student", "nothing", f"a model, since `{name}` makes one")
+        yield Problem.missing("student", f"`{name}` trains it.")
     elif recipe.student_spec is None:
-        yield Problem("student", "nothing", "a model, or one teacher that the student starts from")
+        yield Problem.missing("student", "Or give one teacher, from which the student starts.")
 
 
 def _teacher_source(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from limbeck.core.imports import deferred
-from limbeck.errors import InputError, Problem, did_you_mean, gathering
+from limbeck.errors import REQUIRED, InputError, Problem, RefusedError, did_you_mean, gathering
 from limbeck.models.source import Source
 from limbeck.models.spec import SOURCES, ModelSpec
 from limbeck.pipeline.recipe import Recipe
@@ -25,17 +25,6 @@ MOST = 200
 
 # Pydantic's location entries for union branches, beside names like `list[str]`.
 BRANCHES = {"str", "int", "float", "bool", "one", "several", "constrained-str"}
-
-
-class RefusedError(ValueError):
-    """Problems found by a custom validator, each with its path.
-
-    Pydantic collects a `ValueError` with its own errors; an `InputError` would end the validation.
-    """
-
-    def __init__(self, *problems: Problem) -> None:
-        self.problems = problems
-        super().__init__("; ".join(map(str, problems)))
 
 
 def of_validation(
@@ -55,7 +44,15 @@ def of_validation(
     # The search for the closest allowed word is slow: with thousands of keys, the first must do.
     for details in error.errors(include_url=False)[:MOST]:
         found += _problems(details, model, prefix)
-    return _merged(found)
+    meant = {_meant(problem) for problem in found}
+    return _merged([one for one in found if one.allowed != REQUIRED or one.where not in meant])
+
+
+def _meant(problem: Problem) -> str:
+    """Return the place of the word that a problem suggests first; empty if it suggests none."""
+    _, quoted, rest = problem.fix.partition('did you mean "')
+    place, _, _ = problem.where.rpartition(".")
+    return _joined(place, rest.partition('"')[0]) if quoted else ""
 
 
 def inside(error: InputError, where: str) -> list[Problem]:
@@ -107,9 +104,13 @@ def _joined(*parts: str) -> str:
 
 def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> list[Problem]:
     cause = details.get("ctx", {}).get("error")
-    if isinstance(cause, RefusedError):
-        return inside(InputError(*cause.problems), prefix)
     location, given = details["loc"], details["input"]
+    if isinstance(cause, RefusedError):
+        parts, _ = _place(model, location)
+        # The location of a field's own validator ends with the field.
+        own = [part.where.partition(".")[0] for part in cause.problems]
+        outer = parts[:-1] if parts and set(own) == {parts[-1]} else parts
+        return inside(InputError(*cause.problems), _joined(prefix, *outer))
     if details["type"] == "extra_forbidden":
         # The key is user input and may look like anything, including a union branch.
         parts, owner = _place(model, (*location[:-1], "it"))
@@ -120,7 +121,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> lis
     parts, _ = _place(model, location)
     where = _joined(prefix, *parts) or "recipe"
     if details["type"] == "missing":
-        return [Problem(where, "nothing", "a value; field required")]
+        return [Problem.missing(where)]
     if details["type"] == "value_error":
         # A message of the form "got this; allowed: that. The fix".
         head, marked, tail = str(cause).partition("allowed: ")
@@ -198,8 +199,8 @@ def validate(content: object) -> Recipe:
         >>> validate({"name": "mine", "stages": [{"distil": {}}]})
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: task: got 'nothing'; allowed: a value; field required
-        data: got 'nothing'; allowed: a value; field required
+        limbeck.errors.InputError: task: field required
+        data: field required
         stages.0: got 'distil'; allowed: ... did you mean "distill"?
     """
     if not isinstance(content, Mapping):

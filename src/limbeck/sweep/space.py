@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from limbeck.errors import InputError, Problem, gathering
+from limbeck.errors import InputError, Problem, RefusedError, gathering
 from limbeck.pipeline.load_recipe import parse, read
-from limbeck.pipeline.validate import RefusedError, of_validation
+from limbeck.pipeline.validate import of_validation
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -183,7 +183,7 @@ def space_of(varied: Sequence[str], file: Path | None) -> Space:
             found[path] = domain_at(where)
     if not found and not problems:
         fix = "Give --vary student.width=4,8,16, for example, or --space FILE."
-        problems.append(Problem("--vary", "nothing", "something to choose from", fix))
+        problems.append(Problem.missing("--vary", fix))
     if problems:
         raise InputError(*problems)
     return found

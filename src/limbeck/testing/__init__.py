@@ -219,6 +219,6 @@ def _check(subject: Subject, without: Iterable[int]) -> None:
     elif subject.kind in kinds:
         for name in subject.unbound:
             fix = f"Bind it with functools.partial(loss, {name}=...)."
-            problems.append(Problem(f"check_loss.loss.{name}", "nothing", "a value", fix))
+            problems.append(Problem.missing(f"check_loss.loss.{name}", fix))
     if problems:
         raise InputError(*problems)

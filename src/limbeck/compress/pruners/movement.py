@@ -18,6 +18,7 @@ from limbeck.compress.pruning import (
     grow_masks,
     prunable,
 )
+from limbeck.errors import Problem, RefusedError
 
 
 class Movement(Method):
@@ -70,7 +71,7 @@ class Movement(Method):
         if self.begin >= self.end:
             raise ValueError(f"begin is {self.begin}; allowed: less than end, {self.end}")
         if self.threshold == "hard" and self.sparsity is None:
-            raise ValueError("sparsity: field required for the hard threshold")
+            raise RefusedError(Problem.missing("sparsity", "The hard threshold needs it."))
         if self.threshold == "soft" and self.sparsity is not None:
             raise ValueError("sparsity: not allowed for the soft threshold; set tau, penalty")
         if self.threshold == "soft" and self.score == "distance":

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from limbeck.errors import InputError, Problem, check_choice, did_you_mean
+from limbeck.errors import InputError, Problem, check_choice, key_problems
 from limbeck.objective.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, vid
 from limbeck.objective.methods.logits import (
     dist,
@@ -90,16 +90,8 @@ def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
     if not isinstance(settings, Mapping):
         raise InputError(Problem(f"{where}.{name}", settings, "a mapping of settings"))
     known = inspect.signature(method).parameters
-    problems = [
-        Problem(f"{where}.{name}.{key}", value, ", ".join(known), did_you_mean(key, known))
-        for key, value in settings.items()
-        if key not in known
-    ]
-    problems += [
-        Problem(f"{where}.{name}.{key}", "nothing", "a value; field required")
-        for key, parameter in known.items()
-        if parameter.default is parameter.empty and key not in settings
-    ]
+    required = [key for key, one in known.items() if one.default is one.empty]
+    problems = key_problems(settings, known, required, where=f"{where}.{name}")
     hints = get_type_hints(method)
     for key in filter(known.__contains__, settings):
         problems += setting_problems(hints[key], settings[key], f"{where}.{name}.{key}")

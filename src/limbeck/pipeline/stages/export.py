@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from limbeck.compress.materialize import materialize, structural
 from limbeck.core.files import replacing
-from limbeck.errors import Problem
+from limbeck.errors import Problem, RefusedError
 from limbeck.export.onnx import embed_classes
 from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.context import Context
@@ -23,7 +23,6 @@ from limbeck.pipeline.student_files import (
     write_code,
     write_folder,
 )
-from limbeck.pipeline.validate import RefusedError
 
 if TYPE_CHECKING:
     from limbeck.pipeline.dry_run import DryRun

@@ -12,7 +12,7 @@ from pydantic import model_validator
 from limbeck.compress.method import FileMethod
 from limbeck.compress.quantizers import QUANTIZERS
 from limbeck.core.registry import Registry
-from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.errors import InputError, LimbeckError, Problem, RefusedError
 from limbeck.evaluate.flops import parameters
 from limbeck.export.compact.onnx import pack
 from limbeck.export.predictor import OnnxPredictor
@@ -22,7 +22,7 @@ from limbeck.pipeline.compression import DRY_RUN_PARAMETERS, Compression
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.parity import check_compressed
-from limbeck.pipeline.validate import RefusedError, inside
+from limbeck.pipeline.validate import inside
 
 if TYPE_CHECKING:
     from limbeck.compress.onnx_weights import QuantizeRecord
