@@ -56,6 +56,16 @@ def test_a_step_gives_a_gradient_to_all_that_trains_and_to_nothing_else():
     assert not any(module._forward_hooks for module in scheme.student.modules())
 
 
+@pytest.mark.parametrize("key", ["image", "labels"])
+def test_a_batch_without_a_tensor_is_refused_by_step_and_teacher(key):
+    teacher = FrozenTeacher(net(5), TASK)
+    scheme = Offline(net(), TASK, Objective(methods.hinton()), teacher=teacher, probe=BATCH)
+    batch = {name: tensor for name, tensor in BATCH.items() if name != key}
+    for call in (lambda: scheme.step(batch, 0.0), lambda: teacher.answer(batch)):
+        with pytest.raises(InputError, match="allowed: a mapping with image, labels"):
+            call()
+
+
 def test_the_probe_leaves_the_student_as_it_was():
     student = net().train()
     student[1].eval()

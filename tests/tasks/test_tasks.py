@@ -118,6 +118,19 @@ def test_a_text_model_may_return_a_bare_tensor():
     assert task.respond(Words(bare=True), batch).outputs["logits"].shape == (4, 3)
 
 
+def test_a_batch_that_lacks_a_tensor_is_refused_with_the_names(example):
+    task, model, batch = example
+    for name in (*task.inputs, "labels"):
+        part = {key: tensor for key, tensor in batch.items() if key != name}
+        with pytest.raises(InputError) as error:
+            task.respond(model, part)
+        needed = ", ".join((*task.inputs, "labels"))
+        expected = f"batch: got {list(part)}; allowed: a mapping with {needed}"
+        assert str(error.value) == expected
+    with pytest.raises(InputError, match=r"batch: got 'list'; allowed: a mapping with"):
+        task.weights(list(batch.values()))
+
+
 def test_an_unknown_task_gets_a_suggestion():
     with pytest.raises(InputError, match='did you mean "image_classification"'):
         TASKS.load("image_clasification")

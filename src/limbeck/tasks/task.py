@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import losses
+from limbeck.errors import InputError, Problem
 from limbeck.tasks._model_output import run
 
 if TYPE_CHECKING:
@@ -102,21 +103,34 @@ class PerSample:
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
 
+    def _take(self, batch: Batch, *names: str) -> dict[str, Tensor]:
+        # The error is caught, since a check beforehand would cost time in every step.
+        try:
+            return {name: batch[name] for name in names}
+        except (KeyError, IndexError, TypeError) as error:
+            given = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
+            allowed = f"a mapping with {', '.join((*self.inputs, 'labels'))}"
+            raise InputError(Problem("batch", given, allowed)) from error
+
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        inputs = {name: batch[name] for name in self.inputs}
-        return run(model, inputs, classes=len(self.classes))
+        return run(model, self._take(batch, *self.inputs), classes=len(self.classes))
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model on the task's inputs; return `logits [n, classes]`.
 
         Raises:
-            InputError: No output of the model, or more than one, can be the logits.
+            InputError: The batch lacks an input; or no output of the model, or more than one, can
+                be the logits.
         """
         return {"logits": self._run(model, batch)[0]}
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model on a batch; elements are its samples, in order."""
-        (logits, auxiliary), labels = self._run(model, batch), batch["labels"]
+        """Run the model on a batch; elements are its samples, in order.
+
+        Raises:
+            InputError: As for `outputs`, or the batch lacks `labels`.
+        """
+        (logits, auxiliary), labels = self._run(model, batch), self._take(batch, "labels")["labels"]
         mask = batch.get("attention_mask")
         return Response(
             outputs={"logits": logits},
@@ -131,7 +145,8 @@ class PerSample:
 
     def weights(self, batch: Batch) -> Tensor:
         """Return weight 1 for every sample, `[n]`."""
-        return torch.ones(len(batch["labels"]), device=batch["labels"].device)
+        labels = self._take(batch, "labels")["labels"]
+        return torch.ones(len(labels), device=labels.device)
 
     def loss(self, response: Response) -> Tensor:
         """Compute the cross-entropy with the labels, one value per sample.
