@@ -36,6 +36,12 @@ def test_help_loads_nothing_heavy():
     assert not loaded_by(help_of.format("'run', ")) & (HEAVY - {"pydantic"})
 
 
+def test_preprocessing_and_the_onnx_predictor_need_no_torch():
+    images = "from limbeck.data.images import open_image"
+    assert "torch" not in loaded_by(f"{images}\nimport limbeck.data.preprocess")
+    assert "torch" not in loaded_by("import limbeck.export.predictor")
+
+
 @pytest.mark.parametrize("name", limbeck.__all__)
 def test_public_names_exist(name):
     assert getattr(limbeck, name) is not None

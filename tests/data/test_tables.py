@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_numpy_alone_computes_the_same_features(
         {"age": 0.5, "hours": None, "job": None, "code": 0},
     ]
     assert load(tmp_path) == data.preprocess
-    mine = data.preprocess(rows)["features"].numpy()
+    mine = data.preprocess(rows)["features"]
     prepare = json.loads((tmp_path / "preprocess.json").read_text())
     assert mine.shape == (3, prepare["width"])
     for row, expected in zip(rows, mine, strict=True):
@@ -404,6 +405,17 @@ def test_values_that_training_lacks_share_a_feature() -> None:
     assert column.width == 3
 
 
+def test_cells_of_numpy_result_in_the_same_features() -> None:
+    columns = (Categorical("n", ("2", "3"), "number"), Categorical("day", ("2024-01-01",), "date"))
+    prepare = TablePreprocess((Numeric("age", 40.0, 10.0, True),), columns)
+    rows = [
+        {"age": 50, "n": 2, "day": datetime.date(2024, 1, 1)},
+        {"age": np.int8(50), "n": np.float32(2), "day": np.datetime64("2024-01-01", "ns")},
+    ]
+    first, second = prepare(rows)["features"].tolist()
+    assert first == second == [1, 0, 1, 0, 0, 1, 0]
+
+
 CODES = ["01234", "1234", "true", "NA", "", "0x1F", "1e5", " padded"]
 
 
@@ -438,7 +450,7 @@ def test_cells_of_a_csv_file_are_read_as_texts(tmp_path: Path, read: Read) -> No
         for n in range(len(split)):
             age = split.raw(n)["text"].split("age: ")[-1].split(",")[0]
             if age in served:
-                assert np.array_equal(features[n], served[age].numpy())
+                assert np.array_equal(features[n], served[age])
                 assert data.classes[int(split.labels[n])] == ["007", "7"][int(age) % 2]
 
 

@@ -131,9 +131,10 @@ def use(folder: Path, workdir: Path) -> None:
     model = build(
         ModelSpec(source="transformers", path=str(folder)), classes=2, **preprocess.model_inputs()
     )
+    tensors = {name: torch.from_numpy(one) for name, one in preprocess(texts).items()}
     try:
         with torch.no_grad():
-            TextClassification(("a", "b")).outputs(model.eval(), preprocess(texts))
+            TextClassification(("a", "b")).outputs(model.eval(), tensors)
     # A dry run reports whatever a model raises for a batch as an error of the recipe.
     except Exception as error:
         from limbeck.errors import InputError, Problem

@@ -94,6 +94,18 @@ def number(value: object) -> float:
     return parsed
 
 
+def python_value(value: object) -> object:
+    """Convert a NumPy scalar to the Python value that a file's cell would have.
+
+    Example:
+        >>> python_value(np.float32(2)), python_value(np.datetime64("2024-01-01T00", "ns"))
+        (2.0, datetime.datetime(2024, 1, 1, 0, 0))
+    """
+    if isinstance(value, np.datetime64):
+        return value.astype("datetime64[us]").item()  # one in nanoseconds becomes an integer
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def kind_of(value: object) -> Kind:
     """Return the type of a cell's value.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from limbeck.data.preprocess import upright
 from limbeck.errors import InputError, Problem
@@ -100,13 +99,7 @@ class EncodedImages:
         Raises:
             InputError: The image cannot be opened, is too large, or differs in size.
         """
-        content = cell
-        if isinstance(cell, dict):
-            content = cell["bytes"] if cell["bytes"] is not None else cell["path"]
-        if content is None:
-            raise self.error(row, "no image", "an image in every row")
-        is_encoded = isinstance(content, bytes | str)
-        image = self._decode(row, content) if is_encoded else self._array(row, content)
+        image = open_image(cell, folder=self._folder, where=self._place(row))
         if self._size is not None and size_of(image) != self._size:
             (height, width), (first_height, first_width) = size_of(image), self._size
             allowed = f"{first_height}x{first_width} like the first row of train"
@@ -114,69 +107,108 @@ class EncodedImages:
             raise self.error(row, f"an image of {height}x{width}", allowed, fix)
         return image
 
-    def _decode(self, row: int, content: bytes | str) -> Image.Image:
-        from PIL import Image, UnidentifiedImageError
+    def error(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
+        """Return the error for an image, with its row number in the source."""
+        return InputError(Problem(self._place(row), given, allowed, fix))
 
-        shown = "bytes" if isinstance(content, bytes) else content
-        allowed = "an image that PIL can open"
-        try:
-            # Reading a device or a pipe may never end.
-            if isinstance(content, str) and not (self._folder / content).is_file():
-                raise self.error(row, f"{shown} (no such file)", allowed)
-            source = io.BytesIO(content) if isinstance(content, bytes) else self._folder / content
+    def _place(self, row: int) -> str:
+        return f"{self._where}, row {self._rows[row]}"
+
+
+def open_image(
+    cell: Any, *, folder: Path = Path(), where: str = "image"
+) -> Image.Image | NDArray[Any]:
+    """Open an image: a PIL image if it is encoded, else a checked array `[c, h, w]`.
+
+    Args:
+        cell: Encoded bytes, a path, a mapping with `bytes` or `path`, a PIL image, or an array.
+        folder: The folder for relative paths.
+        where: The place of the image, for messages.
+
+    Raises:
+        InputError: The image is missing, cannot be decoded, or is too large.
+
+    Example:
+        >>> open_image([[0, 255], [255, 0]]).shape
+        (1, 2, 2)
+    """
+    from PIL import Image
+
+    if isinstance(cell, dict):
+        cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
+    if cell is None:
+        raise InputError(Problem(where, "no image", "an image in every row"))
+    if isinstance(cell, bytes | str | Path | Image.Image):
+        return _decode(cell, folder, where)
+    return _array(cell, where)
+
+
+def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    shown = str(content) if isinstance(content, str | Path) else type(content).__name__
+    allowed = "an image that PIL can open"
+    try:
+        # Reading a device or a pipe may never end.
+        if isinstance(content, str | Path) and not (folder / content).is_file():
+            raise InputError(Problem(where, f"{shown} (no such file)", allowed))
+        if isinstance(content, Image.Image):
+            image = content
+        else:
+            source = io.BytesIO(content) if isinstance(content, bytes) else folder / content
             with warnings.catch_warnings():
                 # Warnings of PIL are errors below.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(source, formats=_formats())
-            if image.width * image.height > MOST_PIXELS:
-                given = f"an image of {image.height}x{image.width}"
-                raise self.error(row, given, f"at most {MOST_PIXELS:,} pixels")
-            # Only this reads the pixels, and detects a truncated file.
-            image.load()
-            rotated = upright(image)
-        except InputError:
-            raise
-        # A decoder may raise any exception on invalid bytes.
-        except Exception as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            cause = "no known format" if unknown else str(error) or type(error).__name__
-            raise self.error(row, f"{shown} ({cause})", allowed) from error
-        if rotated.mode not in GREY | COLOUR:
-            fix = "Convert it to 8 bits a channel: scale its values to 0..255."
-            raise self.error(row, f"pixels of mode {rotated.mode}", "8 bits a channel", fix)
-        traits = {
-            "rotated by their EXIF orientation": rotated is not image,
-            "with transparency, which is dropped": "A" in image.mode.removesuffix("LAB")
-            or "transparency" in image.info,
-            "animated, of which the first frame is used": getattr(image, "n_frames", 1) > 1,
-            "CMYK, converted to RGB": image.mode == "CMYK",
-        }
-        rotated.info[TRAITS] = tuple(trait for trait, present in traits.items() if present)
-        return rotated
+        if image.width * image.height > MOST_PIXELS:
+            given = f"an image of {image.height}x{image.width}"
+            raise InputError(Problem(where, given, f"at most {MOST_PIXELS:,} pixels"))
+        # Only this reads the pixels, and detects a truncated file.
+        image.load()
+        rotated = upright(image)
+    except InputError:
+        raise
+    # A decoder may raise any exception on invalid bytes.
+    except Exception as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        cause = "no known format" if unknown else str(error) or type(error).__name__
+        raise InputError(Problem(where, f"{shown} ({cause})", allowed)) from error
+    if rotated.mode not in GREY | COLOUR:
+        fix = "Convert it to 8 bits a channel: scale its values to 0..255."
+        raise InputError(Problem(where, f"pixels of mode {rotated.mode}", "8 bits a channel", fix))
+    traits = {
+        "rotated by their EXIF orientation": rotated is not image,
+        "with transparency, which is dropped": "A" in image.mode.removesuffix("LAB")
+        or "transparency" in image.info,
+        "animated, of which the first frame is used": getattr(image, "n_frames", 1) > 1,
+        "CMYK, converted to RGB": image.mode == "CMYK",
+    }
+    rotated.info[TRAITS] = tuple(trait for trait, present in traits.items() if present)
+    return rotated
 
-    def _array(self, row: int, content: Any) -> NDArray[Any]:
-        try:
-            array = np.asarray(content)
-        except ValueError as error:
-            raise self.error(row, f"nested lists ({error})", "lists of one length") from error
-        if array.dtype.kind not in "iuf":
-            raise self.error(row, f"values of {array.dtype}", "numbers")
-        if array.dtype.kind in "iu" and array.size and (array.min() < 0 or array.max() > 255):
-            given = f"values from {array.min()} to {array.max()}"
-            raise self.error(row, given, "whole numbers in 0..255, or floats")
-        array = array.astype(np.float32 if array.dtype.kind == "f" else np.uint8)
-        if array.ndim == 2:
-            return array[None]
-        if array.ndim == 3 and array.shape[0] in (1, 3):
-            return array
-        if array.ndim == 3 and array.shape[2] in (1, 3):
-            return array.transpose(2, 0, 1)
-        allowed = "[h, w], [c, h, w] or [h, w, c] with 1 or 3 channels"
-        raise self.error(row, f"an array of shape {array.shape}", allowed)
 
-    def error(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
-        """Return the error for an image, with its row number in the source."""
-        return InputError(Problem(f"{self._where}, row {self._rows[row]}", given, allowed, fix))
+def _array(content: Any, where: str) -> NDArray[Any]:
+    def error(given: str, allowed: str) -> InputError:
+        return InputError(Problem(where, given, allowed))
+
+    try:
+        array = np.asarray(content)
+    except ValueError as ragged:
+        raise error(f"nested lists ({ragged})", "lists of one length") from ragged
+    if array.dtype.kind not in "iuf":
+        raise error(f"values of {array.dtype}", "numbers")
+    if array.dtype.kind in "iu" and array.size and (array.min() < 0 or array.max() > 255):
+        given = f"values from {array.min()} to {array.max()}"
+        raise error(given, "whole numbers in 0..255, or floats")
+    array = array.astype(np.float32 if array.dtype.kind == "f" else np.uint8)
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        return array
+    if array.ndim == 3 and array.shape[2] in (1, 3):
+        return array.transpose(2, 0, 1)
+    allowed = "[h, w], [c, h, w] or [h, w, c] with 1 or 3 channels"
+    raise error(f"an array of shape {array.shape}", allowed)
 
 
 @cache
@@ -283,6 +315,8 @@ def augment(
         spec: The augmentation settings.
         fill_value: The fill value beyond an edge, `[c]`.
     """
+    import torch
+
     rows, border = index.numpy(), spec.crop + spec.shift
     # numpy copies a window or a mirrored half several times as fast as torch.
     pixels = images.numpy()

@@ -202,7 +202,7 @@ class Images:
         self._ready: Tensor | None = None
         self._pixels = pixels
         if pixels is not None and pixels.numel() * 4 <= READY_UNDER:
-            self._ready, self._pixels = prepare.normalise(pixels), None
+            self._ready, self._pixels = self._normalise(pixels), None
 
     def __len__(self) -> int:
         return len(self._encoded)
@@ -212,9 +212,11 @@ class Images:
         if self._ready is not None:
             return {"image": self._ready.index_select(0, index)}
         if self._pixels is not None:
-            return {"image": self._prepare.normalise(self._pixels.index_select(0, index))}
-        pixels = read_pixels(self._encoded, self._prepare, index.tolist())
-        return {"image": self._prepare.normalise(pixels)}
+            return {"image": self._normalise(self._pixels.index_select(0, index))}
+        return {"image": self._normalise(read_pixels(self._encoded, self._prepare, index.tolist()))}
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(self._prepare.normalise(pixels.numpy()))
 
     def raw(self, row: int) -> dict[str, Any]:
         """Return `image`, a PIL image as stored."""
@@ -309,15 +311,19 @@ class Rows:
     """
 
     def __init__(
-        self, dataset: datasets.Dataset, prepare: TablePreprocess, numbers: Tensor, places: Tensor
+        self,
+        dataset: datasets.Dataset,
+        prepare: TablePreprocess,
+        numbers: NDArray[np.float32],
+        places: NDArray[np.int64],
     ) -> None:
         self._dataset = dataset
         self._prepare = prepare
         self._numbers = numbers
         self._places = places
         # Compared bitwise: only equality matters.
-        bits = np.ascontiguousarray(numbers.numpy() + 0.0).view(np.int32)
-        self.cells = np.hstack([bits.astype(np.int64), places.numpy()])
+        bits = (numbers + np.float32(0)).view(np.int32)
+        self.cells = np.hstack([bits.astype(np.int64), places])
         self.hashes = np.array([hash_of(row) for row in self.cells], dtype=np.uint64)
 
     def __len__(self) -> int:
@@ -325,8 +331,9 @@ class Rows:
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
         """Return `features`, float32 `[n, width]`."""
-        numbers, places = (part.index_select(0, index) for part in (self._numbers, self._places))
-        return {"features": self._prepare.features(numbers, places)}
+        rows = index.numpy()
+        features = self._prepare.features(self._numbers[rows], self._places[rows])
+        return {"features": torch.from_numpy(features)}
 
     def raw(self, row: int) -> dict[str, Any]:
         """Return `text`: every column with its value, as stored."""
@@ -437,7 +444,7 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
             Images(encoded[name], preprocess, scans[name].pixels),
             division.labels_of(name),
             augment=spec.augment if name == "train" else None,
-            fill_value=preprocess.fill_value(),
+            fill_value=torch.from_numpy(preprocess.fill_value()),
             groups=division.groups_of(name),
         )
         for name in encoded

@@ -1,4 +1,4 @@
-"""Preprocessing of images, texts and table rows to tensors, saved with the student.
+"""Preprocessing of images, texts and table rows to arrays, saved with the student.
 
 `preprocess.json` is enough to reproduce it without limbeck, with numpy and PIL, or with the
 tokenizer.json beside it and the `tokenizers` library:
@@ -24,12 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from limbeck.core import files, fingerprint
 from limbeck.core.imports import require
-from limbeck.data.columns import Categorical, Column, Numeric, kind_of, name_of, number
+from limbeck.data.columns import (
+    Categorical,
+    Column,
+    Numeric,
+    kind_of,
+    name_of,
+    number,
+    python_value,
+)
 from limbeck.data.spec import LARGEST_SIDE, LONGEST_TEXT
 from limbeck.errors import InputError, Problem
 
@@ -38,7 +45,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from PIL import Image
-    from torch import Tensor
 
 FILE, TOKENIZER, VERSION = "preprocess.json", "tokenizer.json", 1
 CHUNK = 10_000
@@ -67,7 +73,7 @@ class _Saved:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the preprocessing: equal tensors, equal hash."""
+        """Return a hash of the preprocessing: equal inputs, equal hash."""
         content = asdict(self)
         del content["classes"]  # class names change no tensor
         return fingerprint.of_json(content)
@@ -141,28 +147,30 @@ class ImagePreprocess(_Saved):
             return image
         return image.resize((width, height), Image.Resampling[self.resample.upper()])
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Normalise pixels `[n, channels, height, width]` to model inputs, in float32.
 
         Example:
             >>> prepare = ImagePreprocess((1, 1), 1, 16.0, (0.25,), (0.5,))
-            >>> prepare.normalise(torch.full((1, 1, 1, 1), 8, dtype=torch.uint8)).item()
+            >>> prepare.normalise(np.full((1, 1, 1, 1), 8, dtype=np.uint8)).item()
             0.5
         """
-        parts = (self.divide_by, self.mean, self.std)
-        scale, mean, std = (torch.tensor(part, dtype=torch.float32) for part in parts)
-        mean, std = mean[:, None, None], std[:, None, None]
         # A copy, so that the next steps may work in place.
-        return pixels.to(torch.float32, copy=True).div_(scale).sub_(mean).div_(std)
+        inputs = pixels.astype(np.float32)
+        inputs /= np.float32(self.divide_by)
+        inputs -= np.array(self.mean, dtype=np.float32)[:, None, None]
+        inputs /= np.array(self.std, dtype=np.float32)[:, None, None]
+        return inputs
 
-    def fill_value(self) -> Tensor:
+    def fill_value(self) -> NDArray[np.float32]:
         """Return the value of a black pixel, `[channels]`: the fill value beyond an edge."""
-        return self.normalise(torch.zeros(1, self.channels, 1, 1)).reshape(-1)
+        return self.normalise(np.zeros((1, self.channels, 1, 1))).reshape(-1)
 
-    def __call__(self, images: Sequence[Image.Image | NDArray[Any]]) -> dict[str, Tensor]:
+    def __call__(
+        self, images: Sequence[Image.Image | NDArray[Any]]
+    ) -> dict[str, NDArray[np.float32]]:
         """Convert images to model inputs: `{"image": [n, channels, height, width]}`."""
-        pixels = np.stack([self.pixels(image) for image in images])
-        return {"image": self.normalise(torch.from_numpy(pixels))}
+        return {"image": self.normalise(np.stack([self.pixels(image) for image in images]))}
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
@@ -196,12 +204,12 @@ class TextPreprocess(_Saved):
     def _encoder(self) -> Any:
         return require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def __call__(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         """Tokenize texts: return `input_ids` and `attention_mask`, `[n, longest]`."""
         encodings = self._encoder.encode_batch(list(texts))
         return {
-            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
-            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
+            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
+            "attention_mask": np.array([one.attention_mask for one in encodings], np.int64),
         }
 
     def tokens(self, texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int32], bool]]:
@@ -242,35 +250,41 @@ class TablePreprocess(_Saved):
         """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
         return {"table_features": self.width}
 
-    def numbers(self, columns: Mapping[str, NDArray[np.float64]], *, rows: int) -> Tensor:
+    def numbers(
+        self, columns: Mapping[str, NDArray[np.float64]], *, rows: int
+    ) -> NDArray[np.float32]:
         """Standardise the numeric columns, `[rows]` each, NaN where a number is missing.
 
         Returns:
             The first features, float32 `[rows, numbers and flags]`.
         """
         parts = [part for one in self.numeric for part in one.features(columns[one.name])]
-        return torch.from_numpy(np.vstack([np.empty((0, rows)), *parts]).T.astype(np.float32))
+        stacked: NDArray[np.float64] = np.vstack([np.empty((0, rows)), *parts])
+        return np.ascontiguousarray(stacked.T, dtype=np.float32)
 
-    def places(self, columns: Mapping[str, Column], *, rows: int) -> Tensor:
+    def places(self, columns: Mapping[str, Column], *, rows: int) -> NDArray[np.int64]:
         """Return the one-hot indices of the categorical columns: int64 `[rows, columns]`."""
         return self._shifted([one.places(columns[one.name]) for one in self.categorical], rows)
 
-    def _shifted(self, places: list[NDArray[np.int64]], rows: int) -> Tensor:
+    def _shifted(self, places: list[NDArray[np.int64]], rows: int) -> NDArray[np.int64]:
         """Offset each column's indices to indices among all features."""
         start = sum(one.width for one in self.numeric)
         shifted = np.empty((rows, len(places)), dtype=np.int64)
         for column, one in enumerate(self.categorical):
             shifted[:, column] = start + places[column]
             start += one.width
-        return torch.from_numpy(shifted)
+        return shifted
 
-    def features(self, numbers: Tensor, places: Tensor) -> Tensor:
+    def features(
+        self, numbers: NDArray[np.float32], places: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """Concatenate the results of `numbers` and `places`: float32 `[n, width]`."""
-        features = torch.zeros(len(numbers), self.width)
+        features = np.zeros((len(numbers), self.width), dtype=np.float32)
         features[:, : numbers.shape[1]] = numbers
-        return features.scatter_(1, places, 1.0)
+        features[np.arange(len(places))[:, None], places] = 1.0
+        return features
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float32]]:
         """Convert table rows to model inputs: `{"features": [n, width]}`; None is missing.
 
         Cells may be texts, as a CSV reader returns, or typed: both result in the features of
@@ -289,7 +303,7 @@ class TablePreprocess(_Saved):
         for one in self.numeric:
             numbers[one.name] = np.array([number(row[one.name]) for row in rows])
         for column in self.categorical:
-            cells = [row[column.name] for row in rows]
+            cells = [python_value(row[column.name]) for row in rows]
             found = [column.place(name_of(cell), kind_of(cell)) for cell in cells]
             places.append(np.array(found, np.int64))
         standardised = self.numbers(numbers, rows=len(rows))
