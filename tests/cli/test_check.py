@@ -170,6 +170,24 @@ def test_a_valid_recipe_is_described_and_nothing_is_written(here):
     assert sorted(path.name for path in here.iterdir()) == ["nets.py", "tiny.yaml"]
 
 
+def test_notes_on_the_data_are_shown(here):
+    rows = [f"{row},{str(row % 2 == 0).lower()},{'ab'[row % 2]}" for row in range(60)]
+    rows += ["60,true,rare", "61,false,rare"]
+    (here / "rows.csv").write_text("\n".join(["x,member,label", *rows]))
+    data = "source: csv, classes: [a, b, rare], table: {numeric: [x, member]}"
+    data = f"{{{data}, files: {{train: {here / 'rows.csv'}}}}}"
+    changes = ["task=tabular_classification", f"data={data}"]
+    changes += [f"{role}={{source: limbeck, name: tabular_mlp}}" for role in ("teacher", "student")]
+    changes += ["stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]"]
+    given = [part for change in changes for part in ("--set", change)]
+    ended = limbeck_("check", "tiny.yaml", *given)
+    assert ended.exit_code == 0, ended.output
+    assert "Note        validation: no row of rare (1 in train, 1 in test)" in ended.stdout
+    assert "with true and false, read as 1 and 0: member ('true')" in ended.stdout
+    notes = json.loads(limbeck_("check", "tiny.yaml", *given, "--json").stdout)["notes"]
+    assert all(f"Note        {note}" in ended.stdout for note in notes)
+
+
 @pytest.mark.parametrize(
     "stages", [[], ["stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]"]]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -452,6 +453,61 @@ def test_cells_of_a_csv_file_are_read_as_texts(tmp_path: Path, read: Read) -> No
             if age in served:
                 assert np.array_equal(features[n], served[age])
                 assert data.classes[int(split.labels[n])] == ["007", "7"][int(age) % 2]
+
+
+@pytest.mark.parametrize("text", ["01234", "true", "NA", "1e5", ""])
+def test_a_served_text_gets_the_features_that_training_saw(
+    tmp_path: Path, read: Read, text: str
+) -> None:
+    columns = {
+        "row": [str(row) for row in range(80)],
+        "code": [text, *CODES, "7"] * 8,
+        "value": [text, "1234", "2.5", "7"] * 20,
+        "label": ["a", "b"] * 40,
+    }
+    _csv(tmp_path / "a.csv", columns)
+    table = {"numeric": ["row", "value"], "categorical": ["code"]}
+    data = read(source="csv", files={"train": "a.csv"}, table=table, classes=["a", "b"])
+    data.preprocess.save(tmp_path)
+    prepare = json.loads((tmp_path / "preprocess.json").read_text())
+    for split in (data.train, data.validation, data.test):
+        for n, features in enumerate(_features(split)):
+            row = int(split.raw(n)["text"].split("row: ")[1].split(",")[0])
+            given = {name: cells[row] for name, cells in columns.items()}
+            assert np.array_equal(load(tmp_path)([given])["features"][0], features)
+            assert np.array_equal(_by_the_card(prepare, given), features)
+
+
+@pytest.mark.parametrize(
+    ("texts", "note"),
+    [
+        (["01234", "7"], "leading zeros, which are lost: x ('01234'). For a code or a category"),
+        (["-007.5", "7"], "leading zeros, which are lost: x ('-007.5')"),
+        (["TRUE", "false", "3"], "true and false, read as 1 and 0: x ('TRUE')"),
+        ([" NA", "3"], "words, read as missing: x ('NA')"),
+        (["0", "0.5", "-0", "10", ""], ""),
+    ],
+)
+def test_what_a_numeric_column_changes_is_noted(
+    tmp_path: Path, read: Read, texts: list[str], note: str
+) -> None:
+    rows = {"x": texts * 20, "y": [str(row) for row in range(20 * len(texts))]}
+    _csv(tmp_path / "a.csv", {**rows, "label": ["a", "b"] * (10 * len(texts))})
+    table = {"numeric": ["x", "y"]}
+    data = read(source="csv", files={"train": "a.csv"}, table=table, classes=["a", "b"])
+    found = [one for one in data.facts.notes if one.startswith("numeric columns with")]
+    assert len(found) == bool(note)
+    assert all(note in one for one in found)
+
+
+def test_booleans_of_a_numeric_column_are_noted_and_dates_are_refused(
+    people: Callable[..., Data],
+) -> None:
+    notes = " ".join(people({"hours": [True, False] * (ROWS // 2)}).facts.notes)
+    assert "true and false, read as 1 and 0: hours ('true')" in notes
+    for dates in (["2024-01-01", "2024-01-02"], [date(2024, 1, 1), date(2024, 1, 2)]):
+        with pytest.raises(InputError, match=r"data\.table\.numeric \('age' in train\).*2024"):
+            people({"age": dates * (ROWS // 2)})
 
 
 @pytest.mark.parametrize(

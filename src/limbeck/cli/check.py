@@ -65,3 +65,4 @@ def _lines(checked: Checked) -> Iterator[str]:
         remaining = ", ".join(checked.stages[len(reused) :]) or "nothing"
         done = f"reused: {', '.join(reused)}; " if reused else ""
         yield f"  A run{seeded} in {checked.out}: {done}to do: {remaining}"
+    yield from (f"  Note        {note}" for note in checked.notes)

@@ -36,6 +36,13 @@ DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 NO_NUMBER = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"))
 """Texts that mean a missing number."""
 
+CONVERSIONS = {
+    "true and false, read as 1 and 0": re.compile(r"true|false", re.IGNORECASE),
+    "leading zeros, which are lost": re.compile(r"[+-]?0[0-9].*"),
+    "words, read as missing": re.compile("|".join(filter(None, NO_NUMBER)), re.IGNORECASE),
+}
+"""What changes when a text is read as a number."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -175,7 +182,7 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
 
     cells = _cells(dataset, column)
     kind = pyarrow.types
-    if kind.is_string(cells.type) or kind.is_large_string(cells.type):
+    if _is_text(cells.type):
         # Parsed once per distinct value: a column of a million rows often has few.
         encoded = cells.combine_chunks().dictionary_encode()
         texts = [*encoded.dictionary.to_pylist(), None]
@@ -195,6 +202,29 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
         given = f"{values[wrong[0]]} in row {wrong[0]} ({len(wrong)} such rows)"
         raise InputError(Problem(where, given, "finite numbers, up to 1e100 in size"))
     return values
+
+
+def conversions(dataset: datasets.Dataset, column: str) -> dict[str, str]:
+    """Return what changes when a column is read as numbers, each with the first such value.
+
+    Example:
+        >>> import datasets
+        >>> conversions(datasets.Dataset.from_dict({"zip": ["7", "0123"]}), "zip")
+        {'leading zeros, which are lost': '0123'}
+    """
+    cells = _cells(dataset, column)
+    if not (_is_text(cells.type) or str(cells.type) == "bool"):
+        return {}
+    texts = [text.strip() for text in cells.unique().cast("string").to_pylist() if text]
+    first = {
+        change: next(filter(pattern.fullmatch, texts), None)
+        for change, pattern in CONVERSIONS.items()
+    }
+    return {change: text for change, text in first.items() if text is not None}
+
+
+def _is_text(kind: Any) -> bool:
+    return str(kind) in {"string", "large_string"}
 
 
 def _no_number(cells: list[object], where: str) -> Problem:

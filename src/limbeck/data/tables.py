@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.columns import Categorical, Column, measure_numbers, read_names, read_numbers
+from limbeck.data.columns import (
+    Categorical,
+    Column,
+    conversions,
+    measure_numbers,
+    read_names,
+    read_numbers,
+)
 from limbeck.data.overlap import expected_share
 from limbeck.data.prepare import Prepared, Rows
 from limbeck.data.preprocess import TablePreprocess
@@ -65,7 +72,7 @@ def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
         if name == "train":
             expected = expected_share(samples.cells, samples.hashes)
         splits[name] = Split(samples, division.labels_of(name), groups=division.groups_of(name))
-    notes = _notes(preprocess, cells)
+    notes = [*_conversion_notes(settings, loaded), *_notes(preprocess, cells)]
     if constant:
         notes.append(f"left out, since all training rows are equal in it: {', '.join(constant)}")
     return Prepared(splits, preprocess, hashes, tuple(notes), expected)
@@ -109,6 +116,22 @@ def _measure(settings: TableSpec, train: _Cells) -> tuple[TablePreprocess, list[
         raise InputError(*problems)
     kept = tuple(one for one in numeric.values() if one is not None)
     return TablePreprocess(kept, categorical), constant
+
+
+def _conversion_notes(settings: TableSpec, loaded: Loaded) -> list[str]:
+    """Return notes on values of numeric columns that are no plain numbers."""
+    found: dict[str, dict[str, str]] = {}
+    for column in settings.numeric:
+        for dataset in loaded.splits.values():
+            for change, text in conversions(dataset, column).items():
+                found.setdefault(change, {}).setdefault(column, text)
+    fix = "For a code or a category, move the column to table.categorical"
+    return [
+        f"numeric columns with {change}: "
+        + ", ".join(f"{column} ({text!r})" for column, text in columns.items())
+        + f". {fix}"
+        for change, columns in found.items()
+    ]
 
 
 def _notes(preprocess: TablePreprocess, cells: dict[str, _Cells]) -> list[str]:

@@ -11,6 +11,7 @@ from limbeck.pipeline import machine
 from limbeck.pipeline import run_folder as folders
 from limbeck.pipeline.dry_run import gathered
 from limbeck.pipeline.progress import NullReporter, ProgressReporter
+from limbeck.pipeline.results import input_notes
 from limbeck.pipeline.runner import Work
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Checked(Result):
         parameters: Number of parameters of each model before any change.
         stages: The names of the stages, in order.
         reused: Per seed, the stages already done by an earlier run in the folder.
+        notes: Notes on the data and on loaded models.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Checked(Result):
     parameters: dict[str, int]
     stages: tuple[str, ...]
     reused: dict[int, tuple[str, ...]]
+    notes: tuple[str, ...]
 
 
 def check(recipe: Recipe, *, out: Path, watch: ProgressReporter | None = None) -> Checked:
@@ -69,4 +72,5 @@ def check(recipe: Recipe, *, out: Path, watch: ProgressReporter | None = None) -
             parameters=trial.parameters,
             stages=tuple(name for name, _ in work.stages),
             reused={seed: tuple(names) for seed, names in work.unchanged(out).items()},
+            notes=input_notes(work.recipe, work.data),
         )

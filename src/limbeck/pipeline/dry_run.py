@@ -149,10 +149,7 @@ def dry_run(context: Context) -> DryRun:
     problems = _batch_fits(context)
     fits = not problems
     if fits:
-        checks = check_models(context.recipe, context.data)
-        problems += checks.problems
-        for note in checks.notes:
-            context.progress.log(note)
+        problems += check_models(context.recipe, context.data).problems
     trial = DryRun(context)
     for where, stage in _stages(context) if fits else ():
         try:

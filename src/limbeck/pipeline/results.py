@@ -204,13 +204,17 @@ def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
             )
 
 
+def input_notes(recipe: Recipe, data: Data) -> tuple[str, ...]:
+    """Return the notes on the data and on loaded models, which are known before any training."""
+    return (*data.facts.notes, *check_models(recipe, data).notes)
+
+
 def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[str]:
     if len(recipe.seeds) == 1:
         yield "One seed: no interval over seeds can be given. Set `seeds: [0, 1, 2]` for one."
     if recipe.profile != "default":
         yield f"The profile {recipe.profile!r} was applied; figures of the whole recipe may differ."
-    yield from data.facts.notes
-    yield from check_models(recipe, data).notes
+    yield from input_notes(recipe, data)
     for seed, lineage in zip(recipe.seeds, lineages, strict=True):
         for note in (note for link in lineage.lineage for note in chance_notes(link.record)):
             yield note if len(lineages) == 1 else f"Seed {seed}: {note}"

@@ -27,7 +27,7 @@ from limbeck.pipeline.evaluation import evaluation
 from limbeck.pipeline.progress import NullReporter, ProgressReporter
 from limbeck.pipeline.provenance import stop_if_forbidden
 from limbeck.pipeline.publish import publish, write_report
-from limbeck.pipeline.results import assemble
+from limbeck.pipeline.results import assemble, input_notes
 from limbeck.pipeline.stage_order import loads_teacher
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.pipeline.stages.load import Load
@@ -121,6 +121,8 @@ class Work:
             stop_if_forbidden(self.recipe, self.data.facts)
         else:
             self.dry_run()
+        for note in input_notes(self.recipe, self.data):
+            self.watch.log(f"note: {note}")
         self._mark()
         finished = [self._seed(seed) for seed in self.recipe.seeds]
         lineages = [candidate for candidate, _ in finished]

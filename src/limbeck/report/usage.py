@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.data.columns import NO_NUMBER
 from limbeck.report.template import render
 
 
@@ -12,7 +13,8 @@ def usage(task: str) -> str:
         >>> "tokenizer.json" in usage("text_classification")
         True
     """
-    return render("usage.md.jinja", kind=task.split("_")[0]).strip()
+    kind, missing = task.split("_")[0], sorted(NO_NUMBER)
+    return render("usage.md.jinja", kind=kind, missing=missing).strip()
 
 
 def loading_code(task: str) -> str:
