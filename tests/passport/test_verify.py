@@ -248,13 +248,13 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
-def test_malformed_passport_is_one_issue(student: Path, content: bytes) -> None:
+def test_what_is_no_passport_is_refused_in_one_line(student: Path, content: bytes) -> None:
     path = student / "passport.json"
     path.write_bytes(content)
-    (issue,) = verify(path).issues
-    assert issue.kind == "malformed"
-    assert "This is not a passport written by limbeck." in issue.found
-    assert len(issue.found) < 500
+    with pytest.raises(InputError, match=r"This is not a passport written by limbeck\.$") as error:
+        verify(path)
+    assert len(str(error.value).removeprefix(str(path))) < 500
+    assert "\n" not in str(error.value)
     with pytest.raises(InputError):
         as_teacher(path)
 
@@ -263,7 +263,8 @@ def test_duplicate_json_keys_are_rejected(student: Path) -> None:
     path = student / "passport.json"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("{", '{"version": 2,', 1), encoding="utf-8")
-    assert kinds(student) == ["malformed"]
+    (issue,) = verify(path).issues
+    assert str(issue).startswith(f"malformed: 'passport.json': {path}: got 'a key is repeated")
     with pytest.raises(InputError, match="a key is repeated"):
         as_teacher(path)
 
@@ -299,7 +300,8 @@ def test_forged_passports_raise_only_input_errors(student: Path) -> None:
                 parent[key] = draw.choice(values)
 
         forge(student, change)
-        seen.update(kinds(student))
+        with contextlib.suppress(InputError):
+            seen.update(kinds(student))
         with contextlib.suppress(InputError):
             as_teacher(student / "passport.json")
         (student / "passport.json").write_bytes(original)

@@ -89,15 +89,20 @@ def check_teacher(models: Mapping[str, ModelFacts], place: Path) -> Iterator[Iss
         except InputError as error:
             yield Issue("lineage", place.name, "a teacher's passport", str(error))
         return
-    if not place.exists():
-        raise InputError(Problem("lineage", str(place), "a teacher's folder or file of weights"))
-    hashes: set[str] = set()
     if place.is_dir():
         hashes = {contents.sha256 for contents in scan_folder(place, exclude=()).files.values()}
-    elif place.is_file():
+    else:
         hashes = {hash_file(place).sha256}
     if not any(model.digest in hashes for model in ancestors):
         yield Issue("lineage", place.name, _digests(ancestors), "none of these among its files")
+
+
+def check_exists(place: Path) -> None:
+    """Raise an `InputError` unless a teacher is a folder or a regular file."""
+    if not (os.path.isdir(place) or os.path.isfile(place)):
+        fix = "This is not a regular file." if os.path.lexists(place) else "There is no such file."
+        allowed = "a teacher's folder or file of weights"
+        raise InputError(Problem("lineage", str(place), allowed, fix))
 
 
 def passport_of(place: Path) -> Path:

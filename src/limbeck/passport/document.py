@@ -34,6 +34,7 @@ MOST_ERRORS = 100  # the most schema violations that are collected
 # The longest document, in characters, that is validated: more would take seconds.
 SCHEMA_LARGEST = 2**20
 SHA256 = re.compile(r"[0-9a-f]{64}")
+NO_PASSPORT = "This is not a passport written by limbeck."
 _KINDS: dict[type, str] = {
     dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number",
 }  # fmt: skip
@@ -97,21 +98,30 @@ def read(path: Path) -> tuple[dict[str, Any], bool]:
         refuse(str(path), f"a {type(document).__name__}", "a JSON object")
     for key, allowed in (("bomFormat", "CycloneDX"), ("specVersion", "1.6")):
         if document.get(key) != allowed:
-            refuse(key, document.get(key), f'"{allowed}"')
+            refuse(f"{path}: {key}", document.get(key), f'"{allowed}"')
     return document, as_written
+
+
+def was_passport(path: Path) -> bool:
+    """Return whether a file that is no valid passport has limbeck's properties: it is damaged."""
+    with path.open("rb") as file:
+        return b'"limbeck:' in file.read(LARGEST)
 
 
 def refuse(where: str, given: object, allowed: str) -> NoReturn:
     """Raise an `InputError` about a passport."""
-    # The place may contain a foreign name, which must not control a terminal.
-    place = where if where.isprintable() else ascii(where)
-    raise InputError(Problem(place, given, allowed, "This is not a passport written by limbeck."))
+    raise InputError(Problem(_place(where), given, allowed, NO_PASSPORT))
+
+
+def _place(where: str) -> str:
+    # It may contain a foreign name, which must not control a terminal.
+    return where if where.isprintable() else ascii(where)
 
 
 def member(parent: Any, key: str, kind: type, where: str) -> Any:
     """Return `parent[key]`; raise an `InputError` if it is missing or of another type."""
     if not isinstance(parent, dict) or key not in parent:
-        refuse(f"{where}.{key}", None, _KINDS[kind])
+        raise InputError(Problem.missing(_place(f"{where}.{key}"), NO_PASSPORT))
     value = parent[key]
     if not isinstance(value, kind):
         refuse(f"{where}.{key}", value, _KINDS[kind])

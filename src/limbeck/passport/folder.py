@@ -33,7 +33,7 @@ class Issue:
     Attributes:
         kind: `changed`, `missing`, `added`: of a file. `escape`: a name or a link leads out of the
             folder. `odd`: not a plain file, or not readable. `recipe`: its hash does not match.
-            `edited`: the passport is not as it was written. `malformed`: not a passport. `schema`:
+            `edited`: the passport is not as it was written. `malformed`: it is damaged. `schema`:
             not valid CycloneDX 1.6. `signature`: the signature is missing, is not by the key, or
             was made for other contents. `lineage`: the chain of teachers is inconsistent. `risk`:
             the class of risk is lower than an ancestor's, without a reason. `robustness`: the
@@ -59,6 +59,8 @@ class Issue:
             _printable(text if len(text) <= LONGEST else text[: LONGEST - 3] + "...")
             for text in texts
         )
+        if self.kind == "malformed":
+            return f"{self.kind}: '{where}': {found}"
         return f"{self.kind}: '{where}': listed {listed}; found {found}"
 
 

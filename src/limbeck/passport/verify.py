@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.errors import InputError, Problem
-from limbeck.passport.chain import check_claims, check_lineage, check_teacher, passport_of
+from limbeck.passport.chain import (
+    check_claims,
+    check_exists,
+    check_lineage,
+    check_teacher,
+    passport_of,
+)
 from limbeck.passport.document import (
     LARGEST,
     PASSPORT,
@@ -24,6 +30,7 @@ from limbeck.passport.document import (
     read_stated,
     sha256,
     validate,
+    was_passport,
 )
 from limbeck.passport.embedded_metadata import check_embedded_metadata
 from limbeck.passport.envelope import (
@@ -109,14 +116,17 @@ def verify(
         require_signature: Whether a missing signature is an issue although no key is passed.
 
     Returns:
-        The issues; empty if nothing changed. A passport that cannot be parsed is an issue.
+        The issues; empty if nothing changed.
 
     Raises:
-        InputError: There is no such file, it is a device or a pipe, or the key cannot be used.
+        InputError: There is no such file or teacher, one is a device or a pipe, the file is no
+            passport, or the key cannot be used.
     """
     path = passport / PASSPORT if os.path.isdir(passport) else passport
     if not os.path.lexists(path):
         raise _no_passport(path, "There is no such file.")
+    for place in lineage:
+        check_exists(place)
     keys = [] if key is None else [key] if isinstance(key, Path) else list(key)
     public = [read_public_key(one) for one in keys]
     target, folder = (Path(os.path.realpath(place)) for place in (path, path.parent))
@@ -135,6 +145,8 @@ def verify(
         document, as_written = read(path)
         stated = read_stated(document, path.name)
     except InputError as error:
+        if not (os.path.lexists(path.parent / SIGNATURE) or was_passport(path)):
+            raise
         issues.append(_malformed(path, error))
     else:
         if schema:
