@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from limbeck.data.load import Data
 from limbeck.errors import InputError
@@ -164,6 +165,31 @@ def test_an_image_that_cannot_be_opened(tmp_path: Path, read: Read, png: Any) ->
     datasets.Dataset.from_dict(content).to_parquet(tmp_path / "a")
     with pytest.raises(InputError, match=r"row 3: .*an image that PIL can open"):
         read(source="parquet", files={"train": "a"})
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:60]), "truncated|broken"),
+        (lambda file: file.write_bytes(b"text"), "no known format"),
+        (lambda file: Image.new("F", (5, 6)).save(file, "TIFF"), "pixels of mode F"),
+        (lambda file: Image.new("L", (7, 7)).save(file), "an image of 7x7"),
+    ],
+)
+def test_an_invalid_image_of_a_folder_is_named_by_its_file(
+    tmp_path: Path, read: Read, png: Any, fault: Any, message: str
+) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for row in range(10):
+            (tmp_path / "set" / name / f"{row}.png").write_bytes(png(row + ord(name[0])))
+    file = tmp_path / "set" / "dog" / "3.png"
+    fault(file)
+    with pytest.raises(InputError, match=message) as caught:
+        read(source="imagefolder", files={"train": "set"})
+    (problem,) = caught.value.problems
+    assert problem.where.endswith(f"row 13 ({file})")
+    assert str(problem).count(str(file)) == 1
 
 
 def test_grey_arrays_become_colours_but_not_the_other_way(tmp_path: Path, read: Read) -> None:

@@ -99,7 +99,7 @@ class EncodedImages:
         Raises:
             InputError: The image cannot be opened, is too large, or differs in size.
         """
-        image = open_image(cell, folder=self._folder, where=self._place(row))
+        image = open_image(cell, folder=self._folder, where=f"{self._where}, row {self._rows[row]}")
         if self._size is not None and size_of(image) != self._size:
             (height, width), (first_height, first_width) = size_of(image), self._size
             allowed = f"{first_height}x{first_width} like the first row of train"
@@ -108,11 +108,15 @@ class EncodedImages:
         return image
 
     def error(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
-        """Return the error for an image, with its row number in the source."""
-        return InputError(Problem(self._place(row), given, allowed, fix))
+        """Return the error for an image, with its row number in the source and its file."""
+        cell = self._dataset[row][self._column]
+        where = _with_file(f"{self._where}, row {self._rows[row]}", cell)
+        return InputError(Problem(where, given, allowed, fix))
 
-    def _place(self, row: int) -> str:
-        return f"{self._where}, row {self._rows[row]}"
+
+def _with_file(where: str, cell: Any) -> str:
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    return f"{where} ({path})" if isinstance(path, str | Path) and path else where
 
 
 def open_image(
@@ -134,6 +138,7 @@ def open_image(
     """
     from PIL import Image
 
+    where = _with_file(where, cell)
     if isinstance(cell, dict):
         cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
     if cell is None:
@@ -146,12 +151,11 @@ def open_image(
 def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
-    shown = str(content) if isinstance(content, str | Path) else type(content).__name__
     allowed = "an image that PIL can open"
     try:
         # Reading a device or a pipe may never end.
         if isinstance(content, str | Path) and not (folder / content).is_file():
-            raise InputError(Problem(where, f"{shown} (no such file)", allowed))
+            raise InputError(Problem(where, "no such file", allowed))
         if isinstance(content, Image.Image):
             image = content
         else:
@@ -172,7 +176,7 @@ def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str)
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         cause = "no known format" if unknown else str(error) or type(error).__name__
-        raise InputError(Problem(where, f"{shown} ({cause})", allowed)) from error
+        raise InputError(Problem(where, cause, allowed)) from error
     if rotated.mode not in GREY | COLOUR:
         fix = "Convert it to 8 bits a channel: scale its values to 0..255."
         raise InputError(Problem(where, f"pixels of mode {rotated.mode}", "8 bits a channel", fix))
