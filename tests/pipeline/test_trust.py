@@ -56,8 +56,8 @@ def test_loading_a_recipe_imports_no_code(foreign, tmp_path):
         "data.name",
         "teacher.0.name",
         "student.name",
-        "stages.1.distill.objective.1",
-        "stages.2.prune.finetune.objective.0",
+        "stages.distill.objective.1",
+        "stages.prune.finetune.objective.0",
     }
     assert not (tmp_path / "imported").exists()
 

@@ -14,7 +14,7 @@ from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.artefacts import export
 from limbeck.pipeline.parity import COMPANY
-from limbeck.pipeline.stage_order import loads_teacher
+from limbeck.pipeline.stage_order import loads_teacher, stage_paths
 from limbeck.pipeline.statements import check_models, trains_teacher
 from limbeck.pipeline.validate import of_model
 from limbeck.tasks.checks import check_modes
@@ -171,8 +171,8 @@ def _stages(context: Context) -> Iterator[tuple[str, Stage]]:
     stages = context.recipe.parsed_stages()
     if loads_teacher(context.recipe, stages):
         yield "teacher", Load()
-    for number, (name, stage) in enumerate(stages):
-        yield f"stages.{number}.{name}", stage
+    paths = stage_paths([name for name, _ in stages])
+    yield from zip(paths, (stage for _, stage in stages), strict=True)
 
 
 def example_batch(context: Context) -> Batch:

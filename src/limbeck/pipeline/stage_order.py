@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,19 @@ FIXES = {
     "student": "Put a `distill` stage before it.",
     "float student": "Put a `distill` stage before it; a file is quantised once, and last.",
 }
+
+
+def stage_paths(names: Sequence[str]) -> list[str]:
+    """Return the path of each stage in the recipe, as `--set` accepts it.
+
+    Example:
+        >>> stage_paths(["train_teacher", "distill", "prune", "distill"])
+        ['stages.train_teacher', 'stages.1.distill', 'stages.prune', 'stages.3.distill']
+    """
+    return [
+        f"stages.{name}" if names.count(name) == 1 else f"stages.{number}.{name}"
+        for number, name in enumerate(names)
+    ]
 
 
 def check_stage_order(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[Problem]:
@@ -46,10 +59,13 @@ def _has_weights(spec: ModelSpec) -> bool:
     return trained and spec.loading.head is None  # a fresh head is untrained
 
 
+def _paths(stages: list[tuple[str, Stage]]) -> list[str]:
+    return stage_paths([name for name, _ in stages])
+
+
 def _requirements(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     made = {"teacher"} if loads_teacher(recipe, stages) else set[str]()
-    for number, (name, stage) in enumerate(stages):
-        where = f"stages.{number}.{name}"
+    for where, (_, stage) in zip(_paths(stages), stages, strict=True):
         for need in stage.needed(recipe):
             if need not in made:
                 allowed = f"a stage before it that makes a {need}"
@@ -84,8 +100,8 @@ def _teacher_source(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator
 def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     """Yield a problem for two half precisions: one Accelerator serves the whole run."""
     halves = [
-        (f"stages.{number}.{name}.precision", precision)
-        for number, (name, stage) in enumerate(stages)
+        (f"{where}.precision", precision)
+        for where, (_, stage) in zip(_paths(stages), stages, strict=True)
         if (precision := getattr(stage, "precision", "")).endswith("float16")
     ]
     if len({precision for _, precision in halves}) > 1:
@@ -96,19 +112,19 @@ def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
 def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
     """Yield problems for training a student after its file was changed, which loses the change."""
     spent = ""
-    for number, (name, stage) in enumerate(stages):
+    for where, (name, stage) in zip(_paths(stages), stages, strict=True):
         if spent and "float student" in stage.made():
             allowed = f"a stage before `{spent}`, whose file it would not continue from"
-            yield Problem(f"stages.{number}.{name}", name, allowed, "Change their order.")
+            yield Problem(where, name, allowed, "Change their order.")
         if "float student" in stage.spent():
             spent = name
 
 
 def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
-    numbers = [number for number, (name, _) in enumerate(stages) if name == "quantize"]
-    for number in numbers[1:]:
+    quantized = [path for path in _paths(stages) if path.endswith("quantize")]
+    for path in quantized[1:]:
         fix = "A model is quantised once: remove one."
-        yield Problem(f"stages.{number}.quantize", "a second one", "one quantize stage", fix)
+        yield Problem(path, "a second one", "one quantize stage", fix)
 
 
 def _budget(recipe: Recipe) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import InputError, Problem
 from limbeck.objective.terms import PYTHON
+from limbeck.pipeline.stage_order import stage_paths
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
@@ -30,8 +31,14 @@ def named_code(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         *([("data.name", recipe.data.name)] if recipe.data.source == "python" else []),
         *((f"{where}.name", spec.name) for where, spec in models if spec.source == "python"),
-        *_in_settings(recipe.stages, "stages"),
+        *(one for path, stage in _stages(recipe) for one in _in_settings(stage, path)),
     ]
+
+
+def _stages(recipe: Recipe) -> Iterator[tuple[str, object]]:
+    entries = [entry for stage in recipe.stages for entry in stage.items()]
+    paths = stage_paths([name for name, _ in entries])
+    yield from zip(paths, (settings for _, settings in entries), strict=True)
 
 
 def _in_settings(content: object, where: str) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from limbeck.models.source import Source
 from limbeck.models.spec import SOURCES, ModelSpec
 from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.stage import Stage
-from limbeck.pipeline.stage_order import check_stage_order
+from limbeck.pipeline.stage_order import check_stage_order, stage_paths
 from limbeck.pipeline.stages import STAGES
 from limbeck.tasks import TASKS
 
@@ -294,21 +294,29 @@ def _check_models(content: Mapping[str, object]) -> list[Problem]:
 def _check_stages(stages: object) -> tuple[list[tuple[str, Stage]], list[Problem]]:
     parsed: list[tuple[str, Stage]] = []
     problems: list[Problem] = []
-    for number, entry in enumerate(stages[:MOST_PROBLEMS] if isinstance(stages, list) else []):
-        where = f"stages.{number}"
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            problems.append(Problem(where, entry, ONE_STAGE))
+    entries: list[object] = stages[:MOST_PROBLEMS] if isinstance(stages, list) else []
+    named = [_name_and_settings(entry) for entry in entries]
+    paths = stage_paths([name for name, _ in named])
+    for number, (name, settings) in enumerate(named):
+        if not name:
+            problems.append(Problem(f"stages.{number}", entries[number], ONE_STAGE))
             continue
-        ((name, settings),) = entry.items()
         with gathering(problems):
-            parsed.append((str(name), _stage(str(name), settings, where)))
+            kind: type[Stage] = STAGES.load(name, where=f"stages.{number}")
+            parsed.append((name, _stage(kind, settings, paths[number])))
     return parsed, problems
 
 
-def _stage(name: str, settings: object, where: str) -> Stage:
-    kind: type[Stage] = STAGES.load(name, where=where)
+def _name_and_settings(entry: object) -> tuple[str, object]:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        return "", None
+    ((name, settings),) = entry.items()
+    return str(name), settings
+
+
+def _stage(kind: type[Stage], settings: object, where: str) -> Stage:
     try:
-        with located(f"{where}.{name}"):
+        with located(where):
             return kind.model_validate({} if settings is None else settings)
     except ValidationError as error:
-        raise InputError(*of_validation(error, kind, f"{where}.{name}")) from error
+        raise InputError(*of_validation(error, kind, where)) from error
