@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.runner import run
     from limbeck.report.load import load_run
     from limbeck.schemes import Offline
+    from limbeck.serving.student import Prediction, Student, load_student
     from limbeck.taps import Taps
     from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
     from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher
@@ -34,8 +35,10 @@ __all__ = [
     "Losses",
     "Objective",
     "Offline",
+    "Prediction",
     "Recipe",
     "SampledTargets",
+    "Student",
     "Taps",
     "Term",
     "TopKTargets",
@@ -43,6 +46,7 @@ __all__ = [
     "TrainingSet",
     "fit",
     "load_run",
+    "load_student",
     "losses",
     "methods",
     "resolve",
@@ -63,8 +67,10 @@ _MODULES = {
     "Losses": "objective",
     "Objective": "objective",
     "Offline": "schemes",
+    "Prediction": "serving.student",
     "Recipe": "pipeline.recipe",
     "SampledTargets": "targets",
+    "Student": "serving.student",
     "Taps": "taps",
     "Term": "objective.terms",
     "TopKTargets": "targets",
@@ -72,6 +78,7 @@ _MODULES = {
     "TrainingSet": "objective",
     "fit": "training",
     "load_run": "report.load",
+    "load_student": "serving.student",
     "methods": "objective",
     "resolve": "pipeline.load_recipe",
     "run": "pipeline.runner",

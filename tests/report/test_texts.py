@@ -16,6 +16,7 @@ from limbeck.report import verdict
 from limbeck.report.card import render_card
 from limbeck.report.compare import HEAD, as_records, render_comparison, render_comparison_page
 from limbeck.report.result import BudgetCheck, RunResult
+from limbeck.report.usage import usage as default_usage
 from limbeck.report.verdict import figures, verdict_lines
 
 HOSTILE = "a|b <script>alert(1)</script> *c*\n# d"
@@ -138,6 +139,12 @@ def test_the_card_escapes_names(digits: RunResult) -> None:
 
 def test_the_cards_usage_can_be_given(digits: RunResult) -> None:
     assert "call the API" in render_card(digits, usage="call the API")
+
+
+def test_the_card_states_the_command_that_predicts(digits: RunResult, texts: RunResult) -> None:
+    assert "\nlimbeck predict . image.png\n" in render_card(digits)
+    assert '\nlimbeck predict . "a warm and funny film"\n' in render_card(texts)
+    assert "\nlimbeck predict . rows.csv\n" in default_usage("tabular_classification")
 
 
 def test_the_cards_snippets_compile(digits: RunResult, texts: RunResult) -> None:

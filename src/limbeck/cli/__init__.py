@@ -22,6 +22,7 @@ from limbeck.cli import (
     layers,
     listing,
     passport,
+    predict,
     run,
     sweep,
 )
@@ -57,6 +58,7 @@ VERBS = (
     compare.compare,
     sweep.sweep,
     listing.list_,
+    predict.predict,
     layers.layers,
     init.init,
     passport.verify,

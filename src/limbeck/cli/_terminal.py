@@ -47,10 +47,13 @@ def printable(text: str) -> str:
 @contextmanager
 def watch(*, quiet: bool = False) -> Iterator[ProgressReporter]:
     """Yield a progress reporter on standard error: bars at a terminal, log lines elsewhere."""
-    from limbeck.pipeline.progress import NullReporter
+    if quiet:
+        from limbeck.pipeline.progress import NullReporter
 
-    if quiet or not sys.stderr.isatty():
-        yield NullReporter() if quiet else _Log()
+        yield NullReporter()
+        return
+    if not sys.stderr.isatty():
+        yield _Log()
         return
     from rich.console import Console
     from rich.progress import (

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limbeck.data.preprocess import upright
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ FORMATS = (
 )
 """The image formats that are read. PIL runs a program for others, such as Ghostscript for EPS."""
 
+ORIENTATION = 0x0112
 TRAITS = "limbeck.traits"
 MOST_PIXELS = 2**26
 """A larger image is refused as a decompression bomb."""
@@ -148,6 +148,15 @@ def open_image(
     return _array(cell, where)
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Rotate an image by its EXIF orientation; return it unchanged if there is none."""
+    from PIL import ImageOps
+
+    # Checked first, since PIL would copy each image.
+    rotated = image.getexif().get(ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(image) if rotated else image
+
+
 def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
@@ -195,6 +204,8 @@ def _array(content: Any, where: str) -> NDArray[Any]:
     def error(given: str, allowed: str) -> InputError:
         return InputError(Problem(where, given, allowed))
 
+    if hasattr(content, "detach"):  # a torch tensor
+        content = content.detach().cpu().numpy()
     try:
         array = np.asarray(content)
     except ValueError as ragged:
@@ -211,7 +222,7 @@ def _array(content: Any, where: str) -> NDArray[Any]:
         return array
     if array.ndim == 3 and array.shape[2] in (1, 3):
         return array.transpose(2, 0, 1)
-    allowed = "[h, w], [c, h, w] or [h, w, c] with 1 or 3 channels"
+    allowed = "one image: [h, w], [c, h, w] or [h, w, c] with 1 or 3 channels"
     raise error(f"an array of shape {array.shape}", allowed)
 
 

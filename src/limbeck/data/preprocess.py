@@ -18,10 +18,11 @@ tokenizer.json beside it and the `tokenizers` library:
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -37,18 +38,18 @@ from limbeck.data.columns import (
     number,
     python_value,
 )
+from limbeck.data.images import open_image, upright
 from limbeck.data.spec import LARGEST_SIDE, LONGEST_TEXT
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
 
 FILE, TOKENIZER, VERSION = "preprocess.json", "tokenizer.json", 1
 CHUNK = 10_000
-ORIENTATION = 0x0112
 MOST_PROBLEMS = 20
 WRITTEN = "the content that limbeck writes"
 LARGEST_FILE = 256 * 2**20
@@ -58,18 +59,20 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Rotate an image by its EXIF orientation; return it unchanged if there is none."""
-    from PIL import ImageOps
-
-    # Checked first, since PIL would copy each image.
-    rotated = image.getexif().get(ORIENTATION, 1) != 1
-    return ImageOps.exif_transpose(image) if rotated else image
-
-
 @dataclass(frozen=True)
 class _Saved:
-    """The part shared by all preprocessing: a hash, and the file preprocess.json."""
+    """The part shared by all preprocessing: a hash, and the file preprocess.json.
+
+    Attributes:
+        sample_axes: The numbers of axes of an array that is one sample, not a batch.
+    """
+
+    sample_axes: ClassVar[tuple[int, ...]] = (0,)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns of a row that are needed; none if a sample is not a row."""
+        return ()
 
     @property
     def fingerprint(self) -> str:
@@ -104,6 +107,8 @@ class ImagePreprocess(_Saved):
     kind: Literal["image"] = "image"
     resample: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
     classes: tuple[str, ...] = ()
+
+    sample_axes: ClassVar[tuple[int, ...]] = (0, 2, 3)
 
     @property
     def _mode(self) -> str:
@@ -172,6 +177,46 @@ class ImagePreprocess(_Saved):
         """Convert images to model inputs: `{"image": [n, channels, height, width]}`."""
         return {"image": self.normalise(np.stack([self.pixels(image) for image in images]))}
 
+    def read(self, image: object, *, where: str) -> NDArray[Any]:
+        """Convert an image as a user has it to pixels `[channels, height, width]`.
+
+        A path, encoded bytes and a PIL image have 256 levels. An array has the scale of the
+        training: whole numbers up to `divide_by`, or floats if that is 1.
+
+        Raises:
+            InputError: The image cannot be decoded, or an array has another scale.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
+            >>> prepare.read(np.zeros((8, 8), dtype=np.uint8), where="image").shape
+            (3, 4, 4)
+        """
+        opened = open_image(image, where=where)
+        if not isinstance(opened, np.ndarray):
+            pixels = self.pixels(opened)
+            return pixels if self.divide_by == 255 else pixels * np.float32(self.divide_by / 255)
+        if len(opened) > self.channels:
+            given, fix = f"an array of {len(opened)} channels", "Convert it to grey."
+            raise InputError(Problem(where, given, "1 channel, as in training", fix))
+        return self.pixels(self._to_scale(opened, where))
+
+    def _to_scale(self, array: NDArray[Any], where: str) -> NDArray[Any]:
+        """Return an array in the type of the training; raise if its values have another scale."""
+        if array.size == 0 or not np.isfinite(array).all():
+            given = "no pixels" if array.size == 0 else "NaN or infinity"
+            raise InputError(Problem(where, given, "an image of finite numbers"))
+        floats, largest = array.dtype.kind == "f", float(array.max())
+        if self.divide_by == 1:
+            if not floats:
+                fix = "Scale the values as for the training."
+                raise InputError(Problem(where, "whole numbers", "floats, as in training", fix))
+            return array
+        if largest > self.divide_by or (floats and 0 < largest <= 1):
+            allowed = f"values from 0 to {self.divide_by:g}, as in training"
+            raise InputError(Problem(where, f"values up to {largest:.6g}", allowed))
+        whole = floats and array.min() >= 0 and (array == np.rint(array)).all()
+        return array.astype(np.uint8) if whole else array
+
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
         return [self._write(folder, mode=self._mode, layout="NCHW")]
@@ -212,6 +257,23 @@ class TextPreprocess(_Saved):
             "attention_mask": np.array([one.attention_mask for one in encodings], np.int64),
         }
 
+    @cached_property
+    def _may_have_no_token(self) -> bool:
+        """Return whether the tokenizer adds no special token, so that a text may have none."""
+        return not any(self._encoder.encode("").attention_mask)
+
+    def read(self, text: object, *, where: str) -> str:
+        """Return a text; raise if it is not one, or has no token.
+
+        Raises:
+            InputError: The value is not a text, or the tokenizer has no token for it.
+        """
+        if not isinstance(text, str):
+            raise InputError(Problem(where, text, "a text"))
+        if self._may_have_no_token and not any(self._encoder.encode(text).attention_mask):
+            raise InputError(Problem(where, text, "a text with at least one token"))
+        return text
+
     def tokens(self, texts: Sequence[str]) -> Iterator[tuple[NDArray[np.int32], bool]]:
         """Yield each text's token ids, truncated but not padded, and whether it was truncated."""
         encoder = require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
@@ -240,6 +302,11 @@ class TablePreprocess(_Saved):
     categorical: tuple[Categorical, ...]
     kind: Literal["table"] = "table"
     classes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of all columns."""
+        return (*(one.name for one in self.numeric), *(one.name for one in self.categorical))
 
     @property
     def width(self) -> int:
@@ -309,9 +376,53 @@ class TablePreprocess(_Saved):
         standardised = self.numbers(numbers, rows=len(rows))
         return {"features": self.features(standardised, self._shifted(places, len(rows)))}
 
+    def read(self, row: object, *, where: str) -> Mapping[str, Any]:
+        """Return a table row; raise if a column is missing, or a cell has no valid value.
+
+        Raises:
+            InputError: A column is missing, or a cell is no number; lists every problem.
+
+        Example:
+            >>> prepare = TablePreprocess((Numeric("age", 40.0, 10.0, False),), ())
+            >>> prepare.read({"agee": 50}, where="row 0")
+            Traceback (most recent call last):
+            ...
+            limbeck.errors.InputError: row 0: ... allowed: the columns age. did you mean "agee"?
+        """
+        if not isinstance(row, Mapping):
+            allowed = f"a mapping (a JSON object) with the columns {', '.join(self.columns)}"
+            raise InputError(Problem(where, row, allowed))
+        require_columns(row, self.columns, where=where)
+        problems = []
+        for name in self.columns:
+            is_number = any(name == one.name for one in self.numeric)
+            try:
+                (number if is_number else name_of)(row[name])
+            except (ValueError, TypeError):
+                allowed = "a number" if is_number else "a text, a number, a boolean, a date"
+                allowed += ", or None if it is missing"
+                problems.append(Problem(f"{where}, {name}", row[name], allowed))
+        if problems:
+            raise InputError(*problems)
+        return row
+
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
         return [self._write(folder, width=self.width)]
+
+
+def require_columns(given: Iterable[str], needed: Sequence[str], *, where: str) -> None:
+    """Raise unless all needed columns are given.
+
+    Raises:
+        InputError: Columns are missing: the message lists all that are needed.
+    """
+    names = list(given)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        stated = f"no column {', '.join(missing)}"
+        hint = did_you_mean(missing[0], names)
+        raise InputError(Problem(where, stated, f"the columns {', '.join(needed)}", hint))
 
 
 Preprocess = ImagePreprocess | TextPreprocess | TablePreprocess

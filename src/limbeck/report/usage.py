@@ -1,4 +1,4 @@
-"""Code snippets of the model card that use a student without limbeck."""
+"""Code snippets of the model card that use a student, with limbeck and without it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from limbeck.report.template import render
 
 
 def usage(task: str) -> str:
-    """Return the two snippets of a task, as Markdown: from the ONNX file, and from the weights.
+    """Return the snippets of a task as Markdown: limbeck's command, the ONNX file, the weights.
 
     Example:
         >>> "tokenizer.json" in usage("text_classification")

@@ -8,6 +8,7 @@ from limbeck.data.sources._files import read_tables
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from limbeck.data.loaded import Loaded
@@ -37,7 +38,26 @@ def read(path: Path) -> Any:
     Raises:
         InputError: Two columns have one name.
     """
-    import pyarrow  # type: ignore[import-untyped]
+    from pyarrow import csv  # type: ignore[import-untyped]
+
+    return csv.read_csv(path, **_options(path))
+
+
+def batches(path: Path) -> Iterator[Any]:
+    """Read a CSV file as `read` does, in record batches of bounded size.
+
+    Raises:
+        InputError: Two columns have one name.
+    """
+    from pyarrow import csv
+
+    with csv.open_csv(path, **_options(path)) as reader:
+        yield from reader
+
+
+def _options(path: Path) -> dict[str, Any]:
+    """Return the options of pyarrow that read every cell as text."""
+    import pyarrow
     from pyarrow import csv
 
     tabs = ".tsv" in path.suffixes
@@ -55,4 +75,4 @@ def read(path: Path) -> Any:
         strings_can_be_null=True,
         quoted_strings_can_be_null=True,
     )
-    return csv.read_csv(path, read_options=block, parse_options=parse, convert_options=convert)
+    return {"read_options": block, "parse_options": parse, "convert_options": convert}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.loaded import quiet
@@ -63,6 +63,14 @@ def read(path: Path) -> Any:
                 fix = "If you trust the file, write it again without such repetition."
                 raise InputError(Problem(WHERE, given, f"{EXPANSION} times its size", fix))
         return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
+
+
+def batches(path: Path) -> Iterator[Any]:
+    """Read a Parquet file in record batches of bounded size."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=_rows(file.metadata))
 
 
 def _rows(metadata: Any) -> int:

@@ -1,0 +1,134 @@
+"""`limbeck predict`: predictions of a shipped student for files, texts and table rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.cli._options import AsJson, Quiet
+from limbeck.cli._terminal import show, watch
+
+if TYPE_CHECKING:
+    from limbeck.errors import InputError, Problem
+    from limbeck.serving.student import Prediction
+
+    Write = Callable[[str, Prediction | InputError], None]
+
+WIDEST = 100
+"""The most characters of an input in the table."""
+
+
+def predict(
+    student: Annotated[Path, typer.Argument(help="The folder of a student, or of its run.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images or folders of images; texts; table rows as JSON; files of rows (.csv, "
+            ".tsv, .jsonl, .parquet, .txt); - for one per line of standard input."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Write the predictions to a .csv or .jsonl file.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="The number of inputs that the model runs at once.", min=1)
+    ] = 32,
+    column: Annotated[
+        str, typer.Option(help="The column of images or texts in a file of rows.")
+    ] = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict with a shipped student; invalid inputs are listed at the end, with exit code 2."""
+    from limbeck.errors import InputError, Problem
+    from limbeck.serving.files import find_inputs
+    from limbeck.serving.student import MOST_PROBLEMS, load_student
+
+    if output is not None and output.suffix.lower() not in (".csv", ".jsonl"):
+        raise InputError(Problem("--output", str(output), "a file that ends in .csv or .jsonl"))
+    loaded = load_student(student)
+    found = find_inputs(inputs, loaded.preprocess, column=column)
+    pending: deque[str] = deque()
+
+    def named() -> Iterator[tuple[str, Any]]:
+        for where, value in found.inputs:
+            pending.append(value if isinstance(value, str) else where)
+            yield where, value
+
+    problems: list[Problem] = []
+    done = failed = 0
+    # Lines at a terminal are progress enough.
+    silent = quiet or (output is None and sys.stdout.isatty())
+    with nullcontext() if silent else watch() as progress, _writer(output, as_json) as write:
+        bar = progress.progress_bar("predict") if progress else None
+        for result in loaded.stream(named(), batch_size=batch_size):
+            write(pending.popleft(), result)
+            done += 1
+            if isinstance(result, InputError):
+                failed += 1
+                problems += result.problems[: MOST_PROBLEMS - len(problems)]
+            if bar is not None and done % batch_size == 0:
+                bar.update(done, found.count or done, f"{failed} invalid")
+    if not done:
+        raise InputError(Problem("INPUTS", "no input", "at least one"))
+    if output is not None:
+        counts = {"predictions": done - failed, "invalid": failed, "output": str(output)}
+        show(json.dumps(counts) if as_json else f"{done - failed:,} predictions: {output}")
+    if problems:
+        hidden = failed - MOST_PROBLEMS
+        more = [Problem("INPUTS", f"{hidden} more invalid inputs", "valid ones")]
+        raise InputError(*problems, *(more if hidden > 0 else []))
+
+
+@contextmanager
+def _writer(output: Path | None, as_json: bool) -> Iterator[Write]:
+    """Yield a function that writes one result: to a file, or else to standard output."""
+    from limbeck.core.files import replacing
+
+    if output is None:
+        if not as_json:
+            show(f"{'label':<20}  probability  input")
+        yield (lambda shown, one: show(_json(shown, one))) if as_json else _show_row
+        return
+    with (
+        replacing(output) as temporary,
+        temporary.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file,
+    ):
+        if output.suffix.lower() == ".jsonl":
+            yield lambda shown, one: print(_json(shown, one), file=file)
+            return
+        import csv
+
+        table = csv.writer(file)
+        table.writerow(("input", "label", "probability", "error"))
+        yield lambda shown, one: table.writerow((shown, *_cells(one)))
+
+
+def _show_row(shown: str, result: Prediction | InputError) -> None:
+    label, probability, error = _cells(result)
+    value = f"{probability:.4f}" if isinstance(probability, float) else ""
+    line = " ".join(shown.split())
+    line = line if len(line) <= WIDEST else f"{line[:WIDEST]}..."
+    show(f"{'(invalid)' if error else label:<20}  {value:>11}  {line}")
+
+
+def _cells(result: Prediction | InputError) -> tuple[str, float | str, str]:
+    """Return the label, its probability, and the error."""
+    if isinstance(result, Exception):
+        return "", "", str(result)
+    return result.label, result.probability, ""
+
+
+def _json(shown: str, result: Prediction | InputError) -> str:
+    from dataclasses import asdict
+
+    if isinstance(result, Exception):
+        return json.dumps({"input": shown, "error": str(result)})
+    return json.dumps({"input": shown, **asdict(result)})

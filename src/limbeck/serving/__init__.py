@@ -1,0 +1,1 @@
+"""Prediction with a shipped student: its own preprocessing, and ONNX Runtime without torch."""
