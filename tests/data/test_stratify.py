@@ -68,7 +68,7 @@ def test_splits_that_the_source_has_are_kept_and_limits_come_last() -> None:
     assert rows["validation"][0] == "validation"
     assert np.bincount(labels["train"][rows["train"][1]]).tolist() == [5, 5, 5, 5]
     assert len(rows["test"][1]) == 100
-    assert notes == ("train: limited to 20 of 100 rows, stratified",)
+    assert notes == ("The train split is limited to 20 of 100 rows, stratified by class.",)
 
 
 def _counts(labels: np.ndarray, **settings: Any) -> dict[str, list[int]]:

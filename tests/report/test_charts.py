@@ -1,3 +1,4 @@
+import math
 import re
 from importlib import resources
 
@@ -96,6 +97,16 @@ def test_lines_differ_without_colour() -> None:
     assert 'stroke-dasharray="2 4"' in drawn
     assert "nan" not in drawn
     assert "polyline" not in lines([], axis=str, **NAMED)
+
+
+def test_a_line_of_one_point_is_a_mark_with_its_number() -> None:
+    series = [Series(name, ((1.0, value),)) for name, value in (("a", 0.5), ("b", math.nan))]
+    drawn = lines(series, axis=str, write=lambda value: f"{value:.2f} nats", **NAMED)
+    left = attributes(drawn, "mark", "cx")
+    assert left == [pytest.approx((46 + 348) / 2)]
+    assert "a: 0.50 nats" in drawn
+    assert "b: no number" in drawn
+    assert re.findall(r'class="t axis">(\d+)</text>', drawn) == ["1"]
 
 
 def test_reliability_leaves_out_empty_bins() -> None:

@@ -7,7 +7,7 @@ import pytest
 from limbeck.display import format as fmt
 from limbeck.evaluate.intervals import summarize
 from limbeck.report import verdict
-from limbeck.report.page import render_page
+from limbeck.report.page import notes, render_page
 from limbeck.report.result import Curve, RunResult
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'</style>{{ 7*7 }}"
@@ -178,6 +178,18 @@ def test_notes_and_disagreements_are_shown(digits: RunResult, texts: RunResult) 
     assert all(str(a["src"]).startswith("data:image/png;base64,iVBOR") and a["alt"] for a in images)
     for one in texts.disagreements:
         assert str(one.text) in Outline(render_page(texts)).text
+
+
+def test_the_notes_of_a_stage_are_listed_once(digits: RunResult) -> None:
+    """The students of one stage share its notes, and later stages may repeat one."""
+    weak = "The teacher is no better than the label-only student."
+    chain = [link.model_copy(update={"notes": (weak, link.label)}) for link in digits.chain]
+    result = digits.model_copy(update={"chain": tuple(chain)})
+    assert notes(result).count((digits.chain[0].label, weak)) == 1
+    assert [note for _, note in notes(result)].count(weak) == 1
+    assert {link.label for link in chain} <= {note for _, note in notes(result)}
+    result = digits.model_copy(update={"notes": (*digits.data.notes, "One seed.")})
+    assert notes(result)[:2] == [("Data", digits.data.notes[0]), ("Run", "One seed.")]
 
 
 def test_energy_is_called_estimated(digits: RunResult) -> None:

@@ -25,6 +25,14 @@ def test_every_evaluation_has_a_section(evaluated, page):
         assert f'<section id="on-{one.evaluation}"' in page
 
 
+def test_differences_of_shares_are_in_points(evaluated, page):
+    (fidelity,) = (one for one in evaluated.evaluation.results if one.evaluation == "fidelity")
+    slices = page.partition("By class and group")[2].partition("</table>")[0]
+    rows = len([one for one in fidelity.result.slices if one.difference is not None])
+    assert rows
+    assert len(re.findall(r"[+−][0-9.]+ points", slices)) == rows
+
+
 def test_verdicts_are_readable_without_colour(evaluated, page):
     words = {"better", "non-inferior", "worse", "inconclusive"}
     for metric in evaluated.evaluation.comparisons:

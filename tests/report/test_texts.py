@@ -129,6 +129,13 @@ def test_the_card_shows_every_figure(result: RunResult) -> None:
     assert "passport.json" in card
 
 
+def test_notes_on_the_data_stand_with_the_data(digits: RunResult) -> None:
+    card = render_card(digits.model_copy(update={"notes": digits.data.notes}))
+    [note] = digits.data.notes
+    assert card.count(note) == 1
+    assert note in card.partition("## Data and licence")[2]
+
+
 def test_the_card_escapes_names(digits: RunResult) -> None:
     card = render_card(digits.model_copy(update={"name": HOSTILE, "notes": (HOSTILE,)}))
     body = card.split("---\n", 2)[2]

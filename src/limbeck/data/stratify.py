@@ -105,8 +105,10 @@ def split(
             chosen = choose(labels[source][train], count, seed=seed, purpose=purpose, left=1)
             rows[name] = (source, train[chosen])
             rows["train"] = (source, train[~chosen])
-            total = f"{count} of {len(train)} training rows"
-            notes.append(f"{name}: {total}, stratified, split_seed {seed}")
+            notes.append(
+                f"The {name} split has {count:,} of the {len(train):,} training rows, "
+                f"stratified by class with split_seed {seed}."
+            )
     problems = []
     for name, limit in spec.max_samples.items():
         source, kept = rows[name]
@@ -117,7 +119,10 @@ def split(
             problems.append(Problem(f"data.max_samples.{name}", limit, allowed))
         elif limit < len(kept):
             rows[name] = (source, kept[choose(own, limit, seed=seed, purpose=LIMIT, least=1)])
-            notes.append(f"{name}: limited to {limit} of {len(kept)} rows, stratified")
+            notes.append(
+                f"The {name} split is limited to {limit:,} of {len(kept):,} rows, "
+                "stratified by class."
+            )
     if problems:
         raise InputError(*problems)
     return rows, tuple(notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -53,8 +53,11 @@ def lines(
     description: str,
     across: str = "epoch",
     log: bool = False,
+    write: Callable[[float], str] | None = None,
 ) -> Markup:
     """Draw a line chart with a legend below.
+
+    Lines of one point each are drawn as marks, with their numbers in the legend.
 
     Args:
         series: The lines; points that are not finite are left out and break no line.
@@ -63,14 +66,19 @@ def lines(
         description: The accessible description of the chart.
         across: The label of the horizontal axis.
         log: Whether the vertical axis is logarithmic; points at or below zero are then left out.
+        write: Formats a number in the legend; as `axis` if not given.
     """
     values = [y for one in series for _, y in one.points]
     epochs = finite(x for one in series for x, _ in one.points) or [0.0, 1.0]
     low, high = decades(values, margin=1.2) if log else zoomed(values, margin=0.06, least=1e-6)
-    x = Scale(min(epochs), max(max(epochs), min(epochs) + 1), start=_LEFT, end=_RIGHT)
+    single = min(epochs) == max(epochs)
+    x = Scale(min(epochs) - single, max(epochs) + single, start=_LEFT, end=_RIGHT)
     y = Scale(low, high, start=_BOTTOM, end=_TOP, log=log)
-    whole = [tick for tick in x.ticks(5) if tick == int(tick)]
+    whole = epochs[:1] if single else [tick for tick in x.ticks(5) if tick == int(tick)]
     named = [one for one in series if one.label is not None]
+    if single:
+        number = write or axis
+        named = [replace(one, label=f"{one.label}: {_numbers(one, number)}") for one in named]
     return svg_image(
         axes(x, y, whole, x_format=lambda tick: f"{tick:g}", y_format=axis, x_label=across),
         *(_curve(one, x, y) for one in series),
@@ -79,6 +87,10 @@ def lines(
         title=title,
         description=description,
     )
+
+
+def _numbers(one: Series, write: Callable[[float], str]) -> str:
+    return ", ".join(write(y) for y in finite(y for _, y in one.points)) or "no number"
 
 
 def _curve(one: Series, x: Scale, y: Scale) -> Markup:

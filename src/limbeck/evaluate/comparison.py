@@ -134,7 +134,9 @@ def written(value: float | None, unit: Unit) -> str:
 
 
 def signed(value: float, unit: Unit) -> str:
-    """Write a difference with its sign."""
+    """Write a difference with its sign; that of two shares in points."""
+    if unit == "share":
+        return fmt.points(value)
     sign = "\N{MINUS SIGN}" if value < 0 else "+"
     return sign + written(abs(value), unit)
 

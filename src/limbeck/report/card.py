@@ -99,13 +99,12 @@ def _limitations(result: RunResult) -> list[str]:
         f"Measured only on {fmt.integer(result.data.test)} test samples of {result.data.name}. On "
         "other data its accuracy may be lower, and its errors may differ from its teacher's."
     ]
-    if len(result.seeds) == 1:
-        limits.append("One seed: the variation between trainings was not measured.")
     if figures(result).retained is not None and result.disagreement_count:
         count = fmt.integer(result.disagreement_count)
         limits.append(f"On {count} of these samples its prediction differs from its teacher's.")
     limits.append("It may inherit errors and biases of its teacher and of the data.")
-    return [*limits, *(f"{subject}: {note}" for subject, note in notes(result))]
+    others = [one for one in notes(result) if one[1] not in result.data.notes]
+    return [*limits, *(f"{subject}: {note}" for subject, note in others)]
 
 
 def _data(result: RunResult, licence: str) -> list[str]:
@@ -115,7 +114,7 @@ def _data(result: RunResult, licence: str) -> list[str]:
         f"validation and {data.test:,} test samples.",
         f"Licence of the data: {data.licence or 'not stated'}.",
         f"Licence of the student: {licence if licence != 'other' else 'not stated'}.",
-        *(note for note in data.notes if note not in result.notes),
+        *data.notes,
     ]
 
 

@@ -79,7 +79,11 @@ def render_page(result: RunResult) -> str:
 def notes(result: RunResult) -> list[tuple[str, str]]:
     """Return the notes that a reader needs to judge the figures: the subject, and the note."""
     stages = [(link.label, note) for link in tables.links(result) for note in link.notes]
-    return [*(("The run", note) for note in result.notes), *stages, *_unfinished(result)]
+    # The models of one stage share its notes; stages under one teacher may have the same note.
+    subjects = {note: subject for subject, note in reversed(stages)}
+    once = [(subject, note) for note, subject in reversed(subjects.items())]
+    whole = [("Data" if note in result.data.notes else "Run", note) for note in result.notes]
+    return [*whole, *once, *_unfinished(result)]
 
 
 def _unfinished(result: RunResult) -> Iterator[tuple[str, str]]:

@@ -297,7 +297,13 @@ def _training_accuracy(result: RunResult) -> Panel | None:
     return Panel(
         title,
         f"Accuracy on the validation split after each epoch, in PyTorch.{others}",
-        lines(series, axis=percent_tick, title=title, description=_last(series, fmt.percent)),
+        lines(
+            series,
+            axis=percent_tick,
+            title=title,
+            description=_last(series, fmt.percent),
+            write=fmt.percent,
+        ),
     )
 
 
@@ -332,6 +338,7 @@ def _losses(curve: Curve, role: Role) -> Panel | None:
             title=title,
             description=_last(series, fmt.number),
             log=log,
+            write=fmt.number,
         ),
     )
 

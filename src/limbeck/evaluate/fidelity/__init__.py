@@ -184,8 +184,8 @@ def evaluate(
         method="Mean KL(teacher || student) of the probabilities at temperature 1, float64.",
     )
     note = (
-        f"{len(slices)} slices are compared: by chance alone about one interval in twenty does not "
-        "contain its true value."
+        f"The table by class and group has {len(slices)} rows: about one 95 % interval in twenty "
+        "misses its true value by chance."
     )
     return Fidelity(
         comparisons=(accuracy, agreement, divergence),
