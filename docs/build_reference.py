@@ -220,6 +220,7 @@ def _net_arguments() -> str:
 def _objective() -> str:
     from limbeck import losses
     from limbeck.connectors import BUILDERS
+    from limbeck.core.annotations import describe, json_schema
     from limbeck.objective.terms import Term, signature_of
 
     described = _arguments(Term)
@@ -235,7 +236,11 @@ def _objective() -> str:
         loss = getattr(losses, name)
         # The outputs of a trained connector are not settings.
         learned = name in BUILDERS
-        own = _settings(signature_of(loss).keywords, learned=learned)
+        signature = signature_of(loss)
+        types = {key: json_schema(signature.hints[key]) for key in signature.keywords}
+        # Neither are tensors, which a recipe cannot contain.
+        keywords = {key: one for key, one in signature.keywords.items() if describe(types[key])}
+        own = _settings(keywords, types, learned=learned)
         rows.append(f"| `{name}` | {own} | {_first_line(loss)} |")
     rows.append("| `python:file.py:function` | its keyword parameters | A user-defined loss. |")
     return "\n".join(settings) + "\n\nRequired settings are bold.\n\n" + "\n".join(rows)
@@ -256,10 +261,16 @@ def _methods() -> str:
     return text + "\n\n" + "\n".join(rows)
 
 
-def _settings(parameters: Mapping[str, inspect.Parameter], *, learned: bool = False) -> str:
-    """List the settings, those without a default in bold."""
+def _settings(
+    parameters: Mapping[str, inspect.Parameter],
+    types: Mapping[str, dict[str, Any]] | None = None,
+    *,
+    learned: bool = False,
+) -> str:
+    """List the settings with their types, those without a default in bold."""
     named = (
-        f"**`{name}`**" if one.default is one.empty and not learned else f"`{name}`"
+        (f"**`{name}`**" if one.default is one.empty and not learned else f"`{name}`")
+        + (f" ({_takes(types[name], {})})" if types else "")
         for name, one in parameters.items()
     )
     return ", ".join(named) or "-"

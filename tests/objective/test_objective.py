@@ -448,9 +448,23 @@ PROBLEMS = [
     ({"soft_target_kl": {"temperature": None}}, "soft_target_kl.temperature", ""),
     (
         {"soft_target_kl": {"temperature": {"linear": {"start": 4, "end": 0}}}},
-        "soft_target_kl.temperature",
+        "soft_target_kl.temperature.linear.end",
         "",
     ),
+    (
+        {"soft_target_kl": {"temperature": {"step": {"values": [4, 0, 1], "at": [0.2, 0.4]}}}},
+        "soft_target_kl.temperature.step.values.1",
+        "",
+    ),
+    ({"soft_target_kl": {"temperature": "4"}}, "soft_target_kl.temperature", ""),
+    ({"soft_target_kl": {"temperature": True}}, "soft_target_kl.temperature", ""),
+    ({"mlkd": {"temperatures": [2, 0]}}, "mlkd.temperatures", ""),
+    (
+        {"minilm_relation": {"heads": {"linear": {"start": 1, "end": 2}}}},
+        "minilm_relation.heads",
+        "",
+    ),
+    ({"crd": {"negatives": 3}}, "crd.negatives", ""),
     (
         {"soft_target_kl": {"temperature": {"linear": {"start": 4, "ende": 1}}}},
         "soft_target_kl.temperature.linear.ende",
@@ -489,6 +503,28 @@ def test_errors_in_a_recipe_name_the_key(entry, where, fix):
     place = f"stages.distill.objective.1.{where}"
     assert place in problems
     assert fix in problems[place].fix
+
+
+@pytest.mark.parametrize(
+    ("term", "allowed"),
+    [
+        (Term("soft_target_kl", temperature=0), "a finite number above 0 or a schedule"),
+        (Term("dkd", alpha=-1), "a finite number at least 0 or a schedule"),
+        (Term("mlkd", temperatures=[]), "a list of finite numbers above 0"),
+        (Term("minilm_relation", heads=0), "a whole number above 0"),
+        (Term("attention_transfer", power=9, norm="sum"), "at least 1 and at most 8"),
+        (Term("rkd_angle", triplets=9, similarity="kl"), 'only with similarity="huber"'),
+    ],
+)
+def test_messages_state_the_range(term, allowed):
+    with pytest.raises(InputError, match=f"{term.loss}.*allowed: .*{allowed}"):
+        Objective([term])
+
+
+def test_an_unknown_key_is_one_problem():
+    with pytest.raises(InputError) as caught:
+        Objective([Term("soft_target_kl", temprature={"linera": {}})])
+    assert [one.where for one in caught.value.problems] == ["objective.0.soft_target_kl.temprature"]
 
 
 def test_every_mistake_is_listed_at_once():

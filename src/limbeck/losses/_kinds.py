@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Annotated, Literal, TypeAlias, cast, get_args
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from limbeck.core.numbers import is_number
@@ -22,6 +23,7 @@ from limbeck.errors import InputError, Problem, check_choice
 from limbeck.losses._inputs import check_temperature
 
 Kind: TypeAlias = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
+Mixture: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 MINIMUM_LOGIT = -1e9  # replaces -inf: zero probability in any float type, and 0 * it is not NaN
 _SATURATED = 60.0  # above this difference of log-probabilities a term weighs less than exp(-60)
 

@@ -6,11 +6,12 @@ The attention of a feature map is its activation strength at each position.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from limbeck.core.numbers import is_number
@@ -34,10 +35,11 @@ MapNorm: TypeAlias = Literal["mean", "sum"]
 FactorForm: TypeAlias = Literal["map", "factor"]
 Distance: TypeAlias = Literal["l1", "l2"]
 Kernel: TypeAlias = Literal["polynomial", "linear"]
+Power: TypeAlias = Annotated[float, Field(ge=1, le=8)]
 
 
 def attention_transfer(
-    student: Features, teacher: Features, *, power: float = 2.0, norm: MapNorm = "mean"
+    student: Features, teacher: Features, *, power: Power = 2.0, norm: MapNorm = "mean"
 ) -> PerSample:
     r"""Compute the attention transfer loss (AT) between spatial attention maps.
 
@@ -85,7 +87,7 @@ def factor_transfer(
     *,
     form: FactorForm = "map",
     distance: Distance = "l1",
-    power: float = 2.0,
+    power: Power = 2.0,
 ) -> PerSample:
     r"""Compute the factor transfer loss (FT) between normalised factors.
 
@@ -342,7 +344,7 @@ def minilm_relation(
     student: Float[Tensor, "samples tokens student_features"],
     teacher: Float[Tensor, "samples tokens teacher_features"],
     *,
-    heads: int = 12,
+    heads: PositiveInt = 12,
     mask: Mask | None = None,
 ) -> PerSample:
     r"""Compute the self-attention relation loss of queries, keys or values (MiniLMv2).

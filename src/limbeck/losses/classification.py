@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat
 
 from limbeck.core.numbers import is_number
 from limbeck.core.tensors import precise
@@ -50,7 +53,9 @@ def cross_entropy(student: Logits, labels: Labels) -> PerElement:
     return value.clamp_max(-MINIMUM_LOGIT)  # finite for a label of an excluded class
 
 
-def label_smoothing(student: Logits, labels: Labels, *, smoothing: float) -> PerElement:
+def label_smoothing(
+    student: Logits, labels: Labels, *, smoothing: Annotated[float, Field(ge=0, lt=1)]
+) -> PerElement:
     r"""Compute the cross-entropy with label smoothing.
 
     $$-(1-\varepsilon) \log q_y - \frac{\varepsilon}{C} \sum_i \log q_i, \; q = \text{softmax}(z)$$
@@ -90,7 +95,7 @@ def label_smoothing(student: Logits, labels: Labels, *, smoothing: float) -> Per
     return (1 - smoothing) * hard + smoothing * uniform
 
 
-def soft_target_kl(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
+def soft_target_kl(student: Logits, teacher: Logits, *, temperature: PositiveFloat) -> PerElement:
     r"""Compute the temperature-scaled KL divergence KL(teacher ‖ student), times T².
 
     $$T^2 \, KL\left(\mathrm{softmax}(t/T) \,\|\, \mathrm{softmax}(z/T)\right)$$

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from limbeck.core.tensors import length, precise, unit_length
@@ -20,7 +21,7 @@ def info_nce(
     student: Features,
     teacher: Features,
     *,
-    temperature: float = 0.1,
+    temperature: PositiveFloat = 0.1,
     symmetric: bool = False,
     labels: Integer[Tensor, " samples"] | None = None,
 ) -> Scalar:
@@ -69,7 +70,7 @@ def crd(
     student: Features,
     teacher: Features,
     *,
-    temperature: float = 0.07,
+    temperature: PositiveFloat = 0.07,
     labels: Integer[Tensor, " samples"] | None = None,
     positives: Float[Tensor, "samples width"] | None = None,
     negatives: Float[Tensor, "*each negatives width"] | None = None,

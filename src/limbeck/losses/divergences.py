@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from limbeck.core.annotations import OnlyWith
 from limbeck.core.tensors import norm, without_autocast
 from limbeck.errors import InputError, Problem
 from limbeck.losses._blocks import dense
@@ -26,11 +29,19 @@ from limbeck.losses._inputs import (
     logit_pair,
     out_of_range,
 )
-from limbeck.losses._kinds import MINIMUM_LOGIT, DivergenceConfig, Kind, conditioned, not_negative
+from limbeck.losses._kinds import (
+    MINIMUM_LOGIT,
+    DivergenceConfig,
+    Kind,
+    Mixture,
+    conditioned,
+    not_negative,
+)
 from limbeck.losses._sparse import sampled, top_k
 from limbeck.losses._types import Labels, Logits, PerElement, Scalar
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
+Temperatures: TypeAlias = Annotated[Sequence[PositiveFloat], Field(min_length=1)]
 _ROUNDING = 0.02  # the rounding error of a sum of probabilities in half precision
 
 
@@ -39,9 +50,9 @@ def divergence(
     targets: Targets,
     *,
     kind: Kind = "forward_kl",
-    temperature: float,
-    beta: float | None = None,
-    normalized: bool = False,
+    temperature: PositiveFloat,
+    beta: Annotated[Mixture | None, OnlyWith("kind", "jsd")] = None,
+    normalized: Annotated[bool, OnlyWith("kind", "jsd")] = False,
 ) -> PerElement:
     r"""Compute a divergence (KL, reverse KL, JSD or TVD) between student and teacher.
 
@@ -165,9 +176,9 @@ def dkd(
     teacher: Logits,
     *,
     labels: Labels,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
+    alpha: NonNegativeFloat = 1.0,
+    beta: NonNegativeFloat = 8.0,
+    temperature: PositiveFloat = 4.0,
 ) -> PerElement:
     r"""Compute decoupled knowledge distillation (DKD): α · TCKD + β · NCKD.
 
@@ -238,7 +249,7 @@ def _binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     return not_negative(first + second)
 
 
-def ttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
+def ttm(student: Logits, teacher: Logits, *, temperature: PositiveFloat) -> PerElement:
     r"""Compute transformed teacher matching (TTM): KL divergence to the softened teacher only.
 
     With $p = \mathrm{softmax}(t)$ and γ = 1/T:
@@ -273,7 +284,7 @@ def ttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
     return forward_kl(student, teacher / temperature, 1.0)
 
 
-def wttm(student: Logits, teacher: Logits, *, temperature: float) -> PerElement:
+def wttm(student: Logits, teacher: Logits, *, temperature: PositiveFloat) -> PerElement:
     r"""Compute weighted transformed teacher matching (WTTM): TTM times a weight per element.
 
     With $p = \mathrm{softmax}(t)$ and γ = 1/T:
@@ -315,7 +326,11 @@ _CONSTANT = 32  # the tolerance of constant rows, in units in the last place
 
 
 def standardized_kl(
-    student: Logits, teacher: Logits, *, temperature: float = 2.0, correction: int = 1
+    student: Logits,
+    teacher: Logits,
+    *,
+    temperature: PositiveFloat = 2.0,
+    correction: Literal[0, 1] = 1,
 ) -> PerElement:
     r"""Compute the KL divergence of standardised (z-scored) logits, times T².
 
@@ -386,10 +401,10 @@ def dist(
     student: Logits,
     teacher: Logits,
     *,
-    beta: float = 2.0,
-    gamma: float = 2.0,
-    temperature: float = 1.0,
-    epsilon: float = 0.0,
+    beta: NonNegativeFloat = 2.0,
+    gamma: NonNegativeFloat = 2.0,
+    temperature: PositiveFloat = 1.0,
+    epsilon: NonNegativeFloat = 0.0,
 ) -> Scalar:
     r"""Compute the DIST loss: Pearson correlation of predictions, inter-class and intra-class.
 
@@ -461,10 +476,10 @@ def mlkd(
     student: Logits,
     teacher: Logits,
     *,
-    temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
-    instance: float = 1.0,
-    batch: float = 1.0,
-    classes: float = 1.0,
+    temperatures: Temperatures = (2.0, 3.0, 4.0, 5.0, 6.0),
+    instance: NonNegativeFloat = 1.0,
+    batch: NonNegativeFloat = 1.0,
+    classes: NonNegativeFloat = 1.0,
 ) -> Scalar:
     r"""Compute multi-level logit distillation (MLKD): instance, batch and class level.
 

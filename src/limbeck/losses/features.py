@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import NonPositiveFloat, PositiveFloat
 from torch import Tensor
 
 from limbeck.core.numbers import is_number, is_positive
@@ -124,7 +125,7 @@ def gram(student: Features, teacher: Features, *, scale: GramScale = "gatys") ->
 
 
 def variational_information(
-    student: Features, teacher: Features, *, variance: Float[Tensor, "*channels"] | float
+    student: Features, teacher: Features, *, variance: Float[Tensor, "*channels"] | PositiveFloat
 ) -> PerSample:
     r"""Compute the variational information distillation loss (VID): a Gaussian NLL.
 
@@ -173,7 +174,11 @@ BoundaryLoss: TypeAlias = Literal["hinge", "margin"]
 
 
 def activation_boundary(
-    student: Features, teacher: Features, *, margin: float = 1.0, variant: BoundaryLoss = "hinge"
+    student: Features,
+    teacher: Features,
+    *,
+    margin: PositiveFloat = 1.0,
+    variant: BoundaryLoss = "hinge",
 ) -> PerSample:
     r"""Compute the activation boundary loss (AB): a hinge loss on the teacher's activation signs.
 
@@ -228,7 +233,7 @@ def activation_boundary(
 
 
 def overhaul(
-    student: Features, teacher: Features, *, margin: Float[Tensor, "*channels"] | float
+    student: Features, teacher: Features, *, margin: Float[Tensor, "*channels"] | NonPositiveFloat
 ) -> PerSample:
     r"""Compute the overhaul distillation loss (OFD): the partial L2 distance above a margin.
 

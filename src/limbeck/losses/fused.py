@@ -6,17 +6,19 @@ the hidden states and of the head, independent of elements times classes.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Annotated, get_args
 
 from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from limbeck.core.annotations import OnlyWith
 from limbeck.core.numbers import is_whole
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.losses._fused import FusedArguments, Reduction, product_dtype
 from limbeck.losses._fused_operation import fused
 from limbeck.losses._inputs import check_labels
-from limbeck.losses._kinds import DivergenceConfig, Kind
+from limbeck.losses._kinds import DivergenceConfig, Kind, Mixture
 from limbeck.losses._types import Labels, Scalar
 from limbeck.losses.divergences import check_targets
 from limbeck.targets import Targets, head_problems
@@ -28,16 +30,16 @@ def fused_divergence(
     targets: Targets,
     *,
     kind: Kind = "forward_kl",
-    temperature: float,
+    temperature: PositiveFloat,
     labels: Labels | None = None,
     label_weight: float = 1.0,
     bias: Float[Tensor, " classes"] | None = None,
-    softcap: float | None = None,
+    softcap: PositiveFloat | None = None,
     weights: Tensor | None = None,
     reduction: Reduction = "mean",
-    beta: float | None = None,
-    normalized: bool = False,
-    block_bytes: int | None = None,
+    beta: Annotated[Mixture | None, OnlyWith("kind", "jsd")] = None,
+    normalized: Annotated[bool, OnlyWith("kind", "jsd")] = False,
+    block_bytes: PositiveInt | None = None,
 ) -> Scalar:
     r"""Compute the mean divergence from hidden states, without all logits in memory at once.
 

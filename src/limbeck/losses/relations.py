@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from limbeck.core.annotations import OnlyWith
 from limbeck.core.numbers import is_positive, is_whole
 from limbeck.core.tensors import length, unit_length, without_autocast
 from limbeck.errors import InputError, Problem, check_choice
@@ -64,8 +66,8 @@ def correlation_congruence(
     teacher: Features,
     *,
     kernel: Kernel = "gaussian",
-    gamma: float = 0.4,
-    order: int = 2,
+    gamma: PositiveFloat = 0.4,
+    order: PositiveInt = 2,
 ) -> Scalar:
     r"""Compute the correlation congruence loss (CC) between kernel matrices of a batch.
 
@@ -182,8 +184,8 @@ def rkd_distance(
     teacher: Features,
     *,
     similarity: Similarity = "huber",
-    temperature: float = 1.0,
-    pairs: int | None = None,
+    temperature: PositiveFloat = 1.0,
+    pairs: Annotated[PositiveInt | None, OnlyWith("similarity", "huber")] = None,
     generator: torch.Generator | None = None,
 ) -> Scalar:
     r"""Compute the RKD distance loss: normalised pairwise distances between samples.
@@ -244,8 +246,8 @@ def rkd_angle(
     teacher: Features,
     *,
     similarity: Similarity = "huber",
-    temperature: float = 1.0,
-    triplets: int | None = None,
+    temperature: PositiveFloat = 1.0,
+    triplets: Annotated[PositiveInt | None, OnlyWith("similarity", "huber")] = None,
     generator: torch.Generator | None = None,
 ) -> Scalar:
     r"""Compute the RKD angle loss: angles of all triplets of samples.

@@ -20,11 +20,10 @@ from limbeck.objective.terms import (
     Paths,
     Signature,
     Term,
-    argument_problems,
-    probe,
-    settings_problems,
+    Weight,
+    check_settings,
+    read_arguments,
     signature_of,
-    sort_arguments,
     weight_of,
 )
 from limbeck.taps import is_pattern
@@ -119,15 +118,16 @@ def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
 def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> ResolvedTerm:
     loss = _find(term.loss, where)
     signature = signature_of(loss)
-    problems = settings_problems(term, where)
-    weight = weight_of(term, f"{where}.weight", problems)
-    arguments = sort_arguments(term, signature, where)
-    problems += argument_problems(term, signature, where) + arguments.problems
-    own = not isinstance(term.loss, str) or term.loss.startswith(PYTHON)
-    if not problems and not own and loss is not None:
-        problems += probe(term, loss, signature, arguments, where)
+    arguments = read_arguments(term, signature, where)
+    problems = list(arguments.problems)
+    weight = Weight()
+    with gathering(problems):
+        check_settings(term, where)
+    with gathering(problems):
+        weight = weight_of(term, f"{where}.weight")
     if problems:
         raise InputError(*problems)
+    own = not isinstance(term.loss, str) or term.loss.startswith(PYTHON)
     of_catalogue = "" if own or loss is None else str(term.loss)
     source = _source(term, signature)
     sides = (term.student, term.teacher)

@@ -7,7 +7,7 @@ A schedule is data: it can be compared and printed, and converted to a recipe an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -175,6 +175,21 @@ def dump(schedule: Schedule) -> float | dict[str, dict[str, object]]:
         for key, value in asdict(schedule).items()
     }
     return {type(schedule).__name__.lower(): settings}
+
+
+def numbers(schedule: Schedule) -> Iterator[tuple[str, float]]:
+    """Yield the places and values of the numbers that bound a schedule; all others are between.
+
+    Example:
+        >>> list(numbers(Ramp(start=0, end=1, until=0.2)))
+        [('ramp.start', 0), ('ramp.end', 1)]
+    """
+    kind = type(schedule).__name__.lower()
+    for key, value in vars(schedule).items():
+        if key == "values":
+            yield from ((f"{kind}.values.{place}", one) for place, one in enumerate(value))
+        elif key in ("value", "start", "end"):
+            yield f"{kind}.{key}", value
 
 
 def _is_list_of_numbers(value: object) -> bool:

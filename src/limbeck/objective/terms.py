@@ -5,22 +5,27 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import NoneType
-from typing import Any, Literal, TypeAlias, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
-import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck.connectors import BUILDERS
+from limbeck.core.annotations import OnlyWith, json_schema, validate
 from limbeck.core.numbers import is_number
-from limbeck.errors import InputError, Problem, did_you_mean, key_problems
+from limbeck.errors import InputError, Problem, did_you_mean, gathering, key_problems
 from limbeck.objective import element_weights, schedules
 from limbeck.objective.element_weights import PerElement
 from limbeck.objective.schedules import Constant, Schedule, Spec
-from limbeck.targets import DenseTargets
 
 Loss: TypeAlias = Callable[..., Tensor]
-Paths: TypeAlias = str | Sequence[str]
+Paths: TypeAlias = Annotated[
+    str | Annotated[Sequence[str], Field(min_length=1)],
+    Field(description="the name of an output, the path of a module, or several paths"),
+]
+ScheduleSpec: TypeAlias = Annotated[
+    Mapping[str, Any], Field(min_length=1, max_length=1, description="a schedule")
+]
 TASK = "task"
 AUTO = "auto"
 PYTHON = "python:"
@@ -146,7 +151,8 @@ def signature_of(loss: Loss | None) -> Signature:
         parameters = list(inspect.signature(loss).parameters.values())
     except ValueError:  # some of torch's functions have no signature
         return Signature(second="teacher", open=True)
-    rest = {parameter.name: parameter for parameter in parameters[2:]}
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    rest = {one.name: one for one in parameters[2:] if one.kind not in open_ended}
     reserved = tuple(name for name in INPUTS if name in rest)
     needed = tuple(name for name in reserved if rest[name].default is inspect.Parameter.empty)
     others = _OF_RESPONSE if getattr(loss, "__name__", "") == FUSED else ()
@@ -155,7 +161,7 @@ def signature_of(loss: Loss | None) -> Signature:
         keywords={name: rest[name] for name in rest if name not in (*reserved, *others)},
         inputs=tuple(name for name in reserved if name in needed or name == "mask"),
         needed=needed,
-        open=any(parameter.kind is parameter.VAR_KEYWORD for parameter in rest.values()),
+        open=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters),
         hints=_hints(loss),
     )
 
@@ -176,40 +182,69 @@ class Arguments:
     element_temperature: PerElement | None = None
     problems: list[Problem] = field(default_factory=list)
 
-    def at(self, progress: float) -> dict[str, Any]:
-        """Return the arguments at this progress."""
-        return {**self.constant, **{key: float(of(progress)) for key, of in self.scheduled.items()}}
 
-
-def sort_arguments(term: Term, signature: Signature, where: str) -> Arguments:
-    """Split the arguments into constant, scheduled and per-element ones."""
+def read_arguments(term: Term, signature: Signature, where: str) -> Arguments:
+    """Validate the arguments, and split them into constant, scheduled and per-element ones."""
     found = Arguments()
+    if not signature.open:
+        names = [*signature.keywords, *(("weight",) if term.loss == TASK else DEFAULTS)]
+        found.problems += key_problems(
+            term.arguments, names, _required(term, signature), where=where
+        )
     for key, value in term.arguments.items():
         place = f"{where}.{key}"
-        if element_weights.is_per_element(value):
-            _per_element(found, term, key, value, place)
-        elif isinstance(value, Schedule) or (
-            isinstance(value, Mapping) and not _is_mapping(signature.hints.get(key))
-        ):
-            found.scheduled[key] = _parsed(value, place, found.problems)
-        else:
-            whole_for_real = type(value) is int and _real(signature.hints.get(key))
-            found.constant[key] = float(value) if whole_for_real else value
+        if key not in signature.keywords and not signature.open:
+            continue
+        with gathering(found.problems):
+            if element_weights.is_per_element(value):
+                found.element_temperature = _per_element_temperature(term, key, value, place)
+                found.constant[key] = 1.0  # the logits are divided beforehand
+                continue
+            setting = _validated(signature.hints.get(key, Any), value, place)
+            _check_choices(term, key, signature, place)
+            kind = found.scheduled if isinstance(setting, Schedule) else found.constant
+            kind[key] = setting
     return found
 
 
-def _per_element(found: Arguments, term: Term, key: str, value: Any, where: str) -> None:
+def _check_choices(term: Term, key: str, signature: Signature, where: str) -> None:
+    """Raise an error for an argument that another argument's choice does not allow."""
+    value = term.arguments[key]
+    for constraint in getattr(signature.hints.get(key), "__metadata__", ()):
+        if isinstance(constraint, OnlyWith) and value:
+            other = signature.keywords[constraint.parameter]
+            if term.arguments.get(other.name, other.default) != constraint.choice:
+                raise InputError(Problem(where, value, str(constraint), "Leave it out."))
+
+
+def setting_type(hint: Any) -> Any:
+    """Return the type of a loss's setting in a recipe: a float may be a schedule as well."""
+    schema = json_schema(hint)
+    scheduled = any(one.get("type") == "number" for one in schema.get("anyOf", [schema]))
+    return hint | ScheduleSpec if scheduled else hint
+
+
+def _validated(hint: Any, value: Any, where: str) -> Any:
+    """Return the value in its type, or as a schedule, all of whose values are of the type."""
+    setting = setting_type(hint)
+    maybe_schedule = isinstance(value, Mapping) and (hint is Any or setting is not hint)
+    if isinstance(value, Schedule) or maybe_schedule:
+        schedule = schedules.parse(value, where=where)
+        for place, number in schedules.numbers(schedule):
+            _validated(hint, float(number), f"{where}.{place}")
+        return schedule
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(is_number(one) and abs(one) > LARGEST for one in parts):
+        raise InputError(Problem(where, value, f"a number of {LARGEST:,} at most in size"))
+    return validate(setting, value, where=where)
+
+
+def _per_element_temperature(term: Term, key: str, value: Any, where: str) -> PerElement:
     if key != "temperature" or term.loss not in TEMPERATURE_LOSSES:
-        allowed = "a number or a schedule"
         losses = ", ".join(TEMPERATURE_LOSSES)
         fix = f"Only a weight, and the temperature of {losses}, differ per element."
-        found.problems.append(Problem(where, value, allowed, fix))
-        return
-    try:
-        found.element_temperature = element_weights.parse(value, where=where)
-        found.constant[key] = 1.0  # the logits are divided beforehand
-    except InputError as error:
-        found.problems += error.problems
+        raise InputError(Problem(where, value, "a number or a schedule", fix))
+    return element_weights.parse(value, where=where)
 
 
 @dataclass(frozen=True)
@@ -221,96 +256,32 @@ class Weight:
     auto: bool = False
 
 
-def weight_of(term: Term, where: str, problems: list[Problem]) -> Weight:
+def weight_of(term: Term, where: str) -> Weight:
     """Parse a term's weight."""
     if term.weight == AUTO:
         return Weight(auto=True)
     if element_weights.is_per_element(term.weight):
-        try:
-            return Weight(per_element=element_weights.parse(term.weight, where=where))
-        except InputError as error:
-            problems += error.problems
-            return Weight()
-    return Weight(_parsed(term.weight, where, problems))
+        return Weight(per_element=element_weights.parse(term.weight, where=where))
+    return Weight(schedules.parse(term.weight, where=where))
 
 
-def _parsed(spec: object, where: str, problems: list[Problem]) -> Schedule:
-    try:
-        return schedules.parse(spec, where=where)
-    except InputError as error:
-        problems += error.problems
-        return Constant(0.0)
+def check_settings(term: Term, where: str) -> None:
+    """Check the settings that every term has.
 
-
-def settings_problems(term: Term, where: str) -> list[Problem]:
-    """Return the problems of the settings that every term has."""
-    allowed = "the name of an output, the path of a module, or several paths"
-    problems = [
-        Problem(f"{where}.{key}", vars(term)[key], allowed)
-        for key in ("student", "teacher")
-        if not _are_paths(vars(term)[key])
-    ]
+    Raises:
+        InputError: The message lists every problem.
+    """
+    problems: list[Problem] = []
+    for key in ("student", "teacher"):
+        with gathering(problems):
+            validate(Paths, vars(term)[key], where=f"{where}.{key}")
     settings = isinstance(term.connector, nn.Module | Mapping)
     if not settings and term.connector not in ("auto", "none"):
         fix = did_you_mean(term.connector, ("auto", "none"))
         allowed = "auto, none, or a mapping of settings"
         problems.append(Problem(f"{where}.connector", term.connector, allowed, fix))
-    return problems
-
-
-def _are_paths(value: object) -> bool:
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, Sequence) and bool(value) and all(isinstance(one, str) for one in value)
-    )
-
-
-def argument_problems(term: Term, signature: Signature, where: str) -> list[Problem]:
-    """Check the arguments against the loss's signature: unknown, missing or of a wrong type."""
-    if signature.open:
-        return []
-    names = [*signature.keywords, *(("weight",) if term.loss == "task" else DEFAULTS)]
-    problems = key_problems(term.arguments, names, _required(term, signature), where=where)
-    for key, value in term.arguments.items():
-        place = f"{where}.{key}"
-        if _is_absurd(value):
-            allowed = f"a number of {LARGEST:,} at most in size"
-            problems.append(Problem(place, value, allowed))
-        elif (
-            key in signature.keywords
-            and not isinstance(value, Mapping | Schedule | PerElement)
-            and (allowed := _misfit(signature.hints.get(key), value))
-        ):
-            fix = did_you_mean(value, allowed.split(", "))
-            problems.append(Problem(place, value, allowed, fix))
-    return problems
-
-
-def _is_absurd(value: object) -> bool:
-    parts = value if isinstance(value, list | tuple) else [value]
-    return any(is_number(one) and not abs(one) <= LARGEST for one in parts)
-
-
-def setting_problems(hint: Any, value: object, where: str) -> list[Problem]:
-    """Compare the value of a method's setting with the annotation of its parameter.
-
-    Example:
-        >>> print(*setting_problems(float, "high", "hinton.alpha"))
-        hinton.alpha: got 'high'; allowed: a finite number
-    """
-    if hint in (Spec, Spec | PerElement):
-        return []  # handed on as it is: the term checks it
-    if hint == Paths:
-        allowed = "" if _are_paths(value) else "the path of a module, or several paths"
-    elif hint == Sequence[float]:
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        fits = several and bool(value) and all(map(is_number, cast("Sequence[Any]", value)))
-        allowed = "" if fits else "a list of finite numbers"
-    else:
-        # A method computes with a plain number, so that a schedule cannot stand for it.
-        allowed = _misfit(hint, value).removesuffix(" or a schedule")
-    return [Problem(where, value, allowed)] if allowed else []
+    if problems:
+        raise InputError(*problems)
 
 
 def _required(term: Term, signature: Signature) -> list[str]:
@@ -319,72 +290,8 @@ def _required(term: Term, signature: Signature) -> list[str]:
     return [key for key, one in signature.keywords.items() if one.default is one.empty]
 
 
-def probe(
-    term: Term, loss: Loss, signature: Signature, arguments: Arguments, where: str
-) -> list[Problem]:
-    """Call the loss on small tensors, and return the problems of its arguments.
-
-    Only errors about an argument count: the shapes of these tensors do not fit every loss.
-    """
-    # Without a shape checker around it, as in the tests.
-    bare = inspect.unwrap(loss)
-    logits, nought = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
-    second = {"labels": nought, "targets": DenseTargets(logits)}.get(signature.second, logits)
-    filled = dict.fromkeys(signature.needed, nought)
-    learned = {
-        name: torch.ones(2)
-        for name, parameter in signature.keywords.items()
-        if parameter.default is parameter.empty and name not in term.arguments
-    }
-    found: dict[str, Problem] = {}
-    for progress in (0.0, 0.5, 1.0) if arguments.scheduled else (0.0,):
-        now = arguments.at(progress)
-        try:
-            bare(logits, second, **learned, **filled, **now)
-        except InputError as error:
-            for problem in error.problems:
-                key = problem.where.rpartition(".")[2]
-                if key in now:
-                    found.setdefault(
-                        key, Problem(f"{where}.{key}", problem.given, problem.allowed, problem.fix)
-                    )
-        # Other exceptions on these tensors are not about the arguments.
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            continue
-    return list(found.values())
-
-
 def _hints(loss: Loss) -> Mapping[str, Any]:
     try:
-        return get_type_hints(loss)
+        return get_type_hints(loss, include_extras=True)
     except (TypeError, NameError):  # a partial, or names that exist for the type checker only
         return {}
-
-
-def _real(hint: Any) -> bool:
-    return hint is float or float in get_args(hint)
-
-
-def _is_mapping(hint: Any) -> bool:
-    return get_origin(hint) in (dict, Mapping)
-
-
-def _misfit(hint: Any, value: object) -> str:
-    """Return the types allowed by an annotation if the value does not match; else an empty text."""
-    if NoneType in get_args(hint):
-        if value is None:
-            return ""
-        hint = next(option for option in get_args(hint) if option is not NoneType)
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        return "" if value in choices else ", ".join(map(str, choices))
-    fits, allowed = _SIMPLE.get(hint, (None, "")) if isinstance(hint, type) else (None, "")
-    return "" if fits is None or fits(value) else allowed
-
-
-_SIMPLE: dict[type, tuple[Callable[[object], bool], str]] = {
-    bool: (lambda value: isinstance(value, bool), "true, false"),
-    int: (lambda value: is_number(value) and isinstance(value, int), "a whole number"),
-    float: (is_number, "a finite number or a schedule"),
-    str: (lambda value: isinstance(value, str), "a word"),
-}

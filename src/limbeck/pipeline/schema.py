@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 from limbeck import losses
+from limbeck.core.annotations import describe, json_schema
 from limbeck.core.files import write_json
 from limbeck.core.registry import Registry
 from limbeck.data.spec import SOURCES as DATA_SOURCES
 from limbeck.models.spec import SOURCES as MODEL_SOURCES
 from limbeck.objective import methods
-from limbeck.objective.terms import AUTO, PYTHON, signature_of
+from limbeck.objective.element_weights import PerElement
+from limbeck.objective.schedules import Spec
+from limbeck.objective.terms import (
+    AUTO,
+    PYTHON,
+    Paths,
+    ScheduleSpec,
+    setting_type,
+    signature_of,
+)
 from limbeck.pipeline.compression import Compression
 from limbeck.pipeline.load_recipe import SHIPPED
 from limbeck.pipeline.recipe import Recipe
@@ -22,19 +32,27 @@ from limbeck.tasks import TASKS
 Schema: TypeAlias = dict[str, Any]
 
 FILE = SHIPPED / "schema.json"
-NUMBER: Schema = {"type": "number"}
-# A schedule: its kind mapped to its settings.
-SCHEDULE = {"type": "object", "minProperties": 1, "maxProperties": 1}
-NUMBER_OR_SCHEDULE = {"anyOf": [NUMBER, SCHEDULE]}
-WEIGHT = {"anyOf": [NUMBER, SCHEDULE, {"const": AUTO}]}
-PATHS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-OF_ANY_TERM = {
-    "student": {**PATHS, "description": "An output, or the path of a layer, or several."},
-    "teacher": {**PATHS, "description": "logits, labels, or the path of a layer, or several."},
-    "connector": {"anyOf": [{"enum": ["auto", "none"]}, {"type": "object"}]},
-    "weight": WEIGHT,
+NUMBER_OR_SCHEDULE = json_schema(setting_type(float))
+SHARED: dict[str, Schema] = {
+    "paths": json_schema(Paths),
+    "weight": {"anyOf": [*NUMBER_OR_SCHEDULE["anyOf"], {"const": AUTO}]},
+    "number_or_schedule": NUMBER_OR_SCHEDULE,
+    "schedule": json_schema(ScheduleSpec),
 }
-SIMPLE = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+"""Definitions that many terms share."""
+
+OF_ANY_TERM = {
+    "student": {
+        "$ref": "#/$defs/paths",
+        "description": "An output, or the path of a layer, or several.",
+    },
+    "teacher": {
+        "$ref": "#/$defs/paths",
+        "description": "logits, labels, or the path of a layer, or several.",
+    },
+    "connector": {"anyOf": [{"enum": ["auto", "none"]}, {"type": "object"}]},
+    "weight": SHARED["weight"],
+}
 
 
 def recipe_schema() -> Schema:
@@ -78,12 +96,26 @@ def _stage(name: str, definitions: Schema) -> Schema:
 
 def _describe_objective(settings: Schema, definitions: Schema) -> None:
     """Describe an objective as terms or a method, defined once for all stages."""
-    definitions.setdefault("term", {"oneOf": _terms()})
-    definitions.setdefault("named_method", {"oneOf": list(map(_method, methods.__all__))})
+    if "term" not in definitions:
+        definitions.update(SHARED)
+        definitions["term"] = {"oneOf": _referring(_terms())}
+        definitions["named_method"] = {"oneOf": _referring(list(map(_method, methods.__all__)))}
     terms, named = settings["properties"]["objective"]["anyOf"]
     terms["items"] = {"$ref": "#/$defs/term"}
     named.clear()
     named["$ref"] = "#/$defs/named_method"
+
+
+def _referring(part: Any) -> Any:
+    """Replace the parts of a schema that are shared by references."""
+    for name, shared in SHARED.items():
+        if part == shared:
+            return {"$ref": f"#/$defs/{name}"}
+    if isinstance(part, list):
+        return list(map(_referring, part))
+    if isinstance(part, dict):
+        return {key: _referring(value) for key, value in part.items()}
+    return part
 
 
 def _of_every_method(settings: Schema, registry: Registry, definitions: Schema) -> Schema:
@@ -102,7 +134,9 @@ def _of_every_method(settings: Schema, registry: Registry, definitions: Schema) 
 
 def _terms() -> list[Schema]:
     terms = [
-        _one("task", _given(_settings({"weight": WEIGHT}, []), []), "The task's own loss."),
+        _one(
+            "task", _given(_settings({"weight": SHARED["weight"]}, []), []), "The task's own loss."
+        ),
         {"const": "task"},
         {
             "type": "object",
@@ -115,9 +149,12 @@ def _terms() -> list[Schema]:
     ]
     for name in losses.__all__:
         loss = losses.find(name)
-        parameters = list(signature_of(loss).keywords.values())
-        required = [one.name for one in parameters if one.default is one.empty]
-        properties = {**OF_ANY_TERM, **{one.name: _argument(one) for one in parameters}}
+        signature = signature_of(loss)
+        required = [name for name, one in signature.keywords.items() if one.default is one.empty]
+        types = {key: json_schema(setting_type(signature.hints[key])) for key in signature.keywords}
+        # A recipe cannot contain tensors, which have no description.
+        own = {key: schema for key, schema in types.items() if describe(schema)}
+        properties = {**OF_ANY_TERM, **own}
         settings = _given(_settings(properties, required), required)
         terms.append(_one(name, settings, inspect.getdoc(loss) or ""))
         if not required:
@@ -129,17 +166,14 @@ def _method(name: str) -> Schema:
     method = methods.find(name)
     parameters = inspect.signature(method).parameters.values()
     required = [one.name for one in parameters if one.default is one.empty]
-    settings = _settings({one.name: {} for one in parameters}, required)
+    hints = get_type_hints(method, include_extras=True)
+    settings = _settings({one.name: _argument(hints[one.name]) for one in parameters}, required)
     return _one(name, _given(settings, required), inspect.getdoc(method) or "")
 
 
-def _argument(parameter: inspect.Parameter) -> Schema:
-    """Return the schema of a loss's argument, from its annotation as text."""
-    annotation = str(parameter.annotation)
-    if "float" in annotation:
-        return NUMBER_OR_SCHEDULE
-    kind = SIMPLE.get(annotation.split(" |")[0])
-    return {} if kind is None else {"type": [kind, "null"] if "None" in annotation else kind}
+def _argument(hint: Any) -> Schema:
+    """Return the schema of a method's argument; one that terms take unchanged is as a weight."""
+    return SHARED["weight"] if hint in (Spec, Spec | PerElement) else json_schema(hint)
 
 
 def _settings(properties: Schema, required: list[str]) -> Schema:

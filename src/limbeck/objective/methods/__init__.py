@@ -11,7 +11,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from limbeck.errors import InputError, Problem, check_choice, key_problems
+from limbeck.core.annotations import validate
+from limbeck.errors import InputError, Problem, check_choice, gathering, key_problems
+from limbeck.objective.element_weights import PerElement
 from limbeck.objective.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, vid
 from limbeck.objective.methods.logits import (
     dist,
@@ -25,7 +27,8 @@ from limbeck.objective.methods.logits import (
 )
 from limbeck.objective.methods.relations import cc, crd, fsp, pkt, rkd, sp
 from limbeck.objective.methods.transformers import distilbert, minilm, tinybert
-from limbeck.objective.terms import Term, setting_problems
+from limbeck.objective.schedules import Spec
+from limbeck.objective.terms import Term
 
 __all__ = [
     "ab",
@@ -92,9 +95,11 @@ def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
     known = inspect.signature(method).parameters
     required = [key for key, one in known.items() if one.default is one.empty]
     problems = key_problems(settings, known, required, where=f"{where}.{name}")
-    hints = get_type_hints(method)
+    hints = get_type_hints(method, include_extras=True)
     for key in filter(known.__contains__, settings):
-        problems += setting_problems(hints[key], settings[key], f"{where}.{name}.{key}")
+        if hints[key] not in (Spec, Spec | PerElement):  # these are checked with the term
+            with gathering(problems):
+                validate(hints[key], settings[key], where=f"{where}.{name}.{key}")
     if problems:
         raise InputError(*problems)
     try:
