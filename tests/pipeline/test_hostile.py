@@ -26,6 +26,34 @@ def bomb(first: str, following: str) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {b: c\nd: 1", ", line 2, column 2: got 'd: 1'; allowed: YAML. expected ',' or '}'"),
+        ("a: 1\n\tb: 2", ", line 2, column 1: got 'b: 2'; allowed: YAML. found character '\\t'"),
+        (
+            'a: "b',
+            ", line 1, column 6: got 'a: \"b'; allowed: YAML. found unexpected end of stream",
+        ),
+        ("a: [1\n", ", line 2, column 1: got 'the end of the text'; allowed: YAML. expected"),
+        ("a: 1\na: 2", ", line 2, column 1: got 'a: 2'; allowed: YAML. the key 'a' is given twice"),
+        ("a: 1\nb: \x01", ", line 2, column 4: got 'b: \\x01'; allowed: YAML. special characters"),
+        ("a: *b", ", line 1, column 4: got 'a: *b'; allowed: YAML. found undefined alias 'b'"),
+    ],
+)
+def test_a_syntax_error_has_line_and_column(text, message):
+    with pytest.raises(InputError) as error:
+        parse(text, where="mine.yaml")
+    assert str(error.value).startswith(f"mine.yaml{message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_folder_in_place_of_a_recipe_is_recognised(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: mine")
+    with pytest.raises(InputError, match=r"Its recipe is .*recipe\.yaml\.$"):
+        resolve(str(tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text",

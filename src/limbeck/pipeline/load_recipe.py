@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from limbeck.core.files import read_text
-from limbeck.errors import InputError, Problem, did_you_mean, gathering
+from limbeck.errors import LONGEST, InputError, Problem, did_you_mean, gathering
 
 if TYPE_CHECKING:
     from limbeck.pipeline.recipe import Recipe
@@ -57,7 +57,8 @@ def parse(text: str, *, where: str) -> Any:
         >>> parse("{a: 1, a: 2}", where="--set")
         Traceback (most recent call last):
         ...
-        limbeck.errors.InputError: --set: got ... is given twice ...; allowed: YAML
+        limbeck.errors.InputError: --set, line 1, column 8: got '{a: 1, a: 2}'; allowed: YAML.
+        the key 'a' is given twice
     """
     if len(text) > MOST_BYTES:
         given = f"{len(text):,} characters"
@@ -67,8 +68,23 @@ def parse(text: str, *, where: str) -> Any:
         return _unfolded(yaml.load(text, Loader=_Loader), 0, _Budget())
     # PyYAML raises errors of every type for a value that does not fit its tag.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(Problem(where, reason, "YAML")) from error
+        raise InputError(_syntax_problem(error, text, where)) from error
+
+
+def _syntax_problem(error: Exception, text: str, where: str) -> Problem:
+    """Return the problem of a text that is not YAML, at its line and column from 1."""
+    if isinstance(error, yaml.reader.ReaderError):  # it has no line
+        before = text[: error.position].split("\n")
+        line, column, reason = len(before), len(before[-1]) + 1, error.reason
+    elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        line, column = error.problem_mark.line + 1, error.problem_mark.column + 1
+        reason = error.problem or "invalid"
+        if error.context is not None and error.context_mark is not None:
+            reason += f", {error.context} of line {error.context_mark.line + 1}"
+    else:
+        return Problem(where, " ".join(str(error).split()) or type(error).__name__, "YAML")
+    found = "".join(text.split("\n")[line - 1 : line]).strip() or "the end of the text"
+    return Problem(f"{where}, line {line}, column {column}", found, "YAML", reason[:LONGEST])
 
 
 class _Budget:
@@ -395,7 +411,9 @@ def find(name: str) -> Path:
     if is_file:
         return path
     allowed = "a YAML file, or one of " + ", ".join(shipped)
-    raise InputError(Problem("recipe", name, allowed, _nearest(name)))
+    resolved = path / "recipe.yaml"
+    fix = f"Its recipe is {resolved}." if _is_file(resolved) else _nearest(name)
+    raise InputError(Problem("recipe", name, allowed, fix))
 
 
 def _is_file(path: Path) -> bool:
