@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from limbeck.connectors.base import (
     BUILDERS,
-    UNJOINED,
+    LOSSES_WITHOUT_CONNECTOR,
     ConnectorOutput,
     PairConnector,
     StudentConnector,
     as_pair_connector,
-    join,
+    build_connector,
 )
 from limbeck.connectors.features import Connector, connect
 
 __all__ = [
     "BUILDERS",
-    "UNJOINED",
+    "LOSSES_WITHOUT_CONNECTOR",
     "Connector",
     "ConnectorOutput",
     "PairConnector",
     "StudentConnector",
     "as_pair_connector",
+    "build_connector",
     "connect",
-    "join",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
+from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
 
 _MASKED_SCORE = -1e4  # the mask value of transformers for padding
@@ -33,7 +34,9 @@ class Scores(PairConnector):
         self._heads = (student_heads, teacher_heads)
         self._softmax = softmax
 
-    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
+    def forward(
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Return scores `[samples, heads, tokens, tokens]` of student and teacher."""
         sides = zip((student, teacher), self._heads, strict=True)
         mask = inputs.get("mask")
@@ -43,21 +46,21 @@ class Scores(PairConnector):
 
 
 def build_scores(
-    student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
+    student: Features, teacher: Features, *, samples: int | None = None, **settings: Any
 ) -> PairConnector:
     """Build the connector of `attention_mse`; see `Scores`."""
     return _build(student, teacher, settings, softmax=False)
 
 
 def build_probabilities(
-    student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
+    student: Features, teacher: Features, *, samples: int | None = None, **settings: Any
 ) -> PairConnector:
     """Build the connector of `attention_kl`; see `Scores`."""
     return _build(student, teacher, settings, softmax=True)
 
 
 def _build(
-    student: Any, teacher: Any, settings: Mapping[str, Any], *, softmax: bool
+    student: Features, teacher: Features, settings: Mapping[str, Any], *, softmax: bool
 ) -> PairConnector:
     problems = []
     for side, given in (("student", student), ("teacher", teacher)):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from limbeck.connectors.features import Connector, connect
+from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
+from limbeck.targets import Targets
 
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -26,8 +28,8 @@ class ConnectorOutput(NamedTuple):
         aux_loss: A scalar loss of the connector itself, such as a reconstruction error.
     """
 
-    student: Any
-    teacher: Any
+    student: Features
+    teacher: Features | Targets
     arguments: Mapping[str, Any] = _NO_ARGUMENTS
     aux_loss: Tensor | None = None
 
@@ -36,7 +38,9 @@ class PairConnector(nn.Module, ABC):
     """A connector for both sides, trained with the student and not saved in its file."""
 
     @abstractmethod
-    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
+    def forward(
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Apply the connector to both sides.
 
         Args:
@@ -59,7 +63,7 @@ BUILDERS: Mapping[str, str] = MappingProxyType(
 )
 """The losses whose learned parts take both sides, and the function that builds these."""
 
-UNJOINED = frozenset(
+LOSSES_WITHOUT_CONNECTOR = frozenset(
     {
         # They sum over channels, and average-pool the larger map to the size of the smaller.
         "attention_transfer",
@@ -102,7 +106,9 @@ class StudentConnector(PairConnector):
         super().__init__()
         self.module = module
 
-    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
+    def forward(
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Map the student's features to the teacher's shapes."""
         if not isinstance(self.module, nn.ModuleList):
             return ConnectorOutput(_apply(self.module, student, teacher), teacher)
@@ -110,8 +116,13 @@ class StudentConnector(PairConnector):
         return ConnectorOutput(tuple(_apply(*side) for side in sides), tuple(teacher))
 
 
-def join(
-    loss_name: str, student: Any, teacher: Any, *, samples: int | None = None, **settings: Any
+def build_connector(
+    loss_name: str,
+    student: Features,
+    teacher: Features,
+    *,
+    samples: int | None = None,
+    **settings: Any,
 ) -> PairConnector:
     """Build the connector between a student's and a teacher's features for a loss.
 
@@ -123,20 +134,20 @@ def join(
         **settings: Further settings of the loss's connector.
 
     Returns:
-        The connector, trained with the student. For a loss in `UNJOINED` with one tensor per side,
-        an identity.
+        The connector, trained with the student. For a loss in `LOSSES_WITHOUT_CONNECTOR` with one
+        tensor per side, an identity.
 
     Raises:
         InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> import torch
-        >>> connector = join("fitnet_hint", torch.zeros(2, 8), torch.zeros(2, 64))
+        >>> connector = build_connector("fitnet_hint", torch.zeros(2, 8), torch.zeros(2, 64))
         >>> connector(torch.zeros(5, 8), torch.zeros(5, 64), {}).student.shape
         torch.Size([5, 64])
     """
-    single = isinstance(student, Tensor)
-    if loss_name in BUILDERS and not (single and loss_name in UNJOINED):
+    identity = loss_name in LOSSES_WITHOUT_CONNECTOR
+    if loss_name in BUILDERS and not (identity and isinstance(student, Tensor)):
         module, _, function = BUILDERS[loss_name].partition(":")
         builder = getattr(importlib.import_module(module), function)
         build = cast("Callable[..., PairConnector]", builder)
@@ -144,13 +155,13 @@ def join(
     if settings:
         where = f"connector.{next(iter(settings))}"
         raise InputError(Problem(where, settings, "no settings for this loss"))
-    if loss_name in UNJOINED:
+    if identity:
         return StudentConnector(nn.Identity())
     size = loss_name not in _ANY_SIZE
-    if single and isinstance(teacher, Tensor):
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
         return StudentConnector(connect(student, teacher, size=size))
-    listed = isinstance(student, Sequence) and isinstance(teacher, Sequence)
-    if not listed or len(student) != len(teacher) or not student:
+    several = not isinstance(student, Tensor) and not isinstance(teacher, Tensor)
+    if not several or len(student) != len(teacher) or not len(student):
         given = f"student {_count(student)}, teacher {_count(teacher)}"
         raise InputError(Problem("connector", given, "equal numbers of features on both sides"))
     pairs = zip(student, teacher, strict=True)
@@ -162,9 +173,10 @@ def as_pair_connector(module: nn.Module) -> PairConnector:
     return module if isinstance(module, PairConnector) else StudentConnector(module)
 
 
-def _apply(module: nn.Module, student: Any, teacher: Any) -> Any:
-    return module(student, like=teacher) if isinstance(module, Connector) else module(student)
+def _apply(module: nn.Module, student: Features, teacher: Features) -> Tensor:
+    arguments = {"like": teacher} if isinstance(module, Connector) else {}
+    return cast("Tensor", module(student, **arguments))
 
 
-def _count(features: Any) -> str:
+def _count(features: Features) -> str:
     return "one feature" if isinstance(features, Tensor) else f"{len(features)} features"

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
+from limbeck.connectors.features import single_pair
 from limbeck.connectors.layouts import layout_pair
-from limbeck.core.tensors import precise, unit_length
+from limbeck.core.tensors import Features, precise, unit_length
 from limbeck.errors import InputError, Problem
 
 
@@ -55,22 +56,23 @@ class Embeddings(PairConnector):
         self.bank = bank
 
     def forward(
-        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
     ) -> ConnectorOutput:
         """Return both embeddings, the teacher's also with gradient, and the bank's negatives.
 
         Raises:
             InputError: There is a bank, and the batch has no sample indices.
         """
+        student, teacher = single_pair(student, teacher, where="contrastive")
         mask = inputs.get("mask")
-        student, teacher = self.student(student, mask), self.teacher(teacher.detach(), mask)
-        arguments = {} if self.bank is None else self.bank(student, teacher, inputs)
-        return ConnectorOutput(student, teacher.detach(), {"trained_teacher": teacher, **arguments})
+        first, second = self.student(student, mask), self.teacher(teacher.detach(), mask)
+        arguments = {} if self.bank is None else self.bank(first, second, inputs)
+        return ConnectorOutput(first, second.detach(), {"trained_teacher": second, **arguments})
 
 
 def build(
-    student: Any,
-    teacher: Any,
+    student: Features,
+    teacher: Features,
     *,
     samples: int | None = None,
     dimension: int = 128,
@@ -100,6 +102,7 @@ def build(
 
     Source: Tian, Krishnan and Isola 2020.
     """
+    student, teacher = single_pair(student, teacher, where="contrastive")
     if dimension < 1:
         raise InputError(Problem("dimension", dimension, "a whole number, at least 1", "Try 128."))
     embeddings = (
@@ -115,11 +118,10 @@ def build(
 _AXES: dict[int, tuple[int, ...]] = {2: (), 3: (1,), 4: (2, 3)}
 
 
-def _embedding(feature: Any, other: Any, dimension: int, where: str) -> Embedding:
+def _embedding(feature: Tensor, other: Tensor, dimension: int, where: str) -> Embedding:
     allowed = "[n, d], [n, tokens, d] or [n, channels, height, width] of floating-point numbers"
-    if not (isinstance(feature, Tensor) and feature.is_floating_point() and feature.ndim in _AXES):
-        given = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
-        raise InputError(Problem(where, given, allowed))
+    if not (feature.is_floating_point() and feature.ndim in _AXES):
+        raise InputError(Problem(where, tuple(feature.shape), allowed))
     if feature.ndim < 4:
         return Embedding(feature.shape[-1], dimension, places=_AXES[feature.ndim])
     # Compared with another map, a channels-last map is recognised more reliably.

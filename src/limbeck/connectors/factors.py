@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
-from limbeck.connectors.features import Normalize, channels, check_pair, projection
+from limbeck.connectors.features import Normalize, channels, check_pair, projection, single_pair
 from limbeck.core.numbers import is_positive
+from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
 
 _KERNEL = 3
@@ -43,9 +43,10 @@ class Factors(PairConnector):
         self.restore = _layers([count, count, teacher, teacher], maps=maps, transposed=True)
 
     def forward(
-        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
     ) -> ConnectorOutput:
         """Return both factors, the teacher's without gradient, and the reconstruction's MSE."""
+        student, teacher = single_pair(student, teacher, where="factors")
         dtype = next(self.parameters()).dtype
         features = teacher.detach().to(dtype)
         factors = self.paraphrase(features)
@@ -67,7 +68,7 @@ def _layers(
 
 
 def build(
-    student: Any, teacher: Any, *, samples: int | None = None, rate: float = 0.5
+    student: Features, teacher: Features, *, samples: int | None = None, rate: float = 0.5
 ) -> PairConnector:
     """Build the connector from example features of one layout; `samples` is unused.
 
@@ -86,7 +87,7 @@ def build(
 
     Source: Kim, Park and Kwak 2018 (FT); layers of Tian, Krishnan and Isola 2020.
     """
-    check_pair(student, teacher, where="factors")
+    student, teacher = check_pair(student, teacher, where="factors")
     if not is_positive(rate):
         raise InputError(Problem("factors.rate", rate, "a number above 0", "Try 0.5."))
     connector = Factors(channels(student), channels(teacher), maps=student.ndim == 4, rate=rate)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.connectors.layouts import Layout, Size, layout_pair
-from limbeck.core.tensors import without_autocast
+from limbeck.core.tensors import Features, without_autocast
 from limbeck.errors import InputError, Problem
 
 
@@ -216,13 +216,26 @@ class Normalize(nn.Module):
         return F.batch_norm(features, mean, variance, norm.weight, norm.bias, eps=norm.eps)
 
 
-def check_pair(student: Tensor, teacher: Tensor, *, where: str) -> None:
-    """Raise an error if a connector cannot be built for the example features.
+def single_pair(student: Features, teacher: Features, *, where: str) -> tuple[Tensor, Tensor]:
+    """Return the only feature of each side.
 
     Raises:
-        InputError: Integer features, unsupported or different numbers of dimensions, different
-            batch sizes, or sequences of different lengths.
+        InputError: There are several features on a side.
     """
+    if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        return student, teacher
+    side = "teacher" if isinstance(student, Tensor) else "student"
+    raise InputError(Problem(f"{where}.{side}", "several features", "one feature"))
+
+
+def check_pair(student: Features, teacher: Features, *, where: str) -> tuple[Tensor, Tensor]:
+    """Return the only feature of each side, checked to be fit for a connector.
+
+    Raises:
+        InputError: Several features, integer features, unsupported or different numbers of
+            dimensions, different batch sizes, or sequences of different lengths.
+    """
+    student, teacher = single_pair(student, teacher, where=where)
     shape, other = tuple(student.shape), tuple(teacher.shape)
     reason = ""
     if not (student.is_floating_point() and teacher.is_floating_point()):
@@ -239,3 +252,4 @@ def check_pair(student: Tensor, teacher: Tensor, *, where: str) -> None:
     if reason:
         given = f"student {shape}, teacher {other}"
         raise InputError(Problem(where, given, "features of one layout", reason))
+    return student, teacher

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
 from limbeck.connectors.features import Normalize
+from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
 
 _MAXIMUM_CHANNELS = 512
@@ -37,7 +37,9 @@ class Fusion(PairConnector):
             for layer, (student, teacher) in pairs
         )
 
-    def forward(self, student: Any, teacher: Any, inputs: Mapping[str, Tensor]) -> ConnectorOutput:
+    def forward(
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
+    ) -> ConnectorOutput:
         """Return the fused features in the teacher's shapes, and the teacher's unchanged."""
         students, teachers = _as_list(student), _as_list(teacher)
         fused: list[Tensor] = []
@@ -90,11 +92,11 @@ def _resize(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=size, mode="nearest")
 
 
-def _as_list(features: Any) -> list[Tensor]:
+def _as_list(features: Features) -> list[Tensor]:
     return [features] if isinstance(features, Tensor) else list(features)
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
+def build(student: Features, teacher: Features, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example features; `samples` is unused.
 
     Each side is one feature, `[n, channels, height, width]` or `[n, d]`, or a sequence of them from

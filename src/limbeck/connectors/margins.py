@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
-from limbeck.connectors.features import Normalize, channels, check_pair, pool_to_smaller, projection
+from limbeck.connectors.features import (
+    Normalize,
+    channels,
+    check_pair,
+    pool_to_smaller,
+    projection,
+    single_pair,
+)
+from limbeck.core.tensors import Features
 
 _MINIMUM_SHARE = 1e-3  # the published bound: a mean of fewer negative responses is unreliable
 
@@ -33,14 +40,15 @@ class Margins(PairConnector):
         self.register_buffer("margin", margin)
 
     def forward(
-        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
     ) -> ConnectorOutput:
         """Return the student's and the teacher's responses, and the margin as an argument."""
+        student, teacher = single_pair(student, teacher, where="margins")
         features, teacher = pool_to_smaller(student.to(self.margin.dtype), teacher)
         return ConnectorOutput(self.project(features), teacher, {"margin": self.margin})
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
+def build(student: Features, teacher: Features, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example responses before the ReLU; `samples` is unused.
 
     The margins are the mean negative responses of the example batch, for any teacher; the authors
@@ -58,7 +66,7 @@ def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConn
 
     Source: Heo et al. 2019b.
     """
-    check_pair(student, teacher, where="margins")
+    student, teacher = check_pair(student, teacher, where="margins")
     maps = teacher.ndim == 4
     responses = teacher.detach().float().movedim(1 if maps else -1, 0).flatten(1)
     negative = responses < 0

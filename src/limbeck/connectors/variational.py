@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
-from limbeck.connectors.features import channels, check_pair, pool_to_smaller, projection
+from limbeck.connectors.features import (
+    channels,
+    check_pair,
+    pool_to_smaller,
+    projection,
+    single_pair,
+)
+from limbeck.core.tensors import Features
 
 _INITIAL_VARIANCE = 5.0
 _MINIMUM = 1e-5  # a variance of 0 makes the loss infinite
@@ -47,14 +53,15 @@ class Variational(PairConnector):
         return F.softplus(self.scale) + _MINIMUM
 
     def forward(
-        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Tensor]
+        self, student: Features, teacher: Features, inputs: Mapping[str, Tensor]
     ) -> ConnectorOutput:
         """Return the predicted mean, the teacher's features, and the variance as an argument."""
+        student, teacher = single_pair(student, teacher, where="variational")
         features, teacher = pool_to_smaller(student.to(self.scale.dtype), teacher)
         return ConnectorOutput(self.regress(features), teacher, {"variance": self.variance})
 
 
-def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConnector:
+def build(student: Features, teacher: Features, *, samples: int | None = None) -> PairConnector:
     """Build the connector from example features of one layout; `samples` is unused.
 
     Raises:
@@ -68,6 +75,6 @@ def build(student: Any, teacher: Any, *, samples: int | None = None) -> PairConn
 
     Source: Ahn et al. 2019 (VID); layers of Tian, Krishnan and Isola 2020.
     """
-    check_pair(student, teacher, where="variational")
+    student, teacher = check_pair(student, teacher, where="variational")
     connector = Variational(channels(student), channels(teacher), maps=student.ndim == 4)
     return connector.to(student.device)

@@ -1,11 +1,16 @@
-"""The numerical precision of loss computations, independent of the inputs' dtypes."""
+"""Tensors of loss computations: features, and a precision independent of the inputs' dtypes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Features: TypeAlias = Tensor | Sequence[Tensor]
+"""The feature of one layer, or those of several layers."""
 
 _HALF = (torch.float16, torch.bfloat16)
 

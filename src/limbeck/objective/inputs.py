@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from limbeck.connectors import ConnectorOutput
+from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
 from limbeck.objective.element_weights import ElementContext, PerElement
 from limbeck.objective.resolve import ResolvedTerm
@@ -19,7 +20,6 @@ from limbeck.targets import DenseTargets, Targets
 if TYPE_CHECKING:
     from limbeck.objective.terms import Loss
 
-Features: TypeAlias = Tensor | tuple[Tensor, ...]
 Compared: TypeAlias = Features | Targets
 """One side of a loss: a tensor, the tensors of several layers, or a teacher's targets."""
 
@@ -160,7 +160,9 @@ def tempered(
     else:
         allowed = "all of the teacher's logits, for a temperature that differs per element"
         raise InputError(Problem(ready.name, type(teacher).__name__, allowed))
-    return loss(joined.student / column, teacher, **arguments) * temperature.square()
+    return (
+        loss(cast("Tensor", joined.student) / column, teacher, **arguments) * temperature.square()
+    )
 
 
 def rows(given: Compared, kept: Tensor) -> Compared:

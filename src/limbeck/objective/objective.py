@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck import connectors, losses
 from limbeck.connectors import ConnectorOutput
+from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem, gathering
 from limbeck.objective import methods
 from limbeck.objective.balance import Balance, gradient_norms
@@ -25,7 +26,6 @@ from limbeck.objective.checks import (
 )
 from limbeck.objective.inputs import (
     Compared,
-    Features,
     TermInputs,
     nothing,
     rows,
@@ -208,8 +208,12 @@ class Objective:
                 continue
             student, teacher = student_of(ready, response), teacher_of(ready, response, answer)
             try:
-                self.connectors[ready.name] = connectors.join(
-                    ready.builtin, student, teacher, samples=samples, **self._settings[ready.name]
+                self.connectors[ready.name] = connectors.build_connector(
+                    ready.builtin,
+                    student,
+                    cast("Features", teacher),
+                    samples=samples,
+                    **self._settings[ready.name],
                 )
             except InputError as error:
                 problems += [replace(p, where=f"{ready.name}.{p.where}") for p in error.problems]

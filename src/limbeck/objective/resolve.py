@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from limbeck import losses
-from limbeck.connectors import UNJOINED
+from limbeck.connectors import LOSSES_WITHOUT_CONNECTOR
 from limbeck.core import imports
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.objective.element_weights import ClassBalanced, PerElement
@@ -158,7 +158,7 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Resol
 def _is_joined(term: Term, of_catalogue: str) -> bool:
     if term.connector == "auto":
         # Several layers of such a loss are not features yet: queries and keys, for example.
-        return of_catalogue not in UNJOINED or not isinstance(term.student, str)
+        return of_catalogue not in LOSSES_WITHOUT_CONNECTOR or not isinstance(term.student, str)
     return term.connector != "none"
 
 

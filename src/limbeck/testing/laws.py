@@ -13,10 +13,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from limbeck.core.tensors import Features
 from limbeck.testing.subject import (
     OF_LOGITS,
     SCALAR,
-    Features,
     Inputs,
     Subject,
     each,

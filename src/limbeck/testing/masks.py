@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.core.tensors import Features
 from limbeck.objective import Objective
 from limbeck.objective.terms import Term
 from limbeck.targets import DenseTargets
 from limbeck.testing.subject import (
     OF_LOGITS,
-    Features,
     Inputs,
     Subject,
     each,

@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from limbeck.core.tensors import Features
 from limbeck.targets import DenseTargets, Targets
 
 Kind: TypeAlias = Literal[
     "divergence", "response", "hard_label", "feature", "relation", "batch", "fused"
 ]
 Reference: TypeAlias = Callable[..., Any]
-Features: TypeAlias = Tensor | Sequence[Tensor]
 Draw: TypeAlias = Callable[[torch.Generator, float], tuple[Features, Features]]
 ELEMENTS, CLASSES, TEMPERATURE = 6, 5, 2.0
 OF_LOGITS = frozenset({"divergence", "response", "hard_label", "batch", "fused"})

@@ -11,9 +11,10 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from limbeck.core.tensors import Features
 from limbeck.errors import LimbeckError
 from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
-from limbeck.testing.subject import Features, Inputs, Subject, each, largest, like, parts
+from limbeck.testing.subject import Inputs, Subject, each, largest, like, parts
 
 _EXACT, _NUMERIC = 1e-8, 1e-4  # tolerances: of the same operations, of finite differences
 _ROUNDED = 1e-3  # tolerance of the same operations in lower precision
