@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from limbeck import losses, taps, targets
     from limbeck.errors import InputError, LimbeckError
+    from limbeck.export.module import export
     from limbeck.objective import Losses, Objective, TrainingSet, methods, schedules
     from limbeck.objective.terms import Term
+    from limbeck.pipeline.functional import factorize, prune, quantize, quantize_onnx
     from limbeck.pipeline.load_recipe import resolve
     from limbeck.pipeline.recipe import Recipe
     from limbeck.pipeline.runner import run
@@ -44,11 +46,16 @@ __all__ = [
     "TopKTargets",
     "Training",
     "TrainingSet",
+    "export",
+    "factorize",
     "fit",
     "load_run",
     "load_student",
     "losses",
     "methods",
+    "prune",
+    "quantize",
+    "quantize_onnx",
     "resolve",
     "run",
     "schedules",
@@ -76,10 +83,14 @@ _MODULES = {
     "TopKTargets": "targets",
     "Training": "training",
     "TrainingSet": "objective",
+    "factorize": "pipeline.functional",
     "fit": "training",
     "load_run": "report.load",
     "load_student": "serving.student",
     "methods": "objective",
+    "prune": "pipeline.functional",
+    "quantize": "pipeline.functional",
+    "quantize_onnx": "pipeline.functional",
     "resolve": "pipeline.load_recipe",
     "run": "pipeline.runner",
     "schedules": "objective",

@@ -64,7 +64,7 @@ class Registry:
         within: str = "",
     ) -> None:
         self.package = package
-        self._kind = kind
+        self.kind = kind
         self._attribute = attribute
         self._skip = skip
         self._folders = folders
@@ -80,7 +80,7 @@ class Registry:
         Raises:
             InputError: The name is unknown; the message lists the nearest ones.
         """
-        check_choice(name, self.names(), where=where or self._kind)
+        check_choice(name, self.names(), where=where or self.kind)
         path = ".".join(part for part in (self.package, name, self._within) if part)
         module = importlib.import_module(path)
         attribute = self._attribute if isinstance(self._attribute, str) else self._attribute(name)

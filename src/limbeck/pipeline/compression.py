@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -34,6 +34,21 @@ if TYPE_CHECKING:
 
 DRY_RUN_PARAMETERS = 20_000_000
 """Parameters from which a model is checked by the dry run, but not compressed."""
+
+
+def make_method(
+    registry: Registry, name: str, settings: Mapping[str, Any], *, where: str = ""
+) -> Method:
+    """Return a method of a registry with its settings, whose keys are below `where`.
+
+    Raises:
+        InputError: The name or a setting is unknown or invalid.
+    """
+    kind: type[Method] = registry.load(name, where="method")
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        raise InputError(*of_validation(error, kind, where)) from error
 
 
 class FineTune(Training, ObjectiveConfig):
@@ -74,10 +89,7 @@ class Compression(Stage):
     @model_validator(mode="after")
     def _settings_fit(self) -> Compression:
         try:
-            kind: type[Method] = self.registry.load(self.method, where="method")
-            kind.model_validate(self.model_extra or {})
-        except ValidationError as error:
-            raise RefusedError(*of_validation(error, kind)) from error
+            make_method(self.registry, self.method, self.model_extra or {})
         except InputError as error:
             raise RefusedError(*error.problems) from error
         return self
@@ -85,8 +97,7 @@ class Compression(Stage):
     @property
     def compressor(self) -> Method:
         """Return the method with its settings."""
-        compressor: Method = self.registry.load(self.method)(**(self.model_extra or {}))
-        return compressor
+        return make_method(self.registry, self.method, self.model_extra or {})
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: the model, and a teacher for fine-tuning under one."""

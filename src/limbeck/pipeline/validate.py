@@ -126,7 +126,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> lis
         # A message of the form "got this; allowed: that. The fix".
         head, marked, tail = str(cause).partition("allowed: ")
         return [
-            Problem(where, head.rstrip("; ") or given, tail)
+            Problem(where, head.removeprefix("got ").rstrip("; ") or given, tail)
             if marked
             else Problem(where, given, str(cause))
         ]
