@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
+T = TypeVar("T")
 LONGEST = 300
 """The most characters of a given value that a message shows."""
 
@@ -108,6 +110,23 @@ def gathering(problems: list[Problem]) -> Iterator[None]:
         yield
     except InputError as error:
         problems += error.problems
+
+
+def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
+    """Call several functions, and raise the problems of all of them together.
+
+    Example:
+        >>> gathered([lambda: 1, lambda: 2])
+        [1, 2]
+    """
+    results: list[T] = []
+    problems: list[Problem] = []
+    for work in works:
+        with gathering(problems):
+            results.append(work())
+    if problems:
+        raise InputError(*problems)
+    return results
 
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from limbeck.core.imports import available
 from limbeck.errors import InputError
-from limbeck.evaluate.cost import evaluate, lifecycle
+from limbeck.evaluate.cost import Cost, evaluate, lifecycle
 from limbeck.evaluate.evaluation import check
 from limbeck.evaluate.evaluation import evaluate as run_evaluations
 from limbeck.export.onnx import to_onnx
@@ -93,7 +93,7 @@ def test_an_update_by_difference_is_small_where_little_differs(context, tmp_path
     onnx.save(model, previous)
     old, new = previous.read_bytes(), context.student.file.read_bytes()
     sent = run_evaluations(context, {"cost": {"seconds": 0.01, "previous": str(previous)}})
-    size = sent.result_of("cost").update_sizes["student, difference to the previous"]
+    size = sent.result_of(Cost).update_sizes["student, difference to the previous"]
     patch = bsdiff4.diff(old, new)
     assert size == len(patch) < len(new) / 10
     assert bsdiff4.patch(old, patch) == new

@@ -65,7 +65,7 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Search the settings of a recipe for the Pareto front; run again to resume."""
-    from limbeck.pipeline.dry_run import gathered
+    from limbeck.errors import gathered
     from limbeck.pipeline.load_recipe import find, resolve
     from limbeck.report.sweep import sweep_lines
     from limbeck.sweep.budget import limits_of

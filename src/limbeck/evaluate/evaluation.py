@@ -10,7 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, cast
 
 from pydantic import BeforeValidator, SerializeAsAny, TypeAdapter, ValidationError, ValidationInfo
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from limbeck.evaluate.context import EvaluationContext
 
 
+R = TypeVar("R", bound=Result)
 EVALUATIONS = Registry("limbeck.evaluate", kind="evaluation", attribute="evaluate", folders=True)
 """Evaluations by name."""
 
@@ -95,9 +96,15 @@ class Evaluation(Result):
     failed: tuple[Failed, ...] = ()
     pending: tuple[str, ...] = ()
 
-    def result_of(self, evaluation: str) -> Any:
-        """Return the result of an evaluation, or None if it was not run."""
-        return next((one.result for one in self.results if one.evaluation == evaluation), None)
+    def result_of(self, kind: type[R]) -> R | None:
+        """Return the evaluation's result of that type, such as `Robustness`; None if there is none.
+
+        Example:
+            >>> from limbeck.evaluate.robustness import Robustness
+            >>> Evaluation(results=()).result_of(Robustness) is None
+            True
+        """
+        return next((one.result for one in self.results if isinstance(one.result, kind)), None)
 
     @property
     def comparisons(self) -> Iterator[MetricComparison]:

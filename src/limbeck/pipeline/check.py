@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.core.measurement import Result
+from limbeck.errors import gathered
 from limbeck.pipeline import machine
 from limbeck.pipeline import run_folder as folders
-from limbeck.pipeline.dry_run import gathered
 from limbeck.pipeline.progress import NullReporter, ProgressReporter
 from limbeck.pipeline.results import input_notes
 from limbeck.pipeline.runner import Work

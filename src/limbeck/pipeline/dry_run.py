@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from limbeck.errors import InputError, LimbeckError, Problem, gathering
+from limbeck.errors import InputError, LimbeckError, Problem, gathered
 from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.artefacts import export
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from limbeck.tasks import Batch
 
 
-T = TypeVar("T")
 EXPORTED = 20_000_000
 """Parameters of the largest library model whose export is tried beforehand."""
 
@@ -179,23 +178,6 @@ def example_batch(context: Context) -> Batch:
     """Return two training samples, on the device of the run."""
     batch: Batch = context.data.train.__getitems__([0, 1])
     return {name: tensor.to(context.accelerator.device) for name, tensor in batch.items()}
-
-
-def gathered(works: Sequence[Callable[[], T]]) -> list[T]:
-    """Call several functions, and raise the problems of all of them together.
-
-    Example:
-        >>> gathered([lambda: 1, lambda: 2])
-        [1, 2]
-    """
-    results: list[T] = []
-    problems: list[Problem] = []
-    for work in works:
-        with gathering(problems):
-            results.append(work())
-    if problems:
-        raise InputError(*problems)
-    return results
 
 
 def _batch_fits(context: Context) -> list[Problem]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import BaseModel, Field, field_validator
 
 from limbeck.core.imports import are_deferred
-from limbeck.errors import InputError, Problem, RefusedError
+from limbeck.errors import InputError, Problem, RefusedError, gathered
 from limbeck.objective import Objective
 from limbeck.objective.terms import PYTHON
-from limbeck.pipeline.dry_run import DryRun, gathered
+from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_as_one, teacher_of
 from limbeck.pipeline.train import training_of, training_set, try_training
 from limbeck.pipeline.validate import located

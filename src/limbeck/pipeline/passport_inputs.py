@@ -137,21 +137,22 @@ def _teachers(
 
 
 def _robustness(evaluation: Evaluation | None) -> Iterator[DifferenceFacts]:
-    """Yield the differences found by robustness evaluations, with their margins."""
-    for result in evaluation.results if evaluation else ():
-        # Not by `result_of`, whose result has no static type.
-        for comparison in result.comparisons if result.evaluation == "robustness" else ():
-            difference = comparison.difference
-            if difference is not None:
-                interval = difference.interval
-                yield DifferenceFacts(
-                    comparison.name,
-                    difference.value,
-                    low=interval.low if interval else None,
-                    high=interval.high if interval else None,
-                    margin=comparison.margin,
-                    better=comparison.direction,
-                )
+    """Yield the differences found by the robustness evaluation, with their margins."""
+    from limbeck.evaluate.robustness import Robustness
+
+    robustness = evaluation.result_of(Robustness) if evaluation else None
+    for comparison in robustness.comparisons if robustness else ():
+        difference = comparison.difference
+        if difference is not None:
+            interval = difference.interval
+            yield DifferenceFacts(
+                comparison.name,
+                difference.value,
+                low=interval.low if interval else None,
+                high=interval.high if interval else None,
+                margin=comparison.margin,
+                better=comparison.direction,
+            )
 
 
 def _carbon(result: RunResult) -> CarbonFacts:

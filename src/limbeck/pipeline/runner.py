@@ -15,14 +15,14 @@ import yaml
 
 from limbeck.core import fingerprint, user_code
 from limbeck.core.files import write_text
-from limbeck.errors import InputError, Problem, gathering
+from limbeck.errors import InputError, Problem, gathered, gathering
 from limbeck.evaluate.hardware import describe
 from limbeck.pipeline import machine, reuse
 from limbeck.pipeline import run_folder as folders
 from limbeck.pipeline.artefact_results import ArtefactResults, artefact_results
 from limbeck.pipeline.candidate import Candidate, Record, Role
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.dry_run import DryRun, dry_run, gathered
+from limbeck.pipeline.dry_run import DryRun, dry_run
 from limbeck.pipeline.evaluation import evaluation
 from limbeck.pipeline.progress import NullReporter, ProgressReporter
 from limbeck.pipeline.provenance import stop_if_forbidden
