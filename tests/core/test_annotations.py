@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from limbeck.core.annotations import describe, json_schema, validate
+from limbeck.core.annotations import describe, json_schema, validate, validate_arguments
 from limbeck.errors import InputError
 
 
@@ -62,3 +62,17 @@ def test_another_value_is_refused_with_what_is_allowed(annotation, value, allowe
 def test_tensors_have_no_description():
     assert describe(json_schema(torch.Tensor | None)) == ""
     assert describe(json_schema(torch.Tensor | PositiveFloat)) == "a finite number above 0"
+
+
+def test_arguments_are_checked_all_at_once():
+    def function(low: float, high: PositiveFloat = 1.0, *, name: str = "it") -> None: ...
+
+    assert validate_arguments(function, {"low": 0}, where="at") == {"low": 0.0}
+    for given, places in (
+        ({"high": -1, "nome": 2}, ["at.nome", "at.low", "at.high"]),
+        (None, ["at.low"]),
+        (3, ["at"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            validate_arguments(function, given, where="at")
+        assert [problem.where for problem in caught.value.problems] == places

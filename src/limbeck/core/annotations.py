@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any, get_origin, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem, did_you_mean, gathering, key_problems
 
 # Without strict, "4" and true would be numbers.
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -73,6 +74,35 @@ def validate(annotation: Any, value: Any, *, where: str) -> Any:
         raise InputError(Problem(where, value, allowed, fix)) from None
     except PydanticUserError:
         return value
+
+
+def validate_arguments(function: Callable[..., Any], given: Any, *, where: str) -> dict[str, Any]:
+    """Check a mapping of keyword arguments against a function's signature, and return it.
+
+    Raises:
+        InputError: A key is missing or unknown, or a value is invalid; the message lists all.
+
+    Example:
+        >>> def area(width: float, height: float = 1.0) -> float: ...
+        >>> validate_arguments(area, {"width": 2, "heihgt": 3}, where="area")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: area.heihgt: got 3; ... did you mean "height"?
+    """
+    known = inspect.signature(function).parameters
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise InputError(Problem(where, given, f"a mapping with {', '.join(known)}"))
+    required = [key for key, one in known.items() if one.default is one.empty]
+    problems = key_problems(given, known, required, where=where)
+    hints = get_type_hints(function, include_extras=True)
+    valid = {}
+    for key in filter(known.__contains__, given):
+        with gathering(problems):
+            valid[key] = validate(hints[key], given[key], where=f"{where}.{key}")
+    if problems:
+        raise InputError(*problems)
+    return valid
 
 
 def json_schema(annotation: Any) -> dict[str, Any]:

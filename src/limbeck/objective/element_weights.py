@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from limbeck.core.numbers import is_number
-from limbeck.errors import InputError, Problem, key_problems
+from limbeck.core.annotations import validate_arguments
+from limbeck.errors import InputError, Problem
 
 
 class ElementContext(NamedTuple):
@@ -64,7 +65,7 @@ class LogitStd:
     Source: Sun et al. 2024.
     """
 
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     weighted: bool = False
 
     def __call__(self, seen: ElementContext) -> Tensor:
@@ -173,7 +174,7 @@ class ClassBalanced:
     Source: Cui et al. 2019.
     """
 
-    beta: float = 0.999
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
     def __call__(self, seen: ElementContext) -> Tensor:
         """Compute one number per element.
@@ -232,33 +233,5 @@ def parse(spec: Any, *, where: str) -> PerElement:
     if isinstance(spec, PerElement):
         return spec
     ((kind, given),) = spec.items()
-    settings = {} if given is None else given
-    problems = _problems(kind, settings, f"{where}.{kind}")
-    if problems:
-        raise InputError(*problems)
     make: Callable[..., PerElement] = KINDS[kind]
-    return make(**settings)
-
-
-def _problems(kind: str, settings: Any, where: str) -> list[Problem]:
-    known = {field.name: field for field in fields(KINDS[kind])}
-    allowed = ", ".join(known)
-    if not isinstance(settings, Mapping):
-        return [Problem(where, settings, f"a mapping with {allowed}")]
-    required = [name for name, field in known.items() if field.default is MISSING]
-    problems = key_problems(settings, known, required, where=where)
-    for name in filter(settings.__contains__, known):
-        problems += _misfits(kind, name, settings[name], f"{where}.{name}")
-    return problems
-
-
-def _misfits(kind: str, name: str, value: object, where: str) -> list[Problem]:
-    if name == "weighted":
-        return [] if isinstance(value, bool) else [Problem(where, value, "true, false")]
-    if not is_number(value):
-        return [Problem(where, value, "a finite number")]
-    if kind == "logit_spread" and value <= 0:
-        return [Problem(where, value, "a number above 0")]
-    if kind == "class_balanced" and not 0 <= value < 1:
-        return [Problem(where, value, "a number in [0, 1)", "Try 0.999.")]
-    return []
+    return make(**validate_arguments(make, given, where=f"{where}.{kind}"))

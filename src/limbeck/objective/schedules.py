@@ -10,10 +10,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+from pydantic import Field, SkipValidation
+
+from limbeck.core.annotations import validate_arguments
 from limbeck.core.numbers import is_number
-from limbeck.errors import InputError, Problem, did_you_mean, key_problems
+from limbeck.errors import InputError, Problem, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Ramp:
 
     start: float
     end: float
-    until: float
+    until: Annotated[float, Field(gt=0, le=1)]
 
     def __call__(self, progress: float) -> float:
         """Return the value at this progress."""
@@ -110,7 +113,9 @@ class Ramp:
 
 
 Schedule: TypeAlias = Constant | Linear | Cosine | Step | Ramp
-Spec: TypeAlias = float | Mapping[str, Any] | Schedule
+Spec: TypeAlias = Annotated[float | Mapping[str, Any] | Schedule, SkipValidation()]
+"""A schedule, or its form in a recipe, which `parse` validates."""
+
 KINDS: dict[str, type[Schedule]] = {
     "constant": Constant,
     "linear": Linear,
@@ -139,7 +144,7 @@ def parse(spec: object, *, where: str = "schedule") -> Schedule:
         >>> parse(0.9)
         Constant(value=0.9)
         >>> parse({"linear": {"start": 10, "end": 1}})
-        Linear(start=10, end=1)
+        Linear(start=10.0, end=1.0)
         >>> parse({"ramp": {"start": 0, "end": 1, "untill": 0.2}})
         Traceback (most recent call last):
         ...
@@ -154,11 +159,11 @@ def parse(spec: object, *, where: str = "schedule") -> Schedule:
     ((kind, settings),) = spec.items()
     if kind not in KINDS:
         raise InputError(Problem(where, kind, _FORMS, did_you_mean(kind, KINDS)))
-    problems = _problems(kind, settings, f"{where}.{kind}")
-    if problems:
-        raise InputError(*problems)
     make: Callable[..., Schedule] = KINDS[kind]
-    return make(**{key: _frozen(value) for key, value in settings.items()})
+    schedule = make(**validate_arguments(make, settings, where=f"{where}.{kind}"))
+    if isinstance(schedule, Step):
+        _check_step(schedule, f"{where}.{kind}")
+    return schedule
 
 
 def dump(schedule: Schedule) -> float | dict[str, dict[str, object]]:
@@ -192,41 +197,10 @@ def numbers(schedule: Schedule) -> Iterator[tuple[str, float]]:
             yield f"{kind}.{key}", value
 
 
-def _is_list_of_numbers(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(is_number(item) for item in value)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _problems(kind: str, settings: object, where: str) -> list[Problem]:
-    names = [field.name for field in fields(KINDS[kind])]
-    allowed = ", ".join(names)
-    if not isinstance(settings, Mapping):
-        return [Problem(where, settings, f"a mapping with {allowed}")]
-    problems = key_problems(settings, names, names, where=where)
-    fits, form = (
-        (_is_list_of_numbers, "a list of finite numbers")
-        if kind == "step"
-        else (is_number, "a finite number")
-    )
-    for name in names:
-        if name in settings and not fits(settings[name]):
-            problems.append(Problem(f"{where}.{name}", settings[name], form))
-    return problems or _range_problems(kind, settings, where)
-
-
-def _range_problems(kind: str, settings: Mapping[str, Any], where: str) -> list[Problem]:
-    """Return problems with values of the right type but out of range."""
-    if kind == "ramp" and not 0 < settings["until"] <= 1:
-        allowed = "a progress above 0 and at most 1"
-        return [Problem(f"{where}.until", settings["until"], allowed)]
-    if kind == "step":
-        values, at = settings["values"], settings["at"]
-        if not all(a < b for a, b in pairwise((0, *at, 1))):
-            return [Problem(f"{where}.at", at, "ascending progresses, each above 0 and below 1")]
-        if len(values) != len(at) + 1:
-            allowed = f"{len(at) + 1} values, one more than there are changes"
-            return [Problem(f"{where}.values", values, allowed)]
-    return []
+def _check_step(step: Step, where: str) -> None:
+    if not all(a < b for a, b in pairwise((0, *step.at, 1))):
+        allowed = "ascending progresses, each above 0 and below 1"
+        raise InputError(Problem(f"{where}.at", step.at, allowed))
+    if len(step.values) != len(step.at) + 1:
+        allowed = f"{len(step.at) + 1} values, one more than there are changes"
+        raise InputError(Problem(f"{where}.values", step.values, allowed))

@@ -7,13 +7,11 @@ given as paths, one or several per side; several are paired in order.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
-from limbeck.core.annotations import validate
-from limbeck.errors import InputError, Problem, check_choice, gathering, key_problems
-from limbeck.objective.element_weights import PerElement
+from limbeck.core.annotations import validate_arguments
+from limbeck.errors import InputError, Problem, check_choice
 from limbeck.objective.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, vid
 from limbeck.objective.methods.logits import (
     dist,
@@ -27,7 +25,6 @@ from limbeck.objective.methods.logits import (
 )
 from limbeck.objective.methods.relations import cc, crd, fsp, pkt, rkd, sp
 from limbeck.objective.methods.transformers import distilbert, minilm, tinybert
-from limbeck.objective.schedules import Spec
 from limbeck.objective.terms import Term
 
 __all__ = [
@@ -89,19 +86,7 @@ def read(entry: Mapping[str, Any], *, where: str) -> list[Term]:
         raise InputError(Problem(where, dict(entry), "one method with its settings"))
     ((name, given),) = entry.items()
     method = find(name, where=where)
-    settings = {} if given is None else given
-    if not isinstance(settings, Mapping):
-        raise InputError(Problem(f"{where}.{name}", settings, "a mapping of settings"))
-    known = inspect.signature(method).parameters
-    required = [key for key, one in known.items() if one.default is one.empty]
-    problems = key_problems(settings, known, required, where=f"{where}.{name}")
-    hints = get_type_hints(method, include_extras=True)
-    for key in filter(known.__contains__, settings):
-        if hints[key] not in (Spec, Spec | PerElement):  # these are checked with the term
-            with gathering(problems):
-                validate(hints[key], settings[key], where=f"{where}.{name}.{key}")
-    if problems:
-        raise InputError(*problems)
+    settings = validate_arguments(method, given, where=f"{where}.{name}")
     try:
         return method(**settings)
     except InputError as error:
