@@ -133,7 +133,7 @@ def check(refusal: InputError) -> None:
     for problem in refusal.problems:
         assert problem.where
         assert problem.allowed
-        assert ": got " in str(problem)
+        assert ": got " in str(problem) or ": field required" in str(problem)
         assert len(str(problem)) < 20_000
 
 
