@@ -62,7 +62,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_the_others_predicted(image
     for number in range(22):
         (album / f"bad {number}.png").write_bytes(b"nonsense")
     ended = predict(images.folder, album, "--json", "--output", album / "out.jsonl")
-    refused(ended, "bad 0.png (no known format)", "got '2 more invalid inputs'")
+    refused(ended, "bad 0.png: got 'no known format'", "got '2 more invalid inputs'")
     assert json.loads(ended.stdout) == {
         "predictions": 5, "invalid": 22, "output": str(album / "out.jsonl"),
     }  # fmt: skip
@@ -142,6 +142,7 @@ def test_wrong_arguments_are_refused_before_anything_is_written(images, table, t
     refused(predict(table.folder, "people"), "a row as a JSON object")
     refused(predict(texts.folder, "good", "--output", "out.xml"), "ends in .csv or .jsonl")
     refused(predict(texts.folder, "-", stdin=""), "no input")
+    refused(predict(texts.folder, tmp_path), "a file or a folder", "ends in .txt")
     refused(predict(texts.folder, "-", stdin=b"\xff\n"), "standard input, line 1", "UTF-8")
     (tmp_path / "a.parquet").write_bytes(b"nonsense")
     ended = predict(texts.folder, tmp_path / "a.parquet", "--output", tmp_path / "o.jsonl")

@@ -116,7 +116,8 @@ class EncodedImages:
 
 def _with_file(where: str, cell: Any) -> str:
     path = cell.get("path") if isinstance(cell, dict) else cell
-    return f"{where} ({path})" if isinstance(path, str | Path) and path else where
+    named = isinstance(path, str | Path) and path and str(path) != where
+    return f"{where} ({path})" if named else where
 
 
 def open_image(

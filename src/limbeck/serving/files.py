@@ -84,6 +84,10 @@ def _find(name: str, prepare: Preprocess, column: str) -> Iterable[Named]:
     if kind == "image":
         return [(str(one), str(one)) for one in _images(path)]
     if kind == "text":
+        if os.path.exists(name):
+            allowed = f"a text, or a file that ends in {', '.join((*LINES, *TABLES))}"
+            fix = "To predict the name itself, write it to standard input: -."
+            raise InputError(Problem(name, "a file or a folder", allowed, fix))
         return [(name if len(name) <= SHOWN else f"{name[:SHOWN]}...", name)]
     if name.lstrip().startswith("{"):
         return [("row", _record(name))]
