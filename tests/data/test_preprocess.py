@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.data import prepare as samples
+from limbeck.data import pixels as samples
 from limbeck.data.images import EncodedImages
 from limbeck.data.load import Data
 from limbeck.data.preprocess import ImagePreprocess, load
@@ -90,7 +90,7 @@ def test_held_or_decoded_each_time_the_bits_are_the_same(
     images: Data, read: Read, monkeypatch: pytest.MonkeyPatch, ready: int, pixels: int
 ) -> None:
     monkeypatch.setattr(samples, "READY_UNDER", ready)
-    monkeypatch.setattr("limbeck.data.prepare.PIXELS_UNDER", pixels)
+    monkeypatch.setattr("limbeck.data.pixels.PIXELS_UNDER", pixels)
     again = read(source="parquet", files={"train": "a.parquet"}, image={"size": 7})
     order = [3, 1, 2]
     assert again.preprocess == images.preprocess

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.core import fingerprint
-from limbeck.data import prepare
 from limbeck.data.columns import MISSING, read_names
 from limbeck.data.files import data_folder, stated_licence
 from limbeck.data.labels import read_labels
 from limbeck.data.loaded import Loaded, check_columns, check_rows, check_texts
 from limbeck.data.overlap import check_overlap
+from limbeck.data.pixels import images
 from limbeck.data.preprocess import Preprocess
 from limbeck.data.spec import SOURCES, DataSpec
-from limbeck.data.split import Split
+from limbeck.data.split import Division, Split
 from limbeck.data.stratify import check_classes, split
 from limbeck.data.tables import tables
+from limbeck.data.texts import texts
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
     import datasets
     from numpy.typing import NDArray
 
-    Groups = dict[str, NDArray[np.str_]]
+    from limbeck.data.split import Groups
 
 MOST_GROUPS = 50
 """With more groups, each has too few samples for a metric."""
@@ -117,14 +118,14 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     split_labels = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
     rare = check_classes(split_labels, labels.classes)
     groups = _read_groups(loaded.splits, rows, spec.sensitive_features)
-    division = prepare.Division(rows, labels.rows, groups)
+    division = Division(rows, labels.rows, groups)
     if spec.table:
         ready = tables(spec.table, loaded, division)
     elif is_text:
         check_texts(loaded.splits, spec.columns.text)
-        ready = prepare.texts(spec, loaded, division, workdir=workdir)
+        ready = texts(spec, loaded, division, workdir=workdir)
     else:
-        ready = prepare.images(spec, loaded, division)
+        ready = images(spec, loaded, division)
     overlap = check_overlap(
         ready.hashes, split_labels, largest=spec.max_overlap, expected=ready.expected
     )

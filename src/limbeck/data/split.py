@@ -1,23 +1,43 @@
-"""One data split: batches by row index, labels, and rows for display."""
+"""Data splits: batches by row index, labels, and rows for display."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from limbeck.data.images import augment
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from limbeck.data.prepare import Samples
+    from limbeck.data.preprocess import Preprocess
     from limbeck.data.spec import AugmentSpec
 
+    Groups = dict[str, NDArray[np.str_]]
+
 Batch = dict[str, Tensor]
+
+
+class Samples(Protocol):
+    """The rows of a split, as tensors."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """Return the inputs of some rows, by name."""
+        ...
+
+    def raw(self, row: int) -> dict[str, Any]:
+        """Return one row as stored, for display."""
+        ...
 
 
 class Split:
@@ -136,3 +156,49 @@ class Split:
         A table row is a text, too: its columns with their values.
         """
         return self._samples.raw(index)
+
+
+@dataclass(frozen=True)
+class Division:
+    """The rows of each split.
+
+    Attributes:
+        rows: The source split and the row indices in it, by split.
+        labels: The class of each row, by source split.
+        groups: The sensitive features of each row, by split and column, where there are any.
+    """
+
+    rows: dict[str, tuple[str, NDArray[np.int64]]]
+    labels: dict[str, NDArray[np.int64]]
+    groups: dict[str, Groups] = field(default_factory=dict)
+
+    def split(self, name: str, samples: Samples, **settings: Any) -> Split:
+        """Build a split of its samples, with their classes and sensitive features."""
+        source, rows = self.rows[name]
+        labels = torch.from_numpy(self.labels[source][rows])
+        return Split(samples, labels, groups=self.groups.get(name, {}), **settings)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Splits ready for batches.
+
+    Attributes:
+        splits: Train, validation and test.
+        preprocess: The preprocessing of their rows.
+        hashes: The hash of each row's model input, by split.
+        notes: Inferred, dropped or changed values, for the report.
+        expected: The share of rows expected to equal a training row by coincidence.
+    """
+
+    splits: dict[str, Split]
+    preprocess: Preprocess
+    hashes: dict[str, NDArray[np.uint64]]
+    notes: tuple[str, ...] = ()
+    expected: float = 0.0
+
+
+def hash_of(row: NDArray[Any] | bytes) -> int:
+    """Hash a row's content to a number below 2**64."""
+    content = row if isinstance(row, bytes) else np.ascontiguousarray(row).data
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from limbeck.data.columns import (
     Categorical,
@@ -16,16 +17,16 @@ from limbeck.data.columns import (
     read_numbers,
 )
 from limbeck.data.overlap import expected_share
-from limbeck.data.prepare import Prepared, Rows
 from limbeck.data.preprocess import TablePreprocess
-from limbeck.data.split import Split
+from limbeck.data.split import Division, Prepared, hash_of
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
+    import datasets
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from limbeck.data.loaded import Loaded
-    from limbeck.data.prepare import Division
     from limbeck.data.spec import TableSpec
 
 
@@ -71,11 +72,56 @@ def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
         hashes[name] = samples.hashes
         if name == "train":
             expected = expected_share(samples.cells, samples.hashes)
-        splits[name] = Split(samples, division.labels_of(name), groups=division.groups_of(name))
+        splits[name] = division.split(name, samples)
     notes = [*_conversion_notes(settings, loaded), *_notes(preprocess, cells)]
     if constant:
         notes.append(f"left out, since all training rows are equal in it: {', '.join(constant)}")
     return Prepared(splits, preprocess, hashes, tuple(notes), expected)
+
+
+class Rows:
+    """Table rows, held as numeric features and indices of one-hot features.
+
+    Args:
+        dataset: The rows, for display.
+        prepare: The preprocessing to features.
+        numbers: The result of `TablePreprocess.numbers`.
+        places: The result of `TablePreprocess.places`.
+
+    Attributes:
+        cells: Codes of each row's values, int64 `[n, columns]`.
+        hashes: A hash of each row's features, `[n]`.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        prepare: TablePreprocess,
+        numbers: NDArray[np.float32],
+        places: NDArray[np.int64],
+    ) -> None:
+        self._dataset = dataset
+        self._prepare = prepare
+        self._numbers = numbers
+        self._places = places
+        # Compared bitwise: only equality matters.
+        bits = (numbers + np.float32(0)).view(np.int32)
+        self.cells = np.hstack([bits.astype(np.int64), places])
+        self.hashes = np.array([hash_of(row) for row in self.cells], dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """Return `features`, float32 `[n, width]`."""
+        rows = index.numpy()
+        features = self._prepare.features(self._numbers[rows], self._places[rows])
+        return {"features": torch.from_numpy(features)}
+
+    def raw(self, row: int) -> dict[str, Any]:
+        """Return `text`: every column with its value, as stored."""
+        cells = self._dataset[row]
+        return {"text": ", ".join(f"{column}: {value}" for column, value in cells.items())}
 
 
 def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
