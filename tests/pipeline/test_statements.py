@@ -320,6 +320,15 @@ def test_another_tokenizer_is_refused(reviews, bert, tmp_path, own, text, match)
     assert [match in str(one) for one in student.problems] == [True]
 
 
+@pytest.mark.parametrize(("rows", "noted"), [(64, False), (2000, True)])
+def test_many_more_embeddings_than_tokens_are_noted(reviews, bert, rows, noted) -> None:
+    folder = bert(vocab_size=rows)
+    spec, data = reviews(tokenizer=str(folder))
+    checks = check_models(recipe_of(spec, text_teacher(folder)), data)
+    assert not checks.problems
+    assert any("token embeddings, and the tokenizer" in note for note in checks.notes) == noted
+
+
 STAGES = [{"distill": {"epochs": 1, "objective": ["task"]}}]
 
 

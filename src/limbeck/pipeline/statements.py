@@ -35,6 +35,8 @@ ROUNDED = 5e-3
 # Columns whose mean is shifted by more standard deviations are scaled unlike in training.
 MOVED = 0.05
 TEXTS, SHOWN = 200, 12
+PADDED = 1024
+"""More embeddings without a token are no padding of the vocabulary to a round size."""
 PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you", "日本語 🙂", "")
 
 
@@ -266,6 +268,11 @@ class _Comparison:
             allowed = f"token {found.pad}, the pad_token_id of {self.where} ({found.origin})"
             fix = "Let the padding token of the tokenizer and pad_token_id of config.json agree."
             self.refuse(place, f"padding with token {prepare.pad}", allowed, fix)
+        elif found.vocab_size and found.vocab_size - prepare.vocab_size > PADDED:
+            self.note(
+                f"it has {found.vocab_size:,} token embeddings, and the tokenizer beside its "
+                f"weights {prepare.vocab_size:,} tokens: check that they belong together."
+            )
 
     def columns(self, prepare: TablePreprocess, content: Mapping[str, Any]) -> None:
         allowed = f"as {self.where} was trained ({self.found.origin})"
