@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck import losses
+from limbeck.connectors import build_connector
 from limbeck.connectors.contrastive import Embeddings, MemoryBank, build
 from limbeck.errors import InputError
 
@@ -356,14 +357,15 @@ def test_a_bank_requires_sample_indices(inputs, given):
     ("settings", "where"),
     [
         ({"samples": 1}, "samples"),
-        ({"samples": 9, "negatives": -1}, "negatives"),
-        ({"samples": 9, "momentum": 1.0}, "momentum"),
-        ({"dimension": 0}, "dimension"),
+        ({"samples": 9, "negatives": -1}, "connector.negatives"),
+        ({"samples": 9, "momentum": 1.0}, "connector.momentum"),
+        ({"dimension": 0}, "connector.dimension"),
+        ({"dimensions": 8}, "connector.dimensions"),
     ],
 )
 def test_invalid_settings_raise(settings, where):
     with pytest.raises(InputError) as caught:
-        build(torch.zeros(2, 3), torch.zeros(2, 3), **settings)
+        build_connector("crd", torch.zeros(2, 3), torch.zeros(2, 3), **settings)
     assert [problem.where for problem in caught.value.problems] == [where]
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from limbeck.connectors import build_connector
 from limbeck.connectors.factors import build
 from limbeck.errors import InputError
 from limbeck.losses import factor_transfer
@@ -85,8 +86,8 @@ def test_half_precision_and_empty_batches():
 def test_unsupported_features_raise():
     with pytest.raises(InputError, match="layers of one layout"):
         build(torch.zeros(2, 8), torch.zeros(2, 8, 4, 4))
-    with pytest.raises(InputError, match="above 0"):
-        build(torch.zeros(2, 8), torch.zeros(2, 8), rate=0.0)
+    with pytest.raises(InputError, match=r"connector\.rate: got 0.*above 0"):
+        build_connector("factor_transfer", torch.zeros(2, 8), torch.zeros(2, 8), rate=0.0)
 
 
 def test_the_rate_sets_the_number_of_factors():

@@ -10,6 +10,7 @@ from limbeck.connectors.base import (
     StudentConnector,
     as_pair_connector,
     build_connector,
+    check_settings,
 )
 from limbeck.connectors.features import Connector, connect
 
@@ -22,5 +23,6 @@ __all__ = [
     "StudentConnector",
     "as_pair_connector",
     "build_connector",
+    "check_settings",
     "connect",
 ]

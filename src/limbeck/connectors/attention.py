@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
@@ -46,34 +46,43 @@ class Scores(PairConnector):
 
 
 def build_scores(
-    student: Features, teacher: Features, *, samples: int | None = None, **settings: Any
+    student: Features,
+    teacher: Features,
+    *,
+    samples: int | None = None,
+    student_heads: PositiveInt,
+    teacher_heads: PositiveInt,
 ) -> PairConnector:
     """Build the connector of `attention_mse`; see `Scores`."""
-    return _build(student, teacher, settings, softmax=False)
+    return _build((student, student_heads), (teacher, teacher_heads), softmax=False)
 
 
 def build_probabilities(
-    student: Features, teacher: Features, *, samples: int | None = None, **settings: Any
+    student: Features,
+    teacher: Features,
+    *,
+    samples: int | None = None,
+    student_heads: PositiveInt,
+    teacher_heads: PositiveInt,
 ) -> PairConnector:
     """Build the connector of `attention_kl`; see `Scores`."""
-    return _build(student, teacher, settings, softmax=True)
+    return _build((student, student_heads), (teacher, teacher_heads), softmax=True)
 
 
 def _build(
-    student: Features, teacher: Features, settings: Mapping[str, Any], *, softmax: bool
+    student: tuple[Features, int], teacher: tuple[Features, int], *, softmax: bool
 ) -> PairConnector:
     problems = []
-    for side, given in (("student", student), ("teacher", teacher)):
-        heads = settings.get(f"{side}_heads")
+    for side, (given, heads) in (("student", student), ("teacher", teacher)):
         if not isinstance(given, Sequence) or len(given) != 2:
             allowed = "two layers: that of the queries, and that of the keys"
             problems.append(Problem(side, type(given).__name__, allowed))
-        elif not isinstance(heads, int) or heads < 1 or given[0].shape[-1] % heads:
+        elif given[0].shape[-1] % heads:
             allowed = f"a number of heads that divides the width {given[0].shape[-1]}"
             problems.append(Problem(f"connector.{side}_heads", heads, allowed))
     if problems:
         raise InputError(*problems)
-    return Scores(settings["student_heads"], settings["teacher_heads"], softmax=softmax)
+    return Scores(student[1], teacher[1], softmax=softmax)
 
 
 def _scores(query: Tensor, key: Tensor, heads: int, mask: Tensor | None) -> Tensor:

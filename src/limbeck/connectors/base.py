@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from limbeck.connectors.features import Connector, connect
+from limbeck.core.annotations import validate_arguments
 from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
 from limbeck.targets import Targets
@@ -147,14 +148,10 @@ def build_connector(
         torch.Size([5, 64])
     """
     identity = loss_name in LOSSES_WITHOUT_CONNECTOR
-    if loss_name in BUILDERS and not (identity and isinstance(student, Tensor)):
-        module, _, function = BUILDERS[loss_name].partition(":")
-        builder = getattr(importlib.import_module(module), function)
-        build = cast("Callable[..., PairConnector]", builder)
-        return build(student, teacher, samples=samples, **settings)
-    if settings:
-        where = f"connector.{next(iter(settings))}"
-        raise InputError(Problem(where, settings, "no settings for this loss"))
+    builder = None if identity and isinstance(student, Tensor) else _builder_of(loss_name)
+    settings = _validated(builder, settings, where="connector")
+    if builder is not None:
+        return builder(student, teacher, samples=samples, **settings)
     if identity:
         return StudentConnector(nn.Identity())
     size = loss_name not in _ANY_SIZE
@@ -166,6 +163,42 @@ def build_connector(
         raise InputError(Problem("connector", given, "equal numbers of features on both sides"))
     pairs = zip(student, teacher, strict=True)
     return StudentConnector(nn.ModuleList(connect(*pair, size=size) for pair in pairs))
+
+
+def check_settings(loss_name: str, settings: Mapping[str, Any], *, where: str) -> None:
+    """Check the settings of a loss's connector, before there are features.
+
+    Raises:
+        InputError: The message lists every problem.
+
+    Example:
+        >>> check_settings("crd", {"momentum": 2}, where="connector")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: connector.momentum: got 2; allowed: a finite number at least 0...
+    """
+    _validated(_builder_of(loss_name), settings, where=where)
+
+
+def _builder_of(loss_name: str) -> Callable[..., PairConnector] | None:
+    if loss_name not in BUILDERS:
+        return None
+    module, _, function = BUILDERS[loss_name].partition(":")
+    builder = getattr(importlib.import_module(module), function)
+    return cast("Callable[..., PairConnector]", builder)
+
+
+def _validated(
+    builder: Callable[..., PairConnector] | None, settings: Mapping[str, Any], *, where: str
+) -> dict[str, Any]:
+    if builder is not None:
+        return validate_arguments(
+            builder, settings, where=where, without=("student", "teacher", "samples")
+        )
+    if settings:
+        key, value = next(iter(settings.items()))
+        raise InputError(Problem(f"{where}.{key}", value, "no settings for this loss"))
+    return {}
 
 
 def as_pair_connector(module: nn.Module) -> PairConnector:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
@@ -75,9 +76,9 @@ def build(
     teacher: Features,
     *,
     samples: int | None = None,
-    dimension: int = 128,
-    negatives: int = 4096,
-    momentum: float = 0.5,
+    dimension: PositiveInt = 128,
+    negatives: NonNegativeInt = 4096,
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5,
 ) -> PairConnector:
     """Build the connector from example features, with weights from torch's generator.
 
@@ -92,7 +93,7 @@ def build(
         momentum: The momentum of the bank's running mean.
 
     Raises:
-        InputError: Unsupported feature shapes, or a setting out of range.
+        InputError: Unsupported feature shapes.
 
     Example:
         >>> student, teacher = torch.zeros(2, 8, 4, 4), torch.zeros(2, 64)
@@ -103,8 +104,6 @@ def build(
     Source: Tian, Krishnan and Isola 2020.
     """
     student, teacher = single_pair(student, teacher, where="contrastive")
-    if dimension < 1:
-        raise InputError(Problem("dimension", dimension, "a whole number, at least 1", "Try 128."))
     embeddings = (
         _embedding(student, teacher, dimension, "contrastive.student"),
         _embedding(teacher, student, dimension, "contrastive.teacher"),

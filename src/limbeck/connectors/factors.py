@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from limbeck.connectors.base import ConnectorOutput, PairConnector
 from limbeck.connectors.features import Normalize, channels, check_pair, projection, single_pair
-from limbeck.core.numbers import is_positive
 from limbeck.core.tensors import Features
-from limbeck.errors import InputError, Problem
 
 _KERNEL = 3
 _NEGATIVE_SLOPE = 0.1
@@ -68,7 +67,7 @@ def _layers(
 
 
 def build(
-    student: Features, teacher: Features, *, samples: int | None = None, rate: float = 0.5
+    student: Features, teacher: Features, *, samples: int | None = None, rate: PositiveFloat = 0.5
 ) -> PairConnector:
     """Build the connector from example features of one layout; `samples` is unused.
 
@@ -76,7 +75,7 @@ def build(
     factors divided by the number of the teacher's channels.
 
     Raises:
-        InputError: The features cannot be connected, or the rate is <= 0.
+        InputError: The features cannot be connected; the message has the reason.
 
     Example:
         >>> import torch
@@ -88,7 +87,5 @@ def build(
     Source: Kim, Park and Kwak 2018 (FT); layers of Tian, Krishnan and Isola 2020.
     """
     student, teacher = check_pair(student, teacher, where="factors")
-    if not is_positive(rate):
-        raise InputError(Problem("factors.rate", rate, "a number above 0", "Try 0.5."))
     connector = Factors(channels(student), channels(teacher), maps=student.ndim == 4, rate=rate)
     return connector.to(student.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
 
@@ -76,8 +76,16 @@ def validate(annotation: Any, value: Any, *, where: str) -> Any:
         return value
 
 
-def validate_arguments(function: Callable[..., Any], given: Any, *, where: str) -> dict[str, Any]:
+def validate_arguments(
+    function: Callable[..., Any], given: Any, *, where: str, without: Collection[str] = ()
+) -> dict[str, Any]:
     """Check a mapping of keyword arguments against a function's signature, and return it.
+
+    Args:
+        function: The function, or the class.
+        given: The mapping; None is an empty one.
+        where: The place of the mapping, for messages.
+        without: The names of parameters that are no settings.
 
     Raises:
         InputError: A key is missing or unknown, or a value is invalid; the message lists all.
@@ -89,7 +97,8 @@ def validate_arguments(function: Callable[..., Any], given: Any, *, where: str) 
         ...
         limbeck.errors.InputError: area.heihgt: got 3; ... did you mean "height"?
     """
-    known = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
+    known = {key: one for key, one in parameters.items() if key not in without}
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise InputError(Problem(where, given, f"a mapping with {', '.join(known)}"))

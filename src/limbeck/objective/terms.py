@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 from pydantic import Field
 from torch import Tensor, nn
 
-from limbeck.connectors import BUILDERS
+from limbeck import connectors
 from limbeck.core.annotations import OnlyWith, json_schema, validate
 from limbeck.core.numbers import is_number
 from limbeck.errors import InputError, Problem, did_you_mean, gathering, key_problems
@@ -275,8 +275,10 @@ def check_settings(term: Term, where: str) -> None:
     for key in ("student", "teacher"):
         with gathering(problems):
             validate(Paths, vars(term)[key], where=f"{where}.{key}")
-    settings = isinstance(term.connector, nn.Module | Mapping)
-    if not settings and term.connector not in ("auto", "none"):
+    if isinstance(term.connector, Mapping):
+        with gathering(problems):
+            connectors.check_settings(str(term.loss), term.connector, where=f"{where}.connector")
+    elif not isinstance(term.connector, nn.Module) and term.connector not in ("auto", "none"):
         fix = did_you_mean(term.connector, ("auto", "none"))
         allowed = "auto, none, or a mapping of settings"
         problems.append(Problem(f"{where}.connector", term.connector, allowed, fix))
@@ -285,7 +287,9 @@ def check_settings(term: Term, where: str) -> None:
 
 
 def _required(term: Term, signature: Signature) -> list[str]:
-    if term.loss in BUILDERS:  # its inputs beyond the features come from a trained connector
+    if (
+        term.loss in connectors.BUILDERS
+    ):  # its inputs beyond the features come from a trained connector
         return []
     return [key for key, one in signature.keywords.items() if one.default is one.empty]
 
