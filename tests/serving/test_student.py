@@ -67,6 +67,7 @@ def test_arrays_and_tensors_in_the_scale_of_the_training(digits):
     stacked = np.stack(whole)
     assert student.predict(stacked[:, None]) == student.predict(list(whole))
     assert student.predict(torch.tensor(stacked)[:, None]) == student.predict(list(whole))
+    assert student.predict(torch.tensor(stacked[0]).bfloat16()) == student.predict(stacked[0])
     assert student.predict(stacked[0]) == student.predict(stacked[:1, None])[0]
     first = load_digits().images[0]
     as_file = Image.fromarray((first * 255 / 16).round().astype(np.uint8))
@@ -124,11 +125,14 @@ def test_inputs_are_read_batch_by_batch(digits):
 
 
 def test_a_student_needs_no_torch(images, texts, table):
-    script = "import sys, limbeck\nfor folder in sys.argv[1:]: limbeck.load_student(folder)\n"
+    script = "import sys, limbeck\nfor folder in sys.argv[1:4]: limbeck.load_student(folder)\n"
     script += "limbeck.load_student(sys.argv[1]).predict([__import__('numpy').eye(8)*255])\n"
+    script += "from limbeck.cli import _app\nrows = [sys.argv[3], sys.argv[4], '--json']\n"
+    script += "_app()(['predict', *rows], standalone_mode=False)\n"
     script += "assert not {'torch', 'datasets', 'transformers', 'pandas'} & set(sys.modules)"
     folders = [str(one.folder) for one in (images, texts, table)]
-    subprocess.run([sys.executable, "-c", script, *folders], check=True)
+    row = '{"age": 1, "job": "cook", "zip": "01"}'
+    subprocess.run([sys.executable, "-c", script, *folders, row], check=True)
 
 
 @pytest.mark.parametrize(
@@ -143,17 +147,18 @@ def test_a_student_needs_no_torch(images, texts, table):
         (np.zeros((0, 0)), "no pixels"),
         (np.zeros((1797, 8, 8)), "one image: "),
         (7, "one image: "),
+        ([[torch.ones(2, requires_grad=True)]], "nested lists"),
     ],
 )
 def test_an_invalid_image_is_refused(digits, value, words):
-    with pytest.raises(InputError, match=r"^input.*: got") as caught:
+    with pytest.raises(InputError, match=r"^inputs?.*: got") as caught:
         load_student(digits.folder).predict(value)
     assert words in str(caught.value)
 
 
 def test_every_invalid_input_of_a_batch_is_named(table, texts):
     good = {"age": 1, "job": "cook", "zip": "00"}
-    bad = [good, {**good, "age": "forty"}, {"age": 1, "jobb": 2}, "age=1", {**good, "job": [1]}]
+    bad = [good, {**good, "age": 10**400}, {"age": 1, "jobb": 2}, "age=1", {**good, "job": [1]}]
     with pytest.raises(InputError) as caught:
         load_student(table.folder).predict(bad)
     lines = str(caught.value).splitlines()
@@ -179,6 +184,14 @@ def test_a_folder_that_is_no_student_is_refused(digits, tmp_path):
         load_student(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="ONNX"):
+        load_student(tmp_path)
+
+
+def test_a_file_without_logits_is_refused(digits, tmp_path):
+    shutil.copytree(digits.folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"logits", b"scores"))
+    with pytest.raises(InputError, match="got 'outputs scores'; allowed: an output logits"):
         load_student(tmp_path)
 
 

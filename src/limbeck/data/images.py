@@ -201,15 +201,29 @@ def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str)
     return rotated
 
 
+def without_torch(value: Any) -> Any:
+    """Convert a torch tensor to an array; return any other value unchanged.
+
+    Example:
+        >>> import torch
+        >>> without_torch(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+        array([1., 1.], dtype=float32)
+    """
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    # NumPy has no bfloat16.
+    return (value.float() if value.is_floating_point() else value).numpy()
+
+
 def _array(content: Any, where: str) -> NDArray[Any]:
     def error(given: str, allowed: str) -> InputError:
         return InputError(Problem(where, given, allowed))
 
-    if hasattr(content, "detach"):  # a torch tensor
-        content = content.detach().cpu().numpy()
     try:
-        array = np.asarray(content)
-    except ValueError as ragged:
+        array = np.asarray(without_torch(content))
+    # Lists of unequal lengths, or of tensors with a gradient.
+    except (ValueError, TypeError, RuntimeError) as ragged:
         raise error(f"nested lists ({ragged})", "lists of one length") from ragged
     if array.dtype.kind not in "iuf":
         raise error(f"values of {array.dtype}", "numbers")

@@ -398,7 +398,7 @@ class TablePreprocess(_Saved):
             is_number = any(name == one.name for one in self.numeric)
             try:
                 (number if is_number else name_of)(row[name])
-            except (ValueError, TypeError):
+            except Exception:  # a cell may be any object
                 allowed = "a number" if is_number else "a text, a number, a boolean, a date"
                 allowed += ", or None if it is missing"
                 problems.append(Problem(f"{where}, {name}", row[name], allowed))

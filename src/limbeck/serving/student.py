@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from limbeck.data.images import without_torch
 from limbeck.data.preprocess import FILE, Preprocess, load, require_columns
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.predictor import OnnxPredictor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MODEL = "model.onnx"
+MODEL, LOGITS = "model.onnx", "logits"
 BATCH_SIZE = 32
 MOST_PROBLEMS = 20
 """The most problems that one error lists."""
@@ -58,6 +59,9 @@ class Student:
         self.preprocess: Preprocess = load(folder)
         self.classes = self.preprocess.classes
         self._predictor = OnnxPredictor(folder / MODEL, threads=threads)
+        if LOGITS not in self._predictor.outputs:
+            given = f"outputs {', '.join(self._predictor.outputs)}"
+            raise InputError(Problem(str(folder / MODEL), given, f"an output {LOGITS}"))
 
     @overload
     def predict(
@@ -149,7 +153,7 @@ class Student:
         if len(names := self._predictor.inputs) == len(inputs) == 1:
             # The file of a Hugging Face folder names its input as transformers does.
             inputs = dict(zip(names, inputs.values(), strict=True))
-        logits = self._predictor.predict(inputs)["logits"].astype(np.float64)
+        logits = self._predictor.predict(inputs)[LOGITS].astype(np.float64)
         if logits.shape[1:] != (len(self.classes),):
             allowed = f"one output for each of the {len(self.classes)} classes of {FILE}"
             given = f"outputs of shape {list(logits.shape)}"
@@ -173,8 +177,7 @@ class Student:
 
     def _samples(self, inputs: Any) -> Iterable[tuple[str, object]]:
         """Return the names and values of one input or a batch."""
-        if hasattr(inputs, "detach"):  # a torch tensor
-            inputs = inputs.detach().cpu().numpy()
+        inputs = without_torch(inputs)
         if self._is_single(inputs):
             return [("input", inputs)]
         if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # a pandas DataFrame
